@@ -1,0 +1,73 @@
+"""From a model in your Ollama to a smaller, faster one that ``ollama run`` serves.
+
+``build`` is the whole path; each stage is a function of its own, from files to a file. Names are
+loaded when they are first used, so importing the package costs nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import AsyncClient, Client, Reply
+    from ollama_bridge.config import Recipe, load_recipe
+    from ollama_bridge.conversion import convert
+    from ollama_bridge.data.prepare import prepare
+    from ollama_bridge.errors import OllamaBridgeError
+    from ollama_bridge.evaluation.run import evaluate
+    from ollama_bridge.pipeline import build, package
+    from ollama_bridge.registration import register
+    from ollama_bridge.rendering import render
+    from ollama_bridge.teacher.local import label
+    from ollama_bridge.train.distill import distill
+    from ollama_bridge.train.finetune import finetune
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "OllamaBridgeError",
+    "Recipe",
+    "Reply",
+    "build",
+    "convert",
+    "distill",
+    "evaluate",
+    "finetune",
+    "label",
+    "load_recipe",
+    "package",
+    "prepare",
+    "register",
+    "render",
+]
+
+_HOMES = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "OllamaBridgeError": "errors",
+    "Recipe": "config",
+    "Reply": "client",
+    "build": "pipeline",
+    "convert": "conversion",
+    "distill": "train.distill",
+    "evaluate": "evaluation.run",
+    "finetune": "train.finetune",
+    "label": "teacher.local",
+    "load_recipe": "config",
+    "package": "pipeline",
+    "prepare": "data.prepare",
+    "register": "registration",
+    "render": "rendering",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ollama_bridge' has no attribute {name!r}")
+    return getattr(import_module(f"ollama_bridge.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

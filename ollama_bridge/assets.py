@@ -1,0 +1,83 @@
+"""Finds what ships with the package and is meant to be edited: recipes, prompts, Modelfiles.
+
+In a checkout they are ``training/`` and ``modelfiles/``; in a wheel they lie in ``_assets/``
+beside this file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from ollama_bridge.errors import ConfigError
+
+AssetGroup = Literal["recipes", "prompts", "modelfiles"]
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = {
+    "recipes": _PACKAGE.parent / "training" / "recipes",
+    "prompts": _PACKAGE.parent / "training" / "prompts",
+    "modelfiles": _PACKAGE.parent / "modelfiles",
+}
+_SUFFIX = {"recipes": ".yaml", "prompts": ".jsonl", "modelfiles": ".Modelfile.j2"}
+
+
+def asset_dir(group: AssetGroup) -> Path:
+    """The folder of one group of assets.
+
+    Raises:
+        ConfigError: the installation is incomplete.
+    """
+    for folder in (_PACKAGE / "_assets" / group, _CHECKOUT[group]):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(
+        f"the {group} that ship with ollama-bridge are missing from this installation",
+        hint="pip install --force-reinstall ollama-bridge",
+    )
+
+
+def list_assets(group: AssetGroup) -> dict[str, Path]:
+    """Names and files of one group, sorted by name."""
+    suffix = _SUFFIX[group]
+    files = sorted(asset_dir(group).glob(f"*{suffix}"))
+    return {file.name.removesuffix(suffix): file for file in files}
+
+
+def find_asset(group: AssetGroup, name: str) -> Path:
+    """A shipped asset by name, or a file of the user's by path.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    shipped = list_assets(group)
+    if name in shipped:
+        return shipped[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"no {group.removesuffix('s')} {name!r}: no such file, and none of that name ships "
+        f"(shipped: {', '.join(shipped) or 'none'})",
+        hint=f"ollama-bridge {'modelfiles' if group == 'modelfiles' else 'recipes'} ls",
+    )
+
+
+def find_recipe(name: str) -> Path:
+    """A shipped recipe by name, or a recipe file by path."""
+    return find_asset("recipes", name)
+
+
+def home_dir() -> Path:
+    """Where runs, imported models and fetched packages are kept.
+
+    ``$OLLAMA_BRIDGE_HOME``, else ``$XDG_DATA_HOME/ollama-bridge``, else
+    ``~/.local/share/ollama-bridge``. Read at every call, never at import.
+    """
+    explicit = os.environ.get("OLLAMA_BRIDGE_HOME")
+    if explicit:
+        return Path(explicit).expanduser().absolute()
+    data_home = os.environ.get("XDG_DATA_HOME")
+    base = Path(data_home) if data_home else Path.home() / ".local" / "share"
+    return base / "ollama-bridge"

@@ -1,0 +1,390 @@
+"""The recipe: everything that decides a build, as one frozen value.
+
+A recipe is YAML without code: no class paths, no interpolation, no environment. Unknown keys are
+errors with the nearest right key; all problems are reported at once. ``training/recipes`` holds
+the ones that ship.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from ollama_bridge.errors import RecipeError
+
+_TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+ExportType = Literal["f32", "f16", "bf16", "q8_0"]
+
+
+class Section(BaseModel):
+    """Base of all recipe sections: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskSection(Section):
+    """What the student is for."""
+
+    kind: Literal["classify", "reply"] = Field(
+        description="classify: the answer is one of `labels`; reply: the answer is free text."
+    )
+    system: str = Field(description="System prompt of every example, and SYSTEM of the tag.")
+    labels: tuple[str, ...] = Field(
+        default=(), description="The answers of a classify task, exactly as the model says them."
+    )
+
+    @model_validator(mode="after")
+    def _labels_fit_kind(self) -> TaskSection:
+        if self.kind == "classify" and len(set(self.labels)) < 2:
+            raise ValueError("labels: a classify task needs at least two different labels")
+        if self.kind == "reply" and self.labels:
+            raise ValueError("labels: a reply task has none")
+        return self
+
+
+class DataSection(Section):
+    """Where examples come from, and how they are cleaned and split."""
+
+    source: Literal["vader", "reviews", "table", "messages"] = Field(
+        description="vader: human-rated snippets and tweets; reviews: unlabelled review snippets "
+        "plus multi-turn dialogues; table: CSV or JSONL with text and label columns; "
+        "messages: JSONL with `messages`."
+    )
+    path: Path | None = Field(default=None, description="File of a table or messages source.")
+    text_col: str = Field(default="text", description="Column of the text (table).")
+    label_col: str = Field(default="label", description="Column of the label (table).")
+    group_col: str | None = Field(
+        default=None,
+        description="Column of the source document; rows of one document stay in one split.",
+    )
+    label_map: Mapping[str, str] = Field(
+        default_factory=dict, description="Label as written in the file -> label of the task."
+    )
+    min_abs_rating: float = Field(
+        default=0.5, ge=0.0, le=4.0, description="vader: keep texts rated at least this far from 0."
+    )
+    max_examples: int | None = Field(
+        default=None, gt=0, description="Keep at most this many training examples (seeded)."
+    )
+    test_examples: int = Field(default=2200, gt=0, description="Texts scored once, at the end.")
+    validation_examples: int = Field(default=800, gt=0, description="Texts for choices.")
+    dialogue_examples: int = Field(
+        default=0, ge=0, description="reviews: multi-turn dialogues from chatterbot-corpus."
+    )
+    max_chars: int = Field(
+        default=2000, gt=0, description="Longer texts are left out, and counted."
+    )
+
+    @model_validator(mode="after")
+    def _file_sources_have_a_path(self) -> DataSection:
+        if self.source in ("table", "messages") and self.path is None:
+            raise ValueError(f"path: a {self.source} source needs a file (or pass --data FILE)")
+        return self
+
+
+class OptimizerSection(Section):
+    """How weights are trained; shared by fine-tuning and distillation."""
+
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the training split.")
+    batch_tokens: int = Field(
+        default=1024, ge=64, description="Padded tokens a batch (batches are sorted by length)."
+    )
+    lr: float = Field(default=2e-4, gt=0, le=1.0, description="Peak learning rate.")
+    warmup: Fraction = Field(default=0.05, description="Share of the steps with rising rate.")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0, description="Gradient norm limit.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Compute type; master weights are float32 always. auto: bfloat16 where a "
+        "probe finds it faster.",
+    )
+    checkpoint_interval_s: float = Field(
+        default=60.0, gt=0, description="How much work a kill can lose. Does not change results."
+    )
+    max_length: int = Field(default=512, ge=16, description="Tokens; longer examples are left out.")
+    seed: int = 0
+
+
+class LoraSection(Section):
+    """LoRA on every linear layer (PEFT), merged in float32 afterwards."""
+
+    r: int = Field(default=32, gt=0)
+    alpha: int = Field(default=64, gt=0)
+    dropout: Fraction = 0.0
+
+
+class TuneSection(OptimizerSection):
+    """Tuning the teacher on the task before it teaches."""
+
+    lora: LoraSection = LoraSection()
+    max_examples: int | None = Field(
+        default=None, gt=0, description="Tune on this many examples of the training split."
+    )
+
+
+class TeacherSection(Section):
+    """The teacher."""
+
+    model: str = Field(description="Model reference: ollama:tag, ./dir, file.gguf, hf:org/name.")
+    tune: TuneSection | None = Field(default=None, description="LoRA on the task; null: as it is.")
+    answers: Literal["gold", "daemon"] = Field(
+        default="gold",
+        description="gold: answers of the data; daemon: the teacher writes them through Ollama.",
+    )
+    answer_tokens: int = Field(default=80, gt=0, description="Limit of a written answer, tokens.")
+    answer_temperature: float = Field(default=0.0, ge=0)
+
+
+class StudentSection(Section):
+    """Where the student starts."""
+
+    model: Literal["teacher"] | str = Field(  # noqa: PYI051  "teacher" is the documented default
+        default="teacher",
+        description="teacher: layers of the (tuned) teacher; else a model reference.",
+    )
+    layers: int | tuple[int, ...] | None = Field(
+        default=None,
+        description="How many layers to keep, or their numbers. null: all.",
+    )
+    layer_choice: Literal["first", "even"] = Field(
+        default="first",
+        description="Which layers a number keeps. first: a student cut off above is still on the "
+        "teacher's distribution; evenly chosen layers learn much more slowly (training/LOG.md).",
+    )
+
+
+class SoftLabelsSection(Section):
+    """What is kept of the teacher's distributions."""
+
+    top_k: int = Field(default=20, ge=1, le=1024, description="Tokens; the rest is one bucket.")
+
+
+class DistillSection(OptimizerSection):
+    """Training the student."""
+
+    kd_weight: Fraction = Field(
+        default=0.8, description="Weight of the KL to the soft labels; hard labels get the rest."
+    )
+    temperature: float = Field(default=1.0, gt=0, description="T of the KL, scaled by T^2.")
+    train_embeddings: bool = Field(
+        default=False,
+        description="Also train the embedding and output matrix: a third of a small student's "
+        "weights, and most of its optimizer's work, for words the task never sees.",
+    )
+    hidden_weight: float = Field(
+        default=0.0, ge=0, description="Weight of the hidden-state loss (loads the teacher)."
+    )
+    hidden_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        description="Epochs of hidden-state transfer alone, before the KL starts.",
+    )
+
+
+class ControlSection(Section):
+    """The SFT control: same start, same steps, hard labels only."""
+
+    enabled: bool = True
+    lr: float | None = Field(default=None, gt=0, description="Its own tuned rate; null: the same.")
+
+
+class EvaluateSection(Section):
+    """What is measured at the end."""
+
+    max_examples: int | None = Field(default=None, gt=0, description="null: the whole test split.")
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    served: bool = Field(default=True, description="Also score teacher and student as served.")
+    served_examples: int | None = Field(default=None, gt=0, description="null: all.")
+    reply_tokens: int = Field(default=96, gt=0, description="reply: limit of an answer, tokens.")
+
+
+class ExportSection(Section):
+    """GGUF types and tags."""
+
+    tag: str = Field(pattern=_TAG_PATTERN, description="Name of the model in Ollama.")
+    types: tuple[ExportType, ...] = Field(
+        default=("q8_0", "f16"),
+        min_length=1,
+        description="The first is served as `latest`, the others under their own names.",
+    )
+
+
+class ModelfileSection(Section):
+    """The Modelfile: a template of `modelfiles/` and its parameters."""
+
+    template: str = Field(default="auto", description="A chat format, a .j2 file, or auto.")
+    parameters: Mapping[str, float | int | str | tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="PARAMETER lines: temperature, num_predict, repeat_penalty, num_ctx, ...",
+    )
+    license: str | None = None
+
+
+class Recipe(Section):
+    """Everything that decides a build."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    description: str
+    seed: int = 0
+    task: TaskSection
+    data: DataSection
+    teacher: TeacherSection
+    student: StudentSection = StudentSection()
+    soft_labels: SoftLabelsSection = SoftLabelsSection()
+    distill: DistillSection = DistillSection()
+    control: ControlSection = ControlSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    export: ExportSection
+    modelfile: ModelfileSection = ModelfileSection()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        if self.task.kind == "classify" and self.teacher.answers == "daemon":
+            raise ValueError("teacher.answers: a classify task has gold answers in its data")
+        if self.data.source == "reviews" and self.teacher.answers != "daemon":
+            raise ValueError("teacher.answers: the reviews source has no answers; say daemon")
+        return self
+
+
+def parse_recipe(
+    data: object, *, source: str, overrides: Sequence[str] = (), base_dir: Path | None = None
+) -> Recipe:
+    """Check a recipe given as plain data.
+
+    Args:
+        data: What the YAML file holds.
+        source: Where it came from, for messages.
+        overrides: ``key.path=value`` texts; the value is read as YAML.
+        base_dir: Folder that relative data paths are relative to.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    if not isinstance(data, dict):
+        raise RecipeError(source, ["the file must hold a mapping of sections"])
+    problems = _apply_overrides(data, overrides)
+    problems += _unknown_keys(data, Recipe, "")
+    if problems:
+        raise RecipeError(source, problems)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as exc:
+        raise RecipeError(source, [_describe(error) for error in exc.errors()]) from exc
+    path = recipe.data.path
+    if path is not None and base_dir is not None and not path.is_absolute():
+        section = recipe.data.model_copy(update={"path": base_dir / path})
+        recipe = recipe.model_copy(update={"data": section})
+    return recipe
+
+
+def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file, or a shipped recipe by its name.
+
+    Args:
+        path: A YAML file, or the name of a shipped recipe such as ``sentiment``.
+        overrides: ``key.path=value`` texts, as for ``--set``.
+
+    Raises:
+        RecipeError: not found, no YAML, or with every problem found.
+    """
+    from ollama_bridge.assets import find_recipe
+
+    file = find_recipe(str(path))
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise RecipeError(str(path), [f"not readable as YAML: {exc}"]) from exc
+    except OSError as exc:
+        raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
+    return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)
+
+
+def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(f"--set {override!r}: write it as key.path=value")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(f"--set {key}: {text!r} is not a value")
+            continue
+        if isinstance(value, str) and _is_number(value):
+            value = float(value)  # YAML 1.1 reads 1e-4 as a text
+        *parents, last = key.split(".")
+        section = data
+        for parent in parents:
+            inner = section.get(parent)
+            if not isinstance(inner, dict):
+                inner = {}
+                section[parent] = inner
+            section = inner
+        section[last] = value
+    return problems
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unknown_keys(data: Mapping[str, Any], model: type[BaseModel], prefix: str) -> list[str]:
+    problems = []
+    for key, value in data.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            near = difflib.get_close_matches(str(key), list(model.model_fields), n=1, cutoff=0.5)
+            advice = (
+                f"did you mean {prefix}{near[0]}?"
+                if near
+                else f"known keys: {', '.join(sorted(model.model_fields))}"
+            )
+            problems.append(f"{prefix}{key}: unknown key; {advice}")
+            continue
+        section = _section_type(field.annotation)
+        if section is not None and isinstance(value, Mapping):
+            problems += _unknown_keys(value, section, f"{prefix}{key}.")
+    return problems
+
+
+def _section_type(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            section = _section_type(member)
+            if section is not None:
+                return section
+    return None
+
+
+def _describe(error: Any) -> str:  # pydantic's ErrorDetails
+    key = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    if error["type"] == "missing":
+        return f"{key}: is required"
+    if error["type"] == "value_error":
+        return f"{key}.{message}" if key else message
+    return f"{key}: {message} (given: {given!r})"

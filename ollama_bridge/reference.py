@@ -1,0 +1,224 @@
+"""The format of ``reference.json``: what a checkpoint says and answers, for the daemon to repeat.
+
+The values are computed beside the weights (``models.reference_values``), travel with the
+checkpoint and its GGUF, and are compared with a live daemon by ``verify``. The probes are
+synthetic: no text of a user is in here. This module computes nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.errors import ArtifactError
+
+Role = Literal["system", "user", "assistant"]
+LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
+# Tokens less likely than this (once in 3,000 times) are not compared. Rounding moves all logits by
+# about the same, what hangs on it shrinks with the probability, and the twenty tokens that a
+# daemon returns rarely reach further.
+COMPARED_FLOOR = -8.0
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Turn(_Value):
+    """One message of a probe."""
+
+    role: Role
+    content: str
+
+
+class Special(_Value):
+    """A token with a meaning of its own, by id and by its text in the vocabulary."""
+
+    id: TokenId
+    text: str
+
+
+class TokenScore(NamedTuple):
+    """One of the likeliest next tokens.
+
+    ``text`` is what a daemon can name of the token: of one that ends in part of a character, what
+    stands before; None for special tokens, and where nothing stands before.
+    """
+
+    id: int
+    text: str | None
+    logprob: float
+
+
+class Conversation(_Value):
+    """A conversation, and what the chat template makes of it.
+
+    Attributes:
+        name: What it probes.
+        turns: As they are sent to the daemon, which adds the tag's SYSTEM by itself.
+        rendered: The prompt, without a BOS that the tokenizer adds by itself.
+        token_ids: The prompt's tokens, an added BOS among them.
+        token_texts: Their texts in the vocabulary (not decoded).
+        top: The likeliest next tokens, best first.
+    """
+
+    name: str
+    turns: tuple[Turn, ...]
+    rendered: str
+    token_ids: tuple[TokenId, ...]
+    token_texts: tuple[str, ...]
+    top: tuple[TokenScore, ...]
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Conversation:
+        if len(self.token_ids) != len(self.token_texts):
+            raise ValueError(
+                f"{self.name}: {len(self.token_ids)} token ids, {len(self.token_texts)} texts"
+            )
+        return self
+
+
+class Position(_Value):
+    """A place in an answer: the text before it, and the likeliest next tokens there.
+
+    Attributes:
+        prefix: What of the answer stands before.
+        prompt_tokens: Tokens of prompt and prefix together.
+        top: The likeliest next tokens, best first.
+    """
+
+    prefix: str
+    prompt_tokens: int
+    top: tuple[TokenScore, ...]
+
+
+class Answer(_Value):
+    """An answer, scored token by token as the weights see it.
+
+    Attributes:
+        name: What it probes.
+        conversation: Name of the conversation that it answers.
+        text: The answer.
+        greedy: Whether the model says this by itself; else it is forced (a label).
+        ends: Whether an end token follows it (greedy answers may run into the limit).
+        tokens: Tokens of the answer, its end token not among them.
+        certain_text: What of a greedy answer any faithful copy repeats: up to the first place
+            where the two likeliest tokens are nearly tied.
+        positions: The scored places; the one before the end token is always there if it ends.
+    """
+
+    name: str
+    conversation: str
+    text: str
+    greedy: bool
+    ends: bool
+    tokens: int
+    certain_text: str
+    positions: tuple[Position, ...]
+
+
+class Noise(_Value):
+    """How far a GGUF type's arithmetic alone moves the checkpoint's log-probabilities.
+
+    Attributes:
+        max_difference: Largest difference above :data:`COMPARED_FLOOR`, in nats.
+        mean_kl_nats: Mean over the positions of KL(float32 || rounded).
+    """
+
+    max_difference: float = Field(ge=0)
+    mean_kl_nats: float = Field(ge=0)
+
+
+class ReferenceValues(_Value):
+    """Everything that a daemon has to reproduce.
+
+    Attributes:
+        schema_version: Of this format.
+        system: SYSTEM that the tag must have: the task's, else the chat template's default.
+        default_system: The system prompt that the chat template adds by itself, if any.
+        has_chat_template: Without one, a prompt is continued as it is.
+        turn_end: What the chat template writes after an assistant's turn.
+        end_tokens: Tokens that end an answer; the first is the one that training teaches.
+        bos: The tokenizer's BOS, if any.
+        adds_bos: Whether the tokenizer puts BOS before every text.
+        vocab_size: Tokens that the tokenizer knows.
+        context_length: Positions that the weights were made for.
+        generation: Sampling as in ``generation_config.json``, as far as it is set.
+        limits: What the chat template does and no Ollama template can, in words.
+        conversations: Probes of template, tokenizer and first token.
+        answers: Probes of whole answers.
+        noise: What rounding alone does, by GGUF type: no daemon can be held to less.
+    """
+
+    schema_version: Literal[1] = 1
+    system: str | None
+    default_system: str | None
+    has_chat_template: bool
+    turn_end: str | None
+    end_tokens: tuple[Special, ...]
+    bos: Special | None
+    adds_bos: bool
+    vocab_size: int = Field(gt=0)
+    context_length: int = Field(gt=0)
+    generation: dict[str, bool | int | float] = Field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+    conversations: tuple[Conversation, ...] = Field(min_length=1)
+    answers: tuple[Answer, ...] = ()
+    noise: dict[str, Noise] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> ReferenceValues:
+        known = {conversation.name for conversation in self.conversations}
+        if len(known) != len(self.conversations):
+            raise ValueError("two conversations have the same name")
+        for answer in self.answers:
+            if answer.conversation not in known:
+                raise ValueError(f"{answer.name}: no conversation {answer.conversation!r}")
+        return self
+
+    def conversation(self, name: str) -> Conversation:
+        """The conversation of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for conversation in self.conversations:
+            if conversation.name == name:
+                return conversation
+        raise KeyError(name)
+
+    def write(self, path: Path) -> None:
+        """Write ``reference.json``.
+
+        Raises:
+            DiskFullError: no room; an old file is untouched.
+        """
+        write_text_atomic(path, self.model_dump_json(indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> ReferenceValues:
+        """Read and check ``reference.json``.
+
+        Raises:
+            ArtifactError: missing, not JSON, of another schema, or naming the first wrong field.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as exc:
+            raise ArtifactError(
+                f"{path} is missing: without reference values nothing can be proven equal",
+                hint="ollama-bridge package CHECKPOINT TAG computes them from the weights",
+            ) from exc
+        except OSError as exc:
+            raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ArtifactError(
+                f"{path}: {where}: {first['msg']} ({exc.error_count()} problem(s))",
+                hint="remove the artefact's folder to build it again",
+            ) from exc

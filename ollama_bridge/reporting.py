@@ -1,0 +1,195 @@
+"""What a run tells: typed events, and the reporters that read them.
+
+Stages emit events and know nothing of terminals. A run's ``events.jsonl`` is the record that
+progress bars, reports and any later view are readers of. Prompts, answers and secrets never
+appear in an event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+EVENTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins. ``resumed_from`` is how much of it an earlier run had done."""
+
+    stage: str
+    resumed_from: int = 0
+
+
+@dataclass(frozen=True)
+class StageReused:
+    """A stage was found done: same stage version, inputs and settings."""
+
+    stage: str
+    path: str
+
+
+@dataclass(frozen=True)
+class StageFinished:
+    """A stage ended well."""
+
+    stage: str
+    path: str
+    elapsed_s: float
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageFailed:
+    """A stage ended with an error."""
+
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` units of a stage's work. ``fields`` are for the eye (loss, tok/s)."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    fields: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Numbers worth keeping: loss parts at a step, scores of an evaluation."""
+
+    stage: str
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the user."""
+
+    stage: str
+    level: Literal["info", "warning"]
+    message: str
+
+
+Event = StageStarted | StageReused | StageFinished | StageFailed | Progress | Metric | Note
+
+
+class Reporter(Protocol):
+    """Receives events. Must not raise because of an event."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+class NullReporter:
+    """Says nothing."""
+
+    def emit(self, event: Event) -> None:
+        """Drop the event."""
+
+
+class JSONLReporter:
+    """Appends every event but mere progress to ``events.jsonl``, a line each.
+
+    Progress is written at most once in ``progress_interval_s`` a stage, so that a later view can
+    draw it without the file growing with every step.
+    """
+
+    def __init__(self, path: Path, *, progress_interval_s: float = 5.0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("a", encoding="utf-8")
+        self._progress_interval_s = progress_interval_s
+        self._last_progress_s: dict[str, float] = {}
+
+    def emit(self, event: Event) -> None:
+        """Write one event."""
+        now_s = time.time()
+        if isinstance(event, Progress) and event.done < event.total:
+            if now_s - self._last_progress_s.get(event.stage, 0.0) < self._progress_interval_s:
+                return
+            self._last_progress_s[event.stage] = now_s
+        record = {
+            "v": EVENTS_VERSION,
+            "time": round(now_s, 3),
+            "pid": os.getpid(),
+            "event": type(event).__name__,
+            **asdict(event),
+        }
+        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        """Enter the block that closes the file at its end."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+class TeeReporter:
+    """Hands every event to several reporters."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def emit(self, event: Event) -> None:
+        """Hand the event on."""
+        for reporter in self._reporters:
+            reporter.emit(event)
+
+
+class Timed:
+    """Emits :class:`StageStarted` at entry and :class:`StageFailed` when an error leaves.
+
+    The stage calls :meth:`finish` (or :meth:`reuse`) itself, for only it knows its facts.
+    """
+
+    def __init__(self, reporter: Reporter, stage: str) -> None:
+        self._reporter = reporter
+        self._stage = stage
+        self._start_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Begin the stage."""
+        self._reporter.emit(StageStarted(self._stage))
+        return self
+
+    def finish(self, path: Path, facts: Mapping[str, object] | None = None) -> None:
+        """The stage's artefact is committed."""
+        elapsed_s = time.monotonic() - self._start_s
+        self._reporter.emit(StageFinished(self._stage, str(path), elapsed_s, facts or {}))
+
+    def reuse(self, path: Path) -> None:
+        """The stage's artefact was already there."""
+        self._reporter.emit(StageReused(self._stage, str(path)))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Report an error that leaves the stage."""
+        if exc is not None:
+            self._reporter.emit(StageFailed(self._stage, type(exc).__name__))

@@ -1,0 +1,156 @@
+"""Artefacts are complete or absent, found again by their key, and never shared by two writers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge import artifacts
+from ollama_bridge.artifacts import Corpus, Work, write_text_atomic
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ArtifactError, DiskFullError
+
+
+def work(lr: float = 1.0) -> Work:
+    return Work("corpus", "prepare", 1, {"data": "abc"}, {"lr": lr}, seed=3)
+
+
+def make(out_dir: Path, lr: float = 1.0) -> Corpus:
+    with open_draft(out_dir, work(lr)) as draft:
+        (draft.path / "train.jsonl").write_text("{}\n")
+        (draft.path / "resume.json").write_text("working state")
+        return Corpus(out_dir, draft.commit({"rows": 1}))
+
+
+def test_committed_artifact_opens_and_keeps_its_facts(tmp_path: Path) -> None:
+    """What was committed can be opened, with facts, and without the working state."""
+    make(tmp_path / "corpus")
+    corpus = Corpus.open(tmp_path / "corpus", verify_digests=True)
+    assert corpus.facts == {"rows": 1}
+    assert {path.name for path in corpus.path.iterdir()} == {"train.jsonl", "manifest.json"}
+
+
+def test_same_work_is_found_done(tmp_path: Path) -> None:
+    """The same stage version, inputs and settings find the finished manifest."""
+    made = make(tmp_path / "corpus")
+    with open_draft(tmp_path / "corpus", work()) as draft:
+        assert draft.finished is not None
+        assert draft.finished.digest == made.digest
+
+
+def test_changed_settings_are_other_work(tmp_path: Path) -> None:
+    """A changed learning rate is not mistaken for done work."""
+    make(tmp_path / "corpus", lr=1.0)
+    with open_draft(tmp_path / "corpus", work(lr=2.0)) as draft:
+        assert draft.finished is None
+
+
+def test_interrupted_draft_is_kept_for_the_same_work_only(tmp_path: Path) -> None:
+    """An interrupted stage finds its files again; other work starts with an empty folder."""
+    with pytest.raises(KeyboardInterrupt), open_draft(tmp_path / "corpus", work()) as draft:
+        (draft.path / "resume.json").write_text("half")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "corpus").exists()
+    with open_draft(tmp_path / "corpus", work()) as draft:
+        assert (draft.path / "resume.json").read_text() == "half"
+    with open_draft(tmp_path / "corpus", work(lr=2.0)) as draft:
+        assert not (draft.path / "resume.json").exists()
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    """While one process writes an artefact, another one is told so."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from ollama_bridge.artifacts import Work\n"
+        "from ollama_bridge.drafts import open_draft\n"
+        "from ollama_bridge.errors import ArtifactError\n"
+        "try:\n"
+        "    with open_draft(Path(sys.argv[1]), Work('corpus', 'prepare', 1)): pass\n"
+        "except ArtifactError as error: print(error)\n"
+    )
+    with open_draft(tmp_path / "corpus", work()):
+        other = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "corpus")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert "another process is writing" in other.stdout
+
+
+def test_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
+    """A folder that is not ours is refused and stays as it is."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(ArtifactError, match="not an artefact"),
+        open_draft(tmp_path / "corpus", work()),
+    ):
+        pass
+    assert (tmp_path / "corpus" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "train.jsonl").unlink(), "is missing"),
+        (lambda folder: (folder / "train.jsonl").write_text("longer text"), "has 11 bytes"),
+        (lambda folder: (folder / "train.jsonl").write_text("[]\n"), "was changed"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "cannot be read"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no finished artefact"),
+    ],
+)
+def test_damage_is_told_with_the_place(tmp_path: Path, damage, message: str) -> None:
+    """A missing, resized or changed file and a bad manifest are each named."""
+    corpus = make(tmp_path / "corpus")
+    damage(corpus.path)
+    with pytest.raises(ArtifactError, match=message):
+        Corpus.open(corpus.path, verify_digests=True)
+
+
+def test_damaged_artifact_is_built_again(tmp_path: Path) -> None:
+    """A stage whose output lost a file does not count as done."""
+    corpus = make(tmp_path / "corpus")
+    (corpus.path / "train.jsonl").unlink()
+    with open_draft(tmp_path / "corpus", work()) as draft:
+        assert draft.finished is None
+
+
+def test_wrong_kind_is_refused(tmp_path: Path) -> None:
+    """A corpus is not taken for a checkpoint."""
+    make(tmp_path / "corpus")
+    with pytest.raises(ArtifactError, match="is a corpus, not a checkpoint"):
+        artifacts.Checkpoint.open(tmp_path / "corpus")
+
+
+def test_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A manifest of another schema version is not guessed at."""
+    corpus = make(tmp_path / "corpus")
+    manifest = json.loads((corpus.path / "manifest.json").read_text())
+    (corpus.path / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
+    with pytest.raises(ArtifactError, match="schema 99"):
+        Corpus.open(corpus.path)
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    """No space left becomes DiskFullError, on whatever line of the stage it happens."""
+    with (
+        pytest.raises(DiskFullError, match="no space left"),
+        open_draft(tmp_path / "corpus", work()),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    """Writing a text leaves exactly that file."""
+    write_text_atomic(tmp_path / "a.json", "1")
+    write_text_atomic(tmp_path / "a.json", "2")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "2"

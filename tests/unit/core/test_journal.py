@@ -1,0 +1,54 @@
+"""The journal loses nothing that it took, whenever the kill comes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.journal import Journal
+
+
+def test_every_cut_keeps_all_whole_records(tmp_path: Path) -> None:
+    """Wherever the file is torn, the records before the tear are read and appending goes on."""
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        for number in range(3):
+            journal.append({"id": number, "text": "é\n"})
+    whole = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        kept = sum(end <= cut for end in ends)
+        with Journal(path) as journal:
+            assert [record["id"] for record in journal.records] == list(range(kept))
+            journal.append({"id": "next"})
+        with Journal(path) as journal:
+            assert [record["id"] for record in journal.records] == [*range(kept), "next"]
+
+
+def test_damage_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    """A damaged line that more lines follow is no torn end."""
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"id": 1}\n{"id"\n{"id": 3}\n')
+    with pytest.raises(ArtifactError, match="line 2"):
+        Journal(path)
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room: the error that says so, and the file as it was."""
+    path = tmp_path / "journal.jsonl"
+
+    def no_room(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Journal(path) as journal:
+        journal.append({"id": 1})
+        monkeypatch.setattr(os, "fsync", no_room)
+        with pytest.raises(DiskFullError):
+            journal.append({"id": 2})
+    with Journal(path) as journal:
+        assert journal.records == [{"id": 1}]
