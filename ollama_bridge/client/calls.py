@@ -1,0 +1,178 @@
+"""Requests that both clients make, as values; what comes back is read in ``values``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.client.exchange import Answer, Call, check_status
+from ollama_bridge.client.requests import (
+    Asking,
+    Images,
+    MessageLike,
+    Options,
+    chat_body,
+    check_digest,
+    generate_body,
+    message_list,
+)
+from ollama_bridge.client.values import NextToken, Reply
+from ollama_bridge.errors import ConfigError
+
+VERSION = Call("GET", "/api/version")
+LIST = Call("GET", "/api/tags")
+PS = Call("GET", "/api/ps")
+
+# Forces the sampler to a text token. The distribution that is reported stays the raw one, the end
+# token included, where the daemon would otherwise report nothing at all.
+_FORCING_FORMAT: Mapping[str, Any] = {"type": "string", "enum": ["a"]}
+
+
+def generate(
+    model: str,
+    prompt: str,
+    asking: Asking,
+    *,
+    system: str | None,
+    suffix: str | None,
+    template: str | None,
+    raw: bool,
+    images: Images,
+) -> Call:
+    """``/api/generate``."""
+    body = generate_body(
+        model,
+        prompt,
+        asking,
+        system=system,
+        suffix=suffix,
+        template=template,
+        raw=raw,
+        images=images,
+    )
+    return Call("POST", "/api/generate", json=body, model=model, patience="model")
+
+
+def chat(
+    model: str,
+    messages: str | Sequence[MessageLike],
+    asking: Asking,
+    *,
+    system: str | None,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> Call:
+    """``/api/chat``."""
+    body = chat_body(model, messages, asking, system=system, tools=tools)
+    return Call("POST", "/api/chat", json=body, model=model, patience="model")
+
+
+def render(model: str, messages: str | Sequence[MessageLike], *, think: bool | str | None) -> Call:
+    """``/api/chat`` that renders and does not answer."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": message_list(messages),
+        "stream": False,
+        "truncate": False,
+        "_debug_render_only": True,
+    }
+    if think is not None:
+        body["think"] = think
+    return Call("POST", "/api/chat", json=body, model=model, patience="model")
+
+
+def next_token(
+    model: str, raw_prompt: str, *, top: int, options: Options | None, forced: bool
+) -> Call:
+    """One token behind a raw prompt, with its rivals."""
+    if not 1 <= top <= 20:
+        raise ConfigError(f"top is {top}; Ollama reports 1 to 20 tokens")
+    asking = Asking(
+        # A stop string would hold back tokens, and their log-probabilities with them.
+        options={"temperature": 0, **(options or {}), "num_predict": 1, "stop": []},
+        format=_FORCING_FORMAT if forced else None,
+        logprobs=True,
+        top_logprobs=top,
+    )
+    body = generate_body(model, raw_prompt, asking, raw=True)
+    return Call("POST", "/api/generate", json=body, model=model, patience="model")
+
+
+def read_next_token(reply: Reply, *, forced: bool) -> NextToken | None:
+    """The distribution in a reply to :func:`next_token`; None where the daemon left it out."""
+    top = reply.logprobs[0].top if reply.logprobs else ()
+    if not top or any(math.isnan(entry.logprob) for entry in top):
+        return None
+    return NextToken(reply.prompt_tokens, top, "" if forced else reply.text)
+
+
+def show(model: str) -> Call:
+    """``/api/show``."""
+    return Call("POST", "/api/show", json={"model": model}, model=model)
+
+
+def copy(source: str, destination: str) -> Call:
+    """``/api/copy``."""
+    body = {"source": source, "destination": destination}
+    return Call("POST", "/api/copy", json=body, model=source)
+
+
+def delete(model: str) -> Call:
+    """``/api/delete``."""
+    return Call("DELETE", "/api/delete", json={"model": model}, model=model)
+
+
+def unload(model: str) -> Call:
+    """An empty prompt with keep_alive 0: the model leaves memory."""
+    body = {"model": model, "keep_alive": 0, "stream": False}
+    return Call("POST", "/api/generate", json=body, model=model)
+
+
+def has_blob(digest: str) -> Call:
+    """``HEAD /api/blobs``."""
+    return Call("HEAD", f"/api/blobs/{check_digest(digest)}")
+
+
+def upload(digest: str, size_bytes: int, content: Iterable[bytes] | AsyncIterable[bytes]) -> Call:
+    """``POST /api/blobs``: the daemon reads the file, then says whether the digest is its own."""
+    return Call(
+        "POST",
+        f"/api/blobs/{check_digest(digest)}",
+        content=content,
+        headers={"Content-Length": str(size_bytes)},
+        patience="files",
+    )
+
+
+def create(request: Mapping[str, Any]) -> Call:
+    """``/api/create``, streamed."""
+    model = request.get("model")
+    if not isinstance(model, str) or not model:
+        raise ConfigError("a create request names no model", hint="add its tag under 'model'")
+    body = {**request, "stream": True}
+    return Call("POST", "/api/create", json=body, model=model, patience="files")
+
+
+def pull(model: str) -> Call:
+    """``/api/pull``, streamed."""
+    body = {"model": model, "stream": True}
+    return Call("POST", "/api/pull", json=body, model=model, patience="files")
+
+
+def assembler(call: Call) -> ReplyAssembler:
+    """What reads the answer to a question; a raw prompt gets its text as it is."""
+    raw = bool((call.json or {}).get("raw"))
+    return ReplyAssembler(str(call.model), splits_thinking=not raw)
+
+
+def blob_present(answer: Answer, call: Call) -> bool:
+    """Read the answer to :func:`has_blob`.
+
+    Raises:
+        DaemonError: it is neither yes nor no.
+    """
+    if answer.status_code == 404:
+        return False
+    check_status(answer, call)
+    return True

@@ -1,0 +1,109 @@
+"""A request, its answer and its time limits as values, and what an answer's status means.
+
+No input or output here: ``transport`` sends and receives these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ollama_bridge.client.assembly import error_text, rejection
+from ollama_bridge.errors import ConfigError, ReplyInvalidError, RequestRejectedError
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Limits in seconds; there is no way to wait for ever.
+
+    Attributes:
+        connect_s: Until the daemon accepts.
+        load_s: Until a model is loaded (Ollama's own limit is 300).
+        first_token_s: On top of it, until the first token of the answer.
+        between_tokens_s: Between two pieces of an answer; also until an answer that needs no model.
+        total_s: For the whole call.
+
+    Raises:
+        ConfigError: a limit that is not finite, or not positive (``load_s`` may be 0).
+    """
+
+    connect_s: float = 5.0
+    load_s: float = 300.0
+    first_token_s: float = 300.0
+    between_tokens_s: float = 60.0
+    total_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would wait for ever."""
+        for name, limit_s in vars(self).items():
+            positive = limit_s > 0 or (name == "load_s" and limit_s == 0)
+            if not (positive and math.isfinite(limit_s)):
+                raise ConfigError(
+                    f"Timeouts({name}={limit_s!r}): a limit is a finite, positive number of seconds"
+                )
+
+
+# What an answer may wait for: nothing, a model that has to be loaded, or work on large files.
+Patience = Literal["reply", "model", "files"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request."""
+
+    method: str
+    path: str
+    json: Mapping[str, Any] | None = None
+    content: Iterable[bytes] | AsyncIterable[bytes] | None = None
+    headers: Mapping[str, str] | None = None
+    model: str | None = None
+    patience: Patience = "reply"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One whole reply."""
+
+    status_code: int
+    body: bytes
+
+
+def check_status(answer: Answer, call: Call) -> None:
+    """Raise the error for anything but a 2xx; a redirect is not followed.
+
+    Raises:
+        DaemonError: of the kind that the status means.
+    """
+    if 200 <= answer.status_code < 300:
+        return
+    try:
+        message = error_text(decode(answer.body, call))
+    except ReplyInvalidError:
+        shown = answer.body[:80].decode(errors="replace")
+        raise RequestRejectedError(
+            f"the daemon answered {answer.status_code} to {call.path} and not in JSON: {shown!r}",
+            status_code=answer.status_code,
+            model=call.model,
+            hint="check that an Ollama daemon answers at this address: ollama-bridge doctor",
+        ) from None
+    raise rejection(answer.status_code, message, model=call.model)
+
+
+def decode(body: bytes, call: Call) -> Any:
+    """Read a whole JSON body.
+
+    Raises:
+        ReplyInvalidError: it is none.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise ReplyInvalidError(
+            f"the daemon's answer to {call.path} is not JSON: "
+            f"{body[:60].decode(errors='replace')!r}",
+            hint="check that an Ollama daemon answers at this address: ollama-bridge doctor",
+            model=call.model,
+        ) from exc

@@ -1,0 +1,64 @@
+"""Splits ``<think>...</think>`` off an answer as it streams in.
+
+The daemon does this itself for models whose template it understands; this is the fallback for the
+others. Only a block at the very beginning counts: a tag in the middle of an answer is text.
+"""
+
+from __future__ import annotations
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+class ThinkingSplitter:
+    """Feed it the text in any pieces; the result does not depend on where they were cut."""
+
+    def __init__(self) -> None:
+        self._state = "start"
+        self._held = ""
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """Take a piece; returns (thinking, text) that are certain by now."""
+        self._held += piece
+        thinking = text = ""
+        if self._state == "start":
+            stripped = self._held.lstrip()
+            if stripped.startswith(_OPEN):
+                self._state, self._held = "thinking", stripped[len(_OPEN) :]
+            elif not _OPEN.startswith(stripped):
+                self._state = "text"
+        if self._state == "thinking":
+            thought, closed, rest = self._held.partition(_CLOSE)
+            if closed:
+                thinking, self._state, self._held = thought, "gap", rest
+            else:
+                keep = _overlap(self._held, _CLOSE)
+                thinking = self._held[: len(self._held) - keep]
+                self._held = self._held[len(self._held) - keep :]
+        if self._state == "gap":
+            # The blank lines between thinking and answer belong to neither.
+            self._held = self._held.lstrip()
+            if self._held:
+                self._state = "text"
+        if self._state == "text":
+            text, self._held = self._held, ""
+        return thinking, text
+
+    @property
+    def held_text(self) -> str:
+        """Text that is not certain to be text yet."""
+        return self._held if self._state == "start" else ""
+
+    def finish(self) -> tuple[str, str]:
+        """The end of the answer: what was held back."""
+        held, self._held = self._held, ""
+        if self._state == "thinking":
+            return held, ""
+        return "", "" if self._state == "gap" else held
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Length of the longest end of ``text`` that may be the beginning of ``tag``."""
+    for length in range(min(len(text), len(tag) - 1), 0, -1):
+        if tag.startswith(text[-length:]):
+            return length
+    return 0

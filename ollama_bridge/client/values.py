@@ -1,0 +1,243 @@
+"""What the client returns: frozen values, read from the daemon's JSON in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_bridge.client.fields import Fields, read_fields
+from ollama_bridge.errors import ReplyInvalidError
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The daemon's own clock, in seconds."""
+
+    total_s: float = 0.0
+    load_s: float = 0.0
+    prompt_s: float = 0.0
+    generate_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TopLogprob:
+    """One of the likeliest tokens at a position; ``logprob`` is a natural logarithm."""
+
+    token: str
+    logprob: float
+    bytes: bytes | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token and its rivals. Ollama leaves some tokens out: align by text."""
+
+    token: str
+    logprob: float
+    bytes: bytes | None = None
+    top: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """The model asks for a tool. Also an event of a stream."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """A piece of the model's thinking. An event of a stream."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of the answer. An event of a stream."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer.
+
+    Attributes:
+        text: The answer, without thinking.
+        thinking: What came in ``<think>``; empty if nothing.
+        done_reason: ``stop``: ended by itself; ``length``: cut by num_predict.
+        model: The tag that answered.
+        prompt_tokens: Tokens of the prompt as the daemon counted them.
+        generated_tokens: Tokens of thinking and answer.
+        timings: In seconds, by the daemon's clock.
+        logprobs: Where they were asked for.
+        tool_calls: In the order in which they came.
+    """
+
+    text: str
+    thinking: str
+    done_reason: str
+    model: str
+    prompt_tokens: int
+    generated_tokens: int
+    timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The terminal event of a stream, with everything that came before in one value."""
+
+    reply: Reply
+
+
+StreamEvent = Thinking | Text | ToolCall | Done
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A line of ``ollama ls``."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    modified_at: str
+
+
+@dataclass(frozen=True)
+class ModelDetails:
+    """What ``ollama show`` knows. ``raw`` is the whole reply."""
+
+    modelfile: str
+    template: str
+    system: str
+    parameters: str
+    model_info: Mapping[str, Any]
+    capabilities: tuple[str, ...]
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RunningModel:
+    """A line of ``ollama ps``."""
+
+    name: str
+    size_bytes: int
+    size_vram_bytes: int
+    context_length: int
+    expires_at: str
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The distribution behind a raw prompt.
+
+    Attributes:
+        prompt_tokens: How many tokens the daemon made of the prompt.
+        top: The likeliest next tokens, likeliest first.
+        chosen: What was generated; empty for tokens that have no text.
+    """
+
+    prompt_tokens: int
+    top: tuple[TopLogprob, ...]
+    chosen: str
+
+
+def read_models(data: object) -> list[ModelSummary]:
+    """Read ``/api/tags``.
+
+    Raises:
+        ReplyInvalidError: as for every reader here, a field is missing or of the wrong kind.
+    """
+    return [
+        ModelSummary(
+            name=item.required_text("name"),
+            digest=item.text("digest"),
+            size_bytes=item.whole("size"),
+            modified_at=item.text("modified_at"),
+        )
+        for item in read_fields(data, "/api/tags").items("models")
+    ]
+
+
+def read_details(data: object) -> ModelDetails:
+    """Read ``/api/show``."""
+    fields = read_fields(data, "/api/show")
+    return ModelDetails(
+        modelfile=fields.text("modelfile"),
+        template=fields.text("template"),
+        system=fields.text("system"),
+        parameters=fields.text("parameters"),
+        model_info=fields.mapping("model_info"),
+        capabilities=fields.texts("capabilities"),
+        raw=fields.data,
+    )
+
+
+def read_running(data: object) -> list[RunningModel]:
+    """Read ``/api/ps``."""
+    return [
+        RunningModel(
+            name=item.required_text("name"),
+            size_bytes=item.whole("size"),
+            size_vram_bytes=item.whole("size_vram"),
+            context_length=item.whole("context_length"),
+            expires_at=item.text("expires_at"),
+        )
+        for item in read_fields(data, "/api/ps").items("models")
+    ]
+
+
+def read_version(data: object) -> str:
+    """Read ``/api/version``."""
+    return read_fields(data, "/api/version").required_text("version")
+
+
+def read_rendered(data: object) -> str:
+    """Read what ``_debug_render_only`` gives back."""
+    info = read_fields(data, "/api/chat").inner("_debug_info")
+    if not info.has("rendered_template"):
+        raise ReplyInvalidError(
+            "this daemon does not say how it renders a prompt", hint="use Ollama 0.24 or newer"
+        )
+    return info.text("rendered_template")
+
+
+def read_logprobs(fields: Fields) -> tuple[TokenLogprob, ...]:
+    """Read the ``logprobs`` of an event."""
+    return tuple(
+        TokenLogprob(
+            token=item.text("token"),
+            logprob=item.number("logprob", math.nan),
+            bytes=item.bytes("bytes"),
+            top=tuple(
+                TopLogprob(top.text("token"), top.number("logprob", math.nan), top.bytes("bytes"))
+                for top in item.items("top_logprobs")
+            ),
+        )
+        for item in fields.items("logprobs")
+    )
+
+
+def read_tool_calls(fields: Fields) -> tuple[ToolCall, ...]:
+    """Read the ``tool_calls`` of an event."""
+    functions = [item.inner("function") for item in fields.items("tool_calls")]
+    return tuple(
+        ToolCall(function.required_text("name"), function.mapping("arguments"))
+        for function in functions
+    )
+
+
+def read_timings(fields: Fields) -> Timings:
+    """Read the durations of a terminal event (nanoseconds there)."""
+    return Timings(
+        total_s=fields.number("total_duration") / 1e9,
+        load_s=fields.number("load_duration") / 1e9,
+        prompt_s=fields.number("prompt_eval_duration") / 1e9,
+        generate_s=fields.number("eval_duration") / 1e9,
+    )

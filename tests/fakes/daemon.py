@@ -1,0 +1,329 @@
+"""An Ollama daemon in a thread of this process, which can be told to fail in a chosen way.
+
+It speaks real HTTP over a real socket, so that resets, silences and half-sent chunks are those of
+a network. It knows the routes that the client uses and answers every question with ``pieces``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+HTML_PAGE = b"<html>\n<body>Welcome to the proxy</body>\n</html>\n"
+CRASH = "an error was encountered while running the model: unexpected EOF"
+
+
+class Fault(StrEnum):
+    """What goes wrong. All but the first five let the answer begin."""
+
+    SILENT = "accepts the connection and says nothing"
+    HANG_UP = "closes the connection without an answer"
+    BUSY = "answers 503"
+    REDIRECT = "sends the client to another machine"
+    HTML_PAGE = "answers 200 with the page of a proxy"
+    RESET = "resets the connection in the middle of a chunk"
+    BAD_CHUNK = "breaks the rules of HTTP in the middle"
+    BAD_JSON = "sends half a line in the middle"
+    NOT_AN_OBJECT = "sends a line that is a list"
+    ERROR_LINE = "reports an error in the middle"
+    NO_DONE = "ends cleanly before the last line"
+    STALL = "falls silent before the last line"
+    DRIP = "sends the answer byte by byte, slowly"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that came in."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as a value."""
+        return json.loads(self.body)
+
+
+@dataclass
+class FakeDaemon:
+    """Listens on a free port of loopback while its block is entered.
+
+    Attributes:
+        pieces: The answer, in the pieces in which it is streamed.
+        thinking: Thinking that the daemon itself splits off, before the answer.
+        fault: What goes wrong with every answer; None: nothing.
+        pause_s: Silence before an answer begins, and between two bytes of a drip.
+        final: Fields of the terminal event.
+        logprobs: What each piece carries under ``logprobs``.
+        statuses: What ``create`` and ``pull`` say.
+        models: Tag to the digest of its manifest.
+        blobs: Files by digest.
+        asked: Every request, in the order of arrival.
+    """
+
+    pieces: Sequence[str] = ("Hel", "lo", "!")
+    thinking: Sequence[str] = ()
+    fault: Fault | None = None
+    pause_s: float = 0.0
+    final: dict[str, Any] = field(
+        default_factory=lambda: {
+            "done_reason": "stop",
+            "prompt_eval_count": 7,
+            "eval_count": 3,
+            "total_duration": 4_000_000_000,
+            "load_duration": 1_000_000_000,
+            "prompt_eval_duration": 500_000_000,
+            "eval_duration": 2_000_000_000,
+        }
+    )
+    logprobs: list[dict[str, Any]] | None = None
+    statuses: Sequence[Mapping[str, Any]] = ({"status": "writing manifest"}, {"status": "success"})
+    models: dict[str, str] = field(default_factory=lambda: {"m:latest": "d" * 64})
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        """Start to listen."""
+        self.closing = threading.Event()
+        self.connections: list[socket.socket] = []
+        handler = type("Handler", (_Handler,), {"daemon": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = False  # closing waits for them: no thread outlives a test
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop, and end every silence."""
+        self.closing.set()
+        self._server.shutdown()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()
+        self._thread.join()
+
+    def full_tag(self, tag: str) -> str | None:
+        """The name under which there is such a model, if there is one."""
+        return next((name for name in (tag, f"{tag}:latest") if name in self.models), None)
+
+    def answer(self, *, chat: bool) -> Iterator[dict[str, Any]]:
+        """The events of one answer."""
+        for thought in self.thinking:
+            yield _event({"thinking": thought, "content": "", "response": ""}, chat=chat)
+        for piece in self.pieces:
+            extra = {} if self.logprobs is None else {"logprobs": self.logprobs}
+            yield _event({"content": piece, "response": piece}, chat=chat) | extra
+        yield _event({"content": "", "response": ""}, chat=chat) | {**self.final, "done": True}
+
+
+def nobody_listens() -> str:
+    """An address of loopback that refuses connections."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _event(fields: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    names = ("thinking", "content" if chat else "response")
+    said = {name: fields[name] for name in names if name in fields}
+    inner = {"message": {"role": "assistant", **said}} if chat else said
+    return {"model": "m:latest", "done": False, **inner}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    daemon: FakeDaemon
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.daemon.connections.append(self.connection)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing on stderr."""
+
+    def handle(self) -> None:
+        # A client that went away is what some tests are about.
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            super().handle()
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            super().finish()
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_HEAD = do_GET
+    do_POST = do_GET
+    do_DELETE = do_GET
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        asked = Asked(self.command, self.path, headers, body)
+        self.daemon.asked.append(asked)
+        if not self._fails_at_once():
+            status, lines = self._route(asked)
+            self._send(status, [json.dumps(line).encode() + b"\n" for line in lines])
+
+    def _route(self, asked: Asked) -> tuple[int, Sequence[Mapping[str, Any]]]:
+        daemon = self.daemon
+        if asked.path.startswith("/api/blobs/"):
+            return self._blob(asked.path.removeprefix("/api/blobs/"), asked)
+        match asked.path:
+            case "/api/version":
+                return 200, [{"version": "0.34.4"}]
+            case "/api/tags" | "/api/ps":
+                return 200, [{"models": [_listed(*item) for item in daemon.models.items()]}]
+            case "/api/create" | "/api/pull":
+                return 200, list(daemon.statuses)
+        wanted = asked.json.get("model", asked.json.get("source"))
+        tag = daemon.full_tag(wanted)
+        if tag is None:
+            return 404, [{"error": f"model '{wanted}' not found"}]
+        match asked.path:
+            case "/api/show":
+                shown = {"modelfile": "FROM x", "parameters": "stop x", "capabilities": ["tools"]}
+                return 200, [shown]
+            case "/api/copy":
+                daemon.models[asked.json["destination"]] = daemon.models[tag]
+                return 200, []
+            case "/api/delete":
+                del daemon.models[tag]
+                return 200, []
+        if asked.json.get("_debug_render_only"):
+            text = "".join(f"[{m['role']}]{m['content']}" for m in asked.json["messages"])
+            return 200, [{"_debug_info": {"rendered_template": text}}]
+        return 200, list(daemon.answer(chat=asked.path == "/api/chat"))
+
+    def _blob(self, digest: str, asked: Asked) -> tuple[int, Sequence[Mapping[str, Any]]]:
+        if asked.method == "HEAD":
+            return (200 if digest in self.daemon.blobs else 404), []
+        found = "sha256:" + hashlib.sha256(asked.body).hexdigest()
+        if found != digest:
+            return 400, [{"error": f'digest mismatch, expected "{digest}", got "{found}"'}]
+        self.daemon.blobs[digest] = asked.body
+        return 201, []
+
+    def _fails_at_once(self) -> bool:
+        match self.daemon.fault:
+            case Fault.SILENT:
+                self._wait()
+            case Fault.HANG_UP:
+                pass
+            case Fault.BUSY:
+                self._send_whole(503, b'{"error":"server busy, please try again"}')
+                return True
+            case Fault.REDIRECT:
+                self.send_response(307)
+                self.send_header("Location", "http://192.0.2.1/api/version")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return True
+            case Fault.HTML_PAGE:
+                self._send_whole(200, HTML_PAGE)
+                return True
+            case _:
+                return False
+        self.close_connection = True
+        return True
+
+    def _send_whole(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send(self, status: int, lines: list[bytes]) -> None:
+        self._wait(self.daemon.pause_s)
+        fault = self.daemon.fault
+        if self.command == "HEAD" or not lines or status >= 400:
+            self._send_whole(status, b"".join(lines))
+            return
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        if fault is Fault.DRIP:
+            for byte in b"".join(lines):
+                self._wait(self.daemon.pause_s)
+                self._chunk(bytes([byte]))
+            self._chunk(b"")
+            return
+        for line in lines[:-1]:
+            self._chunk(line)
+        self._break(lines[-1])
+
+    def _break(self, last: bytes) -> None:
+        match self.daemon.fault:
+            case None:
+                self._chunk(last)
+            case Fault.RESET:
+                self.wfile.write(b"%x\r\n%b" % (len(last), last[: len(last) // 2]))
+                # Closing with data unsent after zero seconds is a reset.
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.close_connection = True
+                # The client must have read what came before: a reset may overtake it.
+                self._wait(0.05)
+                self.connection.close()
+                return
+            case Fault.BAD_CHUNK:
+                self.wfile.write(b"not a length\r\n")
+                self.close_connection = True
+                return
+            case Fault.BAD_JSON:
+                self._chunk(last[: len(last) // 2] + b"\n")
+            case Fault.NOT_AN_OBJECT:
+                self._chunk(b"[1, 2]\n")
+            case Fault.ERROR_LINE:
+                self._chunk(json.dumps({"error": CRASH}).encode() + b"\n")
+            case Fault.STALL:
+                self._wait()
+                self.close_connection = True
+                return
+            case _:
+                pass
+        self._chunk(b"")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _wait(self, seconds: float | None = None) -> None:
+        if seconds != 0.0:
+            self.daemon.closing.wait(seconds)
+
+
+def _listed(tag: str, digest: str) -> dict[str, Any]:
+    return {
+        "name": tag,
+        "digest": digest,
+        "size": 5,
+        "size_vram": 2,
+        "modified_at": "2026-01-01T00:00:00Z",
+        "context_length": 4096,
+        "expires_at": "2026-01-01T00:05:00Z",
+    }

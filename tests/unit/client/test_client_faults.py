@@ -1,0 +1,166 @@
+"""Whatever a daemon does wrong is one error of ours, after a finite time, with the text so far."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from fakes.daemon import FakeDaemon, Fault, nobody_listens
+
+from ollama_bridge.client import Client, Text, Timeouts
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonError,
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    ModelNotFoundError,
+    ReplyInvalidError,
+    RequestRejectedError,
+    RunnerCrashedError,
+    StreamBrokenError,
+)
+
+EXPECTED: dict[Fault, type[DaemonError]] = {
+    Fault.SILENT: DaemonTimeoutError,
+    Fault.HANG_UP: DaemonUnreachableError,
+    Fault.BUSY: RequestRejectedError,
+    Fault.REDIRECT: RequestRejectedError,
+    Fault.HTML_PAGE: ReplyInvalidError,
+    Fault.RESET: StreamBrokenError,
+    Fault.BAD_CHUNK: StreamBrokenError,
+    Fault.BAD_JSON: ReplyInvalidError,
+    Fault.NOT_AN_OBJECT: ReplyInvalidError,
+    Fault.ERROR_LINE: RunnerCrashedError,
+    Fault.NO_DONE: StreamBrokenError,
+    Fault.STALL: DaemonTimeoutError,
+    Fault.DRIP: DaemonTimeoutError,
+}
+BEFORE_ANY_TEXT = {
+    Fault.SILENT,
+    Fault.HANG_UP,
+    Fault.BUSY,
+    Fault.REDIRECT,
+    Fault.HTML_PAGE,
+    Fault.DRIP,
+}
+
+
+@pytest.mark.parametrize("method", ["generate", "chat", "stream"])
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.name)
+def test_each_fault_is_one_error(
+    fake_daemon: FakeDaemon, ask: Any, fault: Fault, method: str
+) -> None:
+    """Streaming or not, a fault raises its documented error, keeps the text, and soon."""
+    fake_daemon.fault = fault
+    limits = Timeouts()
+    if fault in (Fault.SILENT, Fault.STALL):
+        limits = Timeouts(load_s=0.1, first_token_s=0.1, between_tokens_s=0.1)
+    if fault is Fault.DRIP:
+        fake_daemon.pause_s = 0.02
+        limits = Timeouts(total_s=0.2)
+    start_s = time.monotonic()
+    with pytest.raises(EXPECTED[fault]) as caught:
+        ask(fake_daemon.host, method, "m", "hi", timeouts=limits)
+    assert time.monotonic() - start_s < 5
+    assert caught.value.partial_text == ("" if fault in BEFORE_ANY_TEXT else "Hello!")
+    assert caught.value.model == "m"
+
+
+def test_nobody_listens(ask: Any) -> None:
+    """A refused connection says how to start a daemon."""
+    with pytest.raises(DaemonUnreachableError, match="no daemon answers at") as caught:
+        ask(nobody_listens(), "generate", "m", "hi")
+    assert "ollama-bridge daemon start" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits", "phase", "limit_s"),
+    [
+        (Fault.SILENT, Timeouts(load_s=0.1, first_token_s=0.2), "load", 0.3),
+        (Fault.SILENT, Timeouts(load_s=0.0, first_token_s=0.2), "first_token", 0.2),
+        (Fault.SILENT, Timeouts(total_s=0.2), "total", 0.2),
+        (Fault.STALL, Timeouts(between_tokens_s=0.2), "between_tokens", 0.2),
+        (Fault.STALL, Timeouts(total_s=0.2), "total", 0.2),
+        (Fault.DRIP, Timeouts(total_s=0.2), "total", 0.2),
+    ],
+)
+def test_timeouts_name_their_phase(
+    fake_daemon: FakeDaemon, ask: Any, fault: Fault, limits: Timeouts, phase: str, limit_s: float
+) -> None:
+    """The error says which limit ran out, and how long it was."""
+    fake_daemon.fault = fault
+    fake_daemon.pause_s = 0.02 if fault is Fault.DRIP else 0.0
+    with pytest.raises(DaemonTimeoutError) as caught:
+        ask(fake_daemon.host, "generate", "m", "hi", timeouts=limits)
+    assert caught.value.phase == phase
+    assert caught.value.limit_s == pytest.approx(limit_s)
+
+
+def test_a_silent_daemon_is_found_out_by_questions_that_need_no_model(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """Asking for the version does not wait as long as for a model to load."""
+    fake_daemon.fault = Fault.SILENT
+    limits = Timeouts(between_tokens_s=0.1)
+    with pytest.raises(DaemonTimeoutError, match=r"gave no answer within 0\.1 s") as caught:
+        ask(fake_daemon.host, "version", timeouts=limits)
+    assert caught.value.phase == "between_tokens"
+
+
+def test_a_slow_load_is_waited_for(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Loading has a limit of its own: longer than that between tokens."""
+    fake_daemon.pause_s = 0.3
+    limits = Timeouts(load_s=10.0, first_token_s=10.0, between_tokens_s=0.2)
+    assert ask(fake_daemon.host, "generate", "m", "hi", timeouts=limits).text == "Hello!"
+
+
+def test_a_drip_within_the_limits_is_an_answer(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """However small the pieces on the wire, the answer is the same."""
+    fake_daemon.fault = Fault.DRIP
+    assert ask(fake_daemon.host, "chat", "m", "hi").text == "Hello!"
+
+
+def test_text_is_given_out_before_the_break(fake_daemon: FakeDaemon) -> None:
+    """A stream hands over what came, then raises."""
+    fake_daemon.fault = Fault.NO_DONE
+    seen = []
+    with Client(fake_daemon.host) as client, pytest.raises(StreamBrokenError):
+        for event in client.stream("m", "hi"):
+            seen.append(event)
+    assert seen == [Text("Hel"), Text("lo"), Text("!")]
+
+
+@pytest.mark.parametrize("fault", [Fault.HTML_PAGE, Fault.BUSY, Fault.REDIRECT, Fault.HANG_UP])
+@pytest.mark.parametrize("method", ["version", "list", "ps"])
+def test_plain_questions_fail_as_clearly(
+    fake_daemon: FakeDaemon, ask: Any, fault: Fault, method: str
+) -> None:
+    """The other routes raise the same errors."""
+    fake_daemon.fault = fault
+    with pytest.raises(EXPECTED[fault]):
+        ask(fake_daemon.host, method)
+
+
+def test_redirects_are_not_followed(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Another machine that the daemon points to is not asked."""
+    fake_daemon.fault = Fault.REDIRECT
+    with pytest.raises(RequestRejectedError, match="answered 307"):
+        ask(fake_daemon.host, "version")
+
+
+def test_a_missing_model_says_how_to_get_it(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """404 names the model, the command that pulls it, and the one that lists what is there."""
+    with pytest.raises(ModelNotFoundError) as caught:
+        ask(fake_daemon.host, "chat", "absent:1b", "hi")
+    assert caught.value.status_code == 404
+    assert "ollama pull absent:1b" in str(caught.value.hint)
+    assert "ollama-bridge ls" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), 0.0, -1.0])
+@pytest.mark.parametrize("name", ["connect_s", "first_token_s", "between_tokens_s", "total_s"])
+def test_no_limit_is_infinite(name: str, limit: float) -> None:
+    """There is no way to ask for a wait without end."""
+    with pytest.raises(ConfigError, match=name):
+        Timeouts(**{name: limit})
