@@ -1,0 +1,1 @@
+"""Finds, installs, starts and watches an Ollama daemon, and reads its model store."""

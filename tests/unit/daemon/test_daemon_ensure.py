@@ -1,0 +1,138 @@
+"""The user's daemon: used if it runs, else started once, and stopped only if it is ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ollama_bridge.assets import home_dir
+from ollama_bridge.daemon import ensure
+from ollama_bridge.daemon.process import PrivateDaemon, free_port
+from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
+from ollama_bridge.reporting import Event, Note
+
+_STARTER = "from ollama_bridge.daemon.ensure import ensure_daemon; print(ensure_daemon().host)"
+
+
+class Recorder:
+    """Keeps what was reported."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@pytest.fixture
+def host(fake_ollama: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A free address in OLLAMA_HOST and a fake ``ollama`` on PATH; all stopped at the end."""
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("OLLAMA_HOST", address)
+    monkeypatch.setenv("PATH", f"{fake_ollama.parent}:{os.environ['PATH']}")
+    yield f"http://{address}"
+    ensure.stop_daemon()
+
+
+def test_started_daemon_serves_the_users_store_and_outlives_the_call(host: str) -> None:
+    """It gets the user's own environment, and stop ends it with its runner."""
+    recorder = Recorder()
+    daemon = ensure.ensure_daemon(reporter=recorder)
+    assert daemon.host == host
+    assert [type(event) for event in recorder.events] == [Note]
+    status = ensure.daemon_status()
+    assert status["running"] is status["started_by_us"] is True
+    log = (home_dir() / "daemon" / "ollama.log").read_text()
+    assert f'"HOME": "{os.environ["HOME"]}"' in log
+    assert "OLLAMA_NO_CLOUD" not in log  # the user's own Ollama keeps the user's settings
+    process = psutil.Process(int(str(status["pid"])))
+    runners = process.children()
+    assert ensure.stop_daemon() is True
+    assert not process.is_running()
+    assert not any(runner.is_running() for runner in runners)
+    assert ensure.daemon_status()["running"] is False
+    assert ensure.stop_daemon() is False
+
+
+def test_running_daemon_is_used_and_never_stopped(
+    host: str, fake_ollama: Path, tmp_path: Path
+) -> None:
+    """A daemon that somebody else started is used, and stop does not touch it."""
+    with PrivateDaemon(tmp_path / "other", binary=fake_ollama) as other:
+        recorder = Recorder()
+        daemon = ensure.ensure_daemon(reporter=recorder, host=other.host)
+        assert daemon.host == other.host
+        assert recorder.events == []
+        assert ensure.stop_daemon() is False
+        assert other.pid is not None
+        assert ensure.daemon_status(host=other.host)["started_by_us"] is False
+
+
+def test_two_starters_start_one_daemon(host: str) -> None:
+    """Processes that ask at the same moment end with one daemon that both use."""
+    starters = [
+        subprocess.Popen([sys.executable, "-c", _STARTER], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [starter.communicate()[0].strip() for starter in starters] == [host, host]
+    log = (home_dir() / "daemon" / "ollama.log").read_text()
+    assert log.count("environment ") == 1
+    assert ensure.stop_daemon() is True
+
+
+def test_two_homes_end_with_one_daemon(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starters that share a port but no lock: the one that loses uses the winner's daemon."""
+    environments = [
+        {**os.environ, "OLLAMA_BRIDGE_HOME": str(tmp_path / f"home{number}")} for number in (1, 2)
+    ]
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", _STARTER], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for environment in environments
+    ]
+    answers = [starter.communicate()[0].strip() for starter in starters]
+    assert answers == [host, host]
+    stopped = []
+    for environment in environments:
+        monkeypatch.setenv("OLLAMA_BRIDGE_HOME", environment["OLLAMA_BRIDGE_HOME"])
+        stopped.append(ensure.stop_daemon())
+    assert sorted(stopped) == [False, True]
+
+
+def test_restart_after_a_kill_ends_the_orphaned_runner(host: str) -> None:
+    """Where a daemon of ours was killed, the next start ends the runner it left."""
+    ensure.ensure_daemon()
+    pid = int(str(ensure.daemon_status()["pid"]))
+    (orphan,) = psutil.Process(pid).children()
+    os.kill(pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
+    assert orphan.is_running()
+    ensure.ensure_daemon()
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+
+
+def test_daemon_of_another_machine_is_not_started_here() -> None:
+    """An address elsewhere that does not answer is an error that says so."""
+    with pytest.raises(DaemonUnreachableError, match="only be started on this machine"):
+        ensure.start_daemon(host="192.0.2.1:11434")
+
+
+def test_no_binary_is_an_error_that_offers_the_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing running and nothing to start, the hint is the command that installs one."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", str(tmp_path / "none"))
+    with pytest.raises(DaemonInstallError) as caught:
+        ensure.ensure_daemon(host=f"127.0.0.1:{free_port()}")
+    assert caught.value.hint == "ollama-bridge daemon install"

@@ -1,0 +1,93 @@
+"""Is there a daemon, and is it one?"""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge.client import Timeouts
+from ollama_bridge.daemon import find
+from ollama_bridge.daemon.process import free_port
+from ollama_bridge.errors import DaemonInstallError
+
+
+@pytest.fixture
+def website() -> Iterator[str]:
+    """Something on a port that is not Ollama."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_nothing_listening_is_no_daemon() -> None:
+    """A refused connection means that there is none, and is no error."""
+    assert find.find_daemon(f"127.0.0.1:{free_port()}") is None
+
+
+def test_another_program_on_the_port_is_named(website: str) -> None:
+    """A web page at the daemon's address is an error that says so and offers another port."""
+    with pytest.raises(DaemonInstallError, match="taken by something that is not Ollama") as caught:
+        find.find_daemon(website)
+    assert caught.value.hint is not None
+    assert "OLLAMA_HOST=" in caught.value.hint
+
+
+def test_a_port_that_takes_connections_but_is_silent_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A listener that never answers is an error after a finite wait."""
+    monkeypatch.setattr(
+        find, "PROBE_TIMEOUTS", Timeouts(connect_s=0.2, load_s=0.0, first_token_s=0.2)
+    )
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(DaemonInstallError, match="does not answer"),
+    ):
+        find.find_daemon(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_a_port_that_speaks_another_protocol_is_named() -> None:
+    """What hangs up on HTTP is something else, not an absent daemon."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            for _ in range(3):
+                with server.accept()[0] as connection:
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(DaemonInstallError, match="not Ollama"):
+            find.find_daemon(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_the_binary_on_path_comes_first(fake_ollama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own Ollama is used before one that we installed."""
+    monkeypatch.setenv("PATH", str(fake_ollama.parent))
+    assert find.find_binary() == fake_ollama
+
+
+def test_no_binary_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one on PATH and without an installed one there is none."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", str(tmp_path / "none"))
+    assert find.find_binary() is None

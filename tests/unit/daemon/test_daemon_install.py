@@ -1,0 +1,190 @@
+"""Building a daemon: complete or absent, resumed, and clear about what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge.daemon import build, install, layout, toolchain
+from ollama_bridge.downloads import PinnedPackage
+from ollama_bridge.errors import ArtifactError, DaemonInstallError
+
+_GO = """#!/bin/sh
+echo "go $*" >>"$CALLS"
+case "$1" in
+  env) echo '{"GOVERSION": "go1.26.3", "GOTOOLCHAIN": "local"}' ;;
+  mod) echo '{"Sum": "'"${FAKE_SUM}"'"}' ;;
+  install) mkdir -p "$GOBIN" && printf '#!/bin/sh\\n' >"$GOBIN/ollama" ;;
+esac
+"""
+_CMAKE = """#!/bin/sh
+echo "cmake $*" >>"$CALLS"
+[ -z "$FAKE_CMAKE_FAILURE" ] || { echo "ggml.c:1: error: $FAKE_CMAKE_FAILURE"; exit 2; }
+case "$1" in
+  -S) mkdir -p "$4/bin" ;;
+  --build)
+    printf '#!/bin/sh\\necho version\\n' >"$2/bin/llama-server"
+    chmod +x "$2/bin/llama-server" ;;
+esac
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, fake tools on PATH, and no network."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in {"go": _GO, "cmake": _CMAKE, "c++": "", "make": ""}.items():
+        (tools / name).write_text(text or "#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    for name in ("mkdir", "chmod"):
+        (tools / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("FAKE_SUM", build._MODULE_SUM)
+    monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+
+    def fetch(package: PinnedPackage, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        archive = folder / "archive"
+        archive.touch()
+        return archive
+
+    def unpack(archive: Path, folder: Path, **_: object) -> list[Path]:
+        (folder / "llama.cpp").mkdir()
+        return []
+
+    monkeypatch.setattr(build, "fetch_package", fetch)
+    monkeypatch.setattr(build, "unpack", unpack)
+    monkeypatch.setattr(build, "_POLL_INTERVAL_S", 0.01)
+    return tmp_path / "cache"
+
+
+def calls(cache: Path) -> list[str]:
+    """What the fake tools were asked to do, beside the questions about their version."""
+    lines = (cache.parent / "calls").read_text().splitlines()
+    return [line.split()[0] for line in lines if not line.startswith("go env")]
+
+
+def test_install_builds_both_programs_and_leaves_no_scratch(cache: Path) -> None:
+    """An install ends with both programs, a manifest and the log, and nothing else."""
+    binary = install.install_daemon()
+    folder = cache / layout.VERSION
+    assert binary == folder / "bin" / "ollama"
+    assert os.access(folder / layout.RUNNER, os.X_OK)
+    record = json.loads((folder / "installed.json").read_text())
+    digest = hashlib.sha256(binary.read_bytes()).hexdigest()
+    assert record["files"]["bin/ollama"]["sha256"] == digest
+    left = {path.name for path in cache.iterdir()}
+    assert left == {layout.VERSION, f".{layout.VERSION}.lock", f"install-{layout.VERSION}.log"}
+
+
+def test_second_install_does_nothing(cache: Path) -> None:
+    """What is installed is found installed."""
+    install.install_daemon()
+    before = calls(cache)
+    assert install.install_daemon() == cache / layout.VERSION / "bin" / "ollama"
+    assert calls(cache) == before
+
+
+def test_failed_part_is_named_with_its_log_and_the_other_part_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed runner the next install builds the runner alone."""
+    monkeypatch.setenv("FAKE_CMAKE_FAILURE", "no such header")
+    with pytest.raises(DaemonInstallError, match="no such header") as caught:
+        install.install_daemon()
+    assert f"install-{layout.VERSION}.log" in str(caught.value.hint)
+    assert not (cache / layout.VERSION).exists()
+    monkeypatch.delenv("FAKE_CMAKE_FAILURE")
+    before = len(calls(cache))
+    install.install_daemon()
+    assert calls(cache)[before:] == ["cmake", "cmake"]
+
+
+def test_other_code_from_the_module_proxy_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module with another digest than the pinned one is not built."""
+    monkeypatch.setenv("FAKE_SUM", "h1:other=")
+    with pytest.raises(DaemonInstallError, match="h1:other="):
+        install.install_daemon()
+    assert calls(cache) == ["go"]
+
+
+def test_unfetchable_sources_are_a_daemon_error(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package index that is not reachable is reported with the hint of the fetch."""
+
+    def offline(package: PinnedPackage, folder: Path) -> Path:
+        raise ArtifactError("no route", hint="pip download x")
+
+    monkeypatch.setattr(build, "fetch_package", offline)
+    with pytest.raises(DaemonInstallError, match="no route") as caught:
+        install.install_daemon()
+    assert caught.value.hint == "pip download x"
+
+
+def test_missing_tools_are_named_with_the_command_that_installs_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without compiler and cmake the error names both, and the official release."""
+    for name in ("c++", "cmake"):
+        (cache.parent / "tools" / name).unlink()
+    monkeypatch.setattr(toolchain, "find_uv", lambda: None)
+    monkeypatch.setattr(toolchain.sys, "platform", "linux")
+    with pytest.raises(DaemonInstallError, match=r"g\+\+, cmake") as caught:
+        install.install_daemon()
+    assert "apt-get install -y g++ cmake" in str(caught.value.hint)
+    assert "ollama.com/install.sh" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("version", "switch", "usable"),
+    [
+        ("go1.26.0", "local", True),
+        ("go1.27rc1", "local", True),
+        ("go1.24.3", "local", False),
+        ("go1.24.3", "auto", True),
+        ("go1.19.8", "auto", False),
+        ("devel", "auto", False),
+    ],
+)
+def test_go_is_usable_if_new_enough_or_able_to_upgrade(
+    tmp_path: Path, version: str, switch: str, usable: bool
+) -> None:
+    """Go 1.26 builds Ollama; from 1.21 on an older one may fetch it, where that is allowed."""
+    go = tmp_path / "go"
+    answer = json.dumps({"GOVERSION": version, "GOTOOLCHAIN": switch})
+    go.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    go.chmod(0o755)
+    assert toolchain._is_usable(str(go)) is usable
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "not executable", "other processor"])
+def test_damaged_install_counts_as_absent(
+    cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed program, or one built for a processor with more features, is built again."""
+    binary = install.install_daemon()
+    if damage == "truncated":
+        binary.write_bytes(b"")
+    elif damage == "missing":
+        binary.unlink()
+    elif damage == "not executable":
+        binary.chmod(0o644)
+    else:
+        record = json.loads((cache / layout.VERSION / "installed.json").read_text())
+        record["cpu_features"] = ["avx9000"]
+        (cache / layout.VERSION / "installed.json").write_text(json.dumps(record))
+    if damage != "not executable" or os.geteuid() != 0 or not os.access(binary, os.X_OK):
+        assert layout.installed_binary() is None
+        assert install.install_daemon() == binary
+        assert layout.installed_binary() == binary

@@ -1,0 +1,99 @@
+"""What the doctor finds, and that every problem comes with its fix."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge import doctor
+from ollama_bridge.daemon.find import RunningDaemon
+from ollama_bridge.daemon.process import free_port
+from ollama_bridge.doctor import Finding, run_doctor
+from ollama_bridge.errors import DaemonInstallError
+
+
+@pytest.fixture(autouse=True)
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch takes seconds to import; the tests that want it ask for it."""
+    found = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    """Findings by their name."""
+    return {finding.name: finding for finding in findings}
+
+
+def test_everything_is_looked_at_once() -> None:
+    """Each thing is one finding, and what is not well has a fix."""
+    findings = run_doctor(host=f"127.0.0.1:{free_port()}")
+    names = [finding.name for finding in findings]
+    assert names[:6] == ["cores", "memory", "types", "accelerator", "disk", "packages"]
+    assert names[6] == "daemon"
+    assert all(finding.fix for finding in findings if finding.status != "ok")
+
+
+def test_running_daemon_is_named_with_its_era(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that answers is ok, with version and contract."""
+    found = RunningDaemon("http://h:1", "0.33.2", "0.33", tmp_path)
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: found)
+    finding = by_name(run_doctor())["daemon"]
+    assert finding.status == "ok"
+    assert "0.33.2" in finding.detail
+
+
+def test_taken_port_is_a_problem_with_the_daemons_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another program does on the port is passed on, not raised."""
+
+    def taken(host: str | None) -> None:
+        raise DaemonInstallError("port is taken", hint="choose another")
+
+    monkeypatch.setattr(doctor, "find_daemon", taken)
+    finding = by_name(run_doctor())["daemon"]
+    assert (finding.status, finding.detail, finding.fix) == (
+        "problem",
+        "port is taken",
+        "choose another",
+    )
+
+
+def test_no_daemon_and_no_binary_also_looks_at_the_build_tools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without any Ollama the fix is an install, and missing tools are named."""
+
+    def missing() -> None:
+        raise DaemonInstallError("missing here: g++", hint="apt-get install -y g++")
+
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: None)
+    monkeypatch.setattr(doctor, "find_binary", lambda: None)
+    monkeypatch.setattr(doctor, "find_toolchain", missing)
+    findings = by_name(run_doctor())
+    assert findings["daemon"].status == "problem"
+    assert "ollama-bridge daemon install" in str(findings["daemon"].fix)
+    assert findings["build tools"].fix == "apt-get install -y g++"
+
+
+@pytest.mark.parametrize(("free_gib", "status"), [(1, "problem"), (5, "warning"), (100, "ok")])
+def test_disk_is_judged_by_what_a_run_needs(
+    free_gib: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too little space stands in the way, little space is worth a warning."""
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024  the shape of shutil's own
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, free_gib * 1024**3))
+    assert by_name(run_doctor())["disk"].status == status
+
+
+def test_missing_packages_name_the_extra() -> None:
+    """Without torch the fix is the extra that brings it."""
+    finding = by_name(run_doctor())["packages"]
+    assert finding.status == "warning"
+    assert "torch" in finding.detail
+    assert finding.fix == "pip install 'ollama-bridge[train]'"
