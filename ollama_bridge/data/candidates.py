@@ -1,0 +1,72 @@
+"""What a source hands over: examples that are clean, but neither deduplicated nor split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ollama_bridge.examples import Example
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One example on its way into a corpus.
+
+    Attributes:
+        example: The example.
+        source: Where it comes from, such as ``movie``; splits are stratified by it.
+        text: What duplicates are recognised by.
+    """
+
+    example: Example
+    source: str
+    text: str
+
+    @property
+    def stratum(self) -> tuple[str, str]:
+        """Splits keep the shares of these."""
+        return (self.source, self.example.label or "")
+
+
+@dataclass
+class Tally:
+    """Counts what was read and what was left out, per source and reason."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def count_read(self, source: str) -> None:
+        """One row was read."""
+        self.read[source] += 1
+
+    def leave_out(self, source: str, reason: str, *, count: int = 1) -> None:
+        """Rows are left out of the corpus."""
+        if count:
+            self.left_out.setdefault(reason, Counter())[source] += count
+
+    def to_dict(self) -> dict[str, Mapping[str, object]]:
+        """For the data card."""
+        return {
+            "read": dict(self.read),
+            "left_out": {reason: dict(counts) for reason, counts in sorted(self.left_out.items())},
+        }
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that one source gives.
+
+    Attributes:
+        candidates: In the source's own order.
+        tally: What was read and left out so far.
+        notes: Sentences for the user.
+    """
+
+    candidates: tuple[Candidate, ...]
+    tally: Tally
+    notes: tuple[str, ...] = ()

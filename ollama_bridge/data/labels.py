@@ -1,0 +1,92 @@
+"""Matches labels as a file spells them to the labels of the task."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ollama_bridge.data.problems import nearest, numbers_text
+from ollama_bridge.errors import ConfigError, DataError
+
+
+class LabelMatcher:
+    """Exact label, mapped label, or the same in other case.
+
+    Args:
+        labels: Of the task.
+        label_map: As written in the file -> label of the task.
+
+    Raises:
+        ConfigError: the map leads to a label that the task does not have.
+    """
+
+    def __init__(self, labels: Sequence[str], label_map: Mapping[str, str]) -> None:
+        self._labels = tuple(labels)
+        for written, label in label_map.items():
+            if label not in self._labels:
+                near = nearest(label, self._labels)
+                raise ConfigError(
+                    f"data.label_map.{written}: the task has no label {label!r} "
+                    f"(labels: {', '.join(self._labels)})",
+                    hint=f"--set data.label_map.{written}={near or self._labels[0]}",
+                )
+        folded = {label.casefold(): label for label in self._labels}
+        folded |= {written.casefold(): label for written, label in label_map.items()}
+        self._known = folded | dict(label_map)
+        self._unknown: dict[str, list[int]] = defaultdict(list)
+        self._seen: dict[str, int] = defaultdict(int)
+
+    def match(self, written: str, *, number: int) -> str | None:
+        """The task's label, or None; what is unknown is remembered with its row."""
+        written = written.strip()
+        self._seen[written] += 1
+        label = self._known.get(written) or self._known.get(written.casefold())
+        if label is None:
+            self._unknown[written].append(number)
+        return label
+
+    def raise_if_unknown(self, path: Path, *, column: str, unit: str) -> None:
+        """Say which labels the file has, and how to map them.
+
+        Raises:
+            DataError: if a label was not matched.
+        """
+        if not self._unknown:
+            return
+        lines = [
+            f"  - {label!r} in {len(numbers)} {unit}(s): {numbers_text(numbers)}"
+            for label, numbers in list(self._unknown.items())[:20]
+        ]
+        if len(self._unknown) > 20:
+            lines.append(
+                f"  ... and {len(self._unknown) - 20} more labels: is it the right column?"
+            )
+        known = [label for label in self._seen if label not in self._unknown]
+        raise DataError(
+            f"{path}: column {column!r} has labels that the task does not have "
+            f"(the task's labels: {', '.join(self._labels)}"
+            + (f"; also found: {', '.join(known[:20])}" if known else "")
+            + "):\n"
+            + "\n".join(lines),
+            hint=self._hint(),
+        )
+
+    def _hint(self) -> str:
+        if len(self._unknown) > 20:
+            return "name the column of the labels: --label-col NAME"
+        guesses = {written: nearest(written, self._labels) or "LABEL" for written in self._unknown}
+        # Quoted as JSON, for YAML reads yes, 1 and 1.0 as other things than texts.
+        mapping = ", ".join(
+            f"{json.dumps(written, ensure_ascii=False)}: {json.dumps(label, ensure_ascii=False)}"
+            for written, label in guesses.items()
+        )
+        own = json.dumps([*self._unknown], ensure_ascii=False)
+        as_map = shlex.quote(f"data.label_map={{{mapping}}}")
+        as_labels = shlex.quote(f"task.labels={own}")
+        return (
+            f"map them: --set {as_map}; or make them the task's own: --set {as_labels} "
+            "(and task.system to match)"
+        )

@@ -1,0 +1,248 @@
+"""The stage ``prepare``: a source of the recipe -> cleaned, deduplicated, split corpus."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_bridge.artifacts import Corpus, Work, digest_file, write_text_atomic
+from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
+from ollama_bridge.data.cleaning import has_control_token
+from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
+from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
+from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.rows import JSONL_SUFFIXES
+from ollama_bridge.data.snippets import (
+    FILES,
+    REVIEW_SOURCES,
+    collect_reviews,
+    collect_vader,
+    snippet_files,
+)
+from ollama_bridge.data.splitting import Sizes, seeded_order, split
+from ollama_bridge.data.table import collect_table
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import DataError
+from ollama_bridge.examples import write_examples
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+
+_STAGE = "prepare"
+_VERSION = 1
+
+
+def prepare(
+    data: DataSection,
+    task: TaskSection,
+    *,
+    seed: int,
+    out_dir: Path,
+    reporter: Reporter | None = None,
+) -> Corpus:
+    """Collect, clean, deduplicate and split the examples of a recipe.
+
+    Args:
+        data: Where they come from and how many of them.
+        task: Gives the system turn and the labels.
+        seed: Of the split and of every choice of examples.
+        out_dir: Folder of the corpus.
+        reporter: Hears of progress.
+
+    Raises:
+        DataError: naming file, rows and what to do.
+        ConfigError: labels that do not fit the task.
+    """
+    reporter = reporter or NullReporter()
+    with Timed(reporter, _STAGE) as timer:
+        inputs = _find_inputs(data, reporter)
+        work = Work(
+            kind=Corpus.kind,
+            stage=_STAGE,
+            version=_VERSION,
+            inputs={name: digest_file(path) for name, path in inputs.files.items()},
+            settings={
+                "data": data.model_dump(mode="json", exclude={"path"}),
+                "format": inputs.format,
+                "task": task.model_dump(mode="json"),
+            },
+            seed=seed,
+        )
+        with open_draft(out_dir, work) as draft:
+            if draft.finished is not None:
+                timer.reuse(out_dir)
+                return Corpus(out_dir, draft.finished)
+            parts, card = _make_splits(inputs, data, task, seed=seed, reporter=reporter)
+            card["inputs"] = {
+                name: {"sha256": work.inputs[name], "size_bytes": path.stat().st_size}
+                for name, path in inputs.files.items()
+            }
+            for name in SPLITS:
+                write_examples(
+                    draft.path / f"{name}.jsonl", (candidate.example for candidate in parts[name])
+                )
+            write_text_atomic(
+                draft.path / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+            )
+            facts: dict[str, object] = {str(name): len(parts[name]) for name in SPLITS}
+            manifest = draft.commit(facts)
+            timer.finish(out_dir, facts)
+            return Corpus(out_dir, manifest)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Files of a source by the name that the card and the key have them under."""
+
+    files: Mapping[str, Path]
+    format: str = ""
+
+
+def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
+    if data.path is not None and data.source in ("table", "messages"):
+        if not data.path.is_file():
+            raise DataError(
+                f"{data.path}: no such file", hint="check data.path, or pass --data FILE"
+            )
+        is_jsonl = data.source == "messages" or data.path.suffix.lower() in JSONL_SUFFIXES
+        return _Inputs({"data": data.path}, "jsonl" if is_jsonl else "csv")
+    from ollama_bridge.data.packages import fetch_package_file
+
+    folder = fetch_package_file("vader-ratings", reporter=reporter)
+    sources = tuple(FILES) if data.source == "vader" else REVIEW_SOURCES
+    files = snippet_files(folder, sources)
+    if data.source == "reviews" and data.dialogue_examples:
+        dialogues = fetch_package_file("chatterbot-corpus", reporter=reporter)
+        files |= {f"{_DIALOGUE}{topic}": path for topic, path in dialogue_files(dialogues).items()}
+    return _Inputs(files)
+
+
+_DIALOGUE = "dialogue:"
+
+
+def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Collected:
+    files = dict(inputs.files)
+    if data.source == "table":
+        return collect_table(files["data"], data, task)
+    if data.source == "messages":
+        return collect_messages(files["data"], data, task)
+    if data.source == "vader":
+        return collect_vader(files, data, task)
+    topics = {
+        name.removeprefix(_DIALOGUE): path
+        for name, path in files.items()
+        if name.startswith(_DIALOGUE)
+    }
+    reviews = collect_reviews({source: files[source] for source in REVIEW_SOURCES}, task)
+    if not topics:
+        return reviews
+    talks = collect_dialogues(topics, task, count=data.dialogue_examples, seed=seed)
+    tally = Tally(reviews.tally.read + talks.tally.read)
+    tally.left_out = reviews.tally.left_out | talks.tally.left_out  # reasons differ
+    return Collected(reviews.candidates + talks.candidates, tally, reviews.notes + talks.notes)
+
+
+def _make_splits(
+    inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int, reporter: Reporter
+) -> tuple[dict[Split, list[Candidate]], dict[str, object]]:
+    collected = _collect(inputs, data, task, seed=seed)
+    tally, notes = collected.tally, list(collected.notes)
+    fit = []
+    for candidate in collected.candidates:
+        spoken = [turn.content for turn in candidate.example.messages if turn.role != "system"]
+        if sum(map(len, spoken)) > data.max_chars:
+            tally.leave_out(candidate.source, f"longer than {data.max_chars} characters")
+        elif any(has_control_token(text) for text in spoken):
+            tally.leave_out(candidate.source, "holds a control token of a chat format")
+        else:
+            fit.append(candidate)
+    unique = remove_duplicates(fit)
+    for reason, gone in (
+        ("exact duplicate", unique.exact),
+        ("near duplicate", unique.near),
+        ("same text under different labels", unique.contradictory),
+    ):
+        for candidate in gone:
+            tally.leave_out(candidate.source, reason)
+    if not unique.kept:
+        raise DataError(f"no usable examples: {_left_out_text(tally)}")
+    for label in task.labels:
+        if not any(candidate.example.label == label for candidate in unique.kept):
+            raise DataError(
+                f"no usable example has the label {label!r} ({_left_out_text(tally)})",
+                hint="add such rows, or take the label out of task.labels",
+            )
+    asked = Sizes(test=data.test_examples, validation=data.validation_examples)
+    sizes = asked.scaled_to(len(unique.kept))
+    if sizes != asked:
+        notes.append(
+            f"{len(unique.kept)} usable examples are few for {asked.test} test and "
+            f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held out"
+        )
+    parts = split(unique.kept, sizes, seed=seed)
+    parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
+    for candidate in surplus:
+        tally.leave_out(candidate.source, "over max_examples")
+    for note in notes:
+        reporter.emit(Note(_STAGE, "info", note))
+    card: dict[str, object] = {
+        "source": data.source,
+        "seed": seed,
+        **tally.to_dict(),
+        "splits": {name: _describe(parts[name]) for name in SPLITS},
+        "rules": {
+            "near_duplicate": f"Jaccard of character 4-grams >= {NEAR_THRESHOLD}",
+            "max_chars": data.max_chars,
+            "requested": {"test": asked.test, "validation": asked.validation},
+            "held_out": {"test": sizes.test, "validation": sizes.validation},
+            "max_examples": data.max_examples,
+        },
+        "notes": notes,
+    }
+    return parts, card
+
+
+def _limit(
+    train: list[Candidate], limit: int | None, *, seed: int
+) -> tuple[list[Candidate], list[Candidate]]:
+    """A seeded choice that keeps the strata's shares.
+
+    Where only some examples have an answer, these are all kept: ``dialogue_examples`` has chosen
+    how many they are.
+    """
+    if limit is None or len(train) <= limit:
+        return train, []
+    strata = Counter(candidate.stratum for candidate in train)
+    place: Counter[tuple[str, str]] = Counter()
+    rank: dict[str, tuple[bool, float, bytes]] = {}
+    prompts_only = any(candidate.example.messages[-1].role == "user" for candidate in train)
+    for candidate in sorted(train, key=lambda one: seeded_order(seed, one.example.id)):
+        place[candidate.stratum] += 1
+        answered = prompts_only and candidate.example.messages[-1].role == "assistant"
+        share = (place[candidate.stratum] - 0.5) / strata[candidate.stratum]
+        key = seeded_order(seed, candidate.example.id)
+        rank[candidate.example.id] = (not answered, share, key)
+    kept = set(sorted(rank, key=lambda name: rank[name])[:limit])
+    return (
+        [candidate for candidate in train if candidate.example.id in kept],
+        [candidate for candidate in train if candidate.example.id not in kept],
+    )
+
+
+def _describe(candidates: Sequence[Candidate]) -> dict[str, object]:
+    return {
+        "examples": len(candidates),
+        "documents": len({candidate.example.group for candidate in candidates}),
+        "labels": dict(
+            sorted(Counter(c.example.label for c in candidates if c.example.label).items())
+        ),
+        "sources": dict(sorted(Counter(candidate.source for candidate in candidates).items())),
+        "characters": sum(len(candidate.text) for candidate in candidates),
+    }
+
+
+def _left_out_text(tally: Tally) -> str:
+    parts = [f"{counts.total()} {reason}" for reason, counts in sorted(tally.left_out.items())]
+    return f"{tally.read.total()} read; left out: {', '.join(parts) or 'none'}"

@@ -1,0 +1,103 @@
+"""Collects what is wrong with a user's rows, so that all of it is said at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ollama_bridge.errors import DataError
+
+MAX_SHOWN = 20
+_BOMS = {
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}
+
+
+class Problems:
+    """Problems of one file's rows.
+
+    Args:
+        path: The file.
+        unit: What its rows are called: row or line.
+    """
+
+    def __init__(self, path: Path, *, unit: str) -> None:
+        self._path = path
+        self._unit = unit
+        self._found: list[str] = []
+
+    def add(self, number: int, message: str) -> None:
+        """One more."""
+        self._found.append(f"{self._unit} {number}: {message}")
+
+    def raise_if_any(self, *, hint: str | None = None) -> None:
+        """Raise with the first 20 of them.
+
+        Raises:
+            DataError: if there are any.
+        """
+        if not self._found:
+            return
+        shown = [f"  - {problem}" for problem in self._found[:MAX_SHOWN]]
+        if len(self._found) > MAX_SHOWN:
+            shown.append(f"  ... and {len(self._found) - MAX_SHOWN} more")
+        raise DataError(
+            f"{self._path} has {len(self._found)} problem(s):\n" + "\n".join(shown), hint=hint
+        )
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """``3, 8, 15`` and, of more than 20, how many more."""
+    shown = ", ".join(str(number) for number in numbers[:MAX_SHOWN])
+    more = len(numbers) - MAX_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    by_folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.5)
+    return by_folded[near[0]] if near else None
+
+
+def read_text(path: Path) -> str:
+    """A whole text file: UTF-8 with or without BOM, or UTF-16 with one.
+
+    Raises:
+        DataError: missing, unreadable, empty, or in another encoding (naming place and likely
+            encoding).
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as exc:
+        raise DataError(f"{path}: no such file", hint="check the path") from exc
+    except OSError as exc:
+        raise DataError(f"{path} cannot be read: {exc.strerror}") from exc
+    encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        value = data[exc.start] if exc.start < len(data) else 0
+        if encoding == "utf-16":
+            raise DataError(f"{path}, line {line}: damaged UTF-16 at byte {exc.start}") from exc
+        guess = "cp1252" if _is_decodable(data, "cp1252") else "latin-1"
+        raise DataError(
+            f"{path}, line {line}: byte 0x{value:02x} at offset {exc.start} is not UTF-8; "
+            f"the file looks like {guess}",
+            hint=f"iconv -f {guess} -t utf-8 {path.name} > {path.stem}-utf8{path.suffix}",
+        ) from exc
+    if not text.strip():
+        raise DataError(f"{path} is empty: it has no rows")
+    return text
+
+
+def _is_decodable(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

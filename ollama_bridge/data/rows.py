@@ -1,0 +1,147 @@
+"""Reads the rows of a CSV or JSONL file as plain mappings, each with its number.
+
+Knows nothing of columns' meaning. CSV rows are numbered as a spreadsheet shows them: the header is
+row 1, and a row whose text has line breaks is one row. JSONL rows have their line's number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_bridge.data.problems import Problems, read_text
+from ollama_bridge.errors import DataError
+
+_DELIMITERS = (",", ";", "\t")
+JSONL_SUFFIXES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; ``cells`` has no entry, or None, where a cell is missing."""
+
+    number: int
+    cells: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a file.
+
+    Attributes:
+        columns: Names, in the file's order.
+        rows: At least one.
+        unit: What a row is called in messages: row or line.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    unit: str
+
+
+def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
+    """Read a CSV (comma, semicolon or tab; by its header) or a JSONL file.
+
+    Args:
+        path: JSONL if its name ends in ``.jsonl`` or ``.ndjson``, else CSV.
+        wanted: Columns that tell the right delimiter from the wrong ones.
+
+    Raises:
+        DataError: with every problem found.
+    """
+    text = read_text(path)
+    if path.suffix.lower() in JSONL_SUFFIXES:
+        return _read_jsonl(path, text)
+    return _read_csv(path, text, wanted)
+
+
+def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """Number and object of every line that is not blank.
+
+    Raises:
+        DataError: after the last good line, with every line that is no JSON object.
+    """
+    problems = Problems(path, unit="line")
+    # Not splitlines(): JSON may hold U+2028 and its like inside a text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as exc:
+            reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "nested too deeply"
+            problems.add(number, f"not JSON ({reason})")
+            continue
+        if isinstance(value, dict):
+            yield number, value
+        else:
+            problems.add(number, f"a JSON object is expected, not {type(value).__name__}")
+    problems.raise_if_any(hint="one JSON object a line; a JSON array has to be split into lines")
+
+
+def _read_jsonl(path: Path, text: str) -> Table:
+    rows = [Row(number, cells) for number, cells in read_json_lines(path, text)]
+    columns = dict.fromkeys(name for row in rows for name in row.cells)
+    return Table(tuple(columns), tuple(rows), "line")
+
+
+def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
+    delimiter = _find_delimiter(path, text, wanted)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    problems = Problems(path, unit="row")
+    columns: tuple[str, ...] = ()
+    rows = []
+    number = 0
+    try:
+        for number, cells in enumerate(reader, start=1):
+            if not any(cell.strip() for cell in cells):
+                continue  # a blank line; a row of empty cells says nothing either
+            if not columns:
+                columns = tuple(name.strip() for name in cells)
+                continue
+            surplus = cells[len(columns) :]
+            if any(cell.strip() for cell in surplus):
+                problems.add(
+                    number,
+                    f"{len(cells)} cells, but the header has {len(columns)} "
+                    f"(a text with {_name(delimiter)} in it needs quotes)",
+                )
+                continue
+            rows.append(Row(number, dict(zip(columns, cells, strict=False))))
+    except csv.Error as exc:
+        raise DataError(
+            f"{path}, row {number + 1} (it ends in line {reader.line_num}): not readable as CSV: "
+            f"{exc}",
+            hint='a quoted text must be closed, and a quote inside it written twice: "say ""hi"""',
+        ) from exc
+    problems.raise_if_any()
+    if not rows:
+        raise DataError(f"{path} has a header but no rows", hint="add rows below the header")
+    twice = sorted({name for name in columns if name and columns.count(name) > 1} & set(wanted))
+    if twice:
+        raise DataError(f"{path}: the header has column {twice[0]!r} more than once")
+    return Table(columns, tuple(rows), "row")
+
+
+def _find_delimiter(path: Path, text: str, wanted: Sequence[str]) -> str:
+    def header(delimiter: str) -> list[str]:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            found = next((cells for cells in reader if any(cell.strip() for cell in cells)), [])
+        except csv.Error as exc:
+            raise DataError(f"{path}, row 1: not readable as CSV: {exc}") from exc
+        return [name.strip() for name in found]
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        names = header(delimiter)
+        return (len(set(wanted) & set(names)), len(names))
+
+    return max(_DELIMITERS, key=fit)  # the first of the best: the comma wins a draw
+
+
+def _name(delimiter: str) -> str:
+    return {",": "a comma", ";": "a semicolon", "\t": "a tab"}[delimiter]

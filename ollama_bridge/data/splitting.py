@@ -1,0 +1,126 @@
+"""Divides candidates into train, validation and test, whole documents at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ollama_bridge.data.candidates import SPLITS, Candidate, Split
+from ollama_bridge.errors import DataError
+
+# Held-out texts may take this share of all; beyond it the sizes are scaled down.
+_HELD_OUT_SHARE = 0.3
+_TEST_SHARE = 0.2
+_VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many texts to hold out."""
+
+    test: int
+    validation: int
+
+    def scaled_to(self, total: int) -> Sizes:
+        """These sizes, or smaller ones where they would take more than 30 % of all texts."""
+        if self.test + self.validation <= _HELD_OUT_SHARE * total:
+            return self
+        return Sizes(
+            test=min(self.test, max(1, round(_TEST_SHARE * total))),
+            validation=min(self.validation, max(1, round(_VALIDATION_SHARE * total))),
+        )
+
+
+def seeded_order(seed: int, name: str) -> bytes:
+    """A key that puts names in an order which depends on the seed and on nothing else."""
+    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+
+
+def split(
+    candidates: Sequence[Candidate], sizes: Sizes, *, seed: int
+) -> dict[Split, list[Candidate]]:
+    """Stratified split by source document.
+
+    Documents of several texts are placed first, in seeded order; the single ones fill up.
+
+    Raises:
+        DataError: a label is too rare, or in too few documents, to be in every split.
+    """
+    documents: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        documents[candidate.example.group].append(candidate)
+    targets = _targets(candidates, sizes)
+    held_out: tuple[Split, ...] = ("test", "validation")
+    placed: dict[str, Split] = {}
+    order = sorted(
+        documents, key=lambda group: (len(documents[group]) == 1, seeded_order(seed, group))
+    )
+    for group in order:
+        strata = Counter(candidate.stratum for candidate in documents[group])
+        placed[group] = "train"
+        for name in held_out:
+            if all(targets[name][stratum] >= count for stratum, count in strata.items()):
+                targets[name].subtract(strata)
+                placed[group] = name
+                break
+    _give_every_split_every_label(documents, placed, seed=seed)
+    parts: dict[Split, list[Candidate]] = {name: [] for name in SPLITS}
+    for candidate in candidates:
+        parts[placed[candidate.example.group]].append(candidate)
+    return parts
+
+
+def _targets(
+    candidates: Sequence[Candidate], sizes: Sizes
+) -> dict[Split, Counter[tuple[str, str]]]:
+    """Texts of every stratum to hold out: shares by largest remainder, at least one."""
+    strata = Counter(candidate.stratum for candidate in candidates)
+    targets: dict[Split, Counter[tuple[str, str]]] = {}
+    wanted: dict[Split, int] = {"test": sizes.test, "validation": sizes.validation}
+    for name, size in wanted.items():
+        exact = {stratum: size * count / len(candidates) for stratum, count in strata.items()}
+        target = Counter({stratum: max(1, int(value)) for stratum, value in exact.items()})
+        by_remainder = sorted(
+            exact, key=lambda stratum: (int(exact[stratum]) - exact[stratum], stratum)
+        )
+        for stratum in by_remainder[: max(0, size - target.total())]:
+            target[stratum] += 1
+        targets[name] = target
+    return targets
+
+
+def _give_every_split_every_label(
+    documents: Mapping[str, Sequence[Candidate]], placed: dict[str, Split], *, seed: int
+) -> None:
+    """Move documents out of train where a split lacks a label; smallest first."""
+    labels = {
+        group: {candidate.example.label or "" for candidate in members}
+        for group, members in documents.items()
+    }
+    held_out: tuple[Split, ...] = ("test", "validation")
+    for label in sorted(set().union(*labels.values())):
+        holders = [group for group in documents if label in labels[group]]
+        for name in held_out:
+            if any(placed[group] == name for group in holders):
+                continue
+            free = [group for group in holders if placed[group] == "train"]
+            if len(free) > 1:
+                smallest = min(
+                    free, key=lambda group: (len(documents[group]), seeded_order(seed, group))
+                )
+                placed[smallest] = name
+        missing = [name for name in SPLITS if not any(placed[group] == name for group in holders)]
+        if missing:
+            texts = sum(
+                (candidate.example.label or "") == label
+                for group in holders
+                for candidate in documents[group]
+            )
+            what = f"label {label!r} has" if label else "there are"
+            raise DataError(
+                f"{what} {texts} usable text(s) in {len(holders)} document(s): too few to be in "
+                f"train, validation and test (missing in {', '.join(missing)})",
+                hint="add texts, or map the label to another one with data.label_map",
+            )

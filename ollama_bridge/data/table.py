@@ -1,0 +1,140 @@
+"""A user's CSV or JSONL with a text column and a label (or answer) column.
+
+Rows with an empty text or label are left out, counted and noted with their numbers while they are
+at most 5 % of the rows; beyond that the file is refused, for then something else is wrong with it.
+Every other problem refuses the file, all row numbers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.candidates import Candidate, Collected, Tally
+from ollama_bridge.data.cleaning import clean_line, clean_turn
+from ollama_bridge.data.labels import LabelMatcher
+from ollama_bridge.data.problems import Problems, nearest, numbers_text
+from ollama_bridge.data.rows import Row, Table, read_table
+from ollama_bridge.errors import DataError
+from ollama_bridge.examples import Example, Message
+
+MAX_MISSING_SHARE = 0.05
+_SOURCE = "table"
+_DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
+
+
+def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected:
+    """Read the table as chat examples.
+
+    For a ``classify`` task the label column holds labels; for a ``reply`` task it holds the
+    answers, and may be missing: then the texts are prompts without answers.
+
+    Raises:
+        DataError: naming file, row numbers and columns.
+        ConfigError: ``data.label_map`` leads to a label that the task does not have.
+    """
+    matcher = LabelMatcher(task.labels, data.label_map) if task.kind == "classify" else None
+    wanted = [data.text_col, data.label_col, *([data.group_col] if data.group_col else [])]
+    table = read_table(path, wanted=wanted)
+    unanswered = (
+        task.kind == "reply"
+        and data.label_col == _DEFAULT_LABEL_COL
+        and data.label_col not in table.columns
+    )
+    _check_columns(
+        path, table, [name for name in wanted if not (unanswered and name == data.label_col)]
+    )
+    problems = Problems(path, unit=table.unit)
+    tally = Tally()
+    missing: list[int] = []
+    candidates = []
+    for row in table.rows:
+        tally.count_read(_SOURCE)
+        text = _cell(row, data.text_col, problems)
+        answer = "" if unanswered else _cell(row, data.label_col, problems)
+        if text is None or answer is None:
+            continue
+        text = clean_line(text) if task.kind == "classify" else clean_turn(text)
+        if not text or not (answer.strip() or unanswered):
+            missing.append(row.number)
+            continue
+        label = None
+        if matcher is not None:
+            label = matcher.match(answer, number=row.number)
+            if label is None:
+                continue
+        document = _document(row, data.group_col)
+        candidates.append(
+            _candidate(task, row.number, text, label, clean_turn(answer), document=document)
+        )
+    problems.raise_if_any()
+    if matcher is not None:
+        matcher.raise_if_unknown(path, column=data.label_col, unit=table.unit)
+    notes = _judge_missing(path, data, table, missing)
+    tally.leave_out(_SOURCE, "missing text or label", count=len(missing))
+    if unanswered:
+        notes.append(f"no column {data.label_col!r}: the texts are prompts without answers")
+    return Collected(tuple(candidates), tally, tuple(notes))
+
+
+def _candidate(
+    task: TaskSection, number: int, text: str, label: str | None, answer: str, *, document: str
+) -> Candidate:
+    messages = [Message("system", task.system)] if task.system else []
+    messages.append(Message("user", text))
+    if label is not None or answer:
+        messages.append(Message("assistant", label if label is not None else answer))
+    example = Example(f"row-{number}", tuple(messages), document or f"row-{number}", label)
+    return Candidate(example, _SOURCE, text)
+
+
+def _check_columns(path: Path, table: Table, wanted: list[str]) -> None:
+    absent = [name for name in wanted if name not in table.columns]
+    if not absent:
+        return
+    lines = []
+    for name in absent:
+        near = nearest(name, table.columns)
+        lines.append(f"  - no column {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+    raise DataError(
+        f"{path} has the columns {', '.join(repr(name) for name in table.columns)}:\n"
+        + "\n".join(lines),
+        hint="name the columns: --text-col NAME --label-col NAME",
+    )
+
+
+def _cell(row: Row, column: str, problems: Problems) -> str | None:
+    """A cell as a text; empty where it is missing, None (and a problem) where it is no text."""
+    value = row.cells.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    problems.add(row.number, f"{column} is a {type(value).__name__}, not a text")
+    return None
+
+
+def _document(row: Row, group_col: str | None) -> str:
+    value = row.cells.get(group_col) if group_col else None
+    text = "" if value is None else str(value).strip()
+    return f"{group_col}-{text}" if text else ""
+
+
+def _judge_missing(path: Path, data: DataSection, table: Table, missing: list[int]) -> list[str]:
+    if not missing:
+        return []
+    share = len(missing) / len(table.rows)
+    found = (
+        f"{len(missing)} of {len(table.rows)} rows ({share:.1%}) have no {data.text_col} or no "
+        f"{data.label_col}: {table.unit} {numbers_text(missing)}"
+    )
+    if share > MAX_MISSING_SHARE:
+        raise DataError(
+            f"{path}: {found}",
+            hint=f"fill or delete these rows; up to {MAX_MISSING_SHARE:.0%} are left out for you",
+        )
+    return [f"{found}; left out"]

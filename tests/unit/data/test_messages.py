@@ -1,0 +1,81 @@
+"""Conversations as JSONL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.candidates import Collected
+from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.errors import DataError
+
+REPLY = TaskSection(kind="reply", system="Answer.")
+CLASSIFY = TaskSection(kind="classify", system="Which?", labels=("yes", "no"))
+
+
+def turns(*contents: str, system: str | None = None) -> dict[str, object]:
+    messages = [{"role": "system", "content": system}] if system else []
+    for place, content in enumerate(contents):
+        messages.append({"role": "assistant" if place % 2 else "user", "content": content})
+    return {"messages": messages}
+
+
+def collect(folder: Path, records: list[object], task: TaskSection = REPLY) -> Collected:
+    path = folder / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    data = DataSection.model_validate({"source": "messages", "path": path})
+    return collect_messages(path, data, task)
+
+
+def test_the_system_turn_is_the_tasks_unless_given(tmp_path: Path) -> None:
+    """A conversation keeps its own system turn, else it gets the task's."""
+    collected = collect(tmp_path, [turns("a", "b"), turns("c", "d", "e", "f", system="Be kind.")])
+    assert [one.example.messages[0].content for one in collected.candidates] == [
+        "Answer.",
+        "Be kind.",
+    ]
+    assert len(collected.candidates[1].example.messages) == 5
+
+
+def test_the_label_of_a_classification_is_the_last_answer(tmp_path: Path) -> None:
+    """Labels are matched in any case; unknown ones are listed."""
+    (only,) = collect(tmp_path, [turns("a", "YES")], CLASSIFY).candidates
+    assert only.example.label == only.example.messages[-1].content == "yes"
+    with pytest.raises(DataError, match=r"'maybe' in 1 line\(s\): 2"):
+        collect(tmp_path, [turns("a", "yes"), turns("b", "maybe")], CLASSIFY)
+
+
+def test_same_prompt_same_document(tmp_path: Path) -> None:
+    """Two answers to one question stay in one split, and so do lines of one group."""
+    records = [turns("Hello!", "a"), turns("hello", "b"), turns("c", "d") | {"group": "x"}]
+    groups = [one.example.group for one in collect(tmp_path, records).candidates]
+    assert groups == ["line-1", "line-1", "group-x"]
+
+
+def test_open_conversations_are_said(tmp_path: Path) -> None:
+    """A conversation that ends on the user waits for an answer; a classification cannot."""
+    assert "1 conversation(s) end on the user" in collect(tmp_path, [turns("a")]).notes[0]
+    with pytest.raises(DataError, match="line 1: a classify task needs the label"):
+        collect(tmp_path, [turns("a")], CLASSIFY)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"text": "a"}, "no list of messages"),
+        ({"messages": []}, "no list of messages"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot'"),
+        ({"messages": [{"role": "user", "content": None}]}, "not a text"),
+        ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "turn 1 is assistant"),
+        ({"messages": [{"role": "system", "content": "a"}]}, "only a system turn"),
+        ([1], "a JSON object is expected"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, record: object, message: str) -> None:
+    """Every kind of bad line is named by its number."""
+    with pytest.raises(DataError, match=f"line 2: .*{message}"):
+        collect(tmp_path, [turns("a", "b"), record])

@@ -1,0 +1,206 @@
+"""The stage ``prepare`` on small made-up files."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+import ollama_bridge.data.packages
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.prepare import prepare
+from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.reporting import Event, Note, StageReused
+
+SENTIMENT = TaskSection(kind="classify", system="Which?", labels=("positive", "negative"))
+REPLY = TaskSection(kind="reply", system="Answer.")
+_WORDS = ["film", "book", "tea", "cake", "band", "song", "game", "shoe", "road", "boat", "lamp"]
+_WORDS += ["door", "tree", "moon", "star", "rain"]
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def notes(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, Note)]
+
+
+def sentence(chooser: random.Random) -> str:
+    return " ".join(chooser.choices(_WORDS, k=9)) + f" {chooser.randrange(10**9)}"
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Made-up versions of the fetched folders, in the real formats."""
+    chooser = random.Random(0)
+    folder = tmp_path / "packages"
+    (folder / "english").mkdir(parents=True)
+
+    def write(name: str, ids: list[str]) -> None:
+        lines = [f"{i}\t{chooser.choice([-2.5, -0.1, 1.25])}\t{sentence(chooser)}" for i in ids]
+        (folder / name).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+
+    write("movieReviewSnippets_GroundTruth.txt", [str(n) for n in range(300)])
+    write("amazonReviewSnippets_GroundTruth.txt", [f"{d}_{n}" for d in range(30) for n in range(5)])
+    write("tweets_GroundTruth.txt", [str(n) for n in range(100)])
+    (folder / "english" / "conversations.yml").write_text(
+        "categories: [conversations]\nconversations:\n"
+        "- [Good day, Hello, 'How are you?', Fine, I see]\n- [Hi, Hello]\n"
+    )
+    pairs = "".join(f"- ['What is {word}?', It is {word}., Or so.]\n" for word in _WORDS)
+    (folder / "english" / "food.yml").write_text(f"categories: [food]\nconversations:\n{pairs}")
+    (folder / "english" / "humor.yml").write_text("conversations:\n- [Tell a joke, No]\n")
+    monkeypatch.setattr(
+        ollama_bridge.data.packages, "fetch_package_file", lambda asset, *, reporter: folder
+    )
+    return folder
+
+
+def examples(corpus: Corpus) -> dict[str, list[Example]]:
+    return {
+        name: list(read_examples(corpus.split_path(name)))
+        for name in ("train", "validation", "test")
+    }
+
+
+def test_vader_is_split_by_review(packages: Path, tmp_path: Path) -> None:
+    """Clear ratings only, labels by sign, amazon's reviews whole, sizes nearly as asked."""
+    data = DataSection(source="vader", test_examples=60, validation_examples=30)
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    splits = examples(corpus)
+    # A review that is too large for the last free places stays out, so a few may be missing.
+    assert 57 <= len(splits["test"]) <= 60
+    assert 27 <= len(splits["validation"]) <= 30
+    reviews = [{one.group for one in part} for part in splits.values()]
+    assert not reviews[0] & reviews[1] | reviews[0] & reviews[2] | reviews[1] & reviews[2]
+    amazon = [one for part in splits.values() for one in part if one.id.startswith("amazon-")]
+    assert len(amazon) > 50
+    assert all(one.group == one.id.partition("_")[0] for one in amazon)
+    for one in splits["test"]:
+        assert [turn.role for turn in one.messages] == ["system", "user", "assistant"]
+        assert one.messages[-1].content == one.label
+    card = json.loads((corpus.path / "card.json").read_text())
+    assert card["read"] == {"movie": 300, "amazon": 150, "tweet": 100}
+    left_out = sum(sum(counts.values()) for counts in card["left_out"].values())
+    assert sum(card["read"].values()) - left_out == sum(map(len, splits.values()))
+    assert card["inputs"]["movie"]["sha256"] == corpus.manifest.work.inputs["movie"]
+
+
+def test_reviews_wait_for_answers_and_dialogues_have_them(packages: Path, tmp_path: Path) -> None:
+    """Review prompts end on the user; dialogues alternate, end on answers, repeat no question."""
+    data = DataSection(
+        source="reviews",
+        test_examples=40,
+        validation_examples=20,
+        max_examples=50,
+        dialogue_examples=9,
+    )
+    heard = Heard()
+    splits = examples(prepare(data, REPLY, seed=0, out_dir=tmp_path / "out", reporter=heard))
+    assert len(splits["train"]) == 50
+    everything = [one for part in splits.values() for one in part]
+    dialogues = [one for one in everything if one.id.startswith("dialogue")]
+    prompts = [one for one in everything if not one.id.startswith("dialogue")]
+    assert all(one.messages[-1].role == "user" for one in prompts)
+    assert not any("tweet" in one.id for one in prompts)
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    assert all([turn.role for turn in one.messages] == roles for one in dialogues)
+    questions = [turn.content for one in dialogues for turn in one.messages if turn.role == "user"]
+    assert len(dialogues) == 9
+    assert len(set(questions)) == len(questions)
+    assert not any("joke" in question for question in questions)
+
+
+def test_a_small_file_of_the_users_scales_the_splits(tmp_path: Path) -> None:
+    """Of 300 rows 60 and 30 are held out, and the user is told."""
+    chooser = random.Random(1)
+    path = tmp_path / "mine.csv"
+    rows = [f"{sentence(chooser)},{'positive' if n % 3 else 'negative'}" for n in range(300)]
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8-sig")
+    data = DataSection(source="table", path=path)
+    heard = Heard()
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
+    assert corpus.facts == {"train": 210, "validation": 30, "test": 60}
+    assert any("300 usable examples are few" in note for note in heard.notes)
+    labels = {name: {one.label for one in part} for name, part in examples(corpus).items()}
+    assert all(found == {"positive", "negative"} for found in labels.values())
+
+
+def test_same_work_is_reused_and_bitwise_the_same(packages: Path, tmp_path: Path) -> None:
+    """The second run finds the first; another folder gets the same bytes; a seed is other work."""
+    data = DataSection(source="vader", test_examples=60, validation_examples=30)
+    heard = Heard()
+    first = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "a")
+    again = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "a", reporter=heard)
+    assert any(isinstance(event, StageReused) for event in heard.events)
+    other = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "b")
+    assert first.digest == again.digest == other.digest
+    assert prepare(data, SENTIMENT, seed=1, out_dir=tmp_path / "b").digest != first.digest
+
+
+def test_the_files_place_does_not_matter_but_its_content_does(tmp_path: Path) -> None:
+    """A corpus is keyed by the file's digest, not by its path."""
+    chooser = random.Random(1)
+    rows = [f"{sentence(chooser)},{'positive' if n % 2 else 'negative'}" for n in range(40)]
+    digests = []
+    for name, extra in (("a", []), ("b", []), ("c", ["one more text,positive"])):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(["text,label", *rows, *extra]))
+        data = DataSection(source="table", path=path)
+        digests.append(prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / name).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_unusable_texts_are_counted(tmp_path: Path) -> None:
+    """Too long texts, forged turns, duplicates and contradictions are left out and counted."""
+    chooser = random.Random(1)
+    rows = [f"{sentence(chooser)},{'positive' if n % 2 else 'negative'}" for n in range(40)]
+    rows += [
+        "bad<|im_end|>,positive",
+        f"{'long ' * 50},positive",
+        rows[0],
+        "so so,positive",
+        "so so,negative",
+    ]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    data = DataSection(source="table", path=path, max_chars=200)
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    card = json.loads((corpus.path / "card.json").read_text())
+    assert {reason: counts["table"] for reason, counts in card["left_out"].items()} == {
+        "exact duplicate": 1,
+        "holds a control token of a chat format": 1,
+        "longer than 200 characters": 1,
+        "same text under different labels": 2,
+    }
+
+
+def test_missing_files_and_labels(packages: Path, tmp_path: Path) -> None:
+    """A missing file, a label that no row has, and labels that the source does not have."""
+    data = DataSection(source="table", path=tmp_path / "no.csv")
+    with pytest.raises(DataError, match="no such file"):
+        prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "\n".join(f"text number {n},positive" for n in range(9)))
+    data = DataSection(source="table", path=path)
+    with pytest.raises(DataError, match="label 'negative'"):
+        prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    task = TaskSection(kind="classify", system="", labels=("good", "bad"))
+    with pytest.raises(ConfigError, match="labels positive and negative"):
+        prepare(DataSection(source="vader"), task, seed=0, out_dir=tmp_path / "out")
+
+
+def test_a_damaged_package_is_named(packages: Path, tmp_path: Path) -> None:
+    """A line of the snippets that is none is named."""
+    (packages / "tweets_GroundTruth.txt").write_text("1\t2.0\tfine\nbroken\n")
+    with pytest.raises(DataError, match=r"tweets_GroundTruth.txt.*\n.*line 2"):
+        prepare(DataSection(source="vader"), SENTIMENT, seed=0, out_dir=tmp_path / "out")

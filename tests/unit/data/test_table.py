@@ -1,0 +1,194 @@
+"""A stranger's table goes through, or is refused with all its row numbers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.candidates import Collected
+from ollama_bridge.data.table import collect_table
+from ollama_bridge.errors import ConfigError, DataError
+
+TASK = TaskSection(kind="classify", system="Which?", labels=("positive", "negative"))
+REPLY = TaskSection(kind="reply", system="Answer.")
+
+
+def collect(path: Path, task: TaskSection = TASK, **settings: object) -> Collected:
+    data = DataSection.model_validate({"source": "table", "path": path, **settings})
+    return collect_table(path, data, task)
+
+
+def write(folder: Path, text: str, name: str = "mine.csv", encoding: str = "utf-8") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_bom_quotes_and_line_breaks(tmp_path: Path) -> None:
+    """A BOM, quotes, embedded separators and line breaks and HTML are read as meant."""
+    path = write(
+        tmp_path,
+        "text,label\r\n"
+        '"He said ""no"", twice\r\nin a row",negative\r\n\r\ntea &amp; cake,Positive \r\n',
+        encoding="utf-8-sig",
+    )
+    first, second = collect(path).candidates
+    assert [turn.content for turn in first.example.messages] == [
+        "Which?",
+        'He said "no", twice in a row',
+        "negative",
+    ]
+    assert second.example.id == "row-4"
+    assert second.example.label == "positive"
+    assert second.text == "tea & cake"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_delimiters_and_encodings(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    """Comma, semicolon and tab are told apart by the header."""
+    rows = [["id", "text", "label"], ["1", "good; very, very good", "positive"]]
+    quoted = "\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    (only,) = collect(write(tmp_path, quoted, encoding=encoding)).candidates
+    assert only.text == "good; very, very good"
+
+
+def test_few_missing_cells_are_left_out_and_said(tmp_path: Path) -> None:
+    """Up to 5 % of rows without text or label are left out, counted, and noted by number."""
+    rows = ["text,label", *(f"text {number},positive" for number in range(38)), ",negative", "x,"]
+    collected = collect(write(tmp_path, "\n".join(rows)))
+    assert len(collected.candidates) == 38
+    assert collected.tally.left_out == {"missing text or label": {"table": 2}}
+    assert "row 40, 41" in collected.notes[0]
+
+
+def test_many_missing_cells_are_refused(tmp_path: Path) -> None:
+    """Beyond 5 % the file is refused, with the row numbers."""
+    path = write(tmp_path, "text,label\na,positive\n,negative\nb,negative\nc,\n")
+    with pytest.raises(DataError, match=r"2 of 4 rows.*row 3, 5"):
+        collect(path)
+
+
+def test_missing_columns_are_offered(tmp_path: Path) -> None:
+    """All missing columns at once, with the nearest right ones."""
+    path = write(tmp_path, "Text,lable,id\na,positive,1\n")
+    with pytest.raises(DataError) as caught:
+        collect(path)
+    assert "did you mean 'Text'" in str(caught.value)
+    assert "did you mean 'lable'" in str(caught.value)
+    assert "--text-col" in str(caught.value.hint)
+
+
+def test_other_labels_are_listed_with_the_mapping_to_type(tmp_path: Path) -> None:
+    """Unknown labels come with their rows and the options that map them; mapped they go through."""
+    path = write(tmp_path, "text,label\na,POSITIVE\nb,pos\nc,neg\nd,neg\n")
+    with pytest.raises(DataError) as caught:
+        collect(path)
+    assert "'pos' in 1 row(s): 3" in str(caught.value)
+    assert "'neg' in 2 row(s): 4, 5" in str(caught.value)
+    override = shlex.split(str(caught.value.hint).partition("--set ")[2].partition(";")[0])[0]
+    assert override == 'data.label_map={"pos": "positive", "neg": "negative"}'
+    assert yaml.safe_load(override.partition("=")[2]) == {"pos": "positive", "neg": "negative"}
+    collected = collect(path, label_map={"pos": "positive", "NEG": "negative"})
+    assert [one.example.label for one in collected.candidates] == [
+        "positive",
+        "positive",
+        "negative",
+        "negative",
+    ]
+
+
+def test_a_map_to_nowhere_is_refused(tmp_path: Path) -> None:
+    """A label map must lead to labels of the task."""
+    path = write(tmp_path, "text,label\na,1\n")
+    with pytest.raises(ConfigError, match="no label 'positve'") as caught:
+        collect(path, label_map={"1": "positve"})
+    assert caught.value.hint == "--set data.label_map.1=positive"
+
+
+def test_too_many_cells_name_their_rows(tmp_path: Path) -> None:
+    """A comma outside of quotes is pointed out, every row at once, 20 shown."""
+    rows = "\n".join("well, good,positive" for _ in range(30))
+    with pytest.raises(DataError) as caught:
+        collect(write(tmp_path, f"text,label\n{rows}\n"))
+    message = str(caught.value)
+    assert "30 problem(s)" in message
+    assert "row 2: 3 cells, but the header has 2" in message
+    assert "... and 10 more" in message
+
+
+def test_an_open_quote_is_found(tmp_path: Path) -> None:
+    """A quote that is never closed would swallow the rest of the file."""
+    with pytest.raises(DataError, match="row 3"):
+        collect(write(tmp_path, 'text,label\na,positive\n"b,negative\nc,negative\n'))
+
+
+def test_other_encodings_are_named(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8: where, and how to convert the file."""
+    path = write(tmp_path, "text,label\nok,positive\ncafé “nice”,positive\n", encoding="cp1252")
+    with pytest.raises(DataError, match=r"line 3: byte 0xe9 at offset 26.*cp1252") as caught:
+        collect(path)
+    assert str(caught.value.hint).startswith("iconv -f cp1252 -t utf-8 mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "is empty"), ("\n \n", "is empty"), ("text,label\n", "no rows")],
+)
+def test_empty_files(tmp_path: Path, text: str, message: str) -> None:
+    """No rows is an error of its own."""
+    with pytest.raises(DataError, match=message):
+        collect(write(tmp_path, text))
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    """JSONL goes the same way; numbers and booleans are labels too."""
+    rows = [
+        {"text": "a\u2028b", "label": 1},
+        {"text": "c", "label": True},
+        {"text": "d", "label": "0"},
+    ]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="mine.jsonl")
+    label_map = {"1": "positive", "true": "positive", "0": "negative"}
+    collected = collect(path, label_map=label_map)
+    assert [one.example.label for one in collected.candidates] == [
+        "positive",
+        "positive",
+        "negative",
+    ]
+
+
+def test_bad_json_lines_are_all_named(tmp_path: Path) -> None:
+    """Every line that is no object is named, and texts that are none."""
+    path = write(tmp_path, '{"text": "a", "label": "positive"}\n{oops\n[1]\n', name="mine.jsonl")
+    with pytest.raises(DataError) as caught:
+        collect(path)
+    assert "line 2: not JSON" in str(caught.value)
+    assert "line 3: a JSON object is expected, not list" in str(caught.value)
+    path = write(tmp_path, '{"text": ["a"], "label": "positive"}\n', name="mine.jsonl")
+    with pytest.raises(DataError, match="line 1: text is a list"):
+        collect(path)
+
+
+def test_rows_of_one_document_share_a_group(tmp_path: Path) -> None:
+    """The group column makes documents; rows without one are their own."""
+    path = write(tmp_path, "text,label,doc\na,positive,x\nb,positive,x\nc,negative,\n")
+    groups = [one.example.group for one in collect(path, group_col="doc").candidates]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_a_reply_task_takes_answers_or_none(tmp_path: Path) -> None:
+    """For replies the label column is the answer; without one the texts are prompts."""
+    path = write(tmp_path, 'text,answer\n"one\ntwo",Thanks!\n')
+    (only,) = collect(path, REPLY, label_col="answer").candidates
+    assert [turn.content for turn in only.example.messages] == ["Answer.", "one\ntwo", "Thanks!"]
+    prompts = collect(path, REPLY)
+    assert prompts.candidates[0].example.messages[-1].role == "user"
+    assert "without answers" in prompts.notes[0]
+    with pytest.raises(DataError, match="no column 'reply'"):
+        collect(path, REPLY, label_col="reply")
