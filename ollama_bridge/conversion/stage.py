@@ -1,0 +1,166 @@
+"""Checkpoint -> GGUF, as a stage."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.conversion.encoding import FileType, encoding_of, file_type
+from ollama_bridge.conversion.frame import Architecture, Entry, TensorPlan, number, text
+from ollama_bridge.conversion.llama import Llama
+from ollama_bridge.conversion.tokenizer import TokenizerSection
+from ollama_bridge.conversion.writer import write_gguf
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.weights import Weights
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+
+# Raised when the same checkpoint gives other bytes.
+_VERSION = 1
+_QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
+_BASE_KEY = "ollama_bridge_base"  # in config.json, since the import
+
+ARCHITECTURES: Mapping[str, Architecture] = {"LlamaForCausalLM": Llama()}
+
+
+def convert(
+    checkpoint: Checkpoint,
+    *,
+    type: str = "f16",  # noqa: A002  the word of recipes and of the command line
+    out_dir: Path,
+    reporter: Reporter | None = None,
+    chat_template: bool = False,
+    name: str | None = None,
+) -> GGUFFile:
+    """Write a checkpoint as one GGUF file.
+
+    Args:
+        checkpoint: A merged model with its tokenizer.
+        type: f32, f16, bf16 or q8_0.
+        out_dir: Folder of the artefact.
+        reporter: Hears of progress.
+        chat_template: Write the Jinja chat template where runtimes look for it. Off, because a
+            tag needs one authority on rendering: with a TEMPLATE too, Ollama decides by rules of
+            its own which one it follows. Off, it is kept under a key of ours for a later import.
+        name: ``general.name``; None: made from the base model's name and the stage.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConversionError: something cannot be expressed in a GGUF.
+        DiskFullError: there is no room.
+    """
+    reporter = reporter or NullReporter()
+    wanted = file_type(type)
+    work = Work(
+        kind=GGUFFile.kind,
+        stage="convert",
+        version=_VERSION,
+        inputs={"checkpoint": checkpoint.digest},
+        settings={"type": wanted.name, "chat_template": chat_template, "name": name},
+    )
+    with Timed(reporter, "convert") as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return GGUFFile(out_dir, draft.finished)
+        config = check_folder(checkpoint.path)
+        architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
+        tokenizer = TokenizerSection(checkpoint.path, config)
+        plans = architecture.tensors(config, Weights.of_folder(checkpoint.path))
+        parameters = sum(math.prod(plan.shape) for plan in plans)
+        entries = [
+            *_general(checkpoint, config, wanted, parameters=parameters, name=name),
+            *architecture.entries(config),
+            *tokenizer.entries(chat_template=chat_template),
+        ]
+        notes = [*tokenizer.notes, *_fallbacks(plans, wanted)]
+        for note in notes:
+            reporter.emit(Note("convert", "warning", note))
+        write_gguf(
+            draft.path / "model.gguf",
+            architecture=architecture.name,
+            entries=entries,
+            plans=plans,
+            type_=wanted,
+            on_tensor=lambda done: reporter.emit(Progress("convert", done, len(plans), "tensors")),
+        )
+        if checkpoint.reference_path.is_file():
+            shutil.copyfile(checkpoint.reference_path, draft.path / "reference.json")
+        facts = {
+            "type": wanted.name,
+            "architecture": architecture.name,
+            "parameters": parameters,
+            "layers": config["num_hidden_layers"],
+            "context_length": config["max_position_embeddings"],
+            "size_bytes": (draft.path / "model.gguf").stat().st_size,
+            "chat_template": chat_template,
+            "end_tokens": list(tokenizer.end_tokens),
+            "notes": notes,
+        }
+        manifest = draft.commit(facts)
+        timer.finish(out_dir, facts)
+        return GGUFFile(out_dir, manifest)
+
+
+def _general(
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    wanted: FileType,
+    *,
+    parameters: int,
+    name: str | None,
+) -> list[Entry]:
+    """What the model is and where it comes from."""
+    work = checkpoint.manifest.work
+    base = config.get(_BASE_KEY)
+    size = _size_label(parameters)
+    if name is None:
+        origin = base if isinstance(base, str) else f"model {size}"
+        name = origin if work.stage in ("import", "link") else f"{origin} {work.stage}"
+    entries = [
+        text("general.type", "model"),
+        text("general.name", name),
+        text("general.size_label", size),
+        number("general.file_type", wanted.number),
+        number("general.quantization_version", _QUANTIZATION_VERSION),
+    ]
+    if isinstance(base, str) and base != name:
+        entries += [
+            number("general.base_model.count", 1),
+            text("general.base_model.0.name", base),
+        ]
+    entries += [
+        text("ollama_bridge.checkpoint.digest", checkpoint.digest),
+        text("ollama_bridge.checkpoint.stage", work.stage),
+        *(
+            text(f"ollama_bridge.input.{role}", digest)
+            for role, digest in sorted(work.inputs.items())
+        ),
+    ]
+    return entries
+
+
+def _size_label(parameters: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if parameters >= size:
+            amount = parameters / size
+            return f"{amount:.1f}{unit}" if amount < 10 else f"{amount:.0f}{unit}"
+    return str(parameters)
+
+
+def _fallbacks(plans: list[TensorPlan], wanted: FileType) -> list[str]:
+    changed = [
+        plan
+        for plan in plans
+        if len(plan.shape) > 1 and encoding_of(plan.name, plan.shape, wanted) != wanted.matrices
+    ]
+    if not changed:
+        return []
+    rows = sorted({plan.shape[-1] for plan in changed})
+    return [
+        f"{len(changed)} matrices stay F16: rows of {', '.join(map(str, rows))} do not divide "
+        f"into {wanted.name}'s blocks"
+    ]

@@ -1,0 +1,290 @@
+"""The tokenizer section of a GGUF, from ``tokenizer.json``.
+
+Everything is written explicitly, for what a GGUF leaves out a runtime fills in: a missing
+``add_bos_token`` has put token 0 in front of every prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import GGUFValueType, TokenType
+from tokenizers import Tokenizer
+
+from ollama_bridge.conversion.frame import Entry, array, config_integer, flag, number, text
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models import pretokenizers
+from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY
+from ollama_bridge.models.safety import read_json_object
+
+_PREFIX = "tokenizer.ggml."
+_SPACE = "\u2581"  # SentencePiece's visible space
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# Pieces that no merge makes must lose against every piece that one does.
+_NO_MERGE_SCORE = -1e9
+_NORMALIZERS_LOST = ("NFC",)  # llama.cpp has no normalisation; text that is NFC is not changed
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What ``tokenizer.ggml.model`` says, and what goes with it."""
+
+    model: str
+    pre: str
+    space_prefix: bool
+
+
+class TokenizerSection:
+    """A checkpoint's tokenizer, checked and ready to be written.
+
+    Args:
+        folder: The checkpoint.
+        config: Its ``config.json``.
+
+    Raises:
+        ConversionError: the tokenizer does something that a GGUF cannot say.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._config = config
+        self._document = read_json_object(folder / "tokenizer.json")
+        self._settings = _optional(folder / "tokenizer_config.json")
+        self._generation = _optional(folder / "generation_config.json")
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as exc:  # the library raises no other type
+            raise self._error(f"cannot be read: {exc}") from exc
+        self.notes: list[str] = []
+        self._model: Mapping[str, Any] = self._document.get("model") or {}
+        self._added: list[Mapping[str, Any]] = self._document.get("added_tokens") or []
+        self._kind = self._find_kind()
+        self._tokens, self._types = self._vocabulary()
+        self._ends = self._end_ids()
+        self._note_stripping()
+
+    @property
+    def end_tokens(self) -> tuple[str, ...]:
+        """The tokens that end an answer, the main one first."""
+        return tuple(self._tokens[id_] for id_ in self._ends)
+
+    def entries(self, *, chat_template: bool) -> list[Entry]:
+        """All ``tokenizer.*`` keys.
+
+        Args:
+            chat_template: Write the Jinja chat template where runtimes look for it; else under
+                a key of ours, for the import alone.
+
+        Raises:
+            ConversionError: the post-processor does more than adding BOS and EOS.
+        """
+        bos = self._role_id("bos")
+        first, last = self._surrounding(bos)
+        entries = [
+            text(f"{_PREFIX}model", self._kind.model),
+            text(f"{_PREFIX}pre", self._kind.pre),
+            array(f"{_PREFIX}tokens", self._tokens, GGUFValueType.STRING),
+            array(f"{_PREFIX}token_type", self._types, GGUFValueType.INT32),
+        ]
+        merges = self._merges()
+        if self._kind.model == "llama":
+            entries.append(array(f"{_PREFIX}scores", self._scores(merges), GGUFValueType.FLOAT32))
+        elif merges:
+            joined = [" ".join(part.replace(" ", "\u0120") for part in pair) for pair in merges]
+            entries.append(array(f"{_PREFIX}merges", joined, GGUFValueType.STRING))
+        for key, id_ in (
+            ("bos_token_id", bos),
+            ("unknown_token_id", self._role_id("unk")),
+            ("padding_token_id", self._role_id("pad")),
+        ):
+            if id_ is not None:
+                entries.append(number(_PREFIX + key, id_))
+        if self._ends:
+            # llama.cpp stops at eos and eot, Ollama at eos_token_ids.
+            entries += [
+                number(f"{_PREFIX}eos_token_id", self._ends[0]),
+                number(f"{_PREFIX}eot_token_id", self._ends[0]),
+                array(f"{_PREFIX}eos_token_ids", self._ends, GGUFValueType.INT32),
+            ]
+        entries += [
+            flag(f"{_PREFIX}add_bos_token", value=first),
+            flag(f"{_PREFIX}add_eos_token", value=last),
+            flag(f"{_PREFIX}add_space_prefix", value=self._kind.space_prefix),
+        ]
+        template = self._chat_template()
+        if template:
+            key = "tokenizer.chat_template" if chat_template else KEPT_TEMPLATE_KEY
+            entries.append(text(key, template))
+        return entries
+
+    def _error(self, message: str) -> ConversionError:
+        return ConversionError(f"{self._folder / 'tokenizer.json'}: {message}")
+
+    def _find_kind(self) -> _Kind:
+        model = self._model
+        if model.get("type") != "BPE":
+            raise self._error(f"a {model.get('type')} tokenizer cannot be written, BPE can")
+        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+            if model.get(key):
+                raise self._error(f"BPE with {key} cannot be written")
+        if model.get("byte_fallback"):
+            return _Kind("llama", "default", self._sentencepiece_prefix())
+        names = [step.get("type") for step in _steps(self._document.get("normalizer"))]
+        lost = [name for name in names if name in _NORMALIZERS_LOST]
+        if lost != names:
+            raise self._error(f"normalizer {names} cannot be written")
+        if lost:
+            self.notes.append(
+                f"Ollama will not normalise text ({', '.join(lost)}): decomposed accents give "
+                "other tokens than in training"
+            )
+        section = self._document.get("pre_tokenizer")
+        pre = pretokenizers.by_structure(section, ignore_merges=bool(model.get("ignore_merges")))
+        if pre is None:
+            raise self._error(
+                f"pre_tokenizer {[step.get('type') for step in _steps(section)]} is none that "
+                f"llama.cpp is known to have ({', '.join(pretokenizers.known_names())})"
+            )
+        return _Kind("gpt2", pre.name, space_prefix=False)
+
+    def _sentencepiece_prefix(self) -> bool:
+        """Whether a SentencePiece-like tokenizer puts a space in front of text."""
+        steps = _steps(self._document.get("normalizer"))
+        kinds = [step.get("type") for step in steps]
+        visible = bool(steps) and steps[-1].get("content") == _SPACE
+        before = _steps(self._document.get("pre_tokenizer"))
+        if not before and visible and kinds == ["Prepend", "Replace"]:
+            return True
+        if not before and visible and kinds == ["Replace"]:
+            return False
+        if not steps and len(before) == 1 and before[0].get("type") == "Metaspace":
+            scheme = before[0].get("prepend_scheme", "always")
+            if not before[0].get("split", True) and scheme in ("always", "never"):
+                return bool(scheme == "always")
+        raise self._error(
+            f"normalizer {kinds} with pre_tokenizer {[step.get('type') for step in before]} "
+            "does not split as llama.cpp's SentencePiece tokenizer does"
+        )
+
+    def _vocabulary(self) -> tuple[list[str], list[int]]:
+        """Token texts and types by id; ids that nobody uses are filled up."""
+        size = config_integer(self._config, "vocab_size")
+        tokens = [f"[PAD{id_}]" for id_ in range(size)]
+        types = [int(TokenType.UNUSED)] * size
+        known = self._tokenizer.get_vocab(with_added_tokens=True)
+        if known and max(known.values()) >= size:
+            raise self._error(
+                f"token ids reach {max(known.values())}, the model has {size} rows: "
+                "resize its embedding (model.resize_token_embeddings) and train again"
+            )
+        sentencepiece = self._kind.model == "llama"
+        unknown = self._model.get("unk_token")
+        for token, id_ in known.items():
+            tokens[id_] = token
+            types[id_] = int(TokenType.NORMAL)
+            if sentencepiece and _BYTE.fullmatch(token):
+                types[id_] = int(TokenType.BYTE)
+        for added in self._added:
+            special = bool(added.get("special"))
+            types[added["id"]] = int(TokenType.CONTROL if special else TokenType.USER_DEFINED)
+        if sentencepiece and unknown in known:
+            types[known[unknown]] = int(TokenType.UNKNOWN)
+        if len(set(tokens)) != size:
+            raise self._error("a token has the text of a filler such as [PAD100]")
+        return tokens, types
+
+    def _note_stripping(self) -> None:
+        stripping = [
+            added["content"]
+            for added in self._added
+            if added.get("lstrip") or added.get("rstrip") or added.get("single_word")
+        ]
+        if stripping:
+            self.notes.append(
+                f"Ollama will not strip spaces around {', '.join(stripping[:5])} as the "
+                "tokenizer does"
+            )
+
+    def _merges(self) -> list[tuple[str, str]]:
+        merges = []
+        for merge in self._model.get("merges") or []:
+            parts = merge.split(" ") if isinstance(merge, str) else merge
+            if len(parts) != 2:
+                raise self._error(f"merge {merge!r} has not two parts")
+            merges.append((parts[0], parts[1]))
+        return merges
+
+    def _scores(self, merges: list[tuple[str, str]]) -> list[float]:
+        """Scores under which SentencePiece merges in the order of the merges."""
+        ranks: dict[str, int] = {}
+        for rank, (left, right) in enumerate(merges):
+            ranks.setdefault(left + right, rank)
+        return [
+            -float(ranks[token]) if token in ranks else _NO_MERGE_SCORE for token in self._tokens
+        ]
+
+    def _role_id(self, role: str) -> int | None:
+        """The id of bos, eos, unk or pad."""
+        token = self._settings.get(f"{role}_token")
+        content = token.get("content") if isinstance(token, Mapping) else token
+        if isinstance(content, str):
+            id_: int | None = self._tokenizer.token_to_id(content)
+            if id_ is None:
+                raise self._error(f"{role}_token {content!r} is not in the vocabulary")
+            return id_
+        id_ = self._config.get(f"{role}_token_id")
+        return self._checked(role, id_) if type(id_) is int else None
+
+    def _checked(self, role: str, id_: int) -> int:
+        if not 0 <= id_ < len(self._tokens):
+            raise self._error(f"{role} token id {id_} is outside of {len(self._tokens)} tokens")
+        return id_
+
+    def _end_ids(self) -> list[int]:
+        """Ids that end an answer: the tokenizer's first, then those of the configs."""
+        own = self._role_id("eos") if self._settings.get("eos_token") else None
+        ids = [] if own is None else [own]
+        for source in (self._generation, self._config):
+            value = source.get("eos_token_id")
+            several = value if isinstance(value, list) else [value]
+            ids += [self._checked("eos", id_) for id_ in several if type(id_) is int]
+        return list(dict.fromkeys(ids))
+
+    def _surrounding(self, bos: int | None) -> tuple[bool, bool]:
+        """Whether the tokenizer adds BOS in front and EOS behind, by trying it."""
+        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
+        full = self._tokenizer.encode("a", add_special_tokens=True).ids
+        start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+        first, last = full[:start], full[start + len(bare) :]
+        eos = self._ends[:1]
+        if first not in ([], [bos]) or last not in ([], eos):
+            raise self._error(
+                f"the post-processor adds {first} before and {last} after a text; "
+                f"a GGUF can say only BOS ({bos}) and EOS ({eos})"
+            )
+        return bool(first), bool(last)
+
+    def _chat_template(self) -> str | None:
+        file = self._folder / "chat_template.jinja"
+        if file.is_file():
+            return file.read_bytes().decode()
+        template = self._settings.get("chat_template")
+        return template if isinstance(template, str) else None
+
+
+def _steps(section: object) -> list[Mapping[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, with sequences laid flat."""
+    if not isinstance(section, Mapping):
+        return []
+    if section.get("type") != "Sequence":
+        return [section]
+    inner = section.get("normalizers", section.get("pretokenizers", []))
+    return [step for part in inner for step in _steps(part)]
+
+
+def _optional(path: Path) -> Mapping[str, Any]:
+    return read_json_object(path) if path.is_file() else {}

@@ -1,0 +1,1 @@
+"""Checkpoints: references to them, loading, GGUF import, pruning, and checks before all that."""

@@ -1,0 +1,126 @@
+"""Loads and saves checkpoints, from local folders only and without running their code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
+from ollama_bridge.models.safety import check_folder, read_json_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# Buffers that old checkpoints saved and that the model computes itself.
+_COMPUTED = ("rotary_emb.inv_freq",)
+
+
+def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode, on the CPU.
+
+    Attention is torch's ``scaled_dot_product_attention``, deterministic on a CPU.
+
+    Args:
+        folder: A Hugging Face folder.
+        dtype: Type of all weights; training keeps its master weights in float32.
+
+    Raises:
+        ModelError: unsafe, unsupported or damaged, or weights are missing or left over.
+        MissingExtraError: transformers is not installed.
+    """
+    check_folder(folder)
+    with _transformers():
+        from transformers import AutoModelForCausalLM
+
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as exc:
+            raise ModelError(f"{folder} cannot be loaded: {exc}") from exc
+    model: PreTrainedModel = loaded[0]
+    report: Mapping[str, Collection[str]] = loaded[1]
+    left_over = [name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED)]
+    for problem, names in (("missing", report["missing_keys"]), ("left over", left_over)):
+        if names:
+            raise ModelError(
+                f"{folder}: {len(names)} tensor(s) {problem}: {', '.join(sorted(names)[:3])}",
+                hint="the config does not fit the weights: get the checkpoint again",
+            )
+    model.train(mode=False)
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer exactly as ``tokenizer.json`` has it.
+
+    The model-specific classes of transformers build parts of it anew; the base class does not.
+
+    Raises:
+        ModelError: missing or damaged.
+        MissingExtraError: transformers is not installed.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{folder} has no tokenizer.json",
+            hint="save the fast tokenizer into it: tokenizer.save_pretrained(folder)",
+        )
+    if (folder / "tokenizer_config.json").is_file():
+        read_json_object(folder / "tokenizer_config.json")
+    with _transformers():
+        from transformers import PreTrainedTokenizerFast
+
+        try:
+            tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as exc:  # tokenizers raises bare Exception for damaged files
+            raise ModelError(f"{folder / 'tokenizer.json'} cannot be loaded: {exc}") from exc
+    return tokenizer
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Save model, generation config and tokenizer as a Hugging Face folder.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _transformers():
+        try:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except SafetensorError as exc:  # written by Rust: the errno is only in the text
+            if "os error 28" in str(exc):
+                raise DiskFullError(folder) from exc
+            raise ModelError(f"{folder} cannot be written: {exc}") from exc
+
+
+@contextlib.contextmanager
+def _transformers() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars on the user's terminal."""
+    try:
+        from transformers.utils import logging as transformers_logging
+    except ImportError as exc:
+        raise MissingExtraError("transformers", "train") from exc
+    logging: Any = transformers_logging  # its functions have no annotations
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -1,0 +1,106 @@
+"""A student cut out of its teacher: some of the layers, everything else whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ollama_bridge.errors import ConfigError, UnsupportedArchitectureError
+from ollama_bridge.models.safety import SUPPORTED_ARCHITECTURES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def even_layers(keep: int, total: int) -> tuple[int, ...]:
+    """Choose layers evenly, the first and the last among them.
+
+    Args:
+        keep: How many.
+        total: How many there are.
+
+    Returns:
+        Their numbers, rising.
+
+    Raises:
+        ConfigError: ``keep`` is not between 1 and ``total``.
+    """
+    _check_count(keep, total)
+    if keep == 1:
+        return (0,)
+    gaps = keep - 1
+    # Rounds half up in whole numbers: distinct because total - 1 >= gaps.
+    return tuple((2 * index * (total - 1) + gaps) // (2 * gaps) for index in range(keep))
+
+
+def first_layers(keep: int, total: int) -> tuple[int, ...]:
+    """Choose the lowest layers.
+
+    What is cut off above leaves every layer that stays with the input it was trained on, while
+    skipping layers in between gives each one a stranger's. After 960 examples a student of the
+    first 15 layers of SmolLM2-135M was right on 78 % of held-out reviews, one of 15 even layers on
+    59 % (``training/LOG.md``).
+
+    Args:
+        keep: How many.
+        total: How many there are.
+
+    Raises:
+        ConfigError: ``keep`` is not between 1 and ``total``.
+    """
+    _check_count(keep, total)
+    return tuple(range(keep))
+
+
+def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Keep these decoder layers of a model and drop the others, in place.
+
+    Layer numbers (the key-value cache is filed by them) and the config are changed to match, so
+    that the result saves, loads and generates like any checkpoint.
+
+    Args:
+        model: A causal language model of a supported architecture; it is changed.
+        layers: Numbers of the layers to keep, in the order in which they shall run.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ConfigError: no layers, a number that is out of range or comes twice.
+        UnsupportedArchitectureError: its layers are not known to be cut out so.
+    """
+    architecture = type(model).__name__
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise UnsupportedArchitectureError(
+            architecture, SUPPORTED_ARCHITECTURES, where="choosing layers"
+        )
+    decoder: Any = model.base_model
+    total = len(decoder.layers)
+    if not layers:
+        raise ConfigError("no layers to keep", hint="name at least one layer in student.layers")
+    if len(set(layers)) != len(layers) or not all(0 <= layer < total for layer in layers):
+        raise ConfigError(
+            f"layers {list(layers)}: each must come once and lie between 0 and {total - 1}",
+            hint="correct student.layers",
+        )
+    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in layers])
+    for index, layer in enumerate(decoder.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    config = model.config
+    config.num_hidden_layers = len(layers)
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None:
+        config.layer_types = [layer_types[layer] for layer in layers]
+    return model
+
+
+def _check_count(keep: int, total: int) -> None:
+    if not 1 <= keep <= total:
+        raise ConfigError(
+            f"cannot keep {keep} of {total} layers",
+            hint=f"set student.layers to a number between 1 and {total}",
+        )

@@ -1,0 +1,325 @@
+"""Computes ``reference.json``: what a checkpoint renders, tokenizes and answers, in float32.
+
+The format is ``ollama_bridge.reference``; ``verify`` compares a daemon with it. The probes are
+synthetic. A 135M checkpoint takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.probes import QUESTIONS
+from ollama_bridge.models.reference_texts import TextSide
+from ollama_bridge.models.rounding import ROUNDINGS, rounded
+from ollama_bridge.reference import (
+    COMPARED_FLOOR,
+    Answer,
+    Conversation,
+    Noise,
+    Position,
+    ReferenceValues,
+    Special,
+    TokenScore,
+)
+from ollama_bridge.reporting import NullReporter, Progress, Reporter, Timed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_STAGE = "reference"
+_TOP = 20  # what a daemon returns at most
+_GREEDY_TOKENS = 48
+_SCORED_POSITIONS = 24
+# A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
+# may be off by 0.05, and twice that is left for the words before.
+_NEAR_TIE = 0.2
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def write_reference_values(
+    folder: Path,
+    *,
+    system: str | None,
+    labels: tuple[str, ...] = (),
+    reporter: Reporter | None = None,
+) -> None:
+    """Write ``folder/reference.json``.
+
+    Args:
+        folder: A Hugging Face folder.
+        system: SYSTEM that the tag will have; None: the chat template's default, if any.
+        labels: Answers of a classification; each is scored, beside the model's own answer.
+        reporter: Hears of progress.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, or its chat template fails.
+    """
+    _compute(folder, system=system, labels=labels, reporter=reporter or NullReporter()).write(
+        folder / "reference.json"
+    )
+
+
+def with_reference_values(
+    checkpoint: Checkpoint,
+    *,
+    system: str | None,
+    out_dir: Path,
+    reporter: Reporter | None = None,
+) -> Checkpoint:
+    """The same weights with reference values for another system prompt (files are linked).
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, or its chat template fails.
+    """
+    reporter = reporter or NullReporter()
+    work = Work(
+        kind=Checkpoint.kind,
+        stage=_STAGE,
+        version=1,
+        inputs={"checkpoint": checkpoint.digest},
+        settings={"system": system},
+    )
+    with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        for name in checkpoint.manifest.files:
+            if name != "reference.json":
+                _link((checkpoint.path / name).resolve(), draft.path / name)
+        write_reference_values(draft.path, system=system, reporter=reporter)
+        manifest = draft.commit(checkpoint.facts)
+        timer.finish(out_dir, manifest.facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _compute(
+    folder: Path, *, system: str | None, labels: tuple[str, ...], reporter: Reporter
+) -> ReferenceValues:
+    tokenizer = load_tokenizer(folder)
+    text = TextSide(tokenizer, folder, system=system or None)
+    probes = text.conversations()
+    model = load_model(folder, dtype=torch.float32)
+    scorer = _Scorer(model, tokenizer)
+    reporter.emit(Progress(_STAGE, 0, 3, "passes"))
+    tops = scorer.last_tops([ids for _, _, ids in probes.values()])
+    conversations = tuple(
+        Conversation(
+            name=name,
+            turns=turns,
+            rendered=rendered,
+            token_ids=tuple(ids),
+            token_texts=tuple(tokenizer.convert_ids_to_tokens(ids)),
+            top=top,
+        )
+        for (name, (turns, rendered, ids)), top in zip(probes.items(), tops, strict=True)
+    )
+    reporter.emit(Progress(_STAGE, 1, 3, "passes"))
+    generation = _generation_config(folder)
+    end_tokens = text.end_tokens(generation)
+    answers = _answers(conversations, end_tokens, labels, scorer)
+    reporter.emit(Progress(_STAGE, 2, 3, "passes"))
+    noise = scorer.noise()
+    reporter.emit(Progress(_STAGE, 3, 3, "passes"))
+    bos = text.special(tokenizer.bos_token)
+    return ReferenceValues(
+        system=text.system,
+        default_system=text.default_system,
+        has_chat_template=text.has_chat_template,
+        turn_end=text.turn_end,
+        end_tokens=end_tokens,
+        bos=bos,
+        adds_bos=text.adds_bos,
+        vocab_size=len(tokenizer),
+        context_length=int(model.config.max_position_embeddings),
+        generation={name: generation[name] for name in _SAMPLING if name in generation},
+        limits=tuple(text.limits),
+        conversations=conversations,
+        answers=answers,
+        noise=noise,
+    )
+
+
+class _Scorer:
+    """Log-probabilities of the weights, in float32."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._texts: dict[int, str | None] = {}
+        self._scored: list[tuple[list[int], int, torch.Tensor]] = []
+        self._anchor = tokenizer("a", add_special_tokens=False).input_ids
+        self._anchor_text = self._decode(self._anchor)
+
+    def last_tops(self, prompts: Sequence[Sequence[int]]) -> list[tuple[TokenScore, ...]]:
+        """The likeliest tokens after each prompt."""
+        return [self.top(self._logprobs(prompt, keep=1)[0]) for prompt in prompts]
+
+    def answer_logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
+        """(len(answer) + 1, V) log-probabilities at every token of an answer and after it."""
+        ids, keep = [*prompt, *answer], len(answer) + 1
+        logprobs = self._logprobs(ids, keep=keep)
+        self._scored.append((ids, keep, logprobs))
+        return logprobs
+
+    def noise(self) -> dict[str, Noise]:
+        """How far rounding to each GGUF type moves what was scored."""
+        found = {}
+        for name, rounding in ROUNDINGS.items():
+            worst, total, count = 0.0, 0.0, 0
+            with rounded(self.model, rounding):
+                for ids, keep, exact in self._scored:
+                    moved = self._logprobs(ids, keep=keep)
+                    kl = (exact.exp() * (exact - moved)).sum(-1)
+                    likely = exact >= COMPARED_FLOOR
+                    worst = max(worst, float((exact - moved)[likely].abs().max()))
+                    total, count = total + float(kl.sum()), count + keep
+            mean = max(total / max(count, 1), 0.0)
+            found[name] = Noise(max_difference=round(worst, 5), mean_kl_nats=round(mean, 7))
+        return found
+
+    @torch.inference_mode()
+    def greedy(self, prompt: Sequence[int], ends: Sequence[int]) -> tuple[list[int], bool]:
+        """The likeliest token again and again, until an end token or the limit."""
+        answer: list[int] = []
+        ids, cache = torch.tensor([list(prompt)]), None
+        for _ in range(_GREEDY_TOKENS):
+            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            token = int(output.logits[0, -1].argmax())
+            if token in ends:
+                return answer, True
+            answer.append(token)
+            ids, cache = torch.tensor([[token]]), output.past_key_values
+        return answer, False
+
+    def top(self, logprobs: torch.Tensor) -> tuple[TokenScore, ...]:
+        """The likeliest of one position's (V,) log-probabilities."""
+        values, ids = logprobs[: len(self.tokenizer)].topk(min(_TOP, len(self.tokenizer)))
+        return tuple(
+            TokenScore(token, self._text(token), round(min(value, 0.0), 5))
+            for token, value in zip(ids.tolist(), values.tolist(), strict=True)
+        )
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is a mark and not text."""
+        added = self.tokenizer.added_tokens_decoder.get(token)
+        return added is not None and bool(added.special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer; undecodable bytes show as U+FFFD."""
+        return self._decode([*self._anchor, *ids])[len(self._anchor_text) :]
+
+    @torch.inference_mode()
+    def _logprobs(self, ids: Sequence[int], *, keep: int) -> torch.Tensor:
+        """(keep, V) at the last positions: the vocabulary is wide, the rest is not built."""
+        logits = self.model(
+            input_ids=torch.tensor([list(ids)]), use_cache=False, logits_to_keep=keep
+        ).logits
+        return torch.log_softmax(logits[0].float(), dim=-1)
+
+    def _text(self, token: int) -> str | None:
+        if token not in self._texts:
+            text = self.decode([token]).partition("\ufffd")[0]
+            self._texts[token] = None if self.is_special(token) or not text else text
+        return self._texts[token]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+
+def _answers(
+    conversations: Sequence[Conversation],
+    end_tokens: Sequence[Special],
+    labels: tuple[str, ...],
+    scorer: _Scorer,
+) -> tuple[Answer, ...]:
+    by_name = {conversation.name: conversation for conversation in conversations}
+    questions = [by_name[name] for name in QUESTIONS if name in by_name]
+    ends = [token.id for token in end_tokens]
+    answers = []
+    for conversation in questions:
+        ids, ended = scorer.greedy(conversation.token_ids, ends)
+        answers.append(_score(conversation, ids, scorer, greedy=True, ends=ended, label=None))
+    for conversation in questions[:2]:
+        for label in labels:
+            ids = scorer.tokenizer(label, add_special_tokens=False).input_ids
+            answers.append(_score(conversation, ids, scorer, greedy=False, ends=True, label=label))
+    return tuple(answers)
+
+
+def _score(
+    conversation: Conversation,
+    ids: Sequence[int],
+    scorer: _Scorer,
+    *,
+    greedy: bool,
+    ends: bool,
+    label: str | None,
+) -> Answer:
+    logprobs = scorer.answer_logprobs(conversation.token_ids, ids)
+    best = logprobs.topk(2).values
+    certain = 0
+    for token, margin in zip(ids, (best[:, 0] - best[:, 1]).tolist(), strict=False):
+        if margin < _NEAR_TIE or scorer.is_special(token):  # a daemon does not print these
+            break
+        certain += 1
+    certain_text = scorer.decode(ids[:certain]).partition("\ufffd")[0]
+    places = list(range(min(len(ids) + 1, _SCORED_POSITIONS)))
+    if ends and len(ids) not in places:
+        places.append(len(ids))
+    positions = []
+    for place in places:
+        prefix = scorer.decode(ids[:place])
+        # A daemon gets text: a prefix that would be cut into other tokens cannot be asked.
+        again = scorer.tokenizer(conversation.rendered + prefix, add_special_tokens=False).input_ids
+        expected = [*conversation.token_ids, *ids[:place]]
+        if list(again) == expected[len(expected) - len(again) :] and len(again) >= len(ids[:place]):
+            positions.append(
+                Position(
+                    prefix=prefix, prompt_tokens=len(expected), top=scorer.top(logprobs[place])
+                )
+            )
+    return Answer(
+        name=f"{conversation.name}: {label if label is not None else 'own answer'}",
+        conversation=conversation.name,
+        text=scorer.decode(ids),
+        greedy=greedy,
+        ends=ends,
+        tokens=len(ids),
+        certain_text=certain_text,
+        positions=tuple(positions),
+    )
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        raise ModelError(f"{path} is not JSON: {exc}") from exc
+    return {name: value for name, value in config.items() if value is not None}

@@ -1,0 +1,250 @@
+"""From a model reference to a checkpoint on disk, imported at most once.
+
+Everything ends as a Hugging Face folder with a manifest, filed in the cache by the digest of what
+it was made of: a GGUF (given, or found in the daemon's store) is imported, an adapter merged, a
+folder linked. A tag is therefore pinned: if it moves, its digest is another, and so is the
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollama_bridge.artifacts import (
+    MANIFEST_NAME,
+    Checkpoint,
+    Manifest,
+    Work,
+    canonical_json,
+    digest_file,
+    digest_text,
+)
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ArtifactError, MissingExtraError, ModelError, ModelReferenceError
+from ollama_bridge.models.references import ModelReference, parse_reference
+from ollama_bridge.models.weights import INDEX_NAME
+from ollama_bridge.reporting import NullReporter, Reporter, Timed
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import Client
+
+# Raised when an import gives other bytes for the same input.
+_IMPORT_VERSION = 1
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    INDEX_NAME,
+)
+_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja"]
+
+
+def resolve_model(
+    reference: str,
+    *,
+    cache_dir: Path,
+    client: Client | None = None,
+    reporter: Reporter | None = None,
+) -> Checkpoint:
+    """Find a model and make a checkpoint of it.
+
+    Args:
+        reference: See :mod:`ollama_bridge.models.references`.
+        cache_dir: Where imported checkpoints are kept.
+        client: Asks the daemon for an ``ollama:`` reference.
+        reporter: Told about imports.
+
+    Raises:
+        ModelReferenceError: the reference cannot be read, or nothing is there.
+        ModelError: what is there cannot be used.
+        DaemonError: the daemon does not know the tag, or does not answer.
+    """
+    reporter = reporter or NullReporter()
+    parsed = parse_reference(reference)
+    if parsed.kind == "ollama":
+        return _from_daemon(parsed, cache_dir, client, reporter)
+    if parsed.kind == "hf":
+        return _from_folder(_download(parsed), cache_dir, reporter, hub=True)
+    path = parsed.path
+    if parsed.kind == "gguf":
+        if not path.is_file():
+            raise ModelReferenceError(f"{path}: no such file", hint="check the path")
+        return _import(path, digest_file(path), str(path), cache_dir, reporter)
+    if not path.is_dir():
+        kind = "is a file, not a folder" if path.exists() else "no such folder"
+        raise ModelReferenceError(
+            f"{path}: {kind}", hint="give the folder of a checkpoint, or a .gguf file"
+        )
+    return _from_folder(path, cache_dir, reporter, hub=False)
+
+
+def _from_daemon(
+    reference: ModelReference, cache_dir: Path, client: Client | None, reporter: Reporter
+) -> Checkpoint:
+    from ollama_bridge.daemon.store import locate_blob
+
+    if client is None:
+        raise ModelReferenceError(
+            f"{reference} needs a daemon to ask", hint="pass client=Client() to resolve_model"
+        )
+    blob = locate_blob(client, reference.value)
+    if blob.path is None:
+        raise ModelError(
+            f"the weights of {reference} are not on this machine, so they cannot be trained on",
+            hint="run where the daemon's model folder is, or give the GGUF file",
+        )
+    digest = blob.digest.removeprefix("sha256:")
+    target = _import_dir(cache_dir, digest)
+    # Ollama never checks a blob that was linked into its store, so its name proves nothing.
+    if not (target / MANIFEST_NAME).is_file() and digest_file(blob.path) != digest:
+        raise ModelError(
+            f"{blob.path} is not what its name says: the blob of {reference} was changed",
+            hint=f"get the model again: ollama rm {reference.value}, then pull or create it",
+        )
+    return _import(blob.path, digest, str(reference), cache_dir, reporter)
+
+
+def _import_dir(cache_dir: Path, digest: str) -> Path:
+    return cache_dir / f"gguf-{digest[:16]}"
+
+
+def _import(
+    path: Path, digest: str, source: str, cache_dir: Path, reporter: Reporter
+) -> Checkpoint:
+    out_dir = _import_dir(cache_dir, digest)
+    work = Work(
+        kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
+    )
+    with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        from ollama_bridge.models.gguf_import import import_gguf
+
+        facts = {"source": source, **import_gguf(path, draft.path)}
+        manifest = draft.commit(facts)
+        timer.finish(out_dir, facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
+    from ollama_bridge.models.adapters import is_adapter
+    from ollama_bridge.models.safety import check_folder
+
+    if (folder / MANIFEST_NAME).is_file():
+        return Checkpoint.open(folder)
+    if is_adapter(folder):
+        return _merge(folder, cache_dir, reporter, hub=hub)
+    check_folder(folder)
+    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    digests = {name: digest_file(folder / name) for name in (*names, *weights)}
+    digest = digest_text(canonical_json(digests))
+    out_dir = cache_dir / f"folder-{digest[:16]}"
+    work = Work(kind=Checkpoint.kind, stage="link", version=1, inputs={"folder": digest})
+    with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        for name in names:
+            shutil.copyfile(folder / name, draft.path / name)
+        for name in weights:
+            _link(folder / name, draft.path / name)
+        facts = {"source": str(folder)}
+        manifest = draft.commit(facts)
+        _check_unchanged(manifest, digests, folder)
+        timer.finish(out_dir, facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def _merge(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
+    from ollama_bridge.models.adapters import (
+        ADAPTER_CONFIG,
+        base_of,
+        check_weights_of_adapter,
+        merge_adapter,
+    )
+
+    name = base_of(adapter)
+    # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
+    folder = next((p for p in (Path(name), adapter / name) if p.is_dir()), None)
+    if folder is None and not hub:
+        raise ModelError(
+            f"{adapter} is an adapter of {name!r}, which is no folder here",
+            hint=f"download that model and set base_model_name_or_path in "
+            f"{adapter / ADAPTER_CONFIG} to its folder",
+        )
+    if folder is None:
+        folder = _download(parse_reference(f"hf:{name}"))
+    base = _from_folder(folder, cache_dir, reporter, hub=hub)
+    check_weights_of_adapter(adapter)
+    files = sorted(path for path in adapter.iterdir() if path.is_file())
+    digests = {path.name: digest_file(path) for path in files}
+    digest = digest_text(canonical_json(digests))
+    work = Work(
+        kind=Checkpoint.kind,
+        stage="merge",
+        version=1,
+        inputs={"adapter": digest, "base": base.digest},
+    )
+    out_dir = cache_dir / f"merged-{work.key[:16]}"
+    with Timed(reporter, "merge") as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        facts = {"source": str(adapter), **merge_adapter(base.path, adapter, draft.path)}
+        manifest = draft.commit(facts)
+        timer.finish(out_dir, facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Have the weights in the cache without their bytes twice."""
+    source = source.resolve()  # files of the hub's cache are links themselves
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        target.symlink_to(source)
+
+
+def _check_unchanged(manifest: Manifest, digests: dict[str, str], folder: Path) -> None:
+    changed = [name for name, digest in digests.items() if manifest.files[name].sha256 != digest]
+    if changed:
+        raise ArtifactError(
+            f"{folder} changed while it was read: {', '.join(changed)}",
+            hint="wait until nothing writes to it, and run the command again",
+        )
+
+
+def _download(reference: ModelReference) -> Path:
+    """Get a repository from the hub; the only place that may go there."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as exc:
+        raise MissingExtraError("huggingface_hub", "train") from exc
+    try:
+        return Path(
+            snapshot_download(
+                reference.value, revision=reference.revision, allow_patterns=_HUB_PATTERNS
+            )
+        )
+    except LocalEntryNotFoundError as exc:
+        raise ModelError(
+            f"{reference} is not in the hub's cache, and the hub cannot be reached",
+            hint="check the network, and that HF_HUB_OFFLINE is not set",
+        ) from exc
+    except HfHubHTTPError as exc:
+        raise ModelError(
+            f"{reference}: the hub refused: {exc.server_message or exc}",
+            hint="check the name; for a gated model log in with: hf auth login",
+        ) from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{reference} could not be downloaded: {exc}") from exc

@@ -1,0 +1,209 @@
+"""The tokenizer section: structures that are known, and those that are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from ollama_bridge.conversion.tokenizer import TokenizerSection
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
+from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
+
+CONFIG = {"vocab_size": 384, "eos_token_id": 2}
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """The tiny checkpoint's tokenizer, to be changed."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(tiny_checkpoint / name, tmp_path)
+    return tmp_path
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Rewrite tokenizer.json."""
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    return folder
+
+
+def written(folder: Path, config: Mapping[str, Any] = CONFIG) -> dict[str, Any]:
+    """The keys that would be written."""
+    section = TokenizerSection(folder, config)
+    return {entry.key: entry.value for entry in section.entries(chat_template=False)}
+
+
+@pytest.mark.parametrize("entry", PRE_TOKENIZERS, ids=lambda entry: entry.name)
+def test_every_splitting_of_the_table_is_found_by_its_structure(folder: Path, entry: Any) -> None:
+    """Each pre-tokenizer is recognised whatever the vocabulary."""
+
+    def edit(document: dict[str, Any]) -> None:
+        document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": list(entry.steps)}
+        document["model"]["ignore_merges"] = entry.ignore_merges
+
+    assert written(change(folder, edit))["tokenizer.ggml.pre"] == entry.name
+
+
+def test_another_splitting_is_refused(folder: Path) -> None:
+    """A pre-tokenizer that is not in the table is an error, never `default`."""
+
+    def edit(document: dict[str, Any]) -> None:
+        document["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
+
+    with pytest.raises(ConversionError, match="pre_tokenizer"):
+        written(change(folder, edit))
+
+
+def test_a_lossy_normalizer_is_noted_and_another_refused(folder: Path) -> None:
+    """NFC is noted, for most text is NFC; lower-casing is refused."""
+
+    def nfc(document: dict[str, Any]) -> None:
+        document["normalizer"] = {"type": "NFC"}
+
+    def lower(document: dict[str, Any]) -> None:
+        document["normalizer"] = {"type": "Lowercase"}
+
+    assert "NFC" in TokenizerSection(change(folder, nfc), CONFIG).notes[0]
+    with pytest.raises(ConversionError, match="Lowercase"):
+        TokenizerSection(change(folder, lower), CONFIG)
+
+
+def test_a_bos_that_the_tokenizer_adds_is_written(folder: Path) -> None:
+    """add_bos_token is what the tokenizer does, found by trying it."""
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    tokenizer.save(str(path))
+    keys = written(folder)
+    assert keys["tokenizer.ggml.add_bos_token"] is True
+    assert keys["tokenizer.ggml.add_eos_token"] is False
+
+
+def test_other_surroundings_are_refused(folder: Path) -> None:
+    """A post-processor that adds two tokens cannot be said in a GGUF."""
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> <|endoftext|> $A",
+        special_tokens=[("<|im_start|>", 1), ("<|endoftext|>", 0)],
+    )
+    tokenizer.save(str(path))
+    with pytest.raises(ConversionError, match="post-processor"):
+        written(folder)
+
+
+def test_token_types_follow_the_added_tokens(folder: Path) -> None:
+    """Special added tokens are CONTROL, others USER_DEFINED."""
+
+    def edit(document: dict[str, Any]) -> None:
+        document["added_tokens"][0]["special"] = False
+
+    assert written(change(folder, edit))["tokenizer.ggml.token_type"][:3] == [4, 3, 3]
+
+
+def test_more_tokens_than_rows_are_refused(folder: Path) -> None:
+    """A tokenizer that reaches beyond the embedding is an error."""
+    with pytest.raises(ConversionError, match="rows"):
+        written(folder, {**CONFIG, "vocab_size": 300})
+
+
+def test_old_style_merges_are_read(folder: Path) -> None:
+    """Merges written as "a b" are the same as pairs."""
+    before = written(folder)["tokenizer.ggml.merges"]
+
+    def edit(document: dict[str, Any]) -> None:
+        document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
+
+    assert written(change(folder, edit))["tokenizer.ggml.merges"] == before
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "WordLevel"])
+def test_other_models_are_refused(folder: Path, kind: str) -> None:
+    """Only BPE can be written."""
+    model: dict[str, Any] = {"type": kind, "unk_token": "[UNK]", "vocab": {"a": 0, "[UNK]": 1}}
+    if kind == "WordPiece":
+        model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+
+    def edit(document: dict[str, Any]) -> None:
+        document["model"] = model
+        document["added_tokens"] = []
+
+    with pytest.raises(ConversionError, match=kind):
+        TokenizerSection(change(folder, edit), CONFIG)
+
+
+def sentencepiece(folder: Path) -> Tokenizer:
+    """A Llama 2 style tokenizer: BPE with byte fallback, visible spaces, BOS in front."""
+    specials = ["<unk>", "<s>", "</s>"]
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = ["▁", *"abcdehlorstw", "ä"]
+    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "hello"), ("▁", "w"),
+              ("o", "r"), ("▁w", "or"), ("l", "d"), ("▁wor", "ld"), ("▁", "▁")]  # fmt: skip
+    tokens = [*specials, *pieces, *["".join(pair) for pair in merges], *letters]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {token: id_ for id_, token in enumerate(tokens)},
+            merges,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens(specials)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return tokenizer
+
+
+def test_sentencepiece_survives_the_round_trip(tmp_path: Path) -> None:
+    """A Llama 2 style tokenizer, written and rebuilt, gives the same ids."""
+    before = sentencepiece(tmp_path)
+    size = before.get_vocab_size()
+    keys = written(tmp_path, {"vocab_size": size, "eos_token_id": 2})
+    assert keys["tokenizer.ggml.model"] == "llama"
+    assert keys["tokenizer.ggml.add_space_prefix"] is True
+    assert keys["tokenizer.ggml.add_bos_token"] is True
+    assert keys["tokenizer.ggml.token_type"][:4] == [2, 3, 3, 6]
+    out = tmp_path / "back"
+    out.mkdir()
+    GGUFTokenizer(tmp_path / "x.gguf", keys).write(out, max_length=128)
+    after = Tokenizer.from_file(str(out / "tokenizer.json"))
+    for text in ("hello world", "  hello", "", "heäd 😀", "world</s>hello", "hello  world"):
+        assert after.encode(text).ids == before.encode(text).ids
+        assert after.decode(after.encode(text).ids) == before.decode(before.encode(text).ids)
+
+
+def test_metaspace_that_splits_is_refused(tmp_path: Path) -> None:
+    """A SentencePiece-like tokenizer that splits before merging is not llama.cpp's."""
+    tokenizer = sentencepiece(tmp_path)
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConversionError, match="Metaspace"):
+        TokenizerSection(tmp_path, {"vocab_size": tokenizer.get_vocab_size()})

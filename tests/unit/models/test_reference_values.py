@@ -1,0 +1,187 @@
+"""Reference values of a tiny checkpoint, against transformers' own functions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.models import DEFAULT_SYSTEM
+
+from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.probes import CONVERSATIONS
+from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
+from ollama_bridge.reference import ReferenceValues
+
+
+def values_of(
+    checkpoint: Path, folder: Path, *, system: str | None = None, labels: tuple[str, ...] = ()
+) -> ReferenceValues:
+    """Reference values of a copy."""
+    copy = folder / "copy"
+    shutil.copytree(checkpoint, copy)
+    write_reference_values(copy, system=system, labels=labels)
+    return ReferenceValues.read(copy / "reference.json")
+
+
+@pytest.fixture(scope="module")
+def values(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ReferenceValues:
+    """Values with a system prompt of a task and two labels."""
+    return values_of(
+        tiny_checkpoint,
+        tmp_path_factory.mktemp("values"),
+        system="Say one word.",
+        labels=("positive", "negative"),
+    )
+
+
+def test_every_probe_is_rendered_and_tokenized_by_the_template(
+    values: ReferenceValues, tiny_checkpoint: Path
+) -> None:
+    """Text and ids are those of ``apply_chat_template``, with the task's system prompt."""
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    assert {conversation.name for conversation in values.conversations} == set(CONVERSATIONS)
+    for conversation in values.conversations:
+        messages = [turn.model_dump() for turn in conversation.turns]
+        if messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": "Say one word."})
+        continued = messages[-1]["role"] == "assistant"
+        ids = tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+            return_dict=False,
+        )
+        assert list(conversation.token_ids) == list(ids)
+        assert conversation.rendered.endswith("assistant\n") != continued
+
+
+def test_log_probabilities_are_those_of_the_weights(
+    values: ReferenceValues, tiny_checkpoint: Path
+) -> None:
+    """The top tokens after a prompt are transformers' own, in float32."""
+    model = load_model(tiny_checkpoint)
+    for conversation in values.conversations[:3]:
+        with torch.inference_mode():
+            logits = model(torch.tensor([conversation.token_ids])).logits[0, -1]
+        expected = torch.log_softmax(logits, -1)
+        assert len(conversation.top) == 20
+        for token in conversation.top:
+            assert token.logprob == pytest.approx(float(expected[token.id]), abs=1e-4)
+
+
+def test_labels_are_scored_with_their_end(values: ReferenceValues) -> None:
+    """Each label is a forced answer whose last place is the one before the end token."""
+    forced = [answer for answer in values.answers if not answer.greedy]
+    assert {answer.text for answer in forced} == {"positive", "negative"}
+    for answer in forced:
+        assert answer.ends
+        assert answer.positions[-1].prefix == answer.text
+
+
+def test_greedy_answers_are_those_of_generate(
+    values: ReferenceValues, tiny_checkpoint: Path
+) -> None:
+    """The model's own answers are what ``generate`` gives."""
+    model, tokenizer = load_model(tiny_checkpoint), load_tokenizer(tiny_checkpoint)
+    answer = next(answer for answer in values.answers if answer.greedy)
+    prompt = torch.tensor([values.conversation(answer.conversation).token_ids])
+    output = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=answer.tokens,
+        do_sample=False,
+    )
+    text = tokenizer.decode(output[0, prompt.shape[1] :], clean_up_tokenization_spaces=False)
+    assert text == answer.text
+    assert answer.text.startswith(answer.certain_text)
+
+
+def test_ends_and_sizes(values: ReferenceValues, tiny_checkpoint: Path) -> None:
+    """End token, turn end, BOS and sizes come from the checkpoint."""
+    assert [token.text for token in values.end_tokens] == ["<|im_end|>"]
+    assert values.turn_end == "<|im_end|>"
+    assert not values.adds_bos
+    assert values.vocab_size == len(load_tokenizer(tiny_checkpoint))
+    assert values.context_length == 512
+    assert values.limits == ()
+
+
+def test_noise_of_every_type_is_estimated(values: ReferenceValues) -> None:
+    """Coarser types move the model further."""
+    noise = {name: found.mean_kl_nats for name, found in values.noise.items()}
+    assert 0 <= noise["f16"] < noise["bf16"] < noise["q8_0"] < 0.1
+
+
+def test_default_system_prompt_of_the_template_is_seen(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Without a task's system prompt, SYSTEM has to be what the template adds by itself."""
+    values = values_of(tiny_checkpoint, tmp_path)
+    assert values.system == values.default_system == DEFAULT_SYSTEM
+    assert DEFAULT_SYSTEM in values.conversation("greeting").rendered
+
+
+def edit_template(checkpoint: Path, folder: Path, template: str | None) -> Path:
+    """A copy with another chat template."""
+    copy = folder / "edited"
+    shutil.copytree(checkpoint, copy)
+    tokenizer = load_tokenizer(copy)
+    tokenizer.chat_template = template
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(copy)
+    return copy
+
+
+def test_without_a_chat_template_prompts_are_continued(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A base model's probes are the plain texts, of one turn."""
+    copy = edit_template(tiny_checkpoint, tmp_path, None)
+    write_reference_values(copy, system=None)
+    values = ReferenceValues.read(copy / "reference.json")
+    assert not values.has_chat_template
+    assert values.conversation("greeting").rendered == "Hi"
+    assert all(len(conversation.turns) == 1 for conversation in values.conversations)
+
+
+def test_what_ollama_cannot_do_is_a_stated_limit(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A template that trims, or refuses a system turn, loses those probes and says so."""
+    template = (
+        "{% for m in messages %}"
+        "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    copy = edit_template(tiny_checkpoint, tmp_path, template)
+    write_reference_values(copy, system=None)
+    values = ReferenceValues.read(copy / "reference.json")
+    names = {conversation.name for conversation in values.conversations}
+    assert "white space" not in names
+    assert "other system" not in names
+    assert any("trims" in limit for limit in values.limits)
+    assert any("'other system'" in limit for limit in values.limits)
+
+
+def test_a_template_that_always_fails_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A broken chat template is named, not passed over."""
+    copy = edit_template(tiny_checkpoint, tmp_path, "{{ raise_exception('broken') }}")
+    with pytest.raises(ModelError, match="chat template fails"):
+        write_reference_values(copy, system=None)
+
+
+def test_with_reference_values_links_the_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Another system prompt is another checkpoint artefact with the same weights, not a copy."""
+    with open_draft(tmp_path / "source", Work("checkpoint", "import", 1)) as draft:
+        shutil.copytree(tiny_checkpoint, draft.path, dirs_exist_ok=True)
+        source = Checkpoint(tmp_path / "source", draft.commit())
+    made = with_reference_values(source, system="Other.", out_dir=tmp_path / "made")
+    assert ReferenceValues.read(made.reference_path).system == "Other."
+    weights = made.path / "model.safetensors"
+    assert weights.samefile(source.path / "model.safetensors")
+    again = with_reference_values(source, system="Other.", out_dir=tmp_path / "made")
+    assert again.digest == made.digest

@@ -1,0 +1,166 @@
+"""From references to checkpoints, through the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from fakes.models import build_tiny_checkpoint
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.conversion import convert
+from ollama_bridge.errors import GGUFError, ModelError, ModelReferenceError
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reporting import Event, StageFinished, StageReused
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import Client
+
+
+class Recorder:
+    """Keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Keep one."""
+        self.events.append(event)
+
+
+@dataclass(frozen=True)
+class Blob:
+    """What locate_blob gives."""
+
+    digest: str
+    path: Path | None
+    size_bytes: int
+
+
+@pytest.fixture(scope="module")
+def gguf(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as GGUF."""
+    root = tmp_path_factory.mktemp("resolve")
+    checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=root / "cache")
+    return convert(checkpoint, type="f32", out_dir=root / "gguf").gguf_path
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Blob]:
+    """A daemon's store with the blobs that a test puts in."""
+    blobs: dict[str, Blob] = {}
+    module = types.ModuleType("ollama_bridge.daemon.store")
+    module.locate_blob = lambda _client, tag: blobs[tag]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ollama_bridge.daemon.store", module)
+    return blobs
+
+
+NOBODY = cast("Client", object())  # never called: locate_blob is ours
+
+
+def test_a_folder_becomes_a_checkpoint_without_a_copy(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Weights of a folder are linked, not copied, and load like the folder."""
+    checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path)
+    weights = checkpoint.path / "model.safetensors"
+    assert weights.samefile(tiny_checkpoint / "model.safetensors")
+    load_model(checkpoint.path)
+    load_tokenizer(checkpoint.path)
+
+
+def test_a_folder_is_known_by_its_content(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The same content elsewhere is the same checkpoint; another content is another."""
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    other = build_tiny_checkpoint(tmp_path / "other", seed=1)
+    digests = [
+        resolve_model(str(folder), cache_dir=tmp_path / "cache").digest
+        for folder in (tiny_checkpoint, copy, other)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_artefact_is_taken_as_it_is(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A folder that is a checkpoint artefact is opened, not linked again."""
+    first = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path)
+    assert resolve_model(str(first.path), cache_dir=tmp_path).path == first.path
+
+
+def test_a_gguf_is_imported_once(gguf: Path, tmp_path: Path) -> None:
+    """The second reference to the same file finds the first one's checkpoint."""
+    recorder = Recorder()
+    first = resolve_model(str(gguf), cache_dir=tmp_path, reporter=recorder)
+    again = resolve_model(str(gguf), cache_dir=tmp_path, reporter=recorder)
+    assert first.digest == again.digest
+    kinds = [type(event) for event in recorder.events]
+    assert kinds.count(StageFinished) == kinds.count(StageReused) == 1
+    load_model(first.path)
+
+
+def test_a_tag_resolves_to_its_blob(gguf: Path, tmp_path: Path, store: dict[str, Blob]) -> None:
+    """ollama:tag is the blob of the daemon's store, filed by its digest."""
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    store["a:b"] = Blob(f"sha256:{digest}", gguf, gguf.stat().st_size)
+    checkpoint = resolve_model("ollama:a:b", cache_dir=tmp_path, client=NOBODY)
+    assert checkpoint.manifest.work.inputs == {"gguf": digest}
+    assert checkpoint.digest == resolve_model(str(gguf), cache_dir=tmp_path).digest
+
+
+def test_a_changed_blob_is_refused(gguf: Path, tmp_path: Path, store: dict[str, Blob]) -> None:
+    """A blob whose content is not its name's is an error, for Ollama does not check."""
+    store["a"] = Blob(f"sha256:{'0' * 64}", gguf, gguf.stat().st_size)
+    with pytest.raises(ModelError, match="changed"):
+        resolve_model("ollama:a", cache_dir=tmp_path, client=NOBODY)
+
+
+def test_a_remote_store_is_said(tmp_path: Path, store: dict[str, Blob]) -> None:
+    """Weights on another machine are an error that says so."""
+    store["a"] = Blob(f"sha256:{'0' * 64}", None, 1)
+    with pytest.raises(ModelError, match="not on this machine"):
+        resolve_model("ollama:a", cache_dir=tmp_path, client=NOBODY)
+
+
+def test_a_failed_import_leaves_no_checkpoint(gguf: Path, tmp_path: Path) -> None:
+    """A truncated GGUF is an error each time, and nothing counts as imported."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf.read_bytes()[:-100])
+    for _ in range(2):
+        with pytest.raises(GGUFError, match=r"broken\.gguf"):
+            resolve_model(str(broken), cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("gguf-*/manifest.json"))
+
+
+@pytest.mark.parametrize("name", ["./nothing", "nothing.gguf", "/nothing/at/all"])
+def test_a_path_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    """A missing file or folder is an error that names it."""
+    with pytest.raises(ModelReferenceError, match="nothing"):
+        resolve_model(name, cache_dir=tmp_path)
+
+
+def test_a_file_is_no_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A path to the safetensors file asks for its folder."""
+    with pytest.raises(ModelReferenceError, match="not a folder"):
+        resolve_model(str(tiny_checkpoint / "model.safetensors"), cache_dir=tmp_path)
+
+
+def test_the_hub_is_not_reached_when_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf: without network and cache is a ModelError, not a traceback."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ModelError, match="hf:org/nothing"):
+        resolve_model("hf:org/nothing", cache_dir=tmp_path)
+
+
+def test_a_resolved_folder_is_a_checkpoint_artefact(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What is resolved opens again as an artefact with all digests right."""
+    checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path)
+    Checkpoint.open(checkpoint.path, verify_digests=True)

@@ -1,0 +1,141 @@
+"""Checkpoints that must not be loaded, and what is said about them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.safety import check_folder
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint, to be spoiled."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    """Rewrite keys of config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_good_checkpoint_passes(folder: Path) -> None:
+    """The tiny checkpoint is accepted and its config returned."""
+    assert check_folder(folder)["num_hidden_layers"] == 2
+
+
+def test_weights_only_as_pickle_are_refused(folder: Path) -> None:
+    """pytorch_model.bin alone is refused with the way out."""
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UnsafeCheckpointError, match=r"pytorch_model\.bin") as caught:
+        load_model(folder)
+    assert "save_pretrained" in str(caught.value.hint)
+
+
+def test_a_pickle_beside_safetensors_is_not_opened(folder: Path) -> None:
+    """Where safetensors are there, a pickle beside them does not matter."""
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused(folder: Path, name: str) -> None:
+    """auto_map, which asks for code of the repository, is refused."""
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"A": "x.A"}}))
+    with pytest.raises(UnsafeCheckpointError, match="auto_map"):
+        load_model(folder)
+
+
+def test_an_unsupported_architecture_is_named(folder: Path) -> None:
+    """The error names the architecture and what is supported."""
+    change_config(folder, architectures=["MambaForCausalLM"])
+    with pytest.raises(UnsupportedArchitectureError, match=r"MambaForCausalLM.*LlamaForCausalLM"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, 5000, -1])
+def test_truncated_weights_are_an_error(folder: Path, cut: int) -> None:
+    """A safetensors file cut anywhere is a ModelError that names it."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    """Each file that is needed is named when it is not there."""
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", '"x"'])
+def test_a_damaged_config_is_an_error(folder: Path, text: str) -> None:
+    """config.json that is not a JSON object is a ModelError."""
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        check_folder(folder)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """A path that is no folder is a ModelError."""
+    with pytest.raises(ModelError, match="no folder"):
+        check_folder(tmp_path / "nothing")
+
+
+def test_a_damaged_tokenizer_is_an_error(folder: Path) -> None:
+    """tokenizer.json that the library refuses is a ModelError."""
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_quantized_checkpoints_are_refused(folder: Path) -> None:
+    """A checkpoint quantized by bitsandbytes or the like is refused by the method's name."""
+    change_config(folder, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ModelError, match="gptq"):
+        check_folder(folder)
+
+
+def test_missing_tensors_are_an_error(folder: Path) -> None:
+    """A config that asks for more layers than there are weights is an error, not a random layer."""
+    change_config(folder, num_hidden_layers=3)
+    with pytest.raises(ModelError, match="missing"):
+        load_model(folder)
+
+
+def test_left_over_tensors_are_an_error(folder: Path) -> None:
+    """Weights that the config does not use are an error."""
+    change_config(folder, num_hidden_layers=1)
+    with pytest.raises(ModelError, match="left over"):
+        load_model(folder)
+
+
+def test_an_index_may_not_leave_the_folder(folder: Path) -> None:
+    """A shard index that names a path outside of the folder is refused."""
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "../other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="outside"):
+        check_folder(folder)
+
+
+def test_shards_are_read_like_one_file(folder: Path) -> None:
+    """A checkpoint in shards loads the same weights."""
+    model = load_model(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    again = load_model(folder)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
