@@ -1,0 +1,302 @@
+"""Registers a GGUF under a tag of the daemon, after proving that the tag serves its checkpoint.
+
+The model is created under a candidate's name and checked there; only then does the tag get it. So
+a refused model leaves no tag, and a previous good version stays until a better one is proven.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ollama_bridge.artifacts import (
+    GGUFFile,
+    RegisteredModel,
+    Work,
+    canonical_json,
+    digest_file,
+    digest_text,
+    write_text_atomic,
+)
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.era import era_of, parse_version
+from ollama_bridge.drafts import Draft, open_draft
+from ollama_bridge.errors import (
+    ArtifactError,
+    DaemonError,
+    MissingExtraError,
+    ModelNotFoundError,
+    OllamaBridgeError,
+    ParityError,
+    RequestRejectedError,
+)
+from ollama_bridge.modelfile import Modelfile, check_tag
+from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.verify.certificate import Certificate
+from ollama_bridge.verify.parity import check_parity
+
+_STAGE = "register"
+# The first version whose generate has log-probabilities.
+_OLDEST_VERSION = (0, 12, 11)
+_CANDIDATES = "ollama-bridge/candidate:"
+# A candidate of another tag that is older than this was left behind, not being checked.
+_LEFTOVER_AGE_S = 3600.0
+
+
+def register(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    tag: str,
+    *,
+    client: Client,
+    out_dir: Path,
+    reporter: Reporter | None = None,
+    force: bool = False,
+) -> RegisteredModel:
+    """Register a GGUF and prove what is served.
+
+    Args:
+        gguf: The converted model and its reference values.
+        modelfile: Template, system prompt and parameters.
+        tag: The tag to make, such as ``review-sentiment:latest``.
+        client: Speaks to the daemon.
+        out_dir: Folder of the artefact: Modelfile, exact request, certificate.
+        reporter: Hears of progress.
+        force: Register even if the proof fails; the certificate then says so.
+
+    Raises:
+        ConfigError: no legal tag.
+        ArtifactError, GGUFError: the GGUF was changed or is damaged.
+        ParityError: the daemon would not serve the checkpoint; the tag is as it was.
+        DaemonError: the daemon failed; the tag is as it was.
+    """
+    reporter = reporter or NullReporter()
+    job = _Job(gguf, modelfile, check_tag(tag), client, reporter, force=force)
+    work = Work(
+        kind=RegisteredModel.kind,
+        stage=_STAGE,
+        version=1,
+        inputs={"gguf": gguf.digest},
+        settings={"request": job.request(job.tag), "force": force},
+    )
+    with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            done = RegisteredModel(out_dir, draft.finished)
+            if job.is_served(done):
+                timer.reuse(out_dir)
+                return done
+            reporter.emit(Note(_STAGE, "info", f"the daemon no longer has this {job.tag}"))
+            draft.path.mkdir(exist_ok=True)
+        certificate = job.run()
+        job.write(draft, certificate)
+        manifest = draft.commit(
+            {
+                "tag": job.tag,
+                "type": certificate.type,
+                "verdict": certificate.verdict,
+                "passed": certificate.passed,
+                "forced": certificate.forced,
+                "tag_digest": certificate.tag_digest,
+            }
+        )
+        timer.finish(out_dir, manifest.facts)
+        return RegisteredModel(out_dir, manifest)
+
+
+@dataclass(frozen=True)
+class _Job:
+    gguf: GGUFFile
+    modelfile: Modelfile
+    tag: str
+    client: Client
+    reporter: Reporter
+    force: bool
+
+    @property
+    def candidate(self) -> str:
+        """One name for one tag, so that the next attempt replaces what this one leaves."""
+        return f"{_CANDIDATES}{digest_text(self.tag.casefold())[:16]}"
+
+    def request(self, name: str) -> dict[str, object]:
+        return self.modelfile.to_request(name, blob_digest=self.gguf.blob_digest)
+
+    def is_served(self, done: RegisteredModel) -> bool:
+        """Whether the daemon's tag still is, byte for byte, the one that was proven."""
+        proven = done.facts.get("tag_digest")
+        return bool(proven) and self._digest_of(self.tag) == proven
+
+    def run(self) -> Certificate:
+        reference = ReferenceValues.read(self.gguf.reference_path)
+        metadata = self._check_file()
+        version = self._check_version()
+        self._remove_leftovers()
+        with self._removing_candidate():
+            self._create()
+            self._check_blob(version)
+            self._unload_sharers()
+            certificate = check_parity(
+                self.client,
+                self.candidate,
+                reference,
+                type=str(self.gguf.facts.get("type") or self.gguf.manifest.work.settings["type"]),
+                modelfile=self.modelfile,
+                metadata=metadata,
+                blob_digest=self.gguf.blob_digest,
+                reporter=self.reporter,
+            )
+            forced = self.force and not certificate.passed
+            certificate = certificate.model_copy(update={"tag": self.tag, "forced": forced})
+            if forced:
+                self.reporter.emit(Note(_STAGE, "warning", certificate.verdict))
+            else:
+                self._raise_if_failed(certificate)
+            digest = self._publish()
+        return certificate.model_copy(update={"tag_digest": digest})
+
+    def write(self, draft: Draft, certificate: Certificate) -> None:
+        """Write the artefact's files: the exact request always, the text where it is exact."""
+        relative = os.path.relpath(self.gguf.gguf_path.absolute(), draft.out_dir)
+        portable = self.modelfile.replace_from(relative)
+        request = canonical_json(self.request(self.tag)) + "\n"
+        write_text_atomic(draft.path / "request.json", request)
+        write_text_atomic(draft.path / "certificate.json", certificate.to_json())
+        differences = portable.text_differences()
+        if differences:
+            self.reporter.emit(
+                Note(
+                    _STAGE,
+                    "warning",
+                    "sent through the API only; a Modelfile cannot carry it: "
+                    + "; ".join(differences),
+                )
+            )
+            return
+        write_text_atomic(draft.path / "Modelfile", portable.to_text())
+
+    def _check_file(self) -> dict[str, object]:
+        """Never send a file that is not what was converted, or that could harm the daemon."""
+        try:
+            from ollama_bridge.models.gguf_reader import read_gguf
+        except ImportError as exc:
+            raise MissingExtraError("gguf", "convert") from exc
+        path = self.gguf.gguf_path
+        metadata = dict(read_gguf(path).metadata)
+        if f"sha256:{digest_file(path)}" != self.gguf.blob_digest:
+            raise ArtifactError(
+                f"{path} was changed after it was converted",
+                hint=f"remove the folder to convert it again: rm -r {self.gguf.path}",
+            )
+        return metadata
+
+    def _check_version(self) -> str:
+        version = self.client.version()
+        numbers = parse_version(version)
+        if (0, 0, 0) < numbers < _OLDEST_VERSION:
+            raise DaemonError(
+                f"Ollama {version} has no log-probabilities, so nothing can be proven there",
+                hint="update Ollama to 0.12.11 or later",
+            )
+        return version
+
+    def _create(self) -> None:
+        digest = self.gguf.blob_digest
+        for attempt in (1, 2):
+            if not self.client.has_blob(digest):
+                self.client.upload_blob(
+                    self.gguf.gguf_path, digest, on_progress=self._report_upload
+                )
+            try:
+                self.client.create(self.request(self.candidate))
+                return
+            except RequestRejectedError:
+                # A starting daemon prunes blobs that no tag uses: one may be gone again.
+                if attempt == 2 or self.client.has_blob(digest):
+                    raise
+
+    def _report_upload(self, done: int, total: int) -> None:
+        self.reporter.emit(Progress(_STAGE, done, total, "bytes"))
+
+    def _check_blob(self, version: str) -> None:
+        if era_of(version) == "0.33":
+            return  # those versions rewrite the file, so its digest moves
+        digest = self.gguf.blob_digest.replace(":", "-")
+        if digest not in self.client.show(self.candidate).modelfile:
+            raise DaemonError(
+                f"the daemon did not take the file that was sent ({self.gguf.blob_digest})",
+                model=self.tag,
+                hint="is something between this program and the daemon? ollama-bridge doctor",
+            )
+
+    def _raise_if_failed(self, certificate: Certificate) -> None:
+        try:
+            certificate.raise_if_failed()
+        except ParityError as exc:
+            kept = "the previous version stays" if self._digest_of(self.tag) else "no tag was made"
+            raise ParityError(f"{exc.message}; {kept}", layer=exc.layer, hint=exc.hint) from exc
+
+    def _publish(self) -> str:
+        """Give the proven model its tag; returns the digest of the tag's manifest."""
+        proven = self._digest_of(self.candidate)
+        self.client.copy(self.candidate, self.tag)
+        digest = self._digest_of(self.tag)
+        if digest is None or digest != proven:
+            raise DaemonError(
+                f"after copying, {self.tag} is not what was proven ({proven}) but {digest}",
+                model=self.tag,
+                hint="run the same command again",
+            )
+        return digest
+
+    @contextlib.contextmanager
+    def _removing_candidate(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # The first error is the one to show; what stays is removed at the next start.
+            with contextlib.suppress(OllamaBridgeError):
+                self._remove(self.candidate)
+            raise
+        self._remove(self.candidate)
+
+    def _unload_sharers(self) -> None:
+        # The runner is chosen by the GGUF's path: one that was loaded for another tag of this
+        # file would answer for the candidate, with that tag's way of rendering.
+        digest = self.gguf.blob_digest.replace(":", "-")
+        for model in self.client.ps():
+            with contextlib.suppress(ModelNotFoundError):
+                if digest in self.client.show(model.name).modelfile:
+                    self.client.unload(model.name)
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(ModelNotFoundError):
+            if any(model.name == name for model in self.client.ps()):
+                self.client.unload(name)
+            self.client.delete(name)
+
+    def _remove_leftovers(self) -> None:
+        oldest = datetime.fromtimestamp(time.time() - _LEFTOVER_AGE_S, UTC)
+        for model in self.client.list():
+            if not model.name.startswith(_CANDIDATES):
+                continue
+            if model.name == self.candidate or _is_older(model.modified_at, oldest):
+                self._remove(model.name)
+
+    def _digest_of(self, name: str) -> str | None:
+        for model in self.client.list():
+            if model.name.casefold() == name.casefold():
+                return model.digest
+        return None
+
+
+def _is_older(modified_at: str, moment: datetime) -> bool:
+    try:
+        modified = datetime.fromisoformat(modified_at)
+    except ValueError:
+        return False
+    return modified.replace(tzinfo=modified.tzinfo or UTC) < moment

@@ -1,0 +1,247 @@
+"""Renders the Modelfile of a GGUF from a Jinja template of ``modelfiles/``.
+
+What a template places with ``[[ system ]]``, ``[[ license ]]``, ``[[ stop ]]`` and ``[[ from ]]``
+is put in after the text was read, so it arrives exactly, whatever it holds: it cannot break the
+grammar, and nothing of it is dropped. Does not talk to a daemon; ``verify`` proves the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jinja2
+
+from ollama_bridge.artifacts import GGUFFile
+from ollama_bridge.assets import find_asset, list_assets
+from ollama_bridge.config import ModelfileSection
+from ollama_bridge.errors import ModelfileError
+from ollama_bridge.modelfile import (
+    Modelfile,
+    ParameterValue,
+    check_parameters,
+    dropped_characters,
+)
+from ollama_bridge.reference import ReferenceValues
+
+# What a rendered user turn looks like in the formats that ship.
+_FORMATS = {
+    "chatml": "<|im_start|>user\n",
+    "llama3": "<|start_header_id|>user<|end_header_id|>\n\n",
+    "zephyr": "<|user|>\n",
+}
+# Ollama's default is "until the model stops", which a wrong stop makes forever.
+_NUM_PREDICT = 1024
+# The daemon's default depends on the machine's GPU; this is what it takes without one.
+_NUM_CTX = 4096
+_OPEN, _CLOSE = "⟦", "⟧"
+
+
+def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) -> Modelfile:
+    """The Modelfile of a GGUF.
+
+    Args:
+        gguf: The converted model and its reference values.
+        settings: Template and parameters of the recipe.
+        system: SYSTEM; None: the default of the checkpoint's chat template, if it has one.
+
+    Raises:
+        ModelfileError: the template is wrong (with its line), a parameter is unknown, or no
+            shipped template writes the checkpoint's chat format.
+        ConfigError: no such template.
+    """
+    reference = ReferenceValues.read(gguf.reference_path)
+    name = settings.template
+    file = find_asset("modelfiles", detect_format(reference) if name == "auto" else name)
+    return render_file(
+        file,
+        from_=str(gguf.gguf_path),
+        system=system if system is not None else reference.system,
+        parameters=choose_parameters(reference, settings.parameters),
+        license_=settings.license,
+        turn_end=reference.turn_end,
+    )
+
+
+def detect_format(reference: ReferenceValues) -> str:
+    """The shipped template that writes what the checkpoint's chat template writes.
+
+    Raises:
+        ModelfileError: none does.
+    """
+    if not reference.has_chat_template:
+        return "completion"
+    rendered = [
+        conversation.rendered
+        for conversation in reference.conversations
+        if any(turn.role == "user" for turn in conversation.turns)
+    ]
+    for name, mark in _FORMATS.items():
+        if all(mark in text for text in rendered):
+            return name
+    raise ModelfileError(
+        "the checkpoint's chat format is none of the shipped ones "
+        f"({', '.join(list_assets('modelfiles'))})",
+        hint="ollama-bridge modelfiles copy chatml, edit it, and pass it as the template",
+    )
+
+
+def choose_parameters(
+    reference: ReferenceValues, asked: Mapping[str, object]
+) -> dict[str, ParameterValue]:
+    """PARAMETER values: what was asked for, over the checkpoint's own sampling, over ours.
+
+    Nothing that changes an answer is left to the daemon: its defaults differ from version to
+    version (``repeat_penalty`` is 1.1 before 0.30, also at temperature 0).
+
+    Raises:
+        ModelfileError: unknown name or wrong type.
+    """
+    own = reference.generation
+    chosen: dict[str, object] = {
+        "num_predict": own.get("max_new_tokens", _NUM_PREDICT),
+        "num_ctx": min(reference.context_length, _NUM_CTX),
+        "repeat_penalty": own.get("repetition_penalty", 1.0),
+        "stop": tuple(token.text for token in reference.end_tokens),
+        "temperature": 0.0,  # Hugging Face decodes greedily unless the checkpoint says otherwise
+    }
+    if own.get("do_sample"):
+        chosen["temperature"] = own.get("temperature", 1.0)
+        chosen["top_k"] = own.get("top_k", 50)
+        chosen["top_p"] = own.get("top_p", 1.0)
+        if "min_p" in own:
+            chosen["min_p"] = own["min_p"]
+    return check_parameters({**chosen, **asked})
+
+
+def render_file(
+    file: Path,
+    *,
+    from_: str,
+    system: str | None,
+    parameters: Mapping[str, ParameterValue],
+    license_: str | None,
+    turn_end: str | None,
+) -> Modelfile:
+    """Render one template and read the result as Ollama would.
+
+    Raises:
+        ModelfileError: Jinja's errors with file and line, an instruction that Ollama does not
+            know, or a character that Ollama would drop.
+    """
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ModelfileError(f"{file} cannot be read: {exc}") from exc
+    for line, character in dropped_characters(source):
+        raise ModelfileError(
+            f"{file}, line {line}: Ollama would silently drop the character U+{ord(character):04X}",
+            hint="write it as a Go string inside the TEMPLATE",
+        )
+    values = _Placeholders()
+    stop = parameters.get("stop", ())
+    text = _render_jinja(
+        file,
+        source,
+        {
+            "from": values.add(from_),
+            "system": values.add(system) if system else None,
+            "stop": [values.add(text) for text in stop] if isinstance(stop, tuple) else [],
+            "parameters": {
+                name: str(value).lower() if isinstance(value, bool) else value
+                for name, value in sorted(parameters.items())
+                if name != "stop"
+            },
+            "license": values.add(license_) if license_ else None,
+            "turn_end": values.add(turn_end) if turn_end else None,
+        },
+    )
+    try:
+        parsed = Modelfile.parse(text)
+    except ModelfileError as exc:
+        raise ModelfileError(
+            f"{file} does not render to a Modelfile: {exc}", hint=exc.hint
+        ) from exc
+    return replace(
+        parsed,
+        from_=values.fill(parsed.from_, file),
+        template=values.fill_optional(parsed.template, file),
+        system=values.fill_optional(parsed.system, file),
+        license=values.fill_optional(parsed.license, file),
+        parameters={
+            name: tuple(values.fill(item, file) for item in value)
+            if isinstance(value, tuple)
+            else value
+            for name, value in parsed.parameters.items()
+        },
+    )
+
+
+class _Placeholders:
+    """Stands in for texts while the grammar, which cannot carry every text, is read."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def add(self, text: str) -> str:
+        mark = f"{_OPEN}ollama-bridge-{len(self._texts)}{_CLOSE}"
+        self._texts[mark] = text
+        return mark
+
+    def fill(self, text: str, file: Path) -> str:
+        # One pass over the marks: what is put in is never searched for marks again.
+        parts: list[str] = []
+        while text:
+            found = [(text.find(mark), mark) for mark in self._texts if mark in text]
+            if not found:
+                break
+            start, mark = min(found)
+            parts += [text[:start], self._texts[mark]]
+            text = text[start + len(mark) :]
+        if _OPEN + "OLLAMA-BRIDGE" in text.upper():
+            raise ModelfileError(
+                f"{file}: system, license, stop and from cannot be changed by a filter",
+                hint="place them as they are: [[ system ]]",
+            )
+        return "".join([*parts, text])
+
+    def fill_optional(self, text: str | None, file: Path) -> str | None:
+        return None if text is None else self.fill(text, file)
+
+
+def _render_jinja(file: Path, source: str, variables: Mapping[str, object]) -> str:
+    environment = jinja2.Environment(
+        block_start_string="[%",
+        block_end_string="%]",
+        variable_start_string="[[",  # {{ }} is Go's
+        variable_end_string="]]",
+        comment_start_string="[#",
+        comment_end_string="#]",
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    try:
+        return environment.from_string(source).render(variables)
+    except jinja2.TemplateSyntaxError as exc:
+        raise ModelfileError(f"{file}, line {exc.lineno}: {exc.message}") from exc
+    except jinja2.UndefinedError as exc:
+        raise ModelfileError(
+            f"{file}, line {_line_of(exc)}: {exc.message}",
+            hint=f"variables: {', '.join(sorted(variables))}",
+        ) from exc
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
+        raise ModelfileError(f"{file}, line {_line_of(exc)}: {exc}") from exc
+
+
+def _line_of(exc: BaseException) -> int:
+    """The template's line, out of the traceback that Jinja rewrites to point at it."""
+    line, traceback = 0, exc.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == "<template>":
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return line

@@ -1,0 +1,132 @@
+"""The certificate: what was checked of a tag, with the numbers, and how it ended.
+
+Does not check anything itself; see ``verify.parity``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ollama_bridge.errors import ArtifactError, ParityError
+
+# In the order in which a difference of one explains differences of the next.
+LAYERS = ("template", "tokenizer", "tensor", "stop", "sampling")
+Layer = Literal["template", "tokenizer", "tensor", "stop", "sampling"]
+
+_HINTS: dict[str, str] = {
+    "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
+    "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",
+    "tensor": "convert the checkpoint again; a difference this large usually is a wrong "
+    "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",
+    "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint",
+    "sampling": "write the parameter into the recipe: modelfile.parameters",
+}
+
+
+class Check(BaseModel):
+    """One comparison of reference and daemon.
+
+    Attributes:
+        name: What was compared.
+        layer: Where a difference lies.
+        passed: Whether it is within its bounds.
+        numbers: Counts, measured values and the bounds they were held against.
+        difference: The first difference, in words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    layer: Layer
+    passed: bool
+    numbers: dict[str, float | int | str] = Field(default_factory=dict)
+    difference: str | None = None
+
+
+class Certificate(BaseModel):
+    """The proof that a tag serves its checkpoint, or the record of where it does not.
+
+    Attributes:
+        tag: The tag in Ollama.
+        type: GGUF type of the weights.
+        daemon_version: Version of the daemon that was checked.
+        blob_digest: Digest of the GGUF.
+        tag_digest: Digest of the tag's manifest in the daemon, which fixes all its parts.
+        forced: Registered although a check failed, because it was asked for.
+        limits: What the checkpoint's chat template does and no Ollama template can.
+        checks: All comparisons.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: Literal[1] = 1
+    tag: str
+    type: str
+    daemon_version: str
+    blob_digest: str
+    tag_digest: str = ""
+    forced: bool = False
+    limits: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = Field(min_length=1)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check is within its bounds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def first_failure(self) -> Check | None:
+        """The failed check whose layer comes first."""
+        failed = [check for check in self.checks if not check.passed]
+        return min(failed, key=lambda check: LAYERS.index(check.layer), default=None)
+
+    @property
+    def verdict(self) -> str:
+        """One line for people, without a word of a prompt: it goes into events."""
+        failure = self.first_failure
+        if failure is not None:
+            forced = "; registered by force" if self.forced else ""
+            return f"NOT equal to its checkpoint ({failure.layer}: {failure.name}){forced}"
+        numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
+        return (
+            f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
+            f"{numbers.get('prompts', 0)} prompts, {numbers.get('tokens', 0)} tokens, "
+            f"{numbers.get('positions', 0)} positions "
+            f"(max difference {numbers.get('max_difference', 0):.3f}, "
+            f"mean KL {numbers.get('mean_kl_nats', 0):.5f} nats)"
+        )
+
+    def raise_if_failed(self) -> None:
+        """Raise for the first failed layer.
+
+        Raises:
+            ParityError: naming the layer, with the first difference.
+        """
+        failure = self.first_failure
+        if failure is not None:
+            raise ParityError(
+                f"{self.tag} does not serve its checkpoint: {failure.layer}: {failure.difference}",
+                layer=failure.layer,
+                hint=_HINTS[failure.layer],
+            )
+
+    def to_json(self) -> str:
+        """The text of ``certificate.json``: everything, with the verdict at its head."""
+        head = {"verdict": self.verdict, "passed": self.passed}
+        return json.dumps({**head, **self.model_dump(mode="json")}, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Certificate:
+        """Read ``certificate.json``.
+
+        Raises:
+            ArtifactError: missing or not a certificate.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as exc:
+            raise ArtifactError(f"{path} is no certificate: {exc}") from exc

@@ -1,0 +1,303 @@
+"""Holds a daemon's tag against the reference values of its checkpoint, layer by layer.
+
+Torch-free: everything needed was computed beside the weights. Returns a certificate whether the
+tag passes or not; what to do with it is ``registration``'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_bridge.client import Client
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.reference import Answer, Conversation, ReferenceValues, TokenScore
+from ollama_bridge.reporting import NullReporter, Progress, Reporter
+from ollama_bridge.verify.bounds import Bounds, bounds_of
+from ollama_bridge.verify.certificate import Certificate, Check
+from ollama_bridge.verify.scores import ServedScore, compare_tops
+from ollama_bridge.verify.settings import check_settings
+from ollama_bridge.verify.vocabulary import check_vocabulary
+
+# The likeliest end token has to lead by this before a daemon is held to ending there.
+_CERTAIN_END = 0.5
+_GREEDY = {
+    "temperature": 0.0,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
+def check_parity(
+    client: Client,
+    tag: str,
+    reference: ReferenceValues,
+    *,
+    type: str,  # noqa: A002  the word of the recipe and of every stage
+    modelfile: Modelfile,
+    metadata: Mapping[str, Any],
+    blob_digest: str,
+    reporter: Reporter | None = None,
+) -> Certificate:
+    """Check a tag of a running daemon.
+
+    Args:
+        client: Speaks to the daemon.
+        tag: The tag to check.
+        reference: What its checkpoint renders, tokenizes and answers.
+        type: GGUF type, which decides the bounds.
+        modelfile: What the tag was made of.
+        metadata: The GGUF's metadata.
+        blob_digest: Digest of the GGUF, for the certificate.
+        reporter: Hears of progress.
+
+    Returns:
+        The certificate; ask it whether it passed.
+
+    Raises:
+        DaemonError: the daemon could not answer.
+    """
+    run = _Run(client, tag, reference, bounds_of(type, reference), reporter or NullReporter())
+    details = client.show(tag)
+    template = run.check_template()
+    prompts, answers = run.score_prompts(), run.score_answers()
+    checks = (
+        template,
+        *check_vocabulary(reference, metadata),
+        _check_counts([*prompts, *answers]),
+        run.check_scores([*prompts, *answers]),
+        *check_settings(details, modelfile, reference),
+        run.check_ends(),
+        run.check_generation(),
+    )
+    return Certificate(
+        tag=tag,
+        type=type,
+        daemon_version=client.version(),
+        blob_digest=blob_digest,
+        limits=reference.limits,
+        checks=checks,
+    )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What the daemon said at one place."""
+
+    where: str
+    expected_tokens: int
+    served_tokens: int
+    reference: tuple[TokenScore, ...]
+    served: tuple[ServedScore, ...]
+
+
+class _Run:
+    def __init__(
+        self,
+        client: Client,
+        tag: str,
+        reference: ReferenceValues,
+        bounds: Bounds,
+        reporter: Reporter,
+    ) -> None:
+        self.client = client
+        self.tag = tag
+        self.reference = reference
+        self.bounds = bounds
+        self.reporter = reporter
+        self._total = len(reference.conversations) + sum(
+            len(answer.positions) for answer in reference.answers
+        )
+        self._done = 0
+
+    def check_template(self) -> Check:
+        """Every conversation renders to the same text."""
+        different = 0
+        first: str | None = None
+        for conversation in self.reference.conversations:
+            messages = [turn.model_dump() for turn in conversation.turns]
+            served = self.client.render(self.tag, messages)
+            if served != conversation.rendered:
+                different += 1
+                first = first or _first_difference(conversation, served)
+        return Check(
+            name="rendered prompts",
+            layer="template",
+            passed=not different,
+            numbers={"prompts": len(self.reference.conversations), "different": different},
+            difference=first,
+        )
+
+    def score_prompts(self) -> list[_Scored]:
+        """The first token after every conversation."""
+        return [
+            self._score(
+                f"prompt {conversation.name!r}",
+                conversation.rendered,
+                len(conversation.token_ids),
+                conversation.top,
+            )
+            for conversation in self.reference.conversations
+        ]
+
+    def score_answers(self) -> list[_Scored]:
+        """Every scored token of every answer."""
+        return list(self._score_answers())
+
+    def _score_answers(self) -> Iterator[_Scored]:
+        for answer in self.reference.answers:
+            rendered = self.reference.conversation(answer.conversation).rendered
+            for index, position in enumerate(answer.positions):
+                yield self._score(
+                    f"answer {answer.name!r}, token {index}",
+                    rendered + position.prefix,
+                    position.prompt_tokens,
+                    position.top,
+                )
+
+    def _score(self, where: str, prompt: str, tokens: int, top: tuple[TokenScore, ...]) -> _Scored:
+        token = self.client.next_token(self.tag, prompt, top=20)
+        self._done += 1
+        self.reporter.emit(Progress("register", self._done, self._total, "probes"))
+        served = tuple(ServedScore(item.token, item.logprob) for item in token.top)
+        return _Scored(where, tokens, token.prompt_tokens, top, served)
+
+    def check_scores(self, places: Sequence[_Scored]) -> Check:
+        """Log-probabilities agree at every place."""
+        special = [token.text for token in self.reference.end_tokens]
+        if self.reference.bos is not None:
+            special.append(self.reference.bos.text)
+        worst, worst_where, total_kl, compared = 0.0, "", 0.0, 0
+        for place in places:
+            result = compare_tops(place.reference, place.served, special=special)
+            total_kl += result.kl_nats
+            compared += result.compared
+            if result.max_difference > worst:
+                worst = result.max_difference
+                worst_where = f"token {result.token!r} at {place.where}"
+        mean_kl = total_kl / max(len(places), 1)
+        bounds = self.bounds
+        too_far = bounds.max_difference is not None and worst > bounds.max_difference
+        passed = not too_far and mean_kl <= bounds.mean_kl_nats and compared > 0
+        numbers: dict[str, float | int | str] = {
+            "positions": len(places),
+            "compared": compared,
+            "max_difference": round(worst, 5),
+            "mean_kl_nats": round(mean_kl, 6),
+            "mean_kl_bound": round(bounds.mean_kl_nats, 6),
+        }
+        if bounds.max_difference is not None:
+            numbers["max_difference_bound"] = round(bounds.max_difference, 5)
+        return Check(
+            name="log-probabilities",
+            layer="tensor",
+            passed=passed,
+            numbers=numbers,
+            difference=None
+            if passed
+            else f"largest difference {worst:.3f} nats ({worst_where}), mean KL {mean_kl:.4f} "
+            f"nats over {len(places)} positions (bounds: {bounds})",
+        )
+
+    def check_ends(self) -> Check:
+        """Where an end token is the clear choice, the daemon ends without being told to."""
+        tried, first = 0, None
+        for answer in self.reference.answers:
+            if not self._clearly_ends(answer) or tried == 3:
+                continue
+            tried += 1
+            rendered = self.reference.conversation(answer.conversation).rendered
+            reply = self.client.generate(
+                self.tag,
+                rendered + answer.text,
+                raw=True,
+                options={**_GREEDY, "num_predict": 4, "stop": []},
+            )
+            if reply.text or reply.done_reason != "stop":
+                first = first or (
+                    f"after the answer {answer.name!r} the daemon goes on instead of ending "
+                    f"(done_reason {reply.done_reason!r}): its end token is not the checkpoint's"
+                )
+        return Check(
+            name="end of an answer",
+            layer="stop",
+            passed=first is None,
+            numbers={"ends_tried": tried},
+            difference=first,
+        )
+
+    def check_generation(self) -> Check:
+        """Through the chat API: certain text is repeated, and a finished answer has ended."""
+        tried, first = 0, None
+        for answer in self.reference.answers:
+            if not answer.greedy:
+                continue
+            tried += 1
+            turns = self.reference.conversation(answer.conversation).turns
+            reply = self.client.chat(
+                self.tag,
+                [turn.model_dump() for turn in turns],
+                options={**_GREEDY, "num_predict": answer.tokens + 8},
+            )
+            problem = None
+            same = reply.text == answer.text
+            if self.bounds.same_text and not reply.text.startswith(answer.certain_text):
+                problem = "the greedy answer differs where the checkpoint is certain"
+            elif same and answer.ends and reply.done_reason != "stop":
+                problem = f"the answer does not end (done_reason {reply.done_reason!r})"
+            if problem is not None and first is None:
+                first = f"{answer.name!r}: {problem}"
+        return Check(
+            name="greedy answers",
+            layer="stop" if first is not None and "not end" in first else "tensor",
+            passed=first is None,
+            numbers={"greedy_answers": tried},
+            difference=first,
+        )
+
+    def _clearly_ends(self, answer: Answer) -> bool:
+        if not answer.ends or not answer.positions:
+            return False
+        place = answer.positions[-1]
+        if place.prefix != answer.text or len(place.top) < 2:
+            return False
+        ends = {token.id for token in self.reference.end_tokens}
+        best, second = place.top[0], place.top[1]
+        return best.id in ends and best.logprob - second.logprob >= _CERTAIN_END
+
+
+def _check_counts(places: Sequence[_Scored]) -> Check:
+    wrong = [place for place in places if place.served_tokens != place.expected_tokens]
+    difference = None
+    if wrong:
+        first = wrong[0]
+        difference = (
+            f"{first.where} is {first.expected_tokens} tokens in the checkpoint and "
+            f"{first.served_tokens} in the daemon"
+        )
+    return Check(
+        name="token counts",
+        layer="tokenizer",
+        passed=not wrong,
+        numbers={
+            "tokens": sum(place.expected_tokens for place in places),
+            "different_counts": len(wrong),
+        },
+        difference=difference,
+    )
+
+
+def _first_difference(conversation: Conversation, served: str) -> str:
+    wanted_bytes, served_bytes = conversation.rendered.encode(), served.encode()
+    shared = min(len(wanted_bytes), len(served_bytes))
+    at = next((i for i in range(shared) if wanted_bytes[i] != served_bytes[i]), shared)
+    wanted, got = (
+        text[max(at - 12, 0) : at + 28].decode(errors="replace")
+        for text in (wanted_bytes, served_bytes)
+    )
+    return (
+        f"conversation {conversation.name!r} differs at byte {at}: the checkpoint renders "
+        f"...{wanted!r}..., the daemon ...{got!r}..."
+    )

@@ -1,0 +1,77 @@
+"""Holds the vocabulary inside a GGUF against the reference's tokens: texts, ends, BOS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.verify.certificate import Check
+
+
+def check_vocabulary(
+    reference: ReferenceValues, metadata: Mapping[str, Any]
+) -> tuple[Check, Check]:
+    """Texts of all tokens that the probes use, and the tokens that end an answer.
+
+    Args:
+        reference: The checkpoint's values.
+        metadata: The GGUF's metadata.
+    """
+    return _check_texts(reference, metadata), _check_ends(reference, metadata)
+
+
+def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    wanted = {
+        token: text
+        for conversation in reference.conversations
+        for token, text in zip(conversation.token_ids, conversation.token_texts, strict=True)
+    }
+    wanted |= {token.id: token.text for token in reference.end_tokens}
+    difference = None
+    if len(tokens) < reference.vocab_size:
+        difference = f"the GGUF has {len(tokens)} tokens, the tokenizer {reference.vocab_size}"
+    else:
+        for token, text in sorted(wanted.items()):
+            if token >= len(tokens) or tokens[token] != text:
+                found = repr(tokens[token]) if token < len(tokens) else "missing"
+                difference = f"token {token} is {text!r} in the checkpoint, {found} in the GGUF"
+                break
+    return Check(
+        name="vocabulary",
+        layer="tokenizer",
+        passed=difference is None,
+        numbers={"token_texts": len(wanted)},
+        difference=difference,
+    )
+
+
+def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
+    eos = metadata.get("tokenizer.ggml.eos_token_id")
+    listed = metadata.get("tokenizer.ggml.eos_token_ids", [])
+    named = {eos, *listed}
+    named |= {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")}
+    ends = {token.id: token.text for token in reference.end_tokens}
+    difference = None
+    if ends and eos not in ends:
+        difference = (
+            f"the GGUF's eos_token_id is {eos}, but answers of the checkpoint end with "
+            f"{', '.join(f'{token} ({text})' for token, text in ends.items())}"
+        )
+    elif ends and reference.end_tokens[0].id not in named:
+        first = reference.end_tokens[0]
+        difference = f"the GGUF does not name token {first.id} ({first.text}) as an end of text"
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token")
+    if difference is None and adds_bos is not None and bool(adds_bos) != reference.adds_bos:
+        difference = (
+            f"add_bos_token is {bool(adds_bos)} in the GGUF, the tokenizer "
+            f"{'adds' if reference.adds_bos else 'does not add'} one"
+        )
+    return Check(
+        name="end tokens and BOS",
+        layer="tokenizer",
+        passed=difference is None,
+        numbers={"end_tokens": len(ends)},
+        difference=difference,
+    )

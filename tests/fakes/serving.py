@@ -1,0 +1,244 @@
+"""A daemon that serves reference values exactly, and can be told to serve one thing wrongly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.client import ModelDetails, ModelSummary, NextToken, Reply, Timings, TopLogprob
+from ollama_bridge.errors import ModelNotFoundError
+from ollama_bridge.reference import (
+    Answer,
+    Conversation,
+    Position,
+    ReferenceValues,
+    Special,
+    TokenScore,
+    Turn,
+)
+
+END = Special(id=2, text="<|im_end|>")
+SYSTEM = "Be brief."
+TOP = (TokenScore(5, "Yes", -0.1), TokenScore(6, "No", -2.4), TokenScore(2, None, -6.0))
+ENDING = (TokenScore(2, None, -0.01), TokenScore(6, "No", -5.0))
+
+
+def chatml(turns: Sequence[tuple[str, str]], *, system: str | None) -> str:
+    """ChatML, written down once more."""
+    turns = list(turns)
+    if system and turns[0][0] != "system":
+        turns.insert(0, ("system", system))
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+    if turns[-1][0] == "assistant":
+        return text.removesuffix("<|im_end|>\n")
+    return text + "<|im_start|>assistant\n"
+
+
+def small_reference(*, system: str | None = SYSTEM) -> ReferenceValues:
+    """Two conversations and one answer that ends."""
+
+    def conversation(name: str, *turns: tuple[str, str]) -> Conversation:
+        return Conversation(
+            name=name,
+            turns=tuple(Turn(role=role, content=content) for role, content in turns),  # type: ignore[arg-type]
+            rendered=chatml(turns, system=system),
+            token_ids=(1, 5, 6),
+            token_texts=("<|im_start|>", "Yes", "No"),
+            top=TOP,
+        )
+
+    return ReferenceValues(
+        system=system,
+        default_system=None,
+        has_chat_template=True,
+        turn_end="<|im_end|>",
+        end_tokens=(END,),
+        bos=None,
+        adds_bos=False,
+        vocab_size=7,
+        context_length=8192,
+        conversations=(
+            conversation("plain", ("user", "Hi")),
+            conversation("continued", ("user", "Hi"), ("assistant", "Well")),
+        ),
+        answers=(
+            Answer(
+                name="plain: own answer",
+                conversation="plain",
+                text="Yes",
+                greedy=True,
+                ends=True,
+                tokens=1,
+                certain_text="Yes",
+                positions=(
+                    Position(prefix="", prompt_tokens=3, top=TOP),
+                    Position(prefix="Yes", prompt_tokens=4, top=ENDING),
+                ),
+            ),
+        ),
+    )
+
+
+@dataclass
+class Stored:
+    """A tag in the fake daemon."""
+
+    request: dict[str, Any]
+    digest: str
+
+
+@dataclass
+class FakeDaemon:
+    """Has the surface of ``Client`` that registering uses.
+
+    Attributes:
+        reference: What it serves.
+        logprob_shift: Added to the second token of every place.
+        extra_tokens: Added to every prompt's token count.
+        never_ends: Answers run into the limit.
+        drops: Parameter that create loses.
+        fail_at: Name of the method that raises ``failure``.
+    """
+
+    reference: ReferenceValues
+    logprob_shift: float = 0.0
+    extra_tokens: int = 0
+    never_ends: bool = False
+    drops: str | None = None
+    fail_at: str | None = None
+    failure: BaseException | None = None
+    blobs: set[str] = field(default_factory=set)
+    tags: dict[str, Stored] = field(default_factory=dict)
+    uploads: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fail_at and self.failure is not None:
+            raise self.failure
+
+    def _stored(self, tag: str) -> Stored:
+        if tag not in self.tags:
+            raise ModelNotFoundError(f"model {tag!r} not found", status_code=404, model=tag)
+        return self.tags[tag]
+
+    def version(self) -> str:
+        """A current version."""
+        return "0.34.4"
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether it was uploaded."""
+        return digest in self.blobs
+
+    def upload_blob(self, path: Path, digest: str, *, on_progress: object = None) -> None:
+        """Keep the digest."""
+        self._call("upload_blob")
+        self.uploads += 1
+        self.blobs.add(digest)
+
+    def create(self, request: Mapping[str, Any]) -> None:
+        """Keep the request under its tag."""
+        self._call("create")
+        kept = json.loads(json.dumps(request))
+        if self.drops is not None:
+            kept["parameters"].pop(self.drops, None)
+        content = json.dumps({key: kept[key] for key in sorted(kept) if key != "model"})
+        self.tags[request["model"]] = Stored(kept, hashlib.sha256(content.encode()).hexdigest())
+
+    def copy(self, source: str, destination: str) -> None:
+        """Both names have the same manifest."""
+        self._call("copy")
+        self.tags[destination] = self._stored(source)
+
+    def delete(self, tag: str) -> None:
+        """Forget the tag."""
+        self._stored(tag)
+        del self.tags[tag]
+
+    def list(self) -> list[ModelSummary]:
+        """All tags."""
+        return [
+            ModelSummary(
+                name=name, digest=stored.digest, size_bytes=1, modified_at="2026-01-01T00:00:00Z"
+            )
+            for name, stored in self.tags.items()
+        ]
+
+    def ps(self) -> list[Any]:
+        """Nothing is loaded."""
+        return []
+
+    def show(self, tag: str) -> ModelDetails:
+        """What was created, in the daemon's notation."""
+        request = self._stored(tag).request
+        lines = []
+        for name, value in request.get("parameters", {}).items():
+            for item in value if isinstance(value, list) else [value]:
+                shown = json.dumps(item) if isinstance(item, str | bool) else f"{item:g}"
+                lines.append(f"{name:<30} {shown}")
+        blob = next(iter(request["files"].values())).replace(":", "-")
+        return ModelDetails(
+            modelfile=f"FROM /models/blobs/{blob}\n",
+            template=request.get("template", ""),
+            system=request.get("system", ""),
+            parameters="\n".join(lines),
+            model_info={},
+            capabilities=("completion",),
+            raw={},
+        )
+
+    def render(self, tag: str, messages: Sequence[Mapping[str, str]]) -> str:
+        """ChatML with the tag's own system prompt."""
+        self._call("render")
+        turns = [(message["role"], message["content"]) for message in messages]
+        return chatml(turns, system=self._stored(tag).request.get("system"))
+
+    def next_token(self, tag: str, prompt: str, *, top: int = 20) -> NextToken:
+        """The reference's own log-probabilities, shifted."""
+        self._call("next_token")
+        tokens, scores = self._place(prompt)
+        served = [
+            TopLogprob(
+                token=score.text or "",
+                logprob=score.logprob + (self.logprob_shift if index == 1 else 0.0),
+                bytes=None,
+            )
+            for index, score in enumerate(scores)
+        ]
+        return NextToken(
+            prompt_tokens=tokens + self.extra_tokens, top=tuple(served), chosen=served[0].token
+        )
+
+    def _place(self, prompt: str) -> tuple[int, tuple[TokenScore, ...]]:
+        for conversation in self.reference.conversations:
+            if conversation.rendered == prompt:
+                return len(conversation.token_ids), conversation.top
+        for answer in self.reference.answers:
+            rendered = self.reference.conversation(answer.conversation).rendered
+            for position in answer.positions:
+                if rendered + position.prefix == prompt:
+                    return position.prompt_tokens, position.top
+        raise AssertionError("a prompt that no probe has")
+
+    def chat(self, tag: str, messages: object, *, options: Mapping[str, Any]) -> Reply:
+        """The reference's own answer."""
+        return self._reply(self.reference.answers[0].text)
+
+    def generate(self, tag: str, prompt: str, *, raw: bool, options: Mapping[str, Any]) -> Reply:
+        """Nothing more to say."""
+        return self._reply("")
+
+    def _reply(self, text: str) -> Reply:
+        return Reply(
+            text=text,
+            thinking="",
+            done_reason="length" if self.never_ends else "stop",
+            model="fake",
+            prompt_tokens=3,
+            generated_tokens=1,
+            timings=Timings(),
+        )

@@ -1,0 +1,387 @@
+"""Registering in a real daemon: what is right gets its tag, what is wrong is named and does not."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.models import build_tiny_checkpoint
+
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.client import Client
+from ollama_bridge.config import ModelfileSection
+from ollama_bridge.conversion import convert
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import DaemonError, ParityError
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
+from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.registration import register
+from ollama_bridge.rendering import render
+from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.verify.certificate import Certificate
+
+pytestmark = pytest.mark.live
+
+SYSTEM = "You are a terse assistant. Answer in one short sentence."
+
+
+@dataclass(frozen=True)
+class Exports:
+    """One checkpoint in several GGUF types."""
+
+    checkpoint: Checkpoint
+    folder: Path
+
+    def gguf(self, gguf_type: str) -> GGUFFile:
+        """The checkpoint as a GGUF of one type, converted once."""
+        return convert(self.checkpoint, type=gguf_type, out_dir=self.folder / gguf_type)
+
+
+@pytest.fixture(scope="module")
+def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The real SmolLM2-135M-Instruct, imported from its GGUF, with a system prompt of our own."""
+    folder = tmp_path_factory.mktemp("smollm")
+    imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
+    checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
+    return Exports(checkpoint, folder)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A random two-layer Llama."""
+    return tiny_exports(tmp_path_factory.mktemp("tiny-exports"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def client(daemon: PrivateDaemon) -> Iterator[Client]:
+    """A client of the shared daemon."""
+    with daemon.client() as opened:
+        yield opened
+
+
+def tiny_exports(
+    folder: Path,
+    *,
+    seed: int,
+    system: str | None = None,
+    layers: int = 2,
+    kv_heads: int = 2,
+    tied: bool = True,
+    head_dim: int | None = None,
+) -> Exports:
+    """A random checkpoint with reference values."""
+    work = Work("checkpoint", "test", 1, settings={"seed": seed, "system": system})
+    with open_draft(folder / "checkpoint", work) as draft:
+        build_tiny_checkpoint(
+            draft.path,
+            seed=seed,
+            layers=layers,
+            kv_heads=kv_heads,
+            tied=tied,
+            head_dim=head_dim,
+        )
+        write_reference_values(draft.path, system=system, labels=("positive", "negative"))
+        return Exports(Checkpoint(folder / "checkpoint", draft.commit()), folder)
+
+
+def modelfile_of(gguf: GGUFFile, system: str | None = None) -> Modelfile:
+    """The Modelfile that a build would write."""
+    return render(gguf, settings=ModelfileSection(), system=system)
+
+
+def digests(client: Client) -> dict[str, str]:
+    """Tags of the daemon and their manifests."""
+    return {model.name: model.digest for model in client.list()}
+
+
+def damaged(gguf: GGUFFile, folder: Path, damage: Callable[[Path], None]) -> GGUFFile:
+    """A copy of an export, changed in its bytes, as an artefact whose digests are right."""
+    with open_draft(folder, Work("gguf", "test", 1, settings={"damage": str(damage)})) as draft:
+        for name in ("model.gguf", "reference.json"):
+            shutil.copyfile(gguf.path / name, draft.path / name)
+        damage(draft.path / "model.gguf")
+        return GGUFFile(folder, draft.commit(gguf.facts))
+
+
+def undo_permutation(path: Path) -> None:
+    """Rows of q and k as Hugging Face has them: the classic mistake of converters."""
+    contents = read_gguf(path)
+    heads = {
+        "attn_q": contents.metadata["llama.attention.head_count"],
+        "attn_k": contents.metadata["llama.attention.head_count_kv"],
+    }
+    data = np.memmap(path, dtype=np.uint8, mode="r+")
+    for info in contents.tensors.values():
+        kind = info.name.split(".")[-2]
+        if kind in heads:
+            rows = data[info.offset : info.offset + info.size_bytes].reshape(info.shape[0], -1)
+            halves = rows.reshape(heads[kind], info.shape[0] // heads[kind] // 2, 2, -1)
+            rows[:] = halves.swapaxes(1, 2).reshape(rows.shape).copy()
+    data.flush()
+
+
+def lose_a_norm(path: Path) -> None:
+    """One norm of the first layer is all ones."""
+    info = read_gguf(path).tensors["blk.0.ffn_norm.weight"]
+    data = np.memmap(path, dtype=np.uint8, mode="r+")
+    data[info.offset : info.offset + info.size_bytes] = np.ones(info.shape, "<f4").view(np.uint8)
+    data.flush()
+
+
+def set_eos(path: Path) -> None:
+    """eos_token_id is <|endoftext|> instead of the token that ends a turn."""
+    key = b"tokenizer.ggml.eos_token_id"
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<Q", len(key)) + key) + 8 + len(key) + 4
+    content[at : at + 4] = struct.pack("<I", 0)
+    path.write_bytes(content)
+
+
+def swap_tokens(path: Path) -> None:
+    """Two tokens of the same length have changed places."""
+    content = path.read_bytes()
+    first, second = (struct.pack("<Q", 1) + letter for letter in (b"I", b"A"))
+    content = content.replace(first, b"\0" * 9, 1).replace(second, first, 1)
+    path.write_bytes(content.replace(b"\0" * 9, second, 1))
+
+
+def without_stop(modelfile: Modelfile) -> Modelfile:
+    """The same without PARAMETER stop."""
+    parameters = {name: value for name, value in modelfile.parameters.items() if name != "stop"}
+    return replace(modelfile, parameters=parameters)
+
+
+@pytest.mark.parametrize("gguf_type", ["f16", "q8_0"])
+def test_real_model_is_registered_and_answers(
+    smollm: Exports, client: Client, tmp_path: Path, gguf_type: str
+) -> None:
+    """The real SmolLM2 passes in both served types; the second time nothing is done."""
+    gguf = smollm.gguf(gguf_type)
+    tag = f"live-register:{gguf_type}"
+    model = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "a")
+    assert model.facts["passed"]
+    assert digests(client)[tag] == model.facts["tag_digest"]
+    assert client.chat(tag, "What is the capital of France?").done_reason == "stop"
+    again = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "a")
+    assert again.digest == model.digest
+
+
+@pytest.mark.parametrize(
+    ("damage", "layer"),
+    [
+        (undo_permutation, "tensor"),
+        (lose_a_norm, "tensor"),
+        (set_eos, "tokenizer"),
+        (swap_tokens, "tokenizer"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_damaged_real_model_is_refused(
+    smollm: Exports,
+    client: Client,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    layer: str,
+) -> None:
+    """Each fault of a converter is named by its layer, and the previous version stays."""
+    good = smollm.gguf("f16")
+    modelfile = modelfile_of(good, SYSTEM)
+    # Registered once for all four: the second time it is found as it is.
+    register(
+        good, modelfile, "live-damaged:latest", client=client, out_dir=smollm.folder / "damaged-tag"
+    )
+    before = digests(client)
+    bad = damaged(good, tmp_path / "bad", damage)
+    with pytest.raises(ParityError, match="previous version stays") as caught:
+        register(bad, modelfile, "live-damaged", client=client, out_dir=tmp_path / "refused")
+    assert caught.value.layer == layer
+    assert digests(client) == before
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize("gguf_type", ["f16", "q8_0"])
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        (lambda modelfile: replace(modelfile, system=None), "template"),
+        (without_stop, "stop"),
+        (
+            lambda modelfile: replace(
+                modelfile, template="{{ .System }}{{ .Prompt }}{{ .Response }}"
+            ),
+            "template",
+        ),
+    ],
+    ids=["dropped system prompt", "missing stop", "other template"],
+)
+def test_wrong_modelfile_leaves_no_tag(
+    smollm: Exports,
+    client: Client,
+    tmp_path: Path,
+    gguf_type: str,
+    change: Callable[[Modelfile], Modelfile],
+    layer: str,
+) -> None:
+    """A wrong Modelfile of a right model is refused; nothing of it stays in the daemon."""
+    gguf = smollm.gguf(gguf_type)
+    before = digests(client)
+    with pytest.raises(ParityError, match="no tag was made") as caught:
+        register(
+            gguf,
+            change(modelfile_of(gguf, SYSTEM)),
+            "live-wrong:latest",
+            client=client,
+            out_dir=tmp_path / "out",
+        )
+    assert caught.value.layer == layer
+    assert digests(client) == before
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_twenty_good_exports_are_not_refused(client: Client, tmp_path: Path, number: int) -> None:
+    """Five different checkpoints in four types each pass, whatever their shape and system."""
+    shapes: list[dict[str, object]] = [
+        {},
+        {"layers": 3, "kv_heads": 4, "system": "Answer with one word: positive or negative."},
+        {"tied": False, "kv_heads": 1, "system": 'Say "no" \u00a0👩\u200d🚀\n\n"""\nTwice.'},
+        {"head_dim": 32, "system": "{{ .System }} [[ from ]]"},
+        {"layers": 1, "system": "  Größe zählt.  "},
+    ]
+    exports = tiny_exports(tmp_path, seed=number + 1, **shapes[number])  # type: ignore[arg-type]
+    for gguf_type in ("f32", "f16", "bf16", "q8_0"):
+        gguf = exports.gguf(gguf_type)
+        tag = f"live-good-{number}:{gguf_type}"
+        model = register(
+            gguf, modelfile_of(gguf), tag, client=client, out_dir=tmp_path / f"tag-{gguf_type}"
+        )
+        certificate = Certificate.read(model.path / "certificate.json")
+        assert certificate.passed
+        client.delete(tag)
+
+
+def test_daemon_killed_while_registering(
+    tiny: Exports, ollama_binary: Path, tmp_path: Path
+) -> None:
+    """A clear error, no half tag, and the same command succeeds on the restarted daemon."""
+    gguf = tiny.gguf("f16")
+    with PrivateDaemon(tmp_path / "daemon", binary=ollama_binary) as private:
+
+        class Killer:
+            """Kills the daemon in the middle of the proof."""
+
+            armed = True
+
+            def emit(self, event: Event) -> None:
+                """Strike once."""
+                if isinstance(event, Progress) and event.unit == "probes" and event.done == 5:
+                    if self.armed:
+                        private.kill()
+                    self.armed = False
+
+        killer = Killer()
+        with private.client() as opened:
+            with pytest.raises(DaemonError):
+                register(
+                    gguf,
+                    modelfile_of(gguf),
+                    "killed:latest",
+                    client=opened,
+                    out_dir=tmp_path / "out",
+                    reporter=killer,
+                )
+            private.restart()
+            assert "killed:latest" not in digests(opened)
+            register(
+                gguf,
+                modelfile_of(gguf),
+                "killed:latest",
+                client=opened,
+                out_dir=tmp_path / "out",
+                reporter=killer,
+            )
+            assert list(digests(opened)) == ["killed:latest"]
+
+
+def create_from_text(daemon: PrivateDaemon, modelfile: Modelfile, tag: str, folder: Path) -> None:
+    """``ollama create TAG -f Modelfile``, with the real program."""
+    (folder / "Modelfile").write_text(modelfile.to_text(), encoding="utf-8", newline="")
+    subprocess.run(
+        [str(daemon.binary), "create", tag, "-f", str(folder / "Modelfile")],
+        env={"OLLAMA_HOST": daemon.host, "HOME": str(folder), "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        '"quoted"',
+        'ends with "',
+        '""',
+        ' """ in the middle of a line',
+        "  spaces around  ",
+        "two\nlines\r\nand\rmore\n",
+        "# no comment\n#\n",
+        "\ttab\t",
+        "Größe Привет 你好 مرحبا हिन्दी 👍🏽 🇩🇪",
+        "FROM x\nPARAMETER temperature 2",
+        "{{ .System }} \\n \\",
+    ],
+)
+def test_text_and_api_make_the_same_tag(
+    tiny: Exports, daemon: PrivateDaemon, client: Client, tmp_path: Path, text: str
+) -> None:
+    """What to_text accepts, ``ollama create -f`` makes into the very tag that the API makes."""
+    gguf = tiny.gguf("f16")
+    modelfile = replace(
+        modelfile_of(gguf),
+        system=text,
+        license=text,
+        parameters={"stop": (text, "b"), "temperature": 0.3, "top_k": 7, "use_mmap": True},
+    )
+    create_from_text(daemon, modelfile, "live-text:cli", tmp_path)
+    client.create(modelfile.to_request("live-text:api", blob_digest=gguf.blob_digest))
+    by_text, by_api = client.show("live-text:cli"), client.show("live-text:api")
+    assert by_text.system == by_api.system == text
+    assert by_text.template == by_api.template == modelfile.template
+    assert by_text.raw["license"] == by_api.raw["license"] == text
+    assert sorted(by_text.parameters.splitlines()) == sorted(by_api.parameters.splitlines())
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Python knows newer characters than Go")
+def test_every_printable_character_survives_the_text(
+    tiny: Exports, daemon: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """The characters that we call carried are those that Ollama carries: all of Unicode."""
+    characters = "".join(
+        chr(code)
+        for code in range(0x20, 0x110000)
+        if chr(code).isprintable() and unicodedata.category(chr(code)) != "Cs"
+    )
+    modelfile = replace(modelfile_of(tiny.gguf("f16")), system=characters)
+    create_from_text(daemon, modelfile, "live-text:all", tmp_path)
+    assert client.show("live-text:all").system == characters
+
+
+def test_gguf_in_the_daemon_is_the_file(tiny: Exports, client: Client, tmp_path: Path) -> None:
+    """What the daemon stores is byte for byte what was converted and read strictly."""
+    gguf = tiny.gguf("f16")
+    contents: GGUFContents = read_gguf(gguf.gguf_path)
+    register(gguf, modelfile_of(gguf), "live-blob", client=client, out_dir=tmp_path / "out")
+    shown = client.show("live-blob")
+    assert gguf.blob_digest.replace(":", "-") in shown.modelfile
+    assert shown.model_info["llama.block_count"] == contents.metadata["llama.block_count"]
+    assert shown.capabilities == ("completion",)

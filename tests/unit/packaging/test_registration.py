@@ -1,0 +1,323 @@
+"""Registering: nothing unproven gets the tag, nothing is left behind, nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes.serving import FakeDaemon, small_reference
+
+from ollama_bridge.artifacts import GGUFFile, Work
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import (
+    ArtifactError,
+    ConfigError,
+    DaemonError,
+    DaemonUnreachableError,
+    GGUFError,
+    ParityError,
+    RequestRejectedError,
+)
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.registration import register
+from ollama_bridge.reporting import Event, Note, StageReused
+from ollama_bridge.verify.certificate import Certificate
+
+TAG = "tiny:f16"
+
+
+class Listener:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Keep it."""
+        self.events.append(event)
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> GGUFFile:
+    """A GGUF with a vocabulary of seven and no weights."""
+    from gguf import GGUFWriter
+
+    folder = tmp_path / "gguf"
+    with open_draft(folder, Work(kind="gguf", stage="convert", version=1)) as draft:
+        writer = GGUFWriter(str(draft.path / "model.gguf"), "llama")
+        tokens = ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b", "Yes", "No"]
+        writer.add_token_list(tokens)
+        writer.add_eos_token_id(2)
+        writer.add_add_bos_token(False)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        small_reference().write(draft.path / "reference.json")
+        return GGUFFile(folder, draft.commit({"type": "f16"}))
+
+
+@pytest.fixture
+def modelfile(gguf: GGUFFile) -> Modelfile:
+    """The right Modelfile for it."""
+    return Modelfile(
+        str(gguf.gguf_path),
+        template="{{ .Prompt }}",
+        system="Be brief.",
+        parameters={
+            "temperature": 0.0,
+            "repeat_penalty": 1.0,
+            "num_predict": 64,
+            "stop": ("<|im_end|>",),
+        },
+    )
+
+
+@pytest.fixture
+def daemon() -> FakeDaemon:
+    """Serves the reference exactly."""
+    return FakeDaemon(small_reference())
+
+
+def test_a_good_model_gets_its_tag(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """The tag is made, the candidate is gone, and certificate and Modelfile are written."""
+    model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert model.tag == TAG
+    assert list(daemon.tags) == [TAG]
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.passed
+    assert certificate.tag_digest == daemon.tags[TAG].digest
+    assert "proven equal" in str(model.facts["verdict"])
+    written = Modelfile.parse((model.path / "Modelfile").read_text())
+    assert (model.path / written.from_).resolve() == gguf.gguf_path.resolve()
+    assert written.replace_from(modelfile.from_) == modelfile
+
+
+def test_the_second_time_nothing_is_sent(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Same work and same tag in the daemon: reused without a single probe."""
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    daemon.calls.clear()
+    listener = Listener()
+    register(
+        gguf,
+        modelfile,
+        TAG,
+        client=daemon,  # type: ignore[arg-type]
+        out_dir=tmp_path / "out",
+        reporter=listener,
+    )
+    assert daemon.calls == []
+    assert any(isinstance(event, StageReused) for event in listener.events)
+
+
+@pytest.mark.parametrize("loss", ["removed", "replaced"])
+def test_a_tag_that_changed_is_registered_again(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, loss: str
+) -> None:
+    """The certificate is about the daemon's tag as it is now, not as it once was."""
+    first = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    if loss == "removed":
+        daemon.delete(TAG)
+    else:
+        daemon.tags[TAG] = replace(daemon.tags[TAG], digest="other")
+    again = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.tags[TAG].digest == again.facts["tag_digest"] == first.facts["tag_digest"]
+    assert daemon.uploads == 1
+
+
+def test_blob_is_uploaded_only_when_missing(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A second tag of the same file sends no weights."""
+    register(gguf, modelfile, "tiny:a", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    register(gguf, modelfile, "tiny:b", client=daemon, out_dir=tmp_path / "b")  # type: ignore[arg-type]
+    assert daemon.uploads == 1
+    assert sorted(daemon.tags) == ["tiny:a", "tiny:b"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "layer"),
+    [
+        ({"logprob_shift": 0.2}, "tensor"),
+        ({"extra_tokens": 1}, "tokenizer"),
+        ({"never_ends": True}, "stop"),
+        ({"drops": "stop"}, "stop"),
+        ({"drops": "repeat_penalty"}, "sampling"),
+    ],
+)
+def test_a_wrong_model_is_refused_and_the_old_one_stays(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    fault: dict[str, object],
+    layer: str,
+) -> None:
+    """Each fault is refused with its layer; the tag's previous version is untouched."""
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "good")  # type: ignore[arg-type]
+    before = daemon.tags[TAG].digest
+    for name, value in fault.items():
+        setattr(daemon, name, value)
+    other = replace(modelfile, license="changed")
+    with pytest.raises(ParityError, match="previous version stays") as caught:
+        register(gguf, other, TAG, client=daemon, out_dir=tmp_path / "bad")  # type: ignore[arg-type]
+    assert caught.value.layer == layer
+    assert {tag: stored.digest for tag, stored in daemon.tags.items()} == {TAG: before}
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_dropped_system_prompt_is_refused(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A Modelfile without the checkpoint's SYSTEM makes no tag, and says where texts differ."""
+    with pytest.raises(ParityError, match="differs at byte 12") as caught:
+        register(
+            gguf,
+            replace(modelfile, system=None),
+            TAG,
+            client=daemon,  # type: ignore[arg-type]
+            out_dir=tmp_path / "out",
+        )
+    assert caught.value.layer == "template"
+    assert daemon.tags == {}
+
+
+def test_force_registers_and_says_so(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """force gives a refused model its tag; certificate and a warning tell."""
+    daemon.logprob_shift = 0.2
+    listener = Listener()
+    model = register(
+        gguf,
+        modelfile,
+        TAG,
+        client=daemon,  # type: ignore[arg-type]
+        out_dir=tmp_path / "out",
+        reporter=listener,
+        force=True,
+    )
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.forced
+    assert not certificate.passed
+    assert "NOT equal" in str(model.facts["verdict"])
+    assert any(isinstance(event, Note) and event.level == "warning" for event in listener.events)
+
+
+@pytest.mark.parametrize("fail_at", ["upload_blob", "create", "render", "next_token", "copy"])
+@pytest.mark.parametrize(
+    "failure", [DaemonUnreachableError("gone"), KeyboardInterrupt()], ids=["daemon", "ctrl-c"]
+)
+def test_an_interruption_leaves_no_half_tag(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    fail_at: str,
+    failure: BaseException,
+) -> None:
+    """Broken off anywhere, nothing stays in the daemon, and the same command then succeeds."""
+    daemon.fail_at, daemon.failure = fail_at, failure
+    with pytest.raises(type(failure)):
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.tags == {}
+    daemon.fail_at = None
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert list(daemon.tags) == [TAG]
+
+
+def test_leftovers_are_removed_at_the_next_start(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A candidate that a killed run left in the daemon goes away; other tags do not."""
+    register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    daemon.tags["ollama-bridge/candidate:0123456789abcdef"] = daemon.tags["mine:1"]
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert sorted(daemon.tags) == ["mine:1", TAG]
+
+
+def test_a_pruned_blob_is_sent_again(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A daemon that pruned the blob between upload and create gets it once more."""
+    create = daemon.create
+
+    def prune_first(request: dict[str, object]) -> None:
+        if daemon.uploads == 1:
+            daemon.blobs.clear()
+            raise RequestRejectedError("no such file or directory", status_code=500)
+        create(request)
+
+    daemon.create = prune_first  # type: ignore[method-assign]
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.uploads == 2
+
+
+def test_a_changed_gguf_is_not_sent(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A file of the right size with another byte is found before the daemon sees it."""
+    data = bytearray(gguf.gguf_path.read_bytes())
+    at = data.index(b"Yes")
+    data[at : at + 3] = b"Yez"
+    gguf.gguf_path.write_bytes(data)
+    with pytest.raises(ArtifactError, match="was changed"):
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.uploads == 0
+
+
+def test_a_damaged_gguf_is_not_sent(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A truncated file is a GGUFError before the daemon sees it."""
+    data = gguf.gguf_path.read_bytes()
+    gguf.gguf_path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(GGUFError):
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.uploads == 0
+
+
+def test_an_illegal_tag_is_refused_first(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A tag that Ollama would refuse costs no upload."""
+    with pytest.raises(ConfigError, match="no legal tag"):
+        register(gguf, modelfile, "a b", client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.calls == []
+
+
+def test_a_daemon_without_logprobs_is_refused(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A daemon that cannot be checked says which version it takes."""
+    daemon.version = lambda: "0.9.6"  # type: ignore[method-assign]
+    with pytest.raises(DaemonError, match=r"0\.9\.6") as caught:
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert "0.12.11" in str(caught.value.hint)
+
+
+def test_what_the_grammar_cannot_carry_goes_through_the_api(
+    gguf: GGUFFile, modelfile: Modelfile, tmp_path: Path
+) -> None:
+    """The exact request is written, no wrong Modelfile is, and a note says so."""
+    system = "Hard\u00a0space."
+    daemon = FakeDaemon(small_reference(system=system))
+    daemon.reference.write(gguf.reference_path)
+    listener = Listener()
+    model = register(
+        gguf,
+        replace(modelfile, system=system),
+        TAG,
+        client=daemon,  # type: ignore[arg-type]
+        out_dir=tmp_path / "out",
+        reporter=listener,
+    )
+    assert json.loads((model.path / "request.json").read_text())["system"] == system
+    assert not (model.path / "Modelfile").exists()
+    assert any(isinstance(event, Note) and "U+00A0" in event.message for event in listener.events)

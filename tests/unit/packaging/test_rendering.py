@@ -1,0 +1,206 @@
+"""Modelfiles from Jinja templates: which template, which parameters, which errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.serving import SYSTEM, small_reference
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ollama_bridge.artifacts import GGUFFile, Work
+from ollama_bridge.assets import find_asset, list_assets
+from ollama_bridge.config import ModelfileSection
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ConfigError, ModelfileError
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.rendering import choose_parameters, detect_format, render, render_file
+
+
+def gguf_with(reference: ReferenceValues, folder: Path) -> GGUFFile:
+    """A GGUF artefact around reference values."""
+    with open_draft(folder, Work(kind="gguf", stage="convert", version=1)) as draft:
+        (draft.path / "model.gguf").write_bytes(b"GGUF")
+        reference.write(draft.path / "reference.json")
+        return GGUFFile(folder, draft.commit({"type": "f16"}))
+
+
+def render_text(source: str, folder: Path, *, system: str | None = "S") -> Modelfile:
+    """Render a template given as text."""
+    file = folder / "mine.Modelfile.j2"
+    file.write_text(source, encoding="utf-8")
+    return render_file(
+        file, from_="m.gguf", system=system, parameters={}, license_=None, turn_end="</s>"
+    )
+
+
+def with_rendering(user_turn: str) -> ReferenceValues:
+    """Reference values of another chat format."""
+    reference = small_reference()
+    conversations = tuple(
+        conversation.model_copy(update={"rendered": user_turn})
+        for conversation in reference.conversations
+    )
+    return reference.model_copy(update={"conversations": conversations})
+
+
+def test_writes_all_that_the_daemon_must_not_choose(tmp_path: Path) -> None:
+    """SYSTEM of the checkpoint, its end tokens as stops, and sampling are always written."""
+    modelfile = render(
+        gguf_with(small_reference(), tmp_path / "gguf"), settings=ModelfileSection(), system=None
+    )
+    assert modelfile.system == SYSTEM
+    assert modelfile.parameters == {
+        "num_ctx": 4096,
+        "num_predict": 1024,
+        "repeat_penalty": 1.0,
+        "stop": ("<|im_end|>",),
+        "temperature": 0.0,
+    }
+    assert modelfile.template is not None
+    assert "<|im_start|>" in modelfile.template
+    assert Modelfile.parse(modelfile.to_text()) == modelfile
+
+
+def test_what_is_asked_for_wins(tmp_path: Path) -> None:
+    """Recipe over generation_config over our defaults; the system prompt likewise."""
+    reference = small_reference().model_copy(
+        update={"generation": {"do_sample": True, "temperature": 0.6, "top_p": 0.95}}
+    )
+    modelfile = render(
+        gguf_with(reference, tmp_path / "gguf"),
+        settings=ModelfileSection(
+            parameters={"temperature": 0.2, "stop": ("END",)}, license="Apache-2.0"
+        ),
+        system="Other.",
+    )
+    assert modelfile.system == "Other."
+    assert modelfile.license == "Apache-2.0"
+    assert modelfile.parameters["temperature"] == 0.2
+    assert modelfile.parameters["top_p"] == 0.95
+    assert modelfile.parameters["top_k"] == 50
+    assert modelfile.parameters["stop"] == ("END",)
+
+
+def test_context_is_never_longer_than_the_weights_allow() -> None:
+    """num_ctx is the checkpoint's own length where that is short."""
+    reference = small_reference().model_copy(update={"context_length": 512})
+    assert choose_parameters(reference, {})["num_ctx"] == 512
+
+
+@pytest.mark.parametrize(
+    ("rendered", "name"),
+    [
+        ("<|im_start|>user\nHi<|im_end|>\n", "chatml"),
+        ("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>", "llama3"),
+        ("<|user|>\nHi</s>\n<|assistant|>\n", "zephyr"),
+    ],
+)
+def test_auto_follows_the_rendered_probes(rendered: str, name: str) -> None:
+    """The chat format is seen in what the checkpoint renders, not in its name."""
+    assert detect_format(with_rendering(rendered)) == name
+
+
+def test_auto_takes_completion_without_a_chat_template() -> None:
+    """A base model continues its prompt."""
+    reference = small_reference().model_copy(update={"has_chat_template": False})
+    assert detect_format(reference) == "completion"
+
+
+def test_unknown_format_says_how_to_bring_a_template() -> None:
+    """A format that does not ship names the ones that do and the way out."""
+    with pytest.raises(ModelfileError, match="chatml, completion, llama3, zephyr") as caught:
+        detect_format(with_rendering("[INST] Hi [/INST]"))
+    assert "modelfiles copy" in str(caught.value.hint)
+
+
+def test_unknown_template_is_refused(tmp_path: Path) -> None:
+    """A template name that neither ships nor is a file is refused."""
+    gguf = gguf_with(small_reference(), tmp_path / "gguf")
+    with pytest.raises(ConfigError, match="no modelfile 'chatlm'"):
+        render(gguf, settings=ModelfileSection(template="chatlm"), system=None)
+
+
+@pytest.mark.parametrize("name", sorted(list_assets("modelfiles")))
+def test_every_shipped_template_documents_its_variables(name: str) -> None:
+    """The head of each template names every variable that it gets."""
+    head = find_asset("modelfiles", name).read_text(encoding="utf-8").split("#]")[0]
+    for variable in ("from", "system", "stop", "parameters", "license", "turn_end"):
+        assert f"    {variable} " in head
+
+
+@pytest.mark.parametrize("name", sorted(list_assets("modelfiles")))
+def test_every_shipped_template_renders_with_nothing_optional(name: str) -> None:
+    """No system, license or stop: a Modelfile all the same, without leftovers of Jinja."""
+    modelfile = render_file(
+        find_asset("modelfiles", name),
+        from_="m.gguf",
+        system=None,
+        parameters={},
+        license_=None,
+        turn_end="</s>",
+    )
+    assert modelfile.system is None
+    assert modelfile.template is not None
+    assert not any(mark in modelfile.template for mark in ("[[", "[%", "[#"))
+
+
+@given(system=st.text(min_size=1).filter(lambda text: max(text) < "\ud800" or max(text) > "\udfff"))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_any_system_prompt_arrives_exactly(system: str) -> None:
+    """Quotes, instructions, marks and unprintable characters in a system prompt stay text."""
+    modelfile = render_file(
+        find_asset("modelfiles", "chatml"),
+        from_="m.gguf",
+        system=system,
+        parameters={},
+        license_=system,
+        turn_end=None,
+    )
+    assert modelfile.system == modelfile.license == system
+    assert modelfile.from_ == "m.gguf"
+
+
+@pytest.mark.parametrize(
+    "system",
+    ['"""\nPARAMETER temperature 2\n"""', "[[ from ]]", "{{ .Nope }}", "⟦ollama-bridge-0⟧"],
+)
+def test_a_system_prompt_cannot_become_an_instruction(system: str) -> None:
+    """What looks like grammar, Jinja, Go or our own marks is only text."""
+    modelfile = render_file(
+        find_asset("modelfiles", "chatml"),
+        from_="m.gguf",
+        system=system,
+        parameters={},
+        license_=None,
+        turn_end=None,
+    )
+    assert modelfile.system == system
+    assert not modelfile.parameters
+
+
+def test_own_template_may_add_to_the_system_prompt(tmp_path: Path) -> None:
+    """A user's template places values where it wants."""
+    modelfile = render_text('FROM [[ from ]]\nSYSTEM """[[ system ]] Be kind."""\n', tmp_path)
+    assert modelfile.system == "S Be kind."
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("FROM [[ from ]]\n\nSYSTEM [[ sytem ]]\n", "line 3: 'sytem' is undefined"),
+        ("FROM [[ from ]]\n[% if system %]\n", "line 2"),
+        ("FROM [[ from ]]\nSYSTEM [[ system | upper ]]\n", "cannot be changed by a filter"),
+        ("FROM [[ from ]]\nSYSTEM [[ system / 0 ]]\n", "line 2"),
+        ("SYSTEM hi\n", "no FROM"),
+        ("FROM [[ from ]]\nSYSTEM a\u00a0b\n", r"line 2: Ollama would silently drop .* U\+00A0"),
+        ("FROM [[ from ]]\nADAPTER x\n", "ADAPTER is not supported"),
+    ],
+)
+def test_template_errors_name_file_and_line(tmp_path: Path, source: str, message: str) -> None:
+    """Jinja's errors, and what Ollama would refuse or drop, come with the file's name."""
+    with pytest.raises(ModelfileError, match=message) as caught:
+        render_text(source, tmp_path)
+    assert "mine.Modelfile.j2" in caught.value.message

@@ -1,0 +1,167 @@
+"""The checks of a tag's parts: vocabulary, settings, and the certificate that they fill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes.serving import FakeDaemon, small_reference
+
+from ollama_bridge.errors import ArtifactError, ParityError
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.verify.certificate import LAYERS, Certificate, Check
+from ollama_bridge.verify.settings import check_settings, read_parameters
+from ollama_bridge.verify.vocabulary import check_vocabulary
+
+TOKENS = ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b", "Yes", "No"]
+GOOD = {
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.add_bos_token": False,
+}
+MODELFILE = Modelfile(
+    "m.gguf",
+    template="{{ .Prompt }}",
+    system="Be brief.",
+    parameters={
+        "temperature": 0.7,
+        "repeat_penalty": 1.0,
+        "num_predict": 64,
+        "stop": ("<|im_end|>", 'a "quoted"\n\x01stop'),
+    },
+)
+
+
+def test_a_right_vocabulary_passes() -> None:
+    """Texts, ends and BOS agree."""
+    assert all(check.passed for check in check_vocabulary(small_reference(), GOOD))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer.ggml.tokens": TOKENS[:6]}, "has 6 tokens, the tokenizer 7"),
+        (
+            {"tokenizer.ggml.tokens": [*TOKENS[:5], "No", "Yes"]},
+            "token 5 is 'Yes' in the checkpoint, 'No' in the GGUF",
+        ),
+        ({"tokenizer.ggml.eos_token_id": 0}, "eos_token_id is 0"),
+        ({"tokenizer.ggml.add_bos_token": True}, "add_bos_token is True"),
+    ],
+)
+def test_a_wrong_vocabulary_is_named(change: dict[str, object], message: str) -> None:
+    """The first wrong token, end or BOS is named; the layer is the tokenizer."""
+    failed = [
+        check for check in check_vocabulary(small_reference(), GOOD | change) if not check.passed
+    ]
+    assert [check.layer for check in failed] == ["tokenizer"]
+    assert message in str(failed[0].difference)
+
+
+def shown(modelfile: Modelfile) -> FakeDaemon:
+    """A daemon that has a tag of this Modelfile."""
+    daemon = FakeDaemon(small_reference())
+    daemon.create(modelfile.to_request("t", blob_digest="sha256:00"))
+    return daemon
+
+
+def test_what_was_asked_for_is_shown() -> None:
+    """Every text and parameter that was sent is what the daemon shows."""
+    checks = check_settings(shown(MODELFILE).show("t"), MODELFILE, small_reference())
+    assert [check.difference for check in checks] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("served", "layer", "message"),
+    [
+        (replace(MODELFILE, system="Other."), "template", "another SYSTEM"),
+        (replace(MODELFILE, template="x"), "template", "another TEMPLATE"),
+        (
+            replace(MODELFILE, parameters={**MODELFILE.parameters, "temperature": 0.8}),
+            "sampling",
+            "temperature should be 0.7",
+        ),
+        (
+            replace(MODELFILE, parameters={**MODELFILE.parameters, "stop": ("<|im_end|>",)}),
+            "stop",
+            "has the stops",
+        ),
+        (
+            replace(MODELFILE, parameters={**MODELFILE.parameters, "stop": ("</s>",)}),
+            "stop",
+            "no PARAMETER stop for the end token '<|im_end|>'",
+        ),
+    ],
+)
+def test_what_is_shown_otherwise_is_named(served: Modelfile, layer: str, message: str) -> None:
+    """Each kind of setting that arrives changed has its own layer."""
+    checks = check_settings(shown(served).show("t"), MODELFILE, small_reference())
+    failed = [check for check in checks if not check.passed]
+    assert [check.layer for check in failed] == [layer]
+    assert message in str(failed[0].difference)
+
+
+def test_a_modelfile_of_another_system_prompt_is_refused() -> None:
+    """A SYSTEM that is served as sent, but is not the checkpoint's, fails."""
+    other = replace(MODELFILE, system="Be long.")
+    texts, _, _ = check_settings(shown(other).show("t"), other, small_reference())
+    assert texts.layer == "template"
+    assert not texts.passed
+
+
+def test_parameters_are_read_in_go_notation() -> None:
+    """Quoted texts, numbers with exponents and booleans, as ``show`` prints them."""
+    text = 'stop     "a\\n\\u00a0\\"b"\nstop  "c"\nnum_ctx   1e+06\nuse_mmap true\nmin_p 0.05\n\n'
+    assert read_parameters(text) == {
+        "stop": ['a\n\u00a0"b', "c"],
+        "num_ctx": [1e6],
+        "use_mmap": [True],
+        "min_p": [0.05],
+    }
+
+
+def certificate_of(*failed: str) -> Certificate:
+    """A certificate whose checks of these layers failed."""
+    checks = tuple(
+        Check(
+            name=f"{layer} check",
+            layer=layer,  # type: ignore[arg-type]
+            passed=layer not in failed,
+            difference="secret words" if layer in failed else None,
+        )
+        for layer in reversed(LAYERS)
+    )
+    return Certificate(
+        tag="t:latest", type="f16", daemon_version="0.34.4", blob_digest="sha256:0", checks=checks
+    )
+
+
+def test_the_first_layer_is_blamed() -> None:
+    """A wrong tokenizer explains wrong numbers, so it is named first."""
+    with pytest.raises(ParityError, match="tokenizer: secret words") as caught:
+        certificate_of("tensor", "tokenizer", "sampling").raise_if_failed()
+    assert caught.value.layer == "tokenizer"
+    assert caught.value.hint
+
+
+def test_the_verdict_has_no_word_of_a_prompt() -> None:
+    """The one line that goes into events names the check, not the texts that differ."""
+    verdict = certificate_of("template").verdict
+    assert "template" in verdict
+    assert "secret" not in verdict
+
+
+def test_a_good_certificate_raises_nothing(tmp_path: Path) -> None:
+    """A passed certificate is silent, and is read back equal."""
+    certificate = certificate_of()
+    certificate.raise_if_failed()
+    (tmp_path / "certificate.json").write_text(certificate.to_json())
+    assert Certificate.read(tmp_path / "certificate.json") == certificate
+
+
+def test_a_damaged_certificate_is_refused(tmp_path: Path) -> None:
+    """Anything else is no certificate."""
+    (tmp_path / "certificate.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="no certificate"):
+        Certificate.read(tmp_path / "certificate.json")
