@@ -1,0 +1,1 @@
+"""Teachers: in torch, and in an Ollama daemon."""

@@ -1,0 +1,1 @@
+"""Training: one loop for LoRA tuning, distillation and its SFT control."""

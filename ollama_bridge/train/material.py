@@ -1,0 +1,136 @@
+"""What fine-tuning and distillation have in common before and after the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.batches import Batches, EncodedSplit, Tokenizer, encode_split
+from ollama_bridge.config import OptimizerSection
+from ollama_bridge.drafts import Draft
+from ollama_bridge.examples import read_examples
+from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.load import load_tokenizer, save_checkpoint
+from ollama_bridge.models.reference_values import write_reference_values
+from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.train.loop import TrainingResult
+
+# When work is saved does not change what comes out of it.
+NOT_IN_KEY = frozenset({"checkpoint_interval_s"})
+
+
+@dataclass(frozen=True)
+class Material:
+    """Tokenizer and batches.
+
+    Attributes:
+        tokenizer: The starting checkpoint's.
+        training: Batches of the training split.
+        validation: Batches of the validation split.
+        facts: Counts for the manifest.
+    """
+
+    tokenizer: Tokenizer
+    training: Batches
+    validation: Batches
+    facts: Mapping[str, int]
+
+
+def load_material(
+    folder: Path,
+    corpus: Corpus,
+    settings: OptimizerSection,
+    *,
+    stage: str,
+    reporter: Reporter,
+    max_examples: int | None = None,
+) -> Material:
+    """Encode a corpus for a checkpoint.
+
+    Args:
+        folder: Of the checkpoint; its tokenizer and chat template are used.
+        corpus: Training and validation split are read.
+        settings: Limits of lengths and batches; the seed of the choice below.
+        stage: For events.
+        reporter: Is told what is left out.
+        max_examples: Choose at most this many training examples, by the seed.
+
+    Raises:
+        DataError: a split has no usable example.
+        TrainingError: the chat template cannot be used for training.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    tokenizer = load_tokenizer(folder)
+    splits: dict[str, EncodedSplit] = {}
+    facts: dict[str, int] = {}
+    for name in ("train", "validation"):
+        split = encode_split(
+            list(read_examples(corpus.split_path(name))),
+            tokenizer,
+            max_length=settings.max_length,
+            name=name,
+        )
+        if split.too_long:
+            message = (
+                f"{split.too_long} {name} examples are longer than {settings.max_length} tokens "
+                "and were left out"
+            )
+            reporter.emit(Note(stage, "warning", message))
+        if name == "train" and max_examples is not None:
+            split = _choose(split, max_examples, seed=settings.seed)
+        splits[name] = split
+        facts[f"{name}_examples"] = len(split.examples)
+        facts[f"{name}_too_long"] = split.too_long
+    train = splits["train"]
+    facts["train_tokens"] = train.tokens
+    facts["train_supervised_tokens"] = train.supervised_tokens
+    share = train.supervised_tokens / train.tokens
+    message = f"{len(train.examples)} examples, {share:.1%} of their tokens are supervised"
+    reporter.emit(Note(stage, "info", message))
+    batches = {
+        name: Batches(
+            split.examples,
+            batch_tokens=settings.batch_tokens,
+            pad_id=tokenizer.pad_token_id or 0,
+        )
+        for name, split in splits.items()
+    }
+    return Material(tokenizer, batches["train"], batches["validation"], facts)
+
+
+def complete_checkpoint(
+    draft: Draft,
+    model: CausalModel,
+    tokenizer: Tokenizer,
+    result: TrainingResult,
+    *,
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    system: str | None,
+    labels: tuple[str, ...],
+    reporter: Reporter,
+) -> Checkpoint:
+    """Write a trained model, its log and its reference values, and commit.
+
+    Raises:
+        DiskFullError: no room; the training state is kept.
+    """
+    save_checkpoint(model.cpu().eval(), tokenizer, draft.path)
+    write_reference_values(draft.path, system=system, labels=labels, reporter=reporter)
+    result.write(draft.path, dict(settings))
+    scores = {f"validation_{name}": score for name, score in result.last_validation.items()}
+    manifest = draft.commit({**facts, **scores, **result.facts})
+    return Checkpoint(draft.out_dir, manifest)
+
+
+def _choose(split: EncodedSplit, count: int, *, seed: int) -> EncodedSplit:
+    if count >= len(split.examples):
+        return split
+    chosen = np.random.default_rng(seed).permutation(len(split.examples))[:count]
+    examples = tuple(split.examples[number] for number in sorted(chosen.tolist()))
+    return EncodedSplit(examples, split.too_long)

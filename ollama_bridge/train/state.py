@@ -1,0 +1,141 @@
+"""What a training run needs to go on after a kill, in one file.
+
+``resume.safetensors`` holds the trainable weights, the optimizer's moments and the random
+generators; its header holds the position as JSON. It replaces its predecessor in one rename, so a
+kill leaves the old state or the new one. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.errors import ArtifactError, DiskFullError
+
+STATE_NAME = "resume.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        phase: Number of the current phase.
+        step: Steps done in it.
+        log: Records of the training log so far.
+    """
+
+    phase: int = 0
+    step: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(
+    path: Path,
+    position: Position,
+    *,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write the state; reading nothing but what it is given, it changes no result.
+
+    Raises:
+        DiskFullError: no room; the previous state is kept.
+        ArtifactError: the file cannot be written.
+    """
+    tensors = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    for name, parameter in parameters.items():
+        tensors[f"weight.{name}"] = parameter.detach()
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{moment}.{name}"] = value
+    header = {"phase": position.phase, "step": position.step, "log": position.log}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(tensors, str(temporary), metadata={"position": json.dumps(header)})
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        raise_if_disk_full(exc, path)
+        raise
+    except SafetensorError as exc:  # the library reports a full disk in words only
+        temporary.unlink(missing_ok=True)
+        if "No space left" in str(exc) or "os error 28" in str(exc):
+            raise DiskFullError(path) from exc
+        raise ArtifactError(f"{path} cannot be written: {exc}") from exc
+
+
+def load_state(
+    path: Path,
+    *,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put a saved state back into parameters, optimizer and random generators.
+
+    Raises:
+        ArtifactError: damaged, or of other parameters.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = set(file.keys())
+            if {f"weight.{name}" for name in parameters} != {
+                name for name in names if name.startswith("weight.")
+            }:
+                raise _damaged(path, "it holds other weights than this model has")
+            torch.set_rng_state(file.get_tensor("rng.cpu"))
+            if "rng.cuda" in names and torch.cuda.is_available():
+                torch.cuda.set_rng_state(file.get_tensor("rng.cuda"))
+            for name, parameter in parameters.items():
+                # Into the memory that the parameter has: its alignment decides last bits.
+                parameter.data.copy_(file.get_tensor(f"weight.{name}"))
+                if f"step.{name}" in names:
+                    optimizer.state[parameter] = {
+                        moment: _own(file.get_tensor(f"{moment}.{name}"), parameter, moment)
+                        for moment in _MOMENTS
+                    }
+    except (SafetensorError, OSError, RuntimeError) as exc:
+        raise _damaged(path, str(exc)) from exc
+
+
+def load_position(path: Path) -> Position | None:
+    """How far the saved run had come; None if there is none.
+
+    Raises:
+        ArtifactError: damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads(file.metadata()["position"])
+        return Position(int(header["phase"]), int(header["step"]), list(header["log"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+        raise _damaged(path, str(exc)) from exc
+
+
+def _own(tensor: torch.Tensor, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
+    # Copied off the file's mapping; the fused kernel wants the step where the weights are.
+    if moment == "step":
+        return tensor.clone().to(parameter.device)
+    return torch.empty_like(parameter.data).copy_(tensor)
+
+
+def _damaged(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be resumed from: {why}",
+        hint=f"start this stage afresh: rm -r {path.parent}",
+    )

@@ -1,0 +1,240 @@
+"""Masks, end tokens and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.models import build_tiny_tokenizer
+from fakes.trainable import sentiment_examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_bridge.batches import (
+    Batches,
+    EncodedExample,
+    encode,
+    encode_split,
+    tokenizer_digest,
+)
+from ollama_bridge.errors import DataError, TrainingError
+from ollama_bridge.examples import Example, Message
+
+TOKENIZER = build_tiny_tokenizer()
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    return TOKENIZER
+
+
+def conversation(*turns: str, system: str | None = "Be kind.") -> Example:
+    """Turns of user and assistant in alternation."""
+    messages = [] if system is None else [Message("system", system)]
+    for number, turn in enumerate(turns):
+        messages.append(Message("assistant" if number % 2 else "user", turn))
+    return Example("example-1", tuple(messages), "group")
+
+
+def supervised_pieces(encoded: EncodedExample, tokenizer: Any) -> list[str]:
+    """The texts of the stretches that are supervised."""
+    pieces: list[list[int]] = []
+    for position in encoded.targets:
+        if not pieces or not encoded.supervised[position - 1]:
+            pieces.append([])
+        pieces[-1].append(int(encoded.input_ids[position]))
+    return [tokenizer.decode(piece) for piece in pieces]
+
+
+def test_every_answer_and_its_end_token_are_supervised(tokenizer: Any) -> None:
+    """All assistant turns and their end tokens are learnt; nothing else, not the newline after."""
+    example = conversation("Hi", "Hello there.", "And now?", "Größe 😀")
+    encoded = encode(example, tokenizer, max_length=512)
+    assert supervised_pieces(encoded, tokenizer) == ["Hello there.<|im_end|>", "Größe 😀<|im_end|>"]
+    assert (encoded.turns, encoded.ended_turns) == (2, 2)
+    assert tokenizer.decode(encoded.input_ids) == tokenizer.apply_chat_template(
+        [message.to_dict() for message in example.messages], tokenize=False
+    )
+
+
+def test_default_system_prompt_is_part_of_the_tokens(tokenizer: Any) -> None:
+    """Without a system turn the template's own default is what is trained on."""
+    encoded = encode(conversation("Hi", "Hello.", system=None), tokenizer, max_length=512)
+    assert "made of noise" in tokenizer.decode(encoded.input_ids)
+    assert supervised_pieces(encoded, tokenizer) == ["Hello.<|im_end|>"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(answer=st.text(min_size=0, max_size=12), question=st.text(max_size=8))
+def test_any_text_keeps_the_mask_right(answer: str, question: str) -> None:
+    """Whatever the texts, the supervised end is the end token and the prompt is never learnt."""
+    encoded = encode(conversation(question, answer), TOKENIZER, max_length=4096)
+    prompt = TOKENIZER.apply_chat_template(
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": question}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    before = len(TOKENIZER(prompt, add_special_tokens=False)["input_ids"])
+    assert not encoded.supervised[: before - 1].any()
+    assert encoded.input_ids[encoded.targets[-1]] == TOKENIZER.eos_token_id
+
+
+def test_answer_that_merges_with_the_prompt_is_cut_behind_the_merge(tokenizer: Any) -> None:
+    """A token that the prompt began is never supervised: when serving, it is already there."""
+    encoded = encode(conversation("Hi", "\n\n\nx"), tokenizer, max_length=512)
+    assert supervised_pieces(encoded, tokenizer)[-1].endswith("x<|im_end|>")
+
+
+def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
+    """Where a later turn changes how an earlier answer is rendered, no mask would be right."""
+    other = build_tiny_tokenizer()
+    other.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+        "{{ message.content if loop.last or message.role != 'assistant' else '...' }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    encode(conversation("Hi", "Hello."), other, max_length=512)
+    with pytest.raises(TrainingError, match="turn 2 of example example-1"):
+        encode(conversation("Hi", "Hello.", "More?", "Yes."), other, max_length=512)
+
+
+def test_template_error_becomes_ours(tokenizer: Any) -> None:
+    """A template that raises is reported with the roles it was given."""
+    other = build_tiny_tokenizer()
+    other.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(TrainingError, match=r"\(system, user, assistant\).*must alternate"):
+        encode(conversation("Hi", "Hello."), other, max_length=512)
+
+
+def test_split_without_end_tokens_is_refused() -> None:
+    """A template that never ends a turn would train a model that never stops."""
+    other = build_tiny_tokenizer()
+    other.chat_template = (
+        "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    with pytest.raises(TrainingError, match="never to stop"):
+        encode_split([conversation("Hi", "Yes.")], other, max_length=512, name="train")
+
+
+def test_split_without_answers_in_its_rendering_is_refused() -> None:
+    """0 % supervised tokens stop the run instead of training on nothing."""
+    other = build_tiny_tokenizer()
+    other.chat_template = "{% for m in messages if m.role == 'user' %}x{% endfor %}"
+    with pytest.raises(TrainingError, match="0 % of the 1 tokens"):
+        encode_split([conversation("Hi", "Yes.")], other, max_length=512, name="train")
+
+
+def test_example_without_answer_is_refused(tokenizer: Any) -> None:
+    """A conversation that ends on the user has nothing to learn."""
+    with pytest.raises(DataError, match="no assistant turn"):
+        encode(conversation("Hi"), tokenizer, max_length=512)
+
+
+def test_conversation_that_begins_with_the_assistant_is_refused(tokenizer: Any) -> None:
+    """An answer before any question has no prompt that could be served."""
+    example = Example("a", (Message("assistant", "y"), Message("user", "x")), "g")
+    with pytest.raises(DataError, match="begins with the assistant"):
+        encode(example, tokenizer, max_length=512)
+
+
+def test_too_long_examples_are_left_out_and_counted(tokenizer: Any) -> None:
+    """Rows keep their numbers when longer ones between them are left out."""
+    examples = [conversation("Hi", "Yes."), conversation("Hi " * 99, "No."), conversation("A", "B")]
+    split = encode_split(examples, tokenizer, max_length=64, name="train")
+    assert [example.row for example in split.examples] == [0, 2]
+    assert split.too_long == 1
+    with pytest.raises(DataError, match="the limit is 64"):
+        encode(examples[1], tokenizer, max_length=64)
+    with pytest.raises(DataError, match="1 too long"):
+        encode_split(examples[1:2], tokenizer, max_length=64, name="train")
+
+
+def test_tokenizer_digest_sees_template_and_vocabulary(tmp_path: Path, tokenizer: Any) -> None:
+    """Another template or vocabulary is another digest; saving and loading is not."""
+    from ollama_bridge.models.load import load_tokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer_digest(load_tokenizer(tmp_path)) == tokenizer_digest(tokenizer)
+    assert tokenizer_digest(build_tiny_tokenizer(vocab_size=380)) != tokenizer_digest(tokenizer)
+    other = build_tiny_tokenizer()
+    other.chat_template += " "
+    assert tokenizer_digest(other) != tokenizer_digest(tokenizer)
+
+
+def made_up(lengths: list[int]) -> list[EncodedExample]:
+    """Examples of given lengths whose last token is supervised."""
+    examples = []
+    for row, length in enumerate(lengths):
+        supervised = np.zeros(length, dtype=np.bool_)
+        supervised[-1] = True
+        ids = np.arange(row, row + length, dtype=np.int32)
+        examples.append(EncodedExample(row, ids, supervised, 1, 1))
+    return examples
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60),
+    batch_tokens=st.integers(8, 128),
+    seed=st.integers(0, 9),
+)
+def test_an_epoch_has_every_example_once(lengths: list[int], batch_tokens: int, seed: int) -> None:
+    """Every epoch shows all examples once, in equally many batches within the limit."""
+    batches = Batches(made_up(lengths), batch_tokens=batch_tokens, pad_id=0)
+    for epoch in range(3):
+        order = batches.order(seed=seed, epoch=epoch)
+        assert len(order) == len(batches)
+        assert sorted(member for batch in order for member in batch) == list(range(len(lengths)))
+        assert order == batches.order(seed=seed, epoch=epoch)
+        for members in order:
+            size = len(members) * (max(lengths[member] for member in members) - 1)
+            assert size <= batch_tokens or len(members) == 1
+
+
+def test_epochs_and_seeds_differ_in_order(tokenizer: Any) -> None:
+    """Another epoch or seed mixes anew."""
+    split = encode_split(
+        sentiment_examples(60, name="train"), tokenizer, max_length=512, name="train"
+    )
+    batches = Batches(split.examples, batch_tokens=256, pad_id=0)
+    orders = [batches.order(seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_batch_predicts_the_supervised_tokens(tokenizer: Any) -> None:
+    """Predictors, targets and owners point at the right tokens, prefix shared or not."""
+    split = encode_split(
+        sentiment_examples(6, name="train"), tokenizer, max_length=512, name="train"
+    )
+    for share in (True, False):
+        batches = Batches(split.examples, batch_tokens=4096, pad_id=7, share_prefix=share)
+        (batch,) = batches.in_order()
+        prefix = batch.prefix_ids.tolist()
+        assert bool(prefix) == share
+        rows, width = batch.input_ids.shape
+        assert batch.attention_mask.shape == (rows, len(prefix) + width)
+        expected_targets, expected_owners = [], []
+        for place, member in enumerate(batch.members):
+            example = split.examples[member]
+            # Everything behind the last token that predicts is cut off.
+            read = example.input_ids[: example.targets[-1]].tolist()
+            real = int(batch.attention_mask[place].sum())
+            assert prefix + batch.input_ids[place, : real - len(prefix)].tolist() == read
+            expected_targets += example.input_ids[example.targets].tolist()
+            expected_owners += [place] * len(example.targets)
+        assert batch.targets.tolist() == expected_targets
+        assert batch.owners.tolist() == expected_owners
+        flat = batch.input_ids.flatten()[batch.predictors].tolist()
+        assert flat == [
+            int(split.examples[batch.members[owner]].input_ids[position - 1])
+            for owner, position in zip(
+                expected_owners,
+                [int(p) for m in batch.members for p in split.examples[m].targets],
+                strict=True,
+            )
+        ]
+        assert batch.position_ids[0, 0] == len(prefix)
+        assert batch.tokens == int(batch.attention_mask.sum())

@@ -1,0 +1,58 @@
+"""Tiny artefacts to train on, and one thread to do it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.trainable import tiny_base, tiny_corpus
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.teacher.local import label
+from ollama_bridge.train import material
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and on a busy machine lose a lot by them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A few classification examples."""
+    return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random model of four layers."""
+    return tiny_base(tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture(scope="session")
+def labels(
+    base: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> SoftLabels:
+    """What ``base`` says on ``corpus``."""
+    out_dir = tmp_path_factory.mktemp("labels") / "labels"
+    section = SoftLabelsSection(top_k=8)
+    return label(base, corpus, section, max_length=512, dtype="float32", out_dir=out_dir)
+
+
+@pytest.fixture
+def no_reference_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the probes for the parity check, which take a second."""
+
+    def write_nothing(
+        folder: Path, *, system: str | None, labels: tuple[str, ...], reporter: object
+    ) -> None:
+        (folder / "reference.json").write_text("{}")
+
+    monkeypatch.setattr(material, "write_reference_values", write_nothing)

@@ -1,0 +1,201 @@
+"""The training loop: it learns, it resumes to the bit, and it stops on nonsense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.models import build_tiny_model, build_tiny_tokenizer
+from fakes.trainable import sentiment_examples
+
+from ollama_bridge.batches import Batches, encode_split
+from ollama_bridge.config import LoraSection, OptimizerSection
+from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
+from ollama_bridge.models.precision import Precision
+from ollama_bridge.reporting import Event, Metric, Progress, StageStarted
+from ollama_bridge.train import loop
+from ollama_bridge.train.loop import Phase, TrainingResult, train
+from ollama_bridge.train.lora import add_lora, merge_lora
+from ollama_bridge.train.objective import Objective, Weights
+from ollama_bridge.train.state import STATE_NAME
+from ollama_bridge.train.validation import Validator
+
+
+class KilledError(Exception):
+    """Stands for a kill between two steps."""
+
+
+@dataclass
+class Listener:
+    """Keeps events, and raises at a step if told to."""
+
+    kill_at: int | None = None
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Progress) and event.done == self.kill_at:
+            raise KilledError
+
+
+def batches(count: int = 10) -> Batches:
+    examples = sentiment_examples(count, name="train")
+    split = encode_split(examples, build_tiny_tokenizer(), max_length=512, name="train")
+    return Batches(split.examples, batch_tokens=200, pad_id=0)
+
+
+@dataclass
+class Run:
+    """A run of two phases on a tiny model, LoRA with dropout, so that generators matter."""
+
+    folder: Path
+    dtype: torch.dtype = torch.float32
+    lr: float = 1e-2
+    interval_s: float = 1e-9
+    dropout: float = 0.1
+    listener: Listener = field(default_factory=Listener)
+
+    def __call__(self) -> tuple[dict[str, torch.Tensor], TrainingResult]:
+        model = build_tiny_model()
+        adapted = add_lora(model, LoraSection(r=4, alpha=8, dropout=self.dropout), seed=3)
+        objective = Objective(model, Weights())
+        settings = OptimizerSection(batch_tokens=200, seed=5, checkpoint_interval_s=self.interval_s)
+        precision = Precision(torch.device("cpu"), self.dtype, torch.get_num_threads())
+        data = batches()
+        result = train(
+            model,
+            [Phase("one", 1.0, self.lr, objective), Phase("two", 1.5, self.lr / 2, objective)],
+            data,
+            settings,
+            stage="test",
+            precision=precision,
+            state_dir=self.folder,
+            reporter=self.listener,
+            validate=Validator(model, data, precision=precision),
+        )
+        return merge_lora(adapted).state_dict(), result
+
+
+@pytest.fixture(autouse=True)
+def saving_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save after every step, however long saving takes."""
+    monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
+
+
+def test_loss_falls_and_scores_are_logged(tmp_path: Path) -> None:
+    """Training lowers the loss; every epoch's end has validation scores."""
+    weights, result = Run(tmp_path, dropout=0.0)()
+    ends = [entry for entry in result.log if "validation" in entry]
+    steps = len(batches())
+    assert [(entry["phase"], entry["step"]) for entry in ends] == [
+        ("one", steps),
+        ("two", steps),
+        ("two", round(1.5 * steps)),
+    ]
+    assert set(result.last_validation) == {"ce", "token_accuracy", "exact"}
+    scores = [entry["validation"]["ce"] for entry in ends]
+    assert scores == sorted(scores, reverse=True)
+    assert result.last_validation["ce"] == scores[-1]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_killed_run_ends_on_the_same_bits(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Killed in either phase and at its border, the rest gives bitwise the unbroken weights."""
+    steps = len(batches())
+    (tmp_path / "whole").mkdir()
+    whole, result = Run(tmp_path / "whole", dtype=dtype)()
+    for kill_at in (2, steps, steps + 1):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        with pytest.raises(KilledError):
+            Run(folder, dtype=dtype, listener=Listener(kill_at))()
+        torch.manual_seed(kill_at)  # what others draw must not matter
+        listener = Listener()
+        resumed, again = Run(folder, dtype=dtype, listener=listener)()
+        assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+        assert again.log == result.log
+        started = [event for event in listener.events if isinstance(event, StageStarted)]
+        assert [event.resumed_from for event in started] == [kill_at - 1]
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    """A run that saves at every step ends on the bits of one that never does."""
+    (tmp_path / "often").mkdir()
+    (tmp_path / "never").mkdir()
+    often, _ = Run(tmp_path / "often")()
+    never, _ = Run(tmp_path / "never", interval_s=1e9)()
+    assert (tmp_path / "often" / STATE_NAME).exists()
+    assert all(torch.equal(often[name], never[name]) for name in often)
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    """A library must not reseed its caller's random numbers."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    Run(tmp_path, interval_s=1e9)()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_events_tell_loss_speed_and_memory(tmp_path: Path) -> None:
+    """Every step reports its loss parts, rate, tokens a second and memory."""
+    listener = Listener()
+    Run(tmp_path, listener=listener)()
+    progress = [event for event in listener.events if isinstance(event, Progress)]
+    total = len(batches()) + round(1.5 * len(batches()))
+    assert [event.done for event in progress] == list(range(1, total + 1))
+    assert set(progress[0].fields) == {"loss", "ce", "lr", "tok_s", "memory_mb"}
+    metrics = [event for event in listener.events if isinstance(event, Metric)]
+    assert "validation_exact" in metrics[-1].values
+
+
+def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    """A weight that is not finite is noticed at the first step, which is named."""
+    model = build_tiny_model()
+    model.model.norm.weight.data[0] = float("nan")
+    precision = Precision(torch.device("cpu"), torch.float32, torch.get_num_threads())
+    with pytest.raises(TrainingError, match="test: the loss is nan at step 1") as caught:
+        train(
+            model,
+            [Phase("one", 1.0, 1e-3, Objective(model, Weights()))],
+            batches(4),
+            OptimizerSection(batch_tokens=200),
+            stage="test",
+            precision=precision,
+            state_dir=tmp_path,
+            reporter=Listener(),
+        )
+    assert caught.value.hint is not None
+    assert "lr" in caught.value.hint
+
+
+def test_damaged_state_is_refused(tmp_path: Path) -> None:
+    """A truncated state is an error that says what to remove, not a fresh start."""
+    with pytest.raises(KilledError):
+        Run(tmp_path, listener=Listener(3))()
+    state = tmp_path / STATE_NAME
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match="cannot be resumed"):
+        Run(tmp_path)()
+
+
+def test_full_disk_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a state does not fit, the one before it is still there and the error says so."""
+    from safetensors import SafetensorError
+
+    from ollama_bridge.train import state as module
+
+    with pytest.raises(KilledError):
+        Run(tmp_path, listener=Listener(3))()
+    before = (tmp_path / STATE_NAME).read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(DiskFullError):
+        Run(tmp_path)()
+    assert (tmp_path / STATE_NAME).read_bytes() == before

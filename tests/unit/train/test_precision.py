@@ -1,0 +1,63 @@
+"""Compute type and threads, pinned over a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.models import precision as module
+from ollama_bridge.models.precision import choose_precision, pinned_precision
+
+
+@pytest.mark.parametrize(("fast", "name"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_follows_the_probe(monkeypatch: pytest.MonkeyPatch, fast: bool, name: str) -> None:
+    """auto is bfloat16 exactly where the probe finds it faster."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(module, "bfloat16_is_faster", lambda: fast)
+    assert choose_precision("auto").dtype_name == name
+
+
+def test_probe_answers_once() -> None:
+    """The probe gives one answer a process."""
+    assert module.bfloat16_is_faster() is module.bfloat16_is_faster()
+
+
+def test_explicit_types_are_obeyed_and_others_refused() -> None:
+    """A named type needs no probe; an unknown one is an error."""
+    assert choose_precision("float32").dtype == torch.float32
+    with choose_precision("bfloat16").autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="float16"):
+        choose_precision("float16")  # type: ignore[arg-type]
+
+
+def test_pinned_choice_outlives_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run computes as the interrupted one did, whatever the probe says now."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "resume-precision.json"
+    monkeypatch.setattr(module, "bfloat16_is_faster", lambda: True)
+    first = pinned_precision(path)
+    monkeypatch.setattr(module, "bfloat16_is_faster", lambda: False)
+    assert pinned_precision(path) == first
+
+
+def test_pinned_threads_are_set_again(tmp_path: Path) -> None:
+    """The number of threads decides last bits, so it is restored too."""
+    before = torch.get_num_threads()
+    path = tmp_path / "resume-precision.json"
+    path.write_text(f'{{"dtype": "float32", "threads": {before + 1}}}')
+    try:
+        assert pinned_precision(path).threads == torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_damaged_pin_is_an_error(tmp_path: Path) -> None:
+    """A file that cannot be read is not silently probed anew."""
+    path = tmp_path / "resume-precision.json"
+    path.write_text('{"dtype": "int4", "threads": 1}')
+    with pytest.raises(ArtifactError, match="damaged"):
+        pinned_precision(path)

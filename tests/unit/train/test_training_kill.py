@@ -1,0 +1,92 @@
+"""A training process that is killed, and started again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.train import loop
+from ollama_bridge.train.distill import distill
+
+# Prints every step; the test kills it in the middle, between two lines.
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.reporting import Progress
+from ollama_bridge.train import loop
+from ollama_bridge.train.distill import distill
+
+torch.set_num_threads(1)
+loop._MAX_SAVING_SHARE = float("inf")
+
+class Printer:
+    def emit(self, event):
+        if isinstance(event, Progress) and event.unit == "steps":
+            print(event.done, flush=True)
+
+base, corpus, labels, out_dir, settings = sys.argv[1:]
+distill(
+    Checkpoint.open(base), Corpus.open(corpus), SoftLabels.open(labels),
+    DistillSection.model_validate_json(settings), student=StudentSection(layers=2),
+    teacher=Checkpoint.open(base), system=None, out_dir=Path(out_dir), reporter=Printer(),
+)
+"""
+
+SETTINGS = DistillSection(
+    epochs=2,
+    hidden_epochs=1,
+    batch_tokens=200,
+    lr=1e-2,
+    dtype="bfloat16",
+    checkpoint_interval_s=1e-9,
+)
+
+
+@pytest.mark.parametrize("kill_at", [14])
+def test_sigkill_costs_time_and_no_bit(
+    base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path, kill_at: int
+) -> None:
+    """After SIGKILL in mid-distillation the same command gives bitwise the unbroken weights."""
+    command = [sys.executable, "-c", PROGRAM]
+    command += [str(artifact.path) for artifact in (base, corpus, labels)]
+    command += [str(tmp_path / "student"), SETTINGS.model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == kill_at:
+                process.kill()
+                break
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "student").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    steps = [int(line) for line in done.stdout.split()]
+    assert steps[0] in (kill_at, kill_at + 1)  # whether the last state was saved before the kill
+
+    whole = distill(
+        base,
+        corpus,
+        labels,
+        SETTINGS.model_copy(update={"checkpoint_interval_s": 1e9}),
+        student=StudentSection(layers=2),
+        teacher=base,
+        system=None,
+        out_dir=tmp_path / "whole",
+    )
+    resumed = Checkpoint.open(tmp_path / "student", verify_digests=True)
+    ours, theirs = (
+        load_file(checkpoint.path / "model.safetensors") for checkpoint in (resumed, whole)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert resumed.digest == whole.digest
+    assert loop.LOG_NAME in resumed.manifest.files
