@@ -1,0 +1,192 @@
+"""Which label a model gives to every text, from its log-probabilities."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ollama_bridge.batches import Batches, EncodedExample, encode_split
+from ollama_bridge.errors import DataError
+from ollama_bridge.examples import Example, Message
+from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.precision import Precision
+from ollama_bridge.reporting import Progress, Reporter
+
+_BATCH_TOKENS = 2048
+_POSITIONS_PER_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of all labels for every text.
+
+    Attributes:
+        log_probs: (texts, labels) float32; of the label's tokens, the end token included where
+            labels have more than one token.
+        says_label: Share of texts whose likeliest token of the whole vocabulary begins a label.
+        texts_per_s: Speed of the scoring.
+    """
+
+    log_probs: np.ndarray[Any, np.dtype[np.float32]]
+    says_label: float
+    texts_per_s: float
+
+    def predictions(self, labels: Sequence[str]) -> list[str]:
+        """The likeliest label of every text."""
+        return [labels[place] for place in self.log_probs.argmax(axis=1)]
+
+
+@torch.inference_mode()
+def score_labels(
+    model: CausalModel,
+    tokenizer: Any,  # transformers' fast tokenizer; its classes carry no useful types
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    *,
+    precision: Precision,
+    stage: str,
+    reporter: Reporter,
+) -> LabelScores:
+    """Score every label as the answer to every text.
+
+    Where each label is one token, they are read off the one distribution behind the prompt, which
+    is what greedy decoding compares. Longer labels are scored whole, with their end token, so that
+    ``bad`` does not win as the beginning of ``bad luck``.
+
+    Args:
+        model: On ``precision.device``.
+        tokenizer: The checkpoint's own.
+        examples: Each ends on an assistant turn, whose text does not matter.
+        labels: The task's.
+        precision: Type of the forward pass; log-probabilities are float32.
+        stage: For progress events.
+        reporter: Hears of progress.
+
+    Raises:
+        DataError: a text is longer than the model's context.
+    """
+    start_s = time.monotonic()
+    variants = [_encode(examples, label, tokenizer, _limit(model)) for label in labels]
+    answers = [variant[0].input_ids[variant[0].supervised].tolist() for variant in variants]
+    first_ids = [answer[0] for answer in answers]
+    prompts_agree = all(
+        int(variant[0].targets[0]) == int(variants[0][0].targets[0]) for variant in variants
+    )
+    one_token = all(len(answer) <= 2 for answer in answers) and len(set(first_ids)) == len(labels)
+    run = _Run(model, precision, tokenizer.pad_token_id or 0, stage, reporter)
+    if one_token and prompts_agree:
+        prompts = [_only_first(example) for example in variants[0]]
+        log_probs, says_label = run.first_tokens(prompts, first_ids)
+    else:
+        log_probs, says_label = run.whole_answers(variants, first_ids)
+    elapsed_s = max(1e-9, time.monotonic() - start_s)
+    return LabelScores(log_probs, says_label, len(examples) / elapsed_s)
+
+
+class _Run:
+    def __init__(
+        self,
+        model: CausalModel,
+        precision: Precision,
+        pad_id: int,
+        stage: str,
+        reporter: Reporter,
+    ) -> None:
+        self._model = model
+        self._precision = precision
+        self._pad_id = pad_id
+        self._stage = stage
+        self._reporter = reporter
+
+    def first_tokens(
+        self, prompts: Sequence[EncodedExample], ids: Sequence[int]
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], float]:
+        """(texts, labels) log-probabilities of the labels' only token."""
+        scores = np.zeros((len(prompts), len(ids)), dtype=np.float32)
+        begins = 0
+        for members, owners, targets, logits in self._logits(prompts, passes=1):
+            del owners, targets  # one position an example, in order
+            log_probs = torch.log_softmax(logits, dim=-1)
+            scores[list(members)] = log_probs[:, list(ids)].cpu().numpy()
+            begins += sum(int(best) in ids for best in logits.argmax(dim=-1))
+        return scores, begins / len(prompts)
+
+    def whole_answers(
+        self, variants: Sequence[Sequence[EncodedExample]], first_ids: Sequence[int]
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], float]:
+        """(texts, labels) log-probabilities of whole answers."""
+        scores = np.zeros((len(variants[0]), len(variants)), dtype=np.float32)
+        begins = 0
+        for place, variant in enumerate(variants):
+            for members, owners, targets, logits in self._logits(variant, passes=len(variants)):
+                log_probs = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+                sums = torch.zeros(len(members), device=log_probs.device)
+                sums.index_add_(0, owners, log_probs)
+                scores[list(members), place] = sums.cpu().numpy()
+                if place == 0:
+                    # A position that predicts the first token has another owner before it.
+                    first = torch.ones_like(owners, dtype=torch.bool)
+                    first[1:] = owners[1:] != owners[:-1]
+                    begins += sum(int(best) in first_ids for best in logits[first].argmax(dim=-1))
+        return scores, begins / len(variants[0])
+
+    def _logits(self, examples: Sequence[EncodedExample], *, passes: int) -> Any:
+        """Members, owners, targets and logits, batch by batch."""
+        batches = Batches(examples, batch_tokens=_BATCH_TOKENS, pad_id=self._pad_id)
+        done = 0
+        for batch in batches.in_order():
+            batch = batch.to(self._precision.device)
+            with self._precision.autocast():
+                hidden = run_decoder(self._model, batch).supervised
+                logits = torch.cat(
+                    [
+                        vocabulary_logits(self._model, chunk)
+                        for chunk in torch.split(hidden, _POSITIONS_PER_CHUNK)
+                    ]
+                )
+            yield batch.members, batch.owners, batch.targets, logits
+            done += len(batch.members)
+            if passes == 1:
+                self._reporter.emit(Progress(self._stage, done, len(examples), "texts"))
+
+
+def _encode(
+    examples: Sequence[Example], label: str, tokenizer: Any, limit: int
+) -> list[EncodedExample]:
+    """Every text with ``label`` as its answer; only that answer is supervised."""
+    answered = [
+        replace(one, messages=(*one.prompt, Message("assistant", label))) for one in examples
+    ]
+    split = encode_split(answered, tokenizer, max_length=limit, name="test")
+    if split.too_long:
+        raise DataError(
+            f"{split.too_long} of {len(examples)} test texts are longer than the model's "
+            f"context of {limit} tokens",
+            hint="lower data.max_chars",
+        )
+    return [_only_last_turn(example) for example in split.examples]
+
+
+def _only_last_turn(example: EncodedExample) -> EncodedExample:
+    """Leave earlier assistant turns out of the score."""
+    targets = example.targets
+    breaks = np.flatnonzero(np.diff(targets) > 1)
+    start = targets[breaks[-1] + 1] if len(breaks) else targets[0]
+    supervised = example.supervised.copy()
+    supervised[:start] = False
+    return replace(example, supervised=supervised)
+
+
+def _only_first(example: EncodedExample) -> EncodedExample:
+    supervised = np.zeros_like(example.supervised)
+    supervised[example.targets[0]] = True
+    return replace(example, supervised=supervised)
+
+
+def _limit(model: CausalModel) -> int:
+    return int(model.config.max_position_embeddings)

@@ -1,0 +1,68 @@
+"""The held-out texts: which are scored, and the file of what models said to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ollama_bridge.artifacts import Corpus, digest_text, write_text_atomic
+from ollama_bridge.errors import DataError
+from ollama_bridge.examples import Example, read_examples
+
+
+def held_out_examples(corpus: Corpus, *, limit: int | None = None) -> list[Example]:
+    """Examples of the test split that have an answer, in the file's order.
+
+    Args:
+        corpus: Prepared, and where needed answered.
+        limit: At most so many; chosen by the digest of their ids, for the file is sorted by source.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = corpus.split_path("test")
+    examples = [one for one in read_examples(path) if one.messages[-1].role == "assistant"]
+    if not examples:
+        raise DataError(
+            f"{path} has no example with an answer",
+            hint="let the teacher write answers first: teacher.answers: daemon",
+        )
+    if limit is None or len(examples) <= limit:
+        return examples
+    chosen = set(sorted((one.id for one in examples), key=digest_text)[:limit])
+    return [one for one in examples if one.id in chosen]
+
+
+def gold_labels(examples: Sequence[Example], labels: Sequence[str]) -> list[str]:
+    """The right answers of a classification.
+
+    Raises:
+        DataError: an example's label is none of the task's.
+    """
+    found = [example.label or "" for example in examples]
+    foreign = sorted(set(found) - set(labels))
+    if foreign:
+        raise DataError(
+            f"the test split has the label {foreign[0]!r}, the task has {', '.join(labels)}",
+            hint="prepare the corpus with the same recipe",
+        )
+    return found
+
+
+def write_predictions(
+    path: Path, examples: Sequence[Example], said: Mapping[str, Sequence[str]]
+) -> None:
+    """A line a text: id, gold label and every model's prediction; no texts."""
+    lines = [
+        json.dumps(
+            {
+                "id": example.id,
+                "gold": example.label,
+                **{name: predictions[place] for name, predictions in said.items()},
+            },
+            ensure_ascii=False,
+        )
+        for place, example in enumerate(examples)
+    ]
+    write_text_atomic(path, "".join(line + "\n" for line in lines))

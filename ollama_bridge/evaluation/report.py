@@ -1,0 +1,219 @@
+"""Reports of an evaluation: numbers as JSON, and a table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.artifacts import EvalReport, write_text_atomic
+from ollama_bridge.evaluation.metrics import OTHER, agreement, paired_difference, score
+
+REPORT_VERSION = 1
+TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
+
+Report = dict[str, Any]  # JSON
+_LESS_IS_BETTER = ("size_bytes", "memory_bytes")
+_RATIOS = ("macro_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_per_s")
+
+
+def main_teacher(names: Sequence[str]) -> str | None:
+    """What students are held against: the last model whose name begins with ``teacher``."""
+    return next((name for name in reversed(names) if name.startswith(TEACHER)), None)
+
+
+def compare_classifiers(
+    report: Report,
+    gold: Sequence[str],
+    said: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+    *,
+    bootstrap_samples: int,
+) -> None:
+    """Add scores, agreement with the teacher and paired differences to a report."""
+    report["labels"] = list(labels)
+    teacher = report["teacher"]
+    for name, predictions in said.items():
+        scores = score(gold, predictions, labels, bootstrap_samples=bootstrap_samples)
+        entry = report["models"][name]
+        entry["accuracy"] = scores.accuracy.to_dict()
+        entry["macro_f1"] = scores.macro_f1.to_dict()
+        entry["confusion"] = scores.confusion.tolist()
+        if teacher is not None and name != teacher:
+            entry["agreement"] = round(agreement(predictions, said[teacher]), 5)
+    pairs = [
+        (STUDENT, CONTROL),
+        (STUDENT, teacher),
+        (CONTROL, teacher),
+        (teacher, "teacher zero-shot"),
+    ]
+    report["differences"] = {
+        f"{first} - {second}": {
+            metric: interval.to_dict()
+            for metric, interval in paired_difference(
+                gold, said[first], said[second], labels, bootstrap_samples=bootstrap_samples
+            ).items()
+        }
+        for first, second in pairs
+        if first in said and second in said and first != second
+    }
+
+
+def add_ratios(report: Report) -> None:
+    """Add what the student has of the main teacher: speed, F1 and size as ratios."""
+    models, teacher = report["models"], report["teacher"]
+    if teacher is None or STUDENT not in models:
+        return
+    ratios = {}
+    for name in (*_RATIOS, *_LESS_IS_BETTER):
+        own, other = _value(models[STUDENT].get(name)), _value(models[teacher].get(name))
+        if own is not None and other:
+            ratios[name] = round(own / other, 4)
+    report["student_to_teacher"] = ratios
+
+
+def write_report(folder: Path, report: Report) -> dict[str, object]:
+    """Write ``report.json`` and ``report.md``; returns the facts of the manifest."""
+    add_ratios(report)
+    report["version"] = REPORT_VERSION
+    write_text_atomic(
+        folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    )
+    write_text_atomic(folder / "report.md", render_markdown(report))
+    facts: dict[str, object] = {"examples": report["examples"]}
+    for name, entry in report["models"].items():
+        for metric in ("accuracy", "macro_f1", "perplexity", "ended", "texts_per_s"):
+            value = _value(entry.get(metric))
+            if value is not None:
+                facts[f"{name}: {metric}"] = value
+    for metric, ratio in report.get("student_to_teacher", {}).items():
+        facts[f"student to teacher: {metric}"] = ratio
+    return facts
+
+
+def read_markdown(report: EvalReport) -> str:
+    """The table for people of a finished report."""
+    return (report.path / "report.md").read_text(encoding="utf-8")
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """The table for people, as Markdown that reads well as plain text too."""
+    lines = [f"## {report['title']}", "", _subtitle(report), ""]
+    rows = _rows(report)
+    names = list(report["models"])
+    lines += _table(["", *names], [[title, *cells] for title, cells in rows])
+    if report.get("differences"):
+        lines += ["", "Differences on the same texts, with paired 95 % intervals:", ""]
+        lines += _table(
+            ["", "accuracy", "macro F1"],
+            [
+                [pair, _difference(found["accuracy"]), _difference(found["macro_f1"])]
+                for pair, found in report["differences"].items()
+            ],
+        )
+    ratios = report.get("student_to_teacher")
+    if ratios:
+        lines += ["", f"Student to {report['teacher']}:", ""]
+        lines += _table(
+            ["", "ratio"],
+            [[_TITLES[name], f"{ratio:.2f}x"] for name, ratio in ratios.items()],
+        )
+    for name, entry in report["models"].items():
+        if "confusion" in entry:
+            lines += ["", f"Confusion of {name} (rows: gold):", ""]
+            lines += _confusion(report["labels"], entry["confusion"])
+    return "\n".join(lines) + "\n"
+
+
+_TITLES = {
+    "tag": "tag",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "agreement": "agreement with the teacher",
+    "says_label": "greedy answer begins a label",
+    "one_word": "exact one-word answers",
+    "perplexity": "perplexity",
+    "ended": "answers ended by themselves",
+    "mean_tokens": "tokens an answer",
+    "looping": "looping answers",
+    "repeated_3grams": "repeated 3-grams",
+    "empty": "empty answers",
+    "parameters": "parameters",
+    "size_bytes": "file size",
+    "memory_bytes": "memory as served",
+    "texts_per_s": "texts/s",
+    "prompt_tokens_per_s": "prompt tokens/s",
+    "generated_tokens_per_s": "generated tokens/s",
+}
+_PERCENT = {"agreement", "says_label", "one_word", "ended", "looping", "repeated_3grams", "empty"}
+
+
+def _subtitle(report: Mapping[str, Any]) -> str:
+    text = f"{report['examples']} held-out texts"
+    if report["task"] == "classify":
+        text += "; scores with 95 % bootstrap intervals"
+    if CONTROL in report["models"]:
+        text += f"; {CONTROL}: same start and steps, hard labels only"
+    return f"{text}."
+
+
+def _rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    rows = []
+    for name, title in _TITLES.items():
+        cells = [_cell(name, entry.get(name)) for entry in report["models"].values()]
+        if any(cells):
+            rows.append((title, cells))
+    return rows
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
+    if isinstance(value, str):
+        return value
+    number = float(str(value))
+    if name in _PERCENT:
+        return f"{number:.1%}"
+    if name.endswith("_bytes"):
+        return f"{number / 1e6:.1f} MB"
+    if name == "parameters":
+        return f"{number / 1e6:.1f} M"
+    return f"{number:.2f}" if number < 100 else f"{number:.0f}"
+
+
+def _difference(interval: Mapping[str, float]) -> str:
+    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _confusion(labels: Sequence[str], rows: Sequence[Sequence[int]]) -> list[str]:
+    has_others = any(row[-1] for row in rows)
+    width = len(labels) + has_others
+    return _table(
+        ["", *labels, *([OTHER] if has_others else [])],
+        [
+            [label, *(str(count) for count in row[:width])]
+            for label, row in zip(labels, rows, strict=True)
+        ],
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return [line(escaped[0]), rule, *(line(row) for row in escaped[1:])]
+
+
+def _value(entry: object) -> float | None:
+    if isinstance(entry, Mapping):
+        entry = entry["value"]
+    return float(entry) if isinstance(entry, int | float) else None

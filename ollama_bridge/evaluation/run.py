@@ -1,0 +1,204 @@
+"""The stage ``evaluate``: models scored in torch on the same held-out texts, side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work
+from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.evaluation.classify import score_labels
+from ollama_bridge.evaluation.held_out import gold_labels, held_out_examples, write_predictions
+from ollama_bridge.evaluation.metrics import answer_scores
+from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
+from ollama_bridge.evaluation.report import compare_classifiers, main_teacher, write_report
+from ollama_bridge.examples import Example
+from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.precision import choose_precision
+from ollama_bridge.reporting import Metric, NullReporter, Reporter, Timed
+
+STAGE = "evaluate"
+_VERSION = 1
+
+
+class ModelScores(Artifact):
+    """What one model says to the held-out texts: ``predictions.jsonl`` and facts."""
+
+    kind = "model_scores"
+
+    def predictions(self) -> list[dict[str, str]]:
+        """Records with id, gold and prediction, in the order of the test split."""
+        text = (self.path / "predictions.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def evaluate(
+    models: Mapping[str, Checkpoint],
+    corpus: Corpus,
+    settings: EvaluateSection,
+    task: TaskSection,
+    *,
+    out_dir: Path,
+    reporter: Reporter | None = None,
+) -> EvalReport:
+    """Score models on the test split.
+
+    Every model's scores are an artefact of their own (beside ``out_dir``, in ``NAME-models/``), so
+    that a kill, or a change of one model, has only that one scored again.
+
+    Args:
+        models: By the name that the report gives them; those of teachers begin with ``teacher``,
+            the last of them is what students are held against.
+        corpus: Its test split is scored.
+        settings: How many texts and bootstrap samples.
+        task: Kind and labels.
+        out_dir: Folder of the report.
+        reporter: Hears of progress.
+
+    Raises:
+        ConfigError: no models.
+        DataError: the test split has no answers, or texts do not fit a model's context.
+        ModelError: a model cannot be loaded.
+    """
+    if not models:
+        raise ConfigError("evaluate needs at least one model")
+    reporter = reporter or NullReporter()
+    work = Work(
+        kind=EvalReport.kind,
+        stage=STAGE,
+        version=_VERSION,
+        inputs={
+            "corpus": corpus.digest,
+            **{f"model {name}": checkpoint.digest for name, checkpoint in models.items()},
+        },
+        settings={
+            **_settings_key(settings, task),
+            "bootstrap_samples": settings.bootstrap_samples,
+            "names": list(models),
+        },
+    )
+    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return EvalReport(out_dir, draft.finished)
+        examples = held_out_examples(corpus, limit=settings.max_examples)
+        scores_dir = out_dir.absolute().with_name(f"{out_dir.name}-models")
+        scored = {
+            name: _score(
+                checkpoint,
+                corpus,
+                examples,
+                settings,
+                task,
+                out_dir=scores_dir / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
+                reporter=reporter,
+            )
+            for name, checkpoint in models.items()
+        }
+        report: dict[str, object] = {
+            "title": "Scores in torch",
+            "task": task.kind,
+            "examples": len(examples),
+            "teacher": main_teacher(list(models)),
+            "models": {name: dict(scores.facts) for name, scores in scored.items()},
+        }
+        if task.kind == "classify":
+            predictions = {name: scores.predictions() for name, scores in scored.items()}
+            gold = gold_labels(examples, task.labels)
+            said = {
+                name: [record["prediction"] for record in records]
+                for name, records in predictions.items()
+            }
+            compare_classifiers(
+                report, gold, said, task.labels, bootstrap_samples=settings.bootstrap_samples
+            )
+            write_predictions(draft.path / "predictions.jsonl", examples, said)
+        facts = write_report(draft.path, report)
+        reporter.emit(Metric(STAGE, len(examples), _numbers(facts)))
+        manifest = draft.commit(facts)
+        timer.finish(out_dir, facts)
+        return EvalReport(out_dir, manifest)
+
+
+def _score(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    examples: Sequence[Example],
+    settings: EvaluateSection,
+    task: TaskSection,
+    *,
+    out_dir: Path,
+    reporter: Reporter,
+) -> ModelScores:
+    stage = f"{STAGE} {out_dir.name}"
+    work = Work(
+        kind=ModelScores.kind,
+        stage=f"{STAGE}-model",
+        version=_VERSION,
+        inputs={"model": checkpoint.digest, "corpus": corpus.digest},
+        settings=_settings_key(settings, task),
+    )
+    with Timed(reporter, stage) as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return ModelScores(out_dir, draft.finished)
+        precision = choose_precision()
+        tokenizer = load_tokenizer(checkpoint.path)
+        model: CausalModel = load_model(checkpoint.path)
+        model = model.to(precision.device)
+        facts: dict[str, object] = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "dtype": precision.dtype_name,
+        }
+        if task.kind == "classify":
+            scores = score_labels(
+                model,
+                tokenizer,
+                examples,
+                task.labels,
+                precision=precision,
+                stage=stage,
+                reporter=reporter,
+            )
+            facts["texts_per_s"] = round(scores.texts_per_s, 2)
+            facts["says_label"] = round(scores.says_label, 4)
+            said = scores.predictions(task.labels)
+        else:
+            facts |= measure_perplexity(model, tokenizer, examples, precision=precision)
+            answers = write_greedily(
+                model,
+                tokenizer,
+                examples,
+                max_tokens=settings.reply_tokens,
+                precision=precision,
+                stage=stage,
+                reporter=reporter,
+            )
+            facts |= answer_scores(
+                [answer.text for answer in answers],
+                ended=[answer.ended for answer in answers],
+                tokens=[answer.tokens for answer in answers],
+            )
+            said = [answer.text for answer in answers]
+        write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
+        manifest = draft.commit(facts)
+        timer.finish(out_dir, facts)
+        return ModelScores(out_dir, manifest)
+
+
+def _settings_key(settings: EvaluateSection, task: TaskSection) -> dict[str, object]:
+    return {
+        "task": task.kind,
+        "labels": list(task.labels),
+        "max_examples": settings.max_examples,
+        **({"reply_tokens": settings.reply_tokens} if task.kind == "reply" else {}),
+    }
+
+
+def _numbers(facts: Mapping[str, object]) -> dict[str, float]:
+    return {name: float(value) for name, value in facts.items() if isinstance(value, int | float)}

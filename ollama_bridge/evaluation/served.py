@@ -1,0 +1,266 @@
+"""The stage ``evaluate_served``: models asked through the daemon, as a user would ask them.
+
+Teacher and student take turns, block by block over the same texts, so that what else the machine
+does slows both alike; the ratio is what to read. Loading is not counted: every turn begins with a
+short question that is not measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollama_bridge.artifacts import Corpus, EvalReport, Work
+from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ContextOverflowError, ModelNotFoundError
+from ollama_bridge.evaluation.held_out import gold_labels, held_out_examples, write_predictions
+from ollama_bridge.evaluation.metrics import answer_scores
+from ollama_bridge.evaluation.report import (
+    Report,
+    compare_classifiers,
+    main_teacher,
+    write_report,
+)
+from ollama_bridge.examples import Example
+from ollama_bridge.journal import Journal, JSONRecord
+from ollama_bridge.reporting import NullReporter, Progress, Reporter, StageStarted, Timed
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import Client
+
+STAGE = "served"
+_VERSION = 1
+_BLOCK_TEXTS = 50
+_WARM_UP = "Hello."
+
+
+def evaluate_served(
+    tags: Mapping[str, str],
+    corpus: Corpus,
+    settings: EvaluateSection,
+    task: TaskSection,
+    *,
+    client: Client,
+    out_dir: Path,
+    reporter: Reporter | None = None,
+) -> EvalReport:
+    """Ask tags in the daemon about the held-out texts.
+
+    A classification counts what is answered word for word, at temperature 0; a reply is sampled as
+    the tag's own Modelfile says. Every answer is synced to disk as it comes, and never asked for
+    twice.
+
+    Args:
+        tags: By the name that the report gives them, such as ``teacher`` and ``student``.
+        corpus: Its test split is asked.
+        settings: How many texts, bootstrap samples and tokens.
+        task: Kind, labels, and the system prompt that the tags have themselves.
+        client: Of the daemon.
+        out_dir: Folder of the report.
+        reporter: Hears of progress.
+
+    Raises:
+        ModelNotFoundError: the daemon lacks a tag.
+        DaemonError: the daemon fails; what was answered is kept.
+        DataError: the test split has no answers.
+    """
+    reporter = reporter or NullReporter()
+    sizes = _find_models(client, tags)
+    limit = min(
+        (one for one in (settings.max_examples, settings.served_examples) if one), default=None
+    )
+    work = Work(
+        kind=EvalReport.kind,
+        stage=STAGE,
+        version=_VERSION,
+        inputs={"corpus": corpus.digest, **{f"tag {name}": sizes[name].digest for name in tags}},
+        settings={
+            "tags": dict(tags),
+            "task": task.model_dump(mode="json"),
+            "examples": limit,
+            "bootstrap_samples": settings.bootstrap_samples,
+            "reply_tokens": settings.reply_tokens,
+        },
+    )
+    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            timer.reuse(out_dir)
+            return EvalReport(out_dir, draft.finished)
+        examples = held_out_examples(corpus, limit=limit)
+        with Journal(draft.path / "resume.jsonl") as journal:
+            _Interview(client, tags, settings, task, journal, reporter).run(examples)
+            answers, memory = _read_journal(journal)
+        report: Report = {
+            "title": "Scores as served by Ollama",
+            "task": task.kind,
+            "examples": len(examples),
+            "teacher": main_teacher(list(tags)),
+            "models": {
+                name: {
+                    "tag": tag,
+                    "size_bytes": sizes[name].size_bytes,
+                    "memory_bytes": memory.get(name),
+                    **_speeds([answers[name, example.id] for example in examples]),
+                }
+                for name, tag in tags.items()
+            },
+        }
+        said = {
+            name: [str(answers[name, example.id]["answer"]) for example in examples]
+            for name in tags
+        }
+        if task.kind == "classify":
+            for name, texts in said.items():
+                exact = sum(text in task.labels for text in texts)
+                report["models"][name]["one_word"] = round(exact / len(examples), 5)
+            gold = gold_labels(examples, task.labels)
+            compare_classifiers(
+                report, gold, said, task.labels, bootstrap_samples=settings.bootstrap_samples
+            )
+        else:
+            for name, texts in said.items():
+                records = [answers[name, example.id] for example in examples]
+                report["models"][name] |= answer_scores(
+                    texts,
+                    ended=[record["done_reason"] == "stop" for record in records],
+                    tokens=[record["generated_tokens"] for record in records],
+                )
+        write_predictions(draft.path / "predictions.jsonl", examples, said)
+        facts = write_report(draft.path, report)
+        manifest = draft.commit(facts)
+        timer.finish(out_dir, facts)
+        return EvalReport(out_dir, manifest)
+
+
+class _Interview:
+    """Asks what the journal does not have yet, the models taking turns."""
+
+    def __init__(
+        self,
+        client: Client,
+        tags: Mapping[str, str],
+        settings: EvaluateSection,
+        task: TaskSection,
+        journal: Journal,
+        reporter: Reporter,
+    ) -> None:
+        self._client = client
+        self._tags = tags
+        self._task = task
+        self._options = _options(settings, task)
+        self._journal = journal
+        self._reporter = reporter
+        self._known = {(record.get("model"), record.get("id")) for record in journal.records}
+
+    def run(self, examples: Sequence[Example]) -> None:
+        total = len(examples) * len(self._tags)
+        done = sum((name, one.id) in self._known for one in examples for name in self._tags)
+        if done:
+            self._reporter.emit(StageStarted(STAGE, resumed_from=done))
+        for number, start in enumerate(range(0, len(examples), _BLOCK_TEXTS)):
+            block = examples[start : start + _BLOCK_TEXTS]
+            names = list(self._tags)
+            if number % 2:
+                names.reverse()  # nobody always goes first
+            for name in names:
+                todo = [one for one in block if (name, one.id) not in self._known]
+                if todo:
+                    self._warm_up(name)
+                for example in todo:
+                    self._ask(name, example)
+                    done += 1
+                    self._reporter.emit(Progress(STAGE, done, total, "answers"))
+
+    def _warm_up(self, name: str) -> None:
+        """Load the model outside of the measured time, and note once what it takes."""
+        tag = self._tags[name]
+        self._client.chat(tag, _WARM_UP, options={**self._options, "num_predict": 1})
+        if (name, None) in self._known:
+            return
+        running = {model.name: model.size_bytes for model in self._client.ps()}
+        if _full_name(tag) in running:
+            self._journal.append({"model": name, "memory_bytes": running[_full_name(tag)]})
+            self._known.add((name, None))
+
+    def _ask(self, name: str, example: Example) -> None:
+        turns = list(example.prompt)
+        if turns[0].role == "system" and turns[0].content == self._task.system:
+            turns = turns[1:]  # the tag has it, and has to say it itself
+        record: JSONRecord = {"model": name, "id": example.id}
+        start_s = time.perf_counter()
+        try:
+            reply = self._client.chat(
+                self._tags[name], [turn.to_dict() for turn in turns], options=self._options
+            )
+        except ContextOverflowError:
+            record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
+        else:
+            record |= {
+                "answer": reply.text.strip(),
+                "done_reason": reply.done_reason,
+                "wall_s": time.perf_counter() - start_s,
+                "prompt_tokens": reply.prompt_tokens,
+                "prompt_s": reply.timings.prompt_s,
+                "generated_tokens": reply.generated_tokens,
+                "generate_s": reply.timings.generate_s,
+            }
+        self._journal.append(record)
+
+
+@dataclass(frozen=True)
+class _Served:
+    digest: str
+    size_bytes: int
+
+
+def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
+    listed = {model.name: _Served(model.digest, model.size_bytes) for model in client.list()}
+    for tag in tags.values():
+        if _full_name(tag) not in listed:
+            raise ModelNotFoundError(
+                f"the daemon has no model {tag!r}",
+                status_code=404,
+                model=tag,
+                hint="ollama-bridge ls shows what it has",
+            )
+    return {name: listed[_full_name(tag)] for name, tag in tags.items()}
+
+
+def _full_name(tag: str) -> str:
+    return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
+
+
+def _options(settings: EvaluateSection, task: TaskSection) -> dict[str, float | int]:
+    if task.kind == "reply":
+        return {"num_predict": settings.reply_tokens, "seed": 0}
+    # No token is shorter than a byte, so every label and its end fit.
+    longest = max(len(label.encode()) for label in task.labels)
+    return {"temperature": 0, "num_predict": longest + 1, "seed": 0}
+
+
+def _read_journal(
+    journal: Journal,
+) -> tuple[dict[tuple[str, str], JSONRecord], dict[str, int]]:
+    """Answers by model and text, and memory by model."""
+    answers = {(one["model"], one["id"]): one for one in journal.records if "id" in one}
+    memory = {one["model"]: one["memory_bytes"] for one in journal.records if "id" not in one}
+    return answers, memory
+
+
+def _speeds(records: Sequence[JSONRecord]) -> dict[str, float]:
+    """Speeds over all answers: sums of tokens by sums of the server's own times."""
+    timed = [record for record in records if "wall_s" in record]
+
+    def rate(amount: float, seconds: str) -> float:
+        spent_s = sum(record[seconds] for record in timed)
+        return round(amount / spent_s, 3) if spent_s > 0 else 0.0
+
+    return {
+        "texts_per_s": rate(len(timed), "wall_s"),
+        "prompt_tokens_per_s": rate(sum(one["prompt_tokens"] for one in timed), "prompt_s"),
+        "generated_tokens_per_s": rate(sum(one["generated_tokens"] for one in timed), "generate_s"),
+    }

@@ -1,0 +1,230 @@
+"""The stage ``evaluate`` on tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
+
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.batches import encode
+from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.evaluation.classify import score_labels
+from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
+from ollama_bridge.evaluation.report import read_markdown
+from ollama_bridge.evaluation.run import ModelScores, evaluate
+from ollama_bridge.examples import Example, Message, write_examples
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.precision import Precision
+from ollama_bridge.reporting import Event, NullReporter, StageFinished, StageReused
+
+FLOAT32 = Precision(torch.device("cpu"), torch.float32, 1)
+TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
+SETTINGS = EvaluateSection(bootstrap_samples=100, reply_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return tiny_base(tmp_path_factory.mktemp("base") / "base", layers=2)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return tiny_base(tmp_path_factory.mktemp("other") / "other", layers=1, seed=5)
+
+
+def whole_answer_nll(base: Checkpoint, example: Example) -> float:
+    """Float64 and one text at a time: the last answer's negative log-likelihood."""
+    tokenizer, model = load_tokenizer(base.path), load_model(base.path, dtype=torch.float64)
+    encoded = encode(example, tokenizer, max_length=512)
+    before = len(encode_prompt(tokenizer, example))
+    with torch.no_grad():
+        logits = model(torch.tensor(encoded.input_ids[None, :].astype("int64"))).logits[0]
+    log_probs = logits.log_softmax(-1)
+    positions = [place for place in encoded.targets if place >= before]
+    return -sum(float(log_probs[place - 1, encoded.input_ids[place]]) for place in positions)
+
+
+def encode_prompt(tokenizer: object, example: Example) -> list[int]:
+    turns = [turn.to_dict() for turn in example.prompt]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)  # type: ignore[attr-defined]
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[operator]
+
+
+def with_answer(example: Example, answer: str) -> Example:
+    return Example(example.id, (*example.prompt, Message("assistant", answer)), example.group)
+
+
+def multi_turn(name: str, text: str) -> Example:
+    messages = (
+        Message("system", SYSTEM),
+        Message("user", "food"),
+        Message("assistant", "positive"),
+        Message("user", text),
+        Message("assistant", "negative"),
+    )
+    return Example(name, messages, name, "negative")
+
+
+@pytest.mark.parametrize("labels", [("good", "good food", "awful"), ("we hoped", "we hope")])
+def test_long_labels_are_scored_whole(base: Checkpoint, labels: tuple[str, ...]) -> None:
+    """Labels of several tokens get the log-probability of all of them and of the end token."""
+    examples = [*sentiment_examples(5, name="t"), multi_turn("m", "awful service")]
+    found = score_labels(
+        load_model(base.path),
+        load_tokenizer(base.path),
+        examples,
+        labels,
+        precision=FLOAT32,
+        stage="s",
+        reporter=NullReporter(),
+    )
+    for row, example in enumerate(examples):
+        for column, label in enumerate(labels):
+            expected = -whole_answer_nll(base, with_answer(example, label))
+            assert found.log_probs[row, column] == pytest.approx(expected, abs=1e-3)
+
+
+def test_single_tokens_are_read_off_behind_the_prompt(base: Checkpoint) -> None:
+    """One-token labels get their log-probability as the first token of the answer."""
+    tokenizer, model = load_tokenizer(base.path), load_model(base.path)
+    labels = ("a", "b", "c")
+    ids = [tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in labels]
+    examples = [*sentiment_examples(7, name="t"), multi_turn("m", "awful service")]
+    found = score_labels(
+        model, tokenizer, examples, labels, precision=FLOAT32, stage="s", reporter=NullReporter()
+    )
+    says = 0
+    for row, example in enumerate(examples):
+        prompt = torch.tensor([encode_prompt(tokenizer, example)])
+        with torch.no_grad():
+            last = model(prompt).logits[0, -1].log_softmax(-1)
+        assert found.log_probs[row].tolist() == pytest.approx(last[ids].tolist(), abs=1e-3)
+        assert found.predictions(labels)[row] == labels[int(last[ids].argmax())]
+        says += int(last.argmax()) in ids
+    assert found.says_label == says / len(examples)
+
+
+def test_perplexity_is_that_of_the_answers(base: Checkpoint) -> None:
+    """exp of the mean over the answers' tokens, computed naively in float64."""
+    examples = sentiment_examples(5, name="t")
+    model, tokenizer = load_model(base.path), load_tokenizer(base.path)
+    found = measure_perplexity(model, tokenizer, examples, precision=FLOAT32)
+    nll = sum(whole_answer_nll(base, example) for example in examples)
+    expected = torch.tensor(nll / found["tokens"]).exp()
+    assert found["perplexity"] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_greedy_answers_are_those_of_each_prompt_alone(base: Checkpoint) -> None:
+    """Batching with padding changes no token; the model's own generate says the same."""
+    examples = [*sentiment_examples(6, name="t"), multi_turn("m", "awful service")]
+    model, tokenizer = load_model(base.path), load_tokenizer(base.path)
+    found = write_greedily(
+        model,
+        tokenizer,
+        examples,
+        max_tokens=6,
+        precision=FLOAT32,
+        stage="s",
+        reporter=NullReporter(),
+    )
+    for answer, example in zip(found, examples, strict=True):
+        prompt = torch.tensor([encode_prompt(tokenizer, example)])
+        new_ids = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False
+        )[0, prompt.shape[1] :].tolist()
+        assert answer.tokens == len(new_ids)
+        assert answer.ended == (new_ids[-1] == tokenizer.eos_token_id)
+        kept = new_ids[:-1] if answer.ended else new_ids
+        assert answer.text == tokenizer.decode(kept).strip()
+
+
+def test_report_shows_control_and_paired_interval(
+    base: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
+    """Scores of every model with intervals, the paired difference to the control, and ratios."""
+    models = {
+        "teacher zero-shot": other,
+        "teacher tuned": base,
+        "student": base,
+        "SFT control": other,
+    }
+    corpus = tiny_corpus(tmp_path / "corpus")
+    report = evaluate(models, corpus, SETTINGS, TASK, out_dir=tmp_path / "report")
+    data = json.loads(report.report_path.read_text())
+    assert data["teacher"] == "teacher tuned"
+    assert data["models"]["student"]["agreement"] == 1.0
+    assert set(data["differences"]) >= {"student - SFT control", "student - teacher tuned"}
+    assert data["student_to_teacher"]["macro_f1"] == 1.0
+    text = read_markdown(report)
+    assert "SFT control" in text
+    assert "student - SFT control" in text
+    lines = [
+        json.loads(line) for line in (report.path / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert set(lines[0]) == {"id", "gold", *models}
+    assert report.facts["examples"] == 4
+
+
+def test_a_changed_model_alone_is_scored_again(
+    base: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
+    """Finished models are reused by a run that was killed, and by one with another student."""
+
+    class Heard:
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        def emit(self, event: Event) -> None:
+            self.events.append(event)
+
+    corpus = tiny_corpus(tmp_path / "corpus")
+    evaluate({"teacher": base, "student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "r")
+    heard = Heard()
+    models = {"teacher": base, "student": other}
+    evaluate(models, corpus, SETTINGS, TASK, out_dir=tmp_path / "r", reporter=heard)
+    reused = [event.stage for event in heard.events if isinstance(event, StageReused)]
+    finished = [event.stage for event in heard.events if isinstance(event, StageFinished)]
+    assert reused == ["evaluate teacher"]
+    assert finished == ["evaluate student", "evaluate"]
+    assert ModelScores.open(tmp_path / "r-models" / "student").manifest.work.inputs["model"] == (
+        other.digest
+    )
+
+
+def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
+    """A reply task gets perplexity and the look of the answers."""
+    task = TaskSection(kind="reply", system=SYSTEM)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    report = evaluate({"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report")
+    entry = json.loads(report.report_path.read_text())["models"]["student"]
+    assert entry["perplexity"] > 1
+    assert entry["answers"] == 4
+    assert 0 <= entry["ended"] <= 1
+    assert "perplexity" in read_markdown(report)
+
+
+def test_nothing_to_score_is_an_error(base: Checkpoint, tmp_path: Path) -> None:
+    """No models, no answers, or texts beyond the context are named."""
+    corpus = tiny_corpus(tmp_path / "corpus")
+    with pytest.raises(ConfigError):
+        evaluate({}, corpus, SETTINGS, TASK, out_dir=tmp_path / "report")
+
+    def corpus_of(name: str, example: Example) -> Corpus:
+        return commit(
+            Corpus,
+            tmp_path / name,
+            lambda path: write_examples(path / "test.jsonl", [example]),
+            name=name,
+        )
+
+    unanswered = corpus_of("open", Example("a", (Message("user", "hi"),), "a"))
+    with pytest.raises(DataError, match="no example with an answer"):
+        evaluate({"student": base}, unanswered, SETTINGS, TASK, out_dir=tmp_path / "r1")
+    endless = corpus_of("long", multi_turn("long", "awful " * 600))
+    with pytest.raises(DataError, match="512 tokens"):
+        evaluate({"student": base}, endless, SETTINGS, TASK, out_dir=tmp_path / "r2")

@@ -1,0 +1,108 @@
+"""Scores agree with scikit-learn, and intervals with what theory says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from ollama_bridge.evaluation.metrics import (
+    accuracy_of,
+    agreement,
+    answer_scores,
+    confusion_matrix,
+    macro_f1_of,
+    paired_difference,
+    perplexity,
+    score,
+)
+
+LABELS = ("a", "b", "c")
+PAIRS = st.lists(
+    st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "else", ""])), min_size=1
+)
+
+
+@given(PAIRS)
+def test_scores_agree_with_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    """Accuracy, macro F1 and confusion are scikit-learn's, with answers that are no label."""
+    gold, said = zip(*pairs, strict=True)
+    matrix = confusion_matrix(gold, said, LABELS)
+    assert accuracy_of(matrix) == pytest.approx(sk.accuracy_score(gold, said))
+    f1 = sk.f1_score(gold, said, labels=list(LABELS), average="macro", zero_division=0)
+    assert macro_f1_of(matrix) == pytest.approx(f1)
+    assert matrix.sum() == len(pairs)
+    both = [(g, s) for g, s in pairs if s in LABELS]
+    if both:
+        expected = sk.confusion_matrix(*zip(*both, strict=True), labels=list(LABELS))
+        assert (matrix[:, :-1] == expected).all()
+
+
+def test_interval_has_the_width_of_a_binomial() -> None:
+    """The bootstrap interval of an accuracy is the normal approximation's, nearly."""
+    gold = ["a"] * 2000
+    said = ["a"] * 1600 + ["b"] * 400
+    accuracy = score(gold, said, LABELS, bootstrap_samples=4000).accuracy
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 2000)
+    assert accuracy.value == 0.8
+    assert accuracy.low == pytest.approx(0.8 - half, abs=0.002)
+    assert accuracy.high == pytest.approx(0.8 + half, abs=0.002)
+
+
+def test_resampling_counts_is_resampling_texts() -> None:
+    """Intervals equal those of the textbook bootstrap that draws texts."""
+    chooser = np.random.default_rng(3)
+    gold = chooser.choice(LABELS, size=150).tolist()
+    said = [g if chooser.random() < 0.7 else "a" for g in gold]
+    drawn = chooser.integers(0, 150, size=(1500, 150))
+    textbook = [
+        float(macro_f1_of(confusion_matrix([gold[i] for i in row], [said[i] for i in row], LABELS)))
+        for row in drawn
+    ]
+    ours = score(gold, said, LABELS, bootstrap_samples=8000).macro_f1
+    low, high = np.quantile(textbook, [0.025, 0.975])
+    assert ours.low == pytest.approx(low, abs=0.012)
+    assert ours.high == pytest.approx(high, abs=0.012)
+
+
+@settings(max_examples=30)
+@given(PAIRS)
+def test_differences_are_paired(pairs: list[tuple[str, str]]) -> None:
+    """The difference is that of the scores, against itself exactly 0 with no width."""
+    gold, first = zip(*pairs, strict=True)
+    second = list(gold)
+    found = paired_difference(gold, first, second, LABELS, bootstrap_samples=100)
+    one = score(gold, first, LABELS, bootstrap_samples=100)
+    other = score(gold, second, LABELS, bootstrap_samples=100)
+    assert found["accuracy"].value == pytest.approx(one.accuracy.value - other.accuracy.value)
+    assert found["macro_f1"].value == pytest.approx(one.macro_f1.value - other.macro_f1.value)
+    same = paired_difference(gold, first, first, LABELS, bootstrap_samples=100)
+    assert all((i.value, i.low, i.high) == (0, 0, 0) for i in same.values())
+
+
+def test_pairing_narrows_the_interval() -> None:
+    """Models that err on the same texts are told apart by few texts."""
+    gold = ["a"] * 400
+    first = ["a"] * 300 + ["b"] * 100
+    second = ["a"] * 290 + ["b"] * 110
+    found = paired_difference(gold, first, second, LABELS, bootstrap_samples=2000)["accuracy"]
+    assert found.value == pytest.approx(0.025)
+    assert found.low > 0
+
+
+def test_small_measures() -> None:
+    """Agreement, perplexity and the look of answers."""
+    assert agreement(["a", "b"], ["a", "c"]) == 0.5
+    assert perplexity(math.log(8) * 5, 5) == pytest.approx(8)
+    assert perplexity(1e6, 1) == math.inf
+    found = answer_scores(
+        ["Thank you.", "well " * 9, ""], ended=[True, False, True], tokens=[3, 9, 0]
+    )
+    assert found["ended"] == pytest.approx(2 / 3)
+    assert found["mean_tokens"] == 4
+    assert found["looping"] == pytest.approx(1 / 3)
+    assert found["empty"] == pytest.approx(1 / 3)

@@ -1,0 +1,190 @@
+"""The stage ``evaluate_served`` against a client that answers from a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
+
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, ModelNotFoundError
+from ollama_bridge.evaluation.report import read_markdown
+from ollama_bridge.evaluation.served import evaluate_served
+from ollama_bridge.examples import write_examples
+
+TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
+REPLY = TaskSection(kind="reply", system=SYSTEM)
+SETTINGS = EvaluateSection(bootstrap_samples=100, reply_tokens=6)
+TAGS = {"teacher": "big:teacher", "student": "small"}
+
+
+class FakeClient:
+    """Serves ``big:teacher`` and ``small:latest``; the second is twice as fast."""
+
+    def __init__(self, *, breaks_after: int | None = None) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.messages: list[Any] = []
+        self.warm_ups: list[str] = []
+        self.digest = "1"
+        self._breaks_after = breaks_after
+
+    def list(self) -> list[Any]:
+        return [
+            SimpleNamespace(name="big:teacher", digest="b", size_bytes=200),
+            SimpleNamespace(name="small:latest", digest=self.digest, size_bytes=100),
+        ]
+
+    def ps(self) -> list[Any]:
+        return [
+            SimpleNamespace(name="big:teacher", size_bytes=400),
+            SimpleNamespace(name="small:latest", size_bytes=100),
+        ]
+
+    def chat(
+        self,
+        model: str,
+        messages: str | Sequence[Mapping[str, str]],
+        *,
+        options: Mapping[str, object],
+    ) -> Any:
+        if isinstance(messages, str):
+            self.warm_ups.append(model)
+            return None
+        if self._breaks_after is not None and len(self.asked) >= self._breaks_after:
+            raise DaemonUnreachableError("gone")
+        text = messages[-1]["content"]
+        self.asked.append((model, text))
+        self.messages.append(messages)
+        slow = 2.0 if model == "big:teacher" else 1.0
+        return SimpleNamespace(
+            text=" positive " if len(text) % 2 else "Positive.",
+            done_reason="stop" if len(text) % 2 else "length",
+            prompt_tokens=10,
+            generated_tokens=2,
+            timings=SimpleNamespace(prompt_s=0.1 * slow, generate_s=0.01 * slow),
+        )
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    examples = sentiment_examples(70, name="test")
+    return commit(
+        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", examples)
+    )
+
+
+def test_answers_count_word_for_word(corpus: Corpus, tmp_path: Path) -> None:
+    """Only the exact word is right; speeds are sums by sums; sizes come from the daemon."""
+    client = FakeClient()
+    report = evaluate_served(
+        TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
+    )
+    data = json.loads(report.report_path.read_text())
+    texts = [one.messages[1].content for one in sentiment_examples(70, name="test")]
+    golds = [one.label for one in sentiment_examples(70, name="test")]
+    odd = [len(text) % 2 == 1 for text in texts]
+    right = sum(is_odd and gold == "positive" for is_odd, gold in zip(odd, golds, strict=True))
+    student = data["models"]["student"]
+    assert student["accuracy"]["value"] == pytest.approx(right / 70, abs=1e-4)
+    assert student["one_word"] == pytest.approx(sum(odd) / 70, abs=1e-4)
+    assert student["prompt_tokens_per_s"] == 100
+    assert student["generated_tokens_per_s"] == 200
+    assert (student["size_bytes"], student["memory_bytes"]) == (100, 100)
+    ratios = data["student_to_teacher"]
+    assert ratios["prompt_tokens_per_s"] == ratios["generated_tokens_per_s"] == 2
+    assert (ratios["size_bytes"], ratios["memory_bytes"]) == (0.5, 0.25)
+    assert "generated tokens/s" in read_markdown(report)
+
+
+def test_the_tag_has_to_bring_its_system_prompt(corpus: Corpus, tmp_path: Path) -> None:
+    """The task's system turn is not sent: it is part of what is served."""
+    client = FakeClient()
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served")
+    assert all([turn["role"] for turn in messages] == ["user"] for messages in client.messages)
+
+
+def test_models_take_turns(corpus: Corpus, tmp_path: Path) -> None:
+    """Blocks alternate, and each begins with an unmeasured question."""
+    client = FakeClient()
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served")
+    order = [model for model, _ in client.asked]
+    changes = [one for one, before in zip(order, [None, *order], strict=False) if one != before]
+    assert changes == ["big:teacher", "small", "big:teacher"]
+    assert len(client.warm_ups) == 4
+
+
+@pytest.mark.parametrize("breaks_after", [0, 1, 60, 139])
+def test_nothing_is_asked_twice(corpus: Corpus, tmp_path: Path, breaks_after: int) -> None:
+    """A run that broke goes on where it was; a finished one asks nothing."""
+    first, second = FakeClient(breaks_after=breaks_after), FakeClient()
+    out_dir = tmp_path / "served"
+    with pytest.raises(DaemonUnreachableError):
+        evaluate_served(TAGS, corpus, SETTINGS, TASK, client=first, out_dir=out_dir)
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=second, out_dir=out_dir)
+    assert len(first.asked) + len(second.asked) == 140
+    third = FakeClient()
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=third, out_dir=out_dir)
+    assert not third.asked
+    third.digest = "another model under the same tag"
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=third, out_dir=out_dir)
+    assert len(third.asked) == 140
+
+
+def test_fewer_texts_are_a_fixed_choice(corpus: Corpus, tmp_path: Path) -> None:
+    """The smaller of both limits holds, and both models get the same texts."""
+    client = FakeClient()
+    settings = SETTINGS.model_copy(update={"served_examples": 20, "max_examples": 30})
+    evaluate_served(TAGS, corpus, settings, TASK, client=client, out_dir=tmp_path / "served")
+    by_model = {
+        tag: [text for model, text in client.asked if model == tag] for tag in TAGS.values()
+    }
+    assert by_model["big:teacher"] == by_model["small"]
+    assert len(by_model["small"]) == 20
+
+
+def test_a_text_beyond_the_context_is_a_wrong_answer(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text that does not fit costs a point, not the evaluation."""
+    client = FakeClient()
+    answer = client.chat
+
+    def chat(model: str, messages: Any, *, options: Any) -> Any:
+        if model == "small" and len(client.asked) == 60:
+            client.asked.append((model, ""))
+            raise ContextOverflowError("too long", status_code=400)
+        return answer(model, messages, options=options)
+
+    monkeypatch.setattr(client, "chat", chat)
+    report = evaluate_served(
+        TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
+    )
+    assert json.loads(report.report_path.read_text())["examples"] == 70
+
+
+def test_replies_are_described(corpus: Corpus, tmp_path: Path) -> None:
+    """A reply task is sampled as the tag says, and its ends are counted."""
+    client = FakeClient()
+    report = evaluate_served(
+        TAGS, corpus, SETTINGS, REPLY, client=client, out_dir=tmp_path / "served"
+    )
+    student = json.loads(report.report_path.read_text())["models"]["student"]
+    texts = [one.messages[1].content for one in sentiment_examples(70, name="test")]
+    assert student["ended"] == pytest.approx(sum(len(text) % 2 for text in texts) / 70)
+    assert "answers ended by themselves" in read_markdown(report)
+
+
+def test_a_missing_tag_is_named(corpus: Corpus, tmp_path: Path) -> None:
+    """A tag that the daemon lacks is an error before anything is asked."""
+    client = FakeClient()
+    with pytest.raises(ModelNotFoundError, match="'gone'"):
+        evaluate_served(
+            {"student": "gone"}, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
+        )
+    assert not client.asked
