@@ -1,0 +1,76 @@
+"""The command line: wiring, and the one place where errors become messages and exit codes.
+
+Exit codes: 0 done, 1 other error, 2 recipe, option, name or data wrong, 3 the daemon, 4 model,
+training or conversion, 5 the daemon does not serve what was trained, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.cli import ask, assets, build, daemon, doctor, models, runs, stages
+from ollama_bridge.cli.output import fail
+from ollama_bridge.errors import OllamaBridgeError
+
+app = typer.Typer(
+    name="ollama-bridge",
+    help="From a model in your Ollama to a smaller, faster one that `ollama run` serves, proven "
+    "to be the model you trained.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"ollama-bridge {version('ollama-bridge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+build.add_to(app)
+ask.add_to(app)
+models.add_to(app)
+stages.add_to(app)
+doctor.add_to(app)
+app.add_typer(daemon.app, name="daemon")
+app.add_typer(assets.recipes_app, name="recipes")
+app.add_typer(assets.modelfiles_app, name="modelfiles")
+app.add_typer(runs.app, name="runs")
+
+
+def main() -> None:
+    """Run the command line; every error of ours ends here as one message and an exit code."""
+    # Threads that wait by spinning make training crawl when anything else runs on the same cores;
+    # read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OLLAMA_BRIDGE_DEBUG" not in os.environ:
+        # What the libraries tell their own callers is nothing that a user could act on.
+        warnings.filterwarnings("ignore", module=r"torch|transformers|peft|huggingface_hub")
+    try:
+        app()
+    except OllamaBridgeError as error:
+        sys.exit(fail(error, as_json="--json" in sys.argv))
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error of ours.
+        sys.stderr.close()
+        sys.exit(1)

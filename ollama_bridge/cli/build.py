@@ -1,0 +1,130 @@
+"""``build``: the main job."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ollama_bridge.cli import options, output
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.config import Recipe, load_recipe
+from ollama_bridge.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("build")(build)
+
+
+def build(
+    recipe: options.RecipeArgument,
+    data: options.DataOption = None,
+    text_col: options.TextColOption = None,
+    label_col: options.LabelColOption = None,
+    tag: Annotated[str | None, typer.Option(help="Name of the model in Ollama.")] = None,
+    set_: options.SetOption = None,
+    out: options.OutOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Build a recipe: tune, distil, evaluate, convert, register and prove.
+
+    Run it again to go on after an interruption; finished stages are found done.
+
+    Examples:
+      ollama-bridge build sentiment-quick
+      ollama-bridge build sentiment --data mine.csv --text-col review --label-col mood
+      ollama-bridge build sentiment --set distill.lr=5e-4 --out ./try
+    """
+    loaded = recipe_with_data(
+        recipe, data=data, text_col=text_col, label_col=label_col, tag=tag, overrides=set_ or []
+    )
+    from ollama_bridge import pipeline
+    from ollama_bridge.evaluation.report import read_markdown
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        result = pipeline.build(loaded, out_dir=out, host=host, reporter=reporter)
+    if as_json:
+        output.data_json(
+            {
+                "run_dir": result.run_dir,
+                "tags": [model.tag for model in result.models],
+                "student_bytes": result.student.manifest.files["model.safetensors"].size_bytes,
+                "report": dict(result.report.facts),
+                "served": dict(result.served.facts) if result.served else None,
+                "certificates": [dict(model.facts) for model in result.models],
+            }
+        )
+        return
+    output.data(read_markdown(result.report))
+    if result.served:
+        output.data(read_markdown(result.served))
+    for model in result.models:
+        output.data(f"{model.tag}: {model.facts['verdict']}")
+    output.say(f"artefacts: {result.run_dir}")
+    output.say(f'try:       ollama-bridge run {result.models[0].tag} "..."')
+
+
+def recipe_with_data(
+    name: str,
+    *,
+    data: Path | None,
+    text_col: str | None,
+    label_col: str | None,
+    tag: str | None,
+    overrides: list[str],
+) -> Recipe:
+    """Load a recipe and point it at the user's own data and tag.
+
+    With data of the user's, run and tag are named after the file too, so that the recipe's own
+    model is not replaced.
+
+    Raises:
+        ConfigError: the file does not exist, or options that need ``--data`` come without it.
+        RecipeError: problems of the recipe.
+    """
+    changes: list[str] = []
+    if data is None:
+        if text_col or label_col:
+            raise ConfigError(
+                "--text-col and --label-col say where the text is in your own data",
+                hint=f"ollama-bridge build {name} --data FILE.csv --text-col ... --label-col ...",
+            )
+    else:
+        if not data.is_file():
+            raise ConfigError(
+                f"--data {data}: no such file", hint="check the path; CSV and JSONL are read"
+            )
+        source = "messages" if _holds_messages(data) else "table"
+        changes += [f"data.source={source}", f"data.path={_quoted(str(data.absolute()))}"]
+        if text_col:
+            changes.append(f"data.text_col={_quoted(text_col)}")
+        if label_col:
+            changes.append(f"data.label_col={_quoted(label_col)}")
+    if tag:
+        changes.append(f"export.tag={_quoted(tag)}")
+    recipe = load_recipe(name, overrides=[*changes, *overrides])
+    if data is not None:
+        slug = re.sub(r"[^a-z0-9]+", "-", data.stem.lower()).strip("-") or "data"
+        update: dict[str, Any] = {"name": f"{recipe.name}-{slug}"}
+        if tag is None and not any(change.startswith("export.tag=") for change in overrides):
+            export = recipe.export.model_copy(update={"tag": f"{recipe.export.tag}-{slug}"})
+            update["export"] = export
+        recipe = recipe.model_copy(update=update)
+    return recipe
+
+
+def _holds_messages(path: Path) -> bool:
+    if path.suffix not in (".jsonl", ".ndjson", ".json"):
+        return False
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return '"messages"' in stream.read(65536)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,52 @@
+"""``daemon install|start|stop|status``."""
+
+from __future__ import annotations
+
+import typer
+
+from ollama_bridge.cli import options, output
+from ollama_bridge.cli.progress import ConsoleReporter
+
+app = typer.Typer(help="Get, start and stop an Ollama daemon.", no_args_is_help=True)
+
+
+@app.command()
+def install(as_json: options.JSONOption = False, quiet: options.QuietOption = False) -> None:
+    """Install Ollama where there is none (minutes where it has to be built)."""
+    from ollama_bridge.daemon.install import install_daemon
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        binary = install_daemon(reporter=reporter)
+    output.fields({"binary": binary}, as_json=as_json)
+
+
+@app.command()
+def start(
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Use the running daemon, or start one with your own model store."""
+    from ollama_bridge.daemon.ensure import ensure_daemon
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        daemon = ensure_daemon(reporter=reporter, host=host)
+    output.fields(
+        {"host": daemon.host, "version": daemon.version, "binary": daemon.binary}, as_json=as_json
+    )
+
+
+@app.command()
+def stop(as_json: options.JSONOption = False) -> None:
+    """Stop the daemon that we started; never one that somebody else runs."""
+    from ollama_bridge.daemon.ensure import stop_daemon
+
+    output.fields({"stopped": stop_daemon()}, as_json=as_json)
+
+
+@app.command()
+def status(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
+    """Say which daemon answers, and which binary serves `ollama run`."""
+    from ollama_bridge.daemon.ensure import daemon_status
+
+    output.fields(daemon_status(host=host), as_json=as_json)

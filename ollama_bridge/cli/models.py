@@ -1,0 +1,124 @@
+"""``package``, ``ls`` and ``show``: models in Ollama."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.cli import options, output
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("package")(package)
+    app.command("ls")(ls)
+    app.command("show")(show)
+
+
+def package(
+    checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
+    gguf_type: Annotated[str, typer.Option("--type", help="f32, f16, bf16 or q8_0.")] = "q8_0",
+    system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
+    template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", help="name=value. Repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Register even if the proof fails.")] = False,
+    out: options.OutOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Convert a checkpoint, register it, and prove that the daemon serves it.
+
+    Examples:
+      ollama-bridge package ./my-finetune my-model --type q8_0
+      ollama-bridge package ./my-finetune my-model --system "Answer in one word." --type f16
+    """
+    from ollama_bridge import pipeline
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        model = pipeline.package(
+            checkpoint,
+            tag,
+            recipe_modelfile={
+                "template": template,
+                "parameters": _parameters(parameter or []),
+            },
+            system=system,
+            gguf_type=gguf_type,
+            force=force,
+            out_dir=out,
+            host=host,
+            reporter=reporter,
+        )
+    if as_json:
+        output.data_json({"tag": model.tag, "path": model.path, **model.facts})
+    else:
+        output.data(f"{model.tag}: {model.facts['verdict']}")
+
+
+def ls(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
+    """List the models in Ollama."""
+    from ollama_bridge.client import Client
+
+    with Client(host) as client:
+        models = client.list()
+    if as_json:
+        output.data_json([asdict(model) for model in models])
+        return
+    rows = [
+        {
+            "NAME": model.name,
+            "ID": model.digest.removeprefix("sha256:")[:12],
+            "SIZE": output.size(model.size_bytes),
+            "MODIFIED": model.modified_at[:19],
+        }
+        for model in models
+    ]
+    output.table(rows, as_json=False)
+
+
+def show(
+    tag: Annotated[str, typer.Argument(help="A tag in Ollama.")],
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Show what Ollama knows of a tag."""
+    from ollama_bridge.client import Client
+
+    with Client(host) as client:
+        details = client.show(tag)
+    if as_json:
+        output.data_json(dict(details.raw))
+        return
+    output.fields(
+        {
+            "architecture": details.model_info.get("general.architecture", "?"),
+            "capabilities": ", ".join(details.capabilities) or "?",
+            "system": details.system or "(none)",
+            "parameters": " | ".join(
+                " ".join(line.split()) for line in details.parameters.splitlines()
+            ),
+        },
+        as_json=False,
+    )
+    output.data("")
+    output.data(details.modelfile)
+
+
+def _parameters(pairs: list[str]) -> dict[str, object]:
+    from ollama_bridge.modelfile.parameters import parse_parameter
+
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--parameter {pair!r}: write it as name=value")
+        found[name] = parse_parameter(name, text, where="--parameter")
+    return found

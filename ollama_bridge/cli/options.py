@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+HostOption = Annotated[
+    str | None,
+    typer.Option("--host", help="Address of the daemon. Default: OLLAMA_HOST, else the usual."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the artefacts.", file_okay=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a recipe key, such as distill.lr=3e-4. Repeatable."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Your own data: CSV or JSONL (text and label, or messages)."),
+]
+TextColOption = Annotated[str | None, typer.Option("--text-col", help="Column of the text.")]
+LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A shipped recipe (see `recipes ls`) or a YAML file.")
+]

@@ -1,0 +1,89 @@
+"""``runs ls|show|rm``: what was built."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.artifacts import MANIFEST_NAME
+from ollama_bridge.assets import home_dir
+from ollama_bridge.cli import options, output
+from ollama_bridge.errors import ArtifactError, ConfigError
+
+app = typer.Typer(help="Finished and unfinished runs.", no_args_is_help=True)
+
+RunArgument = Annotated[str, typer.Argument(help="Name, as `runs ls` prints it, or a folder.")]
+
+
+@app.command("ls")
+def runs_ls(as_json: options.JSONOption = False) -> None:
+    """List the runs in our home folder."""
+    rows = []
+    for run in sorted(path for path in _runs_dir().glob("*") if path.is_dir()):
+        files = [path for path in run.rglob("*") if path.is_file()]
+        rows.append(
+            {
+                "NAME": run.name,
+                "STAGES": len(_stages(run)),
+                "SIZE": output.size(sum(path.stat().st_size for path in files)),
+            }
+        )
+    output.table(rows, as_json=as_json)
+
+
+@app.command("show")
+def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
+    """Show the artefacts of a run, and what each is made of."""
+    folder = _find(run)
+    rows = []
+    for stage in _stages(folder):
+        manifest = json.loads((stage / MANIFEST_NAME).read_text(encoding="utf-8"))
+        rows.append(
+            {
+                "ARTEFACT": stage.relative_to(folder).as_posix(),
+                "STAGE": manifest["stage"],
+                "KEY": manifest["key"][:12],
+                "MADE": manifest["created_at"],
+                "FACTS": json.dumps(manifest["facts"], ensure_ascii=False),
+            }
+        )
+    output.table(rows, as_json=as_json)
+
+
+@app.command("rm")
+def runs_rm(
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a run's artefacts. Its tags in Ollama stay."""
+    folder = _find(run)
+    if not yes:
+        typer.confirm(f"remove {folder}?", abort=True, err=True)
+    shutil.rmtree(folder)
+    output.say(f"removed {folder}")
+
+
+def _runs_dir() -> Path:
+    return home_dir() / "runs"
+
+
+def _stages(run: Path) -> list[Path]:
+    manifests = run.glob(f"**/{MANIFEST_NAME}")
+    return sorted(path.parent for path in manifests if not path.parent.name.startswith("."))
+
+
+def _find(run: str) -> Path:
+    named = _runs_dir() / run
+    if "/" not in run and named.is_dir():
+        return named
+    folder = Path(run)
+    if not folder.is_dir():
+        raise ConfigError(f"no run {run!r} in {_runs_dir()}", hint="ollama-bridge runs ls")
+    # `rm` must never be talked into removing a folder that is not a run.
+    if not (folder / "events.jsonl").is_file():
+        raise ArtifactError(f"{folder} is not a run: it has no events.jsonl")
+    return folder

@@ -1,0 +1,275 @@
+"""The stages one by one, each from files to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, GGUFFile, SoftLabels
+from ollama_bridge.cli import options, output
+from ollama_bridge.cli.build import recipe_with_data
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.config import load_recipe
+from ollama_bridge.errors import ConfigError
+
+CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `prepare` made.")]
+StageOut = Annotated[Path, typer.Option("--out", help="Folder of the artefact.", file_okay=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (prepare, finetune, label, distill, evaluate, convert, render, register):
+        app.command(command.__name__, rich_help_panel="Stages")(command)
+
+
+def prepare(
+    recipe: options.RecipeArgument,
+    out: StageOut,
+    data: options.DataOption = None,
+    text_col: options.TextColOption = None,
+    label_col: options.LabelColOption = None,
+    set_: options.SetOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Data -> cleaned, deduplicated, split corpus."""
+    from ollama_bridge.data.prepare import prepare as stage
+
+    loaded = recipe_with_data(
+        recipe, data=data, text_col=text_col, label_col=label_col, tag=None, overrides=set_ or []
+    )
+    with ConsoleReporter() as reporter:
+        corpus = stage(
+            loaded.data, loaded.task, seed=loaded.seed, out_dir=out.absolute(), reporter=reporter
+        )
+    _print(corpus, as_json=as_json)
+
+
+def finetune(
+    recipe: options.RecipeArgument,
+    base: Annotated[str, typer.Option(help="Model reference of the model to tune.")],
+    corpus: CorpusOption,
+    out: StageOut,
+    set_: options.SetOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Tune a model on a corpus by LoRA; merged."""
+    from ollama_bridge.train.finetune import finetune as stage
+
+    loaded = load_recipe(recipe, overrides=set_ or [])
+    if loaded.teacher.tune is None:
+        raise ConfigError(
+            f"recipe {loaded.name} has no teacher.tune section",
+            hint="add --set teacher.tune.lr=2e-4",
+        )
+    with ConsoleReporter() as reporter:
+        checkpoint = stage(
+            _checkpoint(base, host, reporter),
+            Corpus.open(corpus),
+            loaded.teacher.tune,
+            system=loaded.task.system,
+            labels=loaded.task.labels,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    _print(checkpoint, as_json=as_json)
+
+
+def label(
+    recipe: options.RecipeArgument,
+    teacher: Annotated[str, typer.Option(help="Model reference of the teacher.")],
+    corpus: CorpusOption,
+    out: StageOut,
+    set_: options.SetOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Store the teacher's soft labels on a corpus."""
+    from ollama_bridge.teacher.local import label as stage
+
+    loaded = load_recipe(recipe, overrides=set_ or [])
+    with ConsoleReporter() as reporter:
+        labels = stage(
+            _checkpoint(teacher, host, reporter),
+            Corpus.open(corpus),
+            loaded.soft_labels,
+            max_length=loaded.distill.max_length,
+            dtype=loaded.distill.dtype,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    _print(labels, as_json=as_json)
+
+
+def distill(
+    recipe: options.RecipeArgument,
+    start: Annotated[str, typer.Option(help="Model reference that the student starts from.")],
+    corpus: CorpusOption,
+    out: StageOut,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder that `label` made; left out: hard labels only.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Model reference; needed for hidden states only.")
+    ] = None,
+    set_: options.SetOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Train a student on soft and hard labels."""
+    from ollama_bridge.train.distill import distill as stage
+
+    loaded = load_recipe(recipe, overrides=set_ or [])
+    with ConsoleReporter() as reporter:
+        checkpoint = stage(
+            _checkpoint(start, host, reporter),
+            Corpus.open(corpus),
+            SoftLabels.open(labels) if labels else None,
+            loaded.distill,
+            student=loaded.student,
+            teacher=_checkpoint(teacher, host, reporter) if teacher else None,
+            system=loaded.task.system,
+            task_labels=loaded.task.labels,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    _print(checkpoint, as_json=as_json)
+
+
+def evaluate(
+    recipe: options.RecipeArgument,
+    models: Annotated[list[str], typer.Argument(help="NAME=REFERENCE, such as student=./out.")],
+    corpus: CorpusOption,
+    out: StageOut,
+    set_: options.SetOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Score models on a corpus' held-out texts."""
+    from ollama_bridge.evaluation.report import read_markdown
+    from ollama_bridge.evaluation.run import evaluate as stage
+
+    loaded = load_recipe(recipe, overrides=set_ or [])
+    named: dict[str, Checkpoint] = {}
+    with ConsoleReporter() as reporter:
+        for pair in models:
+            name, equals, reference = pair.partition("=")
+            if not equals:
+                raise ConfigError(f"{pair!r}: write it as NAME=REFERENCE")
+            named[name] = _checkpoint(reference, host, reporter)
+        report = stage(
+            named,
+            Corpus.open(corpus),
+            loaded.evaluate,
+            loaded.task,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    if as_json:
+        _print(report, as_json=True)
+    else:
+        output.data(read_markdown(report))
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    out: StageOut,
+    gguf_type: Annotated[str, typer.Option("--type", help="f32, f16, bf16 or q8_0.")] = "f16",
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Write a checkpoint as GGUF."""
+    from ollama_bridge.conversion import convert as stage
+
+    with ConsoleReporter() as reporter:
+        gguf = stage(
+            _checkpoint(source, host, reporter),
+            type=gguf_type,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    _print(gguf, as_json=as_json)
+
+
+def render(
+    gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe with the parameters.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat format or .j2 file.")] = None,
+    system: Annotated[str | None, typer.Option(help="SYSTEM.")] = None,
+) -> None:
+    """Print the Modelfile of a GGUF."""
+    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.rendering import render as stage
+
+    settings = ModelfileSection()
+    if recipe is not None:
+        loaded = load_recipe(recipe)
+        settings, system = loaded.modelfile, system or loaded.task.system
+    if template is not None:
+        settings = settings.model_copy(update={"template": template})
+    output.data(stage(GGUFFile.open(gguf), settings=settings, system=system).to_text())
+
+
+def register(
+    gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
+    tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
+    out: StageOut,
+    modelfile: Annotated[
+        Path | None, typer.Option(help="A Modelfile; left out: rendered from the GGUF.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Register even if the proof fails.")] = False,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Register a GGUF in Ollama and prove what is served."""
+    from ollama_bridge.client import Client
+    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.daemon.ensure import ensure_daemon
+    from ollama_bridge.modelfile import Modelfile
+    from ollama_bridge.registration import register as stage
+    from ollama_bridge.rendering import render as render_stage
+
+    opened = GGUFFile.open(gguf)
+    if modelfile is None:
+        parsed = render_stage(opened, settings=ModelfileSection(), system=None)
+    else:
+        if not modelfile.is_file():
+            raise ConfigError(f"{modelfile}: no such Modelfile", hint="ollama-bridge render --help")
+        parsed = Modelfile.parse(modelfile.read_text(encoding="utf-8"))
+    with ConsoleReporter() as reporter:
+        daemon = ensure_daemon(reporter=reporter, host=host)
+        with Client(daemon.host) as client:
+            model = stage(
+                opened,
+                parsed,
+                tag,
+                client=client,
+                out_dir=out.absolute(),
+                reporter=reporter,
+                force=force,
+            )
+    if as_json:
+        _print(model, as_json=True)
+    else:
+        output.data(f"{model.tag}: {model.facts['verdict']}")
+
+
+def _checkpoint(reference: str, host: str | None, reporter: ConsoleReporter) -> Checkpoint:
+    from ollama_bridge.assets import home_dir
+    from ollama_bridge.client import Client
+    from ollama_bridge.models.resolve import resolve_model
+
+    with Client(host) as client:
+        return resolve_model(
+            reference, cache_dir=home_dir() / "models", client=client, reporter=reporter
+        )
+
+
+def _print(artifact: Artifact, *, as_json: bool) -> None:
+    values = {"path": artifact.path, "digest": artifact.digest, **artifact.facts}
+    if as_json:
+        output.data_json(values)
+    else:
+        output.data(str(artifact.path))

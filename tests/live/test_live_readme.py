@@ -1,0 +1,50 @@
+"""The README's Python does what it says, on little data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ollama_bridge
+from ollama_bridge import config
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.pipeline import provide_teacher
+from ollama_bridge.reporting import NullReporter
+
+pytestmark = pytest.mark.live
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+SMALL = [
+    "data.max_examples=64",
+    "data.test_examples=40",
+    "data.validation_examples=40",
+    "teacher.tune.max_examples=64",
+    "student.layers=4",
+    "distill.epochs=1",
+    "evaluate.bootstrap_samples=200",
+]
+
+
+def test_stage_by_stage_snippet_runs(
+    daemon: PrivateDaemon,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The snippet with one line a stage ends with a proven tag."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (snippet,) = [block for block in blocks if "finetune(" in block]
+    monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        ollama_bridge,
+        "load_recipe",
+        lambda name: config.load_recipe(name, overrides=SMALL),
+        raising=False,
+    )
+    provide_teacher("ollama:smollm2:135m", daemon.client(), NullReporter())
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.startswith("my-sentiment")
+    assert "my-sentiment:latest" in {model.name for model in daemon.client().list()}

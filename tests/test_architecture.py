@@ -1,0 +1,129 @@
+"""The structure is data here, and a breach of it fails."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ollama_bridge"
+
+# A module may import modules of its own layer's folder and of lower layers only.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"artifacts", "reporting", "assets", "examples", "repetition"}),
+    frozenset({"drafts"}),
+    frozenset({"downloads", "journal"}),
+    frozenset({"reference", "config"}),
+    frozenset({"client"}),
+    frozenset({"daemon", "models", "modelfile", "batches", "labels", "doctor"}),
+    frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
+    frozenset({"registration"}),
+    frozenset({"pipeline"}),
+    frozenset({"cli"}),
+)
+STAGES = LAYERS[7]
+# Exceptions to "no stage imports another", with the reason.
+ALLOWED: dict[tuple[str, str], str] = {}
+TORCH_FREE = (
+    "",
+    "client",
+    "daemon",
+    "data",
+    "verify",
+    "cli",
+    "modelfile",
+    "rendering",
+    "registration",
+)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "ollama_bridge":
+                names = [f"ollama_bridge.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("ollama_bridge.")}
+    return found
+
+
+def layer_of(part: str) -> int:
+    for number, layer in enumerate(LAYERS):
+        if part in layer:
+            return number
+    pytest.fail(f"ollama_bridge/{part} is in no layer: add it to LAYERS")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    """No module imports a higher layer, and no stage imports another stage."""
+    part = part_of(path)
+    if part in ("__init__", "__main__"):
+        return
+    for other in imported_parts(path) - {part}:
+        if (part, other) in ALLOWED:
+            continue
+        assert layer_of(other) <= layer_of(part), f"{part} must not import {other}"
+        assert not (part in STAGES and other in STAGES), f"stage {part} imports stage {other}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_readable_in_one_sitting(path: Path) -> None:
+    """No file grows past 420 lines, and none is a drawer for odds and ends."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+
+
+@pytest.mark.parametrize("part", TORCH_FREE)
+def test_light_parts_load_no_torch(part: str) -> None:
+    """Importing the client, the packaging half or the command line loads no torch."""
+    module = f"ollama_bridge.{part}".rstrip(".")
+    code = (
+        f"import sys, {module}; "
+        "print([m for m in ('torch', 'transformers', 'sklearn', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_loads_no_torch() -> None:
+    """``ollama-bridge --help`` loads no torch."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ollama_bridge", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert not {"torch", "transformers", "numpy"} & loaded
+
+
+def test_import_does_nothing() -> None:
+    """Importing the package reads no environment, opens no file of the user's, starts nothing."""
+    code = (
+        "import sys\n"
+        "def hook(event, args):\n"
+        "    if event in ('socket.connect', 'subprocess.Popen'): print(event)\n"
+        "sys.addaudithook(hook)\n"
+        "import ollama_bridge\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""

@@ -1,0 +1,62 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def test_cli_reference_is_current(tmp_path: Path) -> None:
+    """docs/cli.md is what scripts/gen-docs writes."""
+    out = tmp_path / "cli.md"
+    subprocess.run(
+        [sys.executable, "-m", "typer", "ollama_bridge.cli", "utils", "docs"]
+        + ["--name", "ollama-bridge", "--output", str(out)],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    current = (CHECKOUT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert current == out.read_text(encoding="utf-8"), "run scripts/gen-docs"
+
+
+@pytest.mark.parametrize(
+    "document", sorted(CHECKOUT.glob("*.md")) + sorted(CHECKOUT.glob("*/*.md"))
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link of a document is a file."""
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (document.parent / target).exists(), target
+
+
+def test_readme_python_is_valid() -> None:
+    """Every Python block of the README parses; the live tier runs them."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        ast.parse(block)
+
+
+def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
+    """The table of exit codes names every code that an error of ours has."""
+    from ollama_bridge import errors
+
+    codes = {
+        value.exit_code
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.OllamaBridgeError)
+    }
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
+    assert codes <= listed

@@ -1,0 +1,132 @@
+"""The command line: one error boundary, data on stdout, and the verbs that need no daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ollama_bridge import cli
+from ollama_bridge.errors import DaemonUnreachableError
+
+runner = CliRunner()
+
+
+def command(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", *args],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+    )
+
+
+def test_version_is_printed() -> None:
+    """``--version`` prints name and version and nothing else."""
+    done = runner.invoke(cli.app, ["--version"])
+    assert done.exit_code == 0
+    assert done.stdout.startswith("ollama-bridge 0.")
+
+
+def test_error_becomes_message_fix_and_exit_code() -> None:
+    """An error of ours leaves as two lines on stderr and its exit code, without a traceback."""
+    done = command("recipes", "show", "nonsense")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first, second = done.stderr.strip().splitlines()
+    assert first.startswith("error: no recipe 'nonsense'")
+    assert second == "fix:   ollama-bridge recipes ls"
+
+
+def test_error_as_json_keeps_stdout_readable_for_programs() -> None:
+    """With ``--json`` the error is an object on stdout, too."""
+    done = command("build", "nonsense", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert error["exit_code"] == done.returncode == 2
+    assert error["hint"] == "ollama-bridge recipes ls"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["build", "sentiment", "--set", "distill.epoch=2"], 2, "did you mean distill.epochs?"),
+        (["build", "sentiment", "--data", "gone.csv"], 2, "gone.csv: no such file"),
+        (["build", "sentiment", "--text-col", "t"], 2, "your own data"),
+        (["runs", "show", "gone"], 2, "no run 'gone'"),
+        (["ls"], 3, "127.0.0.1:9"),
+        (["runs", "rm", "/etc", "--yes"], 1, "is not a run"),
+    ],
+)
+def test_bad_input_is_one_clear_error(args: list[str], code: int, message: str) -> None:
+    """Each bad input has its exit code and names what is wrong."""
+    done = command(*args)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
+
+
+def test_recipes_and_modelfiles_can_be_listed_shown_and_copied(tmp_path: Path) -> None:
+    """ls, show and copy work, and copy never overwrites."""
+    for noun, name in (("recipes", "sentiment"), ("modelfiles", "chatml")):
+        listed = runner.invoke(cli.app, [noun, "ls", "--json"])
+        assert name in {row["NAME"] for row in json.loads(listed.stdout)}
+        shown = runner.invoke(cli.app, [noun, "show", name]).stdout
+        copied = runner.invoke(cli.app, [noun, "copy", name, str(tmp_path)])
+        assert Path(copied.stdout.strip()).read_text() == shown
+        again = runner.invoke(cli.app, [noun, "copy", name, str(tmp_path)])
+        assert again.exit_code != 0
+
+
+def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
+    """Own data get a tag and a run of their own; the recipe's model is not replaced."""
+    from ollama_bridge.cli.build import recipe_with_data
+
+    file = tmp_path / "My Reviews.csv"
+    file.write_text("text,label\nfine,positive\n")
+    recipe = recipe_with_data(
+        "sentiment-quick", data=file, text_col=None, label_col="mood", tag=None, overrides=[]
+    )
+    assert recipe.name == "sentiment-quick-my-reviews"
+    assert recipe.export.tag == "review-sentiment-quick-my-reviews"
+    assert recipe.data.source == "table"
+    assert recipe.data.label_col == "mood"
+
+
+def test_messages_file_is_recognised(tmp_path: Path) -> None:
+    """JSONL with ``messages`` is read as conversations, not as a table."""
+    from ollama_bridge.cli.build import recipe_with_data
+
+    file = tmp_path / "chats.jsonl"
+    file.write_text('{"messages": []}\n')
+    recipe = recipe_with_data(
+        "sentiment-quick", data=file, text_col=None, label_col=None, tag="me/own", overrides=[]
+    )
+    assert recipe.data.source == "messages"
+    assert recipe.export.tag == "me/own"
+
+
+def test_unexpected_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only errors of ours are turned into messages; others keep their traceback."""
+    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_exit_code_is_the_branch_of_the_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon's errors leave with 3."""
+
+    def broken() -> None:
+        raise DaemonUnreachableError("nothing answers", hint="ollama serve")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 3
+    assert capsys.readouterr().err == "error: nothing answers\nfix:   ollama serve\n"
