@@ -94,8 +94,8 @@ def training_attention(model: CausalModel, *, longest: int) -> Iterator[None]:
     """Use the attention that trains fastest, and put back what was there.
 
     On a CPU the backward pass of torch's fused attention is slow on short rows: plain products
-    made a step faster at 45 tokens in the one comparison made (SmolLM2, 15 layers). Longer rows and GPUs keep the
-    fused one, which needs less memory.
+    made a step faster at 45 tokens in the one comparison made (SmolLM2, 15 layers). Longer rows
+    and GPUs keep the fused one, which needs less memory.
 
     Args:
         model: On its device.

@@ -26,7 +26,7 @@ def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
 
 
-def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stderr
     for word in words:
@@ -37,7 +37,7 @@ def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> No
 def test_pickle_is_refused(checkpoint: Path) -> None:
     """A checkpoint that only has pickled weights is never loaded."""
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
-    expect(package(str(checkpoint), "mine"), 4, "pytorch_model.bin", "pickle")
+    assert_refused(package(str(checkpoint), "mine"), 4, "pytorch_model.bin", "pickle")
 
 
 def test_unsupported_architecture_is_named(checkpoint: Path) -> None:
@@ -45,29 +45,29 @@ def test_unsupported_architecture_is_named(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     config |= {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    expect(package(str(checkpoint), "mine"), 4, "MambaForCausalLM", "LlamaForCausalLM")
+    assert_refused(package(str(checkpoint), "mine"), 4, "MambaForCausalLM", "LlamaForCausalLM")
 
 
 def test_truncated_gguf_is_named(tmp_path: Path) -> None:
     """A GGUF that was cut off says so before anything is sent."""
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 12)
-    expect(package(str(file), "mine"), 4, "model.gguf")
+    assert_refused(package(str(file), "mine"), 4, "model.gguf")
 
 
 def test_truncated_safetensors_is_named(checkpoint: Path) -> None:
     """Half a weights file is told as such."""
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    expect(package(str(checkpoint), "mine"), 4, "model.safetensors")
+    assert_refused(package(str(checkpoint), "mine"), 4, "model.safetensors")
 
 
 @pytest.mark.parametrize("tag", ["has space", "a:b:c", "UPPER/../x", ":latest", ""])
 def test_illegal_tag_is_told_first(tag: str, tmp_path: Path) -> None:
     """An illegal tag is refused before the checkpoint is even looked at."""
-    expect(package(str(tmp_path / "gone"), tag), 2, repr(tag))
+    assert_refused(package(str(tmp_path / "gone"), tag), 2, repr(tag))
 
 
 def test_bare_word_offers_both_readings() -> None:
     """A word that is neither a path nor a reference offers ``ollama:`` and ``./``."""
-    expect(package("llama", "mine"), 2, "ollama:llama", "./llama")
+    assert_refused(package("llama", "mine"), 2, "ollama:llama", "./llama")

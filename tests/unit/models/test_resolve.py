@@ -163,4 +163,5 @@ def test_the_hub_is_not_reached_when_offline(
 def test_a_resolved_folder_is_a_checkpoint_artefact(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """What is resolved opens again as an artefact with all digests right."""
     checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path)
-    Checkpoint.open(checkpoint.path, verify_digests=True)
+    opened = Checkpoint.open(checkpoint.path, verify_digests=True)
+    assert opened.digest == checkpoint.digest
