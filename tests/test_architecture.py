@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"downloads", "journal"}),
     frozenset({"reference", "config"}),
     frozenset({"client"}),
-    frozenset({"daemon", "models", "modelfile", "batches", "labels", "doctor"}),
+    frozenset({"daemon", "models", "modelfile", "encoding", "batches", "labels", "doctor"}),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
     frozenset({"registration"}),
     frozenset({"pipeline"}),

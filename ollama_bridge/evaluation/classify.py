@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ollama_bridge.batches import Batches, EncodedExample, encode_split
+from ollama_bridge.batches import Batches
+from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ollama_bridge.batches import Batches, encode_split
+from ollama_bridge.batches import Batches
+from ollama_bridge.encoding import encode_split
 from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits

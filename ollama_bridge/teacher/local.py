@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.batches import Batches, EncodedSplit, encode_split, tokenizer_digest
+from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
+from ollama_bridge.encoding import EncodedSplit, encode_split, tokenizer_digest
 from ollama_bridge.examples import read_examples
 from ollama_bridge.labels import SoftTargets, StoreInfo, StoreWriter, top_k_with_residual
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits

@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.batches import tokenizer_digest
 from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import LabelStore, read_info
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.precision import Precision, pinned_precision
-from ollama_bridge.models.prune import even_layers, first_layers, keep_layers
+from ollama_bridge.models.precision import pinned_precision
+from ollama_bridge.models.prune import keep_layers
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.loop import Phase, train
 from ollama_bridge.train.material import (
     NOT_IN_KEY,
-    Material,
     complete_checkpoint,
     load_material,
 )
-from ollama_bridge.train.objective import Objective, Weights, layer_targets
+from ollama_bridge.train.objective import Objective, Weights
+from ollama_bridge.train.soft_targets import open_stores
+from ollama_bridge.train.student import chosen_layers, hidden_goals, load_hidden_teacher
 from ollama_bridge.train.validation import Validator
 
 STAGE = "distill"
@@ -110,15 +109,12 @@ def distill(
             return Checkpoint(out_dir, draft.finished)
         precision = pinned_precision(draft.path / "resume-precision.json", settings.dtype)
         material = load_material(start.path, corpus, settings, stage=stage, reporter=reporter)
-        stores = _open_stores(used_labels, corpus, material)
+        stores = open_stores(used_labels, corpus, material)
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
-        kept = _chosen_layers(student, total)
+        kept = chosen_layers(student, total)
         if kept != tuple(range(total)):
             model = keep_layers(model, kept)
-        if not settings.train_embeddings:
-            model.get_input_embeddings().requires_grad_(False)
-            model.get_output_embeddings().requires_grad_(False)
         if not settings.train_embeddings:
             for matrix in (model.get_input_embeddings(), model.get_output_embeddings()):
                 matrix.requires_grad_(False)
@@ -126,8 +122,8 @@ def distill(
         reporter.emit(
             Note(stage, "info", f"the student has {len(kept)} of {total} layers: {names}")
         )
-        goal = _load_teacher(teacher, model, precision) if hidden else None
-        layer_map = _layer_map(kept, total, goal) if goal is not None else ()
+        goal = load_hidden_teacher(teacher, model, precision) if hidden and teacher else None
+        layer_map = hidden_goals(kept, total, goal) if goal is not None else ()
         answers = Objective(
             model,
             Weights(
@@ -189,78 +185,3 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
-
-
-def _chosen_layers(student: StudentSection, total: int) -> tuple[int, ...]:
-    if student.layers is None:
-        return tuple(range(total))
-    if isinstance(student.layers, int):
-        if student.layer_choice == "even":
-            return even_layers(student.layers, total)
-        return first_layers(student.layers, total)
-    return student.layers
-
-
-def _open_stores(
-    labels: SoftLabels | None, corpus: Corpus, material: Material
-) -> dict[str, LabelStore]:
-    """The soft labels of both splits, after making sure that they belong to what is trained.
-
-    Raises:
-        TrainingError: they do not.
-    """
-    if labels is None:
-        return {}
-    hint = "label this corpus with this teacher first: ollama-bridge label"
-    info = read_info(labels.path)
-    if info.corpus != corpus.digest:
-        raise TrainingError(
-            f"the soft labels in {labels.path} were made on another corpus "
-            f"({info.corpus[:12]}, not {corpus.digest[:12]})",
-            hint=hint,
-        )
-    if info.tokenizer != tokenizer_digest(material.tokenizer):
-        raise TrainingError(
-            f"the soft labels in {labels.path} were made with another tokenizer or chat template "
-            "than the student's: their positions and token ids mean other things",
-            hint="start the student from layers of the teacher, or from a checkpoint with the "
-            "same tokenizer and chat template",
-        )
-    stores = {name: LabelStore(labels.path, name) for name in ("train", "validation")}
-    batches = {"train": material.training, "validation": material.validation}
-    for name, store in stores.items():
-        counts = store.counts
-        for example in batches[name].examples:
-            if counts.get(example.row) != len(example.targets):
-                raise TrainingError(
-                    f"row {example.row} of the {name} split has {len(example.targets)} supervised "
-                    f"tokens, the soft labels in {labels.path} have "
-                    f"{counts.get(example.row, 'none')}",
-                    hint=hint,
-                )
-    return stores
-
-
-def _load_teacher(
-    teacher: Checkpoint | None, student: CausalModel, precision: Precision
-) -> CausalModel:
-    if teacher is None:
-        raise TrainingError("hidden-state transfer needs the teacher's weights")
-    model: CausalModel = load_model(teacher.path)
-    model = model.to(precision.device).requires_grad_(False)
-    if model.config.hidden_size != student.config.hidden_size:
-        raise TrainingError(
-            f"hidden states of width {model.config.hidden_size} (teacher) cannot be compared with "
-            f"width {student.config.hidden_size} (student)",
-            hint="set distill.hidden_weight and distill.hidden_epochs to 0, or make the student "
-            "of the teacher's layers",
-        )
-    return model
-
-
-def _layer_map(kept: tuple[int, ...], total: int, teacher: CausalModel) -> tuple[int, ...]:
-    """The teacher's hidden state that each layer of the student has to reach."""
-    teacher_layers = len(teacher.base_model.layers)
-    if total != teacher_layers:  # the student is no part of this teacher: spread it evenly
-        kept = even_layers(len(kept), teacher_layers)
-    return layer_targets(kept, teacher_layers=teacher_layers)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.batches import Batches, EncodedSplit, Tokenizer, encode_split
+from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.drafts import Draft
+from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint

@@ -12,13 +12,8 @@ from fakes.trainable import sentiment_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.batches import (
-    Batches,
-    EncodedExample,
-    encode,
-    encode_split,
-    tokenizer_digest,
-)
+from ollama_bridge.batches import Batches
+from ollama_bridge.encoding import EncodedExample, encode, encode_split, tokenizer_digest
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
 

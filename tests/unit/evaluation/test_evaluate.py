@@ -10,8 +10,8 @@ import torch
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.batches import encode
 from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.encoding import encode
 from ollama_bridge.errors import ConfigError, DataError
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily

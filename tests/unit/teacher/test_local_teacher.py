@@ -10,8 +10,8 @@ import torch
 from fakes.trainable import tiny_base, tiny_corpus
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.batches import encode_split
 from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.encoding import encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.labels import LabelStore, read_info
 from ollama_bridge.models.load import load_model, load_tokenizer

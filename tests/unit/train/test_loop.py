@@ -10,8 +10,9 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batches, encode_split
+from ollama_bridge.batches import Batches
 from ollama_bridge.config import LoraSection, OptimizerSection
+from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Metric, Progress, StageStarted

@@ -9,7 +9,8 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batch, Batches, encode_split
+from ollama_bridge.batches import Batch, Batches
+from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import SoftTargets, top_k_with_residual
 from ollama_bridge.models.forward import run_decoder, vocabulary_logits

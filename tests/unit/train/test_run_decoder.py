@@ -9,7 +9,8 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batch, Batches, EncodedSplit, encode_split
+from ollama_bridge.batches import Batch, Batches
+from ollama_bridge.encoding import EncodedSplit, encode_split
 from ollama_bridge.models.forward import run_decoder, training_attention, vocabulary_logits
 
 

@@ -1,0 +1,260 @@
+"""Chat examples as token ids and the positions that are to be learnt.
+
+The checkpoint's own chat template renders; what the model has to say (every assistant turn and
+the token that ends it) is found by rendering prefixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from ollama_bridge.artifacts import canonical_json, digest_text
+from ollama_bridge.errors import DataError, TrainingError
+from ollama_bridge.examples import Example, Message
+
+Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful types
+
+_CHUNK_EXAMPLES = 1024  # bounds the memory of the texts that are tokenized in one call
+# Rendered by `tokenizer_digest`: two tokenizers that agree on it agree on merges and splits.
+_PROBE = "Größe 1234567890, it's   <|im_end|> 😀こんにちは\n\n\tdef f(x): return x"
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """One conversation as the model reads it.
+
+    Attributes:
+        row: Its number in the split file, from 0.
+        input_ids: (tokens,) int32.
+        supervised: (tokens,) bool; True where the model has to predict the token.
+        turns: Assistant turns.
+        ended_turns: Of these, how many have a supervised end token.
+        label: The right answer of a classification, None for free text.
+    """
+
+    row: int
+    input_ids: np.ndarray[Any, np.dtype[np.int32]]
+    supervised: np.ndarray[Any, np.dtype[np.bool_]]
+    turns: int
+    ended_turns: int
+    label: str | None = None
+
+    @property
+    def targets(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Positions of the tokens to predict; position - 1 predicts them."""
+        return np.flatnonzero(self.supervised)
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A split that is ready for training, and what was left out.
+
+    Attributes:
+        examples: In the order of the split file.
+        too_long: How many examples were longer than the limit.
+    """
+
+    examples: tuple[EncodedExample, ...]
+    too_long: int
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens to predict."""
+        return sum(int(example.supervised.sum()) for example in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return sum(len(example.input_ids) for example in self.examples)
+
+
+def encode(
+    example: Example, tokenizer: Tokenizer, *, max_length: int, row: int = 0
+) -> EncodedExample:
+    """Token ids of one conversation, and which of them are to be learnt.
+
+    Args:
+        example: Has at least one assistant turn.
+        tokenizer: The checkpoint's own, with its chat template.
+        max_length: Limit in tokens.
+        row: Kept in the result.
+
+    Raises:
+        DataError: no answer in it, or longer than ``max_length``.
+        TrainingError: the chat template fails or cannot be used for training.
+    """
+    encoded = _encode_many([(row, example)], tokenizer)[0]
+    if len(encoded.input_ids) > max_length:
+        raise DataError(
+            f"example {example.id} has {len(encoded.input_ids)} tokens, the limit is {max_length}",
+            hint="raise max_length, or shorten the text",
+        )
+    return encoded
+
+
+def encode_split(
+    examples: Sequence[Example], tokenizer: Tokenizer, *, max_length: int, name: str
+) -> EncodedSplit:
+    """Encode a whole split; examples that are too long are left out and counted.
+
+    Args:
+        examples: All rows of the split file, in order.
+        tokenizer: The checkpoint's own.
+        max_length: Limit in tokens.
+        name: Of the split, for messages.
+
+    Raises:
+        DataError: an example has no answer, or nothing is left.
+        TrainingError: nothing would be learnt, or no turn would learn to end.
+    """
+    numbered = list(enumerate(examples))
+    kept = []
+    for start in range(0, len(numbered), _CHUNK_EXAMPLES):
+        kept += _encode_many(numbered[start : start + _CHUNK_EXAMPLES], tokenizer)
+    total = len(kept)
+    kept = [example for example in kept if len(example.input_ids) <= max_length]
+    split = EncodedSplit(tuple(kept), too_long=total - len(kept))
+    if not kept:
+        raise DataError(
+            f"the {name} split has no example of at most {max_length} tokens "
+            f"({total} rows, {split.too_long} too long)",
+            hint="raise max_length, or shorten the texts",
+        )
+    if split.supervised_tokens == 0:
+        raise TrainingError(
+            f"0 % of the {split.tokens} tokens of the {name} split are supervised: nothing would "
+            "be learnt",
+            hint="check that the chat template renders the assistant's answers",
+        )
+    if not any(example.ended_turns for example in kept):
+        raise TrainingError(
+            f"no assistant turn of the {name} split ends on an end token: the model would learn "
+            "to answer but never to stop",
+            hint="use a checkpoint whose chat template ends turns with its eos token",
+        )
+    return split
+
+
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """sha256 (hex) of what decides token ids: vocabulary, splits, chat template, eos."""
+    content = {
+        "vocab": sorted(tokenizer.get_vocab().items()),
+        "template": tokenizer.chat_template,
+        "eos": tokenizer.eos_token_id,
+        "probe": list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"]),
+    }
+    return digest_text(canonical_json(content))
+
+
+def _encode_many(
+    numbered: Sequence[tuple[int, Example]], tokenizer: Tokenizer
+) -> list[EncodedExample]:
+    # All texts go through the tokenizer in one call: it works in parallel then.
+    texts: list[str] = []
+    for _, example in numbered:
+        text, turns = _turn_texts(example, tokenizer)
+        texts.append(text)
+        texts += [part for turn in turns for part in turn]
+    ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    encoded = []
+    for row, example in numbered:
+        input_ids = next(ids)
+        supervised = np.zeros(len(input_ids), dtype=np.bool_)
+        answers = [message for message in example.messages if message.role == "assistant"]
+        ended = 0
+        for _ in answers:
+            start = _common_length(next(ids), input_ids, inside=True)
+            stop = _common_length(next(ids), input_ids, inside=False)
+            end = _end_position(input_ids[start:stop], tokenizer.eos_token_id, special)
+            if end is not None:
+                ended += 1
+                stop = start + end + 1  # what the template writes behind the end is not learnt
+            supervised[start:stop] = True
+        supervised[:1] = False  # nothing precedes the first token that could predict it
+        encoded.append(
+            EncodedExample(
+                row=row,
+                input_ids=np.asarray(input_ids, dtype=np.int32),
+                supervised=supervised,
+                turns=len(answers),
+                ended_turns=ended,
+                label=example.label,
+            )
+        )
+    return encoded
+
+
+def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple[str, str]]]:
+    """The whole conversation, and for every answer the text before it and through its end."""
+    messages = example.messages
+    if not any(message.role == "assistant" for message in messages):
+        raise DataError(
+            f"example {example.id} has no assistant turn: there is nothing to learn from it",
+            hint="add the answer, or let the teacher write it (teacher.answers: daemon)",
+        )
+    if messages[0].role == "assistant":
+        raise DataError(
+            f"example {example.id} begins with the assistant: there is nothing that it answers",
+            hint="remove that turn, or put the user's turn before it",
+        )
+    text = _render(messages, tokenizer, generation_prompt=False)
+    turns = []
+    for number, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        before = _render(messages[:number], tokenizer, generation_prompt=True)
+        through = _render(messages[: number + 1], tokenizer, generation_prompt=False)
+        if not (through.startswith(before) and text.startswith(through)):
+            raise TrainingError(
+                f"the chat template does not render turn {number} of example {example.id} as its "
+                "generation prompt and the answer, or renders it differently when more turns "
+                "follow: the answer cannot be marked for training",
+                hint="give the checkpoint a chat template that only appends (one that opens or "
+                "strips <think> does not), or train on single-turn examples",
+            )
+        turns.append((before, through))
+    return text, turns
+
+
+def _render(messages: Sequence[Message], tokenizer: Tokenizer, *, generation_prompt: bool) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            [message.to_dict() for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    except (jinja2.TemplateError, ValueError, IndexError) as exc:
+        roles = ", ".join(message.role for message in messages)
+        raise TrainingError(
+            f"the checkpoint's chat template cannot render a conversation of ({roles}): {exc}",
+            hint="use an instruct checkpoint, and conversations whose roles its template knows",
+        ) from exc
+    return str(text)
+
+
+def _common_length(prefix: Sequence[int], ids: Sequence[int], *, inside: bool) -> int:
+    """How many tokens of ``ids`` lie in the prefix's text.
+
+    A token that reaches over the prefix's end (the tokenizer merged across it) counts when
+    ``inside``: it was begun by the prompt, so the model never has to say it.
+    """
+    differing = (left != right for left, right in zip(prefix, ids, strict=False))
+    common = next((place for place, differs in enumerate(differing) if differs), None)
+    if common is None:
+        return min(len(prefix), len(ids))
+    return common + 1 if inside else common
+
+
+def _end_position(ids: Sequence[int], eos: int | None, special: set[int]) -> int | None:
+    """Where the turn ends: its first eos, else its first special token."""
+    for wanted in ({eos}, special):
+        for position, token in enumerate(ids):
+            if token in wanted:
+                return position
+    return None
