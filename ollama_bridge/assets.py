@@ -41,8 +41,8 @@ def asset_dir(group: AssetGroup) -> Path:
 def list_assets(group: AssetGroup) -> dict[str, Path]:
     """Names and files of one group, sorted by name."""
     suffix = _SUFFIX[group]
-    files = sorted(asset_dir(group).glob(f"*{suffix}"))
-    return {file.name.removesuffix(suffix): file for file in files}
+    files = asset_dir(group).glob(f"*{suffix}")
+    return dict(sorted((file.name.removesuffix(suffix), file) for file in files))
 
 
 def find_asset(group: AssetGroup, name: str) -> Path:

@@ -13,8 +13,6 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import NullReporter
 
-TagArgument = Annotated[str, typer.Argument(help="A tag in Ollama (see `ls`).")]
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -23,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    tag: TagArgument,
+    tag: options.TagArgument,
     prompt: Annotated[str | None, typer.Argument(help="Left out: piped stdin, or a chat.")] = None,
     host: options.HostOption = None,
 ) -> None:
@@ -42,7 +40,7 @@ def run(
 
 
 def generate(
-    tag: TagArgument,
+    tag: options.TagArgument,
     prompt: Annotated[str | None, typer.Argument(help="Left out: read from stdin.")] = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,

@@ -10,13 +10,19 @@ import typer
 import yaml
 
 from ollama_bridge.assets import AssetGroup, find_asset, list_assets
-from ollama_bridge.cli import options, output
+from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ConfigError
 
 recipes_app = typer.Typer(help="Recipes that ship.", no_args_is_help=True)
 modelfiles_app = typer.Typer(help="Templates of Modelfiles that ship.", no_args_is_help=True)
 
-NameArgument = Annotated[str, typer.Argument(help="Name, as `ls` prints it.")]
+_NAME_HELP = "Name, as `ls` prints it."
+RecipeName = Annotated[
+    str, typer.Argument(help=_NAME_HELP, autocompletion=completion.shipped_recipes)
+]
+ModelfileName = Annotated[
+    str, typer.Argument(help=_NAME_HELP, autocompletion=completion.modelfiles)
+]
 TargetArgument = Annotated[Path, typer.Argument(help="File or folder to copy to.")]
 
 
@@ -31,13 +37,13 @@ def recipes_ls(as_json: options.JSONOption = False) -> None:
 
 
 @recipes_app.command("show")
-def recipes_show(name: NameArgument) -> None:
+def recipes_show(name: RecipeName) -> None:
     """Print a recipe."""
     output.data(find_asset("recipes", name).read_text(encoding="utf-8"))
 
 
 @recipes_app.command("copy")
-def recipes_copy(name: NameArgument, target: TargetArgument = Path()) -> None:
+def recipes_copy(name: RecipeName, target: TargetArgument = Path()) -> None:
     """Copy a recipe, to edit it."""
     _copy("recipes", name, target)
 
@@ -50,13 +56,13 @@ def modelfiles_ls(as_json: options.JSONOption = False) -> None:
 
 
 @modelfiles_app.command("show")
-def modelfiles_show(name: NameArgument) -> None:
+def modelfiles_show(name: ModelfileName) -> None:
     """Print a Modelfile template."""
     output.data(find_asset("modelfiles", name).read_text(encoding="utf-8"))
 
 
 @modelfiles_app.command("copy")
-def modelfiles_copy(name: NameArgument, target: TargetArgument = Path()) -> None:
+def modelfiles_copy(name: ModelfileName, target: TargetArgument = Path()) -> None:
     """Copy a Modelfile template, to edit it."""
     _copy("modelfiles", name, target)
 

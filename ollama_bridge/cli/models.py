@@ -85,7 +85,7 @@ def ls(host: options.HostOption = None, as_json: options.JSONOption = False) -> 
 
 
 def show(
-    tag: Annotated[str, typer.Argument(help="A tag in Ollama.")],
+    tag: options.TagArgument,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ollama_bridge.cli import completion
+
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 HostOption = Annotated[
     str | None,
@@ -27,5 +29,12 @@ TextColOption = Annotated[str | None, typer.Option("--text-col", help="Column of
 LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RecipeArgument = Annotated[
-    str, typer.Argument(help="A shipped recipe (see `recipes ls`) or a YAML file.")
+    str,
+    typer.Argument(
+        help="A shipped recipe (see `recipes ls`) or a YAML file.",
+        autocompletion=completion.recipes,
+    ),
+]
+TagArgument = Annotated[
+    str, typer.Argument(help="A tag in Ollama (see `ls`).", autocompletion=completion.tags)
 ]

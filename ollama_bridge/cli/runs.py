@@ -11,12 +11,17 @@ import typer
 
 from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli import options, output
+from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ArtifactError, ConfigError
 
 app = typer.Typer(help="Finished and unfinished runs.", no_args_is_help=True)
 
-RunArgument = Annotated[str, typer.Argument(help="Name, as `runs ls` prints it, or a folder.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Name, as `runs ls` prints it, or a folder.", autocompletion=completion.runs
+    ),
+]
 
 
 @app.command("ls")

@@ -1,0 +1,48 @@
+"""What a shell offers at Tab: names of recipes, templates and runs, and the daemon's tags.
+
+Completion must neither wait nor complain: without an answer at once it offers nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.assets import home_dir, list_assets
+from ollama_bridge.errors import OllamaBridgeError
+
+_PATIENCE_S = 0.5
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Shipped recipes, and YAML files."""
+    names = [name for name in list_assets("recipes") if name.startswith(incomplete)]
+    return names + sorted(str(path) for path in Path().glob(f"{incomplete}*.yaml"))
+
+
+def shipped_recipes(incomplete: str) -> list[str]:
+    """Shipped recipes alone."""
+    return [name for name in list_assets("recipes") if name.startswith(incomplete)]
+
+
+def modelfiles(incomplete: str) -> list[str]:
+    """Shipped Modelfile templates."""
+    return [name for name in list_assets("modelfiles") if name.startswith(incomplete)]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Runs in our home folder."""
+    folders = sorted((home_dir() / "runs").glob(f"{incomplete}*"))
+    return [folder.name for folder in folders if folder.is_dir()]
+
+
+def tags(incomplete: str) -> list[str]:
+    """Tags of the daemon that OLLAMA_HOST names."""
+    from ollama_bridge.client import Client, Timeouts
+
+    limits = Timeouts(connect_s=_PATIENCE_S, between_tokens_s=_PATIENCE_S, total_s=_PATIENCE_S)
+    try:
+        with Client(timeouts=limits) as client:
+            names = [model.name for model in client.list()]
+    except OllamaBridgeError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
