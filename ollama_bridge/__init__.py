@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from ollama_bridge.data.prepare import prepare
     from ollama_bridge.errors import OllamaBridgeError
     from ollama_bridge.evaluation.run import evaluate
-    from ollama_bridge.pipeline import build, package
+    from ollama_bridge.packaging import package
+    from ollama_bridge.pipeline import build
     from ollama_bridge.registration import register
     from ollama_bridge.rendering import render
     from ollama_bridge.teacher.local import label
     from ollama_bridge.train.distill import distill
     from ollama_bridge.train.finetune import finetune
+    from ollama_bridge.verification import verify_tag
 
 __all__ = [
     "AsyncClient",
@@ -40,6 +42,7 @@ __all__ = [
     "prepare",
     "register",
     "render",
+    "verify_tag",
 ]
 
 _HOMES = {
@@ -55,10 +58,11 @@ _HOMES = {
     "finetune": "train.finetune",
     "label": "teacher.local",
     "load_recipe": "config",
-    "package": "pipeline",
+    "package": "packaging",
     "prepare": "data.prepare",
     "register": "registration",
     "render": "rendering",
+    "verify_tag": "verification",
 }
 
 

@@ -6,7 +6,6 @@ again, so running it twice costs seconds and running it after a kill goes on whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.config import DistillSection, Recipe
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.errors import MissingExtraError, ModelNotFoundError
-from ollama_bridge.modelfile import Modelfile, check_tag
+from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 
 # The one teacher that can be had without a model hub: its weights ship in a Python package.
@@ -237,74 +236,14 @@ def _register(
 ) -> RegisteredModel:
     from ollama_bridge.registration import register
 
-    name = tag.replace("/", "+").replace(":", "+")
     return register(
-        gguf, modelfile, tag, client=client, out_dir=run_dir / "tags" / name, reporter=reporter
+        gguf,
+        modelfile,
+        tag,
+        client=client,
+        out_dir=run_dir / "tags" / tag_file_name(tag),
+        reporter=reporter,
     )
-
-
-def package(
-    checkpoint: str,
-    tag: str,
-    *,
-    recipe_modelfile: Mapping[str, object] | None = None,
-    system: str | None = None,
-    gguf_type: str = "q8_0",
-    force: bool = False,
-    out_dir: Path | None = None,
-    host: str | None = None,
-    reporter: Reporter | None = None,
-) -> RegisteredModel:
-    """Convert a checkpoint, write its Modelfile, register it and prove what is served.
-
-    Args:
-        checkpoint: A model reference; usually a Hugging Face folder.
-        tag: The tag in Ollama.
-        recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
-        system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
-        gguf_type: f32, f16, bf16 or q8_0.
-        force: Register even if the proof fails; the certificate then says so.
-        out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        reporter: Hears of progress.
-
-    Raises:
-        OllamaBridgeError: what went wrong and what to do.
-    """
-    check_tag(tag)
-    require_training_extra()
-    from ollama_bridge.config import ModelfileSection
-    from ollama_bridge.conversion import convert
-    from ollama_bridge.models.reference_values import with_reference_values
-    from ollama_bridge.models.resolve import resolve_model
-    from ollama_bridge.registration import register
-    from ollama_bridge.rendering import render
-
-    settings = ModelfileSection.model_validate(recipe_modelfile or {})
-    name = tag.replace("/", "+").replace(":", "+")
-    run_dir = (out_dir or home_dir() / "runs" / f"package-{name}").absolute()
-    with JSONLReporter(run_dir / EVENTS_NAME) as events, Client(host) as client:
-        tee = TeeReporter(events, reporter or NullReporter())
-        if checkpoint.startswith("ollama:"):
-            ensure_daemon(reporter=tee, host=host)
-        # A bad checkpoint is told before a daemon is started for it.
-        source = resolve_model(
-            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=tee
-        )
-        source = with_reference_values(
-            source, system=system, out_dir=run_dir / "checkpoint", reporter=tee
-        )
-        gguf = convert(source, type=gguf_type, out_dir=run_dir / f"gguf-{gguf_type}", reporter=tee)
-        ensure_daemon(reporter=tee, host=host)
-        return register(
-            gguf,
-            render(gguf, settings=settings, system=system),
-            tag,
-            client=client,
-            out_dir=run_dir / "tag",
-            reporter=tee,
-            force=force,
-        )
 
 
 def tag_of(recipe: Recipe, gguf_type: str) -> str:
@@ -366,6 +305,11 @@ def model_digest(client: Client, tag: str) -> str:
         model=tag,
         hint=f"ollama pull {tag}",
     )
+
+
+def tag_file_name(tag: str) -> str:
+    """A tag as the name of a file."""
+    return tag.replace("/", "+").replace(":", "+")
 
 
 def unload_all(client: Client) -> None:

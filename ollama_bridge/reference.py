@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.errors import ArtifactError
 
+# The metadata key under which a GGUF carries these values. A key of the file, and not a layer of
+# Ollama's manifest, because every daemon keeps it through create, cp, push and pull, shows it, and
+# needs no access to its store for it.
+REFERENCE_KEY = "ollama_bridge.reference"
+
 Role = Literal["system", "user", "assistant"]
 LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
 # Tokens less likely than this (once in 3,000 times) are not compared. Rounding moves all logits by
@@ -191,6 +196,10 @@ class ReferenceValues(_Value):
                 return conversation
         raise KeyError(name)
 
+    def to_json(self) -> str:
+        """The values on one line, as a GGUF carries them."""
+        return self.model_dump_json()
+
     def write(self, path: Path) -> None:
         """Write ``reference.json``.
 
@@ -207,7 +216,7 @@ class ReferenceValues(_Value):
             ArtifactError: missing, not JSON, of another schema, or naming the first wrong field.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            text = path.read_bytes()
         except FileNotFoundError as exc:
             raise ArtifactError(
                 f"{path} is missing: without reference values nothing can be proven equal",
@@ -215,10 +224,25 @@ class ReferenceValues(_Value):
             ) from exc
         except OSError as exc:
             raise ArtifactError(f"{path} cannot be read: {exc.strerror}") from exc
+        return cls.parse(text, where=str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, where: str) -> ReferenceValues:
+        """Read and check what :meth:`to_json` wrote.
+
+        Args:
+            text: The JSON.
+            where: It comes from, for messages.
+
+        Raises:
+            ArtifactError: not JSON, of another schema, or naming the first wrong field.
+        """
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as exc:
             first = exc.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            place = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise ArtifactError(
-                f"{path}: {where}: {first['msg']} ({exc.error_count()} problem(s))",
+                f"{where}: {place}: {first['msg']} ({exc.error_count()} problem(s))",
                 hint="remove the artefact's folder to build it again",
             ) from exc

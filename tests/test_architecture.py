@@ -21,8 +21,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"client"}),
     frozenset({"daemon", "models", "modelfile", "encoding", "batches", "labels", "doctor"}),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
-    frozenset({"registration"}),
+    frozenset({"registration", "verification"}),
     frozenset({"pipeline"}),
+    frozenset({"packaging"}),
     frozenset({"cli"}),
 )
 STAGES = LAYERS[7]
@@ -38,6 +39,7 @@ TORCH_FREE = (
     "modelfile",
     "rendering",
     "registration",
+    "verification",
 )
 
 

@@ -1,4 +1,4 @@
-"""``package``, ``ls`` and ``show``: models in Ollama."""
+"""``package``, ``verify``, ``ls`` and ``show``: models in Ollama."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, ParityError
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("package")(package)
+    app.command("verify")(verify)
     app.command("ls")(ls)
     app.command("show")(show)
 
@@ -40,10 +41,10 @@ def package(
       ollama-bridge package ./my-finetune my-model --type q8_0
       ollama-bridge package ./my-finetune my-model --system "Answer in one word." --type f16
     """
-    from ollama_bridge import pipeline
+    from ollama_bridge import packaging
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        model = pipeline.package(
+        model = packaging.package(
             checkpoint,
             tag,
             recipe_modelfile={
@@ -61,6 +62,45 @@ def package(
         output.data_json({"tag": model.tag, "path": model.path, **model.facts})
     else:
         output.data(f"{model.tag}: {model.facts['verdict']}")
+
+
+def verify(
+    tag: options.TagArgument,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Model reference of what it should be; left out: what the tag carries."),
+    ] = None,
+    out: options.OutOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Check that a tag serves what was trained; the exit code is 5 if it does not.
+
+    Examples:
+      ollama-bridge verify review-sentiment
+      ollama-bridge verify my-model --against ./my-finetune
+    """
+    from ollama_bridge import packaging
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        certificate = packaging.verify(
+            tag, against=against, out_dir=out, host=host, reporter=reporter
+        )
+    if as_json:
+        output.data(certificate.to_json())
+        raise typer.Exit(0 if certificate.passed else ParityError.exit_code)
+    rows = [
+        {
+            "CHECK": check.name,
+            "RESULT": "ok" if check.passed else f"FAILED ({check.layer})",
+            "NUMBERS": ", ".join(f"{name} {value}" for name, value in check.numbers.items()),
+        }
+        for check in certificate.checks
+    ]
+    output.table(rows, as_json=False)
+    output.data(f"{tag}: {certificate.verdict}")
+    certificate.raise_if_failed()
 
 
 def ls(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:

@@ -188,9 +188,9 @@ class AsyncClient:
         """The models that are loaded."""
         return read_running(await self._transport.json(calls.PS))
 
-    async def show(self, model: str) -> ModelDetails:
-        """What the daemon knows of a model."""
-        return read_details(await self._transport.json(calls.show(model)))
+    async def show(self, model: str, *, verbose: bool = False) -> ModelDetails:
+        """What the daemon knows of a model; ``verbose``: long lists too, such as its tokens."""
+        return read_details(await self._transport.json(calls.show(model, verbose=verbose)))
 
     async def copy(self, source: str, destination: str) -> None:
         """Give a model a second name; an old model of that name is replaced."""

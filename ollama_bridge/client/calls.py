@@ -107,9 +107,10 @@ def read_next_token(reply: Reply, *, forced: bool) -> NextToken | None:
     return NextToken(reply.prompt_tokens, top, "" if forced else reply.text)
 
 
-def show(model: str) -> Call:
+def show(model: str, *, verbose: bool) -> Call:
     """``/api/show``."""
-    return Call("POST", "/api/show", json={"model": model}, model=model)
+    body = {"model": model, "verbose": True} if verbose else {"model": model}
+    return Call("POST", "/api/show", json=body, model=model)
 
 
 def copy(source: str, destination: str) -> Call:

@@ -17,10 +17,11 @@ from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.weights import Weights
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 # Raised when the same checkpoint gives other bytes.
-_VERSION = 1
+_VERSION = 2
 _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 _BASE_KEY = "ollama_bridge_base"  # in config.json, since the import
 
@@ -75,6 +76,7 @@ def convert(
             *_general(checkpoint, config, wanted, parameters=parameters, name=name),
             *architecture.entries(config),
             *tokenizer.entries(chat_template=chat_template),
+            *_reference(checkpoint),
         ]
         notes = [*tokenizer.notes, *_fallbacks(plans, wanted)]
         for note in notes:
@@ -103,6 +105,14 @@ def convert(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return GGUFFile(out_dir, manifest)
+
+
+def _reference(checkpoint: Checkpoint) -> list[Entry]:
+    """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""
+    if not checkpoint.reference_path.is_file():
+        return []
+    values = ReferenceValues.read(checkpoint.reference_path)
+    return [text(REFERENCE_KEY, values.to_json())]
 
 
 def _general(

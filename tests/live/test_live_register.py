@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
-import struct
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fakes.models import build_tiny_checkpoint
+from fakes.exports import (
+    Exports,
+    damaged,
+    lose_a_norm,
+    modelfile_of,
+    set_eos,
+    swap_tokens,
+    tiny_exports,
+    undo_permutation,
+    without_stop,
+)
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.client import Client
-from ollama_bridge.config import ModelfileSection
-from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
-from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
+from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.registration import register
-from ollama_bridge.rendering import render
 from ollama_bridge.reporting import Event, Progress
 from ollama_bridge.verify.certificate import Certificate
 
 pytestmark = pytest.mark.live
 
 SYSTEM = "You are a terse assistant. Answer in one short sentence."
-
-
-@dataclass(frozen=True)
-class Exports:
-    """One checkpoint in several GGUF types."""
-
-    checkpoint: Checkpoint
-    folder: Path
-
-    def gguf(self, gguf_type: str) -> GGUFFile:
-        """The checkpoint as a GGUF of one type, converted once."""
-        return convert(self.checkpoint, type=gguf_type, out_dir=self.folder / gguf_type)
 
 
 @pytest.fixture(scope="module")
@@ -70,96 +60,9 @@ def client(daemon: PrivateDaemon) -> Iterator[Client]:
         yield opened
 
 
-def tiny_exports(
-    folder: Path,
-    *,
-    seed: int,
-    system: str | None = None,
-    layers: int = 2,
-    kv_heads: int = 2,
-    tied: bool = True,
-    head_dim: int | None = None,
-) -> Exports:
-    """A random checkpoint with reference values."""
-    work = Work("checkpoint", "test", 1, settings={"seed": seed, "system": system})
-    with open_draft(folder / "checkpoint", work) as draft:
-        build_tiny_checkpoint(
-            draft.path,
-            seed=seed,
-            layers=layers,
-            kv_heads=kv_heads,
-            tied=tied,
-            head_dim=head_dim,
-        )
-        write_reference_values(draft.path, system=system, labels=("positive", "negative"))
-        return Exports(Checkpoint(folder / "checkpoint", draft.commit()), folder)
-
-
-def modelfile_of(gguf: GGUFFile, system: str | None = None) -> Modelfile:
-    """The Modelfile that a build would write."""
-    return render(gguf, settings=ModelfileSection(), system=system)
-
-
 def digests(client: Client) -> dict[str, str]:
     """Tags of the daemon and their manifests."""
     return {model.name: model.digest for model in client.list()}
-
-
-def damaged(gguf: GGUFFile, folder: Path, damage: Callable[[Path], None]) -> GGUFFile:
-    """A copy of an export, changed in its bytes, as an artefact whose digests are right."""
-    with open_draft(folder, Work("gguf", "test", 1, settings={"damage": str(damage)})) as draft:
-        for name in ("model.gguf", "reference.json"):
-            shutil.copyfile(gguf.path / name, draft.path / name)
-        damage(draft.path / "model.gguf")
-        return GGUFFile(folder, draft.commit(gguf.facts))
-
-
-def undo_permutation(path: Path) -> None:
-    """Rows of q and k as Hugging Face has them: the classic mistake of converters."""
-    contents = read_gguf(path)
-    heads = {
-        "attn_q": contents.metadata["llama.attention.head_count"],
-        "attn_k": contents.metadata["llama.attention.head_count_kv"],
-    }
-    data = np.memmap(path, dtype=np.uint8, mode="r+")
-    for info in contents.tensors.values():
-        kind = info.name.split(".")[-2]
-        if kind in heads:
-            rows = data[info.offset : info.offset + info.size_bytes].reshape(info.shape[0], -1)
-            halves = rows.reshape(heads[kind], info.shape[0] // heads[kind] // 2, 2, -1)
-            rows[:] = halves.swapaxes(1, 2).reshape(rows.shape).copy()
-    data.flush()
-
-
-def lose_a_norm(path: Path) -> None:
-    """One norm of the first layer is all ones."""
-    info = read_gguf(path).tensors["blk.0.ffn_norm.weight"]
-    data = np.memmap(path, dtype=np.uint8, mode="r+")
-    data[info.offset : info.offset + info.size_bytes] = np.ones(info.shape, "<f4").view(np.uint8)
-    data.flush()
-
-
-def set_eos(path: Path) -> None:
-    """eos_token_id is <|endoftext|> instead of the token that ends a turn."""
-    key = b"tokenizer.ggml.eos_token_id"
-    content = bytearray(path.read_bytes())
-    at = content.index(struct.pack("<Q", len(key)) + key) + 8 + len(key) + 4
-    content[at : at + 4] = struct.pack("<I", 0)
-    path.write_bytes(content)
-
-
-def swap_tokens(path: Path) -> None:
-    """Two tokens of the same length have changed places."""
-    content = path.read_bytes()
-    first, second = (struct.pack("<Q", 1) + letter for letter in (b"I", b"A"))
-    content = content.replace(first, b"\0" * 9, 1).replace(second, first, 1)
-    path.write_bytes(content.replace(b"\0" * 9, second, 1))
-
-
-def without_stop(modelfile: Modelfile) -> Modelfile:
-    """The same without PARAMETER stop."""
-    parameters = {name: value for name, value in modelfile.parameters.items() if name != "stop"}
-    return replace(modelfile, parameters=parameters)
 
 
 @pytest.mark.parametrize("gguf_type", ["f16", "q8_0"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes.exports import tiny_exports
 from fakes.models import CHAT_TEMPLATE, build_tiny_checkpoint, build_tiny_tokenizer
 from gguf import GGUFReader
 
@@ -20,6 +21,7 @@ from ollama_bridge.errors import ConversionError, DiskFullError
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,14 @@ def changed(tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., Checkpoint]:
 def metadata(path: Path) -> dict[str, Any]:
     """All keys, as the gguf package reads them."""
     return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
+
+
+def test_reference_values_are_in_the_file(tmp_path: Path) -> None:
+    """What a daemon has to reproduce can be read back from the metadata, exactly."""
+    exports = tiny_exports(tmp_path, seed=3, system="Be brief.")
+    stored = ReferenceValues.read(exports.checkpoint.reference_path)
+    text = metadata(exports.gguf("f16").gguf_path)[REFERENCE_KEY]
+    assert ReferenceValues.parse(text, where="the GGUF") == stored
 
 
 @pytest.mark.parametrize("type_", ["f32", "f16", "bf16", "q8_0"])
@@ -143,13 +153,11 @@ def test_the_same_input_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: P
     assert one.blob_digest == two.blob_digest
 
 
-def test_reference_values_go_with_the_model(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_reference_values_go_with_the_model(tmp_path: Path) -> None:
     """reference.json of the checkpoint is copied beside the GGUF."""
-    folder = tmp_path / "with"
-    shutil.copytree(checkpoint.path, folder)
-    (folder / "reference.json").write_text("{}")
-    gguf = convert(Checkpoint(folder, checkpoint.manifest), type="f32", out_dir=tmp_path / "out")
-    assert gguf.reference_path.read_text() == "{}"
+    exports = tiny_exports(tmp_path, seed=3, system="Be brief.")
+    gguf = exports.gguf("f32")
+    assert gguf.reference_path.read_bytes() == exports.checkpoint.reference_path.read_bytes()
 
 
 def test_done_work_is_not_done_again(checkpoint: Checkpoint, tmp_path: Path) -> None:

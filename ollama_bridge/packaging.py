@@ -1,0 +1,124 @@
+"""Checkpoints and tags that were made elsewhere: package one, verify the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ollama_bridge.artifacts import RegisteredModel
+from ollama_bridge.assets import home_dir
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.modelfile import check_tag
+from ollama_bridge.pipeline import EVENTS_NAME, require_training_extra, tag_file_name
+from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
+from ollama_bridge.verification import verify_tag
+from ollama_bridge.verify.certificate import Certificate
+
+
+def package(
+    checkpoint: str,
+    tag: str,
+    *,
+    recipe_modelfile: Mapping[str, object] | None = None,
+    system: str | None = None,
+    gguf_type: str = "q8_0",
+    force: bool = False,
+    out_dir: Path | None = None,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> RegisteredModel:
+    """Convert a checkpoint, write its Modelfile, register it and prove what is served.
+
+    Args:
+        checkpoint: A model reference; usually a Hugging Face folder.
+        tag: The tag in Ollama.
+        recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
+        system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
+        gguf_type: f32, f16, bf16 or q8_0.
+        force: Register even if the proof fails; the certificate then says so.
+        out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Raises:
+        OllamaBridgeError: what went wrong and what to do.
+    """
+    check_tag(tag)
+    require_training_extra()
+    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.conversion import convert
+    from ollama_bridge.models.reference_values import with_reference_values
+    from ollama_bridge.models.resolve import resolve_model
+    from ollama_bridge.registration import register
+    from ollama_bridge.rendering import render
+
+    settings = ModelfileSection.model_validate(recipe_modelfile or {})
+    run_dir = (out_dir or home_dir() / "runs" / f"package-{tag_file_name(tag)}").absolute()
+    with JSONLReporter(run_dir / EVENTS_NAME) as events, Client(host) as client:
+        tee = TeeReporter(events, reporter or NullReporter())
+        if checkpoint.startswith("ollama:"):
+            ensure_daemon(reporter=tee, host=host)
+        # A bad checkpoint is told before a daemon is started for it.
+        source = resolve_model(
+            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=tee
+        )
+        source = with_reference_values(
+            source, system=system, out_dir=run_dir / "checkpoint", reporter=tee
+        )
+        gguf = convert(source, type=gguf_type, out_dir=run_dir / f"gguf-{gguf_type}", reporter=tee)
+        ensure_daemon(reporter=tee, host=host)
+        return register(
+            gguf,
+            render(gguf, settings=settings, system=system),
+            tag,
+            client=client,
+            out_dir=run_dir / "tag",
+            reporter=tee,
+            force=force,
+        )
+
+
+def verify(
+    tag: str,
+    *,
+    against: str | None = None,
+    out_dir: Path | None = None,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> Certificate:
+    """Check that a tag which is already in Ollama serves what was trained.
+
+    Args:
+        tag: A tag of the daemon; it may have been made by anybody.
+        against: Model reference of the checkpoint that the tag is said to be; None: the values
+            that our tags carry, which takes neither torch nor the checkpoint.
+        out_dir: Folder for what is computed of ``against``; None: ``runs/verify-TAG`` in our home
+            folder.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Returns:
+        The certificate; ask it whether it passed.
+
+    Raises:
+        OllamaBridgeError: what went wrong and what to do.
+    """
+    check_tag(tag)
+    reporter = reporter or NullReporter()
+    with Client(host) as client:
+        if against is None:
+            return verify_tag(tag, client=client, reporter=reporter)
+        require_training_extra()
+        from ollama_bridge.models.reference_values import with_reference_values
+        from ollama_bridge.models.resolve import resolve_model
+
+        run_dir = (out_dir or home_dir() / "runs" / f"verify-{tag_file_name(tag)}").absolute()
+        system = client.show(tag).system or None
+        source = resolve_model(
+            against, cache_dir=home_dir() / "models", client=client, reporter=reporter
+        )
+        checkpoint = with_reference_values(
+            source, system=system, out_dir=run_dir / "checkpoint", reporter=reporter
+        )
+        return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)

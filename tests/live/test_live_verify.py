@@ -1,0 +1,177 @@
+"""Verifying tags that are already there, made by us or by anybody, in a real daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes.exports import (
+    Exports,
+    damaged,
+    lose_a_norm,
+    modelfile_of,
+    set_eos,
+    swap_tokens,
+    tiny_exports,
+    undo_permutation,
+    without_stop,
+)
+
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.client import Client
+from ollama_bridge.conversion import convert
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ParityError
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.packaging import verify
+from ollama_bridge.verification import verify_tag
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A random two-layer Llama with a system prompt."""
+    return tiny_exports(tmp_path_factory.mktemp("verify"), seed=11, system="Be brief.")
+
+
+@pytest.fixture(scope="module")
+def client(daemon: PrivateDaemon) -> Iterator[Client]:
+    """A client of the shared daemon."""
+    with daemon.client() as opened:
+        yield opened
+
+
+@pytest.fixture
+def created(client: Client) -> Iterator[Callable[[GGUFFile, Modelfile], str]]:
+    """Makes a tag as anybody could, without a proof."""
+    tag = "live-verify:latest"
+
+    def create(gguf: GGUFFile, modelfile: Modelfile) -> str:
+        client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+        client.create(modelfile.to_request(tag, blob_digest=gguf.blob_digest))
+        return tag
+
+    yield create
+    client.delete(tag)
+
+
+@pytest.mark.parametrize("gguf_type", ["f32", "f16", "bf16", "q8_0"])
+def test_a_good_tag_proves_itself(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    gguf_type: str,
+) -> None:
+    """The values travel in the GGUF: neither the checkpoint nor our folders are needed."""
+    gguf = tiny.gguf(gguf_type)
+    certificate = verify_tag(created(gguf, modelfile_of(gguf, "Be brief.")), client=client)
+    assert certificate.passed, certificate.first_failure
+    assert certificate.type == gguf_type
+    assert certificate.blob_digest == gguf.blob_digest
+
+
+def test_values_survive_a_copy_of_the_tag(
+    tiny: Exports, client: Client, created: Callable[[GGUFFile, Modelfile], str]
+) -> None:
+    """What ``ollama cp`` and ``FROM tag`` make carries the values too."""
+    gguf = tiny.gguf("f16")
+    client.copy(created(gguf, modelfile_of(gguf, "Be brief.")), "live-verify-copy:latest")
+    try:
+        assert verify_tag("live-verify-copy", client=client).passed
+        client.create({"model": "live-verify-copy", "from": "live-verify", "system": "Be long."})
+        failure = verify_tag("live-verify-copy", client=client).first_failure
+        assert failure is not None
+        assert failure.layer == "template"
+    finally:
+        client.delete("live-verify-copy")
+
+
+@pytest.mark.parametrize(
+    ("damage", "layer"),
+    [
+        (undo_permutation, "tensor"),
+        (lose_a_norm, "tensor"),
+        (set_eos, "tokenizer"),
+        (swap_tokens, "tokenizer"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    layer: str,
+) -> None:
+    """Faults of a converter, found in the tag alone."""
+    bad = damaged(tiny.gguf("f16"), tmp_path / "bad", damage)
+    failure = verify_tag(created(bad, modelfile_of(bad, "Be brief.")), client=client).first_failure
+    assert failure is not None
+    assert failure.layer == layer
+
+
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        (lambda modelfile: replace(modelfile, system=None), "template"),
+        (lambda modelfile: replace(modelfile, template="{{ .System }}{{ .Prompt }}"), "template"),
+        (without_stop, "stop"),
+        (lambda modelfile: replace(modelfile, parameters={"stop": ("<|im_end|>",)}), "sampling"),
+    ],
+    ids=["dropped system prompt", "other template", "missing stop", "sampling left to defaults"],
+)
+def test_a_wrong_modelfile_is_named(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    change: Callable[[Modelfile], Modelfile],
+    layer: str,
+) -> None:
+    """Faults of a Modelfile, found in the tag alone."""
+    gguf = tiny.gguf("f16")
+    tag = created(gguf, change(modelfile_of(gguf, "Be brief.")))
+    failure = verify_tag(tag, client=client).first_failure
+    assert failure is not None
+    assert failure.layer == layer
+
+
+def test_a_stranger_s_tag_against_its_source(
+    tiny: Exports,
+    daemon: PrivateDaemon,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+) -> None:
+    """A tag that carries no values is held against the checkpoint that it is said to be."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in tiny.checkpoint.path.iterdir():
+        if file.name not in ("manifest.json", "reference.json"):
+            (source / file.name).write_bytes(file.read_bytes())
+    other = tiny_exports(tmp_path / "other", seed=12)
+    bare = without_values(tiny, tmp_path / "bare")
+    tag = created(bare, modelfile_of(tiny.gguf("f16"), "Be brief."))
+    with pytest.raises(ParityError, match="does not carry the values") as caught:
+        verify_tag(tag, client=client)
+    assert "--against" in (caught.value.hint or "")
+    good = verify(tag, against=str(source), out_dir=tmp_path / "a", host=daemon.host)
+    assert good.passed, good.first_failure
+    wrong = verify(
+        tag, against=str(other.checkpoint.path), out_dir=tmp_path / "b", host=daemon.host
+    )
+    assert wrong.first_failure is not None
+    assert wrong.first_failure.layer == "tensor"
+
+
+def without_values(exports: Exports, folder: Path) -> GGUFFile:
+    """The F16 export as another converter writes it: without our values."""
+    with open_draft(folder / "plain", Work("checkpoint", "test", 1)) as draft:
+        for file in exports.checkpoint.path.iterdir():
+            if file.name not in ("manifest.json", "reference.json"):
+                (draft.path / file.name).write_bytes(file.read_bytes())
+        plain = Checkpoint(folder / "plain", draft.commit())
+    return convert(plain, type="f16", out_dir=folder / "gguf")
