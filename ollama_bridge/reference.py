@@ -152,6 +152,8 @@ class ReferenceValues(_Value):
         adds_bos: Whether the tokenizer puts BOS before every text.
         vocab_size: Tokens that the tokenizer knows.
         context_length: Positions that the weights were made for.
+        unstretched_context: Up to which num_ctx a daemon computes short texts as the checkpoint
+            does; None: always.
         generation: Sampling as in ``generation_config.json``, as far as it is set.
         limits: What the chat template does and no Ollama template can, in words.
         conversations: Probes of template, tokenizer and first token.
@@ -169,6 +171,7 @@ class ReferenceValues(_Value):
     adds_bos: bool
     vocab_size: int = Field(gt=0)
     context_length: int = Field(gt=0)
+    unstretched_context: int | None = Field(default=None, gt=0)
     generation: dict[str, bool | int | float] = Field(default_factory=dict)
     limits: tuple[str, ...] = ()
     conversations: tuple[Conversation, ...] = Field(min_length=1)

@@ -101,7 +101,9 @@ def choose_parameters(
     own = reference.generation
     chosen: dict[str, object] = {
         "num_predict": own.get("max_new_tokens", _NUM_PREDICT),
-        "num_ctx": min(reference.context_length, _NUM_CTX),
+        "num_ctx": min(
+            reference.context_length, reference.unstretched_context or _NUM_CTX, _NUM_CTX
+        ),
         "repeat_penalty": own.get("repetition_penalty", 1.0),
         "stop": tuple(token.text for token in reference.end_tokens),
         "temperature": 0.0,  # Hugging Face decodes greedily unless the checkpoint says otherwise

@@ -10,11 +10,12 @@ from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.conversion.encoding import FileType, encoding_of, file_type
-from ollama_bridge.conversion.frame import Architecture, Entry, TensorPlan, number, text
-from ollama_bridge.conversion.llama import Llama
+from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
+from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.weights import Weights
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
@@ -24,8 +25,6 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 _VERSION = 2
 _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 _BASE_KEY = "ollama_bridge_base"  # in config.json, since the import
-
-ARCHITECTURES: Mapping[str, Architecture] = {"LlamaForCausalLM": Llama()}
 
 
 def convert(
@@ -70,15 +69,16 @@ def convert(
         config = check_folder(checkpoint.path)
         architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
         tokenizer = TokenizerSection(checkpoint.path, config)
-        plans = architecture.tensors(config, Weights.of_folder(checkpoint.path))
+        metadata = architecture.entries(config)
+        plans = plan_tensors(architecture, config, Weights.of_folder(checkpoint.path))
         parameters = sum(math.prod(plan.shape) for plan in plans)
         entries = [
             *_general(checkpoint, config, wanted, parameters=parameters, name=name),
-            *architecture.entries(config),
+            *metadata,
             *tokenizer.entries(chat_template=chat_template),
             *_reference(checkpoint),
         ]
-        notes = [*tokenizer.notes, *_fallbacks(plans, wanted)]
+        notes = [*architecture.notes(config), *tokenizer.notes, *_fallbacks(plans, wanted)]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
         write_gguf(

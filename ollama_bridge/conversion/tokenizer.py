@@ -15,9 +15,10 @@ from typing import Any
 from gguf.constants import GGUFValueType, TokenType
 from tokenizers import Tokenizer
 
-from ollama_bridge.conversion.frame import Entry, array, config_integer, flag, number, text
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers
+from ollama_bridge.models.architectures.config import integer
+from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY
 from ollama_bridge.models.safety import read_json_object
 
@@ -157,6 +158,8 @@ class TokenizerSection:
         kinds = [step.get("type") for step in steps]
         visible = bool(steps) and steps[-1].get("content") == _SPACE
         before = _steps(self._document.get("pre_tokenizer"))
+        if visible and [step.get("pattern") for step in before] == [{"String": " "}]:
+            before = []  # Gemma: splits at spaces, of which the normalizer leaves none
         if not before and visible and kinds == ["Prepend", "Replace"]:
             return True
         if not before and visible and kinds == ["Replace"]:
@@ -172,7 +175,7 @@ class TokenizerSection:
 
     def _vocabulary(self) -> tuple[list[str], list[int]]:
         """Token texts and types by id; ids that nobody uses are filled up."""
-        size = config_integer(self._config, "vocab_size")
+        size = integer(self._config, "vocab_size")
         tokens = [f"[PAD{id_}]" for id_ in range(size)]
         types = [int(TokenType.UNUSED)] * size
         known = self._tokenizer.get_vocab(with_added_tokens=True)

@@ -16,8 +16,9 @@ from gguf.gguf_writer import GGUFWriter
 
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.conversion.encoding import FileType, encode, encoded_size, encoding_of
-from ollama_bridge.conversion.frame import Entry, TensorPlan
+from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.errors import ConversionError, DiskFullError
+from ollama_bridge.models.architectures.entries import Entry
 
 
 def write_gguf(

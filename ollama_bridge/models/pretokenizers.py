@@ -20,6 +20,21 @@ _LLAMA3_REGEX = rf"{_MODERN_WORDS}|\p{{N}}{{1,3}}|{_MODERN_TAIL}"
 _QWEN2_REGEX = rf"{_MODERN_WORDS}|\p{{N}}|{_MODERN_TAIL}"
 _GPT2_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
+# Words are split where lower case turns to upper; llama.cpp's own regex agrees on ASCII letters and
+# treats all others as both cases.
+_UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+_CASED = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+",
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*",
+)
+_SLASH_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN_REGEX = rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}|{_SLASH_TAIL}"
+_GPT4O_REGEX = "|".join(
+    (*(f"{word}{_CONTRACTIONS}?" for word in _CASED), r"\p{N}{1,3}", _SLASH_TAIL)
+)
+# Every character is in some match, so keeping the matches alone is the same as isolating them.
+_COVERING = (_LLAMA3_REGEX, _QWEN2_REGEX, _TEKKEN_REGEX, _GPT4O_REGEX)
+
 JSONObject = Mapping[str, Any]
 
 
@@ -74,7 +89,22 @@ PRE_TOKENIZERS = (
         ignore_merges=True,
         adds_bos=True,
     ),
-    PreTokenizer("smaug-bpe", steps=(_split(_LLAMA3_REGEX), _byte_level(use_regex=False))),
+    PreTokenizer(
+        "smaug-bpe",
+        steps=(_split(_LLAMA3_REGEX), _byte_level(use_regex=False)),
+        aliases=("dbrx",),
+    ),
+    PreTokenizer(
+        "tekken",
+        steps=(_split(_TEKKEN_REGEX), _byte_level(use_regex=False)),
+        ignore_merges=True,
+        adds_bos=True,
+    ),
+    PreTokenizer(
+        "gpt-4o",
+        steps=(_split(_GPT4O_REGEX), _byte_level(use_regex=False)),
+        aliases=("llama4",),
+    ),
     PreTokenizer(
         "qwen2",
         steps=(_split(_QWEN2_REGEX), _byte_level(use_regex=False)),
@@ -144,7 +174,10 @@ def _canonical_steps(steps: Sequence[JSONObject]) -> tuple[tuple[object, ...], .
         elif kind == "Split":
             pattern = step.get("pattern", {})
             regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-            result.append((kind, regex, step.get("behavior"), bool(step.get("invert"))))
+            how = step.get("behavior"), bool(step.get("invert"))
+            if how == ("Removed", True) and regex in _COVERING:
+                how = ("Isolated", False)
+            result.append((kind, regex, *how))
         else:
             result.append((kind,))
     return tuple(result)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ollama_bridge.errors import ConfigError, UnsupportedArchitectureError
-from ollama_bridge.models.safety import SUPPORTED_ARCHITECTURES
+from ollama_bridge.errors import ConfigError, ConversionError, UnsupportedArchitectureError
+from ollama_bridge.models.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Lists of a config with an item a layer.
+_PER_LAYER = ("layer_types", "no_rope_layers")
 
 
 def even_layers(keep: int, total: int) -> tuple[int, ...]:
@@ -68,13 +71,14 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
         The same object.
 
     Raises:
-        ConfigError: no layers, a number that is out of range or comes twice.
+        ConfigError: no layers, a number that is out of range or comes twice, or layers that no GGUF
+            can say (of a SmolLM3, whose every fourth has no positions).
         UnsupportedArchitectureError: its layers are not known to be cut out so.
     """
     architecture = type(model).__name__
-    if architecture not in SUPPORTED_ARCHITECTURES:
+    if architecture not in ARCHITECTURES:
         raise UnsupportedArchitectureError(
-            architecture, SUPPORTED_ARCHITECTURES, where="choosing layers"
+            architecture, tuple(ARCHITECTURES), where="choosing layers"
         )
     decoder: Any = model.base_model
     total = len(decoder.layers)
@@ -92,9 +96,16 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
                 module.layer_idx = index
     config = model.config
     config.num_hidden_layers = len(layers)
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None:
-        config.layer_types = [layer_types[layer] for layer in layers]
+    for name in _PER_LAYER:
+        values = getattr(config, name, None)
+        if values is not None:
+            setattr(config, name, [values[layer] for layer in layers])
+    try:
+        ARCHITECTURES[architecture].check(config.to_dict())
+    except ConversionError as exc:  # told before the training, not when it is exported
+        raise ConfigError(
+            f"layers {list(layers)}: {exc.message}", hint=exc.hint or "correct student.layers"
+        ) from exc
     return model
 
 

@@ -18,10 +18,12 @@ import torch
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.rounding import ROUNDINGS, rounded
+from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.reference import (
     COMPARED_FLOOR,
     Answer,
@@ -118,6 +120,8 @@ def _compute(
     tokenizer = load_tokenizer(folder)
     text = TextSide(tokenizer, folder, system=system or None)
     probes = text.conversations()
+    config = read_config(folder)
+    architecture = ARCHITECTURES[read_architecture(folder, config)]
     model = load_model(folder, dtype=torch.float32)
     scorer = _Scorer(model, tokenizer)
     reporter.emit(Progress(_STAGE, 0, 3, "passes"))
@@ -151,6 +155,7 @@ def _compute(
         adds_bos=text.adds_bos,
         vocab_size=len(tokenizer),
         context_length=int(model.config.max_position_embeddings),
+        unstretched_context=architecture.unstretched_context(config),
         generation={name: generation[name] for name in _SAMPLING if name in generation},
         limits=tuple(text.limits),
         conversations=conversations,

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ollama_bridge.errors import GGUFError
+from ollama_bridge.errors import ConversionError, GGUFError
+from ollama_bridge.models.architectures.entries import Entry, number, real, text
+
+FACTORS_NAME = "rope_freqs.weight"
 
 _DEFAULT_THETA = 10000.0
 # Llama 3.1 and 3.2, the only ones published; the GGUF keeps the divisors, not these numbers.
@@ -66,40 +69,82 @@ def llama3_divisors(
     return np.array(divisors, dtype=np.float32)
 
 
+def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
+    """The metadata keys of RoPE parameters.
+
+    Args:
+        parameters: From :func:`parameters_of`.
+        prefix: ``general.architecture``.
+
+    Raises:
+        ConversionError: a kind, or a setting of it, that a GGUF cannot carry.
+    """
+    kind = parameters["rope_type"]
+    found = [real(f"{prefix}.rope.freq_base", float(parameters["rope_theta"]))]
+    if kind in ("default", "llama3"):  # llama3: the tensor rope_freqs.weight
+        return found
+    scaling = [
+        text(f"{prefix}.rope.scaling.type", kind),
+        real(f"{prefix}.rope.scaling.factor", float(parameters.get("factor", 1.0))),
+    ]
+    if kind == "linear":
+        return found + scaling
+    needed = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
+    if kind == "yarn" and {key for key, value in parameters.items() if value is not None} == needed:
+        context = int(parameters["original_max_position_embeddings"])
+        key = f"{prefix}.rope.scaling.original_context_length"
+        return [*found, *scaling, number(key, context)]
+    raise ConversionError(
+        f"config.json: RoPE parameters {dict(parameters)} cannot be written",
+        hint="default, linear, yarn (factor and original length alone) and llama3 can",
+    )
+
+
+def tensors(
+    parameters: Mapping[str, Any], head_dim: int
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """The tensors of a GGUF that carry RoPE parameters: Llama 3's divisors, or none."""
+    if parameters["rope_type"] != "llama3":
+        return {}
+    return {FACTORS_NAME: llama3_divisors(parameters, head_dim)}
+
+
 def from_gguf(
     path: Path,
     metadata: Mapping[str, Any],
     divisors: np.ndarray[Any, np.dtype[np.float32]] | None,
     *,
     head_dim: int,
+    prefix: str,
 ) -> dict[str, Any]:
-    """The RoPE parameters that a llama GGUF stands for.
+    """The RoPE parameters that a GGUF stands for.
 
     Args:
         path: The file, for messages.
         metadata: Its metadata.
         divisors: Its tensor ``rope_freqs.weight``, if any.
         head_dim: Width of a head.
+        prefix: ``general.architecture``.
 
     Raises:
-        GGUFError: scaling that a Llama of transformers cannot express.
+        GGUFError: scaling that transformers cannot express.
     """
 
     def number(key: str, default: float | None = None) -> float:
-        value = metadata.get(f"llama.rope.{key}", default)
+        value = metadata.get(f"{prefix}.rope.{key}", default)
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
             or not 0 < value < math.inf
         ):
-            raise GGUFError(f"{path}: llama.rope.{key} is {value!r}, expected a positive number")
+            raise GGUFError(f"{path}: {prefix}.rope.{key} is {value!r}, expected a positive number")
         return shortest(float(value))
 
     theta = number("freq_base", _DEFAULT_THETA)
-    kind = metadata.get("llama.rope.scaling.type", "none")
+    kind = metadata.get(f"{prefix}.rope.scaling.type", "none")
     if divisors is not None:
         if kind != "none":
-            raise GGUFError(f"{path}: rope_freqs.weight and llama.rope.scaling.type {kind!r}")
+            raise GGUFError(f"{path}: rope_freqs.weight and {prefix}.rope.scaling.type {kind!r}")
         return _recognise_llama3(path, divisors, theta=theta, head_dim=head_dim)
     if kind == "none":
         return {"rope_type": "default", "rope_theta": theta}
@@ -112,7 +157,7 @@ def from_gguf(
             "factor": number("scaling.factor"),
             "original_max_position_embeddings": int(number("scaling.original_context_length")),
         }
-    raise GGUFError(f"{path}: llama.rope.scaling.type is {kind!r}; none, linear, yarn are read")
+    raise GGUFError(f"{path}: {prefix}.rope.scaling.type is {kind!r}; none, linear, yarn are read")
 
 
 def shortest(value: float) -> float:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
+from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, Weights
 
 # Every one is known to the loader, the GGUF import and the converter.
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM",)
+SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 

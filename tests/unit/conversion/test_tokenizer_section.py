@@ -53,6 +53,51 @@ def test_every_splitting_of_the_table_is_found_by_its_structure(folder: Path, en
     assert written(change(folder, edit))["tokenizer.ggml.pre"] == entry.name
 
 
+def test_keeping_matches_is_isolating_them_where_they_cover_all(folder: Path) -> None:
+    """The way in which converted tiktoken vocabularies write the same splitting."""
+
+    def edit(document: dict[str, Any]) -> None:
+        entry = next(entry for entry in PRE_TOKENIZERS if entry.name == "gpt-4o")
+        split = {**entry.steps[0], "behavior": "Removed", "invert": True}
+        document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, entry.steps[1]]}
+
+    assert written(change(folder, edit))["tokenizer.ggml.pre"] == "gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tekken", ["Hello", "World", "\u0120don", "'t", "\u0120", "1", "2", "3", "4"]),
+        ("gpt-4o", ["Hello", "World", "\u0120don't", "\u0120", "123", "4"]),
+    ],
+)
+def test_splittings_at_upper_case(name: str, expected: list[str]) -> None:
+    """The two that split words where lower case turns to upper."""
+    entry = next(entry for entry in PRE_TOKENIZERS if entry.name == name)
+    tokenizer = Tokenizer(models.BPE())
+    document = json.loads(tokenizer.to_str())
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": list(entry.steps)}
+    splitter = Tokenizer.from_str(json.dumps(document)).pre_tokenizer
+    assert splitter is not None
+    pieces = splitter.pre_tokenize_str("HelloWorld don't 1234")
+    assert [piece for piece, _ in pieces] == expected
+
+
+def test_gemmas_split_at_spaces_changes_nothing(folder: Path) -> None:
+    """Its normalizer leaves no space to split at."""
+    tokenizer = Tokenizer(
+        models.BPE({"<unk>": 0, "\u2581a": 1, "a": 2}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "generation_config.json").write_text("{}")
+    keys = written(folder, {"vocab_size": 3})
+    assert keys["tokenizer.ggml.model"] == "llama"
+    assert keys["tokenizer.ggml.add_space_prefix"] is False
+
+
 def test_another_splitting_is_refused(folder: Path) -> None:
     """A pre-tokenizer that is not in the table is an error, never `default`."""
 

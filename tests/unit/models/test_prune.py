@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.architectures import CASES, build_checkpoint
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, save_checkpoint
 from ollama_bridge.models.prune import even_layers, keep_layers
+from ollama_bridge.models.resolve import resolve_model
 
 
 @given(st.integers(1, 200).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t))))
@@ -76,3 +81,29 @@ def test_wrong_layer_numbers_are_refused(layers: tuple[int, ...]) -> None:
     """No layers, a number twice, or one out of range is an error."""
     with pytest.raises(ConfigError):
         keep_layers(build_tiny_model(layers=4), layers)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "smollm3"])
+def test_every_architecture_can_be_pruned(case: str, tmp_path: Path) -> None:
+    """Whatever kind of layers are kept, what is saved can be exported and computes the same."""
+    model = load_model(build_checkpoint(case, tmp_path / "source"))
+    kept = (1, 5) if case == "gemma3" else (1,)
+    pruned = keep_layers(model, kept)
+    pruned.save_pretrained(tmp_path / "pruned")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tmp_path / "source" / name, tmp_path / "pruned" / name)
+    checkpoint = resolve_model(str(tmp_path / "pruned"), cache_dir=tmp_path / "cache")
+    gguf = convert(checkpoint, type="f32", out_dir=tmp_path / "gguf")
+    import_gguf(gguf.gguf_path, tmp_path / "back")
+    text = torch.arange(3, 83).unsqueeze(0)
+    with torch.inference_mode():
+        expected, found = pruned(text).logits, load_model(tmp_path / "back")(text).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_no_gguf_can_say_are_refused_before_training(tmp_path: Path) -> None:
+    """SmolLM3: every fourth layer has no positions, counted in the student."""
+    source = build_checkpoint("smollm3", tmp_path / "source")
+    assert len(keep_layers(load_model(source), (0, 1, 2, 3)).config.no_rope_layers) == 4
+    with pytest.raises(ConfigError, match="every fourth"):
+        keep_layers(load_model(source), (0, 3))

@@ -1,0 +1,57 @@
+"""Reads a Hugging Face config, with an error that names the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_bridge.errors import ConversionError
+
+Config = Mapping[str, Any]  # config.json, as read
+
+
+def integer(config: Config, key: str, default: int | None = None) -> int:
+    """A positive whole number.
+
+    Raises:
+        ConversionError: missing, or something else.
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or value <= 0:
+        raise ConversionError(f"config.json: {key} is {value!r}, expected a positive integer")
+    return value
+
+
+def real(config: Config, key: str, default: float | None = None) -> float:
+    """A positive number.
+
+    Raises:
+        ConversionError: missing, or something else.
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConversionError(f"config.json: {key} is {value!r}, expected a positive number")
+    return float(value)
+
+
+def require(config: Config, key: str, *allowed: object, default: object = None) -> None:
+    """Refuse a setting that the GGUF has no word for.
+
+    Args:
+        config: The config.
+        key: What is looked at.
+        allowed: The values that llama.cpp computes with.
+        default: What a missing key means.
+
+    Raises:
+        ConversionError: another value.
+    """
+    value = config.get(key, default)
+    if value not in allowed:
+        wanted = " or ".join(repr(choice) for choice in allowed)
+        raise ConversionError(
+            f"config.json: {key} is {value!r}; Ollama computes this architecture with {wanted}"
+        )

@@ -1,0 +1,366 @@
+"""What the architectures share: one description of a decoder that is read in both directions.
+
+An architecture is one class in one small module and one line in the registry. From a Hugging Face
+config it says which tensors there are, what they are called on both sides and what is done to
+them, and which metadata keys carry the rest; from a GGUF's metadata it says the config. The
+converter reads the tensor rules forwards, the importer backwards, so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ollama_bridge.errors import GGUFError
+from ollama_bridge.models import rope
+from ollama_bridge.models.architectures.config import Config, integer, real, require
+from ollama_bridge.models.architectures.entries import Entry, number
+from ollama_bridge.models.architectures.entries import real as real_entry
+from ollama_bridge.models.architectures.keys import Keys
+
+Float32Array = np.ndarray[Any, np.dtype[np.float32]]
+
+LLAMA_BLOCK: Mapping[str, str] = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes that every decoder has.
+
+    Attributes:
+        layers: Decoder layers.
+        hidden: Width of the residual stream.
+        inner: Width inside the MLP.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        vocab: Rows of the embedding.
+        context: Positions that the weights were made for.
+        epsilon: Of the RMS norms.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    epsilon: float
+
+    @property
+    def queries(self) -> int:
+        """Rows of the query projection."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Rows of the key projection, and of the value projection."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """One tensor on both sides.
+
+    Attributes:
+        source: Its name in the checkpoint.
+        target: Its name in the GGUF.
+        shape: Rows first; the same on both sides.
+        heads: Of a projection whose rows llama.cpp orders differently; None: same order.
+        shift: What the GGUF's values have more than the checkpoint's (Gemma's norms: 1).
+        optional: A bias that a checkpoint may do without.
+    """
+
+    source: str
+    target: str
+    shape: tuple[int, ...]
+    heads: int | None = None
+    shift: float = 0.0
+    optional: bool = False
+
+
+class Architecture:
+    """A Llama-like decoder; subclasses say where they differ.
+
+    Attributes:
+        hf_class: Class in transformers.
+        model_type: ``model_type`` of its config.
+        name: ``general.architecture``.
+        block: Parts of a layer: name in the checkpoint to name in the GGUF.
+        biases: Parts that have a bias.
+        optional_biases: Parts that may have one.
+        permuted: llama.cpp rotates neighbours, so rows of q and k are reordered.
+        norm_shift: See :class:`TensorRule`.
+        activation: Key of the config and the only value that llama.cpp computes with.
+        attention: transformers' implementation that computes it right.
+        default_head_dim: Width of a head where the config is silent; None: width / heads.
+    """
+
+    hf_class: ClassVar[str]
+    model_type: ClassVar[str]
+    name: ClassVar[str]
+    block: ClassVar[Mapping[str, str]] = LLAMA_BLOCK
+    biases: ClassVar[Sequence[str]] = ()
+    optional_biases: ClassVar[Sequence[str]] = ()
+    permuted: ClassVar[bool] = False
+    norm_shift: ClassVar[float] = 0.0
+    activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")
+    attention: ClassVar[str] = "sdpa"
+    default_head_dim: ClassVar[int | None] = None
+
+    def check(self, config: Config) -> None:
+        """Refuse what the GGUF cannot say.
+
+        Raises:
+            ConversionError: naming the key.
+        """
+        key, value = self.activation
+        require(config, key, value, default=value)
+
+    def notes(self, config: Config) -> list[str]:
+        """What Ollama computes a little differently, for the user to know."""
+        return []
+
+    def unstretched_context(self, config: Config) -> int | None:
+        """Up to which num_ctx a daemon computes what the checkpoint does with short texts.
+
+        None where it always does.
+        """
+        return None
+
+    def dimensions(self, config: Config) -> Dimensions:
+        """The sizes of a config.
+
+        Raises:
+            ConversionError: one is missing or wrong.
+        """
+        heads = integer(config, "num_attention_heads")
+        hidden = integer(config, "hidden_size")
+        return Dimensions(
+            layers=integer(config, "num_hidden_layers"),
+            hidden=hidden,
+            inner=integer(config, "intermediate_size"),
+            heads=heads,
+            kv_heads=integer(config, "num_key_value_heads", heads),
+            head_dim=integer(config, "head_dim", self.default_head_dim or hidden // heads),
+            vocab=integer(config, "vocab_size"),
+            context=integer(config, "max_position_embeddings"),
+            epsilon=real(config, "rms_norm_eps", 1e-6),
+        )
+
+    def tied(self, config: Config) -> bool:
+        """Whether the output matrix is the embedding."""
+        return bool(config.get("tie_word_embeddings", False))
+
+    def rules(self, config: Config) -> list[TensorRule]:
+        """Every tensor that the checkpoint has, in the GGUF's order."""
+        dims = self.dimensions(config)
+        whole = (dims.vocab, dims.hidden)
+        rules = [
+            TensorRule("model.embed_tokens.weight", "token_embd.weight", whole),
+            TensorRule(
+                "model.norm.weight", "output_norm.weight", (dims.hidden,), shift=self.norm_shift
+            ),
+        ]
+        if not self.tied(config):
+            rules.append(TensorRule("lm_head.weight", "output.weight", whole))
+        shapes = self.shapes(dims)
+        for layer in range(dims.layers):
+            for part, target in self.block.items():
+                rules += self._part(part, target, layer, shapes[part], dims)
+        return rules
+
+    def _part(
+        self, part: str, target: str, layer: int, shape: tuple[int, ...], dims: Dimensions
+    ) -> list[TensorRule]:
+        source, goal = f"model.layers.{layer}.{part}", f"blk.{layer}.{target}"
+        rows = {"attn_q": dims.heads, "attn_k": dims.kv_heads}
+        heads = rows.get(target) if self.permuted else None
+        shift = self.norm_shift if len(shape) == 1 else 0.0
+        rules = [TensorRule(f"{source}.weight", f"{goal}.weight", shape, heads, shift)]
+        if part in self.biases or part in self.optional_biases:
+            optional = part not in self.biases
+            bias = f"{source}.bias", f"{goal}.bias"
+            rules.append(TensorRule(*bias, shape[:1], heads, optional=optional))
+        return rules
+
+    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parts of a layer; what is not listed is a norm of the model's width."""
+        known = {
+            "self_attn.q_proj": (dims.queries, dims.hidden),
+            "self_attn.k_proj": (dims.keys, dims.hidden),
+            "self_attn.v_proj": (dims.keys, dims.hidden),
+            "self_attn.o_proj": (dims.hidden, dims.queries),
+            "mlp.gate_proj": (dims.inner, dims.hidden),
+            "mlp.up_proj": (dims.inner, dims.hidden),
+            "mlp.down_proj": (dims.hidden, dims.inner),
+        }
+        return {part: known.get(part, (dims.hidden,)) for part in self.block}
+
+    def computed(self, config: Config) -> dict[str, Float32Array]:
+        """Tensors of the GGUF that are made from the config alone."""
+        dims = self.dimensions(config)
+        return rope.tensors(rope.parameters_of(config), dims.head_dim)
+
+    def entries(self, config: Config) -> list[Entry]:
+        """All metadata keys of the architecture.
+
+        Raises:
+            ConversionError: something that the GGUF cannot say.
+        """
+        self.check(config)
+        dims = self.dimensions(config)
+        prefix = self.name
+        return [
+            number(f"{prefix}.block_count", dims.layers),
+            number(f"{prefix}.context_length", dims.context),
+            number(f"{prefix}.embedding_length", dims.hidden),
+            number(f"{prefix}.feed_forward_length", dims.inner),
+            number(f"{prefix}.attention.head_count", dims.heads),
+            number(f"{prefix}.attention.head_count_kv", dims.kv_heads),
+            number(f"{prefix}.attention.key_length", dims.head_dim),
+            number(f"{prefix}.attention.value_length", dims.head_dim),
+            real_entry(f"{prefix}.attention.layer_norm_rms_epsilon", dims.epsilon),
+            number(f"{prefix}.vocab_size", dims.vocab),
+            number(f"{prefix}.rope.dimension_count", dims.head_dim),
+            *self.rope_entries(config),
+            *self.own_entries(config),
+        ]
+
+    def rope_entries(self, config: Config) -> list[Entry]:
+        """The keys of its rotary positions."""
+        return rope.entries(rope.parameters_of(config), self.name)
+
+    def own_entries(self, config: Config) -> list[Entry]:
+        """Keys that only this architecture has."""
+        return []
+
+    def config(self, keys: Keys) -> dict[str, Any]:
+        """The config of transformers that a GGUF stands for.
+
+        Raises:
+            GGUFError: a key is missing, wrong, or means what transformers cannot compute.
+        """
+        dims = self._dimensions_of(keys)
+        tensors = keys.contents.tensors
+        return {
+            "architectures": [self.hf_class],
+            "model_type": self.model_type,
+            self.activation[0]: self.activation[1],
+            "head_dim": dims.head_dim,
+            "hidden_size": dims.hidden,
+            "intermediate_size": dims.inner,
+            "max_position_embeddings": dims.context,
+            "num_attention_heads": dims.heads,
+            "num_hidden_layers": dims.layers,
+            "num_key_value_heads": dims.kv_heads,
+            "rms_norm_eps": dims.epsilon,
+            "rope_parameters": self.rope_parameters(keys, dims),
+            "tie_word_embeddings": "output.weight" not in tensors,
+            "vocab_size": dims.vocab,
+            **self.own_config(keys, dims),
+        }
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """Keys of the config that only this architecture has, or has otherwise."""
+        return {}
+
+    def rope_parameters(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """``rope_parameters`` of the config."""
+        contents = keys.contents
+        divisors = None
+        if rope.FACTORS_NAME in contents.tensors:
+            divisors = contents.tensor(rope.FACTORS_NAME)
+        return rope.from_gguf(
+            contents.path, contents.metadata, divisors, head_dim=dims.head_dim, prefix=self.name
+        )
+
+    def has_bias(self, keys: Keys, parts: Sequence[str]) -> bool:
+        """Whether these parts have a bias, in every layer.
+
+        Raises:
+            GGUFError: some have, some have not.
+        """
+        tensors = keys.contents.tensors
+        targets = [self.block[part] for part in parts]
+        layers = keys.integer("block_count")
+        names = [f"blk.{layer}.{target}.bias" for layer in range(layers) for target in targets]
+        present = sum(name in tensors for name in names)
+        if present not in (0, len(names)):
+            raise GGUFError(f"{keys.contents.path}: biases on some of {', '.join(targets)} only")
+        return present > 0
+
+    def _dimensions_of(self, keys: Keys) -> Dimensions:
+        path = keys.contents.path
+        heads = keys.integer("attention.head_count")
+        hidden = keys.integer("embedding_length")
+        head_dim = keys.integer("attention.key_length", hidden // heads)
+        kv_heads = keys.integer("attention.head_count_kv", heads)
+        if keys.integer("attention.value_length", head_dim) != head_dim:
+            raise GGUFError(f"{path}: attention.value_length differs from attention.key_length")
+        if heads % kv_heads or head_dim % 2:
+            raise GGUFError(f"{path}: {heads} heads of {head_dim}, {kv_heads} for keys")
+        self._check_rotated(keys, head_dim)
+        embedding = keys.contents.tensors.get("token_embd.weight")
+        if embedding is None:
+            raise GGUFError(f"{path}: tensor 'token_embd.weight' is missing")
+        return Dimensions(
+            layers=keys.integer("block_count"),
+            hidden=hidden,
+            inner=keys.integer("feed_forward_length"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            vocab=embedding.shape[0],
+            context=keys.integer("context_length"),
+            epsilon=keys.real("attention.layer_norm_rms_epsilon"),
+        )
+
+    def _check_rotated(self, keys: Keys, head_dim: int) -> None:
+        if keys.integer("rope.dimension_count", head_dim) != head_dim:
+            raise GGUFError(
+                f"{keys.contents.path}: rope.dimension_count is not the width of a head"
+            )
+
+
+def permute(values: Any, heads: int) -> Any:
+    """Order the rows of a query or key projection as llama.cpp rotates them.
+
+    transformers rotates the first half of a head against the second, llama.cpp neighbours; with
+    the halves interleaved both compute the same.
+
+    Args:
+        values: (heads * head_dim, ...), of numpy or torch.
+        heads: Query heads, or key heads for a key projection.
+
+    Source: ``LlamaModel.permute`` of llama.cpp's converter.
+    """
+    return _reorder(values, heads, halves_first=True)
+
+
+def unpermute(values: Any, heads: int) -> Any:
+    """Undo :func:`permute`."""
+    return _reorder(values, heads, halves_first=False)
+
+
+def _reorder(values: Any, heads: int, *, halves_first: bool) -> Any:
+    half = values.shape[0] // heads // 2
+    inner = (2, half) if halves_first else (half, 2)
+    return values.reshape(heads, *inner, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)

@@ -1,0 +1,137 @@
+"""Gemma 2, and what Gemma 3 shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from gguf.constants import GGUFValueType
+
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models.architectures.config import Config, integer, real, require
+from ollama_bridge.models.architectures.entries import Entry, array, number
+from ollama_bridge.models.architectures.entries import real as real_entry
+from ollama_bridge.models.architectures.frame import LLAMA_BLOCK, Architecture, Dimensions
+from ollama_bridge.models.architectures.keys import Keys
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+class Gemma(Architecture):
+    """Norms before and after each half of a layer, kept as weight - 1; windows in some layers.
+
+    Attributes:
+        period: Every so manieth layer attends to the whole text, unless the file lists them.
+        wide_layers: The one size (27B) whose attention scale llama.cpp takes from the width.
+    """
+
+    block: ClassVar[Mapping[str, str]] = {
+        **LLAMA_BLOCK,
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    }
+    norm_shift = 1.0
+    activation = ("hidden_activation", "gelu_pytorch_tanh")
+    default_head_dim = 256
+    period = 2
+    wide_layers = 46
+
+    def check(self, config: Config) -> None:
+        """Only what llama.cpp computes."""
+        super().check(config)
+        require(config, "attention_bias", False, default=False)
+        require(config, "use_bidirectional_attention", False, None)
+        dims = self.dimensions(config)
+        scalar = real(config, "query_pre_attn_scalar", 256)
+        if scalar != self._attention_scalar(dims):
+            raise ConversionError(
+                f"config.json: query_pre_attn_scalar is {scalar:g}; Ollama computes "
+                f"{self._attention_scalar(dims)} from the other sizes"
+            )
+
+    def tied(self, config: Config) -> bool:
+        """Tied where the config is silent."""
+        return bool(config.get("tie_word_embeddings", True))
+
+    def layer_types(self, config: Config) -> list[str]:
+        """Which layers slide, in order."""
+        layers = self.dimensions(config).layers
+        listed = config.get("layer_types")
+        if listed is None:
+            return self.default_layer_types(layers, config.get("sliding_window_pattern"))
+        if len(listed) != layers or not set(listed) <= {SLIDING, FULL}:
+            raise ConversionError(
+                f"config.json: layer_types must name {layers} times {SLIDING} or {FULL}"
+            )
+        return list(listed)
+
+    def default_layer_types(self, layers: int, period: object = None) -> list[str]:
+        """The pattern of the published models: every so manieth layer sees everything."""
+        period = period if isinstance(period, int) and period > 0 else self.period
+        return [FULL if (layer + 1) % period == 0 else SLIDING for layer in range(layers)]
+
+    def own_entries(self, config: Config) -> list[Entry]:
+        """Window and soft caps."""
+        kinds = self.layer_types(config)
+        # Also where no layer slides: llama.cpp would take its own default for the pattern.
+        window = integer(config, "sliding_window", 4096)
+        entries = [number(f"{self.name}.attention.sliding_window", window)]
+        if kinds != self.default_layer_types(len(kinds)):
+            pattern = [kind == SLIDING for kind in kinds]
+            key = f"{self.name}.attention.sliding_window_pattern"
+            entries.append(array(key, pattern, GGUFValueType.BOOL))
+        for key, setting in self._soft_caps(config):
+            entries.append(real_entry(f"{self.name}.{key}", setting))
+        return entries
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """Window, soft caps, attention scale."""
+        window = keys.get("attention.sliding_window")
+        pattern = keys.get("attention.sliding_window_pattern")
+        if not window:
+            kinds = [FULL] * dims.layers
+        elif isinstance(pattern, list) and len(pattern) == dims.layers:
+            kinds = [SLIDING if slides else FULL for slides in pattern]
+        else:
+            kinds = self.default_layer_types(dims.layers, pattern)
+        return {
+            "query_pre_attn_scalar": self._attention_scalar(dims),
+            "sliding_window": keys.integer("attention.sliding_window") if window else None,
+            "layer_types": kinds,
+            **{name: keys.real(key) if keys.get(key) else None for key, name in _SOFT_CAPS.items()},
+        }
+
+    def _attention_scalar(self, dims: Dimensions) -> int:
+        if dims.layers == self.wide_layers:
+            return dims.hidden // dims.heads
+        return dims.head_dim
+
+    def _soft_caps(self, config: Config) -> Sequence[tuple[str, float]]:
+        caps = []
+        for key, name in _SOFT_CAPS.items():
+            if config.get(name) is not None:
+                caps.append((key, real(config, name)))
+        return caps
+
+
+_SOFT_CAPS = {
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+
+
+class Gemma2(Gemma):
+    """``Gemma2ForCausalLM``: soft caps on attention scores and logits."""
+
+    hf_class = "Gemma2ForCausalLM"
+    model_type = "gemma2"
+    name = "gemma2"
+    attention = "eager"  # transformers' sdpa leaves the soft cap out
+
+    def check(self, config: Config) -> None:
+        """llama.cpp always caps, and has no output matrix of its own for a Gemma 2."""
+        super().check(config)
+        real(config, "attn_logit_softcapping")
+        real(config, "final_logit_softcapping")
+        require(config, "tie_word_embeddings", True, default=True)

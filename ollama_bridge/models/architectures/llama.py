@@ -1,0 +1,30 @@
+"""Llama 2 and 3, and what shares their class: SmolLM2, TinyLlama, ..."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollama_bridge.errors import UnsupportedArchitectureError
+from ollama_bridge.models.architectures.frame import ATTENTION, MLP, Architecture, Dimensions
+from ollama_bridge.models.architectures.keys import Keys
+
+
+class Llama(Architecture):
+    """``LlamaForCausalLM``."""
+
+    hf_class = "LlamaForCausalLM"
+    model_type = "llama"
+    name = "llama"
+    optional_biases = ATTENTION + MLP
+    permuted = True
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """Biases; experts are another class."""
+        if keys.get("expert_count"):
+            raise UnsupportedArchitectureError(
+                "llama with experts", ("llama",), where=str(keys.contents.path)
+            )
+        return {
+            "attention_bias": self.has_bias(keys, ATTENTION),
+            "mlp_bias": self.has_bias(keys, MLP),
+        }

@@ -1,0 +1,25 @@
+"""Mistral 7B, Nemo and Ministral; a GGUF calls them ``llama``, and so they come back as Llamas."""
+
+from __future__ import annotations
+
+from ollama_bridge.models.architectures.config import Config
+from ollama_bridge.models.architectures.frame import Architecture
+
+
+class Mistral(Architecture):
+    """``MistralForCausalLM``, exported only: its GGUF is a Llama's."""
+
+    hf_class = "MistralForCausalLM"
+    model_type = "mistral"
+    name = "llama"
+    permuted = True
+
+    def notes(self, config: Config) -> list[str]:
+        """The sliding window of the first version, which llama.cpp does not have."""
+        window = config.get("sliding_window")
+        if not isinstance(window, int) or window >= self.dimensions(config).context:
+            return []
+        return [
+            f"beyond {window} tokens Ollama attends to the whole text, where the checkpoint "
+            "attends to a sliding window"
+        ]

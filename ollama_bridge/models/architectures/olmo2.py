@@ -1,0 +1,56 @@
+"""OLMo 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models.architectures.config import Config, require
+from ollama_bridge.models.architectures.frame import Architecture, Dimensions
+from ollama_bridge.models.architectures.keys import Keys
+
+
+class Olmo2(Architecture):
+    """``Olmo2ForCausalLM``: norms behind each half of a layer, and over all query and key heads."""
+
+    hf_class = "Olmo2ForCausalLM"
+    model_type = "olmo2"
+    name = "olmo2"
+    block: ClassVar[Mapping[str, str]] = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "post_attention_layernorm": "post_attention_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    }
+
+    def check(self, config: Config) -> None:
+        """No biases, an output matrix of its own, and heads that fill the width."""
+        super().check(config)
+        require(config, "attention_bias", False, default=False)
+        require(config, "tie_word_embeddings", False, default=False)
+        dims = self.dimensions(config)
+        if dims.queries != dims.hidden:
+            raise ConversionError(
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
+                "Ollama computes an olmo2 only where they do"
+            )
+
+    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
+        """The norms span all heads."""
+        return {
+            **super().shapes(dims),
+            "self_attn.q_norm": (dims.queries,),
+            "self_attn.k_norm": (dims.keys,),
+        }
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """No biases."""
+        return {"attention_bias": False}

@@ -1,0 +1,185 @@
+"""Phi-3, Phi-3.5 and Phi-4 (text)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ollama_bridge.errors import ConversionError, GGUFError
+from ollama_bridge.models import rope
+from ollama_bridge.models.architectures.config import Config, integer, require
+from ollama_bridge.models.architectures.entries import Entry, number
+from ollama_bridge.models.architectures.entries import real as real_entry
+from ollama_bridge.models.architectures.frame import Architecture, Dimensions, Float32Array
+from ollama_bridge.models.architectures.keys import Keys
+
+_LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+_FACTORS = {"long_factor": _LONG, "short_factor": _SHORT}
+
+
+class Phi3(Architecture):
+    """``Phi3ForCausalLM``: query, key and value in one matrix, gate and up in another.
+
+    Long contexts divide the rotary frequencies by two lists of factors (LongRoPE).
+    """
+
+    hf_class = "Phi3ForCausalLM"
+    model_type = "phi3"
+    name = "phi3"
+    block: ClassVar[Mapping[str, str]] = {
+        "input_layernorm": "attn_norm",
+        "self_attn.qkv_proj": "attn_qkv",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+
+    def check(self, config: Config) -> None:
+        """Plain positions, or LongRoPE with lists of the right length."""
+        super().check(config)
+        parameters = _parameters(config)
+        require(parameters, "rope_type", "default", "longrope")
+        if parameters["rope_type"] == "longrope":
+            wanted = self._rotated(config) // 2
+            for name in _FACTORS:
+                if len(parameters.get(name) or ()) != wanted:
+                    raise ConversionError(f"config.json: {name} must have {wanted} numbers")
+
+    def notes(self, config: Config) -> list[str]:
+        """The sliding window, which llama.cpp leaves out."""
+        window = config.get("sliding_window")
+        if not isinstance(window, int) or window >= self.dimensions(config).context:
+            return []
+        return [
+            f"beyond {window} tokens Ollama attends to the whole text, where the checkpoint "
+            "attends to a sliding window"
+        ]
+
+    def unstretched_context(self, config: Config) -> int | None:
+        """llama.cpp chooses LongRoPE's factors by num_ctx, transformers by the text's length."""
+        if _parameters(config)["rope_type"] != "longrope":
+            return None
+        return _original_context(config, self.dimensions(config))
+
+    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
+        """The two joined matrices."""
+        return {
+            **super().shapes(dims),
+            "self_attn.qkv_proj": (dims.queries + 2 * dims.keys, dims.hidden),
+            "mlp.gate_up_proj": (2 * dims.inner, dims.hidden),
+        }
+
+    def entries(self, config: Config) -> list[Entry]:
+        """The rotated part of a head may be smaller than the head."""
+        key = f"{self.name}.rope.dimension_count"
+        rotated = number(key, self._rotated(config))
+        return [rotated if entry.key == key else entry for entry in super().entries(config)]
+
+    def rope_entries(self, config: Config) -> list[Entry]:
+        """Base, the context before it was stretched, and LongRoPE's attention factor."""
+        parameters = _parameters(config)
+        dims = self.dimensions(config)
+        original = _original_context(config, dims)
+        prefix = f"{self.name}.rope"
+        entries = [
+            real_entry(f"{prefix}.freq_base", float(parameters["rope_theta"])),
+            number(f"{prefix}.scaling.original_context_length", original),
+        ]
+        if parameters["rope_type"] == "longrope":
+            factor = parameters.get("attention_factor")
+            if factor is None:
+                factor = attention_factor(dims.context, original)
+            entries.append(real_entry(f"{prefix}.scaling.attn_factor", float(factor)))
+        return entries
+
+    def own_entries(self, config: Config) -> list[Entry]:
+        """The window's size; 0 tells a Phi-4 from the others."""
+        window = config.get("sliding_window")
+        key = f"{self.name}.attention.sliding_window"
+        return [number(key, window if isinstance(window, int) else 0)]
+
+    def computed(self, config: Config) -> dict[str, Float32Array]:
+        """LongRoPE's factors."""
+        parameters = _parameters(config)
+        if parameters["rope_type"] != "longrope":
+            return {}
+        return {
+            target: np.array(parameters[name], dtype=np.float32)
+            for name, target in _FACTORS.items()
+        }
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """The window, and the context before it was stretched."""
+        window = keys.get("attention.sliding_window")
+        original = keys.integer("rope.scaling.original_context_length", dims.context)
+        return {
+            "original_max_position_embeddings": original,
+            "sliding_window": window if isinstance(window, int) and window > 0 else None,
+        }
+
+    def rope_parameters(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """Plain, or LongRoPE where the file has its factors."""
+        contents = keys.contents
+        rotated = keys.integer("rope.dimension_count", dims.head_dim)
+        parameters: dict[str, Any] = {
+            "rope_type": "default",
+            "rope_theta": keys.real("rope.freq_base", 10000.0),
+            "partial_rotary_factor": rotated / dims.head_dim,
+        }
+        if _LONG not in contents.tensors:
+            return parameters
+        original = keys.integer("rope.scaling.original_context_length")
+        own = attention_factor(dims.context, original)
+        stored = keys.real("rope.scaling.attn_factor", own)
+        if not math.isclose(own, stored, rel_tol=1e-5):
+            parameters["attention_factor"] = stored
+        for name, target in _FACTORS.items():
+            values = contents.tensor(target).tolist()
+            if len(values) != rotated // 2:
+                raise GGUFError(f"{contents.path}: {target} must have {rotated // 2} numbers")
+            parameters[name] = [rope.shortest(value) for value in values]
+        parameters["rope_type"] = "longrope"
+        parameters["original_max_position_embeddings"] = original
+        return parameters
+
+    def _rotated(self, config: Config) -> int:
+        dims = self.dimensions(config)
+        share = _parameters(config).get("partial_rotary_factor", 1.0)
+        return int(dims.head_dim * float(share))
+
+    def _check_rotated(self, keys: Keys, head_dim: int) -> None:
+        rotated = keys.integer("rope.dimension_count", head_dim)
+        if rotated > head_dim or rotated % 2:
+            raise GGUFError(f"{keys.contents.path}: rope.dimension_count {rotated} of {head_dim}")
+
+
+def attention_factor(context: int, original: int) -> float:
+    """What LongRoPE multiplies attention with.
+
+    Args:
+        context: Positions after stretching.
+        original: Positions before.
+
+    Source: ``_compute_longrope_parameters`` of transformers; llama.cpp's converter has the same.
+    """
+    scale = context / original
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+
+
+def _parameters(config: Config) -> dict[str, Any]:
+    parameters = rope.parameters_of(config)
+    if "partial_rotary_factor" in config:
+        parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
+    if parameters["rope_type"] in ("su", "yarn"):  # older names of the same
+        parameters["rope_type"] = "longrope"
+    return parameters
+
+
+def _original_context(config: Config, dims: Dimensions) -> int:
+    own = _parameters(config).get("original_max_position_embeddings")
+    fallback = own if isinstance(own, int) else dims.context
+    return integer(config, "original_max_position_embeddings", fallback)

@@ -1,0 +1,45 @@
+"""Qwen 1.5, 2 and 2.5, and DeepSeek-R1's distills of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models.architectures.config import Config, require
+from ollama_bridge.models.architectures.frame import Architecture, Dimensions
+from ollama_bridge.models.architectures.keys import Keys
+
+
+class Qwen2(Architecture):
+    """``Qwen2ForCausalLM``: biases on query, key and value."""
+
+    hf_class = "Qwen2ForCausalLM"
+    model_type = "qwen2"
+    name = "qwen2"
+    biases = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+
+    def check(self, config: Config) -> None:
+        """Full attention in every layer, and heads that fill the width."""
+        super().check(config)
+        refuse_windows(config)
+        dims = self.dimensions(config)
+        if dims.queries != dims.hidden:
+            raise ConversionError(
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
+                "Ollama computes a qwen2 only where they do"
+            )
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """No sliding window."""
+        return {"use_sliding_window": False}
+
+
+def refuse_windows(config: Config) -> None:
+    """Refuse sliding windows, which llama.cpp does not have for Qwen.
+
+    Raises:
+        ConversionError: the config has one.
+    """
+    require(config, "use_sliding_window", False, default=False)
+    for kind in config.get("layer_types") or ():
+        require({"layer_types": kind}, "layer_types", "full_attention")

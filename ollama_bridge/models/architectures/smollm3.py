@@ -1,0 +1,56 @@
+"""SmolLM3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models.architectures.config import Config, require
+from ollama_bridge.models.architectures.frame import ATTENTION, MLP, Architecture, Dimensions
+from ollama_bridge.models.architectures.keys import Keys
+
+_PERIOD = 4  # in llama.cpp's code; a GGUF cannot say another
+
+
+class SmolLM3(Architecture):
+    """``SmolLM3ForCausalLM``: a Llama whose every fourth layer has no positions."""
+
+    hf_class = "SmolLM3ForCausalLM"
+    model_type = "smollm3"
+    name = "smollm3"
+    optional_biases = ATTENTION + MLP
+    permuted = True
+
+    def check(self, config: Config) -> None:
+        """Positions are left out where llama.cpp leaves them out."""
+        super().check(config)
+        require(config, "use_sliding_window", False, default=False)
+        layers = self.dimensions(config).layers
+        rotated = config.get("no_rope_layers")
+        if rotated is None:
+            require(config, "no_rope_layer_interval", _PERIOD, default=_PERIOD)
+        elif list(rotated) != self._rotated(layers):
+            raise ConversionError(
+                "config.json: no_rope_layers leaves positions out of other layers than every "
+                "fourth, and Ollama computes a smollm3 only so",
+                hint="let a student keep the first layers, or whole groups of four",
+            )
+
+    def tied(self, config: Config) -> bool:
+        """Tied where the config is silent."""
+        return bool(config.get("tie_word_embeddings", True))
+
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """The fixed pattern."""
+        return {
+            "attention_bias": self.has_bias(keys, ATTENTION),
+            "mlp_bias": self.has_bias(keys, MLP),
+            "no_rope_layers": self._rotated(dims.layers),
+            "no_rope_layer_interval": _PERIOD,
+            "layer_types": ["full_attention"] * dims.layers,
+            "use_sliding_window": False,
+        }
+
+    @staticmethod
+    def _rotated(layers: int) -> list[int]:
+        return [int((layer + 1) % _PERIOD != 0) for layer in range(layers)]

@@ -1,0 +1,74 @@
+"""Every architecture in a real daemon: it serves what torch computes, in F16 and Q8_0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.architectures import CASES, build_checkpoint
+from fakes.exports import modelfile_of
+
+from ollama_bridge.client import Client
+from ollama_bridge.conversion import convert
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.registration import register
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def client(daemon: PrivateDaemon) -> Iterator[Client]:
+    """A client of the shared daemon."""
+    with daemon.client() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_daemon_computes_what_torch_computes(case: str, client: Client, tmp_path: Path) -> None:
+    """Prompts, tokens and teacher-forced log-probabilities agree; an F16 tag answers."""
+    serve(
+        build_checkpoint(case, tmp_path / "source"),
+        f"live-{case}",
+        ("f16", "q8_0"),
+        client,
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in PRE_TOKENIZERS])
+def test_the_daemon_splits_as_the_tokenizer_does(name: str, client: Client, tmp_path: Path) -> None:
+    """Every splitting of the table, on the probes' scripts, digits, emoji and spaces."""
+    entry = next(entry for entry in PRE_TOKENIZERS if entry.name == name)
+    source = build_checkpoint("qwen2", tmp_path / "source")
+    path = source / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": list(entry.steps)}
+    document["model"]["ignore_merges"] = entry.ignore_merges
+    path.write_text(json.dumps(document))
+    serve(source, f"live-pre-{name}", ("f16",), client, tmp_path)
+
+
+def serve(source: Path, name: str, types: tuple[str, ...], client: Client, folder: Path) -> None:
+    """Convert, register with its proof, ask, and remove."""
+    checkpoint = with_reference_values(
+        resolve_model(str(source), cache_dir=folder / "cache"),
+        system="Be brief.",
+        out_dir=folder / "checkpoint",
+    )
+    for type_ in types:
+        gguf = convert(checkpoint, type=type_, out_dir=folder / type_)
+        model = register(
+            gguf,
+            modelfile_of(gguf, "Be brief."),
+            f"{name}:{type_}",
+            client=client,
+            out_dir=folder / f"tag-{type_}",
+        )
+        assert model.facts["passed"]
+        client.generate(model.tag, "Hello", options={"num_predict": 2})
+        client.delete(model.tag)

@@ -1,0 +1,151 @@
+"""Every architecture: to GGUF and back, and what cannot be said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes.architectures import CASES, build_checkpoint
+from gguf import GGUFReader
+
+from ollama_bridge.conversion import convert
+from ollama_bridge.errors import ConversionError, UnsupportedArchitectureError
+from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.gguf_import import import_gguf
+from ollama_bridge.models.load import load_model
+from ollama_bridge.models.resolve import resolve_model
+
+TEXT = torch.arange(3, 123).unsqueeze(0)  # longer than the windows of the tiny Gemmas
+
+
+def logits(folder: Path) -> torch.Tensor:
+    """(1, T, V) in float32."""
+    with torch.inference_mode():
+        return load_model(folder)(input_ids=TEXT).logits
+
+
+def exported(folder: Path, out: Path, type_: str = "f32") -> Path:
+    """A checkpoint as a GGUF file."""
+    checkpoint = resolve_model(str(folder), cache_dir=out / "cache")
+    return convert(checkpoint, type=type_, out_dir=out / type_).gguf_path
+
+
+def test_every_architecture_has_a_case() -> None:
+    """An architecture in the registry that nothing tries would be a claim."""
+    tried = {
+        config.__name__.removesuffix("Config").removesuffix("Text") for config, _ in CASES.values()
+    }
+    assert {f"{name}ForCausalLM" for name in tried} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_there_and_back(case: str, tmp_path: Path) -> None:
+    """Through an F32 GGUF and back: the same logits, bit for bit, and the same GGUF again."""
+    source = build_checkpoint(case, tmp_path / "source")
+    path = exported(source, tmp_path / "a")
+    import_gguf(path, tmp_path / "back")
+    if case in ("gemma2", "gemma3"):  # (w + 1) - 1 is w up to the last bit
+        torch.testing.assert_close(logits(tmp_path / "back"), logits(source), rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(logits(tmp_path / "back"), logits(source))
+    again = exported(tmp_path / "back", tmp_path / "b")
+    first, second = GGUFReader(path), GGUFReader(again)
+    assert [tensor.name for tensor in first.tensors] == [tensor.name for tensor in second.tensors]
+    for left, right in zip(first.tensors, second.tensors, strict=True):
+        assert bytes(left.data) == bytes(right.data), left.name
+    architecture = first.fields["general.architecture"].contents()
+    own = {
+        name: field.contents()
+        for name, field in first.fields.items()
+        if name.startswith(f"{architecture}.")
+    }
+    assert own == {name: second.fields[name].contents() for name in own}
+
+
+def change(folder: Path, changes: dict[str, Any]) -> None:
+    """Change keys of a config; None removes one."""
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("qwen2", {"head_dim": 32}, "4 heads of 32 do not make 64"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True"),
+        ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar is 144"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must name 2"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ("smollm3", {"no_rope_layers": [1, 1, 0, 1, 1]}, "no_rope_layers leaves positions"),
+        ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling is 0"),
+    ],
+)
+def test_what_a_gguf_cannot_say_is_refused(
+    case: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """One error that names the key of the config; nothing is written."""
+    source = build_checkpoint(case, tmp_path / "source")
+    change(source, changes)
+    with pytest.raises(ConversionError, match=message):
+        exported(source, tmp_path / "a")
+    assert not (tmp_path / "a" / "f32").exists()
+
+
+def test_a_window_that_ollama_leaves_out_is_said(tmp_path: Path) -> None:
+    """Mistral 7B's first version: exported, with a note."""
+    source = build_checkpoint("mistral", tmp_path / "source")
+    change(source, {"sliding_window": 128})
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    gguf = convert(checkpoint, type="f32", out_dir=tmp_path / "out")
+    assert any("beyond 128 tokens" in note for note in gguf.facts["notes"])
+
+
+def test_another_pattern_of_windows_is_written(tmp_path: Path) -> None:
+    """A student of chosen Gemma layers: the pattern is no longer the published one."""
+    source = build_checkpoint("gemma2", tmp_path / "source")
+    change(source, {"layer_types": ["full_attention", "sliding_attention"]})
+    path = exported(source, tmp_path / "a")
+    key = "gemma2.attention.sliding_window_pattern"
+    assert GGUFReader(path).fields[key].contents() == [False, True]
+    import_gguf(path, tmp_path / "back")
+    torch.testing.assert_close(logits(tmp_path / "back"), logits(source), rtol=1e-4, atol=1e-4)
+
+
+def test_old_keys_of_a_config_mean_the_same(tmp_path: Path) -> None:
+    """Checkpoints of older transformers: rope_theta, rope_scaling, rope_local_base_freq."""
+    source = build_checkpoint("gemma3", tmp_path / "source")
+    new = GGUFReader(exported(source, tmp_path / "new"))
+    change(
+        source,
+        {
+            "rope_parameters": None,
+            "layer_types": None,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 10000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "sliding_window_pattern": 6,
+        },
+    )
+    old = GGUFReader(exported(source, tmp_path / "old"))
+    for name, field in new.fields.items():
+        if name.startswith("gemma3."):
+            assert old.fields[name].contents() == field.contents()
+    for left, right in zip(new.tensors, old.tensors, strict=True):
+        assert bytes(left.data) == bytes(right.data), left.name
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+    """A GGUF of another architecture: the error lists what can be read."""
+    path = exported(build_checkpoint("llama", tmp_path / "source"), tmp_path / "a")
+    path.write_bytes(path.read_bytes().replace(b"llama", b"rwkv7"))
+    with pytest.raises(
+        UnsupportedArchitectureError, match=r"rwkv7.*supported: gemma2, gemma3, granite"
+    ):
+        import_gguf(path, tmp_path / "back")
