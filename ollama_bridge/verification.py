@@ -7,6 +7,7 @@ checkpoint that the tag is said to be. Nothing is created or changed in the daem
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
@@ -15,12 +16,13 @@ from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import PARAMETERS, check_parameters
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
-from ollama_bridge.verify.certificate import Certificate
+from ollama_bridge.verify.certificate import Certificate, Check
 from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import read_parameters
 
 _STAGE = "verify"
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
+_FROM = re.compile(r"^FROM (/.+)$", re.MULTILINE)
 
 
 def verify_tag(
@@ -65,8 +67,33 @@ def verify_tag(
             blob_digest=_blob_of(details),
             reporter=reporter,
         )
+        failure = certificate.first_failure
+        if against is not None and failure is not None and failure.layer == "tensor":
+            certificate = _name_tensors(certificate, details, against)
         digests = [model.digest for model in client.list() if model.name == tag]
         return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
+
+
+def _name_tensors(
+    certificate: Certificate, details: ModelDetails, against: Checkpoint
+) -> Certificate:
+    """Say which tensors are wrong, where the daemon's file is on this machine."""
+    path = _FROM.search(details.modelfile)
+    if path is None or not Path(path.group(1)).is_file():
+        return certificate
+    from ollama_bridge.models.tensor_check import wrong_tensors
+
+    problems = wrong_tensors(Path(path.group(1)), against.path)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    check = Check(
+        name="tensors",
+        layer="tensor",
+        passed=not problems,
+        numbers={"wrong_tensors": len(problems)},
+        difference=f"{problems[0]}{more}" if problems else None,
+    )
+    # First, so that it is what the error says.
+    return certificate.model_copy(update={"checks": (check, *certificate.checks)})
 
 
 def _carried_values(tag: str, details: ModelDetails) -> ReferenceValues:

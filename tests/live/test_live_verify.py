@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,29 @@ def test_a_stranger_s_tag_against_its_source(
     )
     assert wrong.first_failure is not None
     assert wrong.first_failure.layer == "tensor"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (undo_permutation, r"blk\.0\.attn_q\.weight: its rows .* \(and 3 more\)"),
+        (lose_a_norm, r"blk\.0\.ffn_norm\.weight: all ones"),
+    ],
+)
+def test_the_wrong_tensor_is_named(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    words: str,
+) -> None:
+    """With the checkpoint at hand, the file of the daemon is compared tensor by tensor."""
+    bad = damaged(tiny.gguf("q8_0" if damage is lose_a_norm else "f16"), tmp_path / "bad", damage)
+    tag = created(bad, modelfile_of(bad, "Be brief."))
+    certificate = verify_tag(tag, client=client, against=tiny.checkpoint)
+    assert certificate.first_failure is not None
+    assert re.search(words, certificate.first_failure.difference or "")
 
 
 def without_values(exports: Exports, folder: Path) -> GGUFFile:

@@ -1,0 +1,109 @@
+"""Holds the tensors of a GGUF against the checkpoint that it should be, and names what is wrong.
+
+For a tag whose answers are off: which tensor, by how much, and whether a known mistake of
+converters explains it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ollama_bridge.errors import GGUFError
+from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
+from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
+from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
+from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.weights import Weights
+
+# Relative error (of the Euclidean norm) that rounding to a type was seen to stay below, doubled.
+_ROUNDING = {"F32": 1e-6, "F16": 2e-3, "BF16": 8e-3, "Q8_0": 0.02, "Q6_K": 0.05}
+_COARSE_ROUNDING = 0.35  # types of five bits and fewer
+
+
+def wrong_tensors(gguf: Path, checkpoint: Path) -> list[str]:
+    """Every tensor that is not the checkpoint's, in words; empty if all are.
+
+    Args:
+        gguf: The file that a daemon serves.
+        checkpoint: Folder of the checkpoint.
+
+    Raises:
+        GGUFError, ModelError: one of them cannot be read.
+        ConversionError: the checkpoint cannot be a GGUF at all.
+    """
+    contents = read_gguf(gguf)
+    config = check_folder(checkpoint)
+    architecture = ARCHITECTURES[read_architecture(checkpoint, config)]
+    found_name = contents.metadata.get("general.architecture")
+    if found_name != architecture.name:
+        return [f"the GGUF is a {found_name}, the checkpoint a {architecture.name}"]
+    weights = Weights.of_folder(checkpoint)
+    problems = []
+    for rule in architecture.rules(config):
+        if rule.source not in weights.infos:
+            if rule.optional and rule.target not in contents.tensors:
+                continue
+            problems.append(f"{rule.target}: the checkpoint has no {rule.source}")
+            continue
+        problem = _compare(rule, contents, weights, architecture)
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def _compare(
+    rule: TensorRule, contents: GGUFContents, weights: Weights, architecture: Architecture
+) -> str | None:
+    info = contents.tensors.get(rule.target)
+    if info is None:
+        return f"{rule.target}: missing"
+    if info.shape != rule.shape:
+        return f"{rule.target}: shape {info.shape}, the checkpoint's is {rule.shape}"
+    found = contents.tensor(rule.target)
+    source: Float32Array = weights.tensor(rule.source).float().numpy()
+    bound = _ROUNDING.get(info.type, _COARSE_ROUNDING)
+    error = _distance(found, _exported(rule, source))
+    if error <= bound:
+        return None
+    for mistake, values in _mistakes(rule, architecture).items():
+        if _distance(found, values(source)) <= bound:
+            return f"{rule.target}: {mistake}"
+    return f"{rule.target}: differs by {error:.2g} of its size ({info.type} rounds by {bound:.2g})"
+
+
+def _exported(rule: TensorRule, source: Float32Array) -> Float32Array:
+    values: Float32Array = source if rule.heads is None else permute(source, rule.heads)
+    return values + np.float32(rule.shift) if rule.shift else values
+
+
+def _mistakes(
+    rule: TensorRule, architecture: Architecture
+) -> dict[str, Callable[[Float32Array], Float32Array]]:
+    """What converters get wrong, and the values that come of it."""
+    mistakes: dict[str, Callable[[Float32Array], Float32Array]] = {}
+    if rule.heads is not None:
+        mistakes["its rows are in the checkpoint's order, not in llama.cpp's"] = _unchanged
+    if rule.shift:
+        mistakes[f"{rule.shift:g} was not added, as {architecture.name} needs it"] = _unchanged
+    elif len(rule.shape) == 1:
+        mistakes["off by one, as only a Gemma's norms are"] = lambda values: values + 1
+        mistakes["all ones: the checkpoint's values are lost"] = np.ones_like
+    return mistakes
+
+
+def _unchanged(values: Float32Array) -> Float32Array:
+    return values
+
+
+def _distance(found: Float32Array, expected: Float32Array) -> float:
+    if found.shape != expected.shape:
+        raise GGUFError(f"shapes {found.shape} and {expected.shape} cannot be compared")
+    size = float(np.linalg.norm(expected.astype(np.float64)))
+    gap = float(np.linalg.norm(found.astype(np.float64) - expected))
+    if not math.isfinite(gap):
+        return math.inf
+    return gap / size if size else gap
