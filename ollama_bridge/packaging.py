@@ -36,7 +36,7 @@ def package(
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
         system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
         gguf_type: f32, f16, bf16 or q8_0.
-        force: Register even if the proof fails; the certificate then says so.
+        force: Keep a model whose proof fails, under ``TAG-unverified``.
         out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
         reporter: Hears of progress.

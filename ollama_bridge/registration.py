@@ -45,6 +45,8 @@ _STAGE = "register"
 # The first version whose generate has log-probabilities.
 _OLDEST_VERSION = (0, 12, 11)
 _CANDIDATES = "ollama-bridge/candidate:"
+# Behind the tag of a model that was kept although its proof failed.
+_UNVERIFIED = "-unverified"
 # A candidate of another tag that is older than this was left behind, not being checked.
 _LEFTOVER_AGE_S = 3600.0
 
@@ -68,7 +70,8 @@ def register(
         client: Speaks to the daemon.
         out_dir: Folder of the artefact: Modelfile, exact request, certificate.
         reporter: Hears of progress.
-        force: Register even if the proof fails; the certificate then says so.
+        force: Keep a model whose proof fails, under the tag with ``-unverified`` behind it; the tag
+            itself is as it was.
 
     Raises:
         ConfigError: no legal tag.
@@ -77,7 +80,10 @@ def register(
         DaemonError: the daemon failed; the tag is as it was.
     """
     reporter = reporter or NullReporter()
-    job = _Job(gguf, modelfile, check_tag(tag), client, reporter, force=force)
+    tag = check_tag(tag)
+    if force:
+        check_tag(f"{tag}{_UNVERIFIED}")
+    job = _Job(gguf, modelfile, tag, client, reporter, force=force)
     work = Work(
         kind=RegisteredModel.kind,
         stage=_STAGE,
@@ -97,7 +103,7 @@ def register(
         job.write(draft, certificate)
         manifest = draft.commit(
             {
-                "tag": job.tag,
+                "tag": certificate.tag,
                 "type": certificate.type,
                 "verdict": certificate.verdict,
                 "passed": certificate.passed,
@@ -129,7 +135,7 @@ class _Job:
     def is_served(self, done: RegisteredModel) -> bool:
         """Whether the daemon's tag still is, byte for byte, the one that was proven."""
         proven = done.facts.get("tag_digest")
-        return bool(proven) and self._digest_of(self.tag) == proven
+        return bool(proven) and self._digest_of(str(done.facts["tag"])) == proven
 
     def run(self) -> Certificate:
         reference = ReferenceValues.read(self.gguf.reference_path)
@@ -151,12 +157,13 @@ class _Job:
                 reporter=self.reporter,
             )
             forced = self.force and not certificate.passed
-            certificate = certificate.model_copy(update={"tag": self.tag, "forced": forced})
+            tag = f"{self.tag}{_UNVERIFIED}" if forced else self.tag
+            certificate = certificate.model_copy(update={"tag": tag, "forced": forced})
             if forced:
-                self.reporter.emit(Note(_STAGE, "warning", certificate.verdict))
+                self.reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))
             else:
                 self._raise_if_failed(certificate)
-            digest = self._publish()
+            digest = self._publish(tag)
         return certificate.model_copy(update={"tag_digest": digest})
 
     def write(self, draft: Draft, certificate: Certificate) -> None:
@@ -240,15 +247,15 @@ class _Job:
             kept = "the previous version stays" if self._digest_of(self.tag) else "no tag was made"
             raise ParityError(f"{exc.message}; {kept}", layer=exc.layer, hint=exc.hint) from exc
 
-    def _publish(self) -> str:
-        """Give the proven model its tag; returns the digest of the tag's manifest."""
-        proven = self._digest_of(self.candidate)
-        self.client.copy(self.candidate, self.tag)
-        digest = self._digest_of(self.tag)
-        if digest is None or digest != proven:
+    def _publish(self, tag: str) -> str:
+        """Give the checked model its tag; returns the digest of the tag's manifest."""
+        checked = self._digest_of(self.candidate)
+        self.client.copy(self.candidate, tag)
+        digest = self._digest_of(tag)
+        if digest is None or digest != checked:
             raise DaemonError(
-                f"after copying, {self.tag} is not what was proven ({proven}) but {digest}",
-                model=self.tag,
+                f"after copying, {tag} is not what was checked ({checked}) but {digest}",
+                model=tag,
                 hint="run the same command again",
             )
         return digest

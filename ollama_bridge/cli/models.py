@@ -29,7 +29,9 @@ def package(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", help="name=value. Repeatable.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Register even if the proof fails.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
+    ] = False,
     out: options.OutOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,

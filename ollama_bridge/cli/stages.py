@@ -219,7 +219,9 @@ def register(
     modelfile: Annotated[
         Path | None, typer.Option(help="A Modelfile; left out: rendered from the GGUF.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Register even if the proof fails.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
+    ] = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:

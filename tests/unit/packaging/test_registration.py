@@ -188,10 +188,10 @@ def test_a_dropped_system_prompt_is_refused(
     assert daemon.tags == {}
 
 
-def test_force_registers_and_says_so(
+def test_force_keeps_what_failed_under_another_tag(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
-    """force gives a refused model its tag; certificate and a warning tell."""
+    """A refused model gets TAG-unverified, never TAG; certificate and a warning tell."""
     daemon.logprob_shift = 0.2
     listener = Listener()
     model = register(
@@ -207,6 +207,8 @@ def test_force_registers_and_says_so(
     assert certificate.forced
     assert not certificate.passed
     assert "NOT equal" in str(model.facts["verdict"])
+    assert model.tag == f"{TAG}-unverified"
+    assert list(daemon.tags) == [f"{TAG}-unverified"]
     assert any(isinstance(event, Note) and event.level == "warning" for event in listener.events)
 
 
