@@ -6,11 +6,11 @@ checkpoint that the tag is said to be. Nothing is created or changed in the daem
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
+from ollama_bridge.daemon.store import locate_blob
 from ollama_bridge.errors import ParityError
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import PARAMETERS, check_parameters
@@ -21,8 +21,6 @@ from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import read_parameters
 
 _STAGE = "verify"
-_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
-_FROM = re.compile(r"^FROM (/.+)$", re.MULTILINE)
 
 
 def verify_tag(
@@ -53,6 +51,7 @@ def verify_tag(
     tag = check_tag(tag)
     with Timed(reporter or NullReporter(), _STAGE):
         details = client.show(tag, verbose=True)
+        blob = locate_blob(client, tag)
         if against is not None:
             reference = ReferenceValues.read(against.reference_path)
         else:
@@ -62,28 +61,24 @@ def verify_tag(
             tag,
             reference,
             type=_type_of(details),
-            modelfile=_modelfile_of(details),
+            modelfile=_modelfile_of(details, blob.digest),
             metadata=details.model_info,
-            blob_digest=_blob_of(details),
+            blob_digest=blob.digest,
             reporter=reporter,
         )
         failure = certificate.first_failure
-        if against is not None and failure is not None and failure.layer == "tensor":
-            certificate = _name_tensors(certificate, details, against)
+        wrong = failure is not None and failure.layer == "tensor"
+        if wrong and against is not None and blob.path is not None:
+            certificate = _name_tensors(certificate, blob.path, against.path)
         digests = [model.digest for model in client.list() if model.name == tag]
         return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
 
 
-def _name_tensors(
-    certificate: Certificate, details: ModelDetails, against: Checkpoint
-) -> Certificate:
-    """Say which tensors are wrong, where the daemon's file is on this machine."""
-    path = _FROM.search(details.modelfile)
-    if path is None or not Path(path.group(1)).is_file():
-        return certificate
+def _name_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
+    """Say which tensors of the daemon's file are wrong."""
     from ollama_bridge.models.tensor_check import wrong_tensors
 
-    problems = wrong_tensors(Path(path.group(1)), against.path)
+    problems = wrong_tensors(gguf, checkpoint)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     check = Check(
         name="tensors",
@@ -113,19 +108,14 @@ def _type_of(details: ModelDetails) -> str:
     return str(level).lower()
 
 
-def _blob_of(details: ModelDetails) -> str:
-    found = _BLOB.search(details.modelfile)
-    return f"sha256:{found.group(1)}" if found else ""
-
-
-def _modelfile_of(details: ModelDetails) -> Modelfile:
+def _modelfile_of(details: ModelDetails, blob_digest: str) -> Modelfile:
     """The Modelfile that the daemon shows, as far as this package carries it."""
     values: dict[str, object] = {}
     for name, found in read_parameters(details.parameters).items():
         if name in PARAMETERS:
             values[name] = tuple(found) if name == "stop" else found[0]
     return Modelfile(
-        from_=_blob_of(details) or "unknown",
+        from_=blob_digest,
         template=details.template or None,
         system=details.system or None,
         parameters=check_parameters(values),
