@@ -66,6 +66,12 @@ class TokenizerSection:
         self._kind = self._find_kind()
         self._tokens, self._types = self._vocabulary()
         self._ends = self._end_ids()
+        if not self._ends:
+            # llama.cpp would take token 11 (BPE) or 2 (SentencePiece) for it.
+            raise ConversionError(
+                f"{folder}: no token ends an answer: a runtime would take one of its own",
+                hint="name eos_token in tokenizer_config.json, or eos_token_id in config.json",
+            )
         self._note_stripping()
 
     @property
@@ -104,13 +110,12 @@ class TokenizerSection:
         ):
             if id_ is not None:
                 entries.append(number(_PREFIX + key, id_))
-        if self._ends:
-            # llama.cpp stops at eos and eot, Ollama at eos_token_ids.
-            entries += [
-                number(f"{_PREFIX}eos_token_id", self._ends[0]),
-                number(f"{_PREFIX}eot_token_id", self._ends[0]),
-                array(f"{_PREFIX}eos_token_ids", self._ends, GGUFValueType.INT32),
-            ]
+        # llama.cpp stops at eos and eot, Ollama at eos_token_ids.
+        entries += [
+            number(f"{_PREFIX}eos_token_id", self._ends[0]),
+            number(f"{_PREFIX}eot_token_id", self._ends[0]),
+            array(f"{_PREFIX}eos_token_ids", self._ends, GGUFValueType.INT32),
+        ]
         entries += [
             flag(f"{_PREFIX}add_bos_token", value=first),
             flag(f"{_PREFIX}add_eos_token", value=last),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 # Raised when an import gives other bytes for the same input.
-_IMPORT_VERSION = 1
+_IMPORT_VERSION = 2
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",

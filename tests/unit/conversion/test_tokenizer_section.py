@@ -93,7 +93,7 @@ def test_gemmas_split_at_spaces_changes_nothing(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "generation_config.json").write_text("{}")
-    keys = written(folder, {"vocab_size": 3})
+    keys = written(folder, {"vocab_size": 3, "eos_token_id": 0})
     assert keys["tokenizer.ggml.model"] == "llama"
     assert keys["tokenizer.ggml.add_space_prefix"] is False
 
@@ -133,6 +133,15 @@ def test_a_bos_that_the_tokenizer_adds_is_written(folder: Path) -> None:
     keys = written(folder)
     assert keys["tokenizer.ggml.add_bos_token"] is True
     assert keys["tokenizer.ggml.add_eos_token"] is False
+
+
+def test_a_tokenizer_without_an_end_is_refused(folder: Path) -> None:
+    """llama.cpp would end answers at a token of its own choice."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
+    (folder / "generation_config.json").unlink()
+    with pytest.raises(ConversionError, match="no token ends an answer"):
+        written(folder, {"vocab_size": 384})
 
 
 def test_other_surroundings_are_refused(folder: Path) -> None:

@@ -204,7 +204,7 @@ def test_another_architecture_is_named(gguf: Path, tmp_path: Path) -> None:
         ("llama.attention.layer_norm_rms_epsilon", None, "epsilon"),
         ("llama.context_length", None, "context_length"),
         ("tokenizer.ggml.model", "bert", "bert"),
-        ("tokenizer.ggml.pre", "tekken", "tekken"),
+        ("tokenizer.ggml.pre", "poro-chat", "poro-chat"),
         ("tokenizer.ggml.tokens", None, "tokens"),
         ("tokenizer.ggml.tokens", ["a", "b"], "token_type"),
         ("tokenizer.ggml.merges", ["ab"], "two parts"),
