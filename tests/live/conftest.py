@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import pytest
 
+from ollama_bridge.client import Client
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.data.packages import fetch_package_file
@@ -42,6 +43,13 @@ def daemon(
     """A private daemon for the whole session; tests use tags of their own in it."""
     with PrivateDaemon(tmp_path_factory.mktemp("daemon"), binary=ollama_binary) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def client(daemon: PrivateDaemon) -> Iterator[Client]:
+    """A client of the shared daemon."""
+    with daemon.client() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,12 @@ from fakes.exports import modelfile_of
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.registration import register
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def client(daemon: PrivateDaemon) -> Iterator[Client]:
-    """A client of the shared daemon."""
-    with daemon.client() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("case", CASES)

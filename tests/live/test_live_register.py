@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,13 +51,6 @@ def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     """A random two-layer Llama."""
     return tiny_exports(tmp_path_factory.mktemp("tiny-exports"), seed=0)
-
-
-@pytest.fixture(scope="module")
-def client(daemon: PrivateDaemon) -> Iterator[Client]:
-    """A client of the shared daemon."""
-    with daemon.client() as opened:
-        yield opened
 
 
 def digests(client: Client) -> dict[str, str]:

@@ -39,13 +39,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     return tiny_exports(tmp_path_factory.mktemp("verify"), seed=11, system="Be brief.")
 
 
-@pytest.fixture(scope="module")
-def client(daemon: PrivateDaemon) -> Iterator[Client]:
-    """A client of the shared daemon."""
-    with daemon.client() as opened:
-        yield opened
-
-
 @pytest.fixture
 def created(client: Client) -> Iterator[Callable[[GGUFFile, Modelfile], str]]:
     """Makes a tag as anybody could, without a proof."""
