@@ -118,7 +118,7 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
     teacher: Checkpoint = resolve_model(
         recipe.teacher.model, cache_dir=models_dir, client=client, reporter=reporter
     )
-    unload_all(client)
+    unload_all(client, reporter)
     tuned = teacher
     if recipe.teacher.tune is not None:
         tuned = finetune(
@@ -222,7 +222,7 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
             out_dir=run_dir / "served",
             reporter=reporter,
         )
-    unload_all(client)
+    unload_all(client, reporter)
     return BuildResult(run_dir, student, report, served, tuple(models))
 
 
@@ -312,10 +312,18 @@ def tag_file_name(tag: str) -> str:
     return tag.replace("/", "+").replace(":", "+")
 
 
-def unload_all(client: Client) -> None:
-    """Unload every model: a daemon that decodes beside torch makes both collapse."""
+def unload_all(client: Client, reporter: Reporter) -> None:
+    """Unload every model: a daemon that decodes beside torch makes both collapse.
+
+    A model whose tag was deleted stays loaded until its time is over, and nobody can name it any
+    more. Nobody can ask it either, so it only takes memory.
+    """
     for model in client.ps():
-        client.unload(model.name)
+        try:
+            client.unload(model.name)
+        except ModelNotFoundError:
+            message = f"{model.name} was deleted but stays in memory until {model.expires_at}"
+            reporter.emit(Note("daemon", "info", message))
 
 
 def require_training_extra() -> None:

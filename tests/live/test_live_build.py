@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.pipeline import unload_all
+from ollama_bridge.reporting import Event, Reporter
 
 pytestmark = pytest.mark.live
 
@@ -67,6 +70,34 @@ def built(command: Command) -> dict[str, Any]:
     done = command("build", "sentiment-quick", "--json", *with_settings(SMALL))
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
+
+
+class Heard(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_deleted_model_that_is_still_loaded_stops_nobody(
+    daemon: PrivateDaemon, teacher_gguf: Path
+) -> None:
+    """A tag deleted while it was loaded cannot be unloaded; the others are, and it is said."""
+    with daemon.client() as client:
+        digest = f"sha256:{digest_file(teacher_gguf)}"
+        if not client.has_blob(digest):
+            client.upload_blob(teacher_gguf, digest)
+        client.create({"model": "live-gone", "files": {"model.gguf": digest}})
+        client.generate("live-gone", "Hi", options={"num_predict": 1})
+        client.delete("live-gone")
+        assert "live-gone:latest" in {model.name for model in client.ps()}
+        heard = Heard()
+        unload_all(client, heard)
+        assert "live-gone:latest was deleted" in str(heard.events)
+        assert {model.name for model in client.ps()} <= {"live-gone:latest"}
 
 
 def test_build_makes_proven_tags(built: dict[str, Any], daemon: PrivateDaemon) -> None:
