@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from ollama_bridge.cli import options, output
@@ -11,12 +13,19 @@ app = typer.Typer(help="Get, start and stop an Ollama daemon.", no_args_is_help=
 
 
 @app.command()
-def install(as_json: options.JSONOption = False, quiet: options.QuietOption = False) -> None:
+def install(
+    version: Annotated[
+        str | None,
+        typer.Option(help="Build exactly this one, beside any that is there: 0.34.4 or 0.24.0."),
+    ] = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
     """Install Ollama where there is none (minutes where it has to be built)."""
     from ollama_bridge.daemon.install import install_daemon
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        binary = install_daemon(reporter=reporter)
+        binary = install_daemon(version=version, reporter=reporter)
     output.fields({"binary": binary}, as_json=as_json)
 
 

@@ -15,49 +15,61 @@ from pathlib import Path
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.daemon.build import STAGE, Site, build_ollama, build_runner
 from ollama_bridge.daemon.find import find_binary
-from ollama_bridge.daemon.layout import BINARY, VERSION, daemon_dir, is_complete, write_manifest
+from ollama_bridge.daemon.layout import (
+    BINARY,
+    RELEASES,
+    VERSION,
+    Release,
+    daemon_dir,
+    is_complete,
+    write_manifest,
+)
 from ollama_bridge.daemon.locks import hold_lock
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
-from ollama_bridge.errors import ArtifactError, DaemonInstallError, DiskFullError
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonInstallError, DiskFullError
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _WAIT_LIMIT_S = 3600.0
 
 
-def install_daemon(*, reporter: Reporter | None = None) -> Path:
+def install_daemon(*, version: str | None = None, reporter: Reporter | None = None) -> Path:
     """Find an ``ollama``, or build one into the cache.
 
     Args:
+        version: Exactly this one, beside whatever is there; None: any that is found will do.
         reporter: Hears of progress; building takes minutes.
 
     Returns:
         The binary.
 
     Raises:
+        ConfigError: no version that can be built here.
         DaemonInstallError: a tool is missing, a registry not reachable, or a build failed.
         DiskFullError: no room; finished parts are kept.
     """
-    found = find_binary()
+    release = _release(version or VERSION)
+    found = find_binary() if version is None else None
     if found is not None:
         return found
+    version = release.version
     reporter = reporter or NullReporter()
     parent = daemon_dir()
     note = Note(STAGE, "info", "another process is installing Ollama; waiting for it")
     with (
         Timed(reporter, STAGE) as timer,
         hold_lock(
-            parent / f".{VERSION}.lock",
+            parent / f".{version}.lock",
             limit_s=_WAIT_LIMIT_S,
             doing="installing Ollama",
             on_wait=lambda: reporter.emit(note),
         ) as lock_fd,
     ):
-        folder = parent / VERSION
+        folder = parent / version
         if is_complete(folder):
             timer.reuse(folder)
             return folder / BINARY
         try:
-            _build(folder, lock_fd, reporter)
+            _build(release, folder, lock_fd, reporter)
         except ArtifactError as exc:
             if isinstance(exc, DiskFullError):
                 raise
@@ -68,17 +80,29 @@ def install_daemon(*, reporter: Reporter | None = None) -> Path:
                 f"Ollama could not be installed into {folder}: {exc}",
                 hint="export OLLAMA_BRIDGE_DAEMON_DIR=/a/folder/you/may/write",
             ) from exc
-        timer.finish(folder, {"version": VERSION})
+        timer.finish(folder, {"version": version})
         return folder / BINARY
 
 
-def _build(folder: Path, lock_fd: int, reporter: Reporter) -> None:
+def _release(version: str) -> Release:
+    release = RELEASES.get(version.removeprefix("v"))
+    if release is None:
+        raise ConfigError(
+            f"Ollama {version} cannot be built here (known: {', '.join(RELEASES)})",
+            hint=f"ollama-bridge daemon install --version {VERSION}",
+        )
+    return release
+
+
+def _build(release: Release, folder: Path, lock_fd: int, reporter: Reporter) -> None:
     toolchain = find_toolchain()
     parent = folder.parent
+    version = release.version
     site = Site(
-        parts=parent / f".{VERSION}.parts",
-        scratch=parent / f".{VERSION}.build",
-        log_path=parent / f"install-{VERSION}.log",
+        release=release,
+        parts=parent / f".{version}.parts",
+        scratch=parent / f".{version}.build",
+        log_path=parent / f"install-{version}.log",
         lock_fd=lock_fd,
     )
     site.parts.mkdir(parents=True, exist_ok=True)
@@ -87,7 +111,7 @@ def _build(folder: Path, lock_fd: int, reporter: Reporter) -> None:
     reporter.emit(Note(STAGE, "info", f"{advice} (log: {site.log_path})"))
     build_ollama(site, toolchain, reporter)
     build_runner(site, toolchain, reporter)
-    write_manifest(site.parts)
+    write_manifest(site.parts, release)
     if folder.exists():  # damaged, or built for another processor
         shutil.rmtree(folder)
     site.parts.replace(folder)

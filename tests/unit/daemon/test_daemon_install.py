@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from ollama_bridge.daemon import build, install, layout, toolchain
+from ollama_bridge.daemon import build, find, install, layout, toolchain
 from ollama_bridge.downloads import PinnedPackage
-from ollama_bridge.errors import ArtifactError, DaemonInstallError
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonInstallError
 
 _GO = """#!/bin/sh
 echo "go $*" >>"$CALLS"
+[ "$1" != install ] || echo "cgo $CGO_CPPFLAGS" >>"$CALLS"
 case "$1" in
   env) echo '{"GOVERSION": "go1.26.3", "GOTOOLCHAIN": "local"}' ;;
   mod) echo '{"Sum": "'"${FAKE_SUM}"'"}' ;;
@@ -45,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tools / name).symlink_to(f"/bin/{name}")
     monkeypatch.setenv("PATH", str(tools))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    monkeypatch.setenv("FAKE_SUM", build._MODULE_SUM)
+    monkeypatch.setenv("FAKE_SUM", layout.RELEASES[layout.VERSION].module_sum)
     monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.delenv("CXX", raising=False)
@@ -69,7 +71,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def calls(cache: Path) -> list[str]:
     """What the fake tools were asked to do, beside the questions about their version."""
     lines = (cache.parent / "calls").read_text().splitlines()
-    return [line.split()[0] for line in lines if not line.startswith("go env")]
+    return [line.split()[0] for line in lines if not line.startswith(("go env", "cgo"))]
 
 
 def test_install_builds_both_programs_and_leaves_no_scratch(cache: Path) -> None:
@@ -91,6 +93,41 @@ def test_second_install_does_nothing(cache: Path) -> None:
     before = calls(cache)
     assert install.install_daemon() == cache / layout.VERSION / "bin" / "ollama"
     assert calls(cache) == before
+
+
+def test_an_older_version_lies_beside_the_one_in_use(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.24.0 holds its runner, built with the headers of llama.cpp; it is never the default."""
+    old = "0.24.0"
+    monkeypatch.setenv("FAKE_SUM", layout.RELEASES[old].module_sum)
+    binary = install.install_daemon(version=old)
+    assert binary == layout.installed_binary(old) == cache / old / "bin" / "ollama"
+    assert {path.name for path in (cache / old).iterdir()} == {"bin", "installed.json"}
+    assert calls(cache) == ["go", "go"]
+    asked = (cache.parent / "calls").read_text().splitlines()[-1]
+    assert re.fullmatch(rf"cgo -I{re.escape(str(cache))}/\S+/llama\.cpp/vendor", asked)
+    assert layout.installed_binary() is None
+    assert find.find_binary() is None
+
+
+def test_an_asked_version_is_built_although_another_is_on_path(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is asked for by name is never replaced by one that happens to be there."""
+    other = cache.parent / "tools" / "ollama"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    assert install.install_daemon() == other
+    assert install.install_daemon(version=f"v{layout.VERSION}") != other
+
+
+def test_an_unknown_version_is_refused(cache: Path) -> None:
+    """Only pinned versions are built, whatever the text."""
+    with pytest.raises(ConfigError, match=r"\.\./0\.24\.0 cannot be built") as caught:
+        install.install_daemon(version="../0.24.0")
+    assert layout.VERSION in str(caught.value.hint)
+    assert not cache.exists()
 
 
 def test_failed_part_is_named_with_its_log_and_the_other_part_is_kept(
