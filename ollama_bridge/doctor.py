@@ -16,6 +16,7 @@ from typing import Literal
 import psutil
 
 from ollama_bridge.assets import home_dir
+from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
@@ -194,6 +195,10 @@ def _daemon(host: str | None) -> list[Finding]:
         return [Finding("daemon", "problem", error.message, error.hint)]
     if found is not None:
         detail = f"Ollama {found.version} at {found.host} (contract {found.era})"
+        detail += "".join(
+            f"; it does not {limit.what}: {limit.instead or 'update it'}"
+            for limit in limits_of(found.version)
+        )
         if found.binary is not None:
             return [Finding("daemon", "ok", detail)]
         return [

@@ -6,18 +6,23 @@
 | `0.33` | 0.30 to 0.34.0  | Jinja of the GGUF too; rewrites an uploaded GGUF (its digest moves) |
 | `0.34` | from 0.34.1     | no conversion, no quantization of GGUF, no LoRA adapters           |
 
-The main path (one finished GGUF) works on all of them.
+The main path (one finished GGUF) works on all of them. What a version cannot do, and what is done
+instead, is a table here too: nothing else compares versions.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 from ollama_bridge.errors import ReplyInvalidError
 
 Era = Literal["0.25", "0.33", "0.34"]
 Version = tuple[int, int, int]
+
+# A build without a version says 0.0.0: somebody's own, so it is taken for a current one.
+_UNVERSIONED: Version = (0, 0, 0)
 
 _PATTERN = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[-+.].*)?")
 
@@ -46,6 +51,62 @@ def era_of(version: str) -> Era:
         ReplyInvalidError: this is no version.
     """
     numbers = parse_version(version)
-    if numbers == (0, 0, 0) or numbers >= (0, 34, 1):
+    if numbers == _UNVERSIONED or numbers >= (0, 34, 1):
         return "0.34"
     return "0.33" if numbers >= (0, 30, 0) else "0.25"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Something that some versions cannot do.
+
+    Attributes:
+        what: It is.
+        first: The first version with this limit.
+        fixed: The first one without it again; None: it stays.
+        instead: What is done instead; None: nothing can be, so such a version is refused.
+    """
+
+    what: str
+    first: Version
+    fixed: Version | None
+    instead: str | None
+
+
+_SINCE_EVER: Version = (0, 0, 1)
+NO_LOGPROBS = Limit("report log-probabilities", _SINCE_EVER, (0, 12, 11), instead=None)
+REWRITES_GGUF = Limit(
+    "keep an uploaded GGUF byte for byte",
+    (0, 30, 0),
+    (0, 34, 1),
+    instead="its digest is not compared, what it serves is",
+)
+LIMITS = (
+    NO_LOGPROBS,
+    Limit("use a GGUF's Jinja template", _SINCE_EVER, (0, 30, 0), instead="a Go TEMPLATE is sent"),
+    REWRITES_GGUF,
+    Limit("take a LoRA ADAPTER", (0, 34, 1), None, instead="it is merged into its base"),
+    Limit("quantize a GGUF", (0, 34, 1), None, instead="`convert` does"),
+    Limit("convert safetensors to GGUF", (0, 34, 1), None, instead="`convert` does"),
+)
+
+
+def limits_of(version: str) -> tuple[Limit, ...]:
+    """What a version cannot do.
+
+    Raises:
+        ReplyInvalidError: this is no version.
+    """
+    return tuple(limit for limit in LIMITS if has_limit(version, limit))
+
+
+def has_limit(version: str, limit: Limit) -> bool:
+    """Whether a version has one limit.
+
+    Raises:
+        ReplyInvalidError: this is no version.
+    """
+    numbers = parse_version(version)
+    if numbers == _UNVERSIONED:
+        return limit.fixed is None
+    return limit.first <= numbers and (limit.fixed is None or numbers < limit.fixed)

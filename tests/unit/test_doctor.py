@@ -41,12 +41,13 @@ def test_everything_is_looked_at_once() -> None:
 def test_running_daemon_is_named_with_its_era(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A daemon that answers is ok, with version and contract."""
+    """A daemon that answers is ok, with version, contract and what it cannot do."""
     found = RunningDaemon("http://h:1", "0.33.2", "0.33", tmp_path)
     monkeypatch.setattr(doctor, "find_daemon", lambda _: found)
     finding = by_name(run_doctor())["daemon"]
     assert finding.status == "ok"
     assert "0.33.2" in finding.detail
+    assert "it does not keep an uploaded GGUF byte for byte: its digest" in finding.detail
 
 
 def test_taken_port_is_a_problem_with_the_daemons_hint(monkeypatch: pytest.MonkeyPatch) -> None:

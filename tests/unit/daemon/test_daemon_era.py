@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.daemon.era import era_of, parse_version
+from ollama_bridge.daemon.era import era_of, limits_of, parse_version
 from ollama_bridge.errors import ReplyInvalidError
 
 
@@ -26,6 +26,27 @@ from ollama_bridge.errors import ReplyInvalidError
 def test_era_changes_where_ollama_changed_its_contract(version: str, era: str) -> None:
     """The borders lie at 0.30.0 and 0.34.1; a build without a version counts as current."""
     assert era_of(version) == era
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("0.12.10", ["log-probabilities", "Jinja"]),
+        ("0.24.0", ["Jinja"]),
+        ("0.30.0", ["byte for byte"]),
+        ("0.34.0", ["byte for byte"]),
+        ("0.34.1", ["ADAPTER", "quantize", "convert"]),
+        ("0.0.0", ["ADAPTER", "quantize", "convert"]),
+    ],
+)
+def test_what_a_version_cannot_do_is_listed(version: str, words: list[str]) -> None:
+    """Each limit begins and ends with its version, and says what is done instead."""
+    limits = limits_of(version)
+    assert len(limits) == len(words)
+    assert all(word in limit.what for word, limit in zip(words, limits, strict=True))
+    assert [limit.what for limit in limits if limit.instead is None] == [
+        limit.what for limit in limits if "log-prob" in limit.what
+    ]
 
 
 def test_versions_are_read_with_prefix_and_suffix() -> None:
