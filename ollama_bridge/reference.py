@@ -150,6 +150,8 @@ class ReferenceValues(_Value):
         end_tokens: Tokens that end an answer; the first is the one that training teaches.
         bos: The tokenizer's BOS, if any.
         adds_bos: Whether the tokenizer puts BOS before every text.
+        pre_tokenizer: How it splits texts, by llama.cpp's name (``models.pretokenizers``); None:
+            otherwise than by one of those.
         vocab_size: Tokens that the tokenizer knows.
         context_length: Positions that the weights were made for.
         unstretched_context: Up to which num_ctx a daemon computes short texts as the checkpoint
@@ -169,6 +171,7 @@ class ReferenceValues(_Value):
     end_tokens: tuple[Special, ...]
     bos: Special | None
     adds_bos: bool
+    pre_tokenizer: str | None = None
     vocab_size: int = Field(gt=0)
     context_length: int = Field(gt=0)
     unstretched_context: int | None = Field(default=None, gt=0)

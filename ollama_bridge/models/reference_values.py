@@ -20,10 +20,11 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.rounding import ROUNDINGS, rounded
-from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.models.safety import read_architecture, read_config, read_json_object
 from ollama_bridge.reference import (
     COMPARED_FLOOR,
     Answer,
@@ -153,6 +154,7 @@ def _compute(
         end_tokens=end_tokens,
         bos=bos,
         adds_bos=text.adds_bos,
+        pre_tokenizer=_pre_tokenizer(folder),
         vocab_size=len(tokenizer),
         context_length=int(model.config.max_position_embeddings),
         unstretched_context=architecture.unstretched_context(config),
@@ -162,6 +164,14 @@ def _compute(
         answers=answers,
         noise=noise,
     )
+
+
+def _pre_tokenizer(folder: Path) -> str | None:
+    document = read_json_object(folder / "tokenizer.json")
+    model = document.get("model")
+    ignores = isinstance(model, dict) and bool(model.get("ignore_merges"))
+    entry = by_structure(document.get("pre_tokenizer"), ignore_merges=ignores)
+    return entry.name if entry is not None else None
 
 
 class _Scorer:

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_bridge.models.pretokenizers import by_name
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verify.certificate import Check
 
 
 def check_vocabulary(
     reference: ReferenceValues, metadata: Mapping[str, Any]
-) -> tuple[Check, Check]:
-    """Texts of all tokens that the probes use, and the tokens that end an answer.
+) -> tuple[Check, Check, Check]:
+    """Texts of all tokens that the probes use, how texts are split, and the tokens at the ends.
 
     Args:
         reference: The checkpoint's values.
         metadata: The GGUF's metadata.
     """
-    return _check_texts(reference, metadata), _check_ends(reference, metadata)
+    return (
+        _check_texts(reference, metadata),
+        _check_splitting(reference, metadata),
+        _check_ends(reference, metadata),
+    )
 
 
 def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
@@ -47,6 +52,25 @@ def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Che
     )
 
 
+def _check_splitting(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
+    """Texts that no probe has would be split wrongly too, so the name is held against the name."""
+    name = metadata.get("tokenizer.ggml.pre")
+    if name is None and metadata.get("tokenizer.ggml.model") == "gpt2":
+        name = "default"  # what llama.cpp takes then
+    found = by_name(name) if isinstance(name, str) else None
+    wanted = reference.pre_tokenizer
+    # A name that is not in the table may well mean the same: what it does to the probes decides.
+    wrong = found is not None and wanted is not None and found.name != wanted
+    return Check(
+        name="pre-tokenizer",
+        layer="tokenizer",
+        passed=not wrong,
+        difference=f"tokenizer.ggml.pre is {name!r} in the GGUF, the tokenizer splits as {wanted!r}"
+        if wrong
+        else None,
+    )
+
+
 def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
     eos = metadata.get("tokenizer.ggml.eos_token_id")
     listed = metadata.get("tokenizer.ggml.eos_token_ids", [])
@@ -63,6 +87,13 @@ def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Chec
         first = reference.end_tokens[0]
         difference = f"the GGUF does not name token {first.id} ({first.text}) as an end of text"
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token")
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    first_token = reference.bos if reference.adds_bos else None
+    if difference is None and first_token and bos not in (None, first_token.id):
+        difference = (
+            f"the GGUF's bos_token_id is {bos}, the tokenizer begins every text with "
+            f"{first_token.id} ({first_token.text})"
+        )
     if difference is None and adds_bos is not None and bool(adds_bos) != reference.adds_bos:
         difference = (
             f"add_bos_token is {bool(adds_bos)} in the GGUF, the tokenizer "

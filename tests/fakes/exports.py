@@ -97,12 +97,37 @@ def lose_a_norm(path: Path) -> None:
     data.flush()
 
 
+def shift_a_norm(path: Path) -> None:
+    """One norm of the first layer is one too large, as Gemma's are stored."""
+    info = read_gguf(path).tensors["blk.0.attn_norm.weight"]
+    data = np.memmap(path, dtype=np.uint8, mode="r+")
+    data[info.offset : info.offset + info.size_bytes].view("<f4")[:] += 1
+    data.flush()
+
+
+def set_add_bos(path: Path) -> None:
+    """The daemon puts a BOS in front that the tokenizer does not."""
+    _overwrite(path, b"tokenizer.ggml.add_bos_token", b"\x01")
+
+
+def set_pre_tokenizer(path: Path) -> None:
+    """Texts are split as another model's."""
+    name = b"gpt-4o"
+    key = b"tokenizer.ggml.pre"
+    assert read_gguf(path).metadata[key.decode()] == "smollm"
+    _overwrite(path, key, struct.pack("<Q", len(name)) + name)
+
+
 def set_eos(path: Path) -> None:
     """eos_token_id is <|endoftext|> instead of the token that ends a turn."""
-    key = b"tokenizer.ggml.eos_token_id"
+    _overwrite(path, b"tokenizer.ggml.eos_token_id", struct.pack("<I", 0))
+
+
+def _overwrite(path: Path, key: bytes, value: bytes) -> None:
+    """The value of a metadata key, by one of the same length."""
     content = bytearray(path.read_bytes())
     at = content.index(struct.pack("<Q", len(key)) + key) + 8 + len(key) + 4
-    content[at : at + 4] = struct.pack("<I", 0)
+    content[at : at + len(value)] = value
     path.write_bytes(content)
 
 

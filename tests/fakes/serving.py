@@ -59,6 +59,7 @@ def small_reference(*, system: str | None = SYSTEM) -> ReferenceValues:
         end_tokens=(END,),
         bos=None,
         adds_bos=False,
+        pre_tokenizer="gpt-2",
         vocab_size=7,
         context_length=8192,
         conversations=(

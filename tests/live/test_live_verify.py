@@ -13,7 +13,10 @@ from fakes.exports import (
     damaged,
     lose_a_norm,
     modelfile_of,
+    set_add_bos,
     set_eos,
+    set_pre_tokenizer,
+    shift_a_norm,
     swap_tokens,
     tiny_exports,
     undo_permutation,
@@ -89,7 +92,10 @@ def test_values_survive_a_copy_of_the_tag(
     [
         (undo_permutation, "tensor"),
         (lose_a_norm, "tensor"),
+        (shift_a_norm, "tensor"),
         (set_eos, "tokenizer"),
+        (set_add_bos, "tokenizer"),
+        (set_pre_tokenizer, "tokenizer"),
         (swap_tokens, "tokenizer"),
     ],
 )
@@ -166,6 +172,7 @@ def test_a_stranger_s_tag_against_its_source(
     [
         (undo_permutation, r"blk\.0\.attn_q\.weight: its rows .* \(and 3 more\)"),
         (lose_a_norm, r"blk\.0\.ffn_norm\.weight: all ones"),
+        (shift_a_norm, r"blk\.0\.attn_norm\.weight: off by one"),
     ],
 )
 def test_the_wrong_tensor_is_named(

@@ -10,6 +10,7 @@ from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge.errors import ArtifactError, ParityError
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.reference import Special
 from ollama_bridge.verify.certificate import LAYERS, Certificate, Check
 from ollama_bridge.verify.settings import check_settings, read_parameters
 from ollama_bridge.verify.vocabulary import check_vocabulary
@@ -34,8 +35,26 @@ MODELFILE = Modelfile(
 
 
 def test_a_right_vocabulary_passes() -> None:
-    """Texts, ends and BOS agree."""
+    """Texts, splitting, ends and BOS agree."""
     assert all(check.passed for check in check_vocabulary(small_reference(), GOOD))
+
+
+@pytest.mark.parametrize("name", ["mpt", "a name of tomorrow", None])
+def test_another_name_of_the_same_splitting_passes(name: str | None) -> None:
+    """Aliases, names that we do not know and none at all prove nothing wrong."""
+    metadata = GOOD | {"tokenizer.ggml.pre": name}
+    assert all(check.passed for check in check_vocabulary(small_reference(), metadata))
+
+
+@pytest.mark.parametrize(("bos", "passed"), [(1, True), (0, False)])
+def test_the_token_that_begins_every_text_is_compared(bos: int, passed: bool) -> None:
+    """Its id decides what the daemon puts in front, which no token count shows."""
+    reference = small_reference().model_copy(
+        update={"bos": Special(id=1, text="<|im_start|>"), "adds_bos": True}
+    )
+    metadata = GOOD | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": bos}
+    checks = check_vocabulary(reference, metadata)
+    assert all(check.passed for check in checks) == passed
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,8 @@ def test_a_right_vocabulary_passes() -> None:
         ),
         ({"tokenizer.ggml.eos_token_id": 0}, "eos_token_id is 0"),
         ({"tokenizer.ggml.add_bos_token": True}, "add_bos_token is True"),
+        ({"tokenizer.ggml.model": "gpt2"}, "is 'default' in the GGUF"),
+        ({"tokenizer.ggml.pre": "smollm"}, "is 'smollm' in the GGUF, the tokenizer splits as 'gpt"),
     ],
 )
 def test_a_wrong_vocabulary_is_named(change: dict[str, object], message: str) -> None:
