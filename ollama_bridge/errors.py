@@ -20,6 +20,7 @@ The branch says who has to act, the message what happened with the values that m
     │   │   └── ContextOverflowError
     │   ├── RunnerCrashedError      the daemon reported a failure while answering
     │   ├── ReplyInvalidError       the answer is not what the API promises
+    │   │   └── RenderingHiddenError  it does not say how it renders a prompt
     │   ├── StreamBrokenError       the answer ended without its terminal event
     │   └── DaemonTimeoutError      a finite limit ran out; ``phase`` says which
     ├── ModelError                  a checkpoint or GGUF cannot be used             exit 4
@@ -185,6 +186,10 @@ class RunnerCrashedError(DaemonError):
 
 class ReplyInvalidError(DaemonError):
     """The daemon's answer is not what its API promises (not JSON, a proxy's page, ...)."""
+
+
+class RenderingHiddenError(ReplyInvalidError):
+    """The daemon answers a conversation instead of showing how it renders it."""
 
 
 class StreamBrokenError(DaemonError):

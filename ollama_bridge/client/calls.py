@@ -76,6 +76,8 @@ def render(model: str, messages: str | Sequence[MessageLike], *, think: bool | s
         "stream": False,
         "truncate": False,
         "_debug_render_only": True,
+        # The flag is not documented: a daemon without it answers, and then shortly.
+        "options": {"num_predict": 1},
     }
     if think is not None:
         body["think"] = think

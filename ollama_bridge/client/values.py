@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_bridge.client.fields import Fields, read_fields
-from ollama_bridge.errors import ReplyInvalidError
+from ollama_bridge.errors import RenderingHiddenError
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def read_rendered(data: object) -> str:
     """Read what ``_debug_render_only`` gives back."""
     info = read_fields(data, "/api/chat").inner("_debug_info")
     if not info.has("rendered_template"):
-        raise ReplyInvalidError(
+        raise RenderingHiddenError(
             "this daemon does not say how it renders a prompt", hint="use Ollama 0.24 or newer"
         )
     return info.text("rendered_template")

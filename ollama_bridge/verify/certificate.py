@@ -16,6 +16,8 @@ from ollama_bridge.errors import ArtifactError, ParityError
 # In the order in which a difference of one explains differences of the next.
 LAYERS = ("template", "tokenizer", "tensor", "stop", "sampling")
 Layer = Literal["template", "tokenizer", "tensor", "stop", "sampling"]
+# How prompts were compared: as the daemon shows them, or without that.
+RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 
 _HINTS: dict[str, str] = {
     "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
@@ -34,7 +36,8 @@ class Check(BaseModel):
         name: What was compared.
         layer: Where a difference lies.
         passed: Whether it is within its bounds.
-        numbers: Counts, measured values and the bounds they were held against.
+        numbers: Counts, measured values and the bounds they were held against; ``proof`` says how
+            prompts were compared (``verify.prompts``).
         difference: The first difference, in words.
     """
 
@@ -92,9 +95,10 @@ class Certificate(BaseModel):
             forced = "; registered by force" if self.forced else ""
             return f"NOT equal to its checkpoint ({failure.layer}: {failure.name}){forced}"
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
+        counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
         return (
             f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
-            f"{numbers.get('prompts', 0)} prompts, {numbers.get('tokens', 0)} tokens, "
+            f"{numbers.get('prompts', 0)} prompts{counted}, {numbers.get('tokens', 0)} tokens, "
             f"{numbers.get('positions', 0)} positions "
             f"(max difference {numbers.get('max_difference', 0):.3f}, "
             f"mean KL {numbers.get('mean_kl_nats', 0):.5f} nats)"

@@ -12,11 +12,12 @@ from typing import Any
 
 from ollama_bridge.client import Client
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.reference import Answer, Conversation, ReferenceValues, TokenScore
+from ollama_bridge.reference import Answer, ReferenceValues, TokenScore
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 from ollama_bridge.verify.bounds import Bounds, bounds_of
 from ollama_bridge.verify.certificate import Certificate, Check
-from ollama_bridge.verify.scores import ServedScore, compare_tops
+from ollama_bridge.verify.prompts import check_prompts
+from ollama_bridge.verify.scores import ServedScore, compare_tops, special_texts
 from ollama_bridge.verify.settings import check_settings
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
@@ -61,7 +62,7 @@ def check_parity(
     """
     run = _Run(client, tag, reference, bounds_of(type, reference), reporter or NullReporter())
     details = client.show(tag)
-    template = run.check_template()
+    template = check_prompts(client, tag, reference, mean_kl_bound=run.bounds.mean_kl_nats)
     prompts, answers = run.score_prompts(), run.score_answers()
     checks = (
         template,
@@ -112,24 +113,6 @@ class _Run:
         )
         self._done = 0
 
-    def check_template(self) -> Check:
-        """Every conversation renders to the same text."""
-        different = 0
-        first: str | None = None
-        for conversation in self.reference.conversations:
-            messages = [turn.model_dump() for turn in conversation.turns]
-            served = self.client.render(self.tag, messages)
-            if served != conversation.rendered:
-                different += 1
-                first = first or _first_difference(conversation, served)
-        return Check(
-            name="rendered prompts",
-            layer="template",
-            passed=not different,
-            numbers={"prompts": len(self.reference.conversations), "different": different},
-            difference=first,
-        )
-
     def score_prompts(self) -> list[_Scored]:
         """The first token after every conversation."""
         return [
@@ -166,9 +149,7 @@ class _Run:
 
     def check_scores(self, places: Sequence[_Scored]) -> Check:
         """Log-probabilities agree at every place."""
-        special = [token.text for token in self.reference.end_tokens]
-        if self.reference.bos is not None:
-            special.append(self.reference.bos.text)
+        special = special_texts(self.reference)
         worst, worst_where, total_kl, compared = 0.0, "", 0.0, 0
         for place in places:
             result = compare_tops(place.reference, place.served, special=special)
@@ -286,18 +267,4 @@ def _check_counts(places: Sequence[_Scored]) -> Check:
             "different_counts": len(wrong),
         },
         difference=difference,
-    )
-
-
-def _first_difference(conversation: Conversation, served: str) -> str:
-    wanted_bytes, served_bytes = conversation.rendered.encode(), served.encode()
-    shared = min(len(wanted_bytes), len(served_bytes))
-    at = next((i for i in range(shared) if wanted_bytes[i] != served_bytes[i]), shared)
-    wanted, got = (
-        text[max(at - 12, 0) : at + 28].decode(errors="replace")
-        for text in (wanted_bytes, served_bytes)
-    )
-    return (
-        f"conversation {conversation.name!r} differs at byte {at}: the checkpoint renders "
-        f"...{wanted!r}..., the daemon ...{got!r}..."
     )

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ollama_bridge.reference import COMPARED_FLOOR, TokenScore
+from ollama_bridge.reference import COMPARED_FLOOR, ReferenceValues, TokenScore
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ def compare_tops(
                 if difference > worst:
                     worst, worst_token = difference, text
     return Comparison(compared, worst, worst_token, _kl(pairs))
+
+
+def special_texts(reference: ReferenceValues) -> list[str]:
+    """Texts that a daemon may print for tokens without a text of their own."""
+    bos = [] if reference.bos is None else [reference.bos.text]
+    return [*(token.text for token in reference.end_tokens), *bos]
 
 
 def _name(text: str, special: frozenset[str]) -> str | None:

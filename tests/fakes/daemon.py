@@ -67,6 +67,7 @@ class FakeDaemon:
         pause_s: Silence before an answer begins, and between two bytes of a drip.
         final: Fields of the terminal event.
         logprobs: What each piece carries under ``logprobs``.
+        renders: Whether it knows ``_debug_render_only``; else it answers as if it were not there.
         statuses: What ``create`` and ``pull`` say.
         models: Tag to the digest of its manifest.
         blobs: Files by digest.
@@ -89,6 +90,7 @@ class FakeDaemon:
         }
     )
     logprobs: list[dict[str, Any]] | None = None
+    renders: bool = True
     statuses: Sequence[Mapping[str, Any]] = ({"status": "writing manifest"}, {"status": "success"})
     models: dict[str, str] = field(default_factory=lambda: {"m:latest": "d" * 64})
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -213,10 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/delete":
                 del daemon.models[tag]
                 return 200, []
-        if asked.json.get("_debug_render_only"):
+        if daemon.renders and asked.json.get("_debug_render_only"):
             text = "".join(f"[{m['role']}]{m['content']}" for m in asked.json["messages"])
             return 200, [{"_debug_info": {"rendered_template": text}}]
-        return 200, list(daemon.answer(chat=asked.path == "/api/chat"))
+        events = list(daemon.answer(chat=asked.path == "/api/chat"))
+        return 200, events if asked.json.get("stream", True) else events[-1:]
 
     def _blob(self, digest: str, asked: Asked) -> tuple[int, Sequence[Mapping[str, Any]]]:
         if asked.method == "HEAD":

@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.client import ModelDetails, ModelSummary, NextToken, Reply, Timings, TopLogprob
-from ollama_bridge.errors import ModelNotFoundError
+from ollama_bridge.client import (
+    ModelDetails,
+    ModelSummary,
+    NextToken,
+    Reply,
+    Timings,
+    TokenLogprob,
+    TopLogprob,
+)
+from ollama_bridge.errors import ModelNotFoundError, RenderingHiddenError
 from ollama_bridge.reference import (
     Answer,
     Conversation,
@@ -102,7 +110,9 @@ class FakeDaemon:
         extra_tokens: Added to every prompt's token count.
         never_ends: Answers run into the limit.
         drops: Parameter that create loses.
+        renders: Whether it shows how it renders a prompt.
         fail_at: Name of the method that raises ``failure``.
+        host: Another machine's, so that files are sent.
     """
 
     reference: ReferenceValues
@@ -110,11 +120,13 @@ class FakeDaemon:
     extra_tokens: int = 0
     never_ends: bool = False
     drops: str | None = None
+    renders: bool = True
     fail_at: str | None = None
     failure: BaseException | None = None
     blobs: set[str] = field(default_factory=set)
     tags: dict[str, Stored] = field(default_factory=dict)
     uploads: int = 0
+    host: str = "http://192.0.2.1:11434"
     calls: list[str] = field(default_factory=list)
 
     def _call(self, name: str) -> None:
@@ -195,6 +207,11 @@ class FakeDaemon:
     def render(self, tag: str, messages: Sequence[Mapping[str, str]]) -> str:
         """ChatML with the tag's own system prompt."""
         self._call("render")
+        if not self.renders:
+            raise RenderingHiddenError("this daemon does not say how it renders a prompt")
+        return self._prompt(tag, messages)
+
+    def _prompt(self, tag: str, messages: Sequence[Mapping[str, str]]) -> str:
         turns = [(message["role"], message["content"]) for message in messages]
         return chatml(turns, system=self._stored(tag).request.get("system"))
 
@@ -202,16 +219,19 @@ class FakeDaemon:
         """The reference's own log-probabilities, shifted."""
         self._call("next_token")
         tokens, scores = self._place(prompt)
-        served = [
+        served = self._served(scores)
+        return NextToken(
+            prompt_tokens=tokens + self.extra_tokens, top=served, chosen=served[0].token
+        )
+
+    def _served(self, scores: Sequence[TokenScore]) -> tuple[TopLogprob, ...]:
+        return tuple(
             TopLogprob(
                 token=score.text or "",
                 logprob=score.logprob + (self.logprob_shift if index == 1 else 0.0),
                 bytes=None,
             )
             for index, score in enumerate(scores)
-        ]
-        return NextToken(
-            prompt_tokens=tokens + self.extra_tokens, top=tuple(served), chosen=served[0].token
         )
 
     def _place(self, prompt: str) -> tuple[int, tuple[TokenScore, ...]]:
@@ -225,9 +245,25 @@ class FakeDaemon:
                     return position.prompt_tokens, position.top
         raise AssertionError("a prompt that no probe has")
 
-    def chat(self, tag: str, messages: object, *, options: Mapping[str, Any]) -> Reply:
-        """The reference's own answer."""
-        return self._reply(self.reference.answers[0].text)
+    def chat(
+        self,
+        tag: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        options: Mapping[str, Any],
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
+    ) -> Reply:
+        """The reference's own answer; a prompt that is not the reference's has more tokens."""
+        reply = self._reply(self.reference.answers[0].text)
+        if not logprobs:
+            return reply
+        prompt = self._prompt(tag, messages)
+        known = any(prompt == found.rendered for found in self.reference.conversations)
+        tokens, scores = self._place(prompt) if known else (99, TOP)
+        top = self._served(scores)
+        entry = TokenLogprob(token=top[0].token, logprob=top[0].logprob, bytes=None, top=top)
+        return replace(reply, prompt_tokens=tokens + self.extra_tokens, logprobs=(entry,))
 
     def generate(self, tag: str, prompt: str, *, raw: bool, options: Mapping[str, Any]) -> Reply:
         """Nothing more to say."""

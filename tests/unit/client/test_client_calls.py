@@ -27,6 +27,7 @@ from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
     ContextOverflowError,
+    RenderingHiddenError,
     ReplyInvalidError,
     RequestRejectedError,
     RunnerCrashedError,
@@ -183,6 +184,14 @@ def test_lists_and_details_are_values(fake_daemon: FakeDaemon, ask: Any) -> None
     assert (details.modelfile, details.capabilities) == ("FROM x", ("tools",))
     assert ask(host, "render", "m", "hi", think=False) == "[user]hi"
     assert fake_daemon.asked[-1].json["think"] is False
+
+
+def test_a_hidden_prompt_is_told_from_a_broken_reply(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """A daemon that does not know the flag answers: one token, and an error of its own kind."""
+    fake_daemon.renders = False
+    with pytest.raises(RenderingHiddenError, match="does not say how it renders"):
+        ask(fake_daemon.host, "render", "m", "hi")
+    assert fake_daemon.asked[-1].json["options"]["num_predict"] == 1
 
 
 def test_copy_delete_and_unload(fake_daemon: FakeDaemon, ask: Any) -> None:

@@ -188,6 +188,38 @@ def test_a_dropped_system_prompt_is_refused(
     assert daemon.tags == {}
 
 
+def test_a_daemon_that_hides_its_prompts_is_proven_by_counts(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """The rendering flag is not documented: without it token counts decide, and it is said."""
+    daemon.renders = False
+    daemon.version = lambda: "0.12.11"  # type: ignore[method-assign]
+    model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.checks[0].numbers == {
+        "prompts": 2,
+        "different": 0,
+        "proof": "token counts",
+    }
+    assert "2 prompts (by token counts)" in str(model.facts["verdict"])
+
+
+@pytest.mark.parametrize("fault", ["dropped system prompt", "other weights"])
+def test_counts_refuse_a_wrong_prompt(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, fault: str
+) -> None:
+    """Other tokens in the prompt, or other tokens behind it, are a difference of the template."""
+    daemon.renders = False
+    if fault == "other weights":
+        daemon.logprob_shift = -1.0
+    else:
+        modelfile = replace(modelfile, system=None)
+    with pytest.raises(ParityError, match="does not show its text") as caught:
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert caught.value.layer == "template"
+    assert daemon.tags == {}
+
+
 def test_force_keeps_what_failed_under_another_tag(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:

@@ -1,0 +1,111 @@
+"""Holds what a daemon renders against the reference's prompts.
+
+Daemons show it by ``_debug_render_only``, a flag of ``/api/chat`` that no document promises. Where
+it is ignored, the daemon is asked to answer instead, with one token: its prompt must have as many
+tokens as the reference's, and the same tokens must be the likeliest behind it. That misses a
+difference which changes neither; so the certificate says which proof it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_bridge.client import Client
+from ollama_bridge.errors import RenderingHiddenError
+from ollama_bridge.reference import Conversation, ReferenceValues
+from ollama_bridge.verify.certificate import RENDERED_TEXT, TOKEN_COUNTS, Check
+from ollama_bridge.verify.scores import ServedScore, compare_tops, special_texts
+
+_ONE_TOKEN = {"temperature": 0.0, "repeat_penalty": 1.0, "num_predict": 1, "stop": []}
+
+
+def check_prompts(
+    client: Client, tag: str, reference: ReferenceValues, *, mean_kl_bound: float
+) -> Check:
+    """Compare every conversation.
+
+    Args:
+        client: Speaks to the daemon.
+        tag: The tag to check.
+        reference: Has the conversations.
+        mean_kl_bound: What the tokens behind the prompts may differ by on average, in nats, where
+            the daemon shows no text.
+
+    Raises:
+        DaemonError: the daemon could not answer.
+    """
+    try:
+        different = _rendered_differences(client, tag, reference.conversations)
+        proof = RENDERED_TEXT
+    except RenderingHiddenError:
+        different = _counted_differences(client, tag, reference, mean_kl_bound)
+        proof = TOKEN_COUNTS
+    return Check(
+        name="rendered prompts",
+        layer="template",
+        passed=not different,
+        numbers={
+            "prompts": len(reference.conversations),
+            "different": len(different),
+            "proof": proof,
+        },
+        difference=different[0] if different else None,
+    )
+
+
+def _rendered_differences(
+    client: Client, tag: str, conversations: Sequence[Conversation]
+) -> list[str]:
+    different = []
+    for conversation in conversations:
+        served = client.render(tag, _messages(conversation))
+        if served != conversation.rendered:
+            different.append(_first_difference(conversation, served))
+    return different
+
+
+def _counted_differences(
+    client: Client, tag: str, reference: ReferenceValues, mean_kl_bound: float
+) -> list[str]:
+    special = special_texts(reference)
+    different, divergences = [], []
+    for conversation in reference.conversations:
+        reply = client.chat(
+            tag, _messages(conversation), options=_ONE_TOKEN, logprobs=True, top_logprobs=20
+        )
+        wanted = len(conversation.token_ids)
+        if reply.prompt_tokens != wanted:
+            different.append(
+                f"conversation {conversation.name!r} is {wanted} tokens in the checkpoint and "
+                f"{reply.prompt_tokens} in the daemon, which does not show its text"
+            )
+        elif reply.logprobs:  # none where the end token was drawn
+            served = [ServedScore(entry.token, entry.logprob) for entry in reply.logprobs[0].top]
+            kl_nats = compare_tops(conversation.top, served, special=special).kl_nats
+            divergences.append((kl_nats, conversation.name))
+    mean_kl = sum(kl_nats for kl_nats, _ in divergences) / max(len(divergences), 1)
+    if mean_kl > mean_kl_bound:
+        kl_nats, name = max(divergences)
+        different.append(
+            f"behind conversation {name!r} other tokens are likely (KL {kl_nats:.3f} nats, mean "
+            f"{mean_kl:.4f}, bound {mean_kl_bound:.4g}); the daemon does not show its text"
+        )
+    return different
+
+
+def _messages(conversation: Conversation) -> list[dict[str, str]]:
+    return [turn.model_dump() for turn in conversation.turns]
+
+
+def _first_difference(conversation: Conversation, served: str) -> str:
+    wanted_bytes, served_bytes = conversation.rendered.encode(), served.encode()
+    shared = min(len(wanted_bytes), len(served_bytes))
+    at = next((i for i in range(shared) if wanted_bytes[i] != served_bytes[i]), shared)
+    wanted, got = (
+        text[max(at - 12, 0) : at + 28].decode(errors="replace")
+        for text in (wanted_bytes, served_bytes)
+    )
+    return (
+        f"conversation {conversation.name!r} differs at byte {at}: the checkpoint renders "
+        f"...{wanted!r}..., the daemon ...{got!r}..."
+    )
