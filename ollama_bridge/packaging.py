@@ -24,6 +24,7 @@ def package(
     system: str | None = None,
     gguf_type: str = "q8_0",
     force: bool = False,
+    link: bool = True,
     out_dir: Path | None = None,
     host: str | None = None,
     reporter: Reporter | None = None,
@@ -37,6 +38,7 @@ def package(
         system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
         gguf_type: f32, f16, bf16 or q8_0.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
+        link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
         reporter: Hears of progress.
@@ -76,6 +78,7 @@ def package(
             out_dir=run_dir / "tag",
             reporter=tee,
             force=force,
+            link=link,
         )
 
 

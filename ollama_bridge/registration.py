@@ -24,7 +24,8 @@ from ollama_bridge.artifacts import (
     write_text_atomic,
 )
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.era import era_of, parse_version
+from ollama_bridge.daemon.era import NO_LOGPROBS, REWRITES_GGUF, has_limit
+from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -34,6 +35,7 @@ from ollama_bridge.errors import (
     OllamaBridgeError,
     ParityError,
     RequestRejectedError,
+    RunnerCrashedError,
 )
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.reference import ReferenceValues
@@ -42,8 +44,6 @@ from ollama_bridge.verify.certificate import Certificate
 from ollama_bridge.verify.parity import check_parity
 
 _STAGE = "register"
-# The first version whose generate has log-probabilities.
-_OLDEST_VERSION = (0, 12, 11)
 _CANDIDATES = "ollama-bridge/candidate:"
 # Behind the tag of a model that was kept although its proof failed.
 _UNVERIFIED = "-unverified"
@@ -60,6 +60,7 @@ def register(
     out_dir: Path,
     reporter: Reporter | None = None,
     force: bool = False,
+    link: bool = True,
 ) -> RegisteredModel:
     """Register a GGUF and prove what is served.
 
@@ -72,10 +73,13 @@ def register(
         reporter: Hears of progress.
         force: Keep a model whose proof fails, under the tag with ``-unverified`` behind it; the tag
             itself is as it was.
+        link: Where the daemon's store is a folder of ours, hard-link the GGUF into it (or copy it,
+            where it cannot be linked) instead of uploading it.
 
     Raises:
         ConfigError: no legal tag.
         ArtifactError, GGUFError: the GGUF was changed or is damaged.
+        DiskFullError: no room; nothing half is left in the daemon's store.
         ParityError: the daemon would not serve the checkpoint; the tag is as it was.
         DaemonError: the daemon failed; the tag is as it was.
     """
@@ -83,7 +87,7 @@ def register(
     tag = check_tag(tag)
     if force:
         check_tag(f"{tag}{_UNVERIFIED}")
-    job = _Job(gguf, modelfile, tag, client, reporter, force=force)
+    job = _Job(gguf, modelfile, tag, client, reporter, force=force, link=link)
     work = Work(
         kind=RegisteredModel.kind,
         stage=_STAGE,
@@ -123,6 +127,7 @@ class _Job:
     client: Client
     reporter: Reporter
     force: bool
+    link: bool
 
     @property
     def candidate(self) -> str:
@@ -139,11 +144,11 @@ class _Job:
 
     def run(self) -> Certificate:
         reference = ReferenceValues.read(self.gguf.reference_path)
-        metadata = self._check_file()
+        metadata, state = self._check_file()
         version = self._check_version()
         self._remove_leftovers()
         with self._removing_candidate():
-            self._create()
+            self._create(state)
             self._check_blob(version)
             self._unload_sharers()
             certificate = check_parity(
@@ -186,7 +191,7 @@ class _Job:
             return
         write_text_atomic(draft.path / "Modelfile", portable.to_text())
 
-    def _check_file(self) -> dict[str, object]:
+    def _check_file(self) -> tuple[dict[str, object], FileState]:
         """Never send a file that is not what was converted, or that could harm the daemon."""
         try:
             from ollama_bridge.models.gguf_reader import read_gguf
@@ -194,44 +199,64 @@ class _Job:
             raise MissingExtraError("gguf", "convert") from exc
         path = self.gguf.gguf_path
         metadata = dict(read_gguf(path).metadata)
+        state = FileState.of(path)
         if f"sha256:{digest_file(path)}" != self.gguf.blob_digest:
             raise ArtifactError(
                 f"{path} was changed after it was converted",
                 hint=f"remove the folder to convert it again: rm -r {self.gguf.path}",
             )
-        return metadata
+        return metadata, state
 
     def _check_version(self) -> str:
         version = self.client.version()
-        numbers = parse_version(version)
-        if (0, 0, 0) < numbers < _OLDEST_VERSION:
+        if has_limit(version, NO_LOGPROBS):
             raise DaemonError(
                 f"Ollama {version} has no log-probabilities, so nothing can be proven there",
                 hint="update Ollama to 0.12.11 or later",
             )
         return version
 
-    def _create(self) -> None:
-        digest = self.gguf.blob_digest
-        for attempt in (1, 2):
-            if not self.client.has_blob(digest):
-                self.client.upload_blob(
-                    self.gguf.gguf_path, digest, on_progress=self._report_upload
-                )
-            try:
-                self.client.create(self.request(self.candidate))
-                return
-            except RequestRejectedError:
-                # A starting daemon prunes blobs that no tag uses: one may be gone again.
-                if attempt == 2 or self.client.has_blob(digest):
-                    raise
+    def _create(self, state: FileState) -> None:
+        request = self.request(self.candidate)
+        placed = self._send_blob(state)
+        try:
+            self.client.create(request)
+            return
+        except (RequestRejectedError, RunnerCrashedError):
+            # A starting daemon prunes blobs that no tag uses: this one may be gone again.
+            if self.client.has_blob(self.gguf.blob_digest):
+                raise
+        finally:
+            if placed is not None:
+                placed.restore_time()
+        self._upload()
+        self.client.create(request)
+
+    def _send_blob(self, state: FileState) -> PlacedBlob | None:
+        path, digest = self.gguf.gguf_path, self.gguf.blob_digest
+        if self.client.has_blob(digest):
+            return None
+        placed = place_blob(self.client, path, digest, state=state) if self.link else None
+        if placed is None:
+            self._upload()
+        else:
+            said = f"{placed.how} into the daemon's model store: {placed.path}"
+            self.reporter.emit(Note(_STAGE, "info", said))
+        return placed
+
+    def _upload(self) -> None:
+        self.client.upload_blob(
+            self.gguf.gguf_path, self.gguf.blob_digest, on_progress=self._report_upload
+        )
 
     def _report_upload(self, done: int, total: int) -> None:
         self.reporter.emit(Progress(_STAGE, done, total, "bytes"))
 
     def _check_blob(self, version: str) -> None:
-        if era_of(version) == "0.33":
-            return  # those versions rewrite the file, so its digest moves
+        if has_limit(version, REWRITES_GGUF):
+            said = f"Ollama {version} rewrites a GGUF: {REWRITES_GGUF.instead}"
+            self.reporter.emit(Note(_STAGE, "info", said))
+            return
         digest = self.gguf.blob_digest.replace(":", "-")
         if digest not in self.client.show(self.candidate).modelfile:
             raise DaemonError(

@@ -32,6 +32,7 @@ def package(
     force: Annotated[
         bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
     ] = False,
+    link: options.LinkOption = True,
     out: options.OutOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -56,6 +57,7 @@ def package(
             system=system,
             gguf_type=gguf_type,
             force=force,
+            link=link,
             out_dir=out,
             host=host,
             reporter=reporter,

@@ -27,6 +27,10 @@ DataOption = Annotated[
 ]
 TextColOption = Annotated[str | None, typer.Option("--text-col", help="Column of the text.")]
 LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]
+LinkOption = Annotated[
+    bool,
+    typer.Option(help="Hard-link into the daemon's store where it is ours; else upload."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RecipeArgument = Annotated[
     str,

@@ -222,6 +222,7 @@ def register(
     force: Annotated[
         bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
     ] = False,
+    link: options.LinkOption = True,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -251,6 +252,7 @@ def register(
                 out_dir=out.absolute(),
                 reporter=reporter,
                 force=force,
+                link=link,
             )
     if as_json:
         _print(model, as_json=True)

@@ -6,6 +6,7 @@ in. Its bytes are not read here: who imports them checks them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.client import Client
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonError, RequestRejectedError
 
+_ASKED_TAGS = 3
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 _BLOB_NAME = re.compile(r"sha256[-:]([0-9a-f]{64})$")
 
@@ -63,6 +65,18 @@ def locate_blob(client: Client, tag: str) -> Blob:
         if size_bytes is not None:
             return Blob(digest, candidate, size_bytes)
     return Blob(digest, None, _listed_size(client, tag))
+
+
+def blob_folders(client: Client) -> Iterator[Path]:
+    """Where the daemon's blobs may lie on this machine, the likeliest first; none has to be it."""
+    for model in client.list()[:_ASKED_TAGS]:
+        with contextlib.suppress(RequestRejectedError):  # a tag may be broken, or gone by now
+            source = _from_line(client.show(model.name).modelfile)
+            if source is not None and _BLOB_NAME.search(source):
+                yield Path(source).parent
+                break
+    for store in _stores():
+        yield store / "blobs"
 
 
 def _from_line(modelfile: str) -> str | None:

@@ -19,6 +19,7 @@ from ollama_bridge.errors import (
     GGUFError,
     ParityError,
     RequestRejectedError,
+    RunnerCrashedError,
 )
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.registration import register
@@ -276,8 +277,17 @@ def test_leftovers_are_removed_at_the_next_start(
     assert sorted(daemon.tags) == ["mine:1", TAG]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RequestRejectedError("no such file", status_code=500), RunnerCrashedError("no such file")],
+    ids=["by status", "in the stream"],
+)
 def test_a_pruned_blob_is_sent_again(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    error: DaemonError,
 ) -> None:
     """A daemon that pruned the blob between upload and create gets it once more."""
     create = daemon.create
@@ -285,7 +295,7 @@ def test_a_pruned_blob_is_sent_again(
     def prune_first(request: dict[str, object]) -> None:
         if daemon.uploads == 1:
             daemon.blobs.clear()
-            raise RequestRejectedError("no such file or directory", status_code=500)
+            raise error
         create(request)
 
     daemon.create = prune_first  # type: ignore[method-assign]

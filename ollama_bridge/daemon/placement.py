@@ -1,0 +1,158 @@
+"""Puts a file into a daemon's model store where that is a folder of ours, instead of sending it.
+
+A daemon takes whatever lies under ``blobs/sha256-<hex>`` for that blob and never looks whether the
+digest is right, so a caller has hashed the file, and it is placed only if it still is that file.
+Which folder is the daemon's is not guessed either: a small file is put there, and the daemon asked
+for it. Nothing is placed in a folder of another owner, nor through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.client import Client, read_address
+from ollama_bridge.daemon.store import blob_folders
+
+# What says that this file system, or this pair of them, has no hard links for us.
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells a file from a changed one, without reading it."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_at_ns: int
+
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        """The state of a file now."""
+        found = file.stat()
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class PlacedBlob:
+    """A blob that we put into the daemon's store.
+
+    Attributes:
+        how: A hard link shares the source's bytes; a copy does not.
+        path: The blob.
+        source: The file that it is of.
+        state: Of the source, as it was before.
+    """
+
+    how: Literal["linked", "copied"]
+    path: Path
+    source: Path
+    state: FileState
+
+    def restore_time(self) -> None:
+        """Give the source its time of change back, which ``create`` sets through a hard link."""
+        with contextlib.suppress(OSError):
+            now = self.source.stat()
+            if self.how == "linked" and now.st_ino == self.state.inode:
+                os.utime(self.source, ns=(now.st_atime_ns, self.state.modified_at_ns))
+
+
+def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -> PlacedBlob | None:
+    """Hard-link a file into the daemon's store, else copy it there.
+
+    Args:
+        client: Speaks to the daemon.
+        source: The file.
+        digest: Its digest, ``sha256:<hex>``, which the caller has computed from its bytes.
+        state: Of the file, from before it was hashed.
+
+    Returns:
+        What was placed; None where the store is not ours to write, or the file has changed: then
+        it has to be uploaded, which checks it.
+
+    Raises:
+        DiskFullError: no room; nothing of the file is left behind.
+        DaemonError: the daemon does not answer.
+    """
+    if not read_address(client.host).loopback:
+        return None
+    for folder in dict.fromkeys(path.resolve() for path in blob_folders(client)):
+        if not _is_ours(folder) or not _is_store_of(client, folder):
+            continue
+        try:
+            return _place(source.resolve(), folder / digest.replace(":", "-"), state)
+        except OSError as exc:
+            raise_if_disk_full(exc, folder)
+            return None
+    return None
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    # Where others may write too, a name could become a symbolic link under our hands.
+    alone = not found.st_mode & stat.S_IWOTH
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and alone
+
+
+def _is_store_of(client: Client, folder: Path) -> bool:
+    """Whether the daemon sees what is put into a folder."""
+    content = secrets.token_bytes(32)
+    digest = hashlib.sha256(content).hexdigest()
+    probe = folder / f"sha256-{digest}"
+    try:
+        probe.write_bytes(content)
+        return client.has_blob(f"sha256:{digest}")
+    except OSError as exc:
+        raise_if_disk_full(exc, folder)
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _place(source: Path, blob: Path, state: FileState) -> PlacedBlob | None:
+    if FileState.of(source) != state or source.stat().st_uid != os.geteuid():
+        return None
+    how: Literal["linked", "copied"] = "linked"
+    try:
+        blob.hardlink_to(source)  # fails where the name is taken, be it by a symbolic link
+    except OSError as exc:
+        if exc.errno not in _NO_LINK:
+            raise
+        _copy(source, blob)
+        how = "copied"
+    placed = PlacedBlob(how, blob, source, state)
+    try:
+        if FileState.of(source) == state:
+            # A starting daemon removes blobs that no tag uses yet and that look an hour old.
+            os.utime(blob)
+            return placed
+    except OSError:
+        pass
+    blob.unlink(missing_ok=True)
+    return None
+
+
+def _copy(source: Path, blob: Path) -> None:
+    temporary = blob.with_name(f".{blob.name}.{secrets.token_hex(4)}")
+    try:
+        with source.open("rb") as reader, temporary.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, 8 * 1024**2)
+            writer.flush()
+            os.fsync(writer.fileno())
+        temporary.replace(blob)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
