@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.safety import check_folder, read_architecture, read_json_object
+from ollama_bridge.models.template_trial import check_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -71,7 +72,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     The model-specific classes of transformers build parts of it anew; the base class does not.
 
     Raises:
-        ModelError: missing or damaged.
+        ModelError: missing or damaged, or its chat template does not end.
         MissingExtraError: transformers is not installed.
     """
     if not (folder / "tokenizer.json").is_file():
@@ -90,6 +91,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             )
         except Exception as exc:  # tokenizers raises bare Exception for damaged files
             raise ModelError(f"{folder / 'tokenizer.json'} cannot be loaded: {exc}") from exc
+    if isinstance(tokenizer.chat_template, str):
+        check_chat_template(tokenizer.chat_template, where=str(folder))
     return tokenizer
 
 

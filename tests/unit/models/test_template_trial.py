@@ -1,0 +1,62 @@
+"""Chat templates that do not end or that take all memory are found before they are rendered."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models import template_trial
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.template_trial import check_chat_template
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content }}",
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}",
+        "{{ raise_exception('no') }}",
+        "{{ strftime_now('%d %b %Y') }}{{ messages | tojson(indent=2) }}{{ tools | tojson }}",
+        "{{ messages[7].content.missing }}",
+        "{% broken",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_template_that_ends_is_let_through(template: str) -> None:
+    """Also one that refuses or fails: whoever renders it says so."""
+    check_chat_template(template, where="here")
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}", "more than 1000000 characters"),
+        ("{{ 'x' * 9999999 }}", "more than 1000000 characters"),
+        ("{{ 'x' * 20000000000 }}", "1 GiB of memory"),
+        ("{{ [0] * 20000000000 }}", "1 GiB of memory"),
+    ],
+)
+def test_a_huge_prompt_is_refused(template: str, problem: str) -> None:
+    """Texts without end are refused by size, whoever makes them."""
+    with pytest.raises(ModelError, match=problem) as caught:
+        check_chat_template(template, where="here")
+    assert "chat_template" in str(caught.value.hint)
+    assert caught.value.exit_code == 4
+
+
+def test_a_template_that_loops_for_ever_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped by its computing time, before transformers renders it in this process."""
+    monkeypatch.setattr(template_trial, "_CPU_LIMIT_S", 1)
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    (folder / "chat_template.jinja").write_text(LOOP)
+    with pytest.raises(ModelError, match="does not end within 1 s") as caught:
+        load_tokenizer(folder)
+    assert str(folder) in caught.value.message
