@@ -1,0 +1,84 @@
+"""Disks without room, beside a real daemon: the error says so, and nothing half is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.disks import small_disk
+from fakes.exports import Exports, modelfile_of, tiny_exports
+
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.errors import DaemonError, DiskFullError, OllamaBridgeError
+from ollama_bridge.packaging import verify
+from ollama_bridge.registration import register
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A random two-layer Llama: half a megabyte as F32."""
+    return tiny_exports(tmp_path_factory.mktemp("tiny"), seed=31)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """A model store with 100 kB of room."""
+    with small_disk(tmp_path / "models", size_kib=100) as mount:
+        yield mount
+
+
+def test_verifying_onto_a_full_disk(
+    tiny: Exports, daemon: PrivateDaemon, client: Client, store: Path
+) -> None:
+    """What is computed of the checkpoint has no room: nothing finished is left."""
+    gguf = tiny.gguf("f16")
+    client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    client.create(modelfile_of(gguf).to_request("live-full", blob_digest=gguf.blob_digest))
+    with pytest.raises(DiskFullError, match="no space left"):
+        verify(
+            "live-full",
+            against=str(tiny.checkpoint.path),
+            out_dir=store / "verify",
+            host=daemon.host,
+        )
+    assert not (store / "verify" / "checkpoint").exists()
+    client.delete("live-full")
+
+
+@pytest.mark.parametrize(("link", "error"), [(True, DiskFullError), (False, DaemonError)])
+def test_a_full_store_gets_nothing(
+    tiny: Exports,
+    ollama_binary: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    link: bool,
+    error: type[OllamaBridgeError],
+) -> None:
+    """Copied there (another file system cannot be linked to) or uploaded."""
+    gguf = tiny.gguf("f32")
+    monkeypatch.setenv("OLLAMA_MODELS", str(store))
+    # Its root holds log and keys; its store is the small disk.
+    with (
+        PrivateDaemon(
+            tmp_path / "daemon", binary=ollama_binary, env={"OLLAMA_MODELS": str(store)}
+        ) as daemon,
+        daemon.client() as client,
+    ):
+        (store / "blobs").mkdir(exist_ok=True)
+        with pytest.raises(error, match="no space left"):
+            register(
+                gguf,
+                modelfile_of(gguf),
+                "full:latest",
+                client=client,
+                out_dir=tmp_path / "out",
+                link=link,
+            )
+        assert client.list() == []
+    assert list((store / "blobs").iterdir()) == []
+    assert not (tmp_path / "out").exists()
