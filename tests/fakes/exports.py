@@ -20,6 +20,9 @@ from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.rendering import render
 
+# Of the real model in the live tier.
+SYSTEM = "You are a terse assistant. Answer in one short sentence."
+
 
 @dataclass(frozen=True)
 class Exports:

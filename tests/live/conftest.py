@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from fakes.exports import SYSTEM, Exports
 
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.data.packages import fetch_package_file
 from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
 
 
 def absent(what: str, command: str) -> NoReturn:
@@ -56,6 +59,15 @@ def client(daemon: PrivateDaemon) -> Iterator[Client]:
 def teacher_gguf(caches: dict[str, str]) -> Path:
     """SmolLM2-135M-Instruct as a GGUF file. Read-only: it lies in the shared cache."""
     return fetched("smollm2-gguf", caches)
+
+
+@pytest.fixture(scope="session")
+def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The real SmolLM2-135M-Instruct, imported from its GGUF, with a system prompt of our own."""
+    folder = tmp_path_factory.mktemp("smollm")
+    imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
+    checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
+    return Exports(checkpoint, folder)
 
 
 @pytest.fixture(scope="session")

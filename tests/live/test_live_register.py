@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.exports import (
+    SYSTEM,
     Exports,
     damaged,
     lose_a_norm,
@@ -27,24 +28,11 @@ from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.registration import register
 from ollama_bridge.reporting import Event, Progress
 from ollama_bridge.verify.certificate import Certificate
 
 pytestmark = pytest.mark.live
-
-SYSTEM = "You are a terse assistant. Answer in one short sentence."
-
-
-@pytest.fixture(scope="module")
-def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """The real SmolLM2-135M-Instruct, imported from its GGUF, with a system prompt of our own."""
-    folder = tmp_path_factory.mktemp("smollm")
-    imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
-    checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
-    return Exports(checkpoint, folder)
 
 
 @pytest.fixture(scope="module")

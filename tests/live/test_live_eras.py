@@ -1,0 +1,311 @@
+"""One release of ours on every contract of Ollama: the same checkpoints, proofs and refusals.
+
+Runs on the daemon in use and on every other version that is installed; CI installs them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import absent
+from fakes import exports
+from fakes.exports import (
+    SYSTEM,
+    Exports,
+    damaged,
+    tiny_exports,
+    undo_permutation,
+    without_stop,
+)
+
+from ollama_bridge.artifacts import GGUFFile
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.era import limits_of
+from ollama_bridge.daemon.layout import RELEASES, VERSION, installed_binary
+from ollama_bridge.daemon.placement import FileState, place_blob
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.registration import register
+from ollama_bridge.verification import verify_tag
+from ollama_bridge.verify.certificate import Certificate
+
+pytestmark = pytest.mark.live
+
+IN_USE = "in use"
+
+
+@pytest.fixture(
+    scope="module", params=[IN_USE, *(version for version in RELEASES if version != VERSION)]
+)
+def era(
+    request: pytest.FixtureRequest,
+    ollama_binary: Path,
+    caches: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PrivateDaemon]:
+    """A private daemon of each version."""
+    binary: Path | None = ollama_binary
+    if request.param != IN_USE:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in caches.items():
+                patch.setenv(name, value)
+            binary = installed_binary(request.param)
+        if binary is None:
+            absent(f"there is no Ollama {request.param}", f"scripts/install-ollama {request.param}")
+    with PrivateDaemon(tmp_path_factory.mktemp("era"), binary=binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(era: PrivateDaemon) -> Iterator[Client]:
+    """A client of it, instead of the shared daemon's."""
+    with era.client() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A random two-layer Llama."""
+    return tiny_exports(tmp_path_factory.mktemp("eras"), seed=21, system="Be brief.")
+
+
+def modelfile_of(gguf: GGUFFile, system: str) -> Modelfile:
+    """The Modelfile of a build; one thread, as two of 0.24 wait by spinning beside other work."""
+    modelfile = exports.modelfile_of(gguf, system)
+    return replace(modelfile, parameters={**modelfile.parameters, "num_thread": 1})
+
+
+def manifest_of(era: PrivateDaemon, tag: str) -> dict[str, Any]:
+    """What the daemon has stored of a tag."""
+    name, _, label = tag.partition(":")
+    folder = era.models_dir / "manifests" / "registry.ollama.ai" / "library" / name
+    manifest: dict[str, Any] = json.loads((folder / label).read_text())
+    return manifest
+
+
+def digest_of(client: Client, tag: str) -> str | None:
+    """Digest of a tag's manifest."""
+    return next((model.digest for model in client.list() if model.name == tag), None)
+
+
+@pytest.mark.parametrize("gguf_type", ["f16", "q8_0"])
+def test_the_real_model_is_proven_in_every_layer(
+    smollm: Exports, era: PrivateDaemon, client: Client, tmp_path: Path, gguf_type: str
+) -> None:
+    """Prompts, tokens, log-probabilities, ends and greedy answers of SmolLM2."""
+    gguf, tag = smollm.gguf(gguf_type), f"era-smollm:{gguf_type}"
+    model = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "out")
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.passed
+    assert certificate.daemon_version == client.version()
+    assert certificate.checks[0].numbers["proof"] == "rendered text"
+    assert {check.layer for check in certificate.checks} >= {"template", "tokenizer", "tensor"}
+    client.delete(tag)
+
+
+def test_a_link_and_an_upload_make_the_same_tag(
+    tiny: Exports,
+    era: PrivateDaemon,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store's file is the artefact's own, unchanged in bytes and time; manifests are equal."""
+    gguf, tag = tiny.gguf("f32"), "era-sent:latest"
+    monkeypatch.setenv("OLLAMA_MODELS", str(era.models_dir))
+    modelfile = modelfile_of(gguf, "Be brief.")
+    before = gguf.gguf_path.stat()
+    blob = era.models_dir / "blobs" / gguf.blob_digest.replace(":", "-")
+    manifests = []
+    for link in (False, True):
+        register(gguf, modelfile, tag, client=client, out_dir=tmp_path / f"link-{link}", link=link)
+        assert blob.samefile(gguf.gguf_path) == link
+        manifests.append((digest_of(client, tag), manifest_of(era, tag)))
+        client.delete(tag)
+    assert manifests[0] == manifests[1]
+    assert gguf.gguf_path.stat().st_mtime_ns == before.st_mtime_ns
+    assert gguf.gguf_path.read_bytes()  # deleting the tag took the link only
+
+
+def test_a_restart_leaves_a_placed_blob_alone(
+    tiny: Exports, ollama_binary: Path, era: PrivateDaemon, tmp_path: Path
+) -> None:
+    """A daemon prunes blobs without a tag by their age: an old file's link is made young."""
+    gguf = tiny.gguf("bf16")
+    a_day_ago_s = time.time() - 24 * 3600
+    pruning = {"OLLAMA_NOPRUNE": ""}
+    with (
+        PrivateDaemon(tmp_path / "daemon", binary=era.binary, env=pruning) as private,
+        private.client() as opened,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("OLLAMA_MODELS", str(private.models_dir))
+        (private.models_dir / "blobs").mkdir(exist_ok=True)
+        os.utime(gguf.gguf_path, (a_day_ago_s, a_day_ago_s))
+        state = FileState.of(gguf.gguf_path)
+        placed = place_blob(opened, gguf.gguf_path, gguf.blob_digest, state=state)
+        assert placed is not None
+        private.restart()
+        assert opened.has_blob(gguf.blob_digest)
+        placed.restore_time()
+        private.restart()
+        assert not opened.has_blob(gguf.blob_digest)
+        assert gguf.gguf_path.exists()
+
+
+def test_a_blob_that_was_pruned_is_sent_again(
+    tiny: Exports,
+    era: PrivateDaemon,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gone between its sending and ``create``: the daemon's own complaint is understood."""
+    gguf = tiny.gguf("f32")
+    blob = era.models_dir / "blobs" / gguf.blob_digest.replace(":", "-")
+    create, asked = client.create, []
+
+    def prune_first(request: dict[str, Any]) -> None:
+        asked.append(request)
+        if len(asked) == 1:
+            blob.unlink()
+        create(request)
+
+    monkeypatch.setattr(client, "create", prune_first)
+    register(
+        gguf, modelfile_of(gguf, "Be brief."), "era-pruned", client=client, out_dir=tmp_path / "out"
+    )
+    assert len(asked) == 2
+    client.delete("era-pruned")
+
+
+def test_a_tag_is_replaced_only_by_what_passed(
+    tiny: Exports, client: Client, tmp_path: Path
+) -> None:
+    """A better version takes the tag, a wrong one does not, a forced one goes beside it."""
+    gguf, tag = tiny.gguf("f16"), "era-replaced:latest"
+    modelfile = modelfile_of(gguf, "Be brief.")
+
+    def make(modelfile: Modelfile, name: str, *, force: bool = False) -> str:
+        model = register(gguf, modelfile, tag, client=client, out_dir=tmp_path / name, force=force)
+        return model.tag
+
+    make(modelfile, "first")
+    first = digest_of(client, tag)
+    make(replace(modelfile, license="MIT"), "second")
+    second = digest_of(client, tag)
+    assert second not in (None, first)
+    assert verify_tag(tag, client=client).passed
+    with pytest.raises(ParityError, match="previous version stays"):
+        make(without_stop(modelfile), "third")
+    assert make(without_stop(modelfile), "forced", force=True) == f"{tag}-unverified"
+    assert digest_of(client, tag) == second
+    failure = verify_tag(f"{tag}-unverified", client=client).first_failure
+    assert failure is not None
+    assert failure.layer == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fault", "layer"),
+    [("weights", "tensor"), ("system", "template"), ("stop", "stop"), ("sampling", "sampling")],
+)
+def test_a_wrong_export_is_refused(
+    tiny: Exports, client: Client, tmp_path: Path, fault: str, layer: str
+) -> None:
+    """Each layer's fault is named on each contract."""
+    gguf = tiny.gguf("f16")
+    modelfile = modelfile_of(gguf, "Be brief.")
+    match fault:
+        case "weights":
+            gguf = damaged(gguf, tmp_path / "bad", undo_permutation)
+        case "system":
+            modelfile = replace(modelfile, system=None)
+        case "stop":
+            modelfile = without_stop(modelfile)
+        case _:
+            kept = {name: modelfile.parameters[name] for name in ("stop", "num_thread")}
+            modelfile = replace(modelfile, parameters=kept)
+    with pytest.raises(ParityError, match="no tag was made") as caught:
+        register(gguf, modelfile, "era-wrong", client=client, out_dir=tmp_path / "out")
+    assert caught.value.layer == layer
+    assert not any(model.name.startswith("ollama-bridge/") for model in client.list())
+
+
+def test_prompts_are_proven_without_the_rendering_flag(
+    tiny: Exports, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the undocumented flag gone, counts and next tokens would tell right from wrong."""
+
+    def hidden(*_: object, **__: object) -> str:
+        raise RenderingHiddenError("gone")
+
+    monkeypatch.setattr(client, "render", hidden)
+    gguf = tiny.gguf("f16")
+    modelfile = modelfile_of(gguf, "Be brief.")
+    model = register(gguf, modelfile, "era-counted", client=client, out_dir=tmp_path / "a")
+    assert "(by token counts)" in str(model.facts["verdict"])
+    with pytest.raises(ParityError, match="does not show its text") as caught:
+        register(
+            gguf,
+            replace(modelfile, system=None),
+            "era-counted",
+            client=client,
+            out_dir=tmp_path / "b",
+        )
+    assert caught.value.layer == "template"
+
+
+def test_text_and_api_make_the_same_manifest(
+    tiny: Exports, era: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """``ollama create -f`` with our text and our request make the same layers and config."""
+    gguf = tiny.gguf("f16")
+    modelfile = replace(modelfile_of(gguf, 'Say "no".\n\nTwice.'), license="MIT")
+    (tmp_path / "Modelfile").write_text(modelfile.to_text(), encoding="utf-8", newline="")
+    subprocess.run(
+        [str(era.binary), "create", "era-text:cli", "-f", str(tmp_path / "Modelfile")],
+        env={"OLLAMA_HOST": era.host, "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+    )
+    client.create(modelfile.to_request("era-text:api", blob_digest=gguf.blob_digest))
+    by_text, by_api = manifest_of(era, "era-text:cli"), manifest_of(era, "era-text:api")
+    assert by_text["config"] == by_api["config"]
+    assert contents(by_text) == contents(by_api)
+
+
+def contents(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Kind and digest of every layer: the name of the file that it came from is no content."""
+    return sorted((layer["mediaType"], layer["digest"]) for layer in manifest["layers"])
+
+
+@pytest.mark.parametrize(
+    ("what", "extra"),
+    [
+        ("take a LoRA ADAPTER", {"adapters": {"adapter.gguf": "{blob}"}}),
+        ("quantize a GGUF", {"quantize": "q8_0"}),
+    ],
+)
+def test_the_table_of_limits_is_what_the_daemon_does(
+    tiny: Exports, client: Client, what: str, extra: dict[str, Any]
+) -> None:
+    """What the table says a version cannot do is refused by it, and the rest is not."""
+    gguf = tiny.gguf("f16")
+    client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    filled = json.loads(json.dumps(extra).replace("{blob}", gguf.blob_digest))
+    request = {"model": "era-limit", "files": {"m.gguf": gguf.blob_digest}, **filled}
+    if any(limit.what == what for limit in limits_of(client.version())):
+        with pytest.raises(RequestRejectedError):
+            client.create(request)
+    else:
+        client.create(request)
+        client.delete("era-limit")
