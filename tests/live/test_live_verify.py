@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from fakes.exports import (
@@ -189,6 +193,41 @@ def test_the_wrong_tensor_is_named(
     certificate = verify_tag(tag, client=client, against=tiny.checkpoint)
     assert certificate.first_failure is not None
     assert re.search(words, certificate.first_failure.difference or "")
+
+
+def test_the_command_tells_by_its_exit_code(
+    tiny: Exports, daemon: PrivateDaemon, created: Callable[[GGUFFile, Modelfile], str]
+) -> None:
+    """0 and a table for a good tag; 5, the layer and what to do for a bad one; JSON of both."""
+    gguf = tiny.gguf("f16")
+    modelfile = modelfile_of(gguf, "Be brief.")
+    tag = created(gguf, modelfile)
+    good = verify_command(tag, daemon)
+    assert good.returncode == 0, good.stderr
+    assert re.search(r"^rendered prompts\tok\t.*proof rendered text", good.stdout, re.MULTILINE)
+    assert f"{tag}: proven equal" in good.stdout
+    assert json.loads(verify_command(tag, daemon, "--json").stdout)["passed"] is True
+
+    created(gguf, without_stop(modelfile))
+    bad = verify_command(tag, daemon)
+    assert bad.returncode == 5
+    assert re.search(r"^stops\tFAILED \(stop\)", bad.stdout, re.MULTILINE)
+    assert "no PARAMETER stop for the end token" in bad.stderr
+    assert "\nfix: " in bad.stderr
+    as_json = verify_command(tag, daemon, "--json")
+    assert as_json.returncode == 5
+    checks = json.loads(as_json.stdout)["checks"]
+    assert [check["layer"] for check in checks if not check["passed"]] == ["stop"]
+
+
+def verify_command(tag: str, daemon: PrivateDaemon, *options: str) -> CompletedProcess[str]:
+    """``ollama-bridge verify`` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", "verify", tag, "--host", daemon.host, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def without_values(exports: Exports, folder: Path) -> GGUFFile:
