@@ -111,6 +111,7 @@ class FakeDaemon:
         never_ends: Answers run into the limit.
         drops: Parameter that create loses.
         renders: Whether it shows how it renders a prompt.
+        rewrites: Whether it keeps another file than it was sent.
         fail_at: Name of the method that raises ``failure``.
         host: Another machine's, so that files are sent.
     """
@@ -121,6 +122,7 @@ class FakeDaemon:
     never_ends: bool = False
     drops: str | None = None
     renders: bool = True
+    rewrites: bool = False
     fail_at: str | None = None
     failure: BaseException | None = None
     blobs: set[str] = field(default_factory=set)
@@ -194,6 +196,8 @@ class FakeDaemon:
                 shown = json.dumps(item) if isinstance(item, str | bool) else f"{item:g}"
                 lines.append(f"{name:<30} {shown}")
         blob = next(iter(request["files"].values())).replace(":", "-")
+        if self.rewrites:
+            blob = f"sha256-{'0' * 64}"
         return ModelDetails(
             modelfile=f"FROM /models/blobs/{blob}\n",
             template=request.get("template", ""),

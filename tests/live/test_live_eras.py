@@ -5,6 +5,7 @@ Runs on the daemon in use and on every other version that is installed; CI insta
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -186,6 +187,31 @@ def test_a_blob_that_was_pruned_is_sent_again(
     )
     assert len(asked) == 2
     client.delete("era-pruned")
+
+
+def test_an_interrupted_upload_leaves_nothing(
+    era: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """Broken off in the middle, the store is as it was, and the same upload succeeds."""
+    content = os.urandom(16 << 20)
+    (tmp_path / "file").write_bytes(content)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    blobs = era.models_dir / "blobs"
+    before = set(blobs.iterdir())
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.upload_blob(tmp_path / "file", digest, on_progress=interrupt)
+    deadline_s = time.monotonic() + 10
+    while set(blobs.iterdir()) != before and time.monotonic() < deadline_s:
+        time.sleep(0.05)  # the daemon finds the connection closed a little later
+    assert set(blobs.iterdir()) == before
+    assert not client.has_blob(digest)
+    client.upload_blob(tmp_path / "file", digest)
+    assert client.has_blob(digest)
 
 
 def test_a_tag_is_replaced_only_by_what_passed(

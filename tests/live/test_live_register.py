@@ -154,11 +154,19 @@ def test_twenty_good_exports_are_not_refused(client: Client, tmp_path: Path, num
         client.delete(tag)
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["uploaded", "linked"])
 def test_daemon_killed_while_registering(
-    tiny: Exports, ollama_binary: Path, tmp_path: Path
+    tiny: Exports,
+    ollama_binary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    linked: bool,
 ) -> None:
     """A clear error, no half tag, and the same command succeeds on the restarted daemon."""
     gguf = tiny.gguf("f16")
+    if linked:
+        monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "daemon" / "models"))
+        (tmp_path / "daemon" / "models" / "blobs").mkdir(parents=True)
     with PrivateDaemon(tmp_path / "daemon", binary=ollama_binary) as private:
 
         class Killer:
@@ -195,6 +203,8 @@ def test_daemon_killed_while_registering(
                 reporter=killer,
             )
             assert list(digests(opened)) == ["killed:latest"]
+            blob = private.models_dir / "blobs" / gguf.blob_digest.replace(":", "-")
+            assert blob.samefile(gguf.gguf_path) == linked
 
 
 def create_from_text(daemon: PrivateDaemon, modelfile: Modelfile, tag: str, folder: Path) -> None:

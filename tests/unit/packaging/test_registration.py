@@ -189,6 +189,40 @@ def test_a_dropped_system_prompt_is_refused(
     assert daemon.tags == {}
 
 
+@pytest.mark.parametrize(("version", "passes"), [("0.33.3", True), ("0.34.4", False)])
+def test_a_rewritten_file_is_taken_only_where_versions_do_that(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    version: str,
+    passes: bool,
+) -> None:
+    """From 0.30 to 0.34.0 the digest moves, which is said; elsewhere it is another file."""
+    daemon.rewrites = True
+    daemon.version = lambda: version  # type: ignore[method-assign]
+    listener = Listener()
+
+    def run() -> None:
+        register(
+            gguf,
+            modelfile,
+            TAG,
+            client=daemon,  # type: ignore[arg-type]
+            out_dir=tmp_path / "out",
+            reporter=listener,
+        )
+
+    if passes:
+        run()
+        notes = [event.message for event in listener.events if isinstance(event, Note)]
+        assert any("0.33.3 rewrites a GGUF" in note for note in notes)
+    else:
+        with pytest.raises(DaemonError, match="did not take the file"):
+            run()
+    assert list(daemon.tags) == ([TAG] if passes else [])
+
+
 def test_a_daemon_that_hides_its_prompts_is_proven_by_counts(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
