@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +12,7 @@ from fakes.exports import SYSTEM, Exports
 
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.find import find_binary
+from ollama_bridge.daemon.layout import installed_binary
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.data.packages import fetch_package_file
 from ollama_bridge.errors import OllamaBridgeError
@@ -37,6 +38,22 @@ def ollama_binary(caches: dict[str, str]) -> Path:
     if found is None:
         absent("there is no Ollama", "scripts/install-ollama")
     return found
+
+
+@pytest.fixture(scope="session")
+def installed(caches: dict[str, str]) -> Callable[[str], Path]:
+    """The ``ollama`` of one version, which lies beside the one in use."""
+
+    def find(version: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in caches.items():
+                patch.setenv(name, value)
+            found = installed_binary(version)
+        if found is None:
+            absent(f"there is no Ollama {version}", f"scripts/install-ollama {version}")
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,12 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import absent
 from fakes import exports
 from fakes.exports import (
     SYSTEM,
@@ -30,7 +29,7 @@ from fakes.exports import (
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import limits_of
-from ollama_bridge.daemon.layout import RELEASES, VERSION, installed_binary
+from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
@@ -50,18 +49,11 @@ IN_USE = "in use"
 def era(
     request: pytest.FixtureRequest,
     ollama_binary: Path,
-    caches: dict[str, str],
+    installed: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[PrivateDaemon]:
     """A private daemon of each version."""
-    binary: Path | None = ollama_binary
-    if request.param != IN_USE:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in caches.items():
-                patch.setenv(name, value)
-            binary = installed_binary(request.param)
-        if binary is None:
-            absent(f"there is no Ollama {request.param}", f"scripts/install-ollama {request.param}")
+    binary = ollama_binary if request.param == IN_USE else installed(request.param)
     with PrivateDaemon(tmp_path_factory.mktemp("era"), binary=binary) as running:
         yield running
 
@@ -138,7 +130,7 @@ def test_a_link_and_an_upload_make_the_same_tag(
 
 
 def test_a_restart_leaves_a_placed_blob_alone(
-    tiny: Exports, ollama_binary: Path, era: PrivateDaemon, tmp_path: Path
+    tiny: Exports, era: PrivateDaemon, tmp_path: Path
 ) -> None:
     """A daemon prunes blobs without a tag by their age: an old file's link is made young."""
     gguf = tiny.gguf("bf16")
