@@ -276,7 +276,7 @@ class SoftLabels(Artifact):
 
 
 class Checkpoint(Artifact):
-    """A Hugging Face folder (config, safetensors, tokenizer) and ``reference.json``.
+    """A Hugging Face folder (config, weights, tokenizer) and ``reference.json``.
 
     ``reference.json`` holds the values that the daemon has to reproduce (see ``verify``).
     """

@@ -1,4 +1,4 @@
-"""Merging as a function on folders; the arithmetic is in :mod:`ollama_bridge.models.adapters`.
+"""Merging as a function on folders; the work is done in :mod:`ollama_bridge.models.merge`.
 
 It lives there because a model reference may name an adapter too.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ollama_bridge.models.adapters import merge_adapter
+from ollama_bridge.models.merge import merge_adapter
 
 
 def merge_lora(base: Path, adapter: Path, out: Path) -> Path:

@@ -10,21 +10,27 @@ from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.conversion.encoding import FileType, encoding_of, file_type
-from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors
+from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import Entry, number, text
+from ollama_bridge.models.general import (
+    derived_model_entries,
+    general_of,
+    same_model_entries,
+)
+from ollama_bridge.models.gguf_weights import GGUFWeights
 from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 # Raised when the same checkpoint gives other bytes.
-_VERSION = 2
+_VERSION = 3
 _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
-_BASE_KEY = "ollama_bridge_base"  # in config.json, since the import
 
 
 def convert(
@@ -70,15 +76,21 @@ def convert(
         architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
         tokenizer = TokenizerSection(checkpoint.path, config)
         metadata = architecture.entries(config)
-        plans = plan_tensors(architecture, config, Weights.of_folder(checkpoint.path))
+        weights = open_weights(checkpoint.path, config)
+        plans = plan_tensors(architecture, config, weights)
         parameters = sum(math.prod(plan.shape) for plan in plans)
         entries = [
-            *_general(checkpoint, config, wanted, parameters=parameters, name=name),
+            *_general(checkpoint, config, weights, wanted, parameters=parameters, name=name),
             *metadata,
             *tokenizer.entries(chat_template=chat_template),
             *_reference(checkpoint),
         ]
-        notes = [*architecture.notes(config), *tokenizer.notes, *_fallbacks(plans, wanted)]
+        notes = [
+            *architecture.notes(config),
+            *tokenizer.notes,
+            *source_notes(weights),
+            *_fallbacks(plans, wanted),
+        ]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
         write_gguf(
@@ -118,6 +130,7 @@ def _reference(checkpoint: Checkpoint) -> list[Entry]:
 def _general(
     checkpoint: Checkpoint,
     config: Mapping[str, Any],
+    weights: Weights,
     wanted: FileType,
     *,
     parameters: int,
@@ -125,23 +138,24 @@ def _general(
 ) -> list[Entry]:
     """What the model is and where it comes from."""
     work = checkpoint.manifest.work
-    base = config.get(_BASE_KEY)
+    source = general_of(config)
     size = _size_label(parameters)
+    if isinstance(weights, GGUFWeights):  # an import as it is, and not what was made of it
+        entries = same_model_entries(source, name=name)
+    else:
+        entries = derived_model_entries(source)
     if name is None:
-        origin = base if isinstance(base, str) else f"model {size}"
-        name = origin if work.stage in ("import", "link") else f"{origin} {work.stage}"
-    entries = [
+        origin = source.get("name", f"model {size}")
+        name = origin if work.stage in ("import", "link", "reference") else f"{origin} {work.stage}"
+    own = [
         text("general.type", "model"),
         text("general.name", name),
         text("general.size_label", size),
         number("general.file_type", wanted.number),
         number("general.quantization_version", _QUANTIZATION_VERSION),
     ]
-    if isinstance(base, str) and base != name:
-        entries += [
-            number("general.base_model.count", 1),
-            text("general.base_model.0.name", base),
-        ]
+    said = {entry.key for entry in entries}
+    entries += [entry for entry in own if entry.key not in said]
     entries += [
         text("ollama_bridge.checkpoint.digest", checkpoint.digest),
         text("ollama_bridge.checkpoint.stage", work.stage),

@@ -71,6 +71,16 @@ def plan_tensors(architecture: Architecture, config: Config, weights: Weights) -
     return plans
 
 
+def source_notes(weights: Weights) -> list[str]:
+    """What the user should know of where the weights come from."""
+    if not weights.quantized:
+        return []
+    return [
+        f"the weights were rounded to {', '.join(sorted(weights.quantized))} before: no type makes "
+        "them better than that"
+    ]
+
+
 def _load(weights: Weights, rule: TensorRule) -> Tensor:
     values = weights.tensor(rule.source).float()
     if rule.heads is not None:

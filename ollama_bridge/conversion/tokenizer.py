@@ -19,8 +19,8 @@ from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
-from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY
-from ollama_bridge.models.safety import read_json_object
+from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
+from ollama_bridge.models.json_files import read_json_object
 
 _PREFIX = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's visible space
@@ -110,10 +110,17 @@ class TokenizerSection:
         ):
             if id_ is not None:
                 entries.append(number(_PREFIX + key, id_))
-        # llama.cpp stops at eos and eot, Ollama at eos_token_ids.
+        roles = {role: self._role_id(role) for role in RUNTIME_ROLES}
+        if roles["eot"] is None:
+            roles["eot"] = self._ends[0]
+        # llama.cpp stops at eos, eot and eom, Ollama at eos_token_ids.
         entries += [
             number(f"{_PREFIX}eos_token_id", self._ends[0]),
-            number(f"{_PREFIX}eot_token_id", self._ends[0]),
+            *(
+                number(f"{_PREFIX}{role}_token_id", id_)
+                for role, id_ in roles.items()
+                if id_ is not None
+            ),
             array(f"{_PREFIX}eos_token_ids", self._ends, GGUFValueType.INT32),
         ]
         entries += [
@@ -181,7 +188,7 @@ class TokenizerSection:
     def _vocabulary(self) -> tuple[list[str], list[int]]:
         """Token texts and types by id; ids that nobody uses are filled up."""
         size = integer(self._config, "vocab_size")
-        tokens = [f"[PAD{id_}]" for id_ in range(size)]
+        tokens = [filler(id_) for id_ in range(size)]
         types = [int(TokenType.UNUSED)] * size
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         if known and max(known.values()) >= size:

@@ -1,62 +1,351 @@
-"""Merges a LoRA adapter (PEFT's format) into its base model, in float32, tensor by tensor.
+"""Reads a LoRA adapter in PEFT's format: what it does to each parameter of its base.
 
-Ollama 0.34 takes no adapters, and the GGUF adapter format drops part of PEFT's settings, so a
-merged model is the only faithful way out. What is merged: LoRA on linear layers with ranks and
-alphas by pattern and rsLoRA. What is not (DoRA, trained embeddings or biases, initialisations
-that change the base) is refused by name, for leaving it out would be another model.
+Read are LoRA on linear layers and embeddings, ranks and alphas by pattern, rsLoRA, DoRA, biases,
+parameters that were trained whole (``modules_to_save``, grown vocabularies) and rows of the
+embedding (``trainable_token_indices``). Any other setting is refused by name, known to us or not,
+for leaving it out would be another model.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ollama_bridge.errors import ModelError
-from ollama_bridge.models.safety import check_folder, check_weights, read_json_object
-from ollama_bridge.models.weights import WEIGHTS_NAME, WeightInfo, Weights, write_weights
+from ollama_bridge.errors import ModelError, UnsafeCheckpointError
+from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.weights import SafetensorsWeights, WeightInfo
 
 ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
 _PREFIX = "base_model.model."
-_COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-# Settings that mean another formula than W + scale * B A.
-_REFUSED = (
-    "use_dora",
-    "use_qalora",
-    "lora_bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-    "fan_in_fan_out",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "layer_replication",
+_PEFT_HINT = "merge it with peft: model.merge_and_unload().save_pretrained(folder)"
+# Settings that are read, or that decide nothing once the adapter is trained.
+_UNDERSTOOD = frozenset(
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_bias",
+        "lora_dropout",
+        "megatron_config",
+        "megatron_core",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "trainable_token_indices",
+        "use_dora",
+        "use_rslora",
+    }
 )
 # Initialisations that subtract from the base weights what the adapter starts with.
 _CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
-@dataclass(frozen=True)
-class _Update:
-    """One adapted matrix: the names of its factors and their scale."""
+_TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
+_DOWN = ("lora_A.weight", "lora_embedding_A")
+# Ends of the names of an adapter's tensors, and of the parameter that they change; the longer one
+# first where one ends with another.
+_PARTS = {
+    "lora_A.weight": "weight",
+    "lora_B.weight": "weight",
+    "lora_B.bias": "bias",
+    "lora_embedding_A": "weight",
+    "lora_embedding_B": "weight",
+    "lora_magnitude_vector.weight": "weight",
+    "lora_magnitude_vector": "weight",
+    _TOKEN_ROWS: "weight",
+    "base_layer.weight": "weight",
+    "base_layer.bias": "bias",
+    "weight": "weight",
+    "bias": "bias",
+}
+_PARTNERS = {
+    "lora_A.weight": "lora_B.weight",
+    "lora_B.weight": "lora_A.weight",
+    "lora_B.bias": "lora_A.weight",
+    "lora_embedding_A": "lora_embedding_B",
+    "lora_embedding_B": "lora_embedding_A",
+}
 
-    down: str
-    up: str
-    scale: float
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter does to one parameter; names are those of its tensors.
+
+    Attributes:
+        whole: Takes the parameter's place, before anything else.
+        down: LoRA's A, (rank, columns).
+        up: LoRA's B, (rows, rank).
+        scale: Of B A, or of what is added.
+        embedding: A and B are of the transposed matrix.
+        magnitude: DoRA's length of every row.
+        added: A bias of B.
+        rows: Takes the place of some rows.
+        row_ids: Which.
+    """
+
+    whole: str | None = None
+    down: str | None = None
+    up: str | None = None
+    scale: float = 1.0
+    embedding: bool = False
+    magnitude: str | None = None
+    added: str | None = None
+    rows: str | None = None
+    row_ids: tuple[int, ...] = ()
+
+
+class Adapter:
+    """A PEFT adapter's folder, checked.
+
+    Args:
+        folder: It has adapter_config.json and adapter_model.safetensors.
+
+    Attributes:
+        folder: As given.
+        changes: By the base's parameter.
+        factors: The adapter's tensors.
+
+    Raises:
+        UnsafeCheckpointError: its weights are a pickle.
+        ModelError: damaged, or it does what cannot be merged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._settings = read_json_object(folder / ADAPTER_CONFIG)
+        self._refuse_the_unknown()
+        self.factors = SafetensorsWeights([_weights_file(folder)])
+        self.changes = self._read_changes()
+        self._check_complete()
+
+    def unties(self, *, tied: bool) -> bool:
+        """Whether embedding and output matrix, one in the base, differ in the adapted model.
+
+        Args:
+            tied: Whether they are one in the base.
+        """
+        if not tied or self._settings.get("ensure_weight_tying"):
+            return False
+        embedding, output = self.changes.get(EMBEDDING), self.changes.get(OUTPUT)
+        if output is not None:
+            return True
+        return embedding is not None and (embedding.whole or embedding.down) is not None
+
+    def check_fit(self, infos: Mapping[str, WeightInfo]) -> None:
+        """Refuse a base that the adapter was not trained on.
+
+        Args:
+            infos: The base's tensors.
+
+        Raises:
+            ModelError: naming the first parameter that does not fit.
+        """
+        for name, change in self.changes.items():
+            base = infos.get(name)
+            if base is None and name == OUTPUT:
+                base = infos.get(EMBEDDING)
+            if base is None:
+                if change.added is not None:
+                    raise self._error(f"lora_bias on {name!r}, where the base has no bias")
+                raise self._misfit(f"{self.folder} adapts {name!r}, which the base has not")
+            shape = self.shape_of(name, base.shape)
+            grows = name in (EMBEDDING, OUTPUT) and shape[1:] == base.shape[1:]
+            if shape != base.shape and not grows:
+                raise self._misfit(f"{self.folder}: {name!r} is {shape}, the base has {base.shape}")
+            self._check_factors(name, change, shape)
+
+    def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a parameter in the adapted model.
+
+        Args:
+            name: Of the parameter.
+            shape: In the base.
+        """
+        change = self.changes.get(name)
+        if change is None or change.whole is None:
+            return shape
+        return self.factors.infos[change.whole].shape
+
+    def apply(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """A parameter of the adapted model, in float32.
+
+        Args:
+            name: Of the parameter.
+            values: In the base.
+
+        Source: ``peft.tuners.lora.layer`` (``get_delta_weight``, ``merge``) and ``dora``.
+        """
+        change = self.changes[name]
+        merged = (values if change.whole is None else self.factors.tensor(change.whole)).float()
+        delta = self.delta(change)
+        if delta is not None:
+            merged = merged + delta
+        if change.magnitude is not None:
+            lengths = self.factors.tensor(change.magnitude).float()
+            merged = merged * (lengths / torch.linalg.norm(merged, dim=1))[:, None]
+        if change.added is not None:
+            merged = merged + self.factors.tensor(change.added).float() * change.scale
+        if change.rows is not None:
+            merged = merged.clone()
+            merged[list(change.row_ids)] = self.factors.tensor(change.rows).float()
+        return merged
+
+    def delta(self, change: Change) -> torch.Tensor | None:
+        """What LoRA adds to a parameter, in float32."""
+        if change.down is None or change.up is None:
+            return None
+        down, up = self.factors.tensor(change.down).float(), self.factors.tensor(change.up).float()
+        product = (up @ down) * change.scale
+        return product.T if change.embedding else product
+
+    def _refuse_the_unknown(self) -> None:
+        settings = self._settings
+        kind = settings.get("peft_type")
+        if kind != "LORA":
+            raise ModelError(
+                f"{self.folder}: adapter of type {kind!r}, only LORA can be merged",
+                hint=_PEFT_HINT,
+            )
+        refused = sorted(name for name in settings if name not in _UNDERSTOOD and settings[name])
+        start = str(settings.get("init_lora_weights")).lower()
+        if start.startswith(_CHANGES_BASE):
+            refused.append(f"init_lora_weights={start}")
+        if refused:
+            raise self._error(", ".join(refused))
+
+    def _read_changes(self) -> dict[str, Change]:
+        changes: dict[str, Change] = {}
+        names = self.factors.infos
+        if not names:
+            raise ModelError(f"{self.folder / ADAPTER_WEIGHTS} holds no tensors")
+        for name in sorted(names):
+            module, part = self._parse(name)
+            partner = _PARTNERS.get(part)
+            if partner is not None and f"{_PREFIX}{module}.{partner}" not in names:
+                raise ModelError(f"{self.folder}: {name} has no {module}.{partner}")
+            parameter = f"{module}.{_PARTS[part]}"
+            changes[parameter] = self._extend(changes.get(parameter, Change()), module, part, name)
+        return changes
+
+    def _check_complete(self) -> None:
+        """Refuse settings that the tensors do not bear out: something was not saved."""
+        settings = self._settings
+        adapted = [change for change in self.changes.values() if change.down is not None]
+        if any(
+            (change.magnitude is not None) != bool(settings.get("use_dora")) for change in adapted
+        ):
+            raise self._error("use_dora on some matrices only")
+        if settings.get("lora_bias") and not any(c.added for c in self.changes.values()):
+            raise self._error("lora_bias, whose biases are not in it")
+        whole = [name for name, change in self.changes.items() if change.whole is not None]
+        for module in settings.get("modules_to_save") or ():
+            if not any(f".{module}." in f".{name}" for name in whole):
+                raise self._error(f"modules_to_save {module}, which is not in it")
+        if settings.get("trainable_token_indices") and not any(
+            change.rows for change in self.changes.values()
+        ):
+            raise self._error("trainable_token_indices, whose rows are not in it")
+
+    def _parse(self, name: str) -> tuple[str, str]:
+        """The module that a tensor belongs to, and its part in the adapter."""
+        module = name.removeprefix(_PREFIX)
+        if module != name:
+            for part in _PARTS:
+                if module.endswith(f".{part}"):
+                    return module.removesuffix(f".{part}"), part
+        raise self._error(f"the tensor {name}")
+
+    def _extend(self, change: Change, module: str, part: str, name: str) -> Change:
+        """What is known of a parameter's change, and one tensor more."""
+        if part in _DOWN:
+            return replace(
+                change,
+                down=name,
+                scale=self._scale(module, self.factors.infos[name].shape[0]),
+                embedding=part == "lora_embedding_A",
+            )
+        if part in ("lora_B.weight", "lora_embedding_B"):
+            return replace(change, up=name)
+        if part == "lora_B.bias":
+            rank = self.factors.infos[f"{_PREFIX}{module}.lora_A.weight"].shape[0]
+            return replace(change, added=name, scale=self._scale(module, rank))
+        if part.startswith("lora_magnitude_vector"):
+            if f"{_PREFIX}{module}.lora_A.weight" not in self.factors.infos:
+                raise self._error(f"use_dora on {module}, which is no linear layer")
+            return replace(change, magnitude=name)
+        if part == _TOKEN_ROWS:
+            return replace(change, rows=name, row_ids=self._row_ids(module))
+        return replace(change, whole=name)
+
+    def _scale(self, module: str, rank: int) -> float:
+        alpha = float(self._by_pattern("alpha_pattern", module, self._settings.get("lora_alpha")))
+        return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+
+    def _by_pattern(self, key: str, module: str, default: object) -> Any:
+        """PEFT's rule: a pattern fits the name of a module, or its end after a dot."""
+        for pattern, value in (self._settings.get(key) or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        return default
+
+    def _row_ids(self, module: str) -> tuple[int, ...]:
+        ids = self._settings.get("trainable_token_indices")
+        if isinstance(ids, Mapping):
+            ids = next((ids[key] for key in ids if f".{module}".endswith(f".{key}")), None)
+        if not isinstance(ids, list) or not all(type(id_) is int and id_ >= 0 for id_ in ids):
+            raise self._error(f"trainable_token_indices {ids!r} on {module}")
+        return tuple(ids)
+
+    def _check_factors(self, name: str, change: Change, shape: tuple[int, ...]) -> None:
+        infos = self.factors.infos
+        if change.down is not None and change.up is not None:
+            rows, columns = shape[::-1] if change.embedding else shape
+            down, up = infos[change.down].shape, infos[change.up].shape
+            if down[1:] != (columns,) or up != (rows, down[0]):
+                raise self._misfit(
+                    f"{self.folder}: factors {up} x {down} do not fit {name!r} of {shape}"
+                )
+        for part in (change.magnitude, change.added):
+            if part is not None and infos[part].shape != shape[:1]:
+                raise self._misfit(f"{self.folder}: {part} does not fit {name!r} of {shape}")
+        if change.rows is not None:
+            fits = infos[change.rows].shape == (len(change.row_ids), *shape[1:])
+            if not fits or max(change.row_ids) >= shape[0]:
+                raise self._misfit(f"{self.folder}: {change.rows} does not fit {name!r} of {shape}")
+
+    def _error(self, what: str) -> ModelError:
+        return ModelError(f"{self.folder}: cannot merge an adapter with {what}", hint=_PEFT_HINT)
+
+    @staticmethod
+    def _misfit(message: str) -> ModelError:
+        return ModelError(message, hint="give the base model that the adapter was trained on")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -64,154 +353,34 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def base_of(adapter: Path) -> str:
-    """The base model that an adapter names: a folder or a hub repository.
+def base_of(adapter: Path) -> tuple[str, str | None]:
+    """The base model that an adapter names: a folder or a hub repository, and its revision.
 
     Raises:
         ModelError: it names none.
     """
-    name = read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
+    settings = read_json_object(adapter / ADAPTER_CONFIG)
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(name, str) or not name:
         raise ModelError(
             f"{adapter / ADAPTER_CONFIG} names no base model",
             hint="set base_model_name_or_path to the folder of the base model",
         )
-    return name
+    return name, revision if isinstance(revision, str) else None
 
 
-def merge_adapter(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
-    """Write base + adapter as one checkpoint with float32 weights.
-
-    Args:
-        base: The base model's folder.
-        adapter: The PEFT adapter's folder.
-        out: Where to; made if missing.
-
-    Returns:
-        Facts: how many matrices were changed.
-
-    Raises:
-        ModelError: the adapter does not fit the base, or uses what cannot be merged.
-        DiskFullError: there is no room.
-    """
-    config = check_folder(base)
-    settings = _read_settings(adapter)
-    check_weights_of_adapter(adapter)
-    factors = Weights([adapter / _ADAPTER_WEIGHTS])
-    weights = Weights.of_folder(base)
-    updates = dict(_updates(adapter, settings, factors))
-    tied = bool(config.get("tie_word_embeddings"))
-    for name, update in updates.items():
-        _check_fit(adapter, name, update, factors, weights)
-        if tied and name == "lm_head.weight":
-            raise ModelError(
-                f"{adapter} adapts lm_head, which the base shares with its embedding",
-                hint="train without lm_head in target_modules",
-            )
-
-    def produce(name: str) -> torch.Tensor:
-        tensor = weights.tensor(name).float()
-        update = updates.get(name)
-        if update is None:
-            return tensor
-        down, up = factors.tensor(update.down).float(), factors.tensor(update.up).float()
-        return tensor + (up @ down) * update.scale
-
-    out.mkdir(parents=True, exist_ok=True)
-    for name in _COPIED:
-        # The adapter's own tokenizer or template, if it was saved with one, is the trained one.
-        source = next((f / name for f in (adapter, base) if (f / name).is_file()), None)
-        if source is not None:
-            shutil.copyfile(source, out / name)
-    infos = [WeightInfo(info.name, info.shape, torch.float32) for info in weights.infos.values()]
-    write_weights(out / WEIGHTS_NAME, infos, produce)
-    return {"merged_matrices": len(updates)}
-
-
-def check_weights_of_adapter(adapter: Path) -> None:
-    """Refuse an adapter whose weights are a pickle or missing.
-
-    Raises:
-        UnsafeCheckpointError: only a pickle is there.
-        ModelError: nothing is there.
-    """
-    if not (adapter / _ADAPTER_WEIGHTS).is_file():
-        check_weights(adapter)  # says it better: pickle, or none
-        raise ModelError(
-            f"{adapter} has no {_ADAPTER_WEIGHTS}",
-            hint="save the adapter with model.save_pretrained(folder)",
+def _weights_file(folder: Path) -> Path:
+    path = folder / ADAPTER_WEIGHTS
+    if path.is_file():
+        return path
+    if (folder / "adapter_model.bin").is_file():
+        raise UnsafeCheckpointError(
+            f"{folder} holds its weights only as pickle (adapter_model.bin); opening one runs "
+            "whatever code is in it, so it is refused",
+            hint="convert it where you trust it: load it with peft and call "
+            "model.save_pretrained(folder)",
         )
-
-
-def _read_settings(adapter: Path) -> Mapping[str, Any]:
-    settings = read_json_object(adapter / ADAPTER_CONFIG)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(
-            f"{adapter}: adapter of type {kind!r}, only LORA can be merged",
-            hint="merge it with peft: model.merge_and_unload().save_pretrained(folder)",
-        )
-    refused = [name for name in _REFUSED if settings.get(name)]
-    if settings.get("bias", "none") != "none":
-        refused.append("bias")
-    start = str(settings.get("init_lora_weights")).lower()
-    if start.startswith(_CHANGES_BASE):
-        refused.append(f"init_lora_weights={start}")
-    if refused:
-        raise ModelError(
-            f"{adapter}: cannot merge an adapter with {', '.join(refused)}",
-            hint="merge it with peft: model.merge_and_unload().save_pretrained(folder)",
-        )
-    return settings
-
-
-def _updates(
-    adapter: Path, settings: Mapping[str, Any], factors: Weights
-) -> Iterator[tuple[str, _Update]]:
-    names = set(factors.infos)
-    if not names:
-        raise ModelError(f"{adapter / _ADAPTER_WEIGHTS} holds no tensors")
-    for name in sorted(names):
-        module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-        if name == f"{_PREFIX}{module}.lora_A.weight":
-            up = f"{_PREFIX}{module}.lora_B.weight"
-            if up not in names:
-                raise ModelError(f"{adapter}: {name} has no {up}")
-            names -= {name, up}
-            yield f"{module}.weight", _Update(name, up, _scale(settings, module, factors, name))
-    if names:
-        raise ModelError(
-            f"{adapter}: tensors that cannot be merged: {', '.join(sorted(names)[:3])}",
-            hint="merge it with peft: model.merge_and_unload().save_pretrained(folder)",
-        )
-
-
-def _scale(settings: Mapping[str, Any], module: str, factors: Weights, down: str) -> float:
-    rank = factors.infos[down].shape[0]
-    alpha = float(_by_pattern(settings, "alpha_pattern", module, settings.get("lora_alpha", rank)))
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _by_pattern(settings: Mapping[str, Any], key: str, module: str, default: object) -> Any:
-    """PEFT's rule: a pattern fits the module's name, or its end after a dot; the first counts."""
-    for pattern, value in (settings.get(key) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
-
-
-def _check_fit(
-    adapter: Path, name: str, update: _Update, factors: Weights, weights: Weights
-) -> None:
-    if name not in weights.infos:
-        raise ModelError(
-            f"{adapter} adapts {name!r}, which the base has not",
-            hint="give the base model that the adapter was trained on",
-        )
-    rows, columns = weights.infos[name].shape
-    down, up = factors.infos[update.down].shape, factors.infos[update.up].shape
-    if down[1:] != (columns,) or up != (rows, down[0]):
-        raise ModelError(
-            f"{adapter}: factors {up} x {down} do not fit {name!r} of {(rows, columns)}",
-            hint="give the base model that the adapter was trained on",
-        )
+    raise ModelError(
+        f"{folder} has no {ADAPTER_WEIGHTS}",
+        hint="save the adapter with model.save_pretrained(folder)",
+    )

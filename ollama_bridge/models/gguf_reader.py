@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 
 from ollama_bridge.errors import GGUFError
+from ollama_bridge.models.gguf_decode import decode
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -45,12 +45,6 @@ _SCALARS = {
 _SCALAR_STRUCTS = {code: struct.Struct(text) for code, text in _SCALARS.items()}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-
-_PLAIN_TYPES: Mapping[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "F64": np.dtype("<f8"),
-}
 
 
 @dataclass(frozen=True)
@@ -109,27 +103,20 @@ class GGUFContents:
         """
         data = self.encoded(name)
         info = self.tensors[name]
-        # Damaged scales overflow; that is found by the check below, not by a warning.
-        with np.errstate(all="ignore"):
-            if info.type in _PLAIN_TYPES:
-                values = data.view(_PLAIN_TYPES[info.type]).astype(np.float32)
-            else:
-                type_ = GGMLQuantizationType[info.type]
-                try:
-                    values = dequantize(data, type_)
-                except NotImplementedError as exc:
-                    raise GGUFError(
-                        f"{self.path}: tensor {name!r} has type {info.type}, "
-                        "which cannot be decoded to numbers",
-                        hint="use a GGUF of type F32, F16, BF16, Q8_0, or another block type",
-                    ) from exc
-            finite = bool(np.isfinite(values).all())
+        try:
+            values, finite = decode(data, info.type)
+        except NotImplementedError as exc:
+            raise GGUFError(
+                f"{self.path}: tensor {name!r} has type {info.type}, "
+                "which cannot be decoded to numbers",
+                hint="use a GGUF of type F32, F16, BF16, Q8_0, or another block type",
+            ) from exc
         if not finite:
             raise GGUFError(
                 f"{self.path}: tensor {name!r} holds values that are not finite",
                 hint="the file is damaged: get it again",
             )
-        return np.asarray(values.reshape(info.shape), dtype=np.float32)
+        return values.reshape(info.shape)
 
 
 def read_gguf(path: Path) -> GGUFContents:

@@ -18,12 +18,23 @@ from ollama_bridge.errors import GGUFError
 from ollama_bridge.models import pretokenizers
 
 # tokenizer.ggml.token_type
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _SPACE = "\u2581"  # SentencePiece's visible space
 _PREFIX = "tokenizer.ggml."
 # Where our converter keeps the Jinja template out of the runtimes' sight, so that a model that
 # Ollama renders by a Go template can still become a checkpoint that renders as it was trained.
 KEPT_TEMPLATE_KEY = "ollama_bridge.chat_template"
+# Roles that only runtimes know, as tokenizer_config.json keeps them: "eot" is eot_token there.
+RUNTIME_ROLES = (
+    "eot",
+    "eom",
+    "fim_pre",
+    "fim_suf",
+    "fim_mid",
+    "fim_pad",
+    "fim_rep",
+    "fim_sep",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class SpecialIds:
     unknown: int | None
     padding: int | None
     ends: tuple[int, ...]
+    runtime: Mapping[str, int]  # by RUNTIME_ROLES
 
 
 class GGUFTokenizer:
@@ -93,6 +105,7 @@ class GGUFTokenizer:
             ("eos", self.ids.eos),
             ("unk", self.ids.unknown),
             ("pad", self.ids.padding),
+            *self.ids.runtime.items(),
         ):
             if id_ is not None:
                 config[f"{role}_token"] = self.tokens[id_]
@@ -141,7 +154,8 @@ class GGUFTokenizer:
         several = self._list("eos_token_ids", int, required=False)
         if not all(0 <= value < len(self.tokens) for value in several):
             raise self._error(f"eos_token_ids is {several}, outside of the vocabulary")
-        candidates = (eos, one("eot_token_id"), one("eom_token_id"), *several)
+        runtime = {role: one(f"{role}_token_id") for role in RUNTIME_ROLES}
+        candidates = (eos, runtime["eot"], runtime["eom"], *several)
         ends = dict.fromkeys(value for value in candidates if value is not None)
         return SpecialIds(
             bos=one("bos_token_id"),
@@ -149,7 +163,17 @@ class GGUFTokenizer:
             unknown=one("unknown_token_id"),
             padding=one("padding_token_id"),
             ends=tuple(ends),
+            runtime={role: id_ for role, id_ in runtime.items() if id_ is not None},
         )
+
+    def _used(self) -> int:
+        """How many tokens there are without the fillers at the end, which no tokenizer has."""
+        size = len(self.tokens)
+        while (
+            size and self._types[size - 1] == _UNUSED and self.tokens[size - 1] == filler(size - 1)
+        ):
+            size -= 1
+        return size
 
     def _added_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are found in the text before it is split: all that are not normal."""
@@ -253,7 +277,7 @@ class GGUFTokenizer:
                 "fuse_unk": False,
                 "byte_fallback": False,
                 "ignore_merges": False,
-                "vocab": {token: id_ for id_, token in enumerate(self.tokens)},
+                "vocab": {token: id_ for id_, token in enumerate(self.tokens[: self._used()])},
                 **model,
             },
         }
@@ -288,6 +312,11 @@ class GGUFTokenizer:
                 for id_ in (*first, *last)
             },
         }
+
+
+def filler(id_: int) -> str:
+    """The text of a row of the embedding that no token uses."""
+    return f"[PAD{id_}]"
 
 
 def _merges_of_scores(

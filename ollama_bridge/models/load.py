@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 
 from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.safety import check_folder, read_architecture, read_json_object
+from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.stored import is_plain, open_weights
 from ollama_bridge.models.template_trial import check_chat_template
 
 if TYPE_CHECKING:
@@ -42,15 +44,18 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
         from transformers import AutoModelForCausalLM
 
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation=architecture.attention,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            if is_plain(folder):
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    attn_implementation=architecture.attention,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
+            else:
+                loaded = _load_decoded(folder, config, dtype)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as exc:
             raise ModelError(f"{folder} cannot be loaded: {exc}") from exc
     model: PreTrainedModel = loaded[0]
@@ -64,6 +69,28 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
             )
     model.train(mode=False)
     return model
+
+
+def _load_decoded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """What from_pretrained gives, of weights that are decoded or merged on the way."""
+    import transformers
+
+    architecture = ARCHITECTURES[read_architecture(folder, config)]
+    model_class: Any = getattr(transformers, architecture.hf_class)
+    weights = open_weights(folder, config)
+    loaded = model_class.from_pretrained(
+        None,
+        config=model_class.config_class.from_pretrained(folder, local_files_only=True),
+        state_dict={name: weights.tensor(name).to(dtype) for name in weights.infos},
+        dtype=dtype,
+        attn_implementation=architecture.attention,
+        output_loading_info=True,
+    )
+    if (folder / "generation_config.json").is_file():
+        loaded[0].generation_config = transformers.GenerationConfig.from_pretrained(
+            folder, local_files_only=True
+        )
+    return loaded
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

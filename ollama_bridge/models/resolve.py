@@ -1,14 +1,14 @@
 """From a model reference to a checkpoint on disk, imported at most once.
 
 Everything ends as a Hugging Face folder with a manifest, filed in the cache by the digest of what
-it was made of: a GGUF (given, or found in the daemon's store) is imported, an adapter merged, a
-folder linked. A tag is therefore pinned: if it moves, its digest is another, and so is the
-checkpoint.
+it was made of: of a GGUF (given, or found in the daemon's store), a folder, or a base and an
+adapter. Weights are linked and not copied: what is quantized is decoded, and what is adapted
+merged, when it is read. A tag is therefore pinned: if it moves, its digest is another, and so is
+the checkpoint.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, MissingExtraError, ModelError, ModelReferenceError
+from ollama_bridge.models.links import link_file
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.weights import INDEX_NAME
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 # Raised when an import gives other bytes for the same input.
-_IMPORT_VERSION = 2
+_IMPORT_VERSION = 3
+_MERGE_VERSION = 2
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -135,15 +137,16 @@ def _import(
 
 def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
     from ollama_bridge.models.adapters import is_adapter
+    from ollama_bridge.models.gguf_weights import GGUF_NAME
     from ollama_bridge.models.safety import check_folder
 
     if (folder / MANIFEST_NAME).is_file():
         return Checkpoint.open(folder)
     if is_adapter(folder):
-        return _merge(folder, cache_dir, reporter, hub=hub)
+        return _with_adapter(folder, cache_dir, reporter, hub=hub)
     check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
-    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    weights = sorted(path.name for path in folder.glob("*.safetensors")) or [GGUF_NAME]
     digests = {name: digest_file(folder / name) for name in (*names, *weights)}
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
@@ -155,7 +158,7 @@ def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool
         for name in names:
             shutil.copyfile(folder / name, draft.path / name)
         for name in weights:
-            _link(folder / name, draft.path / name)
+            link_file(folder / name, draft.path / name)
         facts = {"source": str(folder)}
         manifest = draft.commit(facts)
         _check_unchanged(manifest, digests, folder)
@@ -163,15 +166,12 @@ def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool
         return Checkpoint(out_dir, manifest)
 
 
-def _merge(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
-    from ollama_bridge.models.adapters import (
-        ADAPTER_CONFIG,
-        base_of,
-        check_weights_of_adapter,
-        merge_adapter,
-    )
+def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
+    from ollama_bridge.models.adapters import ADAPTER_CONFIG, Adapter, base_of
+    from ollama_bridge.models.merge import combine_adapter
 
-    name = base_of(adapter)
+    Adapter(adapter)  # refused before a base is fetched for it
+    name, revision = base_of(adapter)
     # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
     folder = next((p for p in (Path(name), adapter / name) if p.is_dir()), None)
     if folder is None and not hub:
@@ -181,37 +181,26 @@ def _merge(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> 
             f"{adapter / ADAPTER_CONFIG} to its folder",
         )
     if folder is None:
-        folder = _download(parse_reference(f"hf:{name}"))
+        at = f"@{revision}" if revision else ""
+        folder = _download(parse_reference(f"hf:{name}{at}"))
     base = _from_folder(folder, cache_dir, reporter, hub=hub)
-    check_weights_of_adapter(adapter)
     files = sorted(path for path in adapter.iterdir() if path.is_file())
     digests = {path.name: digest_file(path) for path in files}
-    digest = digest_text(canonical_json(digests))
     work = Work(
         kind=Checkpoint.kind,
         stage="merge",
-        version=1,
-        inputs={"adapter": digest, "base": base.digest},
+        version=_MERGE_VERSION,
+        inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
     )
     out_dir = cache_dir / f"merged-{work.key[:16]}"
     with Timed(reporter, "merge") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        facts = {"source": str(adapter), **merge_adapter(base.path, adapter, draft.path)}
+        facts = {"source": str(adapter), **combine_adapter(base.path, adapter, draft.path)}
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Have the weights in the cache without their bytes twice."""
-    source = source.resolve()  # files of the hub's cache are links themselves
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        target.symlink_to(source)
 
 
 def _check_unchanged(manifest: Manifest, digests: dict[str, str], folder: Path) -> None:

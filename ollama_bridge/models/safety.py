@@ -7,19 +7,17 @@ and being readable, so that a later stage does not find out in its middle.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, Weights
+from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.stored import open_weights
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
-
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 def check_folder(folder: Path) -> Mapping[str, Any]:
@@ -46,7 +44,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             f"{folder} is quantized ({_method(config['quantization_config'])})",
             hint="start from the unquantized checkpoint",
         )
-    check_weights(folder)
+    open_weights(folder, config)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
             f"{folder} has no tokenizer.json",
@@ -64,31 +62,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json_object(folder / "config.json")
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a checkpoint.
-
-    Raises:
-        ModelError: missing, or not a JSON object.
-    """
-    if not path.parent.is_dir():
-        raise ModelError(
-            f"{path.parent} is no folder", hint="give the folder of a Hugging Face checkpoint"
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ModelError(
-            f"{path.parent} has no {path.name}",
-            hint="give the folder of a Hugging Face checkpoint (config.json, *.safetensors, "
-            "tokenizer.json)",
-        ) from exc
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ModelError(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, expected an object")
-    return value
-
-
 def read_architecture(folder: Path, config: Mapping[str, Any]) -> str:
     """The architecture that a config names.
 
@@ -102,25 +75,6 @@ def read_architecture(folder: Path, config: Mapping[str, Any]) -> str:
             hint="save the model with model.save_pretrained(folder)",
         )
     return names[0]
-
-
-def check_weights(folder: Path) -> Weights:
-    """Open the safetensors of a folder, or say why there are none.
-
-    Raises:
-        UnsafeCheckpointError: there are weights only as pickle.
-        ModelError: there are none, or a file is truncated or damaged.
-    """
-    if not (folder / WEIGHTS_NAME).is_file() and not (folder / INDEX_NAME).is_file():
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise UnsafeCheckpointError(
-                f"{folder} holds its weights only as pickle ({', '.join(pickles)}); opening one "
-                "runs whatever code is in it, so it is refused",
-                hint="convert it where you trust it: load it with transformers and call "
-                "model.save_pretrained(folder)",
-            )
-    return Weights.of_folder(folder)
 
 
 def _refuse_remote_code(folder: Path, config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
 from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
 
 # Relative error (of the Euclidean norm) that rounding to a type was seen to stay below, doubled.
@@ -41,7 +42,7 @@ def wrong_tensors(gguf: Path, checkpoint: Path) -> list[str]:
     found_name = contents.metadata.get("general.architecture")
     if found_name != architecture.name:
         return [f"the GGUF is a {found_name}, the checkpoint a {architecture.name}"]
-    weights = Weights.of_folder(checkpoint)
+    weights = open_weights(checkpoint, config)
     problems = []
     for rule in architecture.rules(config):
         if rule.source not in weights.infos:

@@ -1,4 +1,4 @@
-"""Safetensors of a checkpoint, read and written one tensor at a time.
+"""The tensors of a checkpoint, read one at a time; safetensors are read and written here.
 
 Memory is bounded by the largest tensor, whatever the size of the model. Files are checked when
 they are opened: the format carries no code, but a truncated file must be an error at once and
@@ -7,6 +7,7 @@ not in the middle of a stage.
 
 from __future__ import annotations
 
+import abc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,29 @@ class WeightInfo:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-class Weights:
+class Weights(abc.ABC):
+    """The tensors of a checkpoint, whatever they are made of."""
+
+    @property
+    @abc.abstractmethod
+    def infos(self) -> Mapping[str, WeightInfo]:
+        """Every tensor's shape and type, by name."""
+
+    @property
+    def quantized(self) -> frozenset[str]:
+        """The GGUF block types that values were decoded from: they are rounded already."""
+        return frozenset()
+
+    @abc.abstractmethod
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read, decode or merge one tensor.
+
+        Raises:
+            ModelError: there is no such tensor, or its file is damaged.
+        """
+
+
+class SafetensorsWeights(Weights):
     """The tensors of a checkpoint's safetensors files.
 
     Args:
@@ -57,7 +80,7 @@ class Weights:
             self._add(path)
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Weights:
+    def of_folder(cls, folder: Path) -> SafetensorsWeights:
         """Open ``model.safetensors``, or the shards that its index names.
 
         Raises:

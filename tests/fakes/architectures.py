@@ -36,6 +36,13 @@ _SIZES: Mapping[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
+# Rows of 256, the block of K-quants, with heads as wide as above.
+WIDE: Mapping[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+}
 _FACTORS = [1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]
 
 # Name of the case: class of the config, and what is not as in _SIZES.
@@ -140,19 +147,22 @@ CASES: Mapping[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 }
 
 
-def build_checkpoint(case: str, folder: Path, *, seed: int = 0) -> Path:
+def build_checkpoint(
+    case: str, folder: Path, *, seed: int = 0, sizes: Mapping[str, Any] | None = None
+) -> Path:
     """Save a random checkpoint of an architecture and a ChatML tokenizer as a folder.
 
     Args:
         case: A name of :data:`CASES`.
         folder: Where to; made if missing.
         seed: Same seed, same weights; the global generator is left alone.
+        sizes: Of the config, other than the small ones; such as :data:`WIDE`.
 
     Returns:
         The folder.
     """
     config_class, changes = CASES[case]
-    config = config_class(**{**_SIZES, **changes})
+    config = config_class(**{**_SIZES, **(sizes or {}), **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -163,5 +173,7 @@ def build_checkpoint(case: str, folder: Path, *, seed: int = 0) -> Path:
                 parameter.data.normal_(std=0.1)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model.save_pretrained(folder)
-    build_tiny_tokenizer(vocab_size=config.vocab_size).save_pretrained(folder)
+    build_tiny_tokenizer(vocab_size=min(config.vocab_size, _SIZES["vocab_size"])).save_pretrained(
+        folder
+    )
     return folder

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.architectures import build_checkpoint
+from fakes.models import build_tiny_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ollama_bridge.conversion import merge_lora
@@ -17,20 +20,49 @@ from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# Every feature of PEFT that is merged: settings of the adapter, and whether the base is tied.
+FEATURES: dict[str, tuple[dict[str, Any], bool]] = {
+    "plain": ({}, True),
+    "rsLoRA": ({"use_rslora": True}, True),
+    "patterns": (
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 3}},
+        True,
+    ),
+    "two modules": ({"target_modules": ["q_proj", "v_proj"], "r": 8}, True),
+    "DoRA": ({"use_dora": True}, True),
+    "DoRA and rsLoRA": ({"use_dora": True, "use_rslora": True}, True),
+    "fan_in_fan_out": ({"fan_in_fan_out": True}, True),
+    "saved modules": ({"modules_to_save": ["lm_head", "embed_tokens"]}, False),
+    "saved output of a tied base": ({"modules_to_save": ["lm_head"]}, True),
+    "saved norms": ({"modules_to_save": ["input_layernorm"]}, True),
+    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, False),
+    "embedding of a tied base": ({"target_modules": ["q_proj", "embed_tokens"]}, True),
+    "output": ({"target_modules": ["q_proj", "lm_head"]}, False),
+    "output of a tied base": ({"target_modules": ["q_proj", "lm_head"]}, True),
+    "rows": ({"trainable_token_indices": {"embed_tokens": [7, 300]}}, False),
+    "rows of a tied base": ({"trainable_token_indices": {"embed_tokens": [7, 300]}}, True),
+}
 
 
 def build_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     """A PEFT adapter with random factors, saved."""
-    config = LoraConfig(
-        **{"r": 4, "lora_alpha": 16, "target_modules": LINEAR, "task_type": "CAUSAL_LM", **settings}
-    )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about ties, which are what is tested
         torch.manual_seed(0)
+        config = LoraConfig(
+            **{
+                "r": 4,
+                "lora_alpha": 16,
+                "target_modules": LINEAR,
+                "task_type": "CAUSAL_LM",
+                **settings,
+            }
+        )
         model = get_peft_model(load_model(base), config)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:  # zero at the start: an adapter that does nothing
-                parameter.data.normal_(std=0.1)
-    model.save_pretrained(folder)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # an adapter that was not trained does nothing
+                parameter.data.add_(torch.randn_like(parameter) * 0.1)
+        model.save_pretrained(folder)
     return folder
 
 
@@ -40,49 +72,116 @@ def change(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"use_rslora": True},
-        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 3}},
-        {"target_modules": ["q_proj", "v_proj"], "r": 8},
-    ],
-    ids=["plain", "rsLoRA", "patterns", "two modules"],
-)
-def test_merged_equals_adapter(
-    tiny_checkpoint: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
+def peft_model(base: Path, adapter: Path) -> PeftModel:
+    """The adapted model as peft computes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(load_model(base), adapter)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_merged_equals_adapter(tmp_path: Path, feature: str) -> None:
     """The merged model's logits are the adapted model's, within 1e-5 of their size."""
-    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter", **settings)
-    merged = load_model(merge_lora(tiny_checkpoint, adapter, tmp_path / "merged"))
-    peft = PeftModel.from_pretrained(load_model(tiny_checkpoint), adapter)
-    tokens = torch.arange(3, 40)[None]
+    settings, tied = FEATURES[feature]
+    base = build_tiny_checkpoint(tmp_path / "base", tied=tied)
+    adapter = build_adapter(base, tmp_path / "adapter", **settings)
+    merged = load_model(merge_lora(base, adapter, tmp_path / "merged"))
+    tokens = torch.tensor([[7, 300, *range(3, 40)]])
     with torch.no_grad():
-        expected, got = peft(tokens).logits, merged(tokens).logits
-        plain = load_model(tiny_checkpoint)(tokens).logits
+        expected, got = peft_model(base, adapter)(tokens).logits, merged(tokens).logits
+        plain = load_model(base)(tokens).logits
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (plain - expected).abs().max() > 0.1
 
 
-def test_merged_equals_pefts_own_merge(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Every weight is what peft's merge_and_unload computes."""
-    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
-    ours = load_model(merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")).state_dict()
-    peft = PeftModel.from_pretrained(load_model(tiny_checkpoint), adapter).merge_and_unload()
-    for name, tensor in peft.state_dict().items():
+@pytest.mark.parametrize("feature", [name for name in FEATURES if "tied base" not in name])
+def test_merged_equals_pefts_own_merge(tmp_path: Path, feature: str) -> None:
+    """Every weight is what peft's merge_and_unload computes.
+
+    On a tied base peft's merge changes both sides of the tie, which is not what it trained.
+    """
+    settings, tied = FEATURES[feature]
+    base = build_tiny_checkpoint(tmp_path / "base", tied=tied)
+    adapter = build_adapter(base, tmp_path / "adapter", **settings)
+    ours = load_model(merge_lora(base, adapter, tmp_path / "merged")).state_dict()
+    for name, tensor in peft_model(base, adapter).merge_and_unload().state_dict().items():
         assert torch.allclose(ours[name], tensor, atol=1e-6), name
+
+
+def test_biases_are_merged(tmp_path: Path) -> None:
+    """Trained biases of the base, and biases of B, where the base has biases to take them."""
+    base = build_checkpoint("llama-biases", tmp_path / "base")
+    tokens = torch.arange(3, 40)[None]
+    for settings in ({"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}):
+        folder = tmp_path / "-".join(settings)
+        adapter = build_adapter(base, folder / "adapter", **settings)
+        merged = load_model(merge_lora(base, adapter, folder / "merged"))
+        with torch.no_grad():
+            expected, got = peft_model(base, adapter)(tokens).logits, merged(tokens).logits
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), settings
+
+
+def test_a_grown_vocabulary_is_merged(tmp_path: Path) -> None:
+    """Tokens that were added for the training are in the merged model, with their rows."""
+    base = build_tiny_checkpoint(tmp_path / "base", tied=False)
+    model = load_model(base)
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(392, mean_resizing=False)
+        config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        adapted = get_peft_model(model, config)
+        adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    merged = load_model(merge_lora(base, tmp_path / "adapter", tmp_path / "merged"))
+    assert merged.config.vocab_size == 392
+    tokens = torch.tensor([[1, 385, 391, 5]])
+    with torch.no_grad():
+        assert torch.allclose(merged(tokens).logits, adapted.eval()(tokens).logits, atol=1e-4)
+
+
+def test_a_reference_to_an_adapter_stores_no_merged_weights(tmp_path: Path) -> None:
+    """The checkpoint links base and adapter, and computes what the merged folder does."""
+    base = build_tiny_checkpoint(tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter", modules_to_save=["lm_head"])
+    change(adapter, base_model_name_or_path=str(base))
+    checkpoint = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    assert (checkpoint.path / "model.safetensors").samefile(base / "model.safetensors")
+    stored = sum(path.stat().st_size for path in checkpoint.path.rglob("*.safetensors"))
+    given = sum(path.stat().st_size for path in (*base.iterdir(), *adapter.iterdir())
+                if path.suffix == ".safetensors")  # fmt: skip
+    assert stored == given
+    merged = load_model(merge_lora(base, adapter, tmp_path / "merged")).state_dict()
+    lazy = load_model(checkpoint.path).state_dict()
+    assert merged.keys() == lazy.keys()
+    assert all(torch.equal(merged[name], lazy[name]) for name in merged)
+
+
+def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
+    """A base that is itself a base and an adapter takes another adapter."""
+    base = build_tiny_checkpoint(tmp_path / "base")
+    first = build_adapter(base, tmp_path / "first", target_modules=["q_proj", "embed_tokens"])
+    change(first, base_model_name_or_path=str(base))
+    middle = resolve_model(str(first), cache_dir=tmp_path / "cache")
+    second = build_adapter(middle.path, tmp_path / "second", use_dora=True)
+    change(second, base_model_name_or_path=str(middle.path))
+    both = resolve_model(str(second), cache_dir=tmp_path / "cache")
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = peft_model(middle.path, second)(tokens).logits
+        got = load_model(both.path)(tokens).logits
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"peft_type": "LOHA"}, "LOHA"),
-        ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"use_dora": True}, "use_dora"),  # and no magnitudes
+        ({"lora_bias": True}, "lora_bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save lm_head"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
+        ({"target_parameters": ["mlp.weight"]}, "target_parameters"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"invented_after_this_was_written": 1}, "invented_after_this_was_written"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_by_name(
@@ -97,8 +196,6 @@ def test_what_cannot_be_merged_is_refused_by_name(
 
 def test_an_adapter_of_another_model_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Factors that do not fit the base's matrices are an error."""
-    from fakes.models import build_tiny_checkpoint
-
     other = build_tiny_checkpoint(tmp_path / "other", hidden=32)
     adapter = build_adapter(other, tmp_path / "adapter")
     with pytest.raises(ModelError, match="do not fit"):
@@ -107,8 +204,6 @@ def test_an_adapter_of_another_model_is_refused(tiny_checkpoint: Path, tmp_path:
 
 def test_a_deeper_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """An adapter on layers that the base has not is an error."""
-    from fakes.models import build_tiny_checkpoint
-
     other = build_tiny_checkpoint(tmp_path / "other", layers=3)
     adapter = build_adapter(other, tmp_path / "adapter")
     with pytest.raises(ModelError, match="has not"):

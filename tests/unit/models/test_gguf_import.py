@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fakes.ggufs import rewrite
 from fakes.models import build_tiny_checkpoint
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGUFReader
 from tokenizers import Tokenizer
 
 from ollama_bridge.conversion import convert
@@ -37,34 +37,6 @@ def to_gguf(folder: Path, out: Path, *, type_: str = "f32", chat_template: bool 
     checkpoint = resolve_model(str(folder), cache_dir=out / "cache")
     gguf = convert(checkpoint, type=type_, out_dir=out / "gguf", chat_template=chat_template)
     return gguf.gguf_path
-
-
-def rewrite(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Copy a GGUF with its metadata changed; a value of None drops the key."""
-    reader = GGUFReader(source)
-    keys: dict[str, Any] = {
-        name: (field.contents(), field.types[0], field.types[-1])
-        for name, field in reader.fields.items()
-        if not name.startswith("GGUF.")
-    }
-    changed: dict[str, Any] = {name: value for name, (value, *_) in keys.items()}
-    change(changed)
-    writer = GGUFWriter(target, "placeholder")
-    writer.kv_data[0].clear()
-    for name, value in changed.items():
-        if value is None:
-            continue
-        type_, element = keys.get(name, (None, GGUFValueType.get_type(value), None))[1:]
-        is_list = isinstance(value, list)
-        writer.add_key_value(name, value, type_, element if is_list else None)
-    for tensor in reader.tensors:
-        if tensor.name not in changed.get("drop", ()):
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +156,9 @@ def test_unpermute_is_the_inverse_of_llama_cpps_permute() -> None:
 
 def test_another_architecture_is_named(gguf: Path, tmp_path: Path) -> None:
     """A GGUF of another architecture is refused by its name."""
-    path = rewrite(gguf, tmp_path / "x.gguf", lambda k: k.update({"general.architecture": "mamba"}))
+    path = rewrite(
+        gguf, tmp_path / "x.gguf", metadata=lambda k: k.update({"general.architecture": "mamba"})
+    )
     with pytest.raises(UnsupportedArchitectureError, match="mamba"):
         import_gguf(path, tmp_path / "out")
 
@@ -216,7 +190,7 @@ def test_contradictions_are_named(
     gguf: Path, tmp_path: Path, key: str, value: Any, message: str
 ) -> None:
     """Metadata that are missing, impossible or do not fit the tensors are a GGUFError."""
-    path = rewrite(gguf, tmp_path / "x.gguf", lambda keys: keys.update({key: value}))
+    path = rewrite(gguf, tmp_path / "x.gguf", metadata=lambda keys: keys.update({key: value}))
     with pytest.raises(GGUFError, match=message):
         import_gguf(path, tmp_path / "out")
 
@@ -227,7 +201,7 @@ def test_bos_is_added_where_the_file_says_so(gguf: Path, tmp_path: Path) -> None
     def change(keys: dict[str, Any]) -> None:
         keys["tokenizer.ggml.add_bos_token"] = True
 
-    import_gguf(rewrite(gguf, tmp_path / "x.gguf", change), tmp_path / "out")
+    import_gguf(rewrite(gguf, tmp_path / "x.gguf", metadata=change), tmp_path / "out")
     tokenizer = load_tokenizer(tmp_path / "out")
     assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -243,7 +217,7 @@ def test_every_known_splitting_reads_and_keeps_the_text(
     def change(keys: dict[str, Any]) -> None:
         keys["tokenizer.ggml.pre"] = pre
 
-    import_gguf(rewrite(gguf, tmp_path / "x.gguf", change), tmp_path / "out")
+    import_gguf(rewrite(gguf, tmp_path / "x.gguf", metadata=change), tmp_path / "out")
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     for text in TEXTS:
         ids = tokenizer.encode(text, add_special_tokens=False).ids

@@ -1,0 +1,34 @@
+"""Reads the JSON files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.errors import ModelError
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        ModelError: missing, or not a JSON object.
+    """
+    if not path.parent.is_dir():
+        raise ModelError(
+            f"{path.parent} is no folder", hint="give the folder of a Hugging Face checkpoint"
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ModelError(
+            f"{path.parent} has no {path.name}",
+            hint="give the folder of a Hugging Face checkpoint (config.json, *.safetensors, "
+            "tokenizer.json)",
+        ) from exc
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ModelError(f"{path} cannot be read: {exc}") from exc
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}, expected an object")
+    return value

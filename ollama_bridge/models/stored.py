@@ -1,0 +1,74 @@
+"""How the weights of a checkpoint's folder are stored, and one way to open them all.
+
+model.safetensors, or shards    as transformers saves them
+model.gguf                      of an import: decoded when read
+adapters/1/, ...                on top of either: merged when read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.errors import UnsafeCheckpointError
+from ollama_bridge.models.adapters import OUTPUT, Adapter
+from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
+from ollama_bridge.models.merged_weights import MergedWeights
+from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, SafetensorsWeights, Weights
+
+ADAPTERS_NAME = "adapters"
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether transformers itself can read a checkpoint's weights."""
+    return not _is_gguf(folder) and not (folder / ADAPTERS_NAME).is_dir()
+
+
+def open_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
+    """Open the weights of a checkpoint, or say why there are none.
+
+    Args:
+        folder: The checkpoint.
+        config: Its ``config.json``.
+
+    Raises:
+        UnsafeCheckpointError: there are weights only as pickle.
+        ModelError: there are none, or a file is truncated or damaged.
+    """
+    weights = _base_weights(folder)
+    for path in adapters_of(folder):
+        # An output matrix that the config asks for and the base has not was its embedding.
+        tied = bool(config.get("tie_word_embeddings")) or OUTPUT not in weights.infos
+        weights = MergedWeights(weights, Adapter(path), tied=tied)
+    return weights
+
+
+def adapters_of(folder: Path) -> list[Path]:
+    """The adapters on top of a checkpoint's base, in order."""
+    return sorted((folder / ADAPTERS_NAME).glob("*"), key=lambda path: int(path.name))
+
+
+def _has_safetensors(folder: Path) -> bool:
+    return (folder / WEIGHTS_NAME).is_file() or (folder / INDEX_NAME).is_file()
+
+
+def _is_gguf(folder: Path) -> bool:
+    return (folder / GGUF_NAME).is_file() and not _has_safetensors(folder)
+
+
+def _base_weights(folder: Path) -> Weights:
+    if _is_gguf(folder):
+        return GGUFWeights(folder / GGUF_NAME)
+    if not _has_safetensors(folder):
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise UnsafeCheckpointError(
+                f"{folder} holds its weights only as pickle ({', '.join(pickles)}); opening one "
+                "runs whatever code is in it, so it is refused",
+                hint="convert it where you trust it: load it with transformers and call "
+                "model.save_pretrained(folder)",
+            )
+    return SafetensorsWeights.of_folder(folder)
