@@ -321,6 +321,17 @@ class GGUFFile(Artifact):
         return f"sha256:{self.manifest.files['model.gguf'].sha256}"
 
 
+class AdapterFile(Artifact):
+    """A LoRA adapter for llama.cpp, and for daemons that take an ADAPTER: ``adapter.gguf``."""
+
+    kind = "adapter"
+
+    @property
+    def gguf_path(self) -> Path:
+        """The adapter itself."""
+        return self.path / "adapter.gguf"
+
+
 class RegisteredModel(Artifact):
     """A tag that the daemon was proven to serve: ``Modelfile`` and ``certificate.json``."""
 

@@ -177,12 +177,18 @@ def convert(
     source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     out: StageOut,
     gguf_type: Annotated[str, typer.Option("--type", help="f32, f16, bf16 or q8_0.")] = "f16",
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
+    ] = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Write a checkpoint as GGUF."""
+    """Write a checkpoint as GGUF; a PEFT folder is merged into its base."""
     from ollama_bridge.conversion import convert as stage
 
+    if adapter:
+        _convert_adapter(source, out, as_json=as_json)
+        return
     with ConsoleReporter() as reporter:
         gguf = stage(
             _checkpoint(source, host, reporter),
@@ -269,6 +275,18 @@ def _checkpoint(reference: str, host: str | None, reporter: ConsoleReporter) -> 
         return resolve_model(
             reference, cache_dir=home_dir() / "models", client=client, reporter=reporter
         )
+
+
+def _convert_adapter(source: str, out: Path, *, as_json: bool) -> None:
+    from ollama_bridge.assets import home_dir
+    from ollama_bridge.conversion import convert_adapter
+    from ollama_bridge.models.resolve import resolve_base
+
+    folder = Path(source).expanduser()
+    with ConsoleReporter() as reporter:
+        base = resolve_base(folder, cache_dir=home_dir() / "models", reporter=reporter)
+        made = convert_adapter(folder, base, out_dir=out.absolute(), reporter=reporter)
+    _print(made, as_json=as_json)
 
 
 def _print(artifact: Artifact, *, as_json: bool) -> None:

@@ -166,10 +166,27 @@ def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool
         return Checkpoint(out_dir, manifest)
 
 
-def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
-    from ollama_bridge.models.adapters import ADAPTER_CONFIG, Adapter, base_of
-    from ollama_bridge.models.merge import combine_adapter
+def resolve_base(
+    adapter: Path, *, cache_dir: Path, reporter: Reporter | None = None, hub: bool = False
+) -> Checkpoint:
+    """Find the model that a PEFT adapter was trained on.
 
+    Args:
+        adapter: The adapter's folder.
+        cache_dir: Where checkpoints are kept.
+        reporter: Told about imports.
+        hub: Whether a base that is no folder here may be fetched from the hub.
+
+    Raises:
+        ModelError: no such adapter, it cannot be used, or its base is not here.
+    """
+    from ollama_bridge.models.adapters import ADAPTER_CONFIG, Adapter, base_of, is_adapter
+
+    if not is_adapter(adapter):
+        raise ModelError(
+            f"{adapter} is no PEFT adapter: it has no {ADAPTER_CONFIG}",
+            hint="give the folder that model.save_pretrained(folder) of peft wrote",
+        )
     Adapter(adapter)  # refused before a base is fetched for it
     name, revision = base_of(adapter)
     # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
@@ -183,7 +200,13 @@ def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bo
     if folder is None:
         at = f"@{revision}" if revision else ""
         folder = _download(parse_reference(f"hf:{name}{at}"))
-    base = _from_folder(folder, cache_dir, reporter, hub=hub)
+    return _from_folder(folder, cache_dir, reporter or NullReporter(), hub=hub)
+
+
+def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
+    from ollama_bridge.models.merge import combine_adapter
+
+    base = resolve_base(adapter, cache_dir=cache_dir, reporter=reporter, hub=hub)
     files = sorted(path for path in adapter.iterdir() if path.is_file())
     digests = {path.name: digest_file(path) for path in files}
     work = Work(

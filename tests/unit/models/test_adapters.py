@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -19,7 +19,6 @@ from ollama_bridge.errors import ModelError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
 
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Every feature of PEFT that is merged: settings of the adapter, and whether the base is tied.
 FEATURES: dict[str, tuple[dict[str, Any], bool]] = {
     "plain": ({}, True),
@@ -42,34 +41,6 @@ FEATURES: dict[str, tuple[dict[str, Any], bool]] = {
     "rows": ({"trainable_token_indices": {"embed_tokens": [7, 300]}}, False),
     "rows of a tied base": ({"trainable_token_indices": {"embed_tokens": [7, 300]}}, True),
 }
-
-
-def build_adapter(base: Path, folder: Path, **settings: Any) -> Path:
-    """A PEFT adapter with random factors, saved."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about ties, which are what is tested
-        torch.manual_seed(0)
-        config = LoraConfig(
-            **{
-                "r": 4,
-                "lora_alpha": 16,
-                "target_modules": LINEAR,
-                "task_type": "CAUSAL_LM",
-                **settings,
-            }
-        )
-        model = get_peft_model(load_model(base), config)
-        for parameter in model.parameters():
-            if parameter.requires_grad:  # an adapter that was not trained does nothing
-                parameter.data.add_(torch.randn_like(parameter) * 0.1)
-        model.save_pretrained(folder)
-    return folder
-
-
-def change(folder: Path, **changes: object) -> None:
-    """Rewrite keys of adapter_config.json."""
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def peft_model(base: Path, adapter: Path) -> PeftModel:
@@ -141,7 +112,7 @@ def test_a_reference_to_an_adapter_stores_no_merged_weights(tmp_path: Path) -> N
     """The checkpoint links base and adapter, and computes what the merged folder does."""
     base = build_tiny_checkpoint(tmp_path / "base")
     adapter = build_adapter(base, tmp_path / "adapter", modules_to_save=["lm_head"])
-    change(adapter, base_model_name_or_path=str(base))
+    change_settings(adapter, base_model_name_or_path=str(base))
     checkpoint = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     assert (checkpoint.path / "model.safetensors").samefile(base / "model.safetensors")
     stored = sum(path.stat().st_size for path in checkpoint.path.rglob("*.safetensors"))
@@ -158,10 +129,10 @@ def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
     """A base that is itself a base and an adapter takes another adapter."""
     base = build_tiny_checkpoint(tmp_path / "base")
     first = build_adapter(base, tmp_path / "first", target_modules=["q_proj", "embed_tokens"])
-    change(first, base_model_name_or_path=str(base))
+    change_settings(first, base_model_name_or_path=str(base))
     middle = resolve_model(str(first), cache_dir=tmp_path / "cache")
     second = build_adapter(middle.path, tmp_path / "second", use_dora=True)
-    change(second, base_model_name_or_path=str(middle.path))
+    change_settings(second, base_model_name_or_path=str(middle.path))
     both = resolve_model(str(second), cache_dir=tmp_path / "cache")
     tokens = torch.arange(3, 40)[None]
     with torch.no_grad():
@@ -189,7 +160,7 @@ def test_what_cannot_be_merged_is_refused_by_name(
 ) -> None:
     """Settings that mean another formula are an error, never left out."""
     adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
-    change(adapter, **changes)
+    change_settings(adapter, **changes)
     with pytest.raises(ModelError, match=message):
         merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
 
@@ -222,7 +193,7 @@ def test_a_pickled_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> 
 def test_an_adapter_folder_is_a_model_reference(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A reference to an adapter gives the merged checkpoint, made once."""
     adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
-    change(adapter, base_model_name_or_path=str(tiny_checkpoint))
+    change_settings(adapter, base_model_name_or_path=str(tiny_checkpoint))
     first = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     again = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     assert first.digest == again.digest
@@ -233,7 +204,7 @@ def test_an_adapter_folder_is_a_model_reference(tiny_checkpoint: Path, tmp_path:
 def test_an_adapter_without_its_base_says_what_to_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A base that is no folder is not fetched behind the user's back."""
     adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
-    change(adapter, base_model_name_or_path="org/base")
+    change_settings(adapter, base_model_name_or_path="org/base")
     with pytest.raises(ModelError, match="org/base") as caught:
         resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     assert "base_model_name_or_path" in str(caught.value.hint)

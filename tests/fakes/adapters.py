@@ -1,0 +1,43 @@
+"""PEFT adapters with random factors, saved by peft itself."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ollama_bridge.models.load import load_model
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def build_adapter(base: Path, folder: Path, **settings: Any) -> Path:
+    """A PEFT adapter with random factors, saved."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about ties, which are what is tested
+        torch.manual_seed(0)
+        config = LoraConfig(
+            **{
+                "r": 4,
+                "lora_alpha": 16,
+                "target_modules": LINEAR,
+                "task_type": "CAUSAL_LM",
+                **settings,
+            }
+        )
+        model = get_peft_model(load_model(base), config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # an adapter that was not trained does nothing
+                parameter.data.add_(torch.randn_like(parameter) * 0.1)
+        model.save_pretrained(folder)
+    return folder
+
+
+def change_settings(folder: Path, **changes: object) -> None:
+    """Rewrite keys of adapter_config.json."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
