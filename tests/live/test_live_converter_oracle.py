@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.architectures import CASES, build_checkpoint
+from fakes.ggufs import decoded, metadata_of
 from gguf import GGUFReader
 
 from ollama_bridge.conversion import convert
@@ -51,7 +52,10 @@ def test_same_file_but_for_named_differences(
     driver = Path(__file__).parent / "llama_cpp_converter.py"
     arguments = [source, "--outtype", type_, "--outfile", tmp_path / "theirs.gguf"]
     done = subprocess.run(
-        [sys.executable, driver, llama_cpp, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, driver, llama_cpp, "convert_hf_to_gguf.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = GGUFReader(tmp_path / "theirs.gguf")
@@ -74,3 +78,21 @@ def test_same_file_but_for_named_differences(
         assert name in ours.fields, f"{name} is missing"
         assert name in theirs.fields, f"{name} is ours alone"
         assert ours.fields[name].contents() == theirs.fields[name].contents(), name
+    assert_comes_back(tmp_path / "theirs.gguf", type_, tmp_path)
+
+
+def assert_comes_back(theirs: Path, type_: str, folder: Path) -> None:
+    """llama.cpp's file -> checkpoint -> file: every tensor, and every key that it had."""
+    checkpoint = resolve_model(str(theirs), cache_dir=folder / "cache")
+    again = convert(checkpoint, type=type_, out_dir=folder / "again", chat_template=True)
+    before, after = decoded(theirs), decoded(again.gguf_path)
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        tolerance = 2e-7 if name in LAST_BIT else 0
+        np.testing.assert_allclose(after[name], values, rtol=tolerance, atol=0, err_msg=name)
+    old, new = metadata_of(theirs), metadata_of(again.gguf_path)
+    for key, value in old.items():
+        assert new.get(key) == value, key
+    allowed = {*DIFFERENCES, *(f"{old['general.architecture']}.{key}" for key in EXPLICIT)}
+    own = {key for key in new.keys() - old.keys() if not key.startswith("ollama_bridge.")}
+    assert own <= allowed
