@@ -9,14 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
+from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.weights import Weights
-
-_COMPUTED = "rotary_emb.inv_freq"  # buffers that old checkpoints saved
-_OUTPUT = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -43,29 +40,12 @@ def plan_tensors(architecture: Architecture, config: Config, weights: Weights) -
         weights: Its tensors.
 
     Raises:
-        ConversionError: a weight is missing, left over or of another shape.
+        ModelError: a weight is missing, left over or of another shape.
     """
-    left = {name for name in weights.infos if not name.endswith(_COMPUTED)}
-    if architecture.tied(config):
-        left.discard(_OUTPUT)  # some savers write the shared matrix twice
-    plans = []
-    for rule in architecture.rules(config):
-        if rule.source not in left:
-            if rule.optional:
-                continue
-            raise ConversionError(f"tensor {rule.source!r} is missing from the checkpoint")
-        left.discard(rule.source)
-        shape = weights.infos[rule.source].shape
-        if shape != rule.shape:
-            raise ConversionError(
-                f"tensor {rule.source!r} has shape {shape}, config.json says {rule.shape}"
-            )
-        plans.append(TensorPlan(rule.target, shape, partial(_load, weights, rule)))
-    if left:
-        raise ConversionError(
-            f"tensors that a {architecture.model_type} has not: {', '.join(sorted(left)[:3])}",
-            hint="merge adapters first; see ollama-bridge convert --help",
-        )
+    plans = [
+        TensorPlan(rule.target, rule.shape, partial(_load, weights, rule))
+        for rule in match_tensors(architecture, config, weights)
+    ]
     for name, values in architecture.computed(config).items():
         plans.append(TensorPlan(name, values.shape, partial(_computed, values)))
     return plans

@@ -89,7 +89,7 @@ class GGUFTokenizer:
             document = self._sentencepiece_bpe()
         else:
             raise self._error(f"model is {kind!r}; gpt2 and llama are read")
-        text = json.dumps(document, ensure_ascii=False, indent=1)
+        text = json.dumps(document, ensure_ascii=False)
         try:
             Tokenizer.from_str(text)
         except Exception as exc:  # the library raises no other type

@@ -66,6 +66,11 @@ class GGUFWeights(Weights):
         return self._infos
 
     @property
+    def place(self) -> Path:
+        """The GGUF."""
+        return self.contents.path
+
+    @property
     def quantized(self) -> frozenset[str]:
         """The block types in the file."""
         types = {info.type for info in self.contents.tensors.values()}

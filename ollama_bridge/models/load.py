@@ -16,12 +16,10 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import is_plain, open_weights
 from ollama_bridge.models.template_trial import check_chat_template
+from ollama_bridge.models.tensor_match import COMPUTED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-# Buffers that old checkpoints saved and that the model computes itself.
-_COMPUTED = ("rotary_emb.inv_freq",)
 
 
 def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -60,12 +58,18 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
             raise ModelError(f"{folder} cannot be loaded: {exc}") from exc
     model: PreTrainedModel = loaded[0]
     report: Mapping[str, Collection[str]] = loaded[1]
-    left_over = [name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED)]
+    left_over = [name for name in report["unexpected_keys"] if not name.endswith(COMPUTED)]
     for problem, names in (("missing", report["missing_keys"]), ("left over", left_over)):
         if names:
             raise ModelError(
                 f"{folder}: {len(names)} tensor(s) {problem}: {', '.join(sorted(names)[:3])}",
                 hint="the config does not fit the weights: get the checkpoint again",
+            )
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"{folder}: tensor {name!r} holds values that are not finite",
+                hint="its training diverged, or the file is damaged: get the checkpoint again",
             )
     model.train(mode=False)
     return model

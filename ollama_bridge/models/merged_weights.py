@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -45,6 +46,11 @@ class MergedWeights(Weights):
     def infos(self) -> Mapping[str, WeightInfo]:
         """Every tensor's shape and type, by name."""
         return self._infos
+
+    @property
+    def place(self) -> Path:
+        """The base's."""
+        return self._base.place
 
     @property
     def quantized(self) -> frozenset[str]:

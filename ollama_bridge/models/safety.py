@@ -15,6 +15,7 @@ from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedA
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.tensor_match import match_tensors
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
@@ -32,7 +33,9 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     Raises:
         UnsafeCheckpointError: weights only as pickle, or code of its own.
         UnsupportedArchitectureError: of another architecture.
-        ModelError: a file is missing, truncated or damaged.
+        ModelError: a file is missing, truncated or damaged, or a tensor is missing, left over or
+            of another shape than the config says.
+        ConversionError: the config lacks a size.
     """
     config = read_config(folder)
     _refuse_remote_code(folder, config)
@@ -44,7 +47,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             f"{folder} is quantized ({_method(config['quantization_config'])})",
             hint="start from the unquantized checkpoint",
         )
-    open_weights(folder, config)
+    match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
             f"{folder} has no tokenizer.json",

@@ -50,6 +50,11 @@ class Weights(abc.ABC):
         """Every tensor's shape and type, by name."""
 
     @property
+    @abc.abstractmethod
+    def place(self) -> Path:
+        """The file that they are in, or the folder of several; for messages."""
+
+    @property
     def quantized(self) -> frozenset[str]:
         """The GGUF block types that values were decoded from: they are rounded already."""
         return frozenset()
@@ -101,6 +106,12 @@ class SafetensorsWeights(Weights):
     def infos(self) -> Mapping[str, WeightInfo]:
         """Every tensor's shape and type, by name."""
         return self._infos
+
+    @property
+    def place(self) -> Path:
+        """The file, or the folder of the shards."""
+        files = set(self._files.values())
+        return files.pop() if len(files) == 1 else next(iter(files)).parent
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.safety import check_folder
 
 
@@ -141,3 +144,72 @@ def test_shards_are_read_like_one_file(folder: Path) -> None:
     again = load_model(folder)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
+
+
+def shard(folder: Path) -> list[Path]:
+    """The weights in several files."""
+    model = load_model(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change the tensors of model.safetensors."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    """A file that the index names and that is not there."""
+    gone = shard(folder)[1]
+    gone.unlink()
+    with pytest.raises(ModelError, match=gone.name):
+        check_folder(folder)
+
+
+def test_a_wrong_shape_is_named_before_anything_is_loaded(folder: Path) -> None:
+    """Tensor, file and both shapes are in the error."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewrite_weights(folder, lambda tensors: tensors.update({name: torch.zeros(3, 64)}))
+    with pytest.raises(ModelError, match=rf"model\.safetensors.*{name}.*\(3, 64\).*\(128, 64\)"):
+        check_folder(folder)
+
+
+def test_a_tensor_in_no_shard_is_named(folder: Path) -> None:
+    """A shard that has lost a tensor."""
+    path = next(path for path in shard(folder) if "model.norm.weight" in load_file(path))
+    tensors = load_file(path)
+    tensors.pop("model.norm.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.norm\.weight"):
+        check_folder(folder)
+
+
+def test_weights_that_are_not_finite_are_named(folder: Path) -> None:
+    """A diverged training is told by the tensor, not by answers of noise."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite_weights(folder, lambda tensors: tensors[name][0].fill_(float("nan")))
+    with pytest.raises(ModelError, match=rf"{name}.*not finite"):
+        load_model(folder)
+
+
+def test_a_tied_matrix_may_be_stored_twice(folder: Path) -> None:
+    """Some savers write the output matrix too; some do not."""
+
+    def double(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    rewrite_weights(folder, double)
+    check_folder(folder)
+    load_model(folder)
+
+
+def test_nothing_is_kept_of_a_refused_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """The cache stays as it was."""
+    rewrite_weights(folder, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(ModelError, match="missing"):
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

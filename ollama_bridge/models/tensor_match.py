@@ -1,0 +1,56 @@
+"""Which rule of the architecture each tensor of a checkpoint is for, or what does not fit."""
+
+from __future__ import annotations
+
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models.architectures import Architecture
+from ollama_bridge.models.architectures.config import Config
+from ollama_bridge.models.architectures.frame import TensorRule
+from ollama_bridge.models.weights import Weights
+
+# Buffers that old checkpoints saved and that a model computes itself.
+COMPUTED = "rotary_emb.inv_freq"
+_OUTPUT = "lm_head.weight"
+_HINT = "the config does not fit the weights: get the checkpoint again"
+
+
+def match_tensors(architecture: Architecture, config: Config, weights: Weights) -> list[TensorRule]:
+    """The rules of all tensors, in the GGUF's order. Only headers are read.
+
+    Args:
+        architecture: Of the checkpoint.
+        config: Its ``config.json``.
+        weights: Its tensors.
+
+    Raises:
+        ModelError: a tensor is missing, left over or of another shape.
+        ConversionError: the config lacks a size.
+    """
+    left = {name for name in weights.infos if not name.endswith(COMPUTED)}
+    if architecture.tied(config):
+        left.discard(_OUTPUT)  # some savers write the shared matrix twice
+    rules = []
+    for rule in architecture.rules(config):
+        if rule.source not in left:
+            if rule.optional:
+                continue
+            raise ModelError(
+                f"{weights.place}: tensor {rule.source!r} is missing from the checkpoint",
+                hint=_HINT,
+            )
+        left.discard(rule.source)
+        shape = weights.infos[rule.source].shape
+        if shape != rule.shape:
+            raise ModelError(
+                f"{weights.place}: tensor {rule.source!r} has shape {shape}, "
+                f"config.json says {rule.shape}",
+                hint=_HINT,
+            )
+        rules.append(rule)
+    if left:
+        raise ModelError(
+            f"{weights.place}: tensors that a {architecture.model_type} has not, left over: "
+            f"{', '.join(sorted(left)[:3])}",
+            hint=_HINT,
+        )
+    return rules
