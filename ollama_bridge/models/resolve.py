@@ -45,6 +45,7 @@ _SMALL_FILES = (
     INDEX_NAME,
 )
 _HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja"]
+_HUB_IGNORED = ["*/*", "consolidated*"]  # other formats of the same weights
 
 
 def resolve_model(
@@ -243,9 +244,12 @@ def _download(reference: ModelReference) -> Path:
     except ImportError as exc:
         raise MissingExtraError("huggingface_hub", "train") from exc
     try:
-        return Path(
+        folder = Path(
             snapshot_download(
-                reference.value, revision=reference.revision, allow_patterns=_HUB_PATTERNS
+                reference.value,
+                revision=reference.revision,
+                allow_patterns=_HUB_PATTERNS,
+                ignore_patterns=_HUB_IGNORED,
             )
         )
     except LocalEntryNotFoundError as exc:
@@ -260,3 +264,9 @@ def _download(reference: ModelReference) -> Path:
         ) from exc
     except (OSError, ValueError) as exc:
         raise ModelError(f"{reference} could not be downloaded: {exc}") from exc
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{reference} has no safetensors; weights that are pickles are never opened",
+            hint=f"look for a pull request that adds them: hf:{reference.value}@refs/pr/1",
+        )
+    return folder

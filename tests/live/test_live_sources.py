@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+import torch
 from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import WIDE, build_checkpoint
 from fakes.exports import modelfile_of
@@ -20,7 +24,7 @@ from ollama_bridge.artifacts import GGUFFile, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.conversion import convert, convert_adapter
-from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_base, resolve_model
 from ollama_bridge.registration import register
@@ -162,3 +166,50 @@ def as_adapter(adapter: Path, base: Path, folder: Path) -> Path:
     change_settings(adapter, base_model_name_or_path=str(base))
     found = resolve_base(adapter, cache_dir=folder / "cache")
     return convert_adapter(adapter, found, out_dir=folder / "ours").gguf_path
+
+
+def test_llama_cpp_adds_what_peft_trained(ollama_binary: Path, tmp_path: Path) -> None:
+    """rsLoRA with ranks and alphas by pattern, in the runner itself: torch's log-probabilities."""
+    base = build_checkpoint("llama", tmp_path / "base")
+    adapter = build_adapter(
+        base,
+        tmp_path / "adapter",
+        use_rslora=True,
+        rank_pattern={"q_proj": 2},
+        alpha_pattern={"up_proj": 3},
+    )
+    ours = as_adapter(adapter, base, tmp_path)
+    found = resolve_model(str(base), cache_dir=tmp_path / "cache")
+    model = convert(found, type="f32", out_dir=tmp_path / "gguf").gguf_path
+    ids = [1, *range(5, 30)]
+    merged = load_model(resolve_model(str(adapter), cache_dir=tmp_path / "cache").path)
+    with torch.no_grad():
+        expected = torch.log_softmax(merged(torch.tensor([ids])).logits[0, -1], dim=-1)
+        plain = torch.log_softmax(load_model(base)(torch.tensor([ids])).logits[0, -1], dim=-1)
+    runner = ollama_binary.resolve().parent.parent / "lib" / "ollama" / "llama-server"
+    top = next_token(runner, ids, "--model", str(model), "--lora", str(ours))
+    assert len(top) == 20
+    assert max(abs(logprob - float(expected[id_])) for id_, logprob in top.items()) < 0.02
+    assert max(abs(logprob - float(plain[id_])) for id_, logprob in top.items()) > 0.2
+
+
+def next_token(runner: Path, ids: list[int], *arguments: str) -> dict[int, float]:
+    """The likeliest next tokens and their log-probabilities, of a runner of our own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(runner), *arguments, "--port", str(port), "--ctx-size", "512", "--no-warmup"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        request = {"prompt": ids, "n_predict": 1, "n_probs": 20, "temperature": 0}
+        transport = httpx.HTTPTransport(retries=8)  # until it listens
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
+            while client.get("/health").status_code == 503:
+                assert process.poll() is None
+                time.sleep(0.1)
+            reply = client.post("/completion", json=request, timeout=60).json()
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+    (position,) = reply["completion_probabilities"]
+    return {entry["id"]: entry["logprob"] for entry in position["top_logprobs"]}

@@ -160,6 +160,16 @@ def test_the_hub_is_not_reached_when_offline(
         resolve_model("hf:org/nothing", cache_dir=tmp_path)
 
 
+def test_a_repository_of_pickles_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hub has besides safetensors is not fetched, and the error says what is missing."""
+    shutil.copy(tiny_checkpoint / "config.json", tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match="hf:org/name has no safetensors"):
+        resolve_model("hf:org/name", cache_dir=tmp_path / "cache")
+
+
 def test_a_resolved_folder_is_a_checkpoint_artefact(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """What is resolved opens again as an artefact with all digests right."""
     checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path)
