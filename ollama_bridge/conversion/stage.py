@@ -22,6 +22,7 @@ from ollama_bridge.models.general import (
     same_model_entries,
 )
 from ollama_bridge.models.gguf_weights import GGUFWeights
+from ollama_bridge.models.model_card import card_entries
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
@@ -143,7 +144,7 @@ def _general(
     if isinstance(weights, GGUFWeights):  # an import as it is, and not what was made of it
         entries = same_model_entries(source, name=name)
     else:
-        entries = derived_model_entries(source)
+        entries = derived_model_entries(source) or card_entries(checkpoint.path)
     if name is None:
         origin = source.get("name", f"model {size}")
         name = origin if work.stage in ("import", "link", "reference") else f"{origin} {work.stage}"

@@ -14,6 +14,7 @@ from ollama_bridge.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EMBED
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.merged_weights import MergedWeights
+from ollama_bridge.models.model_card import CARD_NAME
 from ollama_bridge.models.safety import check_folder
 from ollama_bridge.models.stored import ADAPTERS_NAME, adapters_of, open_weights
 from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, WeightInfo, write_weights
@@ -24,6 +25,7 @@ _COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    CARD_NAME,
 )
 
 

@@ -43,8 +43,9 @@ _SMALL_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     INDEX_NAME,
+    "README.md",  # its front matter: licence, base models
 )
-_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja"]
+_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "README.md"]
 _HUB_IGNORED = ["*/*", "consolidated*"]  # other formats of the same weights
 
 
