@@ -66,7 +66,6 @@ _UNDERSTOOD = frozenset(
 # Initialisations that subtract from the base weights what the adapter starts with.
 _CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
-
 _TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
 _DOWN = ("lora_A.weight", "lora_embedding_A")
 # Ends of the names of an adapter's tensors, and of the parameter that they change; the longer one
@@ -288,14 +287,14 @@ class Adapter:
             return replace(
                 change,
                 down=name,
-                scale=self._scale(module, self.factors.infos[name].shape[0]),
+                scale=self._scale(module, name),
                 embedding=part == "lora_embedding_A",
             )
         if part in ("lora_B.weight", "lora_embedding_B"):
             return replace(change, up=name)
         if part == "lora_B.bias":
-            rank = self.factors.infos[f"{_PREFIX}{module}.lora_A.weight"].shape[0]
-            return replace(change, added=name, scale=self._scale(module, rank))
+            scale = self._scale(module, f"{_PREFIX}{module}.lora_A.weight")
+            return replace(change, added=name, scale=scale)
         if part.startswith("lora_magnitude_vector"):
             if f"{_PREFIX}{module}.lora_A.weight" not in self.factors.infos:
                 raise self._error(f"use_dora on {module}, which is no linear layer")
@@ -304,16 +303,29 @@ class Adapter:
             return replace(change, rows=name, row_ids=self._row_ids(module))
         return replace(change, whole=name)
 
-    def _scale(self, module: str, rank: int) -> float:
-        alpha = float(self._by_pattern("alpha_pattern", module, self._settings.get("lora_alpha")))
-        return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+    def _scale(self, module: str, down: str) -> float:
+        shape = self.factors.infos[down].shape
+        if len(shape) != 2 or not shape[0]:
+            raise self._error(f"factors of shape {shape} ({down})")
+        alpha = self._alpha(module)
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not math.isfinite(alpha)
+        ):
+            raise self._error(f"lora_alpha {alpha!r} on {module}")
+        return alpha / (math.sqrt(shape[0]) if self._settings.get("use_rslora") else shape[0])
 
-    def _by_pattern(self, key: str, module: str, default: object) -> Any:
+    def _alpha(self, module: str) -> Any:
         """PEFT's rule: a pattern fits the name of a module, or its end after a dot."""
-        for pattern, value in (self._settings.get(key) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        return default
+        patterns = self._settings.get("alpha_pattern") or {}
+        try:
+            for pattern, value in patterns.items():
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    return value
+        except (re.error, AttributeError) as exc:
+            raise self._error(f"alpha_pattern {patterns!r} ({exc})") from exc
+        return self._settings.get("lora_alpha")
 
     def _row_ids(self, module: str) -> tuple[int, ...]:
         ids = self._settings.get("trainable_token_indices")
@@ -326,6 +338,8 @@ class Adapter:
     def _check_factors(self, name: str, change: Change, shape: tuple[int, ...]) -> None:
         infos = self.factors.infos
         if change.down is not None and change.up is not None:
+            if len(shape) != 2:
+                raise self._misfit(f"{self.folder} adapts {name!r}, which is no matrix")
             rows, columns = shape[::-1] if change.embedding else shape
             down, up = infos[change.down].shape, infos[change.up].shape
             if down[1:] != (columns,) or up != (rows, down[0]):

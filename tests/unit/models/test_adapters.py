@@ -152,6 +152,10 @@ def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({"target_parameters": ["mlp.weight"]}, "target_parameters"),
         ({"use_qalora": True}, "use_qalora"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"lora_alpha": "16"}, "lora_alpha"),
+        ({"alpha_pattern": {"(": 1}}, "alpha_pattern"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
         ({"invented_after_this_was_written": 1}, "invented_after_this_was_written"),
     ],
 )
