@@ -279,13 +279,35 @@ class AsyncClient:
         """
         await self._follow(calls.create(request), on_status, None)
 
-    async def pull(self, model: str, *, on_progress: ProgressCallback | None = None) -> None:
+    async def pull(
+        self, model: str, *, insecure: bool = False, on_progress: ProgressCallback | None = None
+    ) -> None:
         """Let the daemon download a model.
+
+        Args:
+            model: The tag, with the registry in front of it where it is not Ollama's own.
+            insecure: Allow plain http.
+            on_progress: Called with bytes done and bytes in all, of one file after the other.
 
         Raises:
             DaemonError: it could not.
         """
-        await self._follow(calls.pull(model), None, on_progress)
+        await self._follow(calls.pull(model, insecure=insecure), None, on_progress)
+
+    async def push(
+        self, model: str, *, insecure: bool = False, on_progress: ProgressCallback | None = None
+    ) -> None:
+        """Let the daemon upload a model to the registry that its tag names.
+
+        Args:
+            model: The tag, such as ``registry.example.com/team/name:tag``.
+            insecure: Speak plain http.
+            on_progress: Called with bytes done and bytes in all, of one file after the other.
+
+        Raises:
+            DaemonError: it could not.
+        """
+        await self._follow(calls.push(model, insecure=insecure), None, on_progress)
 
     async def _ask(self, call: Call) -> Reply:
         reply: Reply | None = None

@@ -157,10 +157,19 @@ def create(request: Mapping[str, Any]) -> Call:
     return Call("POST", "/api/create", json=body, model=model, patience="files")
 
 
-def pull(model: str) -> Call:
+def pull(model: str, *, insecure: bool) -> Call:
     """``/api/pull``, streamed."""
-    body = {"model": model, "stream": True}
-    return Call("POST", "/api/pull", json=body, model=model, patience="files")
+    return _transfer("/api/pull", model, insecure=insecure)
+
+
+def push(model: str, *, insecure: bool) -> Call:
+    """``/api/push``, streamed."""
+    return _transfer("/api/push", model, insecure=insecure)
+
+
+def _transfer(path: str, model: str, *, insecure: bool) -> Call:
+    body = {"model": model, "stream": True, **({"insecure": True} if insecure else {})}
+    return Call("POST", path, json=body, model=model, patience="files")
 
 
 def assembler(call: Call) -> ReplyAssembler:

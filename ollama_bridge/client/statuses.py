@@ -1,4 +1,4 @@
-"""Reads the status lines of ``create`` and ``pull``: success has to be said."""
+"""Reads the status lines of ``create``, ``pull`` and ``push``: success has to be said."""
 
 from __future__ import annotations
 

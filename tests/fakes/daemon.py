@@ -68,7 +68,7 @@ class FakeDaemon:
         final: Fields of the terminal event.
         logprobs: What each piece carries under ``logprobs``.
         renders: Whether it knows ``_debug_render_only``; else it answers as if it were not there.
-        statuses: What ``create`` and ``pull`` say.
+        statuses: What ``create``, ``pull`` and ``push`` say.
         models: Tag to the digest of its manifest.
         blobs: Files by digest.
         asked: Every request, in the order of arrival.
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, [{"version": "0.34.4"}]
             case "/api/tags" | "/api/ps":
                 return 200, [{"models": [_listed(*item) for item in daemon.models.items()]}]
-            case "/api/create" | "/api/pull":
+            case "/api/create" | "/api/pull" | "/api/push":
                 return 200, list(daemon.statuses)
         wanted = asked.json.get("model", asked.json.get("source"))
         tag = daemon.full_tag(wanted)

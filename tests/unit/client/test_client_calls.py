@@ -27,6 +27,7 @@ from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
     ContextOverflowError,
+    DaemonError,
     RenderingHiddenError,
     ReplyInvalidError,
     RequestRejectedError,
@@ -265,15 +266,39 @@ def test_create_reports_and_demands_success(fake_daemon: FakeDaemon, ask: Any) -
         ask(fake_daemon.host, "create", {})
 
 
-def test_pull_tells_its_progress(fake_daemon: FakeDaemon, ask: Any) -> None:
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_transfers_tell_their_progress(fake_daemon: FakeDaemon, ask: Any, verb: str) -> None:
     """Bytes done and in all, as the daemon counts them."""
     fake_daemon.statuses = [
         {"status": "pulling", "total": 10, "completed": 4},
         {"status": "success"},
     ]
     told: list[tuple[int, int]] = []
-    ask(fake_daemon.host, "pull", "m", on_progress=lambda done, total: told.append((done, total)))
+    ask(fake_daemon.host, verb, "m", on_progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 10)]
+    (asked,) = fake_daemon.asked
+    assert asked.json == {"model": "m", "stream": True}
+
+
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_transfers_are_plain_only_when_asked(fake_daemon: FakeDaemon, ask: Any, verb: str) -> None:
+    """The daemon speaks plain http to a registry only where the caller said so."""
+    ask(fake_daemon.host, verb, "m", insecure=True)
+    (asked,) = fake_daemon.asked
+    assert asked.json["insecure"] is True
+
+
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_a_transfer_has_to_say_that_it_succeeded(
+    fake_daemon: FakeDaemon, ask: Any, verb: str
+) -> None:
+    """An error in the stream, or an end without success, is an error."""
+    fake_daemon.statuses = [{"status": "pushing"}]
+    with pytest.raises(StreamBrokenError, match="ended without success"):
+        ask(fake_daemon.host, verb, "m")
+    fake_daemon.statuses = [{"status": "pushing"}, {"error": "unauthorized: access denied"}]
+    with pytest.raises(DaemonError, match="access denied"):
+        ask(fake_daemon.host, verb, "m")
 
 
 def test_next_token_reads_the_distribution(fake_daemon: FakeDaemon, ask: Any) -> None:

@@ -31,6 +31,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "next_token": ("m", "hi"),
     "ps": (),
     "pull": ("m",),
+    "push": ("m",),
     "render": ("m", "hi"),
     "show": ("m",),
     "stream": ("m", "hi"),
