@@ -23,6 +23,9 @@ The branch says who has to act, the message what happened with the values that m
     │   │   └── RenderingHiddenError  it does not say how it renders a prompt
     │   ├── StreamBrokenError       the answer ended without its terminal event
     │   └── DaemonTimeoutError      a finite limit ran out; ``phase`` says which
+    ├── RegistryError               a registry did not do what was asked            exit 6
+    │   ├── RegistryBusyError       it does not answer or breaks off: try again
+    │   └── RegistryContentError    what it sent is not what it promised
     ├── ModelError                  a checkpoint or GGUF cannot be used             exit 4
     │   ├── UnsafeCheckpointError   pickle or remote code
     │   ├── UnsupportedArchitectureError
@@ -217,6 +220,45 @@ class DaemonTimeoutError(DaemonError):
         super().__init__(message, hint=hint, model=model, partial_text=partial_text)
         self.phase = phase
         self.limit_s = limit_s
+
+
+class RegistryError(OllamaBridgeError):
+    """A registry cannot be reached, refuses, or breaks off.
+
+    Args:
+        status_code: The HTTP status; None where there was none.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, status_code: int | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status_code = status_code
+
+
+class RegistryBusyError(RegistryError):
+    """A registry does not answer, breaks off or is overloaded; later it may be otherwise.
+
+    Args:
+        retry_after_s: How long it asks to be left alone; None where it does not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        status_code: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, status_code=status_code)
+        self.retry_after_s = retry_after_s
+
+
+class RegistryContentError(RegistryError):
+    """What a registry sent is damaged or hostile: a wrong digest, size or name."""
 
 
 class ModelError(OllamaBridgeError):

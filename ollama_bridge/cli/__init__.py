@@ -1,7 +1,8 @@
 """The command line: wiring, and the one place where errors become messages and exit codes.
 
 Exit codes: 0 done, 1 other error, 2 recipe, option, name or data wrong, 3 the daemon, 4 model,
-training or conversion, 5 the daemon does not serve what was trained, 130 interrupted.
+training or conversion, 5 the daemon does not serve what was trained, 6 the registry, 130
+interrupted.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Registries of container images, which hold models too: the OCI distribution protocol."""

@@ -1,0 +1,129 @@
+"""From a registry's challenge to the header that answers it: Basic, or Docker's token service."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+from ollama_bridge.errors import RegistryError
+from ollama_bridge.registry.credentials import Credentials
+from ollama_bridge.registry.reference import RegistryReference, is_loopback
+
+_PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
+CREDENTIALS_HINT = (
+    "export OLLAMA_BRIDGE_REGISTRY_USER=... and OLLAMA_BRIDGE_REGISTRY_PASSWORD=... "
+    "(or OLLAMA_BRIDGE_REGISTRY_TOKEN=...)"
+)
+
+# Asks a token service: URL and Authorization header in, status and body out.
+AskService = Callable[[str, str], tuple[int, bytes]]
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What a registry asks for.
+
+    Attributes:
+        scheme: ``basic`` or ``bearer``.
+        realm: Address of the token service.
+        service: What the service knows the registry as.
+    """
+
+    scheme: str
+    realm: str = ""
+    service: str = ""
+
+
+def read_challenge(headers: Sequence[str]) -> Challenge | None:
+    """The first challenge that can be answered, of all ``WWW-Authenticate`` headers."""
+    for header in headers:
+        scheme, _, rest = header.strip().partition(" ")
+        if scheme.lower() in ("basic", "bearer"):
+            found = {name.lower(): one or two for name, one, two in _PARAMETER.findall(rest)}
+            return Challenge(scheme.lower(), found.get("realm", ""), found.get("service", ""))
+    return None
+
+
+def answer_challenge(
+    challenge: Challenge,
+    reference: RegistryReference,
+    credentials: Credentials,
+    *,
+    actions: str,
+    ask_service: AskService,
+) -> str:
+    """The Authorization header for further requests.
+
+    The scope is what this command needs, not what the challenge names: a registry could otherwise
+    have a token made for another repository, and would be sent it.
+
+    Args:
+        challenge: What the registry asks for.
+        reference: The model.
+        credentials: What there is to show.
+        actions: ``pull`` or ``pull,push``.
+        ask_service: Sends a request to the token service.
+
+    Raises:
+        RegistryError: there is nothing to show, it may not be shown there, or it was refused.
+    """
+    has_secret = bool(credentials.secrets)
+    if has_secret and reference.plain and not reference.loopback:
+        raise RegistryError(
+            f"{reference.host} asks for credentials, and would get them unencrypted",
+            hint=f"use https://{reference.name}",
+        )
+    if credentials.token:
+        return f"Bearer {credentials.token}"
+    if challenge.scheme == "basic":
+        if not has_secret:
+            raise RegistryError(
+                f"{reference.host} asks for a user and a password",
+                hint=CREDENTIALS_HINT,
+                status_code=401,
+            )
+        return credentials.basic
+    _check_realm(challenge.realm, reference)
+    query = {"scope": f"repository:{reference.repository}:{actions}"}
+    if challenge.service:
+        query["service"] = challenge.service
+    joint = "&" if urlsplit(challenge.realm).query else "?"
+    status, body = ask_service(f"{challenge.realm}{joint}{urlencode(query)}", credentials.basic)
+    token = _read_token(body) if status == 200 else ""
+    if not token:
+        raise RegistryError(
+            f"the token service of {reference.host} "
+            + ("gave no token" if status == 200 else f"answered {status}"),
+            hint=CREDENTIALS_HINT,
+            status_code=status,
+        )
+    return f"Bearer {token}"
+
+
+def _check_realm(realm: str, reference: RegistryReference) -> None:
+    try:
+        parts = urlsplit(realm)
+    except ValueError:
+        parts = urlsplit("")
+    local = is_loopback(parts.netloc)
+    # A password goes there: encrypted, or not beyond this machine, whose own services a registry
+    # elsewhere has no business to name.
+    allowed = reference.loopback if local else parts.scheme == "https"
+    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in realm or not allowed:
+        raise RegistryError(
+            f"{reference.host} names a token service that credentials must not be sent to",
+            hint="do not trust this registry",
+        )
+
+
+def _read_token(body: bytes) -> str:
+    try:
+        data = json.loads(body)
+        token = data.get("token") or data.get("access_token") or ""
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    plain = isinstance(token, str) and all("!" <= character <= "~" for character in token)
+    return token if plain else ""

@@ -1,0 +1,89 @@
+"""Where a model lies in a registry: ``REGISTRY/NAMESPACE/NAME:TAG``, as Ollama names it too."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.modelfile import check_tag
+
+_FORM = "write it as REGISTRY/NAMESPACE/NAME:TAG, such as registry.example.com/team/sentiment:1.0"
+
+
+@dataclass(frozen=True)
+class RegistryReference:
+    """One tag of one registry.
+
+    Attributes:
+        host: Host, with its port where it has one.
+        repository: Namespace and name: ``team/sentiment``.
+        tag: The tag.
+        plain: Whether it is spoken to without encryption.
+    """
+
+    host: str
+    repository: str
+    tag: str
+    plain: bool
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host of every request."""
+        return f"{'http' if self.plain else 'https'}://{self.host}"
+
+    @property
+    def name(self) -> str:
+        """The tag that the model has in a daemon which pulled it."""
+        return f"{self.host}/{self.repository}:{self.tag}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the registry is on this machine."""
+        return is_loopback(self.host)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryReference:
+    """Read where a model lies, or shall lie.
+
+    Plain http is spoken to registries of this machine, and to others only where ``insecure`` asks
+    for it.
+
+    Args:
+        text: ``REGISTRY/NAMESPACE/NAME[:TAG]``; ``https://`` or ``http://`` may stand before it.
+        insecure: Speak plain http.
+
+    Raises:
+        ConfigError: naming the part that is wrong.
+    """
+    scheme, separator, rest = text.rpartition("://")
+    if "@" in text:
+        # What stands before it may be a password, so the text is not repeated.
+        raise ConfigError("a registry reference holds no '@'", hint=_FORM)
+    if separator and scheme.lower() not in ("http", "https"):
+        raise ConfigError(f"{text!r}: {scheme!r} is neither http nor https", hint=_FORM)
+    full, _, tag = check_tag(rest).rpartition(":")
+    parts = full.split("/")
+    if len(parts) != 3:
+        raise ConfigError(f"{text!r} does not name registry, namespace and model", hint=_FORM)
+    host, namespace, name = parts
+    plain = insecure or (scheme.lower() == "http" if separator else is_loopback(host))
+    if plain and not insecure and not is_loopback(host):
+        raise ConfigError(
+            f"{host} would be spoken to without encryption",
+            hint=f"use https://{rest}, or allow it with --insecure",
+        )
+    return RegistryReference(host, f"{namespace}/{name}", tag, plain)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is this machine."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

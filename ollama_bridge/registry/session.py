@@ -1,0 +1,387 @@
+"""Requests to one repository of a registry: limits, retries, redirects, and who gets to see what.
+
+Nothing waits for ever, nothing is tried without end, no reply is read without a limit, and no
+header with a secret goes to another origin than the registry's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from ollama_bridge.errors import RegistryBusyError, RegistryError
+from ollama_bridge.registry.authorization import (
+    CREDENTIALS_HINT,
+    answer_challenge,
+    read_challenge,
+)
+from ollama_bridge.registry.credentials import Credentials, hide
+from ollama_bridge.registry.manifest import MANIFEST_LIMIT_BYTES
+from ollama_bridge.registry.reference import RegistryReference
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_REDIRECT_LIMIT = 5
+_MESSAGE_CHARS = 200
+# Below this rate a reply counts as stalled, however regularly its bytes drip.
+_LEAST_BYTES_PER_S = 50_000
+# Everything that httpx raises.
+HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
+_HINTS = {
+    401: CREDENTIALS_HINT,
+    403: CREDENTIALS_HINT,
+    404: "check registry, name and tag; private models need credentials: " + CREDENTIALS_HINT,
+    429: "wait, and run the same command again; it goes on where it was",
+}
+_AGAIN = "run the same command again; it goes on where it was"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All finite.
+
+    Attributes:
+        connect_s: Until the registry accepts.
+        silence_s: Between two pieces of anything.
+        attempts: For one request.
+        pause_s: Before the second attempt; doubled before each further one.
+        longest_pause_s: However long the registry asks us to wait.
+    """
+
+    connect_s: float = 10.0
+    silence_s: float = 60.0
+    attempts: int = 5
+    pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request.
+
+    Attributes:
+        method: Of HTTP.
+        url: Whole, or relative to the repository.
+        headers: Beside those that every request has.
+        content: The body.
+        patience_s: What the registry may need on top of ``silence_s`` before it answers.
+        attempts: None: as many as the limits allow; 1 for what must not be repeated blindly.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = b""
+    patience_s: float = 0.0
+    attempts: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One whole reply."""
+
+    status_code: int
+    headers: httpx.Headers
+    body: bytes
+    url: str
+
+    @property
+    def location(self) -> str:
+        """The whole URL of the Location header; empty where there is none."""
+        return _join(self.url, self.headers.get("Location", ""))
+
+
+class RegistrySession:
+    """Speaks to one repository; use as a context manager.
+
+    Args:
+        reference: The model.
+        actions: What for: ``pull`` or ``pull,push``.
+        credentials: What to show when asked; anonymous without.
+        limits: Of time and attempts.
+        transport: Where requests go instead of the network; for tests.
+    """
+
+    def __init__(
+        self,
+        reference: RegistryReference,
+        *,
+        actions: str,
+        credentials: Credentials | None = None,
+        limits: Limits | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.reference = reference
+        self._actions = actions
+        self._credentials = credentials or Credentials()
+        self._limits = limits or Limits()
+        self._authorization = ""
+        self._http = httpx.Client(
+            headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
+            trust_env=not reference.loopback,
+            verify=not reference.plain,
+            follow_redirects=False,
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        """Enter the block that closes the connections at its end."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close every connection."""
+        self._http.close()
+
+    def is_own(self, url: str) -> bool:
+        """Whether a URL is of the registry's own origin."""
+        return _origin(url) == _origin(self.reference.origin)
+
+    def send(self, request: Request, *, wanted: Collection[int]) -> Reply:
+        """A whole reply of one of the wanted statuses.
+
+        Raises:
+            RegistryError: unreachable, another status, or an endless reply.
+        """
+
+        def once() -> Reply:
+            with contextlib.closing(self._open(request, wanted)) as response:
+                body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
+                url = str(response.url)
+                return Reply(response.status_code, response.headers, body, url)
+
+        return self._persist(once, request.attempts)
+
+    @contextlib.contextmanager
+    def stream(self, request: Request, *, wanted: Collection[int]) -> Iterator[httpx.Response]:
+        """A reply whose body is still to be read, with :meth:`pieces`.
+
+        Raises:
+            RegistryError: unreachable, or another status.
+        """
+        response = self._persist(lambda: self._open(request, wanted), request.attempts)
+        try:
+            yield response
+        finally:
+            with contextlib.suppress(*HTTPX_ERRORS):
+                response.close()
+
+    def pieces(self, response: httpx.Response, limit_bytes: int) -> Iterator[bytes]:
+        """The body, piece by piece.
+
+        Raises:
+            RegistryError: it breaks off, stalls, or is longer than ``limit_bytes``.
+        """
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            # Asked for as it is; what unpacks to gigabytes is not wanted.
+            raise self._error("sends compressed what was asked for as it is")
+        begun_s, read_bytes = time.monotonic(), 0
+        pieces = response.iter_bytes()
+        while True:
+            try:
+                piece = next(pieces, None)
+            except HTTPX_ERRORS as exc:
+                raise self._broken(exc) from exc
+            if piece is None:
+                return
+            read_bytes += len(piece)
+            allowed_s = self._limits.silence_s + read_bytes / _LEAST_BYTES_PER_S
+            if time.monotonic() - begun_s > allowed_s:
+                raise self._busy("sends so slowly that it counts as stalled")
+            if read_bytes > limit_bytes:
+                raise self._error(f"sends more than the {limit_bytes} bytes that were due")
+            yield piece
+
+    def _persist(self, action: Callable[[], _T], attempts: int | None) -> _T:
+        attempts = attempts or self._limits.attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                return action()
+            except RegistryBusyError as error:
+                if attempt == attempts:
+                    raise
+                self.pause(attempt, error.retry_after_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def pause(self, attempt: int, asked_s: float | None = None) -> None:
+        """Wait before another attempt."""
+        own_s = self._limits.pause_s * 2 ** (attempt - 1)
+        time.sleep(min(self._limits.longest_pause_s, max(own_s, asked_s or 0.0)))
+
+    def _open(self, request: Request, wanted: Collection[int]) -> httpx.Response:
+        """One attempt: the challenge is answered, redirects of reads are followed."""
+        url = urljoin(f"{self.reference.origin}/v2/{self.reference.repository}/", request.url)
+        authorized = False
+        for _ in range(_REDIRECT_LIMIT + 2):
+            response = self._send(request, url)
+            status = response.status_code
+            if status in wanted:
+                return response
+            with contextlib.closing(response):
+                if status == 401 and self.is_own(url) and not authorized:
+                    authorized = True
+                    self._authorize(response)
+                    continue
+                if status in _REDIRECTS:
+                    url = self._redirected(request, response)
+                    continue
+                raise self._rejection(request, response)
+        raise self._error(f"redirects more than {_REDIRECT_LIMIT} times")
+
+    def _send(self, request: Request, url: str) -> httpx.Response:
+        headers = dict(request.headers)
+        if self._authorization and self.is_own(url):
+            headers["Authorization"] = self._authorization
+        limits = self._limits
+        timeout = httpx.Timeout(
+            connect=limits.connect_s,
+            read=limits.silence_s + request.patience_s,
+            write=limits.silence_s,
+            pool=limits.connect_s,
+        )
+        try:
+            built = self._http.build_request(
+                request.method, url, headers=headers, content=request.content, timeout=timeout
+            )
+            return self._http.send(built, stream=True)
+        except HTTPX_ERRORS as exc:
+            raise self._broken(exc) from exc
+
+    def _authorize(self, response: httpx.Response) -> None:
+        challenge = read_challenge(response.headers.get_list("WWW-Authenticate"))
+        if challenge is None:
+            raise self._error(
+                "refuses (401) and does not say what it wants", hint=CREDENTIALS_HINT, status=401
+            )
+        self._authorization = answer_challenge(
+            challenge,
+            self.reference,
+            self._credentials,
+            actions=self._actions,
+            ask_service=self._ask_service,
+        )
+
+    def _ask_service(self, url: str, authorization: str) -> tuple[int, bytes]:
+        headers = {"Authorization": authorization} if authorization else {}
+        timeout = httpx.Timeout(self._limits.silence_s, connect=self._limits.connect_s)
+        try:
+            with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+                body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
+                return response.status_code, body
+        except HTTPX_ERRORS as exc:
+            raise self._broken(exc) from exc
+
+    def _redirected(self, request: Request, response: httpx.Response) -> str:
+        target = _join(str(response.url), response.headers.get("Location", ""))
+        if request.method not in ("GET", "HEAD"):
+            raise self._error(f"redirects a {request.method}, which is not followed")
+        self.check_target(target)
+        return target
+
+    def check_target(self, url: str) -> None:
+        """Refuse to be led where the registry itself would not be spoken to.
+
+        Raises:
+            RegistryError: no web address, or without encryption although the registry has it.
+        """
+        scheme, name, _ = _origin(url)
+        allowed = ("http", "https") if self.reference.plain else ("https",)
+        if scheme not in allowed or not name or "@" in urlsplit(url).netloc:
+            raise self._error(
+                f"leads to an address that is not followed ({scheme or 'no scheme'}://{name})"
+            )
+
+    def _rejection(self, request: Request, response: httpx.Response) -> RegistryError:
+        status = response.status_code
+        body = b""
+        with contextlib.suppress(RegistryError):
+            body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
+        reason = hide(_reason(body), self._all_secrets())
+        what = f"answered {status} to {request.method} {response.url.path}{reason}"
+        if status in _TRANSIENT:
+            after_s = _retry_after_s(response)
+            return self._busy(what, hint=_HINTS.get(status, _AGAIN), status=status, after_s=after_s)
+        return self._error(what, hint=_HINTS.get(status), status=status)
+
+    def _all_secrets(self) -> tuple[str, ...]:
+        current = self._authorization.partition(" ")[2]
+        return (*self._credentials.secrets, *([current] if current else []))
+
+    def _broken(self, exc: Exception) -> RegistryBusyError:
+        reason = hide(str(exc) or type(exc).__name__, self._all_secrets())
+        if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+            return self._busy(
+                f"does not answer: {reason}",
+                hint="check the address and that it runs; plain http needs --insecure",
+            )
+        return self._busy(f"broke off: {reason}")
+
+    def _busy(
+        self,
+        what: str,
+        *,
+        hint: str = _AGAIN,
+        status: int | None = None,
+        after_s: float | None = None,
+    ) -> RegistryBusyError:
+        return RegistryBusyError(
+            f"registry {self.reference.host} {what}",
+            hint=hint,
+            status_code=status,
+            retry_after_s=after_s,
+        )
+
+    def _error(
+        self, what: str, *, hint: str | None = None, status: int | None = None
+    ) -> RegistryError:
+        return RegistryError(
+            f"registry {self.reference.host} {what}", hint=hint, status_code=status
+        )
+
+
+def _join(base: str, target: str) -> str:
+    """A whole URL; empty where there is none, or none that could be read."""
+    try:
+        return urljoin(base, target) if target else ""
+    except ValueError:
+        return ""
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port; empty where they cannot be read."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        return parts.scheme, (parts.hostname or "").lower(), port
+    except ValueError:
+        return "", "", 0
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+def _reason(body: bytes) -> str:
+    """What a registry says for itself: the first error of its list, or the beginning of a text."""
+    try:
+        first = json.loads(body)["errors"][0]
+        text = f"{first.get('code', '')} {first.get('message', '')}"
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        text = body[:_MESSAGE_CHARS].decode(errors="replace")
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f": {shown[:_MESSAGE_CHARS]}" if shown else ""

@@ -1,0 +1,284 @@
+"""Sends files to a registry in chunks, and goes on where an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_bridge.artifacts import digest_text, raise_if_disk_full, write_text_atomic
+from ollama_bridge.errors import ArtifactError, RegistryBusyError, RegistryError
+from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, digest_bytes
+from ollama_bridge.registry.session import RegistrySession, Reply, Request
+
+CHUNK_BYTES = 8 * 1024**2
+# Attempts without a byte of progress, for one file.
+_FRUITLESS_LIMIT = 4
+# How fast a registry at least reads what it has stored, when it checks the digest at the end.
+_CHECK_BYTES_PER_S = 20e6
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file to send.
+
+    Attributes:
+        layer: What it is.
+        path: Where it lies; None: it is ``content``.
+        content: A small file that lies nowhere.
+    """
+
+    layer: Layer
+    path: Path | None = None
+    content: bytes = b""
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """A piece of it.
+
+        Raises:
+            ArtifactError: it cannot be read, or is shorter than it should be.
+        """
+        wanted = min(size_bytes, self.layer.size_bytes - offset)
+        if self.path is None:
+            return self.content[offset : offset + wanted]
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(offset)
+                piece = stream.read(wanted)
+        except OSError as exc:
+            raise ArtifactError(f"cannot read {self.path}: {exc.strerror}") from exc
+        if len(piece) != wanted:
+            raise ArtifactError(
+                f"{self.path} is shorter than the {self.layer.size_bytes} bytes that its manifest "
+                "says",
+                hint="the model in Ollama is damaged: pull or create it again",
+            )
+        return piece
+
+
+class UploadRecords:
+    """Remembers where unfinished uploads go on; one small private file each.
+
+    Args:
+        folder: Made when the first record is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, session: RegistrySession, digest: str) -> Path:
+        """The record of one file in one repository."""
+        reference = session.reference
+        key = digest_text(f"{reference.origin}/{reference.repository}@{digest}")
+        return self._folder / f"{key[:32]}.json"
+
+    def read(self, session: RegistrySession, digest: str) -> str:
+        """The address of the unfinished upload; empty where there is none."""
+        try:
+            location = json.loads(self.path(session, digest).read_bytes())["location"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        # Records of a registry that lets us upload elsewhere are not kept; nor believed.
+        return location if isinstance(location, str) and session.is_own(location) else ""
+
+    def write(self, session: RegistrySession, digest: str, location: str) -> None:
+        """Remember an unfinished upload.
+
+        Raises:
+            DiskFullError: no room.
+        """
+        if not session.is_own(location):
+            return
+        path = self.path(session, digest)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_text_atomic(path, json.dumps({"location": location}))
+            os.chmod(path, 0o600)  # noqa: PTH101  # its address alone may allow to write there
+        except OSError as exc:
+            raise_if_disk_full(exc, path)
+            raise
+
+    def forget(self, session: RegistrySession, digest: str) -> None:
+        """The upload is finished or lost."""
+        self.path(session, digest).unlink(missing_ok=True)
+
+
+def is_present(session: RegistrySession, digest: str) -> bool:
+    """Whether the repository has a file.
+
+    Raises:
+        RegistryError: no answer.
+    """
+    reply = session.send(Request("HEAD", f"blobs/{digest}"), wanted=(200, 404))
+    return reply.status_code == 200
+
+
+def push_blob(
+    session: RegistrySession,
+    blob: Blob,
+    *,
+    records: UploadRecords,
+    on_bytes: OnBytes,
+    mount_from: str | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> None:
+    """Send a file that the repository does not have.
+
+    Args:
+        session: Of the repository.
+        blob: The file.
+        records: Where unfinished uploads are remembered.
+        on_bytes: Called with how many bytes of the file the registry has.
+        mount_from: Repository of the same registry that may have the file already.
+        chunk_bytes: Sent with one request; more where the registry wants more.
+
+    Raises:
+        RegistryError: refused, or it breaks off again and again; run it again to go on.
+        ArtifactError: the file cannot be read.
+    """
+    _Upload(session, blob, records, on_bytes, chunk_bytes).run(mount_from)
+
+
+@dataclass
+class _Upload:
+    session: RegistrySession
+    blob: Blob
+    records: UploadRecords
+    on_bytes: OnBytes
+    chunk_bytes: int
+    location: str = ""
+    offset: int = 0
+
+    def run(self, mount_from: str | None) -> None:
+        self._find_earlier()
+        fruitless = 0
+        while True:
+            before = self.offset
+            try:
+                if not self.location and self._begin(mount_from):
+                    return
+                self._send()
+                return
+            except RegistryError as error:
+                fruitless = 0 if self.offset > before else fruitless + 1
+                if not _is_worth_going_on(error) or fruitless == _FRUITLESS_LIMIT:
+                    raise
+                self.session.pause(fruitless + 1)
+                self._ask_status()
+
+    def _begin(self, mount_from: str | None) -> bool:
+        """Open an upload; True where the registry could take the file from ``mount_from``."""
+        digest = self.blob.layer.digest
+        query = f"?mount={digest}&from={mount_from}" if mount_from else ""
+        reply = self.session.send(Request("POST", f"blobs/uploads/{query}"), wanted=(201, 202))
+        if reply.status_code == 201:
+            self.on_bytes(self.blob.layer.size_bytes)
+            return True
+        self.offset = 0
+        least = reply.headers.get("OCI-Chunk-Min-Length", "")
+        if least.isascii() and least.isdigit() and int(least) <= 2**30:
+            self.chunk_bytes = max(self.chunk_bytes, int(least))
+        self._follow(reply)
+        return False
+
+    def _send(self) -> None:
+        size_bytes = self.blob.layer.size_bytes
+        # What fits in one chunk goes with the closing request.
+        while size_bytes - self.offset > 0 and size_bytes > self.chunk_bytes:
+            self._send_chunk(self.blob.read(self.offset, self.chunk_bytes))
+        self._close(self.blob.read(self.offset, self.chunk_bytes))
+        self.records.forget(self.session, self.blob.layer.digest)
+        self.on_bytes(size_bytes)
+
+    def _send_chunk(self, chunk: bytes) -> None:
+        end = self.offset + len(chunk)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{self.offset}-{end - 1}",
+        }
+        # Never repeated blindly: how much of it arrived is the registry's to say.
+        request = Request("PATCH", self.location, headers=headers, content=chunk, attempts=1)
+        self._follow(self.session.send(request, wanted=(202,)))
+        self.offset = end
+        self.on_bytes(end)
+
+    def _close(self, rest: bytes) -> None:
+        joint = "&" if "?" in self.location else "?"
+        request = Request(
+            "PUT",
+            f"{self.location}{joint}digest={self.blob.layer.digest}",
+            headers={"Content-Type": "application/octet-stream"},
+            content=rest,
+            patience_s=self.blob.layer.size_bytes / _CHECK_BYTES_PER_S,
+            attempts=1,
+        )
+        self.session.send(request, wanted=(201, 204))
+
+    def _follow(self, reply: Reply) -> None:
+        if not reply.location:
+            raise RegistryError(
+                f"registry {self.session.reference.host} does not say where to upload to",
+                status_code=reply.status_code,
+            )
+        self.session.check_target(reply.location)
+        self.location = reply.location
+        self.records.write(self.session, self.blob.layer.digest, self.location)
+
+    def _find_earlier(self) -> None:
+        self.location = self.records.read(self.session, self.blob.layer.digest)
+        if self.location:
+            self._ask_status()
+
+    def _ask_status(self) -> None:
+        """Where to go on: where the registry says, or at the beginning of a new upload."""
+        if not self.location:
+            return
+        wanted = (204, 400, 401, 403, 404, 410, 416)
+        reply = self.session.send(Request("GET", self.location), wanted=wanted)
+        match = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", reply.headers.get("Range", ""))
+        if reply.status_code != 204 or match is None:
+            self.records.forget(self.session, self.blob.layer.digest)
+            self.location, self.offset = "", 0
+            return
+        # An empty upload says 0-0, as one of a single byte would; none of ours is that short.
+        self.offset = int(match[1]) + 1 if int(match[1]) else 0
+        if self.offset > self.blob.layer.size_bytes:
+            self.location, self.offset = "", 0
+            return
+        if reply.location:
+            self._follow(reply)
+        self.on_bytes(self.offset)
+
+
+def push_manifest(session: RegistrySession, manifest: Manifest) -> str:
+    """Send the manifest, which makes the tag; returns its digest.
+
+    Raises:
+        RegistryError: refused, or the registry says that it holds something else.
+    """
+    content = manifest.to_bytes()
+    request = Request(
+        "PUT",
+        f"manifests/{session.reference.tag}",
+        headers={"Content-Type": MANIFEST_TYPE},
+        content=content,
+    )
+    reply = session.send(request, wanted=(200, 201))
+    digest = digest_bytes(content)
+    told = reply.headers.get("Docker-Content-Digest", digest)
+    if told != digest:
+        raise RegistryError(
+            f"registry {session.reference.host} holds {told[:80]!r} instead of {digest}",
+            hint="something between here and the registry changes what is sent",
+        )
+    return digest
+
+
+def _is_worth_going_on(error: RegistryError) -> bool:
+    """Whether the upload, or a new one, may succeed: not if we are not let in, say."""
+    return isinstance(error, RegistryBusyError) or error.status_code in (404, 416)

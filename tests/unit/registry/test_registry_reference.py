@@ -1,0 +1,86 @@
+"""Names of models in registries."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.registry.reference import is_loopback, parse_registry_reference
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "name"),
+    [
+        ("ghcr.io/team/m:1", "https://ghcr.io", "ghcr.io/team/m:1"),
+        ("ghcr.io/team/m", "https://ghcr.io", "ghcr.io/team/m:latest"),
+        ("localhost:5000/team/m:1", "http://localhost:5000", "localhost:5000/team/m:1"),
+        ("127.0.0.1:5000/team/m", "http://127.0.0.1:5000", "127.0.0.1:5000/team/m:latest"),
+        ("https://localhost:5000/team/m:1", "https://localhost:5000", "localhost:5000/team/m:1"),
+        ("HTTP://localhost:5000/a/b", "http://localhost:5000", "localhost:5000/a/b:latest"),
+    ],
+)
+def test_what_a_reference_means(text: str, origin: str, name: str) -> None:
+    """Plain http is spoken to this machine only, and to it unless https is asked for."""
+    reference = parse_registry_reference(text)
+    assert (reference.origin, reference.name, str(reference)) == (origin, name, name)
+
+
+def test_insecure_speaks_plain_http() -> None:
+    """To another machine only where it is asked for."""
+    with pytest.raises(ConfigError, match="without encryption") as caught:
+        parse_registry_reference("http://box:5000/team/m:1")
+    assert "--insecure" in (caught.value.hint or "")
+    reference = parse_registry_reference("box:5000/team/m:1", insecure=True)
+    assert reference.origin == "http://box:5000"
+    assert not reference.loopback
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m",
+        "team/m:1",
+        "ghcr.io/a/team/m:1",
+        "ghcr.io/../m:1",
+        "ghcr.io/team/..:1",
+        "ghcr.io/team/.m:1",
+        "ghcr.io/team/m:../../etc/passwd",
+        "ghcr.io/team/m:1\n",
+        "ghcr.io/team/m?x=1",
+        "ghcr.io/team/m#x",
+        "ghcr.io//m:1",
+        "/team/m:1",
+        "ftp://ghcr.io/team/m:1",
+        "ghcr.io/team/m@sha256:" + "0" * 64,
+        "",
+    ],
+)
+def test_what_is_no_reference(text: str) -> None:
+    """Anything that could mean another path or host is refused."""
+    with pytest.raises(ConfigError):
+        parse_registry_reference(text)
+
+
+def test_a_password_in_a_reference_is_not_repeated() -> None:
+    """Whoever writes one there does not find it in a log."""
+    with pytest.raises(ConfigError) as caught:
+        parse_registry_reference("https://ada:hunter2@ghcr.io/team/m:1")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True),
+        ("localhost:5000", True),
+        ("127.0.0.2:1", True),
+        ("[::1]:5000", True),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("10.0.0.1:5000", False),
+        ("", False),
+    ],
+)
+def test_what_is_this_machine(host: str, local: bool) -> None:
+    """By address, not by how a name begins."""
+    assert is_loopback(host) is local

@@ -1,0 +1,352 @@
+"""Requests to a registry: who is shown what, and that nothing goes on for ever."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from fakes.registry import QUICK, REFERENCE, asks_for, refusal, token_reply
+
+from ollama_bridge.errors import OllamaBridgeError, RegistryBusyError, RegistryError
+from ollama_bridge.registry.credentials import Credentials
+from ollama_bridge.registry.reference import RegistryReference
+from ollama_bridge.registry.session import Limits, RegistrySession, Reply, Request
+
+LOCAL = RegistryReference("127.0.0.1:5000", "team/model", "1", plain=True)
+REMOTE_PLAIN = RegistryReference("box:5000", "team/model", "1", plain=True)
+ADA = Credentials("ada", "hunter2")
+BASIC = ADA.basic
+BEARER = 'Bearer realm="https://auth.example.com/token",service="registry.example.com"'
+MANIFEST = Request("GET", "manifests/1")
+
+
+def ask(
+    answer: Callable[[httpx.Request], httpx.Response],
+    *,
+    reference: RegistryReference = REFERENCE,
+    credentials: Credentials | None = None,
+    limits: Limits = QUICK,
+    request: Request = MANIFEST,
+) -> Reply:
+    """One request to a registry that answers so."""
+    with RegistrySession(
+        reference,
+        actions="pull",
+        credentials=credentials,
+        limits=limits,
+        transport=httpx.MockTransport(answer),
+    ) as session:
+        return session.send(request, wanted=(200,))
+
+
+def refused(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> RegistryError:
+    """The error of one request."""
+    with pytest.raises(RegistryError) as caught:
+        ask(answer, **options)
+    return caught.value
+
+
+def unless_shown(shown: str, challenge: str) -> Callable[[httpx.Request], httpx.Response]:
+    """A registry that answers to one Authorization header."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "auth.example.com":
+            return token_reply("made-token")
+        if request.headers.get("Authorization") == shown:
+            return httpx.Response(200, content=b"ok")
+        return asks_for(challenge)
+
+    return answer
+
+
+def test_basic() -> None:
+    """Shown when it is asked for, and from then on."""
+    seen: list[str | None] = []
+    answer = unless_shown(BASIC, 'Basic realm="x"')
+
+    def watched(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("Authorization"))
+        return answer(request)
+
+    with RegistrySession(
+        REFERENCE, actions="pull", credentials=ADA, transport=httpx.MockTransport(watched)
+    ) as session:
+        for _ in range(2):
+            assert session.send(MANIFEST, wanted=(200,)).body == b"ok"
+    assert seen == [None, BASIC, BASIC]
+
+
+def test_token_service() -> None:
+    """The password goes to the token service, its token to the registry."""
+    services: list[httpx.Request] = []
+    answer = unless_shown("Bearer made-token", f'{BEARER},scope="repository:else/where:push"')
+
+    def watched(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "auth.example.com":
+            services.append(request)
+        else:
+            assert request.headers.get("Authorization") in (None, "Bearer made-token")
+        return answer(request)
+
+    assert ask(watched, credentials=ADA).body == b"ok"
+    (service,) = services
+    assert service.headers["Authorization"] == BASIC
+    # Of this repository and for this purpose, whatever the registry would like.
+    assert parse_qs(urlsplit(str(service.url)).query) == {
+        "scope": ["repository:team/model:pull"],
+        "service": ["registry.example.com"],
+    }
+
+
+def test_anonymous_token() -> None:
+    """Public models want a token too, which anybody gets."""
+    assert ask(unless_shown("Bearer made-token", BEARER)).body == b"ok"
+
+
+def test_own_token() -> None:
+    """A token from the environment is shown as it is."""
+    answer = unless_shown("Bearer t0ken", BEARER)
+    assert ask(answer, credentials=Credentials(token="t0ken")).body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "realm",
+    ["http://auth.example.com/token", "https://127.0.0.1:9/x", "http://localhost/x", "file:///x"]
+    + ["", "https://ada@auth.example.com/", "https://["],
+)
+def test_token_services_that_get_no_password(realm: str) -> None:
+    """Unencrypted, or services of this machine that a registry elsewhere names."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return asks_for(f'Bearer realm="{realm}"')
+
+    error = refused(answer, credentials=ADA)
+    assert "must not be sent to" in str(error)
+    assert len(asked) == 1
+
+
+def test_no_secret_goes_unencrypted_to_another_machine() -> None:
+    """Not even with --insecure; on this machine it may."""
+    challenge = 'Basic realm="x"'
+    error = refused(unless_shown(BASIC, challenge), reference=REMOTE_PLAIN, credentials=ADA)
+    assert "unencrypted" in str(error)
+    assert ask(unless_shown(BASIC, challenge), reference=LOCAL, credentials=ADA).body == b"ok"
+
+
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', BEARER, "Negotiate", "Bearer", ""])
+def test_a_refusal_says_what_to_export(challenge: str) -> None:
+    """Without credentials, or with wrong ones, once and not again and again."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "auth.example.com":
+            return refusal(401, "UNAUTHORIZED", "who are you")
+        return asks_for(challenge)
+
+    for credentials in (None, ADA):
+        asked.clear()
+        error = refused(answer, credentials=credentials)
+        if challenge != "Bearer":  # names no service at all
+            assert "OLLAMA_BRIDGE_REGISTRY_USER" in (error.hint or "")
+        assert len(asked) <= 2
+        assert error.exit_code == 6
+
+
+def test_a_redirect_elsewhere_carries_no_secret() -> None:
+    """Storage on another host gets the request, not the header."""
+    seen: dict[str, str | None] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen[request.url.host] = request.headers.get("Authorization")
+        if request.url.host == "storage.example.net":
+            return httpx.Response(200, content=b"bytes")
+        if "Authorization" not in request.headers:
+            return asks_for('Basic realm="x"')
+        return httpx.Response(307, headers={"Location": "https://storage.example.net/b?sig=1"})
+
+    assert ask(answer, credentials=ADA).body == b"bytes"
+    assert seen == {"registry.example.com": BASIC, "storage.example.net": None}
+
+
+def test_another_port_is_elsewhere() -> None:
+    """The origin counts, not the name."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.port == 444:
+            assert "Authorization" not in request.headers
+            return httpx.Response(200)
+        if "Authorization" not in request.headers:
+            return asks_for('Basic realm="x"')
+        return httpx.Response(302, headers={"Location": "https://registry.example.com:444/b"})
+
+    ask(answer, credentials=ADA)
+
+
+def test_a_challenge_from_elsewhere_is_not_answered() -> None:
+    """Where a redirect leads nobody is shown a password."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "storage.example.net":
+            assert "Authorization" not in request.headers
+            return asks_for('Basic realm="x"')
+        return httpx.Response(307, headers={"Location": "https://storage.example.net/b"})
+
+    assert refused(answer, credentials=ADA).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://registry.example.com/b", "file:///etc/passwd", "ftp://x/b", "https://a@b.c/"]
+    + ["http://169.254.169.254/latest"],
+)
+def test_redirects_that_are_not_followed(target: str) -> None:
+    """To plain http from an encrypted registry, or to what is no web address."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(307, headers={"Location": target})
+
+    assert "not followed" in str(refused(answer))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("target", ["https:", "javascript:alert(1)", "https://[", "//"])
+def test_redirects_to_nowhere(target: str) -> None:
+    """What is no address at all is an error of ours too."""
+    refused(lambda _: httpx.Response(307, headers={"Location": target}))
+
+
+def test_redirects_end() -> None:
+    """Round and round is an error."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(307, headers={"Location": f"{request.url}x"})
+
+    assert "redirects more than 5 times" in str(refused(answer))
+
+
+def test_an_upload_is_not_redirected() -> None:
+    """What is sent goes where the registry's own answers say."""
+    request = Request("PATCH", "blobs/uploads/1", content=b"x")
+    moved = httpx.Response(307, headers={"Location": "https://storage.example.net/b"})
+    assert "redirects a PATCH" in str(refused(lambda _: moved, request=request))
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408])
+def test_a_busy_registry_is_asked_again(status: int) -> None:
+    """A few times, then it is an error of its own kind."""
+    answers = iter([refusal(status, "TOOMANYREQUESTS", "slow down")] * 2 + [httpx.Response(200)])
+    assert ask(lambda _: next(answers)).status_code == 200
+    asked: list[int] = []
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        asked.append(status)
+        return refusal(status, "TOOMANYREQUESTS", "slow down")
+
+    error = refused(busy)
+    assert isinstance(error, RegistryBusyError)
+    assert len(asked) == QUICK.attempts
+    assert f"answered {status} to GET /v2/team/model/manifests/1: TOOMANYREQUESTS" in str(error)
+
+
+def test_retry_after_is_obeyed_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the registry asks for, but not for an hour; without a wish, longer each time."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    wishes = iter(["2", "3600", "-1", "soon"])
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(429, headers={"Retry-After": next(wishes, "")})
+
+    refused(busy, limits=Limits())
+    assert pauses == [2.0, 30.0, 2.0, 4.0]
+
+
+def httpx_errors() -> Iterator[Exception]:
+    """One of each exception that httpx raises while it sends."""
+    for _, one in inspect.getmembers(httpx, inspect.isclass):
+        if issubclass(one, httpx.TransportError):
+            yield one("cut")
+    yield httpx.TooManyRedirects("round")
+    yield httpx.InvalidURL("odd")
+
+
+@pytest.mark.parametrize("error", list(httpx_errors()), ids=lambda error: type(error).__name__)
+def test_no_error_of_httpx_leaves(error: Exception) -> None:
+    """Every one becomes an error of ours, and another attempt is made before."""
+    asked: list[int] = []
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        raise error
+
+    assert isinstance(refused(answer), RegistryBusyError)
+    assert len(asked) == QUICK.attempts
+
+
+def test_a_reply_that_never_ends_is_cut() -> None:
+    """No more is read than a manifest may have."""
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 1024**2
+
+    assert "sends more than" in str(refused(lambda _: httpx.Response(200, content=endless())))
+
+
+def test_a_reply_that_drips_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However regularly the bytes come, there is an end."""
+    clock = iter(range(0, 10**6, 59))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+
+    def drip() -> Iterator[bytes]:
+        while True:
+            yield b"x"
+
+    error = refused(lambda _: httpx.Response(200, content=drip()), limits=Limits(attempts=1))
+    assert "stalled" in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>\n<body>Welcome to the proxy</body>", b"{}", b'{"errors":[]}', b'{"errors":[1]}']
+    + [b"\xff\xfe", b"[" * 10_000, b"\x1b[2J" + b"x" * 10_000],
+)
+def test_garbage_is_one_short_line(body: bytes) -> None:
+    """Whatever stands in an error page, it neither floods nor steers a terminal."""
+    text = str(refused(lambda _: httpx.Response(403, content=body)))
+    assert text.startswith("registry registry.example.com answered 403")
+    assert "\n" not in text
+    assert "\x1b" not in text
+    assert len(text) < 400
+
+
+def test_no_secret_in_errors_or_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """Not even where the registry sends back what it was shown."""
+    caplog.set_level(logging.DEBUG)
+    texts = []
+    for credentials in (ADA, Credentials(token="t0ken")):
+
+        def echo(request: httpx.Request, known: Credentials = credentials) -> httpx.Response:
+            shown = request.headers.get("Authorization")
+            if request.url.host == "auth.example.com":
+                return token_reply("made-token")
+            if shown is None:
+                return asks_for(BEARER)
+            return refusal(403, "DENIED", f"{shown} {known.secrets}")
+
+        error: OllamaBridgeError = refused(echo, credentials=credentials)
+        texts.append(f"{error} {error.hint} {error!r}")
+    shown = "\n".join([*texts, caplog.text])
+    for secret in ("hunter2", BASIC.removeprefix("Basic "), "made-token", "t0ken"):
+        assert secret not in shown
+    assert "DENIED" in shown

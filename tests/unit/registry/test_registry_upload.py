@@ -1,0 +1,262 @@
+"""Uploads: in chunks, and on where they stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes.registry import MemoryRegistry, layer_of, manifest_of, refusal
+
+from ollama_bridge.errors import (
+    ArtifactError,
+    RegistryBusyError,
+    RegistryError,
+)
+from ollama_bridge.registry.upload import Blob, UploadRecords, is_present, push_blob, push_manifest
+
+CONTENT = bytes(range(256)) * 10  # 2,560 bytes: 5 chunks of 500 and a rest
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Blob:
+    """A file of six chunks."""
+    path = tmp_path / "blob"
+    path.write_bytes(CONTENT)
+    return Blob(layer_of(CONTENT), path)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> UploadRecords:
+    """Records in a folder of their own."""
+    return UploadRecords(tmp_path / "uploads")
+
+
+def push(
+    registry: MemoryRegistry, blob: Blob, records: UploadRecords, mount_from: str | None = None
+) -> list[int]:
+    """Send a file; returns what was told of the progress."""
+    told: list[int] = []
+    with registry.session() as session:
+        push_blob(
+            session,
+            blob,
+            records=records,
+            on_bytes=told.append,
+            mount_from=mount_from,
+            chunk_bytes=500,
+        )
+    return told
+
+
+def cut(at: int) -> object:
+    """A network that is gone from one chunk on."""
+
+    def fault(request: httpx.Request) -> None:
+        if request.method == "PATCH" and request.headers["Content-Range"].startswith(f"{at}-"):
+            raise httpx.ConnectError("Connection refused")
+
+    return fault
+
+
+def test_in_chunks(blob: Blob, records: UploadRecords, tmp_path: Path) -> None:
+    """Every byte once; nothing is remembered of what is finished."""
+    registry = MemoryRegistry()
+    assert push(registry, blob, records) == [500, 1000, 1500, 2000, 2500, 2560, 2560]
+    assert registry.blobs == {blob.layer.digest: CONTENT}
+    assert not list((tmp_path / "uploads").iterdir())
+
+
+def test_small_files_in_two_requests(records: UploadRecords) -> None:
+    """What fits in a chunk is sent with the closing request; also nothing at all."""
+    for content in (b"small", b""):
+        registry = MemoryRegistry()
+        push(registry, Blob(layer_of(content), content=content), records)
+        assert registry.blobs == {layer_of(content).digest: content}
+        assert [request.method for request in registry.asked] == ["POST", "PUT"]
+
+
+def test_a_later_command_goes_on(blob: Blob, records: UploadRecords, tmp_path: Path) -> None:
+    """From the byte that the registry has, in the same upload."""
+    registry = MemoryRegistry(fault=cut(1500))  # type: ignore[arg-type]
+    with pytest.raises(RegistryBusyError, match="does not answer") as caught:
+        push(registry, blob, records)
+    assert caught.value.hint
+    assert registry.uploads == {"0": CONTENT[:1500]}
+    (record,) = (tmp_path / "uploads").iterdir()
+    assert record.stat().st_mode & 0o077 == 0
+    registry.fault = None
+    registry.asked.clear()
+    assert push(registry, blob, records)[0] == 1500
+    assert registry.paths("POST") == []
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
+def test_a_cut_within_one_command(blob: Blob, records: UploadRecords) -> None:
+    """Asks how much arrived, and sends what did not: also of a chunk that arrived in half."""
+    cuts = iter([700, 1200])
+    registry = MemoryRegistry()
+
+    def fault(request: httpx.Request) -> None:
+        if request.method == "PATCH" and len(registry.uploads["0"]) == 500:
+            end = next(cuts, None)
+            if end == 700:
+                registry.uploads["0"] += request.content[:200]
+                raise httpx.WriteError("Broken pipe")
+
+    registry.fault = fault
+    push(registry, blob, records)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+    assert len(registry.paths("POST")) == 1
+
+
+def test_a_lost_upload_begins_anew(blob: Blob, records: UploadRecords) -> None:
+    """The registry forgot it: restarted, or it lost the half of a chunk."""
+    registry = MemoryRegistry(fault=cut(1000))  # type: ignore[arg-type]
+    with pytest.raises(RegistryError):
+        push(registry, blob, records)
+    registry.uploads.clear()
+    registry.fault = None
+    push(registry, blob, records)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
+def test_a_dying_registry_is_given_up(blob: Blob, records: UploadRecords) -> None:
+    """Attempts without progress are counted, and end."""
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        return refusal(503, "UNAVAILABLE", "disk full") if request.method == "PATCH" else None
+
+    registry = MemoryRegistry(fault=fault)
+    with pytest.raises(RegistryBusyError, match="UNAVAILABLE disk full"):
+        push(registry, blob, records)
+    assert len(registry.paths("PATCH")) == 4
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 413])
+def test_a_refusal_is_not_repeated(blob: Blob, records: UploadRecords, status: int) -> None:
+    """Who is not let in is not asked again."""
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        return refusal(status, "DENIED", "no") if request.method == "PATCH" else None
+
+    registry = MemoryRegistry(fault=fault)
+    with pytest.raises(RegistryError) as caught:
+        push(registry, blob, records)
+    assert caught.value.status_code == status
+    assert len(registry.paths("PATCH")) == 1
+
+
+def test_mount(blob: Blob, records: UploadRecords) -> None:
+    """A file of another repository is not sent; where the registry has none, it is."""
+    registry = MemoryRegistry(elsewhere={blob.layer.digest: CONTENT})
+    assert push(registry, blob, records, "team/base") == [2560]
+    assert [request.method for request in registry.asked] == ["POST"]
+    assert registry.asked[0].url.params["from"] == "team/base"
+    registry = MemoryRegistry()
+    push(registry, blob, records, "team/base")
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
+def test_a_registry_may_want_larger_chunks(blob: Blob, records: UploadRecords) -> None:
+    """OCI-Chunk-Min-Length is respected."""
+    registry = MemoryRegistry()
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method != "POST":
+            return None
+        registry.fault = None
+        answer = registry(request)
+        answer.headers["OCI-Chunk-Min-Length"] = "2000"
+        return answer
+
+    registry.fault = fault
+    assert push(registry, blob, records) == [2000, 2560, 2560]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["", "http://registry.example.com/plain", "file:///x", "https://a@b.c/"]
+    + ["https://x:99999999/", "https://["],
+)
+def test_locations_that_are_not_followed(blob: Blob, records: UploadRecords, location: str) -> None:
+    """An upload goes nowhere, unencrypted, or not at all."""
+    headers = {"Location": location} if location else {}
+    registry = MemoryRegistry(fault=lambda _: httpx.Response(202, headers=headers))
+    with pytest.raises(RegistryError, match=r"does not say where|not followed"):
+        push(registry, blob, records)
+
+
+def test_storage_elsewhere_gets_no_secret_and_no_record(
+    blob: Blob, records: UploadRecords, tmp_path: Path
+) -> None:
+    """A registry may have files sent to another host; its address is not kept."""
+    elsewhere = "https://storage.example.net/v2/team/model/blobs/uploads/0?sig=1"
+    registry = MemoryRegistry()
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.url.host == "storage.example.net":
+            assert "Authorization" not in request.headers
+            raise httpx.ConnectError("cut")
+        return httpx.Response(202, headers={"Location": elsewhere})
+
+    registry.fault = fault
+    with pytest.raises(RegistryBusyError):
+        push(registry, blob, records)
+    assert not (tmp_path / "uploads").exists()
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"location": 1}', '{"location": "https://x/"}'])
+def test_damaged_records_are_ignored(
+    blob: Blob, records: UploadRecords, record: str, tmp_path: Path
+) -> None:
+    """They cost a new upload, nothing else."""
+    registry = MemoryRegistry()
+    with registry.session() as session:
+        path = records.path(session, blob.layer.digest)
+    path.parent.mkdir()
+    path.write_text(record)
+    push(registry, blob, records)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
+@pytest.mark.parametrize("answered", ["0-9999", "1-2", "-", "x", "0-" + "9" * 30])
+def test_an_odd_status_begins_anew(blob: Blob, records: UploadRecords, answered: str) -> None:
+    """More than there is, or no number at all."""
+    registry = MemoryRegistry()
+    with registry.session() as session:
+        path = records.path(session, blob.layer.digest)
+        path.parent.mkdir()
+        url = f"{session.reference.origin}/v2/team/model/blobs/uploads/9"
+        path.write_text(json.dumps({"location": url}))
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        wants_status = request.method == "GET"
+        return httpx.Response(204, headers={"Range": answered}) if wants_status else None
+
+    registry.fault = fault
+    push(registry, blob, records)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
+def test_a_file_that_is_shorter_than_its_manifest(tmp_path: Path, records: UploadRecords) -> None:
+    """Is damaged, and said to be."""
+    path = tmp_path / "short"
+    path.write_bytes(CONTENT[:600])
+    with pytest.raises(ArtifactError, match="shorter"):
+        push(MemoryRegistry(), Blob(layer_of(CONTENT), path), records)
+
+
+def test_the_manifest_makes_the_tag() -> None:
+    """With the bytes that its digest is of; what the registry says it has must be that."""
+    registry, manifest = MemoryRegistry(), manifest_of()
+    with registry.session() as session:
+        assert not is_present(session, manifest.layers[0].digest)
+        digest = push_manifest(session, manifest)
+        assert registry.manifests == {"1": manifest.to_bytes()}
+        assert digest == layer_of(manifest.to_bytes()).digest
+        other = {"Docker-Content-Digest": "sha256:" + "0" * 64}
+        registry.fault = lambda _: httpx.Response(201, headers=other)
+        with pytest.raises(RegistryError, match="holds"):
+            push_manifest(session, manifest)
