@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from ollama_bridge.evaluation.run import evaluate
     from ollama_bridge.packaging import package
     from ollama_bridge.pipeline import build
+    from ollama_bridge.publication import publish
     from ollama_bridge.registration import register
     from ollama_bridge.rendering import render
+    from ollama_bridge.retrieval import pull
     from ollama_bridge.teacher.local import label
     from ollama_bridge.train.distill import distill
     from ollama_bridge.train.finetune import finetune
@@ -40,6 +42,8 @@ __all__ = [
     "load_recipe",
     "package",
     "prepare",
+    "publish",
+    "pull",
     "register",
     "render",
     "verify_tag",
@@ -60,6 +64,8 @@ _HOMES = {
     "load_recipe": "config",
     "package": "packaging",
     "prepare": "data.prepare",
+    "publish": "publication",
+    "pull": "retrieval",
     "register": "registration",
     "render": "rendering",
     "verify_tag": "verification",

@@ -303,7 +303,8 @@ class ParityError(OllamaBridgeError):
     """The daemon does not serve what was trained.
 
     Args:
-        layer: Where the first difference lies: template, tokenizer, tensor, stop or sampling.
+        layer: Where the first difference lies: template, tokenizer, tensor, stop, sampling
+            or provenance.
     """
 
     exit_code = 5

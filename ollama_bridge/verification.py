@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
-from ollama_bridge.daemon.store import locate_blob
-from ollama_bridge.errors import ParityError
+from ollama_bridge.daemon.store import find_manifest, locate_blob
+from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import PARAMETERS, check_parameters
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+from ollama_bridge.registry.attachments import read_attachments
+from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.verify.certificate import Certificate, Check
 from ollama_bridge.verify.parity import check_parity
@@ -70,6 +72,10 @@ def verify_tag(
         wrong = failure is not None and failure.layer == "tensor"
         if wrong and against is not None and blob.path is not None:
             certificate = _name_tensors(certificate, blob.path, against.path)
+        attached = _check_attachments(client, tag)
+        if attached is not None:
+            checks = (*certificate.checks, attached)
+            certificate = certificate.model_copy(update={"checks": checks})
         digests = [model.digest for model in client.list() if model.name == tag]
         return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
 
@@ -89,6 +95,30 @@ def _name_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
     )
     # First, so that it is what the error says.
     return certificate.model_copy(update={"checks": (check, *certificate.checks)})
+
+
+def _check_attachments(client: Client, tag: str) -> Check | None:
+    """Hold card, certificate and lineage against the tag; None where it has none, or no store."""
+    stored = find_manifest(client, tag)
+    try:
+        manifest = parse_manifest(stored.content, where=tag) if stored else None
+    except RegistryContentError:
+        return None  # the daemon's own business: it serves what it serves
+    if stored is None or manifest is None or not manifest.own_layers():
+        return None
+    try:
+        found = read_attachments(manifest, stored.read)
+        strangers = [one.kind for one in found if not one.belongs_to(manifest)]
+        difference = f"{' and '.join(strangers)} of another model" if strangers else None
+    except ArtifactError as error:
+        difference = error.message
+    return Check(
+        name="card, certificate, lineage",
+        layer="provenance",
+        passed=difference is None,
+        numbers={"layers": len(manifest.own_layers())},
+        difference=difference,
+    )
 
 
 def _carried_values(tag: str, details: ModelDetails) -> ReferenceValues:

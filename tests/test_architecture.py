@@ -19,10 +19,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"downloads", "journal"}),
     frozenset({"reference", "config"}),
     frozenset({"client"}),
-    frozenset({"daemon", "models", "modelfile", "encoding", "batches", "labels", "doctor"}),
+    frozenset(
+        {"daemon", "models", "modelfile", "encoding", "batches", "labels", "doctor", "registry"}
+    ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
-    frozenset({"registration", "verification"}),
-    frozenset({"pipeline"}),
+    frozenset({"registration", "verification", "provenance"}),
+    frozenset({"pipeline", "card"}),
+    frozenset({"publication", "retrieval"}),
     frozenset({"packaging"}),
     frozenset({"cli"}),
 )
@@ -39,7 +42,10 @@ TORCH_FREE = (
     "modelfile",
     "rendering",
     "registration",
+    "registry",
     "verification",
+    "publication",
+    "retrieval",
 )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ollama_bridge.cli import ask, assets, build, daemon, doctor, models, runs, stages
+from ollama_bridge.cli import ask, assets, build, daemon, doctor, models, publish, runs, stages
 from ollama_bridge.cli.output import fail
 from ollama_bridge.errors import OllamaBridgeError
 
@@ -51,6 +51,7 @@ def _root(
 build.add_to(app)
 ask.add_to(app)
 models.add_to(app)
+publish.add_to(app)
 stages.add_to(app)
 doctor.add_to(app)
 app.add_typer(daemon.app, name="daemon")

@@ -43,7 +43,7 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
 @app.command("show")
 def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
     """Show the artefacts of a run, and what each is made of."""
-    folder = _find(run)
+    folder = find_run(run)
     rows = []
     for stage in _stages(folder):
         manifest = json.loads((stage / MANIFEST_NAME).read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def runs_rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a run's artefacts. Its tags in Ollama stay."""
-    folder = _find(run)
+    folder = find_run(run)
     if not yes:
         typer.confirm(f"remove {folder}?", abort=True, err=True)
     shutil.rmtree(folder)
@@ -81,7 +81,13 @@ def _stages(run: Path) -> list[Path]:
     return sorted(path.parent for path in manifests if not path.parent.name.startswith("."))
 
 
-def _find(run: str) -> Path:
+def find_run(run: str) -> Path:
+    """The folder of a run, by its name or path.
+
+    Raises:
+        ConfigError: there is none.
+        ArtifactError: the folder is no run.
+    """
     named = _runs_dir() / run
     if "/" not in run and named.is_dir():
         return named

@@ -79,6 +79,65 @@ def blob_folders(client: Client) -> Iterator[Path]:
         yield store / "blobs"
 
 
+@dataclass(frozen=True)
+class StoredManifest:
+    """A tag's manifest, and the store that it lies in.
+
+    Attributes:
+        content: Its bytes; nothing of them is checked but their digest.
+        store: Folder that holds ``manifests`` and ``blobs``.
+    """
+
+    content: bytes
+    store: Path
+
+    def blob_path(self, digest: str) -> Path:
+        """Where a file of the model lies."""
+        return self.store / "blobs" / digest.replace(":", "-")
+
+    def read(self, digest: str) -> bytes:
+        """A small file of the model.
+
+        Raises:
+            DaemonError: the store does not have it.
+        """
+        try:
+            return self.blob_path(digest).read_bytes()
+        except OSError as exc:
+            raise DaemonError(
+                f"{self.blob_path(digest)} cannot be read: {exc.strerror}",
+                hint="the model is damaged: pull or create it again",
+            ) from exc
+
+
+def find_manifest(client: Client, tag: str) -> StoredManifest | None:
+    """The manifest of a tag; None where the daemon's store is not on this machine or not readable.
+
+    Args:
+        client: A client of the daemon that has the tag.
+        tag: The tag.
+
+    Raises:
+        ModelNotFoundError: the daemon has no such tag.
+        DaemonError: it does not answer.
+    """
+    name, _, label = _full_name(tag).rpartition(":")
+    # A tag's digest is that of its manifest: so a store of another daemon is not mistaken.
+    digests = {m.digest.removeprefix("sha256:") for m in client.list() if same_tag(m.name, tag)}
+    blob = Path(_from_line(client.show(tag).modelfile) or "")
+    shown = [blob.parent.parent] if _BLOB_NAME.search(blob.name) and blob.is_absolute() else []
+    for store in (*shown, *_stores()):
+        try:
+            content = (store / "manifests" / name / label).read_bytes()
+        except OSError:
+            continue
+        # What the daemon's decoder leaves unread is not in its digest: a last newline.
+        for candidate in (content, content.removesuffix(b"\n")):
+            if hashlib.sha256(candidate).hexdigest() in digests:
+                return StoredManifest(content, store)
+    return None
+
+
 def _from_line(modelfile: str) -> str | None:
     """The value of the first FROM: a model comes first, projectors and drafts follow."""
     for line in modelfile.splitlines():
@@ -115,26 +174,21 @@ def _readable_size(path: Path) -> int | None:
 
 def _manifest_digest(client: Client, tag: str) -> str | None:
     """Digest of the model layer, from a local manifest that is the daemon's own."""
-    name, _, label = _full_name(tag).rpartition(":")
-    # A tag's digest is that of its manifest: so a store of another daemon is not mistaken.
-    digests = {m.digest.removeprefix("sha256:") for m in client.list() if _same(m.name, tag)}
-    for store in _stores():
-        try:
-            raw = (store / "manifests" / name / label).read_bytes()
-            manifest: Any = json.loads(raw)
-            layers = [x for x in manifest["layers"] if x["mediaType"] == _MODEL_LAYER]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if layers and hashlib.sha256(raw).hexdigest() in digests:
-            return str(layers[0]["digest"])
-    return None
+    stored = find_manifest(client, tag)
+    try:
+        data: Any = json.loads(stored.content) if stored else {"layers": []}
+        layers = [x for x in data["layers"] if x["mediaType"] == _MODEL_LAYER]
+        return str(layers[0]["digest"]) if layers else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _listed_size(client: Client, tag: str) -> int:
-    return next((model.size_bytes for model in client.list() if _same(model.name, tag)), 0)
+    return next((model.size_bytes for model in client.list() if same_tag(model.name, tag)), 0)
 
 
-def _same(listed: str, tag: str) -> bool:
+def same_tag(listed: str, tag: str) -> bool:
+    """Whether two names are of one tag, whatever parts of them are left out."""
     return _full_name(listed) == _full_name(tag)
 
 

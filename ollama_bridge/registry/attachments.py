@@ -69,13 +69,13 @@ def media_type_of(kind: Kind) -> str:
 
 
 def read_attachments(
-    manifest: Manifest, read_blob: Callable[[Layer], bytes]
+    manifest: Manifest, read_blob: Callable[[str], bytes]
 ) -> tuple[Attachment, ...]:
     """Every added layer of a model.
 
     Args:
         manifest: Of the model.
-        read_blob: Reads a layer's file.
+        read_blob: Reads a file of the model, by its digest.
 
     Raises:
         ArtifactError: one is damaged.
@@ -85,7 +85,7 @@ def read_attachments(
         kind = layer.media_type.removeprefix(OWN_TYPES).removesuffix("+json")
         if layer.size_bytes > SIZE_LIMIT_BYTES:
             raise ArtifactError(f"the {kind} of the model has {layer.size_bytes} bytes")
-        raw = read_blob(layer)
+        raw = read_blob(layer.digest)
         try:
             data = json.loads(raw)
             found.append(

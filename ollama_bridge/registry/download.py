@@ -128,7 +128,8 @@ def _hash_present(stream: BinaryIO, hasher: hashlib._Hash, size_bytes: int) -> i
 def _pieces_from(session: RegistrySession, layer: Layer, offset: int) -> Iterator[bytes]:
     """The file from a place on; where the registry begins at the front, that is left out."""
     headers = {"Range": f"bytes={offset}-"} if offset else {}
-    request = Request("GET", f"blobs/{layer.digest}", headers)
+    # One attempt: the caller counts them, and goes on from further each time.
+    request = Request("GET", f"blobs/{layer.digest}", headers, attempts=1)
     with session.stream(request, wanted=(200, 206) if offset else (200,)) as response:
         begins = _check_reply(response, layer, offset, session)
         skipped = offset - begins

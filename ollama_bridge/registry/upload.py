@@ -175,7 +175,9 @@ class _Upload:
         """Open an upload; True where the registry could take the file from ``mount_from``."""
         digest = self.blob.layer.digest
         query = f"?mount={digest}&from={mount_from}" if mount_from else ""
-        reply = self.session.send(Request("POST", f"blobs/uploads/{query}"), wanted=(201, 202))
+        # One attempt, as for all that follows: run() counts them.
+        request = Request("POST", f"blobs/uploads/{query}", attempts=1)
+        reply = self.session.send(request, wanted=(201, 202))
         if reply.status_code == 201:
             self.on_bytes(self.blob.layer.size_bytes)
             return True

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ollama_bridge.errors import ArtifactError, ParityError
 
 # In the order in which a difference of one explains differences of the next.
-LAYERS = ("template", "tokenizer", "tensor", "stop", "sampling")
-Layer = Literal["template", "tokenizer", "tensor", "stop", "sampling"]
+LAYERS = ("template", "tokenizer", "tensor", "stop", "sampling", "provenance")
+Layer = Literal["template", "tokenizer", "tensor", "stop", "sampling", "provenance"]
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 
@@ -26,6 +26,8 @@ _HINTS: dict[str, str] = {
     "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",
     "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint",
     "sampling": "write the parameter into the recipe: modelfile.parameters",
+    "provenance": "publish it again, which replaces them; a model that is made FROM another "
+    "inherits its layers",
 }
 
 
@@ -93,6 +95,8 @@ class Certificate(BaseModel):
         failure = self.first_failure
         if failure is not None:
             forced = "; registered by force" if self.forced else ""
+            if failure.layer == "provenance":
+                return f"equal to its checkpoint, but NOT what it says of itself ({failure.name})"
             return f"NOT equal to its checkpoint ({failure.layer}: {failure.name}){forced}"
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
         counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
@@ -112,8 +116,13 @@ class Certificate(BaseModel):
         """
         failure = self.first_failure
         if failure is not None:
+            broken = (
+                "is not what it says of itself"
+                if failure.layer == "provenance"
+                else "does not serve its checkpoint"
+            )
             raise ParityError(
-                f"{self.tag} does not serve its checkpoint: {failure.layer}: {failure.difference}",
+                f"{self.tag} {broken}: {failure.layer}: {failure.difference}",
                 layer=failure.layer,
                 hint=_HINTS[failure.layer],
             )

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import pytest
 from fakes.exports import SYSTEM, Exports
+from fakes.real_registry import find_registry
 
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.find import find_binary
@@ -91,6 +92,15 @@ def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 def llama_cpp(caches: dict[str, str]) -> Path:
     """llama.cpp's converter, as source. Read-only: it lies in the shared cache."""
     return fetched("llama-cpp-converter", caches)
+
+
+@pytest.fixture(scope="session")
+def registry_binary(caches: dict[str, str]) -> Path:
+    """The real ``docker-registry``: the one on PATH, else the unpacked one."""
+    found = find_registry(Path(caches["OLLAMA_BRIDGE_ASSETS_DIR"]))
+    if found is None:
+        absent("there is no docker-registry", "scripts/install-registry")
+    return found
 
 
 def fetched(asset: str, caches: dict[str, str]) -> Path:

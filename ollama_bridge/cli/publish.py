@@ -1,0 +1,170 @@
+"""``publish``, ``pull`` and ``card``: models on their way to other machines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.cli import completion, options, output
+from ollama_bridge.cli.progress import ConsoleReporter
+
+
+class Through(StrEnum):
+    """Who sends."""
+
+    AUTO = "auto"
+    REGISTRY = "registry"
+    DAEMON = "daemon"
+
+
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAMESPACE/NAME:TAG.")
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Speak plain http to a registry of another machine.")
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        help="Run that made the tag, for its card. Default: it is looked for.",
+        autocompletion=completion.runs,
+    ),
+]
+LicenseOption = Annotated[
+    Path | None, typer.Option("--license", help="Text file to add as licence.", dir_okay=False)
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("publish")(publish)
+    app.command("pull")(pull)
+    app.command("card")(card)
+
+
+def publish(
+    tag: options.TagArgument,
+    reference: ReferenceArgument,
+    through: Annotated[
+        Through,
+        typer.Option(
+            help="Who sends: ourselves (registry) or Ollama (daemon), which adds nothing."
+        ),
+    ] = Through.AUTO,
+    run: RunOption = None,
+    license_: LicenseOption = None,
+    card: Annotated[
+        bool, typer.Option(help="Add model card, certificate and lineage as layers.")
+    ] = True,
+    mount_from: Annotated[
+        str | None,
+        typer.Option(help="NAMESPACE/NAME of the same registry that may have the weights."),
+    ] = None,
+    insecure: InsecureOption = False,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Publish a tag to a registry; run it again to go on after an interruption.
+
+    Credentials: OLLAMA_BRIDGE_REGISTRY_USER with ..._PASSWORD, or ..._TOKEN; or a file that
+    ..._PASSWORD_FILE or ..._TOKEN_FILE names.
+
+    Examples:
+      ollama-bridge publish review-sentiment ghcr.io/team/sentiment:1.0
+      ollama-bridge publish my-model localhost:5000/team/my-model:1 --license LICENSE
+    """
+    from ollama_bridge import publication
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        done = publication.publish(
+            tag,
+            reference,
+            way=through.value,
+            run_dir=_run_dir(run),
+            license_file=license_,
+            card=card,
+            mount_from=mount_from,
+            insecure=insecure,
+            host=host,
+            reporter=reporter,
+        )
+    if as_json:
+        output.data_json(asdict(done))
+        return
+    if done.digest:
+        output.data(
+            f"{done.reference}: {done.digest}, {output.size(done.sent_bytes)} of "
+            f"{output.size(done.size_bytes)} sent"
+        )
+    else:
+        output.data(f"{done.reference}: pushed by the daemon")
+
+
+def pull(
+    reference: ReferenceArgument,
+    tag: Annotated[
+        str | None, typer.Option("--as", help="Its name in Ollama. Default: the reference.")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Verify it when it is there.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for files on their way.", file_okay=False)
+    ] = None,
+    insecure: InsecureOption = False,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Pull a model from a registry into Ollama, and verify it if it carries what proves it.
+
+    For registries that `ollama pull` cannot read; credentials as for `publish`.
+
+    Examples:
+      ollama-bridge pull ghcr.io/team/sentiment:1.0
+      ollama-bridge pull localhost:5000/team/my-model:1 --as my-model
+    """
+    from ollama_bridge import retrieval
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        done = retrieval.pull(
+            reference, tag=tag, out_dir=out, insecure=insecure, host=host, reporter=reporter
+        )
+        certificate = None
+        if verify:
+            certificate = retrieval.verify_pulled(done.tag, host=host, reporter=reporter)
+    verdict = certificate.verdict if certificate else "not verified"
+    if as_json:
+        output.data_json({**asdict(done), "verdict": verdict})
+    else:
+        output.data(f"{done.tag}: {done.digest}, {verdict}")
+    if certificate is not None:
+        certificate.raise_if_failed()
+
+
+def card(
+    tag: options.TagArgument,
+    run: RunOption = None,
+    license_: LicenseOption = None,
+    host: options.HostOption = None,
+) -> None:
+    """Print a tag's model card: the one it carries, else what the run that made it knows.
+
+    Examples:
+      ollama-bridge card review-sentiment > README.md
+    """
+    from ollama_bridge import publication
+
+    output.data(publication.card(tag, run_dir=_run_dir(run), license_file=license_, host=host))
+
+
+def _run_dir(run: str | None) -> Path | None:
+    if run is None:
+        return None
+    from ollama_bridge.cli.runs import find_run
+
+    return find_run(run)

@@ -1,0 +1,180 @@
+"""Finds what our folders know of a tag: the run that made it, its inputs, scores and data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from ollama_bridge.artifacts import (
+    MANIFEST_NAME,
+    Corpus,
+    EvalReport,
+    Manifest,
+    RegisteredModel,
+)
+from ollama_bridge.assets import home_dir
+from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.verify.certificate import Certificate
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished artefact, whatever its kind."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def kind(self) -> str:
+        """The artefact's kind, such as ``checkpoint``."""
+        return self.manifest.work.kind
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a tag; all empty for a tag that was not made here.
+
+    Attributes:
+        certificate: The proof that the tag serves its checkpoint.
+        lineage: Everything that it was made of, first what was there first.
+        reports: Scores on the same corpus.
+    """
+
+    certificate: Certificate | None = None
+    lineage: tuple[Made, ...] = ()
+    reports: tuple[Made, ...] = ()
+
+    def of_kind(self, kind: str) -> tuple[Made, ...]:
+        """The artefacts of one kind in the lineage."""
+        return tuple(made for made in self.lineage if made.kind == kind)
+
+    def data_card(self) -> Mapping[str, Any] | None:
+        """Counts and rules of the corpus, if there is one."""
+        for made in self.of_kind(Corpus.kind):
+            try:
+                card = json.loads((made.path / "card.json").read_bytes())
+            except (OSError, ValueError):
+                continue  # a corpus that was answered by a teacher keeps the card of its source
+            if isinstance(card, dict):
+                return card
+        return None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The lineage as other machines may see it: without a path of this one."""
+        return [_portable_entry(made) for made in self.lineage]
+
+
+def find_provenance(tag_digest: str, *, run_dir: Path | None = None) -> Provenance:
+    """Look for the run that made exactly this tag.
+
+    Args:
+        tag_digest: Digest of the tag's manifest in the daemon.
+        run_dir: Folder of the run; None: every run in our home folder is looked at.
+
+    Raises:
+        ConfigError: ``run_dir`` did not make this tag, or it was changed since.
+    """
+    runs = [run_dir] if run_dir is not None else _runs()
+    for run in runs:
+        for folder in _tag_folders(run):
+            found = _open(folder)
+            if found is not None and found.manifest.facts.get("tag_digest") == tag_digest:
+                return _trace(found, run)
+    if run_dir is not None:
+        raise ConfigError(
+            f"{run_dir} did not make this tag, or the tag was changed since",
+            hint="ollama-bridge runs show RUN lists the tags of a run",
+        )
+    return Provenance()
+
+
+def _runs() -> list[Path]:
+    # The newest first: of two runs that made the same tag it has the newer scores.
+    folders = [path for path in (home_dir() / "runs").glob("*") if path.is_dir()]
+    return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _tag_folders(run: Path) -> Iterator[Path]:
+    yield run / "tag"
+    yield from sorted((run / "tags").glob("*"))
+    yield run
+
+
+def _trace(tag: Made, run: Path) -> Provenance:
+    known = {made.manifest.digest: made for made in _artifacts((run, home_dir() / "models"))}
+    # Whoever has a tag's folder outside of a run has its inputs nowhere, but has its proof.
+    lineage: dict[str, Made] = {}
+    waiting = [tag]
+    while waiting:
+        made = waiting.pop()
+        if made.manifest.digest in lineage:
+            continue
+        lineage[made.manifest.digest] = made
+        # A GGUF is named by the digest of its artefact, as is every other input.
+        waiting += [
+            known[digest] for digest in made.manifest.work.inputs.values() if digest in known
+        ]
+    reports = [
+        made
+        for made in known.values()
+        if made.kind == EvalReport.kind
+        and not lineage.keys().isdisjoint(made.manifest.work.inputs.values())
+    ]
+    try:
+        certificate = Certificate.read(tag.path / "certificate.json")
+    except ArtifactError:
+        certificate = None
+    return Provenance(certificate, _in_order(lineage.values()), _in_order(reports))
+
+
+def _artifacts(folders: Iterable[Path]) -> Iterator[Made]:
+    for folder in folders:
+        for path in folder.glob(f"**/{MANIFEST_NAME}"):
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            made = None if hidden else _open(path.parent)
+            if made is not None:
+                yield made
+
+
+def _open(folder: Path) -> Made | None:
+    try:
+        return Made(folder, Manifest.read(folder))
+    except ArtifactError:
+        return None
+
+
+def _in_order(made: Iterable[Made]) -> tuple[Made, ...]:
+    return tuple(sorted(made, key=lambda one: (one.manifest.created_at, one.path)))
+
+
+def _portable_entry(made: Made) -> dict[str, Any]:
+    manifest = made.manifest
+    work = manifest.work
+    # The request of a tag is the tag.
+    settings = {} if made.kind == RegisteredModel.kind else work.settings
+    return {
+        "kind": work.kind,
+        "stage": work.stage,
+        "stage_version": work.version,
+        "digest": manifest.digest,
+        "inputs": dict(work.inputs),
+        "settings": _portable(settings),
+        "seed": work.seed,
+        "facts": _portable(manifest.facts),
+        "versions": dict(manifest.versions),
+        "created_at": manifest.created_at,
+    }
+
+
+def _portable(value: Any) -> Any:
+    """The same without the folders of this machine."""
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+        return PurePath(value).name
+    return value

@@ -1,0 +1,300 @@
+"""Publishes a tag to a registry, with its model card, certificate and lineage as layers.
+
+The direct way reads the daemon's own files and speaks to the registry itself: it goes on where it
+was interrupted, knows passwords and tokens, and can add layers. Where the daemon's store cannot be
+read, or the registry is Ollama's own, the daemon pushes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ollama_bridge.assets import home_dir
+from ollama_bridge.card import model_card
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.store import StoredManifest, find_manifest
+from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
+from ollama_bridge.modelfile import check_tag
+from ollama_bridge.pipeline import model_digest
+from ollama_bridge.provenance import find_provenance
+from ollama_bridge.registry.attachments import attach, read_attachments, small_blob
+from ollama_bridge.registry.credentials import read_credentials
+from ollama_bridge.registry.manifest import LICENSE_TYPE, Layer, Manifest, parse_manifest
+from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
+from ollama_bridge.registry.session import RegistrySession
+from ollama_bridge.registry.upload import (
+    Blob,
+    UploadRecords,
+    is_present,
+    push_blob,
+    push_manifest,
+)
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+
+Way = Literal["auto", "registry", "daemon"]
+
+_STAGE = "publish"
+# They know Ollama's own keys only, which are the daemon's to use.
+_OLLAMA_HOSTS = ("ollama.com", "registry.ollama.ai")
+_LICENSE_LIMIT_BYTES = 1024**2
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was published.
+
+    Attributes:
+        reference: Where it is: ``REGISTRY/NAMESPACE/NAME:TAG``.
+        way: Who sent it: ``registry`` (directly) or ``daemon``.
+        digest: Of its manifest, which fixes all of its files; empty where the daemon sent it.
+        size_bytes: Of all files.
+        sent_bytes: Of those that the registry did not have yet.
+        added: Media types of the layers that the daemon's own tag does not have.
+    """
+
+    reference: str
+    way: Way
+    digest: str = ""
+    size_bytes: int = 0
+    sent_bytes: int = 0
+    added: tuple[str, ...] = ()
+
+
+def publish(
+    tag: str,
+    reference: str,
+    *,
+    way: Way = "auto",
+    run_dir: Path | None = None,
+    license_file: Path | None = None,
+    card: bool = True,
+    mount_from: str | None = None,
+    insecure: bool = False,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> Publication:
+    """Publish a tag of the daemon to a registry.
+
+    An interrupted call goes on where it was when it is made again. The manifest, which makes the
+    published tag, is sent last. The daemon's own tag stays as it is.
+
+    Args:
+        tag: A tag of the daemon.
+        reference: Where to: ``REGISTRY/NAMESPACE/NAME:TAG``.
+        way: ``registry``: directly; ``daemon``: let the daemon push; ``auto``: directly where its
+            files can be read.
+        run_dir: Run that made the tag, for the card; None: it is looked for in our home folder.
+        license_file: Text to add as licence, beside those that the tag has.
+        card: Add card, certificate and lineage.
+        mount_from: ``NAMESPACE/NAME`` of the same registry that may have the weights already.
+        insecure: Speak plain http to a registry of another machine.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Raises:
+        ConfigError: a name, a credential or a file that cannot be used.
+        DaemonError: the daemon has no such tag, or could not push it.
+        ArtifactError: its files are damaged.
+        RegistryError: the registry refuses or breaks off.
+    """
+    tag, target = check_tag(tag), parse_registry_reference(reference, insecure=insecure)
+    if mount_from is not None:
+        parse_registry_reference(f"{target.host}/{mount_from}", insecure=insecure)
+    license_text = _read_license(license_file)
+    reporter = reporter or NullReporter()
+    with Timed(reporter, _STAGE) as timer, Client(host) as client:
+        stored = find_manifest(client, tag)
+        if way == "auto":
+            way = "daemon" if stored is None or target.host in _OLLAMA_HOSTS else "registry"
+            if way == "daemon":
+                reporter.emit(Note(_STAGE, "warning", "the daemon pushes: no layers are added"))
+        if way == "daemon":
+            if license_text:
+                raise ConfigError(
+                    "the daemon pushes a tag as it is, and cannot add a licence",
+                    hint="write LICENSE into the Modelfile, or leave --license out",
+                )
+            done = _through_daemon(tag, target, client, reporter)
+        elif stored is None:
+            raise ArtifactError(
+                f"the files of {tag} are not on this machine, or may not be read",
+                hint="let the daemon push: --through daemon; or set OLLAMA_MODELS to its folder",
+            )
+        else:
+            manifest = parse_manifest(stored.content, where=tag)
+            blobs = [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
+            added = [small_blob(LICENSE_TYPE, license_text.encode())] if license_text else []
+            if card:
+                added += _describe(tag, target, manifest, client, run_dir, license_text, reporter)
+            done = _send(target, manifest, blobs, added, mount_from, reporter)
+        timer.finish(Path(str(target)), {"digest": done.digest, "sent_bytes": done.sent_bytes})
+        return done
+
+
+def card(
+    tag: str,
+    *,
+    run_dir: Path | None = None,
+    license_file: Path | None = None,
+    host: str | None = None,
+) -> str:
+    """The model card of a tag: the one that it carries, else what our folders know.
+
+    Args:
+        tag: A tag of the daemon.
+        run_dir: Run that made the tag; its card is written anew.
+        license_file: Text to add as licence; the card is written anew.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        ConfigError: a name or a file that cannot be used, or a run that did not make this tag.
+        DaemonError: the daemon has no such tag.
+        ArtifactError: the card that the tag carries is damaged.
+    """
+    tag, license_text = check_tag(tag), _read_license(license_file)
+    with Client(host) as client:
+        carried = None if run_dir or license_text else _carried_card(tag, client)
+        if carried is not None:
+            return carried
+        provenance = find_provenance(model_digest(client, tag), run_dir=run_dir)
+        return model_card(
+            tag, client.show(tag), provenance, license_text=license_text, published=False
+        )
+
+
+def _carried_card(tag: str, client: Client) -> str | None:
+    stored = find_manifest(client, tag)
+    if stored is None:
+        return None
+    manifest = parse_manifest(stored.content, where=tag)
+    for found in read_attachments(manifest, stored.read):
+        if found.kind == "card" and found.belongs_to(manifest):
+            return str(found.content)
+    return None
+
+
+def _describe(
+    tag: str,
+    target: RegistryReference,
+    manifest: Manifest,
+    client: Client,
+    run_dir: Path | None,
+    license_text: str,
+    reporter: Reporter,
+) -> list[Blob]:
+    """Card, certificate and lineage, as far as our folders know them."""
+    provenance = find_provenance(model_digest(client, tag), run_dir=run_dir)
+    certificate = provenance.certificate
+    if certificate is None:
+        message = f"no run here made this {tag}: its card has neither proof nor scores"
+        reporter.emit(Note(_STAGE, "warning", message))
+    elif not certificate.passed:
+        reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))
+    text = model_card(str(target), client.show(tag), provenance, license_text=license_text)
+    found = [attach(manifest, "card", text)]
+    if certificate is not None:
+        found.append(attach(manifest, "certificate", certificate.model_dump(mode="json")))
+        found.append(attach(manifest, "lineage", provenance.to_json()))
+    return found
+
+
+def _send(
+    target: RegistryReference,
+    manifest: Manifest,
+    blobs: Sequence[Blob],
+    added: Sequence[Blob],
+    mount_from: str | None,
+    reporter: Reporter,
+) -> Publication:
+    """Every file that the registry lacks, then the manifest."""
+    published = manifest.without_paths().with_layers(blob.layer for blob in added)
+    by_digest = {blob.layer.digest: blob for blob in (*blobs, *added)}
+    records = UploadRecords(home_dir() / "uploads")
+    done_bytes = sent_bytes = 0
+
+    def tell(now_bytes: int) -> None:
+        reporter.emit(Progress(_STAGE, done_bytes + now_bytes, published.size_bytes, "bytes"))
+
+    with RegistrySession(target, actions="pull,push", credentials=read_credentials()) as session:
+        for layer in published.blobs:
+            if not is_present(session, layer.digest):
+                blob = by_digest[layer.digest]
+                push_blob(session, blob, records=records, on_bytes=tell, mount_from=mount_from)
+                sent_bytes += layer.size_bytes
+            done_bytes += layer.size_bytes
+            tell(0)
+        digest = push_manifest(session, published)
+    own = {layer.digest for layer in manifest.layers}
+    return Publication(
+        str(target),
+        "registry",
+        digest,
+        published.size_bytes,
+        sent_bytes,
+        tuple(layer.media_type for layer in published.layers if layer.digest not in own),
+    )
+
+
+def _through_daemon(
+    tag: str, target: RegistryReference, client: Client, reporter: Reporter
+) -> Publication:
+    """Under the registry's name for the time of the push, where it does not have it anyway."""
+    name = str(target)
+    if tag.casefold() == name.casefold():
+        _push(name, target, client, reporter)
+        return Publication(name, "daemon")
+    if any(model.name.casefold() == name.casefold() for model in client.list()):
+        raise ConfigError(
+            f"the daemon already has a {name}, which may be another model",
+            hint=f"publish that one: ollama-bridge publish {name} {name}; or remove it: "
+            f"ollama rm {name}",
+        )
+    client.copy(tag, name)
+    try:
+        _push(name, target, client, reporter)
+    finally:
+        with contextlib.suppress(ModelNotFoundError):
+            client.delete(name)
+    return Publication(name, "daemon")
+
+
+def _push(name: str, target: RegistryReference, client: Client, reporter: Reporter) -> None:
+    client.push(
+        name,
+        insecure=target.plain,
+        on_progress=lambda done, total: reporter.emit(Progress(_STAGE, done, total, "bytes")),
+    )
+
+
+def _stored_blob(stored: StoredManifest, layer: Layer, tag: str) -> Blob:
+    path = stored.blob_path(layer.digest)
+    size_bytes = path.stat().st_size if path.is_file() else None
+    if size_bytes != layer.size_bytes:
+        raise ArtifactError(
+            f"{path} of {tag} "
+            + ("is missing" if size_bytes is None else f"has {size_bytes} bytes")
+            + f"; its manifest says {layer.size_bytes} bytes",
+            hint=f"the model in Ollama is damaged: ollama rm {tag}, then pull or create it again",
+        )
+    return Blob(layer, path)
+
+
+def _read_license(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        if path.stat().st_size > _LICENSE_LIMIT_BYTES:
+            raise ConfigError(f"{path} is too long for a licence", hint="name a text file")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read the licence {path}: {exc}", hint="check the path") from exc
+    if not text.strip():
+        raise ConfigError(f"the licence {path} is empty", hint="check the path")
+    return text

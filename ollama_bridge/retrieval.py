@@ -1,0 +1,190 @@
+"""Pulls a model from a registry into the daemon, and leaves it there exactly as it was published.
+
+Ollama's own pull fails with most registries, because it wants a ``Location`` on every file
+(ollama#7244). Here the files are fetched and checked, uploaded through the daemon's API, and the
+manifest is handed to it by a registry on loopback; so the daemon's store is only ever written by
+the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollama_bridge.artifacts import Work, digest_text
+from ollama_bridge.assets import home_dir
+from ollama_bridge.client import Client, read_address
+from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.daemon.store import same_tag
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonError,
+    ModelNotFoundError,
+    OllamaBridgeError,
+    ParityError,
+)
+from ollama_bridge.modelfile import check_tag
+from ollama_bridge.pipeline import tag_file_name
+from ollama_bridge.registry.credentials import read_credentials
+from ollama_bridge.registry.download import check_room, fetch_blob, fetch_manifest
+from ollama_bridge.registry.front import manifest_front
+from ollama_bridge.registry.manifest import Manifest, digest_bytes
+from ollama_bridge.registry.reference import parse_registry_reference
+from ollama_bridge.registry.session import RegistrySession
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.verification import verify_tag
+from ollama_bridge.verify.certificate import Certificate
+
+_STAGE = "pull"
+# What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
+_HANDED = "ollama-bridge/pulling"
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was pulled.
+
+    Attributes:
+        tag: Its name in the daemon.
+        digest: Of its manifest: the registry's and the daemon's are the same.
+        size_bytes: Of all files.
+        fetched_bytes: Of those that the daemon did not have yet.
+    """
+
+    tag: str
+    digest: str
+    size_bytes: int
+    fetched_bytes: int
+
+
+def pull(
+    reference: str,
+    *,
+    tag: str | None = None,
+    out_dir: Path | None = None,
+    insecure: bool = False,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> Pulled:
+    """Pull a model into the daemon.
+
+    An interrupted call goes on where it was when it is made again. The tag appears when every file
+    is there and checked; until then an older one of that name stays.
+
+    Args:
+        reference: Where it is: ``REGISTRY/NAMESPACE/NAME:TAG``.
+        tag: Its name in the daemon; None: the reference, as ``ollama pull`` names it.
+        out_dir: Folder for files on their way; None: ``downloads`` in our home folder.
+        insecure: Speak plain http to a registry of another machine.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Raises:
+        ConfigError: a name or a credential that cannot be used, or a daemon on another machine.
+        RegistryError: no such model, or the registry refuses or breaks off.
+        RegistryContentError: what it sent is not what its manifest promised.
+        DiskFullError: no room; what came is kept.
+        DaemonError: the daemon did not take it.
+    """
+    source = parse_registry_reference(reference, insecure=insecure)
+    tag = check_tag(tag or str(source))
+    if not read_address(host).loopback:
+        raise ConfigError(
+            "the daemon is on another machine, which cannot fetch the manifest from this one",
+            hint=f"run it there: ollama-bridge pull {source}",
+        )
+    reporter = reporter or NullReporter()
+    folder = (out_dir or home_dir() / "downloads").absolute() / tag_file_name(str(source))
+    session = RegistrySession(source, actions="pull", credentials=read_credentials())
+    with Timed(reporter, _STAGE) as timer, session:
+        manifest, raw = fetch_manifest(session)
+        daemon = ensure_daemon(reporter=reporter, host=host)
+        with Client(daemon.host) as client:
+            fetched_bytes = _fill(client, session, manifest, folder, reporter)
+            digest = _hand_over(client, tag, manifest, raw)
+        timer.finish(Path(tag), {"digest": digest, "fetched_bytes": fetched_bytes})
+        return Pulled(tag, digest, manifest.size_bytes, fetched_bytes)
+
+
+def verify_pulled(
+    tag: str, *, host: str | None = None, reporter: Reporter | None = None
+) -> Certificate | None:
+    """Verify a tag by the values that it carries; None where it carries none.
+
+    Raises:
+        OllamaBridgeError: the daemon could not answer, or the values cannot be read.
+    """
+    reporter = reporter or NullReporter()
+    with Client(host) as client:
+        try:
+            return verify_tag(tag, client=client, reporter=reporter)
+        except ParityError as error:
+            if error.layer != "reference":
+                raise
+            reporter.emit(Note(_STAGE, "warning", error.message))
+            return None
+
+
+def _fill(
+    client: Client,
+    session: RegistrySession,
+    manifest: Manifest,
+    folder: Path,
+    reporter: Reporter,
+) -> int:
+    """Give the daemon every file that it lacks; returns how many bytes that were."""
+    missing = [layer for layer in manifest.blobs if not client.has_blob(layer.digest)]
+    total_bytes = sum(layer.size_bytes for layer in missing)
+    done_bytes = 0
+
+    def tell(now_bytes: int) -> None:
+        reporter.emit(Progress(_STAGE, done_bytes + now_bytes, total_bytes, "bytes"))
+
+    # A draft that is never committed: resumed by the same work, and locked against another's.
+    work = Work("download", _STAGE, 1, inputs={"manifest": digest_bytes(manifest.to_bytes())})
+    with open_draft(folder, work) as draft:
+        present_bytes = sum(file.stat().st_size for file in draft.path.iterdir())
+        check_room(draft.path, total_bytes - present_bytes)
+        for layer in missing:
+            path = fetch_blob(session, layer, draft.path, on_bytes=tell)
+            client.upload_blob(path, layer.digest)
+            path.unlink()
+            done_bytes += layer.size_bytes
+            tell(0)
+        shutil.rmtree(draft.path)
+    return total_bytes
+
+
+def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:
+    """Make the tag of files that the daemon has; returns the digest of its manifest."""
+    key = digest_text(tag.casefold())[:16]
+    with manifest_front(_HANDED, key, raw) as name:
+        _remove_leftovers(client, key)
+        try:
+            client.pull(name, insecure=True)
+            client.copy(name, tag)
+        finally:
+            with contextlib.suppress(OllamaBridgeError):
+                client.delete(name)
+    # Daemons before 0.34 write what they understood of it.
+    accepted = {digest_bytes(content) for content in (raw, manifest.to_bytes())}
+    digest = next((m.digest for m in client.list() if same_tag(m.name, tag)), "")
+    digest = f"sha256:{digest.removeprefix('sha256:')}"
+    if digest not in accepted:
+        raise DaemonError(
+            f"the daemon has {digest} under {tag} instead of what was pulled",
+            model=tag,
+            hint="run the same command again",
+        )
+    return digest
+
+
+def _remove_leftovers(client: Client, key: str) -> None:
+    """What a pull of this tag left that was killed."""
+    for model in client.list():
+        if model.name.endswith(f"/{_HANDED}:{key}"):
+            with contextlib.suppress(ModelNotFoundError):
+                client.delete(model.name)

@@ -1,0 +1,102 @@
+"""From a registry into a daemon, as far as no real one is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes.daemon import FakeDaemon, nobody_listens
+
+from ollama_bridge.errors import ConfigError, RegistryError
+from ollama_bridge.publication import publish
+from ollama_bridge.registry.front import manifest_front
+from ollama_bridge.registry.session import RegistrySession
+from ollama_bridge.retrieval import pull
+
+
+def test_the_front_knows_one_manifest() -> None:
+    """And nothing else."""
+    with manifest_front("ns/m", "1", b"{}") as name:
+        host, _, rest = name.partition("/")
+        assert rest == "ns/m:1"
+        base = f"http://{host}/v2/ns/m"
+        assert httpx.get(f"{base}/manifests/1", trust_env=False).content == b"{}"
+        assert httpx.head(f"{base}/manifests/1", trust_env=False).headers["Content-Length"] == "2"
+        for path in ("manifests/2", "blobs/sha256:" + "0" * 64, "../../etc/passwd"):
+            assert httpx.get(f"{base}/{path}", trust_env=False).status_code == 404
+
+
+def test_a_daemon_elsewhere_is_said_before_anything_is_fetched() -> None:
+    """It could not reach the manifest on this machine."""
+    with pytest.raises(ConfigError, match="on another machine") as caught:
+        pull(f"{nobody_listens()}/team/m:1", host="http://192.0.2.1:11434")
+    assert "run it there: ollama-bridge pull" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "reference", ["m", "ghcr.io/../m:1", "ghcr.io/team/m:../x", "http://box:1/team/m:1"]
+)
+def test_names_that_lead_elsewhere(reference: str) -> None:
+    """Are refused before anybody is asked."""
+    with FakeDaemon() as daemon:
+        with pytest.raises(ConfigError):
+            pull(reference, host=daemon.host)
+        with pytest.raises(ConfigError):
+            publish("m", reference, host=daemon.host)
+        assert not daemon.asked
+    with pytest.raises(ConfigError):
+        pull("ghcr.io/team/m:1", tag="../../x", host=daemon.host)
+
+
+def test_a_registry_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One error with its hint; nothing is left behind."""
+    monkeypatch.setattr(RegistrySession, "pause", lambda *_: None)
+    with FakeDaemon() as daemon, pytest.raises(RegistryError, match="does not answer") as caught:
+        pull(f"{nobody_listens()}/team/m:1", host=daemon.host)
+    assert caught.value.hint
+    assert not (tmp_path / "home" / "downloads").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [("none", None, "cannot read"), ("empty", b" \n", "is empty"), ("binary", b"\xff", "cannot")],
+)
+def test_licences_that_are_none(
+    tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    """Told before anything is sent."""
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=reason):
+        publish("m", "localhost:1/team/m:1", license_file=path)
+
+
+def test_a_daemon_whose_files_cannot_be_read_pushes_itself() -> None:
+    """Under the registry's name, which it has for the time of the push only."""
+    with FakeDaemon() as daemon:
+        done = publish("m", "localhost:5000/team/m:1", host=daemon.host)
+        assert done.way == "daemon"
+        asked = [one.path for one in daemon.asked]
+        assert asked[-3:] == ["/api/copy", "/api/push", "/api/delete"]
+        (pushed,) = [one.json for one in daemon.asked if one.path == "/api/push"]
+        assert pushed["insecure"] is True
+        assert set(daemon.models) == {"m:latest"}
+
+
+def test_a_failed_push_leaves_no_name(tmp_path: Path) -> None:
+    """Whatever the registry says to the daemon."""
+    with FakeDaemon(statuses=[{"error": "unauthorized: access denied"}]) as daemon:
+        with pytest.raises(Exception, match="access denied"):
+            publish("m", "localhost:5000/team/m:1", host=daemon.host)
+        assert set(daemon.models) == {"m:latest"}
+
+
+def test_a_name_that_is_another_model_s_is_left_alone() -> None:
+    """The daemon may have pulled something under the registry's name."""
+    with FakeDaemon() as daemon:
+        daemon.models["localhost:5000/team/m:1"] = "e" * 64
+        with pytest.raises(ConfigError, match="already has"):
+            publish("m", "localhost:5000/team/m:1", host=daemon.host)
+        assert len(daemon.models) == 2
