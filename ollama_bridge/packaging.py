@@ -11,9 +11,12 @@ from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, require_training_extra, tag_file_name
-from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
+from ollama_bridge.publication import check_publication, publish
+from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
+
+_UNPROVEN = "its proof failed"
 
 
 def package(
@@ -25,6 +28,9 @@ def package(
     gguf_type: str = "q8_0",
     force: bool = False,
     link: bool = True,
+    publish_to: str | None = None,
+    license_file: Path | None = None,
+    insecure: bool = False,
     out_dir: Path | None = None,
     host: str | None = None,
     reporter: Reporter | None = None,
@@ -39,6 +45,9 @@ def package(
         gguf_type: f32, f16, bf16 or q8_0.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
+        publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
+        license_file: Text to publish as licence.
+        insecure: Speak plain http to a registry of another machine.
         out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
         reporter: Hears of progress.
@@ -47,6 +56,8 @@ def package(
         OllamaBridgeError: what went wrong and what to do.
     """
     check_tag(tag)
+    if publish_to is not None:
+        check_publication(publish_to, license_file=license_file, insecure=insecure)
     require_training_extra()
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import convert
@@ -70,7 +81,7 @@ def package(
         )
         gguf = convert(source, type=gguf_type, out_dir=run_dir / f"gguf-{gguf_type}", reporter=tee)
         ensure_daemon(reporter=tee, host=host)
-        return register(
+        model = register(
             gguf,
             render(gguf, settings=settings, system=system),
             tag,
@@ -80,6 +91,19 @@ def package(
             force=force,
             link=link,
         )
+        if publish_to is not None and model.facts["forced"]:
+            tee.emit(Note("publish", "warning", f"{model.tag} is not published: {_UNPROVEN}"))
+        elif publish_to is not None:
+            publish(
+                model.tag,
+                publish_to,
+                run_dir=run_dir,
+                license_file=license_file,
+                insecure=insecure,
+                host=host,
+                reporter=tee,
+            )
+        return model
 
 
 def verify(

@@ -135,6 +135,19 @@ def publish(
         return done
 
 
+def check_publication(
+    reference: str, *, license_file: Path | None = None, insecure: bool = False
+) -> None:
+    """Tell what would stop :func:`publish`, before the work that comes before it is done.
+
+    Raises:
+        ConfigError: a name, a credential or a file that cannot be used.
+    """
+    parse_registry_reference(reference, insecure=insecure)
+    read_credentials()
+    _read_license(license_file)
+
+
 def card(
     tag: str,
     *,

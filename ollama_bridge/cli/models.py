@@ -33,6 +33,12 @@ def package(
         bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
     ] = False,
     link: options.LinkOption = True,
+    publish: Annotated[
+        str | None,
+        typer.Option(help="Publish it when it is proven: REGISTRY/NAMESPACE/NAME:TAG."),
+    ] = None,
+    license_: options.LicenseOption = None,
+    insecure: options.InsecureOption = False,
     out: options.OutOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -43,6 +49,7 @@ def package(
     Examples:
       ollama-bridge package ./my-finetune my-model --type q8_0
       ollama-bridge package ./my-finetune my-model --system "Answer in one word." --type f16
+      ollama-bridge package ./my-finetune my-model --publish ghcr.io/team/my-model:1
     """
     from ollama_bridge import packaging
 
@@ -58,14 +65,21 @@ def package(
             gguf_type=gguf_type,
             force=force,
             link=link,
+            publish_to=publish,
+            license_file=license_,
+            insecure=insecure,
             out_dir=out,
             host=host,
             reporter=reporter,
         )
+    published = None if model.facts["forced"] else publish
     if as_json:
-        output.data_json({"tag": model.tag, "path": model.path, **model.facts})
-    else:
-        output.data(f"{model.tag}: {model.facts['verdict']}")
+        facts = {"tag": model.tag, "path": model.path, **model.facts}
+        output.data_json({**facts, "published": published})
+        return
+    output.data(f"{model.tag}: {model.facts['verdict']}")
+    if published:
+        output.data(f"{published}: published")
 
 
 def verify(

@@ -31,6 +31,12 @@ LinkOption = Annotated[
     bool,
     typer.Option(help="Hard-link into the daemon's store where it is ours; else upload."),
 ]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Speak plain http to a registry of another machine.")
+]
+LicenseOption = Annotated[
+    Path | None, typer.Option("--license", help="Text file to add as licence.", dir_okay=False)
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RecipeArgument = Annotated[
     str,

@@ -24,9 +24,6 @@ class Through(StrEnum):
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAMESPACE/NAME:TAG.")
 ]
-InsecureOption = Annotated[
-    bool, typer.Option("--insecure", help="Speak plain http to a registry of another machine.")
-]
 RunOption = Annotated[
     str | None,
     typer.Option(
@@ -34,9 +31,6 @@ RunOption = Annotated[
         help="Run that made the tag, for its card. Default: it is looked for.",
         autocompletion=completion.runs,
     ),
-]
-LicenseOption = Annotated[
-    Path | None, typer.Option("--license", help="Text file to add as licence.", dir_okay=False)
 ]
 
 
@@ -57,7 +51,7 @@ def publish(
         ),
     ] = Through.AUTO,
     run: RunOption = None,
-    license_: LicenseOption = None,
+    license_: options.LicenseOption = None,
     card: Annotated[
         bool, typer.Option(help="Add model card, certificate and lineage as layers.")
     ] = True,
@@ -65,7 +59,7 @@ def publish(
         str | None,
         typer.Option(help="NAMESPACE/NAME of the same registry that may have the weights."),
     ] = None,
-    insecure: InsecureOption = False,
+    insecure: options.InsecureOption = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
@@ -115,7 +109,7 @@ def pull(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for files on their way.", file_okay=False)
     ] = None,
-    insecure: InsecureOption = False,
+    insecure: options.InsecureOption = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
@@ -149,7 +143,7 @@ def pull(
 def card(
     tag: options.TagArgument,
     run: RunOption = None,
-    license_: LicenseOption = None,
+    license_: options.LicenseOption = None,
     host: options.HostOption = None,
 ) -> None:
     """Print a tag's model card: the one it carries, else what the run that made it knows.

@@ -19,6 +19,7 @@ from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import DaemonError, RegistryError
+from ollama_bridge.packaging import package
 from ollama_bridge.publication import card, publish
 from ollama_bridge.registration import register
 from ollama_bridge.registry.session import RegistrySession
@@ -295,6 +296,34 @@ def test_papers_of_another_model_are_told_from_its_own(
     )
     pull(again, host=other.host)
     assert verify_tag(again, client=client).checks[-1].passed
+
+
+def test_package_and_publish_in_one_verb(
+    registry: RealRegistry,
+    daemon: PrivateDaemon,
+    other: PrivateDaemon,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    """From a folder that was trained elsewhere to a tag on another machine, with its lineage."""
+    reference = f"{registry.host}/team/packaged:1"
+    licence = tmp_path / "LICENCE"
+    licence.write_text("Do what you like.")
+    model = package(
+        str(tiny_checkpoint),
+        "live-publish-packaged",
+        gguf_type="f16",
+        publish_to=reference,
+        license_file=licence,
+        host=daemon.host,
+    )
+    daemon.client().delete(model.tag)
+    pull(reference, host=other.host)
+    assert verify_tag(reference, client=other.client()).passed
+    text = card(reference, host=other.host)
+    assert "| convert | gguf |" in text
+    assert "> Do what you like." in text
+    assert str(tiny_checkpoint.parent) not in text
 
 
 def test_command_line(

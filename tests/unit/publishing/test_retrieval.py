@@ -9,6 +9,7 @@ import pytest
 from fakes.daemon import FakeDaemon, nobody_listens
 
 from ollama_bridge.errors import ConfigError, RegistryError
+from ollama_bridge.packaging import package
 from ollama_bridge.publication import publish
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.session import RegistrySession
@@ -47,6 +48,13 @@ def test_names_that_lead_elsewhere(reference: str) -> None:
         assert not daemon.asked
     with pytest.raises(ConfigError):
         pull("ghcr.io/team/m:1", tag="../../x", host=daemon.host)
+
+
+@pytest.mark.parametrize("reference", ["team/m:1", "http://box:1/team/m:1"])
+def test_package_tells_a_wrong_name_first(reference: str, tmp_path: Path) -> None:
+    """Not after the checkpoint was converted and proven."""
+    with pytest.raises(ConfigError, match=r"registry|encryption"):
+        package(str(tmp_path / "no-checkpoint"), "m", publish_to=reference)
 
 
 def test_a_registry_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
