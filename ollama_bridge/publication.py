@@ -2,7 +2,8 @@
 
 The direct way reads the daemon's own files and speaks to the registry itself: it goes on where it
 was interrupted, knows passwords and tokens, and can add layers. Where the daemon's store cannot be
-read, or the registry is Ollama's own, the daemon pushes.
+read, its files are made again from the artefacts of the tag; where that fails too, or the registry
+is Ollama's own, the daemon pushes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ollama_bridge.daemon.store import StoredManifest, find_manifest
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import model_digest
-from ollama_bridge.provenance import find_provenance
+from ollama_bridge.provenance import Provenance, find_provenance
 from ollama_bridge.registry.attachments import attach, read_attachments, small_blob
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.manifest import LICENSE_TYPE, Layer, Manifest, parse_manifest
@@ -33,6 +34,7 @@ from ollama_bridge.registry.upload import (
     push_blob,
     push_manifest,
 )
+from ollama_bridge.replica import rebuild
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 Way = Literal["auto", "registry", "daemon"]
@@ -107,9 +109,10 @@ def publish(
     license_text = _read_license(license_file)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer, Client(host) as client:
-        stored = find_manifest(client, tag)
+        provenance = find_provenance(model_digest(client, tag), run_dir=run_dir)
+        files = None if way == "daemon" else _files_of(tag, client, provenance)
         if way == "auto":
-            way = "daemon" if stored is None or target.host in _OLLAMA_HOSTS else "registry"
+            way = "daemon" if files is None or target.host in _OLLAMA_HOSTS else "registry"
             if way == "daemon":
                 reporter.emit(Note(_STAGE, "warning", "the daemon pushes: no layers are added"))
         if way == "daemon":
@@ -119,17 +122,19 @@ def publish(
                     hint="write LICENSE into the Modelfile, or leave --license out",
                 )
             done = _through_daemon(tag, target, client, reporter)
-        elif stored is None:
+        elif files is None:
             raise ArtifactError(
                 f"the files of {tag} are not on this machine, or may not be read",
                 hint="let the daemon push: --through daemon; or set OLLAMA_MODELS to its folder",
             )
         else:
-            manifest = parse_manifest(stored.content, where=tag)
-            blobs = [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
+            manifest, blobs = files
             added = [small_blob(LICENSE_TYPE, license_text.encode())] if license_text else []
             if card:
-                added += _describe(tag, target, manifest, client, run_dir, license_text, reporter)
+                text = model_card(
+                    str(target), client.show(tag), provenance, license_text=license_text
+                )
+                added += _papers(tag, manifest, provenance, text, reporter)
             done = _send(target, manifest, blobs, added, mount_from, reporter)
         timer.finish(Path(str(target)), {"digest": done.digest, "sent_bytes": done.sent_bytes})
         return done
@@ -193,28 +198,35 @@ def _carried_card(tag: str, client: Client) -> str | None:
     return None
 
 
-def _describe(
-    tag: str,
-    target: RegistryReference,
-    manifest: Manifest,
-    client: Client,
-    run_dir: Path | None,
-    license_text: str,
-    reporter: Reporter,
+def _files_of(
+    tag: str, client: Client, provenance: Provenance
+) -> tuple[Manifest, list[Blob]] | None:
+    """Manifest and files of a tag: the daemon's own, else made again; None: neither is to be had.
+
+    Raises:
+        ArtifactError: the daemon's files are damaged.
+    """
+    stored = find_manifest(client, tag)
+    if stored is None:
+        return rebuild(provenance, client.show(tag), model_digest(client, tag))
+    manifest = parse_manifest(stored.content, where=tag)
+    return manifest, [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
+
+
+def _papers(
+    tag: str, manifest: Manifest, provenance: Provenance, card_text: str, reporter: Reporter
 ) -> list[Blob]:
     """Card, certificate and lineage, as far as our folders know them."""
-    provenance = find_provenance(model_digest(client, tag), run_dir=run_dir)
     certificate = provenance.certificate
+    found = [attach(manifest, "card", card_text)]
     if certificate is None:
         message = f"no run here made this {tag}: its card has neither proof nor scores"
         reporter.emit(Note(_STAGE, "warning", message))
-    elif not certificate.passed:
+        return found
+    if not certificate.passed:
         reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))
-    text = model_card(str(target), client.show(tag), provenance, license_text=license_text)
-    found = [attach(manifest, "card", text)]
-    if certificate is not None:
-        found.append(attach(manifest, "certificate", certificate.model_dump(mode="json")))
-        found.append(attach(manifest, "lineage", provenance.to_json()))
+    found.append(attach(manifest, "certificate", certificate.model_dump(mode="json")))
+    found.append(attach(manifest, "lineage", provenance.to_json()))
     return found
 
 

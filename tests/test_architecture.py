@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
     frozenset({"registration", "verification", "provenance"}),
-    frozenset({"pipeline", "card"}),
+    frozenset({"pipeline", "card", "replica"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"packaging"}),
     frozenset({"cli"}),

@@ -112,19 +112,22 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """As Ollama's push sends it; so its digest is the same, whoever pushes."""
-        text = json.dumps(
+        return go_json(
             {
                 "schemaVersion": 2,
                 "mediaType": MANIFEST_TYPE,
                 "config": self.config.to_json(),
                 "layers": [layer.to_json() for layer in self.layers],
-            },
-            separators=(",", ":"),
-            ensure_ascii=False,
+            }
         )
-        for character, escape in _GO_ESCAPES.items():
-            text = text.replace(character, escape)
-        return text.encode()
+
+
+def go_json(value: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+    """JSON as Go's encoder writes it: structures in their own order, maps by key."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=sort_keys)
+    for character, escape in _GO_ESCAPES.items():
+        text = text.replace(character, escape)
+    return text.encode()
 
 
 def digest_bytes(content: bytes) -> str:

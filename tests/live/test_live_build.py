@@ -128,6 +128,20 @@ def test_report_has_teacher_student_and_control(built: dict[str, Any]) -> None:
     assert {"teacher zero-shot", "teacher tuned", "student", "SFT control"} <= set(report["models"])
 
 
+def test_model_card_tells_it_all(command: Command, built: dict[str, Any]) -> None:
+    """Scores in torch and as served, the data, every stage with its input, and the proof."""
+    done = command("card", built["tags"][0])
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    assert text.count("macro F1") >= 2
+    assert "Proven equal to its checkpoint" in text
+    assert "| train | 200 |" in text
+    for stage in ("import", "prepare", "finetune", "label", "distill", "convert", "register"):
+        assert f"| {stage} |" in text
+    assert "distilled from a larger one" in text
+    assert str(Path(built["run_dir"]).parent) not in text
+
+
 def test_second_build_does_nothing_again(command: Command, built: dict[str, Any]) -> None:
     """The same command finds every stage done."""
     events = Path(built["run_dir"]) / "events.jsonl"

@@ -69,10 +69,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 
 @pytest.fixture
-def run_dir(tiny: Exports, client: Client, tmp_path: Path) -> Iterator[Path]:
-    """A run that made the tag."""
-    folder = tmp_path / "run"
-    gguf = tiny.gguf("f16")
+def run_dir(tiny: Exports, client: Client) -> Iterator[Path]:
+    """A run that made the tag, from checkpoint to proof."""
+    gguf, folder = tiny.gguf("f16"), tiny.folder
     register(
         gguf, modelfile_of(gguf, "Be brief."), TAG, client=client, out_dir=folder / "tags" / "t"
     )
@@ -135,6 +134,23 @@ def test_both_ways_publish_the_same(
     assert pull(theirs, host=other.host).digest == digest
     # The name that the daemon needed for its push is gone again.
     assert not [m.name for m in daemon.client().list() if m.name.startswith(registry.host)]
+
+
+def test_a_store_that_cannot_be_read(
+    registry: RealRegistry,
+    daemon: PrivateDaemon,
+    other: PrivateDaemon,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run's own files make the same model, to the byte; without them the daemon pushes."""
+    reference = f"{registry.host}/team/replica:1"
+    digest = publish(TAG, reference, run_dir=run_dir, host=daemon.host).digest
+    monkeypatch.setattr("ollama_bridge.publication.find_manifest", lambda *_: None)
+    again = publish(TAG, reference, run_dir=run_dir, host=daemon.host)
+    assert (again.way, again.digest, again.sent_bytes) == ("registry", digest, 0)
+    assert publish(TAG, f"{registry.host}/team/pushed:1", host=daemon.host).way == "daemon"
+    assert pull(reference, host=other.host).digest == digest
 
 
 def test_ollama_itself_pulls_behind_a_front(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes.daemon import FakeDaemon, nobody_listens
+from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
 from ollama_bridge.errors import ConfigError, RegistryError
 from ollama_bridge.packaging import package
@@ -64,6 +64,26 @@ def test_a_registry_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_pa
         pull(f"{nobody_listens()}/team/m:1", host=daemon.host)
     assert caught.value.hint
     assert not (tmp_path / "home" / "downloads").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault.HTML_PAGE, "manifest is not JSON"),
+        (Fault.BUSY, "answered 503"),
+        (Fault.HANG_UP, "broke off"),
+    ],
+)
+def test_what_is_no_registry(monkeypatch: pytest.MonkeyPatch, fault: Fault, reason: str) -> None:
+    """A proxy, a busy server, a dead one: one error each, and the daemon was asked for nothing."""
+    monkeypatch.setattr(RegistrySession, "pause", lambda *_: None)
+    with (
+        FakeDaemon() as daemon,
+        FakeDaemon(fault=fault) as registry,
+        pytest.raises(RegistryError, match=reason),
+    ):
+        pull(f"{registry.host}/team/m:1", host=daemon.host)
+    assert not daemon.asked
 
 
 @pytest.mark.parametrize(
