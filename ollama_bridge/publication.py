@@ -194,7 +194,8 @@ def _carried_card(tag: str, client: Client) -> str | None:
     manifest = parse_manifest(stored.content, where=tag)
     for found in read_attachments(manifest, stored.read):
         if found.kind == "card" and found.belongs_to(manifest):
-            return str(found.content)
+            # Written by who knows whom: it shall not steer a terminal.
+            return "".join(c for c in str(found.content) if c.isprintable() or c in "\n\t")
     return None
 
 

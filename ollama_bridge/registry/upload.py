@@ -240,7 +240,7 @@ class _Upload:
         """Where to go on: where the registry says, or at the beginning of a new upload."""
         if not self.location:
             return
-        wanted = (204, 400, 401, 403, 404, 410, 416)
+        wanted = (204, 400, 403, 404, 410, 416)
         reply = self.session.send(Request("GET", self.location), wanted=wanted)
         match = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", reply.headers.get("Range", ""))
         if reply.status_code != 204 or match is None:

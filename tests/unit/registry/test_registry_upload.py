@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes.registry import MemoryRegistry, layer_of, manifest_of, refusal
+from fakes.registry import MemoryRegistry, asks_for, layer_of, manifest_of, refusal, token_reply
 
 from ollama_bridge.errors import (
     ArtifactError,
@@ -16,6 +16,7 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.registry.upload import Blob, UploadRecords, is_present, push_blob, push_manifest
 
+UPLOAD = "/v2/team/model/blobs/uploads/0"
 CONTENT = bytes(range(256)) * 10  # 2,560 bytes: 5 chunks of 500 and a rest
 
 
@@ -146,6 +147,29 @@ def test_a_refusal_is_not_repeated(blob: Blob, records: UploadRecords, status: i
         push(registry, blob, records)
     assert caught.value.status_code == status
     assert len(registry.paths("PATCH")) == 1
+
+
+def test_a_token_that_expires_in_mid_push(blob: Blob, records: UploadRecords) -> None:
+    """Is renewed, also where an upload is gone on with; nothing is sent twice."""
+    registry, made = MemoryRegistry(), 0
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        nonlocal made
+        if request.url.host == "auth.example.com":
+            made += 1
+            return token_reply(f"token-{made}")
+        expired = made == 0 or (made == 1 and request.method == "PATCH")
+        if expired or request.headers.get("Authorization") != f"Bearer token-{made}":
+            return asks_for('Bearer realm="https://auth.example.com/token"')
+        return None
+
+    registry.uploads["0"] = CONTENT[:1000]
+    with registry.session() as session:
+        records.write(session, blob.layer.digest, f"{session.reference.origin}{UPLOAD}")
+    registry.fault = fault
+    assert push(registry, blob, records)[0] == 1000
+    assert made == 2
+    assert registry.blobs[blob.layer.digest] == CONTENT
 
 
 def test_mount(blob: Blob, records: UploadRecords) -> None:
