@@ -105,7 +105,8 @@ def publish(
     """
     tag, target = check_tag(tag), parse_registry_reference(reference, insecure=insecure)
     if mount_from is not None:
-        parse_registry_reference(f"{target.host}/{mount_from}", insecure=insecure)
+        named = f"{target.host}/{mount_from}"
+        mount_from = parse_registry_reference(named, insecure=insecure).repository
     license_text = _read_license(license_file)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer, Client(host) as client:
