@@ -23,7 +23,7 @@ from ollama_bridge.packaging import package
 from ollama_bridge.publication import card, publish
 from ollama_bridge.registration import register
 from ollama_bridge.registry.session import RegistrySession
-from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.reporting import Event, JSONLReporter, Progress
 from ollama_bridge.retrieval import pull
 from ollama_bridge.verification import verify_tag
 
@@ -261,8 +261,12 @@ def test_a_registry_with_users(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody gets in without the password, which stands in no error."""
-    with RealRegistry(registry_binary, tmp_path / "registry", private=True) as registry:
+    """Nobody gets in without the password, which stands in no error, event or file of ours."""
+    events = tmp_path / "home" / "events.jsonl"
+    with (
+        JSONLReporter(events) as reporter,
+        RealRegistry(registry_binary, tmp_path / "registry", private=True) as registry,
+    ):
         reference = f"{registry.host}/team/tiny:1"
         with pytest.raises(RegistryError, match="asks for a user") as caught:
             publish(TAG, reference, host=daemon.host)
@@ -270,14 +274,18 @@ def test_a_registry_with_users(
         monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY_USER", USER)
         monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY_PASSWORD", "wrong horse")
         with pytest.raises(RegistryError, match="401") as caught:
-            publish(TAG, reference, host=daemon.host)
+            publish(TAG, reference, host=daemon.host, reporter=reporter)
         assert "wrong horse" not in f"{caught.value} {caught.value.hint}"
         monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY_PASSWORD", PASSWORD)
-        published = publish(TAG, reference, run_dir=run_dir, host=daemon.host)
-        assert pull(reference, host=other.host).digest == published.digest
+        published = publish(TAG, reference, run_dir=run_dir, host=daemon.host, reporter=reporter)
+        pulled = pull(reference, host=other.host, reporter=reporter)
+        assert pulled.digest == published.digest
         # The daemon knows no password, and says so.
         with pytest.raises(DaemonError):
             publish(TAG, reference, way="daemon", host=daemon.host)
+    assert "StageFailed" in events.read_text()
+    for file in (tmp_path / "home").rglob("*"):
+        assert file.is_dir() or b" horse" not in file.read_bytes()
 
 
 def test_weights_of_another_repository_are_mounted(
