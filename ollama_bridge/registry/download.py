@@ -18,8 +18,9 @@ from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, pars
 from ollama_bridge.registry.session import RegistrySession, Request
 
 _OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-# Attempts without a byte of progress, for one file.
+# Attempts without a byte of progress, for one file; and attempts at all, with one more a MiB.
 _FRUITLESS_LIMIT = 4
+_ATTEMPT_LIMIT = 20
 _PIECE_BYTES = 1024**2
 
 OnBytes = Callable[[int], None]
@@ -85,9 +86,9 @@ def _complete(session: RegistrySession, layer: Layer, partial: Path, on_bytes: O
     hasher = hashlib.sha256()
     with partial.open("a+b") as stream:
         offset = _hash_present(stream, hasher, layer.size_bytes)
-        fruitless = 0
+        fruitless, attempts_left = 0, _ATTEMPT_LIMIT + layer.size_bytes // 1024**2
         while offset < layer.size_bytes:
-            before = offset
+            before, attempts_left = offset, attempts_left - 1
             try:
                 for piece in _pieces_from(session, layer, offset):
                     stream.write(piece)
@@ -102,7 +103,7 @@ def _complete(session: RegistrySession, layer: Layer, partial: Path, on_bytes: O
                     )
             except RegistryBusyError:
                 fruitless = 0 if offset > before else fruitless + 1
-                if fruitless == _FRUITLESS_LIMIT:
+                if fruitless == _FRUITLESS_LIMIT or not attempts_left:
                     raise
                 session.pause(fruitless + 1)
         stream.flush()

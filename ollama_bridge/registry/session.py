@@ -129,7 +129,7 @@ class RegistrySession:
         self._http = httpx.Client(
             headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
             trust_env=not reference.loopback,
-            verify=not reference.plain,
+            verify=True,  # also for a plain registry: its token service or storage may be elsewhere
             follow_redirects=False,
             transport=transport,
         )

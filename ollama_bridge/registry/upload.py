@@ -15,8 +15,9 @@ from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, dige
 from ollama_bridge.registry.session import RegistrySession, Reply, Request
 
 CHUNK_BYTES = 8 * 1024**2
-# Attempts without a byte of progress, for one file.
+# Attempts without a byte of progress, for one file; and attempts at all, with one more a MiB.
 _FRUITLESS_LIMIT = 4
+_ATTEMPT_LIMIT = 20
 # How fast a registry at least reads what it has stored, when it checks the digest at the end.
 _CHECK_BYTES_PER_S = 20e6
 
@@ -156,9 +157,9 @@ class _Upload:
 
     def run(self, mount_from: str | None) -> None:
         self._find_earlier()
-        fruitless = 0
+        fruitless, attempts_left = 0, _ATTEMPT_LIMIT + self.blob.layer.size_bytes // 1024**2
         while True:
-            before = self.offset
+            before, attempts_left = self.offset, attempts_left - 1
             try:
                 if not self.location and self._begin(mount_from):
                     return
@@ -166,7 +167,8 @@ class _Upload:
                 return
             except RegistryError as error:
                 fruitless = 0 if self.offset > before else fruitless + 1
-                if not _is_worth_going_on(error) or fruitless == _FRUITLESS_LIMIT:
+                given_up = fruitless == _FRUITLESS_LIMIT or not attempts_left
+                if given_up or not _is_worth_going_on(error):
                     raise
                 self.session.pause(fruitless + 1)
                 self._ask_status()

@@ -91,6 +91,25 @@ def test_a_dead_registry_is_given_up(tmp_path: Path) -> None:
     assert fetch(registry, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_registry_that_gives_a_byte_at_a_time_is_given_up(tmp_path: Path) -> None:
+    """Progress alone buys no time without end."""
+    registry = MemoryRegistry()
+    layer = registry.store(CONTENT)
+
+    def fault(request: httpx.Request) -> httpx.Response:
+        begin = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        answer = breaks_after([CONTENT[begin : begin + 1]])
+        if begin:
+            answer.status_code = 206
+            answer.headers["Content-Range"] = f"bytes {begin}-2559/2560"
+        return answer
+
+    registry.fault = fault
+    with pytest.raises(RegistryBusyError):
+        fetch(registry, tmp_path, layer)
+    assert len(registry.asked) == 20
+
+
 def test_a_reply_that_ends_early(tmp_path: Path) -> None:
     """Is no file, however cleanly it ends."""
     registry = MemoryRegistry(fault=lambda _: httpx.Response(200, content=iter([CONTENT[:100]])))

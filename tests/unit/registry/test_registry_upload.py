@@ -135,6 +135,22 @@ def test_a_dying_registry_is_given_up(blob: Blob, records: UploadRecords) -> Non
     assert len(registry.paths("PATCH")) == 4
 
 
+def test_a_registry_that_always_forgets_is_given_up(blob: Blob, records: UploadRecords) -> None:
+    """One that takes a chunk and loses it, again and again."""
+    registry = MemoryRegistry()
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "PATCH" and not request.headers["Content-Range"].startswith("0-"):
+            registry.uploads["0"] = b""
+            return refusal(500, "UNKNOWN", "lost")
+        return None
+
+    registry.fault = fault
+    with pytest.raises(RegistryBusyError):
+        push(registry, blob, records)
+    assert len(registry.paths("PATCH")) <= 40
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 413])
 def test_a_refusal_is_not_repeated(blob: Blob, records: UploadRecords, status: int) -> None:
     """Who is not let in is not asked again."""
