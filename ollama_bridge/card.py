@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.provenance import Made, Provenance
+from ollama_bridge.provenance import Made, Provenance, portable
 from ollama_bridge.verify.certificate import Certificate
 
 # Settings that say how a model was made, in the order in which they are read.
@@ -16,15 +16,15 @@ _TOLD_SETTINGS = (
     "layers",
     "epochs",
     "lr",
-    "batch_size",
+    "batch_tokens",
     "max_length",
+    "max_examples",
+    "lora",
     "kd_weight",
     "temperature",
-    "rank",
-    "alpha",
+    "hidden_weight",
     "top_k",
     "type",
-    "examples",
 )
 _LICENSE_HEAD_CHARS = 300
 
@@ -132,13 +132,16 @@ def _data(card: Mapping[str, Any] | None) -> list[str]:
     inputs = card.get("inputs", {})
     if inputs:
         lines += ["", "Files, by sha256:", ""]
-        lines += [f"- {name}: `{_digest(value)}`" for name, value in sorted(inputs.items())]
+        lines += [f"- {name}: `{file['sha256']}`" for name, file in sorted(inputs.items())]
     return lines
 
 
 def _lineage(provenance: Provenance, details: ModelDetails) -> list[str]:
     base = details.model_info.get("general.base_model.0.name")
     lines = [f"Base model: {base}.", ""] if base else []
+    sources = [made.manifest.facts.get("source") for made in provenance.lineage]
+    for source in dict.fromkeys(source for source in sources if source):
+        lines += [f"Starts from {portable(source)}.", ""]
     rows = [
         [
             made.manifest.work.stage,
@@ -166,10 +169,16 @@ def _inputs_text(made: Made, provenance: Provenance) -> str:
 
 def _settings_text(made: Made) -> str:
     settings = made.manifest.work.settings
-    told = [f"{name} {settings[name]}" for name in _TOLD_SETTINGS if settings.get(name) is not None]
+    told = [f"{name} {_setting(settings[name])}" for name in _TOLD_SETTINGS if settings.get(name)]
     if made.manifest.work.seed:
         told.append(f"seed {made.manifest.work.seed}")
     return ", ".join(told)
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {inner}" for key, inner in value.items())
+    return str(value)
 
 
 def _licence(details: ModelDetails, added: str) -> list[str]:
@@ -194,7 +203,3 @@ def _cell(text: str) -> str:
 
 def _number(value: float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _digest(value: object) -> str:
-    return str(value)[:12]

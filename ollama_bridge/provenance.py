@@ -12,6 +12,7 @@ from ollama_bridge.artifacts import (
     MANIFEST_NAME,
     Corpus,
     EvalReport,
+    GGUFFile,
     Manifest,
     RegisteredModel,
 )
@@ -40,7 +41,7 @@ class Provenance:
     Attributes:
         certificate: The proof that the tag serves its checkpoint.
         lineage: Everything that it was made of, first what was there first.
-        reports: Scores on the same corpus.
+        reports: Scores of its checkpoint, and of itself.
     """
 
     certificate: Certificate | None = None
@@ -117,11 +118,17 @@ def _trace(tag: Made, run: Path) -> Provenance:
         waiting += [
             known[digest] for digest in made.manifest.work.inputs.values() if digest in known
         ]
+    # Scores of this very checkpoint or tag: a run that was built again with other settings may
+    # still hold those of an earlier student.
+    scored = {str(tag.manifest.facts["tag_digest"])}
+    for made in lineage.values():
+        if made.kind == GGUFFile.kind:
+            scored |= set(made.manifest.work.inputs.values())
     reports = [
         made
         for made in known.values()
         if made.kind == EvalReport.kind
-        and not lineage.keys().isdisjoint(made.manifest.work.inputs.values())
+        and not scored.isdisjoint(made.manifest.work.inputs.values())
     ]
     try:
         certificate = Certificate.read(tag.path / "certificate.json")
@@ -161,20 +168,20 @@ def _portable_entry(made: Made) -> dict[str, Any]:
         "stage_version": work.version,
         "digest": manifest.digest,
         "inputs": dict(work.inputs),
-        "settings": _portable(settings),
+        "settings": portable(settings),
         "seed": work.seed,
-        "facts": _portable(manifest.facts),
+        "facts": portable(manifest.facts),
         "versions": dict(manifest.versions),
         "created_at": manifest.created_at,
     }
 
 
-def _portable(value: Any) -> Any:
-    """The same without the folders of this machine."""
+def portable(value: Any) -> Any:
+    """The same without the folders of this machine; names of files stay."""
     if isinstance(value, Mapping):
-        return {key: _portable(item) for key, item in value.items()}
+        return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_portable(item) for item in value]
+        return [portable(item) for item in value]
     if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
         return PurePath(value).name
     return value

@@ -40,7 +40,7 @@ DATA_CARD = {
     "read": {"rows": 120},
     "left_out": {"exact duplicate": {"rows": 20}},
     "splits": {"train": {"examples": 80, "documents": 80, "labels": {"good": 50, "bad": 30}}},
-    "inputs": {"data": "c" * 64},
+    "inputs": {"data": {"sha256": "c" * 64, "size_bytes": 9}},
 }
 DETAILS = ModelDetails(
     modelfile="FROM x",
@@ -100,7 +100,7 @@ def run(tmp_path: Path) -> Path:
         "checkpoint",
         "distill",
         {"start": base.digest, "corpus": corpus.digest},
-        settings={"lr": 4e-4, "layers": 6, "epochs": 1.0},
+        settings={"lr": 4e-4, "layers": 6, "epochs": 1.0, "lora": {"r": 32}, "kd_weight": 0.0},
     )
     gguf = made(folder / "student-q8_0", "gguf", "convert", {"checkpoint": student.digest})
     made(
@@ -119,6 +119,21 @@ def run(tmp_path: Path) -> Path:
         {"corpus": corpus.digest, "model student": student.digest},
         {"report.md": "## Held out\n\n| | student |\n|---|---|\n| macro F1 | 91.0% |\n"},
     )
+    made(
+        folder / "served",
+        "eval_report",
+        "evaluate-served",
+        {"corpus": corpus.digest, "tag student": TAG_DIGEST},
+        {"report.md": "## As served\n"},
+    )
+    # Left there by a build with other settings: the same corpus and teacher, another student.
+    made(
+        folder / "old-report",
+        "eval_report",
+        "evaluate",
+        {"corpus": corpus.digest, "model teacher": base.digest, "model student": "9" * 64},
+        {"report.md": "## Of another student\n"},
+    )
     made(folder / "labels", "soft_labels", "label", {"corpus": "f" * 64})
     return folder
 
@@ -129,7 +144,7 @@ def test_the_run_that_made_a_tag_is_found(run: Path) -> None:
     assert [one.manifest.work.stage for one in found.lineage].count("import") == 1
     stages = {one.manifest.work.stage for one in found.lineage}
     assert stages == {"import", "prepare", "distill", "convert", "register"}
-    assert [one.path.name for one in found.reports] == ["report"]
+    assert {one.path.name for one in found.reports} == {"report", "served"}
     assert found.certificate == CERTIFICATE
     assert find_provenance(TAG_DIGEST, run_dir=run) == found
     assert find_provenance(TAG_DIGEST, run_dir=run / "tags" / "mood+latest").certificate
@@ -180,10 +195,12 @@ def test_card(run: Path) -> None:
         "| rendered prompts | ok | prompts 16 |",
         "- drops empty turns",
         "### Held out",
+        "### As served",
         "| macro F1 | 91.0% |",
         "| train | 80 | 80 | good 50, bad 30 |",
         "120 read; left out: 20 exact duplicate.",
-        "- data: `cccccccccccc`",
+        f"- data: `{'c' * 64}`",
+        "Starts from m.gguf.",
         "Base model: SmolLM2 135M.",
         "The weights say: apache-2.0.",
         "> Apache",
@@ -191,7 +208,7 @@ def test_card(run: Path) -> None:
     ):
         assert line in text.splitlines()
     assert "Proven equal to its checkpoint on Ollama 0.34.4" in text
-    assert "layers 6, epochs 1.0, lr 0.0004" in text
+    assert "| layers 6, epochs 1.0, lr 0.0004, lora r 32 |" in text
     assert "/home/ada" not in text
 
 
