@@ -1,6 +1,6 @@
 """Pulls a model from a registry into the daemon, and leaves it there exactly as it was published.
 
-Ollama's own pull fails with most registries, because it wants a ``Location`` on every file
+Ollama's own pull fails with Docker's registry, because it wants a ``Location`` on every file
 (ollama#7244). Here the files are fetched and checked, uploaded through the daemon's API, and the
 manifest is handed to it by a registry on loopback; so the daemon's store is only ever written by
 the daemon.
