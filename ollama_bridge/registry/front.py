@@ -2,7 +2,7 @@
 
 No call of Ollama's API takes a manifest, but a pull does. The daemon has every file already when
 it pulls from here, so it asks for the manifest alone, and stores it byte for byte. Its own pull
-from most registries fails, because it wants a ``Location`` on every file (ollama#7244).
+from Docker's registry fails, because it wants a ``Location`` on every file (ollama#7244).
 """
 
 from __future__ import annotations
