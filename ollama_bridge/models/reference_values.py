@@ -19,12 +19,13 @@ from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.rounding import ROUNDINGS, rounded
-from ollama_bridge.models.safety import read_architecture, read_config, read_json_object
+from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.reference import (
     COMPARED_FLOOR,
     Answer,
