@@ -25,10 +25,10 @@ from pydantic import (
 )
 
 from ollama_bridge.errors import RecipeError
+from ollama_bridge.quantization.file_types import FileTypeName
 
 _TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-ExportType = Literal["f32", "f16", "bf16", "q8_0"]
 
 
 class Section(BaseModel):
@@ -218,7 +218,7 @@ class ExportSection(Section):
     """GGUF types and tags."""
 
     tag: str = Field(pattern=_TAG_PATTERN, description="Name of the model in Ollama.")
-    types: tuple[ExportType, ...] = Field(
+    types: tuple[FileTypeName, ...] = Field(
         default=("q8_0", "f16"),
         min_length=1,
         description="The first is served as `latest`, the others under their own names.",

@@ -12,6 +12,7 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, require_training_extra, tag_file_name
 from ollama_bridge.publication import check_publication, publish
+from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
@@ -42,7 +43,7 @@ def package(
         tag: The tag in Ollama.
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
         system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
-        gguf_type: f32, f16, bf16 or q8_0.
+        gguf_type: One of ``quantization.file_types.FILE_TYPES``.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
@@ -58,6 +59,7 @@ def package(
     check_tag(tag)
     if publish_to is not None:
         check_publication(publish_to, license_file=license_file, insecure=insecure)
+    gguf_type = parse(gguf_type)
     require_training_extra()
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import convert

@@ -7,6 +7,7 @@ synthetic: no text of a user is in here. This module computes nothing and needs 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -27,6 +28,20 @@ LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
 # daemon returns rarely reach further.
 COMPARED_FLOOR = -8.0
 TokenId = Annotated[int, Field(ge=0)]
+# Whose estimate of the noise stands for a file type: the coarser one of its family. F32 is
+# estimated as F16, for the daemon's cache of keys and values is F16 with every type. Three bits
+# and fewer move a small model as far as any proof could allow: for them there is no estimate.
+NOISE_OF: Mapping[str, str] = {
+    "f32": "f16",
+    "f16": "f16",
+    "bf16": "bf16",
+    "q8_0": "q8_0",
+    "q6_k": "q6_k",
+    **dict.fromkeys(("q5_k_m", "q5_k_s", "q5_1", "q5_0"), "q5_0"),
+    **dict.fromkeys(("q4_k_m", "q4_k_s"), "q4_k_s"),
+    **dict.fromkeys(("q4_1", "q4_0"), "q4_0"),
+}
+NOISE_TYPES = tuple(dict.fromkeys(NOISE_OF.values()))
 
 
 class _Value(BaseModel):
@@ -160,7 +175,8 @@ class ReferenceValues(_Value):
         limits: What the chat template does and no Ollama template can, in words.
         conversations: Probes of template, tokenizer and first token.
         answers: Probes of whole answers.
-        noise: What rounding alone does, by GGUF type: no daemon can be held to less.
+        noise: What rounding alone does, by type of :data:`NOISE_TYPES`: no daemon can be held to
+            less.
     """
 
     schema_version: Literal[1] = 1

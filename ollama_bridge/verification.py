@@ -14,6 +14,7 @@ from ollama_bridge.daemon.store import find_manifest, locate_blob
 from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import PARAMETERS, check_parameters
+from ollama_bridge.quantization.file_types import ALL_NAMES, name_of
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
@@ -46,7 +47,8 @@ def verify_tag(
     Raises:
         ConfigError: no legal tag.
         ModelNotFoundError: the daemon has no such tag.
-        ParityError: the tag carries no values, and no checkpoint was given.
+        ParityError: the tag carries no values, and no checkpoint was given; or it is of a type
+            that we do not write.
         ArtifactError: the values cannot be read.
         DaemonError: the daemon could not answer.
     """
@@ -62,7 +64,7 @@ def verify_tag(
             client,
             tag,
             reference,
-            type=_type_of(details),
+            type=_type_of(tag, details),
             modelfile=_modelfile_of(details, blob.digest),
             metadata=details.model_info,
             blob_digest=blob.digest,
@@ -133,9 +135,16 @@ def _carried_values(tag: str, details: ModelDetails) -> ReferenceValues:
     return ReferenceValues.parse(text, where=f"{tag}, {REFERENCE_KEY}")
 
 
-def _type_of(details: ModelDetails) -> str:
-    level = details.raw.get("details", {}).get("quantization_level", "")
-    return str(level).lower()
+def _type_of(tag: str, details: ModelDetails) -> str:
+    found = name_of(details.model_info.get("general.file_type"))
+    if found is None:
+        level = details.raw.get("details", {}).get("quantization_level", "?")
+        raise ParityError(
+            f"{tag} is of type {level}, for which no bounds are known",
+            layer="tensor",
+            hint=f"tags of these types can be proven: {ALL_NAMES}",
+        )
+    return found
 
 
 def _modelfile_of(details: ModelDetails, blob_digest: str) -> Modelfile:

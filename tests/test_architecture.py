@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "ollama_bridge"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"artifacts", "reporting", "assets", "examples", "repetition"}),
-    frozenset({"drafts"}),
+    frozenset({"drafts", "quantization"}),
     frozenset({"downloads", "journal"}),
     frozenset({"reference", "config"}),
     frozenset({"client"}),
@@ -40,6 +40,7 @@ TORCH_FREE = (
     "verify",
     "cli",
     "modelfile",
+    "quantization",
     "rendering",
     "registration",
     "registry",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ollama_bridge.assets import home_dir, list_assets
 from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.quantization.file_types import FILE_TYPES
 
 _PATIENCE_S = 0.5
 
@@ -27,6 +28,11 @@ def shipped_recipes(incomplete: str) -> list[str]:
 def modelfiles(incomplete: str) -> list[str]:
     """Shipped Modelfile templates."""
     return [name for name in list_assets("modelfiles") if name.startswith(incomplete)]
+
+
+def file_types(incomplete: str) -> list[str]:
+    """Types of GGUF files."""
+    return [name for name in FILE_TYPES if name.startswith(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:

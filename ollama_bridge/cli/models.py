@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 def package(
     checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
-    gguf_type: Annotated[str, typer.Option("--type", help="f32, f16, bf16 or q8_0.")] = "q8_0",
+    gguf_type: options.TypeOption = "q8_0",
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
     parameter: Annotated[

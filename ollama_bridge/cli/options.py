@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ollama_bridge.cli import completion
+from ollama_bridge.quantization.file_types import ALL_NAMES
 
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 HostOption = Annotated[
@@ -16,6 +17,9 @@ HostOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder of the artefacts.", file_okay=False)
+]
+TypeOption = Annotated[
+    str, typer.Option("--type", help=f"{ALL_NAMES}.", autocompletion=completion.file_types)
 ]
 SetOption = Annotated[
     list[str] | None,

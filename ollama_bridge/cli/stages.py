@@ -176,7 +176,7 @@ def evaluate(
 def convert(
     source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     out: StageOut,
-    gguf_type: Annotated[str, typer.Option("--type", help="f32, f16, bf16 or q8_0.")] = "f16",
+    gguf_type: options.TypeOption = "f16",
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
     ] = False,

@@ -13,6 +13,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 
+from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
 from ollama_bridge.artifacts import (
@@ -23,7 +24,6 @@ from ollama_bridge.artifacts import (
     digest_file,
     digest_text,
 )
-from ollama_bridge.conversion.encoding import file_type
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
@@ -99,7 +99,7 @@ def convert_adapter(
                 *derived_model_entries(general_of(config)),
             ],
             plans=plans,
-            type_=file_type("f32"),
+            types={plan.name: GGMLQuantizationType.F32 for plan in plans},
             on_tensor=lambda done: reporter.emit(Progress(_STAGE, done, len(plans), "tensors")),
         )
         note = "Ollama 0.34 and later take no adapter: for those convert without --adapter (merged)"

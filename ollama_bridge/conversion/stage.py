@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gguf.constants import GGML_QUANT_SIZES
+
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
-from ollama_bridge.conversion.encoding import FileType, encoding_of, file_type
 from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.conversion.writer import write_gguf
@@ -26,6 +28,8 @@ from ollama_bridge.models.model_card import card_entries
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
+from ollama_bridge.quantization.file_types import NUMBERS, parse
+from ollama_bridge.quantization.mixes import ModelShape, TypePlan, base_type, plan_types
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
@@ -47,7 +51,7 @@ def convert(
 
     Args:
         checkpoint: A merged model with its tokenizer.
-        type: f32, f16, bf16 or q8_0.
+        type: One of ``quantization.file_types.FILE_TYPES``; case does not matter.
         out_dir: Folder of the artefact.
         reporter: Hears of progress.
         chat_template: Write the Jinja chat template where runtimes look for it. Off, because a
@@ -57,17 +61,17 @@ def convert(
 
     Raises:
         ModelError: the folder cannot be used.
-        ConversionError: something cannot be expressed in a GGUF.
+        ConversionError: no such type, or something cannot be expressed in a GGUF.
         DiskFullError: there is no room.
     """
     reporter = reporter or NullReporter()
-    wanted = file_type(type)
+    type = parse(type)  # noqa: A001
     work = Work(
         kind=GGUFFile.kind,
         stage="convert",
         version=_VERSION,
         inputs={"checkpoint": checkpoint.digest},
-        settings={"type": wanted.name, "chat_template": chat_template, "name": name},
+        settings={"type": type, "chat_template": chat_template, "name": name},
     )
     with Timed(reporter, "convert") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -79,9 +83,15 @@ def convert(
         metadata = architecture.entries(config)
         weights = open_weights(checkpoint.path, config)
         plans = plan_tensors(architecture, config, weights)
+        dims = architecture.dimensions(config)
+        types = plan_types(
+            type,
+            {plan.name: plan.shape for plan in plans},
+            ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads),
+        )
         parameters = sum(math.prod(plan.shape) for plan in plans)
         entries = [
-            *_general(checkpoint, config, weights, wanted, parameters=parameters, name=name),
+            *_general(checkpoint, config, weights, type, parameters=parameters, name=name),
             *metadata,
             *tokenizer.entries(chat_template=chat_template),
             *_reference(checkpoint),
@@ -90,7 +100,7 @@ def convert(
             *architecture.notes(config),
             *tokenizer.notes,
             *source_notes(weights),
-            *_fallbacks(plans, wanted),
+            *_fallbacks(plans, types, type),
         ]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
@@ -99,13 +109,13 @@ def convert(
             architecture=architecture.name,
             entries=entries,
             plans=plans,
-            type_=wanted,
+            types=types,
             on_tensor=lambda done: reporter.emit(Progress("convert", done, len(plans), "tensors")),
         )
         if checkpoint.reference_path.is_file():
             shutil.copyfile(checkpoint.reference_path, draft.path / "reference.json")
         facts = {
-            "type": wanted.name,
+            "type": type,
             "architecture": architecture.name,
             "parameters": parameters,
             "layers": config["num_hidden_layers"],
@@ -132,7 +142,7 @@ def _general(
     checkpoint: Checkpoint,
     config: Mapping[str, Any],
     weights: Weights,
-    wanted: FileType,
+    file_type: str,
     *,
     parameters: int,
     name: str | None,
@@ -152,7 +162,7 @@ def _general(
         text("general.type", "model"),
         text("general.name", name),
         text("general.size_label", size),
-        number("general.file_type", wanted.number),
+        number("general.file_type", NUMBERS[file_type]),
         number("general.quantization_version", _QUANTIZATION_VERSION),
     ]
     said = {entry.key for entry in entries}
@@ -176,16 +186,15 @@ def _size_label(parameters: int) -> str:
     return str(parameters)
 
 
-def _fallbacks(plans: list[TensorPlan], wanted: FileType) -> list[str]:
-    changed = [
-        plan
-        for plan in plans
-        if len(plan.shape) > 1 and encoding_of(plan.name, plan.shape, wanted) != wanted.matrices
-    ]
-    if not changed:
+def _fallbacks(plans: list[TensorPlan], types: TypePlan, file_type: str) -> list[str]:
+    """What rows that do not divide into the type's blocks are written in instead."""
+    block, _ = GGML_QUANT_SIZES[base_type(file_type)]
+    odd = [plan for plan in plans if len(plan.shape) > 1 and plan.shape[-1] % block]
+    if not odd:
         return []
-    rows = sorted({plan.shape[-1] for plan in changed})
+    rows = sorted({plan.shape[-1] for plan in odd})
+    instead = Counter(types[plan.name].name for plan in odd).most_common()
     return [
-        f"{len(changed)} matrices stay F16: rows of {', '.join(map(str, rows))} do not divide "
-        f"into {wanted.name}'s blocks"
+        f"rows of {', '.join(map(str, rows))} do not divide into {file_type}'s blocks of {block}: "
+        + ", ".join(f"{count} matrices are {name}" for name, count in instead)
     ]

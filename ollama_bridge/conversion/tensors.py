@@ -23,7 +23,7 @@ class TensorPlan:
     Attributes:
         name: In the GGUF.
         shape: Rows first.
-        load: Gives the values; called once.
+        load: Gives the values, of any float type; called once.
     """
 
     name: str
@@ -62,10 +62,12 @@ def source_notes(weights: Weights) -> list[str]:
 
 
 def _load(weights: Weights, rule: TensorRule) -> Tensor:
-    values = weights.tensor(rule.source).float()
+    values = weights.tensor(rule.source)
+    if values.dtype == torch.float64:
+        values = values.float()
     if rule.heads is not None:
         values = permute(values, rule.heads)
-    return values + rule.shift if rule.shift else values
+    return values.float() + rule.shift if rule.shift else values
 
 
 def _computed(values: Float32Array) -> Tensor:

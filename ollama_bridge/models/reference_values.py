@@ -9,25 +9,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide
-from ollama_bridge.models.rounding import ROUNDINGS, rounded
+from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.reference import (
     COMPARED_FLOOR,
+    NOISE_TYPES,
     Answer,
     Conversation,
     Noise,
@@ -45,6 +48,7 @@ _STAGE = "reference"
 _TOP = 20  # what a daemon returns at most
 _GREEDY_TOKENS = 48
 _SCORED_POSITIONS = 24
+_BATCH_VALUES = 1 << 26  # logits at a time
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
 _NEAR_TIE = 0.2
@@ -90,7 +94,7 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=1,
+        version=2,  # raised when other values are computed
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system},
     )
@@ -144,7 +148,7 @@ def _compute(
     end_tokens = text.end_tokens(generation)
     answers = _answers(conversations, end_tokens, labels, scorer)
     reporter.emit(Progress(_STAGE, 2, 3, "passes"))
-    noise = scorer.noise()
+    noise = scorer.noise(_noise_plans(architecture, config))
     reporter.emit(Progress(_STAGE, 3, 3, "passes"))
     bos = text.special(tokenizer.bos_token)
     return ReferenceValues(
@@ -197,21 +201,51 @@ class _Scorer:
         self._scored.append((ids, keep, logprobs))
         return logprobs
 
-    def noise(self) -> dict[str, Noise]:
-        """How far rounding to each GGUF type moves what was scored."""
+    def noise(self, plans: Mapping[str, TypePlan]) -> dict[str, Noise]:
+        """How far rounding to each file type moves what was scored.
+
+        Args:
+            plans: By file type: the type of each weight.
+        """
         found = {}
-        for name, rounding in ROUNDINGS.items():
+        for name, types in plans.items():
             worst, total, count = 0.0, 0.0, 0
-            with rounded(self.model, rounding):
-                for ids, keep, exact in self._scored:
-                    moved = self._logprobs(ids, keep=keep)
+            with rounded(self.model, types):
+                for exact, moved in self._scored_again():
                     kl = (exact.exp() * (exact - moved)).sum(-1)
                     likely = exact >= COMPARED_FLOOR
                     worst = max(worst, float((exact - moved)[likely].abs().max()))
-                    total, count = total + float(kl.sum()), count + keep
+                    total, count = total + float(kl.sum()), count + len(exact)
             mean = max(total / max(count, 1), 0.0)
             found[name] = Noise(max_difference=round(worst, 5), mean_kl_nats=round(mean, 7))
         return found
+
+    @torch.inference_mode()
+    def _scored_again(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What was scored, and the model's present log-probabilities there.
+
+        Several texts at a time, padded in front: each pass rounds all weights once.
+        """
+        scored = sorted(self._scored, key=lambda item: len(item[0]))
+        widest = max((keep for _, keep, _ in scored), default=1)
+        size = max(1, _BATCH_VALUES // (widest * self.model.config.vocab_size))
+        for start in range(0, len(scored), size):
+            batch = scored[start : start + size]
+            longest = max(len(ids) for ids, _, _ in batch)
+            ids = torch.zeros((len(batch), longest), dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, (text, _, _) in enumerate(batch):
+                ids[row, longest - len(text) :] = torch.tensor(text)
+                mask[row, longest - len(text) :] = 1
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=max(keep for _, keep, _ in batch),
+            ).logits
+            for row, (_, keep, exact) in enumerate(batch):
+                yield exact, torch.log_softmax(logits[row, -keep:].float(), dim=-1)
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], ends: Sequence[int]) -> tuple[list[int], bool]:
@@ -328,6 +362,23 @@ def _score(
         certain_text=certain_text,
         positions=tuple(positions),
     )
+
+
+def _noise_plans(
+    architecture: Architecture, config: Mapping[str, Any]
+) -> dict[str, dict[str, GGMLQuantizationType]]:
+    """By file type whose noise is estimated: the type of each weight of the checkpoint."""
+    dims = architecture.dimensions(config)
+    model = ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads)
+    rules = architecture.rules(config)
+    shapes = {rule.target: rule.shape for rule in rules}
+    plans = {}
+    for name in NOISE_TYPES:
+        types = plan_types(name, shapes, model)
+        plans[name] = {rule.source: types[rule.target] for rule in rules}
+        if architecture.tied(config):
+            plans[name]["lm_head.weight"] = types["token_embd.weight"]
+    return plans
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ollama_bridge.reference import Noise, ReferenceValues
+from ollama_bridge.reference import NOISE_OF, Noise, ReferenceValues
 
 # The estimate leaves out the order of sums and the F16 cache of keys and values: daemons were seen
 # at up to 1.6 times the estimated mean. Its largest difference is over the whole vocabulary, where
@@ -29,6 +29,7 @@ _MEAN_KL_FACTOR = 2.0
 _DIFFERENCE_FACTOR = 1.5
 _DIFFERENCE_LIMIT = 1.0
 _MEAN_KL_LIMIT = 0.2
+_COARSE_MEAN_KL_LIMIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,19 @@ class Bounds:
         return ", ".join(words)
 
 
+def _mean_kl(nats: float) -> Bounds:
+    return Bounds(max_difference=None, mean_kl_nats=nats, same_text=False)
+
+
 _FIXED = {
     "f32": Bounds(max_difference=0.05, mean_kl_nats=0.001, same_text=True),
     "f16": Bounds(max_difference=0.05, mean_kl_nats=0.001, same_text=True),
-    "bf16": Bounds(max_difference=None, mean_kl_nats=0.002, same_text=False),
-    "q8_0": Bounds(max_difference=None, mean_kl_nats=0.01, same_text=False),
+    "bf16": _mean_kl(0.002),
+    "q8_0": _mean_kl(0.01),
+    "q6_k": _mean_kl(0.02),
+    **dict.fromkeys(("q5_k_m", "q5_k_s", "q5_1", "q5_0"), _mean_kl(0.05)),
+    **dict.fromkeys(("q4_k_m", "q4_k_s", "q4_1", "q4_0"), _mean_kl(0.15)),
+    **dict.fromkeys(("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"), _mean_kl(_COARSE_MEAN_KL_LIMIT)),
 }
 GGUF_TYPES = tuple(_FIXED)
 
@@ -70,9 +79,11 @@ def bounds_of(gguf_type: str, reference: ReferenceValues) -> Bounds:
         reference: Knows what rounding alone does to the checkpoint.
     """
     fixed = _FIXED[gguf_type]
-    # F32 is estimated as F16: the daemon's cache of keys and values is F16 with every type.
-    name = "f16" if gguf_type == "f32" else gguf_type
-    noise = reference.noise.get(name, Noise(max_difference=0.0, mean_kl_nats=0.0))
+    none = Noise(max_difference=0.0, mean_kl_nats=0.0)
+    noise = reference.noise.get(NOISE_OF.get(gguf_type, ""), none)
+    # Of four bits and fewer, a small model is moved further than a proof of more bits may allow.
+    coarse = fixed.mean_kl_nats > 0.1
+    limit = _COARSE_MEAN_KL_LIMIT if coarse else _MEAN_KL_LIMIT
     mean_kl = max(fixed.mean_kl_nats, _MEAN_KL_FACTOR * noise.mean_kl_nats)
     difference = fixed.max_difference
     steady = True
@@ -80,4 +91,4 @@ def bounds_of(gguf_type: str, reference: ReferenceValues) -> Bounds:
         steady = noise.max_difference <= difference
         difference = max(difference, _DIFFERENCE_FACTOR * noise.max_difference)
         difference = min(difference, _DIFFERENCE_LIMIT)
-    return Bounds(difference, min(mean_kl, _MEAN_KL_LIMIT), fixed.same_text and steady)
+    return Bounds(difference, min(mean_kl, limit), fixed.same_text and steady)

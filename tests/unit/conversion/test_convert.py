@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,22 @@ import pytest
 import torch
 from fakes.exports import tiny_exports
 from fakes.models import CHAT_TEMPLATE, build_tiny_checkpoint, build_tiny_tokenizer
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
+from ollama_bridge.conversion.tensors import TensorPlan
+from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.errors import ConversionError, DiskFullError, ModelError
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.quantization.file_types import FILE_TYPES, NUMBERS
+from ollama_bridge.quantization.mixes import ModelShape, plan_types
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+
+Q = GGMLQuantizationType
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +66,44 @@ def test_reference_values_are_in_the_file(tmp_path: Path) -> None:
     assert ReferenceValues.parse(text, where="the GGUF") == stored
 
 
-@pytest.mark.parametrize("type_", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("type_", FILE_TYPES)
 def test_the_gguf_package_reads_every_type(
     checkpoint: Checkpoint, tmp_path: Path, type_: str
 ) -> None:
-    """Each type is readable by gguf-py, matrices of that type and vectors in F32."""
+    """Each type is readable by gguf-py, matrices as planned and vectors in F32."""
     gguf = convert(checkpoint, type=type_, out_dir=tmp_path / "out")
     keys = metadata(gguf.gguf_path)
-    assert keys["general.file_type"] == {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}[type_]
-    for tensor in GGUFReader(gguf.gguf_path).tensors:
-        vector = len(tensor.shape) == 1
-        assert tensor.tensor_type.name == ("F32" if vector else type_.upper())
+    assert keys["general.file_type"] == NUMBERS[type_]
+    tensors = GGUFReader(gguf.gguf_path).tensors
+    shapes = {tensor.name: tuple(reversed(tensor.shape.tolist())) for tensor in tensors}
+    plan = plan_types(type_, shapes, ModelShape("llama", 2, 4, 2))
+    assert {tensor.name: tensor.tensor_type for tensor in tensors} == plan
+
+
+def test_processes_do_not_change_the_file(tmp_path: Path) -> None:
+    """Written by this process alone and with two that help: the same bytes."""
+    values = torch.randn((64, 512), generator=torch.Generator().manual_seed(0))
+    norm = torch.ones(512, dtype=torch.bfloat16)
+    shapes = {"a.weight": (64, 512), "a_norm.weight": (512,), "b.weight": (64, 512)}
+    loads = {"a.weight": values, "a_norm.weight": norm, "b.weight": values.half()}
+    for processes in (0, 2):
+        write_gguf(
+            tmp_path / f"{processes}.gguf",
+            architecture="llama",
+            entries=[],
+            plans=[
+                TensorPlan(name, shape, partial(loads.__getitem__, name))
+                for name, shape in shapes.items()
+            ],
+            types={"a.weight": Q.Q4_K, "a_norm.weight": Q.F32, "b.weight": Q.Q8_0},
+            processes=processes,
+            on_tensor=lambda _: None,
+        )
+    assert (tmp_path / "0.gguf").read_bytes() == (tmp_path / "2.gguf").read_bytes()
+    tensors = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "0.gguf").tensors}
+    assert np.array_equal(tensors["a_norm.weight"].data, np.ones(512, dtype=np.float32))
+    back = dequantize(tensors["a.weight"].data, Q.Q4_K)
+    assert np.abs(back - values.numpy()).max() < 0.3
 
 
 def test_weights_are_those_of_the_checkpoint(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -178,19 +214,26 @@ def test_odd_rows_fall_back_and_say_so(tmp_path: Path) -> None:
     types = {t.name: t.tensor_type.name for t in GGUFReader(gguf.gguf_path).tensors}
     assert types["blk.0.attn_q.weight"] == "F16"
     assert types["blk.0.ffn_down.weight"] == "Q8_0"
-    assert "48" in gguf.facts["notes"][0]
+    assert "rows of 48" in gguf.facts["notes"][0]
+    assert "F16" in gguf.facts["notes"][0]
 
 
-def test_q8_0_computes_nearly_the_same(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """The Q8_0 file, read back, gives log-probabilities close to the checkpoint's."""
-    gguf = convert(checkpoint, type="q8_0", out_dir=tmp_path / "out")
-    import_gguf(gguf.gguf_path, tmp_path / "back")
+def test_quantized_files_compute_nearly_the_same(tmp_path: Path) -> None:
+    """Files, read back, give the checkpoint's log-probabilities, the closer the more bits."""
+    source = build_tiny_checkpoint(tmp_path / "wide", hidden=256)
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
     tokens = torch.arange(3, 60)[None]
+    divergences = []
     with torch.no_grad():
         expected = load_model(checkpoint.path)(tokens).logits.log_softmax(-1)
-        got = load_model(tmp_path / "back")(tokens).logits.log_softmax(-1)
-    divergence = (expected.exp() * (expected - got)).sum(-1).mean()
-    assert 0 < divergence < 0.01
+        for type_ in ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"):
+            gguf = convert(checkpoint, type=type_, out_dir=tmp_path / type_)
+            import_gguf(gguf.gguf_path, tmp_path / f"back-{type_}")
+            got = load_model(tmp_path / f"back-{type_}")(tokens).logits.log_softmax(-1)
+            divergences.append(float((expected.exp() * (expected - got)).sum(-1).mean()))
+    assert divergences == sorted(divergences)
+    assert 0 < divergences[0] < 1e-3
+    assert divergences[1] < 0.05
 
 
 def test_missing_rows_are_filled_up(tmp_path: Path) -> None:
@@ -240,11 +283,12 @@ def test_configs_that_do_not_fit_are_refused(
 def test_a_full_disk_is_said(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """numpy's way of reporting a full disk becomes DiskFullError."""
+    """A disk that fills up among the tensors becomes DiskFullError, and no file is left."""
 
     def full(*_: object) -> None:
-        raise OSError("4096 requested and 0 written")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gguf.gguf_writer.GGUFWriter.write_tensor_data", full)
+    monkeypatch.setattr("ollama_bridge.conversion.writer._pad", full)
     with pytest.raises(DiskFullError):
         convert(checkpoint, type="f32", out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

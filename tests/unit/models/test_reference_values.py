@@ -15,7 +15,7 @@ from ollama_bridge.errors import ModelError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.probes import CONVERSATIONS
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import NOISE_TYPES, ReferenceValues
 
 
 def values_of(
@@ -114,7 +114,9 @@ def test_ends_and_sizes(values: ReferenceValues, tiny_checkpoint: Path) -> None:
 def test_noise_of_every_type_is_estimated(values: ReferenceValues) -> None:
     """Coarser types move the model further."""
     noise = {name: found.mean_kl_nats for name, found in values.noise.items()}
-    assert 0 <= noise["f16"] < noise["bf16"] < noise["q8_0"] < 0.1
+    assert tuple(noise) == NOISE_TYPES
+    assert 0 <= noise["f16"] < noise["bf16"] < noise["q8_0"] <= noise["q6_k"] < noise["q5_0"] < 0.1
+    assert noise["q5_0"] < noise["q4_0"]
 
 
 def test_default_system_prompt_of_the_template_is_seen(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from fakes.serving import small_reference
 
-from ollama_bridge.reference import Noise, ReferenceValues
+from ollama_bridge.quantization.file_types import FILE_TYPES
+from ollama_bridge.reference import NOISE_OF, NOISE_TYPES, Noise, ReferenceValues
 from ollama_bridge.verify.bounds import GGUF_TYPES, bounds_of
 
 
@@ -17,10 +18,11 @@ def noisy(name: str, *, difference: float, kl: float) -> ReferenceValues:
 
 @pytest.mark.parametrize("gguf_type", GGUF_TYPES)
 def test_a_steady_checkpoint_has_the_fixed_bounds(gguf_type: str) -> None:
-    """Without noise: 0.05 nats where numbers are nearly exact, 0.01 mean KL for Q8_0."""
+    """Without noise: 0.05 nats where numbers are nearly exact, a mean KL for all others."""
     bounds = bounds_of(gguf_type, small_reference())
     assert bounds.max_difference == (0.05 if gguf_type in ("f32", "f16") else None)
-    assert bounds.mean_kl_nats == {"q8_0": 0.01, "bf16": 0.002}.get(gguf_type, 0.001)
+    by_bits = {"q8": 0.01, "q6": 0.02, "q5": 0.05, "q4": 0.15, "q3": 0.5, "q2": 0.5, "bf": 0.002}
+    assert bounds.mean_kl_nats == by_bits.get(gguf_type[:2], 0.001)
     assert bounds.same_text == (gguf_type in ("f32", "f16"))
 
 
@@ -30,9 +32,19 @@ def test_a_fragile_checkpoint_gets_room() -> None:
     bounds = bounds_of("f32", noisy("f16", difference=0.06, kl=0.0))
     assert bounds.max_difference == pytest.approx(0.09)
     assert not bounds.same_text
+    # A family is judged by the estimate of its coarsest type.
+    assert bounds_of("q5_k_m", noisy("q5_0", difference=2.4, kl=0.06)).mean_kl_nats == 0.12
 
 
 def test_no_noise_makes_a_proof_meaningless() -> None:
     """However fragile, what a wrong permutation does stays outside."""
     assert bounds_of("q8_0", noisy("q8_0", difference=9.0, kl=2.0)).mean_kl_nats == 0.2
+    assert bounds_of("q4_k_m", noisy("q4_k_s", difference=9.0, kl=2.0)).mean_kl_nats == 0.5
     assert bounds_of("f16", noisy("f16", difference=9.0, kl=2.0)).max_difference == 1.0
+
+
+def test_every_type_that_can_be_written_has_bounds() -> None:
+    """No type is left to chance, and what stands for its noise is estimated."""
+    assert set(GGUF_TYPES) == set(FILE_TYPES)
+    assert set(NOISE_OF) <= set(FILE_TYPES)
+    assert set(NOISE_OF.values()) == set(NOISE_TYPES)
