@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import AsyncClient, Client, Reply
     from ollama_bridge.config import Recipe, load_recipe
     from ollama_bridge.conversion import convert
+    from ollama_bridge.conversion.importance import importance
     from ollama_bridge.data.prepare import prepare
     from ollama_bridge.errors import OllamaBridgeError
     from ollama_bridge.evaluation.run import evaluate
@@ -38,6 +39,7 @@ __all__ = [
     "distill",
     "evaluate",
     "finetune",
+    "importance",
     "label",
     "load_recipe",
     "package",
@@ -60,6 +62,7 @@ _HOMES = {
     "distill": "train.distill",
     "evaluate": "evaluation.run",
     "finetune": "train.finetune",
+    "importance": "conversion.importance",
     "label": "teacher.local",
     "load_recipe": "config",
     "package": "packaging",

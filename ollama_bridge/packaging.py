@@ -27,6 +27,7 @@ def package(
     recipe_modelfile: Mapping[str, object] | None = None,
     system: str | None = None,
     gguf_type: str = "q8_0",
+    imatrix: Path | None = None,
     force: bool = False,
     link: bool = True,
     publish_to: str | None = None,
@@ -44,6 +45,7 @@ def package(
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
         system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
         gguf_type: One of ``quantization.file_types.FILE_TYPES``.
+        imatrix: An importance matrix for types of blocks, in a format of llama.cpp.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
@@ -81,7 +83,13 @@ def package(
         source = with_reference_values(
             source, system=system, out_dir=run_dir / "checkpoint", reporter=tee
         )
-        gguf = convert(source, type=gguf_type, out_dir=run_dir / f"gguf-{gguf_type}", reporter=tee)
+        gguf = convert(
+            source,
+            type=gguf_type,
+            imatrix=imatrix,
+            out_dir=run_dir / f"gguf-{gguf_type}",
+            reporter=tee,
+        )
         ensure_daemon(reporter=tee, host=host)
         model = register(
             gguf,

@@ -24,6 +24,7 @@ def package(
     checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
     gguf_type: options.TypeOption = "q8_0",
+    imatrix: options.ImatrixOption = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
     parameter: Annotated[
@@ -63,6 +64,7 @@ def package(
             },
             system=system,
             gguf_type=gguf_type,
+            imatrix=imatrix,
             force=force,
             link=link,
             publish_to=publish,

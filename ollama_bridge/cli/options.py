@@ -21,6 +21,14 @@ OutOption = Annotated[
 TypeOption = Annotated[
     str, typer.Option("--type", help=f"{ALL_NAMES}.", autocompletion=completion.file_types)
 ]
+ImatrixOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--imatrix",
+        help="Importance matrix (`importance` makes one; llama.cpp's work too).",
+        dir_okay=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a recipe key, such as distill.lr=3e-4. Repeatable."),

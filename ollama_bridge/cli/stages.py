@@ -20,7 +20,17 @@ StageOut = Annotated[Path, typer.Option("--out", help="Folder of the artefact.",
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (prepare, finetune, label, distill, evaluate, convert, render, register):
+    for command in (
+        prepare,
+        finetune,
+        label,
+        distill,
+        evaluate,
+        importance,
+        convert,
+        render,
+        register,
+    ):
         app.command(command.__name__, rich_help_panel="Stages")(command)
 
 
@@ -173,6 +183,31 @@ def evaluate(
         output.data(read_markdown(report))
 
 
+def importance(
+    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    corpus: CorpusOption,
+    out: StageOut,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of the corpus, at most.")] = 50_000,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Measure which columns of its matrices a model uses, for `convert --imatrix`."""
+    from ollama_bridge.conversion.importance import importance as stage
+
+    with ConsoleReporter() as reporter:
+        found = stage(
+            _checkpoint(source, host, reporter),
+            Corpus.open(corpus),
+            max_tokens=max_tokens,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    if as_json:
+        _print(found, as_json=True)
+    else:
+        output.data(str(found.imatrix_path))
+
+
 def convert(
     source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     out: StageOut,
@@ -180,6 +215,7 @@ def convert(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
     ] = False,
+    imatrix: options.ImatrixOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -193,6 +229,7 @@ def convert(
         gguf = stage(
             _checkpoint(source, host, reporter),
             type=gguf_type,
+            imatrix=imatrix,
             out_dir=out.absolute(),
             reporter=reporter,
         )

@@ -11,11 +11,13 @@ from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work, digest_file
+from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.general import (
@@ -28,6 +30,7 @@ from ollama_bridge.models.model_card import card_entries
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
+from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import NUMBERS, parse
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, base_type, plan_types
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
@@ -46,6 +49,7 @@ def convert(
     reporter: Reporter | None = None,
     chat_template: bool = False,
     name: str | None = None,
+    imatrix: Path | None = None,
 ) -> GGUFFile:
     """Write a checkpoint as one GGUF file.
 
@@ -58,6 +62,8 @@ def convert(
             tag needs one authority on rendering: with a TEMPLATE too, Ollama decides by rules of
             its own which one it follows. Off, it is kept under a key of ours for a later import.
         name: ``general.name``; None: made from the base model's name and the stage.
+        imatrix: An importance matrix, in a format of llama.cpp; types of blocks spare the columns
+            that count.
 
     Raises:
         ModelError: the folder cannot be used.
@@ -66,11 +72,15 @@ def convert(
     """
     reporter = reporter or NullReporter()
     type = parse(type)  # noqa: A001
+    importance = read_importance(imatrix) if imatrix is not None else {}
+    inputs = {"checkpoint": checkpoint.digest}
+    if imatrix is not None:
+        inputs["imatrix"] = digest_file(imatrix)
     work = Work(
         kind=GGUFFile.kind,
         stage="convert",
         version=_VERSION,
-        inputs={"checkpoint": checkpoint.digest},
+        inputs=inputs,
         settings={"type": type, "chat_template": chat_template, "name": name},
     )
     with Timed(reporter, "convert") as timer, open_draft(out_dir, work) as draft:
@@ -88,11 +98,14 @@ def convert(
             type,
             {plan.name: plan.shape for plan in plans},
             ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads),
+            with_importance=imatrix is not None,
         )
+        _check_importance(importance, plans)
         parameters = sum(math.prod(plan.shape) for plan in plans)
         entries = [
             *_general(checkpoint, config, weights, type, parameters=parameters, name=name),
             *metadata,
+            *_imatrix(inputs.get("imatrix"), importance),
             *tokenizer.entries(chat_template=chat_template),
             *_reference(checkpoint),
         ]
@@ -110,6 +123,7 @@ def convert(
             entries=entries,
             plans=plans,
             types=types,
+            importance=importance,
             on_tensor=lambda done: reporter.emit(Progress("convert", done, len(plans), "tensors")),
         )
         if checkpoint.reference_path.is_file():
@@ -128,6 +142,32 @@ def convert(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return GGUFFile(out_dir, manifest)
+
+
+def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPlan]) -> None:
+    for plan in plans:
+        found = weights.get(plan.name)
+        if found is not None and len(found) != plan.shape[-1]:
+            raise ConversionError(
+                f"the importance matrix has {len(found)} columns for {plan.name}, the checkpoint "
+                f"{plan.shape[-1]}",
+                hint="measure it on this model: ollama-bridge importance --help",
+            )
+    if weights and not any(plan.name in weights for plan in plans):
+        raise ConversionError(
+            "the importance matrix knows no tensor of this checkpoint",
+            hint="measure it on this model: ollama-bridge importance --help",
+        )
+
+
+def _imatrix(digest: str | None, weights: Mapping[str, Float32Array]) -> list[Entry]:
+    """Which importance matrix shaped the file."""
+    if digest is None:
+        return []
+    return [
+        text("ollama_bridge.imatrix.sha256", digest),
+        number("quantize.imatrix.entries_count", len(weights)),
+    ]
 
 
 def _reference(checkpoint: Checkpoint) -> list[Entry]:
