@@ -19,7 +19,7 @@ from ollama_bridge.errors import ConversionError
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array
 from ollama_bridge.quantization.workers import Rows
 
-PIECE_VALUES = 1 << 20
+PIECE_VALUES = 1 << 18  # a megabyte in float32
 _F16_MAX = float(np.finfo(np.float16).max)
 # What a block reaches whose scale (and minimum) is a float16.
 _LIMITS = {

@@ -129,7 +129,7 @@ def _read_legacy(path: Path, data: bytes) -> dict[str, Float32Array]:
         if not 0 < columns <= _MAX_COLUMNS or len(data) < at + 4 * columns or calls < 0:
             raise _unusable(path, f"at byte {at}: {name} is cut off")
         values = np.frombuffer(data, "<f4", columns, at)
-        found[name] = values / np.float32(max(calls, 1))
+        found[name] = (values / max(calls, 1)).astype(np.float32)
         at += 4 * columns
     return found
 

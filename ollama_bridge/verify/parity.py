@@ -6,6 +6,7 @@ tag passes or not; what to do with it is ``registration``'s business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,10 @@ from ollama_bridge.verify.scores import ServedScore, compare_tops, special_texts
 from ollama_bridge.verify.settings import check_settings
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
-# The likeliest end token has to lead by this before a daemon is held to ending there.
+# The likeliest end token has to lead by this before a daemon is held to ending there, and losing
+# the lead has to cost this many times the mean KL that its type may have: a coarse one is not held.
 _CERTAIN_END = 0.5
+_UNLIKELY = 4.0
 _GREEDY = {
     "temperature": 0.0,
     "repeat_penalty": 1.0,
@@ -246,7 +249,16 @@ class _Run:
             return False
         ends = {token.id for token in self.reference.end_tokens}
         best, second = place.top[0], place.top[1]
-        return best.id in ends and best.logprob - second.logprob >= _CERTAIN_END
+        lead = best.logprob - second.logprob
+        unlikely = _cost_of_a_tie(lead) >= _UNLIKELY * self.bounds.mean_kl_nats
+        return best.id in ends and lead >= _CERTAIN_END and unlikely
+
+
+def _cost_of_a_tie(lead: float) -> float:
+    """KL in nats between two tokens of which one leads, and the two as likely as each other."""
+    likelier = 1 / (1 + math.exp(-lead))
+    less = 1 - likelier
+    return likelier * math.log(2 * likelier) + (less * math.log(2 * less) if less else 0.0)
 
 
 def _check_counts(places: Sequence[_Scored]) -> Check:

@@ -1,0 +1,132 @@
+"""Quantized files in a real daemon, and beside those of llama.cpp's own tool."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes.exports import Exports, damaged, modelfile_of, undo_permutation
+from fakes.mixes import MIXES, QUANTIZED, TABLE, chosen_by_llama_quantize, compact, write_empty
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from llama_quantize import find_tool
+
+from ollama_bridge.client import Client
+from ollama_bridge.errors import ParityError
+from ollama_bridge.models.gguf_import import import_gguf
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.registration import register
+
+pytestmark = pytest.mark.live
+
+SYSTEM = "You are a terse assistant. Answer in one short sentence."
+TEXT = """The museum opens at nine, except on Mondays, and the last visitors are let in an hour
+before it closes. Photographs may be taken without a flash. Children under twelve pay nothing."""
+
+
+@pytest.fixture(scope="module")
+def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The real SmolLM2-135M-Instruct, imported from its GGUF."""
+    folder = tmp_path_factory.mktemp("smollm-quantized")
+    imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
+    checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
+    return Exports(checkpoint, folder)
+
+
+@pytest.mark.parametrize("gguf_type", ["q6_k", "q5_k_m", "q4_k_m", "q4_0"])
+def test_a_quantized_model_is_registered_and_answers(
+    smollm: Exports, client: Client, tmp_path: Path, gguf_type: str
+) -> None:
+    """Each type passes its proof, is shown as what it is, and answers."""
+    gguf = smollm.gguf(gguf_type)
+    tag = f"live-quantize:{gguf_type}"
+    model = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "tag")
+    assert model.facts["passed"]
+    details = client.show(tag).raw["details"]
+    assert details["quantization_level"].lower() == gguf_type
+    options = {"temperature": 0.0, "num_predict": 24}
+    assert "Paris" in client.chat(tag, "What is the capital of France?", options=options).text
+
+
+@pytest.mark.parametrize("gguf_type", ["q4_k_m", "q4_0"])
+def test_a_wrong_quantized_model_is_refused(
+    smollm: Exports, client: Client, tmp_path: Path, gguf_type: str
+) -> None:
+    """Rows of q and k in the wrong order are found however coarse the type."""
+    good = smollm.gguf(gguf_type)
+    bad = damaged(good, tmp_path / "bad", undo_permutation)
+    with pytest.raises(ParityError, match="no tag was made") as caught:
+        register(
+            bad,
+            modelfile_of(good, SYSTEM),
+            f"live-quantize:bad-{gguf_type}",
+            client=client,
+            out_dir=tmp_path / "tag",
+        )
+    assert caught.value.layer == "tensor"
+
+
+@pytest.mark.parametrize("case", MIXES)
+def test_the_table_of_types_is_llama_quantizes(
+    case: str, tmp_path: Path, caches: dict[str, str]
+) -> None:
+    """What the fast tests hold our mixes against is what the tool says today."""
+    tool = find_tool(caches)
+    write_empty(case, tmp_path / "empty.gguf")
+    expected = json.loads(TABLE.read_text())[case]
+    for file_type in QUANTIZED:
+        chosen = chosen_by_llama_quantize(tool, tmp_path / "empty.gguf", file_type)
+        assert compact(chosen) == expected[file_type], file_type
+
+
+def types_of(path: Path) -> dict[str, str]:
+    """Type of every tensor."""
+    return {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
+
+
+def relative_errors(path: Path, exact: Path) -> dict[str, float]:
+    """Mean square error of every quantized tensor, as a part of its mean square."""
+    wanted = {tensor.name: tensor.data for tensor in GGUFReader(exact).tensors}
+    errors = {}
+    for tensor in GGUFReader(path).tensors:
+        if tensor.tensor_type.name != "F32":
+            values = wanted[tensor.name].reshape(-1, wanted[tensor.name].shape[-1])
+            back = dequantize(tensor.data, tensor.tensor_type).reshape(values.shape)
+            errors[tensor.name] = float(np.square(back - values).mean() / np.square(values).mean())
+    return errors
+
+
+def divergence(folder: Path, exact: torch.Tensor, ids: torch.Tensor) -> float:
+    """Mean KL(exact || what a folder's weights give) over the positions of a text, in nats."""
+    with torch.inference_mode():
+        logprobs = load_model(folder)(ids).logits.log_softmax(-1)
+    return float((exact.exp() * (exact - logprobs)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("gguf_type", ["q4_k_m", "q6_k"])
+def test_no_further_from_the_model_than_llama_quantize(
+    smollm: Exports, tmp_path: Path, caches: dict[str, str], gguf_type: str
+) -> None:
+    """Same source, same mix: the same types, no larger errors, and no larger KL."""
+    tool = find_tool(caches)
+    exact, ours = smollm.gguf("f32").gguf_path, smollm.gguf(gguf_type).gguf_path
+    theirs = tmp_path / "theirs.gguf"
+    subprocess.run([tool, exact, theirs, gguf_type], check=True, capture_output=True)
+    assert types_of(ours) == types_of(theirs)
+    left, right = relative_errors(ours, exact), relative_errors(theirs, exact)
+    assert sum(left.values()) <= 1.001 * sum(right.values())
+    tokenizer = load_tokenizer(smollm.checkpoint.path)
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        expected = load_model(smollm.checkpoint.path)(ids).logits.log_softmax(-1)
+    import_gguf(ours, tmp_path / "ours")
+    import_gguf(theirs, tmp_path / "theirs")
+    found = divergence(tmp_path / "ours", expected, ids)
+    # A text of fifty tokens cannot tell apart what lies a few percent apart.
+    assert found <= 1.1 * divergence(tmp_path / "theirs", expected, ids)
