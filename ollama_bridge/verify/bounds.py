@@ -13,6 +13,11 @@ Measured on Ollama 0.34.4: largest difference, mean KL (estimate of the mean KL)
 | 6 two-layer Llamas | 0.030, 6e-6 | 0.17, 2e-4 | 0.48, 0.0020 |
 | q, k not permuted | 9.7, 0.90 | | |
 
+| SmolLM2-135M-Instruct | Q6_K | Q5_K_M | Q4_K_M | Q4_0 |
+|---|---|---|---|---|
+| as it is | 1.2, 0.011 (0.017) | 4.1, 0.081 (0.11) | 2.5, 0.042 (0.081) | 4.9, 0.24 (0.46) |
+| q, k not permuted | | | 8.1, 0.69 | 7.5, 0.81 |
+
 BF16 keeps 8 bits of a weight: one difference says little there, the mean does, as for Q8_0.
 """
 
