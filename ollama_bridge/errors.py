@@ -299,6 +299,22 @@ class ConversionError(OllamaBridgeError):
     exit_code = 4
 
 
+class TemplateError(OllamaBridgeError):
+    """A chat template is no template, does not end, or cannot be written in Go.
+
+    Args:
+        is_inexpressible: It is a good template, but Go cannot say what it does.
+    """
+
+    exit_code = 4
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, is_inexpressible: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.is_inexpressible = is_inexpressible
+
+
 class ParityError(OllamaBridgeError):
     """The daemon does not serve what was trained.
 

@@ -1,0 +1,96 @@
+"""Decides who renders a tag's prompts: a Go template of ours, or the daemon's own Jinja.
+
+One authority a tag. With a TEMPLATE and a Jinja template in the GGUF, Ollama follows one of them
+by rules of its own, so only the one that is decided on is given to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.template.proof import prove
+from ollama_bridge.template.synthesis import synthesise
+from ollama_bridge.template.writer import write
+
+Authority = Literal["template", "jinja"]
+
+# Ollama takes a Jinja template that is fewer than a hundred edits away from one that it knows for
+# that one, and renders by its own Go template of that name.
+_COMMENT = (
+    "{# Kept as its checkpoint has it. This comment is here for one reason: Ollama replaces a chat "
+    "template that is less than a hundred edits away from one that it knows by a Go template of "
+    "its own, which leaves out what is special to this one, such as a default system prompt. #}"
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a tag has to render, and what is known of it.
+
+    Attributes:
+        authority: template: a Go template; jinja: the chat template, in the daemon.
+        go: The Go template; None: jinja.
+        reason: Why, in one sentence.
+        tools: Whether requests may offer tools.
+        thinking: Whether an answer's thinking is told from the answer.
+        conversations: How many were compared.
+        differences: What renders differently, in words.
+    """
+
+    authority: Authority
+    go: str | None
+    reason: str
+    tools: bool
+    thinking: bool
+    conversations: int
+    differences: tuple[str, ...]
+
+
+def decide(template: ChatTemplate) -> Served:
+    """Who renders, for a chat template.
+
+    Raises:
+        TemplateError: it does not end, or writes without end.
+    """
+    try:
+        found = synthesise(template)
+        source = write(found)
+        proof = prove(template, source, found)
+    except TemplateError as exc:
+        if not exc.is_inexpressible:
+            raise
+        return Served(
+            "jinja",
+            None,
+            f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
+            f"{exc.message}",
+            tools="tools" in template.source or "tool_call" in template.source,
+            thinking="<think>" in template.source and "</think>" in template.source,
+            conversations=0,
+            differences=(
+                "the daemon leaves out an assistant's earlier thinking",
+                "the daemon closes thinking before it continues an assistant's message",
+            ),
+        )
+    return Served(
+        "template",
+        source,
+        f"a Go template renders as the chat template does in {proof.conversations} conversations",
+        tools=found.tools,
+        thinking=found.thinking is not None,
+        conversations=proof.conversations,
+        differences=(*found.limits, *proof.differences),
+    )
+
+
+def with_comment(source: str) -> str:
+    """A chat template that Ollama does not take for one of those that it knows."""
+    return source + _COMMENT
+
+
+def without_comment(source: str) -> str:
+    """A chat template as its checkpoint has it."""
+    return source.removesuffix(_COMMENT)

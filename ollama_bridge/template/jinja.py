@@ -1,0 +1,224 @@
+"""Renders a checkpoint's chat template as transformers does, without transformers.
+
+The environment is the sandbox of ``transformers.utils.chat_template_utils`` (5.x), filter by
+filter; a test holds the two against each other. A template is someone else's program, so its
+loops are bounded too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from types import FrameType
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.conversation import Conversation
+
+_CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
+# A long conversation takes some thousand lines; a template that needs more does not end.
+_MAX_LINES = 200_000
+_MAX_LENGTH = 1_000_000
+_RENDER_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+
+
+class RefusedError(Exception):
+    """The template raises on this conversation, which is its way to say that it may not be."""
+
+
+class ChatTemplate:
+    """A Jinja chat template and the special tokens that it may name.
+
+    Args:
+        source: The template.
+        special: ``bos_token`` and the like, by name.
+        adds_bos: Whether the tokenizer puts BOS in front by itself; it is then cut off here.
+
+    Raises:
+        TemplateError: it is no Jinja.
+    """
+
+    def __init__(self, source: str, *, special: dict[str, str], adds_bos: bool) -> None:
+        self.source = source
+        self.special = special
+        self.adds_bos = adds_bos
+        self._clock: Callable[[str], str] = lambda form: datetime.now().strftime(form)
+        environment = _environment()
+        environment.globals["strftime_now"] = lambda form: self._clock(form)
+        try:
+            self.tree = environment.parse(source)
+            self._compiled = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as exc:
+            raise TemplateError(
+                f"the chat template, line {exc.lineno}: {exc.message}",
+                hint="fix chat_template.jinja in the checkpoint",
+            ) from exc
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        clock: Callable[[str], str] | None = None,
+        prompt: bool = True,
+        with_bos: bool = False,
+    ) -> str:
+        """The prompt of a conversation, as ``apply_chat_template`` gives it.
+
+        A conversation that ends on the assistant is left open, any other is followed by the
+        generation prompt.
+
+        Args:
+            conversation: What was said.
+            clock: Stands in for ``strftime_now``.
+            prompt: False: neither left open nor followed by anything.
+            with_bos: Keep a BOS that the tokenizer would add by itself.
+
+        Raises:
+            RefusedError: the template raises.
+            TemplateError: the template does not end.
+        """
+        messages = [message.to_jinja() for message in conversation.messages]
+        continued = prompt and conversation.continued
+        if continued:
+            messages[-1]["content"] += _CONTINUED
+        arguments: dict[str, Any] = {
+            "messages": messages,
+            "tools": [dict(tool) for tool in conversation.tools] or None,
+            "documents": None,
+            "add_generation_prompt": prompt and not continued,
+            **self.special,
+        }
+        if conversation.think is not None:
+            # The two names that templates have for it.
+            arguments |= {"enable_thinking": conversation.think, "thinking": conversation.think}
+        rendered = self._run(arguments, clock)
+        if continued:
+            rendered = _cut(rendered)
+        bos = "" if with_bos else self.special.get("bos_token")
+        # The daemon's tokenizer adds it as well: written by both it would be there twice.
+        return rendered.removeprefix(bos) if self.adds_bos and bos else rendered
+
+    def literals(self) -> tuple[str, ...]:
+        """Texts that the template compares or cuts contents with."""
+        found: dict[str, None] = {}
+        for node in self.tree.find_all((nodes.Compare, nodes.Call, nodes.Test)):
+            for constant in node.find_all(nodes.Const):
+                if isinstance(constant.value, str) and constant.value.strip():
+                    found[constant.value] = None
+        return tuple(found)
+
+    def _run(self, arguments: dict[str, Any], clock: Callable[[str], str] | None) -> str:
+        usual = self._clock
+        self._clock = clock or usual
+        parts: list[str] = []
+        length = 0
+        try:
+            with _LineLimit():
+                for part in self._compiled.generate(arguments):
+                    parts.append(part)
+                    length += len(part)
+                    if length > _MAX_LENGTH:
+                        raise TemplateError("the chat template writes without end")
+        except _RENDER_ERRORS as exc:
+            raise RefusedError(str(exc)) from exc
+        except MemoryError as exc:
+            raise TemplateError("the chat template takes all memory") from exc
+        finally:
+            self._clock = usual
+        return "".join(parts)
+
+
+class _LineLimit:
+    """Ends a template that loops for ever: counts the lines that it runs."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = sys.gettrace()
+        sys.settrace(self._on_call)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _on_call(self, frame: FrameType, *_: object) -> Any:
+        return self._on_line if frame.f_code.co_filename == "<template>" else None
+
+    def _on_line(self, *_: object) -> Any:
+        self._lines += 1
+        if self._lines > _MAX_LINES:
+            raise TemplateError(
+                "the chat template does not end", hint="fix chat_template.jinja in the checkpoint"
+            )
+        return self._on_line
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """``{% generation %}``, which marks what is trained and writes nothing of its own."""
+
+    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    return environment
+
+
+def _to_json(  # positions and all, as templates call transformers' filter
+    value: Any,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _cut(rendered: str) -> str:
+    place = rendered.rfind(_CONTINUED.strip())
+    if place < 0:
+        raise RefusedError("the chat template drops the message that is to be continued")
+    # Without its space the template trims: what was before the mark is trimmed too.
+    whole = rendered[place : place + len(_CONTINUED)] == _CONTINUED
+    return rendered[:place] if whole else rendered[:place].rstrip()

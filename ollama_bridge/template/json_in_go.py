@@ -1,0 +1,183 @@
+"""Go template code that writes tools and arguments as ``json.dumps`` does.
+
+Go's own ``json`` writes no space behind ``:`` and ``,`` and escapes ``<``, ``>`` and ``&``. So
+texts are written character by character here, and objects by templates that call each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ollama_bridge.template.nodes import Code, Node, Say, Show
+from ollama_bridge.template.observation import ToolForm
+
+LIMITS = (
+    "a tool's definition has its keys in Ollama's order, without those that Ollama does not know; "
+    "properties and arguments come by name",
+)
+LIMITS_OF_INDENTED = ("what is nested deeper than a tool's property is written without spaces",)
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_ESCAPES |= {"\b": "\\b", "\f": "\\f"}
+_GO_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_GO_ESCAPES |= {"\b": "\\b", "\f": "\\f"}
+
+
+def string() -> list[Node]:
+    """The body of a template that writes the text it is given as JSON."""
+    found: list[Node] = [Code("$text := ."), Say('"'), Code("range len $text")]
+    found += [Code('$first := printf "%.1s" $text'), Code("if not $first"), Code("break")]
+    for character, escape in _ESCAPES.items():
+        found += [Code(f'else if eq $first "{_GO_ESCAPES[character]}"'), Say(escape)]
+    found += [Code('else if lt $first " "'), Say("\\u00"), Show('printf "%x" $first')]
+    found += [Code("else"), Show("$first"), Code("end")]
+    return [*found, Code("$text = slice $text (len $first)"), Code("end"), Say('"')]
+
+
+def value() -> list[Node]:
+    """The body of a template that writes any JSON value."""
+    return [
+        Code('$type := printf "%T" .'),
+        Code('if eq $type "string"'),
+        _string("."),
+        Code('else if eq $type "map[string]interface {}"'),
+        Show('template "object" .'),
+        Code('else if eq $type "[]interface {}"'),
+        *_list(_Style(None), 0, ".", Show('template "value" $item')),
+        Code("else"),
+        Show("json ."),
+        Code("end"),
+    ]
+
+
+def object_() -> list[Node]:
+    """The body of a template that writes a mapping; arguments of a call are one."""
+    return _mapping(_Style(None), 0, ".", [Show('template "value" $value')])
+
+
+def tool(form: ToolForm) -> list[Node]:
+    """The body of a template that writes a tool."""
+    style, whole = _Style(form.indent, form.level), form.whole
+    if not whole:
+        return _function(style, 0)
+    return [
+        Say("{" + style.line(1) + '"type": '),
+        _string("$.Type"),
+        Say(style.comma(1) + '"function": '),
+        *_function(style, 1),
+        Say(style.line(0) + "}"),
+    ]
+
+
+def property_(form: ToolForm) -> list[Node]:
+    """The body of a template that writes a tool's property; what an indented one nests is Go's."""
+    indent, level = form.indent, 4 if form.whole else 3
+    style, inner = _Style(indent, form.level), level + 1
+    nested: Mapping[str, list[Node]]
+    if indent is None:
+        deeper = _mapping(style, inner, ".Properties.ToMap", [Show('template "property" $value')])
+        nested = {
+            "AnyOf": _list(style, inner, ".AnyOf", Show('template "property" $item')),
+            "Items": [Show('template "value" .Items')],
+            "Properties": deeper,
+        }
+    else:
+        nested = {key: [Show(f"json .{key}")] for key in ("AnyOf", "Items", "Properties")}
+    types = [
+        Code("if eq (len .Type) 1"),
+        _string("(index .Type 0)"),
+        Code("else"),
+        *_list(style, inner, ".Type", _string("$item")),
+        Code("end"),
+    ]
+    found: list[Node] = [Say("{"), Code('$comma := ""')]
+    for field, key, written in (
+        ("AnyOf", "anyOf", nested["AnyOf"]),
+        ("Type", "type", types),
+        ("Items", "items", nested["Items"]),
+        ("Description", "description", [_string(".Description")]),
+        ("Enum", "enum", _list(style, inner, ".Enum", Show('template "value" $item'))),
+        ("Properties", "properties", nested["Properties"]),
+        ("Required", "required", _list(style, inner, ".Required", _string("$item"))),
+    ):
+        found += [Code(f"if .{field}"), Show("$comma"), Say(style.line(inner) + f'"{key}": ')]
+        found += [*written, Code(f'$comma = "{style.mark}"'), Code("end")]
+    return [*found, *_space(style.line(level)), Say("}")]
+
+
+class _Style:
+    """Where ``json.dumps`` breaks lines."""
+
+    def __init__(self, indent: int | None, base: int = 0) -> None:
+        self._indent = indent
+        self._base = base
+        self.mark = ", " if indent is None else ","
+
+    def line(self, level: int) -> str:
+        """What stands behind an opening and before a closing bracket."""
+        return "" if self._indent is None else "\n" + " " * (self._indent * (self._base + level))
+
+    def comma(self, level: int) -> str:
+        """What stands between two items."""
+        return self.mark + self.line(level)
+
+
+def _function(style: _Style, level: int) -> list[Node]:
+    inner = level + 1
+    return [
+        Say("{" + style.line(inner) + '"name": '),
+        _string("$.Function.Name"),
+        Say(style.comma(inner) + '"description": '),
+        _string("$.Function.Description"),
+        Say(style.comma(inner) + '"parameters": '),
+        *_parameters(style, inner),
+        Say(style.line(level) + "}"),
+    ]
+
+
+def _parameters(style: _Style, level: int) -> list[Node]:
+    inner, of = level + 1, "$.Function.Parameters"
+    return [
+        Say("{" + style.line(inner) + '"type": '),
+        _string(f"{of}.Type"),
+        Say(style.comma(inner) + '"properties": '),
+        *_mapping(style, inner, f"{of}.Properties", [Show('template "property" $value')]),
+        Code(f"if {of}.Required"),
+        Say(style.comma(inner) + '"required": '),
+        *_list(style, inner, f"{of}.Required", _string("$item")),
+        Code("end"),
+        Say(style.line(level) + "}"),
+    ]
+
+
+def _mapping(style: _Style, level: int, of: str, written: Sequence[Node]) -> list[Node]:
+    inner = level + 1
+    found: list[Node] = [Say("{"), Code('$mark := ""'), Code(f"range $key, $value := {of}")]
+    found += [Show("$mark"), *_space(style.line(inner)), _string("$key"), Say(": "), *written]
+    found += [Code(f'$mark = "{style.mark}"'), Code("end")]
+    if style.line(level):
+        found += [Code("if $mark"), *_space(style.line(level)), Code("end")]
+    return [*found, Say("}")]
+
+
+def _list(style: _Style, level: int, of: str, written: Node) -> list[Node]:
+    inner = level + 1
+    return [
+        Say("["),
+        Code(f"range $m, $item := {of}"),
+        Code("if $m"),
+        Say(style.mark),
+        Code("end"),
+        *_space(style.line(inner)),
+        written,
+        Code("end"),
+        *_space(style.line(level)),
+        Say("]"),
+    ]
+
+
+def _string(name: str) -> Node:
+    return Show(f'template "string" {name}')
+
+
+def _space(text: str) -> list[Node]:
+    return [Say(text)] if text else []

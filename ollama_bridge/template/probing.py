@@ -1,0 +1,162 @@
+"""Questions to a chat template that have short answers, and the conversations it is probed with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ollama_bridge.template.conversation import Conversation
+from ollama_bridge.template.decisions import ConflictError, Leaf, Sample, Tree, learn
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.observation import Notation, fill, observe
+
+# Letters as in `fill`.
+PLAIN_SHAPES = ("u", "ua", "uau", "uaua", "uauau", "uauaua", "uauauau")
+THOUGHT_SHAPES = ("ur", "uru", "urur", "uruau", "uauru", "uruaur", "uruaua", "uauaur")
+CALLED_SHAPES = (
+    *("uct", "ucta", "uctau", "uctct", "uctcta", "udtt", "udtta", "ust", "usta", "ustau"),
+    *("uauct", "uaust", "uctauct", "uctaucta", "uctauaua", "uctu", "uctst", "uctsta", "ustctau"),
+)
+# Where calls are not written, a message must say something for its place to be seen.
+SAID_AND_CALLED_SHAPES = (
+    *("ust", "usta", "ustau", "uaust", "ustst", "uststa", "ustaust", "ustausta", "ustauaua"),
+)
+THOUGHT_CALLED_SHAPES = ("ukt", "ukta", "uktr", "uktru", "uktruau", "uruct", "uruktr", "uaukt")
+_THINKS: tuple[bool | None, ...] = (None, True, False)
+_SPACE = " \n"
+
+
+def takes_tools(template: ChatTemplate) -> bool:
+    """Whether tools change the prompt."""
+    for system in (False, True):
+        try:
+            bare = template.render(fill("u", system=system, tools=0, think=None))
+            if template.render(fill("u", system=system, tools=1, think=None)) != bare:
+                return True
+        except RefusedError:
+            continue
+    return False
+
+
+def depends_on_think(template: ChatTemplate, *, tools: bool) -> bool:
+    """Whether the request's ``think`` changes any prompt."""
+    for shape in ("u", "uau", "ur", "uru", "uruau", *(("uct", "ucta") if tools else ())):
+        texts = set()
+        for think in _THINKS:
+            conversation = fill(shape, system=False, tools=int(tools), think=think)
+            try:
+                texts.add(template.render(conversation))
+            except RefusedError:
+                continue
+        if len(texts) > 1:
+            return True
+    return False
+
+
+def shows_thinking(template: ChatTemplate) -> bool:
+    """Whether the template knows of an assistant's thinking."""
+    return _shows_field(template) or find_dropped_tags(template) is not None
+
+
+def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
+    """The tags between which the template cuts thinking out of what was said, or opens it itself.
+
+    Tags are tried that the template itself names, and one that it ends a prompt with.
+    """
+    for think, pattern in ((None, r"<(\w+)>\s*$"), (False, r"<(\w+)>\s*</\1>\s*$")):
+        prompt = template.render(fill("u", system=False, tools=0, think=think))
+        opened = re.search(pattern, prompt)
+        if opened is not None:
+            return f"<{opened[1]}>\n", f"\n</{opened[1]}>\n\n"
+    asked = fill("uau", system=False, tools=0, think=None)
+    first, said, last = asked.messages
+    names = {name for text in template.literals() for name in re.findall(r"</(\w+)>", text)}
+    for name in sorted(names):
+        opening, closing = f"<{name}>\n", f"\n</{name}>\n\n"
+        tagged = replace(said, content=f"{opening}Xmused0Z{closing}{said.content}")
+        try:
+            text = template.render(replace(asked, messages=(first, tagged, last)))
+        except RefusedError:
+            continue
+        if "Xmused0Z" not in text and said.content in text:
+            return opening, closing
+    return None
+
+
+def find_trims(
+    template: ChatTemplate, notation: Notation, *, tools: bool
+) -> tuple[dict[str, Tree[str]], list[str]]:
+    """Where white space around a message is cut off, by role, and what cannot be said of it."""
+    samples: dict[str, list[Sample[str]]] = {}
+    limits = []
+    for conversation in _trim_cases(template, tools=tools):
+        for number, message in enumerate(conversation.messages):
+            if not message.content or (message.role == "tool" and notation.quoted_results):
+                continue
+            if message.content not in template.render(conversation):
+                continue  # left out here
+            kind = _trim_of(template, conversation, number)
+            if kind is None:
+                limits.append(
+                    f"white space around a {message.role}'s message is changed in a way of the "
+                    "chat template's own"
+                )
+                continue
+            facts = observe(template, conversation, notation).facts(number)
+            samples.setdefault(message.role, []).append(Sample(facts, kind, conversation))
+    trims = {}
+    for role, seen in samples.items():
+        try:
+            trims[role] = learn(seen)
+        except ConflictError:
+            trims[role] = Leaf("")
+            limits.append(f"white space around a {role}'s message is cut off at some places only")
+    return trims, list(dict.fromkeys(limits))
+
+
+def _trim_cases(template: ChatTemplate, *, tools: bool) -> Iterator[Conversation]:
+    shapes = ["u", "uau", "uauau", "uauaua", *(["ustau", "usta"] if tools else [])]
+    for shape in shapes:
+        for system in (False, True):
+            conversation = fill(shape, system=system, tools=int("t" in shape), think=None)
+            try:
+                template.render(conversation)
+            except RefusedError:
+                continue
+            yield conversation
+
+
+def _trim_of(template: ChatTemplate, conversation: Conversation, number: int) -> str | None:
+    def render(content: str) -> str:
+        messages = list(conversation.messages)
+        messages[number] = replace(messages[number], content=content)
+        return template.render(replace(conversation, messages=tuple(messages)))
+
+    said = conversation.messages[number].content
+    padded = f"{_SPACE}{said}{_SPACE[::-1]}"
+    got = render(padded)
+    bare = render(said)
+    if got == bare:
+        return "both"
+    for kind, text in (
+        ("", padded),
+        ("left", padded.lstrip()),
+        ("right", padded.rstrip()),
+    ):
+        if got == bare.replace(said, text):
+            return kind
+    return None
+
+
+def _shows_field(template: ChatTemplate) -> bool:
+    for shape in THOUGHT_SHAPES[:3]:
+        for think in _THINKS:
+            conversation = fill(shape, system=False, tools=0, think=think)
+            thought = conversation.messages[1].thinking
+            try:
+                if thought in template.render(conversation):
+                    return True
+            except RefusedError:
+                continue
+    return False

@@ -1,0 +1,204 @@
+"""Holds a Go template against the chat template that it was derived from.
+
+Ordinary conversations have to render to the same text, each of them. What no ordinary request
+holds (white space around a message, nothing in it, the chat template's own tags) is tried too;
+where that differs, the difference is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+
+from ollama_bridge.template import json_in_go
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.format import Format
+from ollama_bridge.template.generation import PADDINGS, Domain, fixed, random_ones
+from ollama_bridge.template.go_run import GoTemplate
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.observation import inexpressible, takes_system
+from ollama_bridge.template.probing import depends_on_think
+from ollama_bridge.template.shrinking import shrink
+
+_RANDOM_CONVERSATIONS = 300
+# A day whose parts all differ, and one with leading zeros.
+_DAYS = (date(2031, 12, 25), date(2026, 2, 3))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The smallest conversation found that the two render differently.
+
+    Attributes:
+        conversation: The conversation.
+        wanted: What the chat template renders.
+        got: What the Go template renders.
+    """
+
+    conversation: Conversation
+    wanted: str
+    got: str
+
+    def __str__(self) -> str:
+        """The conversation, and the first place that differs."""
+        shared = min(len(self.wanted), len(self.got))
+        at = next((i for i in range(shared) if self.wanted[i] != self.got[i]), shared)
+        wanted, got = (text[max(at - 16, 0) : at + 24] for text in (self.wanted, self.got))
+        return (
+            f"[{self.conversation.describe()}] differs at character {at}: the chat template "
+            f"renders ...{wanted!r}..., the Go template ...{got!r}..."
+        )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """That a Go template renders as the chat template does.
+
+    Attributes:
+        conversations: How many were compared and are equal.
+        refused: How many the chat template refuses, so that nothing can be compared.
+        differences: What renders differently, in words; none of it is an ordinary request.
+    """
+
+    conversations: int
+    refused: int
+    differences: tuple[str, ...]
+
+
+def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0) -> Proof:
+    """Compare the two on a fixed set of conversations and on random ones.
+
+    Args:
+        template: The chat template.
+        source: The Go template.
+        format_: What it was written from: says which conversations are in its reach.
+        seed: Of the random ones.
+
+    Raises:
+        TemplateError: an ordinary conversation renders differently; the smallest is shown.
+    """
+    run = _Run(template, GoTemplate(source))
+    domain = domain_of(template, format_)
+    ordinary = [*fixed(domain), *random_ones(domain, _RANDOM_CONVERSATIONS, seed=seed)]
+    for conversation in ordinary:
+        found = run.compare(conversation)
+        if found is not None:
+            raise inexpressible(f"the Go template is not the chat template: {run.shrunk(found)}")
+    named = [
+        *run.name("white space around a message", _padded(ordinary)),
+        *run.name("an empty message", _emptied(ordinary)),
+    ]
+    for literal in template.literals():
+        named += run.name(f"a message with {literal!r} in it", _with(ordinary, literal))
+    named += run.name("a message that is said twice", _repeated(ordinary))
+    if format_.tools:
+        named += json_in_go.LIMITS
+        form = format_.notation.tool
+        named += json_in_go.LIMITS_OF_INDENTED if form is not None and form.indent else ()
+    return Proof(run.equal, run.refused, tuple(named))
+
+
+def domain_of(template: ChatTemplate, format_: Format) -> Domain:
+    """Which conversations Ollama may send to a template of this format."""
+    thinking = format_.thinking
+    thinks: tuple[bool | None, ...] = (None, False)
+    if thinking is not None:
+        thinks = (True, False)
+    elif not depends_on_think(template, tools=format_.tools):
+        thinks = (None,)
+    return Domain(
+        system=takes_system(template),
+        tools=format_.tools,
+        many_calls=format_.calls is None or format_.calls.many,
+        thinking=thinking is not None,
+        continued_thinking=thinking is not None and thinking.by_field,
+        thinks=thinks,
+    )
+
+
+class _Run:
+    def __init__(self, template: ChatTemplate, go: GoTemplate) -> None:
+        self._template = template
+        self._go = go
+        self.equal = 0
+        self.refused = 0
+
+    def compare(self, conversation: Conversation) -> Difference | None:
+        """The difference, if there is one; counts."""
+        try:
+            found = self._difference(conversation)
+        except RefusedError:
+            self.refused += 1
+            return None
+        self.equal += found is None
+        return found
+
+    def shrunk(self, found: Difference) -> Difference:
+        """The smallest that still differs."""
+
+        def differs(conversation: Conversation) -> bool:
+            try:
+                return self._difference(conversation) is not None
+            except RefusedError:
+                return False
+
+        return self._difference(shrink(found.conversation, differs)) or found
+
+    def name(self, what: str, conversations: Iterable[Conversation]) -> list[str]:
+        """The difference in words, if any of these conversations has one."""
+        for conversation in conversations:
+            found = self.compare(conversation)
+            if found is not None:
+                return [f"{what} can be rendered differently: {self.shrunk(found)}"]
+        return []
+
+    def _difference(self, conversation: Conversation) -> Difference | None:
+        day = _DAYS[len(conversation.messages) % len(_DAYS)]
+        wanted = self._template.render(conversation, clock=day.strftime)
+        got = self._go.render(conversation, today=day)
+        return None if wanted == got else Difference(conversation, wanted, got)
+
+
+def _changed(ordinary: Iterable[Conversation], contents: Iterable[str]) -> Iterator[Conversation]:
+    """Conversations in which one message after the other has another content."""
+    several = list(contents)
+    chosen = [conversation for conversation in ordinary if len(conversation.messages) <= 5][::7]
+    for turn, conversation in enumerate(chosen):
+        for number, message in enumerate(conversation.messages):
+            content = several[(turn + number) % len(several)].format(message.content)
+            changed = _replaced(conversation.messages, number, content)
+            yield replace(conversation, messages=changed)
+
+
+def _padded(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
+    return _changed(ordinary, PADDINGS)
+
+
+def _emptied(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
+    # An empty system prompt is none to Ollama, and there is nothing to continue in no words.
+    return (
+        conversation
+        for conversation in _changed(ordinary, [""])
+        if conversation.messages[0].content or conversation.messages[0].role != "system"
+        if conversation.messages[-1].content or not conversation.continued
+    )
+
+
+def _with(ordinary: Iterable[Conversation], literal: str) -> Iterator[Conversation]:
+    literal = literal.replace("{", "{{").replace("}", "}}")
+    return _changed(ordinary, [literal, "{} " + literal, literal + " {}", "so " + literal + " so"])
+
+
+def _repeated(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
+    for conversation in list(ordinary)[::7]:
+        messages = tuple(
+            replace(message, content="Again!") if message.role == "user" else message
+            for message in conversation.messages
+        )
+        yield replace(conversation, messages=messages)
+
+
+def _replaced(messages: tuple[Message, ...], number: int, content: str) -> tuple[Message, ...]:
+    changed = replace(messages[number], content=content)
+    return (*messages[:number], changed, *messages[number + 1 :])

@@ -1,0 +1,386 @@
+"""Derives how a chat template writes conversations, by rendering marks and looking around them.
+
+Nothing is known of any format: what stands between two things that were said is split into what
+closes the one and what opens the other, and where it differs from place to place, the facts that
+it depends on are learnt. What cannot be said so is an error with its reason; whether what was
+derived is right, is for ``proof`` to show.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ollama_bridge.errors import TemplateError
+from ollama_bridge.template import affixes
+from ollama_bridge.template.decisions import (
+    CONDITIONS,
+    Branch,
+    ConflictError,
+    Leaf,
+    Sample,
+    Tree,
+    learn,
+    value_at,
+)
+from ollama_bridge.template.format import Calls, Fixed, Format, Thinking
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.observation import (
+    Gap,
+    Hole,
+    Notation,
+    Observation,
+    fill,
+    find_notation,
+    inexpressible,
+    observe,
+    takes_system,
+)
+from ollama_bridge.template.probing import (
+    CALLED_SHAPES,
+    PLAIN_SHAPES,
+    SAID_AND_CALLED_SHAPES,
+    THOUGHT_CALLED_SHAPES,
+    THOUGHT_SHAPES,
+    depends_on_think,
+    find_dropped_tags,
+    find_trims,
+    shows_thinking,
+    takes_tools,
+)
+
+_HEAD_CONDITIONS = tuple(condition for condition in CONDITIONS if condition.in_head)
+_ANSWERED = ("user", "assistant")
+_ESSENTIAL = ("u", "uau")
+_ESSENTIAL_CALLS = ("uct", "ucta")
+
+
+def synthesise(template: ChatTemplate) -> Format:
+    """How a chat template writes conversations.
+
+    Raises:
+        TemplateError: it does something that no Go template of ours says, with the reason.
+    """
+    tools, thinking = takes_tools(template), True
+    limits: list[str] = []
+    while True:
+        try:
+            found = _Synthesis(template, tools=tools, thinking=thinking).run()
+            return replace(found, limits=(*limits, *found.limits))
+        except ConflictError as exc:
+            reason = f"it writes {exc} at places that Go cannot tell apart"
+        except TemplateError as exc:
+            if not exc.is_inexpressible:
+                raise
+            reason = exc.message
+        except RefusedError as exc:
+            reason = f"it refuses a conversation that Ollama may send: {exc}"
+        # What is rarest is given up first: a template without tools is worth more than none.
+        if tools:
+            tools = False
+            limits.append(f"tools are not offered: {reason}")
+        elif thinking and shows_thinking(template):
+            thinking = False
+            limits.append(f"thinking is not offered: {reason}")
+        else:
+            raise inexpressible(f"Go cannot express the chat template: {reason}")
+
+
+class _Synthesis:
+    """One attempt, with or without tools and thinking."""
+
+    def __init__(self, template: ChatTemplate, *, tools: bool, thinking: bool) -> None:
+        self._template = template
+        self._tools = tools
+        self._thinking = thinking
+        self._notation = Notation()
+        self._limits: list[str] = []
+        self._seen: list[Observation] = []
+        self._gaps: list[Gap] = []
+        self._ends: dict[str, str] = {"": ""}
+
+    def run(self) -> Format:
+        self._collect()
+        base = self._split_ends()
+        head, user = self._user(base)
+        opening = self._opening()
+        thinking = self._find_thinking(opening)
+        calls, said = self._find_calls(opening, thinking)
+        trims, odd = find_trims(self._template, self._notation, tools=self._tools)
+        self._limits += odd
+        return Format(
+            head=head,
+            user=user,
+            user_end=self._ends["user"],
+            opening=opening,
+            said=said,
+            shows_said=self._shown("content"),
+            end=self._ends["assistant"],
+            prompt=learn([gap.sample for gap in self._openings("")]),
+            trims=trims,
+            thinking=thinking,
+            tools=self._tools,
+            calls=calls,
+            result=self._result(),
+            result_parts=self._parts("tool"),
+            result_end=self._ends.get("tool", ""),
+            notation=self._notation,
+            tool_separator=self._separator(),
+            limits=tuple(self._limits),
+        )
+
+    def _collect(self) -> None:
+        """Render every shape that the template takes, in every state that Ollama can send."""
+        template = self._template
+        if self._tools:
+            self._notation = find_notation(template)
+            if self._notation.tool is None:
+                raise inexpressible("it does not write tools as JSON")
+        systems = (False, True) if takes_system(template) else (False,)
+        if len(systems) == 1:
+            self._limits.append("the chat template refuses a system prompt; the tag leaves it out")
+        capable = self._thinking and shows_thinking(template)
+        thinks: tuple[bool | None, ...] = (None,)
+        if depends_on_think(template, tools=self._tools):
+            # A daemon turns thinking on for a model that can, unless it is told not to; one that
+            # cannot is never told to.
+            thinks = (True, False) if capable else (None, False)
+        shapes = [*PLAIN_SHAPES, *(THOUGHT_SHAPES if capable else ())]
+        called = [*SAID_AND_CALLED_SHAPES]
+        if self._notation.calls:
+            called = [*CALLED_SHAPES, *(THOUGHT_CALLED_SHAPES if capable else ())]
+        cases = [
+            (shape, tools) for shape in shapes for tools in ((0, 1, 2) if self._tools else (0,))
+        ]
+        if self._tools:
+            cases += [(shape, tools) for shape in called for tools in (1, 2)]
+        for shape, tools in cases:
+            for system in systems:
+                for think in thinks:
+                    self._see(shape, system=system, tools=tools, think=think)
+        self._gaps = [gap for seen in self._seen for gap in seen.gaps()]
+        if self._notation.calls and not self._inside("call", "call"):
+            self._limits.append("the chat template refuses more than one tool call at once")
+
+    def _see(self, shape: str, *, system: bool, tools: int, think: bool | None) -> None:
+        conversation = fill(shape, system=system, tools=tools, think=think)
+        try:
+            self._seen.append(observe(self._template, conversation, self._notation))
+        except RefusedError:
+            if shape in _ESSENTIAL or shape in _ESSENTIAL_CALLS:
+                raise
+
+    def _split_ends(self) -> str:
+        """What stands behind each kind of message; returns what always opens a user's."""
+        into_user = [gap for gap in self._gaps if gap.after == "user"]
+        plain = [
+            gap.text
+            for gap in into_user
+            if gap.before == "assistant"
+            or (not gap.before and not gap.facts.system and not gap.facts.tools)
+        ]
+        base = affixes.common_suffix(plain)
+        # A system turn of the template's own ends as every turn does: that is no user's opening.
+        into_answer = [gap.text for gap in self._gaps if (gap.before, gap.after) == _ANSWERED]
+        base = base.removeprefix(affixes.turn_end([base, *into_answer]))
+        after = [gap.text.removesuffix(base) for gap in into_user if gap.before == "assistant"]
+        self._choose("assistant", [affixes.common_prefix(after)])
+        self._choose("user", [*self._end_between_users(base), self._ends["assistant"]])
+        if self._tools:
+            behind = affixes.common_prefix(self._behind("tool"))
+            self._choose("tool", [self._ends["user"], self._ends["assistant"], behind])
+        if self._notation.calls:
+            called = self._behind("calls")
+            end = self._ends["assistant"]
+            through = called[0][: called[0].find(end) + len(end)] if end in called[0] else ""
+            self._choose("calls", [through, affixes.common_prefix(called)])
+        return base
+
+    def _choose(self, kind: str, candidates: Sequence[str]) -> None:
+        texts = self._behind(kind)
+        fitting = (end for end in candidates if end and all(text.startswith(end) for text in texts))
+        self._ends[kind] = next(fitting, "")
+
+    def _end_between_users(self, base: str) -> list[str]:
+        """Ollama never sends two user messages in a row, but the text between them tells."""
+        try:
+            seen = observe(
+                self._template, fill("uu", system=False, tools=0, think=None), self._notation
+            )
+        except (RefusedError, TemplateError):
+            return []
+        text = seen.between(seen.holes[0], seen.holes[1])
+        return [text.removesuffix(base)] if text.endswith(base) else []
+
+    def _user(self, base: str) -> tuple[Tree[str], Tree[str]]:
+        """What stands before the first message, and before each of the user's."""
+        samples = [gap.sample for gap in self._openings("user")]
+        first = [sample for sample in samples if not sample.facts.previous]
+        later = [sample for sample in samples if sample.facts.previous]
+        same = all(sample.value == base for sample in later)
+        if same and all(sample.value.endswith(base) for sample in first):
+            before = [replace(sample, value=sample.value.removesuffix(base)) for sample in first]
+            return learn(before, _HEAD_CONDITIONS), Leaf(base)
+        return Leaf(""), learn(samples)
+
+    def _opening(self) -> Tree[str]:
+        """What opens an answer, whether it is there or to come."""
+        into = [*self._openings("assistant"), *self._openings("")]
+        opening = affixes.common_prefix([gap.text for gap in into if gap.before != "tool"])
+        after_results = [gap.text for gap in into if gap.before == "tool"]
+        # Results may stand in a turn of their own, which is closed first.
+        leads = {text[: text.find(opening)] for text in after_results if opening in text}
+        if not after_results or leads == {""} or not opening:
+            return Leaf(affixes.common_prefix([gap.text for gap in into]))
+        if len(leads) > 1 or not all(opening in text for text in after_results):
+            return Leaf("")
+        after_tool = next(item for item in CONDITIONS if item.go == 'eq $previous "tool"')
+        return Branch(after_tool, Leaf(leads.pop() + opening), Leaf(opening))
+
+    def _find_thinking(self, opening: Tree[str]) -> Thinking | None:
+        if not self._thinking:
+            return None
+        shown = self._shown("thinking")
+        if shown == Leaf(False):
+            tags = find_dropped_tags(self._template)
+            if tags is None:
+                return None
+            final = next(condition for condition in CONDITIONS if condition.go == "$final")
+            return Thinking(*tags, Branch(final, Leaf(True), Leaf(False)), by_field=False)
+        before = {
+            gap.text.removeprefix(value_at(opening, gap.facts))
+            for gap in self._openings("assistant")
+            if gap.kind == "thinking"
+        }
+        behind = self._inside("thinking", "content")
+        if len(before) != 1 or len(behind) != 1:
+            raise inexpressible("it writes thinking in more than one way")
+        return Thinking(before.pop(), behind.pop(), shown)
+
+    def _find_calls(
+        self, opening: Tree[str], thinking: Thinking | None
+    ) -> tuple[Calls | None, Tree[str]]:
+        """How calls are written, and what stands between an opening and what is said."""
+        said: list[Sample[str]] = []
+        first: list[Sample[str]] = []
+        for gap in self._openings("assistant"):
+            rest = gap.text.removeprefix(value_at(opening, gap.facts))
+            sample = replace(gap.sample, value=rest)
+            if gap.kind == "content":
+                said.append(sample)
+            elif gap.kind != "thinking":
+                first.append(sample)
+        if not self._notation.calls:
+            return None, learn(said)
+        if self._inside("call", "content"):
+            raise inexpressible("it writes a call before what was said with it")
+        after_said = self._inside("content", "call")
+        after_thought = self._inside("thinking", "call")
+        closing = thinking.closing if thinking is not None else ""
+        if not all(text.startswith(closing) for text in after_thought):
+            raise inexpressible("it closes thinking in another way before a call")
+        before = affixes.common_suffix(
+            [
+                *(sample.value for sample in first),
+                *after_said,
+                *(text.removeprefix(closing) for text in after_thought),
+            ]
+        )
+        if any(text != closing + before for text in after_thought):
+            raise inexpressible("it opens a call in another way behind thinking")
+        spaces = {text.removesuffix(before) for text in after_said}
+        if len(spaces) > 1:
+            raise inexpressible("it opens a call in more than one way behind what was said")
+        said += [replace(sample, value=sample.value.removesuffix(before)) for sample in first]
+        return self._write_calls(before, spaces.pop() if spaces else ""), learn(said)
+
+    def _write_calls(self, before: str, space: str) -> Calls:
+        between = self._inside("call", "call")
+        if len(between) > 1:
+            raise inexpressible("it writes more than one text between two calls")
+        tail = self._ends["calls"]
+        if not between:
+            return Calls(space, "", before, self._parts("assistant"), "", "", tail, many=False)
+        both = between.pop()
+        opening = affixes.common_suffix([both, before])
+        rest = both.removesuffix(opening)
+        closing = affixes.common_prefix([rest, tail])
+        return Calls(
+            space,
+            before.removesuffix(opening),
+            opening,
+            self._parts("assistant"),
+            closing,
+            rest.removeprefix(closing),
+            tail.removeprefix(closing),
+            many=True,
+        )
+
+    def _result(self) -> Tree[str]:
+        samples = [gap.sample for gap in self._openings("tool")]
+        return learn(samples) if samples else Leaf("")
+
+    def _parts(self, role: str) -> Fixed:
+        """The holes of one call or of one result, and what stands between them."""
+        found: set[Fixed] = set()
+        for seen in self._seen:
+            for number, message in enumerate(seen.conversation.messages):
+                if message.role != role:
+                    continue
+                for call in range(len(message.calls) if role == "assistant" else 1):
+                    holes = [
+                        hole
+                        for hole in seen.of(number)
+                        if hole.call == call
+                        and (role == "tool" or hole.kind not in ("content", "thinking"))
+                    ]
+                    texts = [seen.between(one, two) for one, two in itertools.pairwise(holes)]
+                    found.add(Fixed(tuple(hole.kind for hole in holes), tuple(texts)))
+        if len(found) > 1:
+            raise inexpressible(f"it writes the parts of a {role}'s message in more than one way")
+        return found.pop() if found else Fixed(("content",), ())
+
+    def _shown(self, kind: str) -> Tree[bool]:
+        """Where an assistant's content or thinking is written at all."""
+        samples: list[Sample[bool]] = []
+        for seen in self._seen:
+            for number, message in enumerate(seen.conversation.messages):
+                said = message.thinking if kind == "thinking" else message.content
+                if message.role == "assistant" and said:
+                    there = any(hole.kind == kind for hole in seen.of(number))
+                    samples.append(Sample(seen.facts(number), there, seen.conversation))
+        return learn(samples) if samples else Leaf(False)
+
+    def _separator(self) -> str:
+        found = {seen.separator for seen in self._seen if seen.separator is not None}
+        if len(found) > 1:
+            raise inexpressible("it writes more than one text between two tools")
+        return found.pop() if found else ""
+
+    def _inside(self, before: str, after: str) -> set[str]:
+        """Texts between two things in one message; ``call`` stands for all parts of a call."""
+        found = set()
+        for seen in self._seen:
+            for one, two in itertools.pairwise(seen.holes):
+                role = seen.conversation.messages[one.message].role
+                same = one.message == two.message and role == "assistant"
+                apart = before != after or one.call != two.call
+                if same and apart and (_part(one), _part(two)) == (before, after):
+                    found.add(seen.between(one, two))
+        return found
+
+    def _openings(self, role: str) -> list[Gap]:
+        """What stands before messages of a role (none: behind the last), past the ends before."""
+        return [
+            replace(gap, text=gap.text.removeprefix(self._ends[gap.before]))
+            for gap in self._gaps
+            if gap.after == role
+        ]
+
+    def _behind(self, kind: str) -> list[str]:
+        return [gap.text for gap in self._gaps if gap.before == kind]
+
+
+def _part(hole: Hole) -> str:
+    return hole.kind if hole.kind in ("content", "thinking") else "call"

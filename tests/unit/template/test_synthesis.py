@@ -1,0 +1,163 @@
+"""Go templates made of chat templates: proven, or refused with the reason."""
+
+from __future__ import annotations
+
+import functools
+from datetime import date
+
+import pytest
+from fakes.formats import CASES, chat_template, published
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.authority import Served, decide, with_comment, without_comment
+from ollama_bridge.template.conversation import Conversation
+from ollama_bridge.template.generation import Domain, random_ones
+from ollama_bridge.template.go_run import GoTemplate
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.proof import domain_of, prove
+from ollama_bridge.template.shrinking import is_request, shrink
+from ollama_bridge.template.synthesis import synthesise
+from ollama_bridge.template.writer import write
+
+BOS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@functools.cache
+def made(name: str) -> tuple[ChatTemplate, GoTemplate, Domain]:
+    """A format's chat template, its Go template, and what may be said in it."""
+    template = chat_template(name)
+    format_ = synthesise(template)
+    return template, GoTemplate(write(format_)), domain_of(template, format_)
+
+
+def served(source: str) -> Served:
+    """The decision for a chat template given as text."""
+    return decide(ChatTemplate(source, special=BOS, adds_bos=False))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_format_is_proven(name: str) -> None:
+    """Go says it, with the tools and the thinking that the format has."""
+    found = decide(chat_template(name))
+    assert found.authority == "template"
+    assert found.tools == CASES[name].tools
+    assert found.thinking == CASES[name].thinking
+    assert found.conversations > 300
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32))
+@pytest.mark.parametrize("name", CASES)
+def test_random_conversations_render_equal(name: str, seed: int) -> None:
+    """Any conversation of the format's domain, on any day."""
+    template, go, domain = made(name)
+    day = date(2020 + seed % 10, 1 + seed % 12, 1 + seed % 28)
+    for conversation in random_ones(domain, 5, seed=seed):
+        try:
+            wanted = template.render(conversation, clock=day.strftime)
+        except RefusedError:
+            continue
+        assert go.render(conversation, today=day) == wanted
+
+
+@pytest.mark.parametrize("name", published() or ["none"])
+def test_published_templates_are_proven(name: str) -> None:
+    """The chat templates that Ollama knows by heart, as its Go module publishes them."""
+    if name == "none":
+        pytest.skip("no Ollama in Go's module cache; run scripts/install-ollama")
+    found = decide(ChatTemplate(published()[name], special=BOS, adds_bos=True))
+    assert found.authority == "template"
+
+
+def test_a_wrong_go_template_is_shown_by_the_smallest_conversation() -> None:
+    """One wrong character is found, and shown with as little around it as can be."""
+    template = chat_template("qwen3")
+    format_ = synthesise(template)
+    wrong = write(format_).replace("<tool_response>\n", "<tool_response>", 1)
+    with pytest.raises(TemplateError) as caught:
+        prove(template, wrong, format_)
+    assert "[user 'a', assistant '' (calls " in caught.value.message
+    assert "tool 'a'" in caught.value.message
+    assert "<tool_response>\\n" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "does not write a user"),
+        ("{% for m in messages | reverse %}{{ m.content }};{% endfor %}", "does not write a user"),
+        ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "twice"),
+        ("{{ messages[-1].content }}", "does not write a user"),
+        (
+            "{% for m in messages %}<{{ loop.index }}>{{ m.content }}{% endfor %}",
+            "cannot tell apart",
+        ),
+        (
+            "{% for m in messages %}<{{ m.role }}{{ m.content | length }}>{{ m.content }}"
+            "{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+            "",
+        ),
+    ],
+    ids=["changes", "reorders", "repeats", "drops", "counts", "measures"],
+)
+def test_what_go_cannot_say_is_left_to_the_daemon(source: str, reason: str) -> None:
+    """Never a wrong template: the daemon's Jinja, and the reason in a sentence."""
+    found = served(source)
+    assert found.authority == "jinja"
+    assert found.go is None
+    assert "Ollama 0.30" in found.reason
+    assert reason in found.reason
+
+
+def test_a_date_that_go_cannot_write_leaves_it_to_the_daemon() -> None:
+    """Go knows the day and no more."""
+    found = served(
+        "{{ strftime_now('%A %H:%M') }}{% for m in messages %}<{{ m.role }}>"
+        "{{ m.content }}{% endfor %}<assistant>"
+    )
+    assert found.authority == "jinja"
+    assert "%A" in found.reason
+
+
+def test_what_depends_on_the_words_has_a_name() -> None:
+    """A template that reads what is said is served, and the words are named."""
+    found = served(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content.replace('/no_think', '') }}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert found.authority == "template"
+    assert any("'/no_think'" in difference for difference in found.differences)
+
+
+def test_braces_of_a_format_are_not_taken_for_gos() -> None:
+    """Text that looks like an action is written as text."""
+    found = served(
+        "{% for m in messages %}{{ '{{' + m.role + '}}{' + m.content + '{' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '{{assistant}}{' }}{% endif %}"
+    )
+    assert found.authority == "template"
+
+
+def test_the_comment_comes_off_again() -> None:
+    """What hides a template from Ollama's guess is not part of it."""
+    assert len(with_comment("x")) > 200
+    assert without_comment(with_comment("{{ x }}")) == "{{ x }}"
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_shrinking_stays_a_request_that_still_differs(seed: int) -> None:
+    """What is shown is never smaller than what goes wrong."""
+    _, _, domain = made("qwen3")
+    (conversation,) = random_ones(domain, 1, seed=seed)
+
+    def differs(candidate: Conversation) -> bool:
+        return sum(len(message.content) for message in candidate.messages) > 3
+
+    if is_request(conversation) and differs(conversation):
+        smallest = shrink(conversation, differs)
+        assert is_request(smallest)
+        assert differs(smallest)
+        assert len(smallest.messages) <= 4
