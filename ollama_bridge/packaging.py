@@ -1,4 +1,4 @@
-"""Checkpoints and tags that were made elsewhere: package one, verify the other."""
+"""Checkpoints and tags that were made elsewhere: package, look at, verify."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from ollama_bridge.artifacts import RegisteredModel
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.errors import ModelError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, require_training_extra, tag_file_name
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
 
@@ -159,3 +162,43 @@ def verify(
             source, system=system, out_dir=run_dir / "checkpoint", reporter=reporter
         )
         return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)
+
+
+def read_template(
+    checkpoint: str, *, host: str | None = None, reporter: Reporter | None = None
+) -> Served:
+    """How a tag of a checkpoint will render its prompts: the Go template, and its proof.
+
+    Args:
+        checkpoint: A model reference, or a file with a chat template (``.jinja``).
+        host: Address of the daemon that an ``ollama:`` reference lies in.
+        reporter: Hears of progress.
+
+    Raises:
+        TemplateError: the chat template is no Jinja, or does not end.
+        ModelError: there is no chat template.
+        OllamaBridgeError: the checkpoint cannot be read.
+    """
+    file = Path(checkpoint)
+    if file.suffix == ".jinja":
+        try:
+            source = file.read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ModelError(f"{file} cannot be read: {exc}") from exc
+        return decide(ChatTemplate(source, special={}, adds_bos=False))
+    require_training_extra()
+    from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.reference_texts import chat_template_of
+    from ollama_bridge.models.resolve import resolve_model
+
+    with Client(host) as client:
+        source_folder = resolve_model(
+            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=reporter
+        )
+    template = chat_template_of(load_tokenizer(source_folder.path))
+    if template is None:
+        raise ModelError(
+            f"{checkpoint} has no chat template: its tags continue a prompt as it is",
+            hint="put a chat_template.jinja into its folder",
+        )
+    return decide(template)

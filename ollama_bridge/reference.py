@@ -8,8 +8,9 @@ synthetic: no text of a user is in here. This module computes nothing and needs 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,7 +22,7 @@ from ollama_bridge.errors import ArtifactError
 # needs no access to its store for it.
 REFERENCE_KEY = "ollama_bridge.reference"
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
 # Tokens less likely than this (once in 3,000 times) are not compared. Rounding moves all logits by
 # about the same, what hangs on it shrinks with the probability, and the twenty tokens that a
@@ -49,10 +50,14 @@ class _Value(BaseModel):
 
 
 class Turn(_Value):
-    """One message of a probe."""
+    """One message of a probe, named as the API names its parts."""
 
     role: Role
     content: str
+    thinking: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
 
 
 class Special(_Value):
@@ -80,6 +85,8 @@ class Conversation(_Value):
     Attributes:
         name: What it probes.
         turns: As they are sent to the daemon, which adds the tag's SYSTEM by itself.
+        tools: As they are sent.
+        think: As it is sent; None: it is not.
         rendered: The prompt, without a BOS that the tokenizer adds by itself.
         token_ids: The prompt's tokens, an added BOS among them.
         token_texts: Their texts in the vocabulary (not decoded).
@@ -88,10 +95,17 @@ class Conversation(_Value):
 
     name: str
     turns: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    think: bool | None = None
     rendered: str
     token_ids: tuple[TokenId, ...]
     token_texts: tuple[str, ...]
     top: tuple[TokenScore, ...]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The turns for ``/api/chat``."""
+        return [turn.model_dump(exclude_defaults=True) for turn in self.turns]
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Conversation:
@@ -153,6 +167,24 @@ class Noise(_Value):
     mean_kl_nats: float = Field(ge=0)
 
 
+class ServedTemplate(_Value):
+    """Who renders a tag's prompts, and what the tag can do then (``template.authority``).
+
+    Attributes:
+        authority: template: TEMPLATE is ``go``; jinja: the daemon runs the chat template.
+        go: The Go template that was proven equal to the chat template.
+        reason: Why, in one sentence.
+        capabilities: Of ``tools`` and ``thinking``, those that the tag has.
+        conversations: How many the proof compared.
+    """
+
+    authority: Literal["template", "jinja"]
+    go: str | None
+    reason: str
+    capabilities: tuple[str, ...] = ()
+    conversations: int = Field(ge=0)
+
+
 class ReferenceValues(_Value):
     """Everything that a daemon has to reproduce.
 
@@ -161,6 +193,8 @@ class ReferenceValues(_Value):
         system: SYSTEM that the tag must have: the task's, else the chat template's default.
         default_system: The system prompt that the chat template adds by itself, if any.
         has_chat_template: Without one, a prompt is continued as it is.
+        template: How the tag renders; None: there is no chat template.
+        dates: Dates in the prompts by their ``strftime`` format: a daemon writes its own day.
         turn_end: What the chat template writes after an assistant's turn.
         end_tokens: Tokens that end an answer; the first is the one that training teaches.
         bos: The tokenizer's BOS, if any.
@@ -183,6 +217,8 @@ class ReferenceValues(_Value):
     system: str | None
     default_system: str | None
     has_chat_template: bool
+    template: ServedTemplate | None = None
+    dates: dict[str, str] = Field(default_factory=dict)
     turn_end: str | None
     end_tokens: tuple[Special, ...]
     bos: Special | None
@@ -217,6 +253,18 @@ class ReferenceValues(_Value):
             if conversation.name == name:
                 return conversation
         raise KeyError(name)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a daemon tells the tag's thinking from its answers."""
+        return self.template is not None and "thinking" in self.template.capabilities
+
+    def rendered_on(self, conversation: Conversation, day: date) -> str:
+        """A conversation's prompt as a daemon renders it on another day."""
+        text = conversation.rendered
+        for form, written in self.dates.items():
+            text = text.replace(written, day.strftime(form))
+        return text
 
     def to_json(self) -> str:
         """The values on one line, as a GGUF carries them."""

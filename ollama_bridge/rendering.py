@@ -1,8 +1,9 @@
 """Renders the Modelfile of a GGUF from a Jinja template of ``modelfiles/``.
 
-What a template places with ``[[ system ]]``, ``[[ license ]]``, ``[[ stop ]]`` and ``[[ from ]]``
-is put in after the text was read, so it arrives exactly, whatever it holds: it cannot break the
-grammar, and nothing of it is dropped. Does not talk to a daemon; ``verify`` proves the result.
+What a template places with ``[[ from ]]``, ``[[ template ]]``, ``[[ system ]]``, ``[[ license ]]``
+and ``[[ stop ]]`` is put in after the text was read, so it arrives exactly, whatever it holds: it
+cannot break the grammar, and nothing of it is dropped. Does not talk to a daemon; ``verify`` proves
+the result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import jinja2
 
 from ollama_bridge.artifacts import GGUFFile
-from ollama_bridge.assets import find_asset, list_assets
+from ollama_bridge.assets import find_asset
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.errors import ModelfileError
 from ollama_bridge.modelfile import (
@@ -25,12 +26,6 @@ from ollama_bridge.modelfile import (
 )
 from ollama_bridge.reference import ReferenceValues
 
-# What a rendered user turn looks like in the formats that ship.
-_FORMATS = {
-    "chatml": "<|im_start|>user\n",
-    "llama3": "<|start_header_id|>user<|end_header_id|>\n\n",
-    "zephyr": "<|user|>\n",
-}
 # Ollama's default is "until the model stops", which a wrong stop makes forever.
 _NUM_PREDICT = 1024
 # The daemon's default depends on the machine's GPU; this is what it takes without one.
@@ -47,13 +42,13 @@ def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) ->
         system: SYSTEM; None: the default of the checkpoint's chat template, if it has one.
 
     Raises:
-        ModelfileError: the template is wrong (with its line), a parameter is unknown, or no
-            shipped template writes the checkpoint's chat format.
+        ModelfileError: the template is wrong (with its line), a parameter is unknown, or the
+            reference values do not say how the checkpoint's chat format is rendered.
         ConfigError: no such template.
     """
     reference = ReferenceValues.read(gguf.reference_path)
     name = settings.template
-    file = find_asset("modelfiles", detect_format(reference) if name == "auto" else name)
+    file = find_asset("modelfiles", choose_file(reference) if name == "auto" else name)
     return render_file(
         file,
         from_=str(gguf.gguf_path),
@@ -61,30 +56,26 @@ def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) ->
         parameters=choose_parameters(reference, settings.parameters),
         license_=settings.license,
         turn_end=reference.turn_end,
+        template=reference.template.go if reference.template is not None else None,
     )
 
 
-def detect_format(reference: ReferenceValues) -> str:
-    """The shipped template that writes what the checkpoint's chat template writes.
+def choose_file(reference: ReferenceValues) -> str:
+    """The shipped Modelfile template for a checkpoint, by who renders its prompts.
 
     Raises:
-        ModelfileError: none does.
+        ModelfileError: the reference values do not say.
     """
     if not reference.has_chat_template:
         return "completion"
-    rendered = [
-        conversation.rendered
-        for conversation in reference.conversations
-        if any(turn.role == "user" for turn in conversation.turns)
-    ]
-    for name, mark in _FORMATS.items():
-        if all(mark in text for text in rendered):
-            return name
-    raise ModelfileError(
-        "the checkpoint's chat format is none of the shipped ones "
-        f"({', '.join(list_assets('modelfiles'))})",
-        hint="ollama-bridge modelfiles copy chatml, edit it, and pass it as the template",
-    )
+    if reference.template is None:
+        raise ModelfileError(
+            "the reference values do not say how the checkpoint's chat format is rendered: they "
+            "were made by an older ollama-bridge",
+            hint="remove the artefacts and build them again, or name a format: "
+            "ollama-bridge modelfiles ls",
+        )
+    return "synthesised" if reference.template.authority == "template" else "jinja"
 
 
 def choose_parameters(
@@ -125,6 +116,7 @@ def render_file(
     parameters: Mapping[str, ParameterValue],
     license_: str | None,
     turn_end: str | None,
+    template: str | None = None,
 ) -> Modelfile:
     """Render one template and read the result as Ollama would.
 
@@ -157,6 +149,7 @@ def render_file(
             },
             "license": values.add(license_) if license_ else None,
             "turn_end": values.add(turn_end) if turn_end else None,
+            "template": values.add(template) if template else None,
         },
     )
     try:
@@ -203,7 +196,7 @@ class _Placeholders:
             text = text[start + len(mark) :]
         if _OPEN + "OLLAMA-BRIDGE" in text.upper():
             raise ModelfileError(
-                f"{file}: system, license, stop and from cannot be changed by a filter",
+                f"{file}: system, license, stop, template and from cannot be changed by a filter",
                 hint="place them as they are: [[ system ]]",
             )
         return "".join([*parts, text])

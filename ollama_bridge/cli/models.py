@@ -1,4 +1,4 @@
-"""``package``, ``verify``, ``ls`` and ``show``: models in Ollama."""
+"""``package``, ``template``, ``verify``, ``ls`` and ``show``: models in Ollama."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ollama_bridge.errors import ConfigError, ParityError
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("package")(package)
+    app.command("template")(template)
     app.command("verify")(verify)
     app.command("ls")(ls)
     app.command("show")(show)
@@ -82,6 +83,37 @@ def package(
     output.data(f"{model.tag}: {model.facts['verdict']}")
     if published:
         output.data(f"{published}: published")
+
+
+def template(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Model reference, usually a folder; or a .jinja file.")
+    ],
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show how a tag of a checkpoint will render its prompts, and how that was proven.
+
+    The Go template goes to stdout; what was proven, and what differs, to stderr.
+
+    Examples:
+      ollama-bridge template ./my-finetune
+      ollama-bridge template ./my-finetune/chat_template.jinja --json
+    """
+    from ollama_bridge import packaging
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        served = packaging.read_template(checkpoint, host=host, reporter=reporter)
+    if as_json:
+        output.data_json(asdict(served))
+        return
+    if served.go is not None:
+        output.data(served.go)
+    offered = [name for name in ("tools", "thinking") if getattr(served, name)]
+    output.say(f"{served.reason}; offers {' and '.join(offered) or 'neither tools nor thinking'}")
+    for difference in served.differences:
+        output.say(f"- {difference}")
 
 
 def verify(

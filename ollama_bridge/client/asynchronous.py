@@ -205,10 +205,15 @@ class AsyncClient:
         await self._done(calls.unload(model))
 
     async def render(
-        self, model: str, messages: str | Sequence[MessageLike], *, think: Think = None
+        self,
+        model: str,
+        messages: str | Sequence[MessageLike],
+        *,
+        think: Think = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """The prompt that the daemon makes of a conversation, without answering it."""
-        call = calls.render(model, messages, think=think)
+        call = calls.render(model, messages, think=think, tools=tools)
         return read_rendered(await self._transport.json(call))
 
     async def next_token(

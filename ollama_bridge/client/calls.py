@@ -68,7 +68,13 @@ def chat(
     return Call("POST", "/api/chat", json=body, model=model, patience="model")
 
 
-def render(model: str, messages: str | Sequence[MessageLike], *, think: bool | str | None) -> Call:
+def render(
+    model: str,
+    messages: str | Sequence[MessageLike],
+    *,
+    think: bool | str | None,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> Call:
     """``/api/chat`` that renders and does not answer."""
     body: dict[str, Any] = {
         "model": model,
@@ -81,6 +87,8 @@ def render(model: str, messages: str | Sequence[MessageLike], *, think: bool | s
     }
     if think is not None:
         body["think"] = think
+    if tools:
+        body["tools"] = [dict(tool) for tool in tools]
     return Call("POST", "/api/chat", json=body, model=model, patience="model")
 
 
@@ -93,6 +101,7 @@ def next_token(
     asking = Asking(
         # A stop string would hold back tokens, and their log-probabilities with them.
         options={"temperature": 0, **(options or {}), "num_predict": 1, "stop": []},
+        think=False,  # a prompt that opens <think> would hide the token
         format=_FORCING_FORMAT if forced else None,
         logprobs=True,
         top_logprobs=top,

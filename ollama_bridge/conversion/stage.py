@@ -47,7 +47,7 @@ def convert(
     type: str = "f16",  # noqa: A002  the word of recipes and of the command line
     out_dir: Path,
     reporter: Reporter | None = None,
-    chat_template: bool = False,
+    chat_template: bool | None = None,
     name: str | None = None,
     imatrix: Path | None = None,
 ) -> GGUFFile:
@@ -58,9 +58,10 @@ def convert(
         type: One of ``quantization.file_types.FILE_TYPES``; case does not matter.
         out_dir: Folder of the artefact.
         reporter: Hears of progress.
-        chat_template: Write the Jinja chat template where runtimes look for it. Off, because a
-            tag needs one authority on rendering: with a TEMPLATE too, Ollama decides by rules of
-            its own which one it follows. Off, it is kept under a key of ours for a later import.
+        chat_template: Write the Jinja chat template where runtimes look for it; None: where the
+            reference values say that the daemon has to run it. Else it is kept under a key of
+            ours for a later import, because a tag needs one authority on rendering: with a
+            TEMPLATE too, Ollama decides by rules of its own which one it follows.
         name: ``general.name``; None: made from the base model's name and the stage.
         imatrix: An importance matrix, in a format of llama.cpp; types of blocks spare the columns
             that count.
@@ -76,6 +77,8 @@ def convert(
     inputs = {"checkpoint": checkpoint.digest}
     if imatrix is not None:
         inputs["imatrix"] = digest_file(imatrix)
+    if chat_template is None:
+        chat_template = _is_rendered_by_daemon(checkpoint)
     work = Work(
         kind=GGUFFile.kind,
         stage="convert",
@@ -168,6 +171,13 @@ def _imatrix(digest: str | None, weights: Mapping[str, Float32Array]) -> list[En
         text("ollama_bridge.imatrix.sha256", digest),
         number("quantize.imatrix.entries_count", len(weights)),
     ]
+
+
+def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:
+    if not checkpoint.reference_path.is_file():
+        return False
+    template = ReferenceValues.read(checkpoint.reference_path).template
+    return template is not None and template.authority == "jinja"
 
 
 def _reference(checkpoint: Checkpoint) -> list[Entry]:

@@ -21,6 +21,7 @@ from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.template.authority import with_comment
 
 _PREFIX = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's visible space
@@ -130,8 +131,10 @@ class TokenizerSection:
         ]
         template = self._chat_template()
         if template:
-            key = "tokenizer.chat_template" if chat_template else KEPT_TEMPLATE_KEY
-            entries.append(text(key, template))
+            if chat_template:
+                entries.append(text("tokenizer.chat_template", with_comment(template)))
+            else:
+                entries.append(text(KEPT_TEMPLATE_KEY, template))
         return entries
 
     def _error(self, message: str) -> ConversionError:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models import pretokenizers
+from ollama_bridge.template.authority import without_comment
 
 # tokenizer.ggml.token_type
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
@@ -121,7 +122,7 @@ class GGUFTokenizer:
         for key in ("tokenizer.chat_template", KEPT_TEMPLATE_KEY):
             value = self._metadata.get(key)
             if isinstance(value, str) and value:
-                return value
+                return without_comment(value)
         return None
 
     def _error(self, message: str) -> GGUFError:

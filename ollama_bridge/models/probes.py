@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ollama_bridge.reference import Role
+from ollama_bridge.template.conversation import Call, Conversation, Message
 
 ProbeTurns = tuple[tuple[Role, str], ...]
 
@@ -50,6 +51,63 @@ CONVERSATIONS: dict[str, ProbeTurns] = {
         ("user", "Count to five."),
         ("assistant", "One, two, three"),
     ),
+}
+
+_TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the weather of a city & its surroundings.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "description": "The city's name, <or> none."},
+                    "days": {"type": "integer"},
+                    "unit": {
+                        "type": "string",
+                        "description": "Unit.",
+                        "enum": ["celsius", "fahrenheit"],
+                    },
+                },
+                "required": ["city"],
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "now",
+            "description": "Tells the time.",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    },
+)
+_CALL = Call("get_weather", {"city": "Łódź", "days": 2}, "Ab3dE6gH9")
+_CALLED = (
+    Message("user", "What is the weather in Łódź?"),
+    Message("assistant", "", calls=(_CALL,)),
+    Message("tool", '{"sky": "clear", "°C": 7}', name=_CALL.name, call_id=_CALL.id),
+)
+_THOUGHT = (
+    Message("user", "One and one?"),
+    Message("assistant", "Two.", thinking="1 + 1 = 2."),
+    Message("user", "And one more?"),
+)
+
+# Those for tags that can be given tools, that can think, or both.
+TOOL_CONVERSATIONS: dict[str, Conversation] = {
+    "tools": Conversation((Message("user", "Hi"),), _TOOLS),
+    "one tool": Conversation((Message("system", _SYSTEM), Message("user", "Hi")), _TOOLS[:1]),
+    "result of a tool": Conversation(_CALLED, _TOOLS),
+    "after a tool": Conversation(
+        (*_CALLED, Message("assistant", "Clear, 7 °C."), Message("user", "Thanks!")), _TOOLS
+    ),
+}
+THINKING_CONVERSATIONS: dict[str, Conversation] = {
+    "earlier thinking": Conversation(_THOUGHT),
+    "no thinking": Conversation((Message("user", "Hi"),), think=False),
+    "no more thinking": Conversation(_THOUGHT, think=False),
 }
 
 # Those whose answers are scored token by token.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.probes import CONVERSATIONS, ProbeTurns
-from ollama_bridge.reference import Special, Turn
+from ollama_bridge.models.probes import (
+    CONVERSATIONS,
+    THINKING_CONVERSATIONS,
+    TOOL_CONVERSATIONS,
+)
+from ollama_bridge.reference import ServedTemplate, Special, Turn
+from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.go_run import GoTemplate
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -19,7 +27,12 @@ _SENTINEL = "Sentinel system prompt."
 
 
 class TextSide:
-    """What the tokenizer alone decides: rendered prompts, their tokens, and how turns end."""
+    """What the tokenizer alone decides: rendered prompts, their tokens, and how turns end.
+
+    Raises:
+        TemplateError: the chat template is no Jinja, or does not end.
+        ModelError: it fails on a single user message.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, folder: Path, *, system: str | None
@@ -27,42 +40,88 @@ class TextSide:
         self.tokenizer = tokenizer
         self.folder = folder
         self.limits: list[str] = []
-        self.has_chat_template = bool(tokenizer.chat_template)
-        empty = tokenizer("").input_ids
-        self.adds_bos = bool(empty) and empty[0] == tokenizer.bos_token_id
+        self.dates: dict[str, str] = {}
+        self.adds_bos = adds_bos(tokenizer)
+        self._template = chat_template_of(tokenizer)
+        self.has_chat_template = self._template is not None
         self.default_system = self._find_default_system() if self.has_chat_template else None
         self.system = system or self.default_system
         self._asked_system = system
         self.turn_end = self._find_turn_end() if self.has_chat_template else None
-        self._trims = self.has_chat_template and self._find_trimming()
+        self._served = decide(self._template) if self._template is not None else None
+        if self._served is not None:
+            self.limits += self._served.differences
 
-    def conversations(self) -> dict[str, tuple[tuple[Turn, ...], str, list[int]]]:
-        """Turns, rendered text and token ids of every probe that the template can express."""
+    @property
+    def served(self) -> ServedTemplate | None:
+        """Who renders."""
+        served = self._served
+        if served is None:
+            return None
+        return ServedTemplate(
+            authority=served.authority,
+            go=served.go,
+            reason=served.reason,
+            capabilities=(
+                *(("tools",) if served.tools else ()),
+                *(("thinking",) if served.thinking else ()),
+            ),
+            conversations=served.conversations,
+        )
+
+    def conversations(self, *, longest: int) -> dict[str, tuple[Conversation, str, list[int]]]:
+        """What is said, rendered text and token ids of every probe that can be served.
+
+        Args:
+            longest: Tokens that a prompt may have.
+        """
         probes = {}
-        for name, turns in CONVERSATIONS.items():
-            if not self.has_chat_template and len(turns) > 1:
-                continue
-            if self._trims and any(content.strip() != content for _, content in turns):
-                continue
-            rendered = self._render(turns)
+        for name, conversation in self._probes():
+            rendered = self._render(conversation)
             if rendered is None:
                 self.limits.append(f"the chat template refuses conversations like {name!r}")
                 continue
             text, ids = self._tokens(rendered)
+            if not self._is_served(conversation, text):
+                continue  # one of the differences that have a name
             if not ids:
                 continue  # nothing at all: no daemon answers that
-            probes[name] = (
-                tuple(Turn(role=role, content=content) for role, content in turns),
-                text,
-                ids,
-            )
-        if self._trims:
-            self.limits.append(
-                "the chat template trims white space around a message; Ollama's cannot"
-            )
+            if len(ids) > longest:
+                self.limits.append(f"conversations like {name!r} do not fit the context")
+                continue
+            probes[name] = (conversation, text, ids)
         if not probes:
             raise ModelError(f"{self.folder}: the chat template renders none of the probes")
         return probes
+
+    def _probes(self) -> Iterator[tuple[str, Conversation]]:
+        served = self._served
+        for name, turns in CONVERSATIONS.items():
+            if served is None and len(turns) > 1:
+                continue
+            messages = tuple(Message(role, content) for role, content in turns)
+            yield name, Conversation(messages, think=_unasked(served))
+        if served is not None and served.tools:
+            for name, conversation in TOOL_CONVERSATIONS.items():
+                yield name, replace(conversation, think=_unasked(served))
+        if served is not None and served.thinking:
+            for name, conversation in THINKING_CONVERSATIONS.items():
+                asked = conversation.think
+                yield (
+                    name,
+                    replace(conversation, think=_unasked(served) if asked is None else asked),
+                )
+
+    def _is_served(self, conversation: Conversation, rendered: str) -> bool:
+        served = self._served
+        if served is None:
+            return True
+        if served.go is None:
+            # The daemon's Jinja: see the differences that `authority` names.
+            past = any(message.thinking for message in conversation.messages)
+            return not conversation.continued and not past
+        go = GoTemplate(served.go).render(self._with_system(conversation))
+        return go == rendered
 
     def end_tokens(self, generation: Mapping[str, Any]) -> tuple[Special, ...]:
         """Tokens that end an answer, the one that the chat template writes first."""
@@ -91,29 +150,33 @@ class TextSide:
         added = self.tokenizer.added_tokens_decoder.get(token)
         return added is not None and added.special
 
-    def _render(self, turns: ProbeTurns) -> str | None:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        own_system = turns[0][0] == "system"
-        if self._asked_system is not None and not own_system:
-            messages.insert(0, {"role": "system", "content": self._asked_system})
-        if not self.has_chat_template:
-            # As modelfiles/completion.Modelfile.j2 writes it.
-            return "\n\n".join(message["content"] for message in messages)
-        return self._apply(messages, continued=turns[-1][0] == "assistant")
+    def _with_system(self, conversation: Conversation) -> Conversation:
+        """As the daemon completes it: a tag's SYSTEM stands before what brings none."""
+        if self._asked_system is None or conversation.messages[0].role == "system":
+            return conversation
+        messages = (Message("system", self._asked_system), *conversation.messages)
+        return replace(conversation, messages=messages)
 
-    def _apply(
-        self, messages: list[dict[str, str]], *, continued: bool = False, prompt: bool = True
-    ) -> str | None:
+    def _render(self, conversation: Conversation) -> str | None:
+        conversation = self._with_system(conversation)
+        if self._template is None:
+            # As modelfiles/completion.Modelfile.j2 writes it.
+            return "\n\n".join(message.content for message in conversation.messages)
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=prompt and not continued,
-                continue_final_message=continued,
-            )
-        except (jinja2.TemplateError, ValueError):
+            return self._template.render(conversation, clock=self._date, with_bos=True)
+        except RefusedError:
             return None  # templates raise on what they do not want, such as a system turn
-        return str(rendered)
+
+    def _date(self, form: str) -> str:
+        return self.dates.setdefault(form, datetime.now().strftime(form))
+
+    def _apply(self, *messages: Message, prompt: bool = True) -> str | None:
+        if self._template is None:
+            return None
+        try:
+            return self._template.render(Conversation(messages), prompt=prompt)
+        except RefusedError:
+            return None
 
     def _tokens(self, rendered: str) -> tuple[str, list[int]]:
         ids = list(self.tokenizer(rendered, add_special_tokens=False).input_ids)
@@ -126,10 +189,9 @@ class TextSide:
         return rendered, ids
 
     def _find_default_system(self) -> str | None:
-        plain = self._apply([{"role": "user", "content": "Hi"}])
-        given = self._apply(
-            [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "Hi"}]
-        )
+        question = Message("user", "Hi")
+        plain = self._apply(question)
+        given = self._apply(Message("system", _SENTINEL), question)
         if plain is None:
             raise ModelError(f"{self.folder}: the chat template fails on a single user message")
         if given is None or given.count(_SENTINEL) != 1:
@@ -142,13 +204,42 @@ class TextSide:
         return None
 
     def _find_turn_end(self) -> str | None:
-        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Answer."}]
-        rendered = self._apply(turns, prompt=False)
+        rendered = self._apply(Message("user", "Hi"), Message("assistant", "Answer."), prompt=False)
         if rendered is None or "Answer." not in rendered:
             return None
         # The line end belongs to the template's layout, not to what ends the turn.
         return rendered.rpartition("Answer.")[2].strip() or None
 
-    def _find_trimming(self) -> bool:
-        rendered = self._apply([{"role": "user", "content": "  padded  "}])
-        return rendered is not None and "  padded  " not in rendered
+
+def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a tokenizer puts BOS in front of every text."""
+    empty = tokenizer("").input_ids
+    return bool(empty) and bool(empty[0] == tokenizer.bos_token_id)
+
+
+def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate | None:
+    """A tokenizer's chat template, with its special tokens; None: it has none.
+
+    Raises:
+        TemplateError: it is no Jinja.
+    """
+    if not tokenizer.chat_template:
+        return None
+    special = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    return ChatTemplate(
+        tokenizer.get_chat_template(), special=special, adds_bos=adds_bos(tokenizer)
+    )
+
+
+def turns_of(conversation: Conversation) -> tuple[Turn, ...]:
+    """The messages, as reference values keep them."""
+    return tuple(Turn(**message.to_ollama()) for message in conversation.messages)
+
+
+def _unasked(served: Served | None) -> bool | None:
+    """What a request without ``think`` means: a daemon lets a model think that can."""
+    return True if served is not None and served.thinking else None

@@ -24,7 +24,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
-from ollama_bridge.models.reference_texts import TextSide
+from ollama_bridge.models.reference_texts import TextSide, turns_of
 from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _STAGE = "reference"
 _TOP = 20  # what a daemon returns at most
 _GREEDY_TOKENS = 48
+_NUM_CTX = 4096  # what a tag gets, see `rendering`
 _SCORED_POSITIONS = 24
 _BATCH_VALUES = 1 << 26  # logits at a time
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
@@ -94,7 +95,7 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=2,  # raised when other values are computed
+        version=3,  # raised when other values are computed
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system},
     )
@@ -125,8 +126,9 @@ def _compute(
 ) -> ReferenceValues:
     tokenizer = load_tokenizer(folder)
     text = TextSide(tokenizer, folder, system=system or None)
-    probes = text.conversations()
     config = read_config(folder)
+    context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)
+    probes = text.conversations(longest=context - _GREEDY_TOKENS)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     model = load_model(folder, dtype=torch.float32)
     scorer = _Scorer(model, tokenizer)
@@ -135,13 +137,15 @@ def _compute(
     conversations = tuple(
         Conversation(
             name=name,
-            turns=turns,
+            turns=turns_of(conversation),
+            tools=tuple(dict(tool) for tool in conversation.tools),
+            think=conversation.think,
             rendered=rendered,
             token_ids=tuple(ids),
             token_texts=tuple(tokenizer.convert_ids_to_tokens(ids)),
             top=top,
         )
-        for (name, (turns, rendered, ids)), top in zip(probes.items(), tops, strict=True)
+        for (name, (conversation, rendered, ids)), top in zip(probes.items(), tops, strict=True)
     )
     reporter.emit(Progress(_STAGE, 1, 3, "passes"))
     generation = _generation_config(folder)
@@ -155,6 +159,8 @@ def _compute(
         system=text.system,
         default_system=text.default_system,
         has_chat_template=text.has_chat_template,
+        template=text.served,
+        dates=text.dates,
         turn_end=text.turn_end,
         end_tokens=end_tokens,
         bos=bos,

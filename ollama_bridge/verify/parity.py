@@ -65,7 +65,13 @@ def check_parity(
     """
     run = _Run(client, tag, reference, bounds_of(type, reference), reporter or NullReporter())
     details = client.show(tag)
-    template = check_prompts(client, tag, reference, mean_kl_bound=run.bounds.mean_kl_nats)
+    template = check_prompts(
+        client,
+        tag,
+        reference,
+        capabilities=details.capabilities,
+        mean_kl_bound=run.bounds.mean_kl_nats,
+    )
     prompts, answers = run.score_prompts(), run.score_answers()
     checks = (
         template,
@@ -197,6 +203,7 @@ class _Run:
                 self.tag,
                 rendered + answer.text,
                 raw=True,
+                think=False,
                 options={**_GREEDY, "num_predict": 4, "stop": []},
             )
             if reply.text or reply.done_reason != "stop":
@@ -219,12 +226,14 @@ class _Run:
             if not answer.greedy:
                 continue
             tried += 1
-            turns = self.reference.conversation(answer.conversation).turns
-            reply = self.client.chat(
-                self.tag,
-                [turn.model_dump() for turn in turns],
-                options={**_GREEDY, "num_predict": answer.tokens + 8},
-            )
+            conversation = self.reference.conversation(answer.conversation)
+            options = {**_GREEDY, "num_predict": answer.tokens + 8}
+            if self.reference.thinks:  # the chat API would take the answer apart
+                reply = self.client.generate(
+                    self.tag, conversation.rendered, raw=True, think=False, options=options
+                )
+            else:
+                reply = self.client.chat(self.tag, conversation.messages, options=options)
             problem = None
             same = reply.text == answer.text
             if self.bounds.same_text and not reply.text.startswith(answer.certain_text):

@@ -8,7 +8,9 @@ difference which changes neither; so the certificate says which proof it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date
 
 from ollama_bridge.client import Client
 from ollama_bridge.errors import RenderingHiddenError
@@ -20,32 +22,44 @@ _ONE_TOKEN = {"temperature": 0.0, "repeat_penalty": 1.0, "num_predict": 1, "stop
 
 
 def check_prompts(
-    client: Client, tag: str, reference: ReferenceValues, *, mean_kl_bound: float
+    client: Client,
+    tag: str,
+    reference: ReferenceValues,
+    *,
+    capabilities: Collection[str],
+    mean_kl_bound: float,
 ) -> Check:
-    """Compare every conversation.
+    """Compare every conversation that the daemon takes.
 
     Args:
         client: Speaks to the daemon.
         tag: The tag to check.
         reference: Has the conversations.
+        capabilities: Of the tag: tools are refused by the daemon where it finds none, and so is
+            thinking; whether it finds those that were proven, is checked elsewhere.
         mean_kl_bound: What the tokens behind the prompts may differ by on average, in nats, where
             the daemon shows no text.
 
     Raises:
         DaemonError: the daemon could not answer.
     """
+    requests = [
+        _Request(conversation, conversation.think if "thinking" in capabilities else None)
+        for conversation in reference.conversations
+        if "tools" in capabilities or not conversation.tools
+    ]
     try:
-        different = _rendered_differences(client, tag, reference.conversations)
+        different = _rendered_differences(client, tag, reference, requests)
         proof = RENDERED_TEXT
     except RenderingHiddenError:
-        different = _counted_differences(client, tag, reference, mean_kl_bound)
+        different = _counted_differences(client, tag, reference, requests, mean_kl_bound)
         proof = TOKEN_COUNTS
     return Check(
         name="rendered prompts",
         layer="template",
         passed=not different,
         numbers={
-            "prompts": len(reference.conversations),
+            "prompts": len(requests),
             "different": len(different),
             "proof": proof,
         },
@@ -53,25 +67,48 @@ def check_prompts(
     )
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A conversation, and the ``think`` that this daemon takes with it."""
+
+    conversation: Conversation
+    think: bool | None
+
+
 def _rendered_differences(
-    client: Client, tag: str, conversations: Sequence[Conversation]
+    client: Client, tag: str, reference: ReferenceValues, requests: Sequence[_Request]
 ) -> list[str]:
     different = []
-    for conversation in conversations:
-        served = client.render(tag, _messages(conversation))
-        if served != conversation.rendered:
-            different.append(_first_difference(conversation, served))
+    for request in requests:
+        conversation = request.conversation
+        served = client.render(
+            tag, conversation.messages, think=request.think, tools=conversation.tools
+        )
+        wanted = reference.rendered_on(conversation, date.today())
+        if served != wanted:
+            different.append(_first_difference(conversation.name, wanted, served))
     return different
 
 
 def _counted_differences(
-    client: Client, tag: str, reference: ReferenceValues, mean_kl_bound: float
+    client: Client,
+    tag: str,
+    reference: ReferenceValues,
+    requests: Sequence[_Request],
+    mean_kl_bound: float,
 ) -> list[str]:
     special = special_texts(reference)
     different, divergences = [], []
-    for conversation in reference.conversations:
+    for request in requests:
+        conversation = request.conversation
         reply = client.chat(
-            tag, _messages(conversation), options=_ONE_TOKEN, logprobs=True, top_logprobs=20
+            tag,
+            conversation.messages,
+            think=request.think,
+            tools=conversation.tools,
+            options=_ONE_TOKEN,
+            logprobs=True,
+            top_logprobs=20,
         )
         wanted = len(conversation.token_ids)
         if reply.prompt_tokens != wanted:
@@ -93,12 +130,8 @@ def _counted_differences(
     return different
 
 
-def _messages(conversation: Conversation) -> list[dict[str, str]]:
-    return [turn.model_dump() for turn in conversation.turns]
-
-
-def _first_difference(conversation: Conversation, served: str) -> str:
-    wanted_bytes, served_bytes = conversation.rendered.encode(), served.encode()
+def _first_difference(name: str, rendered: str, served: str) -> str:
+    wanted_bytes, served_bytes = rendered.encode(), served.encode()
     shared = min(len(wanted_bytes), len(served_bytes))
     at = next((i for i in range(shared) if wanted_bytes[i] != served_bytes[i]), shared)
     wanted, got = (
@@ -106,6 +139,6 @@ def _first_difference(conversation: Conversation, served: str) -> str:
         for text in (wanted_bytes, served_bytes)
     )
     return (
-        f"conversation {conversation.name!r} differs at byte {at}: the checkpoint renders "
+        f"conversation {name!r} differs at byte {at}: the checkpoint renders "
         f"...{wanted!r}..., the daemon ...{got!r}..."
     )

@@ -13,7 +13,7 @@ from ollama_bridge.verify.certificate import Check
 
 def check_settings(
     details: ModelDetails, modelfile: Modelfile, reference: ReferenceValues
-) -> tuple[Check, Check, Check]:
+) -> tuple[Check, ...]:
     """Compare what ``show`` says with what was asked for.
 
     Args:
@@ -24,6 +24,7 @@ def check_settings(
     served = read_parameters(details.parameters)
     return (
         _check_texts(details, modelfile, reference),
+        _check_capabilities(details, modelfile, reference),
         _check_stops(served, modelfile, reference),
         _check_sampling(served, modelfile),
     )
@@ -59,6 +60,27 @@ def _check_texts(details: ModelDetails, modelfile: Modelfile, reference: Referen
         )
     return Check(
         name="SYSTEM and TEMPLATE",
+        layer="template",
+        passed=difference is None,
+        difference=difference,
+    )
+
+
+def _check_capabilities(
+    details: ModelDetails, modelfile: Modelfile, reference: ReferenceValues
+) -> Check:
+    """Tools and thinking, as the daemon finds them, are those that were proven."""
+    expected = reference.template
+    difference = None
+    if expected is not None and modelfile.template == expected.go:
+        served = tuple(name for name in ("tools", "thinking") if name in details.capabilities)
+        if served != expected.capabilities:
+            difference = (
+                f"the daemon offers {', '.join(served) or 'neither tools nor thinking'}, the chat "
+                f"template has {', '.join(expected.capabilities) or 'neither'}"
+            )
+    return Check(
+        name="capabilities",
         layer="template",
         passed=difference is None,
         difference=difference,

@@ -24,6 +24,7 @@ from ollama_bridge.reference import (
     Conversation,
     Position,
     ReferenceValues,
+    ServedTemplate,
     Special,
     TokenScore,
     Turn,
@@ -32,6 +33,12 @@ from ollama_bridge.reference import (
 END = Special(id=2, text="<|im_end|>")
 SYSTEM = "Be brief."
 TOP = (TokenScore(5, "Yes", -0.1), TokenScore(6, "No", -2.4), TokenScore(2, None, -6.0))
+# ChatML in Go, as `modelfiles/chatml.Modelfile.j2` has it.
+CHATML_GO = (
+    "{{- range $i, $_ := .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}"
+    "{{- if gt (len (slice $.Messages $i)) 1 }}<|im_end|>\n"
+    '{{ else if ne .Role "assistant" }}<|im_end|>\n<|im_start|>assistant\n{{ end }}{{- end }}'
+)
 ENDING = (TokenScore(2, None, -0.01), TokenScore(6, "No", -5.0))
 
 
@@ -63,6 +70,9 @@ def small_reference(*, system: str | None = SYSTEM) -> ReferenceValues:
         system=system,
         default_system=None,
         has_chat_template=True,
+        template=ServedTemplate(
+            authority="template", go=CHATML_GO, reason="a test", conversations=1
+        ),
         turn_end="<|im_end|>",
         end_tokens=(END,),
         bos=None,
@@ -208,7 +218,14 @@ class FakeDaemon:
             raw={},
         )
 
-    def render(self, tag: str, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(
+        self,
+        tag: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        think: object = None,
+        tools: object = None,
+    ) -> str:
         """ChatML with the tag's own system prompt."""
         self._call("render")
         if not self.renders:
@@ -269,7 +286,9 @@ class FakeDaemon:
         entry = TokenLogprob(token=top[0].token, logprob=top[0].logprob, bytes=None, top=top)
         return replace(reply, prompt_tokens=tokens + self.extra_tokens, logprobs=(entry,))
 
-    def generate(self, tag: str, prompt: str, *, raw: bool, options: Mapping[str, Any]) -> Reply:
+    def generate(
+        self, tag: str, prompt: str, *, raw: bool, think: bool, options: Mapping[str, Any]
+    ) -> Reply:
         """Nothing more to say."""
         return self._reply("")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.formats import source_of
 from fakes.models import DEFAULT_SYSTEM
 
 from ollama_bridge.artifacts import Checkpoint, Work
@@ -152,7 +155,7 @@ def test_without_a_chat_template_prompts_are_continued(
 
 
 def test_what_ollama_cannot_do_is_a_stated_limit(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """A template that trims, or refuses a system turn, loses those probes and says so."""
+    """A template that refuses a system turn loses those probes and says so; trimming is served."""
     template = (
         "{% for m in messages %}"
         "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -163,10 +166,37 @@ def test_what_ollama_cannot_do_is_a_stated_limit(tiny_checkpoint: Path, tmp_path
     write_reference_values(copy, system=None)
     values = ReferenceValues.read(copy / "reference.json")
     names = {conversation.name for conversation in values.conversations}
-    assert "white space" not in names
+    assert "white space" in names
     assert "other system" not in names
-    assert any("trims" in limit for limit in values.limits)
     assert any("'other system'" in limit for limit in values.limits)
+
+
+def test_tools_thinking_and_dates_are_probed(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A template that has them gets probes of them, and the day they were rendered on."""
+    copy = edit_template(tiny_checkpoint, tmp_path, source_of("smollm3"))
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    write_reference_values(copy, system=None)
+    values = ReferenceValues.read(copy / "reference.json")
+    assert values.template is not None
+    assert values.template.capabilities == ("tools", "thinking")
+    names = {conversation.name for conversation in values.conversations}
+    assert {"tools", "result of a tool", "earlier thinking", "no thinking"} <= names
+    (form,) = values.dates
+    assert form == "%d %B %Y"
+    greeting = values.conversation("greeting")
+    assert greeting.think  # what a daemon takes a request without `think` for
+    assert values.dates[form] in greeting.rendered
+    assert "03 February 2031" in values.rendered_on(greeting, date(2031, 2, 3))
+    tokenizer = load_tokenizer(copy)
+    called = values.conversation("result of a tool")
+    assert called.rendered == tokenizer.apply_chat_template(
+        called.messages,
+        tools=list(called.tools),
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=True,
+    )
 
 
 def test_a_template_that_always_fails_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes.serving import SYSTEM, small_reference
+from fakes.serving import CHATML_GO, SYSTEM, small_reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +15,8 @@ from ollama_bridge.config import ModelfileSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.rendering import choose_parameters, detect_format, render, render_file
+from ollama_bridge.reference import ReferenceValues, ServedTemplate
+from ollama_bridge.rendering import choose_file, choose_parameters, render, render_file
 
 
 def gguf_with(reference: ReferenceValues, folder: Path) -> GGUFFile:
@@ -34,16 +34,6 @@ def render_text(source: str, folder: Path, *, system: str | None = "S") -> Model
     return render_file(
         file, from_="m.gguf", system=system, parameters={}, license_=None, turn_end="</s>"
     )
-
-
-def with_rendering(user_turn: str) -> ReferenceValues:
-    """Reference values of another chat format."""
-    reference = small_reference()
-    conversations = tuple(
-        conversation.model_copy(update={"rendered": user_turn})
-        for conversation in reference.conversations
-    )
-    return reference.model_copy(update={"conversations": conversations})
 
 
 def test_writes_all_that_the_daemon_must_not_choose(tmp_path: Path) -> None:
@@ -90,30 +80,36 @@ def test_context_is_never_longer_than_the_weights_allow() -> None:
     assert choose_parameters(reference, {})["num_ctx"] == 512
 
 
-@pytest.mark.parametrize(
-    ("rendered", "name"),
-    [
-        ("<|im_start|>user\nHi<|im_end|>\n", "chatml"),
-        ("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>", "llama3"),
-        ("<|user|>\nHi</s>\n<|assistant|>\n", "zephyr"),
-    ],
-)
-def test_auto_follows_the_rendered_probes(rendered: str, name: str) -> None:
-    """The chat format is seen in what the checkpoint renders, not in its name."""
-    assert detect_format(with_rendering(rendered)) == name
+def test_auto_writes_the_proven_template(tmp_path: Path) -> None:
+    """TEMPLATE is the one that the reference values carry, to the letter."""
+    modelfile = render(
+        gguf_with(small_reference(), tmp_path / "gguf"), settings=ModelfileSection(), system=None
+    )
+    assert modelfile.template == CHATML_GO
+
+
+def test_auto_leaves_rendering_to_the_daemon(tmp_path: Path) -> None:
+    """Where Go cannot say it, there is no TEMPLATE beside the chat template of the GGUF."""
+    served = ServedTemplate(authority="jinja", go=None, reason="a test", conversations=0)
+    reference = small_reference().model_copy(update={"template": served})
+    modelfile = render(
+        gguf_with(reference, tmp_path / "gguf"), settings=ModelfileSection(), system=None
+    )
+    assert modelfile.template is None
 
 
 def test_auto_takes_completion_without_a_chat_template() -> None:
     """A base model continues its prompt."""
     reference = small_reference().model_copy(update={"has_chat_template": False})
-    assert detect_format(reference) == "completion"
+    assert choose_file(reference) == "completion"
 
 
-def test_unknown_format_says_how_to_bring_a_template() -> None:
-    """A format that does not ship names the ones that do and the way out."""
-    with pytest.raises(ModelfileError, match="chatml, completion, llama3, zephyr") as caught:
-        detect_format(with_rendering("[INST] Hi [/INST]"))
-    assert "modelfiles copy" in str(caught.value.hint)
+def test_values_of_an_older_version_say_what_to_do() -> None:
+    """Values that do not know of templates are no reason to guess one."""
+    reference = small_reference().model_copy(update={"template": None})
+    with pytest.raises(ModelfileError, match="older ollama-bridge") as caught:
+        choose_file(reference)
+    assert "modelfiles ls" in str(caught.value.hint)
 
 
 def test_unknown_template_is_refused(tmp_path: Path) -> None:
@@ -127,7 +123,7 @@ def test_unknown_template_is_refused(tmp_path: Path) -> None:
 def test_every_shipped_template_documents_its_variables(name: str) -> None:
     """The head of each template names every variable that it gets."""
     head = find_asset("modelfiles", name).read_text(encoding="utf-8").split("#]")[0]
-    for variable in ("from", "system", "stop", "parameters", "license", "turn_end"):
+    for variable in (*("from", "system", "stop", "parameters", "license", "turn_end", "template"),):
         assert f"    {variable} " in head
 
 
@@ -141,10 +137,11 @@ def test_every_shipped_template_renders_with_nothing_optional(name: str) -> None
         parameters={},
         license_=None,
         turn_end="</s>",
+        template="{{ .Prompt }}",
     )
     assert modelfile.system is None
-    assert modelfile.template is not None
-    assert not any(mark in modelfile.template for mark in ("[[", "[%", "[#"))
+    assert (modelfile.template is None) == (name == "jinja")
+    assert not any(mark in (modelfile.template or "") for mark in ("[[", "[%", "[#"))
 
 
 @given(system=st.text(min_size=1).filter(lambda text: max(text) < "\ud800" or max(text) > "\udfff"))

@@ -90,7 +90,7 @@ def shown(modelfile: Modelfile) -> FakeDaemon:
 def test_what_was_asked_for_is_shown() -> None:
     """Every text and parameter that was sent is what the daemon shows."""
     checks = check_settings(shown(MODELFILE).show("t"), MODELFILE, small_reference())
-    assert [check.difference for check in checks] == [None, None, None]
+    assert [check.difference for check in checks] == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,30 @@ def test_what_is_shown_otherwise_is_named(served: Modelfile, layer: str, message
 def test_a_modelfile_of_another_system_prompt_is_refused() -> None:
     """A SYSTEM that is served as sent, but is not the checkpoint's, fails."""
     other = replace(MODELFILE, system="Be long.")
-    texts, _, _ = check_settings(shown(other).show("t"), other, small_reference())
+    texts, *_ = check_settings(shown(other).show("t"), other, small_reference())
     assert texts.layer == "template"
     assert not texts.passed
+
+
+def test_capabilities_are_those_that_were_proven() -> None:
+    """A daemon that finds other ones in our TEMPLATE fails; another's TEMPLATE is its business."""
+    reference = small_reference()
+    assert reference.template is not None
+    promised = reference.template.model_copy(update={"capabilities": ("tools",)})
+    reference = reference.model_copy(update={"template": promised})
+    ours = replace(MODELFILE, template=promised.go)
+    (failed,) = [
+        check
+        for check in check_settings(shown(ours).show("t"), ours, reference)
+        if not check.passed
+    ]
+    assert (failed.name, failed.layer) == ("capabilities", "template")
+    assert "offers neither tools nor thinking, the chat template has tools" in str(
+        failed.difference
+    )
+    assert all(
+        check.passed for check in check_settings(shown(MODELFILE).show("t"), MODELFILE, reference)
+    )
 
 
 def test_parameters_are_read_in_go_notation() -> None:

@@ -1,0 +1,101 @@
+"""Go templates made of chat templates, in a real daemon: they render what was proven."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+from fakes.architectures import build_checkpoint
+from fakes.exports import Exports, modelfile_of, tiny_exports
+from fakes.formats import CASES, chat_template, source_of
+
+from ollama_bridge.client import Client
+from ollama_bridge.conversion import convert
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.registration import register
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.generation import PADDINGS, fixed, random_ones
+from ollama_bridge.template.go_run import GoTemplate
+from ollama_bridge.template.proof import domain_of
+from ollama_bridge.template.synthesis import synthesise
+from ollama_bridge.template.writer import write
+from ollama_bridge.verify.certificate import Certificate
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A random two-layer Llama; its GGUF carries no chat template."""
+    return tiny_exports(tmp_path_factory.mktemp("template-exports"), seed=3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_daemon_renders_what_the_evaluator_renders(
+    name: str, tiny: Exports, client: Client
+) -> None:
+    """Ours and Go's ``text/template`` agree on every kind of conversation of a format."""
+    format_ = synthesise(chat_template(name))
+    source = write(format_)
+    gguf, tag = tiny.gguf("f16"), f"live-template-go:{name}"
+    if not client.has_blob(gguf.blob_digest):
+        client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    client.create({"model": tag, "files": {"model.gguf": gguf.blob_digest}, "template": source})
+    domain = domain_of(chat_template(name), format_)
+    go = GoTemplate(source)
+    cases = [*list(fixed(domain))[::9], *random_ones(domain, 15, seed=1)]
+    cases += [
+        Conversation((Message("user", padding.format("padded")),), think=domain.thinks[0])
+        for padding in PADDINGS
+    ]
+    for conversation in cases:
+        messages = [message.to_ollama() for message in conversation.messages]
+        served = client.render(tag, messages, think=conversation.think, tools=conversation.tools)
+        assert served == go.render(conversation, today=date.today()), conversation.describe()
+    capabilities = client.show(tag).capabilities
+    assert ("tools" in capabilities) == format_.tools
+    assert ("thinking" in capabilities) == (format_.thinking is not None)
+    client.delete(tag)
+
+
+# Between them: tools, thinking by field and by cut tags, dates, trimming, no system role, BOS.
+@pytest.mark.parametrize(
+    "name", ["qwen2.5", "qwen3", "smollm3", "deepseek-r1", "llama3.2", "mistral", "gemma2", "phi3"]
+)
+def test_a_checkpoint_of_each_format_gets_a_certificate(
+    name: str, client: Client, tmp_path: Path
+) -> None:
+    """Registered with the synthesised template, its tools and thinking probed in the daemon."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    (source / "chat_template.jinja").write_text(source_of(name), encoding="utf-8", newline="")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 4096  # tools take a thousand of this tokenizer's tokens
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    checkpoint = with_reference_values(
+        resolve_model(str(source), cache_dir=tmp_path / "cache"),
+        system=None,
+        out_dir=tmp_path / "checkpoint",
+    )
+    reference = ReferenceValues.read(checkpoint.reference_path)
+    assert reference.template is not None
+    assert reference.template.authority == "template"
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+    model = register(
+        gguf,
+        modelfile_of(gguf),
+        f"live-template:{name}",
+        client=client,
+        out_dir=tmp_path / "tag",
+    )
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.passed
+    prompts = next(check for check in certificate.checks if check.name == "rendered prompts")
+    assert prompts.numbers["prompts"] == len(reference.conversations)
+    probed = {conversation.name for conversation in reference.conversations}
+    assert ("result of a tool" in probed) == CASES[name].tools
+    assert ("earlier thinking" in probed) == CASES[name].thinking
+    client.delete(model.tag)
