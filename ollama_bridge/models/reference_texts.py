@@ -45,12 +45,14 @@ class TextSide:
         self._template = chat_template_of(tokenizer)
         self.has_chat_template = self._template is not None
         self.default_system = self._find_default_system() if self.has_chat_template else None
-        self.system = system or self.default_system
         self._asked_system = system
         self.turn_end = self._find_turn_end() if self.has_chat_template else None
         self._served = decide(self._template) if self._template is not None else None
         if self._served is not None:
             self.limits += self._served.differences
+        if self.default_system is not None and not self._can_be_given(self.default_system):
+            self.default_system = None  # the chat template's own business
+        self.system = system or self.default_system
 
     @property
     def served(self) -> ServedTemplate | None:
@@ -202,6 +204,27 @@ class TextSide:
         if plain.startswith(before) and plain.endswith(after):
             return plain[len(before) : len(plain) - len(after)]
         return None
+
+    def _can_be_given(self, default: str) -> bool:
+        """Whether a SYSTEM of the default's words does what the chat template does by itself.
+
+        It does not where the default depends on the day, or on tools.
+        """
+        template, other_day = self._template, datetime(2031, 2, 3)
+        for _, conversation in self._probes() if template is not None else ():
+            if conversation.system or template is None:
+                continue
+            messages = (Message("system", default), *conversation.messages)
+            try:
+                plain = template.render(conversation, clock=other_day.strftime)
+                given = template.render(
+                    replace(conversation, messages=messages), clock=other_day.strftime
+                )
+            except RefusedError:
+                continue
+            if plain != given:
+                return False
+        return True
 
     def _find_turn_end(self) -> str | None:
         rendered = self._apply(Message("user", "Hi"), Message("assistant", "Answer."), prompt=False)

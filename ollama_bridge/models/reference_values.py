@@ -39,7 +39,7 @@ from ollama_bridge.reference import (
     Special,
     TokenScore,
 )
-from ollama_bridge.reporting import NullReporter, Progress, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -126,6 +126,8 @@ def _compute(
 ) -> ReferenceValues:
     tokenizer = load_tokenizer(folder)
     text = TextSide(tokenizer, folder, system=system or None)
+    if text.served is not None:
+        reporter.emit(Note(_STAGE, "info", text.served.reason))
     config = read_config(folder)
     context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)
     probes = text.conversations(longest=context - _GREEDY_TOKENS)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ollama_bridge.errors import TemplateError
-from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.proof import prove
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
@@ -53,8 +54,15 @@ def decide(template: ChatTemplate) -> Served:
     """Who renders, for a chat template.
 
     Raises:
-        TemplateError: it does not end, or writes without end.
+        TemplateError: it fails on a single user message, does not end, or writes without end.
     """
+    try:
+        template.render(Conversation((Message("user", "Hi"),)))
+    except RefusedError as exc:
+        raise TemplateError(
+            f"the chat template fails on a single user message: {exc}",
+            hint="fix chat_template.jinja in the checkpoint",
+        ) from exc
     try:
         found = synthesise(template)
         source = write(found)

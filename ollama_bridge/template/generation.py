@@ -25,6 +25,7 @@ _TEXTS = (
     "it's \"quoted\" and 'so'",
     "one\n\ntwo\r\n\tthree",
     "1,000.50 + 2 = ?",
+    "[img-0]What is this?",  # the daemon's mark of an image
 )
 _THOUGHTS = ("Let me see.", "First: 1 + 1.\nThen: 2 + 2.", "Ähm … 🤔")
 _SYSTEMS = ("You are a terse parrot.", "Réponds en français.\nToujours.", 'Say "yes".')

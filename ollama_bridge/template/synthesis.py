@@ -27,6 +27,7 @@ from ollama_bridge.template.decisions import (
 from ollama_bridge.template.format import Calls, Fixed, Format, Thinking
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.observation import (
+    MARK,
     Gap,
     Hole,
     Notation,
@@ -69,7 +70,8 @@ def synthesise(template: ChatTemplate) -> Format:
             found = _Synthesis(template, tools=tools, thinking=thinking).run()
             return replace(found, limits=(*limits, *found.limits))
         except ConflictError as exc:
-            reason = f"it writes {exc} at places that Go cannot tell apart"
+            one, other = (MARK.sub(r"{\1}", str(sample)) for sample in exc.samples)
+            reason = f"it writes {one!r} and {other!r} at places that Go cannot tell apart"
         except TemplateError as exc:
             if not exc.is_inexpressible:
                 raise

@@ -62,6 +62,7 @@ class Certificate(BaseModel):
         blob_digest: Digest of the GGUF.
         tag_digest: Digest of the tag's manifest in the daemon, which fixes all its parts.
         forced: Registered although a check failed, because it was asked for.
+        rendering: Who renders the prompts, and why.
         limits: What the checkpoint's chat template does and no Ollama template can.
         checks: All comparisons.
     """
@@ -75,6 +76,7 @@ class Certificate(BaseModel):
     blob_digest: str
     tag_digest: str = ""
     forced: bool = False
+    rendering: str = ""
     limits: tuple[str, ...] = ()
     checks: tuple[Check, ...] = Field(min_length=1)
 

@@ -87,6 +87,7 @@ def check_parity(
         type=type,
         daemon_version=client.version(),
         blob_digest=blob_digest,
+        rendering=reference.template.reason if reference.template is not None else "",
         limits=reference.limits,
         checks=checks,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 from fakes.architectures import build_checkpoint
 from fakes.exports import Exports, modelfile_of, tiny_exports
 from fakes.formats import CASES, chat_template, source_of
+from fakes.models import DEFAULT_SYSTEM
 
+from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
+from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reference import ReferenceValues
@@ -62,6 +66,20 @@ def test_the_daemon_renders_what_the_evaluator_renders(
     client.delete(tag)
 
 
+def checkpoint_with(chat_template: str, folder: Path) -> Checkpoint:
+    """A tiny random checkpoint of a chat format, with reference values."""
+    source = build_checkpoint("llama", folder / "source")
+    (source / "chat_template.jinja").write_text(chat_template, encoding="utf-8", newline="")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 4096  # tools take a thousand of this tokenizer's tokens
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return with_reference_values(
+        resolve_model(str(source), cache_dir=folder / "cache"),
+        system=None,
+        out_dir=folder / "checkpoint",
+    )
+
+
 # Between them: tools, thinking by field and by cut tags, dates, trimming, no system role, BOS.
 @pytest.mark.parametrize(
     "name", ["qwen2.5", "qwen3", "smollm3", "deepseek-r1", "llama3.2", "mistral", "gemma2", "phi3"]
@@ -70,16 +88,7 @@ def test_a_checkpoint_of_each_format_gets_a_certificate(
     name: str, client: Client, tmp_path: Path
 ) -> None:
     """Registered with the synthesised template, its tools and thinking probed in the daemon."""
-    source = build_checkpoint("llama", tmp_path / "source")
-    (source / "chat_template.jinja").write_text(source_of(name), encoding="utf-8", newline="")
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["max_position_embeddings"] = 4096  # tools take a thousand of this tokenizer's tokens
-    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    checkpoint = with_reference_values(
-        resolve_model(str(source), cache_dir=tmp_path / "cache"),
-        system=None,
-        out_dir=tmp_path / "checkpoint",
-    )
+    checkpoint = checkpoint_with(source_of(name), tmp_path)
     reference = ReferenceValues.read(checkpoint.reference_path)
     assert reference.template is not None
     assert reference.template.authority == "template"
@@ -99,3 +108,40 @@ def test_a_checkpoint_of_each_format_gets_a_certificate(
     assert ("result of a tool" in probed) == CASES[name].tools
     assert ("earlier thinking" in probed) == CASES[name].thinking
     client.delete(model.tag)
+
+
+# What neither of them knows: the number of a turn.
+COUNTING = """{%- for message in messages %}
+{{- '<' + loop.index | string + ' ' + message.role + '>' + message.content }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<' + (messages | length + 1) | string + ' assistant>' }}
+{%- endif %}"""
+
+
+def test_what_go_cannot_say_is_rendered_by_the_daemon(client: Client, tmp_path: Path) -> None:
+    """The GGUF keeps the chat template, there is no TEMPLATE, and the proof is the same."""
+    checkpoint = checkpoint_with(COUNTING, tmp_path)
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+    modelfile = modelfile_of(gguf)
+    assert modelfile.template is None
+    model = register(
+        gguf, modelfile, "live-template:jinja", client=client, out_dir=tmp_path / "tag"
+    )
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.passed
+    assert "Ollama 0.30" in certificate.rendering
+    assert client.render(model.tag, "Hi") == "<1 user>Hi<2 assistant>"
+    client.delete(model.tag)
+
+
+def test_a_known_template_is_not_replaced(client: Client, tmp_path: Path) -> None:
+    """Ollama knows SmolLM2's format, and loses its default system prompt; not with our comment."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    with open_draft(tmp_path / "checkpoint", Work("checkpoint", "test", 1)) as draft:
+        shutil.copytree(source, draft.path, dirs_exist_ok=True)
+        checkpoint = Checkpoint(tmp_path / "checkpoint", draft.commit())
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf", chat_template=True)
+    client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    client.create({"model": "live-template:kept", "files": {"model.gguf": gguf.blob_digest}})
+    assert DEFAULT_SYSTEM in client.render("live-template:kept", "Hi")
+    client.delete("live-template:kept")
