@@ -38,6 +38,12 @@ def turn_end(texts: Iterable[str]) -> str:
     return found[0] if found is not None else ""
 
 
+def last_mark(text: str) -> str:
+    """The mark, with the white space behind it, that a text ends with; else nothing."""
+    found = re.search(r"(?:<[^<>\s]*>|\[/?\w+\])\s*$", text)
+    return found[0] if found is not None else ""
+
+
 def _shared(texts: list[str]) -> str:
     first, last = min(texts, default=""), max(texts, default="")
     pairs = enumerate(zip(first, last, strict=False))

@@ -11,8 +11,9 @@ from typing import Literal
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.proof import prove
+from ollama_bridge.template.proof import Proof, prove
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
 
@@ -63,10 +64,14 @@ def decide(template: ChatTemplate) -> Served:
             f"the chat template fails on a single user message: {exc}",
             hint="fix chat_template.jinja in the checkpoint",
         ) from exc
+    proven: list[tuple[str, Proof]] = []
+
+    def accept(format_: Format) -> None:
+        source = write(format_)
+        proven.append((source, prove(template, source, format_)))
+
     try:
-        found = synthesise(template)
-        source = write(found)
-        proof = prove(template, source, found)
+        found = synthesise(template, accept)
     except TemplateError as exc:
         if not exc.is_inexpressible:
             raise
@@ -83,6 +88,7 @@ def decide(template: ChatTemplate) -> Served:
                 "the daemon closes thinking before it continues an assistant's message",
             ),
         )
+    ((source, proof),) = proven
     return Served(
         "template",
         source,

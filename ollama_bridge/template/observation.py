@@ -280,7 +280,8 @@ def find_notation(template: ChatTemplate) -> Notation:
     called = fill("uct", system=False, tools=1, think=None)
     *before, result = called.messages
     call = before[-1].calls[0]
-    odd = replace(called, messages=(*before, replace(result, content=_QUOTED, call_id="", name="")))
+    other = replace(result, content=_QUOTED, call_id="Id9999999", name="other")
+    odd = replace(called, messages=(*before, other))
     text = template.render(odd)
     return Notation(
         tool=form,
@@ -305,9 +306,9 @@ def _find_holes(text: str, number: int, message: Message, notation: Notation) ->
     def find(kind: HoleKind, said: str, call: int = 0, *, may_lack: bool = False) -> None:
         place = text.find(said)
         if place < 0 and not may_lack:
-            raise inexpressible(f"the chat template does not write a {message.role}'s {kind}")
+            raise inexpressible(f"the chat template does not write the {message.role}'s {kind}")
         if place >= 0 and kind != "name" and kind != "id" and text.count(said) > 1:
-            raise inexpressible(f"the chat template writes a {message.role}'s {kind} twice")
+            raise inexpressible(f"the chat template writes the {message.role}'s {kind} twice")
         if place >= 0:
             found.append((kind, call, place, place + len(said)))
 

@@ -99,7 +99,7 @@ def find_trims(
             kind = _trim_of(template, conversation, number)
             if kind is None:
                 limits.append(
-                    f"white space around a {message.role}'s message is changed in a way of the "
+                    f"white space around the {message.role}'s message is changed in a way of the "
                     "chat template's own"
                 )
                 continue
@@ -111,7 +111,7 @@ def find_trims(
             trims[role] = learn(seen)
         except ConflictError:
             trims[role] = Leaf("")
-            limits.append(f"white space around a {role}'s message is cut off at some places only")
+            limits.append(f"white space around the {role}'s message is cut off at some places only")
     return trims, list(dict.fromkeys(limits))
 
 

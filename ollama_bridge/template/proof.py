@@ -92,6 +92,11 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
     for literal in template.literals():
         named += run.name(f"a message with {literal!r} in it", _with(ordinary, literal))
     named += run.name("a message that is said twice", _repeated(ordinary))
+    if None not in domain.thinks and _thinks_less_unasked(template):
+        named.append(
+            "a request that does not say whether to think: Ollama lets the model think, the chat "
+            "template by itself does not"
+        )
     if format_.tools:
         named += json_in_go.LIMITS
         form = format_.notation.tool
@@ -158,6 +163,12 @@ class _Run:
         wanted = self._template.render(conversation, clock=day.strftime)
         got = self._go.render(conversation, today=day)
         return None if wanted == got else Difference(conversation, wanted, got)
+
+
+def _thinks_less_unasked(template: ChatTemplate) -> bool:
+    question = (Message("user", "Hi"),)
+    unasked = template.render(Conversation(question))
+    return unasked != template.render(Conversation(question, think=True))
 
 
 def _changed(ordinary: Iterable[Conversation], contents: Iterable[str]) -> Iterator[Conversation]:

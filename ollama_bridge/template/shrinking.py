@@ -44,8 +44,6 @@ def _smaller(conversation: Conversation) -> Iterator[Conversation]:
                 yield replace(conversation, messages=rest)
     for count in range(len(conversation.tools)):
         yield replace(conversation, tools=conversation.tools[:count])
-    if conversation.think is not None:
-        yield replace(conversation, think=None)
     for number, message in enumerate(messages):
         for less in _less(message):
             changed = (*messages[:number], less, *messages[number + 1 :])

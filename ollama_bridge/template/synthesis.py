@@ -9,7 +9,7 @@ derived is right, is for ``proof`` to show.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ollama_bridge.errors import TemplateError
@@ -57,8 +57,13 @@ _ESSENTIAL = ("u", "uau")
 _ESSENTIAL_CALLS = ("uct", "ucta")
 
 
-def synthesise(template: ChatTemplate) -> Format:
+def synthesise(template: ChatTemplate, accept: Callable[[Format], None] = lambda _: None) -> Format:
     """How a chat template writes conversations.
+
+    Args:
+        template: The chat template.
+        accept: Raises an inexpressible TemplateError where a result will not do; it is then tried
+            with less, first without tools, then without thinking.
 
     Raises:
         TemplateError: it does something that no Go template of ours says, with the reason.
@@ -68,7 +73,9 @@ def synthesise(template: ChatTemplate) -> Format:
     while True:
         try:
             found = _Synthesis(template, tools=tools, thinking=thinking).run()
-            return replace(found, limits=(*limits, *found.limits))
+            found = replace(found, limits=(*limits, *found.limits))
+            accept(found)
+            return found
         except ConflictError as exc:
             one, other = (MARK.sub(r"{\1}", str(sample)) for sample in exc.samples)
             reason = f"it writes {one!r} and {other!r} at places that Go cannot tell apart"
@@ -230,13 +237,17 @@ class _Synthesis:
         """What opens an answer, whether it is there or to come."""
         into = [*self._openings("assistant"), *self._openings("")]
         opening = affixes.common_prefix([gap.text for gap in into if gap.before != "tool"])
+        thoughts = [gap for gap in into if gap.kind == "thinking" and gap.before != "tool"]
+        if any(gap.text == opening for gap in thoughts):
+            # Every answer begins with its thinking: the tag belongs to that.
+            opening = opening.removesuffix(affixes.last_mark(opening))
         after_results = [gap.text for gap in into if gap.before == "tool"]
         # Results may stand in a turn of their own, which is closed first.
         leads = {text[: text.find(opening)] for text in after_results if opening in text}
-        if not after_results or leads == {""} or not opening:
-            return Leaf(affixes.common_prefix([gap.text for gap in into]))
-        if len(leads) > 1 or not all(opening in text for text in after_results):
-            return Leaf("")
+        if len(leads) != 1 or not all(opening in text for text in after_results):
+            return Leaf(affixes.common_prefix([opening, *after_results]))
+        if leads == {""}:
+            return Leaf(opening)
         after_tool = next(item for item in CONDITIONS if item.go == 'eq $previous "tool"')
         return Branch(after_tool, Leaf(leads.pop() + opening), Leaf(opening))
 
@@ -258,6 +269,8 @@ class _Synthesis:
         behind = self._inside("thinking", "content")
         if len(before) != 1 or len(behind) != 1:
             raise inexpressible("it writes thinking in more than one way")
+        if not all(text.strip() for text in (*before, *behind)):
+            raise inexpressible("it writes thinking without tags around it")
         return Thinking(before.pop(), behind.pop(), shown)
 
     def _find_calls(
@@ -340,7 +353,7 @@ class _Synthesis:
                     texts = [seen.between(one, two) for one, two in itertools.pairwise(holes)]
                     found.add(Fixed(tuple(hole.kind for hole in holes), tuple(texts)))
         if len(found) > 1:
-            raise inexpressible(f"it writes the parts of a {role}'s message in more than one way")
+            raise inexpressible(f"it writes the parts of the {role}'s message in more than one way")
         return found.pop() if found else Fixed(("content",), ())
 
     def _shown(self, kind: str) -> Tree[bool]:

@@ -271,6 +271,8 @@ class FakeDaemon:
         tag: str,
         messages: Sequence[Mapping[str, str]],
         *,
+        think: object = None,
+        tools: object = None,
         options: Mapping[str, Any],
         logprobs: bool = False,
         top_logprobs: int | None = None,

@@ -171,6 +171,16 @@ def test_what_ollama_cannot_do_is_a_stated_limit(tiny_checkpoint: Path, tmp_path
     assert any("'other system'" in limit for limit in values.limits)
 
 
+def test_a_default_of_the_day_is_no_system_prompt(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What the chat template says of today stays its own: SYSTEM would say it for ever."""
+    copy = edit_template(tiny_checkpoint, tmp_path, source_of("granite"))
+    write_reference_values(copy, system=None)
+    values = ReferenceValues.read(copy / "reference.json")
+    assert values.system is None
+    assert values.default_system is None
+    assert "Today's Date: " in values.conversation("greeting").rendered
+
+
 def test_tools_thinking_and_dates_are_probed(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A template that has them gets probes of them, and the day they were rendered on."""
     copy = edit_template(tiny_checkpoint, tmp_path, source_of("smollm3"))

@@ -6,7 +6,7 @@ import functools
 from datetime import date
 
 import pytest
-from fakes.formats import CASES, chat_template, published
+from fakes.formats import CASES, chat_template, published, source_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,10 +86,13 @@ def test_a_wrong_go_template_is_shown_by_the_smallest_conversation() -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "does not write a user"),
-        ("{% for m in messages | reverse %}{{ m.content }};{% endfor %}", "does not write a user"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "does not write the user"),
+        (
+            "{% for m in messages | reverse %}{{ m.content }};{% endfor %}",
+            "does not write the user",
+        ),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "twice"),
-        ("{{ messages[-1].content }}", "does not write a user"),
+        ("{{ messages[-1].content }}", "does not write the user"),
         (
             "{% for m in messages %}<{{ loop.index }}>{{ m.content }}{% endfor %}",
             "cannot tell apart",
@@ -119,6 +122,36 @@ def test_a_date_that_go_cannot_write_leaves_it_to_the_daemon() -> None:
     )
     assert found.authority == "jinja"
     assert "%A" in found.reason
+
+
+def test_what_fails_with_tools_is_served_without_them() -> None:
+    """Calls that Go would write otherwise cost the tag its tools, and nothing else."""
+    source = source_of("qwen2.5").replace(
+        "arguments | tojson", "arguments | tojson(ensure_ascii=true)"
+    )
+    found = served(source)
+    assert found.authority == "template"
+    assert not found.tools
+    assert any(difference.startswith("tools are not offered") for difference in found.differences)
+
+
+def test_thinking_only_when_asked_has_a_name() -> None:
+    """Ollama thinks unless it is told not to."""
+    found = served(source_of("qwen3").replace("is defined and enable_thinking is false", "!= true"))
+    assert found.thinking
+    assert any("does not say whether to think" in difference for difference in found.differences)
+
+
+def test_every_answer_may_begin_with_its_thinking() -> None:
+    """The tag that opens every answer is told from what opens the answer."""
+    found = served(
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think>"
+        "{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant><think>{% endif %}"
+    )
+    assert found.thinking
+    assert found.go is not None
+    assert "<think>{{ .Thinking }}</think>" in found.go
 
 
 def test_what_depends_on_the_words_has_a_name() -> None:
