@@ -97,6 +97,11 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
             "a request that does not say whether to think: Ollama lets the model think, the chat "
             "template by itself does not"
         )
+    if format_.thinking is not None and not format_.thinking.by_field:
+        named.append(
+            "an answer that is to be continued: its thinking is kept, which the chat template cuts "
+            "out of answers"
+        )
     if format_.tools:
         named += json_in_go.LIMITS
         form = format_.notation.tool

@@ -142,6 +142,13 @@ def test_thinking_only_when_asked_has_a_name() -> None:
     assert any("does not say whether to think" in difference for difference in found.differences)
 
 
+def test_thinking_that_is_only_cut_out_has_a_name() -> None:
+    """A chat template without a field for it cannot say how a thought is continued."""
+    found = decide(chat_template("deepseek-r1"))
+    assert found.thinking
+    assert any("to be continued" in difference for difference in found.differences)
+
+
 def test_every_answer_may_begin_with_its_thinking() -> None:
     """The tag that opens every answer is told from what opens the answer."""
     found = served(
