@@ -1,0 +1,51 @@
+"""``ollama-bridge template``: what a tag will render, without making one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes.formats import source_of
+from fakes.models import DEFAULT_SYSTEM
+from typer.testing import CliRunner
+
+from ollama_bridge.cli import app
+from ollama_bridge.errors import ModelError, TemplateError
+from ollama_bridge.packaging import read_template
+
+
+def test_a_checkpoints_template_is_shown(tiny_checkpoint: Path) -> None:
+    """The Go template alone on stdout, so that it can be kept in a file."""
+    done = CliRunner().invoke(app, ["template", str(tiny_checkpoint), "--quiet"])
+    assert done.exit_code == 0
+    assert done.stdout.rstrip("\n") == read_template(str(tiny_checkpoint)).go
+    assert DEFAULT_SYSTEM in done.stdout
+    assert "conversations" in done.stderr
+
+
+def test_a_file_is_enough(tmp_path: Path) -> None:
+    """A chat template by itself, as JSON with its proof."""
+    file = tmp_path / "chat_template.jinja"
+    file.write_text(source_of("qwen3"), encoding="utf-8")
+    done = CliRunner().invoke(app, ["template", str(file), "--json"])
+    found = json.loads(done.stdout)
+    assert found["authority"] == "template"
+    assert found["tools"]
+    assert found["conversations"] > 300
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(None, ModelError), ("{% if %}", TemplateError), ("{{ messages[9].x.y }}", TemplateError)],
+    ids=["missing", "no Jinja", "always fails"],
+)
+def test_a_bad_file_is_one_error(
+    tmp_path: Path, content: str | None, error: type[Exception]
+) -> None:
+    """No file, no Jinja, no prompt."""
+    file = tmp_path / "bad.jinja"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(error):
+        read_template(str(file))
