@@ -197,6 +197,7 @@ class ReferenceValues(_Value):
         dates: Dates in the prompts by their ``strftime`` format: a daemon writes its own day.
         turn_end: What the chat template writes after an assistant's turn.
         end_tokens: Tokens that end an answer; the first is the one that training teaches.
+        special_texts: What the special tokens among the likeliest are called in the vocabulary.
         bos: The tokenizer's BOS, if any.
         adds_bos: Whether the tokenizer puts BOS before every text.
         pre_tokenizer: How it splits texts, by llama.cpp's name (``models.pretokenizers``); None:
@@ -221,6 +222,7 @@ class ReferenceValues(_Value):
     dates: dict[str, str] = Field(default_factory=dict)
     turn_end: str | None
     end_tokens: tuple[Special, ...]
+    special_texts: tuple[str, ...] = ()
     bos: Special | None
     adds_bos: bool
     pre_tokenizer: str | None = None

@@ -165,6 +165,7 @@ def _compute(
         dates=text.dates,
         turn_end=text.turn_end,
         end_tokens=end_tokens,
+        special_texts=scorer.special_texts(),
         bos=bos,
         adds_bos=text.adds_bos,
         pre_tokenizer=_pre_tokenizer(folder),
@@ -281,6 +282,11 @@ class _Scorer:
         """Whether a token is a mark and not text."""
         added = self.tokenizer.added_tokens_decoder.get(token)
         return added is not None and bool(added.special)
+
+    def special_texts(self) -> tuple[str, ...]:
+        """Names of the special tokens among the likeliest: old daemons print them as texts."""
+        ids = sorted(token for token in self._texts if self.is_special(token))
+        return tuple(self.tokenizer.convert_ids_to_tokens(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer; undecodable bytes show as U+FFFD."""

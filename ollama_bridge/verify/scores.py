@@ -53,7 +53,9 @@ def compare_tops(
         special: Texts that a daemon may print for tokens without a text of their own.
     """
     special_texts = frozenset(special)
-    wanted = _by_text((token.text, token.logprob) for token in reference)
+    wanted = _by_text(
+        (_name(token.text or "", special_texts), token.logprob) for token in reference
+    )
     found = _by_text((_name(token.text, special_texts), token.logprob) for token in served)
     # What is missing from a list is at most as likely as the last of it.
     wanted_end = reference[-1].logprob if reference else 0.0
@@ -81,11 +83,13 @@ def compare_tops(
 def special_texts(reference: ReferenceValues) -> list[str]:
     """Texts that a daemon may print for tokens without a text of their own."""
     bos = [] if reference.bos is None else [reference.bos.text]
-    return [*(token.text for token in reference.end_tokens), *bos]
+    ends = [token.text for token in reference.end_tokens]
+    return [*ends, *bos, *reference.special_texts]
 
 
 def _name(text: str, special: frozenset[str]) -> str | None:
-    return None if text in special else text.partition("\ufffd")[0] or None
+    # Old daemons hand texts through C, where NUL ends them.
+    return None if text in special else text.partition("\ufffd")[0].partition("\0")[0] or None
 
 
 def _by_text(scores: Iterable[tuple[str | None, float]]) -> dict[str | None, list[float]]:

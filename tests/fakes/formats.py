@@ -12,6 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fakes.architectures import build_checkpoint
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.template.jinja import ChatTemplate
 
 _FOLDER = Path(__file__).parent / "chat_templates"
@@ -89,3 +94,17 @@ def published() -> Mapping[str, str]:
         return {}
     entries = json.loads(found.read_text(encoding="utf-8"))
     return {f"{entry['name']}-{number}": entry["template"] for number, entry in enumerate(entries)}
+
+
+def checkpoint_with(chat_template: str, folder: Path) -> Checkpoint:
+    """A tiny random checkpoint of a chat format, with reference values."""
+    source = build_checkpoint("llama", folder / "source")
+    (source / "chat_template.jinja").write_text(chat_template, encoding="utf-8", newline="")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 4096  # tools take a thousand of this tokenizer's tokens
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return with_reference_values(
+        resolve_model(str(source), cache_dir=folder / "cache"),
+        system=None,
+        out_dir=folder / "checkpoint",
+    )

@@ -25,15 +25,18 @@ from fakes.exports import (
     undo_permutation,
     without_stop,
 )
+from fakes.formats import checkpoint_with, source_of
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
+from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
@@ -71,7 +74,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     return tiny_exports(tmp_path_factory.mktemp("eras"), seed=21, system="Be brief.")
 
 
-def modelfile_of(gguf: GGUFFile, system: str) -> Modelfile:
+def modelfile_of(gguf: GGUFFile, system: str | None) -> Modelfile:
     """The Modelfile of a build; one thread, as two of 0.24 wait by spinning beside other work."""
     modelfile = exports.modelfile_of(gguf, system)
     return replace(modelfile, parameters={**modelfile.parameters, "num_thread": 1})
@@ -103,6 +106,21 @@ def test_the_real_model_is_proven_in_every_layer(
     assert certificate.checks[0].numbers["proof"] == "rendered text"
     assert {check.layer for check in certificate.checks} >= {"template", "tokenizer", "tensor"}
     client.delete(tag)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral"])
+def test_tools_and_thinking_are_proven_on_each_contract(
+    name: str, client: Client, tmp_path: Path
+) -> None:
+    """A synthesised template; the weights' likeliest tokens are special ones as well."""
+    checkpoint = checkpoint_with(source_of(name), tmp_path)
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+    reference = ReferenceValues.read(gguf.reference_path)
+    assert set(reference.special_texts) - {token.text for token in reference.end_tokens}
+    modelfile = modelfile_of(gguf, None)
+    model = register(gguf, modelfile, f"era-{name}", client=client, out_dir=tmp_path / "tag")
+    assert Certificate.read(model.path / "certificate.json").passed
+    client.delete(model.tag)
 
 
 def test_a_link_and_an_upload_make_the_same_tag(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from datetime import date
 from pathlib import Path
@@ -10,15 +9,13 @@ from pathlib import Path
 import pytest
 from fakes.architectures import build_checkpoint
 from fakes.exports import Exports, modelfile_of, tiny_exports
-from fakes.formats import CASES, chat_template, source_of
+from fakes.formats import CASES, chat_template, checkpoint_with, source_of
 from fakes.models import DEFAULT_SYSTEM
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.template.conversation import Conversation, Message
@@ -64,20 +61,6 @@ def test_the_daemon_renders_what_the_evaluator_renders(
     assert ("tools" in capabilities) == format_.tools
     assert ("thinking" in capabilities) == (format_.thinking is not None)
     client.delete(tag)
-
-
-def checkpoint_with(chat_template: str, folder: Path) -> Checkpoint:
-    """A tiny random checkpoint of a chat format, with reference values."""
-    source = build_checkpoint("llama", folder / "source")
-    (source / "chat_template.jinja").write_text(chat_template, encoding="utf-8", newline="")
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["max_position_embeddings"] = 4096  # tools take a thousand of this tokenizer's tokens
-    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return with_reference_values(
-        resolve_model(str(source), cache_dir=folder / "cache"),
-        system=None,
-        out_dir=folder / "checkpoint",
-    )
 
 
 # Between them: tools, thinking by field and by cut tags, dates, trimming, no system role, BOS.
