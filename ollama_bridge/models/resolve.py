@@ -27,7 +27,7 @@ from ollama_bridge.errors import ArtifactError, MissingExtraError, ModelError, M
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.weights import INDEX_NAME
-from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # Raised when an import gives other bytes for the same input.
 _IMPORT_VERSION = 3
 _MERGE_VERSION = 2
+_WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (convert --adapter makes one for others)"
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -218,6 +219,7 @@ def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bo
         inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
     )
     out_dir = cache_dir / f"merged-{work.key[:16]}"
+    reporter.emit(Note("merge", "info", f"{adapter.name} is merged into its base: {_WHY_MERGED}"))
     with Timed(reporter, "merge") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)

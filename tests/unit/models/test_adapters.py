@@ -18,6 +18,7 @@ from ollama_bridge.conversion import merge_lora
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reporting import JSONLReporter
 
 # Every feature of PEFT that is merged: settings of the adapter, and whether the base is tied.
 FEATURES: dict[str, tuple[dict[str, Any], bool]] = {
@@ -195,10 +196,12 @@ def test_a_pickled_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_an_adapter_folder_is_a_model_reference(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """A reference to an adapter gives the merged checkpoint, made once."""
+    """A reference to an adapter gives the merged checkpoint, made once, and it is said."""
     adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
     change_settings(adapter, base_model_name_or_path=str(tiny_checkpoint))
-    first = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    with JSONLReporter(tmp_path / "events.jsonl") as reporter:
+        first = resolve_model(str(adapter), cache_dir=tmp_path / "cache", reporter=reporter)
+    assert "merged into its base" in (tmp_path / "events.jsonl").read_text()
     again = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     assert first.digest == again.digest
     assert first.facts["merged_matrices"] == 14
