@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import RegisteredModel
+from ollama_bridge.artifacts import Corpus, RegisteredModel
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
@@ -20,6 +21,9 @@ from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
 
+if TYPE_CHECKING:
+    from ollama_bridge.conversion import Target
+
 _UNPROVEN = "its proof failed"
 
 
@@ -30,6 +34,8 @@ def package(
     recipe_modelfile: Mapping[str, object] | None = None,
     system: str | None = None,
     gguf_type: str = "q8_0",
+    target: Target | None = None,
+    corpus: Corpus | None = None,
     imatrix: Path | None = None,
     force: bool = False,
     link: bool = True,
@@ -48,6 +54,8 @@ def package(
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
         system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
         gguf_type: One of ``quantization.file_types.FILE_TYPES``.
+        target: A quality budget or a size (``conversion.Target``), instead of ``gguf_type``.
+        corpus: Its held-out texts are what a target is measured on; None: the model's own answers.
         imatrix: An importance matrix for types of blocks, in a format of llama.cpp.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
@@ -90,7 +98,9 @@ def package(
             source,
             type=gguf_type,
             imatrix=imatrix,
-            out_dir=run_dir / f"gguf-{gguf_type}",
+            target=target,
+            corpus=corpus,
+            out_dir=run_dir / (f"gguf-{gguf_type}" if target is None else "gguf-budget"),
             reporter=tee,
         )
         ensure_daemon(reporter=tee, host=host)

@@ -21,6 +21,9 @@ from ollama_bridge.errors import ArtifactError
 # Ollama's manifest, because every daemon keeps it through create, cp, push and pull, shows it, and
 # needs no access to its store for it.
 REFERENCE_KEY = "ollama_bridge.reference"
+# Of a file whose types were chosen one by one: what its own rounding does (see :class:`Noise`).
+NOISE_DIFFERENCE_KEY = "ollama_bridge.noise.max_difference"
+NOISE_MEAN_KL_KEY = "ollama_bridge.noise.mean_kl_nats"
 
 Role = Literal["system", "user", "assistant", "tool"]
 LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ollama_bridge.artifacts import Corpus
 from ollama_bridge.cli import options, output
+from ollama_bridge.cli.budget import read_target
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError, ParityError
 
@@ -25,6 +27,9 @@ def package(
     checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
     gguf_type: options.TypeOption = "q8_0",
+    budget: options.BudgetOption = None,
+    max_size: options.MaxSizeOption = None,
+    corpus: options.BudgetCorpusOption = None,
     imatrix: options.ImatrixOption = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
@@ -51,10 +56,12 @@ def package(
     Examples:
       ollama-bridge package ./my-finetune my-model --type q8_0
       ollama-bridge package ./my-finetune my-model --system "Answer in one word." --type f16
+      ollama-bridge package ./my-finetune my-model --max-size 80MB --corpus ./corpus
       ollama-bridge package ./my-finetune my-model --publish ghcr.io/team/my-model:1
     """
     from ollama_bridge import packaging
 
+    target = read_target(budget, max_size, corpus)
     with ConsoleReporter(quiet=quiet) as reporter:
         model = packaging.package(
             checkpoint,
@@ -65,6 +72,8 @@ def package(
             },
             system=system,
             gguf_type=gguf_type,
+            target=target,
+            corpus=Corpus.open(corpus) if corpus is not None else None,
             imatrix=imatrix,
             force=force,
             link=link,

@@ -29,6 +29,31 @@ ImatrixOption = Annotated[
         dir_okay=False,
     ),
 ]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        help="Instead of --type: the smallest file whose mean KL to the float model, on held-out "
+        "text, stays within so many nats (0.01).",
+    ),
+]
+MaxSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-size",
+        help="Instead of --type: the file of least KL that is no larger than this (80MB).",
+        metavar="SIZE",
+    ),
+]
+BudgetCorpusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus",
+        help="Folder that `prepare` made, to measure --budget or --max-size on; left out: the "
+        "model's own answers.",
+        file_okay=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a recipe key, such as distill.lr=3e-4. Repeatable."),

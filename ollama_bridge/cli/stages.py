@@ -9,6 +9,7 @@ import typer
 
 from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, GGUFFile, SoftLabels
 from ollama_bridge.cli import options, output
+from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.config import load_recipe
@@ -212,6 +213,9 @@ def convert(
     source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     out: StageOut,
     gguf_type: options.TypeOption = "f16",
+    budget: options.BudgetOption = None,
+    max_size: options.MaxSizeOption = None,
+    corpus: options.BudgetCorpusOption = None,
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
     ] = False,
@@ -219,9 +223,18 @@ def convert(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Write a checkpoint as GGUF; a PEFT folder is merged into its base."""
+    """Write a checkpoint as GGUF; a PEFT folder is merged into its base.
+
+    Examples:
+      ollama-bridge convert ./my-finetune --type q4_k_m --out ./gguf
+      ollama-bridge convert ./my-finetune --budget 0.01 --corpus ./corpus --out ./gguf
+      ollama-bridge convert ./my-finetune --max-size 80MB --out ./gguf
+    """
     from ollama_bridge.conversion import convert as stage
 
+    target = read_target(budget, max_size, corpus)
+    if adapter and target is not None:
+        raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
     if adapter:
         _convert_adapter(source, out, as_json=as_json)
         return
@@ -230,9 +243,13 @@ def convert(
             _checkpoint(source, host, reporter),
             type=gguf_type,
             imatrix=imatrix,
+            target=target,
+            corpus=Corpus.open(corpus) if corpus is not None else None,
             out_dir=out.absolute(),
             reporter=reporter,
         )
+    if target is not None and not as_json:
+        print_budget(gguf)
     _print(gguf, as_json=as_json)
 
 

@@ -6,12 +6,17 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work, digest_file
+from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
+from ollama_bridge.conversion.budget import Chosen, Model, choose_types
+from ollama_bridge.conversion.budget_picture import draw
+from ollama_bridge.conversion.budget_record import budget_entries, budget_notes, head_bytes
+from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
@@ -29,6 +34,7 @@ from ollama_bridge.models.gguf_weights import GGUFWeights
 from ollama_bridge.models.model_card import card_entries
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.weights import Weights
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import NUMBERS, parse
@@ -50,6 +56,8 @@ def convert(
     chat_template: bool | None = None,
     name: str | None = None,
     imatrix: Path | None = None,
+    target: Target | None = None,
+    corpus: Corpus | None = None,
 ) -> GGUFFile:
     """Write a checkpoint as one GGUF file.
 
@@ -65,10 +73,15 @@ def convert(
         name: ``general.name``; None: made from the base model's name and the stage.
         imatrix: An importance matrix, in a format of llama.cpp; types of blocks spare the columns
             that count.
+        target: A quality budget or a size: the type of each matrix is chosen by measurement, and
+            ``type`` is not used.
+        corpus: Its held-out texts are what a target is measured on; None: the model's own answers.
 
     Raises:
         ModelError: the folder cannot be used.
-        ConversionError: no such type, or something cannot be expressed in a GGUF.
+        ConversionError: no such type, something cannot be expressed in a GGUF, or the target cannot
+            be kept.
+        DataError: the corpus has too few texts to measure on.
         DiskFullError: there is no room.
     """
     reporter = reporter or NullReporter()
@@ -79,12 +92,13 @@ def convert(
         inputs["imatrix"] = digest_file(imatrix)
     if chat_template is None:
         chat_template = _is_rendered_by_daemon(checkpoint)
+    settings = {"type": type, "chat_template": chat_template, "name": name}
+    if target is not None:
+        settings |= {"type": None, "target": asdict(target)}
+        if corpus is not None:
+            inputs["corpus"] = corpus.digest
     work = Work(
-        kind=GGUFFile.kind,
-        stage="convert",
-        version=_VERSION,
-        inputs=inputs,
-        settings={"type": type, "chat_template": chat_template, "name": name},
+        kind=GGUFFile.kind, stage="convert", version=_VERSION, inputs=inputs, settings=settings
     )
     with Timed(reporter, "convert") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -97,33 +111,57 @@ def convert(
         weights = open_weights(checkpoint.path, config)
         plans = plan_tensors(architecture, config, weights)
         dims = architecture.dimensions(config)
-        types = plan_types(
-            type,
-            {plan.name: plan.shape for plan in plans},
-            ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads),
-            with_importance=imatrix is not None,
-        )
+        shape = ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads)
+        shapes = {plan.name: plan.shape for plan in plans}
         _check_importance(importance, plans)
         parameters = sum(math.prod(plan.shape) for plan in plans)
-        entries = [
-            *_general(checkpoint, config, weights, type, parameters=parameters, name=name),
-            *metadata,
-            *_imatrix(inputs.get("imatrix"), importance),
-            *tokenizer.entries(chat_template=chat_template),
-            *_reference(checkpoint),
-        ]
+
+        def entries(type: str, chosen: Chosen | None) -> list[Entry]:  # noqa: A002
+            return [
+                *_general(checkpoint, config, weights, type, parameters=parameters, name=name),
+                *metadata,
+                *_imatrix(inputs.get("imatrix"), importance),
+                *(budget_entries(target, chosen) if target is not None else ()),
+                *tokenizer.entries(chat_template=chat_template),
+                *_reference(checkpoint),
+            ]
+
+        chosen = None
+        if target is None:
+            types: TypePlan = plan_types(type, shapes, shape, with_importance=imatrix is not None)
+        else:
+            chosen = choose_types(
+                Model(
+                    checkpoint.path,
+                    shape,
+                    shapes,
+                    match_tensors(architecture, config, weights),
+                    weights,
+                    importance,
+                    tied=architecture.tied(config),
+                ),
+                target,
+                corpus=corpus,
+                overhead_bytes=head_bytes(
+                    draft.path / ".head", architecture.name, entries("f16", None), plans
+                ),
+                scratch=draft.path / "resume-budget.json",
+                reporter=reporter,
+            )
+            type = chosen.file_type  # noqa: A001
+            types = chosen.types
         notes = [
             *architecture.notes(config),
             *tokenizer.notes,
             *source_notes(weights),
-            *_fallbacks(plans, types, type),
+            *(_fallbacks(plans, types, type) if chosen is None else budget_notes(target, chosen)),
         ]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
         write_gguf(
             draft.path / "model.gguf",
             architecture=architecture.name,
-            entries=entries,
+            entries=entries(type, chosen),
             plans=plans,
             types=types,
             importance=importance,
@@ -142,6 +180,9 @@ def convert(
             "end_tokens": list(tokenizer.end_tokens),
             "notes": notes,
         }
+        if chosen is not None:
+            facts["budget"] = chosen.facts()
+            (draft.path / "tradeoff.svg").write_text(draw(chosen), encoding="utf-8")
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return GGUFFile(out_dir, manifest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,9 @@ from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide, turns_of
 from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.models.scored_texts import ScoredTexts, Text
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.reference import (
-    COMPARED_FLOOR,
     NOISE_TYPES,
     Answer,
     Conversation,
@@ -49,7 +49,6 @@ _TOP = 20  # what a daemon returns at most
 _GREEDY_TOKENS = 48
 _NUM_CTX = 4096  # what a tag gets, see `rendering`
 _SCORED_POSITIONS = 24
-_BATCH_VALUES = 1 << 26  # logits at a time
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
 _NEAR_TIE = 0.2
@@ -195,7 +194,7 @@ class _Scorer:
         self.model = model
         self.tokenizer = tokenizer
         self._texts: dict[int, str | None] = {}
-        self._scored: list[tuple[list[int], int, torch.Tensor]] = []
+        self._scored = ScoredTexts()
         self._anchor = tokenizer("a", add_special_tokens=False).input_ids
         self._anchor_text = self._decode(self._anchor)
 
@@ -205,9 +204,9 @@ class _Scorer:
 
     def answer_logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
         """(len(answer) + 1, V) log-probabilities at every token of an answer and after it."""
-        ids, keep = [*prompt, *answer], len(answer) + 1
-        logprobs = self._logprobs(ids, keep=keep)
-        self._scored.append((ids, keep, logprobs))
+        text = Text((*prompt, *answer), keep=len(answer) + 1)
+        logprobs = self._logprobs(text.token_ids, keep=text.keep)
+        self._scored.add(text, logprobs)
         return logprobs
 
     def noise(self, plans: Mapping[str, TypePlan]) -> dict[str, Noise]:
@@ -218,43 +217,13 @@ class _Scorer:
         """
         found = {}
         for name, types in plans.items():
-            worst, total, count = 0.0, 0.0, 0
             with rounded(self.model, types):
-                for exact, moved in self._scored_again():
-                    kl = (exact.exp() * (exact - moved)).sum(-1)
-                    likely = exact >= COMPARED_FLOOR
-                    worst = max(worst, float((exact - moved)[likely].abs().max()))
-                    total, count = total + float(kl.sum()), count + len(exact)
-            mean = max(total / max(count, 1), 0.0)
-            found[name] = Noise(max_difference=round(worst, 5), mean_kl_nats=round(mean, 7))
+                moved = self._scored.moved(self.model)
+            found[name] = Noise(
+                max_difference=round(moved.max_difference, 5),
+                mean_kl_nats=round(moved.mean_kl_nats, 7),
+            )
         return found
-
-    @torch.inference_mode()
-    def _scored_again(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What was scored, and the model's present log-probabilities there.
-
-        Several texts at a time, padded in front: each pass rounds all weights once.
-        """
-        scored = sorted(self._scored, key=lambda item: len(item[0]))
-        widest = max((keep for _, keep, _ in scored), default=1)
-        size = max(1, _BATCH_VALUES // (widest * self.model.config.vocab_size))
-        for start in range(0, len(scored), size):
-            batch = scored[start : start + size]
-            longest = max(len(ids) for ids, _, _ in batch)
-            ids = torch.zeros((len(batch), longest), dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, (text, _, _) in enumerate(batch):
-                ids[row, longest - len(text) :] = torch.tensor(text)
-                mask[row, longest - len(text) :] = 1
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-                logits_to_keep=max(keep for _, keep, _ in batch),
-            ).logits
-            for row, (_, keep, exact) in enumerate(batch):
-                yield exact, torch.log_softmax(logits[row, -keep:].float(), dim=-1)
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], ends: Sequence[int]) -> tuple[list[int], bool]:

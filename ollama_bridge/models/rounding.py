@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -95,7 +95,9 @@ ARITHMETIC: Mapping[GGMLQuantizationType, Arithmetic] = {
 
 
 @contextlib.contextmanager
-def rounded(model: nn.Module, types: Mapping[str, GGMLQuantizationType]) -> Iterator[None]:
+def rounded(
+    model: nn.Module, types: Mapping[str, GGMLQuantizationType], *, activations_only: bool = False
+) -> Iterator[None]:
     """Inside the block, every matrix product of the model rounds both of its sides.
 
     Weights are rounded one matrix at a time and not kept, so this needs no second model in memory.
@@ -103,6 +105,7 @@ def rounded(model: nn.Module, types: Mapping[str, GGMLQuantizationType]) -> Iter
     Args:
         model: The model.
         types: Of its weights, by name in the checkpoint; what is not named is left alone.
+        activations_only: The weights are what a file decodes to already.
     """
     changed: list[nn.Module] = []
     try:
@@ -111,6 +114,8 @@ def rounded(model: nn.Module, types: Mapping[str, GGMLQuantizationType]) -> Iter
             if type_ is None:
                 continue
             arithmetic = ARITHMETIC[type_]
+            if activations_only:
+                arithmetic = replace(arithmetic, weights=_unchanged)
             if isinstance(module, nn.Linear):
                 module.forward = partial(_linear, module, arithmetic)  # type: ignore[method-assign]
                 changed.append(module)

@@ -23,9 +23,17 @@ BF16 keeps 8 bits of a weight: one difference says little there, the mean does, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ollama_bridge.reference import NOISE_OF, Noise, ReferenceValues
+from ollama_bridge.reference import (
+    NOISE_DIFFERENCE_KEY,
+    NOISE_MEAN_KL_KEY,
+    NOISE_OF,
+    Noise,
+    ReferenceValues,
+)
 
 # The estimate leaves out the order of sums and the F16 cache of keys and values: daemons were seen
 # at up to 1.6 times the estimated mean. Its largest difference is over the whole vocabulary, where
@@ -35,6 +43,7 @@ _DIFFERENCE_FACTOR = 1.5
 _DIFFERENCE_LIMIT = 1.0
 _MEAN_KL_LIMIT = 0.2
 _COARSE_MEAN_KL_LIMIT = 0.5
+_MIXED_MEAN_KL = 0.01  # as for Q8_0: activations are rounded to eight bits in any case
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,33 @@ _FIXED = {
 GGUF_TYPES = tuple(_FIXED)
 
 
-def bounds_of(gguf_type: str, reference: ReferenceValues) -> Bounds:
+def recorded_noise(metadata: Mapping[str, object]) -> Noise | None:
+    """What a GGUF says that its own mix of types does; None: it is one of the presets.
+
+    Args:
+        metadata: Of the GGUF, as the file or a daemon has it.
+    """
+    difference, mean_kl = (metadata.get(key) for key in (NOISE_DIFFERENCE_KEY, NOISE_MEAN_KL_KEY))
+    if not isinstance(difference, (int, float)) or not isinstance(mean_kl, (int, float)):
+        return None
+    if not (0 <= difference < math.inf and 0 <= mean_kl < math.inf):
+        return None
+    return Noise(max_difference=difference, mean_kl_nats=mean_kl)
+
+
+def bounds_of(
+    gguf_type: str, reference: ReferenceValues, *, recorded: Noise | None = None
+) -> Bounds:
     """The bounds of one type for one checkpoint.
 
     Args:
         gguf_type: One of :data:`GGUF_TYPES`.
         reference: Knows what rounding alone does to the checkpoint.
+        recorded: What rounding does to this very file, whose types no preset names.
     """
+    if recorded is not None:
+        mean_kl = max(_MIXED_MEAN_KL, _MEAN_KL_FACTOR * recorded.mean_kl_nats)
+        return _mean_kl(min(mean_kl, _COARSE_MEAN_KL_LIMIT))
     fixed = _FIXED[gguf_type]
     none = Noise(max_difference=0.0, mean_kl_nats=0.0)
     noise = reference.noise.get(NOISE_OF.get(gguf_type, ""), none)

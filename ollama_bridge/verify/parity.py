@@ -15,7 +15,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import Answer, ReferenceValues, TokenScore
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
-from ollama_bridge.verify.bounds import Bounds, bounds_of
+from ollama_bridge.verify.bounds import Bounds, bounds_of, recorded_noise
 from ollama_bridge.verify.certificate import Certificate, Check
 from ollama_bridge.verify.prompts import check_prompts
 from ollama_bridge.verify.scores import ServedScore, compare_tops, special_texts
@@ -63,7 +63,8 @@ def check_parity(
     Raises:
         DaemonError: the daemon could not answer.
     """
-    run = _Run(client, tag, reference, bounds_of(type, reference), reporter or NullReporter())
+    bounds = bounds_of(type, reference, recorded=recorded_noise(metadata))
+    run = _Run(client, tag, reference, bounds, reporter or NullReporter())
     details = client.show(tag)
     template = check_prompts(
         client,

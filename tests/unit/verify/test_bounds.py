@@ -6,8 +6,15 @@ import pytest
 from fakes.serving import small_reference
 
 from ollama_bridge.quantization.file_types import FILE_TYPES
-from ollama_bridge.reference import NOISE_OF, NOISE_TYPES, Noise, ReferenceValues
-from ollama_bridge.verify.bounds import GGUF_TYPES, bounds_of
+from ollama_bridge.reference import (
+    NOISE_DIFFERENCE_KEY,
+    NOISE_MEAN_KL_KEY,
+    NOISE_OF,
+    NOISE_TYPES,
+    Noise,
+    ReferenceValues,
+)
+from ollama_bridge.verify.bounds import GGUF_TYPES, bounds_of, recorded_noise
 
 
 def noisy(name: str, *, difference: float, kl: float) -> ReferenceValues:
@@ -48,3 +55,22 @@ def test_every_type_that_can_be_written_has_bounds() -> None:
     assert set(GGUF_TYPES) == set(FILE_TYPES)
     assert set(NOISE_OF) <= set(FILE_TYPES)
     assert set(NOISE_OF.values()) == set(NOISE_TYPES)
+
+
+@pytest.mark.parametrize(("mean_kl", "bound"), [(0.0001, 0.01), (0.03, 0.06), (2.0, 0.5)])
+def test_a_mix_of_types_is_held_to_its_own_noise(mean_kl: float, bound: float) -> None:
+    """What was recorded of the file counts, whatever most of its bytes are; within a limit."""
+    metadata = {NOISE_DIFFERENCE_KEY: 0.5, NOISE_MEAN_KL_KEY: mean_kl}
+    recorded = recorded_noise(metadata)
+    assert recorded == Noise(max_difference=0.5, mean_kl_nats=mean_kl)
+    for name in GGUF_TYPES:
+        bounds = bounds_of(name, small_reference(), recorded=recorded)
+        assert bounds.mean_kl_nats == pytest.approx(bound)
+        assert bounds.max_difference is None
+
+
+@pytest.mark.parametrize("value", [None, "0.1", -1.0, float("nan"), float("inf")])
+def test_noise_that_is_none_is_not_taken(value: object) -> None:
+    """A file without it, or with nonsense, is held to the bounds of its type."""
+    assert recorded_noise({NOISE_DIFFERENCE_KEY: 0.1, NOISE_MEAN_KL_KEY: value}) is None
+    assert recorded_noise({}) is None

@@ -1,0 +1,93 @@
+"""``--budget`` and ``--max-size``: what they mean, and the table of what was chosen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollama_bridge.artifacts import GGUFFile
+from ollama_bridge.cli import output
+from ollama_bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ollama_bridge.conversion import Target
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def read_target(budget: float | None, max_size: str | None, corpus: Path | None) -> Target | None:
+    """What a file has to keep; None: it is of one type.
+
+    Raises:
+        ConfigError: both are given, one is not positive, or a corpus without either.
+    """
+    if budget is None and max_size is None:
+        if corpus is not None:
+            raise ConfigError(
+                "--corpus is what --budget or --max-size is measured on, and neither is given",
+                hint="add --budget 0.01",
+            )
+        return None
+    size_bytes = parse_size(max_size) if max_size is not None else None
+    from ollama_bridge.pipeline import require_training_extra
+
+    require_training_extra()
+    from ollama_bridge.conversion import Target
+
+    return Target(kl_nats=budget, size_bytes=size_bytes)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``80MB`` or ``1.5GiB``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ConfigError(f"{text!r} is no size", hint="write it as 80MB, 1.5GB or 76MiB")
+    return int(float(match[1]) * unit)
+
+
+def print_budget(gguf: GGUFFile) -> None:
+    """What was chosen for each part of a layer, and llama.cpp's mixes beside it."""
+    budget = gguf.facts["budget"]
+    rows = [
+        {
+            "GROUP": row["group"],
+            "TYPE": row["type"],
+            "MATRICES": row["matrices"],
+            "SIZE": output.size(row["size_bytes"]),
+            "KL": f"{row['kl_share']:.1%}",
+        }
+        for row in budget["groups"]
+    ]
+    output.table(rows, as_json=False)
+    output.data("")
+    files = [
+        {"name": "this file", "size_bytes": gguf.facts["size_bytes"], "kl_nats": budget["kl_nats"]},
+        *budget["presets"],
+    ]
+    rows = [
+        {
+            "FILE": file["name"],
+            "SIZE": output.size(file["size_bytes"]),
+            "MEAN KL": f"{file['kl_nats']:.3g} nats",
+        }
+        for file in files
+    ]
+    output.table(rows, as_json=False)
+    output.data("")
+    output.say(f"measured on {budget['texts']}, {budget['positions']} positions")
