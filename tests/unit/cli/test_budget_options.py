@@ -1,0 +1,43 @@
+"""``convert --budget`` and ``--max-size`` from the command line: a table, JSON, one clear error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fakes.trainable import tiny_corpus
+from typer.testing import CliRunner
+
+from ollama_bridge import cli
+from ollama_bridge.errors import ConfigError, ConversionError
+
+runner = CliRunner()
+
+
+def test_what_was_chosen_is_a_table(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Groups, then this file beside llama.cpp's mixes, then the artefact; JSON has the same."""
+    corpus = tiny_corpus(tmp_path / "corpus")
+    command = ["convert", str(tiny_checkpoint), "--max-size", "300kB", "--out"]
+    command += [str(tmp_path / "gguf"), "--corpus", str(corpus.path)]
+    done = runner.invoke(cli.app, command)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("token_embd\t") for line in lines)
+    assert any(line.startswith("this file\t") for line in lines)
+    assert any(line.startswith("q4_k_m\t") for line in lines)
+    assert lines[-1] == str(tmp_path / "gguf")
+    facts = json.loads(runner.invoke(cli.app, [*command, "--json"]).stdout)
+    assert facts["size_bytes"] <= 300_000
+    assert facts["budget"]["groups"]
+
+
+def test_what_cannot_be_is_one_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Both at once, an adapter of a size, and a size below the smallest."""
+    command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "gguf")]
+    both = runner.invoke(cli.app, [*command, "--budget", "0.01", "--max-size", "80MB"])
+    assert isinstance(both.exception, ConfigError)
+    adapter = runner.invoke(cli.app, [*command, "--adapter", "--budget", "0.01"])
+    assert isinstance(adapter.exception, ConfigError)
+    small = runner.invoke(cli.app, [*command, "--max-size", "1kB"])
+    assert isinstance(small.exception, ConversionError)
+    assert not (tmp_path / "gguf").exists()
