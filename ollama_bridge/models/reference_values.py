@@ -94,7 +94,7 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=3,  # raised when other values are computed
+        version=4,  # raised when other values are computed
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system},
     )
@@ -240,8 +240,11 @@ class _Scorer:
         return answer, False
 
     def top(self, logprobs: torch.Tensor) -> tuple[TokenScore, ...]:
-        """The likeliest of one position's (V,) log-probabilities."""
-        values, ids = logprobs[: len(self.tokenizer)].topk(min(_TOP, len(self.tokenizer)))
+        """The likeliest of one position's (V,) log-probabilities.
+
+        Rows that no token uses are among them: a daemon lists those too, without a text.
+        """
+        values, ids = logprobs.topk(min(_TOP, len(logprobs)))
         return tuple(
             TokenScore(token, self._text(token), round(min(value, 0.0), 5))
             for token, value in zip(ids.tolist(), values.tolist(), strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.formats import source_of
-from fakes.models import DEFAULT_SYSTEM
+from fakes.models import DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
@@ -75,6 +75,17 @@ def test_log_probabilities_are_those_of_the_weights(
         assert len(conversation.top) == 20
         for token in conversation.top:
             assert token.logprob == pytest.approx(float(expected[token.id]), abs=1e-4)
+
+
+def test_rows_that_no_token_uses_are_among_the_likeliest(tmp_path: Path) -> None:
+    """An embedding that is padded for speed may hold anything there, and a daemon lists it."""
+    folder = tmp_path / "padded"
+    build_tiny_model(vocab_size=512, seed=5).save_pretrained(folder)
+    build_tiny_tokenizer(vocab_size=384).save_pretrained(folder)
+    tops = [conversation.top for conversation in values_of(folder, tmp_path).conversations]
+    unused = [token for top in tops for token in top if token.id >= 384]
+    assert unused
+    assert {token.text for token in unused} == {None}
 
 
 def test_labels_are_scored_with_their_end(values: ReferenceValues) -> None:
