@@ -13,7 +13,7 @@ from ollama_bridge.template.observation import ToolForm
 
 LIMITS = (
     "a tool's definition has its keys in Ollama's order, without those that Ollama does not know; "
-    "properties and arguments come by name",
+    "properties and arguments come by name; numbers are written as Go writes them, 1.0 as 1",
 )
 LIMITS_OF_INDENTED = ("what is nested deeper than a tool's property is written without spaces",)
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}

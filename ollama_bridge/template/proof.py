@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from ollama_bridge.template import json_in_go
+from ollama_bridge.template.answers import unseparated
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.generation import PADDINGS, Domain, fixed, random_ones
@@ -102,6 +103,7 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
             "an answer that is to be continued: its thinking is kept, which the chat template cuts "
             "out of answers"
         )
+    named += unseparated(template, format_)
     if format_.tools:
         named += json_in_go.LIMITS
         form = format_.notation.tool

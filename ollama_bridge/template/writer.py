@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ollama_bridge.template import affixes, json_in_go
+from ollama_bridge.template import affixes, answers, json_in_go
 from ollama_bridge.template.decisions import Leaf, Tree, leaves, questions, transform
 from ollama_bridge.template.format import Fixed, Format
 from ollama_bridge.template.go_run import go_quote
@@ -130,7 +130,9 @@ class _Writer:
         format_ = self._format
         found: list[Node] = []
         thinking, calls = format_.thinking, format_.calls
-        if self._asks("$calls") or (calls is not None and (calls.space or calls.separator)):
+        # A model does not write what its prompt ends with: Ollama would never find it as a tag.
+        given = answers.given(format_, calls.head) if calls is not None else ""
+        if self._asks("$calls") or (calls and (calls.space or calls.separator or given)):
             found.append(Code("$calls := .ToolCalls"))
         if self._asks("$thinking") or thinking is not None:
             found.append(Code("$thinking := .Thinking"))
@@ -161,8 +163,10 @@ class _Writer:
             return [*found, *end]
         if calls.space:
             found += [Code("if and .Content $calls"), Say(calls.space), Code("end")]
-        found += [Code("if .ToolCalls"), *_say(calls.head), Code("range $n, $_ := .ToolCalls")]
-        found += _say(calls.opening)
+        if given:
+            found += [Code("if $calls"), Say(given), Code("end")]
+        found += [Code("if .ToolCalls"), *_say(calls.head.removeprefix(given))]
+        found += [Code("range $n, $_ := .ToolCalls"), *_say(calls.opening)]
         found += _parts(
             calls.parts,
             {

@@ -1,102 +1,120 @@
-"""Answers and scores through a real daemon."""
+"""Answers in a real daemon: thinking and tool calls of trained models are told from the text."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fakes.trainable import commit
+import torch
+from fakes.architectures import build_checkpoint
+from fakes.exports import modelfile_of
+from fakes.formats import source_of
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from ollama_bridge.artifacts import Corpus, digest_file
 from ollama_bridge.client import Client
-from ollama_bridge.config import EvaluateSection, TaskSection, TeacherSection
-from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.evaluation.served import evaluate_served
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.teacher.daemon import write_answers
+from ollama_bridge.conversion import convert
+from ollama_bridge.models.reference_texts import chat_template_of
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.registration import register
+from ollama_bridge.template.conversation import Conversation, Message
 
 pytestmark = pytest.mark.live
 
-TAG = "live-answers:teacher"
-SYSTEM = "Write a short, polite answer to this customer."
-TEXTS = (
-    "The player stopped working after two days.",
-    "I love this camera, the pictures are great.",
-    "Shipping took four weeks.",
-)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Get it.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+THOUGHT = "<think>\nLet me see.\n</think>\n\n"
 
 
-@pytest.fixture(scope="module")
-def client(daemon: PrivateDaemon, teacher_gguf: Path) -> Client:
-    """A client of a daemon that has the packaged teacher."""
-    client = daemon.client()
-    digest = f"sha256:{digest_file(teacher_gguf)}"
-    if not client.has_blob(digest):
-        client.upload_blob(teacher_gguf, digest)
-    client.create({"model": TAG, "files": {"model.gguf": digest}})
-    return client
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns to answer, and how a daemon should hand it on."""
+
+    question: str
+    answer: str
+    think: bool | None = None
+    tools: bool = False
+    thinking: str = ""
+    text: str = ""
 
 
-def corpus_of(folder: Path, *, answer: str | None = None) -> Corpus:
-    def fill(path: Path) -> None:
-        for split in ("train", "validation", "test"):
-            examples = []
-            for number, text in enumerate(TEXTS):
-                turns = [Message("system", SYSTEM), Message("user", text)]
-                if answer is not None:
-                    turns.append(Message("assistant", answer))
-                name = f"{split}{number}"
-                examples.append(Example(name, tuple(turns), name, answer))
-            write_examples(path / f"{split}.jsonl", examples)
-        (path / "card.json").write_text("{}")
-
-    return commit(Corpus, folder, fill)
+LESSONS = {
+    "qwen3": (
+        Lesson("Hi", THOUGHT + "five", think=True, thinking="Let me see.", text="five"),
+        Lesson("Hi", "five", think=False, text="five"),
+        Lesson("Now?", THOUGHT + CALL, think=True, tools=True, thinking="Let me see."),
+        Lesson("Now?", CALL, think=False, tools=True),
+    ),
+    "qwen2.5": (
+        Lesson("Hi", "five", text="five"),
+        Lesson("Now?", f"Sure.\n{CALL}", tools=True, text="Sure.\n"),
+    ),
+}
 
 
-def test_the_teacher_answers_and_is_asked_again_for_nothing(client: Client, tmp_path: Path) -> None:
-    """A real model's answers end up in the corpus, the same ones at temperature 0."""
-    settings = TeacherSection(model=f"ollama:{TAG}", answers="daemon", answer_tokens=120)
-    digest = next(model.digest for model in client.list() if model.name == TAG)
-    corpus = corpus_of(tmp_path / "corpus")
-    answered = write_answers(
-        corpus,
-        settings,
-        tag=TAG,
-        model_digest=digest,
-        client=client,
-        out_dir=tmp_path / "answers",
+@pytest.mark.parametrize("name", LESSONS)
+def test_thinking_and_calls_are_told_from_the_text(
+    name: str, client: Client, tmp_path: Path
+) -> None:
+    """With ``think`` on, off and not sent; calls behind a thought, behind words and alone."""
+    checkpoint = with_reference_values(
+        resolve_model(str(student(name, tmp_path / "student")), cache_dir=tmp_path / "cache"),
+        system=None,
+        out_dir=tmp_path / "checkpoint",
     )
-    kept = list(read_examples(answered.split_path("test")))
-    assert kept
-    assert all(example.messages[-1].role == "assistant" for example in kept)
-    report = evaluate_served(
-        {"teacher": TAG},
-        answered,
-        EvaluateSection(reply_tokens=120),
-        TaskSection(kind="reply", system=""),
-        client=client,
-        out_dir=tmp_path / "served",
-    )
-    entry = json.loads(report.report_path.read_text())["models"]["teacher"]
-    assert entry["prompt_tokens_per_s"] > 0
-    assert entry["generated_tokens_per_s"] > 0
-    assert entry["size_bytes"] > 50_000_000
-    assert entry["memory_bytes"] > 50_000_000
-    assert entry["ended"] > 0
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+    tag = f"live-answers:{name}"
+    register(gguf, modelfile_of(gguf), tag, client=client, out_dir=tmp_path / "tag")
+    for lesson in LESSONS[name]:
+        # A request that does not say whether to think lets a model that can.
+        for think in (lesson.think, None) if lesson.think else (lesson.think,):
+            reply = client.chat(
+                tag, lesson.question, think=think, tools=[TOOL] if lesson.tools else None
+            )
+            assert (reply.thinking.strip(), reply.text) == (lesson.thinking, lesson.text)
+            called = [(call.name, call.arguments) for call in reply.tool_calls]
+            assert called == ([("weather", {"city": "Paris"})] if lesson.tools else [])
+    client.delete(tag)
 
 
-def test_classification_counts_exact_words(client: Client, tmp_path: Path) -> None:
-    """A real model that is asked for a word is judged by that word, and its speed is measured."""
-    report = evaluate_served(
-        {"teacher": TAG},
-        corpus_of(tmp_path / "corpus", answer="positive"),
-        EvaluateSection(bootstrap_samples=100),
-        TaskSection(kind="classify", system="", labels=("positive", "negative")),
-        client=client,
-        out_dir=tmp_path / "served",
-    )
-    entry = json.loads(report.report_path.read_text())["models"]["teacher"]
-    assert 0 <= entry["one_word"] <= 1
-    assert sum(map(sum, entry["confusion"])) == len(TEXTS)
-    assert entry["texts_per_s"] > 0
+def student(name: str, folder: Path) -> Path:
+    """A tiny model that has learnt the lessons of a chat format by heart."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 2048}
+    build_checkpoint("llama", folder, sizes=sizes)
+    (folder / "chat_template.jinja").write_text(source_of(name), encoding="utf-8", newline="")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    template = chat_template_of(tokenizer)
+    assert template is not None
+    rows = []
+    for lesson in LESSONS[name]:
+        asked = Conversation(
+            (Message("user", lesson.question),), (TOOL,) if lesson.tools else (), lesson.think
+        )
+        prompt, answer = (
+            tokenizer(text, add_special_tokens=False).input_ids
+            for text in (template.render(asked), lesson.answer + "<|im_end|>")
+        )
+        rows.append(
+            (torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer]))
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(150):
+        losses = [model(input_ids=ids, labels=labels).loss for ids, labels in rows]
+        loss = torch.stack(losses).mean()
+        if loss.item() < 0.01:
+            model.eval().save_pretrained(folder)
+            return folder
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    pytest.fail("the student did not learn its lessons")

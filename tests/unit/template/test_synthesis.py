@@ -149,6 +149,50 @@ def test_thinking_that_is_only_cut_out_has_a_name() -> None:
     assert any("to be continued" in difference for difference in found.differences)
 
 
+def test_thinking_that_cannot_be_switched_off_has_a_name() -> None:
+    """Ollama does not look for thinking in an answer that it asked to be without."""
+    said = "a request not to think"
+    assert any(
+        said in difference for difference in decide(chat_template("deepseek-r1")).differences
+    )
+    assert not any(said in difference for difference in decide(chat_template("qwen3")).differences)
+
+
+def test_thinking_that_ollama_would_not_find_has_a_name() -> None:
+    """A prompt opens it by other words than those that stand before it in the history."""
+    found = served(
+        "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<thought>"
+        "{{ m.reasoning_content }}</thought>{% endif %}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>My reasoning: {% endif %}"
+    )
+    assert found.thinking
+    assert any("thinking stays in the text" in difference for difference in found.differences)
+
+
+def test_calls_that_ollama_would_not_find_have_a_name() -> None:
+    """A chat template that offers tools need not say how they are called."""
+    said = "only where it is JSON"
+    assert any(said in difference for difference in decide(chat_template("smollm3")).differences)
+    assert not any(
+        said in difference for difference in decide(chat_template("qwen2.5")).differences
+    )
+
+
+def test_what_the_prompt_ends_with_is_no_tag_of_calls() -> None:
+    """Ollama looks for the first text under ``if .ToolCalls``: it must be what a model writes."""
+    found = served(
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
+        "{% if m.role == 'assistant' and m.tool_calls %}<assistant><calls>"
+        "{% for call in m.tool_calls %}[{{ call.function.name }}"
+        "{{ call.function.arguments | tojson }}]{% endfor %}</calls></s>"
+        "{% else %}<{{ m.role }}>{{ m.content }}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert found.tools
+    assert found.go is not None
+    assert "if .ToolCalls }}<calls>" in found.go
+
+
 def test_every_answer_may_begin_with_its_thinking() -> None:
     """The tag that opens every answer is told from what opens the answer."""
     found = served(

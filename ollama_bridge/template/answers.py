@@ -1,0 +1,64 @@
+"""What a daemon tells apart in an answer: thinking and tool calls, by tags out of the Go template.
+
+Ollama (``thinking/template.go``, ``tools/template.go``) takes the texts around ``.Thinking`` and
+the first one under ``if .ToolCalls`` for what a model writes. What it cannot find so stays in the
+text of the answer, and is named here.
+"""
+
+from __future__ import annotations
+
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.decisions import leaves
+from ollama_bridge.template.format import Format
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+
+_QUESTION = Message("user", "Hi")
+
+
+def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
+    """What of an answer stays in its text although it is something else, in words."""
+    found = []
+    if format_.tools and format_.calls is None:
+        found.append(
+            "a tool call is told from an answer only where it is JSON that the answer begins "
+            "with: the chat template does not say how a call is written"
+        )
+    thinking = format_.thinking
+    if thinking is not None:
+        asked = template.render(Conversation((_QUESTION,), think=True))
+        if asked == template.render(Conversation((_QUESTION,), think=False)):
+            found.append(
+                "a request not to think: the chat template cannot pass it on, and what the model "
+                "thinks all the same stands in its answer"
+            )
+        tag = thinking.opening.strip()
+        opened = not thinking.by_field or asked.rstrip().endswith(tag)
+        if not opened and not _begins_with(template, asked, tag):
+            found.append(
+                f"thinking stays in the text of an answer: Ollama looks for {tag!r} in front of "
+                "it, which no answer begins with"
+            )
+    return found
+
+
+def given(format_: Format, text: str) -> str:
+    """The part of a text of the assistant's that every prompt already ends with.
+
+    Args:
+        format_: How conversations are written.
+        text: What an answer is written with, from its start.
+    """
+    prompts = list(leaves(format_.prompt))
+    ends = (text[:length] for length in range(len(text), 0, -1))
+    found = next((end for end in ends if all(prompt.endswith(end) for prompt in prompts)), "")
+    return found if found.strip() else ""
+
+
+def _begins_with(template: ChatTemplate, asked: str, tag: str) -> bool:
+    """Whether an answer that thinks goes on behind the prompt with the tag."""
+    answer = Message("assistant", "Yes.", thinking="Well.")
+    try:
+        whole = template.render(Conversation((_QUESTION, answer), think=True), prompt=False)
+    except RefusedError:
+        return False
+    return whole.startswith(asked) and whole[len(asked) :].lstrip().startswith(tag)
