@@ -15,15 +15,11 @@ import resource
 import signal
 import subprocess
 import sys
-from typing import Any
 
 import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.template.environment import chat_environment
 
 # Real templates take milliseconds, and a few times the length of what they are given.
 _CPU_LIMIT_S = 5
@@ -94,7 +90,7 @@ def _main() -> int:
         with contextlib.suppress(ValueError, OSError):  # macOS has no limit of memory
             resource.setrlimit(kind, (limit, limit))
     try:
-        compiled = _environment().from_string(task["template"])
+        compiled = chat_environment(lambda _: "26 Jul 2024").from_string(task["template"])
         for messages in task["conversations"]:
             if _length(compiled, messages) > _TEXT_LIMIT:
                 return _TOO_LONG
@@ -117,32 +113,6 @@ def _length(compiled: jinja2.Template, messages: list[dict[str, str]]) -> int:
     except Exception:
         pass  # a template may refuse a conversation by any error
     return length
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """``{% generation %}``, as transformers has it: marks what is trained, writes its body."""
-
-    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-    )
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(value: Any, **_: Any) -> str:
-        return json.dumps(value)
-
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda _: "26 Jul 2024"}
-    environment.filters["tojson"] = to_json
-    return environment
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """Renders a checkpoint's chat template as transformers does, without transformers.
 
-The environment is the sandbox of ``transformers.utils.chat_template_utils`` (5.x), filter by
-filter; a test holds the two against each other. A template is someone else's program, so its
-loops are bounded too.
+A template is someone else's program, so its loops are bounded.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -15,13 +12,11 @@ from types import FrameType
 from typing import Any
 
 import jinja2
-import jinja2.ext
 from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation
+from ollama_bridge.template.environment import chat_environment
 
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
 # A long conversation takes some thousand lines; a template that needs more does not end.
@@ -59,8 +54,7 @@ class ChatTemplate:
         self.special = special
         self.adds_bos = adds_bos
         self._clock: Callable[[str], str] = lambda form: datetime.now().strftime(form)
-        environment = _environment()
-        environment.globals["strftime_now"] = lambda form: self._clock(form)
+        environment = chat_environment(lambda form: self._clock(form))
         try:
             self.tree = environment.parse(source)
             self._compiled = environment.from_string(source)
@@ -168,51 +162,6 @@ class _LineLimit:
                 "the chat template does not end", hint="fix chat_template.jinja in the checkpoint"
             )
         return self._on_line
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """``{% generation %}``, which marks what is trained and writes nothing of its own."""
-
-    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-    def _body(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationBlock, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    return environment
-
-
-def _to_json(  # positions and all, as templates call transformers' filter
-    value: Any,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
 
 
 def _cut(rendered: str) -> str:
