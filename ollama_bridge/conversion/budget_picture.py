@@ -27,8 +27,8 @@ def draw(chosen: Chosen) -> str:
         f'<text x="{_LEFT}" y="22" font-size="15">Mean KL to the float model, by file size</text>',
         *axes.lines(),
         f'<polyline points="{line}" fill="none" stroke="{_OURS}" stroke-width="2"/>',
-        *(_dot(axes, preset, _THEIRS) for preset in chosen.presets),
-        _dot(axes, chosen.point, _OURS),
+        *(_dot(axes, preset, _THEIRS, below=-6) for preset in chosen.presets),
+        _dot(axes, chosen.point, _OURS, below=16),
         f'<text x="{_LEFT}" y="{_HEIGHT - 8}">points: measured on {escape(chosen.texts)}; '
         "curve: estimate, through the chosen file</text>",
         "</svg>",
@@ -79,11 +79,11 @@ class _Axes:
         return parts
 
 
-def _dot(axes: _Axes, point: Point, colour: str) -> str:
+def _dot(axes: _Axes, point: Point, colour: str, *, below: int) -> str:
     x, y = axes.x(point), axes.y(point)
     anchor, shift = ("end", -8) if x > _WIDTH * 0.8 else ("start", 8)
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-        f'<text x="{x + shift}" y="{y - 6:.1f}" text-anchor="{anchor}" fill="{colour}">'
+        f'<text x="{x + shift:.1f}" y="{y + below:.1f}" text-anchor="{anchor}" fill="{colour}">'
         f"{escape(point.name)} ({point.kl_nats:.2g})</text>"
     )
