@@ -25,6 +25,15 @@ from ollama_bridge.template.shrinking import shrink
 _RANDOM_CONVERSATIONS = 300
 # A day whose parts all differ, and one with leading zeros.
 _DAYS = (date(2031, 12, 25), date(2026, 2, 3))
+# Ollama joins messages of one role, and gathers all system messages, before a template sees them.
+_MERGED = {
+    "a second message of one role in a row": Conversation(
+        (Message("user", "One."), Message("user", "Two."))
+    ),
+    "a system message behind others": Conversation(
+        (Message("user", "One."), Message("system", "Two."), Message("user", "Three."))
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,8 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
     for literal in template.literals():
         named += run.name(f"a message with {literal!r} in it", _with(ordinary, literal))
     named += run.name("a message that is said twice", _repeated(ordinary))
+    for what, conversation in _MERGED.items():
+        named += run.name(what, [replace(conversation, think=domain.thinks[0])])
     if None not in domain.thinks and _thinks_less_unasked(template):
         named.append(
             "a request that does not say whether to think: Ollama lets the model think, the chat "

@@ -122,7 +122,9 @@ def test_ends_and_sizes(values: ReferenceValues, tiny_checkpoint: Path) -> None:
     assert not values.adds_bos
     assert values.vocab_size == len(load_tokenizer(tiny_checkpoint))
     assert values.context_length == 512
-    assert values.limits == ()
+    in_a_row, behind = values.limits  # what holds for every chat template
+    assert in_a_row.startswith("a second message of one role in a row")
+    assert behind.startswith("a system message behind others")
 
 
 def test_noise_of_every_type_is_estimated(values: ReferenceValues) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.answers import unseparated
 from ollama_bridge.template.authority import Served, decide, with_comment, without_comment
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, random_ones
@@ -30,6 +31,11 @@ def made(name: str) -> tuple[ChatTemplate, GoTemplate, Domain]:
     template = chat_template(name)
     format_ = synthesise(template)
     return template, GoTemplate(write(format_)), domain_of(template, format_)
+
+
+def unseparated_in(name: str) -> list[str]:
+    """What of a format's answers a daemon does not tell from their text."""
+    return unseparated(chat_template(name), synthesise(chat_template(name)))
 
 
 def served(source: str) -> Served:
@@ -191,6 +197,13 @@ def test_what_the_prompt_ends_with_is_no_tag_of_calls() -> None:
     assert found.tools
     assert found.go is not None
     assert "if .ToolCalls }}<calls>" in found.go
+
+
+def test_messages_that_ollama_joins_have_a_name() -> None:
+    """Ollama sees one message where there were two, whatever the template."""
+    names = ("a second message of one role in a row", "a system message behind others")
+    differences = decide(chat_template("phi4")).differences
+    assert all(any(said.startswith(name) for said in differences) for name in names)
 
 
 def test_every_answer_may_begin_with_its_thinking() -> None:
