@@ -41,12 +41,22 @@ class Draft:
         self.work = work
         self.finished = finished
 
-    def commit(self, facts: Mapping[str, JSONValue] | None = None) -> Manifest:
+    def commit(
+        self,
+        facts: Mapping[str, JSONValue] | None = None,
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> Manifest:
         """Hash and sync every file, write the manifest, and move the folder into place.
 
         Files and folders whose names start with ``.`` or with ``resume`` are working state:
         they are removed, not recorded.
+
+        Args:
+            facts: For the manifest.
+            digests: sha256 of files that were hashed when they were written.
         """
+        digests = digests or {}
         for child in self.path.iterdir():
             if child.name.startswith((".", "resume")):
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
@@ -54,9 +64,8 @@ class Draft:
         for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-            files[file.relative_to(self.path).as_posix()] = FileEntry(
-                file.stat().st_size, digest_file(file)
-            )
+            name = file.relative_to(self.path).as_posix()
+            files[name] = FileEntry(file.stat().st_size, digests.get(name) or digest_file(file))
         manifest = Manifest(
             work=self.work,
             files=files,

@@ -42,6 +42,7 @@ TORCH_FREE = (
     "cli",
     "modelfile",
     "quantization",
+    "conversion",
     "template",
     "rendering",
     "registration",

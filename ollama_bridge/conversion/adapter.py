@@ -13,8 +13,8 @@ import statistics
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from gguf.constants import GGMLQuantizationType
-from torch import Tensor
 
 from ollama_bridge.artifacts import (
     AdapterFile,
@@ -39,6 +39,7 @@ from ollama_bridge.models.adapters import (
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import real, text
 from ollama_bridge.models.architectures.frame import TensorRule, permute
+from ollama_bridge.models.floats import Float32Array, to_float32
 from ollama_bridge.models.general import derived_model_entries, general_of
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
@@ -177,13 +178,13 @@ def _plans(adapter: Adapter, change: Change, rule: TensorRule, alpha: float) -> 
     ]
 
 
-def _down(adapter: Adapter, name: str, *, transposed: bool) -> Tensor:
-    values = adapter.factors.tensor(name).float()
-    return values.T.contiguous() if transposed else values
+def _down(adapter: Adapter, name: str, *, transposed: bool) -> Float32Array:
+    values = to_float32(adapter.factors.array(name))
+    return np.ascontiguousarray(values.T) if transposed else values
 
 
-def _up(adapter: Adapter, name: str, *, heads: int | None, scale: float) -> Tensor:
-    values = adapter.factors.tensor(name).float()
+def _up(adapter: Adapter, name: str, *, heads: int | None, scale: float) -> Float32Array:
+    values = to_float32(adapter.factors.array(name))
     if heads is not None:  # rows of B are rows of the matrix
         values = permute(values, heads)
-    return values if abs(scale - 1) < 1e-6 else values * scale
+    return values if abs(scale - 1) < 1e-6 else values * np.float32(scale)

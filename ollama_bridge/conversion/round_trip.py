@@ -17,12 +17,12 @@ from ollama_bridge.models.architectures.frame import TensorRule
 from ollama_bridge.models.gguf_decode import decode
 from ollama_bridge.models.weights import Weights
 from ollama_bridge.quantization.encoders import Bytes, Float32Array
-from ollama_bridge.quantization.workers import EncoderPool, Rows, default_processes, encode_here
+from ollama_bridge.quantization.workers import EncoderPool, Piece, default_processes, encode_here
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Encode = Callable[[Iterable[Rows | Bytes]], Iterator[Bytes]]
+Encode = Callable[[Iterable[Piece]], Iterator[Bytes]]
 # Numbers below which processes would take longer to start than to help.
 _WORTH_PROCESSES = 1 << 23
 
@@ -86,7 +86,9 @@ class RoundTrip:
         """Rows of a matrix as a GGUF of one type decodes."""
         encoded = [
             piece.reshape(-1).copy()
-            for piece in self._encode(pieces(name, values, type_, self._importance.get(name)))
+            for piece in self._encode(
+                pieces(name, values.numpy(), type_, self._importance.get(name))
+            )
         ]
         decoded, _ = decode(np.concatenate(encoded), type_.name)
         return torch.from_numpy(decoded).reshape(values.shape)

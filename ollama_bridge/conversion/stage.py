@@ -8,14 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguf.constants import GGML_QUANT_SIZES
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
-from ollama_bridge.conversion.budget import Chosen, Model, choose_types
-from ollama_bridge.conversion.budget_picture import draw
-from ollama_bridge.conversion.budget_record import budget_entries, budget_notes, head_bytes
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors, source_notes
@@ -41,6 +38,9 @@ from ollama_bridge.quantization.file_types import NUMBERS, parse
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, base_type, plan_types
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+
+if TYPE_CHECKING:
+    from ollama_bridge.conversion.budget import Chosen
 
 # Raised when the same checkpoint gives other bytes.
 _VERSION = 3
@@ -94,6 +94,11 @@ def convert(
         chat_template = _is_rendered_by_daemon(checkpoint)
     settings = {"type": type, "chat_template": chat_template, "name": name}
     if target is not None:
+        # They load torch, which takes longer than a conversion that does without.
+        from ollama_bridge.conversion.budget import Model, choose_types
+        from ollama_bridge.conversion.budget_picture import draw
+        from ollama_bridge.conversion.budget_record import budget_entries, budget_notes, head_bytes
+
         settings |= {"type": None, "target": asdict(target)}
         if corpus is not None:
             inputs["corpus"] = corpus.digest
@@ -158,7 +163,7 @@ def convert(
         ]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
-        write_gguf(
+        sha256 = write_gguf(
             draft.path / "model.gguf",
             architecture=architecture.name,
             entries=entries(type, chosen),
@@ -183,7 +188,7 @@ def convert(
         if chosen is not None:
             facts["budget"] = chosen.facts()
             (draft.path / "tradeoff.svg").write_text(draw(chosen), encoding="utf-8")
-        manifest = draft.commit(facts)
+        manifest = draft.commit(facts, digests={"model.gguf": sha256})
         timer.finish(out_dir, facts)
         return GGUFFile(out_dir, manifest)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
+from ollama_bridge.models.floats import F64, Array, to_float32
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.weights import Weights
 
@@ -23,12 +23,12 @@ class TensorPlan:
     Attributes:
         name: In the GGUF.
         shape: Rows first.
-        load: Gives the values, of any float type; called once.
+        load: Gives the values, of any type of ``models.floats``; called once.
     """
 
     name: str
     shape: tuple[int, ...]
-    load: Callable[[], Tensor]
+    load: Callable[[], Array]
 
 
 def plan_tensors(architecture: Architecture, config: Config, weights: Weights) -> list[TensorPlan]:
@@ -61,14 +61,14 @@ def source_notes(weights: Weights) -> list[str]:
     ]
 
 
-def _load(weights: Weights, rule: TensorRule) -> Tensor:
-    values = weights.tensor(rule.source)
-    if values.dtype == torch.float64:
-        values = values.float()
+def _load(weights: Weights, rule: TensorRule) -> Array:
+    values = weights.array(rule.source)
+    if values.dtype == F64:
+        values = to_float32(values)
     if rule.heads is not None:
         values = permute(values, rule.heads)
-    return values.float() + rule.shift if rule.shift else values
+    return to_float32(values) + np.float32(rule.shift) if rule.shift else values
 
 
-def _computed(values: Float32Array) -> Tensor:
-    return torch.from_numpy(values)
+def _computed(values: Float32Array) -> Array:
+    return values

@@ -8,6 +8,7 @@ the same bytes, however many processes encode; no time and no path is in the fil
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +27,15 @@ from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array
 from ollama_bridge.quantization.mixes import TypePlan
 from ollama_bridge.quantization.workers import (
     EncoderPool,
-    Rows,
+    Piece,
     default_processes,
     encode_here,
+    encode_in_threads,
 )
 
-# Numbers to be searched for below which processes would take longer to start than to help.
+# Numbers below which processes, or threads, would take longer to start than to help.
 _WORTH_PROCESSES = 1 << 23
+_WORTH_THREADS = 1 << 20
 
 
 def write_gguf(
@@ -45,7 +48,7 @@ def write_gguf(
     importance: Mapping[str, Float32Array] | None = None,
     processes: int | None = None,
     on_tensor: Callable[[int], None],
-) -> None:
+) -> str:
     """Write one model.
 
     Args:
@@ -58,6 +61,9 @@ def write_gguf(
         processes: That encode; None: as many as the work is worth. They do not change a byte.
         on_tensor: Told how many tensors are written.
 
+    Returns:
+        sha256 of the file, in hex.
+
     Raises:
         ConversionError: a key comes twice, or a tensor cannot be encoded.
         DiskFullError: there is no room.
@@ -68,24 +74,48 @@ def write_gguf(
         raise ConversionError(f"metadata keys come twice: {', '.join(sorted(doubled))}")
     searched = [plan for plan in plans if types[plan.name] in BLOCK_TYPES]
     if processes is None:
-        total = sum(math.prod(plan.shape) for plan in searched)
-        processes = default_processes() if total >= _WORTH_PROCESSES else 0
+        processes = default_processes() if _numbers(searched) >= _WORTH_PROCESSES else 0
+    threads = not searched and _numbers(plans) >= _WORTH_THREADS
     try:
         _write_head(path, architecture, entries, plans, types)
-        with path.open("ab") as file, _encoder(searched, processes) as encode:
+        with path.open("ab") as stream, _encoder(searched, processes, threads=threads) as encode:
+            file = _HashedFile(stream, path)
             _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
+        return file.sha256.hexdigest()
     except OSError as exc:
         raise_if_disk_full(exc, path)
         raise
 
 
-Encode = Callable[[Iterable[Rows | Bytes]], Iterator[Bytes]]
+Encode = Callable[[Iterable[Piece]], Iterator[Bytes]]
+
+
+class _HashedFile:
+    """A file that is only appended to, and its digest: it need not be read again for that."""
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._stream = stream
+        head = path.read_bytes()
+        self.sha256 = hashlib.sha256(head)
+        self._size_bytes = len(head)
+
+    def write(self, data: memoryview | bytes) -> None:
+        self._stream.write(data)
+        self.sha256.update(data)
+        self._size_bytes += len(data)
+
+    def pad(self) -> None:
+        self.write(bytes(-self._size_bytes % GGUF_DEFAULT_ALIGNMENT))
+
+
+def _numbers(plans: Sequence[TensorPlan]) -> int:
+    return sum(math.prod(plan.shape) for plan in plans)
 
 
 @contextlib.contextmanager
-def _encoder(searched: Sequence[TensorPlan], processes: int) -> Iterator[Encode]:
+def _encoder(searched: Sequence[TensorPlan], processes: int, *, threads: bool) -> Iterator[Encode]:
     if not searched or not processes:
-        yield encode_here
+        yield encode_in_threads if threads else encode_here
         return
     columns = max(plan.shape[-1] for plan in searched)
     with EncoderPool(processes, max_values=max(PIECE_VALUES, columns), max_columns=columns) as pool:
@@ -123,29 +153,25 @@ def _write_head(
 
 
 def _write_tensors(
-    file: IO[bytes],
+    file: _HashedFile,
     plans: Sequence[TensorPlan],
     types: TypePlan,
     importance: Mapping[str, Float32Array],
     encode: Encode,
     on_tensor: Callable[[int], None],
 ) -> None:
-    def all_pieces() -> Iterator[Rows | Bytes]:
+    def all_pieces() -> Iterator[Piece]:
         for plan in plans:
             type_, weights = types[plan.name], importance.get(plan.name)
             yield from pieces(plan.name, plan.load(), type_, weights)
 
     sizes = [encoded_size(plan.shape, types[plan.name]) for plan in plans]
-    _pad(file)
+    file.pad()
     done, written = 0, 0
     for piece in encode(all_pieces()):
-        file.write(piece.data)
+        file.write(piece.reshape(-1).data)
         written += piece.nbytes
         if written == sizes[done]:
-            _pad(file)
+            file.pad()
             done, written = done + 1, 0
             on_tensor(done)
-
-
-def _pad(file: IO[bytes]) -> None:
-    file.write(bytes(-file.tell() % GGUF_DEFAULT_ALIGNMENT))

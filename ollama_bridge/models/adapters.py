@@ -13,13 +13,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.weights import SafetensorsWeights, WeightInfo
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -208,7 +209,7 @@ class Adapter:
             merged = merged + delta
         if change.magnitude is not None:
             lengths = self.factors.tensor(change.magnitude).float()
-            merged = merged * (lengths / torch.linalg.norm(merged, dim=1))[:, None]
+            merged = merged * (lengths / merged.norm(dim=1))[:, None]
         if change.added is not None:
             merged = merged + self.factors.tensor(change.added).float() * change.scale
         if change.rows is not None:

@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ollama_bridge.errors import GGUFError
+from ollama_bridge.models.floats import BF16, F16, F32
 from ollama_bridge.models.general import SOURCE_KEY, kept_general
 from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.links import link_file
 
-_DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_DTYPE_NAMES = {F32: "float32", F16: "float16", BF16: "bfloat16"}
 
 
 def import_gguf(path: Path, folder: Path) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def import_gguf(path: Path, folder: Path) -> dict[str, Any]:
         "bos_token_id": ids.bos,
         "eos_token_id": ids.eos,
         "pad_token_id": ids.padding,
-        "dtype": _DTYPE_NAMES[matrices.pop() if len(matrices) == 1 else torch.float32],
+        "dtype": _DTYPE_NAMES[matrices.pop() if len(matrices) == 1 else F32],
         SOURCE_KEY: kept_general(metadata),
     }
     folder.mkdir(parents=True, exist_ok=True)

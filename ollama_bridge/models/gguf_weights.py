@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ollama_bridge.errors import (
     ConversionError,
@@ -23,11 +22,12 @@ from ollama_bridge.errors import (
 from ollama_bridge.models.architectures import GGUF_ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.frame import TensorRule, unpermute
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.floats import BF16, F16, F32, Array, to_bfloat16
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
 from ollama_bridge.models.weights import WeightInfo, Weights
 
 GGUF_NAME = "model.gguf"  # in the folder of such a checkpoint
-_KEPT_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+_KEPT_TYPES = {"F16": F16, "BF16": BF16}
 
 
 class GGUFWeights(Weights):
@@ -76,7 +76,7 @@ class GGUFWeights(Weights):
         types = {info.type for info in self.contents.tensors.values()}
         return frozenset(types - {"F64", "F32", *_KEPT_TYPES})
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def array(self, name: str) -> Array:
         """Decode one tensor.
 
         Raises:
@@ -91,10 +91,12 @@ class GGUFWeights(Weights):
             values = unpermute(values, rule.heads)
         if rule.shift:
             values = values - np.float32(rule.shift)
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._dtype(rule))
+        values = np.ascontiguousarray(values)
+        dtype = self._dtype(rule)
+        return to_bfloat16(values) if dtype == BF16 else values.astype(dtype, copy=False)
 
-    def _dtype(self, rule: TensorRule) -> torch.dtype:
-        return _KEPT_TYPES.get(self.contents.tensors[rule.target].type, torch.float32)
+    def _dtype(self, rule: TensorRule) -> np.dtype[Any]:
+        return _KEPT_TYPES.get(self.contents.tensors[rule.target].type, F32)
 
 
 def _architecture_of(contents: GGUFContents) -> Architecture:

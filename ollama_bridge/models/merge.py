@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ollama_bridge.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EMBEDDING, Adapter
+from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.merged_weights import MergedWeights
@@ -68,8 +67,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
         DiskFullError: there is no room.
     """
     weights = _prepare(base, adapter, out)
-    infos = [WeightInfo(info.name, info.shape, torch.float32) for info in weights.infos.values()]
-    write_weights(out / WEIGHTS_NAME, infos, lambda name: weights.tensor(name).float())
+    infos = [WeightInfo(info.name, info.shape, F32) for info in weights.infos.values()]
+    write_weights(out / WEIGHTS_NAME, infos, lambda name: to_float32(weights.array(name)))
 
 
 def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.adapters import EMBEDDING, OUTPUT, Adapter
+from ollama_bridge.models.floats import F32, Array
 from ollama_bridge.models.weights import WeightInfo, Weights
 
 
@@ -40,7 +39,7 @@ class MergedWeights(Weights):
         self._changed = adapter.changes.keys() & self._infos.keys()
         for name in self._changed:
             shape = adapter.shape_of(name, self._infos[name].shape)
-            self._infos[name] = WeightInfo(name, shape, torch.float32)
+            self._infos[name] = WeightInfo(name, shape, F32)
 
     @property
     def infos(self) -> Mapping[str, WeightInfo]:
@@ -62,7 +61,7 @@ class MergedWeights(Weights):
         """How many parameters the adapter changes."""
         return len(self._changed)
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def array(self, name: str) -> Array:
         """Read one tensor, merged.
 
         Raises:
@@ -71,5 +70,7 @@ class MergedWeights(Weights):
         if name not in self._infos:
             raise ModelError(f"tensor {name!r} is missing from the checkpoint")
         source = EMBEDDING if name == OUTPUT and OUTPUT not in self._base.infos else name
-        values = self._base.tensor(source)
-        return self._adapter.apply(name, values) if name in self._changed else values
+        if name not in self._changed:
+            return self._base.array(source)
+        merged: Array = self._adapter.apply(name, self._base.tensor(source)).numpy()
+        return merged

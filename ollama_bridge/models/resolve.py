@@ -150,6 +150,7 @@ def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool
     check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
     weights = sorted(path.name for path in folder.glob("*.safetensors")) or [GGUF_NAME]
+    before = {name: _state(folder / name) for name in weights}
     digests = {name: digest_file(folder / name) for name in (*names, *weights)}
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
@@ -162,8 +163,10 @@ def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool
             shutil.copyfile(folder / name, draft.path / name)
         for name in weights:
             link_file(folder / name, draft.path / name)
+        linked = {name: digests[name] for name in weights}
+        unchanged = before == {name: _state(draft.path / name) for name in weights}
         facts = {"source": str(folder)}
-        manifest = draft.commit(facts)
+        manifest = draft.commit(facts, digests=linked if unchanged else None)
         _check_unchanged(manifest, digests, folder)
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
@@ -228,6 +231,12 @@ def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bo
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's content, so that gigabytes need not be hashed twice."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check_unchanged(manifest: Manifest, digests: dict[str, str], folder: Path) -> None:

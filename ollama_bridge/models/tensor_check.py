@@ -15,6 +15,7 @@ import numpy as np
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
+from ollama_bridge.models.floats import to_float32
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
@@ -65,7 +66,7 @@ def _compare(
     if info.shape != rule.shape:
         return f"{rule.target}: shape {info.shape}, the checkpoint's is {rule.shape}"
     found = contents.tensor(rule.target)
-    source: Float32Array = weights.tensor(rule.source).float().numpy()
+    source = to_float32(weights.array(rule.source))
     bound = _ROUNDING.get(info.type, _COARSE_ROUNDING)
     error = _distance(found, _exported(rule, source))
     if error <= bound:

@@ -9,36 +9,41 @@ from __future__ import annotations
 
 import abc
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.floats import BF16, F16, F32, F64, Array
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES: dict[str, np.dtype[Any]] = {"F64": F64, "F32": F32, "F16": F16, "BF16": BF16}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class WeightInfo:
-    """Name, shape and type of one tensor."""
+    """Name, shape and type (one of :mod:`ollama_bridge.models.floats`) of one tensor."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: np.dtype[Any]
 
     @property
     def size_bytes(self) -> int:
         """Length of its data."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Weights(abc.ABC):
@@ -60,12 +65,24 @@ class Weights(abc.ABC):
         return frozenset()
 
     @abc.abstractmethod
-    def tensor(self, name: str) -> torch.Tensor:
-        """Read, decode or merge one tensor.
+    def array(self, name: str) -> Array:
+        """Read, decode or merge one tensor; writing into it changes no file.
 
         Raises:
             ModelError: there is no such tensor, or its file is damaged.
         """
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The same as a tensor of torch.
+
+        Raises:
+            ModelError: there is no such tensor, or its file is damaged.
+        """
+        import torch
+
+        values = self.array(name)
+        tensor = torch.from_numpy(values.view(np.int16) if values.dtype == BF16 else values)
+        return tensor.view(torch.bfloat16) if values.dtype == BF16 else tensor
 
 
 class SafetensorsWeights(Weights):
@@ -81,6 +98,7 @@ class SafetensorsWeights(Weights):
     def __init__(self, files: Sequence[Path]) -> None:
         self._files: dict[str, Path] = {}
         self._infos: dict[str, WeightInfo] = {}
+        self._offsets: dict[str, int] = {}
         for path in files:
             self._add(path)
 
@@ -113,23 +131,33 @@ class SafetensorsWeights(Weights):
         files = set(self._files.values())
         return files.pop() if len(files) == 1 else next(iter(files)).parent
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor.
+    def array(self, name: str) -> Array:
+        """Map one tensor; it is read where it is used, and let go with its array.
 
         Raises:
-            ModelError: there is no such tensor.
+            ModelError: there is no such tensor, or its file is damaged.
         """
         path = self._files.get(name)
         if path is None:
             raise ModelError(f"tensor {name!r} is missing from the checkpoint")
-        with safe_open(str(path), framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-        return tensor
+        info = self._infos[name]
+        if not info.size_bytes:
+            return np.empty(info.shape, info.dtype)
+        try:
+            mapped = np.memmap(path, info.dtype, "c", self._offsets[name], info.shape)
+        except (OSError, ValueError) as exc:
+            raise ModelError(
+                f"{path} is truncated or damaged: {exc}", hint="get the checkpoint again"
+            ) from exc
+        return np.require(mapped.view(np.ndarray), requirements="A")
 
     def _add(self, path: Path) -> None:
         try:
-            with safe_open(str(path), framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  the object is no mapping
+            with path.open("rb") as stream:
+                offset = 8 + int.from_bytes(stream.read(8), "little")  # the header's end
+            with safe_open(str(path), framework="np") as file:
+                # In the order of their data, between which the format leaves no gap.
+                for name in file.offset_keys():
                     piece = file.get_slice(name)
                     dtype = _DTYPES.get(piece.get_dtype())
                     if dtype is None:
@@ -140,23 +168,23 @@ class SafetensorsWeights(Weights):
                         )
                     if name in self._infos:
                         raise ModelError(f"tensor {name!r} is in {self._files[name]} and {path}")
-                    self._infos[name] = WeightInfo(name, tuple(piece.get_shape()), dtype)
-                    self._files[name] = path
+                    info = WeightInfo(name, tuple(piece.get_shape()), dtype)
+                    self._infos[name], self._files[name] = info, path
+                    self._offsets[name] = offset
+                    offset += info.size_bytes
         except (SafetensorError, OSError) as exc:
             raise ModelError(
                 f"{path} is truncated or damaged: {exc}", hint="get the checkpoint again"
             ) from exc
 
 
-def write_weights(
-    path: Path, infos: Sequence[WeightInfo], produce: Callable[[str], torch.Tensor]
-) -> None:
+def write_weights(path: Path, infos: Sequence[WeightInfo], produce: Callable[[str], Array]) -> None:
     """Write a safetensors file, asking for one tensor after another.
 
     Args:
         path: Where to.
         infos: What will be written, in order.
-        produce: Gives the tensor of a name; called once each, in order.
+        produce: Gives the numbers of a name; called once each, in order.
 
     Raises:
         DiskFullError: there is no room.
@@ -179,13 +207,13 @@ def write_weights(
             stream.write(len(text).to_bytes(8, "little"))
             stream.write(text)
             for info in infos:
-                tensor = produce(info.name)
-                if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+                values = produce(info.name)
+                if values.shape != info.shape or values.dtype != info.dtype:
                     raise ValueError(
                         f"{info.name}: expected {info.dtype} of {info.shape}, "
-                        f"got {tensor.dtype} of {tuple(tensor.shape)}"
+                        f"got {values.dtype} of {values.shape}"
                     )
-                stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+                stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     except OSError as exc:
         raise_if_disk_full(exc, path)
         raise

@@ -1,4 +1,6 @@
-"""Encodes in processes, for the encoders are busy in the interpreter or hold its lock.
+"""Encodes in processes, for the encoders that search are busy in the interpreter.
+
+What needs no search leaves numpy's loops rarely, which free the interpreter: threads do for it.
 
 Numbers and blocks pass through memory that all of them map and that has no name, so nothing of it
 can be left behind; only orders of a line each go through pipes. A worker ends when its pipe does:
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -51,15 +54,41 @@ class Rows:
     fill: Callable[[Float32Array], None]
 
 
-def encode_here(pieces: Iterable[Rows | Bytes]) -> Iterator[Bytes]:
-    """Encode one piece after another in this process; what is encoded already passes through."""
-    for piece in pieces:
-        if isinstance(piece, Rows):
-            values = np.empty(piece.shape, dtype=np.float32)
-            piece.fill(values)
-            yield encode_rows(values, piece.type, piece.importance)
-        else:
-            yield piece
+# What is to be searched, or how it is encoded without.
+Piece = Rows | Callable[[], Bytes]
+
+
+def encode_here(pieces: Iterable[Piece]) -> Iterator[Bytes]:
+    """Encode one piece after another in this thread."""
+    return map(_encode, pieces)
+
+
+def encode_in_threads(pieces: Iterable[Piece]) -> Iterator[Bytes]:
+    """Encode pieces, some of them ahead; the results come in the pieces' order.
+
+    Yields:
+        The bytes of each piece.
+    """
+    threads = default_processes()
+    ahead: deque[Future[Bytes]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for piece in pieces:
+                ahead.append(pool.submit(_encode, piece))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _encode(piece: Piece) -> Bytes:
+    if not isinstance(piece, Rows):
+        return piece()
+    values = np.empty(piece.shape, dtype=np.float32)
+    piece.fill(values)
+    return encode_rows(values, piece.type, piece.importance)
 
 
 def default_processes() -> int:
@@ -183,11 +212,11 @@ class EncoderPool:
     ) -> None:
         self._end(kill=kind is not None)
 
-    def encode(self, pieces: Iterable[Rows | Bytes]) -> Iterator[Bytes]:
+    def encode(self, pieces: Iterable[Piece]) -> Iterator[Bytes]:
         """Encode pieces, in parallel; the results come in the pieces' order.
 
         Args:
-            pieces: Taken when there is room for them; what is encoded already passes through.
+            pieces: Taken when there is room for them; what needs no search is encoded here.
 
         Yields:
             The blocks of each piece, valid until the next is asked for.
@@ -202,7 +231,7 @@ class EncoderPool:
                     yield from self._first_result(pending)
                 pending.append(self._order(piece))
             else:
-                pending.append(_Pending(result=piece))
+                pending.append(_Pending(result=piece()))
             while pending and (pending[0].result is not None or len(pending) > self._layout.slots):
                 yield from self._first_result(pending)
         while pending:

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
@@ -92,7 +92,8 @@ def write_empty(case: str, path: Path) -> None:
             array("tokenizer.ggml.tokens", tokens, 8),
         ],
         plans=[
-            TensorPlan(name, shape, partial(torch.zeros, shape)) for name, shape in shapes.items()
+            TensorPlan(name, shape, partial(np.zeros, shape, np.float32))
+            for name, shape in shapes.items()
         ],
         types=plan_types("f32", shapes, model),
         on_tensor=lambda _: None,

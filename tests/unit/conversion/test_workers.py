@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,27 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.quantization.encoders import Bytes
-from ollama_bridge.quantization.workers import EncoderPool, Rows, encode_here
+from ollama_bridge.quantization.workers import (
+    EncoderPool,
+    Piece,
+    Rows,
+    encode_here,
+    encode_in_threads,
+)
 
 Q = GGMLQuantizationType
 SHAPES = [(16, 256), (3, 512), (1, 1024), (8, 256), (16, 256), (2, 768), (5, 256), (16, 256)]
 
 
-def pieces() -> Iterator[Rows | Bytes]:
-    """Rows of several types and shapes, every second with importance, and bytes in between."""
+def pieces() -> Iterator[Piece]:
+    """Rows of several types, every second with importance; in between what needs no search."""
     random = np.random.default_rng(1)
     for index, shape in enumerate(SHAPES):
         values = random.normal(size=shape).astype(np.float32)
         importance = np.linspace(1, 2, shape[1], dtype=np.float32) if index % 2 else None
         type_ = (Q.Q4_K, Q.Q6_K, Q.Q5_0)[index % 3]
         yield Rows(shape, type_, importance, lambda out, values=values: np.copyto(out, values))
-        yield np.full(index, index, dtype=np.uint8)
+        yield partial(np.full, index, index, dtype=np.uint8)
 
 
 def ours() -> list[psutil.Process]:
@@ -41,9 +47,10 @@ def ours() -> list[psutil.Process]:
 
 
 def test_processes_do_not_change_a_byte() -> None:
-    """In this process, in one worker and in three: the same pieces in the same order."""
+    """In this process, in threads, in one worker and in three: the same pieces in order."""
     expected = [bytes(piece) for piece in encode_here(pieces())]
     assert len(expected) == 2 * len(SHAPES)
+    assert [bytes(piece) for piece in encode_in_threads(pieces())] == expected
     for processes in (1, 3):
         with EncoderPool(processes, max_values=4096, max_columns=1024) as pool:
             assert len(ours()) == processes
@@ -88,7 +95,7 @@ def test_an_encoder_that_fails_is_one_error() -> None:
 def test_an_error_of_the_caller_ends_the_workers() -> None:
     """Ctrl-C while pieces are made leaves no process."""
 
-    def interrupted() -> Iterator[Rows | Bytes]:
+    def interrupted() -> Iterator[Piece]:
         yield next(pieces())
         raise KeyboardInterrupt
 
