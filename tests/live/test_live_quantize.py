@@ -134,6 +134,7 @@ def test_no_further_from_the_model_than_llama_quantize(
     assert found <= 1.1 * divergence(tmp_path / "theirs", expected, ids)
 
 
+@pytest.mark.slow
 def test_a_file_of_a_size_is_proven_by_its_own_noise(
     smollm: Exports, client: Client, tmp_path: Path
 ) -> None:
