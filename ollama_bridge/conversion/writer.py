@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import Self
 
 import numpy as np
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
@@ -36,6 +39,7 @@ from ollama_bridge.quantization.workers import (
 # Numbers below which processes, or threads, would take longer to start than to help.
 _WORTH_PROCESSES = 1 << 23
 _WORTH_THREADS = 1 << 20
+_FLUSH_BYTES = 1 << 26
 
 
 def write_gguf(
@@ -78,8 +82,11 @@ def write_gguf(
     threads = not searched and _numbers(plans) >= _WORTH_THREADS
     try:
         _write_head(path, architecture, entries, plans, types)
-        with path.open("ab") as stream, _encoder(searched, processes, threads=threads) as encode:
-            file = _HashedFile(stream, path)
+        with (
+            path.open("ab", buffering=0) as stream,
+            _HashedFile(stream, path) as file,
+            _encoder(searched, processes, threads=threads) as encode,
+        ):
             _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
         return file.sha256.hexdigest()
     except OSError as exc:
@@ -91,21 +98,52 @@ Encode = Callable[[Iterable[Piece]], Iterator[Bytes]]
 
 
 class _HashedFile:
-    """A file that is only appended to, and its digest: it need not be read again for that."""
+    """A file that is only appended to, and its digest: it need not be read again for that.
 
-    def __init__(self, stream: IO[bytes], path: Path) -> None:
+    The disk is kept at work beside the encoders: left to the end, its part would come on top.
+    """
+
+    def __init__(self, stream: io.FileIO, path: Path) -> None:
         self._stream = stream
         head = path.read_bytes()
         self.sha256 = hashlib.sha256(head)
         self._size_bytes = len(head)
+        self._disk = ThreadPoolExecutor(1)
+        self._flushed_bytes = 0
+        self._flush: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._disk.shutdown()
+        if kind is None and self._flush is not None:
+            self._flush.result()
 
     def write(self, data: memoryview | bytes) -> None:
-        self._stream.write(data)
+        rest = memoryview(data)
+        while rest:  # one call writes 2 GB at most
+            rest = rest[self._stream.write(rest) :]
         self.sha256.update(data)
         self._size_bytes += len(data)
+        self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
+        if self._size_bytes - self._flushed_bytes < _FLUSH_BYTES:
+            return
+        if self._flush is not None:
+            if not self._flush.done():
+                return
+            self._flush.result()  # a full disk can show only here
+        self._flushed_bytes = self._size_bytes
+        self._flush = self._disk.submit(_to_disk, self._stream.fileno())
 
     def pad(self) -> None:
         self.write(bytes(-self._size_bytes % GGUF_DEFAULT_ALIGNMENT))
+
+
+# Not on macOS.
+_to_disk: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 def _numbers(plans: Sequence[TensorPlan]) -> int:
