@@ -86,7 +86,7 @@ class StoreInfo:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Distributions on N positions, as :func:`ollama_bridge.train.losses.kl_top_k` takes them.
+    """Distributions on N positions, as ``train.sparse_losses.kl_top_k`` takes them.
 
     Attributes:
         ids: (N, k) int64.

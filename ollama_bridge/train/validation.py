@@ -8,8 +8,9 @@ from ollama_bridge.batches import Batches
 from ollama_bridge.labels import LabelStore
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.train.losses import cross_entropy, kl_top_k
+from ollama_bridge.train.losses import cross_entropy
 from ollama_bridge.train.objective import POSITIONS_PER_CHUNK
+from ollama_bridge.train.sparse_losses import kl_top_k
 
 
 class Validator:

@@ -1,0 +1,46 @@
+"""Pairs of distributions, and the divergence between them by the definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from hypothesis import strategies as st
+
+temperatures = st.sampled_from([0.5, 1.0, 2.0, 4.0])
+
+
+@st.composite
+def logit_pairs(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """Student's and teacher's logits, (N, V) float64, flat or sharp."""
+    rows, width = draw(st.integers(1, 4)), draw(st.integers(2, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    scale = draw(st.sampled_from([0.1, 1.0, 10.0]))
+    pair = scale * torch.randn(2, rows, width, generator=generator, dtype=torch.float64)
+    return pair[0], pair[1]
+
+
+def naive_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> list[float]:
+    """T^2 * sum p log(p / q), written out with Python floats."""
+    values = []
+    for s_row, t_row in zip(student.tolist(), teacher.tolist(), strict=True):
+        q, p = softmax(s_row, temperature), softmax(t_row, temperature)
+        terms = [a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0]
+        values.append(temperature**2 * math.fsum(terms))
+    return values
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    """Written out with Python floats."""
+    largest = max(row)
+    powers = [math.exp((value - largest) / temperature) for value in row]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def gradient(loss: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+    """Of the loss of all positions together."""
+    leaf = at.clone().requires_grad_()
+    loss(leaf).sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad
