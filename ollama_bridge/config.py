@@ -172,7 +172,26 @@ class StudentSection(Section):
 class SoftLabelsSection(Section):
     """What is kept of the teacher's distributions."""
 
-    top_k: int = Field(default=20, ge=1, le=1024, description="Tokens; the rest is one bucket.")
+    method: Literal["top_k", "sampled"] = Field(
+        default="top_k",
+        description="top_k: the likeliest tokens, and the mass of the rest; sampled: tokens drawn "
+        "at random, unbiased (random sampling KD): less than half the space, at T = 1 only.",
+    )
+    top_k: int = Field(
+        default=20, ge=1, le=1024, description="top_k: tokens; the rest is one bucket."
+    )
+    draws: int = Field(
+        default=50,
+        ge=1,
+        le=255,
+        description="sampled: draws a position; tokens that are drawn twice are kept once.",
+    )
+    seed: int = Field(default=0, ge=0, description="sampled: of the draws.")
+
+    def effective(self) -> dict[str, Any]:
+        """What decides the labels: the settings of the other method do not."""
+        used = {"top_k": {"method", "top_k"}, "sampled": {"method", "draws", "seed"}}
+        return self.model_dump(mode="json", include=used[self.method])
 
 
 class DistillSection(OptimizerSection):
@@ -259,6 +278,8 @@ class Recipe(Section):
             raise ValueError("teacher.answers: a classify task has gold answers in its data")
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
             raise ValueError("teacher.answers: the reviews source has no answers; say daemon")
+        if self.soft_labels.method == "sampled" and self.distill.temperature != 1.0:
+            raise ValueError("distill.temperature: sampled soft labels are drawn at 1; say 1")
         return self
 
 

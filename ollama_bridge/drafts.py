@@ -99,7 +99,8 @@ def open_draft(out_dir: Path, work: Work) -> Iterator[Draft]:
     draft_dir = out_dir.with_name(f".{out_dir.name}.draft")
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(out_dir.with_name(f".{out_dir.name}.lock"), out_dir):
+        lock_path = out_dir.with_name(f".{out_dir.name}.lock")
+        with locked(lock_path, out_dir, hint="wait for it, or choose another --out"):
             finished = _finished(out_dir, work)
             if finished is None:
                 _prepare_draft(draft_dir, work)
@@ -135,15 +136,17 @@ def _prepare_draft(draft_dir: Path, work: Work) -> None:
 
 
 @contextlib.contextmanager
-def _locked(lock_path: Path, out_dir: Path) -> Iterator[None]:
+def locked(lock_path: Path, folder: Path, *, hint: str) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs; the system frees it when its holder dies.
+
+    Raises:
+        ArtifactError: another process holds it.
+    """
     with lock_path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise ArtifactError(
-                f"another process is writing {out_dir}",
-                hint="wait for it, or choose another --out",
-            ) from exc
+            raise ArtifactError(f"another process is writing {folder}", hint=hint) from exc
         yield
 
 

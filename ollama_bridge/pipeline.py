@@ -139,6 +139,7 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         max_length=recipe.distill.max_length,
         dtype=recipe.distill.dtype,
         out_dir=run_dir / "labels",
+        store_dir=home_dir() / "labels",
         reporter=reporter,
     )
     start = tuned

@@ -21,7 +21,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"reference", "config"}),
     frozenset({"client"}),
     frozenset(
-        {"daemon", "models", "modelfile", "encoding", "batches", "labels", "doctor", "registry"}
+        {
+            "daemon",
+            "models",
+            "modelfile",
+            "encoding",
+            "batches",
+            "labels",
+            "label_store",
+            "doctor",
+            "registry",
+        }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
     frozenset({"registration", "verification", "provenance"}),
@@ -40,6 +50,7 @@ TORCH_FREE = (
     "data",
     "verify",
     "cli",
+    "label_store.catalogue",
     "modelfile",
     "quantization",
     "conversion",

@@ -97,7 +97,8 @@ def label(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Store the teacher's soft labels on a corpus."""
+    """Store the teacher's soft labels on a corpus; rows that have some already are not repeated."""
+    from ollama_bridge.assets import home_dir
     from ollama_bridge.teacher.local import label as stage
 
     loaded = load_recipe(recipe, overrides=set_ or [])
@@ -109,6 +110,7 @@ def label(
             max_length=loaded.distill.max_length,
             dtype=loaded.distill.dtype,
             out_dir=out.absolute(),
+            store_dir=home_dir() / "labels",
             reporter=reporter,
         )
     _print(labels, as_json=as_json)

@@ -1,9 +1,10 @@
-"""The teacher in torch: one pass over the corpus, its distributions kept on disk."""
+"""The teacher in torch: one pass over the rows of a corpus that have no soft labels yet."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,19 +13,23 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import EncodedSplit, encode_split, tokenizer_digest
+from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split, tokenizer_digest
 from ollama_bridge.examples import read_examples
-from ollama_bridge.labels import SoftTargets, StoreInfo, StoreWriter, top_k_with_residual
+from ollama_bridge.label_store.formats import format_of
+from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
+from ollama_bridge.label_store.segments import Row
+from ollama_bridge.label_store.shared import SharedStore, open_store
+from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
+from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 
 STAGE = "label"
 SPLITS = ("train", "validation")
 
-_BATCH_TOKENS = 2048
-_BATCHES_PER_SHARD = 8  # some ten seconds of a small teacher: what a kill can lose
+_BATCH_TOKENS = 2048  # some seconds of a small teacher: what a kill can lose
 _POSITIONS_PER_CHUNK = 256
 
 
@@ -36,44 +41,46 @@ def label(
     max_length: int,
     dtype: DTypeChoice = "auto",
     out_dir: Path,
+    store_dir: Path | None = None,
     reporter: Reporter | None = None,
 ) -> SoftLabels:
-    """Write the teacher's distributions on every supervised position of a corpus.
+    """Provide the teacher's distributions on every supervised position of a corpus.
 
-    One pass without gradient over the training and the validation split, logits on supervised
-    positions only. A kill loses at most one shard.
+    One pass without gradient over the rows of the training and the validation split that the
+    store has no labels of; logits on supervised positions only. A kill loses at most one batch.
 
     Args:
         teacher: Whose distributions.
         corpus: What the student will be trained on.
-        settings: How much is kept of a distribution.
+        settings: What is kept of a distribution.
         max_length: Tokens; longer examples are left out, as in training.
-        dtype: Compute type.
-        out_dir: Folder of the store.
+        dtype: Compute type. auto: that of labels of this teacher that are there already, else the
+            faster one.
+        out_dir: Folder of the artefact.
+        store_dir: Folder of the stores that runs share (see ``label_store``); None: the labels
+            are made for this artefact alone.
         reporter: Hears of progress.
 
     Raises:
         DataError: a split has no usable example.
         TrainingError: the chat template cannot be used for training.
         ModelError: the teacher cannot be loaded.
+        ArtifactError: another process is labelling with this teacher, or the store is damaged.
+        DiskFullError: no room; what is labelled is kept.
     """
     reporter = reporter or NullReporter()
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
-        version=1,
+        version=2,
         inputs={"teacher": teacher.digest, "corpus": corpus.digest},
-        settings={
-            **settings.model_dump(mode="json"),
-            "max_length": max_length,
-            "dtype": dtype,
-        },
+        settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
-        precision = pinned_precision(draft.path / "resume-precision.json", dtype)
+        stores = store_dir or draft.path / "resume-stores"
         tokenizer = load_tokenizer(teacher.path)
         splits = {
             name: encode_split(
@@ -84,107 +91,134 @@ def label(
             )
             for name in SPLITS
         }
-        model: CausalModel = load_model(teacher.path)
-        vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        info = StoreInfo(
-            top_k=min(settings.top_k, vocab_size),
-            vocab_size=vocab_size,
-            teacher=teacher.digest,
-            corpus=corpus.digest,
-            tokenizer=tokenizer_digest(tokenizer),
-            max_length=max_length,
-        )
-        run = _LabelRun(model, precision, StoreWriter(draft.path, info), info, reporter)
-        facts: dict[str, object] = {
-            "bytes_per_token": info.bytes_per_token,
-            "content_key": info.content_key,
-            "dtype": precision.dtype_name,
-        }
-        facts |= run.write(splits, pad_id=tokenizer.pad_token_id or 0)
-        manifest = draft.commit(facts)
+        info = _info(teacher, settings, tokenizer)
+        if dtype == "auto":
+            dtype = _dtype_of_earlier(stores, info)
+        precision = pinned_precision(draft.path / "resume-precision.json", dtype)
+        info = replace(info, dtype=precision.dtype_name)
+        with open_store(stores, info, teacher_path=teacher.path) as store:
+            rows = _Rows(splits, pad_id=tokenizer.pad_token_id or 0)
+            missing = rows.missing(store)
+            facts = _facts(splits, reporter)
+            if missing:
+                run = _LabelRun(load_model(teacher.path), precision, store, info, reporter)
+                facts |= run.write(rows, missing)
+            facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
+            facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
+            facts["labelled_rows"] = sum(len(members) for members in missing)
+            manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
 
 
+def _info(teacher: Checkpoint, settings: SoftLabelsSection, tokenizer: Tokenizer) -> StoreInfo:
+    vocab_size = integer(check_folder(teacher.path), "vocab_size")
+    top_k = settings.method == "top_k"
+    return StoreInfo(
+        method=settings.method,
+        vocab_size=vocab_size,
+        teacher=teacher.digest,
+        tokenizer=tokenizer_digest(tokenizer),
+        dtype="auto",
+        top_k=min(settings.top_k, vocab_size) if top_k else 0,
+        draws=0 if top_k else settings.draws,
+        seed=0 if top_k else settings.seed,
+    )
+
+
+def _dtype_of_earlier(stores: Path, info: StoreInfo) -> DTypeChoice:
+    """The compute type of labels that are there already, so that they are used again."""
+    choices: tuple[DTypeChoice, ...] = ("bfloat16", "float32")
+    for choice in choices:
+        if (stores / replace(info, dtype=choice).store_id / INFO_NAME).exists():
+            return choice
+    return "auto"
+
+
+def _facts(splits: dict[str, EncodedSplit], reporter: Reporter) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    for name, split in splits.items():
+        facts[f"{name}_examples"] = len(split.examples)
+        facts[f"{name}_tokens"] = split.supervised_tokens
+        facts[f"{name}_too_long"] = split.too_long
+        if split.too_long:
+            reporter.emit(Note(STAGE, "warning", f"{split.too_long} {name} examples are too long"))
+    return facts
+
+
+class _Rows:
+    """The rows of all splits, and how they are batched."""
+
+    def __init__(self, splits: dict[str, EncodedSplit], *, pad_id: int) -> None:
+        examples = [example for split in splits.values() for example in split.examples]
+        # The beginning that is computed once a batch is that of the whole corpus, whatever is
+        # missing: else a resumed pass would compute other last bits than an unbroken one.
+        self.batches = Batches(examples, batch_tokens=_BATCH_TOKENS, pad_id=pad_id)
+        keys = [row_key(example.input_ids, example.supervised) for example in examples]
+        self.by_key = {key: place for place, key in reversed(list(enumerate(keys)))}
+        self.keys = keys
+
+    def missing(self, store: SharedStore) -> list[list[int]]:
+        """Batches of the rows without labels, short ones first.
+
+        They are cut from the short end on, so what an interrupted pass left is cut as before.
+        """
+        places = [place for key, place in self.by_key.items() if key not in store]
+        places.sort(key=lambda place: (self._length(place), place))
+        batches: list[list[int]] = []
+        for place in places:
+            if not batches or (len(batches[-1]) + 1) * self._length(place) > _BATCH_TOKENS:
+                batches.append([])
+            batches[-1].append(place)
+        return batches
+
+    def _length(self, place: int) -> int:
+        targets = self.batches.examples[place].targets
+        return int(targets[-1]) if len(targets) else 1
+
+
 class _LabelRun:
-    """The pass itself: batches by length, a few to a shard."""
+    """The pass itself, batch by batch."""
 
     def __init__(
         self,
         model: CausalModel,
         precision: Precision,
-        writer: StoreWriter,
+        store: SharedStore,
         info: StoreInfo,
         reporter: Reporter,
     ) -> None:
         self._model = model.to(precision.device).eval()
         self._precision = precision
-        self._writer = writer
-        self._top_k = info.top_k
+        self._store = store
+        self._format = format_of(info)
         self._reporter = reporter
 
     @torch.inference_mode()
-    def write(self, splits: dict[str, EncodedSplit], *, pad_id: int) -> dict[str, object]:
-        """Write what is missing; returns facts."""
-        total = sum(len(split.examples) for split in splits.values())
-        done = resumed = tokens = 0
-        start_s = time.monotonic()
-        facts: dict[str, object] = {}
-        for name, split in splits.items():
-            batches = Batches(split.examples, batch_tokens=_BATCH_TOKENS, pad_id=pad_id)
-            order = batches.sorted()
-            for number, start in enumerate(range(0, len(order), _BATCHES_PER_SHARD)):
-                shard = order[start : start + _BATCHES_PER_SHARD]
-                members = [member for batch in shard for member in batch]
-                if self._writer.has_shard(name, number):
-                    resumed += len(members)
-                else:
-                    tokens += self._write_shard(name, number, batches, shard)
-                done += len(members)
-                speed = tokens / max(1e-9, time.monotonic() - start_s)
-                if tokens:
-                    fields = {"tok_s": speed}
-                    self._reporter.emit(Progress(STAGE, done, total, "examples", fields))
-            facts[f"{name}_examples"] = len(split.examples)
-            facts[f"{name}_tokens"] = split.supervised_tokens
-            facts[f"{name}_too_long"] = split.too_long
-            if split.too_long:
-                self._reporter.emit(
-                    Note(STAGE, "warning", f"{split.too_long} {name} examples are too long")
-                )
-        if resumed:
-            self._reporter.emit(StageStarted(STAGE, resumed_from=resumed))
-        elapsed_s = time.monotonic() - start_s
-        return {**facts, "tokens_per_s": round(tokens / max(1e-9, elapsed_s), 1)}
+    def write(self, rows: _Rows, missing: Sequence[Sequence[int]]) -> dict[str, object]:
+        """Label what is missing; returns facts."""
+        total = len(rows.by_key)
+        done = total - sum(len(members) for members in missing)
+        if done:
+            self._reporter.emit(StageStarted(STAGE, resumed_from=done))
+        tokens, start_s = 0, time.monotonic()
+        for members in missing:
+            tokens += self._label(rows, members)
+            done += len(members)
+            fields = {"tok_s": tokens / max(1e-9, time.monotonic() - start_s)}
+            self._reporter.emit(Progress(STAGE, done, total, "examples", fields))
+        return {"tokens_per_s": round(tokens / max(1e-9, time.monotonic() - start_s), 1)}
 
-    def _write_shard(
-        self, split: str, number: int, batches: Batches, shard: Sequence[Sequence[int]]
-    ) -> int:
-        rows: list[int] = []
-        targets: list[SoftTargets] = []
-        tokens = 0
-        for members in shard:
-            batch = batches.collate(members).to(self._precision.device)
-            with self._precision.autocast():
-                hidden = run_decoder(self._model, batch).supervised
-                found = self._distributions(hidden)
+    def _label(self, rows: _Rows, members: Sequence[int]) -> int:
+        batch = rows.batches.collate(members).to(self._precision.device)
+        with self._precision.autocast():
+            hidden = run_decoder(self._model, batch).supervised
+            keys = [rows.keys[member] for member in members]
             counts = torch.bincount(batch.owners, minlength=len(members)).tolist()
-            parts = [
-                torch.split(part, counts) for part in (found.ids, found.logprobs, found.residual)
-            ]
-            targets += [SoftTargets(*part) for part in zip(*parts, strict=True)]
-            rows += [batches.examples[member].row for member in members]
-            tokens += batch.tokens
-        self._writer.write_shard(split, number, rows=rows, targets=targets)
-        return tokens
+            blocks = self._format.blocks(self._logits(hidden), keys, counts)
+        self._store.append([Row(*row) for row in zip(keys, counts, blocks, strict=True)])
+        return batch.tokens
 
-    def _distributions(self, hidden: torch.Tensor) -> SoftTargets:
-        chunks = [
-            top_k_with_residual(vocabulary_logits(self._model, chunk), top_k=self._top_k)
-            for chunk in torch.split(hidden, _POSITIONS_PER_CHUNK)
-        ]
-        return SoftTargets(
-            torch.cat([chunk.ids for chunk in chunks]),
-            torch.cat([chunk.logprobs for chunk in chunks]),
-            torch.cat([chunk.residual for chunk in chunks]),
-        )
+    def _logits(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in torch.split(hidden, _POSITIONS_PER_CHUNK):
+            yield vocabulary_logits(self._model, part)

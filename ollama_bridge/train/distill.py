@@ -109,7 +109,7 @@ def distill(
             return Checkpoint(out_dir, draft.finished)
         precision = pinned_precision(draft.path / "resume-precision.json", settings.dtype)
         material = load_material(start.path, corpus, settings, stage=stage, reporter=reporter)
-        stores = open_stores(used_labels, corpus, material)
+        stores = open_stores(used_labels, material)
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
         kept = chosen_layers(student, total)

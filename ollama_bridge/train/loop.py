@@ -23,7 +23,7 @@ from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.labels import Targets
 from ollama_bridge.models.forward import CausalModel, training_attention
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Metric, Progress, Reporter, StageStarted
@@ -38,7 +38,7 @@ _MAX_SAVING_SHARE = 0.05
 # Points of the loss curve that are kept of one phase.
 _CURVE_POINTS = 200
 
-SoftReader = Callable[[Sequence[int]], SoftTargets]
+SoftReader = Callable[[Sequence[int]], Targets]
 Validation = Callable[[], dict[str, float]]
 
 
@@ -192,7 +192,7 @@ def train(
 
 def _soft_targets(
     phase: Phase, batch: Batch, batches: Batches, precision: Precision
-) -> SoftTargets | None:
+) -> Targets | None:
     if phase.soft_labels is None:
         return None
     rows = [batches.examples[member].row for member in batch.members]

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ollama_bridge.batches import Batch
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.labels import Targets
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.train.losses import cross_entropy, hidden_error
-from ollama_bridge.train.sparse_losses import kl_top_k
+from ollama_bridge.train.sparse_losses import kl_sparse
 
 # 256 positions of a vocabulary of 49,152 are 50 MB a copy; a step needs about six copies.
 POSITIONS_PER_CHUNK = 256
@@ -73,7 +73,7 @@ class Objective:
         self._teacher = teacher
         self._layer_map = tuple(layer_map)
 
-    def __call__(self, batch: Batch, soft: SoftTargets | None) -> Losses:
+    def __call__(self, batch: Batch, soft: Targets | None) -> Losses:
         """The loss of one batch.
 
         Args:
@@ -102,22 +102,18 @@ class Objective:
         return Losses(total, {"loss": total.detach(), **parts})
 
     def _answer_losses(
-        self, hidden: torch.Tensor, targets: torch.Tensor, soft: SoftTargets | None
+        self, hidden: torch.Tensor, targets: torch.Tensor, soft: Targets | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if not self._weights.soft:
             soft = None
-        elif soft is None or soft.ids.shape[0] != targets.shape[0]:
-            found = "none" if soft is None else str(soft.ids.shape[0])
+        elif soft is None or len(soft) != targets.shape[0]:
+            found = "none" if soft is None else str(len(soft))
             raise TrainingError(f"{targets.shape[0]} supervised positions, soft labels for {found}")
         count = targets.shape[0]
         hard_sum, soft_sum = hidden.new_zeros(()).float(), hidden.new_zeros(()).float()
         for start in range(0, count, POSITIONS_PER_CHUNK):
             part = slice(start, start + POSITIONS_PER_CHUNK)
-            chosen = (
-                None
-                if soft is None
-                else SoftTargets(soft.ids[part], soft.logprobs[part], soft.residual[part])
-            )
+            chosen = None if soft is None else soft[part]
             if count > POSITIONS_PER_CHUNK and torch.is_grad_enabled():
                 # Forget the chunk's logits and compute them again when the gradient is due.
                 sums = checkpoint(
@@ -129,15 +125,13 @@ class Objective:
         return hard_sum / count, None if soft is None else soft_sum / count
 
     def _chunk_sums(
-        self, hidden: torch.Tensor, targets: torch.Tensor, soft: SoftTargets | None
+        self, hidden: torch.Tensor, targets: torch.Tensor, soft: Targets | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = vocabulary_logits(self._model, hidden)
         hard = cross_entropy(logits, targets).sum()
         if soft is None:
             return hard, torch.zeros_like(hard)
-        temperature = self._weights.temperature
-        kl = kl_top_k(logits, soft.ids, soft.logprobs, soft.residual, temperature=temperature).sum()
-        return hard, kl
+        return hard, kl_sparse(soft, logits, temperature=self._weights.temperature).sum()
 
     def _hidden_loss(self, batch: Batch, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():

@@ -7,9 +7,12 @@ argument only.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.labels import SampledTargets, SoftTargets, Targets
 from ollama_bridge.train.loss_terms import (
     check_matrix,
     check_same,
@@ -17,6 +20,47 @@ from ollama_bridge.train.loss_terms import (
     kl_of_logprobs,
     wide,
 )
+
+
+@functools.singledispatch
+def kl_sparse(
+    targets: Targets,
+    student_logits: torch.Tensor,  # noqa: ARG001  used by what is registered below
+    *,
+    temperature: float = 1.0,  # noqa: ARG001
+) -> torch.Tensor:
+    """Forward KL divergence to soft labels of either kind: :func:`kl_top_k`, :func:`kl_sampled`.
+
+    Args:
+        targets: Of N positions.
+        student_logits: (N, V), unnormalised.
+        temperature: T > 0.
+
+    Returns:
+        (N,) divergences.
+
+    Raises:
+        TrainingError: shapes do not fit, or these labels cannot be compared at this temperature.
+    """
+    raise TypeError(f"no loss is known for {type(targets).__name__}")
+
+
+@kl_sparse.register
+def _(
+    targets: SoftTargets, student_logits: torch.Tensor, *, temperature: float = 1.0
+) -> torch.Tensor:
+    return kl_top_k(
+        student_logits, targets.ids, targets.logprobs, targets.residual, temperature=temperature
+    )
+
+
+@kl_sparse.register
+def _(
+    targets: SampledTargets, student_logits: torch.Tensor, *, temperature: float = 1.0
+) -> torch.Tensor:
+    return kl_sampled(
+        student_logits, targets.ids, targets.weights, targets.entropy, temperature=temperature
+    )
 
 
 def kl_top_k(
@@ -79,3 +123,60 @@ def kl_top_k(
     q = torch.log_softmax(torch.cat(classes, dim=-1) / temperature, dim=-1)
     p = torch.log_softmax(torch.cat(teacher, dim=-1) / temperature, dim=-1)
     return temperature**2 * kl_of_logprobs(p, q)
+
+
+def kl_sampled(
+    student_logits: torch.Tensor,
+    teacher_ids: torch.Tensor,
+    teacher_weights: torch.Tensor,
+    teacher_entropy: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Forward KL divergence, estimated from tokens that were drawn of the teacher's distribution.
+
+    ``-sum_v w_v * log q_v - H(p)``: the cross-entropy against the drawn weights, minus the entropy
+    of the teacher's *whole* distribution, which was stored beside them. As ``E[w_v] = p_v``, value
+    and gradient are unbiased: their mean over draws is that of
+    :func:`~ollama_bridge.train.losses.kl_forward` at T = 1, and so the mean over many positions
+    is comparable with it. The value of a single position scatters around it and may be negative;
+    with the student equal to the teacher it is 0 on the mean only. Subtracting the drawn weights'
+    own entropy instead would make every value >= 0, and all of them too large.
+
+    Only at T = 1: of a distribution that was drawn at T = 1, no unbiased estimate of the tempered
+    one is to be had.
+
+    Source: Anshumann et al. 2025, "Sparse Logit Sampling" (ACL 2025), section 3.
+
+    Args:
+        student_logits: (N, V), unnormalised.
+        teacher_ids: (N, k) int64.
+        teacher_weights: (N, k); sum to 1. A place without weight is empty, whatever its id.
+        teacher_entropy: (N,), in nats.
+        temperature: 1.
+
+    Returns:
+        (N,) estimates.
+
+    Raises:
+        TrainingError: shapes do not fit, or T is not 1.
+    """
+    check_matrix(student_logits, "student_logits")
+    check_matrix(teacher_ids, "teacher_ids")
+    check_same(teacher_ids, teacher_weights, "teacher_ids", "teacher_weights")
+    rows = student_logits.shape[0]
+    if teacher_ids.shape[0] != rows or tuple(teacher_entropy.shape) != (rows,):
+        raise TrainingError(
+            f"soft labels of {tuple(teacher_ids.shape)} and entropies of "
+            f"{tuple(teacher_entropy.shape)} do not fit {rows} positions"
+        )
+    if temperature != 1.0:
+        raise TrainingError(
+            f"sampled soft labels were drawn at temperature 1, not {temperature}",
+            hint="--set distill.temperature=1, or --set soft_labels.method=top_k",
+        )
+    logits = wide(student_logits)
+    weights = teacher_weights.detach().to(logits.dtype)
+    drawn = (weights * logits.gather(-1, teacher_ids)).sum(-1)
+    # All of a position's weights together are 1, so that log Z counts once.
+    return logits.logsumexp(-1) - drawn - teacher_entropy.detach().to(logits.dtype)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from ollama_bridge.batches import Batches
-from ollama_bridge.labels import LabelStore
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.train.losses import cross_entropy
 from ollama_bridge.train.objective import POSITIONS_PER_CHUNK
-from ollama_bridge.train.sparse_losses import kl_top_k
+from ollama_bridge.train.soft_targets import SplitLabels
+from ollama_bridge.train.sparse_losses import kl_sparse
 
 
 class Validator:
@@ -29,7 +29,7 @@ class Validator:
         batches: Batches,
         *,
         precision: Precision,
-        store: LabelStore | None = None,
+        store: SplitLabels | None = None,
     ) -> None:
         self._model = model
         self._batches = batches
@@ -67,11 +67,7 @@ class Validator:
                     sums["ce"] += float(cross_entropy(logits, targets).sum())
                     sums["token_accuracy"] += float((~missed).sum())
                     if soft is not None:
-                        sums["kl"] += float(
-                            kl_top_k(
-                                logits, soft.ids[part], soft.logprobs[part], soft.residual[part]
-                            ).sum()
-                        )
+                        sums["kl"] += float(kl_sparse(soft[part], logits).sum())
             positions += int(hidden.shape[0])
             exact += int((~wrong).sum())
         scores = {name: value / positions for name, value in sums.items()}

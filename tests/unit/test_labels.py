@@ -1,76 +1,21 @@
-"""The soft-label store."""
+"""What is kept of a distribution."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+import math
 
 import pytest
 import torch
+from fakes.distributions import logit_pairs, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.errors import ArtifactError
-from ollama_bridge.labels import (
-    LabelStore,
-    SoftTargets,
-    StoreInfo,
-    StoreWriter,
-    read_info,
-    top_k_with_residual,
-)
-
-INFO = StoreInfo(top_k=4, vocab_size=50, teacher="t", corpus="c", tokenizer="k", max_length=64)
+from ollama_bridge.labels import SampledTargets, sample_tokens, top_k_with_residual
 
 
-def distributions(count: int, *, info: StoreInfo = INFO, seed: int = 0) -> SoftTargets:
-    """The kept part of random distributions."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = 4 * torch.randn(count, info.vocab_size, generator=generator)
-    return top_k_with_residual(logits, top_k=info.top_k)
-
-
-def test_labels_come_back_as_written(tmp_path: Path) -> None:
-    """Rows are found by number over shards, in any order, with float16 precision."""
-    writer = StoreWriter(tmp_path, INFO)
-    written = {row: distributions(row + 1, seed=row) for row in range(5)}
-    writer.write_shard("train", 0, rows=[3, 1], targets=[written[3], written[1]])
-    writer.write_shard("train", 1, rows=[0, 4], targets=[written[0], written[4]])
-    writer.write_shard("validation", 0, rows=[2], targets=[written[2]])
-    store = LabelStore(tmp_path, "train")
-    assert len(store) == 4
-    assert store.counts == {3: 4, 1: 2, 0: 1, 4: 5}
-    read = store.read([4, 0, 3])
-    whole = [written[row] for row in (4, 0, 3)]
-    assert torch.equal(read.ids, torch.cat([target.ids for target in whole]))
-    expected = torch.cat([target.logprobs for target in whole])
-    assert torch.allclose(read.logprobs, expected, rtol=1e-3, atol=1e-6)
-    assert torch.equal(read.residual, torch.cat([target.residual for target in whole]))
-    assert read_info(tmp_path) == INFO
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    vocab_size=st.sampled_from([20, 2**16, 2**16 + 1, 151_936, 262_144]), seed=st.integers(0, 99)
-)
-def test_ids_of_any_vocabulary_survive(
-    tmp_path_factory: pytest.TempPathFactory, vocab_size: int, seed: int
-) -> None:
-    """Two bytes below 65,536 tokens and three above hold every id."""
-    folder = tmp_path_factory.mktemp("store")
-    info = replace(INFO, vocab_size=vocab_size)
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(vocab_size, (3, 4), generator=generator)
-    ids[0, 0] = vocab_size - 1
-    target = SoftTargets(ids, torch.full((3, 4), -1.5), torch.full((3,), -2.0))
-    StoreWriter(folder, info).write_shard("train", 0, rows=[0], targets=[target])
-    assert torch.equal(LabelStore(folder, "train").read([0]).ids, ids)
-
-
-@pytest.mark.parametrize(("vocab_size", "size"), [(49_152, 84), (151_936, 104)])
-def test_a_position_takes_few_bytes(vocab_size: int, size: int) -> None:
-    """Twenty tokens and the rest fit into 120 bytes."""
-    assert replace(INFO, top_k=20, vocab_size=vocab_size).bytes_per_token == size <= 120
+def dense(soft: SampledTargets, width: int) -> torch.Tensor:
+    """Weights by token: (N, V)."""
+    return torch.zeros(len(soft), width).scatter_add_(1, soft.ids, soft.weights)
 
 
 def test_kept_mass_and_residual_make_one() -> None:
@@ -83,52 +28,52 @@ def test_kept_mass_and_residual_make_one() -> None:
     assert top_k_with_residual(logits, top_k=9).residual.tolist() == [float("-inf")] * 2
 
 
-def test_shard_without_index_does_not_count(tmp_path: Path) -> None:
-    """What a kill left half-written is neither read nor taken for done."""
-    writer = StoreWriter(tmp_path, INFO)
-    writer.write_shard("train", 0, rows=[0], targets=[distributions(2)])
-    writer.write_shard("train", 1, rows=[1], targets=[distributions(2)])
-    (tmp_path / "train-00001.index.npy").unlink()
-    again = StoreWriter(tmp_path, INFO)
-    assert [again.has_shard("train", number) for number in (0, 1)] == [True, False]
-    assert len(LabelStore(tmp_path, "train")) == 1
+@settings(max_examples=40, deadline=None)
+@given(pair=logit_pairs(), draws=st.sampled_from([1, 7, 50]), offset=st.floats(0, 1 - 1e-9))
+def test_every_token_is_drawn_as_often_as_it_should_or_once_more(
+    pair: tuple[torch.Tensor, torch.Tensor], draws: int, offset: float
+) -> None:
+    """Of one position, a token gets floor(draws p) draws or ceil; together they are all draws."""
+    logits = pair[0]
+    soft = sample_tokens(logits, torch.full((len(logits),), offset).double(), draws=draws)
+    assert torch.allclose(soft.weights.sum(-1), torch.ones(len(logits)))
+    shares = torch.tensor([softmax(row, 1.0) for row in logits.tolist()])
+    counts = dense(soft, logits.shape[1]) * draws
+    assert ((counts - draws * shares).abs() < 1 + 1e-4).all()
+    entropy = [-math.fsum(p * math.log(p) for p in row if p > 0) for row in shares.tolist()]
+    assert soft.entropy.tolist() == pytest.approx(entropy, abs=1e-5)
 
 
-def test_store_of_other_work_is_refused(tmp_path: Path) -> None:
-    """A folder that was begun for another teacher is not continued."""
-    StoreWriter(tmp_path, INFO)
-    with pytest.raises(ArtifactError, match="another teacher"):
-        StoreWriter(tmp_path, replace(INFO, teacher="other"))
-    assert replace(INFO, teacher="other").content_key != INFO.content_key
+@settings(max_examples=20, deadline=None)
+@given(pair=logit_pairs(), draws=st.sampled_from([1, 7, 50]), seed=st.integers(0, 99))
+def test_draws_are_unbiased(pair: tuple[torch.Tensor, torch.Tensor], draws: int, seed: int) -> None:
+    """The mean of the weights over many random offsets is the distribution itself."""
+    logits, seeds = pair[0][:1], 4000
+    offsets = torch.rand(seeds, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mean = dense(sample_tokens(logits.expand(seeds, -1), offsets, draws=draws), logits.shape[1])
+    share = torch.softmax(logits, -1).float()
+    # A count takes one of two neighbouring values: its deviation is at most 1/2.
+    bound = 5 * 0.5 / draws / math.sqrt(seeds)
+    assert (mean.mean(0) - share).abs().max() < bound + 1e-6
 
 
-def test_missing_row_is_named(tmp_path: Path) -> None:
-    """Asking for a row that was never labelled names row and split."""
-    StoreWriter(tmp_path, INFO).write_shard("train", 0, rows=[0], targets=[distributions(1)])
-    with pytest.raises(ArtifactError, match="row 7 of the train split"):
-        LabelStore(tmp_path, "train").read([0, 7])
+def test_tokens_without_mass_are_never_drawn() -> None:
+    """Not at offset 0 before the first token of some mass, nor behind the last one."""
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]]).repeat(2, 1)
+    soft = sample_tokens(logits, torch.tensor([0.0, 1 - 1e-16]).double(), draws=4)
+    assert soft.ids.tolist() == [[1, 3], [1, 3]]
+    assert soft.weights.sum(-1).tolist() == [1.0, 1.0]
+    assert soft.entropy.tolist() == pytest.approx([math.log(2)] * 2)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other", "pickle", "info", "format"])
-def test_damage_is_an_error_of_ours(tmp_path: Path, damage: str) -> None:
-    """Truncated, foreign and pickled files are refused, not loaded."""
-    import json
-    import pickle
-
-    import numpy as np
-
-    StoreWriter(tmp_path, INFO).write_shard("train", 0, rows=[0], targets=[distributions(3)])
-    records = tmp_path / "train-00000.npy"
-    if damage == "truncated":
-        records.write_bytes(records.read_bytes()[:-5])
-    elif damage == "other":
-        np.save(records, np.zeros(3))
-    elif damage == "pickle":
-        records.write_bytes(pickle.dumps({"a": 1}))
-    elif damage == "info":
-        (tmp_path / "labels.json").write_text("[]")
-    else:
-        data = json.loads((tmp_path / "labels.json").read_text())
-        (tmp_path / "labels.json").write_text(json.dumps({**data, "format_version": 99}))
-    with pytest.raises(ArtifactError):
-        LabelStore(tmp_path, "train")
+def test_many_positions_are_drawn_in_parts() -> None:
+    """What is worked on at once is not seen in the result."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(150, 30, generator=generator)
+    offsets = torch.rand(150, generator=generator, dtype=torch.float64)
+    whole = sample_tokens(logits, offsets, draws=20)
+    for row in (0, 63, 64, 149):
+        alone = sample_tokens(logits[row : row + 1], offsets[row : row + 1], draws=20)
+        assert torch.equal(dense(whole, 30)[row], dense(alone, 30)[0])
+    assert len(whole) == 150
+    assert len(whole[10:30]) == 20

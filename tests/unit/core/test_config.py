@@ -71,6 +71,15 @@ def test_bad_override_is_told(override: str) -> None:
         parse_recipe(minimal(), source="x", overrides=[override])
 
 
+def test_drawn_labels_have_one_temperature() -> None:
+    """Labels that are drawn at 1 cannot be learnt from at 2; said before anything is labelled."""
+    drawn = ["soft_labels.method=sampled", "distill.temperature=2"]
+    with pytest.raises(RecipeError, match="sampled soft labels are drawn at 1"):
+        parse_recipe(minimal(), source="x", overrides=drawn)
+    section = parse_recipe(minimal(), source="x", overrides=drawn[:1]).soft_labels
+    assert section.effective() == {"method": "sampled", "draws": 50, "seed": 0}
+
+
 def test_recipe_survives_a_round_trip() -> None:
     """Recipe -> plain data -> recipe is the identity."""
     recipe = parse_recipe(minimal(), source="x")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,27 +17,29 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.examples import read_examples
-from ollama_bridge.labels import LabelStore, read_info
+from ollama_bridge.label_store.catalogue import list_stores
+from ollama_bridge.label_store.info import read_info, row_key
+from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.labels import SampledTargets, SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.precision import DTypeChoice
 from ollama_bridge.reporting import Event, Progress, StageReused, StageStarted
 from ollama_bridge.teacher import local
 from ollama_bridge.teacher.local import label
 
-
-class KilledError(Exception):
-    """Stands for a kill between two shards."""
+TOP_K = SoftLabelsSection(top_k=5)
+SAMPLED = SoftLabelsSection(method="sampled", draws=30, seed=1)
 
 
 @dataclass
 class Listener:
-    kill_at_shard: int | None = None
     events: list[Event] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
-        progress = [event for event in self.events if isinstance(event, Progress)]
-        if len(progress) == self.kill_at_shard:
-            raise KilledError
+
+    def resumed_from(self) -> list[int]:
+        return [event.resumed_from for event in self.events if isinstance(event, StageStarted)]
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +54,44 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several shards, though the corpus is tiny."""
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several batches, though the corpus is tiny."""
     monkeypatch.setattr(local, "_BATCH_TOKENS", 200)
-    monkeypatch.setattr(local, "_BATCHES_PER_SHARD", 2)
 
 
 def run(
-    teacher: Checkpoint, corpus: Corpus, out_dir: Path, *, reporter: Listener | None = None
+    teacher: Checkpoint,
+    corpus: Corpus,
+    out_dir: Path,
+    *,
+    settings: SoftLabelsSection = TOP_K,
+    store_dir: Path | None = None,
+    dtype: DTypeChoice = "float32",
+    reporter: Listener | None = None,
 ) -> SoftLabels:
     return label(
         teacher,
         corpus,
-        SoftLabelsSection(top_k=5),
+        settings,
         max_length=512,
-        dtype="float32",
+        dtype=dtype,
         out_dir=out_dir,
+        store_dir=store_dir,
         reporter=reporter,
     )
+
+
+def distributions(
+    teacher: Checkpoint, corpus: Corpus, name: str
+) -> Iterator[tuple[bytes, torch.Tensor]]:
+    """Key and log-softmax of every example of a split, by the whole model on the whole example."""
+    model, tokenizer = load_model(teacher.path), load_tokenizer(teacher.path)
+    examples = list(read_examples(corpus.split_path(name)))
+    for example in encode_split(examples, tokenizer, max_length=512, name=name).examples:
+        ids = torch.from_numpy(example.input_ids).long()[None]
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, example.targets - 1]
+        yield row_key(example.input_ids, example.supervised), torch.log_softmax(logits, -1)
 
 
 def test_labels_are_the_teachers_distributions(
@@ -73,53 +99,141 @@ def test_labels_are_the_teachers_distributions(
 ) -> None:
     """Every stored position equals the log-softmax of the whole model on the whole example."""
     labels = run(teacher, corpus, tmp_path / "labels")
-    model, tokenizer = load_model(teacher.path), load_tokenizer(teacher.path)
+    reader = LabelReader(labels.path)
     for name in ("train", "validation"):
-        store = LabelStore(labels.path, name)
-        examples = list(read_examples(corpus.split_path(name)))
-        split = encode_split(examples, tokenizer, max_length=512, name=name)
-        assert len(store) == len(split.examples) == labels.facts[f"{name}_examples"]
-        for example in split.examples[:6]:
-            ids = torch.from_numpy(example.input_ids).long()[None]
-            with torch.no_grad():
-                logits = model(input_ids=ids).logits[0, example.targets - 1]
-            expected = torch.log_softmax(logits, -1)
-            found = store.read([example.row])
+        rows = list(distributions(teacher, corpus, name))
+        assert len(rows) == labels.facts[f"{name}_examples"]
+        for key, expected in rows[:6]:
+            found = reader.read([key])
+            assert isinstance(found, SoftTargets)
             assert torch.equal(found.ids[:, 0], expected.argmax(-1))
             gathered = expected.gather(-1, found.ids)
             assert torch.allclose(found.logprobs, gathered, rtol=2e-3, atol=2e-3)
             rest = 1 - gathered.exp().sum(-1)
             assert torch.allclose(found.residual.exp(), rest, atol=1e-4)
     info = read_info(labels.path)
-    assert (info.teacher, info.corpus) == (teacher.digest, corpus.digest)
+    assert (info.teacher, info.dtype, info.top_k) == (teacher.digest, "float32", 5)
     assert labels.facts["content_key"] == info.content_key
+    assert labels.facts["bytes_per_token"] < 120
 
 
-def test_killed_pass_goes_on_and_ends_equal(
+def test_drawn_labels_scatter_around_the_teachers_distributions(
     teacher: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:
-    """Shards that were complete are kept; the finished store is the same, file by file."""
-    whole = run(teacher, corpus, tmp_path / "whole")
-    with pytest.raises(KilledError):
-        run(teacher, corpus, tmp_path / "labels", reporter=Listener(kill_at_shard=2))
-    assert not (tmp_path / "labels").exists()
+    """Weights within a draw of the probabilities, and the entropy of the whole distribution."""
+    labels = run(teacher, corpus, tmp_path / "labels", settings=SAMPLED)
+    reader = LabelReader(labels.path)
+    for key, expected in list(distributions(teacher, corpus, "train"))[:6]:
+        found = reader.read([key])
+        assert isinstance(found, SampledTargets)
+        weights = torch.zeros_like(expected).scatter_add_(1, found.ids, found.weights)
+        assert ((weights - expected.exp()).abs() < 1 / 30 + 1e-4).all()
+        entropy = -(expected.exp() * expected).sum(-1)
+        assert torch.allclose(found.entropy, entropy, rtol=2e-3)
+    assert read_info(labels.path).method == "sampled"
+
+
+def test_a_corpus_that_overlaps_computes_its_new_rows_alone(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Another run finds what was labelled, adds what was not, and loads no model for nothing."""
+    stores = tmp_path / "stores"
+    first = run(teacher, corpus, tmp_path / "a", store_dir=stores)
+    more = tiny_corpus(tmp_path / "more", train=34)
     listener = Listener()
-    resumed = run(teacher, corpus, tmp_path / "labels", reporter=listener)
-    assert resumed.digest == whole.digest
-    started = [event for event in listener.events if isinstance(event, StageStarted)]
-    assert started[-1].resumed_from > 0
-    last = [event for event in listener.events if isinstance(event, Progress)][-1]
-    assert last.done == last.total
-    assert last.fields["tok_s"] > 0
+    second = run(teacher, more, tmp_path / "b", store_dir=stores, reporter=listener)
+    assert first.facts["labelled_rows"] == listener.resumed_from()[-1]
+    assert 0 < second.facts["labelled_rows"] <= 10
+    for name in ("train", "validation"):
+        reader = LabelReader(second.path)
+        assert all(key in reader for key, _ in distributions(teacher, more, name))
+    third = run(teacher, more, tmp_path / "c", store_dir=stores)
+    assert third.facts["labelled_rows"] == 0
+    assert third.digest == second.digest
+    (store,) = list_stores(stores)
+    assert set(store.used_by) == {tmp_path / name for name in "abc"}
+    assert store.rows == first.facts["labelled_rows"] + second.facts["labelled_rows"]
+
+
+def test_earlier_labels_decide_the_compute_type(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """A probe that came out otherwise must not label everything a second time."""
+    for dtype in ("float32", "bfloat16"):
+        stores = tmp_path / dtype
+        run(teacher, corpus, tmp_path / f"{dtype}-first", store_dir=stores, dtype=dtype)
+        again = run(teacher, corpus, tmp_path / f"{dtype}-again", store_dir=stores, dtype="auto")
+        assert again.facts["dtype"] == dtype
+        assert again.facts["labelled_rows"] == 0
 
 
 def test_second_call_reuses(teacher: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:
-    """A finished pass is found, not repeated; another top_k is other work."""
-    run(teacher, corpus, tmp_path / "labels")
+    """A finished pass is found, not repeated; settings that are not used are no other work."""
+    first = run(teacher, corpus, tmp_path / "labels")
     listener = Listener()
-    run(teacher, corpus, tmp_path / "labels", reporter=listener)
+    same = TOP_K.model_copy(update={"draws": 7, "seed": 3})
+    again = run(teacher, corpus, tmp_path / "labels", settings=same, reporter=listener)
     assert any(isinstance(event, StageReused) for event in listener.events)
-    other = label(
-        teacher, corpus, SoftLabelsSection(top_k=3), max_length=512, out_dir=tmp_path / "labels"
-    )
+    assert again.digest == first.digest
+    other = run(teacher, corpus, tmp_path / "labels", settings=SoftLabelsSection(top_k=3))
     assert read_info(other.path).top_k == 3
+
+
+# Prints every batch; the test kills it in the middle, between two lines.
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.models.precision import DTypeChoice
+from ollama_bridge.reporting import Progress
+from ollama_bridge.teacher import local
+
+torch.set_num_threads(1)
+local._BATCH_TOKENS = 200
+
+class Printer:
+    def emit(self, event):
+        if isinstance(event, Progress):
+            print(event.done, flush=True)
+
+teacher, corpus, out_dir, store_dir, settings = sys.argv[1:]
+local.label(
+    Checkpoint.open(teacher), Corpus.open(corpus),
+    SoftLabelsSection.model_validate_json(settings), max_length=512, dtype="bfloat16",
+    out_dir=Path(out_dir), store_dir=Path(store_dir), reporter=Printer(),
+)
+"""
+
+
+def test_sigkill_costs_a_batch_and_no_bit(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """After SIGKILL in mid-labelling the same call goes on, and draws and bytes are the same."""
+    arguments = [teacher.path, corpus.path, tmp_path / "labels", tmp_path / "stores"]
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments), SAMPLED.model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        done = [int(process.stdout.readline()) for _ in range(2)][-1]
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "labels").exists()
+
+    where = {"settings": SAMPLED, "dtype": "bfloat16"}
+    whole = run(teacher, corpus, tmp_path / "whole", store_dir=tmp_path / "others", **where)
+    listener = Listener()
+    resumed = run(
+        teacher,
+        corpus,
+        tmp_path / "labels",
+        store_dir=tmp_path / "stores",
+        reporter=listener,
+        **where,
+    )
+    assert done <= listener.resumed_from()[-1] < whole.facts["labelled_rows"]
+    assert resumed.digest == whole.digest
+    assert SoftLabels.open(tmp_path / "labels", verify_digests=True).digest == whole.digest
+    last = [event for event in listener.events if isinstance(event, Progress)][-1]
+    assert last.done == last.total
+    assert last.fields["tok_s"] > 0

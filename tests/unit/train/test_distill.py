@@ -13,10 +13,11 @@ from fakes.trainable import LABELS, SYSTEM, commit, tiny_base, tiny_corpus
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
 from ollama_bridge.errors import ConfigError, TrainingError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.reporting import Event, StageReused
+from ollama_bridge.teacher.local import label
 from ollama_bridge.train import distill as module
 from ollama_bridge.train.distill import distill
 
@@ -207,6 +208,37 @@ class TestDistill:
         name = "model.layers.0.mlp.up_proj.weight"
         assert not torch.equal(before[name], after[name])
 
+    def test_student_learns_from_drawn_labels(
+        self, base: Checkpoint, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """Labels drawn at random train a student as the likeliest ones do; the KL falls."""
+        section = SoftLabelsSection(method="sampled", draws=40)
+        drawn = label(base, corpus, section, max_length=512, out_dir=tmp_path / "labels")
+        student = run(base, corpus, drawn, tmp_path / "student", epochs=3.0)
+        log = json.loads((student.path / "training.json").read_text())["log"]
+        scores = [entry["validation"]["kl"] for entry in log if "validation" in entry]
+        assert scores[-1] < scores[0]
+
+    def test_labels_of_a_larger_corpus_serve(
+        self, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+    ) -> None:
+        """Every row is found by its content, whatever else is labelled."""
+        more = tiny_corpus(tmp_path / "more", train=34)
+        larger = label(
+            base,
+            more,
+            SoftLabelsSection(top_k=8),
+            max_length=512,
+            dtype="float32",
+            out_dir=tmp_path / "labels",
+        )
+        logs = [
+            json.loads((run(base, corpus, one, tmp_path / name).path / "training.json").read_text())
+            for name, one in (("a", labels), ("b", larger))
+        ]
+        scores = [log["log"][-1]["validation"]["kl"] for log in logs]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
     def test_labels_of_another_corpus_are_refused(
         self, base: Checkpoint, labels: SoftLabels, tmp_path: Path
     ) -> None:
@@ -234,11 +266,10 @@ class TestDistill:
         self, base: Checkpoint, corpus: Corpus, tmp_path: Path
     ) -> None:
         """Rows that were too long when labelling are named, not skipped in silence."""
-        from ollama_bridge.config import SoftLabelsSection
-        from ollama_bridge.teacher.local import label
-
         short = label(base, corpus, SoftLabelsSection(), max_length=52, out_dir=tmp_path / "labels")
-        with pytest.raises(TrainingError, match=r"row \d+ of the train split .* have none"):
+        with pytest.raises(
+            TrainingError, match=r"\d+ of 24 rows of the train split have no soft labels"
+        ):
             run(base, corpus, short, tmp_path / "student")
 
     def test_hidden_states_without_a_teacher_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from fakes.trainable import sentiment_examples
 from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets, top_k_with_residual
+from ollama_bridge.labels import SoftTargets, Targets, sample_tokens, top_k_with_residual
 from ollama_bridge.models.forward import run_decoder, vocabulary_logits
 from ollama_bridge.models.prune import keep_layers
 from ollama_bridge.train import objective
@@ -32,6 +33,13 @@ def soft_targets(model: Any, batch: Batch) -> SoftTargets:
         return top_k_with_residual(
             vocabulary_logits(model, run_decoder(model, batch).supervised), top_k=20
         )
+
+
+def drawn_targets(model: Any, batch: Batch) -> Targets:
+    with torch.no_grad():
+        logits = vocabulary_logits(model, run_decoder(model, batch).supervised)
+    generator = torch.Generator().manual_seed(0)
+    return sample_tokens(logits, torch.rand(len(logits), generator=generator), draws=50)
 
 
 def test_parts_are_mixed_by_their_weights(batch: Batch) -> None:
@@ -56,12 +64,13 @@ def test_student_equal_to_the_teacher_has_nothing_to_learn(batch: Batch) -> None
     assert losses.total.item() == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("labels", [soft_targets, drawn_targets])
 def test_chunks_change_neither_loss_nor_gradient(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, labels: Callable[[Any, Batch], Targets]
 ) -> None:
     """Logits in chunks of two positions equal logits at once, gradients included."""
     teacher = build_tiny_model(seed=1)
-    soft = soft_targets(teacher, batch)
+    soft = labels(teacher, batch)
     results = []
     for size in (1000, 2):
         monkeypatch.setattr(objective, "POSITIONS_PER_CHUNK", size)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets, top_k_with_residual
+from ollama_bridge.labels import SampledTargets, SoftTargets, sample_tokens, top_k_with_residual
 from ollama_bridge.train.losses import kl_forward
-from ollama_bridge.train.sparse_losses import kl_top_k
+from ollama_bridge.train.sparse_losses import kl_sampled, kl_sparse, kl_top_k
 
 
 def cut(teacher: torch.Tensor, top_k: int) -> SoftTargets:
@@ -95,6 +95,71 @@ def test_cut_kl_keeps_its_gradient_where_the_student_is_sure() -> None:
     assert float(found.sum()) == pytest.approx(0.0, abs=1e-6)
 
 
+def drawn(teacher: torch.Tensor, *, draws: int, offsets: torch.Tensor) -> SampledTargets:
+    """Every row of ``teacher`` drawn once for each offset: (rows * offsets, ...)."""
+    rows = len(teacher)
+    return sample_tokens(
+        teacher.repeat_interleave(len(offsets), 0), offsets.repeat(rows), draws=draws
+    )
+
+
+# The mean over evenly spread offsets is the mean over all of them, up to the steps' width.
+OFFSETS = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+
+
+@settings(max_examples=20, deadline=None)
+@given(pair=logit_pairs(), draws=st.sampled_from([1, 3, 50]))
+def test_drawn_kl_is_unbiased(pair: tuple[torch.Tensor, torch.Tensor], draws: int) -> None:
+    """Over all draws, value and gradient are on the mean those of the full divergence."""
+    student, teacher = pair
+    soft = drawn(teacher, draws=draws, offsets=OFFSETS)
+
+    def estimate(logits: torch.Tensor) -> torch.Tensor:
+        values = kl_sampled(
+            logits.repeat_interleave(len(OFFSETS), 0), soft.ids, soft.weights, soft.entropy
+        )
+        return values.reshape(len(logits), -1).mean(-1)
+
+    spread = float(student.abs().max())
+    bound = 1e-4 + 12 / len(OFFSETS) * (1 + spread)
+    assert torch.allclose(estimate(student), kl_forward(student, teacher), atol=bound)
+    full = gradient(lambda logits: kl_forward(logits, teacher), student)
+    assert torch.allclose(gradient(estimate, student), full, atol=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pair=logit_pairs(), offset=st.floats(0, 1, exclude_max=True))
+def test_drawn_kl_is_the_naive_sum(pair: tuple[torch.Tensor, torch.Tensor], offset: float) -> None:
+    """One draw of it: -sum w log q - H(p), with the entropy of the whole distribution."""
+    student, teacher = pair
+    soft = drawn(teacher, draws=7, offsets=torch.tensor([offset], dtype=torch.float64))
+    found = kl_sparse(soft, student)
+    for row, (ids, weights) in enumerate(
+        zip(soft.ids.tolist(), soft.weights.tolist(), strict=True)
+    ):
+        q, p = softmax(student[row].tolist(), 1.0), softmax(teacher[row].tolist(), 1.0)
+        value = -math.fsum(w * math.log(q[i]) for i, w in zip(ids, weights, strict=True) if w)
+        value += math.fsum(share * math.log(share) for share in p if share > 0)
+        assert found[row].item() == pytest.approx(value, abs=1e-4)
+
+
+def test_empty_places_count_nothing() -> None:
+    """A position with fewer tokens than its neighbours is padded, and the padding is not seen."""
+    logits = torch.tensor([[50.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    soft = sample_tokens(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), draws=3)
+    assert soft.weights.tolist() == [[1, 0, 0], pytest.approx([1 / 3] * 3)]
+    alone = SampledTargets(soft.ids[:1, :1], soft.weights[:1, :1], soft.entropy[:1])
+    student = torch.tensor([[0.3, -1.0, 2.0]])
+    assert torch.equal(kl_sparse(soft[:1], student), kl_sparse(alone, student))
+
+
+def test_drawn_labels_have_no_other_temperature() -> None:
+    """What was drawn at temperature 1 is not taken for a tempered distribution."""
+    soft = sample_tokens(torch.zeros(1, 3), torch.zeros(1, dtype=torch.float64), draws=3)
+    with pytest.raises(TrainingError, match="temperature 1"):
+        kl_sparse(soft, torch.zeros(1, 3), temperature=2.0)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -106,6 +171,15 @@ def test_cut_kl_keeps_its_gradient_where_the_student_is_sure() -> None:
         ),
         lambda: kl_top_k(
             torch.zeros(2, 3), torch.zeros(2, 4).long(), torch.zeros(2, 4), torch.zeros(2)
+        ),
+        lambda: kl_sampled(
+            torch.zeros(2, 3), torch.zeros(1, 2).long(), torch.zeros(1, 2), torch.zeros(1)
+        ),
+        lambda: kl_sampled(
+            torch.zeros(2, 3), torch.zeros(2, 2).long(), torch.zeros(2, 3), torch.zeros(2)
+        ),
+        lambda: kl_sampled(
+            torch.zeros(2, 3), torch.zeros(2, 2).long(), torch.zeros(2, 2), torch.zeros(2, 1)
         ),
     ],
 )

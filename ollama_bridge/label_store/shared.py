@@ -1,0 +1,154 @@
+"""A store that several runs share: who writes, what is missing, who uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ollama_bridge.artifacts import raise_if_disk_full, write_text_atomic
+from ollama_bridge.drafts import locked
+from ollama_bridge.errors import ArtifactError
+from ollama_bridge.label_store.info import INFO_NAME, StoreInfo
+from ollama_bridge.label_store.segments import (
+    LABELS_NAME,
+    ROWS_NAME,
+    Row,
+    SegmentWriter,
+    keys_of,
+    open_rows,
+    segments_of,
+)
+
+ABOUT_NAME = "about.json"
+_BUSY_HINT = "wait for it: what it labels need not be labelled again"
+
+
+@dataclass(frozen=True)
+class About:
+    """What people want to know of a store, and no label depends on.
+
+    Attributes:
+        teacher_path: Where the teacher lay.
+        used_by: Artefacts that link it, or did.
+    """
+
+    teacher_path: str
+    used_by: tuple[Path, ...] = ()
+
+    def write(self, store: Path) -> None:
+        """Write ``about.json``."""
+        value = {"teacher_path": self.teacher_path, "used_by": [str(path) for path in self.used_by]}
+        write_text_atomic(store / ABOUT_NAME, json.dumps(value, indent=2) + "\n")
+
+
+class SharedStore:
+    """A store that is held for writing; see :func:`open_store`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer = SegmentWriter(folder)
+        self._keys = set(keys_of(open_rows(folder)))
+        for segment in segments_of(folder):
+            self._keys.update(segment.keys())
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether a row has labels."""
+        return key in self._keys
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows; they are on disk when this returns, or not in the store.
+
+        Raises:
+            DiskFullError: no room.
+        """
+        self._writer.append(rows)
+        self._keys.update(row.key for row in rows)
+
+    def link_into(self, folder: Path, keys: Iterable[bytes], *, user: Path) -> float:
+        """Finish what was appended, and link what some rows need into an artefact.
+
+        Args:
+            folder: Where the artefact is being written.
+            keys: All of them in the store.
+            user: Where the artefact will be.
+
+        Returns:
+            Bytes a position of what was linked, entries of rows included.
+        """
+        self._writer.seal()
+        wanted = set(keys)
+        size_bytes = positions = 0
+        _link(self.folder / INFO_NAME, folder / INFO_NAME)
+        for segment in segments_of(self.folder):
+            if wanted.isdisjoint(segment.keys()):
+                continue
+            for name in (LABELS_NAME, ROWS_NAME):
+                _link(segment.folder / name, folder / segment.folder.name / name)
+            size_bytes += segment.size_bytes
+            positions += segment.positions
+        about = read_about(self.folder)
+        replace(about, used_by=tuple(sorted({*about.used_by, user}))).write(self.folder)
+        return round(size_bytes / max(1, positions), 1)
+
+
+@contextlib.contextmanager
+def open_store(stores: Path, info: StoreInfo, *, teacher_path: Path) -> Iterator[SharedStore]:
+    """Find or make the store of some labels, and hold it for writing.
+
+    Args:
+        stores: Folder of all stores.
+        info: What the labels are.
+        teacher_path: Where the teacher lies, for people.
+
+    Raises:
+        ArtifactError: another process is writing it, or it is damaged.
+        DiskFullError: no room.
+    """
+    folder = stores / info.store_id
+    stores.mkdir(parents=True, exist_ok=True)
+    with locked(lock_path(folder), folder, hint=_BUSY_HINT):
+        if not (folder / INFO_NAME).exists():
+            folder.mkdir(exist_ok=True)
+            About(str(teacher_path)).write(folder)
+            write_text_atomic(folder / INFO_NAME, info.to_json())
+        yield SharedStore(folder)
+
+
+def lock_path(store: Path) -> Path:
+    """The lock of a store; beside it, for a lock inside would be removed with it."""
+    return store.with_name(f".{store.name}.lock")
+
+
+def read_about(store: Path) -> About:
+    """Read ``about.json``.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    path = store / ABOUT_NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return About(str(value["teacher_path"]), tuple(Path(one) for one in value["used_by"]))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArtifactError(
+            f"{path} cannot be read: {exc!r}", hint=f"ollama-bridge labels rm {store.name}"
+        ) from exc
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file, or copy it to where links do not reach: an artefact must not miss it later."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        try:
+            shutil.copyfile(source, target)
+        except OSError as exc:
+            raise_if_disk_full(exc, target)
+            raise
