@@ -14,7 +14,18 @@ from typing import Annotated
 
 import typer
 
-from ollama_bridge.cli import ask, assets, build, daemon, doctor, models, publish, runs, stages
+from ollama_bridge.cli import (
+    ask,
+    assets,
+    build,
+    daemon,
+    doctor,
+    labels,
+    models,
+    publish,
+    runs,
+    stages,
+)
 from ollama_bridge.cli.output import fail
 from ollama_bridge.errors import OllamaBridgeError
 
@@ -58,6 +69,7 @@ app.add_typer(daemon.app, name="daemon")
 app.add_typer(assets.recipes_app, name="recipes")
 app.add_typer(assets.modelfiles_app, name="modelfiles")
 app.add_typer(runs.app, name="runs")
+app.add_typer(labels.app, name="labels")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a shell offers at Tab: names of recipes, templates and runs, and the daemon's tags.
+"""What a shell offers at Tab: names of recipes, templates, runs and labels, and the daemon's tags.
 
 Completion must neither wait nor complain: without an answer at once it offers nothing.
 """
@@ -39,6 +39,13 @@ def runs(incomplete: str) -> list[str]:
     """Runs in our home folder."""
     folders = sorted((home_dir() / "runs").glob(f"{incomplete}*"))
     return [folder.name for folder in folders if folder.is_dir()]
+
+
+def labels(incomplete: str) -> list[str]:
+    """Stores of soft labels in our home folder."""
+    return sorted(
+        path.parent.name for path in (home_dir() / "labels").glob(f"{incomplete}*/about.json")
+    )
 
 
 def tags(incomplete: str) -> list[str]:

@@ -43,6 +43,7 @@ def offered(words: str, *, cwd: Path, host: str | None = None) -> list[str]:
         ("recipes show rep", ["reply"]),
         ("modelfiles copy chat", ["chatml"]),
         ("runs show my", ["my-run"]),
+        ("labels rm 01", ["0123456789abcdef"]),
         ("convert --ty", ["--type"]),
     ],
 )
@@ -52,6 +53,9 @@ def test_names_are_offered(
     """Commands, options, recipes, the user's own recipe files, templates and runs."""
     (tmp_path / "mine.yaml").touch()
     (tmp_path / "home" / "runs" / "my-run").mkdir(parents=True)
+    store = tmp_path / "home" / "labels" / "0123456789abcdef"
+    store.mkdir(parents=True)
+    (store / "about.json").touch()
     monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
     assert offered(words, cwd=tmp_path) == expected
 
