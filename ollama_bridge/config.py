@@ -181,10 +181,11 @@ class SoftLabelsSection(Section):
         default=20, ge=1, le=1024, description="top_k: tokens; the rest is one bucket."
     )
     draws: int = Field(
-        default=50,
+        default=30,
         ge=1,
         le=255,
-        description="sampled: draws a position; tokens that are drawn twice are kept once.",
+        description="sampled: draws a position. A token that is drawn twice is kept once: of 30 "
+        "about 12 are left in dialogues, fewer where the teacher is surer.",
     )
     seed: int = Field(default=0, ge=0, description="sampled: of the draws.")
 

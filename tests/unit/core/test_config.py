@@ -77,7 +77,7 @@ def test_drawn_labels_have_one_temperature() -> None:
     with pytest.raises(RecipeError, match="sampled soft labels are drawn at 1"):
         parse_recipe(minimal(), source="x", overrides=drawn)
     section = parse_recipe(minimal(), source="x", overrides=drawn[:1]).soft_labels
-    assert section.effective() == {"method": "sampled", "draws": 50, "seed": 0}
+    assert section.effective() == {"method": "sampled", "draws": 30, "seed": 0}
 
 
 def test_recipe_survives_a_round_trip() -> None:
