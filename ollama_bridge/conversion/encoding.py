@@ -19,8 +19,8 @@ from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array
 from ollama_bridge.quantization.workers import Piece, Rows
 
 PIECE_VALUES = 1 << 18  # to be searched; a megabyte in float32
-# Without a search. Smaller ones cost calls; larger ones leave the processor's cache, and memory that
-# no allocator keeps.
+# Without a search. Smaller ones cost calls, larger ones leave the processor's cache and the memory
+# that an allocator keeps.
 _PLAIN_VALUES = 1 << 17
 _F16_MAX = float(np.finfo(np.float16).max)
 # What a block reaches whose scale (and minimum) is a float16.
