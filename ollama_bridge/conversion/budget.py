@@ -221,7 +221,7 @@ class _Measurements:
         self._path = path
         try:
             self._values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):  # none yet, or cut off
             self._values = {}
 
     def get(self, key: str) -> Any:

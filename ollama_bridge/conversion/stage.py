@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gguf.constants import GGML_QUANT_SIZES
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
-from ollama_bridge.conversion.tensors import TensorPlan, plan_tensors, source_notes
-from ollama_bridge.conversion.tokenizer import TokenizerSection
+from ollama_bridge.conversion.source import Source
+from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import Entry, number, text
-from ollama_bridge.models.general import (
-    derived_model_entries,
-    general_of,
-    same_model_entries,
-)
-from ollama_bridge.models.gguf_weights import GGUFWeights
-from ollama_bridge.models.model_card import card_entries
-from ollama_bridge.models.safety import check_folder, read_architecture
-from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
-from ollama_bridge.models.weights import Weights
 from ollama_bridge.quantization.encoders import Float32Array
-from ollama_bridge.quantization.file_types import NUMBERS, parse
-from ollama_bridge.quantization.mixes import ModelShape, TypePlan, base_type, plan_types
-from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+from ollama_bridge.quantization.file_types import parse
+from ollama_bridge.quantization.mixes import TypePlan, base_type, plan_types
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 if TYPE_CHECKING:
@@ -44,7 +32,6 @@ if TYPE_CHECKING:
 
 # Raised when the same checkpoint gives other bytes.
 _VERSION = 3
-_QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 
 
 def convert(
@@ -85,112 +72,151 @@ def convert(
         DiskFullError: there is no room.
     """
     reporter = reporter or NullReporter()
-    type = parse(type)  # noqa: A001
-    importance = read_importance(imatrix) if imatrix is not None else {}
-    inputs = {"checkpoint": checkpoint.digest}
-    if imatrix is not None:
-        inputs["imatrix"] = digest_file(imatrix)
     if chat_template is None:
         chat_template = _is_rendered_by_daemon(checkpoint)
-    settings = {"type": type, "chat_template": chat_template, "name": name}
-    if target is not None:
-        # They load torch, which takes longer than a conversion that does without.
-        from ollama_bridge.conversion.budget import Model, choose_types
-        from ollama_bridge.conversion.budget_picture import draw
-        from ollama_bridge.conversion.budget_record import budget_entries, budget_notes, head_bytes
-
-        settings |= {"type": None, "target": asdict(target)}
-        if corpus is not None:
-            inputs["corpus"] = corpus.digest
-    work = Work(
-        kind=GGUFFile.kind, stage="convert", version=_VERSION, inputs=inputs, settings=settings
+    asked = _Asked(
+        type=parse(type),
+        chat_template=chat_template,
+        name=name,
+        importance=read_importance(imatrix) if imatrix is not None else {},
+        imatrix_digest=digest_file(imatrix) if imatrix is not None else None,
+        target=target,
+        corpus=corpus,
     )
+    work = asked.work(checkpoint)
     with Timed(reporter, "convert") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return GGUFFile(out_dir, draft.finished)
-        config = check_folder(checkpoint.path)
-        architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
-        tokenizer = TokenizerSection(checkpoint.path, config)
-        metadata = architecture.entries(config)
-        weights = open_weights(checkpoint.path, config)
-        plans = plan_tensors(architecture, config, weights)
-        dims = architecture.dimensions(config)
-        shape = ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads)
-        shapes = {plan.name: plan.shape for plan in plans}
-        _check_importance(importance, plans)
-        parameters = sum(math.prod(plan.shape) for plan in plans)
-
-        def entries(type: str, chosen: Chosen | None) -> list[Entry]:  # noqa: A002
-            return [
-                *_general(checkpoint, config, weights, type, parameters=parameters, name=name),
-                *metadata,
-                *_imatrix(inputs.get("imatrix"), importance),
-                *(budget_entries(target, chosen) if target is not None else ()),
-                *tokenizer.entries(chat_template=chat_template),
-                *_reference(checkpoint),
-            ]
-
-        chosen = None
-        if target is None:
-            types: TypePlan = plan_types(type, shapes, shape, with_importance=imatrix is not None)
-        else:
-            chosen = choose_types(
-                Model(
-                    checkpoint.path,
-                    shape,
-                    shapes,
-                    match_tensors(architecture, config, weights),
-                    weights,
-                    importance,
-                    tied=architecture.tied(config),
-                ),
-                target,
-                corpus=corpus,
-                overhead_bytes=head_bytes(
-                    draft.path / ".head", architecture.name, entries("f16", None), plans
-                ),
-                scratch=draft.path / "resume-budget.json",
-                reporter=reporter,
-            )
-            type = chosen.file_type  # noqa: A001
-            types = chosen.types
-        notes = [
-            *architecture.notes(config),
-            *tokenizer.notes,
-            *source_notes(weights),
-            *(_fallbacks(plans, types, type) if chosen is None else budget_notes(target, chosen)),
-        ]
+        source = Source(checkpoint)
+        _check_importance(asked.importance, source.plans)
+        types = _choose_types(source, asked, draft.path, reporter)
+        notes = [*source.notes, *types.notes]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
         sha256 = write_gguf(
             draft.path / "model.gguf",
-            architecture=architecture.name,
-            entries=entries(type, chosen),
-            plans=plans,
-            types=types,
-            importance=importance,
-            on_tensor=lambda done: reporter.emit(Progress("convert", done, len(plans), "tensors")),
+            architecture=source.architecture.name,
+            entries=_entries(source, asked, types.name, types.chosen),
+            plans=source.plans,
+            types=types.plan,
+            importance=asked.importance,
+            on_tensor=lambda done: reporter.emit(
+                Progress("convert", done, len(source.plans), "tensors")
+            ),
         )
         if checkpoint.reference_path.is_file():
             shutil.copyfile(checkpoint.reference_path, draft.path / "reference.json")
         facts = {
-            "type": type,
-            "architecture": architecture.name,
-            "parameters": parameters,
-            "layers": config["num_hidden_layers"],
-            "context_length": config["max_position_embeddings"],
+            "type": types.name,
+            **source.facts(),
             "size_bytes": (draft.path / "model.gguf").stat().st_size,
-            "chat_template": chat_template,
-            "end_tokens": list(tokenizer.end_tokens),
+            "chat_template": asked.chat_template,
             "notes": notes,
         }
-        if chosen is not None:
-            facts["budget"] = chosen.facts()
-            (draft.path / "tradeoff.svg").write_text(draw(chosen), encoding="utf-8")
+        if types.chosen is not None:
+            facts["budget"] = types.chosen.facts()
+            _draw_tradeoff(types.chosen, draft.path / "tradeoff.svg")
         manifest = draft.commit(facts, digests={"model.gguf": sha256})
         timer.finish(out_dir, facts)
         return GGUFFile(out_dir, manifest)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of the file; see :func:`convert`."""
+
+    type: str
+    chat_template: bool
+    name: str | None
+    importance: Mapping[str, Float32Array]
+    imatrix_digest: str | None
+    target: Target | None
+    corpus: Corpus | None
+
+    def work(self, checkpoint: Checkpoint) -> Work:
+        inputs = {"checkpoint": checkpoint.digest}
+        if self.imatrix_digest is not None:
+            inputs["imatrix"] = self.imatrix_digest
+        settings = {"type": self.type, "chat_template": self.chat_template, "name": self.name}
+        if self.target is not None:
+            settings |= {"type": None, "target": asdict(self.target)}
+            if self.corpus is not None:
+                inputs["corpus"] = self.corpus.digest
+        return Work(
+            kind=GGUFFile.kind, stage="convert", version=_VERSION, inputs=inputs, settings=settings
+        )
+
+
+@dataclass(frozen=True)
+class _Types:
+    """The type of the file and of each tensor, and how they were chosen."""
+
+    name: str
+    plan: TypePlan
+    notes: list[str]
+    chosen: Chosen | None = None
+
+
+def _choose_types(source: Source, asked: _Asked, folder: Path, reporter: Reporter) -> _Types:
+    """By the rules of one type, or by measurement where there is a target."""
+    target = asked.target
+    if target is None:
+        plan = plan_types(
+            asked.type,
+            source.shapes,
+            source.shape,
+            with_importance=asked.imatrix_digest is not None,
+        )
+        return _Types(asked.type, plan, _fallbacks(source.plans, plan, asked.type))
+    # They load torch, which takes longer than a conversion that does without.
+    from ollama_bridge.conversion.budget import Model, choose_types
+    from ollama_bridge.conversion.budget_record import budget_notes, head_bytes
+
+    chosen = choose_types(
+        Model(
+            source.checkpoint.path,
+            source.shape,
+            source.shapes,
+            match_tensors(source.architecture, source.config, source.weights),
+            source.weights,
+            asked.importance,
+            tied=source.architecture.tied(source.config),
+        ),
+        target,
+        corpus=asked.corpus,
+        overhead_bytes=head_bytes(
+            folder / ".head",
+            source.architecture.name,
+            _entries(source, asked, "f16", None),
+            source.plans,
+        ),
+        scratch=folder / "resume-budget.json",
+        reporter=reporter,
+    )
+    return _Types(chosen.file_type, chosen.types, budget_notes(target, chosen), chosen)
+
+
+def _entries(source: Source, asked: _Asked, file_type: str, chosen: Chosen | None) -> list[Entry]:
+    """All metadata; without a choice, but with a target, as long as it will be."""
+    entries = source.model_entries(file_type, name=asked.name)
+    if asked.imatrix_digest is not None:
+        entries += [
+            text("ollama_bridge.imatrix.sha256", asked.imatrix_digest),
+            number("quantize.imatrix.entries_count", len(asked.importance)),
+        ]
+    if asked.target is not None:
+        from ollama_bridge.conversion.budget_record import budget_entries
+
+        entries += budget_entries(asked.target, chosen)
+    entries += source.tokenizer.entries(chat_template=asked.chat_template)
+    return entries + source.reference_entries()
+
+
+def _draw_tradeoff(chosen: Chosen, path: Path) -> None:
+    from ollama_bridge.conversion.budget_picture import draw
+
+    path.write_text(draw(chosen), encoding="utf-8")
 
 
 def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPlan]) -> None:
@@ -209,77 +235,11 @@ def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPla
         )
 
 
-def _imatrix(digest: str | None, weights: Mapping[str, Float32Array]) -> list[Entry]:
-    """Which importance matrix shaped the file."""
-    if digest is None:
-        return []
-    return [
-        text("ollama_bridge.imatrix.sha256", digest),
-        number("quantize.imatrix.entries_count", len(weights)),
-    ]
-
-
 def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:
     if not checkpoint.reference_path.is_file():
         return False
     template = ReferenceValues.read(checkpoint.reference_path).template
     return template is not None and template.authority == "jinja"
-
-
-def _reference(checkpoint: Checkpoint) -> list[Entry]:
-    """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""
-    if not checkpoint.reference_path.is_file():
-        return []
-    values = ReferenceValues.read(checkpoint.reference_path)
-    return [text(REFERENCE_KEY, values.to_json())]
-
-
-def _general(
-    checkpoint: Checkpoint,
-    config: Mapping[str, Any],
-    weights: Weights,
-    file_type: str,
-    *,
-    parameters: int,
-    name: str | None,
-) -> list[Entry]:
-    """What the model is and where it comes from."""
-    work = checkpoint.manifest.work
-    source = general_of(config)
-    size = _size_label(parameters)
-    if isinstance(weights, GGUFWeights):  # an import as it is, and not what was made of it
-        entries = same_model_entries(source, name=name)
-    else:
-        entries = derived_model_entries(source) or card_entries(checkpoint.path)
-    if name is None:
-        origin = source.get("name", f"model {size}")
-        name = origin if work.stage in ("import", "link", "reference") else f"{origin} {work.stage}"
-    own = [
-        text("general.type", "model"),
-        text("general.name", name),
-        text("general.size_label", size),
-        number("general.file_type", NUMBERS[file_type]),
-        number("general.quantization_version", _QUANTIZATION_VERSION),
-    ]
-    said = {entry.key for entry in entries}
-    entries += [entry for entry in own if entry.key not in said]
-    entries += [
-        text("ollama_bridge.checkpoint.digest", checkpoint.digest),
-        text("ollama_bridge.checkpoint.stage", work.stage),
-        *(
-            text(f"ollama_bridge.input.{role}", digest)
-            for role, digest in sorted(work.inputs.items())
-        ),
-    ]
-    return entries
-
-
-def _size_label(parameters: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if parameters >= size:
-            amount = parameters / size
-            return f"{amount:.1f}{unit}" if amount < 10 else f"{amount:.0f}{unit}"
-    return str(parameters)
 
 
 def _fallbacks(plans: list[TensorPlan], types: TypePlan, file_type: str) -> list[str]:

@@ -1,0 +1,141 @@
+"""A checkpoint, opened to be written as a GGUF: its tensors, and what its file says of it.
+
+All of this is the same whichever types the tensors get.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.conversion.tensors import plan_tensors, source_notes
+from ollama_bridge.conversion.tokenizer import TokenizerSection
+from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures.entries import Entry, number, text
+from ollama_bridge.models.general import (
+    derived_model_entries,
+    general_of,
+    same_model_entries,
+)
+from ollama_bridge.models.gguf_weights import GGUFWeights
+from ollama_bridge.models.model_card import card_entries
+from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.stored import open_weights
+from ollama_bridge.quantization.file_types import NUMBERS
+from ollama_bridge.quantization.mixes import ModelShape
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+
+_QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
+
+
+class Source:
+    """A checkpoint that can be written.
+
+    Args:
+        checkpoint: A merged model with its tokenizer.
+
+    Attributes:
+        checkpoint: As given.
+        config: Its ``config.json``.
+        architecture: Of it.
+        tokenizer: Its tokenizer's part of the file.
+        weights: Its tensors, by their names in the checkpoint.
+        plans: The file's tensors, in its order.
+        shapes: Of them by name, rows first.
+        shape: What mixes of types depend on.
+        parameters: How many numbers the tensors have.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConversionError: something cannot be expressed in a GGUF.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.config = check_folder(checkpoint.path)
+        self.architecture = ARCHITECTURES[read_architecture(checkpoint.path, self.config)]
+        self.tokenizer = TokenizerSection(checkpoint.path, self.config)
+        self._entries = self.architecture.entries(self.config)
+        self.weights = open_weights(checkpoint.path, self.config)
+        self.plans = plan_tensors(self.architecture, self.config, self.weights)
+        self.shapes = {plan.name: plan.shape for plan in self.plans}
+        dims = self.architecture.dimensions(self.config)
+        self.shape = ModelShape(self.architecture.name, dims.layers, dims.heads, dims.kv_heads)
+        self.parameters = sum(math.prod(plan.shape) for plan in self.plans)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the file, whatever its types."""
+        return [
+            *self.architecture.notes(self.config),
+            *self.tokenizer.notes,
+            *source_notes(self.weights),
+        ]
+
+    def model_entries(self, file_type: str, *, name: str | None) -> list[Entry]:
+        """What the model is, where it comes from, and how it computes.
+
+        Args:
+            file_type: Of the whole file.
+            name: ``general.name``; None: made from the base model's name and the stage.
+        """
+        return [*self._general(file_type, name), *self._provenance(), *self._entries]
+
+    def reference_entries(self) -> list[Entry]:
+        """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""
+        path = self.checkpoint.reference_path
+        if not path.is_file():
+            return []
+        return [text(REFERENCE_KEY, ReferenceValues.read(path).to_json())]
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the manifest."""
+        return {
+            "architecture": self.architecture.name,
+            "parameters": self.parameters,
+            "layers": self.config["num_hidden_layers"],
+            "context_length": self.config["max_position_embeddings"],
+            "end_tokens": list(self.tokenizer.end_tokens),
+        }
+
+    def _general(self, file_type: str, name: str | None) -> list[Entry]:
+        stage = self.checkpoint.manifest.work.stage
+        source = general_of(self.config)
+        size = _size_label(self.parameters)
+        if isinstance(self.weights, GGUFWeights):  # an import as it is, and not what was made of it
+            entries = same_model_entries(source, name=name)
+        else:
+            entries = derived_model_entries(source) or card_entries(self.checkpoint.path)
+        if name is None:
+            origin = source.get("name", f"model {size}")
+            name = origin if stage in ("import", "link", "reference") else f"{origin} {stage}"
+        own = [
+            text("general.type", "model"),
+            text("general.name", name),
+            text("general.size_label", size),
+            number("general.file_type", NUMBERS[file_type]),
+            number("general.quantization_version", _QUANTIZATION_VERSION),
+        ]
+        said = {entry.key for entry in entries}
+        return [*entries, *(entry for entry in own if entry.key not in said)]
+
+    def _provenance(self) -> list[Entry]:
+        work = self.checkpoint.manifest.work
+        return [
+            text("ollama_bridge.checkpoint.digest", self.checkpoint.digest),
+            text("ollama_bridge.checkpoint.stage", work.stage),
+            *(
+                text(f"ollama_bridge.input.{role}", digest)
+                for role, digest in sorted(work.inputs.items())
+            ),
+        ]
+
+
+def _size_label(parameters: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if parameters >= size:
+            amount = parameters / size
+            return f"{amount:.1f}{unit}" if amount < 10 else f"{amount:.0f}{unit}"
+    return str(parameters)
