@@ -24,8 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from ollama_bridge.errors import RecipeError
+from ollama_bridge.errors import ConfigError, RecipeError
 from ollama_bridge.quantization.file_types import FileTypeName
+from ollama_bridge.quantization.sizes import parse_size
 
 _TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -243,6 +244,31 @@ class ExportSection(Section):
         min_length=1,
         description="The first is served as `latest`, the others under their own names.",
     )
+    budget_nats: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Also the tag `budget`: the smallest file whose mean KL to the float student, "
+        "on validation texts, stays within this (0.01).",
+    )
+    max_size: str | None = Field(
+        default=None,
+        description="Instead of budget_nats: the file of least KL that is no larger (80MB).",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> ExportSection:
+        if self.max_size is None:
+            return self
+        if self.budget_nats is not None:
+            raise ValueError("max_size: give either budget_nats or max_size, not both")
+        try:
+            size_bytes = parse_size(self.max_size)
+        except ConfigError as exc:
+            raise ValueError(f"max_size: {exc.message}; {exc.hint}") from exc
+        if not size_bytes:
+            raise ValueError("max_size: a file has to have some bytes")
+        return self
 
 
 class ModelfileSection(Section):

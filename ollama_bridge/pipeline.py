@@ -6,6 +6,7 @@ again, so running it twice costs seconds and running it after a kill goes on whe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ollama_bridge.config import DistillSection, Recipe
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.errors import MissingExtraError, ModelNotFoundError
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 
 # The one teacher that can be had without a model hub: its weights ship in a Python package.
@@ -188,15 +190,17 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
     )
 
     # 5. GGUF, Modelfile, tag, proof.
-    models = []
-    for gguf_type in recipe.export.types:
-        gguf: GGUFFile = convert(
-            student, type=gguf_type, out_dir=run_dir / f"student-{gguf_type}", reporter=reporter
+    models = [
+        _register(
+            gguf,
+            render(gguf, settings=recipe.modelfile, system=system),
+            tag,
+            run_dir,
+            client,
+            reporter,
         )
-        modelfile = render(gguf, settings=recipe.modelfile, system=system)
-        models.append(
-            _register(gguf, modelfile, tag_of(recipe, gguf_type), run_dir, client, reporter)
-        )
+        for tag, gguf in export(recipe, student, corpus, run_dir, reporter)
+    ]
 
     # 6. The same texts through the daemon, beside the teacher exported at the same type.
     served = None
@@ -225,6 +229,34 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         )
     unload_all(client, reporter)
     return BuildResult(run_dir, student, report, served, tuple(models))
+
+
+def export(
+    recipe: Recipe, student: Checkpoint, corpus: Corpus, run_dir: Path, reporter: Reporter
+) -> Iterator[tuple[str, GGUFFile]]:
+    """Every file that a recipe asks for, with the tag that it gets: the main one first.
+
+    Args:
+        recipe: What to build.
+        student: The distilled checkpoint.
+        corpus: Its held-out texts are what a budget is measured on.
+        run_dir: Folder of the run.
+        reporter: Hears of progress.
+    """
+    from ollama_bridge.conversion import Target, convert
+
+    section = recipe.export
+    for gguf_type in section.types:
+        out_dir = run_dir / f"student-{gguf_type}"
+        gguf = convert(student, type=gguf_type, out_dir=out_dir, reporter=reporter)
+        yield tag_of(recipe, gguf_type), gguf
+    if section.budget_nats is None and section.max_size is None:
+        return
+    size_bytes = parse_size(section.max_size) if section.max_size is not None else None
+    target = Target(kl_nats=section.budget_nats, size_bytes=size_bytes)
+    out_dir = run_dir / "student-budget"
+    gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
+    yield f"{section.tag}:budget", gguf
 
 
 def _register(

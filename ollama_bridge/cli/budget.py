@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.cli import output
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.quantization.sizes import parse_size
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion import Target
-
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def read_target(budget: float | None, max_size: str | None, corpus: Path | None) -> Target | None:
@@ -46,19 +34,6 @@ def read_target(budget: float | None, max_size: str | None, corpus: Path | None)
     from ollama_bridge.conversion import Target
 
     return Target(kl_nats=budget, size_bytes=size_bytes)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``80MB`` or ``1.5GiB``.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    match = _SIZE.fullmatch(text)
-    unit = _UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None:
-        raise ConfigError(f"{text!r} is no size", hint="write it as 80MB, 1.5GB or 76MiB")
-    return int(float(match[1]) * unit)
 
 
 def print_budget(gguf: GGUFFile) -> None:

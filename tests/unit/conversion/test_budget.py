@@ -12,7 +12,8 @@ from fakes.trainable import tiny_corpus
 from gguf import GGUFReader
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
-from ollama_bridge.cli.budget import parse_size, read_target
+from ollama_bridge.cli.budget import read_target
+from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.budget_search import search
 from ollama_bridge.conversion.budget_texts import corpus_texts
@@ -22,9 +23,12 @@ from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.scored_texts import ScoredTexts
+from ollama_bridge.pipeline import export
 from ollama_bridge.quantization.mixes import TypePlan
+from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.quantization.tradeoff import Option, TradeOff, Type
 from ollama_bridge.reference import NOISE_MEAN_KL_KEY
+from ollama_bridge.reporting import NullReporter
 from ollama_bridge.verify.bounds import recorded_noise
 
 POSITIONS = 40
@@ -248,3 +252,15 @@ def test_an_interrupted_measurement_goes_on(
     assert torch.Tensor.backward is not backward
     assert gguf.facts["budget"]["kl_nats"] > 0
     assert set(gguf.manifest.files) == {"model.gguf", "tradeoff.svg"}
+
+
+def test_a_recipe_may_ask_for_a_size(
+    checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """A file under a tag of its own, behind those of the types; measured on the run's corpus."""
+    changes = ["export.types=[f16]", "export.max_size=900kB"]
+    recipe = load_recipe("sentiment-quick", overrides=changes)
+    (main, _), (tag, gguf) = export(recipe, checkpoint, corpus, tmp_path, NullReporter())
+    assert [main, tag] == ["review-sentiment-quick:latest", "review-sentiment-quick:budget"]
+    assert gguf.gguf_path.stat().st_size <= 900_000
+    assert gguf.manifest.work.inputs["corpus"] == corpus.digest
