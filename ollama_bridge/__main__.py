@@ -1,5 +1,17 @@
-"""``python -m ollama_bridge``."""
+"""``python -m ollama_bridge``, and where the installed command begins."""
 
-from ollama_bridge.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C is no traceback even while it is still being imported."""
+    try:
+        from ollama_bridge.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,12 +22,14 @@ from ollama_bridge.cli import (
     doctor,
     labels,
     models,
+    output,
     publish,
     runs,
     stages,
 )
-from ollama_bridge.cli.output import fail
 from ollama_bridge.errors import OllamaBridgeError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="ollama-bridge",
@@ -83,7 +85,11 @@ def main() -> None:
     try:
         app()
     except OllamaBridgeError as error:
-        sys.exit(fail(error, as_json="--json" in sys.argv))
+        sys.exit(output.fail(error, as_json="--json" in sys.argv))
+    except SystemExit as done:
+        if done.code == _INTERRUPTED:
+            output.say("interrupted")
+        raise
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
         sys.stderr.close()

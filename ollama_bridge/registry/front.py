@@ -48,7 +48,10 @@ def manifest_front(repository: str, tag: str, manifest: bytes) -> Iterator[str]:
             """Say nothing on stderr."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    # A daemon thread: an interruption before the block is entered must not keep the process alive.
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield f"127.0.0.1:{server.server_address[1]}/{repository}:{tag}"

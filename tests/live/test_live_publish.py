@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +241,41 @@ def test_a_pull_that_is_cut_goes_on(
         pull(reference, host=other.host, reporter=Told(told))
         assert told[0] > 24 * 10**6
     assert not list((tmp_path / "home").rglob("sha256-*"))
+
+
+def test_ctrl_c_on_the_way(
+    registry: RealRegistry, daemon: PrivateDaemon, other: PrivateDaemon, large: str, tmp_path: Path
+) -> None:
+    """Exit code 130, no traceback and no tag, there or here; the same command goes on."""
+    reference = f"{registry.host}/team/interrupted:1"
+    before = len(registry.asked("PATCH"))
+    publishing = ["publish", large, reference]
+    interrupt(daemon.host, publishing, lambda: len(registry.asked("PATCH")) >= before + 2)
+    with pytest.raises(RegistryError, match="404"):
+        pull(reference, host=other.host)
+    published = publish(large, reference, host=daemon.host)
+    interrupt(other.host, ["pull", reference], lambda: any((tmp_path / "home").rglob("*.partial")))
+    assert not other.client().list()
+    assert pull(reference, host=other.host).digest == published.digest
+
+
+def interrupt(host: str, args: list[str], when: Callable[[], bool]) -> None:
+    """Ctrl-C for a command in the middle of its work."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ollama_bridge", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OLLAMA_HOST": host},
+    )
+    while not when():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
+from ollama_bridge.__main__ import main as start
 from ollama_bridge.errors import DaemonUnreachableError
 
 runner = CliRunner()
@@ -108,6 +111,36 @@ def test_messages_file_is_recognised(tmp_path: Path) -> None:
     )
     assert recipe.data.source == "messages"
     assert recipe.export.tag == "me/own"
+
+
+def test_ctrl_c_is_told_in_a_word() -> None:
+    """While a registry keeps silent: exit code 130 and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        reference = f"127.0.0.1:{silent.getsockname()[1]}/team/m:1"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ollama_bridge", "pull", reference],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        asking, _ = silent.accept()
+        with asking:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (out, err) == ("", "interrupted\n")
+
+
+def test_ctrl_c_while_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is a command line that could catch it."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        start()
+    assert caught.value.code == 130
 
 
 def test_unexpected_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
