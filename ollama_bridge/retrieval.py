@@ -22,16 +22,18 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
+    GGUFError,
     ModelNotFoundError,
     OllamaBridgeError,
     ParityError,
+    RegistryContentError,
 )
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import tag_file_name
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import check_room, fetch_blob, fetch_manifest
 from ollama_bridge.registry.front import manifest_front
-from ollama_bridge.registry.manifest import Manifest, digest_bytes
+from ollama_bridge.registry.manifest import GGUF_TYPES, Manifest, digest_bytes
 from ollama_bridge.registry.reference import parse_registry_reference
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
@@ -85,7 +87,7 @@ def pull(
     Raises:
         ConfigError: a name or a credential that cannot be used, or a daemon on another machine.
         RegistryError: no such model, or the registry refuses or breaks off.
-        RegistryContentError: what it sent is not what its manifest promised.
+        RegistryContentError: what it sent is not what its manifest promised, or no sound GGUF.
         DiskFullError: no room; what came is kept.
         DaemonError: the daemon did not take it.
     """
@@ -150,12 +152,37 @@ def _fill(
         check_room(draft.path, total_bytes - present_bytes)
         for layer in missing:
             path = fetch_blob(session, layer, draft.path, on_bytes=tell)
+            if layer.media_type in GGUF_TYPES:
+                _check_gguf(path, session, reporter)
             client.upload_blob(path, layer.digest)
             path.unlink()
             done_bytes += layer.size_bytes
             tell(0)
         shutil.rmtree(draft.path)
     return total_bytes
+
+
+def _check_gguf(path: Path, session: RegistrySession, reporter: Reporter) -> None:
+    """Never hand a daemon a file that could harm it, whoever published it.
+
+    Raises:
+        RegistryContentError: no GGUF, or one that claims what is not in it; nothing of it is kept.
+    """
+    try:
+        from ollama_bridge.models.gguf_reader import read_gguf
+    except ImportError:
+        missing = "the gguf package is not installed: the daemon gets the file as it was published"
+        reporter.emit(Note(_STAGE, "warning", missing))
+        return
+    try:
+        read_gguf(path)
+    except GGUFError as exc:
+        path.unlink()
+        raise RegistryContentError(
+            f"registry {session.reference.host} has a damaged or hostile GGUF as "
+            f"{session.reference}: {exc.message}",
+            hint="ask who published it to publish it again; the daemon was not given the file",
+        ) from exc
 
 
 def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:

@@ -15,6 +15,12 @@ from ollama_bridge.errors import RegistryContentError
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL_TYPE = "application/vnd.ollama.image.model"
+# Files that a daemon's runner opens as GGUF.
+GGUF_TYPES = (
+    MODEL_TYPE,
+    "application/vnd.ollama.image.adapter",
+    "application/vnd.ollama.image.projector",
+)
 LICENSE_TYPE = "application/vnd.ollama.image.license"
 _OLLAMA_TYPES = "application/vnd.ollama.image."
 OWN_TYPES = "application/vnd.ollama-bridge."

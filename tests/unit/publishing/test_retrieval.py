@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
+from fakes.registry import REFERENCE, MemoryRegistry, layer_of
 
-from ollama_bridge.errors import ConfigError, RegistryError
+from ollama_bridge.errors import ConfigError, RegistryContentError, RegistryError
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import publish
 from ollama_bridge.registry.front import manifest_front
+from ollama_bridge.registry.manifest import CONFIG_TYPE, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.retrieval import pull
 
@@ -84,6 +87,21 @@ def test_what_is_no_registry(monkeypatch: pytest.MonkeyPatch, fault: Fault, reas
     ):
         pull(f"{registry.host}/team/m:1", host=daemon.host)
     assert not daemon.asked
+
+
+def test_a_hostile_gguf_is_not_given_to_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right by its digest, wrong by what it claims: told before a byte of it is uploaded."""
+    weights, config = b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), b"{}"
+    registry = MemoryRegistry()
+    registry.blobs[digest_bytes(config)] = config
+    manifest = Manifest(layer_of(config, CONFIG_TYPE), (registry.store(weights),))
+    registry.manifests["1"] = manifest.to_bytes()
+    monkeypatch.setattr(
+        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+    )
+    with FakeDaemon() as daemon, pytest.raises(RegistryContentError, match="hostile GGUF"):
+        pull(str(REFERENCE), host=daemon.host)
+    assert digest_bytes(weights) not in daemon.blobs
 
 
 @pytest.mark.parametrize(
