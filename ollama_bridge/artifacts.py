@@ -331,6 +331,11 @@ class AdapterFile(Artifact):
         """The adapter itself."""
         return self.path / "adapter.gguf"
 
+    @property
+    def blob_digest(self) -> str:
+        """Digest under which Ollama stores the file: ``sha256:<hex>``."""
+        return f"sha256:{self.manifest.files['adapter.gguf'].sha256}"
+
 
 class RegisteredModel(Artifact):
     """A tag that the daemon was proven to serve: ``Modelfile`` and ``certificate.json``."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ollama_bridge.artifacts import (
+    AdapterFile,
     GGUFFile,
     RegisteredModel,
     Work,
@@ -24,7 +25,7 @@ from ollama_bridge.artifacts import (
     write_text_atomic,
 )
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.era import NO_LOGPROBS, REWRITES_GGUF, has_limit
+from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
@@ -38,12 +39,14 @@ from ollama_bridge.errors import (
     RunnerCrashedError,
 )
 from ollama_bridge.modelfile import Modelfile, check_tag
+from ollama_bridge.modelfile.grammar import bare_or_quoted
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.verify.certificate import Certificate
 from ollama_bridge.verify.parity import check_parity
 
 _STAGE = "register"
+_WITHOUT_ADAPTER = f"leave --adapter out: {NO_ADAPTER.instead}, and proven as well"
 _CANDIDATES = "ollama-bridge/candidate:"
 # Behind the tag of a model that was kept although its proof failed.
 _UNVERIFIED = "-unverified"
@@ -58,6 +61,7 @@ def register(
     *,
     client: Client,
     out_dir: Path,
+    adapter: AdapterFile | None = None,
     reporter: Reporter | None = None,
     force: bool = False,
     link: bool = True,
@@ -70,6 +74,8 @@ def register(
         tag: The tag to make, such as ``review-sentiment:latest``.
         client: Speaks to the daemon.
         out_dir: Folder of the artefact: Modelfile, exact request, certificate.
+        adapter: What is served on top of the GGUF, for daemons that take one; the reference values
+            are then those of the adapted model.
         reporter: Hears of progress.
         force: Keep a model whose proof fails, under the tag with ``-unverified`` behind it; the tag
             itself is as it was.
@@ -81,18 +87,18 @@ def register(
         ArtifactError, GGUFError: the GGUF was changed or is damaged.
         DiskFullError: no room; nothing half is left in the daemon's store.
         ParityError: the daemon would not serve the checkpoint; the tag is as it was.
-        DaemonError: the daemon failed; the tag is as it was.
+        DaemonError: the daemon failed, or takes no adapter; the tag is as it was.
     """
     reporter = reporter or NullReporter()
     tag = check_tag(tag)
     if force:
         check_tag(f"{tag}{_UNVERIFIED}")
-    job = _Job(gguf, modelfile, tag, client, reporter, force=force, link=link)
+    job = _Job(gguf, adapter, modelfile, tag, client, reporter, force=force, link=link)
     work = Work(
         kind=RegisteredModel.kind,
         stage=_STAGE,
         version=1,
-        inputs={"gguf": gguf.digest},
+        inputs={"gguf": gguf.digest} | ({"adapter": adapter.digest} if adapter is not None else {}),
         settings={"request": job.request(job.tag), "force": force},
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -122,6 +128,7 @@ def register(
 @dataclass(frozen=True)
 class _Job:
     gguf: GGUFFile
+    adapter: AdapterFile | None
     modelfile: Modelfile
     tag: str
     client: Client
@@ -135,7 +142,15 @@ class _Job:
         return f"{_CANDIDATES}{digest_text(self.tag.casefold())[:16]}"
 
     def request(self, name: str) -> dict[str, object]:
-        return self.modelfile.to_request(name, blob_digest=self.gguf.blob_digest)
+        request = self.modelfile.to_request(name, blob_digest=self.gguf.blob_digest)
+        if self.adapter is not None:
+            request["adapters"] = {"adapter.gguf": self.adapter.blob_digest}
+        return request
+
+    @property
+    def files(self) -> tuple[GGUFFile | AdapterFile, ...]:
+        """What the daemon has to have."""
+        return (self.gguf,) if self.adapter is None else (self.gguf, self.adapter)
 
     def is_served(self, done: RegisteredModel) -> bool:
         """Whether the daemon's tag still is, byte for byte, the one that was proven."""
@@ -144,23 +159,14 @@ class _Job:
 
     def run(self) -> Certificate:
         reference = ReferenceValues.read(self.gguf.reference_path)
-        metadata, state = self._check_file()
+        checked = [self._check_file(file) for file in self.files]
         version = self._check_version()
         self._remove_leftovers()
         with self._removing_candidate():
-            self._create(state)
-            self._check_blob(version)
+            self._create([state for _, state in checked])
+            self._check_blobs(version)
             self._unload_sharers()
-            certificate = check_parity(
-                self.client,
-                self.candidate,
-                reference,
-                type=str(self.gguf.facts.get("type") or self.gguf.manifest.work.settings["type"]),
-                modelfile=self.modelfile,
-                metadata=metadata,
-                blob_digest=self.gguf.blob_digest,
-                reporter=self.reporter,
-            )
+            certificate = self._prove(reference, checked[0][0], version)
             forced = self.force and not certificate.passed
             tag = f"{self.tag}{_UNVERIFIED}" if forced else self.tag
             certificate = certificate.model_copy(update={"tag": tag, "forced": forced})
@@ -171,10 +177,33 @@ class _Job:
             digest = self._publish(tag)
         return certificate.model_copy(update={"tag_digest": digest})
 
+    def _prove(
+        self, reference: ReferenceValues, metadata: dict[str, object], version: str
+    ) -> Certificate:
+        try:
+            return check_parity(
+                self.client,
+                self.candidate,
+                reference,
+                type=str(self.gguf.facts.get("type") or self.gguf.manifest.work.settings["type"]),
+                modelfile=self.modelfile,
+                metadata=metadata,
+                blob_digest=self.gguf.blob_digest,
+                reporter=self.reporter,
+            )
+        except RequestRejectedError as exc:
+            if self.adapter is None:
+                raise
+            # Some architectures run on an engine of Ollama's that has no adapters.
+            raise DaemonError(
+                f"Ollama {version} does not run this model with an adapter: {exc.message}",
+                hint=_WITHOUT_ADAPTER,
+            ) from exc
+
     def write(self, draft: Draft, certificate: Certificate) -> None:
         """Write the artefact's files: the exact request always, the text where it is exact."""
-        relative = os.path.relpath(self.gguf.gguf_path.absolute(), draft.out_dir)
-        portable = self.modelfile.replace_from(relative)
+        relative = [os.path.relpath(f.gguf_path.absolute(), draft.out_dir) for f in self.files]
+        portable = self.modelfile.replace_from(relative[0])
         request = canonical_json(self.request(self.tag)) + "\n"
         write_text_atomic(draft.path / "request.json", request)
         write_text_atomic(draft.path / "certificate.json", certificate.to_json())
@@ -189,21 +218,22 @@ class _Job:
                 )
             )
             return
-        write_text_atomic(draft.path / "Modelfile", portable.to_text())
+        adapters = "".join(f"ADAPTER {bare_or_quoted(path)}\n" for path in relative[1:])
+        write_text_atomic(draft.path / "Modelfile", portable.to_text() + adapters)
 
-    def _check_file(self) -> tuple[dict[str, object], FileState]:
+    def _check_file(self, file: GGUFFile | AdapterFile) -> tuple[dict[str, object], FileState]:
         """Never send a file that is not what was converted, or that could harm the daemon."""
         try:
             from ollama_bridge.models.gguf_reader import read_gguf
         except ImportError as exc:
             raise MissingExtraError("gguf", "convert") from exc
-        path = self.gguf.gguf_path
+        path = file.gguf_path
         metadata = dict(read_gguf(path).metadata)
         state = FileState.of(path)
-        if f"sha256:{digest_file(path)}" != self.gguf.blob_digest:
+        if f"sha256:{digest_file(path)}" != file.blob_digest:
             raise ArtifactError(
                 f"{path} was changed after it was converted",
-                hint=f"remove the folder to convert it again: rm -r {self.gguf.path}",
+                hint=f"remove the folder to convert it again: rm -r {file.path}",
             )
         return metadata, state
 
@@ -214,56 +244,62 @@ class _Job:
                 f"Ollama {version} has no log-probabilities, so nothing can be proven there",
                 hint="update Ollama to 0.12.11 or later",
             )
+        if self.adapter is not None and has_limit(version, NO_ADAPTER):
+            raise DaemonError(
+                f"Ollama {version} takes no LoRA adapter",
+                hint=_WITHOUT_ADAPTER,
+            )
         return version
 
-    def _create(self, state: FileState) -> None:
+    def _create(self, states: Sequence[FileState]) -> None:
         request = self.request(self.candidate)
-        placed = self._send_blob(state)
-        try:
-            self.client.create(request)
-            return
-        except (RequestRejectedError, RunnerCrashedError):
-            # A starting daemon prunes blobs that no tag uses: this one may be gone again.
-            if self.client.has_blob(self.gguf.blob_digest):
-                raise
-        finally:
-            if placed is not None:
-                placed.restore_time()
-        self._upload()
-        self.client.create(request)
+        with contextlib.ExitStack() as afterwards:
+            for file, state in zip(self.files, states, strict=True):
+                placed = self._send_blob(file, state)
+                if placed is not None:
+                    afterwards.callback(placed.restore_time)
+            try:
+                self.client.create(request)
+            except (RequestRejectedError, RunnerCrashedError):
+                # A starting daemon prunes blobs that no tag uses: one may be gone again.
+                lost = [file for file in self.files if not self.client.has_blob(file.blob_digest)]
+                if not lost:
+                    raise
+                for file in lost:
+                    self._upload(file)
+                self.client.create(request)
 
-    def _send_blob(self, state: FileState) -> PlacedBlob | None:
-        path, digest = self.gguf.gguf_path, self.gguf.blob_digest
+    def _send_blob(self, file: GGUFFile | AdapterFile, state: FileState) -> PlacedBlob | None:
+        path, digest = file.gguf_path, file.blob_digest
         if self.client.has_blob(digest):
             return None
         placed = place_blob(self.client, path, digest, state=state) if self.link else None
         if placed is None:
-            self._upload()
+            self._upload(file)
         else:
             said = f"{placed.how} into the daemon's model store: {placed.path}"
             self.reporter.emit(Note(_STAGE, "info", said))
         return placed
 
-    def _upload(self) -> None:
-        self.client.upload_blob(
-            self.gguf.gguf_path, self.gguf.blob_digest, on_progress=self._report_upload
-        )
+    def _upload(self, file: GGUFFile | AdapterFile) -> None:
+        self.client.upload_blob(file.gguf_path, file.blob_digest, on_progress=self._report_upload)
 
     def _report_upload(self, done: int, total: int) -> None:
         self.reporter.emit(Progress(_STAGE, done, total, "bytes"))
 
-    def _check_blob(self, version: str) -> None:
+    def _check_blobs(self, version: str) -> None:
         if has_limit(version, REWRITES_GGUF):
             said = f"Ollama {version} rewrites a GGUF: {REWRITES_GGUF.instead}"
             self.reporter.emit(Note(_STAGE, "info", said))
             return
-        digest = self.gguf.blob_digest.replace(":", "-")
-        if digest not in self.client.show(self.candidate).modelfile:
-            raise DaemonError(
-                f"the daemon did not take the file that was sent ({self.gguf.blob_digest})",
-                model=self.tag,
-                hint="is something between this program and the daemon? ollama-bridge doctor",
-            )
+        shown = self.client.show(self.candidate).modelfile
+        for file in self.files:
+            if file.blob_digest.replace(":", "-") not in shown:
+                raise DaemonError(
+                    f"the daemon did not take the file that was sent ({file.blob_digest})",
+                    model=self.tag,
+                    hint="is something between this program and the daemon? ollama-bridge doctor",
+                )
 
     def _raise_if_failed(self, certificate: Certificate) -> None:
         try:

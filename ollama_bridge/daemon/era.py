@@ -81,11 +81,12 @@ REWRITES_GGUF = Limit(
     (0, 34, 1),
     instead="its digest is not compared, what it serves is",
 )
+NO_ADAPTER = Limit("take a LoRA ADAPTER", (0, 34, 1), None, instead="it is merged into its base")
 LIMITS = (
     NO_LOGPROBS,
     Limit("use a GGUF's Jinja template", _SINCE_EVER, (0, 30, 0), instead="a Go TEMPLATE is sent"),
     REWRITES_GGUF,
-    Limit("take a LoRA ADAPTER", (0, 34, 1), None, instead="it is merged into its base"),
+    NO_ADAPTER,
     Limit("quantize a GGUF", (0, 34, 1), None, instead="`convert` does"),
     Limit("convert safetensors to GGUF", (0, 34, 1), None, instead="`convert` does"),
 )

@@ -122,6 +122,7 @@ class FakeDaemon:
         drops: Parameter that create loses.
         renders: Whether it shows how it renders a prompt.
         rewrites: Whether it keeps another file than it was sent.
+        ollama: Its version.
         fail_at: Name of the method that raises ``failure``.
         host: Another machine's, so that files are sent.
     """
@@ -133,6 +134,7 @@ class FakeDaemon:
     drops: str | None = None
     renders: bool = True
     rewrites: bool = False
+    ollama: str = "0.34.4"
     fail_at: str | None = None
     failure: BaseException | None = None
     blobs: set[str] = field(default_factory=set)
@@ -152,8 +154,8 @@ class FakeDaemon:
         return self.tags[tag]
 
     def version(self) -> str:
-        """A current version."""
-        return "0.34.4"
+        """A current one, if not told otherwise."""
+        return self.ollama
 
     def has_blob(self, digest: str) -> bool:
         """Whether it was uploaded."""
@@ -208,8 +210,10 @@ class FakeDaemon:
         blob = next(iter(request["files"].values())).replace(":", "-")
         if self.rewrites:
             blob = f"sha256-{'0' * 64}"
+        adapters = [digest.replace(":", "-") for digest in request.get("adapters", {}).values()]
         return ModelDetails(
-            modelfile=f"FROM /models/blobs/{blob}\n",
+            modelfile=f"FROM /models/blobs/{blob}\n"
+            + "".join(f"ADAPTER /models/blobs/{name}\n" for name in adapters),
             template=request.get("template", ""),
             system=request.get("system", ""),
             parameters="\n".join(lines),

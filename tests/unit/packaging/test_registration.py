@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.serving import FakeDaemon, small_reference
 
-from ollama_bridge.artifacts import GGUFFile, Work
+from ollama_bridge.artifacts import AdapterFile, GGUFFile, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -58,6 +58,16 @@ def gguf(tmp_path: Path) -> GGUFFile:
         writer.close()
         small_reference().write(draft.path / "reference.json")
         return GGUFFile(folder, draft.commit({"type": "f16"}))
+
+
+@pytest.fixture
+def adapter(gguf: GGUFFile, tmp_path: Path) -> AdapterFile:
+    """Something of the format to go with it."""
+    folder = tmp_path / "adapter"
+    with open_draft(folder, Work(kind="adapter", stage="convert", version=1)) as draft:
+        content = gguf.gguf_path.read_bytes().replace(b"Yes", b"Yep")
+        (draft.path / "adapter.gguf").write_bytes(content)
+        return AdapterFile(folder, draft.commit())
 
 
 @pytest.fixture
@@ -200,7 +210,7 @@ def test_a_rewritten_file_is_taken_only_where_versions_do_that(
 ) -> None:
     """From 0.30 to 0.34.0 the digest moves, which is said; elsewhere it is another file."""
     daemon.rewrites = True
-    daemon.version = lambda: version  # type: ignore[method-assign]
+    daemon.ollama = version
     listener = Listener()
 
     def run() -> None:
@@ -228,7 +238,7 @@ def test_a_daemon_that_hides_its_prompts_is_proven_by_counts(
 ) -> None:
     """The rendering flag is not documented: without it token counts decide, and it is said."""
     daemon.renders = False
-    daemon.version = lambda: "0.12.11"  # type: ignore[method-assign]
+    daemon.ollama = "0.12.11"
     model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     certificate = Certificate.read(model.path / "certificate.json")
     assert certificate.checks[0].numbers == {
@@ -374,10 +384,69 @@ def test_a_daemon_without_logprobs_is_refused(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """A daemon that cannot be checked says which version it takes."""
-    daemon.version = lambda: "0.9.6"  # type: ignore[method-assign]
+    daemon.ollama = "0.9.6"
     with pytest.raises(DaemonError, match=r"0\.9\.6") as caught:
         register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert "0.12.11" in str(caught.value.hint)
+
+
+def test_an_adapter_goes_with_its_base(
+    gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Two files are sent and named, in the request and in the Modelfile; it is other work."""
+    daemon.ollama = "0.24.0"
+    plain = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    both = register(
+        gguf,
+        modelfile,
+        TAG,
+        client=daemon,
+        out_dir=tmp_path / "out",
+        adapter=adapter,  # type: ignore[arg-type]
+    )
+    assert both.digest != plain.digest
+    assert daemon.uploads == 2
+    assert daemon.tags[TAG].request["adapters"] == {"adapter.gguf": adapter.blob_digest}
+    written = (both.path / "Modelfile").read_text().splitlines()
+    (line,) = [line for line in written if line.startswith("ADAPTER ")]
+    assert (both.path / line.removeprefix("ADAPTER ")).samefile(adapter.gguf_path)
+
+
+def test_an_adapter_is_refused_where_none_is_taken(
+    gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Before anything is sent."""
+    with pytest.raises(DaemonError, match="takes no LoRA adapter") as caught:
+        register(
+            gguf,
+            modelfile,
+            TAG,
+            client=daemon,
+            out_dir=tmp_path / "out",
+            adapter=adapter,  # type: ignore[arg-type]
+        )
+    assert "merged" in str(caught.value.hint)
+    assert daemon.uploads == 0
+
+
+def test_an_engine_without_adapters_is_told(
+    gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """As 0.24 says of a Qwen3, when it loads it; the candidate is gone."""
+    daemon.ollama = "0.24.0"
+    daemon.fail_at = "render"
+    daemon.failure = RequestRejectedError("loras are not yet implemented", status_code=500)
+    with pytest.raises(DaemonError, match=r"with an adapter: loras are not") as caught:
+        register(
+            gguf,
+            modelfile,
+            TAG,
+            client=daemon,
+            out_dir=tmp_path / "out",
+            adapter=adapter,  # type: ignore[arg-type]
+        )
+    assert "merged" in str(caught.value.hint)
+    assert not daemon.tags
 
 
 def test_what_the_grammar_cannot_carry_goes_through_the_api(
