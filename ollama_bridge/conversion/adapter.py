@@ -28,14 +28,8 @@ from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    EMBEDDING,
-    OUTPUT,
-    Adapter,
-    Change,
-)
+from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ollama_bridge.models.adapters import EMBEDDING, OUTPUT, Adapter, Change
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import real, text
 from ollama_bridge.models.architectures.frame import TensorRule, permute

@@ -195,9 +195,11 @@ class TokenizerSection:
         types = [int(TokenType.UNUSED)] * size
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         if known and max(known.values()) >= size:
-            raise self._error(
-                f"token ids reach {max(known.values())}, the model has {size} rows: "
-                "resize its embedding (model.resize_token_embeddings) and train again"
+            raise ConversionError(
+                f"{self._folder / 'tokenizer.json'}: token ids reach {max(known.values())}, the "
+                f"model has {size} rows, so a token was added that it never saw",
+                hint="give it a row: model.resize_token_embeddings(len(tokenizer)); "
+                "model.save_pretrained(folder)",
             )
         sentencepiece = self._kind.model == "llama"
         unknown = self._model.get("unk_token")
@@ -291,6 +293,10 @@ class TokenizerSection:
         if file.is_file():
             return file.read_bytes().decode()
         template = self._settings.get("chat_template")
+        if isinstance(template, list):  # older folders have several, by name
+            entries = [entry for entry in template if isinstance(entry, Mapping)]
+            named = {entry.get("name"): entry.get("template") for entry in entries}
+            template = named.get("default")
         return template if isinstance(template, str) else None
 
 

@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.errors import ModelError, UnsafeCheckpointError
+import numpy as np
+
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weights_file
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.weights import SafetensorsWeights, WeightInfo
 
 if TYPE_CHECKING:
     import torch
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 _PREFIX = "base_model.model."
@@ -80,11 +81,15 @@ _PARTS = {
     "lora_magnitude_vector.weight": "weight",
     "lora_magnitude_vector": "weight",
     _TOKEN_ROWS: "weight",
+    "token_adapter.base_layer.weight": "weight",
     "base_layer.weight": "weight",
     "base_layer.bias": "bias",
     "weight": "weight",
     "bias": "bias",
 }
+# Where a vocabulary has grown, PEFT writes the saved modules' insides too: what they were before
+# they were trained, and what they are now, which is also there under the module's own name.
+_INSIDES = (".original_module.weight", ".modules_to_save.weight")
 _PARTNERS = {
     "lora_A.weight": "lora_B.weight",
     "lora_B.weight": "lora_A.weight",
@@ -141,7 +146,7 @@ class Adapter:
         self.folder = folder
         self._settings = read_json_object(folder / ADAPTER_CONFIG)
         self._refuse_the_unknown()
-        self.factors = SafetensorsWeights([_weights_file(folder)])
+        self.factors = SafetensorsWeights([weights_file(folder)])
         self.changes = self._read_changes()
         self._check_complete()
 
@@ -155,8 +160,18 @@ class Adapter:
             return False
         embedding, output = self.changes.get(EMBEDDING), self.changes.get(OUTPUT)
         if output is not None:
-            return True
-        return embedding is not None and (embedding.whole or embedding.down) is not None
+            return not self._is_one_matrix(embedding, output)
+        if embedding is None or embedding.rows is not None:
+            return False  # rows are given to both
+        return (embedding.whole or embedding.down) is not None
+
+    def _is_one_matrix(self, embedding: Change | None, output: Change) -> bool:
+        """Whether both are replaced by the same: a vocabulary that grew, and stayed tied."""
+        if embedding is None or embedding.whole is None or output.whole is None:
+            return False
+        if embedding != Change(whole=embedding.whole) or output != Change(whole=output.whole):
+            return False
+        return np.array_equal(self.factors.array(embedding.whole), self.factors.array(output.whole))
 
     def check_fit(self, infos: Mapping[str, WeightInfo]) -> None:
         """Refuse a base that the adapter was not trained on.
@@ -246,6 +261,8 @@ class Adapter:
         if not names:
             raise ModelError(f"{self.folder / ADAPTER_WEIGHTS} holds no tensors")
         for name in sorted(names):
+            if self._is_repeated(name):
+                continue
             module, part = self._parse(name)
             partner = _PARTNERS.get(part)
             if partner is not None and f"{_PREFIX}{module}.{partner}" not in names:
@@ -272,6 +289,17 @@ class Adapter:
             change.rows for change in self.changes.values()
         ):
             raise self._error("trainable_token_indices, whose rows are not in it")
+
+    def _is_repeated(self, name: str) -> bool:
+        """Whether PEFT wrote a tensor that says nothing which another does not say."""
+        for inside in _INSIDES:
+            module = name.removesuffix(inside)
+            if module != name:
+                return f"{module}.weight" in self.factors.infos
+        # Rows of an output matrix that follows the embedding's; its own have indices of their own.
+        ids = self._settings.get("trainable_token_indices")
+        own = isinstance(ids, Mapping) and "lm_head" in ids
+        return name.startswith(f"{_PREFIX}lm_head.token_adapter.") and not own
 
     def _parse(self, name: str) -> tuple[str, str]:
         """The module that a tensor belongs to, and its part in the adapter."""
@@ -361,41 +389,3 @@ class Adapter:
     @staticmethod
     def _misfit(message: str) -> ModelError:
         return ModelError(message, hint="give the base model that the adapter was trained on")
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder is a PEFT adapter."""
-    return (folder / ADAPTER_CONFIG).is_file()
-
-
-def base_of(adapter: Path) -> tuple[str, str | None]:
-    """The base model that an adapter names: a folder or a hub repository, and its revision.
-
-    Raises:
-        ModelError: it names none.
-    """
-    settings = read_json_object(adapter / ADAPTER_CONFIG)
-    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    if not isinstance(name, str) or not name:
-        raise ModelError(
-            f"{adapter / ADAPTER_CONFIG} names no base model",
-            hint="set base_model_name_or_path to the folder of the base model",
-        )
-    return name, revision if isinstance(revision, str) else None
-
-
-def _weights_file(folder: Path) -> Path:
-    path = folder / ADAPTER_WEIGHTS
-    if path.is_file():
-        return path
-    if (folder / "adapter_model.bin").is_file():
-        raise UnsafeCheckpointError(
-            f"{folder} holds its weights only as pickle (adapter_model.bin); opening one runs "
-            "whatever code is in it, so it is refused",
-            hint="convert it where you trust it: load it with peft and call "
-            "model.save_pretrained(folder)",
-        )
-    raise ModelError(
-        f"{folder} has no {ADAPTER_WEIGHTS}",
-        hint="save the adapter with model.save_pretrained(folder)",
-    )

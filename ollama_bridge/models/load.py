@@ -122,8 +122,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             )
         except Exception as exc:  # tokenizers raises bare Exception for damaged files
             raise ModelError(f"{folder / 'tokenizer.json'} cannot be loaded: {exc}") from exc
-    if isinstance(tokenizer.chat_template, str):
-        check_chat_template(tokenizer.chat_template, where=str(folder))
+    # It would say of a long text, on the user's stderr, that indexing will fail: no model here has
+    # a table of positions. This is the note by which it remembers that it has said so.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):  # by name; what is not asked for by its name is `default`
+        template = template.get("default")
+        if template is None:
+            raise ModelError(
+                f"{folder}: of its chat templates ({', '.join(tokenizer.chat_template)}) none is "
+                "the default",
+                hint="put the one to serve into its folder as chat_template.jinja",
+            )
+    if isinstance(template, str):
+        check_chat_template(template, where=str(folder))
     return tokenizer
 
 

@@ -1,4 +1,7 @@
-"""A base and a LoRA adapter as one checkpoint: merged when it is read, or written out merged."""
+"""A base and a LoRA adapter as one checkpoint: merged when it is read, or written out merged.
+
+And the base alone, where a daemon puts the adapter on top.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EMBEDDING, Adapter
+from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ollama_bridge.models.adapters import EMBEDDING, Adapter
 from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.links import link_file
@@ -52,6 +58,37 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             link_file(folder / name, out / ADAPTERS_NAME / str(number) / name)
     return {"merged_matrices": weights.changed}
+
+
+def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) -> Checkpoint:
+    """The base, for a daemon that adds the adapter itself (files are linked).
+
+    The weights are the base's; tokenizer, chat template and reference values are those of the
+    adapted model, which both together have to serve.
+
+    Args:
+        base: The model that the adapter was trained on.
+        adapted: It and the adapter as one checkpoint, with reference values.
+        out_dir: Folder of the artefact.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    work = Work(
+        kind=Checkpoint.kind,
+        stage="reference",
+        version=1,
+        inputs={"checkpoint": base.digest, "adapted": adapted.digest},
+    )
+    with open_draft(out_dir, work) as draft:
+        if draft.finished is not None:
+            return Checkpoint(out_dir, draft.finished)
+        trained = {*_COPIED, adapted.reference_path.name}
+        for checkpoint, wanted in ((base, None), (adapted, trained)):
+            for name in checkpoint.manifest.files:
+                if wanted is None or name in wanted:
+                    link_file(checkpoint.path / name, draft.path / name)
+        return Checkpoint(out_dir, draft.commit(adapted.facts))
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> None:

@@ -24,6 +24,12 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, MissingExtraError, ModelError, ModelReferenceError
+from ollama_bridge.models.adapter_folder import (
+    ADAPTER_CONFIG,
+    base_of,
+    is_adapter,
+    naming_hint,
+)
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.weights import INDEX_NAME
@@ -34,8 +40,8 @@ if TYPE_CHECKING:
 
 # Raised when an import gives other bytes for the same input.
 _IMPORT_VERSION = 3
-_MERGE_VERSION = 2
-_WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (convert --adapter makes one for others)"
+_MERGE_VERSION = 3
+_WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -54,6 +60,7 @@ def resolve_model(
     reference: str,
     *,
     cache_dir: Path,
+    base: str | None = None,
     client: Client | None = None,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
@@ -62,6 +69,8 @@ def resolve_model(
     Args:
         reference: See :mod:`ollama_bridge.models.references`.
         cache_dir: Where imported checkpoints are kept.
+        base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
+            its config names.
         client: Asks the daemon for an ``ollama:`` reference.
         reporter: Told about imports.
 
@@ -72,21 +81,34 @@ def resolve_model(
     """
     reporter = reporter or NullReporter()
     parsed = parse_reference(reference)
+    if parsed.kind in ("hf", "folder"):
+        hub = parsed.kind == "hf"
+        folder = _download(parsed) if hub else _existing(parsed.path)
+        return _from_folder(folder, cache_dir, reporter, hub=hub, base=base, client=client)
+    if base is not None:
+        raise _needs_no_base(reference)
     if parsed.kind == "ollama":
         return _from_daemon(parsed, cache_dir, client, reporter)
-    if parsed.kind == "hf":
-        return _from_folder(_download(parsed), cache_dir, reporter, hub=True)
     path = parsed.path
-    if parsed.kind == "gguf":
-        if not path.is_file():
-            raise ModelReferenceError(f"{path}: no such file", hint="check the path")
-        return _import(path, digest_file(path), str(path), cache_dir, reporter)
-    if not path.is_dir():
-        kind = "is a file, not a folder" if path.exists() else "no such folder"
+    if not path.is_file():
+        raise ModelReferenceError(f"{path}: no such file", hint="check the path")
+    return _import(path, digest_file(path), str(path), cache_dir, reporter)
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "no such folder"
         raise ModelReferenceError(
-            f"{path}: {kind}", hint="give the folder of a checkpoint, or a .gguf file"
+            f"{folder}: {kind}", hint="give the folder of a checkpoint, or a .gguf file"
         )
-    return _from_folder(path, cache_dir, reporter, hub=False)
+    return folder
+
+
+def _needs_no_base(reference: str | Path) -> ModelReferenceError:
+    return ModelReferenceError(
+        f"{reference} is no PEFT adapter, so nothing is merged into a base",
+        hint="leave --base out",
+    )
 
 
 def _from_daemon(
@@ -138,15 +160,28 @@ def _import(
         return Checkpoint(out_dir, manifest)
 
 
-def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
-    from ollama_bridge.models.adapters import is_adapter
+def _from_folder(
+    folder: Path,
+    cache_dir: Path,
+    reporter: Reporter,
+    *,
+    hub: bool,
+    base: str | None = None,
+    client: Client | None = None,
+) -> Checkpoint:
     from ollama_bridge.models.gguf_weights import GGUF_NAME
     from ollama_bridge.models.safety import check_folder
 
-    if (folder / MANIFEST_NAME).is_file():
+    made_here = (folder / MANIFEST_NAME).is_file()
+    if is_adapter(folder) and not made_here:
+        found = resolve_base(
+            folder, cache_dir=cache_dir, base=base, client=client, reporter=reporter, hub=hub
+        )
+        return _with_adapter(folder, found, cache_dir, reporter)
+    if base is not None:
+        raise _needs_no_base(folder)
+    if made_here:
         return Checkpoint.open(folder)
-    if is_adapter(folder):
-        return _with_adapter(folder, cache_dir, reporter, hub=hub)
     check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
     weights = sorted(path.name for path in folder.glob("*.safetensors")) or [GGUF_NAME]
@@ -172,47 +207,102 @@ def _from_folder(folder: Path, cache_dir: Path, reporter: Reporter, *, hub: bool
         return Checkpoint(out_dir, manifest)
 
 
+def resolve_adapter(
+    reference: str,
+    *,
+    cache_dir: Path,
+    base: str | None = None,
+    client: Client | None = None,
+    reporter: Reporter | None = None,
+) -> tuple[Path, Checkpoint]:
+    """The folder of a PEFT adapter, and the model that it was trained on.
+
+    Args:
+        reference: See :mod:`ollama_bridge.models.references`.
+        cache_dir: Where checkpoints are kept.
+        base: Reference of the base; None: the one that the adapter names.
+        client: Asks the daemon for an ``ollama:`` reference.
+        reporter: Told about imports.
+
+    Raises:
+        ModelReferenceError: a reference cannot be read, or nothing is there.
+        ModelError: it is no adapter, it cannot be used, or its base is not here.
+    """
+    parsed = parse_reference(reference)
+    if parsed.kind not in ("hf", "folder"):
+        raise _no_adapter(reference)
+    hub = parsed.kind == "hf"
+    folder = _download(parsed) if hub else _existing(parsed.path)
+    found = resolve_base(
+        folder, cache_dir=cache_dir, base=base, client=client, reporter=reporter, hub=hub
+    )
+    return folder, found
+
+
+def _no_adapter(source: str | Path) -> ModelError:
+    return ModelError(
+        f"{source} is no PEFT adapter: it has no {ADAPTER_CONFIG}",
+        hint="give the folder that model.save_pretrained(folder) of peft wrote",
+    )
+
+
 def resolve_base(
-    adapter: Path, *, cache_dir: Path, reporter: Reporter | None = None, hub: bool = False
+    adapter: Path,
+    *,
+    cache_dir: Path,
+    base: str | None = None,
+    client: Client | None = None,
+    reporter: Reporter | None = None,
+    hub: bool = False,
 ) -> Checkpoint:
     """Find the model that a PEFT adapter was trained on.
 
     Args:
         adapter: The adapter's folder.
         cache_dir: Where checkpoints are kept.
+        base: Its reference; None: the one that the adapter names.
+        client: Asks the daemon for an ``ollama:`` reference.
         reporter: Told about imports.
-        hub: Whether a base that is no folder here may be fetched from the hub.
+        hub: Whether a named base that is no folder here may be fetched from the hub.
 
     Raises:
         ModelError: no such adapter, it cannot be used, or its base is not here.
     """
-    from ollama_bridge.models.adapters import ADAPTER_CONFIG, Adapter, base_of, is_adapter
+    from ollama_bridge.models.adapters import Adapter
+    from ollama_bridge.models.safety import quantization_of
 
     if not is_adapter(adapter):
-        raise ModelError(
-            f"{adapter} is no PEFT adapter: it has no {ADAPTER_CONFIG}",
-            hint="give the folder that model.save_pretrained(folder) of peft wrote",
-        )
+        raise _no_adapter(adapter)
     Adapter(adapter)  # refused before a base is fetched for it
+    reporter = reporter or NullReporter()
+    if base is not None:
+        return resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
     name, revision = base_of(adapter)
     # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
     folder = next((p for p in (Path(name), adapter / name) if p.is_dir()), None)
     if folder is None and not hub:
         raise ModelError(
             f"{adapter} is an adapter of {name!r}, which is no folder here",
-            hint=f"download that model and set base_model_name_or_path in "
-            f"{adapter / ADAPTER_CONFIG} to its folder",
+            hint=naming_hint(adapter),
         )
     if folder is None:
         at = f"@{revision}" if revision else ""
         folder = _download(parse_reference(f"hf:{name}{at}"))
-    return _from_folder(folder, cache_dir, reporter or NullReporter(), hub=hub)
+    method = quantization_of(folder)
+    if method is not None:
+        raise ModelError(
+            f"{adapter} is an adapter of {name!r}, which is quantized ({method}): it is merged "
+            "into the model that this was made of",
+            hint=naming_hint(adapter),
+        )
+    return _from_folder(folder, cache_dir, reporter, hub=hub)
 
 
-def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bool) -> Checkpoint:
+def _with_adapter(
+    adapter: Path, base: Checkpoint, cache_dir: Path, reporter: Reporter
+) -> Checkpoint:
     from ollama_bridge.models.merge import combine_adapter
 
-    base = resolve_base(adapter, cache_dir=cache_dir, reporter=reporter, hub=hub)
     files = sorted(path for path in adapter.iterdir() if path.is_file())
     digests = {path.name: digest_file(path) for path in files}
     work = Work(
@@ -222,7 +312,9 @@ def _with_adapter(adapter: Path, cache_dir: Path, reporter: Reporter, *, hub: bo
         inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
     )
     out_dir = cache_dir / f"merged-{work.key[:16]}"
-    reporter.emit(Note("merge", "info", f"{adapter.name} is merged into its base: {_WHY_MERGED}"))
+    reporter.emit(
+        Note("merge", "info", f"{adapter.name} is read merged into its base: {_WHY_MERGED}")
+    )
     with Timed(reporter, "merge") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)

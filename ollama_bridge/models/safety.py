@@ -7,11 +7,13 @@ and being readable, so that a later stage does not find out in its middle.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
+from ollama_bridge.models.adapter_folder import is_adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
@@ -37,15 +39,18 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             of another shape than the config says.
         ConversionError: the config lacks a size.
     """
+    _refuse_what_holds_checkpoints(folder)
     config = read_config(folder)
     _refuse_remote_code(folder, config)
     architecture = read_architecture(folder, config)
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
-    if config.get("quantization_config"):
+    method = _method(config)
+    if method is not None:
         raise ModelError(
-            f"{folder} is quantized ({_method(config['quantization_config'])})",
-            hint="start from the unquantized checkpoint",
+            f"{folder} is quantized ({method}): what rounding took cannot be given back",
+            hint="save it in 16 bits where it was trained (Unsloth: save_pretrained_merged(folder, "
+            'tokenizer, save_method="merged_16bit")), or give the adapter and its base: --base',
         )
     match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
     if not (folder / "tokenizer.json").is_file():
@@ -93,7 +98,38 @@ def _refuse_remote_code(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _method(quantization: object) -> str:
+def _refuse_what_holds_checkpoints(folder: Path) -> None:
+    """A training's folder is none itself where only its steps were saved, nor is one of files."""
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return
+    inner = [
+        path.name
+        for path in folder.iterdir()
+        if (path / "config.json").is_file() or is_adapter(path)
+    ]
+    if inner:
+        inner.sort(key=lambda name: (int(re.sub(r"\D", "", name) or 0), name))  # -90 before -100
+        raise ModelError(
+            f"{folder} is no checkpoint itself; {', '.join(inner[-3:])} in it "
+            f"{'are' if len(inner) > 1 else 'is'}",
+            hint=f"give that folder: {folder / inner[-1]}",
+        )
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if files:
+        raise ModelError(
+            f"{folder} has no config.json, but a GGUF file", hint=f"give it: {folder / files[0]}"
+        )
+
+
+def quantization_of(folder: Path) -> str | None:
+    """By which method a checkpoint says that it is quantized; None: it does not say so."""
+    return _method(read_config(folder)) if (folder / "config.json").is_file() else None
+
+
+def _method(config: Mapping[str, Any]) -> str | None:
+    quantization = config.get("quantization_config")
+    if not quantization:
+        return None
     if isinstance(quantization, Mapping):
         return str(quantization.get("quant_method", "unknown method"))
     return "unknown method"

@@ -20,6 +20,8 @@ from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, SafetensorsWe
 ADAPTERS_NAME = "adapters"
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+# What a Trainer of transformers saves beside the weights.
+_STATE = ("training_args.", "optimizer.", "scheduler.", "rng_state", "scaler.")
 
 
 def is_plain(folder: Path) -> bool:
@@ -63,7 +65,12 @@ def _base_weights(folder: Path) -> Weights:
     if _is_gguf(folder):
         return GGUFWeights(folder / GGUF_NAME)
     if not _has_safetensors(folder):
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        pickles = sorted(
+            path.name
+            for pattern in _PICKLES
+            for path in folder.glob(pattern)
+            if not path.name.startswith(_STATE)
+        )
         if pickles:
             raise UnsafeCheckpointError(
                 f"{folder} holds its weights only as pickle ({', '.join(pickles)}); opening one "

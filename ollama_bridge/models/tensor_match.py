@@ -11,6 +11,12 @@ from ollama_bridge.models.weights import Weights
 # Buffers that old checkpoints saved and that a model computes itself.
 COMPUTED = "rotary_emb.inv_freq"
 _OUTPUT = "lm_head.weight"
+# Prefix of all names: what to save instead.
+_WRAPPERS = {
+    "_orig_mod.": "save what torch.compile wraps: model._orig_mod.save_pretrained(folder)",
+    "module.": "save what is trained in parallel: model.module.save_pretrained(folder)",
+    "base_model.model.": "save what peft wraps: model.merge_and_unload().save_pretrained(folder)",
+}
 _HINT = "the config does not fit the weights: get the checkpoint again"
 
 
@@ -26,6 +32,7 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
         ModelError: a tensor is missing, left over or of another shape.
         ConversionError: the config lacks a size.
     """
+    _refuse_wrapped(weights)
     left = {name for name in weights.infos if not name.endswith(COMPUTED)}
     if architecture.tied(config):
         left.discard(_OUTPUT)  # some savers write the shared matrix twice
@@ -54,3 +61,14 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
             hint=_HINT,
         )
     return rules
+
+
+def _refuse_wrapped(weights: Weights) -> None:
+    """Names of a model that was saved through the wrapper it was trained in."""
+    for prefix, hint in _WRAPPERS.items():
+        if weights.infos and all(name.startswith(prefix) for name in weights.infos):
+            raise ModelError(
+                f"{weights.place}: all tensors are called {prefix}*: it was not the model that "
+                "was saved, but what wraps it in training",
+                hint=hint,
+            )

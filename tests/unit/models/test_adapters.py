@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from fakes.models import build_tiny_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ollama_bridge.conversion import merge_lora
-from ollama_bridge.errors import ModelError, UnsafeCheckpointError
+from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reporting import JSONLReporter
@@ -93,17 +94,36 @@ def test_biases_are_merged(tmp_path: Path) -> None:
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), settings
 
 
-def test_a_grown_vocabulary_is_merged(tmp_path: Path) -> None:
+GROWN: dict[str, tuple[dict[str, Any], bool]] = {
+    "rows as they were made": ({}, False),
+    "rows as they were made, of a tied base": ({}, True),
+    "saved modules": ({"modules_to_save": ["embed_tokens", "lm_head"]}, False),
+    "saved modules of a tied base": ({"modules_to_save": ["embed_tokens", "lm_head"]}, True),
+    "saved and tied": ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+    "trained rows": ({"trainable_token_indices": {"embed_tokens": [385, 391]}}, False),
+    "trained rows of a tied base": ({"trainable_token_indices": {"embed_tokens": [385]}}, True),
+}
+
+
+@pytest.mark.parametrize("case", GROWN)
+def test_a_grown_vocabulary_is_merged(tmp_path: Path, case: str) -> None:
     """Tokens that were added for the training are in the merged model, with their rows."""
-    base = build_tiny_checkpoint(tmp_path / "base", tied=False)
+    settings, tied = GROWN[case]
+    base = build_tiny_checkpoint(tmp_path / "base", tied=tied)
     model = load_model(base)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about ties, and that embeddings are saved
         model.resize_token_embeddings(392, mean_resizing=False)
-        config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
         adapted = get_peft_model(model, config)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn_like(parameter) * 0.1)
         adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
     merged = load_model(merge_lora(base, tmp_path / "adapter", tmp_path / "merged"))
     assert merged.config.vocab_size == 392
+    saved = settings.get("modules_to_save", [])
+    assert merged.config.tie_word_embeddings == (tied and "lm_head" not in saved)
     tokens = torch.tensor([[1, 385, 391, 5]])
     with torch.no_grad():
         assert torch.allclose(merged(tokens).logits, adapted.eval()(tokens).logits, atol=1e-4)
@@ -215,6 +235,29 @@ def test_an_adapter_without_its_base_says_what_to_do(tiny_checkpoint: Path, tmp_
     with pytest.raises(ModelError, match="org/base") as caught:
         resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     assert "base_model_name_or_path" in str(caught.value.hint)
+    assert "--base" in str(caught.value.hint)
+
+
+def test_the_base_of_an_adapter_can_be_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The unquantized model instead of the 4-bit one that was loaded for the training."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    change_settings(adapter, base_model_name_or_path=str(tiny_checkpoint))
+    cache = tmp_path / "cache"
+    expected = resolve_model(str(adapter), cache_dir=cache)
+    quantized = Path(shutil.copytree(tiny_checkpoint, tmp_path / "nf4"))
+    config = json.loads((quantized / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (quantized / "config.json").write_text(json.dumps(config))
+    change_settings(adapter, base_model_name_or_path=str(quantized))
+    with pytest.raises(ModelError, match="quantized \\(bitsandbytes\\)") as caught:
+        resolve_model(str(adapter), cache_dir=cache)
+    assert "--base" in str(caught.value.hint)
+    named = resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=cache)
+    weights = load_model(named.path).state_dict()
+    for name, tensor in load_model(expected.path).state_dict().items():
+        assert torch.equal(weights[name], tensor)
+    with pytest.raises(ModelReferenceError, match="no PEFT adapter"):
+        resolve_model(str(tiny_checkpoint), base=str(tiny_checkpoint), cache_dir=cache)
 
 
 def test_factors_without_a_partner_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

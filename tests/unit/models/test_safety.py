@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,63 @@ def test_a_pickle_beside_safetensors_is_not_opened(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
     loaded = load_model(folder).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_what_a_trainer_saves_beside_weights_is_not_taken_for_them(folder: Path) -> None:
+    """Settings and optimizer of a training are pickles as well."""
+    (folder / "model.safetensors").unlink()
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth", "scheduler.pt"):
+        torch.save({}, folder / name)
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+        check_folder(folder)
+
+
+def test_the_last_step_of_a_training_is_offered(folder: Path, tmp_path: Path) -> None:
+    """Where only steps were saved, the training's own folder is none."""
+    for number in (90, 100):
+        shutil.copytree(folder, tmp_path / "run" / f"checkpoint-{number}")
+    with pytest.raises(ModelError, match="checkpoint-90, checkpoint-100 in it") as caught:
+        check_folder(tmp_path / "run")
+    assert str(caught.value.hint).endswith("run/checkpoint-100")
+
+
+def test_a_gguf_in_a_folder_is_offered(tmp_path: Path) -> None:
+    """Unsloth writes GGUF and Modelfile into a folder of their own."""
+    (tmp_path / "unsloth.Q4_K_M.gguf").write_bytes(b"GGUF")
+    (tmp_path / "Modelfile").write_text("FROM unsloth.Q4_K_M.gguf")
+    with pytest.raises(ModelError, match=r"no config\.json") as caught:
+        check_folder(tmp_path)
+    assert "unsloth.Q4_K_M.gguf" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
+def test_the_name_of_a_wrapper_is_told(folder: Path, prefix: str) -> None:
+    """A model saved through torch.compile, DistributedDataParallel or peft."""
+
+    def wrap(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    rewrite_weights(folder, wrap)
+    with pytest.raises(ModelError, match="what wraps it") as caught:
+        check_folder(folder)
+    assert "save_pretrained" in str(caught.value.hint)
+
+
+def test_a_long_text_is_no_matter_of_the_users(folder: Path) -> None:
+    """transformers would warn of indices beyond ``model_max_length``."""
+    tokenizer = load_tokenizer(folder)
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[assignment, method-assign]
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    logger.addHandler(handler)
+    try:
+        ids = tokenizer("a " * 600).input_ids
+    finally:
+        logger.removeHandler(handler)
+    assert len(ids) > tokenizer.model_max_length
+    assert not said
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -105,11 +163,26 @@ def test_a_damaged_tokenizer_is_an_error(folder: Path) -> None:
         load_tokenizer(folder)
 
 
+def test_a_default_is_wanted_among_several_templates(folder: Path) -> None:
+    """Named templates without one that is served where none is asked for."""
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    named = [{"name": "tool_use", "template": "{{ messages }}"}]
+    path.write_text(json.dumps({**settings, "chat_template": named}))
+    with pytest.raises(ModelError, match="tool_use"):
+        load_tokenizer(folder)
+    named.append({"name": "default", "template": "{{ messages }}"})
+    path.write_text(json.dumps({**settings, "chat_template": named}))
+    load_tokenizer(folder)
+
+
 def test_quantized_checkpoints_are_refused(folder: Path) -> None:
     """A checkpoint quantized by bitsandbytes or the like is refused by the method's name."""
     change_config(folder, quantization_config={"quant_method": "gptq"})
-    with pytest.raises(ModelError, match="gptq"):
+    with pytest.raises(ModelError, match="gptq") as caught:
         check_folder(folder)
+    assert "16 bits" in str(caught.value.hint)
 
 
 def test_missing_tensors_are_an_error(folder: Path) -> None:
