@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import Corpus, RegisteredModel
+from ollama_bridge.artifacts import AdapterFile, Checkpoint, Corpus, RegisteredModel
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
-from ollama_bridge.errors import ModelError
+from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
+from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, require_training_extra, tag_file_name
 from ollama_bridge.publication import check_publication, publish
@@ -33,6 +34,8 @@ def package(
     *,
     recipe_modelfile: Mapping[str, object] | None = None,
     system: str | None = None,
+    base: str | None = None,
+    adapter: bool = False,
     gguf_type: str = "q8_0",
     target: Target | None = None,
     corpus: Corpus | None = None,
@@ -53,6 +56,10 @@ def package(
         tag: The tag in Ollama.
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
         system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
+        base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
+            it names.
+        adapter: Of a PEFT adapter: serve it on top of its base, where the daemon can, instead of
+            merging it; proven against the merged model all the same.
         gguf_type: One of ``quantization.file_types.FILE_TYPES``.
         target: A quality budget or a size (``conversion.Target``), instead of ``gguf_type``.
         corpus: Its held-out texts are what a target is measured on; None: the model's own answers.
@@ -70,6 +77,11 @@ def package(
         OllamaBridgeError: what went wrong and what to do.
     """
     check_tag(tag)
+    if adapter and target is not None:
+        raise ConfigError(
+            "a budget is measured on the merged model, and --adapter serves another file",
+            hint="leave out --adapter, or --budget and --max-size",
+        )
     if publish_to is not None:
         check_publication(publish_to, license_file=license_file, insecure=insecure)
     gguf_type = parse(gguf_type)
@@ -77,7 +89,7 @@ def package(
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import convert
     from ollama_bridge.models.reference_values import with_reference_values
-    from ollama_bridge.models.resolve import resolve_model
+    from ollama_bridge.models.resolve import resolve_adapter, resolve_model
     from ollama_bridge.registration import register
     from ollama_bridge.rendering import render
 
@@ -85,15 +97,25 @@ def package(
     run_dir = (out_dir or home_dir() / "runs" / f"package-{tag_file_name(tag)}").absolute()
     with JSONLReporter(run_dir / EVENTS_NAME) as events, Client(host) as client:
         tee = TeeReporter(events, reporter or NullReporter())
-        if checkpoint.startswith("ollama:"):
+        if any(text and text.startswith("ollama:") for text in (checkpoint, base)):
             ensure_daemon(reporter=tee, host=host)
         # A bad checkpoint is told before a daemon is started for it.
+        models_dir = home_dir() / "models"
+        parts = None
+        if adapter:
+            parts = resolve_adapter(
+                checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
+            )
         source = resolve_model(
-            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=tee
+            checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
         )
         source = with_reference_values(
             source, system=system, out_dir=run_dir / "checkpoint", reporter=tee
         )
+        lora = None
+        if parts is not None:
+            ensure_daemon(reporter=tee, host=host)  # its version decides
+            source, lora = _apart(*parts, source, run_dir, client, tee)
         gguf = convert(
             source,
             type=gguf_type,
@@ -110,6 +132,7 @@ def package(
             tag,
             client=client,
             out_dir=run_dir / "tag",
+            adapter=lora,
             reporter=tee,
             force=force,
             link=link,
@@ -127,6 +150,27 @@ def package(
                 reporter=tee,
             )
         return model
+
+
+def _apart(
+    adapter: Path,
+    base: Checkpoint,
+    adapted: Checkpoint,
+    run_dir: Path,
+    client: Client,
+    reporter: Reporter,
+) -> tuple[Checkpoint, AdapterFile | None]:
+    """Base and adapter for two files; or the adapted model as it is, where a daemon takes one."""
+    from ollama_bridge.conversion import convert_adapter
+    from ollama_bridge.models.merge import base_with_values
+
+    version = client.version()
+    if has_limit(version, NO_ADAPTER):
+        said = f"Ollama {version} takes no LoRA adapter: {NO_ADAPTER.instead}"
+        reporter.emit(Note("package", "warning", said))
+        return adapted, None
+    lora = convert_adapter(adapter, base, out_dir=run_dir / "adapter", reporter=reporter)
+    return base_with_values(base, adapted, out_dir=run_dir / "base"), lora
 
 
 def verify(

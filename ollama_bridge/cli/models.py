@@ -30,6 +30,13 @@ def package(
     budget: options.BudgetOption = None,
     max_size: options.MaxSizeOption = None,
     corpus: options.BudgetCorpusOption = None,
+    base: options.BaseOption = None,
+    adapter: Annotated[
+        bool,
+        typer.Option(
+            "--adapter", help="Of a PEFT folder: an ADAPTER on its base, where Ollama takes one."
+        ),
+    ] = False,
     imatrix: options.ImatrixOption = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
@@ -56,6 +63,7 @@ def package(
     Examples:
       ollama-bridge package ./my-finetune my-model --type q8_0
       ollama-bridge package ./my-finetune my-model --system "Answer in one word." --type f16
+      ollama-bridge package ./my-adapter my-model --base ./unquantized-base
       ollama-bridge package ./my-finetune my-model --max-size 80MB --corpus ./corpus
       ollama-bridge package ./my-finetune my-model --publish ghcr.io/team/my-model:1
     """
@@ -73,6 +81,8 @@ def package(
             system=system,
             gguf_type=gguf_type,
             target=target,
+            base=base,
+            adapter=adapter,
             corpus=Corpus.open(corpus) if corpus is not None else None,
             imatrix=imatrix,
             force=force,

@@ -21,6 +21,14 @@ OutOption = Annotated[
 TypeOption = Annotated[
     str, typer.Option("--type", help=f"{ALL_NAMES}.", autocompletion=completion.file_types)
 ]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="Of a PEFT adapter: model reference of what it was trained on; left out: what it "
+        "names.",
+    ),
+]
 ImatrixOption = Annotated[
     Path | None,
     typer.Option(

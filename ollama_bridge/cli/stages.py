@@ -221,6 +221,7 @@ def convert(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
     ] = False,
+    base: options.BaseOption = None,
     imatrix: options.ImatrixOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -238,11 +239,11 @@ def convert(
     if adapter and target is not None:
         raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
     if adapter:
-        _convert_adapter(source, out, as_json=as_json)
+        _convert_adapter(source, out, base=base, host=host, as_json=as_json)
         return
     with ConsoleReporter() as reporter:
         gguf = stage(
-            _checkpoint(source, host, reporter),
+            _checkpoint(source, host, reporter, base=base),
             type=gguf_type,
             imatrix=imatrix,
             target=target,
@@ -322,26 +323,32 @@ def register(
         output.data(f"{model.tag}: {model.facts['verdict']}")
 
 
-def _checkpoint(reference: str, host: str | None, reporter: ConsoleReporter) -> Checkpoint:
+def _checkpoint(
+    reference: str, host: str | None, reporter: ConsoleReporter, *, base: str | None = None
+) -> Checkpoint:
     from ollama_bridge.assets import home_dir
     from ollama_bridge.client import Client
     from ollama_bridge.models.resolve import resolve_model
 
     with Client(host) as client:
         return resolve_model(
-            reference, cache_dir=home_dir() / "models", client=client, reporter=reporter
+            reference, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
         )
 
 
-def _convert_adapter(source: str, out: Path, *, as_json: bool) -> None:
+def _convert_adapter(
+    source: str, out: Path, *, base: str | None, host: str | None, as_json: bool
+) -> None:
     from ollama_bridge.assets import home_dir
+    from ollama_bridge.client import Client
     from ollama_bridge.conversion import convert_adapter
-    from ollama_bridge.models.resolve import resolve_base
+    from ollama_bridge.models.resolve import resolve_adapter
 
-    folder = Path(source).expanduser()
-    with ConsoleReporter() as reporter:
-        base = resolve_base(folder, cache_dir=home_dir() / "models", reporter=reporter)
-        made = convert_adapter(folder, base, out_dir=out.absolute(), reporter=reporter)
+    with ConsoleReporter() as reporter, Client(host) as client:
+        folder, found = resolve_adapter(
+            source, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
+        )
+        made = convert_adapter(folder, found, out_dir=out.absolute(), reporter=reporter)
     _print(made, as_json=as_json)
 
 

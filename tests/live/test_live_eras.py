@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from fakes import exports
-from fakes.adapters import build_adapter
+from fakes.adapters import build_adapter, change_settings
 from fakes.exports import (
     SYSTEM,
     Exports,
@@ -28,17 +28,16 @@ from fakes.exports import (
 )
 from fakes.formats import checkpoint_with, source_of
 
-from ollama_bridge.artifacts import GGUFFile, digest_file
+from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
-from ollama_bridge.conversion import convert, convert_adapter
-from ollama_bridge.daemon.era import limits_of
+from ollama_bridge.conversion import convert
+from ollama_bridge.daemon.era import NO_ADAPTER, has_limit, limits_of
 from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_base, resolve_model
+from ollama_bridge.packaging import package
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.verification import verify_tag
@@ -350,33 +349,51 @@ def test_the_table_of_limits_is_what_the_daemon_does(
         client.delete("era-limit")
 
 
-def test_a_gguf_adapter_is_served_as_what_merging_gives(
-    tiny: Exports, client: Client, tmp_path: Path
+def test_a_packaged_adapter_is_served_as_what_merging_gives(
+    tiny: Exports, era: PrivateDaemon, client: Client, tmp_path: Path
 ) -> None:
-    """Base and adapter answer as the merged model, the base alone does not; 0.34 gets it merged."""
+    """On top of its base where the daemon can, else merged, and said; proven either way."""
     folder = build_adapter(tiny.checkpoint.path, tmp_path / "adapter", use_rslora=True)
-    base = resolve_base(folder, cache_dir=tmp_path / "cache")
-    merged = with_reference_values(
-        resolve_model(str(folder), cache_dir=tmp_path / "cache"),
+    change_settings(folder, base_model_name_or_path=str(tiny.checkpoint.path))
+    run_dir = tmp_path / "run"
+    model = package(
+        str(folder),
+        "era-adapter",
+        recipe_modelfile={"parameters": {"num_thread": 1}},
         system="Be brief.",
-        out_dir=tmp_path / "merged",
+        adapter=True,
+        gguf_type="f32",
+        out_dir=run_dir,
+        host=era.host,
     )
-    if any(limit.what == "take a LoRA ADAPTER" for limit in limits_of(client.version())):
-        gguf = convert(merged, type="f32", out_dir=tmp_path / "gguf")
-        modelfile = modelfile_of(gguf, "Be brief.")
-        register(gguf, modelfile, "era-adapter", client=client, out_dir=tmp_path / "tag")
-    else:
-        gguf = convert(base, type="f32", out_dir=tmp_path / "gguf")
-        adapter = convert_adapter(folder, base, out_dir=tmp_path / "lora").gguf_path
-        modelfile = modelfile_of(tiny.gguf("f32"), "Be brief.")
-        digest = f"sha256:{digest_file(adapter)}"
-        for path, blob in ((gguf.gguf_path, gguf.blob_digest), (adapter, digest)):
-            client.upload_blob(path, blob)
-        plain = modelfile.to_request("era-adapter", blob_digest=gguf.blob_digest)
+    assert model.facts["passed"]
+    assert verify_tag(model.tag, client=client).passed
+    gguf = GGUFFile.open(run_dir / "gguf-f32")
+    merges = has_limit(client.version(), NO_ADAPTER)
+    said = f"Ollama {client.version()} takes no LoRA adapter: it is merged"
+    assert (said in (run_dir / "events.jsonl").read_text()) == merges
+    assert ("ADAPTER" in client.show(model.tag).modelfile) == (not merges)
+    if not merges:
+        # The base alone is not what was trained, and the written Modelfile names both.
+        plain = modelfile_of(gguf, "Be brief.").to_request("era-base", blob_digest=gguf.blob_digest)
         client.create(plain)
-        failure = verify_tag("era-adapter", client=client, against=merged).first_failure
+        failure = verify_tag("era-base", client=client).first_failure
         assert failure is not None
         assert failure.layer == "tensor"
-        client.create({**plain, "adapters": {"adapter.gguf": digest}})
-    assert verify_tag("era-adapter", client=client, against=merged).passed
-    client.delete("era-adapter")
+        client.delete("era-base")
+        create_from_file(era, model.path, "era-again")
+        assert digest_of(client, "era-again:latest") is not None
+        assert verify_tag("era-again", client=client).passed
+        client.delete("era-again")
+    client.delete(model.tag)
+
+
+def create_from_file(era: PrivateDaemon, folder: Path, tag: str) -> None:
+    """``ollama create TAG -f Modelfile`` in the artefact's own folder."""
+    subprocess.run(
+        [str(era.binary), "create", tag, "-f", "Modelfile"],
+        cwd=folder,
+        env={"OLLAMA_HOST": era.host, "HOME": str(folder), "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+    )

@@ -1,0 +1,125 @@
+"""`package`: checkpoints of other tools, as their trainers leave them behind."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.adapters import change_settings
+from fakes.architectures import WIDE, build_checkpoint
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedTokenizerFast
+
+from ollama_bridge.artifacts import GGUFFile
+from ollama_bridge.client import Client
+from ollama_bridge.conversion import Target
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.models.load import load_model
+from ollama_bridge.packaging import package
+
+pytestmark = pytest.mark.live
+
+
+def state_of_a_trainer(folder: Path) -> None:
+    """What a Trainer saves beside the weights, which must never be opened."""
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (folder / name).write_bytes(b"a pickle")
+    (folder / "trainer_state.json").write_text('{"global_step": 100}')
+
+
+def trl_step(folder: Path) -> Path:
+    """A step of TRL's SFTTrainer: bfloat16, its state, and a tokenizer that still pads and cuts."""
+    step = build_checkpoint("qwen2", folder / "run" / "checkpoint-100")
+    model = load_model(step, dtype=torch.bfloat16)
+    model.save_pretrained(step)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(step)
+    tokenizer("Hello", padding="max_length", max_length=16, truncation=True)
+    tokenizer.save_pretrained(step)
+    assert json.loads((step / "tokenizer.json").read_text())["truncation"]
+    state_of_a_trainer(step)
+    return step
+
+
+def unsloth_merge(folder: Path) -> Path:
+    """Unsloth's merged_16bit: shards, a Modelfile of its own, older names in the config."""
+    source = build_checkpoint("llama", folder / "merged")
+    model = load_model(source, dtype=torch.float16)
+    (source / "model.safetensors").unlink()
+    model.save_pretrained(source, max_shard_size="100KB")
+    config = json.loads((source / "config.json").read_text())
+    config["torch_dtype"] = config.pop("dtype")
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config |= {"rope_scaling": None, "unsloth_version": "2026.1", "unsloth_fixed": True}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "Modelfile").write_text("FROM ./unsloth.Q8_0.gguf\nPARAMETER temperature 1.5\n")
+    template = (source / "chat_template.jinja").read_text()
+    (source / "chat_template.jinja").unlink()
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "chat_template": template})
+    )
+    return source
+
+
+def grown_adapter(folder: Path) -> Path:
+    """LLaMA-Factory's adapter with new tokens on a tied base, beside which it lies."""
+    base = build_checkpoint("llama", folder / "base")
+    adapter = folder / "adapter"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|call|>", "<|result|>"]})
+    model = load_model(base)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about ties, and that embeddings are saved
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        config = LoraConfig(
+            r=4,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            modules_to_save=["embed_tokens"],
+            ensure_weight_tying=True,
+        )
+        adapted = get_peft_model(model, config)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn_like(parameter) * 0.05)
+        adapted.save_pretrained(adapter, save_embedding_layers=True)
+    tokenizer.save_pretrained(adapter)
+    change_settings(adapter, base_model_name_or_path="../base")
+    state_of_a_trainer(adapter)
+    return adapter
+
+
+@pytest.mark.parametrize("make", [trl_step, unsloth_merge, grown_adapter])
+def test_what_another_tool_trained_is_served(
+    make: Callable[[Path], Path], daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    """Each folder becomes a proven tag, with nothing done to it by hand."""
+    source = make(tmp_path)
+    model = package(str(source), f"live-{make.__name__}", gguf_type="f16", host=daemon.host)
+    assert model.facts["passed"]
+    daemon.client().delete(model.tag)
+
+
+def test_a_size_is_packaged_and_proven(
+    daemon: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """Types by measurement, in one verb; the daemon has the very file."""
+    source = build_checkpoint("llama", tmp_path / "source", sizes=WIDE)
+    limit_bytes = int(0.4 * (source / "model.safetensors").stat().st_size)
+    model = package(
+        str(source),
+        "live-package-size",
+        target=Target(size_bytes=limit_bytes, positions=64),
+        out_dir=tmp_path / "run",
+        host=daemon.host,
+    )
+    gguf = GGUFFile.open(tmp_path / "run" / "gguf-budget")
+    assert model.facts["passed"]
+    assert gguf.gguf_path.stat().st_size <= limit_bytes
+    assert gguf.blob_digest.replace(":", "-") in client.show(model.tag).modelfile
+    client.delete(model.tag)
