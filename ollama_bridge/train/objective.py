@@ -15,7 +15,8 @@ from ollama_bridge.batches import Batch
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import Targets
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
-from ollama_bridge.train.losses import cross_entropy, hidden_error
+from ollama_bridge.train.hidden_losses import hidden_error
+from ollama_bridge.train.losses import cross_entropy
 from ollama_bridge.train.sparse_losses import kl_sparse
 
 # 256 positions of a vocabulary of 49,152 are 50 MB a copy; a step needs about six copies.
