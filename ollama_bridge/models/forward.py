@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ollama_bridge.batches import Batch
+from ollama_bridge.models.head import VocabularyHead
 
 CausalModel = Any  # a transformers ...ForCausalLM: its classes carry no useful types
 
@@ -85,7 +86,7 @@ def vocabulary_logits(model: CausalModel, hidden: torch.Tensor) -> torch.Tensor:
 
     The caller chooses the positions, and does many of them in chunks.
     """
-    logits: torch.Tensor = model.get_output_embeddings()(hidden)
+    logits: torch.Tensor = VocabularyHead(model)(hidden)
     return logits.float()
 
 

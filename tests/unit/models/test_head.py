@@ -1,0 +1,25 @@
+"""From hidden states to logits, in every architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.architectures import CASES, build_checkpoint
+
+from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.load import load_model
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_logits_are_those_of_the_model(case: str, tmp_path: Path) -> None:
+    """The head on the decoder's last state gives the model's own logits, bent or scaled."""
+    model = load_model(build_checkpoint(case, tmp_path))
+    ids = torch.arange(1, 13)[None]
+    with torch.inference_mode():
+        hidden = model.base_model(input_ids=ids).last_hidden_state[0]
+        found = VocabularyHead(model)(hidden)
+        expected = model(input_ids=ids).logits[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert VocabularyHead(model).vocabulary == expected.shape[1]
