@@ -20,6 +20,8 @@ _TOLD_SETTINGS = (
     "max_length",
     "max_examples",
     "lora",
+    "teacher",
+    "losses",
     "kd_weight",
     "temperature",
     "hidden_weight",
@@ -177,7 +179,9 @@ def _settings_text(made: Made) -> str:
 
 def _setting(value: object) -> str:
     if isinstance(value, Mapping):
-        return " ".join(f"{key} {inner}" for key, inner in value.items())
+        return " ".join(f"{key} {inner}" for key, inner in value.items() if inner is not None)
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return " + ".join(f"({_setting(item)})" for item in value)
     return str(value)
 
 

@@ -7,35 +7,29 @@ the ones that ship.
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from ollama_bridge.errors import ConfigError, RecipeError
+from ollama_bridge.loss_sections import (
+    LayerLoss,
+    Loss,
+    VocabularyLoss,
+    problem_of_sampled,
+    short_form,
+)
 from ollama_bridge.quantization.file_types import FileTypeName
 from ollama_bridge.quantization.sizes import parse_size
+from ollama_bridge.recipe_problems import apply_overrides, describe_error, unknown_keys
+from ollama_bridge.sections import Fraction, Section
 
 _TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of all recipe sections: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+# Of the distill section, in place of a list of losses.
+_SHORT_FORM = frozenset({"kd_weight", "temperature", "hidden_weight"})
 
 
 class TaskSection(Section):
@@ -216,6 +210,66 @@ class DistillSection(OptimizerSection):
         ge=0,
         description="Epochs of hidden-state transfer alone, before the KL starts.",
     )
+    teacher: Literal["stored", "live"] = Field(
+        default="stored",
+        description="Where the teacher's distributions come from. stored: soft labels of one pass "
+        "before; live: the teacher runs beside the student, every token's probability is known.",
+    )
+    losses: tuple[Loss, ...] = Field(
+        default=(),
+        description="Any weighted sum, in place of kd_weight, temperature and hidden_weight: "
+        "[{loss: kl_reverse, weight: 0.5, temperature: 2.0}, ...]; training/README.md has a table.",
+    )
+
+    @property
+    def loss_terms(self) -> tuple[VocabularyLoss | LayerLoss, ...]:
+        """What is minimised: the list, or what the short form says in its terms."""
+        if self.losses:
+            return self.losses
+        return short_form(
+            kd_weight=self.kd_weight,
+            temperature=self.temperature,
+            hidden_weight=self.hidden_weight,
+        )
+
+    @property
+    def idle_keys(self) -> frozenset[str]:
+        """Keys that decide nothing here; who does not use what came later has the same work."""
+        stored = frozenset({"teacher"}) if self.teacher == "stored" else frozenset()
+        return stored | (_SHORT_FORM if self.losses else frozenset({"losses"}))
+
+    @property
+    def reads_distributions(self) -> bool:
+        """Whether the teacher's distributions are needed, stored or live."""
+        return any(term.needs in ("known", "whole") for term in self.loss_terms)
+
+    @property
+    def reads_soft_labels(self) -> bool:
+        """Whether stored distributions are needed."""
+        return self.teacher == "stored" and self.reads_distributions
+
+    @property
+    def loads_teacher(self) -> bool:
+        """Whether the teacher has to run beside the student."""
+        layers = any(term.needs == "weights" for term in self.loss_terms)
+        live = self.teacher == "live" and self.reads_distributions
+        return layers or live or self.hidden_epochs > 0
+
+    @model_validator(mode="after")
+    def _losses_can_be_computed(self) -> DistillSection:
+        if self.losses:
+            for name in sorted(_SHORT_FORM):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: is said in losses; leave it out")
+        for number, term in enumerate(self.losses):
+            if term.needs == "whole" and self.teacher == "stored":
+                raise ValueError(
+                    f"losses.{number}: {term.loss} needs every token's probability, and soft "
+                    "labels keep some; set distill.teacher to live"
+                )
+        if self.teacher == "live" and not self.reads_distributions:
+            raise ValueError("teacher: no loss reads the teacher's distributions; say stored")
+        return self
 
 
 class ControlSection(Section):
@@ -305,8 +359,10 @@ class Recipe(Section):
             raise ValueError("teacher.answers: a classify task has gold answers in its data")
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
             raise ValueError("teacher.answers: the reviews source has no answers; say daemon")
-        if self.soft_labels.method == "sampled" and self.distill.temperature != 1.0:
-            raise ValueError("distill.temperature: sampled soft labels are drawn at 1; say 1")
+        if self.soft_labels.method == "sampled" and self.distill.reads_soft_labels:
+            problem = problem_of_sampled(self.distill.loss_terms)
+            if problem is not None:
+                raise ValueError(problem)
         return self
 
 
@@ -326,14 +382,14 @@ def parse_recipe(
     """
     if not isinstance(data, dict):
         raise RecipeError(source, ["the file must hold a mapping of sections"])
-    problems = _apply_overrides(data, overrides)
-    problems += _unknown_keys(data, Recipe, "")
+    problems = apply_overrides(data, overrides)
+    problems += unknown_keys(data, Recipe)
     if problems:
         raise RecipeError(source, problems)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as exc:
-        raise RecipeError(source, [_describe(error) for error in exc.errors()]) from exc
+        raise RecipeError(source, [describe_error(error) for error in exc.errors()]) from exc
     path = recipe.data.path
     if path is not None and base_dir is not None and not path.is_absolute():
         section = recipe.data.model_copy(update={"path": base_dir / path})
@@ -361,78 +417,3 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as exc:
         raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
     return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)
-
-
-def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    problems = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            problems.append(f"--set {override!r}: write it as key.path=value")
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            problems.append(f"--set {key}: {text!r} is not a value")
-            continue
-        if isinstance(value, str) and _is_number(value):
-            value = float(value)  # YAML 1.1 reads 1e-4 as a text
-        *parents, last = key.split(".")
-        section = data
-        for parent in parents:
-            inner = section.get(parent)
-            if not isinstance(inner, dict):
-                inner = {}
-                section[parent] = inner
-            section = inner
-        section[last] = value
-    return problems
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _unknown_keys(data: Mapping[str, Any], model: type[BaseModel], prefix: str) -> list[str]:
-    problems = []
-    for key, value in data.items():
-        field = model.model_fields.get(key)
-        if field is None:
-            near = difflib.get_close_matches(str(key), list(model.model_fields), n=1, cutoff=0.5)
-            advice = (
-                f"did you mean {prefix}{near[0]}?"
-                if near
-                else f"known keys: {', '.join(sorted(model.model_fields))}"
-            )
-            problems.append(f"{prefix}{key}: unknown key; {advice}")
-            continue
-        section = _section_type(field.annotation)
-        if section is not None and isinstance(value, Mapping):
-            problems += _unknown_keys(value, section, f"{prefix}{key}.")
-    return problems
-
-
-def _section_type(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        for member in typing.get_args(annotation):
-            section = _section_type(member)
-            if section is not None:
-                return section
-    return None
-
-
-def _describe(error: Any) -> str:  # pydantic's ErrorDetails
-    key = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    if error["type"] == "missing":
-        return f"{key}: is required"
-    if error["type"] == "value_error":
-        return f"{key}.{message}" if key else message
-    return f"{key}: {message} (given: {given!r})"

@@ -133,17 +133,19 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
             reporter=reporter,
         )
 
-    # 3. One pass of the teacher; the student learns from what was stored.
-    labels: SoftLabels = label(
-        tuned,
-        corpus,
-        recipe.soft_labels,
-        max_length=recipe.distill.max_length,
-        dtype=recipe.distill.dtype,
-        out_dir=run_dir / "labels",
-        store_dir=home_dir() / "labels",
-        reporter=reporter,
-    )
+    # 3. One pass of the teacher; the student learns from what was stored, or from it directly.
+    labels: SoftLabels | None = None
+    if recipe.distill.reads_soft_labels:
+        labels = label(
+            tuned,
+            corpus,
+            recipe.soft_labels,
+            max_length=recipe.distill.max_length,
+            dtype=recipe.distill.dtype,
+            out_dir=run_dir / "labels",
+            store_dir=home_dir() / "labels",
+            reporter=reporter,
+        )
     start = tuned
     if recipe.student.model != "teacher":
         start = resolve_model(
@@ -289,6 +291,8 @@ def control_settings(recipe: Recipe) -> DistillSection:
     """The SFT control: the student's settings without the teacher."""
     return recipe.distill.model_copy(
         update={
+            "losses": (),
+            "teacher": "stored",
             "kd_weight": 0.0,
             "hidden_weight": 0.0,
             "hidden_epochs": 0.0,

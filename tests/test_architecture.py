@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"drafts", "quantization"}),
     frozenset({"downloads", "journal"}),
     frozenset({"template"}),
-    frozenset({"reference", "config"}),
+    frozenset({"reference", "sections", "loss_sections", "recipe_problems", "config"}),
     frozenset({"client"}),
     frozenset(
         {

@@ -49,6 +49,31 @@ def test_readme_python_is_valid() -> None:
         ast.parse(block)
 
 
+def test_losses_are_documented_as_a_recipe_takes_them() -> None:
+    """The table names every loss with its needs, and the example above it is a valid section."""
+    from typing import get_args
+
+    import yaml
+
+    from ollama_bridge.config import DistillSection
+    from ollama_bridge.loss_sections import Loss
+
+    text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Losses")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*?\| ([^|]+) \| [^|]*\|$", section, flags=re.MULTILINE))
+    needs = {
+        "nothing": "nothing",
+        "known": "stored or live",
+        "whole": "live",
+        "weights": "its weights",
+    }
+    kinds = get_args(get_args(Loss)[0])
+    assert rows.pop("loss") == "needs of the teacher"
+    assert rows == {kind.model_fields["loss"].default: needs[kind.needs] for kind in kinds}
+    (example,) = re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)
+    assert DistillSection.model_validate(yaml.safe_load(example)["distill"]).losses
+
+
 def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
     """The table of exit codes names every code that an error of ours has."""
     from ollama_bridge import errors

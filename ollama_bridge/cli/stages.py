@@ -125,7 +125,8 @@ def distill(
         Path | None, typer.Option(help="Folder that `label` made; left out: hard labels only.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Model reference; needed for hidden states only.")
+        str | None,
+        typer.Option(help="Model reference; for losses beyond soft labels."),
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,

@@ -31,13 +31,18 @@ class States:
         layers: L + 1 tensors (P + tokens, D): the embedding's output and every layer's (the last
             after the final norm), on real tokens only, the shared prefix once. Empty unless asked
             for.
+        attentions: L tensors (P + tokens, H, P + T): what every real token looks at, head by head,
+            the shared prefix once. Empty unless asked for.
     """
 
     supervised: torch.Tensor
     layers: tuple[torch.Tensor, ...] = ()
+    attentions: tuple[torch.Tensor, ...] = ()
 
 
-def run_decoder(model: CausalModel, batch: Batch, *, all_layers: bool = False) -> States:
+def run_decoder(
+    model: CausalModel, batch: Batch, *, all_layers: bool = False, attentions: bool = False
+) -> States:
     """Run the decoder stack without the vocabulary projection.
 
     The prefix that all examples share is computed once and its keys and values are repeated:
@@ -47,19 +52,30 @@ def run_decoder(model: CausalModel, batch: Batch, *, all_layers: bool = False) -
         model: A ``...ForCausalLM``.
         batch: On the model's device.
         all_layers: Also return what every layer computed.
+        attentions: Also return attention maps; of a model whose attention is ``eager`` only.
     """
     decoder = model.base_model
     shared = int(batch.prefix_ids.shape[0])
     rows = int(batch.input_ids.shape[0])
     cache = None
     prefix_layers: tuple[torch.Tensor, ...] = ()
+    prefix_maps: tuple[torch.Tensor, ...] = ()
     if shared:
         prefix = decoder(
-            input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True, output_hidden_states=all_layers
+            input_ids=batch.prefix_ids.unsqueeze(0),
+            use_cache=True,
+            output_hidden_states=all_layers,
+            output_attentions=attentions,
         )
         cache = prefix.past_key_values
         cache.batch_repeat_interleave(rows)
-        prefix_layers = prefix.hidden_states or ()
+        prefix_layers = tuple(states[0] for states in prefix.hidden_states or ())
+        # It looks at nothing of what follows.
+        unseen = (0, int(batch.input_ids.shape[1]))
+        prefix_maps = tuple(
+            torch.nn.functional.pad(maps[0].transpose(0, 1), unseen)
+            for maps in prefix.attentions or ()
+        )
     output = decoder(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -67,18 +83,19 @@ def run_decoder(model: CausalModel, batch: Batch, *, all_layers: bool = False) -
         past_key_values=cache,
         use_cache=cache is not None,
         output_hidden_states=all_layers,
+        output_attentions=attentions,
     )
     last = output.last_hidden_state
     supervised = last.reshape(-1, last.shape[-1]).index_select(0, batch.predictors)
-    if not all_layers:
+    if not all_layers and not attentions:
         return States(supervised)
     real = batch.attention_mask[:, shared:].bool()
-    layers = tuple(states[real] for states in output.hidden_states)
-    if prefix_layers:
-        layers = tuple(
-            torch.cat([head[0], rest]) for head, rest in zip(prefix_layers, layers, strict=True)
-        )
-    return States(supervised, layers)
+    layers = tuple(states[real] for states in output.hidden_states or ())
+    maps = tuple(heads.transpose(1, 2)[real] for heads in output.attentions or ())
+    if shared:
+        layers = tuple(torch.cat(pair) for pair in zip(prefix_layers, layers, strict=True))
+        maps = tuple(torch.cat(pair) for pair in zip(prefix_maps, maps, strict=True))
+    return States(supervised, layers, maps)
 
 
 def vocabulary_logits(model: CausalModel, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Trains a student on a teacher's stored distributions, and the SFT control without them."""
+"""Trains a student on a teacher, stored or live, and the SFT control without one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from ollama_bridge.models.load import load_model
 from ollama_bridge.models.precision import pinned_precision
 from ollama_bridge.models.prune import keep_layers
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import Phase, train
 from ollama_bridge.train.material import (
     NOT_IN_KEY,
     complete_checkpoint,
     load_material,
 )
-from ollama_bridge.train.objective import Objective, Weights
+from ollama_bridge.train.objectives import make_objectives, reads_attention
+from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.soft_targets import open_stores
-from ollama_bridge.train.student import chosen_layers, hidden_goals, load_hidden_teacher
+from ollama_bridge.train.student import chosen_layers
 from ollama_bridge.train.validation import Validator
 
 STAGE = "distill"
@@ -44,18 +46,19 @@ def distill(
 ) -> Checkpoint:
     """Train a student.
 
-    First, if asked for, some epochs on the teacher's hidden states alone (the only part that
-    loads the teacher), then the KL divergence to the soft labels mixed with the hard labels.
-    Without soft labels (``labels=None`` or ``kd_weight: 0``) it is the SFT control: the same
-    start, the same loop, hard labels only.
+    First, if asked for, some epochs on the teacher's hidden states alone, then the weighted sum of
+    ``settings.loss_terms``: losses against the teacher's distributions (stored soft labels, or all
+    of them from a teacher that runs beside the student), against its layers, and hard labels.
+    Without soft labels the short form (``kd_weight``) is the SFT control: the same start, the same
+    loop, hard labels only.
 
     Args:
         start: Whose weights, or some of whose layers, the student begins with.
         corpus: Training and validation texts.
-        labels: The teacher's distributions on this corpus, or None.
+        labels: The teacher's distributions on this corpus; read where ``settings`` say ``stored``.
         settings: Losses and optimizer.
         student: Which layers of ``start``.
-        teacher: For hidden states; not touched otherwise.
+        teacher: Loaded for hidden states, attention maps and ``live``; not touched otherwise.
         system: System prompt of the task, for the reference values.
         task_labels: Answers of a classification, for the reference values.
         out_dir: Folder of the student's checkpoint.
@@ -65,35 +68,27 @@ def distill(
         A float32 checkpoint: weights, tokenizer, ``reference.json`` and ``training.json``.
 
     Raises:
-        TrainingError: the soft labels are of another corpus or tokenizer, hidden states are asked
-            for without a teacher that fits, or training went wrong.
+        TrainingError: the soft labels are of another corpus or tokenizer, what a loss needs of the
+            teacher was not given or does not fit, or training went wrong.
         ConfigError: the layers do not exist.
         DataError: the corpus has no usable example.
         ModelError: a checkpoint cannot be loaded.
     """
     reporter = reporter or NullReporter()
-    kd_weight = settings.kd_weight if labels is not None else 0.0
-    used_labels = labels if kd_weight > 0 else None
-    hidden = settings.hidden_weight > 0 or settings.hidden_epochs > 0
-    if hidden and teacher is None:
-        raise TrainingError(
-            "hidden-state transfer needs the teacher's weights, and none was given",
-            hint="pass teacher=..., or set distill.hidden_weight and distill.hidden_epochs to 0",
-        )
-    stage = STAGE if used_labels or hidden else CONTROL_STAGE
-    effective = {
-        **settings.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
-        "kd_weight": kd_weight,
-    }
+    settings = _settings_in_effect(settings, labels, teacher)
+    used_labels = labels if settings.reads_soft_labels else None
+    used_teacher = teacher if settings.loads_teacher else None
+    stage = STAGE if used_labels or used_teacher else CONTROL_STAGE
+    effective = settings.model_dump(mode="json", exclude={*NOT_IN_KEY, *settings.idle_keys})
     inputs = {"start": start.digest, "corpus": corpus.digest}
     if used_labels is not None:
         inputs["labels"] = used_labels.digest
-    if hidden and teacher is not None:
-        inputs["teacher"] = teacher.digest
+    if used_teacher is not None:
+        inputs["teacher"] = used_teacher.digest
     work = Work(
         kind=Checkpoint.kind,
         stage=stage,
-        version=1,
+        version=2,
         inputs=inputs,
         settings={
             **effective,
@@ -122,45 +117,38 @@ def distill(
         reporter.emit(
             Note(stage, "info", f"the student has {len(kept)} of {total} layers: {names}")
         )
-        goal = load_hidden_teacher(teacher, model, precision) if hidden and teacher else None
-        layer_map = hidden_goals(kept, total, goal) if goal is not None else ()
-        answers = Objective(
-            model,
-            Weights(
-                hard=1.0 - kd_weight,
-                soft=kd_weight,
-                hidden=settings.hidden_weight,
-                temperature=settings.temperature,
-            ),
-            teacher=goal,
-            layer_map=layer_map,
-        )
-        read = stores["train"].read if stores else None
-        phases = [Phase("answers", settings.epochs, settings.lr, answers, read)]
-        if settings.hidden_epochs > 0:
-            transfer = Objective(
-                model,
-                Weights(hard=0.0, soft=0.0, hidden=1.0),
-                teacher=goal,
-                layer_map=layer_map,
+        live = None
+        if used_teacher is not None:
+            attentions = reads_attention(settings)
+            live = load_live_teacher(
+                used_teacher, material.tokenizer, precision, attentions=attentions
             )
-            phases.insert(0, Phase("hidden", settings.hidden_epochs, settings.lr, transfer))
-        result = train(
-            model,
-            phases,
-            material.training,
-            settings,
-            stage=stage,
-            precision=precision,
-            state_dir=draft.path,
-            reporter=reporter,
-            validate=Validator(
+            if attentions:
+                model.set_attn_implementation("eager")
+        objectives = make_objectives(settings, model, live, kept=kept, total=total)
+        read = stores["train"].read if stores else None
+        phases = [Phase("answers", settings.epochs, settings.lr, objectives.answers, read)]
+        if objectives.transfer is not None:
+            transfer = Phase("hidden", settings.hidden_epochs, settings.lr, objectives.transfer)
+            phases.insert(0, transfer)
+        with trained_with(model, objectives.projections):
+            result = train(
                 model,
-                material.validation,
+                phases,
+                material.training,
+                settings,
+                stage=stage,
                 precision=precision,
-                store=stores.get("validation"),
-            ),
-        )
+                state_dir=draft.path,
+                reporter=reporter,
+                validate=Validator(
+                    model,
+                    material.validation,
+                    precision=precision,
+                    store=stores.get("validation"),
+                    teacher=live if settings.teacher == "live" else None,
+                ),
+            )
         facts: dict[str, Any] = {
             **material.facts,
             "dtype": precision.dtype_name,
@@ -185,3 +173,27 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _settings_in_effect(
+    settings: DistillSection, labels: SoftLabels | None, teacher: Checkpoint | None
+) -> DistillSection:
+    """The settings, without what is left out when there are no soft labels.
+
+    Raises:
+        TrainingError: what they need of the teacher was not given.
+    """
+    if settings.reads_soft_labels and labels is None:
+        if settings.losses:
+            raise TrainingError(
+                "distill.losses reads stored soft labels, and none were given",
+                hint="make them first: ollama-bridge label; or --set distill.teacher=live",
+            )
+        settings = settings.model_copy(update={"kd_weight": 0.0})
+    if settings.loads_teacher and teacher is None:
+        raise TrainingError(
+            "hidden states, attention maps and a live teacher: each needs the teacher's weights, "
+            "and none was given",
+            hint="pass teacher=... (--teacher), or leave these losses out of the distill section",
+        )
+    return settings

@@ -13,7 +13,7 @@ from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.train.loop import Phase, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.material import NOT_IN_KEY, complete_checkpoint, load_material
-from ollama_bridge.train.objective import Objective, Weights
+from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.validation import Validator
 
 STAGE = "finetune"
@@ -53,7 +53,7 @@ def finetune(
     work = Work(
         kind=Checkpoint.kind,
         stage=STAGE,
-        version=1,
+        version=2,
         inputs={"base": base.digest, "corpus": corpus.digest},
         settings={**effective, "system": system, "labels": list(labels)},
         seed=settings.seed,
@@ -75,7 +75,7 @@ def finetune(
         adapted = add_lora(model, settings.lora, seed=settings.seed)
         result = train(
             model,
-            [Phase("answers", settings.epochs, settings.lr, Objective(model, Weights()))],
+            [Phase("answers", settings.epochs, settings.lr, Objective(model))],
             material.training,
             settings,
             stage=STAGE,

@@ -1,6 +1,6 @@
-"""What a training step minimises: hard labels, soft labels and hidden states, weighted.
+"""What a training step minimises: any weighted sum of losses.
 
-Logits exist on supervised positions only, and of many positions in chunks.
+Logits exist on supervised positions only, and there chunk by chunk (``chunked``).
 """
 
 from __future__ import annotations
@@ -9,35 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from ollama_bridge.batches import Batch
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import Targets
-from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
-from ollama_bridge.train.hidden_losses import hidden_error
-from ollama_bridge.train.losses import cross_entropy
-from ollama_bridge.train.sparse_losses import kl_sparse
-
-# 256 positions of a vocabulary of 49,152 are 50 MB a copy; a step needs about six copies.
-POSITIONS_PER_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How the parts are mixed.
-
-    Attributes:
-        hard: Of the cross-entropy.
-        soft: Of the KL divergence.
-        hidden: Of the hidden states.
-        temperature: Of the KL divergence.
-    """
-
-    hard: float = 1.0
-    soft: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 1.0
+from ollama_bridge.loss_sections import CrossEntropyLoss, VocabularyLoss, loss_names
+from ollama_bridge.models.forward import CausalModel, States, run_decoder
+from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.train.chunked import chunked_losses
+from ollama_bridge.train.layer_terms import LayerTerm
+from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.projections import Projections
+from ollama_bridge.train.signals import HardLabels, LiveSignal, Signal, StoredSignal
+from ollama_bridge.train.vocabulary_terms import vocabulary_loss
 
 
 @dataclass(frozen=True)
@@ -53,26 +37,37 @@ class Objective:
 
     Args:
         model: The student.
-        weights: A part of weight 0 is not computed.
-        teacher: Needed for hidden states only.
-        layer_map: Which of the teacher's hidden states each layer of the student has to match
-            (see :func:`layer_targets`).
+        losses: Over the vocabulary; hard labels alone by default.
+        layer_terms: Between layers.
+        teacher: Runs beside the student; needed by ``layer_terms`` and where ``live``.
+        live: Whether the teacher's distributions come from ``teacher``, and not from soft labels.
+        projections: For hidden states of different widths.
     """
 
     def __init__(
         self,
         model: CausalModel,
-        weights: Weights,
+        losses: Sequence[VocabularyLoss] = (CrossEntropyLoss(),),
         *,
-        teacher: CausalModel | None = None,
-        layer_map: Sequence[int] = (),
+        layer_terms: Sequence[LayerTerm] = (),
+        teacher: LiveTeacher | None = None,
+        live: bool = False,
+        projections: Projections | None = None,
     ) -> None:
-        if weights.hidden and teacher is None:
-            raise TrainingError("hidden-state transfer needs the teacher's weights")
+        if (layer_terms or live) and teacher is None:
+            raise TrainingError("these losses need the teacher's weights")
         self._model = model
-        self._weights = weights
-        self._teacher = teacher
-        self._layer_map = tuple(layer_map)
+        self._head = VocabularyHead(model)
+        self._losses = tuple(losses)
+        self._names = loss_names(self._losses)
+        self._layer_terms = tuple(layer_terms)
+        self._layer_names = loss_names([term.loss for term in self._layer_terms])
+        self._teacher = teacher if layer_terms or live else None
+        self._live = live
+        self._projections = projections
+        self._compares = any(loss.needs != "nothing" for loss in self._losses)
+        self._reads_hidden = any(term.compares_hidden for term in self._layer_terms)
+        self._reads_attention = not all(term.compares_hidden for term in self._layer_terms)
 
     def __call__(self, batch: Batch, soft: Targets | None) -> Losses:
         """The loss of one batch.
@@ -80,68 +75,54 @@ class Objective:
         Args:
             batch: On the model's device.
             soft: The teacher's distributions on the batch's supervised positions, in order; None
-                where the weight of soft labels is 0.
+                where no loss reads them, or the teacher is live.
 
         Raises:
             TrainingError: soft labels do not fit the batch.
         """
-        weights = self._weights
-        states = run_decoder(self._model, batch, all_layers=weights.hidden > 0)
+        hidden, attentions = self._reads_hidden, self._reads_attention
+        ours = run_decoder(self._model, batch, all_layers=hidden, attentions=attentions)
+        theirs = None
+        if self._teacher is not None:
+            theirs = self._teacher.states(batch, all_layers=hidden, attentions=attentions)
         parts: dict[str, torch.Tensor] = {}
-        total = states.supervised.new_zeros((), dtype=torch.float32)
-        if weights.hard or weights.soft:
-            hard, kl = self._answer_losses(states.supervised, batch.targets, soft)
-            total = total + weights.hard * hard
-            parts["ce"] = hard.detach()
-            if kl is not None:
-                total = total + weights.soft * kl
-                parts["kl"] = kl.detach()
-        if weights.hidden:
-            hidden = self._hidden_loss(batch, states.layers)
-            total = total + weights.hidden * hidden
-            parts["hidden"] = hidden.detach()
+        total = ours.supervised.new_zeros((), dtype=torch.float32)
+        if self._losses:
+            signal = self._signal(batch, soft, theirs)
+            total, parts = self._vocabulary_losses(ours.supervised, batch, signal)
+        for name, term in zip(self._layer_names, self._layer_terms, strict=True):
+            assert theirs is not None
+            values = term.values(ours, theirs, self._projections)
+            mean = torch.stack([value.mean() for value in values]).mean()
+            total = total + term.loss.weight * mean
+            parts[name] = mean.detach()
         return Losses(total, {"loss": total.detach(), **parts})
 
-    def _answer_losses(
-        self, hidden: torch.Tensor, targets: torch.Tensor, soft: Targets | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if not self._weights.soft:
-            soft = None
-        elif soft is None or len(soft) != targets.shape[0]:
-            found = "none" if soft is None else str(len(soft))
-            raise TrainingError(f"{targets.shape[0]} supervised positions, soft labels for {found}")
-        count = targets.shape[0]
-        hard_sum, soft_sum = hidden.new_zeros(()).float(), hidden.new_zeros(()).float()
-        for start in range(0, count, POSITIONS_PER_CHUNK):
-            part = slice(start, start + POSITIONS_PER_CHUNK)
-            chosen = None if soft is None else soft[part]
-            if count > POSITIONS_PER_CHUNK and torch.is_grad_enabled():
-                # Forget the chunk's logits and compute them again when the gradient is due.
-                sums = checkpoint(
-                    self._chunk_sums, hidden[part], targets[part], chosen, use_reentrant=False
-                )
-            else:
-                sums = self._chunk_sums(hidden[part], targets[part], chosen)
-            hard_sum, soft_sum = hard_sum + sums[0], soft_sum + sums[1]
-        return hard_sum / count, None if soft is None else soft_sum / count
-
-    def _chunk_sums(
-        self, hidden: torch.Tensor, targets: torch.Tensor, soft: Targets | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = vocabulary_logits(self._model, hidden)
-        hard = cross_entropy(logits, targets).sum()
+    def _signal(self, batch: Batch, soft: Targets | None, theirs: States | None) -> Signal:
+        if not self._compares:
+            return HardLabels(batch.targets)
+        if self._live:
+            assert self._teacher is not None
+            assert theirs is not None
+            return LiveSignal(self._teacher, theirs.supervised, batch.targets)
         if soft is None:
-            return hard, torch.zeros_like(hard)
-        return hard, kl_sparse(soft, logits, temperature=self._weights.temperature).sum()
+            raise TrainingError(
+                f"{batch.targets.shape[0]} supervised positions, soft labels for none"
+            )
+        return StoredSignal(soft, batch.targets)
 
-    def _hidden_loss(self, batch: Batch, layers: Sequence[torch.Tensor]) -> torch.Tensor:
-        with torch.no_grad():
-            goals = run_decoder(self._teacher, batch, all_layers=True).layers
-        errors = [
-            hidden_error(states, goals[goal]).mean()
-            for states, goal in zip(layers[1:], self._layer_map, strict=True)
-        ]
-        return torch.stack(errors).mean()
+    def _vocabulary_losses(
+        self, hidden: torch.Tensor, batch: Batch, signal: Signal
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        def sums(logits: torch.Tensor, part: slice) -> list[torch.Tensor]:
+            found = signal.beside(logits, part)
+            return [vocabulary_loss(loss, found).sum() for loss in self._losses]
+
+        weights = [loss.weight for loss in self._losses]
+        weighted, values = chunked_losses(self._head, hidden, weights, sums)
+        count = batch.targets.shape[0]
+        means = (values / count).unbind()
+        return weighted / count, dict(zip(self._names, means, strict=True))
 
 
 def layer_targets(kept: Sequence[int], *, teacher_layers: int) -> tuple[int, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ollama_bridge.batches import Batches
+from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.train.losses import cross_entropy
-from ollama_bridge.train.objective import POSITIONS_PER_CHUNK
+from ollama_bridge.train.chunked import chunks
+from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.signals import HardLabels, LiveSignal, Signal, StoredSignal
 from ollama_bridge.train.soft_targets import SplitLabels
-from ollama_bridge.train.sparse_losses import kl_sparse
 
 
 class Validator:
@@ -20,7 +20,8 @@ class Validator:
         model: In training; scored in the type in which it is trained.
         batches: Of the validation split.
         precision: Device and compute type.
-        store: The teacher's distributions, if there are any.
+        store: The teacher's distributions, if they are stored.
+        teacher: Whose distributions, if they are not.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class Validator:
         *,
         precision: Precision,
         store: SplitLabels | None = None,
+        teacher: LiveTeacher | None = None,
     ) -> None:
         self._model = model
         self._batches = batches
         self._precision = precision
         self._store = store
+        self._teacher = teacher
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -48,27 +51,31 @@ class Validator:
         positions, exact = 0, 0
         for batch in self._batches.in_order():
             batch = batch.to(self._precision.device)
-            soft = None
-            if self._store is not None:
-                rows = [self._batches.examples[member].row for member in batch.members]
-                soft = self._store.read(rows).to(self._precision.device)
-                sums.setdefault("kl", 0.0)
             wrong = torch.zeros(len(batch.members), dtype=torch.bool)
             with self._precision.autocast():
+                signal = self._signal(batch)
                 hidden = run_decoder(self._model, batch).supervised
-                for start in range(0, hidden.shape[0], POSITIONS_PER_CHUNK):
-                    part = slice(start, start + POSITIONS_PER_CHUNK)
-                    logits, targets = (
-                        vocabulary_logits(self._model, hidden[part]),
-                        batch.targets[part],
-                    )
-                    missed = logits.argmax(-1) != targets
+                for part in chunks(hidden.shape[0], self._model.config.vocab_size):
+                    logits = vocabulary_logits(self._model, hidden[part])
+                    missed = logits.argmax(-1) != batch.targets[part]
                     wrong[batch.owners[part][missed].cpu()] = True
-                    sums["ce"] += float(cross_entropy(logits, targets).sum())
+                    found = signal.beside(logits, part)
+                    sums["ce"] += float(found.cross_entropy().sum())
                     sums["token_accuracy"] += float((~missed).sum())
-                    if soft is not None:
-                        sums["kl"] += float(kl_sparse(soft[part], logits).sum())
+                    if not isinstance(signal, HardLabels):
+                        kl = found.kl_forward(temperature=1.0)
+                        sums["kl"] = sums.get("kl", 0.0) + float(kl.sum())
             positions += int(hidden.shape[0])
             exact += int((~wrong).sum())
         scores = {name: value / positions for name, value in sums.items()}
         return {**scores, "exact": exact / len(self._batches.examples)}
+
+    def _signal(self, batch: Batch) -> Signal:
+        if self._store is not None:
+            rows = [self._batches.examples[member].row for member in batch.members]
+            soft = self._store.read(rows).to(self._precision.device)
+            return StoredSignal(soft, batch.targets)
+        if self._teacher is not None:
+            states = self._teacher.states(batch, all_layers=False, attentions=False)
+            return LiveSignal(self._teacher, states.supervised, batch.targets)
+        return HardLabels(batch.targets)

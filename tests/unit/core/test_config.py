@@ -9,6 +9,7 @@ import pytest
 from ollama_bridge.assets import list_assets
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, RecipeError
+from ollama_bridge.loss_sections import CrossEntropyLoss, HiddenLoss, KLForwardLoss, KLReverseLoss
 
 
 def minimal() -> dict[str, object]:
@@ -130,3 +131,122 @@ def test_parts_that_do_not_fit_are_named(change: dict[str, object], key: str) ->
     """Checks across keys name the key to change."""
     with pytest.raises(RecipeError, match=key):
         parse_recipe(minimal() | change, source="x")
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        ({"losses": [{"loss": "kl_reverse"}]}, "distill.losses: sampled soft labels give"),
+        ({"losses": [{"loss": "kl_forward", "temperature": 2}]}, "distill.temperature: sampled"),
+        ({"losses": [{"loss": "kl_reverse"}], "teacher": "live"}, None),
+        ({"losses": [{"loss": "kl_forward"}, {"loss": "hidden"}]}, None),
+    ],
+)
+def test_drawn_labels_give_the_forward_kl_alone(
+    distill: dict[str, object], message: str | None
+) -> None:
+    """Of tokens drawn at random no other divergence is known; a live teacher needs no labels."""
+    data = minimal() | {"soft_labels": {"method": "sampled"}, "distill": distill}
+    if message is None:
+        assert parse_recipe(data, source="x").soft_labels.method == "sampled"
+    else:
+        with pytest.raises(RecipeError, match=message):
+            parse_recipe(data, source="x")
+
+
+def with_distill(**distill: object) -> Recipe:
+    return parse_recipe(minimal() | {"distill": distill}, source="x")
+
+
+def test_losses_are_a_list_of_kinds_with_their_own_options() -> None:
+    """Any weighted sum is read into its kinds, from YAML, ``--set`` and its own dump."""
+    losses = [
+        {"loss": "cross_entropy", "weight": 0.2},
+        {"loss": "kl_reverse", "weight": 0.5, "temperature": 2.0},
+        {"loss": "kl_skewed", "direction": "reverse", "alpha": 0.2},
+        {"loss": "hidden", "distance": "angle", "layer_map": {0: 3}},
+    ]
+    recipe = with_distill(losses=losses)
+    assert [term.loss for term in recipe.distill.loss_terms] == [item["loss"] for item in losses]
+    assert recipe.distill.loss_terms[1] == KLReverseLoss(weight=0.5, temperature=2.0)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    text = "distill.losses=[{loss: kl_reverse, weight: 0.5, temperature: 2}]"
+    changed = parse_recipe(minimal(), source="x", overrides=[text])
+    assert changed.distill.loss_terms == (KLReverseLoss(weight=0.5, temperature=2.0),)
+
+
+def test_short_form_says_the_same_terms() -> None:
+    """kd_weight, temperature and hidden_weight are losses too; what weighs nothing is not there."""
+    short = with_distill(kd_weight=0.75, temperature=2.0, hidden_weight=0.5).distill
+    assert short.loss_terms == (
+        CrossEntropyLoss(weight=0.25),
+        KLForwardLoss(weight=0.75, temperature=2.0),
+        HiddenLoss(weight=0.5),
+    )
+    assert with_distill(kd_weight=0).distill.loss_terms == (CrossEntropyLoss(),)
+    assert with_distill(kd_weight=1).distill.loss_terms == (KLForwardLoss(),)
+
+
+@pytest.mark.parametrize(
+    ("distill", "reads", "loads"),
+    [
+        ({}, True, False),
+        ({"kd_weight": 0}, False, False),
+        ({"hidden_weight": 0.1}, True, True),
+        ({"kd_weight": 0, "hidden_epochs": 1}, False, True),
+        ({"teacher": "live"}, False, True),
+        ({"losses": [{"loss": "cross_entropy"}, {"loss": "attention"}]}, False, True),
+        ({"losses": [{"loss": "jensen_shannon"}]}, True, False),
+        ({"losses": [{"loss": "universal"}], "teacher": "live"}, False, True),
+    ],
+)
+def test_what_is_needed_of_the_teacher_follows_from_the_losses(
+    distill: dict[str, object], reads: bool, loads: bool
+) -> None:
+    """Soft labels are made, and the teacher loaded, only where a loss reads them."""
+    section = with_distill(**distill).distill
+    assert (section.reads_soft_labels, section.loads_teacher) == (reads, loads)
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        (
+            {"losses": [{"loss": "kl_reverce"}]},
+            "distill.losses.0.loss: no loss is called 'kl_reverce'; did you mean kl_reverse?",
+        ),
+        (
+            {"losses": [{"loss": "hidden"}, {"loss": "jensen_shannon", "betta": 0.1}]},
+            "distill.losses.1.betta: unknown key; did you mean distill.losses.1.beta?",
+        ),
+        ({"losses": [{"weight": 0.5}]}, "distill.losses.0.loss: is required; one of attention,"),
+        ({"losses": [{"loss": "x"}]}, "no loss is called 'x'; known: attention, cross_entropy,"),
+        (
+            {"losses": [{"loss": "jensen_shannon", "beta": 1}]},
+            "distill.losses.0.beta: Input should be less than 1",
+        ),
+        ({"losses": [{"loss": "hidden", "layer_map": {}}]}, "distill.losses.0.layer_map: "),
+        ({"losses": ["kl_reverse"]}, "distill.losses.0: "),
+        (
+            {"losses": [{"loss": "hidden"}, {"loss": "universal"}]},
+            "distill.losses.1: universal needs every token's probability",
+        ),
+        (
+            {"losses": [{"loss": "kl_reverse"}], "kd_weight": 0.5},
+            "distill.kd_weight: is said in losses; leave it out",
+        ),
+        (
+            {"losses": [{"loss": "kl_reverse"}], "temperature": 2},
+            "distill.temperature: is said in losses",
+        ),
+        (
+            {"losses": [{"loss": "hidden"}], "teacher": "live"},
+            "distill.teacher: no loss reads the teacher's distributions; say stored",
+        ),
+    ],
+)
+def test_losses_that_cannot_be_computed_are_told(distill: dict[str, object], message: str) -> None:
+    """A wrong name, option or combination is told when the recipe is read, with the reason."""
+    with pytest.raises(RecipeError) as caught:
+        with_distill(**distill)
+    assert message in str(caught.value)

@@ -100,7 +100,17 @@ def run(tmp_path: Path) -> Path:
         "checkpoint",
         "distill",
         {"start": base.digest, "corpus": corpus.digest},
-        settings={"lr": 4e-4, "layers": 6, "epochs": 1.0, "lora": {"r": 32}, "kd_weight": 0.0},
+        settings={
+            "lr": 4e-4,
+            "layers": 6,
+            "epochs": 1.0,
+            "lora": {"r": 32},
+            "kd_weight": 0.0,
+            "losses": [
+                {"loss": "cross_entropy", "weight": 0.5},
+                {"loss": "hidden", "layer_map": None},
+            ],
+        },
     )
     gguf = made(folder / "student-q8_0", "gguf", "convert", {"checkpoint": student.digest})
     made(
@@ -208,7 +218,9 @@ def test_card(run: Path) -> None:
     ):
         assert line in text.splitlines()
     assert "Proven equal to its checkpoint on Ollama 0.34.4" in text
-    assert "| layers 6, epochs 1.0, lr 0.0004, lora r 32 |" in text
+    settings = "layers 6, epochs 1.0, lr 0.0004, lora r 32"
+    losses = "losses (loss cross_entropy weight 0.5) + (loss hidden)"
+    assert f"| {settings}, {losses} |" in text
     assert "/home/ada" not in text
 
 

@@ -19,7 +19,7 @@ from ollama_bridge.reporting import Event, Metric, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.loop import Phase, TrainingResult, train
 from ollama_bridge.train.lora import add_lora, merge_lora
-from ollama_bridge.train.objective import Objective, Weights
+from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.state import STATE_NAME
 from ollama_bridge.train.validation import Validator
 
@@ -61,7 +61,7 @@ class Run:
     def __call__(self) -> tuple[dict[str, torch.Tensor], TrainingResult]:
         model = build_tiny_model()
         adapted = add_lora(model, LoraSection(r=4, alpha=8, dropout=self.dropout), seed=3)
-        objective = Objective(model, Weights())
+        objective = Objective(model)
         settings = OptimizerSection(batch_tokens=200, seed=5, checkpoint_interval_s=self.interval_s)
         precision = Precision(torch.device("cpu"), self.dtype, torch.get_num_threads())
         data = batches()
@@ -161,7 +161,7 @@ def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="test: the loss is nan at step 1") as caught:
         train(
             model,
-            [Phase("one", 1.0, 1e-3, Objective(model, Weights()))],
+            [Phase("one", 1.0, 1e-3, Objective(model))],
             batches(4),
             OptimizerSection(batch_tokens=200),
             stage="test",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +13,37 @@ from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import SoftTargets, Targets, sample_tokens, top_k_with_residual
+from ollama_bridge.loss_sections import (
+    AttentionLoss,
+    CrossEntropyLoss,
+    HiddenLoss,
+    JensenShannonLoss,
+    KLForwardLoss,
+    KLReverseLoss,
+    KLSkewedLoss,
+    TotalVariationLoss,
+    UniversalLoss,
+    VocabularyLoss,
+)
 from ollama_bridge.models.forward import run_decoder, vocabulary_logits
 from ollama_bridge.models.prune import keep_layers
-from ollama_bridge.train import objective
-from ollama_bridge.train.objective import Objective, Weights, layer_targets
+from ollama_bridge.train import chunked
+from ollama_bridge.train import losses as functions
+from ollama_bridge.train.layer_terms import LayerTerm
+from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.objective import Objective, layer_targets
+from ollama_bridge.train.projections import Projections
+
+HIDDEN = LayerTerm(HiddenLoss(weight=0.5), ((1, 1), (2, 2)))
+ATTENTION = LayerTerm(AttentionLoss(weight=0.25), ((1, 1),))
+DIVERGENCES: tuple[VocabularyLoss, ...] = (
+    KLForwardLoss(temperature=2.0),
+    KLReverseLoss(temperature=2.0),
+    KLSkewedLoss(direction="forward", alpha=0.2),
+    KLSkewedLoss(direction="reverse", alpha=0.2),
+    JensenShannonLoss(beta=0.3),
+    TotalVariationLoss(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,77 +54,193 @@ def batch() -> Batch:
     return batch
 
 
-def soft_targets(model: Any, batch: Batch) -> SoftTargets:
+def eager(model: Any) -> Any:
+    model.set_attn_implementation("eager")
+    return model
+
+
+def logits_of(model: Any, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return top_k_with_residual(
-            vocabulary_logits(model, run_decoder(model, batch).supervised), top_k=20
-        )
+        return vocabulary_logits(model, run_decoder(model, batch).supervised)
+
+
+def soft_targets(model: Any, batch: Batch, *, top_k: int = 20) -> SoftTargets:
+    return top_k_with_residual(logits_of(model, batch), top_k=top_k)
 
 
 def drawn_targets(model: Any, batch: Batch) -> Targets:
-    with torch.no_grad():
-        logits = vocabulary_logits(model, run_decoder(model, batch).supervised)
+    logits = logits_of(model, batch)
     generator = torch.Generator().manual_seed(0)
     return sample_tokens(logits, torch.rand(len(logits), generator=generator), draws=50)
 
 
 def test_parts_are_mixed_by_their_weights(batch: Batch) -> None:
-    """The total is the weighted sum of the parts that it reports."""
-    student, teacher = build_tiny_model(), build_tiny_model(seed=1)
-    weights = Weights(hard=0.25, soft=0.75, hidden=0.5, temperature=2.0)
-    objective_ = Objective(student, weights, teacher=teacher, layer_map=(1, 2))
-    losses = objective_(batch, soft_targets(teacher, batch))
+    """The total is the weighted sum of the parts that it reports, each under its name."""
+    student, teacher = eager(build_tiny_model()), eager(build_tiny_model(seed=1))
+    losses = Objective(
+        student,
+        [
+            CrossEntropyLoss(weight=0.25),
+            KLForwardLoss(weight=0.75, temperature=2.0),
+            KLForwardLoss(weight=0.1),
+        ],
+        layer_terms=[HIDDEN, ATTENTION],
+        teacher=LiveTeacher(teacher),
+    )(batch, soft_targets(teacher, batch))
     parts = {name: float(value) for name, value in losses.parts.items()}
-    assert set(parts) == {"loss", "ce", "kl", "hidden"}
-    mixed = 0.25 * parts["ce"] + 0.75 * parts["kl"] + 0.5 * parts["hidden"]
+    assert list(parts) == ["loss", "ce", "kl", "kl_2", "hidden", "attention"]
+    assert all(value > 0 for value in parts.values())
+    mixed = 0.25 * parts["ce"] + 0.75 * parts["kl"] + 0.1 * parts["kl_2"]
+    mixed += 0.5 * parts["hidden"] + 0.25 * parts["attention"]
     assert losses.total.item() == pytest.approx(mixed, rel=1e-5)
 
 
-def test_student_equal_to_the_teacher_has_nothing_to_learn(batch: Batch) -> None:
-    """KL and hidden-state loss of a copy of the teacher are 0."""
-    teacher = build_tiny_model()
-    weights = Weights(hard=0.0, soft=1.0, hidden=1.0)
-    losses = Objective(build_tiny_model(), weights, teacher=teacher, layer_map=(1, 2))(
-        batch, soft_targets(teacher, batch)
-    )
-    assert losses.total.item() == pytest.approx(0.0, abs=1e-5)
+@pytest.mark.parametrize("live", [True, False])
+def test_student_equal_to_the_teacher_has_nothing_to_learn(batch: Batch, live: bool) -> None:
+    """Every loss but hard labels is 0 for a copy of the teacher, stored or live."""
+    teacher = eager(build_tiny_model())
+    losses = Objective(
+        eager(build_tiny_model()),
+        [*DIVERGENCES, *([UniversalLoss()] if live else [])],
+        layer_terms=[HIDDEN, ATTENTION],
+        teacher=LiveTeacher(teacher),
+        live=live,
+    )(batch, None if live else soft_targets(teacher, batch))
+    assert losses.total.item() == pytest.approx(0.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("labels", [soft_targets, drawn_targets])
+def test_every_loss_is_the_function_of_its_name(batch: Batch) -> None:
+    """Of a live teacher over the vocabulary: means of the pure functions on whole logits."""
+    student, teacher = build_tiny_model(), build_tiny_model(seed=1)
+    pair = logits_of(student, batch), logits_of(teacher, batch)
+    found = Objective(
+        student, [*DIVERGENCES, UniversalLoss()], teacher=LiveTeacher(teacher), live=True
+    )(batch, None)
+    expected = {
+        "kl": functions.kl_forward(*pair, temperature=2.0),
+        "kl_reverse": functions.kl_reverse(*pair, temperature=2.0),
+        "kl_skewed": functions.kl_skewed_forward(*pair, alpha=0.2),
+        "kl_skewed_2": functions.kl_skewed_reverse(*pair, alpha=0.2),
+        "js": functions.jensen_shannon(*pair, beta=0.3),
+        "tv": functions.total_variation(*pair),
+        "uld": functions.universal(*pair),
+    }
+    assert set(found.parts) == {"loss", *expected}
+    for name, value in expected.items():
+        assert float(found.parts[name]) == pytest.approx(float(value.mean()), rel=1e-5)
+
+
+def test_stored_labels_bound_what_a_live_teacher_says(batch: Batch) -> None:
+    """At T = 1 each divergence over a store's classes is below the whole one, equal at k = V."""
+    student, teacher = build_tiny_model(), build_tiny_model(seed=1)
+    losses = [loss.model_copy(update={"temperature": 1.0}) for loss in DIVERGENCES]
+    live = Objective(student, losses, teacher=LiveTeacher(teacher), live=True)(batch, None)
+    cut = Objective(student, losses)(batch, soft_targets(teacher, batch))
+    full = Objective(student, losses)(batch, soft_targets(teacher, batch, top_k=384))
+    for name, value in live.parts.items():
+        assert 0 < float(cut.parts[name]) < float(value)
+        assert float(full.parts[name]) == pytest.approx(float(value), rel=1e-4)
+
+
+@pytest.mark.parametrize("source", ["live", "top_k", "sampled"])
 def test_chunks_change_neither_loss_nor_gradient(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, labels: Callable[[Any, Batch], Targets]
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    """Logits in chunks of two positions equal logits at once, gradients included."""
+    """Logits in small chunks equal logits at once, gradients of every weight included."""
     teacher = build_tiny_model(seed=1)
-    soft = labels(teacher, batch)
+    make = {"live": lambda *_: None, "top_k": soft_targets, "sampled": drawn_targets}[source]
+    compared = (KLForwardLoss(),) if source == "sampled" else DIVERGENCES
+    soft, live = make(teacher, batch), source == "live"
     results = []
     for size in (1000, 2):
-        monkeypatch.setattr(objective, "POSITIONS_PER_CHUNK", size)
+        monkeypatch.setattr(chunked, "_LOGITS_PER_CHUNK", size * 384)
+        monkeypatch.setattr(chunked, "_MIN_POSITIONS", 1)
         model = build_tiny_model()
-        losses = Objective(model, Weights(hard=0.5, soft=0.5))(batch, soft)
+        losses = Objective(
+            model, [CrossEntropyLoss(), *compared], teacher=LiveTeacher(teacher), live=live
+        )(batch, soft)
         losses.total.backward()
         results.append((losses.total, [parameter.grad for parameter in model.parameters()]))
-    assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
-    for whole, chunked in zip(results[0][1], results[1][1], strict=True):
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
+    for whole, parts in zip(results[0][1], results[1][1], strict=True):
         assert whole is not None
-        assert chunked is not None
-        assert torch.allclose(whole, chunked, atol=1e-6)
+        assert parts is not None
+        assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_padding_of_a_wider_head_is_left_out(batch: Batch) -> None:
+    """A teacher with more rows than the tokenizer has tokens is compared on what both have."""
+    student, teacher = build_tiny_model(), build_tiny_model(seed=1)
+    losses = [KLForwardLoss(), KLReverseLoss()]
+    expected = Objective(student, losses, teacher=LiveTeacher(teacher), live=True)(batch, None)
+    padded = build_tiny_model(seed=1)
+    padded.resize_token_embeddings(400, mean_resizing=False)
+    found = Objective(student, losses, teacher=LiveTeacher(padded), live=True)(batch, None)
+    for name, value in expected.parts.items():
+        assert float(found.parts[name]) == pytest.approx(float(value), rel=1e-4)
+
+
+def test_other_widths_are_compared_behind_a_projection(batch: Batch) -> None:
+    """The projection gets a gradient, and can make states of another width the teacher's."""
+    student, teacher = build_tiny_model(hidden=32), LiveTeacher(build_tiny_model(seed=1))
+    term = LayerTerm(HiddenLoss(), ((2, 2),))
+    projections = Projections((2,), student_width=32, teacher_width=64, seed=0)
+    objective = Objective(student, (), layer_terms=[term], teacher=teacher, projections=projections)
+    student.requires_grad_(False)
+    optimizer = torch.optim.Adam(projections.parameters(), lr=0.02)
+    values = []
+    for _ in range(20):
+        total = objective(batch, None).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        values.append(total.item())
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_teacher_gets_no_gradient(batch: Batch) -> None:
+    """A live teacher is frozen and in evaluation mode, whatever it was."""
+    teacher = eager(build_tiny_model(seed=1)).train()
+    live = LiveTeacher(teacher)
+    Objective(
+        eager(build_tiny_model()),
+        DIVERGENCES,
+        layer_terms=[HIDDEN, ATTENTION],
+        teacher=live,
+        live=True,
+    )(batch, None).total.backward()
+    assert not teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_missing_soft_labels_are_refused(batch: Batch) -> None:
-    """Soft labels of too few positions, or none, stop the step."""
+    """Soft labels of too few positions, or none, stop the step; so does asking for too much."""
     model = build_tiny_model()
     soft = soft_targets(model, batch)
-    fewer = SoftTargets(soft.ids[1:], soft.logprobs[1:], soft.residual[1:])
+    fewer = soft[1:]
     for wrong in (None, fewer):
         with pytest.raises(TrainingError, match="supervised positions"):
-            Objective(model, Weights(hard=0.5, soft=0.5))(batch, wrong)
+            Objective(model, [CrossEntropyLoss(), KLForwardLoss()])(batch, wrong)
+    with pytest.raises(TrainingError, match="every token") as caught:
+        Objective(model, [UniversalLoss()])(batch, soft)
+    assert caught.value.hint is not None
+    with pytest.raises(TrainingError, match="forward KL alone"):
+        Objective(model, [KLReverseLoss()])(batch, drawn_targets(model, batch))
 
 
-def test_hidden_states_need_a_teacher() -> None:
+@pytest.mark.parametrize("wanted", [{"layer_terms": [HIDDEN]}, {"live": True}])
+def test_some_losses_need_a_teacher(wanted: dict[str, Any]) -> None:
     """Without the teacher's weights there is nothing to compare with."""
     with pytest.raises(TrainingError, match="teacher"):
-        Objective(build_tiny_model(), Weights(hidden=1.0))
+        Objective(build_tiny_model(), **wanted)
+
+
+def test_models_without_attention_maps_are_told(batch: Batch) -> None:
+    """Fused attention gives no maps: an error, and no loss of nothing."""
+    teacher = LiveTeacher(build_tiny_model())
+    objective = Objective(build_tiny_model(), (), layer_terms=[ATTENTION], teacher=teacher)
+    with pytest.raises(TrainingError, match="no attention maps"):
+        objective(batch, None)
 
 
 def test_layer_targets_span_the_layers_that_were_dropped() -> None:

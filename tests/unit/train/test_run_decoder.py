@@ -102,3 +102,29 @@ def test_training_attention_is_the_same_function(
         plain_loss, _ = loss_and_gradient(model, one_batch(split, share_prefix=True))
     assert torch.allclose(loss, plain_loss, atol=1e-5)
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_attention_maps_are_those_of_the_whole_model(
+    split: EncodedSplit, share_prefix: bool
+) -> None:
+    """Every real token looks where it does in the unbatched model, and never at padding."""
+    model = build_tiny_model()
+    model.set_attn_implementation("eager")
+    batch = one_batch(split, share_prefix=share_prefix)
+    shared = len(batch.prefix_ids)
+    with torch.no_grad():
+        maps = run_decoder(model, batch, attentions=True).attentions
+        row = shared
+        for member in batch.members:
+            example = split.examples[member]
+            ids = torch.from_numpy(example.input_ids[: example.targets[-1]]).long()[None]
+            whole = model(input_ids=ids, output_attentions=True).attentions
+            length = ids.shape[1]
+            for found, expected in zip(maps, whole, strict=True):
+                mine = torch.cat([found[:shared], found[row : row + length - shared]])
+                theirs = expected[0].transpose(0, 1)
+                assert torch.allclose(mine[..., :length], theirs, atol=1e-5)
+                assert mine[..., length:].abs().sum() == 0
+            row += length - shared
+    assert all(found.shape[0] == row for found in maps)

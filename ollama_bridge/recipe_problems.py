@@ -1,0 +1,148 @@
+"""What is wrong with a recipe, said by the keys that its author wrote."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ollama_bridge.sections import Section
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Set ``key.path=value`` texts in plain data; returns problems.
+
+    Args:
+        data: Is changed.
+        overrides: The value is read as YAML.
+    """
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(f"--set {override!r}: write it as key.path=value")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(f"--set {key}: {text!r} is not a value")
+            continue
+        if isinstance(value, str) and _is_number(value):
+            value = float(value)  # YAML 1.1 reads 1e-4 as a text
+        *parents, last = key.split(".")
+        section = data
+        for parent in parents:
+            inner = section.get(parent)
+            if not isinstance(inner, dict):
+                inner = {}
+                section[parent] = inner
+            section = inner
+        section[last] = value
+    return problems
+
+
+def unknown_keys(data: Mapping[str, Any], section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Name the keys that a section does not have, with the nearest that it has.
+
+    Args:
+        data: What the recipe says in this section.
+        section: Its type.
+        prefix: Path of the section, with a dot behind it.
+    """
+    problems = []
+    for key, value in data.items():
+        field = section.model_fields.get(key)
+        if field is None:
+            problems.append(f"{prefix}{key}: unknown key; {_advice(key, section, prefix)}")
+            continue
+        inner = _section_type(field.annotation)
+        if inner is not None and isinstance(value, Mapping):
+            problems += unknown_keys(value, inner, f"{prefix}{key}.")
+        kinds = _item_kinds(field.annotation)
+        if kinds is not None and isinstance(value, Sequence) and not isinstance(value, str):
+            for number, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    problems += _unknown_in_item(item, *kinds, f"{prefix}{key}.{number}.")
+    return problems
+
+
+def describe_error(error: Any) -> str:  # pydantic's ErrorDetails
+    """A value that is not valid, as ``key: what is wrong``."""
+    where = list(error["loc"])
+    # Behind the number of an item pydantic names the item's kind, which is no key.
+    key = ".".join(
+        str(part)
+        for place, part in enumerate(where)
+        if not (place and isinstance(where[place - 1], int) and place + 1 < len(where))
+    )
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    if error["type"] == "missing":
+        return f"{key}: is required"
+    if error["type"] == "value_error":
+        return f"{key}.{message}" if key else message
+    return f"{key}: {message} (given: {given!r})"
+
+
+def _unknown_in_item(
+    item: Mapping[str, Any], tag: str, kinds: Mapping[str, type[BaseModel]], prefix: str
+) -> list[str]:
+    if tag not in item:
+        return [f"{prefix}{tag}: is required; one of {', '.join(sorted(kinds))}"]
+    name = item[tag]
+    if name not in kinds:
+        near = difflib.get_close_matches(str(name), list(kinds), n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(kinds))}"
+        return [f"{prefix}{tag}: no {tag} is called {name!r}; {advice}"]
+    return unknown_keys(item, kinds[name], prefix)
+
+
+def _advice(key: str, section: type[BaseModel], prefix: str) -> str:
+    near = difflib.get_close_matches(str(key), list(section.model_fields), n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {prefix}{near[0]}?"
+    return f"known keys: {', '.join(sorted(section.model_fields))}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _section_type(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            section = _section_type(member)
+            if section is not None:
+                return section
+    return None
+
+
+def _item_kinds(annotation: object) -> tuple[str, dict[str, type[BaseModel]]] | None:
+    """Of a list of sections of several kinds: the key that tells the kind, and the kinds."""
+    if typing.get_origin(annotation) is not tuple:
+        return None
+    item = typing.get_args(annotation)[0]
+    if typing.get_origin(item) is not typing.Annotated:
+        return None
+    members, *notes = typing.get_args(item)
+    tags = [note.discriminator for note in notes if isinstance(note, FieldInfo)]
+    if not tags or not isinstance(tags[0], str):
+        return None
+    kinds = {
+        name: member
+        for member in typing.get_args(members)
+        for name in typing.get_args(member.model_fields[tags[0]].annotation)
+    }
+    return tags[0], kinds

@@ -1,0 +1,82 @@
+"""A teacher that runs beside the student: frozen, without gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.batches import Batch
+from ollama_bridge.encoding import Tokenizer, tokenizer_digest
+from ollama_bridge.errors import TrainingError
+from ollama_bridge.models.forward import CausalModel, States, run_decoder
+from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.precision import Precision
+
+
+class LiveTeacher:
+    """What a teacher computes on a batch.
+
+    Args:
+        model: On the student's device; its weights get no gradient.
+    """
+
+    def __init__(self, model: CausalModel) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self._head = VocabularyHead(model)
+
+    @torch.no_grad()
+    def states(self, batch: Batch, *, all_layers: bool, attentions: bool) -> States:
+        """What its layers compute; see :func:`~ollama_bridge.models.forward.run_decoder`."""
+        return run_decoder(self.model, batch, all_layers=all_layers, attentions=attentions)
+
+    @torch.no_grad()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Its logits (n, V) in float32 of some of its last hidden states (n, D)."""
+        logits: torch.Tensor = self._head(hidden)
+        return logits.float()
+
+
+def load_live_teacher(
+    teacher: Checkpoint, tokenizer: Tokenizer, precision: Precision, *, attentions: bool
+) -> LiveTeacher:
+    """Load a teacher as the student's batches can be given to it.
+
+    Args:
+        teacher: The checkpoint.
+        tokenizer: The student's.
+        precision: Where and in what the student computes.
+        attentions: Whether its attention maps will be asked for.
+
+    Raises:
+        TrainingError: its tokens are others than the student's.
+        ModelError: the checkpoint cannot be loaded.
+    """
+    if tokenizer_digest(load_tokenizer(teacher.path)) != tokenizer_digest(tokenizer):
+        raise TrainingError(
+            f"the teacher in {teacher.path} has another tokenizer or chat template than the "
+            "student: it cannot read the student's tokens",
+            hint="start the student from layers of the teacher, or from a checkpoint with the "
+            "same tokenizer and chat template",
+        )
+    model: CausalModel = load_model(teacher.path)
+    if attentions:
+        model.set_attn_implementation("eager")
+    _cast_products(model, precision.dtype)
+    return LiveTeacher(model.to(precision.device))
+
+
+def _cast_products(model: CausalModel, dtype: torch.dtype) -> None:
+    """Keep the matrices of products in the type in which autocast would multiply them.
+
+    The same numbers as with float32 weights: autocast casts these, and these alone, at every
+    call. What is read otherwise (embeddings, norms) stays as it is.
+    """
+    if dtype == torch.float32:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
+            if module.bias is not None:
+                module.bias = nn.Parameter(module.bias.detach().to(dtype), requires_grad=False)

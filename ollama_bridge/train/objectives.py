@@ -1,0 +1,89 @@
+"""The objectives of a distillation, as its settings name their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollama_bridge.config import DistillSection
+from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss, LayerLoss, VocabularyLoss
+from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.train.layer_terms import LayerTerm
+from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.projections import Projections
+from ollama_bridge.train.student import layer_term, make_projections
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What is minimised, and what is trained beside the student for it.
+
+    Attributes:
+        answers: All losses of the settings.
+        transfer: Hidden states alone, for the epochs before; None where there are none.
+        projections: For hidden states of different widths; None where they are equal.
+    """
+
+    answers: Objective
+    transfer: Objective | None
+    projections: Projections | None
+
+
+def reads_attention(settings: DistillSection) -> bool:
+    """Whether attention maps are compared, which few kinds of attention can give."""
+    return any(isinstance(loss, AttentionLoss) for loss in settings.loss_terms)
+
+
+def make_objectives(
+    settings: DistillSection,
+    student: CausalModel,
+    teacher: LiveTeacher | None,
+    *,
+    kept: tuple[int, ...],
+    total: int,
+) -> Objectives:
+    """Turn settings into what is computed.
+
+    Args:
+        settings: Losses, and the seed of projections.
+        student: The model that is trained.
+        teacher: Given where ``settings.loads_teacher``.
+        kept: The student's layers by their numbers in what it starts from.
+        total: Layers of what it starts from.
+
+    Raises:
+        ConfigError: a loss names a layer that does not exist.
+        TrainingError: the teacher is needed and missing.
+    """
+    vocabulary: list[VocabularyLoss] = []
+    layers: list[LayerLoss] = []
+    for loss in settings.loss_terms:
+        if isinstance(loss, HiddenLoss | AttentionLoss):
+            layers.append(loss)
+        else:
+            vocabulary.append(loss)
+    hidden = [loss for loss in layers if isinstance(loss, HiddenLoss)] or [HiddenLoss()]
+    terms: list[LayerTerm] = []
+    alone: list[LayerTerm] = []
+    projections = None
+    if teacher is not None:
+        terms = [layer_term(loss, kept, total, teacher.model) for loss in layers]
+        if settings.hidden_epochs > 0:
+            # By itself a loss needs no weight.
+            once = [loss.model_copy(update={"weight": 1.0}) for loss in hidden]
+            alone = [layer_term(loss, kept, total, teacher.model) for loss in once]
+        projections = make_projections([*terms, *alone], student, teacher.model, seed=settings.seed)
+    answers = Objective(
+        student,
+        vocabulary,
+        layer_terms=terms,
+        teacher=teacher,
+        live=settings.teacher == "live",
+        projections=projections,
+    )
+    transfer = None
+    if settings.hidden_epochs > 0:
+        transfer = Objective(
+            student, (), layer_terms=alone, teacher=teacher, projections=projections
+        )
+    return Objectives(answers, transfer, projections)

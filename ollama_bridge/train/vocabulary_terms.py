@@ -1,0 +1,59 @@
+"""The losses over a vocabulary, as a recipe names them."""
+
+from __future__ import annotations
+
+import torch
+
+from ollama_bridge.loss_sections import (
+    CrossEntropyLoss,
+    JensenShannonLoss,
+    KLForwardLoss,
+    KLReverseLoss,
+    KLSkewedLoss,
+    TotalVariationLoss,
+    UniversalLoss,
+    VocabularyLoss,
+)
+from ollama_bridge.train.losses import (
+    jensen_shannon,
+    kl_reverse,
+    kl_skewed_forward,
+    kl_skewed_reverse,
+    total_variation,
+    universal,
+)
+from ollama_bridge.train.signals import Comparison
+
+
+def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
+    """One loss on each of some positions.
+
+    Args:
+        loss: Which, and its options.
+        found: The student's logits beside labels and teacher, on n positions.
+
+    Returns:
+        (n,) values, without the loss's weight.
+
+    Raises:
+        TrainingError: the teacher is not known as the loss has to know it.
+    """
+    if isinstance(loss, CrossEntropyLoss):
+        return found.cross_entropy()
+    if isinstance(loss, KLForwardLoss):
+        return found.kl_forward(temperature=loss.temperature)
+    if isinstance(loss, UniversalLoss):
+        return universal(*found.whole(), temperature=loss.temperature)
+    student, teacher = found.common()
+    at = loss.temperature
+    match loss:
+        case KLReverseLoss():
+            return kl_reverse(student, teacher, temperature=at)
+        case KLSkewedLoss(direction="forward"):
+            return kl_skewed_forward(student, teacher, alpha=loss.alpha, temperature=at)
+        case KLSkewedLoss():
+            return kl_skewed_reverse(student, teacher, alpha=loss.alpha, temperature=at)
+        case JensenShannonLoss():
+            return jensen_shannon(student, teacher, beta=loss.beta, temperature=at)
+        case TotalVariationLoss():
+            return total_variation(student, teacher, temperature=at)

@@ -1,0 +1,33 @@
+"""The SFT control of a recipe."""
+
+from __future__ import annotations
+
+from ollama_bridge.config import parse_recipe
+from ollama_bridge.loss_sections import CrossEntropyLoss
+from ollama_bridge.pipeline import control_settings
+
+
+def test_control_has_hard_labels_alone() -> None:
+    """Whatever the student learns from, the control reads no teacher, in as many steps."""
+    recipe = parse_recipe(
+        {
+            "name": "mine",
+            "description": "A recipe.",
+            "task": {"kind": "classify", "system": "Which?", "labels": ["a", "b"]},
+            "data": {"source": "vader"},
+            "teacher": {"model": "ollama:smollm2:135m"},
+            "distill": {
+                "teacher": "live",
+                "losses": [{"loss": "kl_reverse"}, {"loss": "hidden"}],
+                "epochs": 2,
+                "hidden_epochs": 0.5,
+            },
+            "export": {"tag": "mine"},
+        },
+        source="mine.yaml",
+    )
+    control = control_settings(recipe)
+    assert control.loss_terms == (CrossEntropyLoss(),)
+    assert not control.loads_teacher
+    assert not control.reads_soft_labels
+    assert control.epochs == 2.5

@@ -1,0 +1,198 @@
+"""Distillation with the teacher beside the student, and any list of losses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.models import build_tiny_checkpoint
+from fakes.trainable import SYSTEM, commit
+from safetensors.torch import load_file
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.errors import ConfigError, TrainingError
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.reporting import Event, Progress, StageStarted
+from ollama_bridge.train import loop
+from ollama_bridge.train.distill import distill
+from ollama_bridge.train.state import STATE_NAME
+
+# Its width is not the student's, so that projections are trained and have to be resumed.
+MIXED = DistillSection.model_validate(
+    {
+        "epochs": 0.6,
+        "batch_tokens": 200,
+        "lr": 1e-2,
+        "dtype": "bfloat16",
+        "checkpoint_interval_s": 1e-9,
+        "teacher": "live",
+        "losses": [
+            {"loss": "cross_entropy", "weight": 0.2},
+            {"loss": "kl_reverse", "weight": 0.5, "temperature": 2.0},
+            {"loss": "jensen_shannon", "weight": 0.3, "beta": 0.1},
+            {"loss": "universal", "weight": 0.1},
+            {"loss": "hidden", "weight": 0.5, "layer_map": {"0": 1, "1": 2}},
+            {"loss": "attention", "weight": 0.5},
+        ],
+    }
+)
+NAMES = {"ce", "kl_reverse", "js", "uld", "hidden", "attention"}
+
+
+class KilledError(Exception):
+    """Stands for a kill between two steps."""
+
+
+@dataclass
+class Listener:
+    """Keeps events, and raises at a step if told to."""
+
+    kill_at: int | None = None
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.kill_at:
+            raise KilledError
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A wider model with other heads and the same tokenizer."""
+
+    def build(path: Path) -> None:
+        build_tiny_checkpoint(path, layers=3, seed=7, hidden=96, heads=6, kv_heads=3)
+
+    return commit(Checkpoint, tmp_path_factory.mktemp("teacher") / "teacher", build)
+
+
+def run(
+    start: Checkpoint,
+    corpus: Corpus,
+    out_dir: Path,
+    *,
+    settings: DistillSection = MIXED,
+    teacher: Checkpoint | None = None,
+    labels: SoftLabels | None = None,
+    reporter: Listener | None = None,
+) -> Checkpoint:
+    return distill(
+        start,
+        corpus,
+        labels,
+        settings,
+        student=StudentSection(layers=2),
+        teacher=teacher,
+        system=SYSTEM,
+        out_dir=out_dir,
+        reporter=reporter,
+    )
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.path / "model.safetensors")
+
+
+@pytest.mark.usefixtures("no_reference_values")
+class TestLive:
+    def test_killed_run_with_a_list_of_losses_ends_on_the_same_bits(
+        self,
+        base: Checkpoint,
+        corpus: Corpus,
+        teacher: Checkpoint,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Projections are resumed with everything else, and no checkpoint has them."""
+        monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
+        whole = run(base, corpus, tmp_path / "whole", teacher=teacher)
+        with pytest.raises(KilledError):
+            run(base, corpus, tmp_path / "killed", teacher=teacher, reporter=Listener(3))
+        (state,) = tmp_path.glob(f".killed*/{STATE_NAME}")
+        assert any("hidden_projections" in name for name in load_file(state))
+        listener = Listener()
+        resumed = run(base, corpus, tmp_path / "killed", teacher=teacher, reporter=listener)
+        started = [event for event in listener.events if isinstance(event, StageStarted)]
+        assert started[-1].resumed_from == 2
+        ours, theirs = weights(resumed), weights(whole)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert resumed.digest == whole.digest
+        assert not any("projection" in name for name in ours)
+        log = json.loads((whole.path / "training.json").read_text())["log"]
+        assert set(log[-1]) >= NAMES
+        assert log[-1]["validation"]["kl"] > 0
+        assert set(whole.manifest.work.inputs) == {"start", "corpus", "teacher"}
+
+    def test_stored_and_live_teacher_agree_where_all_is_stored(
+        self, base: Checkpoint, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """With k = V, the live teacher gives the loss of the stored one, to float16's rounding."""
+        from ollama_bridge.config import SoftLabelsSection
+        from ollama_bridge.teacher.local import label
+
+        section = SoftLabelsSection(top_k=384)
+        stored = label(
+            base, corpus, section, max_length=512, dtype="float32", out_dir=tmp_path / "labels"
+        )
+        settings = DistillSection(epochs=0.25, batch_tokens=400, lr=1e-3, dtype="float32")
+        logs = []
+        for source in ("stored", "live"):
+            student = run(
+                base,
+                corpus,
+                tmp_path / source,
+                settings=settings.model_copy(update={"teacher": source}),
+                teacher=base,
+                labels=stored,
+            )
+            logs.append(json.loads((student.path / "training.json").read_text())["log"])
+            inputs = {"stored": "labels", "live": "teacher"}[source]
+            assert set(student.manifest.work.inputs) == {"start", "corpus", inputs}
+        for ours, theirs in zip(*logs, strict=True):
+            assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3)
+
+    def test_keys_that_say_nothing_are_in_no_key(
+        self, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+    ) -> None:
+        """Work without a list of losses is told apart by what it was told apart by before."""
+        settings = DistillSection(epochs=0.25, batch_tokens=400, dtype="float32")
+        student = run(base, corpus, tmp_path / "student", settings=settings, labels=labels)
+        assert not {"losses", "teacher"} & set(student.manifest.work.settings)
+
+    def test_teacher_with_other_tokens_is_refused(
+        self, base: Checkpoint, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """A teacher that reads other tokens or another template cannot run on the same batch."""
+
+        def build(path: Path) -> None:
+            build_tiny_checkpoint(path, layers=2)
+            tokenizer = load_tokenizer(path)
+            tokenizer.chat_template = tokenizer.chat_template.replace("noise", "words")
+            tokenizer.save_pretrained(path)
+
+        other = commit(Checkpoint, tmp_path / "other", build)
+        with pytest.raises(TrainingError, match="another tokenizer or chat template"):
+            run(base, corpus, tmp_path / "student", teacher=other)
+
+    def test_missing_layers_are_refused(
+        self, base: Checkpoint, corpus: Corpus, teacher: Checkpoint, tmp_path: Path
+    ) -> None:
+        """A layer map that names a layer that is not there says how many there are."""
+        losses = [{"loss": "hidden", "layer_map": {"2": 0}}]
+        settings = DistillSection.model_validate({"losses": losses})
+        with pytest.raises(ConfigError, match="the student has 2 layers and the teacher 3"):
+            run(base, corpus, tmp_path / "student", settings=settings, teacher=teacher)
+
+    def test_what_was_not_given_is_refused(
+        self, base: Checkpoint, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """A list of losses is not quietly cut down to what there is."""
+        with pytest.raises(TrainingError, match="needs the teacher's weights"):
+            run(base, corpus, tmp_path / "a")
+        settings = DistillSection.model_validate({"losses": [{"loss": "kl_reverse"}]})
+        with pytest.raises(TrainingError, match="reads stored soft labels"):
+            run(base, corpus, tmp_path / "b", settings=settings)
