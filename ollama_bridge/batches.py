@@ -22,8 +22,26 @@ _MIN_PREFIX_TOKENS = 8
 
 
 @dataclass(frozen=True)
+class Whole:
+    """What a batch holds that is computed in parts.
+
+    Attributes:
+        rows: Examples.
+        positions: Supervised positions.
+        tokens: Real tokens behind the prefix.
+    """
+
+    rows: int
+    positions: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some examples, padded on the right and cut behind the last token that predicts.
+
+    A part of a larger batch knows the whole: means are over all of it, so that the parts' losses
+    (and gradients) add up to those of the whole, however it is split.
 
     Attributes:
         members: Places of the examples in the sequence they came from.
@@ -35,6 +53,7 @@ class Batch:
         targets: (S,) int64; the tokens to predict there.
         owners: (S,) int64; to which of the B examples a position belongs.
         tokens: Real tokens, the prefix counted for every example.
+        whole: The batch of which this is a part; None if it is a batch of its own.
     """
 
     members: tuple[int, ...]
@@ -46,6 +65,26 @@ class Batch:
     targets: torch.Tensor
     owners: torch.Tensor
     tokens: int
+    whole: Whole | None = None
+
+    def position_mean(self, total: torch.Tensor) -> torch.Tensor:
+        """What a sum over supervised positions adds to the mean over the whole batch's."""
+        return total / (self.targets.shape[0] if self.whole is None else self.whole.positions)
+
+    def token_mean(self, values: torch.Tensor) -> torch.Tensor:
+        """What values on real tokens add to their mean over the whole batch.
+
+        Args:
+            values: (P + tokens,) with the shared prefix once, as ``models.forward`` gives layers,
+                or (tokens,) without it.
+        """
+        if self.whole is None:
+            return values.mean()
+        rows = len(self.members)
+        shared = values.shape[0] - (self.tokens - rows * self.prefix_ids.shape[0])
+        # Every part computes the prefix; together they count it once.
+        total = values[:shared].sum() * (rows / self.whole.rows) + values[shared:].sum()
+        return total / (shared + self.whole.tokens)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -116,8 +155,39 @@ class Batches:
         for members in self.sorted():
             yield self.collate(members)
 
-    def collate(self, members: Sequence[int]) -> Batch:
-        """Make one batch."""
+    def split(self, members: Sequence[int], batch_tokens: int) -> list[tuple[int, ...]]:
+        """Cut the members of a batch into parts of at most so many padded tokens.
+
+        A part is never empty; an example that is longer is a part of its own.
+        """
+        if not members:
+            return []
+        sizes = self._cut(self._lengths[list(members)], batch_tokens)
+        return [
+            tuple(members[end - size : end])
+            for end, size in zip(np.cumsum(sizes), sizes, strict=True)
+        ]
+
+    def heaviest(self, batch_tokens: int) -> tuple[int, ...]:
+        """The part, of those that :meth:`split` makes, with most padded tokens."""
+        parts = [part for members in self.sorted() for part in self.split(members, batch_tokens)]
+        return max(parts, key=self.padded_tokens)
+
+    def padded_tokens(self, members: Sequence[int]) -> int:
+        """Tokens that are computed for some examples, the prefix counted for each."""
+        return len(members) * int(self._lengths[list(members)].max())
+
+    def tokens(self, members: Sequence[int]) -> int:
+        """Real tokens of some examples."""
+        return int(self._lengths[list(members)].sum())
+
+    def collate(self, members: Sequence[int], *, whole: Sequence[int] | None = None) -> Batch:
+        """Make one batch.
+
+        Args:
+            members: Its examples, short ones first.
+            whole: The members of the batch that it is a part of; None: it is no part.
+        """
         shared = len(self._prefix)
         width = int(self._lengths[list(members)].max()) - shared
         input_ids = np.full((len(members), width), self._pad_id, dtype=np.int64)
@@ -141,6 +211,14 @@ class Batches:
             targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
             owners=torch.from_numpy(np.concatenate(owners).astype(np.int64)),
             tokens=int(mask.sum()),
+            whole=None if whole is None or len(whole) == len(members) else self._whole(whole),
+        )
+
+    def _whole(self, members: Sequence[int]) -> Whole:
+        return Whole(
+            rows=len(members),
+            positions=sum(len(self._targets[member]) for member in members),
+            tokens=self.tokens(members) - len(members) * len(self._prefix),
         )
 
     def _slice(self, sequence: np.ndarray[Any, Any]) -> list[tuple[int, ...]]:

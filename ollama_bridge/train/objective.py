@@ -26,7 +26,10 @@ from ollama_bridge.train.vocabulary_terms import vocabulary_loss
 
 @dataclass(frozen=True)
 class Losses:
-    """A batch's loss, and its parts for the log (means, unweighted, detached)."""
+    """A batch's loss, and its parts for the log (means, unweighted, detached).
+
+    Of a part of a larger batch it is what that part adds to the whole's.
+    """
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
@@ -93,7 +96,7 @@ class Objective:
         for name, term in zip(self._layer_names, self._layer_terms, strict=True):
             assert theirs is not None
             values = term.values(ours, theirs, self._projections)
-            mean = torch.stack([value.mean() for value in values]).mean()
+            mean = torch.stack([batch.token_mean(value) for value in values]).mean()
             total = total + term.loss.weight * mean
             parts[name] = mean.detach()
         return Losses(total, {"loss": total.detach(), **parts})
@@ -120,9 +123,8 @@ class Objective:
 
         weights = [loss.weight for loss in self._losses]
         weighted, values = chunked_losses(self._head, hidden, weights, sums)
-        count = batch.targets.shape[0]
-        means = (values / count).unbind()
-        return weighted / count, dict(zip(self._names, means, strict=True))
+        means = batch.position_mean(values).unbind()
+        return batch.position_mean(weighted), dict(zip(self._names, means, strict=True))
 
 
 def layer_targets(kept: Sequence[int], *, teacher_layers: int) -> tuple[int, ...]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.batches import Batches
+from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.encoding import EncodedExample, encode, encode_split, tokenizer_digest
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
@@ -233,3 +234,52 @@ def test_batch_predicts_the_supervised_tokens(tokenizer: Any) -> None:
         ]
         assert batch.position_ids[0, 0] == len(prefix)
         assert batch.tokens == int(batch.attention_mask.sum())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30), batch_tokens=st.integers(1, 200)
+)
+def test_parts_of_a_batch_hold_its_members_within_the_limit(
+    lengths: list[int], batch_tokens: int
+) -> None:
+    """Parts keep order and members, none is empty, and one that is too large is one example."""
+    batches = Batches(made_up(sorted(lengths)), batch_tokens=10_000, pad_id=0)
+    (members,) = batches.sorted()
+    parts = batches.split(members, batch_tokens)
+    assert tuple(member for part in parts for member in part) == members
+    assert all(batches.padded_tokens(part) <= batch_tokens or len(part) == 1 for part in parts)
+    heaviest = batches.padded_tokens(batches.heaviest(batch_tokens))
+    assert heaviest == max(map(batches.padded_tokens, parts))
+
+
+def test_means_of_parts_add_up_to_the_mean_of_the_whole(tokenizer: Any) -> None:
+    """Over positions, over tokens, and over tokens with the shared prefix counted once."""
+    split = encode_split(
+        sentiment_examples(7, name="train"), tokenizer, max_length=512, name="train"
+    )
+    batches = Batches(split.examples, batch_tokens=4096, pad_id=0)
+    (members,) = batches.sorted()
+    whole = batches.collate(members)
+    prefix = torch.rand(len(whole.prefix_ids))
+    assert len(prefix) >= 8
+    positions, tokens = {}, {}  # a value of each example's own
+    for member in members:
+        positions[member] = torch.rand(len(split.examples[member].targets))
+        tokens[member] = torch.rand(batches.tokens([member]) - len(prefix))
+
+    def means(batch: Batch) -> torch.Tensor:
+        behind = torch.cat([tokens[member] for member in batch.members])
+        return torch.stack(
+            [
+                batch.position_mean(sum(positions[member].sum() for member in batch.members)),
+                batch.token_mean(behind),
+                batch.token_mean(torch.cat([prefix, behind])),
+            ]
+        )
+
+    for limit in (60, 120):
+        parts = batches.split(members, limit)
+        assert len(parts) > 1
+        added = sum(means(batches.collate(part, whole=members)) for part in parts)
+        assert torch.allclose(added, means(whole), atol=1e-6)

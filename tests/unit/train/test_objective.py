@@ -213,6 +213,36 @@ def test_teacher_gets_no_gradient(batch: Batch) -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+@pytest.mark.parametrize("batch_tokens", [150, 75])
+def test_parts_of_a_batch_add_up_to_its_loss_and_gradient(batch_tokens: int) -> None:
+    """However a batch is split, hard labels, soft labels and hidden states have one gradient."""
+    examples = sentiment_examples(5, name="train")
+    split = encode_split(examples, build_tiny_tokenizer(), max_length=512, name="train")
+    batches = Batches(split.examples, batch_tokens=10_000, pad_id=0)
+    (members,) = batches.sorted()
+    teacher = build_tiny_model(seed=1)
+    weights = Weights(hard=0.25, soft=0.75, hidden=0.5, temperature=2.0)
+    parts = batches.split(members, batch_tokens)
+    assert len(parts) > 1
+    results = []
+    for cut in ([members], parts):
+        model = build_tiny_model()
+        losses = Objective(model, weights, teacher=teacher, layer_map=(1, 2))
+        sums: dict[str, float] = {}
+        for part in cut:
+            piece = batches.collate(part, whole=members)
+            found = losses(piece, soft_targets(teacher, piece))
+            found.total.backward()
+            for name, value in found.parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        results.append((sums, [parameter.grad for parameter in model.parameters()]))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for whole, added in zip(results[0][1], results[1][1], strict=True):
+        assert whole is not None
+        assert added is not None
+        assert torch.allclose(whole, added, atol=1e-5 * float(whole.abs().max()))
+
+
 def test_missing_soft_labels_are_refused(batch: Batch) -> None:
     """Soft labels of too few positions, or none, stop the step; so does asking for too much."""
     model = build_tiny_model()
