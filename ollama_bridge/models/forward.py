@@ -6,11 +6,13 @@ Letters for shapes as in ``batches``; D is the width of the model, L the number 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ollama_bridge.batches import Batch
 from ollama_bridge.models.head import VocabularyHead
@@ -126,3 +128,50 @@ def training_attention(model: CausalModel, *, longest: int) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def activation_checkpointing(model: CausalModel, *, enabled: bool) -> Iterator[None]:
+    """Keep only the layers' inputs for the gradient, and compute what is inside them again.
+
+    transformers' own form gives up the cache, and with it the shared prefix; here each layer is
+    given a cache of its own to write to, so that computing it twice does no harm.
+
+    Args:
+        model: Its layers are as before behind the block.
+        enabled: Whether to do anything.
+    """
+    layers = list(model.base_model.layers) if enabled else []
+    for number, layer in enumerate(layers):
+        layer.forward = _checkpointed(layer.forward, number)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own comes to light again
+
+
+def _checkpointed(forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+    def run(hidden: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        # The shared prefix is one short row, and others need its keys: it is computed once.
+        is_prefix = past_key_values is not None and not past_key_values.get_seq_length(number)
+        if is_prefix or not torch.is_grad_enabled():
+            return forward(hidden, *args, past_key_values=past_key_values, **kwargs)
+
+        def compute(states: torch.Tensor) -> Any:
+            own = _appendable(past_key_values, number)
+            return forward(states, *args, past_key_values=own, **kwargs)
+
+        return checkpoint(compute, hidden, use_reentrant=False)
+
+    return run
+
+
+def _appendable(cache: Any, number: int) -> Any:
+    """A cache to whose layer ``number`` can be appended without the original seeing it."""
+    if cache is None:
+        return None
+    own = copy.copy(cache)
+    own.layers = list(cache.layers)
+    own.layers[number] = copy.copy(cache.layers[number])
+    return own

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
 from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.encoding import EncodedSplit, encode_split
-from ollama_bridge.models.forward import run_decoder, training_attention, vocabulary_logits
+from ollama_bridge.models.forward import (
+    activation_checkpointing,
+    run_decoder,
+    training_attention,
+    vocabulary_logits,
+)
+from ollama_bridge.models.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +136,24 @@ def test_attention_maps_are_those_of_the_whole_model(
                 assert mine[..., length:].abs().sum() == 0
             row += length - shared
     assert all(found.shape[0] == row for found in maps)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "phi3", "qwen3"])
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_activation_checkpointing_is_the_same_function(
+    split: EncodedSplit, tmp_path: Path, name: str, share_prefix: bool
+) -> None:
+    """Layers that are computed again give the same gradient, behind a shared prefix as well."""
+    model = load_model(build_checkpoint(name, tmp_path / "checkpoint")).train()
+    batch = one_batch(split, share_prefix=share_prefix)
+    calls = []
+    model.base_model.layers[-1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    loss, gradients = loss_and_gradient(model, batch)
+    once = len(calls)
+    with activation_checkpointing(model, enabled=True):
+        again_loss, again = loss_and_gradient(model, batch)
+    assert len(calls) == 2 * once + 1  # the rows a second time, a shared prefix not
+    assert torch.equal(loss, again_loss)
+    for kept, computed in zip(gradients, again, strict=True):
+        assert torch.allclose(kept, computed, atol=1e-6 * float(kept.abs().max()))
+    assert all("forward" not in vars(layer) for layer in model.base_model.layers)
