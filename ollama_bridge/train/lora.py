@@ -5,6 +5,8 @@ The one module that imports peft.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -38,7 +40,9 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> PeftMod
         bias="none",
     )
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # PEFT (0.21) asks the model for a property that transformers 5 has given another name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             torch.manual_seed(seed)
             return get_peft_model(model, config)
     except ValueError as exc:

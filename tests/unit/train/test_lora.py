@@ -33,6 +33,12 @@ def test_every_linear_layer_is_adapted_and_nothing_else_is_trained() -> None:
     assert all("lora_" in name for name in names)
 
 
+@pytest.mark.filterwarnings("error")
+def test_nobody_is_warned_of_what_libraries_do_to_each_other() -> None:
+    """Adding LoRA warns of nothing, whatever the caller's filters are."""
+    add_lora(build_tiny_model(), LoraSection(r=4), seed=0)
+
+
 def test_merged_model_is_the_adapted_one() -> None:
     """merge(adapter) and the adapter's forward pass are the same function, in float32."""
     adapted = add_lora(build_tiny_model(), LoraSection(r=4, alpha=16), seed=0)
