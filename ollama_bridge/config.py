@@ -92,12 +92,41 @@ class DataSection(Section):
         return self
 
 
+class EarlyStoppingSection(Section):
+    """When to stop before the last epoch, and which weights to keep."""
+
+    metric: Literal["exact", "token_accuracy", "ce"] = Field(
+        default="exact",
+        description="Score on the validation split. exact: greedy answers that are right to the "
+        "token; token_accuracy: for free text; ce: the loss, which misleads about both.",
+    )
+    patience: int = Field(
+        default=3, ge=1, description="Evaluations without a better score, then training stops."
+    )
+    interval_epochs: float = Field(default=0.25, gt=0, description="Epochs between evaluations.")
+
+
 class OptimizerSection(Section):
     """How weights are trained; shared by fine-tuning and distillation."""
 
     epochs: float = Field(default=1.0, gt=0, description="Passes over the training split.")
     batch_tokens: int = Field(
         default=1024, ge=64, description="Padded tokens a batch (batches are sorted by length)."
+    )
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="Padded tokens that are computed at once; gradients of a batch's parts add up "
+        "to its own. null: the whole batch, or as much of it as fits into memory.",
+    )
+    activation_checkpointing: bool | None = Field(
+        default=None,
+        description="Compute layers twice and keep their inputs only: less memory, a third more "
+        "time. null: only where not even one example fits otherwise.",
+    )
+    early_stopping: EarlyStoppingSection | None = Field(
+        default=None,
+        description="Keep the best weights instead of the last. null: every epoch is trained.",
     )
     lr: float = Field(default=2e-4, gt=0, le=1.0, description="Peak learning rate.")
     warmup: Fraction = Field(default=0.05, description="Share of the steps with rising rate.")

@@ -7,22 +7,17 @@ from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.precision import pinned_precision
 from ollama_bridge.models.prune import keep_layers
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import Phase, train
-from ollama_bridge.train.material import (
-    NOT_IN_KEY,
-    complete_checkpoint,
-    load_material,
-)
+from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objectives import make_objectives, reads_attention
 from ollama_bridge.train.projections import trained_with
+from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import open_stores
 from ollama_bridge.train.student import chosen_layers
 from ollama_bridge.train.validation import Validator
@@ -74,12 +69,14 @@ def distill(
         DataError: the corpus has no usable example.
         ModelError: a checkpoint cannot be loaded.
     """
-    reporter = reporter or NullReporter()
+    ranks = Ranks.current()
+    reporter = ranks.reporter(reporter or NullReporter())
     settings = _settings_in_effect(settings, labels, teacher)
     used_labels = labels if settings.reads_soft_labels else None
     used_teacher = teacher if settings.loads_teacher else None
     stage = STAGE if used_labels or used_teacher else CONTROL_STAGE
-    effective = settings.model_dump(mode="json", exclude={*NOT_IN_KEY, *settings.idle_keys})
+    idle = settings.idle_keys
+    effective = {key: value for key, value in key_settings(settings).items() if key not in idle}
     inputs = {"start": start.digest, "corpus": corpus.digest}
     if used_labels is not None:
         inputs["labels"] = used_labels.digest
@@ -98,11 +95,11 @@ def distill(
         },
         seed=settings.seed,
     )
-    with Timed(reporter, stage) as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, stage) as timer, ranks.open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        precision = pinned_precision(draft.path / "resume-precision.json", settings.dtype)
+        precision = ranks.pinned_precision(draft.path / "resume-precision.json", settings.dtype)
         material = load_material(start.path, corpus, settings, stage=stage, reporter=reporter)
         stores = open_stores(used_labels, material)
         model: CausalModel = load_model(start.path)

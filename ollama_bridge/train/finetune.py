@@ -6,14 +6,13 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, Work
 from ollama_bridge.config import TuneSection
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.precision import pinned_precision
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.train.loop import Phase, train
 from ollama_bridge.train.lora import add_lora, merge_lora
-from ollama_bridge.train.material import NOT_IN_KEY, complete_checkpoint, load_material
+from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.validation import Validator
 
 STAGE = "finetune"
@@ -48,8 +47,9 @@ def finetune(
         TrainingError: training cannot start or went wrong.
         ModelError: the checkpoint cannot be loaded.
     """
-    reporter = reporter or NullReporter()
-    effective = settings.model_dump(mode="json", exclude=set(NOT_IN_KEY))
+    ranks = Ranks.current()
+    reporter = ranks.reporter(reporter or NullReporter())
+    effective = key_settings(settings)
     work = Work(
         kind=Checkpoint.kind,
         stage=STAGE,
@@ -58,11 +58,11 @@ def finetune(
         settings={**effective, "system": system, "labels": list(labels)},
         seed=settings.seed,
     )
-    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, STAGE) as timer, ranks.open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        precision = pinned_precision(draft.path / "resume-precision.json", settings.dtype)
+        precision = ranks.pinned_precision(draft.path / "resume-precision.json", settings.dtype)
         material = load_material(
             base.path,
             corpus,

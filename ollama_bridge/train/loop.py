@@ -2,9 +2,10 @@
 
 After ``kill -9`` the same call gives bitwise the weights of an unbroken run: the order of the
 data comes from (seed, phase, epoch), the state is saved whole and in one rename, and *when* it is
-saved changes nothing. What may differ between two runs (compute type, threads) is pinned by the
-caller (``models.precision``). The weights of the last step are the result: the rate has fallen to
-0 by then, and every epoch's validation scores are in the log for who wants fewer epochs.
+saved changes nothing. What may differ between two runs (compute type, threads, how a batch is split
+to fit) is pinned by the caller (``models.precision``) or in the state. The weights of the last step
+are the result, for the rate has fallen to 0 by then; with ``early_stopping`` it is those of the
+best evaluation. Several processes (``train.ranks``) take every step together.
 """
 
 from __future__ import annotations
@@ -12,24 +13,40 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import numpy as np
 import torch
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.config import OptimizerSection
+from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import Targets
-from ollama_bridge.models.forward import CausalModel, training_attention
+from ollama_bridge.models.forward import (
+    CausalModel,
+    activation_checkpointing,
+    training_attention,
+)
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Metric, Progress, Reporter, StageStarted
+from ollama_bridge.reporting import Note, Reporter, StageStarted
+from ollama_bridge.train.fit import Forecast, Plan, check_disk, forecast
+from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
-from ollama_bridge.train.state import STATE_NAME, Position, load_position, load_state, save_state
+from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.state import (
+    BEST_NAME,
+    STATE_NAME,
+    Position,
+    load_best,
+    load_position,
+    load_state,
+    save_best,
+    save_state,
+)
 
 LOG_NAME = "training.json"
 
@@ -72,20 +89,35 @@ class TrainingResult:
     Attributes:
         log: Losses and validation scores, in order; the same for every run of the same work.
         facts: Time, speed and memory of this process.
+        plan: How batches were computed.
+        best: Step and validation scores of the weights that were kept; None: the last ones were.
+        processes: How many computed it.
     """
 
     log: list[dict[str, Any]]
     facts: dict[str, float]
+    plan: Plan
+    best: dict[str, Any] | None
+    processes: int
 
     @property
-    def last_validation(self) -> dict[str, float]:
-        """Scores at the end of the last epoch; empty without validation."""
+    def validation(self) -> dict[str, float]:
+        """Scores of the weights that are the result; empty without validation."""
+        if self.best is not None:
+            return dict(self.best["validation"])
         scores = [entry["validation"] for entry in self.log if "validation" in entry]
         return dict(scores[-1]) if scores else {}
 
     def write(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Write ``training.json``: the settings in effect and the log."""
-        text = json.dumps({"settings": settings, "log": self.log}, indent=1)
+        """Write ``training.json``: the settings in effect, the log, and what was chosen."""
+        chosen: dict[str, Any] = {}
+        if self.processes > 1:
+            chosen["processes"] = self.processes
+        if self.plan != Plan():
+            chosen["plan"] = asdict(self.plan)
+        if self.best is not None:
+            chosen["best"] = self.best
+        text = json.dumps({"settings": settings, **chosen, "log": self.log}, indent=1)
         write_text_atomic(folder / LOG_NAME, text + "\n")
 
 
@@ -107,15 +139,19 @@ def train(
         model: float32, on the CPU.
         phases: One after another; each begins with a new optimizer.
         batches: Training data.
-        settings: Optimizer, schedule, seed. ``epochs`` and ``lr`` are the phases'.
+        settings: Optimizer, schedule, seed. ``epochs`` and ``lr`` are the phases'; only the last
+            phase stops early.
         stage: For events and messages.
         precision: Device and compute type.
-        state_dir: Where ``resume.safetensors`` is kept; found there, training goes on.
+        state_dir: Where the state and the best weights are kept; found there, training goes on.
         reporter: Hears of progress.
-        validate: Called at the end of every epoch, without gradient and in evaluation mode.
+        validate: Called at the end of every epoch, and as often as ``early_stopping`` says, without
+            gradient and in evaluation mode.
 
     Raises:
-        TrainingError: the loss or gradient is not a number any more.
+        TrainingError: the loss or gradient is not a number any more, or not even one example fits
+            into memory.
+        DiskFullError: there is no room for state and weights.
         ArtifactError: the saved state is damaged.
     """
     model.to(precision.device)
@@ -123,19 +159,28 @@ def train(
     for parameter in model.parameters():
         # Weights that were mapped from a file lie at odd addresses, and that decides last bits.
         parameter.data = parameter.data.clone()
-    state_path = state_dir / STATE_NAME
-    saved = load_position(state_path)
+    ranks = Ranks.current()
+    ranks.copy_from_first(parameters.values())
+    state_path, best_path = state_dir / STATE_NAME, state_dir / BEST_NAME
+    saved = ranks.agree(load_position(state_path) if ranks.first else None)
     position = saved or Position()
     totals = [phase.steps(batches) for phase in phases]
-    meter = _Meter(stage, sum(totals), reporter)
     if saved is not None:
         done = sum(totals[: position.phase]) + position.step
         reporter.emit(StageStarted(stage, resumed_from=done))
     saver = _Saver(state_path, settings.checkpoint_interval_s)
 
     with torch.random.fork_rng(), training_attention(model, longest=batches.longest):
-        torch.manual_seed(settings.seed)
         model.train()
+        if saved is None:
+            needs = _forecast(model, parameters, phases, batches, settings, precision, ranks)
+            reporter.emit(Note(stage, "info", needs.sentence))
+            if ranks.first:
+                check_disk(state_dir, needs.disk_bytes)
+            position.plan = asdict(needs.plan)
+        plan = Plan(**position.plan)
+        meter = Meter(stage, sum(totals), reporter, precision.device)
+        torch.manual_seed(settings.seed)
         for number, phase in enumerate(phases):
             if number < position.phase:
                 continue
@@ -145,13 +190,13 @@ def train(
             else:
                 position.phase, position.step = number, 0
             done_before, steps = sum(totals[:number]), totals[number]
+            stopping = settings.early_stopping if number + 1 == len(phases) else None
+            every = _evaluation_interval(stopping, len(batches))
             order: list[tuple[int, ...]] = []
             while position.step < steps:
                 epoch, index = divmod(position.step, len(batches))
                 if not order or index == 0:
                     order = batches.order(seed=settings.seed, epoch=number * 1000 + epoch)
-                batch = batches.collate(order[index]).to(precision.device)
-                soft = _soft_targets(phase, batch, batches, precision)
                 lr = lr_at(
                     position.step,
                     steps=steps,
@@ -162,32 +207,122 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = lr
 
-                with precision.autocast():
-                    losses = phase.objective(batch, soft)
-                _check_finite(losses.total, "loss", stage, done_before + position.step + 1)
-                losses.total.backward()  # type: ignore[no-untyped-call]
+                if not ranks.first:  # the first one's generator is saved, the others' need not be
+                    torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
+                share = ranks.share(order[index])
+                parts = _gradient(model, phase, batches, share, order[index], plan, precision)
+                parts = ranks.sum_losses(parts)
+                ranks.sum_gradients(parameters.values())
+                step = done_before + position.step + 1
+                _check_finite(parts["loss"], "loss", stage, step)
                 norm = torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
-                _check_finite(norm, "gradient", stage, done_before + position.step + 1)
+                _check_finite(norm, "gradient", stage, step)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 position.step += 1
 
-                parts = {name: float(value) for name, value in losses.parts.items()}
-                meter.step(done_before + position.step, batch.tokens, {**parts, "lr": lr})
+                losses = {name: float(value) for name, value in parts.items()}
+                meter.step(step, batches.tokens(order[index]), {**losses, "lr": lr})
                 ended = position.step == steps or position.step % len(batches) == 0
-                if ended or position.step % max(1, steps // _CURVE_POINTS) == 0:
-                    entry: dict[str, Any] = {"phase": phase.name, "step": position.step, **parts}
-                    if ended and validate is not None:
-                        entry["validation"] = _validated(model, validate)
+                evaluated = validate is not None and (ended or position.step % every == 0)
+                if ended or evaluated or position.step % max(1, steps // _CURVE_POINTS) == 0:
+                    entry: dict[str, Any] = {"phase": phase.name, "step": position.step, **losses}
+                    if evaluated and validate is not None:
+                        scores = _validated(model, validate) if ranks.first else {}
+                        entry["validation"] = ranks.agree(scores)
                     position.log.append(entry)
-                    meter.record(done_before + position.step, entry)
-                if position.step < steps:
+                    meter.record(step, entry)
+                if evaluated and stopping is not None:
+                    if _is_best(position, entry, stopping.metric) and ranks.first:
+                        save_best(best_path, parameters)
+                    if position.stale >= stopping.patience:
+                        break
+                if position.step < steps and ranks.first:
                     saver.save_if_due(position, parameters, optimizer)
             # A phase that is over must not be trained again, however short the next one is.
-            if number + 1 < len(phases):
+            if number + 1 < len(phases) and ranks.first:
                 saver.save(position, parameters, optimizer)
+    if position.best is not None:
+        ranks.wait()
+        load_best(best_path, parameters)
+        reporter.emit(Note(stage, "info", f"kept the weights of step {position.best['step']}"))
     model.eval()
-    return TrainingResult(position.log, meter.facts())
+    return TrainingResult(position.log, meter.facts(), plan, position.best, ranks.size)
+
+
+def _gradient(
+    model: CausalModel,
+    phase: Phase,
+    batches: Batches,
+    members: Sequence[int],
+    whole: Sequence[int],
+    plan: Plan,
+    precision: Precision,
+) -> dict[str, torch.Tensor]:
+    """Add what some members of a batch give to its gradient, part by part, and to its losses."""
+    parts = [tuple(members)] if members else []
+    if plan.micro_batch_tokens is not None:
+        parts = batches.split(members, plan.micro_batch_tokens)
+    sums: dict[str, torch.Tensor] = {}
+    with activation_checkpointing(model, enabled=plan.activation_checkpointing):
+        for part in parts:
+            batch = batches.collate(part, whole=whole).to(precision.device)
+            soft = _soft_targets(phase, batch, batches, precision)
+            with precision.autocast():
+                losses = phase.objective(batch, soft)
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.parts.items():
+                sums[name] = sums[name] + value if name in sums else value
+    return sums
+
+
+def _forecast(
+    model: CausalModel,
+    parameters: dict[str, torch.nn.Parameter],
+    phases: Sequence[Phase],
+    batches: Batches,
+    settings: OptimizerSection,
+    precision: Precision,
+    ranks: Ranks,
+) -> Forecast:
+    """Find out what the run will take, and how a batch has to be computed to fit."""
+
+    def micro_step(phase: int, members: Sequence[int], plan: Plan) -> None:
+        _gradient(model, phases[phase], batches, members, members, plan, precision)
+
+    return forecast(
+        micro_step,
+        batches,
+        settings,
+        phase_steps=[phase.steps(batches) for phase in phases],
+        parameters=parameters,
+        model_weights=sum(parameter.numel() for parameter in model.parameters()),
+        device=precision.device,
+        ranks=ranks,
+    )
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _evaluation_interval(stopping: EarlyStoppingSection | None, epoch_steps: int) -> int:
+    """Steps between evaluations, the ends of epochs aside."""
+    if stopping is None:
+        return epoch_steps
+    return max(1, round(stopping.interval_epochs * epoch_steps))
+
+
+def _is_best(position: Position, entry: dict[str, Any], metric: str) -> bool:
+    """Compare an evaluation with the best one, and remember the better."""
+    better = -1 if metric == "ce" else 1
+    score = entry["validation"][metric]
+    if position.best is not None and better * (score - position.best["validation"][metric]) <= 0:
+        position.stale += 1
+        return False
+    position.best = {"step": entry["step"], "validation": entry["validation"]}
+    position.stale = 0
+    return True
 
 
 def _soft_targets(
@@ -243,41 +378,3 @@ class _Saver:
         self._last_s = time.monotonic()
         took_s = self._last_s - start_s
         self._interval_s = max(self._interval_s, took_s / _MAX_SAVING_SHARE)
-
-
-class _Meter:
-    """Turns steps into events, and into the facts at the end."""
-
-    def __init__(self, stage: str, steps: int, reporter: Reporter) -> None:
-        self._stage = stage
-        self._steps = steps
-        self._reporter = reporter
-        self._start_s = time.monotonic()
-        self._tokens = 0
-        self._peak_bytes = 0
-        self._process = psutil.Process()
-
-    def step(self, done: int, tokens: int, values: dict[str, float]) -> None:
-        self._tokens += tokens
-        memory_bytes = self._process.memory_info().rss
-        if torch.cuda.is_available():
-            memory_bytes = torch.cuda.max_memory_allocated()
-        self._peak_bytes = max(self._peak_bytes, memory_bytes)
-        fields = {**values, "tok_s": self._speed(), "memory_mb": memory_bytes / 1e6}
-        self._reporter.emit(Progress(self._stage, done, self._steps, "steps", fields))
-
-    def record(self, done: int, entry: dict[str, Any]) -> None:
-        values = {name: value for name, value in entry.items() if isinstance(value, float)}
-        validation = entry.get("validation", {})
-        values |= {f"validation_{name}": value for name, value in validation.items()}
-        self._reporter.emit(Metric(self._stage, done, values))
-
-    def facts(self) -> dict[str, float]:
-        return {
-            "tokens_per_s": round(self._speed(), 1),
-            "peak_memory_mb": round(self._peak_bytes / 1e6, 1),
-            "training_s": round(time.monotonic() - self._start_s, 1),
-        }
-
-    def _speed(self) -> float:
-        return self._tokens / max(1e-9, time.monotonic() - self._start_s)

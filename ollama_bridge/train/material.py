@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.artifacts import Checkpoint, Corpus, Manifest
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.drafts import Draft
@@ -20,9 +20,13 @@ from ollama_bridge.models.load import load_tokenizer, save_checkpoint
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.train.loop import TrainingResult
+from ollama_bridge.train.ranks import Ranks
 
 # When work is saved does not change what comes out of it.
-NOT_IN_KEY = frozenset({"checkpoint_interval_s"})
+_NOT_IN_KEY = frozenset({"checkpoint_interval_s"})
+# Off unless a recipe sets them; left out of the key then, so that work done before they existed is
+# found again.
+_OFF_BY_DEFAULT = ("micro_batch_tokens", "activation_checkpointing", "early_stopping")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Material:
     training: Batches
     validation: Batches
     facts: Mapping[str, int]
+
+
+def key_settings(settings: OptimizerSection) -> dict[str, Any]:
+    """What of the settings decides the result."""
+    values = settings.model_dump(mode="json", exclude=set(_NOT_IN_KEY))
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None or name not in _OFF_BY_DEFAULT
+    }
 
 
 def load_material(
@@ -118,14 +132,21 @@ def complete_checkpoint(
 ) -> Checkpoint:
     """Write a trained model, its log and its reference values, and commit.
 
+    Of several processes the first one does, and the others wait.
+
     Raises:
         DiskFullError: no room; the training state is kept.
     """
-    save_checkpoint(model.cpu().eval(), tokenizer, draft.path)
-    write_reference_values(draft.path, system=system, labels=labels, reporter=reporter)
-    result.write(draft.path, dict(settings))
-    scores = {f"validation_{name}": score for name, score in result.last_validation.items()}
-    manifest = draft.commit({**facts, **scores, **result.facts})
+    ranks = Ranks.current()
+    manifest: Manifest | None = None
+    if ranks.first:
+        save_checkpoint(model.cpu().eval(), tokenizer, draft.path)
+        write_reference_values(draft.path, system=system, labels=labels, reporter=reporter)
+        result.write(draft.path, dict(settings))
+        scores = {f"validation_{name}": score for name, score in result.validation.items()}
+        manifest = draft.commit({**facts, **scores, **result.facts})
+    manifest = ranks.agree(manifest)
+    assert manifest is not None
     return Checkpoint(draft.out_dir, manifest)
 
 

@@ -3,6 +3,9 @@
 ``resume.safetensors`` holds the trainable weights, the optimizer's moments and the random
 generators; its header holds the position as JSON. It replaces its predecessor in one rename, so a
 kill leaves the old state or the new one. No pickle.
+
+``resume-best.safetensors`` holds the best weights so far, where they are asked for. It may be ahead
+of the state: a resumed run comes to the same evaluation again and writes the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ArtifactError, DiskFullError
 
 STATE_NAME = "resume.safetensors"
+BEST_NAME = "resume-best.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -33,11 +37,19 @@ class Position:
         phase: Number of the current phase.
         step: Steps done in it.
         log: Records of the training log so far.
+        plan: How a batch is computed (:class:`ollama_bridge.train.fit.Plan` as a mapping): decided
+            once a run, for another split adds up in another order, in the last bits.
+        best: Step and validation scores of the best weights; None without an evaluation that
+            counts.
+        stale: Evaluations since then.
     """
 
     phase: int = 0
     step: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    stale: int = 0
 
 
 def save_state(
@@ -60,10 +72,37 @@ def save_state(
         tensors[f"weight.{name}"] = parameter.detach()
         for moment, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{moment}.{name}"] = value
-    header = {"phase": position.phase, "step": position.step, "log": position.log}
+    _write(path, tensors, {"position": json.dumps(asdict(position))})
+
+
+def save_best(path: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Write the weights alone.
+
+    Raises:
+        DiskFullError: no room; the previous ones are kept.
+        ArtifactError: the file cannot be written.
+    """
+    _write(path, {name: parameter.detach() for name, parameter in parameters.items()}, {})
+
+
+def load_best(path: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Put the best weights back.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            for name, parameter in parameters.items():
+                parameter.data.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError, RuntimeError) as exc:
+        raise _damaged(path, str(exc)) from exc
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(tensors, str(temporary), metadata={"position": json.dumps(header)})
+        save_file(tensors, str(temporary), metadata=header)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -122,7 +161,7 @@ def load_position(path: Path) -> Position | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads(file.metadata()["position"])
-        return Position(int(header["phase"]), int(header["step"]), list(header["log"]))
+        return Position(**header)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
         raise _damaged(path, str(exc)) from exc
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
 from ollama_bridge.batches import Batches
-from ollama_bridge.config import LoraSection, OptimizerSection
+from ollama_bridge.config import EarlyStoppingSection, LoraSection, OptimizerSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Event, Metric, Progress, StageStarted
+from ollama_bridge.reporting import Event, Metric, Note, Progress, StageStarted
 from ollama_bridge.train import loop
+from ollama_bridge.train.fit import Forecast, Plan
 from ollama_bridge.train.loop import Phase, TrainingResult, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.objective import Objective
@@ -57,17 +59,24 @@ class Run:
     interval_s: float = 1e-9
     dropout: float = 0.1
     listener: Listener = field(default_factory=Listener)
+    changes: dict[str, Any] = field(default_factory=dict)
+    epochs: float = 1.5
 
     def __call__(self) -> tuple[dict[str, torch.Tensor], TrainingResult]:
         model = build_tiny_model()
         adapted = add_lora(model, LoraSection(r=4, alpha=8, dropout=self.dropout), seed=3)
         objective = Objective(model)
-        settings = OptimizerSection(batch_tokens=200, seed=5, checkpoint_interval_s=self.interval_s)
+        settings = OptimizerSection(
+            batch_tokens=200, seed=5, checkpoint_interval_s=self.interval_s, **self.changes
+        )
         precision = Precision(torch.device("cpu"), self.dtype, torch.get_num_threads())
         data = batches()
         result = train(
             model,
-            [Phase("one", 1.0, self.lr, objective), Phase("two", 1.5, self.lr / 2, objective)],
+            [
+                Phase("one", 1.0, self.lr, objective),
+                Phase("two", self.epochs, self.lr / 2, objective),
+            ],
             data,
             settings,
             stage="test",
@@ -95,10 +104,10 @@ def test_loss_falls_and_scores_are_logged(tmp_path: Path) -> None:
         ("two", steps),
         ("two", round(1.5 * steps)),
     ]
-    assert set(result.last_validation) == {"ce", "token_accuracy", "exact"}
+    assert set(result.validation) == {"ce", "token_accuracy", "exact"}
     scores = [entry["validation"]["ce"] for entry in ends]
     assert scores == sorted(scores, reverse=True)
-    assert result.last_validation["ce"] == scores[-1]
+    assert result.validation["ce"] == scores[-1]
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
@@ -130,6 +139,87 @@ def test_saving_changes_nothing(tmp_path: Path) -> None:
     never, _ = Run(tmp_path / "never", interval_s=1e9)()
     assert (tmp_path / "often" / STATE_NAME).exists()
     assert all(torch.equal(often[name], never[name]) for name in often)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [100, 50])
+def test_split_batches_change_rounding_only(tmp_path: Path, micro_batch_tokens: int) -> None:
+    """Batches that are computed in two, three or four parts end on the same weights."""
+    parts = [len(batches().split(members, micro_batch_tokens)) for members in batches().sorted()]
+    assert min(parts) >= 2
+    assert max(parts) == {100: 3, 50: 4}[micro_batch_tokens]
+    results = []
+    for number, size in enumerate((None, micro_batch_tokens)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        results.append(Run(folder, dropout=0.0, changes={"micro_batch_tokens": size})())
+    (whole, log), (split, split_log) = results
+    assert (log.plan, split_log.plan) == (Plan(), Plan(micro_batch_tokens))
+    for ours, theirs in zip(log.log, split_log.log, strict=True):
+        assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-4)
+    assert all(torch.allclose(whole[name], split[name], atol=1e-4) for name in whole)
+
+
+def test_forecast_changes_nothing_and_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The micro-steps before a run leave weights and generators alone; a resumed run has none."""
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    listener = Listener(kill_at=2)
+    with pytest.raises(KilledError):
+        Run(tmp_path / "with", listener=listener)()
+    again = Listener()
+    weights, _ = Run(tmp_path / "with", listener=again)()
+    notes = [
+        [event for event in one.events if isinstance(event, Note)] for one in (listener, again)
+    ]
+    assert [len(one) for one in notes] == [1, 0]
+    assert "GB of memory" in notes[0][0].message
+    unmeasured = Forecast(Plan(), 0, 0, 0.0, 0, 200)
+    monkeypatch.setattr(loop, "forecast", lambda *_, **__: unmeasured)
+    expected, _ = Run(tmp_path / "without")()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+
+
+STOPPING = {
+    "early_stopping": EarlyStoppingSection(metric="ce", patience=2, interval_epochs=0.5),
+}
+
+
+def test_best_weights_are_kept_and_training_stops(tmp_path: Path) -> None:
+    """With a rate that spoils the model, it stops early, and what is left scores as the best."""
+    run = Run(tmp_path, lr=0.3, epochs=8, changes=STOPPING)
+    weights, result = run()
+    scores = [
+        entry["validation"]["ce"]
+        for entry in result.log
+        if "validation" in entry and entry["phase"] == "two"
+    ]
+    assert scores.index(min(scores)) == len(scores) - 3
+    assert len(scores) < 16
+    assert result.best is not None
+    assert result.validation == result.best["validation"]
+    assert result.validation["ce"] == min(scores)
+    model = build_tiny_model()
+    model.load_state_dict(weights)
+    precision = Precision(torch.device("cpu"), torch.float32, torch.get_num_threads())
+    found = Validator(model.eval(), batches(), precision=precision)()
+    assert found["ce"] == pytest.approx(min(scores), rel=1e-4)
+
+
+def test_run_that_stops_early_resumes_to_the_bit(tmp_path: Path) -> None:
+    """Killed behind its best evaluation, it stops where the unbroken one does, with its weights."""
+    (tmp_path / "whole").mkdir()
+    whole, result = Run(tmp_path / "whole", lr=0.3, epochs=8, changes=STOPPING)()
+    assert result.best is not None
+    kill_at = len(batches()) + result.best["step"] + 2
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(KilledError):
+        Run(tmp_path / "killed", lr=0.3, epochs=8, changes=STOPPING, listener=Listener(kill_at))()
+    resumed, again = Run(tmp_path / "killed", lr=0.3, epochs=8, changes=STOPPING)()
+    assert again.log == result.log
+    assert again.best == result.best
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""How much memory a device has left, and how much of it a piece of work takes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import torch
+
+_SAMPLE_S = 0.002
+# A container's own limit (cgroup version 2), which the system's numbers know nothing of.
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def used_bytes(device: torch.device) -> int:
+    """What this process holds: on a CPU its resident memory, else what torch has on the device."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What this process could take in addition.
+
+    On a CPU that is what the system calls available: free, or given up by caches when asked for.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + unused
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return min(int(psutil.virtual_memory().available), _container_free_bytes(_CGROUP))
+
+
+def _container_free_bytes(group: Path) -> int:
+    """What the container may still take; without a limit more than any machine has."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        held = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = (group / "memory.stat").read_text(encoding="ascii").split()
+        caches = int(stat[stat.index("inactive_file") + 1])  # given up when asked for
+        return int(limit) - held + caches
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return sys.maxsize
+
+
+class PeakMemory:
+    """The most that is held inside a ``with`` block, in ``peak_bytes``.
+
+    Resident memory has no peak that can be reset on every system, so a thread looks at it; torch
+    lets other threads run while it computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.peak_bytes = 0
+        self._device = device
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to look."""
+        self.peak_bytes = used_bytes(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop looking."""
+        if self._device.type == "cuda":
+            self.peak_bytes = torch.cuda.max_memory_allocated(self._device)
+            return
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_SAMPLE_S):
+            self.peak_bytes = max(self.peak_bytes, used_bytes(self._device))

@@ -1,0 +1,285 @@
+"""Whether a run fits and how long it will take, found out by three micro-steps before it starts.
+
+The longest example comes first: what does not fit fails now, and not at step 120. Weights and
+random numbers are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ollama_bridge.batches import Batches
+from ollama_bridge.config import OptimizerSection
+from ollama_bridge.errors import DiskFullError, TrainingError
+from ollama_bridge.models.memory import PeakMemory, free_bytes, used_bytes
+from ollama_bridge.train.ranks import Ranks
+
+# Bytes of float32 a trained weight: its gradient, and AdamW's two moments.
+_GRADIENT_BYTES = 4
+_MOMENT_BYTES = 8
+# Three steps do not show all: batches of other shapes leave holes in the heap. (SmolLM2, 10 layers:
+# 1.36 times as much in the end as in the first steps.)
+_RESERVE = 1.4
+# Updates are timed on so many weights at most, and scaled.
+_TIMED_WEIGHTS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is computed; changes results by rounding only.
+
+    Attributes:
+        micro_batch_tokens: Padded tokens at once; None: the whole batch.
+        activation_checkpointing: Whether layers are computed again for the gradient.
+    """
+
+    micro_batch_tokens: int | None = None
+    activation_checkpointing: bool = False
+
+
+# Computes losses and gradients of some examples in a phase (by its number) as a plan says.
+MicroStep = Callable[[int, Sequence[int], Plan], None]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will need.
+
+    Attributes:
+        plan: How batches have to be computed for it to fit.
+        peak_bytes: Of this process's memory.
+        free_bytes: What was free in addition to what it held.
+        training_s: All steps, without validation.
+        disk_bytes: At the most, at once.
+        batch_tokens: Of a whole batch.
+    """
+
+    plan: Plan
+    peak_bytes: int
+    free_bytes: int
+    training_s: float
+    disk_bytes: int
+    batch_tokens: int
+
+    @property
+    def sentence(self) -> str:
+        """What it says, for people."""
+        how = ""
+        if self.plan.micro_batch_tokens is not None:
+            how = f"; {self.plan.micro_batch_tokens} of {self.batch_tokens} tokens at once"
+        if self.plan.activation_checkpointing:
+            how += "; activations computed twice"
+        return (
+            f"needs about {self.peak_bytes / 1e9:.2g} GB of memory at its peak "
+            f"({self.free_bytes / 1e9:.3g} GB free), {self.training_s / 60:.2g} minutes of steps, "
+            f"{self.disk_bytes / 1e9:.2g} GB on disk{how}"
+        )
+
+
+def forecast(
+    micro_step: MicroStep,
+    batches: Batches,
+    settings: OptimizerSection,
+    *,
+    phase_steps: Sequence[int],
+    parameters: Mapping[str, torch.nn.Parameter],
+    model_weights: int,
+    device: torch.device,
+    ranks: Ranks | None = None,
+) -> Forecast:
+    """Measure three micro-steps, and choose the largest micro batch that fits.
+
+    First the longest example alone, then a few of the longest (what a token costs), then the
+    heaviest micro batch, if by these two it fits. A further phase costs one micro-step more.
+
+    Args:
+        micro_step: Is called with examples; leaves gradients behind, which are thrown away.
+        batches: Training data.
+        settings: What the recipe asks for.
+        phase_steps: Steps of each phase.
+        parameters: What is trained; without gradients.
+        model_weights: All weights of the model, trained or not.
+        device: Where the model is.
+        ranks: The processes of the run, each of which measures; None: this one alone.
+
+    Raises:
+        TrainingError: not even one example fits.
+    """
+    ranks = ranks or Ranks()
+    trial = _Trial(micro_step, batches, list(parameters.values()), device)
+    free = free_bytes(device) // (1 if device.type == "cuda" else ranks.on_this_machine)
+    trained = sum(parameter.numel() for parameter in parameters.values())
+    moments = trained * _MOMENT_BYTES
+    if moments + trained * _GRADIENT_BYTES > free:
+        raise _too_large(moments + trained * _GRADIENT_BYTES, free, "gradients and optimizer")
+    room = free / _RESERVE - moments
+
+    one, twice = _one_example(trial, batches, settings, room)
+    if one.extra_bytes > room:
+        raise _too_large(moments + one.extra_bytes, free, f"an example of {one.tokens} tokens")
+    share = -(-settings.batch_tokens // ranks.size)
+    limit = min(settings.micro_batch_tokens or share, share)
+    full = _largest_that_fits(trial, batches, one, Plan(limit, twice), room)
+    steps = [full]
+    for phase in range(1, len(phase_steps)):
+        steps.append(trial(full.members, full.plan, phase))
+    most = max(step.extra_bytes for step in (one, *steps))
+    limit = full.plan.micro_batch_tokens or share
+    if most > room and limit > one.tokens:  # more than was foreseen
+        limit //= 2
+    limit = -int(ranks.largest(-limit))
+    plan = Plan(limit if limit < share else None, bool(ranks.largest(twice)))
+
+    update_s = _update_s(trained, device)
+    tokens = sum(map(batches.padded_tokens, batches.sorted())) / len(batches) / ranks.size
+    training_s = sum(
+        count * (step.seconds / step.tokens * tokens + update_s)
+        for count, step in zip(phase_steps, steps, strict=True)
+    )
+    return Forecast(
+        plan,
+        peak_bytes=trial.held_bytes + int(_RESERVE * (moments + min(most, room))),
+        free_bytes=free,
+        training_s=training_s,
+        disk_bytes=_disk_bytes(settings, training_s, trained=trained, all_weights=model_weights),
+        batch_tokens=settings.batch_tokens,
+    )
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Refuse a run whose state and weights will not find room.
+
+    Raises:
+        DiskFullError: they will not.
+    """
+    if shutil.disk_usage(folder).free < needed_bytes:
+        raise DiskFullError(folder)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A micro-step that was tried.
+
+    Attributes:
+        members: The examples.
+        plan: How they were computed.
+        tokens: Of theirs, with padding.
+        extra_bytes: In addition to what was held before the first one; infinite where the device
+            said that it is too much.
+        seconds: It took.
+    """
+
+    members: tuple[int, ...]
+    plan: Plan
+    tokens: int
+    extra_bytes: float
+    seconds: float
+
+
+class _Trial:
+    """Tries micro-steps and throws away what they leave."""
+
+    def __init__(
+        self,
+        micro_step: MicroStep,
+        batches: Batches,
+        parameters: Sequence[torch.nn.Parameter],
+        device: torch.device,
+    ) -> None:
+        self.held_bytes = used_bytes(device)
+        self._micro_step = micro_step
+        self._batches = batches
+        self._parameters = parameters
+        self._device = device
+
+    def __call__(self, members: tuple[int, ...], plan: Plan, phase: int = 0) -> _Step:
+        start_s = time.perf_counter()
+        try:
+            with PeakMemory(self._device) as memory:
+                self._micro_step(phase, members, plan)
+                _wait(self._device)
+            extra = float(memory.peak_bytes - self.held_bytes)
+        except torch.OutOfMemoryError:
+            extra = math.inf
+        seconds = time.perf_counter() - start_s
+        for parameter in self._parameters:
+            parameter.grad = None
+        return _Step(members, plan, self._batches.padded_tokens(members), extra, seconds)
+
+
+def _one_example(
+    trial: _Trial, batches: Batches, settings: OptimizerSection, room: float
+) -> tuple[_Step, bool]:
+    """The longest example, and whether its activations have to be computed twice."""
+    longest, twice = batches.heaviest(1), bool(settings.activation_checkpointing)
+    one = trial(longest, Plan(None, twice))
+    if one.extra_bytes > room and settings.activation_checkpointing is None:
+        one, twice = trial(longest, Plan(None, True)), True
+    return one, twice
+
+
+def _largest_that_fits(
+    trial: _Trial, batches: Batches, one: _Step, plan: Plan, room: float
+) -> _Step:
+    """The heaviest micro batch of the plan's size, or of a half, a quarter, ... of it."""
+    limit = plan.micro_batch_tokens or one.tokens
+    few = trial(batches.heaviest(min(limit, max(2 * one.tokens, limit // 4))), plan)
+    grows = 0.0
+    if few.tokens > one.tokens and few.extra_bytes < math.inf:
+        grows = max(0.0, few.extra_bytes - one.extra_bytes) / (few.tokens - one.tokens)
+    while limit > one.tokens and one.extra_bytes + grows * (limit - one.tokens) > room:
+        limit //= 2
+    while True:
+        smaller = replace(plan, micro_batch_tokens=limit)
+        full = trial(batches.heaviest(limit), smaller)
+        if full.extra_bytes < math.inf or limit <= one.tokens:
+            return full
+        limit //= 2
+
+
+def _disk_bytes(
+    settings: OptimizerSection, training_s: float, *, trained: int, all_weights: int
+) -> int:
+    """Room for the checkpoint, and for what is kept meanwhile; a new file beside the old one."""
+    needed = 4 * all_weights
+    if training_s > settings.checkpoint_interval_s:
+        needed += 2 * trained * (4 + _MOMENT_BYTES)
+    if settings.early_stopping is not None:
+        needed += 2 * trained * 4
+    return needed
+
+
+def _update_s(weights: int, device: torch.device) -> float:
+    """Seconds of an AdamW step, timed on a stand-in: the real weights must stay as they are."""
+    stand_in = torch.nn.Parameter(torch.zeros(min(weights, _TIMED_WEIGHTS), device=device))
+    stand_in.grad = torch.zeros_like(stand_in)
+    optimizer = torch.optim.AdamW([stand_in], fused=True)
+    optimizer.step()  # makes the moments
+    _wait(device)
+    start_s = time.perf_counter()
+    optimizer.step()
+    _wait(device)
+    return (time.perf_counter() - start_s) * weights / stand_in.numel()
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has computed what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _too_large(needed: float, free: int, what: str) -> TrainingError:
+    size = f"{needed / 1e9:.1f} GB of memory" if needed < math.inf else "more memory than there is"
+    return TrainingError(
+        f"{what} would need {size}, {free / 1e9:.1f} GB are free",
+        hint="close other programs, keep fewer layers (student.layers), or set max_length lower",
+    )

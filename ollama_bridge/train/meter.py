@@ -1,0 +1,65 @@
+"""What a training run tells while it goes: losses, speed and memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from ollama_bridge.models.memory import used_bytes
+from ollama_bridge.reporting import Metric, Progress, Reporter
+
+
+class Meter:
+    """Turns steps into events, and into the facts at the end.
+
+    Args:
+        stage: For the events.
+        steps: Of all phases.
+        reporter: Hears of them.
+        device: Whose memory is told.
+    """
+
+    def __init__(self, stage: str, steps: int, reporter: Reporter, device: torch.device) -> None:
+        self._stage = stage
+        self._steps = steps
+        self._reporter = reporter
+        self._device = device
+        self._start_s = time.monotonic()
+        self._tokens = 0
+        self._peak_bytes = 0
+
+    def step(self, done: int, tokens: int, values: dict[str, float]) -> None:
+        """A step is done.
+
+        Args:
+            done: Steps so far, an interrupted run's included.
+            tokens: Real ones of its batch.
+            values: Its losses and the like.
+        """
+        self._tokens += tokens
+        memory_bytes = used_bytes(self._device)
+        if self._device.type == "cuda":
+            memory_bytes = torch.cuda.max_memory_allocated(self._device)
+        self._peak_bytes = max(self._peak_bytes, memory_bytes)
+        fields = {**values, "tok_s": self._speed(), "memory_mb": memory_bytes / 1e6}
+        self._reporter.emit(Progress(self._stage, done, self._steps, "steps", fields))
+
+    def record(self, done: int, entry: dict[str, Any]) -> None:
+        """Numbers worth keeping: an entry of the training log."""
+        values = {name: value for name, value in entry.items() if isinstance(value, float)}
+        validation = entry.get("validation", {})
+        values |= {f"validation_{name}": value for name, value in validation.items()}
+        self._reporter.emit(Metric(self._stage, done, values))
+
+    def facts(self) -> dict[str, float]:
+        """Speed, memory and time of this process."""
+        return {
+            "tokens_per_s": round(self._speed(), 1),
+            "peak_memory_mb": round(self._peak_bytes / 1e6, 1),
+            "training_s": round(time.monotonic() - self._start_s, 1),
+        }
+
+    def _speed(self) -> float:
+        return self._tokens / max(1e-9, time.monotonic() - self._start_s)

@@ -1,0 +1,47 @@
+"""Memory that is free, and what a piece of work takes."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ollama_bridge.models import memory
+from ollama_bridge.models.memory import PeakMemory, free_bytes
+
+CPU = torch.device("cpu")
+
+
+def test_peak_is_seen_after_it_is_over() -> None:
+    """Memory that is held for a moment inside the block counts."""
+    with PeakMemory(CPU) as peak:
+        before = peak.peak_bytes
+        with mmap.mmap(-1, 50_000_000) as held:
+            held[::1024] = bytes(len(range(0, 50_000_000, 1024)))
+            time.sleep(0.05)
+    assert peak.peak_bytes - before > 45_000_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("8000000000", 8_000_000_000 - 3_000_000_000 + 500_000_000), ("max", 0)]
+)
+def test_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+) -> None:
+    """Less than the machine has is free where a container may take less; caches do not count."""
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("3000000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000000\n")
+    found = memory._container_free_bytes(tmp_path)
+    assert found == (expected or sys.maxsize)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "none")
+    unlimited = free_bytes(CPU)
+    assert 0 < unlimited < sys.maxsize
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("3000000001\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 0\n")
+    assert free_bytes(CPU) == 1

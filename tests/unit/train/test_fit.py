@@ -1,0 +1,151 @@
+"""What is said before a run starts, and what is chosen so that it fits."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.models import build_tiny_tokenizer
+from fakes.trainable import sentiment_examples
+
+from ollama_bridge.batches import Batches
+from ollama_bridge.config import OptimizerSection
+from ollama_bridge.encoding import encode_split
+from ollama_bridge.errors import DiskFullError, TrainingError
+from ollama_bridge.train import fit
+from ollama_bridge.train.fit import Forecast, MicroStep, Plan, check_disk, forecast
+
+# What a token of the made-up step holds in memory: far above the noise of an interpreter.
+_TOKEN_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def batches() -> Batches:
+    split = encode_split(
+        sentiment_examples(30, name="train"), build_tiny_tokenizer(), max_length=512, name="train"
+    )
+    return Batches(split.examples, batch_tokens=400, pad_id=0)
+
+
+class Step:
+    """Holds memory for its tokens, a tenth of it where activations are computed twice."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.asked: list[tuple[int, int, Plan]] = []
+
+    def __call__(self, phase: int, members: Sequence[int], plan: Plan) -> None:
+        tokens = self.batches.padded_tokens(members)
+        self.asked.append((phase, tokens, plan))
+        size = tokens * _TOKEN_BYTES // (10 if plan.activation_checkpointing else 1)
+        with mmap.mmap(-1, size) as held:  # given back at once, other than the heap's
+            held[::1024] = bytes(len(range(0, size, 1024)))
+            time.sleep(0.05)  # long enough to be seen
+
+
+def run(
+    step: MicroStep,
+    batches: Batches,
+    *,
+    settings: OptimizerSection | None = None,
+    phase_steps: Sequence[int] = (100,),
+    weights: int = 10,
+) -> Forecast:
+    return forecast(
+        step,
+        batches,
+        settings or OptimizerSection(batch_tokens=400),
+        phase_steps=phase_steps,
+        parameters={"weight": torch.nn.Parameter(torch.zeros(weights))},
+        model_weights=weights,
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how many tokens there is room for."""
+
+    def set_free(tokens: float) -> None:
+        monkeypatch.setattr(fit, "free_bytes", lambda device: int(tokens * _TOKEN_BYTES))
+
+    return set_free
+
+
+def test_enough_memory_needs_three_micro_steps(batches: Batches) -> None:
+    """The longest example, a few, then the heaviest batch, which is what the peak is."""
+    step = Step(batches)
+    found = run(step, batches)
+    longest, few, heaviest = (tokens for _, tokens, _ in step.asked)
+    assert longest == batches.longest < few < heaviest
+    assert heaviest == batches.padded_tokens(batches.heaviest(400))
+    assert found.plan == Plan()
+    assert found.peak_bytes > 0.9 * heaviest * _TOKEN_BYTES
+    assert found.training_s > 0
+    assert "GB of memory" in found.sentence
+    assert "at once" not in found.sentence
+
+
+def test_every_phase_is_tried(batches: Batches) -> None:
+    """A phase that loads a teacher needs more than the one behind it."""
+    step = Step(batches)
+    run(step, batches, phase_steps=(10, 10))
+    assert [phase for phase, _, _ in step.asked] == [0, 0, 0, 1]
+
+
+def test_smaller_parts_are_chosen_where_the_batch_does_not_fit(
+    batches: Batches, free: Callable[[float], None]
+) -> None:
+    """Half or a quarter at once, chosen before the batch that would not fit is tried."""
+    free(300)
+    step = Step(batches)
+    found = run(step, batches)
+    assert found.plan == Plan(micro_batch_tokens=200)
+    assert max(tokens for _, tokens, _ in step.asked) <= 200
+    assert "200 of 400 tokens at once" in found.sentence
+
+
+def test_activations_are_computed_twice_before_giving_up(
+    batches: Batches, free: Callable[[float], None]
+) -> None:
+    """Where one example does not fit; where even that is too much, the error says what to do."""
+    free(0.5 * batches.longest)
+    found = run(Step(batches), batches)
+    assert found.plan.activation_checkpointing
+    off = OptimizerSection(batch_tokens=400, activation_checkpointing=False)
+    with pytest.raises(TrainingError, match=r"an example of \d+ tokens would need") as caught:
+        run(Step(batches), batches, settings=off)
+    assert caught.value.hint is not None
+    assert "max_length" in caught.value.hint
+
+
+def test_optimizer_that_cannot_fit_is_refused_before_any_step(
+    batches: Batches, free: Callable[[float], None]
+) -> None:
+    """Gradients and moments are known without trying."""
+    free(1)
+    step = Step(batches)
+    with pytest.raises(TrainingError, match="gradients and optimizer would need"):
+        run(step, batches, weights=100_000)
+    assert not step.asked
+
+
+def test_device_that_is_out_of_memory_counts_as_not_fitting(batches: Batches) -> None:
+    """A GPU says so by an error, which must not end the run."""
+
+    def step(phase: int, members: Sequence[int], plan: Plan) -> None:
+        if batches.padded_tokens(members) > 100:
+            raise torch.OutOfMemoryError
+
+    assert run(step, batches).plan.micro_batch_tokens == 100
+
+
+def test_disk_without_room_is_refused(tmp_path: Path) -> None:
+    """Before training, not when the weights are written."""
+    check_disk(tmp_path, 1000)
+    with pytest.raises(DiskFullError):
+        check_disk(tmp_path, 10**18)
