@@ -1,17 +1,12 @@
 """Trains a student; the same as ``ollama-bridge distill``, for launchers that start a file.
 
 python training/distill.py RECIPE --start ... --corpus ... --labels ... --out ...
+torchrun --nproc-per-node 2 --max-restarts 3 -- training/distill.py RECIPE --start ... (as above)
 """
 
 from __future__ import annotations
 
-import os
-import sys
-
-from ollama_bridge.cli import main
+from ollama_bridge.cli.launch import launch
 
 if __name__ == "__main__":
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.exit("training runs in one process: start it with --nproc-per-node 1")
-    sys.argv[1:1] = ["distill"]
-    main()
+    launch("distill")

@@ -1,17 +1,12 @@
 """Tunes a checkpoint; the same as ``ollama-bridge finetune``, for launchers that start a file.
 
 python training/finetune.py RECIPE --base ... --corpus ... --out ...
+torchrun --nproc-per-node 2 --max-restarts 3 -- training/finetune.py RECIPE --base ... (as above)
 """
 
 from __future__ import annotations
 
-import os
-import sys
-
-from ollama_bridge.cli import main
+from ollama_bridge.cli.launch import launch
 
 if __name__ == "__main__":
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.exit("training runs in one process: start it with --nproc-per-node 1")
-    sys.argv[1:1] = ["finetune"]
-    main()
+    launch("finetune")

@@ -76,12 +76,7 @@ app.add_typer(labels.app, name="labels")
 
 def main() -> None:
     """Run the command line; every error of ours ends here as one message and an exit code."""
-    # Threads that wait by spinning make training crawl when anything else runs on the same cores;
-    # read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if "OLLAMA_BRIDGE_DEBUG" not in os.environ:
-        # What the libraries tell their own callers is nothing that a user could act on.
-        warnings.filterwarnings("ignore", module=r"torch|transformers|peft|huggingface_hub")
+    quiet_libraries()
     try:
         app()
     except OllamaBridgeError as error:
@@ -94,3 +89,13 @@ def main() -> None:
         # The reader of our output went away (`| head`): not an error of ours.
         sys.stderr.close()
         sys.exit(1)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries from spinning and from talking to people who did not call them."""
+    # Threads that wait by spinning make training crawl when anything else runs on the same cores;
+    # read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OLLAMA_BRIDGE_DEBUG" not in os.environ:
+        # What the libraries tell their own callers is nothing that a user could act on.
+        warnings.filterwarnings("ignore", module=r"torch|transformers|peft|huggingface_hub")

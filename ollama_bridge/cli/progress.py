@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from ollama_bridge import reporting
+from ollama_bridge.cli.launch import is_first_process
 from ollama_bridge.cli.output import say
 
 _LINE_INTERVAL_S = 15.0
@@ -27,7 +28,7 @@ class ConsoleReporter:
     """A reporter for people. Use as a context manager, so that the bars end cleanly."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+        self._quiet = quiet or not is_first_process()
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._begun_s: dict[str, float] = {}

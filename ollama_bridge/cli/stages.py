@@ -11,6 +11,7 @@ from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, GGUFFile, Soft
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.build import recipe_with_data
+from ollama_bridge.cli.launch import in_turn
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.config import load_recipe
 from ollama_bridge.errors import ConfigError
@@ -331,7 +332,7 @@ def _checkpoint(
     from ollama_bridge.client import Client
     from ollama_bridge.models.resolve import resolve_model
 
-    with Client(host) as client:
+    with Client(host) as client, in_turn():
         return resolve_model(
             reference, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
         )

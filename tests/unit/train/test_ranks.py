@@ -1,0 +1,135 @@
+"""One run in two processes: the same losses, and a worker that is killed costs time only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from fakes.trainable import LABELS, SYSTEM
+from safetensors.torch import load_file
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.train.distill import distill
+from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.state import STATE_NAME, load_position
+
+TRAINING = Path(__file__).parents[3] / "training"
+SETTINGS = {
+    "batch_tokens": 200,
+    "lr": 1e-3,
+    "dtype": "float32",
+    "epochs": 12,
+    "hidden_epochs": 1,
+    "hidden_weight": 0.5,
+    "checkpoint_interval_s": 1e-3,
+}
+RECIPE = {
+    "name": "tiny",
+    "description": "tiny",
+    "task": {"kind": "classify", "system": SYSTEM, "labels": list(LABELS)},
+    "data": {"source": "vader"},
+    "teacher": {"model": "ollama:none"},
+    "student": {"layers": 2},
+    "distill": SETTINGS,
+    "export": {"tag": "tiny"},
+}
+
+
+def alone(base: Checkpoint, corpus: Corpus, labels: SoftLabels, out_dir: Path) -> Checkpoint:
+    return distill(
+        base,
+        corpus,
+        labels,
+        DistillSection(**SETTINGS),
+        student=StudentSection(layers=2),
+        teacher=base,
+        system=SYSTEM,
+        task_labels=LABELS,
+        out_dir=out_dir,
+    )
+
+
+def log(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((checkpoint.path / "training.json").read_text())[
+        "log"
+    ]
+    return entries
+
+
+def test_two_processes_give_the_losses_of_one(
+    base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+) -> None:
+    """torchrun with a worker that is killed: it is restarted, and the student is the same.
+
+    Gradients are summed in another order, so weights are equal up to rounding.
+    """
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--max-restarts", "1", "--", str(TRAINING / "distill.py")]
+    command += [str(tmp_path / "tiny.yaml"), "--start", str(base.path), "--teacher", str(base.path)]
+    command += ["--corpus", str(corpus.path), "--labels", str(labels.path)]
+    command += ["--out", str(tmp_path / "student")]
+    state = tmp_path / ".student.draft" / STATE_NAME
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None:
+            position = load_position(state) if state.exists() else None
+            if position is not None and position.phase == 1 and position.step >= 10:
+                children = psutil.Process(process.pid).children(recursive=True)
+                workers = [child for child in children if "distill.py" in " ".join(child.cmdline())]
+                assert len(workers) == 2
+                workers[-1].kill()
+                break
+            time.sleep(0.02)
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "exitcode: -9" in errors, errors
+    assert output.split() == [str(tmp_path / "student")]  # one process speaks
+    student = Checkpoint.open(tmp_path / "student", verify_digests=True)
+    assert json.loads(student.reference_path.read_text())
+
+    expected = alone(base, corpus, labels, tmp_path / "alone")
+    assert student.manifest.work.key == expected.manifest.work.key
+    ours, theirs = log(student), log(expected)
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        losses = {name: mine.pop(name) for name in ("loss", "ce", "kl", "hidden") if name in mine}
+        assert losses == pytest.approx({name: other[name] for name in losses}, rel=1e-4)
+        assert (mine["phase"], mine["step"]) == (other["phase"], other["step"])
+    weights = [load_file(one.path / "model.safetensors") for one in (student, expected)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+    # Not trained from the start again: this process has seen fewer tokens than the whole run.
+    seen = student.facts["tokens_per_s"] * student.facts["training_s"]
+    whole = expected.facts["tokens_per_s"] * expected.facts["training_s"]
+    assert seen < 0.95 * whole
+
+
+def test_alone_nothing_is_asked_and_nothing_changes(tmp_path: Path) -> None:
+    """Without torchrun there is one process that is the first, and no process group."""
+    ranks = Ranks.current()
+    assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
+    assert ranks.agree("x") == "x"
+    assert ranks.largest(2.5) == 2.5
+    assert ranks.share((3, 4, 5)) == (3, 4, 5)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    ranks.sum_gradients([parameter])
+    assert parameter.grad is None
+    with ranks.in_turn():
+        ranks.wait()
+
+
+def test_shares_are_whole_and_of_like_lengths() -> None:
+    """Every example is in one share; a batch of fewer examples than processes leaves some empty."""
+    shares = [Ranks(rank, 3).share(range(8)) for rank in range(3)]
+    assert shares == [(0, 3, 6), (1, 4, 7), (2, 5)]
+    assert [Ranks(rank, 3).share([7]) for rank in range(3)] == [(7,), (), ()]
