@@ -53,7 +53,10 @@ class Precision:
 
 
 def choose_precision(choice: DTypeChoice = "auto") -> Precision:
-    """CUDA where there is one, else the CPU; the type as asked, or as a probe finds faster.
+    """CUDA or Apple's MPS where there is one, else the CPU; the type as asked, or the faster one.
+
+    On a CPU a probe finds out; GPUs say whether they have bfloat16, and on MPS, which gains little
+    from it, auto is float32.
 
     Raises:
         ConfigError: no such type.
@@ -62,11 +65,23 @@ def choose_precision(choice: DTypeChoice = "auto") -> Precision:
         raise ConfigError(
             f"dtype {choice!r} is not one of auto, {', '.join(_DTYPES)}", hint="use auto"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     if choice == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bfloat16_is_faster()
-        choice = "bfloat16" if fast else "float32"
+        choice = "bfloat16" if _bfloat16_pays(device) else "float32"
     return Precision(device, _DTYPES[choice], torch.get_num_threads())
+
+
+def best_device() -> torch.device:
+    """Where models are trained and scored on this machine."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _bfloat16_pays(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and bfloat16_is_faster()
 
 
 def pinned_precision(path: Path, choice: DTypeChoice = "auto") -> Precision:

@@ -68,6 +68,8 @@ def save_state(
     tensors = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    elif torch.backends.mps.is_available():
+        tensors["rng.mps"] = torch.mps.get_rng_state()
     for name, parameter in parameters.items():
         tensors[f"weight.{name}"] = parameter.detach()
         for moment, value in optimizer.state.get(parameter, {}).items():
@@ -138,6 +140,8 @@ def load_state(
             torch.set_rng_state(file.get_tensor("rng.cpu"))
             if "rng.cuda" in names and torch.cuda.is_available():
                 torch.cuda.set_rng_state(file.get_tensor("rng.cuda"))
+            if "rng.mps" in names and torch.backends.mps.is_available():
+                torch.mps.set_rng_state(file.get_tensor("rng.mps"))
             for name, parameter in parameters.items():
                 # Into the memory that the parameter has: its alignment decides last bits.
                 parameter.data.copy_(file.get_tensor(f"weight.{name}"))

@@ -12,12 +12,30 @@ from ollama_bridge.models import precision as module
 from ollama_bridge.models.precision import choose_precision, pinned_precision
 
 
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("fast", "name"), [(True, "bfloat16"), (False, "float32")])
 def test_auto_follows_the_probe(monkeypatch: pytest.MonkeyPatch, fast: bool, name: str) -> None:
     """auto is bfloat16 exactly where the probe finds it faster."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_the_cpu(monkeypatch)
     monkeypatch.setattr(module, "bfloat16_is_faster", lambda: fast)
     assert choose_precision("auto").dtype_name == name
+
+
+def test_gpu_is_taken_before_mps_and_mps_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch says that there is one."""
+    for cuda, mps, expected in (
+        (True, True, "cuda"),
+        (False, True, "mps"),
+        (False, False, "cpu"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=cuda: found)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda found=mps: found)
+        assert module.best_device().type == expected
+        if expected == "mps":
+            assert choose_precision("auto").dtype_name == "float32"
 
 
 def test_probe_answers_once() -> None:
@@ -36,7 +54,7 @@ def test_explicit_types_are_obeyed_and_others_refused() -> None:
 
 def test_pinned_choice_outlives_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed run computes as the interrupted one did, whatever the probe says now."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_the_cpu(monkeypatch)
     path = tmp_path / "resume-precision.json"
     monkeypatch.setattr(module, "bfloat16_is_faster", lambda: True)
     first = pinned_precision(path)
