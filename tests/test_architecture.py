@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "ollama_bridge"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"artifacts", "reporting", "assets", "examples", "repetition"}),
-    frozenset({"drafts", "quantization"}),
+    frozenset({"drafts", "quantization", "tensorboard"}),
     frozenset({"downloads", "journal"}),
     frozenset({"template"}),
     frozenset({"reference", "sections", "loss_sections", "recipe_problems", "config"}),
@@ -61,6 +61,7 @@ TORCH_FREE = (
     "verification",
     "publication",
     "retrieval",
+    "tensorboard",
 )
 
 

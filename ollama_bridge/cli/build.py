@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.progress import shown
 from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.errors import ConfigError
 
@@ -28,6 +28,7 @@ def build(
     set_: options.SetOption = None,
     out: options.OutOption = None,
     host: options.HostOption = None,
+    tensorboard: options.TensorBoardOption = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def build(
     from ollama_bridge import pipeline
     from ollama_bridge.evaluation.report import read_markdown
 
-    with ConsoleReporter(quiet=quiet) as reporter:
+    with shown(quiet=quiet, tensorboard=tensorboard) as reporter:
         result = pipeline.build(loaded, out_dir=out, host=host, reporter=reporter)
     if as_json:
         output.data_json(

@@ -82,6 +82,12 @@ InsecureOption = Annotated[
 LicenseOption = Annotated[
     Path | None, typer.Option("--license", help="Text file to add as licence.", dir_okay=False)
 ]
+TensorBoardOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard", help="Also write losses and scores for TensorBoard.", file_okay=False
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RecipeArgument = Annotated[
     str,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -130,6 +133,24 @@ class ConsoleReporter:
             self._bars.console.print(text, highlight=False, markup=False)
         else:
             say(text)
+
+
+@contextlib.contextmanager
+def shown(*, quiet: bool = False, tensorboard: Path | None = None) -> Iterator[reporting.Reporter]:
+    """A reporter for people, and one for TensorBoard where a folder for it is given.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        console = stack.enter_context(ConsoleReporter(quiet=quiet))
+        if tensorboard is None or not is_first_process():
+            yield console
+            return
+        from ollama_bridge.tensorboard import TensorBoardReporter
+
+        board = stack.enter_context(TensorBoardReporter(tensorboard))
+        yield reporting.TeeReporter(console, board)
 
 
 def _duration(seconds: float) -> str:

@@ -12,9 +12,10 @@ from ollama_bridge.cli import options, output
 from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.cli.launch import in_turn
-from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.progress import ConsoleReporter, shown
 from ollama_bridge.config import load_recipe
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.reporting import Reporter
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `prepare` made.")]
 StageOut = Annotated[Path, typer.Option("--out", help="Folder of the artefact.", file_okay=False)]
@@ -65,6 +66,7 @@ def finetune(
     out: StageOut,
     set_: options.SetOption = None,
     host: options.HostOption = None,
+    tensorboard: options.TensorBoardOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
     """Tune a model on a corpus by LoRA; merged."""
@@ -76,7 +78,7 @@ def finetune(
             f"recipe {loaded.name} has no teacher.tune section",
             hint="add --set teacher.tune.lr=2e-4",
         )
-    with ConsoleReporter() as reporter:
+    with shown(tensorboard=tensorboard) as reporter:
         checkpoint = stage(
             _checkpoint(base, host, reporter),
             Corpus.open(corpus),
@@ -131,13 +133,14 @@ def distill(
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,
+    tensorboard: options.TensorBoardOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
     """Train a student on soft and hard labels."""
     from ollama_bridge.train.distill import distill as stage
 
     loaded = load_recipe(recipe, overrides=set_ or [])
-    with ConsoleReporter() as reporter:
+    with shown(tensorboard=tensorboard) as reporter:
         checkpoint = stage(
             _checkpoint(start, host, reporter),
             Corpus.open(corpus),
@@ -326,7 +329,7 @@ def register(
 
 
 def _checkpoint(
-    reference: str, host: str | None, reporter: ConsoleReporter, *, base: str | None = None
+    reference: str, host: str | None, reporter: Reporter, *, base: str | None = None
 ) -> Checkpoint:
     from ollama_bridge.assets import home_dir
     from ollama_bridge.client import Client
