@@ -76,6 +76,40 @@ class Dimensions:
 
 
 @dataclass(frozen=True)
+class Axes:
+    """What the rows and columns of a part of a layer are, in names of :class:`Dimensions`.
+
+    So shapes are known, and which rows and columns belong to a head, channel or width that a
+    narrower student does without.
+
+    Attributes:
+        rows: One kind, or several that are stacked in one matrix.
+        columns: None of a vector.
+    """
+
+    rows: tuple[str, ...]
+    columns: str | None = None
+
+    def shape(self, dims: Dimensions) -> tuple[int, ...]:
+        """The shape at these sizes."""
+        rows = sum(getattr(dims, kind) for kind in self.rows)
+        return (rows,) if self.columns is None else (rows, getattr(dims, self.columns))
+
+
+# Norms of the residual stream, and of every head.
+WIDTH_NORM, HEAD_NORM = Axes(("hidden",)), Axes(("head_dim",))
+LLAMA_AXES: Mapping[str, Axes] = {
+    "self_attn.q_proj": Axes(("queries",), "hidden"),
+    "self_attn.k_proj": Axes(("keys",), "hidden"),
+    "self_attn.v_proj": Axes(("keys",), "hidden"),
+    "self_attn.o_proj": Axes(("hidden",), "queries"),
+    "mlp.gate_proj": Axes(("inner",), "hidden"),
+    "mlp.up_proj": Axes(("inner",), "hidden"),
+    "mlp.down_proj": Axes(("hidden",), "inner"),
+}
+
+
+@dataclass(frozen=True)
 class TensorRule:
     """One tensor on both sides.
 
@@ -104,6 +138,7 @@ class Architecture:
         model_type: ``model_type`` of its config.
         name: ``general.architecture``.
         block: Parts of a layer: name in the checkpoint to name in the GGUF.
+        axes: What their rows and columns are; a part that is not listed is a norm of the width.
         biases: Parts that have a bias.
         optional_biases: Parts that may have one.
         permuted: llama.cpp rotates neighbours, so rows of q and k are reordered.
@@ -111,12 +146,14 @@ class Architecture:
         activation: Key of the config and the only value that llama.cpp computes with.
         attention: transformers' implementation that computes it right.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
+        scaled_embedding: The embedding is multiplied by the square root of the width.
     """
 
     hf_class: ClassVar[str]
     model_type: ClassVar[str]
     name: ClassVar[str]
     block: ClassVar[Mapping[str, str]] = LLAMA_BLOCK
+    axes: ClassVar[Mapping[str, Axes]] = LLAMA_AXES
     biases: ClassVar[Sequence[str]] = ()
     optional_biases: ClassVar[Sequence[str]] = ()
     permuted: ClassVar[bool] = False
@@ -124,6 +161,7 @@ class Architecture:
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")
     attention: ClassVar[str] = "sdpa"
     default_head_dim: ClassVar[int | None] = None
+    scaled_embedding: ClassVar[bool] = False
 
     def check(self, config: Config) -> None:
         """Refuse what the GGUF cannot say.
@@ -202,17 +240,8 @@ class Architecture:
         return rules
 
     def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
-        """Shapes of the parts of a layer; what is not listed is a norm of the model's width."""
-        known = {
-            "self_attn.q_proj": (dims.queries, dims.hidden),
-            "self_attn.k_proj": (dims.keys, dims.hidden),
-            "self_attn.v_proj": (dims.keys, dims.hidden),
-            "self_attn.o_proj": (dims.hidden, dims.queries),
-            "mlp.gate_proj": (dims.inner, dims.hidden),
-            "mlp.up_proj": (dims.inner, dims.hidden),
-            "mlp.down_proj": (dims.hidden, dims.inner),
-        }
-        return {part: known.get(part, (dims.hidden,)) for part in self.block}
+        """Shapes of the parts of a layer."""
+        return {part: self.axes.get(part, WIDTH_NORM).shape(dims) for part in self.block}
 
     def computed(self, config: Config) -> dict[str, Float32Array]:
         """Tensors of the GGUF that are made from the config alone."""

@@ -34,6 +34,7 @@ class Gemma(Architecture):
     norm_shift = 1.0
     activation = ("hidden_activation", "gelu_pytorch_tanh")
     default_head_dim = 256
+    scaled_embedding = True
     period = 2
     wide_layers = 46
 

@@ -9,7 +9,7 @@ from ollama_bridge.models import rope
 from ollama_bridge.models.architectures.config import Config, require
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.architectures.entries import real as real_entry
-from ollama_bridge.models.architectures.frame import Dimensions
+from ollama_bridge.models.architectures.frame import HEAD_NORM, LLAMA_AXES, Axes, Dimensions
 from ollama_bridge.models.architectures.gemma2 import FULL, SLIDING, Gemma
 from ollama_bridge.models.architectures.keys import Keys
 
@@ -27,6 +27,11 @@ class Gemma3(Gemma):
         "self_attn.q_norm": "attn_q_norm",
         "self_attn.k_norm": "attn_k_norm",
     }
+    axes: ClassVar[Mapping[str, Axes]] = {
+        **LLAMA_AXES,
+        "self_attn.q_norm": HEAD_NORM,
+        "self_attn.k_norm": HEAD_NORM,
+    }
     period = 6
     wide_layers = 62
 
@@ -35,11 +40,6 @@ class Gemma3(Gemma):
         super().check(config)
         require(config, "attn_logit_softcapping", None)
         require(_local(config), "rope_type", "default")
-
-    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
-        """The norms of heads are of a head's width."""
-        head = (dims.head_dim,)
-        return {**super().shapes(dims), "self_attn.q_norm": head, "self_attn.k_norm": head}
 
     def rope_entries(self, config: Config) -> list[Entry]:
         """The global base with its scaling, and the base of the layers with a window."""

@@ -7,7 +7,12 @@ from typing import Any, ClassVar
 
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, require
-from ollama_bridge.models.architectures.frame import Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import (
+    LLAMA_AXES,
+    Architecture,
+    Axes,
+    Dimensions,
+)
 from ollama_bridge.models.architectures.keys import Keys
 
 
@@ -30,6 +35,11 @@ class Olmo2(Architecture):
         "mlp.down_proj": "ffn_down",
         "post_feedforward_layernorm": "post_ffw_norm",
     }
+    axes: ClassVar[Mapping[str, Axes]] = {
+        **LLAMA_AXES,
+        "self_attn.q_norm": Axes(("queries",)),
+        "self_attn.k_norm": Axes(("keys",)),
+    }
 
     def check(self, config: Config) -> None:
         """No biases, an output matrix of its own, and heads that fill the width."""
@@ -42,14 +52,6 @@ class Olmo2(Architecture):
                 f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
                 "Ollama computes an olmo2 only where they do"
             )
-
-    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
-        """The norms span all heads."""
-        return {
-            **super().shapes(dims),
-            "self_attn.q_norm": (dims.queries,),
-            "self_attn.k_norm": (dims.keys,),
-        }
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """No biases."""

@@ -13,7 +13,12 @@ from ollama_bridge.models import rope
 from ollama_bridge.models.architectures.config import Config, integer, require
 from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry
-from ollama_bridge.models.architectures.frame import Architecture, Dimensions, Float32Array
+from ollama_bridge.models.architectures.frame import (
+    Architecture,
+    Axes,
+    Dimensions,
+    Float32Array,
+)
 from ollama_bridge.models.architectures.keys import Keys
 
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
@@ -37,10 +42,22 @@ class Phi3(Architecture):
         "mlp.gate_up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
     }
+    axes: ClassVar[Mapping[str, Axes]] = {
+        "self_attn.qkv_proj": Axes(("queries", "keys", "keys"), "hidden"),
+        "self_attn.o_proj": Axes(("hidden",), "queries"),
+        "mlp.gate_up_proj": Axes(("inner", "inner"), "hidden"),
+        "mlp.down_proj": Axes(("hidden",), "inner"),
+    }
 
     def check(self, config: Config) -> None:
-        """Plain positions, or LongRoPE with lists of the right length."""
+        """Heads that fill the width; plain positions, or LongRoPE with lists of its length."""
         super().check(config)
+        dims = self.dimensions(config)
+        if dims.queries != dims.hidden:
+            raise ConversionError(
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
+                "Ollama computes a phi3 only where they do"
+            )
         parameters = _parameters(config)
         require(parameters, "rope_type", "default", "longrope")
         if parameters["rope_type"] == "longrope":
@@ -64,14 +81,6 @@ class Phi3(Architecture):
         if _parameters(config)["rope_type"] != "longrope":
             return None
         return _original_context(config, self.dimensions(config))
-
-    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
-        """The two joined matrices."""
-        return {
-            **super().shapes(dims),
-            "self_attn.qkv_proj": (dims.queries + 2 * dims.keys, dims.hidden),
-            "mlp.gate_up_proj": (2 * dims.inner, dims.hidden),
-        }
 
     def entries(self, config: Config) -> list[Entry]:
         """The rotated part of a head may be smaller than the head."""

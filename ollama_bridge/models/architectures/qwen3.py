@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ollama_bridge.models.architectures.config import Config, require
-from ollama_bridge.models.architectures.frame import LLAMA_BLOCK, Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import (
+    HEAD_NORM,
+    LLAMA_AXES,
+    LLAMA_BLOCK,
+    Architecture,
+    Axes,
+    Dimensions,
+)
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.architectures.qwen2 import refuse_windows
 
@@ -23,17 +30,17 @@ class Qwen3(Architecture):
         "self_attn.q_norm": "attn_q_norm",
         "self_attn.k_norm": "attn_k_norm",
     }
+    axes: ClassVar[Mapping[str, Axes]] = {
+        **LLAMA_AXES,
+        "self_attn.q_norm": HEAD_NORM,
+        "self_attn.k_norm": HEAD_NORM,
+    }
 
     def check(self, config: Config) -> None:
         """No biases and no sliding window."""
         super().check(config)
         require(config, "attention_bias", False, default=False)
         refuse_windows(config)
-
-    def shapes(self, dims: Dimensions) -> dict[str, tuple[int, ...]]:
-        """The norms are of a head's width."""
-        head = (dims.head_dim,)
-        return {**super().shapes(dims), "self_attn.q_norm": head, "self_attn.k_norm": head}
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """No sliding window, no biases."""
