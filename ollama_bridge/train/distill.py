@@ -10,7 +10,7 @@ from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.prune import keep_layers
+from ollama_bridge.models.pruning.layers import keep_layers
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import Phase, train

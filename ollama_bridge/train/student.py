@@ -8,7 +8,7 @@ from ollama_bridge.config import StudentSection
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.loss_sections import HiddenLoss, LayerLoss
 from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.prune import even_layers, first_layers
+from ollama_bridge.models.pruning.layers import even_layers, first_layers
 from ollama_bridge.train.layer_terms import LayerTerm
 from ollama_bridge.train.objective import layer_targets
 from ollama_bridge.train.projections import Projections

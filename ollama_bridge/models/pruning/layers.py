@@ -1,17 +1,18 @@
-"""A student cut out of its teacher: some of the layers, everything else whole."""
+"""Some of a model's layers, everything else whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from ollama_bridge.errors import ConfigError, ConversionError, UnsupportedArchitectureError
 from ollama_bridge.models.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Lists of a config with an item a layer.
 _PER_LAYER = ("layer_types", "no_rope_layers")
@@ -57,6 +58,28 @@ def first_layers(keep: int, total: int) -> tuple[int, ...]:
     return tuple(range(keep))
 
 
+def best_layers(keep: int, scores: Sequence[float]) -> tuple[int, ...]:
+    """Choose the layers with the highest scores, the lower one of two that are equal.
+
+    Args:
+        keep: How many.
+        scores: Of every layer (``models.pruning.importance``).
+
+    Returns:
+        Their numbers, rising.
+
+    Raises:
+        ConfigError: ``keep`` is not between 1 and the number of layers.
+    """
+    _check_count(keep, len(scores))
+    return tuple(sorted(highest(scores, keep)))
+
+
+def highest(scores: Sequence[float], count: int) -> list[int]:
+    """Places of the highest scores, the best first; of equals, the first."""
+    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:count]
+
+
 def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Keep these decoder layers of a model and drop the others, in place.
 
@@ -100,13 +123,31 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
         values = getattr(config, name, None)
         if values is not None:
             setattr(config, name, [values[layer] for layer in layers])
-    try:
-        ARCHITECTURES[architecture].check(config.to_dict())
-    except ConversionError as exc:  # told before the training, not when it is exported
-        raise ConfigError(
-            f"layers {list(layers)}: {exc.message}", hint=exc.hint or "correct student.layers"
-        ) from exc
+    check_exportable(config, architecture, f"layers {list(layers)}", key="student.layers")
     return model
+
+
+def check_exportable(config: PreTrainedConfig, architecture: str, what: str, *, key: str) -> None:
+    """Refuse a student that no GGUF can say: before the training, not when it is exported.
+
+    Args:
+        config: The student's.
+        architecture: Its class in transformers.
+        what: What was cut, for the message.
+        key: Of the recipe.
+
+    Raises:
+        ConfigError: it cannot be exported, or transformers would not load it.
+    """
+    settings = config.to_dict()
+    try:
+        ARCHITECTURES[architecture].check(settings)
+    except ConversionError as exc:
+        raise ConfigError(f"{what}: {exc.message}", hint=exc.hint or f"correct {key}") from exc
+    try:
+        type(config).from_dict(settings)
+    except StrictDataclassError as exc:
+        raise ConfigError(f"{what}: {exc.__cause__ or exc}", hint=f"correct {key}") from exc
 
 
 def _check_count(keep: int, total: int) -> None:

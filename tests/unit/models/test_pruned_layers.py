@@ -17,7 +17,7 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, save_checkpoint
-from ollama_bridge.models.prune import even_layers, keep_layers
+from ollama_bridge.models.pruning.layers import even_layers, keep_layers
 from ollama_bridge.models.resolve import resolve_model
 
 

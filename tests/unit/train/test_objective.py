@@ -26,7 +26,7 @@ from ollama_bridge.loss_sections import (
     VocabularyLoss,
 )
 from ollama_bridge.models.forward import run_decoder, vocabulary_logits
-from ollama_bridge.models.prune import keep_layers
+from ollama_bridge.models.pruning.layers import keep_layers
 from ollama_bridge.train import chunked
 from ollama_bridge.train import losses as functions
 from ollama_bridge.train.layer_terms import LayerTerm

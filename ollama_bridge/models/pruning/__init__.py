@@ -1,0 +1,1 @@
+"""Students cut out of a model: fewer layers, narrower ones, and fewer tokens."""
