@@ -180,17 +180,68 @@ class StudentSection(Section):
 
     model: Literal["teacher"] | str = Field(  # noqa: PYI051  "teacher" is the documented default
         default="teacher",
-        description="teacher: layers of the (tuned) teacher; else a model reference.",
+        description="teacher: parts of the (tuned) teacher; else a model reference.",
     )
     layers: int | tuple[int, ...] | None = Field(
         default=None,
         description="How many layers to keep, or their numbers. null: all.",
     )
-    layer_choice: Literal["first", "even"] = Field(
+    layer_choice: Literal["first", "even", "influence", "loss"] = Field(
         default="first",
         description="Which layers a number keeps. first: a student cut off above is still on the "
-        "teacher's distribution; evenly chosen layers learn much more slowly (training/LOG.md).",
+        "teacher's distribution; evenly chosen layers learn much more slowly (training/LOG.md). "
+        "influence: those that turn the hidden states most; loss: those without which the answers "
+        "lose most (a pass over the calibration texts a layer).",
     )
+    heads: int | None = Field(
+        default=None,
+        gt=0,
+        description="Query heads to keep in every layer, the most active ones; heads that share a "
+        "key-value head stay together. null: all.",
+    )
+    mlp_channels: int | None = Field(
+        default=None, gt=0, description="MLP channels to keep in every layer, the most active ones."
+    )
+    hidden_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="Directions of the residual stream to keep, the most active ones. Needed with "
+        "`heads` where Ollama wants heads to fill the width (qwen2, phi3, granite, olmo2).",
+    )
+    calibration_tokens: int = Field(
+        default=8192,
+        gt=0,
+        description="Tokens of the training split on which importance is measured.",
+    )
+    vocabulary: Literal["full", "corpus"] = Field(
+        default="full",
+        description="corpus: only the tokens that the training and validation texts use; other "
+        "text becomes shorter tokens, down to bytes.",
+    )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its layers are narrower than those of its start."""
+        return any((self.heads, self.mlp_channels, self.hidden_size))
+
+    @property
+    def measures_layers(self) -> bool:
+        """Whether its layers are chosen by what they do on training texts."""
+        return isinstance(self.layers, int) and self.layer_choice in ("influence", "loss")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything of it is chosen by what it does on training texts."""
+        return self.measures_layers or self.is_narrow
+
+    def effective(self) -> dict[str, Any]:
+        """What decides which student it is; ``model`` does by what it stands for."""
+        said = self.model_dump(
+            mode="json", exclude={"model", "calibration_tokens"}, exclude_defaults=True
+        )
+        if self.is_measured:
+            said["calibration_tokens"] = self.calibration_tokens
+        return {"layers": None, "layer_choice": self.layer_choice, **said}
 
 
 class SoftLabelsSection(Section):

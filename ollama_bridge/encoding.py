@@ -6,6 +6,7 @@ the token that ends it) is found by rendering prefixes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from ollama_bridge.examples import Example, Message
 Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful types
 
 _CHUNK_EXAMPLES = 1024  # bounds the memory of the texts that are tokenized in one call
+_THOUGHT_END = "</think>"
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 # Rendered by `tokenizer_digest`: two tokenizers that agree on it agree on merges and splits.
 _PROBE = "Größe 1234567890, it's   <|im_end|> 😀こんにちは\n\n\tdef f(x): return x"
 
@@ -32,7 +35,7 @@ class EncodedExample:
         row: Its number in the split file, from 0.
         input_ids: (tokens,) int32.
         supervised: (tokens,) bool; True where the model has to predict the token.
-        turns: Assistant turns.
+        turns: Assistant turns that are learnt.
         ended_turns: Of these, how many have a supervised end token.
         label: The right answer of a classification, None for free text.
     """
@@ -140,6 +143,17 @@ def encode_split(
     return split
 
 
+def rendered_texts(example: Example, tokenizer: Tokenizer) -> list[str]:
+    """Every text of a conversation that is ever tokenized: whole, and up to and through answers.
+
+    Raises:
+        DataError: it has no answer.
+        TrainingError: the chat template fails or cannot be used for training.
+    """
+    text, turns = _turn_texts(example, tokenizer)
+    return [text, *(part for turn in turns for part in turn)]
+
+
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """sha256 (hex) of what decides token ids: vocabulary, splits, chat template, eos."""
     content = {
@@ -156,19 +170,19 @@ def _encode_many(
 ) -> list[EncodedExample]:
     # All texts go through the tokenizer in one call: it works in parallel then.
     texts: list[str] = []
+    counts: list[int] = []
     for _, example in numbered:
         text, turns = _turn_texts(example, tokenizer)
-        texts.append(text)
-        texts += [part for turn in turns for part in turn]
+        texts += [text, *(part for turn in turns for part in turn)]
+        counts.append(len(turns))
     ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     encoded = []
-    for row, example in numbered:
+    for (row, example), turns_count in zip(numbered, counts, strict=True):
         input_ids = next(ids)
         supervised = np.zeros(len(input_ids), dtype=np.bool_)
-        answers = [message for message in example.messages if message.role == "assistant"]
         ended = 0
-        for _ in answers:
+        for _ in range(turns_count):
             start = _common_length(next(ids), input_ids, inside=True)
             stop = _common_length(next(ids), input_ids, inside=False)
             end = _end_position(input_ids[start:stop], tokenizer.eos_token_id, special)
@@ -182,7 +196,7 @@ def _encode_many(
                 row=row,
                 input_ids=np.asarray(input_ids, dtype=np.int32),
                 supervised=supervised,
-                turns=len(answers),
+                turns=turns_count,
                 ended_turns=ended,
                 label=example.label,
             )
@@ -210,16 +224,51 @@ def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple
             continue
         before = _render(messages[:number], tokenizer, generation_prompt=True)
         through = _render(messages[: number + 1], tokenizer, generation_prompt=False)
-        if not (through.startswith(before) and text.startswith(through)):
-            raise TrainingError(
-                f"the chat template does not render turn {number} of example {example.id} as its "
-                "generation prompt and the answer, or renders it differently when more turns "
-                "follow: the answer cannot be marked for training",
-                hint="give the checkpoint a chat template that only appends (one that opens or "
-                "strips <think> does not), or train on single-turn examples",
-            )
+        forgotten = _THOUGHT_END in message.content and _THOUGHT_END not in through[len(before) :]
+        if forgotten or not (through.startswith(before) and text.startswith(through)):
+            last = _last_turn(example, tokenizer)
+            if last is None:
+                raise TrainingError(
+                    f"the chat template does not render turn {number} of example {example.id} as "
+                    "its generation prompt and the answer, or renders it differently when more "
+                    "turns follow: the answer cannot be marked for training",
+                    hint="give the checkpoint a chat template that only appends, or train on "
+                    "single-turn examples",
+                )
+            return last[1], [last]
         turns.append((before, through))
     return text, turns
+
+
+def _last_turn(example: Example, tokenizer: Tokenizer) -> tuple[str, str] | None:
+    """The text before the last answer and through its end, as a model that thinks writes it.
+
+    A chat template of such a model may open a thought in the generation prompt, and drops thoughts
+    of turns that are over. What the model has to write is then not what the template renders: the
+    thought, which may be empty, its end, and the answer. Only the last answer can be learnt so,
+    for the others are followed by turns that are rendered without their thoughts.
+
+    Returns:
+        None where the template does something else.
+    """
+    *earlier, answer = example.messages
+    if answer.role != "assistant":
+        return None
+    before = _render(earlier, tokenizer, generation_prompt=True)
+    whole = _render(example.messages, tokenizer, generation_prompt=False)
+    opened = _OPENED_THOUGHT.search(before)
+    start = before if opened is None else before[: opened.start()]
+    if not whole.startswith(start):
+        return None
+    rest = whole[len(start) :]
+    thought, end, _ = answer.content.rpartition(_THOUGHT_END)
+    if _THOUGHT_END in rest:  # the template writes the thought itself
+        return (before, whole) if whole.startswith(before) else None
+    if opened is not None or end:
+        opening = "<think>\n" if opened is None else ""
+        inner = thought.strip().removeprefix("<think>").strip()
+        rest = f"{opening}{inner}\n{_THOUGHT_END}\n\n{rest.lstrip()}"
+    return before, before + rest
 
 
 def _render(messages: Sequence[Message], tokenizer: Tokenizer, *, generation_prompt: bool) -> str:

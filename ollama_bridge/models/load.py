@@ -38,7 +38,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     """
     config = check_folder(folder)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
-    with _transformers():
+    with quiet_transformers():
         from transformers import AutoModelForCausalLM
 
         try:
@@ -113,7 +113,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         )
     if (folder / "tokenizer_config.json").is_file():
         read_json_object(folder / "tokenizer_config.json")
-    with _transformers():
+    with quiet_transformers():
         from transformers import PreTrainedTokenizerFast
 
         try:
@@ -148,7 +148,7 @@ def save_checkpoint(
         DiskFullError: there is no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _transformers():
+    with quiet_transformers():
         try:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -159,7 +159,7 @@ def save_checkpoint(
 
 
 @contextlib.contextmanager
-def _transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers from drawing its own progress bars on the user's terminal."""
     try:
         from transformers.utils import logging as transformers_logging

@@ -10,8 +10,9 @@ from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.pruning.layers import keep_layers
-from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.models.pruning.tokens import keep_tokens
+from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import Phase, train
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
@@ -19,7 +20,7 @@ from ollama_bridge.train.objectives import make_objectives, reads_attention
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import open_stores
-from ollama_bridge.train.student import chosen_layers
+from ollama_bridge.train.student import cut_student
 from ollama_bridge.train.validation import Validator
 
 STAGE = "distill"
@@ -52,7 +53,7 @@ def distill(
         corpus: Training and validation texts.
         labels: The teacher's distributions on this corpus; read where ``settings`` say ``stored``.
         settings: Losses and optimizer.
-        student: Which layers of ``start``.
+        student: Which parts of ``start``.
         teacher: Loaded for hidden states, attention maps and ``live``; not touched otherwise.
         system: System prompt of the task, for the reference values.
         task_labels: Answers of a classification, for the reference values.
@@ -89,7 +90,7 @@ def distill(
         inputs=inputs,
         settings={
             **effective,
-            **student.model_dump(mode="json", include={"layers", "layer_choice"}),
+            **student.effective(),
             "system": system,
             "labels": list(task_labels),
         },
@@ -100,29 +101,40 @@ def distill(
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         precision = ranks.pinned_precision(draft.path / "resume-precision.json", settings.dtype)
-        material = load_material(start.path, corpus, settings, stage=stage, reporter=reporter)
+        vocabulary = None
+        if student.vocabulary == "corpus":
+            vocabulary = corpus_vocabulary(start.path, corpus, system=system, labels=task_labels)
+        material = load_material(
+            start.path, corpus, settings, stage=stage, reporter=reporter, vocabulary=vocabulary
+        )
         stores = open_stores(used_labels, material)
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
-        kept = chosen_layers(student, total)
-        if kept != tuple(range(total)):
-            model = keep_layers(model, kept)
+        model, parts = cut_student(
+            model if vocabulary is None else keep_tokens(model, vocabulary),
+            student,
+            material,
+            precision=precision,
+            state_dir=draft.path,
+            stage=stage,
+            reporter=reporter,
+        )
         if not settings.train_embeddings:
             for matrix in (model.get_input_embeddings(), model.get_output_embeddings()):
                 matrix.requires_grad_(False)
-        names = ", ".join(map(str, kept))
-        reporter.emit(
-            Note(stage, "info", f"the student has {len(kept)} of {total} layers: {names}")
-        )
         live = None
         if used_teacher is not None:
             attentions = reads_attention(settings)
             live = load_live_teacher(
-                used_teacher, material.tokenizer, precision, attentions=attentions
+                used_teacher,
+                material.tokenizer,
+                precision,
+                attentions=attentions,
+                vocabulary=vocabulary,
             )
             if attentions:
                 model.set_attn_implementation("eager")
-        objectives = make_objectives(settings, model, live, kept=kept, total=total)
+        objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)
         read = stores["train"].read if stores else None
         phases = [Phase("answers", settings.epochs, settings.lr, objectives.answers, read)]
         if objectives.transfer is not None:
@@ -149,7 +161,7 @@ def distill(
         facts: dict[str, Any] = {
             **material.facts,
             "dtype": precision.dtype_name,
-            "layers": list(kept),
+            **parts.facts(),
             "parameters": sum(value.numel() for value in model.parameters()),
         }
         checkpoint = complete_checkpoint(
@@ -159,7 +171,7 @@ def distill(
             result,
             settings={
                 **effective,
-                "layers": list(kept),
+                "layers": list(parts.layers),
                 "dtype": precision.dtype_name,
                 "threads": precision.threads,
             },

@@ -13,6 +13,8 @@ from ollama_bridge.models.forward import CausalModel, States, run_decoder
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.pruning.tokens import keep_tokens
+from ollama_bridge.models.pruning.vocabulary import Vocabulary
 
 
 class LiveTeacher:
@@ -39,7 +41,12 @@ class LiveTeacher:
 
 
 def load_live_teacher(
-    teacher: Checkpoint, tokenizer: Tokenizer, precision: Precision, *, attentions: bool
+    teacher: Checkpoint,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    *,
+    attentions: bool,
+    vocabulary: Vocabulary | None = None,
 ) -> LiveTeacher:
     """Load a teacher as the student's batches can be given to it.
 
@@ -48,12 +55,14 @@ def load_live_teacher(
         tokenizer: The student's.
         precision: Where and in what the student computes.
         attentions: Whether its attention maps will be asked for.
+        vocabulary: The student's, if it was trimmed: the teacher reads and says its ids then.
 
     Raises:
         TrainingError: its tokens are others than the student's.
         ModelError: the checkpoint cannot be loaded.
     """
-    if tokenizer_digest(load_tokenizer(teacher.path)) != tokenizer_digest(tokenizer):
+    own = tokenizer_digest(tokenizer) if vocabulary is None else vocabulary.source_digest
+    if tokenizer_digest(load_tokenizer(teacher.path)) != own:
         raise TrainingError(
             f"the teacher in {teacher.path} has another tokenizer or chat template than the "
             "student: it cannot read the student's tokens",
@@ -61,6 +70,8 @@ def load_live_teacher(
             "same tokenizer and chat template",
         )
     model: CausalModel = load_model(teacher.path)
+    if vocabulary is not None:
+        model = keep_tokens(model, vocabulary)
     if attentions:
         model.set_attn_implementation("eager")
     _cast_products(model, precision.dtype)

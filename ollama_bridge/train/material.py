@@ -17,6 +17,7 @@ from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint
+from ollama_bridge.models.pruning.vocabulary import Vocabulary
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.train.loop import TrainingResult
@@ -34,16 +35,18 @@ class Material:
     """Tokenizer and batches.
 
     Attributes:
-        tokenizer: The starting checkpoint's.
+        tokenizer: The starting checkpoint's, or what was left of it.
         training: Batches of the training split.
         validation: Batches of the validation split.
         facts: Counts for the manifest.
+        vocabulary: What the tokens were called before they became fewer; None: all are there.
     """
 
     tokenizer: Tokenizer
     training: Batches
     validation: Batches
     facts: Mapping[str, int]
+    vocabulary: Vocabulary | None = None
 
 
 def key_settings(settings: OptimizerSection) -> dict[str, Any]:
@@ -64,6 +67,7 @@ def load_material(
     stage: str,
     reporter: Reporter,
     max_examples: int | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Material:
     """Encode a corpus for a checkpoint.
 
@@ -74,13 +78,14 @@ def load_material(
         stage: For events.
         reporter: Is told what is left out.
         max_examples: Choose at most this many training examples, by the seed.
+        vocabulary: Trimmed from the checkpoint's; None: all of it.
 
     Raises:
         DataError: a split has no usable example.
         TrainingError: the chat template cannot be used for training.
         ModelError: the tokenizer cannot be loaded.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder) if vocabulary is None else vocabulary.tokenizer
     splits: dict[str, EncodedSplit] = {}
     facts: dict[str, int] = {}
     for name in ("train", "validation"):
@@ -115,7 +120,7 @@ def load_material(
         )
         for name, split in splits.items()
     }
-    return Material(tokenizer, batches["train"], batches["validation"], facts)
+    return Material(tokenizer, batches["train"], batches["validation"], facts, vocabulary)
 
 
 def complete_checkpoint(

@@ -124,9 +124,9 @@ def activity(model: CausalModel, texts: Texts) -> Activity:
     hooks = []
 
     def heads_of(place: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        heads = args[0].float().reshape(-1, dims.kv_heads, dims.queries // dims.kv_heads)
-        lengths = heads.unflatten(-1, (-1, dims.head_dim)).norm(dim=-1)
-        groups[place] += lengths.sum(dim=(0, 2)).double().cpu()
+        per_group = dims.heads // dims.kv_heads
+        heads = args[0].float().reshape(-1, dims.kv_heads, per_group, dims.head_dim)
+        groups[place] += heads.norm(dim=-1).sum(dim=(0, 2)).double().cpu()
 
     def channels_of(place: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         channels[place] += _squares(args[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.load import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,14 +24,15 @@ def rebuilt(model: PreTrainedModel, config: Any, tensors: Mapping[str, Tensor]) 
             out.
     """
     model_class: Any = type(model)
-    built, report = model_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(tensors),
-        dtype=model.dtype,
-        attn_implementation=ARCHITECTURES[model_class.__name__].attention,
-        output_loading_info=True,
-    )
+    with quiet_transformers():
+        built, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=model.dtype,
+            attn_implementation=ARCHITECTURES[model_class.__name__].attention,
+            output_loading_info=True,
+        )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:  # its weights would be random
             raise AssertionError(f"{model_class.__name__} rebuilt with {problem}: {report}")

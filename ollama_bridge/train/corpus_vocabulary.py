@@ -1,0 +1,59 @@
+"""The tokens that a corpus uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.encoding import rendered_texts
+from ollama_bridge.examples import Example, Message, read_examples
+from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.pruning.tokens import token_ids_of
+from ollama_bridge.models.pruning.vocabulary import Vocabulary, trim_tokenizer
+
+_CONFIGS = ("config.json", "generation_config.json")
+
+
+def corpus_vocabulary(
+    start: Path, corpus: Corpus, *, system: str | None, labels: tuple[str, ...]
+) -> Vocabulary:
+    """The vocabulary of a student that only has to do with one corpus.
+
+    Its tokens are those of the training and validation texts as the chat template renders them,
+    of the system prompt and the labels, and all special tokens and bytes. Held-out texts are not
+    looked at.
+
+    Args:
+        start: Folder of the checkpoint whose tokenizer it is.
+        corpus: Its texts.
+        system: System prompt of the task.
+        labels: Answers of a classification.
+
+    Raises:
+        ConfigError: the tokenizer cannot be trimmed and stay exact.
+        DataError: an example has no answer.
+        TrainingError: the chat template cannot be used for training.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    tokenizer = load_tokenizer(start)
+    texts: dict[str, None] = {}  # prompts come often
+    for name in ("train", "validation"):
+        for example in read_examples(corpus.split_path(name)):
+            texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
+    for example in _frames(system, labels):
+        texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
+    roles: set[int] = set()
+    for name in _CONFIGS:
+        if (start / name).is_file():
+            roles |= token_ids_of(read_json_object(start / name))
+    return trim_tokenizer(tokenizer, list(texts), also=roles)
+
+
+def _frames(system: str | None, labels: tuple[str, ...]) -> list[Example]:
+    """What is written around every text, with and without the system prompt."""
+    turns = [(Message("user", "?"), Message("assistant", label)) for label in labels or ("!",)]
+    frames = [Example("frame", turn, "frame") for turn in turns]
+    if system is not None:
+        frames += [Example("frame", (Message("system", system), *turn), "frame") for turn in turns]
+    return frames
