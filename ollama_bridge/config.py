@@ -146,27 +146,65 @@ class OptimizerSection(Section):
 
 
 class LoraSection(Section):
-    """LoRA on every linear layer (PEFT), merged in float32 afterwards."""
+    """An adapter on linear layers (PEFT), merged into float32 weights afterwards."""
 
-    r: int = Field(default=32, gt=0)
-    alpha: int = Field(default=64, gt=0)
+    r: int = Field(default=32, gt=0, description="Rank of the two matrices.")
+    alpha: int = Field(default=64, gt=0, description="Their product is scaled by alpha / r.")
     dropout: Fraction = 0.0
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
+        default="lora",
+        description="rslora: scaled by alpha / sqrt(r), for high ranks; dora: the length of each "
+        "row is trained on its own; pissa: begins with the largest singular vectors of the "
+        "weights instead of noise and zeros.",
+    )
+    targets: tuple[str, ...] | None = Field(
+        default=None,
+        description="Names of the layers to adapt, such as q_proj. null: every linear layer but "
+        "the vocabulary projection.",
+    )
 
 
 class TuneSection(OptimizerSection):
     """Tuning the teacher on the task before it teaches."""
 
+    method: Literal["lora", "qlora", "full"] = Field(
+        default="lora",
+        description="lora: adapters beside frozen weights; qlora: beside weights in 4 bits (needs "
+        "bitsandbytes); full: all weights, at a tenth of the learning rate of adapters.",
+    )
     lora: LoraSection = LoraSection()
     max_examples: int | None = Field(
         default=None, gt=0, description="Tune on this many examples of the training split."
     )
+
+    @model_validator(mode="after")
+    def _method_has_its_settings(self) -> TuneSection:
+        if self.method == "full" and "lora" in self.model_fields_set:
+            raise ValueError("lora: method full has no adapter; leave it out, or say lora")
+        if self.method == "qlora" and self.lora.variant == "pissa":
+            raise ValueError(
+                "lora.variant: pissa takes its start out of weights that are not quantized; say "
+                "lora, rslora or dora"
+            )
+        return self
+
+    def trained(self) -> dict[str, Any]:
+        """What is trained, in the key: of a plain LoRA no more than before there were others."""
+        said: dict[str, Any] = {} if self.method == "lora" else {"method": self.method}
+        if self.method != "full":
+            later = {"variant", "targets"}
+            said["lora"] = self.lora.model_dump(mode="json", exclude=later)
+            said["lora"] |= self.lora.model_dump(mode="json", include=later, exclude_defaults=True)
+        return said
 
 
 class TeacherSection(Section):
     """The teacher."""
 
     model: str = Field(description="Model reference: ollama:tag, ./dir, file.gguf, hf:org/name.")
-    tune: TuneSection | None = Field(default=None, description="LoRA on the task; null: as it is.")
+    tune: TuneSection | None = Field(
+        default=None, description="Tuning on the task first; null: as it is."
+    )
     answers: Literal["gold", "daemon"] = Field(
         default="gold",
         description="gold: answers of the data; daemon: the teacher writes them through Ollama.",

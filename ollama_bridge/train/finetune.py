@@ -1,19 +1,22 @@
-"""Tunes a checkpoint on a task by LoRA; the result is merged and as complete as any other."""
+"""Tunes a checkpoint on a task; adapters are merged, so the result is as complete as any other."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, Work
+from ollama_bridge.batches import Batches
 from ollama_bridge.config import TuneSection
+from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
-from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.loop import Phase, train
-from ollama_bridge.train.lora import add_lora, merge_lora
+from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.qlora import load_quantized
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.validation import Validator
+from ollama_bridge.train.validation import Validator, probe_logits
 
 STAGE = "finetune"
 
@@ -28,12 +31,12 @@ def finetune(
     out_dir: Path,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
-    """Tune a checkpoint on the answers of a corpus by LoRA, and merge.
+    """Tune a checkpoint on the answers of a corpus, by adapters that are merged or as a whole.
 
     Args:
         base: Where to start.
         corpus: Its training split is learnt, its validation split scored after every epoch.
-        settings: Optimizer and LoRA.
+        settings: Optimizer, and what is trained.
         system: System prompt of the task, for the reference values.
         labels: Answers of a classification, for the reference values.
         out_dir: Folder of the new checkpoint.
@@ -46,10 +49,13 @@ def finetune(
         DataError: the corpus has no usable example.
         TrainingError: training cannot start or went wrong.
         ModelError: the checkpoint cannot be loaded.
+        ConfigError: ``qlora`` cannot be done here.
     """
     ranks = Ranks.current()
     reporter = ranks.reporter(reporter or NullReporter())
-    effective = key_settings(settings)
+    values = key_settings(settings)
+    values = {name: value for name, value in values.items() if name not in ("method", "lora")}
+    effective = {**values, **settings.trained()}
     work = Work(
         kind=Checkpoint.kind,
         stage=STAGE,
@@ -71,8 +77,14 @@ def finetune(
             reporter=reporter,
             max_examples=settings.max_examples,
         )
-        model = load_model(base.path)
-        adapted = add_lora(model, settings.lora, seed=settings.seed)
+        model: CausalModel
+        if settings.method == "qlora":
+            model = load_quantized(base.path, precision)
+        else:
+            model = load_model(base.path)
+        adapted = None
+        if settings.method != "full":
+            adapted = add_lora(model, settings.lora, seed=settings.seed)
         result = train(
             model,
             [Phase("answers", settings.epochs, settings.lr, Objective(model))],
@@ -84,16 +96,43 @@ def finetune(
             reporter=reporter,
             validate=Validator(model, material.validation, precision=precision),
         )
+        facts: dict[str, object] = {**material.facts, "dtype": precision.dtype_name}
+        if adapted is not None:
+            model, gap = _merged(model, adapted, base, settings, material.validation)
+            facts |= gap
+            message = (
+                "merged, the logits differ from the adapter's by at most "
+                f"{gap['merge_max_logit_difference']:.2g}"
+            )
+            reporter.emit(Note(STAGE, "info", message))
         checkpoint = complete_checkpoint(
             draft,
-            merge_lora(adapted),
+            model,
             material.tokenizer,
             result,
             settings={**effective, "dtype": precision.dtype_name, "threads": precision.threads},
-            facts={**material.facts, "dtype": precision.dtype_name},
+            facts=facts,
             system=system,
             labels=labels,
             reporter=reporter,
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _merged(
+    model: CausalModel, adapted: Adapted, base: Checkpoint, settings: TuneSection, probes: Batches
+) -> tuple[CausalModel, dict[str, float]]:
+    """The model with its adapter merged into weights that are not quantized, and the difference."""
+    before = probe_logits(model, probes)
+    if settings.method == "qlora":
+        device = model.device
+        adapted = onto(adapted, load_model(base.path))
+        model = merge_lora(adapted).to(device)
+    else:
+        model = merge_lora(adapted)
+    difference = (probe_logits(model, probes) - before).abs()
+    return model, {
+        "merge_max_logit_difference": float(difference.max()),
+        "merge_mean_logit_difference": float(difference.mean()),
+    }

@@ -1,4 +1,4 @@
-"""LoRA through PEFT: small trainable matrices beside every linear layer, merged afterwards.
+"""Adapters through PEFT: small trainable matrices beside linear layers, merged afterwards.
 
 The one module that imports peft.
 """
@@ -6,39 +6,61 @@ The one module that imports peft.
 from __future__ import annotations
 
 import warnings
+from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 
+Adapted: TypeAlias = PeftModel
 
-def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> PeftModel:
-    """Put LoRA on every linear layer but the vocabulary projection; freeze all else.
+# PiSSA by randomized SVD: 16 rounds of subspace iteration, seconds where an exact one takes hours.
+_STARTS = {"pissa": "pissa_niter_16"}
 
-    ``W x`` becomes ``W x + alpha / r * B A x``; B starts at 0, so nothing changes at first. The
-    layers of ``model`` itself are replaced: it may be used as before.
 
-    Source: Hu et al. 2021, arXiv 2106.09685; all layers: "LoRA Without Regret".
+def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted:
+    """Put an adapter on linear layers; freeze all else.
+
+    ``W x`` becomes ``W x + s B A x`` with ``s = alpha / r``. The layers of ``model`` itself are
+    replaced: it may be used as before. At first nothing changes:
+
+    lora    A is noise, B is 0
+    rslora  the same, ``s = alpha / sqrt(r)``
+    dora    the same, and each row of ``W + s B A`` has a length of its own, which is trained
+    pissa   ``s B A`` is the best approximation of W of rank r, and W is what is left of it
+
+    Sources: Hu et al. 2021, arXiv 2106.09685; all layers: "LoRA Without Regret"; rsLoRA:
+    Kalajdzievski 2023, arXiv 2312.03732; DoRA: Liu et al. 2024, arXiv 2402.09353; PiSSA: Meng et
+    al. 2024, arXiv 2404.02948.
 
     Args:
-        model: float32.
-        settings: Rank, scale and dropout.
-        seed: Of A's initial values.
+        model: float32, or quantized by ``train.qlora``.
+        settings: Rank, scale, dropout, variant and layers.
+        seed: Of A's initial values, and of PiSSA's randomized SVD.
 
     Raises:
-        TrainingError: the model has no layer that PEFT can adapt.
+        TrainingError: the model has no such layer that PEFT can adapt.
     """
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear",
+        target_modules="all-linear" if settings.targets is None else list(settings.targets),
+        use_rslora=settings.variant == "rslora",
+        use_dora=settings.variant == "dora",
+        init_lora_weights=_STARTS.get(settings.variant, True),
         bias="none",
     )
+    if settings.variant == "pissa":
+        for parameter in model.parameters():
+            # Weights that were mapped from a file lie at odd addresses, and that decides the last
+            # bits of the SVD: a resumed run would begin with another W.
+            parameter.data = parameter.data.clone()
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT (0.21) asks the model for a property that transformers 5 has given another name.
@@ -46,11 +68,16 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> PeftMod
             torch.manual_seed(seed)
             return get_peft_model(model, config)
     except ValueError as exc:
-        raise TrainingError(f"LoRA cannot be added to this model: {exc}") from exc
+        raise TrainingError(
+            f"LoRA cannot be added to this model: {exc}", hint="correct lora.targets"
+        ) from exc
 
 
-def merge_lora(adapted: PeftModel) -> CausalModel:
+def merge_lora(adapted: Adapted) -> CausalModel:
     """Add every product to its weight, in the weights' own type, and take the adapters off.
+
+    Args:
+        adapted: Not quantized: of a quantized one see :func:`onto`.
 
     Raises:
         TrainingError: a merged weight is not finite.
@@ -61,3 +88,21 @@ def merge_lora(adapted: PeftModel) -> CausalModel:
         raise TrainingError(
             f"merging the LoRA weights failed: {exc}", hint="lower the learning rate"
         ) from exc
+
+
+def onto(adapted: Adapted, model: CausalModel) -> Adapted:
+    """The same adapter on other weights: those that a quantized base was made from.
+
+    Args:
+        adapted: Whose adapter.
+        model: Of the same layers, float32; its layers are replaced.
+    """
+    moved = get_peft_model(model, adapted.peft_config["default"])
+    weights = {
+        name: value.detach().float().cpu()
+        for name, value in get_peft_model_state_dict(adapted).items()
+    }
+    report = set_peft_model_state_dict(moved, weights)
+    if report.unexpected_keys:
+        raise AssertionError(f"an adapter does not fit its own model: {report.unexpected_keys}")
+    return moved

@@ -79,3 +79,25 @@ class Validator:
             states = self._teacher.states(batch, all_layers=False, attentions=False)
             return LiveSignal(self._teacher, states.supervised, batch.targets)
         return HardLabels(batch.targets)
+
+
+
+@torch.inference_mode()
+def probe_logits(model: CausalModel, batches: Batches, *, positions: int = 64) -> torch.Tensor:
+    """Logits (positions, V) in float32 on the first supervised positions, on the CPU.
+
+    To be compared with those of a model that should compute the same.
+
+    Args:
+        model: In evaluation mode.
+        batches: Of the validation split.
+        positions: As many at most.
+    """
+    found: list[torch.Tensor] = []
+    for batch in batches.in_order():
+        hidden = run_decoder(model, batch.to(model.device)).supervised
+        found.append(vocabulary_logits(model, hidden[:positions]).cpu())
+        positions -= found[-1].shape[0]
+        if positions <= 0:
+            break
+    return torch.cat(found)

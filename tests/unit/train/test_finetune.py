@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from fakes.trainable import LABELS, SYSTEM
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import LoraSection, TuneSection
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.train import loop, qlora
 from ollama_bridge.train.finetune import finetune
 
+MAX_DIFFERENCE = "merge_max_logit_difference"
 SETTINGS = TuneSection(
     epochs=2, batch_tokens=400, lr=1e-2, dtype="float32", lora=LoraSection(r=4, alpha=8)
 )
@@ -37,6 +43,7 @@ def test_tuned_checkpoint_is_merged_and_complete(
     assert len(scores) == 2
     assert scores[1] < scores[0]
     assert tuned.reference_path.exists()
+    assert 0 < tuned.facts["merge_mean_logit_difference"] <= tuned.facts[MAX_DIFFERENCE] < 1e-3
 
 
 @pytest.mark.usefixtures("no_reference_values")
@@ -51,3 +58,118 @@ def test_part_of_the_examples_can_be_chosen(
     ]
     assert runs[0].facts["train_examples"] == 5
     assert runs[0].digest == runs[1].digest
+
+
+WAYS = {
+    "rslora": {"lora": LoraSection(r=4, alpha=8, variant="rslora")},
+    "dora": {"lora": LoraSection(r=4, alpha=8, variant="dora", dropout=0.1)},
+    "pissa": {"lora": LoraSection(r=4, alpha=8, variant="pissa")},
+    "full": {"method": "full"},
+}
+
+
+@dataclass
+class KilledAt:
+    """Ends the process, as far as a test can, in the middle of a run."""
+
+    step: int
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("no_reference_values")
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_resumes_to_the_bit(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Killed in the middle and started again: the weights of an unbroken run, all learnt."""
+    monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
+    settings = SETTINGS.model_copy(update={"checkpoint_interval_s": 1e-9, **WAYS[way]})
+    with pytest.raises(KeyboardInterrupt):
+        finetune(
+            base,
+            corpus,
+            settings,
+            system=SYSTEM,
+            out_dir=tmp_path / "killed",
+            reporter=KilledAt(step=4),
+        )
+    assert not (tmp_path / "killed").exists()
+    runs = [
+        finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / name)
+        for name in ("killed", "whole")
+    ]
+    assert runs[0].digest == runs[1].digest
+    log = json.loads((runs[0].path / "training.json").read_text())["log"]
+    scores = [entry["validation"]["ce"] for entry in log if "validation" in entry]
+    assert scores[1] < scores[0]
+    before = load_file(base.path / "model.safetensors")
+    after = load_file(runs[0].path / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    if way == "full":
+        assert changed == set(before)
+        assert MAX_DIFFERENCE not in runs[0].facts
+    else:
+        assert changed == {name for name in before if "_proj" in name}
+        assert runs[0].facts[MAX_DIFFERENCE] < 1e-3
+
+
+def test_settings_that_nobody_changed_are_the_work_that_they_were() -> None:
+    """A plain LoRA has the key that it had before there were other ways."""
+    assert TuneSection().trained() == {"lora": {"r": 32, "alpha": 64, "dropout": 0.0}}
+    assert TuneSection(method="full").trained() == {"method": "full"}
+    dora = TuneSection(method="qlora", lora=LoraSection(variant="dora")).trained()
+    assert dora["method"] == "qlora"
+    assert dora["lora"]["variant"] == "dora"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "full", "lora": {"r": 4}}, "no adapter"),
+        ({"method": "qlora", "lora": {"variant": "pissa"}}, "not quantized"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    values: dict[str, object], message: str
+) -> None:
+    """What would be ignored in silence is an error."""
+    with pytest.raises(ValidationError, match=message):
+        TuneSection.model_validate(values)
+
+
+@pytest.mark.usefixtures("no_reference_values")
+def test_qlora_without_its_backend_says_what_to_do(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message with both ways out; nothing half-made is left."""
+    monkeypatch.setattr(qlora, "find_spec", lambda _: None)
+    settings = SETTINGS.model_copy(update={"method": "qlora"})
+    with pytest.raises(ConfigError, match="needs bitsandbytes") as caught:
+        finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned")
+    assert "pip install bitsandbytes" in caught.value.hint
+    assert "method=lora" in caught.value.hint
+    assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.usefixtures("no_reference_values")
+def test_qlora_is_merged_into_the_weights_that_were_not_quantized(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Where bitsandbytes is there: frozen 4-bit weights beside, whole ones in the result."""
+    pytest.importorskip("bitsandbytes")
+    settings = SETTINGS.model_copy(update={"method": "qlora"})
+    runs = [
+        finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / name)
+        for name in ("a", "b")
+    ]
+    assert runs[0].digest == runs[1].digest
+    before = load_file(base.path / "model.safetensors")
+    after = load_file(runs[0].path / "model.safetensors")
+    assert all(value.dtype == torch.float32 for value in after.values())
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-4) <= 4
+    # Rounding to 4 bits is what the merged model no longer has.
+    assert runs[0].facts[MAX_DIFFERENCE] > 1e-2

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pytest
 import torch
 from fakes.models import build_tiny_model
 
 from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.train.lora import add_lora, merge_lora
+from ollama_bridge.train.lora import add_lora, merge_lora, onto
 from ollama_bridge.train.optimizer import trainable_parameters
 
+Variant = Literal["lora", "rslora", "dora", "pissa"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 IDS = torch.arange(12).reshape(2, 6)
 
 
-def test_fresh_adapter_changes_nothing() -> None:
-    """B starts at 0: before training the model answers as before, and the seed decides A."""
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fresh_adapter_changes_nothing(variant: Variant) -> None:
+    """Before training the model answers as before, and the seed decides the adapter."""
     plain = build_tiny_model()
     expected = plain(input_ids=IDS).logits
-    adapted = [add_lora(build_tiny_model(), LoraSection(r=4), seed=1) for _ in range(2)]
-    assert torch.allclose(adapted[0](input_ids=IDS).logits, expected, atol=1e-6)
+    section = LoraSection(r=4, variant=variant)
+    adapted = [add_lora(build_tiny_model(), section, seed=1) for _ in range(2)]
+    torch.testing.assert_close(adapted[0](input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
     weights = [trainable_parameters(model) for model in adapted]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -39,12 +45,44 @@ def test_nobody_is_warned_of_what_libraries_do_to_each_other() -> None:
     add_lora(build_tiny_model(), LoraSection(r=4), seed=0)
 
 
-def test_merged_model_is_the_adapted_one() -> None:
+def test_chosen_layers_alone_are_adapted() -> None:
+    """Names of layers instead of all of them; none by that name is an error."""
+    model = build_tiny_model()
+    add_lora(model, LoraSection(r=4, targets=("q_proj", "v_proj")), seed=0)
+    assert len(trainable_parameters(model)) == 2 * 2 * 2
+    with pytest.raises(TrainingError, match="LoRA cannot be added"):
+        add_lora(build_tiny_model(), LoraSection(targets=("query",)), seed=0)
+
+
+def test_variants_are_what_their_papers_say() -> None:
+    """Scale of rsLoRA, lengths of DoRA, singular vectors of PiSSA; by hand."""
+    layer = "model.layers.0.self_attn.q_proj"
+    weight = build_tiny_model().get_submodule(layer).weight.detach()
+    adapted = {}
+    for variant in VARIANTS:
+        model = build_tiny_model()
+        add_lora(model, LoraSection(r=4, alpha=16, variant=variant), seed=0)
+        adapted[variant] = model.get_submodule(layer)
+    assert adapted["lora"].scaling["default"] == 4.0
+    assert adapted["rslora"].scaling["default"] == 8.0
+    lengths = adapted["dora"].lora_magnitude_vector["default"].weight
+    torch.testing.assert_close(lengths.detach(), weight.norm(dim=1))
+    left, values, right = torch.linalg.svd(weight)
+    best = left[:, :4] @ values[:4].diag() @ right[:4]
+    torch.testing.assert_close(
+        adapted["pissa"].base_layer.weight.detach(), weight - best, atol=1e-3, rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_merged_model_is_the_adapted_one(variant: Variant) -> None:
     """merge(adapter) and the adapter's forward pass are the same function, in float32."""
-    adapted = add_lora(build_tiny_model(), LoraSection(r=4, alpha=16), seed=0)
+    section = LoraSection(r=4, alpha=16, variant=variant)
+    adapted = add_lora(build_tiny_model(), section, seed=0)
     with torch.no_grad():
-        for parameter in trainable_parameters(adapted).values():
-            parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(7))
+        for name, parameter in trainable_parameters(adapted).items():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7))
+            parameter.add_((0.05 if "magnitude" in name else 0.2) * noise)
         expected = adapted(input_ids=IDS).logits
         merged = merge_lora(adapted)
         found = merged(input_ids=IDS).logits
@@ -54,6 +92,20 @@ def test_merged_model_is_the_adapted_one() -> None:
         name for name, _ in build_tiny_model().named_parameters()
     }
     assert all(parameter.dtype == torch.float32 for parameter in merged.parameters())
+
+
+def test_an_adapter_moves_onto_other_weights() -> None:
+    """The product is the same; what it is added to is the other model's."""
+    adapted = add_lora(build_tiny_model(seed=1), LoraSection(r=4, alpha=16), seed=0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(adapted).values():
+            parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(7))
+    name = "model.layers.1.mlp.up_proj"
+    before = [build_tiny_model(seed=seed).get_submodule(name).weight for seed in (0, 1)]
+    moved = merge_lora(onto(adapted, build_tiny_model(seed=0))).get_submodule(name).weight
+    merged = merge_lora(adapted).get_submodule(name).weight
+    torch.testing.assert_close(moved - before[0], merged - before[1])
+    assert (moved - before[0]).abs().max() > 0.1
 
 
 def test_merge_of_nan_is_refused() -> None:
