@@ -18,7 +18,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"drafts", "quantization", "tensorboard"}),
     frozenset({"downloads", "journal"}),
     frozenset({"template"}),
-    frozenset({"reference", "sections", "loss_sections", "recipe_problems", "config"}),
+    frozenset(
+        {"reference", "sections", "loss_sections", "training_sections", "recipe_problems", "config"}
+    ),
     frozenset({"client"}),
     frozenset(
         {

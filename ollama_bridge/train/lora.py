@@ -5,8 +5,10 @@ The one module that imports peft.
 
 from __future__ import annotations
 
+import copy
 import warnings
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -19,7 +21,7 @@ from ollama_bridge.models.forward import CausalModel
 Adapted: TypeAlias = PeftModel
 
 # PiSSA by randomized SVD: 16 rounds of subspace iteration, seconds where an exact one takes hours.
-_STARTS = {"pissa": "pissa_niter_16"}
+_STARTS: Mapping[str, Any] = {"pissa": "pissa_niter_16"}
 
 
 def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted:
@@ -97,12 +99,12 @@ def onto(adapted: Adapted, model: CausalModel) -> Adapted:
         adapted: Whose adapter.
         model: Of the same layers, float32; its layers are replaced.
     """
-    moved = get_peft_model(model, adapted.peft_config["default"])
-    weights = {
-        name: value.detach().float().cpu()
-        for name, value in get_peft_model_state_dict(adapted).items()
-    }
-    report = set_peft_model_state_dict(moved, weights)
+    config = copy.copy(adapted.peft_config["default"])
+    config.base_model_name_or_path = None  # PEFT warns of another model, which is meant here
+    moved = get_peft_model(model, config)
+    trained = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    weights = {name: value.detach().float().cpu() for name, value in trained.items()}
+    report: Any = set_peft_model_state_dict(moved, weights)
     if report.unexpected_keys:
         raise AssertionError(f"an adapter does not fit its own model: {report.unexpected_keys}")
     return moved

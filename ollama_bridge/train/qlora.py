@@ -46,7 +46,8 @@ def load_quantized(folder: Path, precision: Precision) -> CausalModel:
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     weights = open_weights(folder, config)
     model_class: Any = getattr(transformers, architecture.hf_class)
-    quantization = transformers.BitsAndBytesConfig(
+    settings_class: Any = transformers.BitsAndBytesConfig
+    quantization = settings_class(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -65,7 +65,8 @@ class SplitLabels:
 def _teacher_ids(example: EncodedExample, trimmed: Vocabulary | None) -> IDs:
     if trimmed is None:
         return example.input_ids
-    return trimmed.source_ids[example.input_ids].astype(np.int32)
+    ids: IDs = trimmed.source_ids[example.input_ids].astype(np.int32)
+    return ids
 
 
 def open_stores(labels: SoftLabels | None, material: Material) -> dict[str, SplitLabels]:

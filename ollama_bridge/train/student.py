@@ -83,8 +83,11 @@ class Parts:
             data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             kept = data["kept"]
             if kept is not None:
-                rows = (tuple(map(tuple, kept[name])) for name in ("groups", "channels"))
-                kept = Kept(*rows, hidden=tuple(kept["hidden"]))
+                kept = Kept(
+                    groups=tuple(map(tuple, kept["groups"])),
+                    channels=tuple(map(tuple, kept["channels"])),
+                    hidden=tuple(kept["hidden"]),
+                )
             scores, tokens = data["layer_scores"], data["tokens"]
             return cls(
                 tuple(data["layers"]),

@@ -81,7 +81,6 @@ class Validator:
         return HardLabels(batch.targets)
 
 
-
 @torch.inference_mode()
 def probe_logits(model: CausalModel, batches: Batches, *, positions: int = 64) -> torch.Tensor:
     """Logits (positions, V) in float32 on the first supervised positions, on the CPU.

@@ -215,19 +215,24 @@ def test_teacher_gets_no_gradient(batch: Batch) -> None:
 
 @pytest.mark.parametrize("batch_tokens", [150, 75])
 def test_parts_of_a_batch_add_up_to_its_loss_and_gradient(batch_tokens: int) -> None:
-    """However a batch is split, hard labels, soft labels and hidden states have one gradient."""
+    """However a batch is split, every kind of loss has one gradient."""
     examples = sentiment_examples(5, name="train")
     split = encode_split(examples, build_tiny_tokenizer(), max_length=512, name="train")
     batches = Batches(split.examples, batch_tokens=10_000, pad_id=0)
     (members,) = batches.sorted()
-    teacher = build_tiny_model(seed=1)
-    weights = Weights(hard=0.25, soft=0.75, hidden=0.5, temperature=2.0)
+    teacher = eager(build_tiny_model(seed=1))
+    vocabulary = [CrossEntropyLoss(weight=0.25), KLForwardLoss(weight=0.75, temperature=2.0)]
     parts = batches.split(members, batch_tokens)
     assert len(parts) > 1
     results = []
     for cut in ([members], parts):
-        model = build_tiny_model()
-        losses = Objective(model, weights, teacher=teacher, layer_map=(1, 2))
+        model = eager(build_tiny_model())
+        losses = Objective(
+            model,
+            vocabulary,
+            layer_terms=[HIDDEN, ATTENTION],
+            teacher=LiveTeacher(teacher),
+        )
         sums: dict[str, float] = {}
         for part in cut:
             piece = batches.collate(part, whole=members)

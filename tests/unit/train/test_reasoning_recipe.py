@@ -12,6 +12,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.conversion import convert
 from ollama_bridge.evaluation.run import evaluate
+from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.pipeline import control_settings
 from ollama_bridge.rendering import render
 from ollama_bridge.teacher.local import label
@@ -35,7 +36,7 @@ def recipe() -> Recipe:
 
 
 def reasoner(folder: Path, *, layers: int) -> Checkpoint:
-    sizes = {"num_hidden_layers": layers, "hidden_size": 256, "intermediate_size": 256}
+    sizes = {"num_hidden_layers": layers, "vocab_size": 400}
     return commit(
         Checkpoint, folder, lambda path: build_reasoner(path, sizes=sizes), name=str(layers)
     )
@@ -85,7 +86,8 @@ def test_every_stage_runs_on_a_small_reasoner(
     assert student.facts["vocabulary_size"] < 380
     report = evaluate(scored, corpus, recipe.evaluate, task, out_dir=tmp_path / "report")
     assert report.manifest.files
+    exported = with_reference_values(student, system=SYSTEM, out_dir=tmp_path / "exported")
     for gguf_type in recipe.export.types:
-        (student.path / "reference.json").unlink(missing_ok=True)
-        gguf = convert(student, type=gguf_type, out_dir=tmp_path / gguf_type)
-        assert render(gguf, settings=recipe.modelfile, system=SYSTEM).text
+        gguf = convert(exported, type=gguf_type, out_dir=tmp_path / gguf_type)
+        modelfile = render(gguf, settings=recipe.modelfile, system=SYSTEM)
+        assert modelfile.parameters["num_predict"] == 64

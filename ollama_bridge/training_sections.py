@@ -1,0 +1,301 @@
+"""The sections of a recipe that say how a student is cut and how weights are trained."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ollama_bridge.loss_sections import (
+    LayerLoss,
+    Loss,
+    VocabularyLoss,
+    short_form,
+)
+from ollama_bridge.sections import Fraction, Section
+
+# Of the distill section, in place of a list of losses.
+_SHORT_FORM = frozenset({"kd_weight", "temperature", "hidden_weight"})
+
+
+class EarlyStoppingSection(Section):
+    """When to stop before the last epoch, and which weights to keep."""
+
+    metric: Literal["exact", "token_accuracy", "ce"] = Field(
+        default="exact",
+        description="Score on the validation split. exact: greedy answers that are right to the "
+        "token; token_accuracy: for free text; ce: the loss, which misleads about both.",
+    )
+    patience: int = Field(
+        default=3, ge=1, description="Evaluations without a better score, then training stops."
+    )
+    interval_epochs: float = Field(default=0.25, gt=0, description="Epochs between evaluations.")
+
+
+class OptimizerSection(Section):
+    """How weights are trained; shared by fine-tuning and distillation."""
+
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the training split.")
+    batch_tokens: int = Field(
+        default=1024, ge=64, description="Padded tokens a batch (batches are sorted by length)."
+    )
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="Padded tokens that are computed at once; gradients of a batch's parts add up "
+        "to its own. null: the whole batch, or as much of it as fits into memory.",
+    )
+    activation_checkpointing: bool | None = Field(
+        default=None,
+        description="Compute layers twice and keep their inputs only: less memory, a third more "
+        "time. null: only where not even one example fits otherwise.",
+    )
+    early_stopping: EarlyStoppingSection | None = Field(
+        default=None,
+        description="Keep the best weights instead of the last. null: every epoch is trained.",
+    )
+    lr: float = Field(default=2e-4, gt=0, le=1.0, description="Peak learning rate.")
+    warmup: Fraction = Field(default=0.05, description="Share of the steps with rising rate.")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0, description="Gradient norm limit.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Compute type; master weights are float32 always. auto: bfloat16 where a "
+        "probe finds it faster.",
+    )
+    checkpoint_interval_s: float = Field(
+        default=60.0, gt=0, description="How much work a kill can lose. Does not change results."
+    )
+    max_length: int = Field(default=512, ge=16, description="Tokens; longer examples are left out.")
+    seed: int = 0
+
+
+class LoraSection(Section):
+    """An adapter on linear layers (PEFT), merged into float32 weights afterwards."""
+
+    r: int = Field(default=32, gt=0, description="Rank of the two matrices.")
+    alpha: int = Field(default=64, gt=0, description="Their product is scaled by alpha / r.")
+    dropout: Fraction = 0.0
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
+        default="lora",
+        description="rslora: scaled by alpha / sqrt(r), for high ranks; dora: the length of each "
+        "row is trained on its own; pissa: begins with the largest singular vectors of the "
+        "weights instead of noise and zeros.",
+    )
+    targets: tuple[str, ...] | None = Field(
+        default=None,
+        description="Names of the layers to adapt, such as q_proj. null: every linear layer but "
+        "the vocabulary projection.",
+    )
+
+
+class TuneSection(OptimizerSection):
+    """Tuning the teacher on the task before it teaches."""
+
+    method: Literal["lora", "qlora", "full"] = Field(
+        default="lora",
+        description="lora: adapters beside frozen weights; qlora: beside weights in 4 bits (needs "
+        "bitsandbytes); full: all weights, at a tenth of the learning rate of adapters.",
+    )
+    lora: LoraSection = LoraSection()
+    max_examples: int | None = Field(
+        default=None, gt=0, description="Tune on this many examples of the training split."
+    )
+
+    @model_validator(mode="after")
+    def _method_has_its_settings(self) -> TuneSection:
+        if self.method == "full" and "lora" in self.model_fields_set:
+            raise ValueError("lora: method full has no adapter; leave it out, or say lora")
+        if self.method == "qlora" and self.lora.variant == "pissa":
+            raise ValueError(
+                "lora.variant: pissa takes its start out of weights that are not quantized; say "
+                "lora, rslora or dora"
+            )
+        return self
+
+    def trained(self) -> dict[str, Any]:
+        """What is trained, in the key: of a plain LoRA no more than before there were others."""
+        said: dict[str, Any] = {} if self.method == "lora" else {"method": self.method}
+        if self.method != "full":
+            later = {"variant", "targets"}
+            said["lora"] = self.lora.model_dump(mode="json", exclude=later)
+            said["lora"] |= self.lora.model_dump(mode="json", include=later, exclude_defaults=True)
+        return said
+
+
+class StudentSection(Section):
+    """Where the student starts."""
+
+    model: Literal["teacher"] | str = Field(  # noqa: PYI051  "teacher" is the documented default
+        default="teacher",
+        description="teacher: parts of the (tuned) teacher; else a model reference.",
+    )
+    layers: int | tuple[int, ...] | None = Field(
+        default=None,
+        description="How many layers to keep, or their numbers. null: all.",
+    )
+    layer_choice: Literal["first", "even", "influence", "loss"] = Field(
+        default="first",
+        description="Which layers a number keeps. first: a student cut off above is still on the "
+        "teacher's distribution; evenly chosen layers learn much more slowly (training/LOG.md). "
+        "influence: those that turn the hidden states most; loss: those without which the answers "
+        "lose most (a pass over the calibration texts a layer).",
+    )
+    heads: int | None = Field(
+        default=None,
+        gt=0,
+        description="Query heads to keep in every layer, the most active ones; heads that share a "
+        "key-value head stay together. null: all.",
+    )
+    mlp_channels: int | None = Field(
+        default=None, gt=0, description="MLP channels to keep in every layer, the most active ones."
+    )
+    hidden_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="Directions of the residual stream to keep, the most active ones. Needed with "
+        "`heads` where Ollama wants heads to fill the width (qwen2, phi3, granite, olmo2).",
+    )
+    calibration_tokens: int = Field(
+        default=8192,
+        gt=0,
+        description="Tokens of the training split on which importance is measured.",
+    )
+    vocabulary: Literal["full", "corpus"] = Field(
+        default="full",
+        description="corpus: only the tokens that the training and validation texts use; other "
+        "text becomes shorter tokens, down to bytes.",
+    )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its layers are narrower than those of its start."""
+        return any((self.heads, self.mlp_channels, self.hidden_size))
+
+    @property
+    def measures_layers(self) -> bool:
+        """Whether its layers are chosen by what they do on training texts."""
+        return isinstance(self.layers, int) and self.layer_choice in ("influence", "loss")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything of it is chosen by what it does on training texts."""
+        return self.measures_layers or self.is_narrow
+
+    def effective(self) -> dict[str, Any]:
+        """What decides which student it is; ``model`` does by what it stands for."""
+        said = self.model_dump(
+            mode="json", exclude={"model", "calibration_tokens"}, exclude_defaults=True
+        )
+        if self.is_measured:
+            said["calibration_tokens"] = self.calibration_tokens
+        return {"layers": None, "layer_choice": self.layer_choice, **said}
+
+
+class SoftLabelsSection(Section):
+    """What is kept of the teacher's distributions."""
+
+    method: Literal["top_k", "sampled"] = Field(
+        default="top_k",
+        description="top_k: the likeliest tokens, and the mass of the rest; sampled: tokens drawn "
+        "at random, unbiased (random sampling KD): less than half the space, at T = 1 only.",
+    )
+    top_k: int = Field(
+        default=20, ge=1, le=1024, description="top_k: tokens; the rest is one bucket."
+    )
+    draws: int = Field(
+        default=30,
+        ge=1,
+        le=255,
+        description="sampled: draws a position. A token that is drawn twice is kept once: of 30 "
+        "about 12 are left in dialogues, fewer where the teacher is surer.",
+    )
+    seed: int = Field(default=0, ge=0, description="sampled: of the draws.")
+
+    def effective(self) -> dict[str, Any]:
+        """What decides the labels: the settings of the other method do not."""
+        used = {"top_k": {"method", "top_k"}, "sampled": {"method", "draws", "seed"}}
+        return self.model_dump(mode="json", include=used[self.method])
+
+
+class DistillSection(OptimizerSection):
+    """Training the student."""
+
+    kd_weight: Fraction = Field(
+        default=0.8, description="Weight of the KL to the soft labels; hard labels get the rest."
+    )
+    temperature: float = Field(default=1.0, gt=0, description="T of the KL, scaled by T^2.")
+    train_embeddings: bool = Field(
+        default=False,
+        description="Also train the embedding and output matrix: a third of a small student's "
+        "weights, and most of its optimizer's work, for words the task never sees.",
+    )
+    hidden_weight: float = Field(
+        default=0.0, ge=0, description="Weight of the hidden-state loss (loads the teacher)."
+    )
+    hidden_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        description="Epochs of hidden-state transfer alone, before the KL starts.",
+    )
+    teacher: Literal["stored", "live"] = Field(
+        default="stored",
+        description="Where the teacher's distributions come from. stored: soft labels of one pass "
+        "before; live: the teacher runs beside the student, every token's probability is known.",
+    )
+    losses: tuple[Loss, ...] = Field(
+        default=(),
+        description="Any weighted sum, in place of kd_weight, temperature and hidden_weight: "
+        "[{loss: kl_reverse, weight: 0.5, temperature: 2.0}, ...]; training/README.md has a table.",
+    )
+
+    @property
+    def loss_terms(self) -> tuple[VocabularyLoss | LayerLoss, ...]:
+        """What is minimised: the list, or what the short form says in its terms."""
+        if self.losses:
+            return self.losses
+        return short_form(
+            kd_weight=self.kd_weight,
+            temperature=self.temperature,
+            hidden_weight=self.hidden_weight,
+        )
+
+    @property
+    def idle_keys(self) -> frozenset[str]:
+        """Keys that decide nothing here; who does not use what came later has the same work."""
+        stored = frozenset({"teacher"}) if self.teacher == "stored" else frozenset()
+        return stored | (_SHORT_FORM if self.losses else frozenset({"losses"}))
+
+    @property
+    def reads_distributions(self) -> bool:
+        """Whether the teacher's distributions are needed, stored or live."""
+        return any(term.needs in ("known", "whole") for term in self.loss_terms)
+
+    @property
+    def reads_soft_labels(self) -> bool:
+        """Whether stored distributions are needed."""
+        return self.teacher == "stored" and self.reads_distributions
+
+    @property
+    def loads_teacher(self) -> bool:
+        """Whether the teacher has to run beside the student."""
+        layers = any(term.needs == "weights" for term in self.loss_terms)
+        live = self.teacher == "live" and self.reads_distributions
+        return layers or live or self.hidden_epochs > 0
+
+    @model_validator(mode="after")
+    def _losses_can_be_computed(self) -> DistillSection:
+        if self.losses:
+            for name in sorted(_SHORT_FORM):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: is said in losses; leave it out")
+        for number, term in enumerate(self.losses):
+            if term.needs == "whole" and self.teacher == "stored":
+                raise ValueError(
+                    f"losses.{number}: {term.loss} needs every token's probability, and soft "
+                    "labels keep some; set distill.teacher to live"
+                )
+        if self.teacher == "live" and not self.reads_distributions:
+            raise ValueError("teacher: no loss reads the teacher's distributions; say stored")
+        return self
