@@ -1,4 +1,4 @@
-"""An append-only file of records that survives a kill at any moment.
+"""Append-only files of records that survive a kill at any moment.
 
 For work that is done one request at a time: what was written is never done again.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +17,94 @@ from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ArtifactError
 
 JSONRecord = dict[str, Any]  # whatever json.loads gives
+Place = tuple[int, int]  # where a line begins, and its length in bytes
+
+
+class SyncedLines:
+    """A file of JSON lines, each synced to disk before :meth:`append` returns.
+
+    A last line that a kill tore is cut off when the file is opened again.
+
+    Args:
+        path: Made if missing.
+        on_record: Called with every record that is there, and its place.
+
+    Raises:
+        ArtifactError: a line other than the last is damaged.
+        DiskFullError: no room.
+    """
+
+    def __init__(self, path: Path, on_record: Callable[[JSONRecord, Place], None]) -> None:
+        self._path = path
+        if path.exists():
+            self._load(on_record)
+        try:
+            # Without a buffer: what could not be written must not be tried again at closing.
+            self._stream = path.open("a+b", buffering=0)
+        except OSError as exc:
+            raise_if_disk_full(exc, path)
+            raise
+
+    def append(self, record: Mapping[str, object]) -> Place:
+        """Add one record; returns its place.
+
+        Raises:
+            DiskFullError: no room; the record is not in the file.
+        """
+        # Half a surrogate pair may come from a daemon; json.loads reads it back.
+        line = json.dumps(record, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+        good_end = self._stream.seek(0, os.SEEK_END)
+        try:
+            if self._stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            os.fsync(self._stream.fileno())
+        except OSError as exc:
+            os.truncate(self._path, good_end)
+            raise_if_disk_full(exc, self._path)
+            raise
+        return good_end, len(line)
+
+    def read(self, place: Place) -> JSONRecord:
+        """The record at a place. Another thread may be appending."""
+        start, size_bytes = place
+        record: JSONRecord = json.loads(os.pread(self._stream.fileno(), size_bytes, start))
+        return record
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def _load(self, on_record: Callable[[JSONRecord, Place], None]) -> None:
+        good_end, torn_line = 0, 0
+        with self._path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if torn_line:
+                    raise ArtifactError(
+                        f"{self._path}, line {torn_line} is damaged",
+                        hint=f"start this stage afresh: rm -r {self._path.parent}",
+                    )
+                record = _parse(line)
+                if record is None:
+                    torn_line = number
+                else:
+                    on_record(record, (good_end, len(line)))
+                    good_end += len(line)
+        os.truncate(self._path, good_end)
+
+
+def _parse(line: bytes) -> JSONRecord | None:
+    """A whole line's record; the newline may also have come to disk before the rest of it."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record: JSONRecord = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return record
 
 
 class Journal:
-    """Records as JSON lines, each synced to disk before :meth:`append` returns.
-
-    A last line that a kill tore is cut off when the file is opened again.
+    """Few records, all of them in memory; see :class:`SyncedLines`.
 
     Args:
         path: Made if missing.
@@ -33,14 +115,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self.records: list[JSONRecord] = self._load() if path.exists() else []
-        try:
-            # Without a buffer: what could not be written must not be tried again at closing.
-            self._stream = path.open("ab", buffering=0)
-        except OSError as exc:
-            raise_if_disk_full(exc, path)
-            raise
+        self.records: list[JSONRecord] = []
+        self._lines = SyncedLines(path, lambda record, _: self.records.append(record))
 
     def append(self, record: Mapping[str, object]) -> None:
         """Add one record.
@@ -48,21 +124,12 @@ class Journal:
         Raises:
             DiskFullError: no room; the record is not in the file.
         """
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-        good_end = self._stream.seek(0, os.SEEK_END)
-        try:
-            if self._stream.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-            os.fsync(self._stream.fileno())
-        except OSError as exc:
-            os.truncate(self._path, good_end)
-            raise_if_disk_full(exc, self._path)
-            raise
+        self._lines.append(record)
         self.records.append(dict(record))
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        self._lines.close()
 
     def __enter__(self) -> Self:
         """Enter the block that closes the file at its end."""
@@ -76,21 +143,3 @@ class Journal:
     ) -> None:
         """Close the file."""
         self.close()
-
-    def _load(self) -> list[JSONRecord]:
-        records = []
-        good_end = 0
-        lines = self._path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):  # behind the last newline: torn
-            try:
-                records.append(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-                if number == len(lines) - 1:
-                    break  # the newline came to disk before the rest of its line
-                raise ArtifactError(
-                    f"{self._path}, line {number} is damaged",
-                    hint=f"start this stage afresh: rm -r {self._path.parent}",
-                ) from exc
-            good_end += len(line) + 1
-        os.truncate(self._path, good_end)
-        return records

@@ -130,7 +130,7 @@ class Client:
             raw=raw,
             images=images,
         )
-        return self._ask(call)
+        return self.ask(call)
 
     def chat(
         self,
@@ -153,7 +153,7 @@ class Client:
             DaemonError: as for :meth:`generate`.
         """
         asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs)
-        return self._ask(calls.chat(model, messages, asking, system=system, tools=tools))
+        return self.ask(calls.chat(model, messages, asking, system=system, tools=tools))
 
     def stream(
         self,
@@ -241,7 +241,7 @@ class Client:
         # draw something else, it reports the same distribution.
         for forced in (False, True):
             call = calls.next_token(model, raw_prompt, top=top, options=options, forced=forced)
-            found = calls.read_next_token(self._ask(call), forced=forced)
+            found = calls.read_next_token(self.ask(call), forced=forced)
             if found is not None:
                 return found
         raise ReplyInvalidError(
@@ -314,7 +314,12 @@ class Client:
         """
         self._follow(calls.push(model, insecure=insecure), None, on_progress)
 
-    def _ask(self, call: Call) -> Reply:
+    def ask(self, call: Call) -> Reply:
+        """The whole answer to a question that was made before, by ``client.calls``.
+
+        Raises:
+            DaemonError: as for :meth:`generate`.
+        """
         reply: Reply | None = None
         for event in self._events(call):
             if isinstance(event, Done):

@@ -12,7 +12,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 HTML_PAGE = b"<html>\n<body>Welcome to the proxy</body>\n</html>\n"
+_QUESTIONS = ("/api/chat", "/api/generate")
 CRASH = "an error was encountered while running the model: unexpected EOF"
 
 
@@ -56,6 +57,29 @@ class Asked:
         return json.loads(self.body)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """How one question is met; what is None is as for every other.
+
+    Attributes:
+        pieces: The answer.
+        thinking: Before it.
+        fault: What goes wrong.
+        refusal: Status and message of an error reply.
+        done_reason: Of the terminal event.
+        logprobs: What each piece carries.
+        prompt_tokens: As the daemon counts them.
+    """
+
+    pieces: Sequence[str] | None = None
+    thinking: Sequence[str] | None = None
+    fault: Fault | None = None
+    refusal: tuple[int, str] | None = None
+    done_reason: str = "stop"
+    logprobs: Sequence[Sequence[Mapping[str, Any]]] | None = None
+    prompt_tokens: int = 7
+
+
 @dataclass
 class FakeDaemon:
     """Listens on a free port of loopback while its block is entered.
@@ -70,8 +94,11 @@ class FakeDaemon:
         renders: Whether it knows ``_debug_render_only``; else it answers as if it were not there.
         statuses: What ``create``, ``pull`` and ``push`` say.
         models: Tag to the digest of its manifest.
+        shown: What ``show`` says of each.
         blobs: Files by digest.
         asked: Every request, in the order of arrival.
+        script: Meets every question in a way of its own.
+        port: Of loopback; 0: any that is free.
     """
 
     pieces: Sequence[str] = ("Hel", "lo", "!")
@@ -93,15 +120,24 @@ class FakeDaemon:
     renders: bool = True
     statuses: Sequence[Mapping[str, Any]] = ({"status": "writing manifest"}, {"status": "success"})
     models: dict[str, str] = field(default_factory=lambda: {"m:latest": "d" * 64})
+    shown: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "modelfile": "FROM x",
+            "parameters": "stop x",
+            "capabilities": ["tools"],
+        }
+    )
     blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    script: Callable[[Asked], Turn] | None = None
+    port: int = 0
 
     def __enter__(self) -> Self:
         """Start to listen."""
         self.closing = threading.Event()
         self.connections: list[socket.socket] = []
         handler = type("Handler", (_Handler,), {"daemon": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
         self._server.daemon_threads = False  # closing waits for them: no thread outlives a test
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
@@ -129,14 +165,34 @@ class FakeDaemon:
         """The name under which there is such a model, if there is one."""
         return next((name for name in (tag, f"{tag}:latest") if name in self.models), None)
 
-    def answer(self, *, chat: bool) -> Iterator[dict[str, Any]]:
+    @property
+    def questions(self) -> list[Any]:
+        """The bodies of all questions."""
+        return [asked.json for asked in self.asked if self._is_question(asked)]
+
+    def turn(self, asked: Asked) -> Turn:
+        """How a request is met."""
+        if self.script is not None and self._is_question(asked):
+            return self.script(asked)
+        return Turn(fault=self.fault)
+
+    def _is_question(self, asked: Asked) -> bool:
+        if asked.path not in _QUESTIONS:
+            return False
+        return not (self.renders and asked.json.get("_debug_render_only"))
+
+    def answer(self, turn: Turn, *, chat: bool) -> Iterator[dict[str, Any]]:
         """The events of one answer."""
-        for thought in self.thinking:
+        for thought in self.thinking if turn.thinking is None else turn.thinking:
             yield _event({"thinking": thought, "content": "", "response": ""}, chat=chat)
-        for piece in self.pieces:
-            extra = {} if self.logprobs is None else {"logprobs": self.logprobs}
+        for number, piece in enumerate(self.pieces if turn.pieces is None else turn.pieces):
+            logprobs = self.logprobs if turn.logprobs is None else turn.logprobs[number]
+            extra = {} if logprobs is None else {"logprobs": logprobs}
             yield _event({"content": piece, "response": piece}, chat=chat) | extra
-        yield _event({"content": "", "response": ""}, chat=chat) | {**self.final, "done": True}
+        final = {**self.final, "done": True}
+        if self.script is not None:
+            final |= {"done_reason": turn.done_reason, "prompt_eval_count": turn.prompt_tokens}
+        yield _event({"content": "", "response": ""}, chat=chat) | final
 
 
 def nobody_listens() -> str:
@@ -182,10 +238,15 @@ class _Handler(BaseHTTPRequestHandler):
     do_DELETE = do_GET
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size:  # the client was killed while it asked
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         asked = Asked(self.command, self.path, headers, body)
         self.daemon.asked.append(asked)
+        self.turn = self.daemon.turn(asked)
         if not self._fails_at_once():
             status, lines = self._route(asked)
             self._send(status, [json.dumps(line).encode() + b"\n" for line in lines])
@@ -207,18 +268,20 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, [{"error": f"model '{wanted}' not found"}]
         match asked.path:
             case "/api/show":
-                shown = {"modelfile": "FROM x", "parameters": "stop x", "capabilities": ["tools"]}
-                return 200, [shown]
+                return 200, [daemon.shown]
             case "/api/copy":
                 daemon.models[asked.json["destination"]] = daemon.models[tag]
                 return 200, []
             case "/api/delete":
                 del daemon.models[tag]
                 return 200, []
+        if self.turn.refusal is not None:
+            status, message = self.turn.refusal
+            return status, [{"error": message}]
         if daemon.renders and asked.json.get("_debug_render_only"):
             text = "".join(f"[{m['role']}]{m['content']}" for m in asked.json["messages"])
             return 200, [{"_debug_info": {"rendered_template": text}}]
-        events = list(daemon.answer(chat=asked.path == "/api/chat"))
+        events = list(daemon.answer(self.turn, chat=asked.path == "/api/chat"))
         return 200, events if asked.json.get("stream", True) else events[-1:]
 
     def _blob(self, digest: str, asked: Asked) -> tuple[int, Sequence[Mapping[str, Any]]]:
@@ -231,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
         return 201, []
 
     def _fails_at_once(self) -> bool:
-        match self.daemon.fault:
+        match self.turn.fault:
             case Fault.SILENT:
                 self._wait()
             case Fault.HANG_UP:
@@ -262,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, lines: list[bytes]) -> None:
         self._wait(self.daemon.pause_s)
-        fault = self.daemon.fault
+        fault = self.turn.fault
         if self.command == "HEAD" or not lines or status >= 400:
             self._send_whole(status, b"".join(lines))
             return
@@ -281,7 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._break(lines[-1])
 
     def _break(self, last: bytes) -> None:
-        match self.daemon.fault:
+        match self.turn.fault:
             case None:
                 self._chunk(last)
             case Fault.RESET:

@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.client import Client
+from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.transport import HTTPX_ERRORS
 from ollama_bridge.errors import DaemonError, OllamaBridgeError
 
 HOST = "127.0.0.1:9"
 DIGEST = "sha256:" + "0" * 64
 CALLS: dict[str, tuple[Any, ...]] = {
+    "ask": (Call("POST", "/api/generate", json={"model": "m", "prompt": "hi"}, model="m"),),
     "chat": ("m", "hi"),
     "copy": ("m", "n"),
     "create": ({"model": "m"},),

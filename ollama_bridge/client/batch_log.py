@@ -1,0 +1,117 @@
+"""The durable log of a batch: what became of every piece of work, by its key.
+
+JSON lines, one for every piece that is settled, each synced to disk before it counts::
+
+    {"key": "3f...", "attempts": 1, "value": {...}}                   done
+    {"key": "9a...", "attempts": 3, "error": "RunnerCrashedError: ..."}   set aside
+
+Questions are not in it, only their digests. Values stay on disk until they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ollama_bridge.errors import ArtifactError
+from ollama_bridge.journal import JSONRecord, Place, SyncedLines
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one piece of work: it has a value, or was set aside with an error.
+
+    Attributes:
+        key: Of the work.
+        value: What it gave; None if it was set aside.
+        error: Why it was set aside; None if it was done.
+        attempts: How often it was tried.
+    """
+
+    key: str
+    value: JSONRecord | None
+    error: str | None = None
+    attempts: int = 1
+
+
+class BatchLog:
+    """A log that only one process writes.
+
+    Args:
+        path: Made if missing; a last line that a kill tore is cut off.
+
+    Raises:
+        ArtifactError: another process has it open, or a line other than the last is damaged.
+        DiskFullError: no room.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._places: dict[str, Place] = {}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(path))
+            self._lines = SyncedLines(path, self._index)
+            stack.callback(self._lines.close)
+            self._stack = stack.pop_all()
+
+    def __contains__(self, key: object) -> bool:
+        """Whether this work is settled."""
+        return key in self._places
+
+    def __len__(self) -> int:
+        """How much work is settled."""
+        return len(self._places)
+
+    def commit(self, outcome: Outcome) -> None:
+        """Settle one piece of work; what is settled is never settled again.
+
+        Raises:
+            DiskFullError: no room; the outcome is not in the log.
+        """
+        if outcome.key in self._places:
+            raise AssertionError(f"{outcome.key} is settled already")
+        record: JSONRecord = {"key": outcome.key, "attempts": outcome.attempts}
+        record |= {"value": outcome.value} if outcome.error is None else {"error": outcome.error}
+        self._places[outcome.key] = self._lines.append(record)
+
+    def read(self, key: str) -> Outcome:
+        """What became of a piece of work that is settled."""
+        record = self._lines.read(self._places[key])
+        return Outcome(key, record.get("value"), record.get("error"), record["attempts"])
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        """Enter the block that closes the file at its end."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def _index(self, record: JSONRecord, place: Place) -> None:
+        self._places[str(record.get("key"))] = place
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ArtifactError(
+                f"another process is writing {path}",
+                hint="wait for it, or choose another file",
+            ) from exc
+        yield
