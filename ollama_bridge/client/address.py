@@ -30,12 +30,15 @@ class Address:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
 
-def read_address(host: str | None = None, *, api_key: str | None = None) -> Address:
+def read_address(
+    host: str | None = None, *, api_key: str | None = None, key_variable: str = "OLLAMA_API_KEY"
+) -> Address:
     """Read an address such as ``127.0.0.1``, ``box:1234`` or ``https://box/ollama``.
 
     Args:
         host: None: ``OLLAMA_HOST``, else the default port on this machine.
-        api_key: None: ``OLLAMA_API_KEY``.
+        api_key: None: what ``key_variable`` holds.
+        key_variable: The environment's, so that a key goes where it belongs only.
 
     Raises:
         ConfigError: unreadable, or a key would be sent unencrypted to another machine.
@@ -63,22 +66,22 @@ def read_address(host: str | None = None, *, api_key: str | None = None) -> Addr
     # A daemon that listens on all interfaces is asked on this machine's own.
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
     loopback = _is_loopback(name)
-    key = _read_key(api_key)
+    key = _read_key(api_key, key_variable)
     if key and scheme == "http" and not loopback:
         raise ConfigError(
             f"the API key would be sent unencrypted to {name}",
-            hint=f"use https://{name}, or unset OLLAMA_API_KEY",
+            hint=f"use https://{name}, or unset {key_variable}",
         )
     shown = f"[{name}]" if ":" in name else name
     return Address(f"{scheme}://{shown}:{port}{parts.path.rstrip('/')}", loopback, key)
 
 
-def _read_key(api_key: str | None) -> str | None:
-    key = (api_key or os.environ.get("OLLAMA_API_KEY") or "").strip()
+def _read_key(api_key: str | None, variable: str) -> str | None:
+    key = (api_key or os.environ.get(variable) or "").strip()
     if not _is_plain(key):
         raise ConfigError(
             "the API key has blanks or characters that a header cannot carry",
-            hint="set OLLAMA_API_KEY to the key alone",
+            hint=f"set {variable} to the key alone",
         )
     return key or None
 

@@ -1,0 +1,159 @@
+"""Asks a server that speaks OpenAI's chat completions: vLLM, llama.cpp, and Ollama's own ``/v1``.
+
+What a teacher needs of it, and no more: one answer to a conversation, with its likeliest tokens.
+The same transport, limits and errors as for a daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from ollama_bridge.client.address import read_address
+from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.fields import Fields, read_fields
+from ollama_bridge.client.requests import MessageLike, message_list
+from ollama_bridge.client.thinking import ThinkingSplitter
+from ollama_bridge.client.transport import AsyncTransport
+from ollama_bridge.client.values import Reply, Timings, read_logprobs
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonError,
+    DaemonUnreachableError,
+    ReplyInvalidError,
+    RequestRejectedError,
+)
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+_PATH = "/chat/completions"
+_WHERE = "a chat completion"
+
+
+class OpenAIClient:
+    """A client for asyncio.
+
+    Args:
+        base_url: With the version, such as ``http://127.0.0.1:8000/v1``.
+        timeouts: One limit a phase; an answer comes as a whole, so the first token's limit and
+            ``load_s`` hold for all of it.
+        transport: Where requests go instead of the network; for tests.
+
+    Raises:
+        ConfigError: no such address, or the key would be sent unencrypted to another machine.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeouts: Timeouts | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if "://" not in base_url:
+            raise ConfigError(
+                f"{base_url!r} is no base URL", hint="write it as http://127.0.0.1:8000/v1"
+            )
+        address = read_address(base_url, key_variable=KEY_VARIABLE)
+        self._url = address.url
+        self._transport = AsyncTransport(address, timeouts or Timeouts(), transport)
+
+    async def __aenter__(self) -> Self:
+        """Enter the block that closes the connections at its end."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close every connection."""
+        await self._transport.close()
+
+    async def ask(self, call: Call) -> Reply:
+        """The answer to a question of :func:`chat_completion`.
+
+        Raises:
+            DaemonError: everything that a server can do wrong.
+        """
+        try:
+            data = await self._transport.json(call)
+        except DaemonError as error:
+            self._advise(error)
+            raise
+        return read_completion(data, model=str(call.model))
+
+    def _advise(self, error: DaemonError) -> None:
+        """The transport's advice is about Ollama."""
+        if isinstance(error, DaemonUnreachableError):
+            error.hint = f"check that a server answers at {self._url}"
+        elif isinstance(error, RequestRejectedError):
+            error.hint = {
+                401: f"set {KEY_VARIABLE}",
+                403: f"set {KEY_VARIABLE} to a key that may use {error.model}",
+                404: f"see which models there are: curl {self._url}/models",
+            }.get(error.status_code)
+
+
+def chat_completion(
+    model: str,
+    messages: Sequence[MessageLike],
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    top_logprobs: int | None = None,
+) -> Call:
+    """``/chat/completions``, the answer as a whole."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": message_list(messages),
+        "stream": False,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    if top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": top_logprobs}
+    return Call("POST", _PATH, json=body, model=model, patience="model")
+
+
+def read_completion(data: object, *, model: str) -> Reply:
+    """Read a completion; thinking is what the server calls so, else a leading ``<think>``.
+
+    Raises:
+        ReplyInvalidError: it is none, or does not say how it ended.
+    """
+    fields = read_fields(data, _WHERE)
+    choice = next(iter(fields.items("choices")), None)
+    reason = choice.text("finish_reason") if choice else ""
+    if choice is None or not reason:
+        raise ReplyInvalidError(
+            f"the answer of {model!r} does not say how it ended",
+            hint="ask again; if it goes on, look at the server's log",
+            model=model,
+        )
+    message = choice.inner("message")
+    thinking = message.text("reasoning_content") or message.text("reasoning")
+    text = message.text("content")
+    if not thinking:
+        splitter = ThinkingSplitter()
+        parts = [splitter.feed(text), splitter.finish()]
+        thinking, text = ("".join(part) for part in zip(*parts, strict=True))
+    reported = choice.inner("logprobs")
+    usage = fields.inner("usage")
+    return Reply(
+        text=text,
+        thinking=thinking.strip(),
+        done_reason=reason,
+        model=fields.text("model", model),
+        prompt_tokens=usage.whole("prompt_tokens"),
+        generated_tokens=usage.whole("completion_tokens"),
+        timings=Timings(),
+        logprobs=read_logprobs(Fields({"logprobs": reported.data["content"]}, _WHERE))
+        if reported.has("content")
+        else None,
+    )
