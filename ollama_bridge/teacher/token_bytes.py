@@ -1,0 +1,109 @@
+"""The bytes that each token of a tokenizer stands for, and the token that bytes begin with.
+
+A daemon names tokens by text only, so text is where two vocabularies meet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ollama_bridge.encoding import Tokenizer
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class TokenBytes:
+    """Tokens as bytes. Special tokens have none.
+
+    Reads byte-level vocabularies (GPT-2's alphabet) and SentencePiece's (``▁``, ``<0x0A>``).
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        added = tokenizer.added_tokens_decoder
+        read = _read_byte_level if _is_byte_level(tokenizer) else _read_sentencepiece
+        self._bytes: dict[int, bytes] = {}
+        for text, token in vocabulary.items():
+            if token not in added:
+                self._bytes[token] = read(text)
+            elif not added[token].special:
+                self._bytes[token] = text.encode()
+        self._ids: dict[bytes, int] = {}
+        for token in sorted(self._bytes, reverse=True):  # of equal ones the lowest id counts
+            self._ids[self._bytes[token]] = token
+        self._first: dict[bytes, int | None] = {}
+        self._cut = frozenset(filter(None, map(_readable, self._bytes.values())))
+        self._special = frozenset(token.content for token in added.values() if token.special)
+
+    def of(self, token: int) -> bytes | None:
+        """A token's bytes; None for special tokens and ids without a token."""
+        return self._bytes.get(token)
+
+    def may_be_cut(self, content: bytes) -> bool:
+        """Whether a daemon may print these bytes for a token that goes on with half a character."""
+        return content in self._cut
+
+    def is_special(self, text: str) -> bool:
+        """Whether a text is how a special token is written."""
+        return text in self._special
+
+    def first(self, content: bytes) -> int | None:
+        """The first token of these bytes: the one that is all of them, if there is one."""
+        if content not in self._first:
+            self._first[content] = self._find_first(content)
+        return self._first[content]
+
+    def _find_first(self, content: bytes) -> int | None:
+        exact = self._ids.get(content)
+        if exact is not None or not content:
+            return exact
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            return None
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        first = self._bytes.get(ids[0]) if ids else None
+        return ids[0] if first and content.startswith(first) else None
+
+
+def _readable(content: bytes) -> bytes | None:
+    """What can be read of a token that ends in half a character; None of other tokens."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return content[: error.start]
+    return None
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    decoder: Any = json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder") or {}
+    return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's: printable bytes stand for themselves, the others for what follows U+00FF."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _read_byte_level(text: str) -> bytes:
+    if all(character in _ALPHABET for character in text):
+        return bytes(_ALPHABET[character] for character in text)
+    return text.encode()
+
+
+def _read_sentencepiece(text: str) -> bytes:
+    byte = _BYTE.fullmatch(text)
+    return bytes([int(byte[1], 16)]) if byte else text.replace("▁", " ").encode()
