@@ -20,6 +20,7 @@ from ollama_bridge.quantization.file_types import FileTypeName
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.recipe_problems import apply_overrides, describe_error, unknown_keys
 from ollama_bridge.sections import Section
+from ollama_bridge.teacher_section import AskedTeacherSection
 from ollama_bridge.training_sections import (
     DistillSection,
     EarlyStoppingSection,
@@ -113,19 +114,18 @@ class DataSection(Section):
         return self
 
 
-class TeacherSection(Section):
+class TeacherSection(AskedTeacherSection):
     """The teacher."""
 
-    model: str = Field(description="Model reference: ollama:tag, ./dir, file.gguf, hf:org/name.")
     tune: TuneSection | None = Field(
         default=None, description="Tuning on the task first; null: as it is."
     )
-    answers: Literal["gold", "daemon"] = Field(
-        default="gold",
-        description="gold: answers of the data; daemon: the teacher writes them through Ollama.",
-    )
-    answer_tokens: int = Field(default=80, gt=0, description="Limit of a written answer, tokens.")
-    answer_temperature: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _the_tuned_teacher_teaches(self) -> TeacherSection:
+        if self.soft_labels != "local" and self.tune is not None:
+            raise ValueError("soft_labels: the model that is asked is not the tuned one; say local")
+        return self
 
 
 class ControlSection(Section):
@@ -209,10 +209,34 @@ class Recipe(Section):
     export: ExportSection
     modelfile: ModelfileSection = ModelfileSection()
 
+    @property
+    def needs_teacher_weights(self) -> bool:
+        """Whether torch runs the teacher, or cuts the student out of it."""
+        is_taught = self.teacher.soft_labels == "local" or self.distill.loads_teacher
+        return is_taught or self.student.model == "teacher"
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        if self.task.kind == "classify" and self.teacher.answers == "daemon":
-            raise ValueError("teacher.answers: a classify task has gold answers in its data")
+        written = self.teacher.answers == "daemon"
+        if self.task.kind == "classify" and written and not self.teacher.rewrite:
+            raise ValueError(
+                "teacher.answers: a classify task has gold answers in its data (write them again: "
+                "teacher.rewrite)"
+            )
+        teacher = self.teacher
+        is_asked = written or teacher.soft_labels == "daemon"
+        if is_asked and teacher.base_url is None and not teacher.model.startswith("ollama:"):
+            raise ValueError("teacher.model: a daemon is asked by the model's tag: ollama:tag")
+        if teacher.base_url is not None and self.student.model == "teacher":
+            raise ValueError(
+                "student.model: name one, there are no weights behind teacher.base_url"
+            )
+        if teacher.soft_labels == "daemon" and self.soft_labels.method != "top_k":
+            raise ValueError("soft_labels.method: a daemon reports likeliest tokens; say top_k")
+        if teacher.soft_labels == "none" and self.distill.reads_soft_labels:
+            raise ValueError("distill.kd_weight: say 0, teacher.soft_labels is none")
+        if teacher.base_url is not None and self.distill.loads_teacher:
+            raise ValueError("distill: its losses load a teacher, teacher.base_url has no weights")
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
             raise ValueError("teacher.answers: the reviews source has no answers; say daemon")
         if self.soft_labels.method == "sampled" and self.distill.reads_soft_labels:

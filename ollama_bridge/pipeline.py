@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import (
     Checkpoint,
@@ -26,6 +27,9 @@ from ollama_bridge.errors import MissingExtraError, ModelNotFoundError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+
+if TYPE_CHECKING:
+    pass
 
 # The one teacher that can be had without a model hub: its weights ship in a Python package.
 PACKAGED_TEACHER_TAG = "smollm2:135m"
@@ -92,7 +96,9 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
     from ollama_bridge.models.resolve import resolve_model
     from ollama_bridge.rendering import render
     from ollama_bridge.teacher.daemon import write_answers
+    from ollama_bridge.teacher.daemon_labels import label_by_daemon
     from ollama_bridge.teacher.local import label
+    from ollama_bridge.teacher.respondent import find_respondent
     from ollama_bridge.train.distill import distill
     from ollama_bridge.train.finetune import finetune
 
@@ -104,25 +110,25 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
     )
     provide_teacher(recipe.teacher.model, client, reporter)
     if recipe.teacher.answers == "daemon":
-        tag = recipe.teacher.model.removeprefix("ollama:")
         corpus = write_answers(
             corpus,
             recipe.teacher,
-            tag=tag,
-            model_digest=model_digest(client, tag),
-            client=client,
+            respondent=find_respondent(recipe.teacher, client),
             out_dir=run_dir / "answers",
             reporter=reporter,
         )
 
-    # 2. The teacher's weights, tuned on the task. The daemon must not decode beside torch.
+    # 2. The teacher's weights, tuned on the task; where only the daemon is asked, none are needed.
+    # The daemon must not decode beside torch.
     models_dir = home_dir() / "models"
-    teacher: Checkpoint = resolve_model(
-        recipe.teacher.model, cache_dir=models_dir, client=client, reporter=reporter
-    )
+    teacher: Checkpoint | None = None
+    if recipe.needs_teacher_weights:
+        teacher = resolve_model(
+            recipe.teacher.model, cache_dir=models_dir, client=client, reporter=reporter
+        )
     unload_all(client, reporter)
     tuned = teacher
-    if recipe.teacher.tune is not None:
+    if teacher is not None and recipe.teacher.tune is not None:
         tuned = finetune(
             teacher,
             corpus,
@@ -134,8 +140,28 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         )
 
     # 3. One pass of the teacher; the student learns from what was stored, or from it directly.
+    start = tuned
+    if recipe.student.model != "teacher":
+        start = resolve_model(
+            recipe.student.model, cache_dir=models_dir, client=client, reporter=reporter
+        )
+    if start is None:
+        raise AssertionError("unreachable: a student of the teacher's layers has a teacher")
     labels: SoftLabels | None = None
-    if recipe.distill.reads_soft_labels:
+    reads = recipe.distill.reads_soft_labels
+    if reads and recipe.teacher.soft_labels == "daemon":
+        labels = label_by_daemon(
+            corpus,
+            start,
+            recipe.soft_labels,
+            recipe.teacher,
+            respondent=find_respondent(recipe.teacher, client),
+            max_length=recipe.distill.max_length,
+            out_dir=run_dir / "labels",
+            reporter=reporter,
+        )
+        unload_all(client, reporter)
+    elif reads and tuned is not None:
         labels = label(
             tuned,
             corpus,
@@ -145,11 +171,6 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
             out_dir=run_dir / "labels",
             store_dir=home_dir() / "labels",
             reporter=reporter,
-        )
-    start = tuned
-    if recipe.student.model != "teacher":
-        start = resolve_model(
-            recipe.student.model, cache_dir=models_dir, client=client, reporter=reporter
         )
     student: Checkpoint = distill(
         start,
@@ -179,9 +200,11 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         )
 
     # 4. Scores on held-out text, once.
-    teachers = {"teacher zero-shot": teacher, "teacher tuned": tuned}
-    if tuned is teacher:
-        teachers = {"teacher": teacher}
+    teachers = {}
+    if teacher is not None and tuned is not None:
+        teachers = {"teacher zero-shot": teacher, "teacher tuned": tuned}
+        if tuned is teacher:
+            teachers = {"teacher": teacher}
     report: EvalReport = evaluate(
         {**teachers, **scored},
         corpus,
@@ -204,24 +227,33 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         for tag, gguf in export(recipe, student, corpus, run_dir, reporter)
     ]
 
-    # 6. The same texts through the daemon, beside the teacher exported at the same type.
+    # 6. The same texts through the daemon, beside the teacher exported at the same type (or, where
+    # its weights are not at hand, as it is).
     served = None
     if recipe.evaluate.served:
         gguf_type = recipe.export.types[0]
-        # A teacher that was not tuned here came without the values that its proof needs.
-        exported = tuned
-        if tuned is teacher:
-            exported = with_reference_values(
-                teacher, system=system, out_dir=run_dir / "teacher", reporter=reporter
-            )
-        teacher_gguf = convert(
-            exported, type=gguf_type, out_dir=run_dir / f"teacher-{gguf_type}", reporter=reporter
-        )
         teacher_tag = f"{recipe.export.tag}:teacher"
-        modelfile = render(teacher_gguf, settings=recipe.modelfile, system=system)
-        _register(teacher_gguf, modelfile, teacher_tag, run_dir, client, reporter)
+        if tuned is not None:
+            # A teacher that was not tuned here came without the values that its proof needs.
+            exported = tuned
+            if tuned is teacher:
+                exported = with_reference_values(
+                    tuned, system=system, out_dir=run_dir / "teacher", reporter=reporter
+                )
+            teacher_gguf = convert(
+                exported,
+                type=gguf_type,
+                out_dir=run_dir / f"teacher-{gguf_type}",
+                reporter=reporter,
+            )
+            modelfile = render(teacher_gguf, settings=recipe.modelfile, system=system)
+            _register(teacher_gguf, modelfile, teacher_tag, run_dir, client, reporter)
+        elif recipe.teacher.base_url is None:
+            asked = recipe.teacher.model.removeprefix("ollama:")
+            client.create({"model": teacher_tag, "from": asked, "system": system})
+        teachers_tag = {} if recipe.teacher.base_url is not None else {"teacher": teacher_tag}
         served = evaluate_served(
-            {"teacher": teacher_tag, "student": models[0].tag},
+            {**teachers_tag, "student": models[0].tag},
             corpus,
             recipe.evaluate,
             recipe.task,
@@ -324,24 +356,6 @@ def provide_teacher(reference: str, client: Client, reporter: Reporter) -> None:
     if not client.has_blob(digest):
         client.upload_blob(gguf, digest)
     client.create({"model": PACKAGED_TEACHER_TAG, "files": {"model.gguf": digest}})
-
-
-def model_digest(client: Client, tag: str) -> str:
-    """The digest of a tag's manifest, which changes when anything of the tag does.
-
-    Raises:
-        ModelNotFoundError: the daemon has no such tag.
-    """
-    wanted = tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
-    for model in client.list():
-        if model.name == wanted:
-            return model.digest
-    raise ModelNotFoundError(
-        f"the daemon has no model {tag!r}",
-        status_code=404,
-        model=tag,
-        hint=f"ollama pull {tag}",
-    )
 
 
 def tag_file_name(tag: str) -> str:

@@ -18,9 +18,9 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.card import model_card
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
+from ollama_bridge.daemon.tags import model_digest
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.pipeline import model_digest
 from ollama_bridge.provenance import Provenance, find_provenance
 from ollama_bridge.registry.attachments import attach, read_attachments, small_blob
 from ollama_bridge.registry.credentials import read_credentials

@@ -19,7 +19,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"downloads", "journal"}),
     frozenset({"template"}),
     frozenset(
-        {"reference", "sections", "loss_sections", "training_sections", "recipe_problems", "config"}
+        {
+            "reference",
+            "sections",
+            "loss_sections",
+            "teacher_section",
+            "training_sections",
+            "recipe_problems",
+            "config",
+        }
     ),
     frozenset({"client"}),
     frozenset(

@@ -20,6 +20,7 @@ from ollama_bridge.cli import (
     build,
     daemon,
     doctor,
+    export_stages,
     labels,
     models,
     output,
@@ -66,6 +67,7 @@ ask.add_to(app)
 models.add_to(app)
 publish.add_to(app)
 stages.add_to(app)
+export_stages.add_to(app)
 doctor.add_to(app)
 app.add_typer(daemon.app, name="daemon")
 app.add_typer(assets.recipes_app, name="recipes")

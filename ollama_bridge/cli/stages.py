@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, GGUFFile, SoftLabels
+from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, SoftLabels
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.cli.launch import in_turn
 from ollama_bridge.cli.progress import ConsoleReporter, shown
-from ollama_bridge.config import load_recipe
+from ollama_bridge.config import TeacherSection, load_recipe
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import Reporter
+
+if TYPE_CHECKING:
+    from ollama_bridge.teacher.respondent import Respondent
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `prepare` made.")]
 StageOut = Annotated[Path, typer.Option("--out", help="Folder of the artefact.", file_okay=False)]
@@ -25,14 +27,11 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (
         prepare,
+        answers,
         finetune,
         label,
         distill,
         evaluate,
-        importance,
-        convert,
-        render,
-        register,
     ):
         app.command(command.__name__, rich_help_panel="Stages")(command)
 
@@ -56,7 +55,30 @@ def prepare(
         corpus = stage(
             loaded.data, loaded.task, seed=loaded.seed, out_dir=out.absolute(), reporter=reporter
         )
-    _print(corpus, as_json=as_json)
+    print_artifact(corpus, as_json=as_json)
+
+
+def answers(
+    recipe: options.RecipeArgument,
+    corpus: CorpusOption,
+    out: StageOut,
+    set_: options.SetOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Let the teacher write the answers that a corpus lacks."""
+    from ollama_bridge.teacher.daemon import write_answers as stage
+
+    loaded = load_recipe(recipe, overrides=set_ or [])
+    with ConsoleReporter() as reporter:
+        written = stage(
+            Corpus.open(corpus),
+            loaded.teacher,
+            respondent=_respondent(loaded.teacher, host),
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    print_artifact(written, as_json=as_json)
 
 
 def finetune(
@@ -80,7 +102,7 @@ def finetune(
         )
     with shown(tensorboard=tensorboard) as reporter:
         checkpoint = stage(
-            _checkpoint(base, host, reporter),
+            checkpoint_of(base, host, reporter),
             Corpus.open(corpus),
             loaded.teacher.tune,
             system=loaded.task.system,
@@ -88,35 +110,60 @@ def finetune(
             out_dir=out.absolute(),
             reporter=reporter,
         )
-    _print(checkpoint, as_json=as_json)
+    print_artifact(checkpoint, as_json=as_json)
 
 
 def label(
     recipe: options.RecipeArgument,
-    teacher: Annotated[str, typer.Option(help="Model reference of the teacher.")],
     corpus: CorpusOption,
     out: StageOut,
+    teacher: Annotated[
+        str | None, typer.Option(help="Model reference of a teacher whose weights are at hand.")
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="teacher.soft_labels daemon: model reference whose tokenizer counts."),
+    ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
     """Store the teacher's soft labels on a corpus; rows that have some already are not repeated."""
+    loaded = load_recipe(recipe, overrides=set_ or [])
+    asks = loaded.teacher.soft_labels == "daemon"
+    reference = student if asks else teacher
+    if reference is None:
+        role = "student" if asks else "teacher"
+        said = f"recipe {loaded.name} says teacher.soft_labels: {loaded.teacher.soft_labels}"
+        raise ConfigError(f"{said}, so a {role} has to be named", hint=f"add --{role} MODEL")
     from ollama_bridge.assets import home_dir
+    from ollama_bridge.teacher.daemon_labels import label_by_daemon
     from ollama_bridge.teacher.local import label as stage
 
-    loaded = load_recipe(recipe, overrides=set_ or [])
     with ConsoleReporter() as reporter:
-        labels = stage(
-            _checkpoint(teacher, host, reporter),
-            Corpus.open(corpus),
-            loaded.soft_labels,
-            max_length=loaded.distill.max_length,
-            dtype=loaded.distill.dtype,
-            out_dir=out.absolute(),
-            store_dir=home_dir() / "labels",
-            reporter=reporter,
-        )
-    _print(labels, as_json=as_json)
+        if asks:
+            labels = label_by_daemon(
+                Corpus.open(corpus),
+                checkpoint_of(reference, host, reporter),
+                loaded.soft_labels,
+                loaded.teacher,
+                respondent=_respondent(loaded.teacher, host),
+                max_length=loaded.distill.max_length,
+                out_dir=out.absolute(),
+                reporter=reporter,
+            )
+        else:
+            labels = stage(
+                checkpoint_of(reference, host, reporter),
+                Corpus.open(corpus),
+                loaded.soft_labels,
+                max_length=loaded.distill.max_length,
+                dtype=loaded.distill.dtype,
+                out_dir=out.absolute(),
+                store_dir=home_dir() / "labels",
+                reporter=reporter,
+            )
+    print_artifact(labels, as_json=as_json)
 
 
 def distill(
@@ -142,18 +189,18 @@ def distill(
     loaded = load_recipe(recipe, overrides=set_ or [])
     with shown(tensorboard=tensorboard) as reporter:
         checkpoint = stage(
-            _checkpoint(start, host, reporter),
+            checkpoint_of(start, host, reporter),
             Corpus.open(corpus),
             SoftLabels.open(labels) if labels else None,
             loaded.distill,
             student=loaded.student,
-            teacher=_checkpoint(teacher, host, reporter) if teacher else None,
+            teacher=checkpoint_of(teacher, host, reporter) if teacher else None,
             system=loaded.task.system,
             task_labels=loaded.task.labels,
             out_dir=out.absolute(),
             reporter=reporter,
         )
-    _print(checkpoint, as_json=as_json)
+    print_artifact(checkpoint, as_json=as_json)
 
 
 def evaluate(
@@ -176,7 +223,7 @@ def evaluate(
             name, equals, reference = pair.partition("=")
             if not equals:
                 raise ConfigError(f"{pair!r}: write it as NAME=REFERENCE")
-            named[name] = _checkpoint(reference, host, reporter)
+            named[name] = checkpoint_of(reference, host, reporter)
         report = stage(
             named,
             Corpus.open(corpus),
@@ -186,151 +233,15 @@ def evaluate(
             reporter=reporter,
         )
     if as_json:
-        _print(report, as_json=True)
+        print_artifact(report, as_json=True)
     else:
         output.data(read_markdown(report))
 
 
-def importance(
-    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
-    corpus: CorpusOption,
-    out: StageOut,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of the corpus, at most.")] = 50_000,
-    host: options.HostOption = None,
-    as_json: options.JSONOption = False,
-) -> None:
-    """Measure which columns of its matrices a model uses, for `convert --imatrix`."""
-    from ollama_bridge.conversion.importance import importance as stage
-
-    with ConsoleReporter() as reporter:
-        found = stage(
-            _checkpoint(source, host, reporter),
-            Corpus.open(corpus),
-            max_tokens=max_tokens,
-            out_dir=out.absolute(),
-            reporter=reporter,
-        )
-    if as_json:
-        _print(found, as_json=True)
-    else:
-        output.data(str(found.imatrix_path))
-
-
-def convert(
-    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
-    out: StageOut,
-    gguf_type: options.TypeOption = "f16",
-    budget: options.BudgetOption = None,
-    max_size: options.MaxSizeOption = None,
-    corpus: options.BudgetCorpusOption = None,
-    adapter: Annotated[
-        bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
-    ] = False,
-    base: options.BaseOption = None,
-    imatrix: options.ImatrixOption = None,
-    host: options.HostOption = None,
-    as_json: options.JSONOption = False,
-) -> None:
-    """Write a checkpoint as GGUF; a PEFT folder is merged into its base.
-
-    Examples:
-      ollama-bridge convert ./my-finetune --type q4_k_m --out ./gguf
-      ollama-bridge convert ./my-finetune --budget 0.01 --corpus ./corpus --out ./gguf
-      ollama-bridge convert ./my-finetune --max-size 80MB --out ./gguf
-    """
-    from ollama_bridge.conversion import convert as stage
-
-    target = read_target(budget, max_size, corpus)
-    if adapter and target is not None:
-        raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
-    if adapter:
-        _convert_adapter(source, out, base=base, host=host, as_json=as_json)
-        return
-    with ConsoleReporter() as reporter:
-        gguf = stage(
-            _checkpoint(source, host, reporter, base=base),
-            type=gguf_type,
-            imatrix=imatrix,
-            target=target,
-            corpus=Corpus.open(corpus) if corpus is not None else None,
-            out_dir=out.absolute(),
-            reporter=reporter,
-        )
-    if target is not None and not as_json:
-        print_budget(gguf)
-    _print(gguf, as_json=as_json)
-
-
-def render(
-    gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
-    recipe: Annotated[str | None, typer.Option(help="Recipe with the parameters.")] = None,
-    template: Annotated[str | None, typer.Option(help="Chat format or .j2 file.")] = None,
-    system: Annotated[str | None, typer.Option(help="SYSTEM.")] = None,
-) -> None:
-    """Print the Modelfile of a GGUF."""
-    from ollama_bridge.config import ModelfileSection
-    from ollama_bridge.rendering import render as stage
-
-    settings = ModelfileSection()
-    if recipe is not None:
-        loaded = load_recipe(recipe)
-        settings, system = loaded.modelfile, system or loaded.task.system
-    if template is not None:
-        settings = settings.model_copy(update={"template": template})
-    output.data(stage(GGUFFile.open(gguf), settings=settings, system=system).to_text())
-
-
-def register(
-    gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
-    tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
-    out: StageOut,
-    modelfile: Annotated[
-        Path | None, typer.Option(help="A Modelfile; left out: rendered from the GGUF.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
-    ] = False,
-    link: options.LinkOption = True,
-    host: options.HostOption = None,
-    as_json: options.JSONOption = False,
-) -> None:
-    """Register a GGUF in Ollama and prove what is served."""
-    from ollama_bridge.client import Client
-    from ollama_bridge.config import ModelfileSection
-    from ollama_bridge.daemon.ensure import ensure_daemon
-    from ollama_bridge.modelfile import Modelfile
-    from ollama_bridge.registration import register as stage
-    from ollama_bridge.rendering import render as render_stage
-
-    opened = GGUFFile.open(gguf)
-    if modelfile is None:
-        parsed = render_stage(opened, settings=ModelfileSection(), system=None)
-    else:
-        if not modelfile.is_file():
-            raise ConfigError(f"{modelfile}: no such Modelfile", hint="ollama-bridge render --help")
-        parsed = Modelfile.parse(modelfile.read_text(encoding="utf-8"))
-    with ConsoleReporter() as reporter:
-        daemon = ensure_daemon(reporter=reporter, host=host)
-        with Client(daemon.host) as client:
-            model = stage(
-                opened,
-                parsed,
-                tag,
-                client=client,
-                out_dir=out.absolute(),
-                reporter=reporter,
-                force=force,
-                link=link,
-            )
-    if as_json:
-        _print(model, as_json=True)
-    else:
-        output.data(f"{model.tag}: {model.facts['verdict']}")
-
-
-def _checkpoint(
+def checkpoint_of(
     reference: str, host: str | None, reporter: Reporter, *, base: str | None = None
 ) -> Checkpoint:
+    """The checkpoint of a model reference."""
     from ollama_bridge.assets import home_dir
     from ollama_bridge.client import Client
     from ollama_bridge.models.resolve import resolve_model
@@ -341,23 +252,16 @@ def _checkpoint(
         )
 
 
-def _convert_adapter(
-    source: str, out: Path, *, base: str | None, host: str | None, as_json: bool
-) -> None:
-    from ollama_bridge.assets import home_dir
+def _respondent(settings: TeacherSection, host: str | None) -> Respondent:
     from ollama_bridge.client import Client
-    from ollama_bridge.conversion import convert_adapter
-    from ollama_bridge.models.resolve import resolve_adapter
+    from ollama_bridge.teacher.respondent import find_respondent
 
-    with ConsoleReporter() as reporter, Client(host) as client:
-        folder, found = resolve_adapter(
-            source, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
-        )
-        made = convert_adapter(folder, found, out_dir=out.absolute(), reporter=reporter)
-    _print(made, as_json=as_json)
+    with Client(host) as client:
+        return find_respondent(settings, client)
 
 
-def _print(artifact: Artifact, *, as_json: bool) -> None:
+def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
+    """An artefact on stdout: where it is, or everything as JSON."""
     values = {"path": artifact.path, "digest": artifact.digest, **artifact.facts}
     if as_json:
         output.data_json(values)

@@ -88,14 +88,21 @@ class TopKFormat:
     ) -> list[bytes]:
         """See :class:`LabelFormat`."""
         kept = join_top_k([top_k_with_residual(part, top_k=self._top_k) for part in logits])
+        return [block for _, block in zip(keys, self.pack(kept, counts), strict=True)]
+
+    def pack(self, kept: SoftTargets, counts: Sequence[int]) -> list[bytes]:
+        """Blocks of distributions that are cut already.
+
+        Args:
+            kept: Of all rows, one behind the other.
+            counts: Positions of every row.
+        """
         records = np.empty(len(kept), dtype=self._record)
         records["ids"] = _narrow(kept.ids, self._record["ids"].shape[-1])
         records["logprobs"] = kept.logprobs.cpu().numpy().clip(_LEAST_LOGPROB, 0.0)
         records["residual"] = kept.residual.cpu().numpy()
         ends = np.cumsum(counts)
-        return [
-            records[end - n : end].tobytes() for _, n, end in zip(keys, counts, ends, strict=True)
-        ]
+        return [records[end - n : end].tobytes() for n, end in zip(counts, ends, strict=True)]
 
     def read(self, blocks: Sequence[tuple[bytes, int]]) -> SoftTargets:
         """See :class:`LabelFormat`."""

@@ -11,23 +11,21 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import Corpus, Work, digest_text, write_text_atomic
+from ollama_bridge.client.batch import run_batch
+from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.coordinator import BatchLimits, GivenUp, Job
+from ollama_bridge.client.records import reply_from_record
+from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import (
-    ContextOverflowError,
-    DaemonError,
-    ModelNotFoundError,
-    RequestRejectedError,
-)
+from ollama_bridge.errors import DaemonError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.journal import Journal, JSONRecord
-from ollama_bridge.repetition import is_looping
+from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import (
     Note,
     NullReporter,
@@ -36,38 +34,36 @@ from ollama_bridge.reporting import (
     StageStarted,
     Timed,
 )
-
-if TYPE_CHECKING:
-    from ollama_bridge.client import Client, Reply
+from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
+from ollama_bridge.teacher.traces import KEPT, judge, with_thinking
 
 STAGE = "answers"
+# Of an answered corpus whose answers came with distributions: a record a kept answer.
+LOGPROBS_NAME = "logprobs.jsonl"
+
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
-# So many refusals one after the other are not the fault of the rows.
-_MAX_REFUSED_IN_A_ROW = 5
-_KEPT, _GOLD, _REFUSED = "kept", "had an answer", "refused"
+_GOLD, _REFUSED = "had an answer", "refused"
 
 
 def write_answers(
     corpus: Corpus,
     settings: TeacherSection,
     *,
-    tag: str,
-    model_digest: str,
-    client: Client,
+    respondent: Respondent,
     out_dir: Path,
     reporter: Reporter | None = None,
 ) -> Corpus:
-    """Let a model in Ollama answer every example that ends on the user.
+    """Let a model answer every example that ends on the user.
 
-    One request at a time, each answer synced to disk as it comes: a run that is killed goes on
-    behind its last answer.
+    With ``settings.rewrite`` it also answers the examples of the training and the validation split
+    that have an answer; where it does not say the example's label, the example is left out. Some
+    requests are in flight at a time, each answer is synced to disk as it comes: a run that is
+    killed goes on with what it has.
 
     Args:
         corpus: Examples with answers of their own are kept as they are.
-        settings: Limit and temperature of the answers.
-        tag: The model's name.
-        model_digest: Digest of the tag, so that another model under the same name is other work.
-        client: Of the daemon.
+        settings: Limit and temperature of the answers, and what becomes of thinking.
+        respondent: Who is asked.
         out_dir: Folder of the answered corpus.
         reporter: Hears of progress.
 
@@ -81,11 +77,8 @@ def write_answers(
         kind=Corpus.kind,
         stage=STAGE,
         version=1,
-        inputs={"corpus": corpus.digest, "model": model_digest},
-        settings={
-            "answer_tokens": settings.answer_tokens,
-            "answer_temperature": settings.answer_temperature,
-        },
+        inputs={"corpus": corpus.digest, "model": respondent.identity},
+        settings=_deciding(settings),
         seed=corpus.manifest.work.seed,
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -93,29 +86,24 @@ def write_answers(
             timer.reuse(out_dir)
             return Corpus(out_dir, draft.finished)
         splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
-        with Journal(draft.path / "resume.jsonl") as journal:
-            writer = _Writer(client, tag, settings, seed=work.seed, journal=journal)
-            writer.run(
-                [example for name in _SPLITS for example in splits[name] if _is_open(example)],
-                reporter,
-            )
-            answers = {str(record["id"]): record for record in journal.records}
-        outcomes: dict[str, Counter[str]] = {}
-        for name, examples in splits.items():
-            kept, outcomes[name] = _answered(examples, answers)
-            if examples and not kept:
-                raise DaemonError(
-                    f"{tag} wrote no usable answer for the {name} split: {_counts(outcomes[name])}",
-                    hint="raise teacher.answer_tokens, or choose another teacher",
-                    model=tag,
-                )
-            write_examples(draft.path / f"{name}.jsonl", kept)
-        refused = [record for record in answers.values() if record["outcome"] == _REFUSED]
-        if refused:
-            _write_json_lines(draft.path / "refused.jsonl", refused)
+        writing = _Writing(respondent, settings, seed=work.seed)
+        with BatchLog(draft.path / "resume-answers.jsonl") as log:
+            examples = [
+                example
+                for name in _SPLITS
+                for example in splits[name]
+                if writing.is_asked(example, split=name)
+            ]
+            _ask(examples, writing, log, reporter)
+            outcomes = {
+                name: _write_split(name, splits[name], writing, log, draft.path)
+                for name in ("train", "validation", "test")
+            }
+        if writing.refused:
+            _write_json_lines(draft.path / "refused.jsonl", writing.refused)
         card = {
-            "model": tag,
-            "model_digest": model_digest,
+            "model": respondent.name,
+            "model_digest": respondent.identity,
             "outcomes": {name: dict(sorted(counts.items())) for name, counts in outcomes.items()},
             "corpus": json.loads((corpus.path / "card.json").read_text(encoding="utf-8")),
         }
@@ -123,12 +111,12 @@ def write_answers(
             draft.path / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         )
         total = sum(outcomes.values(), Counter[str]())
-        left_out = total - Counter({_KEPT: total[_KEPT], _GOLD: total[_GOLD]})
+        left_out = total - Counter({KEPT: total[KEPT], _GOLD: total[_GOLD]})
         if left_out:
             reporter.emit(Note(STAGE, "info", f"answers left out: {_counts(left_out)}"))
         facts: dict[str, object] = {
             **{
-                name: sum(counts[outcome] for outcome in (_KEPT, _GOLD))
+                name: sum(counts[outcome] for outcome in (KEPT, _GOLD))
                 for name, counts in outcomes.items()
             },
             "answers": dict(sorted(total.items())),
@@ -138,119 +126,142 @@ def write_answers(
         return Corpus(out_dir, manifest)
 
 
-class _Writer:
-    """Asks for what the journal does not have yet."""
+def _deciding(settings: TeacherSection) -> dict[str, object]:
+    """What of the settings decides the result; what is as it always was is not named."""
+    named: dict[str, object] = {
+        "answer_tokens": settings.answer_tokens,
+        "answer_temperature": settings.answer_temperature,
+    }
+    if settings.thinking != "strip":
+        named["thinking"] = settings.thinking
+    if settings.thinking == "shorten":
+        named["thinking_words"] = settings.thinking_words
+    if settings.rewrite:
+        named["rewrite"] = True
+    if settings.soft_labels == "daemon" and settings.score != "asked":
+        named["logprobs"] = True
+    return named
 
-    def __init__(
-        self, client: Client, tag: str, settings: TeacherSection, *, seed: int, journal: Journal
-    ) -> None:
-        self._client = client
-        self._tag = tag
-        self._settings = settings
+
+class _Writing:
+    """What is asked for an example, and what is made of the reply."""
+
+    def __init__(self, respondent: Respondent, settings: TeacherSection, *, seed: int) -> None:
+        self.respondent = respondent
+        self.settings = settings
+        self.logprobs = bool(_deciding(settings).get("logprobs"))
+        self.refused: list[Mapping[str, object]] = []
         self._seed = seed
-        self._journal = journal
-        self._refused: list[JSONRecord] = []
 
-    def run(self, examples: Sequence[Example], reporter: Reporter) -> None:
-        done_ids = {record["id"] for record in self._journal.records}
-        todo = [example for example in examples if example.id not in done_ids]
-        done = len(examples) - len(todo)
-        if done:
-            reporter.emit(StageStarted(STAGE, resumed_from=done))
-        tokens, start_s = 0, time.monotonic()
-        for example in todo:
-            tokens += self._answer(example)
-            done += 1
-            speed = tokens / max(1e-9, time.monotonic() - start_s)
-            reporter.emit(Progress(STAGE, done, len(examples), "answers", {"tok_s": speed}))
-        self._accept_refused()
+    def is_asked(self, example: Example, *, split: str) -> bool:
+        """Gold answers are written again for training only: scores are taken on them."""
+        if example.messages[-1].role == "user":
+            return True
+        return self.settings.rewrite and split != "test"
 
-    def _answer(self, example: Example) -> int:
-        try:
-            reply = self._client.chat(
-                self._tag,
-                [message.to_dict() for message in example.messages],
-                options={
-                    "temperature": self._settings.answer_temperature,
-                    "num_predict": self._settings.answer_tokens,
-                    "seed": _seed_of(example, self._seed),
-                },
-            )
-        except ModelNotFoundError:
-            raise
-        except RequestRejectedError as exc:
-            self._refused.append(
-                {
-                    "id": example.id,
-                    "outcome": _REFUSED,
-                    "error": f"{exc.status_code}: {exc.message}",
-                }
-            )
-            if isinstance(exc, ContextOverflowError):
-                self._accept_refused()  # surely the row's own fault
-            elif len(self._refused) >= _MAX_REFUSED_IN_A_ROW:
-                raise
-            return 0
-        self._accept_refused()
-        text = reply.text.strip()
-        self._journal.append(
-            {
-                "id": example.id,
-                "outcome": _judge(reply, text),
-                "answer": text,
-                "tokens": reply.generated_tokens,
-            }
+    def job(self, example: Example) -> Job[object]:
+        """The question."""
+        limits = AnswerLimits(
+            tokens=self.settings.answer_tokens,
+            temperature=self.settings.answer_temperature,
+            # Answers of equal seeds resemble one another at temperatures above 0.
+            seed=int(digest_text(f"{self._seed}/{example.id}")[:7], 16),
+            logprobs=self.logprobs,
         )
-        return reply.generated_tokens
+        return self.respondent.ask(example.prompt, limits)
 
-    def _accept_refused(self) -> None:
-        """Others were answered since, so these rows are at fault: they are not asked again."""
-        for record in self._refused:
-            self._journal.append(record)
-        self._refused.clear()
-
-
-def _is_open(example: Example) -> bool:
-    return example.messages[-1].role == "user"
-
-
-def _seed_of(example: Example, seed: int) -> int:
-    # Answers of equal seeds resemble one another at temperatures above 0.
-    return int(digest_text(f"{seed}/{example.id}")[:7], 16)
-
-
-def _judge(reply: Reply, text: str) -> str:
-    if reply.done_reason == "length":
-        return "cut at the limit"
-    if not text:
-        return "empty"
-    if is_looping(text):
-        return "looping"
-    return _KEPT
+    def take(self, example: Example, reply: Reply) -> tuple[str, Example]:
+        """How a reply is judged, and the example with it."""
+        answer, settings = reply.text.strip(), self.settings
+        verdict = judge(
+            answer,
+            reply.thinking,
+            cut=reply.done_reason == "length",
+            mode=settings.thinking,
+            label=example.label if settings.rewrite else None,
+        )
+        text = with_thinking(
+            answer, reply.thinking, mode=settings.thinking, max_words=settings.thinking_words
+        )
+        message = Message("assistant", text)
+        return verdict, replace(example, messages=(*example.prompt, message))
 
 
-def _answered(
-    examples: Sequence[Example], answers: dict[str, JSONRecord]
-) -> tuple[list[Example], Counter[str]]:
-    kept = []
+def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter: Reporter) -> None:
+    """Ask for what the log does not have yet."""
+    jobs = {job.key: job for job in map(writing.job, examples)}
+    done = sum(key in log for key in jobs)
+    if done:
+        reporter.emit(StageStarted(STAGE, resumed_from=done))
+    tokens, start_s = 0, time.monotonic()
+    limits = BatchLimits(in_flight=writing.settings.in_flight)
+    try:
+        for event in run_batch(jobs.values(), writing.respondent.endpoints, log, limits):
+            if isinstance(event, GivenUp):
+                message = f"{event.name} is asked no more: {event.error.message}"
+                reporter.emit(Note(STAGE, "warning", message))
+                continue
+            done += 1
+            tokens += int((event.value or {}).get("generated_tokens", 0))
+            speed = tokens / max(1e-9, time.monotonic() - start_s)
+            reporter.emit(Progress(STAGE, done, len(jobs), "answers", {"tok_s": speed}))
+    except DaemonError:
+        reporter.emit(Note(STAGE, "info", f"{done} of {len(jobs)} answers are kept"))
+        raise
+
+
+def _write_split(
+    name: str, examples: Sequence[Example], writing: _Writing, log: BatchLog, folder: Path
+) -> Counter[str]:
+    """Write what was answered well, and beside it what was not and what came along."""
     outcomes: Counter[str] = Counter()
-    for example in examples:
-        if not _is_open(example):
-            outcomes[_GOLD] += 1
-            kept.append(example)
-            continue
-        record = answers[example.id]
-        outcomes[record["outcome"]] += 1
-        if record["outcome"] == _KEPT:
-            answer = Message("assistant", record["answer"])
-            kept.append(replace(example, messages=(*example.messages, answer)))
-    return kept, outcomes
+    logprobs: list[Mapping[str, object]] = []
+
+    def kept() -> Iterator[Example]:
+        for example in examples:
+            if not writing.is_asked(example, split=name):
+                outcomes[_GOLD] += 1
+                yield example
+                continue
+            outcome = log.read(writing.job(example).key)
+            if outcome.value is None:
+                outcomes[_REFUSED] += 1
+                writing.refused.append(_refusal(example, outcome))
+                continue
+            verdict, answered = writing.take(example, reply_from_record(outcome.value))
+            outcomes[verdict] += 1
+            if verdict != KEPT:
+                continue
+            if writing.logprobs:
+                logprobs.append({"id": example.id, "reply": outcome.value})
+            yield answered
+
+    count = write_examples(folder / f"{name}.jsonl", kept())
+    if examples and not count:
+        raise DaemonError(
+            f"{writing.respondent.name} wrote no usable answer for the {name} split: "
+            f"{_counts(outcomes)}",
+            hint="raise teacher.answer_tokens, or choose another teacher",
+            model=writing.respondent.name,
+        )
+    if logprobs and name != "test":
+        _write_json_lines(folder / f"{name}-{LOGPROBS_NAME}", logprobs)
+    return outcomes
+
+
+def _refusal(example: Example, outcome: Outcome) -> JSONRecord:
+    return {
+        "id": example.id,
+        "outcome": _REFUSED,
+        "error": outcome.error,
+        "attempts": outcome.attempts,
+    }
 
 
 def _counts(outcomes: Counter[str]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
 
 
-def _write_json_lines(path: Path, records: Sequence[JSONRecord]) -> None:
+def _write_json_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_text_atomic(path, text)

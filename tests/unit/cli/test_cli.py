@@ -61,6 +61,12 @@ def test_error_as_json_keeps_stdout_readable_for_programs() -> None:
         (["build", "sentiment", "--data", "gone.csv"], 2, "gone.csv: no such file"),
         (["build", "sentiment", "--text-col", "t"], 2, "your own data"),
         (["runs", "show", "gone"], 2, "no run 'gone'"),
+        (["label", "reply", "--corpus", "c", "--out", "o"], 2, "add --teacher MODEL"),
+        (
+            ["label", "reply", "--corpus=c", "--out=o", "--set=teacher.soft_labels=daemon"],
+            2,
+            "add --student MODEL",
+        ),
         (["ls"], 3, "127.0.0.1:9"),
         (["runs", "rm", "/etc", "--yes"], 1, "is not a run"),
     ],

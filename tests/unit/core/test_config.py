@@ -250,3 +250,42 @@ def test_losses_that_cannot_be_computed_are_told(distill: dict[str, object], mes
     with pytest.raises(RecipeError) as caught:
         with_distill(**distill)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["answers=gold", "soft_labels=daemon"], "teacher.score: say asked"),
+        (["answers=gold", "thinking=keep"], "teacher.answers: say daemon"),
+        (["answers=daemon"], "teacher.answers: a classify task has gold answers"),
+        (["soft_labels=daemon", "score=asked", "model=./dir"], "teacher.model: a daemon is asked"),
+        (["soft_labels=daemon", "score=asked", "tune.lr=1e-4"], "teacher.soft_labels: the model"),
+        (["soft_labels=none"], "distill.kd_weight: say 0"),
+        (["base_url=http://box/v1"], "teacher.base_url: an API writes answers"),
+        (
+            ["base_url=http://box/v1", "answers=daemon", "rewrite=true", "soft_labels=daemon"],
+            "student.model: name one",
+        ),
+        (
+            ["base_url=http://b/v1", "answers=daemon", "soft_labels=daemon", "score=both"],
+            "teacher.score: an API says nothing",
+        ),
+    ],
+)
+def test_what_a_teacher_cannot_give_is_told(overrides: list[str], problem: str) -> None:
+    """Each with the key to change."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(minimal(), source="x", overrides=[f"teacher.{one}" for one in overrides])
+    assert problem in str(caught.value)
+
+
+def test_a_teacher_without_weights_is_a_recipe() -> None:
+    """A tag that is only asked, and a server that only writes answers."""
+    overrides = ["student.model=./small", "teacher.answers=daemon", "teacher.rewrite=true"]
+    asked = ["teacher.soft_labels=daemon", "teacher.score=both", "teacher.hosts=[a, b]"]
+    assert parse_recipe(minimal(), source="x", overrides=overrides + asked).teacher.hosts == (
+        "a",
+        "b",
+    )
+    server = ["teacher.base_url=http://box/v1", "teacher.soft_labels=none", "distill.kd_weight=0"]
+    assert parse_recipe(minimal(), source="x", overrides=overrides + server).teacher.base_url

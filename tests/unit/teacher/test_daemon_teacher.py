@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.errors import (
-    ContextOverflowError,
+    ConfigError,
     DaemonError,
-    DaemonUnreachableError,
     ModelNotFoundError,
     RequestRejectedError,
 )
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.teacher.daemon import write_answers
+from ollama_bridge.teacher.respondent import in_daemons
 
-SETTINGS = TeacherSection(model="ollama:m", answers="daemon", answer_tokens=7)
+SETTINGS = TeacherSection(model="ollama:m", answers="daemon", answer_tokens=7, in_flight=1)
 
 
-class FakeClient:
-    """Answers by a function of the user's text; remembers what it was asked."""
+def text_of(asked: Asked) -> str:
+    return str(asked.json["messages"][-1]["content"])
 
-    def __init__(self, answer: Callable[[str], tuple[str, str]]) -> None:
-        self._answer = answer
-        self.asked: list[str] = []
-        self.options: list[Mapping[str, object]] = []
 
-    def chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        options: Mapping[str, object],
-    ) -> Any:
-        text = messages[-1]["content"]
-        self.asked.append(text)
-        self.options.append(options)
-        answer, reason = self._answer(text)
-        return SimpleNamespace(text=answer, done_reason=reason, generated_tokens=3)
+def polite(asked: Asked) -> Turn:
+    return Turn(pieces=[f" Thank you for {text_of(asked)}. "])
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with FakeDaemon(script=polite) as running:
+        yield running
 
 
 def example(name: str, *, answer: str | None = None) -> Example:
@@ -66,27 +58,55 @@ def corpus(tmp_path: Path) -> Corpus:
     return commit(Corpus, tmp_path / "corpus", fill)
 
 
-def write(corpus: Corpus, client: FakeClient, folder: Path, *, digest: str = "d") -> Corpus:
+@pytest.fixture
+def labelled(tmp_path: Path) -> Corpus:
+    def fill(path: Path) -> None:
+        for split, count in (("train", 6), ("validation", 1), ("test", 1)):
+            rows = [
+                replace(example(f"{split}{number}", answer="positive"), label="positive")
+                for number in range(count)
+            ]
+            write_examples(path / f"{split}.jsonl", rows)
+        (path / "card.json").write_text("{}")
+
+    return commit(Corpus, tmp_path / "labelled", fill)
+
+
+def write(
+    corpus: Corpus,
+    daemon: FakeDaemon,
+    folder: Path,
+    *,
+    digest: str = "d",
+    settings: TeacherSection = SETTINGS,
+) -> Corpus:
     return write_answers(
-        corpus, SETTINGS, tag="m", model_digest=digest, client=client, out_dir=folder / "answers"
+        corpus,
+        settings,
+        respondent=in_daemons("m", digest, [daemon.host]),
+        out_dir=folder / "answers",
     )
 
 
-def polite(text: str) -> tuple[str, str]:
-    return f" Thank you for {text}. ", "stop"
+def asked_texts(daemon: FakeDaemon) -> list[str]:
+    return [body["messages"][-1]["content"] for body in daemon.questions]
 
 
-def test_prompts_are_answered_and_gold_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+def test_prompts_are_answered_and_gold_is_kept(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
     """Every open example gets the teacher's answer; what had one is not asked."""
-    client = FakeClient(polite)
-    answered = write(corpus, client, tmp_path)
+    answered = write(corpus, daemon, tmp_path)
     test = list(read_examples(answered.split_path("test")))
     assert test[0].messages[-1] == Message("assistant", "Thank you for test0.")
     assert test[1].messages[-1].content == "as given"
-    assert len(client.asked) == 10
-    assert "gold" not in client.asked
-    assert all(options["num_predict"] == 7 for options in client.options)
-    assert len({options["seed"] for options in client.options}) == 10
+    assert sorted(asked_texts(daemon)) == sorted(
+        ["test0", "val0", *(f"train{number}" for number in range(8))]
+    )
+    options = [body["options"] for body in daemon.questions]
+    assert all(one["num_predict"] == 7 for one in options)
+    assert len({one["seed"] for one in options}) == 10
+    assert not any("logprobs" in body for body in daemon.questions)
     assert answered.facts == {
         "train": 8,
         "validation": 1,
@@ -96,54 +116,80 @@ def test_prompts_are_answered_and_gold_is_kept(corpus: Corpus, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("survived", range(11))
-def test_a_broken_run_goes_on(corpus: Corpus, tmp_path: Path, survived: int) -> None:
+def test_a_broken_run_goes_on(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path, survived: int
+) -> None:
     """After a failure at any request, the next run asks only for the rest."""
-    count = 0
 
-    def breaks(text: str) -> tuple[str, str]:
-        nonlocal count
-        count += 1
-        if count > survived:
-            raise DaemonUnreachableError("gone")
-        return polite(text)
+    def breaks(asked: Asked) -> Turn:
+        if len(daemon.questions) > survived:
+            daemon.models.clear()
+            return Turn(refusal=(404, "model 'm' not found"))
+        return polite(asked)
 
-    first, second = FakeClient(breaks), FakeClient(polite)
+    daemon.script = breaks
     if survived < 10:
-        with pytest.raises(DaemonUnreachableError):
-            write(corpus, first, tmp_path)
-    answered = write(corpus, second, tmp_path)
-    asked = first.asked[:survived] + second.asked
+        with pytest.raises(ModelNotFoundError):
+            write(corpus, daemon, tmp_path)
+    before = asked_texts(daemon)[:survived]
+    daemon.script, daemon.models = polite, {"m:latest": "d" * 64}
+    daemon.asked.clear()
+    answered = write(corpus, daemon, tmp_path)
     if survived < 10:
-        assert len(asked) == len(set(asked)) == 10
-    whole = write(corpus, FakeClient(polite), tmp_path / "whole")
+        assert len({*before, *asked_texts(daemon)}) == survived + len(daemon.questions) == 10
+    whole = write(corpus, daemon, tmp_path / "whole")
     assert answered.digest == whole.digest
 
 
-def test_another_model_is_other_work(corpus: Corpus, tmp_path: Path) -> None:
+def test_another_model_is_other_work(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
     """Same tag, other digest: all is asked again."""
-    write(corpus, FakeClient(polite), tmp_path)
-    client = FakeClient(polite)
-    write(corpus, client, tmp_path)
-    assert client.asked == []
-    write(corpus, client, tmp_path, digest="other")
-    assert len(client.asked) == 10
+    write(corpus, daemon, tmp_path)
+    write(corpus, daemon, tmp_path)
+    assert len(daemon.questions) == 10
+    write(corpus, daemon, tmp_path, digest="other")
+    assert len(daemon.questions) == 20
 
 
-def test_bad_answers_are_left_out_and_counted(corpus: Corpus, tmp_path: Path) -> None:
+def test_several_daemons_answer_together(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Each has to have the same model; then both are asked, and the result is the same."""
+    alone = write(corpus, daemon, tmp_path / "alone")
+    with FakeDaemon(script=polite) as other:
+        daemon.asked.clear()
+        together = write_answers(
+            corpus,
+            SETTINGS,
+            respondent=in_daemons("m", "d", [daemon.host, other.host]),
+            out_dir=tmp_path / "together",
+        )
+        assert len(daemon.questions) + len(other.questions) == 10
+        assert daemon.questions
+        assert other.questions
+        other.shown = {"modelfile": "FROM /x/sha256-" + "a" * 64}
+        with pytest.raises(ConfigError, match="another model"):
+            in_daemons("m", "d", [daemon.host, other.host])
+    assert together.digest == alone.digest
+
+
+def test_bad_answers_are_left_out_and_counted(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
     """Cut, empty and looping answers, and rows that the daemon refuses, do not get in."""
+    overflow = (400, "the request exceeds the available context size")
 
-    def mixed(text: str) -> tuple[str, str]:
-        if text == "train3":
-            raise ContextOverflowError("too long", status_code=400)
-        if text == "train4":
-            raise RequestRejectedError("odd row", status_code=500)
-        return {
-            "train0": ("cut off in the", "length"),
-            "train1": ("  ", "stop"),
-            "train2": ("well " * 20, "stop"),
-        }.get(text, polite(text))
+    def mixed(asked: Asked) -> Turn:
+        turns = {
+            "train0": Turn(pieces=["cut off in the"], done_reason="length"),
+            "train1": Turn(pieces=["  "]),
+            "train2": Turn(pieces=["well " * 20]),
+            "train3": Turn(refusal=overflow),
+            "train4": Turn(refusal=(400, "odd row")),
+        }
+        return turns.get(text_of(asked)) or polite(asked)
 
-    answered = write(corpus, FakeClient(mixed), tmp_path)
+    daemon.script = mixed
+    answered = write(corpus, daemon, tmp_path)
     kept = [one.id for one in read_examples(answered.split_path("train"))]
     assert kept == ["train5", "train6", "train7"]
     card = json.loads((answered.path / "card.json").read_text())
@@ -157,37 +203,95 @@ def test_bad_answers_are_left_out_and_counted(corpus: Corpus, tmp_path: Path) ->
     refused = [
         json.loads(line) for line in (answered.path / "refused.jsonl").read_text().splitlines()
     ]
-    assert [record["error"] for record in refused] == ["400: too long", "500: odd row"]
+    assert [record["error"].partition(":")[0] for record in refused] == [
+        "ContextOverflowError",
+        "RequestRejectedError",
+    ]
 
 
 def test_a_daemon_that_refuses_everything_is_not_the_rows_fault(
-    corpus: Corpus, tmp_path: Path
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """Five refusals in a row stop the stage, and cost no row."""
-
-    def refuses(text: str) -> tuple[str, str]:
-        raise RequestRejectedError("out of memory", status_code=500)
-
-    client = FakeClient(refuses)
-    with pytest.raises(RequestRejectedError, match="out of memory"):
-        write(corpus, client, tmp_path)
-    assert len(client.asked) == 5
-    assert write(corpus, FakeClient(polite), tmp_path).facts["train"] == 8
+    daemon.script = lambda asked: Turn(refusal=(400, "no thanks"))
+    with pytest.raises(RequestRejectedError, match="no thanks"):
+        write(corpus, daemon, tmp_path)
+    assert len(daemon.questions) == 5
+    daemon.script = polite
+    assert write(corpus, daemon, tmp_path).facts["train"] == 8
 
 
-def test_a_missing_model_stops_at_once(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_missing_model_stops_at_once(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
     """No such model: the first request says it."""
-
-    def missing(text: str) -> tuple[str, str]:
-        raise ModelNotFoundError("no m", status_code=404)
-
-    client = FakeClient(missing)
+    daemon.models.clear()
     with pytest.raises(ModelNotFoundError):
-        write(corpus, client, tmp_path)
-    assert len(client.asked) == 1
+        write(corpus, daemon, tmp_path)
+    assert len(daemon.questions) == 1
 
 
-def test_no_usable_answer_for_a_split_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
+def test_no_usable_answer_for_a_split_is_an_error(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
     """A teacher whose answers are all cut off teaches nothing."""
-    with pytest.raises(DaemonError, match="no usable answer for the validation split: 1 cut"):
-        write(corpus, FakeClient(lambda text: ("cut", "length")), tmp_path)
+    daemon.script = lambda asked: Turn(pieces=["cut"], done_reason="length")
+    with pytest.raises(DaemonError, match="no usable answer for the train split: 8 cut"):
+        write(corpus, daemon, tmp_path)
+
+
+def test_thinking_is_kept_where_it_is_right(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Gold answers are written again with their reasons; what ends on the wrong label is not."""
+
+    def thinks(asked: Asked) -> Turn:
+        text = text_of(asked)
+        turns = {
+            "train1": Turn(thinking=["Hm."], pieces=["negative"]),
+            "train2": Turn(thinking=["Wait, no. " * 9], pieces=["positive"]),
+            "train3": Turn(thinking=["It is"], pieces=[""], done_reason="length"),
+            "train4": Turn(pieces=["positive"]),
+        }
+        return turns.get(text) or Turn(thinking=["They like ", "it."], pieces=["**Positive.**"])
+
+    daemon.script = thinks
+    settings = SETTINGS.model_copy(update={"rewrite": True, "thinking": "keep"})
+    answered = write(labelled, daemon, tmp_path, settings=settings)
+    train = list(read_examples(answered.split_path("train")))
+    assert [one.id for one in train] == ["train0", "train5"]
+    text = "<think>\nThey like it.\n</think>\n\n**Positive.**"
+    assert train[0].messages[-1] == Message("assistant", text)
+    assert not any(text.startswith("test") for text in asked_texts(daemon))
+    assert json.loads((answered.path / "card.json").read_text())["outcomes"]["train"] == {
+        "cut at the limit": 1,
+        "kept": 2,
+        "looping thinking": 1,
+        "without thinking": 1,
+        "wrong answer": 1,
+    }
+
+
+def test_distributions_come_along(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Where the daemon gives the soft labels, its likeliest tokens are kept with the answers."""
+    entry = {"token": "Hi", "logprob": -0.1, "top_logprobs": [{"token": "Hi", "logprob": -0.1}]}
+    daemon.script = lambda asked: Turn(pieces=["Hi"], logprobs=[[entry]])
+    settings = SETTINGS.model_copy(update={"soft_labels": "daemon"})
+    answered = write(corpus, daemon, tmp_path, settings=settings)
+    assert all(body["top_logprobs"] == 20 for body in daemon.questions)
+    lines = (answered.path / "train-logprobs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"train{n}" for n in range(8)]
+    assert json.loads(lines[0])["reply"]["logprobs"] == [["Hi", -0.1, 0, [["Hi", -0.1, 0]]]]
+
+
+def test_a_crash_on_the_way_is_survived(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
+    """The runner crashes once: that row is asked again."""
+    crashed: list[str] = []
+
+    def crashes(asked: Asked) -> Turn:
+        if text_of(asked) == "train3" and not crashed:
+            crashed.append("train3")
+            return Turn(fault=Fault.ERROR_LINE)
+        return polite(asked)
+
+    daemon.script = crashes
+    assert write(corpus, daemon, tmp_path).facts["train"] == 8
+    assert len(daemon.questions) == 11

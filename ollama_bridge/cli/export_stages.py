@@ -1,0 +1,175 @@
+"""The stages from a checkpoint to a tag, each from files to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.artifacts import Corpus, GGUFFile
+from ollama_bridge.cli import options, output
+from ollama_bridge.cli.budget import print_budget, read_target
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.stages import CorpusOption, StageOut, checkpoint_of, print_artifact
+from ollama_bridge.config import load_recipe
+from ollama_bridge.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (importance, convert, render, register):
+        app.command(command.__name__, rich_help_panel="Stages")(command)
+
+
+def importance(
+    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    corpus: CorpusOption,
+    out: StageOut,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of the corpus, at most.")] = 50_000,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Measure which columns of its matrices a model uses, for `convert --imatrix`."""
+    from ollama_bridge.conversion.importance import importance as stage
+
+    with ConsoleReporter() as reporter:
+        found = stage(
+            checkpoint_of(source, host, reporter),
+            Corpus.open(corpus),
+            max_tokens=max_tokens,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    if as_json:
+        print_artifact(found, as_json=True)
+    else:
+        output.data(str(found.imatrix_path))
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    out: StageOut,
+    gguf_type: options.TypeOption = "f16",
+    budget: options.BudgetOption = None,
+    max_size: options.MaxSizeOption = None,
+    corpus: options.BudgetCorpusOption = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
+    ] = False,
+    base: options.BaseOption = None,
+    imatrix: options.ImatrixOption = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Write a checkpoint as GGUF; a PEFT folder is merged into its base.
+
+    Examples:
+      ollama-bridge convert ./my-finetune --type q4_k_m --out ./gguf
+      ollama-bridge convert ./my-finetune --budget 0.01 --corpus ./corpus --out ./gguf
+      ollama-bridge convert ./my-finetune --max-size 80MB --out ./gguf
+    """
+    from ollama_bridge.conversion import convert as stage
+
+    target = read_target(budget, max_size, corpus)
+    if adapter and target is not None:
+        raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
+    if adapter:
+        _convert_adapter(source, out, base=base, host=host, as_json=as_json)
+        return
+    with ConsoleReporter() as reporter:
+        gguf = stage(
+            checkpoint_of(source, host, reporter, base=base),
+            type=gguf_type,
+            imatrix=imatrix,
+            target=target,
+            corpus=Corpus.open(corpus) if corpus is not None else None,
+            out_dir=out.absolute(),
+            reporter=reporter,
+        )
+    if target is not None and not as_json:
+        print_budget(gguf)
+    print_artifact(gguf, as_json=as_json)
+
+
+def render(
+    gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe with the parameters.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat format or .j2 file.")] = None,
+    system: Annotated[str | None, typer.Option(help="SYSTEM.")] = None,
+) -> None:
+    """Print the Modelfile of a GGUF."""
+    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.rendering import render as stage
+
+    settings = ModelfileSection()
+    if recipe is not None:
+        loaded = load_recipe(recipe)
+        settings, system = loaded.modelfile, system or loaded.task.system
+    if template is not None:
+        settings = settings.model_copy(update={"template": template})
+    output.data(stage(GGUFFile.open(gguf), settings=settings, system=system).to_text())
+
+
+def register(
+    gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
+    tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
+    out: StageOut,
+    modelfile: Annotated[
+        Path | None, typer.Option(help="A Modelfile; left out: rendered from the GGUF.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
+    ] = False,
+    link: options.LinkOption = True,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
+    """Register a GGUF in Ollama and prove what is served."""
+    from ollama_bridge.client import Client
+    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.daemon.ensure import ensure_daemon
+    from ollama_bridge.modelfile import Modelfile
+    from ollama_bridge.registration import register as stage
+    from ollama_bridge.rendering import render as render_stage
+
+    opened = GGUFFile.open(gguf)
+    if modelfile is None:
+        parsed = render_stage(opened, settings=ModelfileSection(), system=None)
+    else:
+        if not modelfile.is_file():
+            raise ConfigError(f"{modelfile}: no such Modelfile", hint="ollama-bridge render --help")
+        parsed = Modelfile.parse(modelfile.read_text(encoding="utf-8"))
+    with ConsoleReporter() as reporter:
+        daemon = ensure_daemon(reporter=reporter, host=host)
+        with Client(daemon.host) as client:
+            model = stage(
+                opened,
+                parsed,
+                tag,
+                client=client,
+                out_dir=out.absolute(),
+                reporter=reporter,
+                force=force,
+                link=link,
+            )
+    if as_json:
+        print_artifact(model, as_json=True)
+    else:
+        output.data(f"{model.tag}: {model.facts['verdict']}")
+
+
+def _convert_adapter(
+    source: str, out: Path, *, base: str | None, host: str | None, as_json: bool
+) -> None:
+    from ollama_bridge.assets import home_dir
+    from ollama_bridge.client import Client
+    from ollama_bridge.conversion import convert_adapter
+    from ollama_bridge.models.resolve import resolve_adapter
+
+    with ConsoleReporter() as reporter, Client(host) as client:
+        folder, found = resolve_adapter(
+            source, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
+        )
+        made = convert_adapter(folder, found, out_dir=out.absolute(), reporter=reporter)
+    print_artifact(made, as_json=as_json)

@@ -1,0 +1,152 @@
+"""Who writes answers: a model in one or more daemons, or behind an OpenAI-compatible API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_bridge.artifacts import digest_text
+from ollama_bridge.client import Client, calls
+from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
+from ollama_bridge.client.coordinator import Job
+from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
+from ollama_bridge.client.requests import Asking
+from ollama_bridge.client.values import ModelDetails
+from ollama_bridge.config import TeacherSection
+from ollama_bridge.daemon.tags import model_digest
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.examples import Message
+
+TOP_LOGPROBS = 20  # the most that daemons report
+
+_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """How an answer is to be written.
+
+    Attributes:
+        tokens: It has at most so many.
+        temperature: 0: the likeliest token always.
+        seed: For temperatures above 0.
+        logprobs: Whether the likeliest tokens are reported with it.
+    """
+
+    tokens: int
+    temperature: float
+    seed: int
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """A model that can be asked.
+
+    Attributes:
+        name: The model's, for messages and the data card.
+        identity: Digest of what answers, so that another model under the name is other work.
+        endpoints: Where it is asked.
+        ask: Makes the job that gives a reply's record.
+        scores: Whether it can be asked about text that it did not write.
+    """
+
+    name: str
+    identity: str
+    endpoints: Sequence[Endpoint[Any]]
+    ask: Callable[[Sequence[Message], AnswerLimits], Job[Any]]
+    scores: bool = True
+
+
+def in_daemons(tag: str, identity: str, hosts: Sequence[str]) -> Respondent:
+    """A model in Ollama.
+
+    Args:
+        tag: Its name, the same everywhere.
+        identity: Digest of the tag.
+        hosts: Addresses of the daemons.
+
+    Raises:
+        ConfigError: two daemons have different models under that name.
+        DaemonError: a daemon does not answer, or has no such model.
+    """
+    if len(hosts) > 1:
+        _check_same(tag, hosts)
+
+    def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
+        asking = Asking(
+            options={
+                "temperature": limits.temperature,
+                "num_predict": limits.tokens,
+                "seed": limits.seed,
+            },
+            top_logprobs=TOP_LOGPROBS if limits.logprobs else None,
+        )
+        call = calls.chat(tag, messages, asking, system=None, tools=None)
+        return question(call, identity=identity)
+
+    return Respondent(tag, identity, daemons(hosts), ask)
+
+
+def behind_api(model: str, base_url: str) -> Respondent:
+    """A model behind an OpenAI-compatible API.
+
+    Such an API gives no digest: another model under the same name at the same address is not
+    noticed. The key comes from ``OPENAI_API_KEY``.
+
+    Args:
+        model: As the server calls it.
+        base_url: Such as ``http://127.0.0.1:8000/v1``.
+
+    Raises:
+        ConfigError: no such address, or the key would be sent unencrypted to another machine.
+    """
+    identity = digest_text(f"{base_url.rstrip('/')} {model}")
+
+    def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
+        call = chat_completion(
+            model,
+            messages,
+            max_tokens=limits.tokens,
+            temperature=limits.temperature,
+            seed=limits.seed,
+            top_logprobs=TOP_LOGPROBS if limits.logprobs else None,
+        )
+        return question(call, identity=identity)
+
+    endpoint = Endpoint(base_url, lambda: OpenAIClient(base_url))
+    return Respondent(model, identity, [endpoint], ask, scores=False)
+
+
+def _check_same(tag: str, hosts: Sequence[str]) -> None:
+    """Folders differ from daemon to daemon, so a Modelfile counts by the digests in it."""
+    wanted: object = None
+    for host in hosts:
+        with Client(host) as client:
+            found = _content(client.show(tag))
+        if wanted is not None and found != wanted:
+            raise ConfigError(
+                f"{tag} is another model at {host} than at {hosts[0]}",
+                hint=f"pull it again at both: OLLAMA_HOST={host} ollama pull {tag}",
+            )
+        wanted = found
+
+
+def _content(details: ModelDetails) -> tuple[object, ...]:
+    digests = tuple(_DIGEST.findall(details.modelfile))
+    return digests, details.template, details.system, sorted(details.parameters.splitlines())
+
+
+def find_respondent(settings: TeacherSection, client: Client) -> Respondent:
+    """Who is asked: the model in one daemon or more, or behind an API.
+
+    Raises:
+        ConfigError: daemons have different models under the tag, or the API's address is none.
+        DaemonError: a daemon does not answer, or has no such model.
+    """
+    if settings.base_url is not None:
+        return behind_api(settings.model, settings.base_url)
+    tag = settings.model.removeprefix("ollama:")
+    return in_daemons(tag, model_digest(client, tag), settings.hosts or (client.host,))

@@ -1,0 +1,143 @@
+"""A daemon's distributions on text that it did not write: asked prefix by prefix.
+
+A daemon reports log-probabilities of what it generates only. So the conversation is rendered by the
+daemon, the beginning of the given answer is put behind it, and one token is asked for; of that
+token only the rivals count. One request a token of the student: the daemon keeps the prompt it has
+read, so a request costs little more than one step of decoding.
+
+A prefix ends where a token of the *student* begins. Where the teacher cuts the text into other
+tokens, what it says there is either about another token or about half of one; the daemon's own
+count of the prompt's tokens tells, because it grows by one over a token that both have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ollama_bridge.artifacts import canonical_json, digest_text
+from ollama_bridge.client import AsyncClient
+from ollama_bridge.client.coordinator import Job
+from ollama_bridge.client.records import next_token_from_record, next_token_to_record
+from ollama_bridge.examples import Message
+from ollama_bridge.journal import JSONRecord
+from ollama_bridge.teacher.alignment import Distribution, Span, named_distribution
+from ollama_bridge.teacher.token_bytes import TokenBytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """A student's token that the teacher is asked about.
+
+    Attributes:
+        number: Of the token in its turn.
+        prefix: How much of the answer comes before it, in characters.
+        end: Where it ends, in characters; None for the end token, which has no text.
+    """
+
+    number: int
+    prefix: int
+    end: int | None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A given answer, and where in it the teacher is asked.
+
+    Attributes:
+        messages: The conversation before it.
+        answer: Its text.
+        places: In order.
+    """
+
+    messages: tuple[Message, ...]
+    answer: str
+    places: tuple[Place, ...]
+
+
+def places_of(
+    tokens: Sequence[int], spans: Sequence[Span | None], answer: str, vocabulary: TokenBytes
+) -> list[Place]:
+    """Where the teacher can be asked about a turn: in front of its tokens and of its end token.
+
+    Not inside a character: half of one cannot be sent.
+
+    Args:
+        tokens: Of the turn.
+        spans: Of the same, in the answer.
+        answer: Its text.
+        vocabulary: Of the tokens.
+    """
+    characters = {0: 0}
+    size_bytes = 0
+    for number, character in enumerate(answer, start=1):
+        size_bytes += len(character.encode(errors="replace"))
+        characters[size_bytes] = number
+    places = []
+    last = -1
+    for number, span in enumerate(spans):
+        if span is None:
+            continue
+        last = number
+        start, end = characters.get(span.start), characters.get(span.end)
+        if start is not None and end is not None:
+            places.append(Place(number, start, end))
+    following = last + 1
+    if 0 < following < len(tokens) and vocabulary.of(tokens[following]) is None:
+        places.append(Place(following, len(answer), None))
+    return places
+
+
+def score(tag: str, passage: Passage, *, identity: str) -> Job[AsyncClient]:
+    """The job that asks for a passage; :func:`read_scores` reads its value."""
+    content = {
+        "messages": [message.to_dict() for message in passage.messages],
+        "answer": passage.answer,
+        "prefixes": [place.prefix for place in passage.places],
+        "identity": identity,
+        "tag": tag,
+    }
+
+    async def run(client: AsyncClient) -> JSONRecord:
+        # A template that opens <think> would put the given answer into the thinking.
+        prompt = await client.render(tag, passage.messages, think=False)
+        found = [
+            await client.next_token(tag, prompt + passage.answer[: place.prefix])
+            for place in passage.places
+        ]
+        return {"scores": [next_token_to_record(one) for one in found]}
+
+    return Job(digest_text(canonical_json(content)), run)
+
+
+def read_scores(
+    value: JSONRecord,
+    passage: Passage,
+    tokens: Sequence[int],
+    vocabulary: TokenBytes,
+    *,
+    top_k: int,
+) -> dict[int, Distribution]:
+    """The distributions of a passage, by the number of the token in its turn.
+
+    Args:
+        value: Of the job.
+        passage: What was asked.
+        tokens: Of the turn.
+        vocabulary: The student's.
+        top_k: Tokens kept at most.
+    """
+    scores = [next_token_from_record(record) for record in value["scores"]]
+    counts = {
+        place.prefix: one.prompt_tokens for place, one in zip(passage.places, scores, strict=True)
+    }
+    found = {}
+    for place, one in zip(passage.places, scores, strict=True):
+        behind = None if place.end is None else counts.get(place.end)
+        if behind is not None and behind - one.prompt_tokens != 1:
+            continue  # the teacher has other tokens here
+        target = tokens[place.number]
+        distribution = named_distribution(one.top, vocabulary, target=target, top_k=top_k)
+        if distribution is not None:
+            found[place.number] = distribution
+    return found
