@@ -166,6 +166,7 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
             tuned,
             corpus,
             recipe.soft_labels,
+            student=start,
             max_length=recipe.distill.max_length,
             dtype=recipe.distill.dtype,
             out_dir=run_dir / "labels",

@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"client"}),
     frozenset(
         {
+            "alignment",
             "daemon",
             "models",
             "modelfile",

@@ -122,7 +122,7 @@ def label(
     ] = None,
     student: Annotated[
         str | None,
-        typer.Option(help="teacher.soft_labels daemon: model reference whose tokenizer counts."),
+        typer.Option(help="Model reference whose tokens are labelled, if not the teacher's."),
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,
@@ -157,6 +157,7 @@ def label(
                 checkpoint_of(reference, host, reporter),
                 Corpus.open(corpus),
                 loaded.soft_labels,
+                student=None if student is None else checkpoint_of(student, host, reporter),
                 max_length=loaded.distill.max_length,
                 dtype=loaded.distill.dtype,
                 out_dir=out.absolute(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,13 +10,15 @@ from pathlib import Path
 
 import torch
 
+from ollama_bridge.alignment import Side, read_vocabulary
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split, tokenizer_digest
+from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
-from ollama_bridge.label_store.formats import format_of
+from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
@@ -25,12 +28,14 @@ from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.teacher.carried import Carried
 
 STAGE = "label"
 SPLITS = ("train", "validation")
 
 _BATCH_TOKENS = 2048  # some seconds of a small teacher: what a kill can lose
 _POSITIONS_PER_CHUNK = 256
+_PROBED_EXAMPLES = 200  # to find out what two vocabularies have in common
 
 
 def label(
@@ -38,6 +43,7 @@ def label(
     corpus: Corpus,
     settings: SoftLabelsSection,
     *,
+    student: Checkpoint | None = None,
     max_length: int,
     dtype: DTypeChoice = "auto",
     out_dir: Path,
@@ -53,6 +59,7 @@ def label(
         teacher: Whose distributions.
         corpus: What the student will be trained on.
         settings: What is kept of a distribution.
+        student: Whose tokens the labels are about (see ``alignment``); None: the teacher's.
         max_length: Tokens; longer examples are left out, as in training.
         dtype: Compute type. auto: that of labels of this teacher that are there already, else the
             faster one.
@@ -63,17 +70,21 @@ def label(
 
     Raises:
         DataError: a split has no usable example.
-        TrainingError: the chat template cannot be used for training.
+        TrainingError: the chat template cannot be used for training, or the vocabularies have too
+            little in common.
         ModelError: the teacher cannot be loaded.
         ArtifactError: another process is labelling with this teacher, or the store is damaged.
         DiskFullError: no room; what is labelled is kept.
     """
     reporter = reporter or NullReporter()
+    inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
+    if student is not None and not _same_tokens(teacher, student):
+        inputs["student"] = student.digest
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
         version=2,
-        inputs={"teacher": teacher.digest, "corpus": corpus.digest},
+        inputs=inputs,
         settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -82,27 +93,29 @@ def label(
             return SoftLabels(out_dir, draft.finished)
         stores = store_dir or draft.path / "resume-stores"
         tokenizer = load_tokenizer(teacher.path)
-        splits = {
-            name: encode_split(
-                list(read_examples(corpus.split_path(name))),
-                tokenizer,
-                max_length=max_length,
-                name=name,
-            )
-            for name in SPLITS
-        }
-        info = _info(teacher, settings, tokenizer)
+        own_tokenizer = tokenizer if student is None else load_tokenizer(student.path)
+        splits = _encode(corpus, own_tokenizer, max_length=max_length)
+        carried = None
+        if student is not None and "student" in inputs:
+            carried = _carried(teacher, student, splits, corpus, settings, reporter)
+        info = _info(teacher, settings, student or teacher, own_tokenizer)
         if dtype == "auto":
             dtype = _dtype_of_earlier(stores, info)
         precision = pinned_precision(draft.path / "resume-precision.json", dtype)
         info = replace(info, dtype=precision.dtype_name)
         with open_store(stores, info, teacher_path=teacher.path) as store:
-            rows = _Rows(splits, pad_id=tokenizer.pad_token_id or 0)
+            read = splits
+            if carried is not None:  # whatever is short enough for the student is read
+                read = _encode(corpus, tokenizer, max_length=sys.maxsize)
+            rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
             missing = rows.missing(store)
             facts = _facts(splits, reporter)
             if missing:
-                run = _LabelRun(load_model(teacher.path), precision, store, info, reporter)
+                model = load_model(teacher.path)
+                run = _LabelRun(model, precision, store, info, reporter, carried=carried)
                 facts |= run.write(rows, missing)
+            if carried is not None:
+                facts |= carried.facts()
             facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
             facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
             facts["labelled_rows"] = sum(len(members) for members in missing)
@@ -111,8 +124,65 @@ def label(
         return SoftLabels(out_dir, manifest)
 
 
-def _info(teacher: Checkpoint, settings: SoftLabelsSection, tokenizer: Tokenizer) -> StoreInfo:
-    vocab_size = integer(check_folder(teacher.path), "vocab_size")
+def _encode(corpus: Corpus, tokenizer: Tokenizer, *, max_length: int) -> dict[str, EncodedSplit]:
+    return {
+        name: encode_split(
+            list(read_examples(corpus.split_path(name))),
+            tokenizer,
+            max_length=max_length,
+            name=name,
+        )
+        for name in SPLITS
+    }
+
+
+def _width(checkpoint: Checkpoint) -> int:
+    return integer(check_folder(checkpoint.path), "vocab_size")
+
+
+def _same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
+    if teacher.digest == student.digest:
+        return True
+    digests = [tokenizer_digest(load_tokenizer(one.path)) for one in (teacher, student)]
+    return digests[0] == digests[1] and _width(teacher) == _width(student)
+
+
+def _side(checkpoint: Checkpoint) -> Side:
+    tokenizer = load_tokenizer(checkpoint.path)
+    return Side(read_vocabulary(tokenizer, width=_width(checkpoint)), tokenizer)
+
+
+def _carried(
+    teacher: Checkpoint,
+    student: Checkpoint,
+    splits: dict[str, EncodedSplit],
+    corpus: Corpus,
+    settings: SoftLabelsSection,
+    reporter: Reporter,
+) -> Carried:
+    """What brings the teacher's distributions into the student's vocabulary."""
+    if settings.method != "top_k":
+        raise TrainingError(
+            "labels that are drawn at random cannot be carried into another vocabulary",
+            hint="set soft_labels.method to top_k",
+        )
+    examples = list(read_examples(corpus.split_path("train")))
+    shown = [examples[example.row] for example in splits["train"].examples[:_PROBED_EXAMPLES]]
+    texts = [
+        message.content
+        for example in shown
+        for message in example.messages
+        if message.role == "assistant"
+    ]
+    carried = Carried(_side(teacher), _side(student), texts, top_k=settings.top_k)
+    reporter.emit(Note(STAGE, "info", carried.alignment.sentence))
+    return carried
+
+
+def _info(
+    teacher: Checkpoint, settings: SoftLabelsSection, student: Checkpoint, tokenizer: Tokenizer
+) -> StoreInfo:
+    vocab_size = _width(student)
     top_k = settings.method == "top_k"
     return StoreInfo(
         method=settings.method,
@@ -149,12 +219,27 @@ def _facts(splits: dict[str, EncodedSplit], reporter: Reporter) -> dict[str, obj
 class _Rows:
     """The rows of all splits, and how they are batched."""
 
-    def __init__(self, splits: dict[str, EncodedSplit], *, pad_id: int) -> None:
-        examples = [example for split in splits.values() for example in split.examples]
+    def __init__(
+        self, read: dict[str, EncodedSplit], splits: dict[str, EncodedSplit], *, pad_id: int
+    ) -> None:
+        """Take what the teacher reads, and the same rows as the student has them."""
+        of_teacher = {
+            (name, example.row): example
+            for name, split in read.items()
+            for example in split.examples
+        }
+        numbered = [
+            (name, example)
+            for name, split in splits.items()
+            for example in split.examples
+            if (name, example.row) in of_teacher
+        ]
+        examples = [of_teacher[name, example.row] for name, example in numbered]
+        self.own = [example for _, example in numbered]
         # The beginning that is computed once a batch is that of the whole corpus, whatever is
         # missing: else a resumed pass would compute other last bits than an unbroken one.
         self.batches = Batches(examples, batch_tokens=_BATCH_TOKENS, pad_id=pad_id)
-        keys = [row_key(example.input_ids, example.supervised) for example in examples]
+        keys = [row_key(example.input_ids, example.supervised) for example in self.own]
         self.by_key = {key: place for place, key in reversed(list(enumerate(keys)))}
         self.keys = keys
 
@@ -187,12 +272,16 @@ class _LabelRun:
         store: SharedStore,
         info: StoreInfo,
         reporter: Reporter,
+        *,
+        carried: Carried | None,
     ) -> None:
         self._model = model.to(precision.device).eval()
         self._precision = precision
         self._store = store
         self._format = format_of(info)
         self._reporter = reporter
+        self._carried = carried
+        self._info = info
 
     @torch.inference_mode()
     def write(self, rows: _Rows, missing: Sequence[Sequence[int]]) -> dict[str, object]:
@@ -214,8 +303,13 @@ class _LabelRun:
         with self._precision.autocast():
             hidden = run_decoder(self._model, batch).supervised
             keys = [rows.keys[member] for member in members]
-            counts = torch.bincount(batch.owners, minlength=len(members)).tolist()
-            blocks = self._format.blocks(self._logits(hidden), keys, counts)
+            counts = [len(rows.own[member].targets) for member in members]
+            if self._carried is None:
+                blocks = self._format.blocks(self._logits(hidden), keys, counts)
+            else:
+                pairs = [(rows.batches.examples[member], rows.own[member]) for member in members]
+                kept = self._carried.targets(self._model, hidden, pairs)
+                blocks = TopKFormat(self._info).pack(kept, counts)
         self._store.append([Row(*row) for row in zip(keys, counts, blocks, strict=True)])
         return batch.tokens
 

@@ -5,13 +5,8 @@ A daemon names tokens by text only, so text is where two vocabularies meet.
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any
-
+from ollama_bridge.alignment.token_text import read_byte_level, read_sentencepiece, writes_bytes
 from ollama_bridge.encoding import Tokenizer
-
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenBytes:
@@ -27,7 +22,7 @@ class TokenBytes:
         self._tokenizer = tokenizer
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         added = tokenizer.added_tokens_decoder
-        read = _read_byte_level if _is_byte_level(tokenizer) else _read_sentencepiece
+        read = read_byte_level if writes_bytes(tokenizer) else read_sentencepiece
         self._bytes: dict[int, bytes] = {}
         for text, token in vocabulary.items():
             if token not in added:
@@ -79,31 +74,3 @@ def _readable(content: bytes) -> bytes | None:
     except UnicodeDecodeError as error:
         return content[: error.start]
     return None
-
-
-def _is_byte_level(tokenizer: Tokenizer) -> bool:
-    decoder: Any = json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder") or {}
-    return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's: printable bytes stand for themselves, the others for what follows U+00FF."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + place): byte for place, byte in enumerate(others)
-    }
-
-
-_ALPHABET = _byte_alphabet()
-
-
-def _read_byte_level(text: str) -> bytes:
-    if all(character in _ALPHABET for character in text):
-        return bytes(_ALPHABET[character] for character in text)
-    return text.encode()
-
-
-def _read_sentencepiece(text: str) -> bytes:
-    byte = _BYTE.fullmatch(text)
-    return bytes([int(byte[1], 16)]) if byte else text.replace("▁", " ").encode()

@@ -1,0 +1,208 @@
+"""How a teacher can teach a student whose vocabulary may be another: the ladder.
+
+From the top: the same ids; the same ids in matrices of different width; tokens mapped by their
+bytes; text alone. The rung is found by content, on every token and on texts of the task, because
+neither equal widths nor equal names prove anything (a Qwen of 151,936 rows and one of 152,064 have
+the same tokens; two fine-tunes of one model need not).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ollama_bridge.alignment.vocabulary import Vocabulary
+from ollama_bridge.encoding import Tokenizer
+from ollama_bridge.errors import TrainingError
+
+# Of the teacher's predictions; with fewer, most of what is learnt comes from hard labels anyway.
+_LEAST_COMPARABLE = 0.5
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Rung(enum.IntEnum):
+    """How much of a teacher's distribution the student can use; the lower the number the more."""
+
+    SAME = 1
+    PADDED = 2
+    MAPPED = 3
+    SEQUENCE = 4
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What was found.
+
+    Attributes:
+        rung: The best that holds.
+        sentence: It in one sentence, for people.
+        reasons: Why none of the rungs above, one each.
+        to_student: (teacher's width,) the student's id that says what this id says, or its first
+            token where it takes several; -1 where nothing does. None on the last rung.
+    """
+
+    rung: Rung
+    sentence: str
+    reasons: tuple[str, ...]
+    to_student: Ints | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model as far as the ladder is concerned.
+
+    Attributes:
+        vocabulary: By content.
+        tokenizer: Splits texts.
+    """
+
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer
+
+
+def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
+    """Find the rung.
+
+    Args:
+        teacher: Whose distributions.
+        student: Who learns from them.
+        texts: Answers of the task: what both have to split.
+
+    Raises:
+        TrainingError: not even the teacher's text can be learnt, with the reason.
+    """
+    _check_sequence(student, texts)
+    theirs, ours = teacher.vocabulary, student.vocabulary
+    reasons = []
+    difference = _difference(theirs, ours) or _split_difference(teacher, student, texts)
+    if difference is None:
+        if theirs.width == ours.width:
+            sentence = f"teacher and student have the same {theirs.used} tokens under the same ids"
+            return Alignment(Rung.SAME, sentence, (), np.arange(theirs.width))
+        to_student = np.arange(theirs.width)
+        to_student[ours.width :] = -1
+        wider, by = ("teacher", theirs) if theirs.width > ours.width else ("student", ours)
+        padded = abs(theirs.width - ours.width)
+        sentence = (
+            f"teacher and student have the same {theirs.used} tokens under the same ids; the last "
+            f"{padded} of the {wider}'s {by.width} rows hold no token and are left out"
+        )
+        reason = f"the teacher has {theirs.width} rows, the student {ours.width}"
+        return Alignment(Rung.PADDED, sentence, (reason,), to_student)
+    reasons.append(difference)
+    share = _comparable(teacher, student, texts)
+    if share >= _LEAST_COMPARABLE:
+        to_student = _by_content(theirs, student)
+        mapped = int((to_student >= 0).sum())
+        sentence = (
+            f"the vocabularies differ: {mapped} of the teacher's {theirs.used} tokens are mapped "
+            f"by what they say, and {share:.0%} of the answers' tokens begin where one of the "
+            "teacher's does; the rest has hard labels only"
+        )
+        return Alignment(Rung.MAPPED, sentence, tuple(reasons), to_student)
+    reasons.append(f"only {share:.0%} of the answers' tokens begin where one of the teacher's does")
+    sentence = (
+        "the vocabularies have too little in common for distributions: the student learns from "
+        "the teacher's text alone"
+    )
+    return Alignment(Rung.SEQUENCE, sentence, tuple(reasons), None)
+
+
+def _difference(theirs: Vocabulary, ours: Vocabulary) -> str | None:
+    """The first id that means something else, in words."""
+    for id_ in range(max(len(theirs.tokens), len(ours.tokens))):
+        left, right = theirs.spelled(id_), ours.spelled(id_)
+        if left != right:
+            return f"id {id_} is {_shown(left)} to the teacher and {_shown(right)} to the student"
+    return None
+
+
+def _split_difference(teacher: Side, student: Side, texts: Sequence[str]) -> str | None:
+    """A text that the same tokens are split into otherwise, in words (never the text itself)."""
+    theirs, ours = _split(teacher, texts), _split(student, texts)
+    for number, (left, right) in enumerate(zip(theirs, ours, strict=True)):
+        if left != right:
+            return (
+                f"text {number} is split into {len(left)} tokens by the teacher and {len(right)} "
+                "by the student, though the tokens are the same"
+            )
+    return None
+
+
+def _comparable(teacher: Side, student: Side, texts: Sequence[str]) -> float:
+    """The share of the student's tokens that begin where one of the teacher's does."""
+    common = total = 0
+    for left, right in zip(_split(teacher, texts), _split(student, texts), strict=True):
+        starts = set(_starts(left, teacher.vocabulary))
+        own = _starts(right, student.vocabulary)
+        common += sum(start in starts for start in own)
+        total += len(own)
+    return common / max(1, total)
+
+
+def _starts(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    place, starts = 0, []
+    for id_ in ids:
+        starts.append(place)
+        place += len(vocabulary.spelled(id_))
+    return starts
+
+
+def _split(side: Side, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = side.tokenizer(list(texts), add_special_tokens=False, verbose=False)
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def _by_content(theirs: Vocabulary, student: Side) -> Ints:
+    """(teacher's width,) the student's token, or its first, for each of the teacher's."""
+    ours = student.vocabulary
+    to_student = np.full(theirs.width, -1, dtype=np.int64)
+    texts: dict[int, str] = {}
+    for id_ in range(len(theirs.tokens)):
+        spelled = theirs.spelled(id_)
+        if not spelled:
+            continue
+        same = ours.ids.get(spelled)
+        if same is not None:
+            to_student[id_] = same
+        elif id_ not in theirs.special:
+            try:
+                texts[id_] = spelled.decode()
+            except UnicodeDecodeError:  # a part of a letter: begins with a byte's token
+                to_student[id_] = ours.ids.get(spelled[:1], -1)
+    for id_, ids in zip(texts, _split(student, list(texts.values())), strict=True):
+        # A tokenizer that puts a space before a text's beginning would say something else.
+        if ids and texts[id_].encode().startswith(ours.spelled(ids[0])):
+            to_student[id_] = ids[0]
+    return to_student
+
+
+def _check_sequence(student: Side, texts: Sequence[str]) -> None:
+    vocabulary = student.vocabulary
+    if vocabulary.end is None:
+        raise TrainingError(
+            "the student's tokenizer has no end token: it could never learn to stop",
+            hint="use an instruct checkpoint",
+        )
+    for number, (text, ids) in enumerate(zip(texts, _split(student, texts), strict=True)):
+        said = b"".join(vocabulary.spelled(id_) for id_ in ids)
+        if not said.strip().endswith(text.encode().strip()):
+            raise TrainingError(
+                f"the student's tokenizer cannot say answer {number} of the task: it comes back as "
+                f"{len(said)} bytes of {len(text.encode())}",
+                hint="use a student whose tokenizer knows every byte",
+            )
+
+
+def _shown(spelled: bytes) -> str:
+    if not spelled:
+        return "no token"
+    text = spelled.lstrip(b"\xff").decode(errors="backslashreplace")
+    return repr(text) if text else "the end of a turn"

@@ -1,0 +1,100 @@
+"""Which of the teacher's predictions stands where the student makes one.
+
+Teacher and student render and split a conversation each in its own way. What they have in common
+is the text of the answers: a prediction is comparable where both stand at the same byte of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ollama_bridge.alignment.vocabulary import Vocabulary
+from ollama_bridge.encoding import EncodedExample
+
+HOLE = -1
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """One example's predictions of the student, S of them.
+
+    Attributes:
+        teacher: (S,) number of the teacher's prediction at the same byte, counted over its
+            supervised positions; ``HOLE`` where there is none.
+        span: (S,) how many of the teacher's tokens the student's right token covers exactly; 1
+            also where the teacher's token is the longer one.
+    """
+
+    teacher: Ints
+    span: Ints
+
+    @property
+    def holes(self) -> int:
+        """Predictions that have no counterpart."""
+        return int((self.teacher == HOLE).sum())
+
+
+def match_positions(
+    teacher: EncodedExample,
+    student: EncodedExample,
+    *,
+    teacher_vocabulary: Vocabulary,
+    student_vocabulary: Vocabulary,
+) -> Places:
+    """Match the supervised positions of one conversation, encoded for both.
+
+    Turn by turn from the end, because a tokenizer may have merged the first letters of an answer
+    with the prompt. A turn whose text differs (a template that trims) is all holes.
+    """
+    theirs, ours = list(_turns(teacher)), list(_turns(student))
+    total = sum(len(turn) for _, turn in ours)
+    places = Places(np.full(total, HOLE, np.int64), np.ones(total, np.int64))
+    if len(theirs) != len(ours):
+        return places
+    for (their_start, their_ids), (our_start, our_ids) in zip(theirs, ours, strict=True):
+        their_text, their_marks = _spell(their_ids, teacher_vocabulary)
+        our_text, our_marks = _spell(our_ids, student_vocabulary)
+        if not (their_text.endswith(our_text) or our_text.endswith(their_text)):
+            continue
+        boundaries = {mark: number for number, mark in enumerate(their_marks)}
+        for number, (begin, end) in enumerate(itertools.pairwise(our_marks)):
+            first = boundaries.get(begin)
+            if first is None:
+                continue
+            if end in boundaries:
+                span = boundaries[end] - first
+            elif their_marks[first + 1] > end:
+                span = 1
+            else:  # it ends inside of one of the teacher's tokens: how likely that is, nobody says
+                continue
+            places.teacher[our_start + number] = their_start + first
+            places.span[our_start + number] = span
+    return places
+
+
+def _turns(example: EncodedExample) -> Iterator[tuple[int, Sequence[int]]]:
+    """Runs of supervised tokens: number of the first among all supervised ones, and the ids."""
+    targets = example.targets
+    if not len(targets):
+        return
+    breaks = np.flatnonzero(np.diff(targets) > 1) + 1
+    start = 0
+    for run in np.split(targets, breaks):
+        yield start, example.input_ids[run].tolist()
+        start += len(run)
+
+
+def _spell(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[bytes, list[int]]:
+    """The bytes of a turn, and where its tokens begin, counted from its end: (tokens + 1), <= 0."""
+    parts = [vocabulary.spelled(id_) for id_ in ids]
+    total = sum(map(len, parts))
+    return b"".join(parts), [
+        mark - total for mark in itertools.accumulate(map(len, parts), initial=0)
+    ]

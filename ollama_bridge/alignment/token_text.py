@@ -1,0 +1,48 @@
+"""How tokenizers write the bytes of a token: byte-level vocabularies, and SentencePiece's."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ollama_bridge.encoding import Tokenizer
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
+    """The steps in which a tokenizer makes text of its tokens, by the names of their types."""
+    decoder: Any = json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder") or {}
+    steps = [decoder, *decoder.get("decoders", [])]
+    return frozenset(step["type"] for step in steps if "type" in step)
+
+
+def writes_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether its tokens are written in the byte-level alphabet."""
+    return "ByteLevel" in decoder_kinds(tokenizer)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's: printable bytes stand for themselves, the others for what follows U+00FF."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def read_byte_level(text: str) -> bytes:
+    """Bytes of a byte-level token; one from before the byte level is written as it is."""
+    if all(character in _ALPHABET for character in text):
+        return bytes(_ALPHABET[character] for character in text)
+    return text.encode()
+
+
+def read_sentencepiece(text: str) -> bytes:
+    """Bytes of a SentencePiece token."""
+    byte = _BYTE.fullmatch(text)
+    return bytes([int(byte[1], 16)]) if byte else text.replace("▁", " ").encode()

@@ -1,0 +1,171 @@
+"""Soft labels of a local teacher for a student of another vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.models import build_tiny_checkpoint
+from fakes.trainable import SYSTEM, commit, tiny_corpus
+
+from ollama_bridge.alignment.positions import HOLE, match_positions
+from ollama_bridge.alignment.vocabulary import read_vocabulary
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
+from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import read_examples
+from ollama_bridge.label_store.info import read_info, row_key
+from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.labels import SoftTargets
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.teacher.local import label
+from ollama_bridge.train.distill import distill
+
+
+def checkpoint(folder: Path, vocab_size: int, *, width: int | None = None) -> Checkpoint:
+    """A random one; its matrices may be wider than its vocabulary."""
+
+    def fill(path: Path) -> None:
+        build_tiny_checkpoint(path, vocab_size=vocab_size, seed=vocab_size)
+        if width is not None:
+            model = load_model(path)
+            with torch.random.fork_rng(devices=[]):
+                model.resize_token_embeddings(width, mean_resizing=False)
+            model.save_pretrained(path)
+
+    return commit(Checkpoint, folder, fill, name=f"{vocab_size} {width}")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    torch.set_num_threads(1)
+    return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return checkpoint(tmp_path_factory.mktemp("narrow") / "narrow", 300)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return checkpoint(tmp_path_factory.mktemp("wide") / "wide", 384)
+
+
+def carried(
+    teacher: Checkpoint, student: Checkpoint, corpus: Corpus, out_dir: Path, *, top_k: int = 8
+) -> SoftLabels:
+    return label(
+        teacher,
+        corpus,
+        SoftLabelsSection(top_k=top_k),
+        student=student,
+        max_length=512,
+        dtype="float32",
+        out_dir=out_dir,
+    )
+
+
+def encoded(of: Checkpoint, corpus: Corpus) -> list[EncodedExample]:
+    examples = list(read_examples(corpus.split_path("train")))
+    tokenizer = load_tokenizer(of.path)
+    return list(encode_split(examples, tokenizer, max_length=512, name="train").examples)
+
+
+def stored(labels: SoftLabels, example: EncodedExample) -> SoftTargets:
+    found = LabelReader(labels.path).read([row_key(example.input_ids, example.supervised)])
+    assert isinstance(found, SoftTargets)
+    return found
+
+
+def test_a_student_learns_from_a_teacher_of_another_vocabulary(
+    narrow: Checkpoint, wide: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Each position has what the teacher says there, in the student's words; it trains on it."""
+    labels = carried(narrow, wide, corpus, tmp_path / "labels", top_k=384)
+    assert labels.facts["alignment"] == "mapped"
+    assert read_info(labels.path).vocab_size == 384
+    theirs, ours = (
+        read_vocabulary(load_tokenizer(one.path), width=size)
+        for one, size in ((narrow, 300), (wide, 384))
+    )
+    model = load_model(narrow.path)
+    compared = merged = 0
+    for left, right in zip(encoded(narrow, corpus), encoded(wide, corpus), strict=True):
+        places = match_positions(left, right, teacher_vocabulary=theirs, student_vocabulary=ours)
+        kept = stored(labels, right)
+        with torch.inference_mode():
+            logprobs = model(torch.from_numpy(left.input_ids).long()[None]).logits[0]
+        logprobs = logprobs.log_softmax(-1)[left.targets - 1]
+        along = logprobs.gather(1, torch.from_numpy(left.input_ids[left.targets]).long()[:, None])
+        total = kept.logprobs.exp().sum(-1) + kept.residual.exp()
+        assert torch.allclose(total, torch.ones(len(total)), atol=2e-3)
+        for place, target in enumerate(right.input_ids[right.targets].tolist()):
+            said = dict(zip(kept.ids[place].tolist(), kept.logprobs[place].tolist(), strict=True))
+            first, span = int(places.teacher[place]), int(places.span[place])
+            if first == HOLE:
+                assert said[target] == 0.0
+                continue
+            expected = float(along[first : first + span].sum())
+            merged += span > 1
+            same = theirs.spelled(int(left.input_ids[left.targets[first]])) == ours.spelled(target)
+            if span > 1 or same:
+                compared += 1
+                assert said[target] == pytest.approx(expected, abs=2e-2)
+    assert compared
+    assert merged
+    student = distill(
+        wide,
+        corpus,
+        labels,
+        DistillSection(batch_tokens=400, kd_weight=0.5, dtype="float32"),
+        student=StudentSection(),
+        system=SYSTEM,
+        out_dir=tmp_path / "student",
+    )
+    assert student.facts["validation_kl"] > 0
+
+
+@pytest.mark.parametrize(("teacher_width", "student_width"), [(448, 416), (416, 448)])
+def test_padded_rows_change_nothing(
+    wide: Checkpoint, corpus: Corpus, tmp_path: Path, teacher_width: int, student_width: int
+) -> None:
+    """The same tokens in matrices of other widths: ids stay, none is a padded row."""
+    teacher = checkpoint(tmp_path / "teacher", 384, width=teacher_width)
+    student = checkpoint(tmp_path / "student", 384, width=student_width)
+    labels = carried(teacher, student, corpus, tmp_path / "labels")
+    assert labels.facts["alignment"] == "padded"
+    assert labels.facts["hard_share"] == 0
+    plain = carried(teacher, teacher, corpus, tmp_path / "plain")
+    for example in encoded(wide, corpus):
+        kept, whole = stored(labels, example), stored(plain, example)
+        assert int(kept.ids.max()) < min(teacher_width, student_width)
+        for ids, logprobs, all_ids, all_logprobs in zip(
+            kept.ids, kept.logprobs, whole.ids, whole.logprobs, strict=True
+        ):
+            said = dict(zip(all_ids.tolist(), all_logprobs.tolist(), strict=True))
+            for id_, value in zip(ids.tolist(), logprobs.tolist(), strict=True):
+                if id_ in said:
+                    assert value == pytest.approx(said[id_], abs=2e-2)
+
+
+def test_vocabularies_without_anything_in_common_are_refused(
+    wide: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Words against letters: text alone is left, and it says so before the teacher is loaded."""
+    letters = checkpoint(tmp_path / "letters", 259)
+    with pytest.raises(TrainingError, match="text alone") as caught:
+        carried(wide, letters, corpus, tmp_path / "labels")
+    assert caught.value.hint is not None
+    assert not (tmp_path / "labels").exists()
+    with pytest.raises(TrainingError, match="drawn at random"):
+        label(
+            wide,
+            corpus,
+            SoftLabelsSection(method="sampled"),
+            student=letters,
+            max_length=512,
+            out_dir=tmp_path / "sampled",
+        )
