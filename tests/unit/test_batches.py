@@ -83,8 +83,8 @@ def test_answer_that_merges_with_the_prompt_is_cut_behind_the_merge(tokenizer: A
     assert supervised_pieces(encoded, tokenizer)[-1].endswith("x<|im_end|>")
 
 
-def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
-    """Where a later turn changes how an earlier answer is rendered, no mask would be right."""
+def test_template_that_rewrites_earlier_turns_teaches_the_last_alone() -> None:
+    """Where a later turn changes how an earlier answer is rendered, that one is not learnt."""
     other = build_tiny_tokenizer()
     other.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -92,8 +92,8 @@ def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     encode(conversation("Hi", "Hello."), other, max_length=512)
-    with pytest.raises(TrainingError, match="turn 2 of example example-1"):
-        encode(conversation("Hi", "Hello.", "More?", "Yes."), other, max_length=512)
+    encoded = encode(conversation("Hi", "Hello.", "More?", "Yes."), other, max_length=512)
+    assert supervised_pieces(encoded, other) == ["Yes.<|im_end|>"]
 
 
 def test_template_error_becomes_ours(tokenizer: Any) -> None:

@@ -123,16 +123,20 @@ def test_ctrl_c_is_told_in_a_word() -> None:
     """While a registry keeps silent: exit code 130 and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         reference = f"127.0.0.1:{silent.getsockname()[1]}/team/m:1"
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "ollama_bridge", "pull", reference],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        asking, _ = silent.accept()
-        with asking:
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+        ) as process:
+            try:
+                asking, _ = silent.accept()
+                with asking:
+                    assert asking.recv(1) == b"G"  # it has asked, and waits
+                    process.send_signal(signal.SIGINT)
+                    out, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
     assert process.returncode == 130
     assert (out, err) == ("", "interrupted\n")
 

@@ -172,7 +172,7 @@ def test_hidden_states_are_read_in_the_students_tokens(
     tokenizer = load_tokenizer(other.path)
     tokenizer.chat_template = tokenizer.chat_template.replace("noise", "words")
     tokenizer.save_pretrained(other.path)
-    with pytest.raises(TrainingError, match="another than the teacher's"):
+    with pytest.raises(TrainingError, match="another tokenizer or chat template than the student"):
         run(base, corpus, labels, tmp_path / "b", student, settings=settings, teacher=other)
 
 
