@@ -16,6 +16,7 @@ import pytest
 from fakes.exports import Exports, modelfile_of, tiny_exports
 from fakes.real_registry import PASSWORD, USER, RealRegistry
 from fakes.redirect_front import redirect_front
+from fakes.terminal import start_command
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
@@ -261,13 +262,7 @@ def test_ctrl_c_on_the_way(
 
 def interrupt(host: str, args: list[str], when: Callable[[], bool]) -> None:
     """Ctrl-C for a command in the middle of its work."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ollama_bridge", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OLLAMA_HOST": host},
-    )
+    process = start_command(*args, OLLAMA_HOST=host)
     while not when():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.terminal import start_command
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
@@ -123,12 +124,7 @@ def test_ctrl_c_is_told_in_a_word() -> None:
     """While a registry keeps silent: exit code 130 and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         reference = f"127.0.0.1:{silent.getsockname()[1]}/team/m:1"
-        with subprocess.Popen(
-            [sys.executable, "-m", "ollama_bridge", "pull", reference],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with start_command("pull", reference) as process:
             try:
                 asking, _ = silent.accept()
                 with asking:
