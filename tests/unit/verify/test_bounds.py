@@ -35,7 +35,7 @@ def test_a_steady_checkpoint_has_the_fixed_bounds(gguf_type: str) -> None:
 
 def test_a_fragile_checkpoint_gets_room() -> None:
     """A student that just lost its layers is not refused for what its type does to it."""
-    assert bounds_of("q8_0", noisy("q8_0", difference=2.4, kl=0.04)).mean_kl_nats == 0.08
+    assert bounds_of("q8_0", noisy("q8_0", difference=2.4, kl=0.02)).mean_kl_nats == 0.1
     bounds = bounds_of("f32", noisy("f16", difference=0.06, kl=0.0))
     assert bounds.max_difference == pytest.approx(0.09)
     assert not bounds.same_text
