@@ -52,6 +52,14 @@ class EncodedExample:
         """Positions of the tokens to predict; position - 1 predicts them."""
         return np.flatnonzero(self.supervised)
 
+    @property
+    def stretches(self) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
+        """``targets`` in pieces that follow each other without a gap: a turn each."""
+        targets = self.targets
+        if not len(targets):
+            return []
+        return np.split(targets, np.flatnonzero(np.diff(targets) > 1) + 1)
+
 
 @dataclass(frozen=True)
 class EncodedSplit:

@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError
 
 JSONRecord = dict[str, Any]  # whatever json.loads gives
@@ -103,7 +103,7 @@ def _parse(line: bytes) -> JSONRecord | None:
     return record
 
 
-class Journal:
+class Journal(Closing):
     """Few records, all of them in memory; see :class:`SyncedLines`.
 
     Args:
@@ -130,16 +130,3 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
-
-    def __enter__(self) -> Self:
-        """Enter the block that closes the file at its end."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()

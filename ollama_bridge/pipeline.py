@@ -96,8 +96,6 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
     from ollama_bridge.models.resolve import resolve_model
     from ollama_bridge.rendering import render
     from ollama_bridge.teacher.daemon import write_answers
-    from ollama_bridge.teacher.daemon_labels import label_by_daemon
-    from ollama_bridge.teacher.local import label
     from ollama_bridge.teacher.respondent import find_respondent
     from ollama_bridge.train.distill import distill
     from ollama_bridge.train.finetune import finetune
@@ -147,32 +145,7 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         )
     if start is None:
         raise AssertionError("unreachable: a student of the teacher's layers has a teacher")
-    labels: SoftLabels | None = None
-    reads = recipe.distill.reads_soft_labels
-    if reads and recipe.teacher.soft_labels == "daemon":
-        labels = label_by_daemon(
-            corpus,
-            start,
-            recipe.soft_labels,
-            recipe.teacher,
-            respondent=find_respondent(recipe.teacher, client),
-            max_length=recipe.distill.max_length,
-            out_dir=run_dir / "labels",
-            reporter=reporter,
-        )
-        unload_all(client, reporter)
-    elif reads and tuned is not None:
-        labels = label(
-            tuned,
-            corpus,
-            recipe.soft_labels,
-            student=start,
-            max_length=recipe.distill.max_length,
-            dtype=recipe.distill.dtype,
-            out_dir=run_dir / "labels",
-            store_dir=home_dir() / "labels",
-            reporter=reporter,
-        )
+    labels = _label(recipe, tuned, start, corpus, run_dir, client, reporter)
     student: Checkpoint = distill(
         start,
         corpus,
@@ -264,6 +237,50 @@ def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) ->
         )
     unload_all(client, reporter)
     return BuildResult(run_dir, student, report, served, tuple(models))
+
+
+def _label(
+    recipe: Recipe,
+    teacher: Checkpoint | None,
+    start: Checkpoint,
+    corpus: Corpus,
+    run_dir: Path,
+    client: Client,
+    reporter: Reporter,
+) -> SoftLabels | None:
+    """The soft labels that the losses read, made by torch or the daemon; None: they read none."""
+    from ollama_bridge.teacher.daemon_labels import label_by_daemon
+    from ollama_bridge.teacher.local import label
+    from ollama_bridge.teacher.respondent import find_respondent
+
+    if not recipe.distill.reads_soft_labels:
+        return None
+    if recipe.teacher.soft_labels == "daemon":
+        labels = label_by_daemon(
+            corpus,
+            start,
+            recipe.soft_labels,
+            recipe.teacher,
+            respondent=find_respondent(recipe.teacher, client),
+            max_length=recipe.distill.max_length,
+            out_dir=run_dir / "labels",
+            reporter=reporter,
+        )
+        unload_all(client, reporter)
+        return labels
+    if teacher is None:
+        return None
+    return label(
+        teacher,
+        corpus,
+        recipe.soft_labels,
+        student=start,
+        max_length=recipe.distill.max_length,
+        dtype=recipe.distill.dtype,
+        out_dir=run_dir / "labels",
+        store_dir=home_dir() / "labels",
+        reporter=reporter,
+    )
 
 
 def export(

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from ollama_bridge.closing import Closing
+
 EVENTS_VERSION = 1
 
 
@@ -99,7 +101,7 @@ class NullReporter:
         """Drop the event."""
 
 
-class JSONLReporter:
+class JSONLReporter(Closing):
     """Appends every event but mere progress to ``events.jsonl``, a line each.
 
     Progress is written at most once in ``progress_interval_s`` a stage, so that a later view can
@@ -132,19 +134,6 @@ class JSONLReporter:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        """Enter the block that closes the file at its end."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
 
 class TeeReporter:

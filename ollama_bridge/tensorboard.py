@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from ollama_bridge.closing import Closing
 from ollama_bridge.errors import MissingExtraError
 from ollama_bridge.reporting import Event, Metric, Progress
 
 
-class TensorBoardReporter:
+class TensorBoardReporter(Closing):
     """Writes losses, speed, memory and scores as scalars named ``STAGE/NAME``.
 
     Args:
@@ -45,19 +44,6 @@ class TensorBoardReporter:
     def close(self) -> None:
         """Write what is left, and close the file."""
         self._writer.close()
-
-    def __enter__(self) -> Self:
-        """Enter the block that closes the file at its end."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     def _write(self, stage: str, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

@@ -81,14 +81,10 @@ def match_positions(
 
 def _turns(example: EncodedExample) -> Iterator[tuple[int, Sequence[int]]]:
     """Runs of supervised tokens: number of the first among all supervised ones, and the ids."""
-    targets = example.targets
-    if not len(targets):
-        return
-    breaks = np.flatnonzero(np.diff(targets) > 1) + 1
     start = 0
-    for run in np.split(targets, breaks):
-        yield start, example.input_ids[run].tolist()
-        start += len(run)
+    for stretch in example.stretches:
+        yield start, example.input_ids[stretch].tolist()
+        start += len(stretch)
 
 
 def _spell(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[bytes, list[int]]:

@@ -15,9 +15,8 @@ import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.journal import JSONRecord, Place, SyncedLines
 
@@ -39,7 +38,7 @@ class Outcome:
     attempts: int = 1
 
 
-class BatchLog:
+class BatchLog(Closing):
     """A log that only one process writes.
 
     Args:
@@ -86,19 +85,6 @@ class BatchLog:
     def close(self) -> None:
         """Close the file and let others have it."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        """Enter the block that closes the file at its end."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     def _index(self, record: JSONRecord, place: Place) -> None:
         self._places[str(record.get("key"))] = place

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -39,10 +38,11 @@ from ollama_bridge.client.values import (
     read_running,
     read_version,
 )
+from ollama_bridge.closing import Closing
 from ollama_bridge.errors import DaemonError, ReplyInvalidError
 
 
-class Client:
+class Client(Closing):
     """Asks a daemon, truthfully: no call waits for ever, and none returns half an answer as whole.
 
     Every request says ``truncate: false`` and ``shift: false``, so a prompt that does not fit is an
@@ -81,19 +81,6 @@ class Client:
     def close(self) -> None:
         """Close every connection."""
         self._transport.close()
-
-    def __enter__(self) -> Self:
-        """Enter the block that closes the connections at its end."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close every connection."""
-        self.close()
 
     def generate(
         self,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.client import AsyncClient
@@ -35,11 +34,11 @@ from ollama_bridge.label_store.formats import TopKFormat
 from ollama_bridge.label_store.info import StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
-from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 from ollama_bridge.teacher.alignment import Distribution, Span, align, spans_of
 from ollama_bridge.teacher.daemon import LOGPROBS_NAME
+from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent
 from ollama_bridge.teacher.scoring import Passage, Place, places_of, read_scores, score
 from ollama_bridge.teacher.token_bytes import TokenBytes
@@ -48,7 +47,6 @@ STAGE = "label"
 SPLITS = ("train", "validation")
 
 _EXAMPLES_AT_ONCE = 256
-_IMPOSSIBLE = -60000.0  # the smallest logarithm that the store keeps: its exponential is 0
 
 Positions = np.ndarray[Any, np.dtype[np.intp]]
 Origin = Literal["generated", "scored", "hard"]
@@ -219,7 +217,7 @@ class _SplitReader:
         """Of one example, in order; together they are its supervised tokens."""
         example = self._examples[encoded.row]
         places = [place for place, one in enumerate(example.messages) if one.role == "assistant"]
-        runs = _runs(encoded.targets)
+        runs = encoded.stretches
         if len(runs) != len(places):  # turns that the template writes without a gap
             tokens = tuple(int(token) for token in encoded.input_ids[encoded.targets])
             yield _Turn(tokens, (None,) * len(tokens), None)
@@ -359,48 +357,9 @@ def _write(
     return origins
 
 
-def soft_targets(
-    found: Sequence[Distribution | None],
-    tokens: Sequence[int],
-    *,
-    top_k: int,
-    vocab_size: int,
-) -> SoftTargets:
-    """Distributions as the store keeps them: k tokens each.
-
-    A token without a distribution is certain. Lists that are shorter are filled up with tokens of
-    probability 0, from the end of the vocabulary, where the rarest are.
-
-    Args:
-        found: One for each token.
-        tokens: The right ones.
-        top_k: k.
-        vocab_size: Tokens of the student.
-    """
-    ids = np.empty((len(found), top_k), dtype=np.int64)
-    logprobs = np.full((len(found), top_k), _IMPOSSIBLE, dtype=np.float32)
-    residual = np.full(len(found), -math.inf, dtype=np.float32)
-    for row, (one, token) in enumerate(zip(found, tokens, strict=True)):
-        named: Sequence[int] = (token,) if one is None else one.ids[:top_k]
-        logprobs[row, : len(named)] = 0.0 if one is None else one.logprobs[:top_k]
-        if one is not None:
-            residual[row] = one.residual
-        taken = set(named)
-        fillers = (id_ for id_ in range(vocab_size - 1, -1, -1) if id_ not in taken)
-        ids[row] = [*named, *(next(fillers) for _ in range(top_k - len(named)))]
-    return SoftTargets(
-        torch.from_numpy(ids), torch.from_numpy(logprobs), torch.from_numpy(residual)
-    )
-
-
 def key_of(encoded: EncodedExample) -> bytes:
     """Of an example's row in the store."""
     return row_key(encoded.input_ids, encoded.supervised)
-
-
-def _runs(targets: Positions) -> list[Positions]:
-    """Positions cut into stretches without a gap."""
-    return np.split(targets, np.flatnonzero(np.diff(targets) != 1) + 1)
 
 
 def _check(total: Counter[str], tag: str, teacher: TeacherSection) -> None:

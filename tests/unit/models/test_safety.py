@@ -277,7 +277,8 @@ def test_a_tied_matrix_may_be_stored_twice(folder: Path) -> None:
 
     rewrite_weights(folder, double)
     check_folder(folder)
-    load_model(folder)
+    model = load_model(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 def test_nothing_is_kept_of_a_refused_checkpoint(folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from ollama_bridge.labels import SoftTargets
 from ollama_bridge.reporting import Note
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import write_answers
-from ollama_bridge.teacher.daemon_labels import label_by_daemon, soft_targets
+from ollama_bridge.teacher.daemon_labels import label_by_daemon
+from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train.losses import cross_entropy
 from ollama_bridge.train.sparse_losses import kl_top_k
