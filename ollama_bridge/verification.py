@@ -38,7 +38,8 @@ def verify_tag(
     Args:
         tag: A tag of the daemon; it may have been made by anybody.
         client: Speaks to the daemon.
-        against: Checkpoint with reference values; None: the values that the tag carries.
+        against: Checkpoint with reference values; with it, the tensors of the daemon's file are
+            compared too, where the file is at hand. None: the values that the tag carries.
         reporter: Hears of progress.
 
     Returns:
@@ -70,10 +71,10 @@ def verify_tag(
             blob_digest=blob.digest,
             reporter=reporter,
         )
-        failure = certificate.first_failure
-        wrong = failure is not None and failure.layer == "tensor"
-        if wrong and against is not None and blob.path is not None:
-            certificate = _name_tensors(certificate, blob.path, against.path)
+        # A model that is served with an adapter is not what its file alone holds.
+        adapted = "\nADAPTER " in str(details.raw.get("modelfile", ""))
+        if against is not None and blob.path is not None and not adapted:
+            certificate = _with_tensors(certificate, blob.path, against.path)
         attached = _check_attachments(client, tag)
         if attached is not None:
             checks = (*certificate.checks, attached)
@@ -82,8 +83,8 @@ def verify_tag(
         return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
 
 
-def _name_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
-    """Say which tensors of the daemon's file are wrong."""
+def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
+    """Compare every tensor of the daemon's file: answers may hide a small fault in rounding."""
     from ollama_bridge.models.tensor_check import wrong_tensors
 
     problems = wrong_tensors(gguf, checkpoint)
@@ -95,8 +96,10 @@ def _name_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
         numbers={"wrong_tensors": len(problems)},
         difference=f"{problems[0]}{more}" if problems else None,
     )
-    # First, so that it is what the error says.
-    return certificate.model_copy(update={"checks": (check, *certificate.checks)})
+    # In front of the numbers that they explain, so that the error names a tensor.
+    first = [one.layer for one in certificate.checks].index("tensor")
+    checks = (*certificate.checks[:first], check, *certificate.checks[first:])
+    return certificate.model_copy(update={"checks": checks})
 
 
 def _check_attachments(client: Client, tag: str) -> Check | None:

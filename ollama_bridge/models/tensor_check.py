@@ -22,8 +22,8 @@ from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
 
 # Relative error (of the Euclidean norm) that rounding to a type was seen to stay below, doubled.
-_ROUNDING = {"F32": 1e-6, "F16": 2e-3, "BF16": 8e-3, "Q8_0": 0.02, "Q6_K": 0.05}
-_COARSE_ROUNDING = 0.35  # types of five bits and fewer
+_ROUNDING = {"F32": 1e-6, "F16": 2e-3, "BF16": 8e-3, "Q8_0": 0.02, "Q6_K": 0.05, "Q2_K": 0.7}
+_COARSE_ROUNDING = 0.4  # types of three to five bits
 
 
 def wrong_tensors(gguf: Path, checkpoint: Path) -> list[str]:

@@ -37,7 +37,7 @@ from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.packaging import package
+from ollama_bridge.packaging import package, verify
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.verification import verify_tag
@@ -368,6 +368,8 @@ def test_a_packaged_adapter_is_served_as_what_merging_gives(
     )
     assert model.facts["passed"]
     assert verify_tag(model.tag, client=client).passed
+    adapted = verify(model.tag, against=str(folder), out_dir=tmp_path / "verify", host=era.host)
+    assert adapted.passed, adapted.first_failure
     gguf = GGUFFile.open(run_dir / "gguf-f32")
     merges = has_limit(client.version(), NO_ADAPTER)
     said = f"Ollama {client.version()} takes no LoRA adapter: it is merged"
