@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.client import Client, Text
-from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import NullReporter
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import Client
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def run(
       ollama-bridge run review-sentiment "The battery died after two days."
       cat letter.txt | ollama-bridge run review-reply
     """
-    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+    with _connect(host) as client:
         if prompt is None and sys.stdin.isatty():
             _chat(client, tag)
             return
@@ -56,7 +57,7 @@ def generate(
             hint=f'ollama-bridge generate {tag} "..."',
         )
     text = sys.stdin.read() if prompt is None else prompt
-    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+    with _connect(host) as client:
         reply = client.generate(tag, text)
     if not as_json:
         output.data(reply.text)
@@ -78,6 +79,14 @@ def generate(
     )
 
 
+def _connect(host: str | None) -> Client:
+    """A client of the daemon, which is started if nobody serves."""
+    from ollama_bridge.client import Client
+    from ollama_bridge.daemon.ensure import ensure_daemon
+
+    return Client(ensure_daemon(reporter=NullReporter(), host=host).host)
+
+
 def _chat(client: Client, tag: str) -> None:
     client.show(tag)  # a wrong tag is told now, not after the first question
     output.say(f"{tag}: type a message; an empty line or Ctrl-D ends the chat")
@@ -95,6 +104,8 @@ def _chat(client: Client, tag: str) -> None:
 
 
 def _print_stream(client: Client, tag: str, messages: list[dict[str, str]]) -> str:
+    from ollama_bridge.client import Text
+
     answer = ""
     for event in client.stream(tag, messages):
         if isinstance(event, Text):

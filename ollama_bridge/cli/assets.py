@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from ollama_bridge.assets import AssetGroup, find_asset, list_assets
 from ollama_bridge.cli import completion, options, output
@@ -29,6 +28,8 @@ TargetArgument = Annotated[Path, typer.Argument(help="File or folder to copy to.
 @recipes_app.command("ls")
 def recipes_ls(as_json: options.JSONOption = False) -> None:
     """List the shipped recipes."""
+    import yaml
+
     rows = []
     for name, path in list_assets("recipes").items():
         description = yaml.safe_load(path.read_text(encoding="utf-8")).get("description", "")

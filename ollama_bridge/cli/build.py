@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.progress import shown
-from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ollama_bridge.config import Recipe
 
 
 def add_to(app: typer.Typer) -> None:
@@ -88,6 +90,8 @@ def recipe_with_data(
         ConfigError: the file does not exist, or options that need ``--data`` come without it.
         RecipeError: problems of the recipe.
     """
+    from ollama_bridge.config import load_recipe
+
     changes: list[str] = []
     if data is None:
         if text_col or label_col:

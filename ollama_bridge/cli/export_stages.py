@@ -12,7 +12,6 @@ from ollama_bridge.cli import options, output
 from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.stages import CorpusOption, StageOut, checkpoint_of, print_artifact
-from ollama_bridge.config import load_recipe
 from ollama_bridge.errors import ConfigError
 
 
@@ -99,7 +98,7 @@ def render(
     system: Annotated[str | None, typer.Option(help="SYSTEM.")] = None,
 ) -> None:
     """Print the Modelfile of a GGUF."""
-    from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.config import ModelfileSection, load_recipe
     from ollama_bridge.rendering import render as stage
 
     settings = ModelfileSection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,12 @@ from ollama_bridge.cli import options, output
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.cli.launch import in_turn
 from ollama_bridge.cli.progress import ConsoleReporter, shown
-from ollama_bridge.config import TeacherSection, load_recipe
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import Reporter
 
 if TYPE_CHECKING:
+    from ollama_bridge.client import Client
+    from ollama_bridge.config import Recipe, TeacherSection
     from ollama_bridge.teacher.respondent import Respondent
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `prepare` made.")]
@@ -69,7 +71,7 @@ def answers(
     """Let the teacher write the answers that a corpus lacks."""
     from ollama_bridge.teacher.daemon import write_answers as stage
 
-    loaded = load_recipe(recipe, overrides=set_ or [])
+    loaded = _read_recipe(recipe, set_)
     with ConsoleReporter() as reporter:
         written = stage(
             Corpus.open(corpus),
@@ -94,7 +96,7 @@ def finetune(
     """Tune a model on a corpus by LoRA; merged."""
     from ollama_bridge.train.finetune import finetune as stage
 
-    loaded = load_recipe(recipe, overrides=set_ or [])
+    loaded = _read_recipe(recipe, set_)
     if loaded.teacher.tune is None:
         raise ConfigError(
             f"recipe {loaded.name} has no teacher.tune section",
@@ -129,7 +131,7 @@ def label(
     as_json: options.JSONOption = False,
 ) -> None:
     """Store the teacher's soft labels on a corpus; rows that have some already are not repeated."""
-    loaded = load_recipe(recipe, overrides=set_ or [])
+    loaded = _read_recipe(recipe, set_)
     asks = loaded.teacher.soft_labels == "daemon"
     reference = student if asks else teacher
     if reference is None:
@@ -187,7 +189,7 @@ def distill(
     """Train a student on soft and hard labels."""
     from ollama_bridge.train.distill import distill as stage
 
-    loaded = load_recipe(recipe, overrides=set_ or [])
+    loaded = _read_recipe(recipe, set_)
     with shown(tensorboard=tensorboard) as reporter:
         checkpoint = stage(
             checkpoint_of(start, host, reporter),
@@ -217,7 +219,7 @@ def evaluate(
     from ollama_bridge.evaluation.report import read_markdown
     from ollama_bridge.evaluation.run import evaluate as stage
 
-    loaded = load_recipe(recipe, overrides=set_ or [])
+    loaded = _read_recipe(recipe, set_)
     named: dict[str, Checkpoint] = {}
     with ConsoleReporter() as reporter:
         for pair in models:
@@ -244,13 +246,31 @@ def checkpoint_of(
 ) -> Checkpoint:
     """The checkpoint of a model reference."""
     from ollama_bridge.assets import home_dir
-    from ollama_bridge.client import Client
     from ollama_bridge.models.resolve import resolve_model
 
-    with Client(host) as client, in_turn():
+    with _client_for([reference, base], host) as client, in_turn():
         return resolve_model(
             reference, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
         )
+
+
+def _client_for(
+    references: list[str | None], host: str | None
+) -> contextlib.AbstractContextManager[Client | None]:
+    """A client if a model is the daemon's; else none is loaded, which would take a while."""
+    from ollama_bridge.models.references import parse_reference
+
+    if not any(one and parse_reference(one).kind == "ollama" for one in references):
+        return contextlib.nullcontext()
+    from ollama_bridge.client import Client
+
+    return Client(host)
+
+
+def _read_recipe(name: str, overrides: list[str] | None) -> Recipe:
+    from ollama_bridge.config import load_recipe
+
+    return load_recipe(name, overrides=overrides or [])
 
 
 def _respondent(settings: TeacherSection, host: str | None) -> Respondent:

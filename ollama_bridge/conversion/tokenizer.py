@@ -21,7 +21,7 @@ from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.template.authority import with_comment
+from ollama_bridge.template.comment import with_comment
 
 _PREFIX = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's visible space

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models import pretokenizers
-from ollama_bridge.template.authority import without_comment
+from ollama_bridge.template.comment import without_comment
 
 # tokenizer.ggml.token_type
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5

@@ -19,14 +19,6 @@ from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja"]
 
-# Ollama takes a Jinja template that is fewer than a hundred edits away from one that it knows for
-# that one, and renders by its own Go template of that name.
-_COMMENT = (
-    "{# Kept as its checkpoint has it. This comment is here for one reason: Ollama replaces a chat "
-    "template that is less than a hundred edits away from one that it knows by a Go template of "
-    "its own, which leaves out what is special to this one, such as a default system prompt. #}"
-)
-
 
 @dataclass(frozen=True)
 class Served:
@@ -98,13 +90,3 @@ def decide(template: ChatTemplate) -> Served:
         conversations=proof.conversations,
         differences=(*found.limits, *proof.differences),
     )
-
-
-def with_comment(source: str) -> str:
-    """A chat template that Ollama does not take for one of those that it knows."""
-    return source + _COMMENT
-
-
-def without_comment(source: str) -> str:
-    """A chat template as its checkpoint has it."""
-    return source.removesuffix(_COMMENT)

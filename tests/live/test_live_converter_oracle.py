@@ -14,7 +14,7 @@ from gguf import GGUFReader
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.template.authority import without_comment
+from ollama_bridge.template.comment import without_comment
 
 pytestmark = pytest.mark.live
 

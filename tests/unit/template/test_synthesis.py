@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.answers import unseparated
-from ollama_bridge.template.authority import Served, decide, with_comment, without_comment
+from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.comment import with_comment, without_comment
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, random_ones
 from ollama_bridge.template.go_run import GoTemplate
