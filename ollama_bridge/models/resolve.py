@@ -20,6 +20,7 @@ from ollama_bridge.artifacts import (
     Work,
     canonical_json,
     digest_file,
+    digest_files,
     digest_text,
 )
 from ollama_bridge.drafts import open_draft
@@ -186,7 +187,8 @@ def _from_folder(
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
     weights = sorted(path.name for path in folder.glob("*.safetensors")) or [GGUF_NAME]
     before = {name: _state(folder / name) for name in weights}
-    digests = {name: digest_file(folder / name) for name in (*names, *weights)}
+    every = (*weights, *names)  # the large ones first, the small ones beside them
+    digests = dict(zip(every, digest_files([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
     work = Work(kind=Checkpoint.kind, stage="link", version=1, inputs={"folder": digest})

@@ -1,0 +1,102 @@
+"""The beginning of a GGUF: its metadata, and the table of its tensors.
+
+The ``gguf`` package packs one element of a list after another, which for a large vocabulary takes
+as long as encoding a small model; here a list is packed at once. Tests hold the bytes against it.
+
+Format: ``docs/gguf.md`` of ggml.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gguf.constants import (
+    GGUF_DEFAULT_ALIGNMENT,
+    GGUF_MAGIC,
+    GGUF_VERSION,
+    GGMLQuantizationType,
+    GGUFValueType,
+)
+
+from ollama_bridge.models.architectures.entries import Entry, text
+
+_NUMBERS = {
+    GGUFValueType.UINT8: "<u1",
+    GGUFValueType.INT8: "<i1",
+    GGUFValueType.UINT16: "<u2",
+    GGUFValueType.INT16: "<i2",
+    GGUFValueType.UINT32: "<u4",
+    GGUFValueType.INT32: "<i4",
+    GGUFValueType.FLOAT32: "<f4",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "<u8",
+    GGUFValueType.INT64: "<i8",
+    GGUFValueType.FLOAT64: "<f8",
+}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One tensor in the table.
+
+    Attributes:
+        name: Of the tensor.
+        shape: Rows first.
+        type: Of its values.
+        size_bytes: What they take.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    size_bytes: int
+
+
+def pack_head(architecture: str, entries: Sequence[Entry], table: Sequence[TableRow]) -> bytes:
+    """Everything in front of the values, but for the padding.
+
+    Args:
+        architecture: ``general.architecture``.
+        entries: All other metadata.
+        table: The tensors, in the order of their values, each of which begins at a multiple of the
+            alignment.
+    """
+    all_entries = [text("general.architecture", architecture), *entries]
+    counts = struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(table), len(all_entries))
+    return b"".join([counts, *map(_packed_entry, all_entries), *_packed_table(table)])
+
+
+def _packed_entry(entry: Entry) -> bytes:
+    head = _strings([entry.key]) + struct.pack("<I", entry.type)
+    if entry.type != GGUFValueType.ARRAY:
+        return head + _values([entry.value], entry.type)
+    assert entry.element_type is not None
+    head += struct.pack("<IQ", entry.element_type, len(entry.value))
+    return head + _values(entry.value, entry.element_type)
+
+
+def _values(values: Sequence[Any], type_: GGUFValueType) -> bytes:
+    if type_ == GGUFValueType.STRING:
+        return _strings(values)
+    return np.array(values, dtype=_NUMBERS[type_]).tobytes()
+
+
+def _strings(values: Iterable[str]) -> bytes:
+    parts = []
+    for value in values:
+        data = value.encode()
+        parts += [len(data).to_bytes(8, "little"), data]
+    return b"".join(parts)
+
+
+def _packed_table(table: Sequence[TableRow]) -> Iterable[bytes]:
+    offset = 0
+    for row in table:
+        yield _strings([row.name])
+        shape = reversed(row.shape)
+        yield struct.pack(f"<I{len(row.shape)}QIQ", len(row.shape), *shape, row.type, offset)
+        offset += row.size_bytes + -row.size_bytes % GGUF_DEFAULT_ALIGNMENT
