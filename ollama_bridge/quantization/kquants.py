@@ -26,7 +26,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 BLOCK = 256
 _TINY = np.float32(1e-15)  # groups without a larger number are all zeros
 # Blocks at a time: few enough for the processor's cache, enough to make a step worth its call.
-_BLOCKS_AT_ONCE = 512
+_BLOCKS_AT_ONCE = 1024
 
 
 def _candidates(first: float, step: float, count: int) -> tuple[float, ...]:
