@@ -17,8 +17,11 @@ The branch says who has to act, the message what happened with the values that m
     │   ├── DaemonInstallError      no daemon could be found, built or started
     │   ├── RequestRejectedError    the daemon answered with an error status
     │   │   ├── ModelNotFoundError
-    │   │   └── ContextOverflowError
+    │   │   ├── ContextOverflowError    the prompt is too long; says by how many tokens
+    │   │   ├── UnsupportedFeatureError the model cannot think, call tools, see, ...
+    │   │   └── DaemonBusyError         try again later
     │   ├── RunnerCrashedError      the daemon reported a failure while answering
+    │   ├── ContextReducedError     the model runs with a shorter context than was asked for
     │   ├── ReplyInvalidError       the answer is not what the API promises
     │   │   └── RenderingHiddenError  it does not say how it renders a prompt
     │   ├── StreamBrokenError       the answer ended without its terminal event
@@ -48,7 +51,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-TimeoutPhase = Literal["connect", "load", "first_token", "between_tokens", "total"]
+# What a call was waiting for when it failed.
+CallPhase = Literal["connect", "load", "first_token", "between_tokens", "total"]
 
 
 class OllamaBridgeError(Exception):
@@ -130,6 +134,11 @@ class DaemonError(OllamaBridgeError):
     Args:
         model: The tag that was asked for, if any.
         partial_text: What had been received of the answer before the failure.
+
+    Attributes:
+        partial_thinking: What had been received of the thinking before it.
+        phase: What the call was waiting for; None where it had come, or nothing was sent.
+        attempts: How often it was tried.
     """
 
     exit_code = 3
@@ -145,6 +154,9 @@ class DaemonError(OllamaBridgeError):
         super().__init__(message, hint=hint)
         self.model = model
         self.partial_text = partial_text
+        self.partial_thinking = ""
+        self.phase: CallPhase | None = None
+        self.attempts = 1
 
 
 class DaemonUnreachableError(DaemonError):
@@ -180,11 +192,63 @@ class ModelNotFoundError(RequestRejectedError):
 
 
 class ContextOverflowError(RequestRejectedError):
-    """The prompt does not fit the context length; Ollama would have cut it silently."""
+    """The prompt does not fit the context length; Ollama would have cut it silently.
+
+    Args:
+        needed_tokens: Length of the prompt; None where the daemon does not say.
+        limit_tokens: Length of the context; None where the daemon does not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        hint: str | None = None,
+        model: str | None = None,
+        partial_text: str = "",
+        needed_tokens: int | None = None,
+        limit_tokens: int | None = None,
+    ) -> None:
+        super().__init__(
+            message, status_code=status_code, hint=hint, model=model, partial_text=partial_text
+        )
+        self.needed_tokens = needed_tokens
+        self.limit_tokens = limit_tokens
+
+
+class UnsupportedFeatureError(RequestRejectedError):
+    """The model cannot do this: think, call tools, look at images, embed."""
+
+
+class DaemonBusyError(RequestRejectedError):
+    """The daemon, or what stands before it, cannot answer now."""
 
 
 class RunnerCrashedError(DaemonError):
     """The daemon reported a failure in the middle of an answer."""
+
+
+class ContextReducedError(DaemonError):
+    """The daemon runs the model with a shorter context than was asked for.
+
+    Args:
+        asked_tokens: ``num_ctx`` of the request.
+        used_tokens: What the model runs with.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        asked_tokens: int,
+        used_tokens: int,
+        hint: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, model=model)
+        self.asked_tokens = asked_tokens
+        self.used_tokens = used_tokens
 
 
 class ReplyInvalidError(DaemonError):
@@ -211,14 +275,14 @@ class DaemonTimeoutError(DaemonError):
         self,
         message: str,
         *,
-        phase: TimeoutPhase,
+        phase: CallPhase,
         limit_s: float,
         hint: str | None = None,
         model: str | None = None,
         partial_text: str = "",
     ) -> None:
         super().__init__(message, hint=hint, model=model, partial_text=partial_text)
-        self.phase = phase
+        self.phase: CallPhase = phase
         self.limit_s = limit_s
 
 

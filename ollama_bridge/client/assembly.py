@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable
 
 from ollama_bridge.client.fields import Fields
+from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.thinking import ThinkingSplitter
 from ollama_bridge.client.values import (
+    Cut,
     Done,
+    Pace,
     Reply,
     StreamEvent,
     Text,
@@ -21,132 +22,7 @@ from ollama_bridge.client.values import (
     read_timings,
     read_tool_calls,
 )
-from ollama_bridge.errors import (
-    ContextOverflowError,
-    DaemonError,
-    ModelNotFoundError,
-    ReplyInvalidError,
-    RequestRejectedError,
-    RunnerCrashedError,
-    StreamBrokenError,
-)
-
-_MAX_LINE_BYTES = 16 * 1024 * 1024  # far above any event; a page of a proxy has no end of line
-_OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d+).*?"n_ctx":(\d+)')
-
-
-class LineSplitter:
-    """Cuts bytes into lines, wherever the pieces were cut."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Take a piece; gives the lines that are complete by now."""
-        *lines, self._held = (self._held + piece).split(b"\n")
-        if len(self._held) > _MAX_LINE_BYTES:
-            raise ReplyInvalidError(f"the daemon sent a line of over {_MAX_LINE_BYTES} bytes")
-        yield from (line for line in lines if line.strip())
-
-    def finish(self) -> Iterator[bytes]:
-        """The last line, if it had no end."""
-        if self._held.strip():
-            yield self._held
-        self._held = b""
-
-
-def parse_line(line: bytes, *, model: str | None, partial_text: str = "") -> dict[str, Any]:
-    """One event of a stream.
-
-    Raises:
-        ReplyInvalidError: not a JSON object.
-        RunnerCrashedError: the daemon reports an error; also ContextOverflowError.
-    """
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        raise ReplyInvalidError(
-            "the daemon sent something that is not JSON: an HTML page of a proxy?",
-            hint="check the address: ollama-bridge daemon status",
-            model=model,
-            partial_text=partial_text,
-        ) from exc
-    if not isinstance(data, dict):
-        raise ReplyInvalidError(
-            f"the daemon sent a {type(data).__name__}, not an object",
-            model=model,
-            partial_text=partial_text,
-        )
-    if "error" in data:
-        message = error_text(data)
-        status = data.get("status")
-        if isinstance(status, int) and 400 <= status < 500:
-            raise rejection(status, message, model=model)
-        raise RunnerCrashedError(
-            f"the daemon failed while answering: {_inner_message(message)[:500]}",
-            hint="run it again; if it goes on, look at the daemon's log",
-            model=model,
-            partial_text=partial_text,
-        )
-    return data
-
-
-def error_text(data: object) -> str:
-    """The message in an error reply."""
-    found = data.get("error") if isinstance(data, dict) else data
-    if isinstance(found, dict):
-        found = found.get("message", found)
-    return " ".join(str(found).split())
-
-
-def rejection(status_code: int, message: str, *, model: str | None) -> DaemonError:
-    """The error for an answer with an error status."""
-    shown = _inner_message(message)[:500]
-    if status_code == 404 and "not found" in shown and model:
-        return ModelNotFoundError(
-            f"the daemon has no model {model!r}",
-            status_code=status_code,
-            model=model,
-            hint=f"ollama pull {model}, or see what there is: ollama-bridge ls",
-        )
-    if status_code == 400 and "context" in shown and "exceed" in shown:
-        numbers = _OVERFLOW_NUMBERS.search(message)
-        if numbers:
-            needed, limit = int(numbers[1]), int(numbers[2])
-            shown = f"{needed} tokens, the limit is {limit}: {needed - limit} too many"
-        return ContextOverflowError(
-            f"the prompt does not fit the context: {shown}",
-            status_code=status_code,
-            model=model,
-            hint="shorten the prompt, or raise the option num_ctx",
-        )
-    return RequestRejectedError(
-        f"the daemon answered {status_code}: {shown}",
-        status_code=status_code,
-        model=model,
-        hint=_hint(status_code, shown, model),
-    )
-
-
-def _hint(status_code: int, message: str, model: str | None) -> str | None:
-    if "digest mismatch" in message:
-        return "the file changed, or the digest is of another one: compute it again"
-    if "does not support" in message:
-        return f"see what the model can do: ollama-bridge show {model}"
-    return {
-        401: "set OLLAMA_API_KEY",
-        403: "the daemon refuses this client; check OLLAMA_ORIGINS there",
-        503: "the daemon is busy; try again in a moment",
-    }.get(status_code)
-
-
-def _inner_message(message: str) -> str:
-    """Errors of the runner are JSON within the text."""
-    try:
-        inner = json.loads(message)
-    except (ValueError, RecursionError):
-        return message
-    return error_text(inner) if isinstance(inner, dict) and "error" in inner else message
+from ollama_bridge.errors import DaemonError, StreamBrokenError
 
 
 class ReplyAssembler:
@@ -155,15 +31,37 @@ class ReplyAssembler:
     Args:
         model: Who was asked.
         splits_thinking: Whether a leading ``<think>`` is split off where the daemon did not.
+        now_s: The clock.
+
+    Attributes:
+        done: The terminal event has come.
+        has_begun: Something was handed out.
+        pieces: How many pieces have come; the daemon sends one a token.
+        is_truncated: The daemon was allowed to cut the prompt, which was too long.
+        needed_tokens: Length of the prompt before; None where it is not known.
     """
 
-    def __init__(self, model: str, *, splits_thinking: bool = True) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        splits_thinking: bool = True,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._model = model
+        self._now_s = now_s
+        self._start_s = now_s()
         self._splitter = ThinkingSplitter() if splits_thinking else None
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._first_thinking: tuple[float, int] | None = None
+        self._first_text: tuple[float, int] | None = None
         self._tool_calls: list[ToolCall] = []
         self._logprobs: list[TokenLogprob] | None = None
+        self.pieces = 0
+        self.has_begun = False
+        self.is_truncated = False
+        self.needed_tokens: int | None = None
         self.done = False
 
     @property
@@ -172,75 +70,110 @@ class ReplyAssembler:
         held = self._splitter.held_text if self._splitter else ""
         return "".join(self._text) + held
 
-    def feed(self, line: bytes) -> Iterator[StreamEvent]:
+    def feed(self, line: bytes) -> list[StreamEvent]:
         """Take one line of the stream.
 
         Raises:
             DaemonError: the line is an error or no event.
         """
-        data = parse_line(line, model=self._model, partial_text=self.partial_text)
+        data = parse_line(line, model=self._model)
         fields = Fields(data, "a question")
         message = fields.inner("message") if fields.has("message") else fields
+        events: list[StreamEvent] = []
         thought = message.text("thinking")
+        content = message.text("content") or message.text("response")
+        if thought or content:
+            self.pieces += 1
         if thought:
             # The daemon splits by itself, so a tag in its text is text.
-            yield from self._release()
-            yield self._add_thinking(thought)
-        yield from self._add_content(message.text("content") or message.text("response"))
-        for call in read_tool_calls(message):
-            self._tool_calls.append(call)
-            yield call
+            self._release(events)
+            self._add_thinking(thought, events)
+        if content:
+            self._add_content(content, events)
+        if message.has("tool_calls"):
+            calls = read_tool_calls(message)
+            self._tool_calls += calls
+            events += calls
         if fields.has("logprobs"):
-            self._logprobs = [*(self._logprobs or ()), *read_logprobs(fields)]
+            self._logprobs = self._logprobs or []
+            self._logprobs += read_logprobs(fields)
         if data.get("done") is True:
-            yield from self._release()
-            reply = self._reply(fields)
+            self._release(events)
+            events.append(Done(self._reply(fields)))
             self.done = True
-            yield Done(reply)
+        self.has_begun = self.has_begun or bool(events)
+        return events
+
+    def tell(self, error: DaemonError) -> None:
+        """Put into an error what had come before it."""
+        error.partial_text = error.partial_text or self.partial_text
+        error.partial_thinking = "".join(self._thinking).strip()
 
     def broken(self) -> StreamBrokenError:
         """The error for a stream that ended before its terminal event."""
-        return StreamBrokenError(
+        error = StreamBrokenError(
             f"the answer of {self._model!r} ended without its terminal event "
             f"({len(self.partial_text)} characters had come)",
             hint="ask again; if it goes on, look at the daemon's log",
             model=self._model,
             partial_text=self.partial_text,
         )
+        error.phase = "between_tokens"
+        return error
 
-    def _add_content(self, content: str) -> Iterator[StreamEvent]:
-        thinking, text = self._splitter.feed(content) if self._splitter else ("", content)
-        if thinking:
-            yield self._add_thinking(thinking)
-        if text:
-            yield self._add_text(text)
+    def _add_content(self, content: str, events: list[StreamEvent]) -> None:
+        if self._splitter is None:
+            self._add_text(content, events)
+            return
+        thinking, text = self._splitter.feed(content)
+        self._add_thinking(thinking, events)
+        self._add_text(text, events)
 
-    def _release(self) -> Iterator[StreamEvent]:
+    def _release(self, events: list[StreamEvent]) -> None:
         """From here on nothing is held back."""
-        thinking, text = self._splitter.finish() if self._splitter else ("", "")
-        self._splitter = None
-        if thinking:
-            yield self._add_thinking(thinking)
-        if text:
-            yield self._add_text(text)
+        if self._splitter is not None:
+            thinking, text = self._splitter.finish()
+            self._splitter = None
+            self._add_thinking(thinking, events)
+            self._add_text(text, events)
 
-    def _add_thinking(self, piece: str) -> Thinking:
-        self._thinking.append(piece)
-        return Thinking(piece)
+    def _add_thinking(self, piece: str, events: list[StreamEvent]) -> None:
+        if piece:
+            if self._first_thinking is None:
+                self._first_thinking = (self._now_s(), self.pieces)
+            self._thinking.append(piece)
+            events.append(Thinking(piece))
 
-    def _add_text(self, piece: str) -> Text:
-        self._text.append(piece)
-        return Text(piece)
+    def _add_text(self, piece: str, events: list[StreamEvent]) -> None:
+        if piece:
+            if self._first_text is None:
+                self._first_text = (self._now_s(), self.pieces)
+            self._text.append(piece)
+            events.append(Text(piece))
 
     def _reply(self, fields: Fields) -> Reply:
+        prompt_tokens = fields.whole("prompt_eval_count")
         return Reply(
             text=self.partial_text,
             thinking="".join(self._thinking).strip(),
             done_reason=fields.text("done_reason"),
             model=fields.text("model", self._model),
-            prompt_tokens=fields.whole("prompt_eval_count"),
+            prompt_tokens=prompt_tokens,
             generated_tokens=fields.whole("eval_count"),
             timings=read_timings(fields),
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
             tool_calls=tuple(self._tool_calls),
+            cut=Cut(self.needed_tokens, prompt_tokens) if self.is_truncated else None,
+            pace=self._pace(),
+        )
+
+    def _pace(self) -> Pace:
+        thinking_s, thinking_at = self._first_thinking or (None, None)
+        text_s, text_at = self._first_text or (None, None)
+        return Pace(
+            first_thinking_s=None if thinking_s is None else thinking_s - self._start_s,
+            first_text_s=None if text_s is None else text_s - self._start_s,
+            whole_s=self._now_s() - self._start_s,
+            tokens_to_thinking=thinking_at,
+            tokens_to_text=text_at,
         )

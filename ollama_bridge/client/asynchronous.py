@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import httpx
 
 from ollama_bridge.client import calls
 from ollama_bridge.client.address import read_address
-from ollama_bridge.client.assembly import LineSplitter, parse_line
-from ollama_bridge.client.exchange import Call, Timeouts, check_status
+from ollama_bridge.client.answering import Answering
+from ollama_bridge.client.asynchronous_models import AsyncModelStore
+from ollama_bridge.client.embedding import Embedding
+from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.options import Options
+from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.requests import (
     Asking,
     Format,
     Images,
     KeepAlive,
     MessageLike,
-    Options,
     Think,
 )
-from ollama_bridge.client.statuses import StatusReader
+from ollama_bridge.client.retries import Retries
 from ollama_bridge.client.transport import AsyncTransport
-from ollama_bridge.client.uploads import ProgressCallback, read_pieces_async, size_of
 from ollama_bridge.client.values import (
     Done,
-    ModelDetails,
-    ModelSummary,
+    Embeddings,
     NextToken,
     Reply,
-    RunningModel,
     StreamEvent,
-    read_details,
-    read_models,
     read_rendered,
-    read_running,
-    read_version,
 )
-from ollama_bridge.errors import DaemonError, ReplyInvalidError
+from ollama_bridge.errors import DaemonError, DaemonUnreachableError, ReplyInvalidError
 
 
-class AsyncClient:
+class AsyncClient(AsyncModelStore):
     """Asks a daemon, truthfully: no call waits for ever, and none returns half an answer as whole.
 
-    Every request says ``truncate: false`` and ``shift: false``, so a prompt that does not fit is an
-    error, and a finite ``num_predict``, so an answer that does not end is cut and says so in
-    ``done_reason``.
+    Every request says ``truncate: false`` and ``shift: false`` unless told otherwise, so a prompt
+    that does not fit is an error, and a finite ``num_predict``, so an answer that does not end is
+    cut and says so in ``done_reason``. A context that is shorter than the ``num_ctx`` that was
+    asked for is an error too.
 
     Example::
 
@@ -57,6 +53,7 @@ class AsyncClient:
     Args:
         host: As ``OLLAMA_HOST``; None: that variable, else this machine's default port.
         timeouts: One limit a phase.
+        retries: How often a question is asked that failed in passing.
         api_key: Shown as a bearer token; None: ``OLLAMA_API_KEY``. Never sent unencrypted to
             another machine.
         transport: Where requests go instead of the network; for tests.
@@ -67,33 +64,15 @@ class AsyncClient:
         host: str | None = None,
         *,
         timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         address = read_address(host, api_key=api_key)
-        self._transport = AsyncTransport(address, timeouts or Timeouts(), transport)
-
-    @property
-    def host(self) -> str:
-        """The daemon's base URL."""
-        return self._transport.address.url
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        """Enter the block that closes the connections at its end."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close every connection."""
-        await self.close()
+        self._timeouts = timeouts or Timeouts()
+        self._retries = retries or Retries()
+        self._contexts_in_use: set[tuple[str, int] | None] = set()
+        super().__init__(AsyncTransport(address, self._timeouts, transport))
 
     async def generate(
         self,
@@ -111,6 +90,8 @@ class AsyncClient:
         keep_alive: KeepAlive = None,
         logprobs: bool = False,
         top_logprobs: int | None = None,
+        truncate: bool = False,
+        shift: bool = False,
     ) -> Reply:
         """One answer to one prompt.
 
@@ -119,7 +100,7 @@ class AsyncClient:
             DaemonError: everything that the daemon can do wrong; what came of the answer is in
                 ``partial_text``.
         """
-        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs)
+        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         call = calls.generate(
             model,
             prompt,
@@ -145,6 +126,8 @@ class AsyncClient:
         keep_alive: KeepAlive = None,
         logprobs: bool = False,
         top_logprobs: int | None = None,
+        truncate: bool = False,
+        shift: bool = False,
     ) -> Reply:
         """The next turn of a conversation; a text is one user turn.
 
@@ -152,7 +135,7 @@ class AsyncClient:
             ConfigError: an option that Ollama does not know.
             DaemonError: as for :meth:`generate`.
         """
-        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs)
+        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         return await self.ask(calls.chat(model, messages, asking, system=system, tools=tools))
 
     def stream(
@@ -166,6 +149,10 @@ class AsyncClient:
         think: Think = None,
         format: Format = None,  # noqa: A002
         keep_alive: KeepAlive = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
+        truncate: bool = False,
+        shift: bool = False,
     ) -> AsyncIterator[StreamEvent]:
         """Like :meth:`chat`, piece by piece; the last event is always :class:`Done`.
 
@@ -173,36 +160,77 @@ class AsyncClient:
             ConfigError: an option that Ollama does not know, before anything is sent.
             DaemonError: also in mid-stream; an end without the terminal event is one.
         """
-        asking = Asking(options, think, format, keep_alive)
-        return self._events(calls.chat(model, messages, asking, system=system, tools=tools))
+        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
+        return self.events(calls.chat(model, messages, asking, system=system, tools=tools))
 
-    async def version(self) -> str:
-        """The daemon's version."""
-        return read_version(await self._transport.json(calls.VERSION))
+    async def ask(self, question: Question) -> Reply:
+        """The whole answer to a question that was made before.
 
-    async def list(self) -> Sequence[ModelSummary]:
-        """The models that the daemon has."""
-        return read_models(await self._transport.json(calls.LIST))
+        Args:
+            question: A ``GenerateRequest`` or ``ChatRequest``, the same as an object as Ollama's
+                API wants it, or what ``client.calls`` makes.
 
-    async def ps(self) -> Sequence[RunningModel]:
-        """The models that are loaded."""
-        return read_running(await self._transport.json(calls.PS))
+        Raises:
+            ConfigError: a field or an option that Ollama does not know.
+            DaemonError: as for :meth:`generate`.
+        """
+        reply: Reply | None = None
+        async for event in self._events(to_call(question), gives_out=False):
+            if isinstance(event, Done):
+                reply = event.reply
+        if reply is None:
+            raise AssertionError("unreachable: a stream ends with Done or an error")
+        return reply
 
-    async def show(self, model: str, *, verbose: bool = False) -> ModelDetails:
-        """What the daemon knows of a model; ``verbose``: long lists too, such as its tokens."""
-        return read_details(await self._transport.json(calls.show(model, verbose=verbose)))
+    def events(self, question: Question) -> AsyncIterator[StreamEvent]:
+        """The same, piece by piece, as :meth:`stream` gives it.
 
-    async def copy(self, source: str, destination: str) -> None:
-        """Give a model a second name; an old model of that name is replaced."""
-        await self._done(calls.copy(source, destination))
+        Raises:
+            ConfigError: a field or an option that Ollama does not know, before anything is sent.
+            DaemonError: also in mid-stream.
+        """
+        return self._events(to_call(question), gives_out=True)
 
-    async def delete(self, model: str) -> None:
-        """Remove a name, and what no other name needs."""
-        await self._done(calls.delete(model))
+    async def embed(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        truncate: bool = False,
+        dimensions: int | None = None,
+        options: Options | None = None,
+        keep_alive: KeepAlive = None,
+    ) -> Embeddings:
+        """One vector a text.
 
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory."""
-        await self._done(calls.unload(model))
+        Args:
+            model: The tag.
+            texts: None of them empty.
+            truncate: Let the daemon cut a text that is too long; the reply says which.
+            dimensions: Keep so many numbers of each vector only.
+            options: By Ollama's names.
+            keep_alive: How long the model stays loaded afterwards.
+
+        Raises:
+            ConfigError: an option that Ollama does not know, or an empty text.
+            ContextOverflowError: a text is too long.
+            DaemonError: everything else that the daemon can do wrong.
+        """
+        question = calls.embed(
+            model,
+            texts,
+            truncate=truncate,
+            dimensions=dimensions,
+            options=options,
+            keep_alive=keep_alive,
+        )
+        embedding = Embedding(question, self._timeouts, self._retries)
+        while (call := embedding.call) is not None:
+            try:
+                embedding.take(await self._transport.json(call, embedding.ends_s))
+            except DaemonError as error:
+                await asyncio.sleep(embedding.recover(error))
+        return embedding.found
 
     async def render(
         self,
@@ -250,119 +278,26 @@ class AsyncClient:
             model=model,
         )
 
-    async def has_blob(self, digest: str) -> bool:
-        """Whether the daemon holds a file (``sha256:<hex>``)."""
-        call = calls.has_blob(digest)
-        return calls.blob_present(await self._transport.request(call), call)
-
-    async def upload_blob(
-        self, path: Path, digest: str, *, on_progress: ProgressCallback | None = None
-    ) -> None:
-        """Send a file; the daemon checks the digest.
-
-        Args:
-            path: The file.
-            digest: ``sha256:<hex>`` of it.
-            on_progress: Called with bytes sent and bytes in all.
-
-        Raises:
-            ArtifactError: the file cannot be read, or changed meanwhile.
-            RequestRejectedError: the digest is not the file's.
-        """
-        size_bytes = size_of(path)
-        pieces = read_pieces_async(path, size_bytes, on_progress)
-        await self._done(calls.upload(digest, size_bytes, pieces))
-
-    async def create(
-        self, request: Mapping[str, Any], *, on_status: Callable[[str], None] | None = None
-    ) -> None:
-        """Make a model of files that the daemon holds.
-
-        Raises:
-            RequestRejectedError: refused.
-            StreamBrokenError: the daemon did not say that it succeeded.
-        """
-        await self._follow(calls.create(request), on_status, None)
-
-    async def pull(
-        self, model: str, *, insecure: bool = False, on_progress: ProgressCallback | None = None
-    ) -> None:
-        """Let the daemon download a model.
-
-        Args:
-            model: The tag, with the registry in front of it where it is not Ollama's own.
-            insecure: Allow plain http.
-            on_progress: Called with bytes done and bytes in all, of one file after the other.
-
-        Raises:
-            DaemonError: it could not.
-        """
-        await self._follow(calls.pull(model, insecure=insecure), None, on_progress)
-
-    async def push(
-        self, model: str, *, insecure: bool = False, on_progress: ProgressCallback | None = None
-    ) -> None:
-        """Let the daemon upload a model to the registry that its tag names.
-
-        Args:
-            model: The tag, such as ``registry.example.com/team/name:tag``.
-            insecure: Speak plain http.
-            on_progress: Called with bytes done and bytes in all, of one file after the other.
-
-        Raises:
-            DaemonError: it could not.
-        """
-        await self._follow(calls.push(model, insecure=insecure), None, on_progress)
-
-    async def ask(self, call: Call) -> Reply:
-        """The whole answer to a question that was made before, by ``client.calls``.
-
-        Raises:
-            DaemonError: as for :meth:`generate`.
-        """
-        reply: Reply | None = None
-        async for event in self._events(call):
-            if isinstance(event, Done):
-                reply = event.reply
-        if reply is None:
-            raise AssertionError("unreachable: a stream ends with Done or an error")
-        return reply
-
-    async def _events(self, call: Call) -> AsyncIterator[StreamEvent]:
-        assembler = calls.assembler(call)
-        lines = LineSplitter()
-        try:
-            async with self._transport.stream(call) as pieces:
-                async for piece in pieces:
-                    for line in lines.feed(piece):
-                        for event in () if assembler.done else assembler.feed(line):
+    async def _events(self, call: Call, *, gives_out: bool) -> AsyncIterator[StreamEvent]:
+        answering = Answering(call, self._timeouts, self._retries, gives_out=gives_out)
+        while not answering.is_over:
+            try:
+                async with self._transport.lines(answering.call, answering.ends_s) as lines:
+                    async for line in lines:
+                        events = answering.feed(line)
+                        if answering.unchecked_context is not None:
+                            await self._check_context(answering)
+                        for event in events:
                             yield event
-                for line in lines.finish():
-                    for event in () if assembler.done else assembler.feed(line):
-                        yield event
-        except DaemonError as error:
-            if assembler.done:  # the answer is whole, whatever became of the connection
-                return
-            error.partial_text = error.partial_text or assembler.partial_text
-            raise
-        if not assembler.done:
-            raise assembler.broken()
+                answering.finish()
+            except DaemonError as error:
+                await asyncio.sleep(answering.recover(error))
 
-    async def _follow(
-        self,
-        call: Call,
-        on_status: Callable[[str], None] | None,
-        on_progress: ProgressCallback | None,
-    ) -> None:
-        reader = StatusReader(str(call.model), call.path, on_status, on_progress)
-        lines = LineSplitter()
-        async with self._transport.stream(call) as pieces:
-            async for piece in pieces:
-                for line in lines.feed(piece):
-                    reader.take(parse_line(line, model=call.model))
-            for line in lines.finish():
-                reader.take(parse_line(line, model=call.model))
-        reader.finish()
-
-    async def _done(self, call: Call) -> None:
-        check_status(await self._transport.request(call), call)
+    async def _check_context(self, answering: Answering) -> None:
+        """Once a model and context: while it answers, the daemon says what it runs with."""
+        asked, known = answering.unchecked_context, self._contexts_in_use
+        if asked not in known:
+            with contextlib.suppress(DaemonUnreachableError):  # as the stream itself will show
+                answering.check_context(await self.ps())
+                known.add(asked)
+        answering.unchecked_context = None

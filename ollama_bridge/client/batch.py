@@ -35,6 +35,7 @@ from ollama_bridge.client.coordinator import (
 )
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.records import reply_to_record
+from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.client.values import Reply
 from ollama_bridge.journal import JSONRecord
 
@@ -60,7 +61,8 @@ def daemons(
     """Daemons by their addresses, as ``OLLAMA_HOST`` is written."""
 
     def opener(host: str) -> Callable[[], AsyncClient]:
-        return lambda: AsyncClient(host, timeouts=timeouts)
+        # What happens after a failure is the batch's to decide.
+        return lambda: AsyncClient(host, timeouts=timeouts, retries=NO_RETRIES)
 
     return [Endpoint(host, opener(host)) for host in hosts]
 

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
 
 from ollama_bridge.client import calls
 from ollama_bridge.client.address import read_address
-from ollama_bridge.client.assembly import LineSplitter, parse_line
-from ollama_bridge.client.exchange import Call, Timeouts, check_status
+from ollama_bridge.client.answering import Answering
+from ollama_bridge.client.blocking_models import ModelStore
+from ollama_bridge.client.embedding import Embedding
+from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.options import Options
+from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.requests import (
     Asking,
     Format,
     Images,
     KeepAlive,
     MessageLike,
-    Options,
     Think,
 )
-from ollama_bridge.client.statuses import StatusReader
+from ollama_bridge.client.retries import Retries
 from ollama_bridge.client.transport import Transport
-from ollama_bridge.client.uploads import ProgressCallback, read_pieces, size_of
 from ollama_bridge.client.values import (
     Done,
-    ModelDetails,
-    ModelSummary,
+    Embeddings,
     NextToken,
     Reply,
-    RunningModel,
     StreamEvent,
-    read_details,
-    read_models,
     read_rendered,
-    read_running,
-    read_version,
 )
-from ollama_bridge.closing import Closing
-from ollama_bridge.errors import DaemonError, ReplyInvalidError
+from ollama_bridge.errors import DaemonError, DaemonUnreachableError, ReplyInvalidError
 
 
-class Client(Closing):
+class Client(ModelStore):
     """Asks a daemon, truthfully: no call waits for ever, and none returns half an answer as whole.
 
-    Every request says ``truncate: false`` and ``shift: false``, so a prompt that does not fit is an
-    error, and a finite ``num_predict``, so an answer that does not end is cut and says so in
-    ``done_reason``.
+    Every request says ``truncate: false`` and ``shift: false`` unless told otherwise, so a prompt
+    that does not fit is an error, and a finite ``num_predict``, so an answer that does not end is
+    cut and says so in ``done_reason``. A context that is shorter than the ``num_ctx`` that was
+    asked for is an error too.
 
     Example::
 
@@ -57,6 +53,7 @@ class Client(Closing):
     Args:
         host: As ``OLLAMA_HOST``; None: that variable, else this machine's default port.
         timeouts: One limit a phase.
+        retries: How often a question is asked that failed in passing.
         api_key: Shown as a bearer token; None: ``OLLAMA_API_KEY``. Never sent unencrypted to
             another machine.
         transport: Where requests go instead of the network; for tests.
@@ -67,20 +64,15 @@ class Client(Closing):
         host: str | None = None,
         *,
         timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         address = read_address(host, api_key=api_key)
-        self._transport = Transport(address, timeouts or Timeouts(), transport)
-
-    @property
-    def host(self) -> str:
-        """The daemon's base URL."""
-        return self._transport.address.url
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._transport.close()
+        self._timeouts = timeouts or Timeouts()
+        self._retries = retries or Retries()
+        self._contexts_in_use: set[tuple[str, int] | None] = set()
+        super().__init__(Transport(address, self._timeouts, transport))
 
     def generate(
         self,
@@ -98,6 +90,8 @@ class Client(Closing):
         keep_alive: KeepAlive = None,
         logprobs: bool = False,
         top_logprobs: int | None = None,
+        truncate: bool = False,
+        shift: bool = False,
     ) -> Reply:
         """One answer to one prompt.
 
@@ -106,7 +100,7 @@ class Client(Closing):
             DaemonError: everything that the daemon can do wrong; what came of the answer is in
                 ``partial_text``.
         """
-        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs)
+        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         call = calls.generate(
             model,
             prompt,
@@ -132,6 +126,8 @@ class Client(Closing):
         keep_alive: KeepAlive = None,
         logprobs: bool = False,
         top_logprobs: int | None = None,
+        truncate: bool = False,
+        shift: bool = False,
     ) -> Reply:
         """The next turn of a conversation; a text is one user turn.
 
@@ -139,7 +135,7 @@ class Client(Closing):
             ConfigError: an option that Ollama does not know.
             DaemonError: as for :meth:`generate`.
         """
-        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs)
+        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         return self.ask(calls.chat(model, messages, asking, system=system, tools=tools))
 
     def stream(
@@ -153,6 +149,10 @@ class Client(Closing):
         think: Think = None,
         format: Format = None,  # noqa: A002
         keep_alive: KeepAlive = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
+        truncate: bool = False,
+        shift: bool = False,
     ) -> Iterator[StreamEvent]:
         """Like :meth:`chat`, piece by piece; the last event is always :class:`Done`.
 
@@ -160,36 +160,77 @@ class Client(Closing):
             ConfigError: an option that Ollama does not know, before anything is sent.
             DaemonError: also in mid-stream; an end without the terminal event is one.
         """
-        asking = Asking(options, think, format, keep_alive)
-        return self._events(calls.chat(model, messages, asking, system=system, tools=tools))
+        asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
+        return self.events(calls.chat(model, messages, asking, system=system, tools=tools))
 
-    def version(self) -> str:
-        """The daemon's version."""
-        return read_version(self._transport.json(calls.VERSION))
+    def ask(self, question: Question) -> Reply:
+        """The whole answer to a question that was made before.
 
-    def list(self) -> Sequence[ModelSummary]:
-        """The models that the daemon has."""
-        return read_models(self._transport.json(calls.LIST))
+        Args:
+            question: A ``GenerateRequest`` or ``ChatRequest``, the same as an object as Ollama's
+                API wants it, or what ``client.calls`` makes.
 
-    def ps(self) -> Sequence[RunningModel]:
-        """The models that are loaded."""
-        return read_running(self._transport.json(calls.PS))
+        Raises:
+            ConfigError: a field or an option that Ollama does not know.
+            DaemonError: as for :meth:`generate`.
+        """
+        reply: Reply | None = None
+        for event in self._events(to_call(question), gives_out=False):
+            if isinstance(event, Done):
+                reply = event.reply
+        if reply is None:
+            raise AssertionError("unreachable: a stream ends with Done or an error")
+        return reply
 
-    def show(self, model: str, *, verbose: bool = False) -> ModelDetails:
-        """What the daemon knows of a model; ``verbose``: long lists too, such as its tokens."""
-        return read_details(self._transport.json(calls.show(model, verbose=verbose)))
+    def events(self, question: Question) -> Iterator[StreamEvent]:
+        """The same, piece by piece, as :meth:`stream` gives it.
 
-    def copy(self, source: str, destination: str) -> None:
-        """Give a model a second name; an old model of that name is replaced."""
-        self._done(calls.copy(source, destination))
+        Raises:
+            ConfigError: a field or an option that Ollama does not know, before anything is sent.
+            DaemonError: also in mid-stream.
+        """
+        return self._events(to_call(question), gives_out=True)
 
-    def delete(self, model: str) -> None:
-        """Remove a name, and what no other name needs."""
-        self._done(calls.delete(model))
+    def embed(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        truncate: bool = False,
+        dimensions: int | None = None,
+        options: Options | None = None,
+        keep_alive: KeepAlive = None,
+    ) -> Embeddings:
+        """One vector a text.
 
-    def unload(self, model: str) -> None:
-        """Take a model out of memory."""
-        self._done(calls.unload(model))
+        Args:
+            model: The tag.
+            texts: None of them empty.
+            truncate: Let the daemon cut a text that is too long; the reply says which.
+            dimensions: Keep so many numbers of each vector only.
+            options: By Ollama's names.
+            keep_alive: How long the model stays loaded afterwards.
+
+        Raises:
+            ConfigError: an option that Ollama does not know, or an empty text.
+            ContextOverflowError: a text is too long.
+            DaemonError: everything else that the daemon can do wrong.
+        """
+        question = calls.embed(
+            model,
+            texts,
+            truncate=truncate,
+            dimensions=dimensions,
+            options=options,
+            keep_alive=keep_alive,
+        )
+        embedding = Embedding(question, self._timeouts, self._retries)
+        while (call := embedding.call) is not None:
+            try:
+                embedding.take(self._transport.json(call, embedding.ends_s))
+            except DaemonError as error:
+                time.sleep(embedding.recover(error))
+        return embedding.found
 
     def render(
         self,
@@ -237,117 +278,25 @@ class Client(Closing):
             model=model,
         )
 
-    def has_blob(self, digest: str) -> bool:
-        """Whether the daemon holds a file (``sha256:<hex>``)."""
-        call = calls.has_blob(digest)
-        return calls.blob_present(self._transport.request(call), call)
+    def _events(self, call: Call, *, gives_out: bool) -> Iterator[StreamEvent]:
+        answering = Answering(call, self._timeouts, self._retries, gives_out=gives_out)
+        while not answering.is_over:
+            try:
+                with self._transport.lines(answering.call, answering.ends_s) as lines:
+                    for line in lines:
+                        events = answering.feed(line)
+                        if answering.unchecked_context is not None:
+                            self._check_context(answering)
+                        yield from events
+                answering.finish()
+            except DaemonError as error:
+                time.sleep(answering.recover(error))
 
-    def upload_blob(
-        self, path: Path, digest: str, *, on_progress: ProgressCallback | None = None
-    ) -> None:
-        """Send a file; the daemon checks the digest.
-
-        Args:
-            path: The file.
-            digest: ``sha256:<hex>`` of it.
-            on_progress: Called with bytes sent and bytes in all.
-
-        Raises:
-            ArtifactError: the file cannot be read, or changed meanwhile.
-            RequestRejectedError: the digest is not the file's.
-        """
-        size_bytes = size_of(path)
-        pieces = read_pieces(path, size_bytes, on_progress)
-        self._done(calls.upload(digest, size_bytes, pieces))
-
-    def create(
-        self, request: Mapping[str, Any], *, on_status: Callable[[str], None] | None = None
-    ) -> None:
-        """Make a model of files that the daemon holds.
-
-        Raises:
-            RequestRejectedError: refused.
-            StreamBrokenError: the daemon did not say that it succeeded.
-        """
-        self._follow(calls.create(request), on_status, None)
-
-    def pull(
-        self, model: str, *, insecure: bool = False, on_progress: ProgressCallback | None = None
-    ) -> None:
-        """Let the daemon download a model.
-
-        Args:
-            model: The tag, with the registry in front of it where it is not Ollama's own.
-            insecure: Allow plain http.
-            on_progress: Called with bytes done and bytes in all, of one file after the other.
-
-        Raises:
-            DaemonError: it could not.
-        """
-        self._follow(calls.pull(model, insecure=insecure), None, on_progress)
-
-    def push(
-        self, model: str, *, insecure: bool = False, on_progress: ProgressCallback | None = None
-    ) -> None:
-        """Let the daemon upload a model to the registry that its tag names.
-
-        Args:
-            model: The tag, such as ``registry.example.com/team/name:tag``.
-            insecure: Speak plain http.
-            on_progress: Called with bytes done and bytes in all, of one file after the other.
-
-        Raises:
-            DaemonError: it could not.
-        """
-        self._follow(calls.push(model, insecure=insecure), None, on_progress)
-
-    def ask(self, call: Call) -> Reply:
-        """The whole answer to a question that was made before, by ``client.calls``.
-
-        Raises:
-            DaemonError: as for :meth:`generate`.
-        """
-        reply: Reply | None = None
-        for event in self._events(call):
-            if isinstance(event, Done):
-                reply = event.reply
-        if reply is None:
-            raise AssertionError("unreachable: a stream ends with Done or an error")
-        return reply
-
-    def _events(self, call: Call) -> Iterator[StreamEvent]:
-        assembler = calls.assembler(call)
-        lines = LineSplitter()
-        try:
-            with self._transport.stream(call) as pieces:
-                for piece in pieces:
-                    for line in lines.feed(piece):
-                        yield from () if assembler.done else assembler.feed(line)
-                for line in lines.finish():
-                    yield from () if assembler.done else assembler.feed(line)
-        except DaemonError as error:
-            if assembler.done:  # the answer is whole, whatever became of the connection
-                return
-            error.partial_text = error.partial_text or assembler.partial_text
-            raise
-        if not assembler.done:
-            raise assembler.broken()
-
-    def _follow(
-        self,
-        call: Call,
-        on_status: Callable[[str], None] | None,
-        on_progress: ProgressCallback | None,
-    ) -> None:
-        reader = StatusReader(str(call.model), call.path, on_status, on_progress)
-        lines = LineSplitter()
-        with self._transport.stream(call) as pieces:
-            for piece in pieces:
-                for line in lines.feed(piece):
-                    reader.take(parse_line(line, model=call.model))
-            for line in lines.finish():
-                reader.take(parse_line(line, model=call.model))
-        reader.finish()
-
-    def _done(self, call: Call) -> None:
-        check_status(self._transport.request(call), call)
+    def _check_context(self, answering: Answering) -> None:
+        """Once a model and context: while it answers, the daemon says what it runs with."""
+        asked, known = answering.unchecked_context, self._contexts_in_use
+        if asked not in known:
+            with contextlib.suppress(DaemonUnreachableError):  # as the stream itself will show
+                answering.check_context(self.ps())
+                known.add(asked)
+        answering.unchecked_context = None

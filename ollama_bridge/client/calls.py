@@ -8,14 +8,17 @@ from typing import Any
 
 from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.client.exchange import Answer, Call, check_status
+from ollama_bridge.client.options import Options
 from ollama_bridge.client.requests import (
     Asking,
     Images,
+    KeepAlive,
     MessageLike,
-    Options,
     chat_body,
     check_digest,
+    embed_body,
     generate_body,
+    load_body,
     message_list,
 )
 from ollama_bridge.client.values import NextToken, Reply
@@ -66,6 +69,27 @@ def chat(
     """``/api/chat``."""
     body = chat_body(model, messages, asking, system=system, tools=tools)
     return Call("POST", "/api/chat", json=body, model=model, patience="model")
+
+
+def embed(
+    model: str,
+    texts: str | Sequence[str],
+    *,
+    truncate: bool,
+    dimensions: int | None,
+    options: Options | None,
+    keep_alive: KeepAlive,
+) -> Call:
+    """``/api/embed``."""
+    body = embed_body(
+        model,
+        texts,
+        truncate=truncate,
+        dimensions=dimensions,
+        options=options,
+        keep_alive=keep_alive,
+    )
+    return Call("POST", "/api/embed", json=body, model=model, patience="model")
 
 
 def render(
@@ -133,6 +157,12 @@ def copy(source: str, destination: str) -> Call:
 def delete(model: str) -> Call:
     """``/api/delete``."""
     return Call("DELETE", "/api/delete", json={"model": model}, model=model)
+
+
+def load(model: str, *, options: Options | None, keep_alive: KeepAlive) -> Call:
+    """No prompt: the model comes into memory."""
+    body = load_body(model, options=options, keep_alive=keep_alive)
+    return Call("POST", "/api/generate", json=body, model=model, patience="model")
 
 
 def unload(model: str) -> Call:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ollama_bridge.client.assembly import error_text, rejection
+from ollama_bridge.client.refusals import CHECK_ADDRESS, error_text, rejection
 from ollama_bridge.errors import ConfigError, ReplyInvalidError, RequestRejectedError
 
 
@@ -87,7 +87,7 @@ def check_status(answer: Answer, call: Call) -> None:
             f"the daemon answered {answer.status_code} to {call.path} and not in JSON: {shown!r}",
             status_code=answer.status_code,
             model=call.model,
-            hint="check that an Ollama daemon answers at this address: ollama-bridge doctor",
+            hint=CHECK_ADDRESS,
         ) from None
     raise rejection(answer.status_code, message, model=call.model)
 
@@ -104,6 +104,6 @@ def decode(body: bytes, call: Call) -> Any:
         raise ReplyInvalidError(
             f"the daemon's answer to {call.path} is not JSON: "
             f"{body[:60].decode(errors='replace')!r}",
-            hint="check that an Ollama daemon answers at this address: ollama-bridge doctor",
+            hint=CHECK_ADDRESS,
             model=call.model,
         ) from exc

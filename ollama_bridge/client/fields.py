@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ollama_bridge.client.refusals import CHECK_ADDRESS
 from ollama_bridge.errors import ReplyInvalidError
 
 
@@ -84,6 +85,17 @@ class Fields:
             self._refuse(key, "a list of texts")
         return tuple(found)
 
+    def vectors(self, key: str) -> Iterator[tuple[float, ...]]:
+        """A list of lists of finite numbers."""
+        for item in self._list(key):
+            try:
+                found = tuple(map(float, item))
+            except (TypeError, ValueError, OverflowError):
+                self._refuse(key, "a list of vectors")
+            if not (isinstance(item, list) and all(map(math.isfinite, found))):
+                self._refuse(key, "a list of vectors of finite numbers")
+            yield found
+
     def bytes(self, key: str) -> bytes | None:
         """A list of byte values."""
         if not self.has(key):
@@ -106,7 +118,7 @@ class Fields:
         found = "missing" if value is None else f"a {type(value).__name__}"
         raise ReplyInvalidError(
             f"the daemon's answer to {self.where}: {key!r} is {found}, not {wanted}",
-            hint="check that an Ollama daemon answers at this address: ollama-bridge doctor",
+            hint=CHECK_ADDRESS,
         )
 
 
@@ -120,5 +132,5 @@ def read_fields(data: object, where: str) -> Fields:
         return Fields(data, where)
     raise ReplyInvalidError(
         f"the daemon's answer to {where} holds a {type(data).__name__} where an object belongs",
-        hint="check that an Ollama daemon answers at this address: ollama-bridge doctor",
+        hint=CHECK_ADDRESS,
     )

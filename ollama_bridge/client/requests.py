@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import difflib
+import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,44 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options, check_options
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import Message
 
-# A model whose stop is wrong generates until the context is full, unless it is told a limit.
-DEFAULT_NUM_PREDICT = 1024
-
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-
-# The daemon ignores names that it does not know, with a line in its own log only.
-KNOWN_OPTIONS = frozenset(
-    {
-        "draft_num_predict",
-        "frequency_penalty",
-        "main_gpu",
-        "min_p",
-        "num_batch",
-        "num_ctx",
-        "num_gpu",
-        "num_keep",
-        "num_predict",
-        "num_thread",
-        "presence_penalty",
-        "repeat_last_n",
-        "repeat_penalty",
-        "seed",
-        "stop",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-        "use_mmap",
-    }
-)
 
 _A_MESSAGE = 'write {"role": "user", "content": "..."}'
 
+_SMALLEST_IMAGE_BYTES = 32
+_THINK_LEVELS = ("low", "medium", "high", "max")
+
 MessageLike = Message | Mapping[str, Any]
-Options = Mapping[str, Any]
 KeepAlive = str | float | None
 Think = bool | str | None
 Format = str | Mapping[str, Any] | None
@@ -57,7 +31,18 @@ Images = Sequence[bytes | Path | str] | None
 
 @dataclass(frozen=True)
 class Asking:
-    """The fields that ``generate`` and ``chat`` have in common."""
+    """The fields that ``generate`` and ``chat`` have in common; None: the daemon's own default.
+
+    Attributes:
+        options: By Ollama's names; ``num_predict`` is finite in any case.
+        think: Whether to think, or how much: ``low``, ``medium``, ``high``, ``max``.
+        format: ``json``, or a JSON schema.
+        keep_alive: How long the model stays loaded afterwards: seconds, or a text as ``10m``.
+        logprobs: Log-probabilities of the answer's tokens.
+        top_logprobs: That, and of how many rivals of each (0 to 20).
+        truncate: Let the daemon cut a prompt that is too long; the reply says by how much.
+        shift: Let the daemon forget the beginning when the answer fills the context.
+    """
 
     options: Options | None = None
     think: Think = None
@@ -65,6 +50,8 @@ class Asking:
     keep_alive: KeepAlive = None
     logprobs: bool = False
     top_logprobs: int | None = None
+    truncate: bool = False
+    shift: bool = False
 
 
 def generate_body(
@@ -135,29 +122,6 @@ def message_list(
     return found
 
 
-def check_options(options: Options) -> dict[str, Any]:
-    """Refuse option names that the daemon would ignore; None means not set.
-
-    Raises:
-        ConfigError: with the nearest right name.
-    """
-    found = {name: value for name, value in options.items() if value is not None}
-    for name in found:
-        if name not in KNOWN_OPTIONS:
-            near = difflib.get_close_matches(name, sorted(KNOWN_OPTIONS), n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(KNOWN_OPTIONS))
-            )
-            raise ConfigError(f"unknown option {name!r}: Ollama would ignore it", hint=hint)
-    limit = found.get("num_predict")
-    if isinstance(limit, int) and limit < 1:
-        raise ConfigError(
-            f"num_predict is {limit}: an answer needs a finite limit",
-            hint=f"set num_predict to at least 1; without one it is {DEFAULT_NUM_PREDICT}",
-        )
-    return found
-
-
 def _common(asking: Asking) -> dict[str, Any]:
     options = check_options(asking.options or {})
     options.setdefault("num_predict", DEFAULT_NUM_PREDICT)
@@ -165,15 +129,70 @@ def _common(asking: Asking) -> dict[str, Any]:
     body: dict[str, Any] = {
         "stream": True,
         "options": options,
-        "truncate": False,
-        "shift": False,
+        "truncate": asking.truncate,
+        "shift": asking.shift,
     }
-    extra = {"think": asking.think, "format": asking.format, "keep_alive": asking.keep_alive}
+    extra = {
+        "think": _checked_think(asking.think),
+        "format": _checked_format(asking.format),
+        "keep_alive": asking.keep_alive,
+    }
     body |= {name: value for name, value in extra.items() if value is not None}
     if asking.logprobs or asking.top_logprobs is not None:
-        body["logprobs"] = True
-        body["top_logprobs"] = asking.top_logprobs or 0
+        top = asking.top_logprobs or 0
+        if not 0 <= top <= 20:
+            raise ConfigError(
+                f"top_logprobs is {top}; Ollama reports 0 to 20", hint="ask for 20 at most"
+            )
+        body |= {"logprobs": True, "top_logprobs": top}
     return body
+
+
+def embed_body(
+    model: str,
+    texts: str | Sequence[str],
+    *,
+    truncate: bool,
+    dimensions: int | None,
+    options: Options | None,
+    keep_alive: KeepAlive,
+) -> dict[str, Any]:
+    """Body of ``/api/embed``."""
+    found = [texts] if isinstance(texts, str) else list(texts)
+    if not all(isinstance(text, str) and text for text in found):
+        raise ConfigError("a text to embed is empty or no text", hint="leave empty texts out")
+    body: dict[str, Any] = {
+        "model": _checked_model(model),
+        "input": found,
+        "truncate": truncate,
+        "options": check_options(options or {}),
+    }
+    extra = {"dimensions": dimensions, "keep_alive": keep_alive}
+    return body | {name: value for name, value in extra.items() if value is not None}
+
+
+def load_body(model: str, *, options: Options | None, keep_alive: KeepAlive) -> dict[str, Any]:
+    """Body of ``/api/generate`` without a prompt, which loads the model."""
+    body: dict[str, Any] = {
+        "model": _checked_model(model),
+        "stream": False,
+        "options": check_options(options or {}),
+    }
+    return body if keep_alive is None else body | {"keep_alive": keep_alive}
+
+
+def _checked_think(think: Think) -> Think:
+    if isinstance(think, str) and think not in _THINK_LEVELS:
+        raise ConfigError(
+            f"think is {think!r}", hint=f"true, false, or one of: {', '.join(_THINK_LEVELS)}"
+        )
+    return think
+
+
+def _checked_format(format: Format) -> Format:  # noqa: A002  the API's own name
+    if isinstance(format, str) and format != "json":
+        raise ConfigError(f"format is {format!r}", hint="write json, or give a JSON schema")
+    return format
 
 
 def encode_body(body: Mapping[str, Any]) -> bytes:
@@ -216,5 +235,16 @@ def _image(image: bytes | Path | str) -> str:
     path = Path(image)
     try:
         return base64.b64encode(path.read_bytes()).decode()
-    except OSError as exc:
-        raise ConfigError(f"image {path}: {exc.strerror}", hint="check the path") from exc
+    except (OSError, ValueError) as exc:
+        if isinstance(image, str) and _is_base64(image):
+            return image
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"image {str(path)[:80]!r}: {why}", hint="check the path") from exc
+
+
+def _is_base64(text: str) -> bool:
+    """Whether this is an image as Ollama's API wants it; no file name is as long as an image."""
+    try:
+        return len(base64.b64decode(text, validate=True)) >= _SMALLEST_IMAGE_BYTES
+    except (binascii.Error, ValueError):
+        return False

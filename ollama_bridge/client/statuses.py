@@ -42,9 +42,11 @@ class StatusReader:
             StreamBrokenError: it did not end with success.
         """
         if self._last != "success":
-            raise StreamBrokenError(
+            error = StreamBrokenError(
                 f"{self._path} of {self._model!r} ended without success "
                 f"(last status: {self._last!r})",
                 hint="run it again; if it goes on, look at the daemon's log",
                 model=self._model,
             )
+            error.phase = "between_tokens"
+            raise error

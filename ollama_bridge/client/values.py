@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_bridge.client.fields import Fields, read_fields
-from ollama_bridge.errors import RenderingHiddenError
+from ollama_bridge.errors import RenderingHiddenError, ReplyInvalidError
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,61 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How an answer came, by the client's clock, from asking on (retries included).
+
+    Tokens are counted as pieces: the daemon sends one a token, except where it holds some back (a
+    character of several tokens, a tag, what may become a stop).
+
+    Attributes:
+        first_thinking_s: Until the first thought; None if there was none.
+        first_text_s: Until the first piece of the answer itself; None if there was none.
+        whole_s: Until the terminal event.
+        tokens_to_thinking: Up to the first thought, it included.
+        tokens_to_text: Up to the first piece of the answer itself, it included.
+    """
+
+    first_thinking_s: float | None
+    first_text_s: float | None
+    whole_s: float
+    tokens_to_thinking: int | None
+    tokens_to_text: int | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A prompt of which the daemon read only a part, as it was allowed to.
+
+    Attributes:
+        needed_tokens: Length of the whole prompt; None where the daemon does not say.
+        kept_tokens: Length of what it read.
+    """
+
+    needed_tokens: int | None
+    kept_tokens: int
+
+    @property
+    def dropped_tokens(self) -> int | None:
+        """How much is gone: of a conversation its oldest turns, of a text its beginning."""
+        return None if self.needed_tokens is None else self.needed_tokens - self.kept_tokens
+
+
+@dataclass(frozen=True)
 class Reply:
     """A whole answer.
 
     Attributes:
         text: The answer, without thinking.
         thinking: What came in ``<think>``; empty if nothing.
-        done_reason: ``stop``: ended by itself; ``length``: cut by num_predict.
+        done_reason: ``stop``: ended by itself; ``length``: cut by num_predict or the context.
         model: The tag that answered.
         prompt_tokens: Tokens of the prompt as the daemon counted them.
         generated_tokens: Tokens of thinking and answer.
         timings: In seconds, by the daemon's clock.
         logprobs: Where they were asked for.
         tool_calls: In the order in which they came.
+        cut: What is missing of the prompt; None: it was read as a whole.
+        pace: When thinking and answer began.
     """
 
     text: str
@@ -87,6 +129,32 @@ class Reply:
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    cut: Cut | None = None
+    pace: Pace | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def hit_limit(self) -> bool:
+        """Whether ``num_predict`` or the context ended the answer, not the model."""
+        return self.done_reason == "length"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector a text, in the order of the texts.
+
+    Attributes:
+        vectors: Of length 1 (by the daemon), D numbers each.
+        model: The tag that answered.
+        prompt_tokens: Tokens of all texts.
+        timings: In seconds, by the daemon's clock.
+        cut: Places of the texts of which only the beginning was embedded.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]
+    model: str
+    prompt_tokens: int
+    timings: Timings
+    cut: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +199,7 @@ class RunningModel:
     size_vram_bytes: int
     context_length: int
     expires_at: str
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,9 +257,28 @@ def read_running(data: object) -> list[RunningModel]:
             size_vram_bytes=item.whole("size_vram"),
             context_length=item.whole("context_length"),
             expires_at=item.text("expires_at"),
+            digest=item.text("digest"),
         )
         for item in read_fields(data, "/api/ps").items("models")
     ]
+
+
+def read_embeddings(data: object, *, model: str, count: int) -> Embeddings:
+    """Read ``/api/embed``; there have to be ``count`` vectors of one length."""
+    fields = read_fields(data, "/api/embed")
+    vectors = tuple(fields.vectors("embeddings"))
+    if len(vectors) != count or len({len(vector) for vector in vectors}) > 1:
+        raise ReplyInvalidError(
+            f"the daemon sent {len(vectors)} vectors for {count} texts, or of several lengths",
+            hint="ask again; if it goes on, look at the daemon's log",
+            model=model,
+        )
+    return Embeddings(
+        vectors,
+        model=fields.text("model", model),
+        prompt_tokens=fields.whole("prompt_eval_count"),
+        timings=read_timings(fields),
+    )
 
 
 def read_version(data: object) -> str:

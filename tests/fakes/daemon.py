@@ -35,6 +35,7 @@ class Fault(StrEnum):
     RESET = "resets the connection in the middle of a chunk"
     BAD_CHUNK = "breaks the rules of HTTP in the middle"
     BAD_JSON = "sends half a line in the middle"
+    BAD_UTF8 = "sends half a character in the middle"
     NOT_AN_OBJECT = "sends a line that is a list"
     ERROR_LINE = "reports an error in the middle"
     NO_DONE = "ends cleanly before the last line"
@@ -95,6 +96,7 @@ class FakeDaemon:
         statuses: What ``create``, ``pull`` and ``push`` say.
         models: Tag to the digest of its manifest.
         shown: What ``show`` says of each.
+        context_length: With which each runs. A text to embed may have so many words.
         blobs: Files by digest.
         asked: Every request, in the order of arrival.
         script: Meets every question in a way of its own.
@@ -127,6 +129,7 @@ class FakeDaemon:
             "capabilities": ["tools"],
         }
     )
+    context_length: int = 4096
     blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     script: Callable[[Asked], Turn] | None = None
@@ -176,6 +179,15 @@ class FakeDaemon:
             return self.script(asked)
         return Turn(fault=self.fault)
 
+    def embed(self, body: Mapping[str, Any]) -> tuple[int, Sequence[Mapping[str, Any]]]:
+        """A vector of each text's number of words, as far as the context goes."""
+        counts = [len(text.split()) for text in body["input"]]
+        if max(counts, default=0) > self.context_length and not body["truncate"]:
+            return 400, [{"error": "the input length exceeds the context length"}]
+        kept = [min(count, self.context_length) for count in counts]
+        vectors = [[float(count), 1.0] for count in kept]
+        return 200, [{"model": "m:latest", "embeddings": vectors, "prompt_eval_count": sum(kept)}]
+
     def _is_question(self, asked: Asked) -> bool:
         if asked.path not in _QUESTIONS:
             return False
@@ -193,6 +205,10 @@ class FakeDaemon:
         if self.script is not None:
             final |= {"done_reason": turn.done_reason, "prompt_eval_count": turn.prompt_tokens}
         yield _event({"content": "", "response": ""}, chat=chat) | final
+
+
+def _messages(body: Mapping[str, Any]) -> Any:
+    return body.get("messages") or [{"role": "user", "content": body["prompt"]}]
 
 
 def nobody_listens() -> str:
@@ -259,7 +275,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/version":
                 return 200, [{"version": "0.34.4"}]
             case "/api/tags" | "/api/ps":
-                return 200, [{"models": [_listed(*item) for item in daemon.models.items()]}]
+                context = {"context_length": daemon.context_length}
+                listed = [_listed(*item) | context for item in daemon.models.items()]
+                return 200, [{"models": listed}]
             case "/api/create" | "/api/pull" | "/api/push":
                 return 200, list(daemon.statuses)
         wanted = asked.json.get("model", asked.json.get("source"))
@@ -275,11 +293,13 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/delete":
                 del daemon.models[tag]
                 return 200, []
+        if asked.path == "/api/embed":
+            return daemon.embed(asked.json)
         if self.turn.refusal is not None:
             status, message = self.turn.refusal
             return status, [{"error": message}]
         if daemon.renders and asked.json.get("_debug_render_only"):
-            text = "".join(f"[{m['role']}]{m['content']}" for m in asked.json["messages"])
+            text = "".join(f"[{m['role']}]{m['content']}" for m in _messages(asked.json))
             return 200, [{"_debug_info": {"rendered_template": text}}]
         events = list(daemon.answer(self.turn, chat=asked.path == "/api/chat"))
         return 200, events if asked.json.get("stream", True) else events[-1:]
@@ -363,6 +383,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             case Fault.BAD_JSON:
                 self._chunk(last[: len(last) // 2] + b"\n")
+            case Fault.BAD_UTF8:
+                self._chunk(b'{"response": "\xc3"}\n')
             case Fault.NOT_AN_OBJECT:
                 self._chunk(b"[1, 2]\n")
             case Fault.ERROR_LINE:
@@ -390,6 +412,5 @@ def _listed(tag: str, digest: str) -> dict[str, Any]:
         "size": 5,
         "size_vram": 2,
         "modified_at": "2026-01-01T00:00:00Z",
-        "context_length": 4096,
         "expires_at": "2026-01-01T00:05:00Z",
     }

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from fakes.daemon import FakeDaemon
 
-from ollama_bridge.client import AsyncClient, Client, Timeouts
+from ollama_bridge.client import AsyncClient, Client, Retries, Timeouts
+from ollama_bridge.client.retries import NO_RETRIES
 
 # Runs one method of a client; a stream is read to its end and given as a list.
 Ask = Callable[..., Any]
@@ -33,11 +34,12 @@ def ask_blocking(
     method: str,
     *args: Any,
     timeouts: Timeouts = PATIENT,
+    retries: Retries = NO_RETRIES,
     handler: Callable[[httpx.Request], httpx.Response] | None = None,
     **kwargs: Any,
 ) -> Any:
     transport = httpx.MockTransport(handler) if handler else None
-    with Client(host, timeouts=timeouts, transport=transport) as client:
+    with Client(host, timeouts=timeouts, retries=retries, transport=transport) as client:
         found = getattr(client, method)(*args, **kwargs)
         return list(found) if isinstance(found, Iterator) else found
 
@@ -47,12 +49,15 @@ def ask_asyncio(
     method: str,
     *args: Any,
     timeouts: Timeouts = PATIENT,
+    retries: Retries = NO_RETRIES,
     handler: Callable[[httpx.Request], httpx.Response] | None = None,
     **kwargs: Any,
 ) -> Any:
     async def run() -> Any:
         transport = httpx.MockTransport(handler) if handler else None
-        async with AsyncClient(host, timeouts=timeouts, transport=transport) as client:
+        async with AsyncClient(
+            host, timeouts=timeouts, retries=retries, transport=transport
+        ) as client:
             found = getattr(client, method)(*args, **kwargs)
             if isinstance(found, AsyncIterator):
                 return [event async for event in found]

@@ -22,7 +22,7 @@ from ollama_bridge.client import (
     ToolCall,
     TopLogprob,
 )
-from ollama_bridge.client.requests import DEFAULT_NUM_PREDICT
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
@@ -309,9 +309,9 @@ def test_next_token_reads_the_distribution(fake_daemon: FakeDaemon, ask: Any) ->
     found = ask(fake_daemon.host, "next_token", "m", "raw", top=2, options={"num_ctx": 64})
     assert found.top == (TopLogprob("Yes", -0.5, b"Yes"), TopLogprob("", -2.0))
     assert (found.prompt_tokens, found.chosen) == (7, "Yes")
-    (asked,) = fake_daemon.asked
-    assert asked.json["raw"] is True
-    assert asked.json["options"] == {"temperature": 0, "num_ctx": 64, "num_predict": 1, "stop": []}
+    (question,) = fake_daemon.questions
+    assert question["raw"] is True
+    assert question["options"] == {"temperature": 0, "num_ctx": 64, "num_predict": 1, "stop": []}
 
 
 def test_next_token_asks_again_where_the_daemon_reports_nothing(
@@ -351,8 +351,8 @@ def test_both_clients_have_the_same_surface() -> None:
     def surface(one: type) -> dict[str, Any]:
         return {
             name: [str(p) for p in inspect.signature(method).parameters.values()]
-            for name, method in vars(one).items()
-            if not name.startswith("_") and callable(method)
+            for name, method in inspect.getmembers(one, callable)
+            if not name.startswith("_")
         }
 
     assert surface(Client) == surface(AsyncClient)

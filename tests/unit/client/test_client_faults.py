@@ -30,6 +30,7 @@ EXPECTED: dict[Fault, type[DaemonError]] = {
     Fault.RESET: StreamBrokenError,
     Fault.BAD_CHUNK: StreamBrokenError,
     Fault.BAD_JSON: ReplyInvalidError,
+    Fault.BAD_UTF8: ReplyInvalidError,
     Fault.NOT_AN_OBJECT: ReplyInvalidError,
     Fault.ERROR_LINE: RunnerCrashedError,
     Fault.NO_DONE: StreamBrokenError,
@@ -65,6 +66,8 @@ def test_each_fault_is_one_error(
     assert time.monotonic() - start_s < 5
     assert caught.value.partial_text == ("" if fault in BEFORE_ANY_TEXT else "Hello!")
     assert caught.value.model == "m"
+    assert caught.value.phase is not None
+    assert caught.value.hint
 
 
 def test_nobody_listens(ask: Any) -> None:
@@ -83,6 +86,7 @@ def test_nobody_listens(ask: Any) -> None:
         (Fault.STALL, Timeouts(between_tokens_s=0.2), "between_tokens", 0.2),
         (Fault.STALL, Timeouts(total_s=0.2), "total", 0.2),
         (Fault.DRIP, Timeouts(total_s=0.2), "total", 0.2),
+        (Fault.DRIP, Timeouts(between_tokens_s=0.2), "between_tokens", 0.2),
     ],
 )
 def test_timeouts_name_their_phase(
@@ -119,6 +123,12 @@ def test_a_drip_within_the_limits_is_an_answer(fake_daemon: FakeDaemon, ask: Any
     """However small the pieces on the wire, the answer is the same."""
     fake_daemon.fault = Fault.DRIP
     assert ask(fake_daemon.host, "chat", "m", "hi").text == "Hello!"
+
+
+def test_a_huge_piece_is_a_piece(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """A line of 10 MB is read as any other."""
+    fake_daemon.pieces = ["x" * 10_000_000]
+    assert len(ask(fake_daemon.host, "generate", "m", "hi").text) == 10_000_000
 
 
 def test_text_is_given_out_before_the_break(fake_daemon: FakeDaemon) -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.client import Client, Done, Reply, Text, Thinking
-from ollama_bridge.client.assembly import LineSplitter
+from ollama_bridge.client.lines import LineSplitter
 from ollama_bridge.client.thinking import ThinkingSplitter
 from ollama_bridge.errors import ReplyInvalidError
 

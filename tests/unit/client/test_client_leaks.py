@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.client.transport import HTTPX_ERRORS
 from ollama_bridge.errors import DaemonError, OllamaBridgeError
 
@@ -27,9 +28,12 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "copy": ("m", "n"),
     "create": ({"model": "m"},),
     "delete": ("m",),
+    "embed": ("m", "hi"),
+    "events": ({"model": "m", "messages": [{"role": "user", "content": "hi"}]},),
     "generate": ("m", "hi"),
     "has_blob": (DIGEST,),
     "list": (),
+    "load": ("m",),
     "next_token": ("m", "hi"),
     "ps": (),
     "pull": ("m",),
@@ -81,7 +85,7 @@ class Breaking(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 def test_every_method_is_tried() -> None:
     """A new method of the client has to be added to the table above."""
-    public = {name for name in vars(Client) if not name.startswith("_")}
+    public = {name for name in dir(Client) if not name.startswith("_")}
     assert public - {"host", "close", "upload_blob"} == set(CALLS)
 
 
@@ -90,10 +94,12 @@ def test_every_exception_of_httpx_is_translated(ask: Any, error: Exception) -> N
     """Raised before an answer or in the middle of one, by any method: it becomes ours."""
     assert isinstance(error, HTTPX_ERRORS)
     for method, args in CALLS.items():
-        with pytest.raises(DaemonError):
-            ask(HOST, method, *args, handler=raising(error))
-        with pytest.raises(DaemonError):
-            ask(HOST, method, *args, handler=lambda _: httpx.Response(200, stream=Breaking(error)))
+        for handler in (raising(error), lambda _: httpx.Response(200, stream=Breaking(error))):
+            with pytest.raises(DaemonError) as caught:
+                ask(HOST, method, *args, handler=handler)
+            assert caught.value.hint
+            assert caught.value.phase is not None
+            assert caught.value.attempts == 1
 
 
 def test_an_upload_that_breaks_is_translated(ask: Any, tmp_path: Path) -> None:
@@ -185,11 +191,11 @@ def test_odd_values_are_translated(status: int, lines: list[Any]) -> None:
     """JSON of the right names and the wrong kinds gives a value or an error of ours."""
     body = b"\n".join(json.dumps(line).encode() for line in lines)
     transport = httpx.MockTransport(lambda _: httpx.Response(status, content=body))
-    with Client(HOST, transport=transport) as client:
+    with Client(HOST, retries=NO_RETRIES, transport=transport) as client:
         for method, args in CALLS.items():
             try:
                 found = getattr(client, method)(*args)
-                if method == "stream":
+                if method in ("stream", "events"):
                     list(found)
             except OllamaBridgeError:
                 pass

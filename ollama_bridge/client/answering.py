@@ -1,0 +1,148 @@
+"""One question until its answer is whole, through retries.
+
+No input or output here, so both clients share it: they send :attr:`Answering.call`, hand over the
+lines that come, and after a failure ask :meth:`Answering.recover` how to go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.retries import Attempts, Retries
+from ollama_bridge.client.values import RunningModel, StreamEvent
+from ollama_bridge.errors import ContextOverflowError, ContextReducedError, DaemonError
+
+
+class Answering:
+    """Reads one answer.
+
+    Args:
+        call: The question.
+        timeouts: For the whole of it.
+        retries: How often it may be asked.
+        gives_out: Whether events reach the caller before the answer is whole; what nobody has seen
+            may be begun anew.
+        now_s: The clock.
+
+    Attributes:
+        call: What is to be sent next.
+        ends_s: When the whole has to be done, by the clock.
+        is_over: The answer is whole.
+        unchecked_context: Model and ``num_ctx`` of the question, if it has one, for
+            :meth:`check_context` once the answer has begun. A client may take it away.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        timeouts: Timeouts,
+        retries: Retries,
+        *,
+        gives_out: bool,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._question = call
+        self._body = dict(call.json or {})
+        asked = (self._body.get("options") or {}).get("num_ctx")
+        self.unchecked_context = (str(call.model), asked) if asked else None
+        self._gives_out = gives_out
+        self._now_s = now_s
+        self._attempts = Attempts(retries, timeouts.total_s, now_s)
+        self._is_truncated = False
+        self._needed_tokens: int | None = None
+        self.ends_s = self._attempts.ends_s
+        self.is_over = False
+        self.call = call
+        if self._body.get("truncate"):
+            # How much is too much is said only where cutting is forbidden, so that is asked first.
+            self.call = replace(call, json=self._body | {"truncate": False})
+        self._assembler = self._begin()
+
+    def feed(self, line: bytes) -> Sequence[StreamEvent]:
+        """Take a line; gives the events in it.
+
+        Raises:
+            DaemonError: it is an error, or no event.
+        """
+        # After the terminal event nothing counts.
+        return () if self._assembler.done else self._assembler.feed(line)
+
+    def finish(self) -> None:
+        """The stream has ended.
+
+        Raises:
+            StreamBrokenError: without its terminal event.
+        """
+        if not self._assembler.done:
+            raise self._assembler.broken()
+        self.is_over = True
+
+    def recover(self, error: DaemonError) -> float:
+        """Decide what to do after a failure.
+
+        Returns:
+            How long to wait, in seconds, before :attr:`call`.
+
+        Raises:
+            DaemonError: the same one, with what had come and the number of attempts, if it is
+                final.
+        """
+        if self._assembler.done:  # the answer is whole, whatever became of the connection
+            self.is_over = True
+            return 0.0
+        self._assembler.tell(error)
+        if isinstance(error, ContextOverflowError) and self._may_truncate:
+            return self._truncate(error)
+        begins_anew = not (self._gives_out and self._assembler.has_begun)
+        pause_s = self._attempts.next_pause_s(error, allowed=begins_anew)
+        self._assembler = self._begin()
+        return pause_s
+
+    def check_context(self, running: Sequence[RunningModel]) -> None:
+        """Compare the context that was asked for with what the model runs with.
+
+        Args:
+            running: What is loaded, now that the answer has begun.
+
+        Raises:
+            ContextReducedError: it is shorter.
+        """
+        if self.unchecked_context is None:
+            return
+        model, asked = self.unchecked_context
+        self.unchecked_context = None
+        for one in running:
+            if one.name in (model, f"{model}:latest") and 0 < one.context_length < asked:
+                error = ContextReducedError(
+                    f"num_ctx is {asked}, but the daemon runs {model!r} with a context of "
+                    f"{one.context_length} tokens",
+                    asked_tokens=asked,
+                    used_tokens=one.context_length,
+                    hint=f"ask for num_ctx {one.context_length} at most: "
+                    "the model was trained for no more",
+                    model=model,
+                )
+                error.phase = "first_token"
+                raise error
+
+    def _begin(self) -> ReplyAssembler:
+        assembler = ReplyAssembler(
+            str(self._question.model), splits_thinking=not self._body.get("raw"), now_s=self._now_s
+        )
+        assembler.is_truncated = self._is_truncated
+        assembler.needed_tokens = self._needed_tokens
+        return assembler
+
+    def _truncate(self, error: ContextOverflowError) -> float:
+        self._is_truncated, self._needed_tokens = True, error.needed_tokens
+        self._assembler = self._begin()
+        self.call = self._question
+        return 0.0
+
+    @property
+    def _may_truncate(self) -> bool:
+        return bool(self._body.get("truncate")) and not self._is_truncated

@@ -1,0 +1,109 @@
+"""Whole requests as values: what ``ask`` and ``events`` of both clients take.
+
+An object as Ollama's own API and its Python client want it is one too. ``stream`` in it means
+nothing here: answers are always streamed, and whoever asks says whether the pieces are handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ollama_bridge.client import calls
+from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.options import nearest
+from ollama_bridge.client.requests import Asking, Images, MessageLike
+from ollama_bridge.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest(Asking):
+    """One prompt, for ``/api/generate``.
+
+    Attributes:
+        model: The tag.
+        prompt: The text.
+        system: Instead of the model's own system prompt.
+        suffix: What stands behind the gap that is to be filled.
+        template: Instead of the model's own.
+        raw: No template: the text is sent as it is.
+        images: Bytes, paths, or base64.
+    """
+
+    model: str
+    prompt: str
+    system: str | None = None
+    suffix: str | None = None
+    template: str | None = None
+    raw: bool = False
+    images: Images = None
+
+    def to_call(self) -> Call:
+        """As it is sent."""
+        return calls.generate(
+            self.model,
+            self.prompt,
+            self,
+            system=self.system,
+            suffix=self.suffix,
+            template=self.template,
+            raw=self.raw,
+            images=self.images,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest(Asking):
+    """The next turn of a conversation, for ``/api/chat``.
+
+    Attributes:
+        model: The tag.
+        messages: A text is one user turn.
+        system: Put before them.
+        tools: As JSON schemas of functions.
+    """
+
+    model: str
+    messages: str | Sequence[MessageLike]
+    system: str | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+    def to_call(self) -> Call:
+        """As it is sent."""
+        return calls.chat(self.model, self.messages, self, system=self.system, tools=self.tools)
+
+
+Question = Call | GenerateRequest | ChatRequest | Mapping[str, Any]
+
+
+def to_call(question: Question) -> Call:
+    """Check a question and make it what is sent.
+
+    Raises:
+        ConfigError: it is not one, or has a field that the daemon would ignore.
+    """
+    if isinstance(question, Call):
+        return question
+    if isinstance(question, Mapping):
+        question = _read(question)
+    return question.to_call()
+
+
+def _read(data: Mapping[str, Any]) -> GenerateRequest | ChatRequest:
+    kind = ChatRequest if "messages" in data else GenerateRequest
+    known = frozenset(field.name for field in fields(kind))
+    given = {name: value for name, value in data.items() if name != "stream" and value is not None}
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"unknown field {name!r} of a request: Ollama would ignore it",
+                hint=nearest(str(name), known),
+            )
+    for name in ("model", "messages" if kind is ChatRequest else "prompt"):
+        if name not in given:
+            raise ConfigError(
+                f"a request has no {name!r}",
+                hint='write {"model": ..., "messages": [...]} or {"model": ..., "prompt": ...}',
+            )
+    return kind(**given)

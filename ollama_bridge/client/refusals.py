@@ -1,0 +1,104 @@
+"""What a daemon's error means: one of our own, with the command that helps."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ollama_bridge.errors import (
+    ContextOverflowError,
+    DaemonBusyError,
+    DaemonError,
+    ModelNotFoundError,
+    RequestRejectedError,
+    RunnerCrashedError,
+    UnsupportedFeatureError,
+)
+
+CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
+_BUSY = frozenset({429, 502, 503, 504})
+_OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d+).*?"n_ctx":(\d+)')
+_OVERFLOW = re.compile(r"context.*exceed|exceed.*context")
+_UNSUPPORTED = re.compile(
+    r"does not support|not support embeddings|missing data required for image"
+)
+
+
+def error_text(data: object) -> str:
+    """The message in an error reply."""
+    found = data.get("error") if isinstance(data, dict) else data
+    if isinstance(found, dict):
+        found = found.get("message", found)
+    return " ".join(str(found).split())
+
+
+def rejection(status_code: int, message: str, *, model: str | None) -> DaemonError:
+    """The error for an answer with an error status."""
+    shown = _inner_message(message)[:500]
+    if status_code == 404 and "not found" in shown and model:
+        return ModelNotFoundError(
+            f"the daemon has no model {model!r}",
+            status_code=status_code,
+            model=model,
+            hint=f"ollama pull {model}, or see what there is: ollama-bridge ls",
+        )
+    if status_code == 400 and _OVERFLOW.search(shown):
+        return _overflow(message, shown, model)
+    kind = RequestRejectedError
+    if _UNSUPPORTED.search(shown):
+        kind = UnsupportedFeatureError
+    elif status_code in _BUSY:
+        kind = DaemonBusyError
+    return kind(
+        f"the daemon answered {status_code}: {shown}",
+        status_code=status_code,
+        model=model,
+        hint=_hint(status_code, shown, model),
+    )
+
+
+def failure(message: str, *, model: str | None, partial_text: str) -> RunnerCrashedError:
+    """The error for an answer that reports one in its middle."""
+    return RunnerCrashedError(
+        f"the daemon failed while answering: {_inner_message(message)[:500]}",
+        hint="run it again; if it goes on, look at the daemon's log",
+        model=model,
+        partial_text=partial_text,
+    )
+
+
+def _overflow(message: str, shown: str, model: str | None) -> ContextOverflowError:
+    numbers = _OVERFLOW_NUMBERS.search(message)
+    needed, limit = (int(numbers[1]), int(numbers[2])) if numbers else (None, None)
+    if needed is not None and limit is not None:
+        shown = f"{needed} tokens, the limit is {limit}: {needed - limit} too many"
+    return ContextOverflowError(
+        f"the prompt does not fit the context: {shown}",
+        status_code=400,
+        model=model,
+        hint="shorten the prompt, raise the option num_ctx, or have it cut: truncate=True",
+        needed_tokens=needed,
+        limit_tokens=limit,
+    )
+
+
+def _hint(status_code: int, message: str, model: str | None) -> str:
+    if "digest mismatch" in message:
+        return "the file changed, or the digest is of another one: compute it again"
+    if "does not support" in message:
+        return f"see what the model can do: ollama-bridge show {model}"
+    return {
+        401: "set OLLAMA_API_KEY",
+        403: "the daemon refuses this client; check OLLAMA_ORIGINS there",
+        429: "ask again later, or less at a time",
+        503: "the daemon is busy; try again in a moment",
+    }.get(status_code, "see what the daemon is: ollama-bridge doctor")
+
+
+def _inner_message(message: str) -> str:
+    """Errors of the runner are JSON within the text."""
+    try:
+        inner = json.loads(message)
+    except (ValueError, RecursionError):
+        return message
+    return error_text(inner) if isinstance(inner, dict) and "error" in inner else message

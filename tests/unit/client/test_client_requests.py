@@ -1,0 +1,158 @@
+"""What may be asked, in which forms, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.daemon import FakeDaemon
+
+from ollama_bridge.client import ChatRequest, GenerateRequest
+from ollama_bridge.client.options import KNOWN_OPTIONS
+from ollama_bridge.errors import ConfigError, ContextOverflowError, ReplyInvalidError
+
+TURNS = [{"role": "user", "content": "hi"}]
+GOOD = {"a whole number": 2, "a number": 0.5, "true or false": True, "a list of texts": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (
+            ChatRequest(model="m", messages="hi", system="S", think="high", shift=True),
+            {
+                "model": "m",
+                "messages": [{"role": "system", "content": "S"}, *TURNS],
+                "think": "high",
+                "shift": True,
+                "stream": False,
+                "tools": None,
+            },
+        ),
+        (
+            GenerateRequest(model="m", prompt="hi", raw=True, options={"seed": 1}, keep_alive="5m"),
+            {
+                "model": "m",
+                "prompt": "hi",
+                "raw": True,
+                "options": {"seed": 1},
+                "keep_alive": "5m",
+            },
+        ),
+    ],
+    ids=["chat", "generate"],
+)
+def test_a_request_is_a_value_or_an_object_of_the_api(
+    fake_daemon: FakeDaemon, ask: Any, value: Any, same: dict[str, Any]
+) -> None:
+    """Both are sent alike, whether pieces or a whole reply are wanted."""
+    assert ask(fake_daemon.host, "ask", value).text == "Hello!"
+    assert ask(fake_daemon.host, "ask", same).text == "Hello!"
+    assert ask(fake_daemon.host, "events", same)[-1].reply.text == "Hello!"
+    first, *others = fake_daemon.questions
+    assert others == [first, first]
+    assert first["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem"),
+    [
+        ({"model": "m", "messages": TURNS, "tool_choice": "x"}, "'tool_choice'"),
+        ({"model": "m", "prompt": "hi", "max_tokens": 5}, "'max_tokens'"),
+        ({"model": "m"}, "no 'prompt'"),
+        ({"messages": TURNS}, "no 'model'"),
+        ({"model": "m", "prompt": "hi", "think": "very"}, "think is 'very'"),
+        ({"model": "m", "prompt": "hi", "format": "yaml"}, "format is 'yaml'"),
+        ({"model": "m", "prompt": "hi", "top_logprobs": 21}, "top_logprobs is 21"),
+        ({"model": " ", "prompt": "hi"}, "no model"),
+        ({"model": "m", "prompt": "hi", "images": ["no-such.png"]}, "no-such.png"),
+        ({"model": "m", "prompt": "hi", "images": ["a\0b"]}, "image"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_it_is_sent(
+    fake_daemon: FakeDaemon, ask: Any, request_: dict[str, Any], problem: str
+) -> None:
+    """An unknown or missing field, or a value that Ollama does not take."""
+    with pytest.raises(ConfigError, match=problem) as caught:
+        ask(fake_daemon.host, "ask", request_)
+    assert caught.value.hint
+    assert fake_daemon.asked == []
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN_OPTIONS))
+def test_options_have_kinds(fake_daemon: FakeDaemon, ask: Any, name: str) -> None:
+    """A value of the option's kind is sent; of any other it is refused, with what belongs there."""
+    good = GOOD[KNOWN_OPTIONS[name]]
+    ask(fake_daemon.host, "generate", "m", "hi", options={name: good})
+    assert fake_daemon.questions[0]["options"][name] == good
+    for bad in ("hot", [1], {}):
+        with pytest.raises(ConfigError, match=KNOWN_OPTIONS[name]):
+            ask(fake_daemon.host, "generate", "m", "hi", options={name: bad})
+    assert len(fake_daemon.questions) == 1
+
+
+def test_images_come_as_bytes_paths_and_base64(
+    fake_daemon: FakeDaemon, ask: Any, tmp_path: Path
+) -> None:
+    """All of them leave as base64."""
+    image = bytes(range(200))
+    path = tmp_path / "a.png"
+    path.write_bytes(image)
+    encoded = base64.b64encode(image).decode()
+    ask(fake_daemon.host, "generate", "m", "hi", images=[image, path, str(path), encoded])
+    assert fake_daemon.questions[0]["images"] == [encoded] * 4
+
+
+def test_texts_become_vectors(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """One text or many; nothing is cut unless that was allowed."""
+    one = ask(fake_daemon.host, "embed", "m", "a b")
+    assert (one.vectors, one.prompt_tokens, one.cut) == (((2.0, 1.0),), 2, ())
+    ask(fake_daemon.host, "embed", "m", ["a"], dimensions=2, keep_alive=0, options={"num_ctx": 8})
+    assert fake_daemon.asked[-1].json == {
+        "model": "m",
+        "input": ["a"],
+        "truncate": False,
+        "dimensions": 2,
+        "keep_alive": 0,
+        "options": {"num_ctx": 8},
+    }
+    with pytest.raises(ConfigError, match="empty"):
+        ask(fake_daemon.host, "embed", "m", ["a", ""])
+
+
+def test_a_text_that_is_too_long_is_an_error_or_named(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Cut only where it was allowed, and then the texts that were are told."""
+    fake_daemon.context_length = 3
+    texts = ["a", "a b c d e", "a b", "a b c d"]
+    with pytest.raises(ContextOverflowError):
+        ask(fake_daemon.host, "embed", "m", texts)
+    found = ask(fake_daemon.host, "embed", "m", texts, truncate=True)
+    assert [vector[0] for vector in found.vectors] == [1, 3, 2, 3]
+    assert found.cut == (1, 3)
+    assert found.prompt_tokens == 9
+    assert ask(fake_daemon.host, "embed", "m", texts[:1], truncate=True).cut == ()
+
+
+@pytest.mark.parametrize(
+    "embeddings", [[], [[1.0], [2.0]], [["x"]], [[float("1e400")]], "text", [7], None]
+)
+def test_vectors_that_are_none_are_refused(
+    fake_daemon: FakeDaemon, ask: Any, embeddings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One vector of finite numbers a text, or an error."""
+    monkeypatch.setattr(fake_daemon, "embed", lambda body: (200, [{"embeddings": embeddings}]))
+    with pytest.raises(ReplyInvalidError):
+        ask(fake_daemon.host, "embed", "m", "hi")
+
+
+def test_a_model_is_loaded_for_the_questions_that_follow(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """With their options, since others would load it anew."""
+    ask(fake_daemon.host, "load", "m", options={"num_ctx": 64}, keep_alive="1h")
+    assert fake_daemon.asked[-1].json == {
+        "model": "m",
+        "stream": False,
+        "options": {"num_ctx": 64},
+        "keep_alive": "1h",
+    }

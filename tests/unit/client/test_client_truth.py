@@ -1,0 +1,159 @@
+"""What was cut, what the context is, when an answer began: told, never guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+
+from ollama_bridge.client import Client, Cut, Done
+from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.errors import (
+    ContextOverflowError,
+    ContextReducedError,
+    DaemonBusyError,
+    StreamBrokenError,
+    UnsupportedFeatureError,
+)
+
+TOO_LONG = json.dumps(
+    {"error": {"message": "exceeds the context", "n_prompt_tokens": 500, "n_ctx": 64}},
+    separators=(",", ":"),
+)
+
+
+def cuts_only_when_allowed(asked: Asked) -> Turn:
+    if asked.json["truncate"]:
+        return Turn(prompt_tokens=33)
+    return Turn(refusal=(400, TOO_LONG))
+
+
+@pytest.mark.parametrize("method", ["generate", "chat", "stream"])
+def test_a_prompt_is_cut_only_where_that_was_allowed(
+    fake_daemon: FakeDaemon, ask: Any, method: str
+) -> None:
+    """Else it is an error with numbers; where it was, the reply says how much is gone."""
+    fake_daemon.script = cuts_only_when_allowed
+    with pytest.raises(ContextOverflowError, match="436 too many") as caught:
+        ask(fake_daemon.host, method, "m", "hi")
+    assert (caught.value.needed_tokens, caught.value.limit_tokens) == (500, 64)
+    found = ask(fake_daemon.host, method, "m", "hi", truncate=True)
+    reply = found[-1].reply if method == "stream" else found
+    assert reply.cut == Cut(needed_tokens=500, kept_tokens=33)
+    assert reply.cut.dropped_tokens == 467
+
+
+def test_what_fits_is_not_cut(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Where cutting is allowed and not needed, it is asked for once and nothing is said of it."""
+    reply = ask(fake_daemon.host, "chat", "m", "hi", truncate=True)
+    assert reply.cut is None
+    assert [question["truncate"] for question in fake_daemon.questions] == [False]
+
+
+def test_a_daemon_that_tells_no_numbers(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """What was dropped is not invented."""
+    refusal = (400, "the input length exceeds the context length")
+    fake_daemon.script = lambda asked: Turn() if asked.json["truncate"] else Turn(refusal=refusal)
+    with pytest.raises(ContextOverflowError) as caught:
+        ask(fake_daemon.host, "chat", "m", "hi")
+    assert caught.value.needed_tokens is None
+    reply = ask(fake_daemon.host, "chat", "m", "hi", truncate=True)
+    assert reply.cut == Cut(needed_tokens=None, kept_tokens=7)
+    assert reply.cut.dropped_tokens is None
+
+
+@pytest.mark.parametrize("method", ["generate", "chat", "stream"])
+def test_a_shorter_context_than_was_asked_for_is_an_error(
+    fake_daemon: FakeDaemon, ask: Any, method: str
+) -> None:
+    """The daemon takes what the model was trained for, and says so in ``ps`` only."""
+    fake_daemon.context_length = 2048
+    with pytest.raises(ContextReducedError, match="context of 2048") as caught:
+        ask(fake_daemon.host, method, "m", "hi", options={"num_ctx": 8192})
+    assert (caught.value.asked_tokens, caught.value.used_tokens) == (8192, 2048)
+    ask(fake_daemon.host, method, "m", "hi", options={"num_ctx": 2048})
+    ask(fake_daemon.host, method, "m", "hi", options={"num_ctx": 100})
+
+
+def test_the_context_is_looked_at_once(fake_daemon: FakeDaemon) -> None:
+    """A model and a length need one look, and only where a length was asked for."""
+    with Client(fake_daemon.host) as client:
+        client.chat("m", "hi")
+        for _ in range(3):
+            client.chat("m", "hi", options={"num_ctx": 64})
+    assert [asked.path for asked in fake_daemon.asked].count("/api/ps") == 1
+
+
+def test_an_answer_that_hit_its_limit_says_so(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """``length`` is a reason of its own."""
+    assert not ask(fake_daemon.host, "chat", "m", "hi").hit_limit
+    fake_daemon.final["done_reason"] = "length"
+    assert ask(fake_daemon.host, "chat", "m", "hi").hit_limit
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        ((503, "server busy, please try again"), DaemonBusyError),
+        ((429, "too many"), DaemonBusyError),
+        ((502, "bad gateway"), DaemonBusyError),
+        ((400, '"m" does not support thinking'), UnsupportedFeatureError),
+        ((400, "registry.ollama.ai/library/m does not support tools"), UnsupportedFeatureError),
+    ],
+)
+def test_refusals_have_kinds(
+    fake_daemon: FakeDaemon, ask: Any, refusal: tuple[int, str], kind: type[Exception]
+) -> None:
+    """A daemon that is busy, and a model that cannot."""
+    fake_daemon.script = lambda asked: Turn(refusal=refusal)
+    with pytest.raises(kind) as caught:
+        ask(fake_daemon.host, "chat", "m", "hi")
+    assert caught.value.hint  # type: ignore[attr-defined]
+
+
+def test_thinking_survives_a_break(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """What had been thought is in the error, beside the text."""
+    fake_daemon.thinking = ["Let me", " see"]
+    fake_daemon.fault = Fault.NO_DONE
+    with pytest.raises(StreamBrokenError) as caught:
+        ask(fake_daemon.host, "chat", "m", "hi")
+    assert (caught.value.partial_thinking, caught.value.partial_text) == ("Let me see", "Hello!")
+
+
+@pytest.fixture
+def ticks() -> Iterator[float]:
+    """A clock that is one second further at every look."""
+    return iter(float(second) for second in range(100))
+
+
+def lines(*events: dict[str, Any]) -> list[bytes]:
+    return [json.dumps(event).encode() for event in events]
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["by the daemon", "by us"])
+def test_times_and_tokens_to_the_first_thought_and_answer(
+    ticks: Iterator[float], splits: bool
+) -> None:
+    """From asking on, whoever splits the thinking off; looked at when they come."""
+    assembler = ReplyAssembler("m", now_s=lambda: next(ticks))
+    if splits:
+        came = [{"thinking": "a"}, {"thinking": "b"}, {"response": "c"}, {"response": "d"}]
+    else:
+        came = [{"response": "<think>a"}, {"response": "b</think>"}, {"response": "c"}]
+    events = [event for line in lines(*came, {"done": True}) for event in assembler.feed(line)]
+    assert isinstance(events[-1], Done)
+    pace = events[-1].reply.pace
+    assert pace is not None
+    assert (pace.first_thinking_s, pace.first_text_s, pace.whole_s) == (1.0, 2.0, 3.0)
+    assert (pace.tokens_to_thinking, pace.tokens_to_text) == (1, 3)
+
+
+def test_an_answer_without_thinking_has_no_time_of_it(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """None where nothing came."""
+    pace = ask(fake_daemon.host, "chat", "m", "hi").pace
+    assert (pace.first_thinking_s, pace.tokens_to_thinking) == (None, None)
+    assert 0 < pace.first_text_s <= pace.whole_s
+    assert pace.tokens_to_text == 1
