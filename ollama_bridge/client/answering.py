@@ -1,4 +1,4 @@
-"""One question until its answer is whole, through retries.
+"""One question until its answer is whole, through retries and continuations.
 
 No input or output here, so both clients share it: they send :attr:`Answering.call`, hand over the
 lines that come, and after a failure ask :meth:`Answering.recover` how to go on.
@@ -12,9 +12,13 @@ from dataclasses import replace
 
 from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.client.exchange import Call, Timeouts
-from ollama_bridge.client.retries import Attempts, Retries
+from ollama_bridge.client.retries import Attempts, Retries, is_passing
 from ollama_bridge.client.values import RunningModel, StreamEvent
 from ollama_bridge.errors import ContextOverflowError, ContextReducedError, DaemonError
+
+# What a raw continuation would not have: the daemon's reading of tool calls, a grammar that is in
+# mid-word, and images.
+_NOT_CONTINUED = ("tools", "format", "images")
 
 
 class Answering:
@@ -34,6 +38,8 @@ class Answering:
         is_over: The answer is whole.
         unchecked_context: Model and ``num_ctx`` of the question, if it has one, for
             :meth:`check_context` once the answer has begun. A client may take it away.
+        unrendered: Has to be asked first: how the daemon renders the question, without answering
+            it. Its answer goes to :meth:`resume`.
     """
 
     def __init__(
@@ -49,13 +55,17 @@ class Answering:
         self._body = dict(call.json or {})
         asked = (self._body.get("options") or {}).get("num_ctx")
         self.unchecked_context = (str(call.model), asked) if asked else None
+        self._resumes = retries.resume
         self._gives_out = gives_out
         self._now_s = now_s
         self._attempts = Attempts(retries, timeouts.total_s, now_s)
         self._is_truncated = False
         self._needed_tokens: int | None = None
+        self._break: DaemonError | None = None
+        self._prompt: str | None = self._body.get("prompt") if self._body.get("raw") else None
         self.ends_s = self._attempts.ends_s
         self.is_over = False
+        self.unrendered: Call | None = None
         self.call = call
         if self._body.get("truncate"):
             # How much is too much is said only where cutting is forbidden, so that is asked first.
@@ -85,7 +95,7 @@ class Answering:
         """Decide what to do after a failure.
 
         Returns:
-            How long to wait, in seconds, before :attr:`call`.
+            How long to wait, in seconds, before :attr:`unrendered`, if set, or :attr:`call`.
 
         Raises:
             DaemonError: the same one, with what had come and the number of attempts, if it is
@@ -97,10 +107,39 @@ class Answering:
         self._assembler.tell(error)
         if isinstance(error, ContextOverflowError) and self._may_truncate:
             return self._truncate(error)
+        if self.unrendered is not None and not is_passing(error) and self._break is not None:
+            self._break.attempts = self._attempts.number
+            raise self._break from error  # this daemon cannot say how the answer would go on
+        continues = self._resumes and self._can_continue
         begins_anew = not (self._gives_out and self._assembler.has_begun)
-        pause_s = self._attempts.next_pause_s(error, allowed=begins_anew)
-        self._assembler = self._begin()
+        pause_s = self._attempts.next_pause_s(error, allowed=continues or begins_anew)
+        if continues:
+            self._break = error
+            self._continue()
+        else:
+            self._assembler = self._begin()
         return pause_s
+
+    def resume(self, prompt: str) -> None:
+        """Make :attr:`call` the continuation of what has come.
+
+        Args:
+            prompt: What the model was given for the question.
+        """
+        self.unrendered = None
+        self._prompt = prompt
+        options = dict(self._body.get("options") or {})
+        options["num_predict"] -= self._assembler.pieces
+        kept = ("model", "stream", "shift", "keep_alive", "logprobs", "top_logprobs")
+        body = {name: self._body[name] for name in kept if name in self._body}
+        body |= {
+            "prompt": self._assembler.resume(prompt),
+            "raw": True,
+            "think": False,  # nothing is split off a continuation by the daemon
+            "truncate": False,
+            "options": options,
+        }
+        self.call = replace(self._question, path="/api/generate", json=body)
 
     def check_context(self, running: Sequence[RunningModel]) -> None:
         """Compare the context that was asked for with what the model runs with.
@@ -136,6 +175,25 @@ class Answering:
         assembler.is_truncated = self._is_truncated
         assembler.needed_tokens = self._needed_tokens
         return assembler
+
+    @property
+    def _can_continue(self) -> bool:
+        limit = (self._body.get("options") or {}).get("num_predict", 0)
+        return (
+            not any(self._body.get(name) for name in _NOT_CONTINUED)
+            and not self._assembler.has_tool_calls
+            and not self._is_truncated
+            and 0 < self._assembler.pieces < limit
+        )
+
+    def _continue(self) -> None:
+        if self._prompt is not None:
+            self.resume(self._prompt)
+            return
+        # The flag is not documented: a daemon without it answers, and then shortly.
+        options = {**self._body["options"], "num_predict": 1}
+        body = {**self._body, "stream": False, "_debug_render_only": True, "options": options}
+        self.unrendered = replace(self._question, json=body)
 
     def _truncate(self, error: ContextOverflowError) -> float:
         self._is_truncated, self._needed_tokens = True, error.needed_tokens

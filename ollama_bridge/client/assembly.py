@@ -52,12 +52,16 @@ class ReplyAssembler:
         self._now_s = now_s
         self._start_s = now_s()
         self._splitter = ThinkingSplitter() if splits_thinking else None
+        self._content: list[str] = []
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._daemon_splits = False
         self._first_thinking: tuple[float, int] | None = None
         self._first_text: tuple[float, int] | None = None
         self._tool_calls: list[ToolCall] = []
         self._logprobs: list[TokenLogprob] | None = None
+        self._resumed = 0
+        self._pieces_before = 0
         self.pieces = 0
         self.has_begun = False
         self.is_truncated = False
@@ -69,6 +73,11 @@ class ReplyAssembler:
         """What came of the answer so far."""
         held = self._splitter.held_text if self._splitter else ""
         return "".join(self._text) + held
+
+    @property
+    def has_tool_calls(self) -> bool:
+        """Whether the model asked for a tool, which no continuation of the text would repeat."""
+        return bool(self._tool_calls)
 
     def feed(self, line: bytes) -> list[StreamEvent]:
         """Take one line of the stream.
@@ -86,9 +95,11 @@ class ReplyAssembler:
             self.pieces += 1
         if thought:
             # The daemon splits by itself, so a tag in its text is text.
+            self._daemon_splits = True
             self._release(events)
             self._add_thinking(thought, events)
         if content:
+            self._content.append(content)
             self._add_content(content, events)
         if message.has("tool_calls"):
             calls = read_tool_calls(message)
@@ -121,6 +132,32 @@ class ReplyAssembler:
         error.phase = "between_tokens"
         return error
 
+    def resume(self, prompt: str) -> str:
+        """What has to be sent raw, so that the answer goes on where it broke off.
+
+        From then on :meth:`feed` takes the lines of that raw answer.
+
+        Args:
+            prompt: What the model was given for the question.
+        """
+        self._resumed += 1
+        self._pieces_before = self.pieces
+        if not self._daemon_splits:
+            return prompt + "".join(self._content)  # the splitter goes on as well
+        # The daemon took the tags and the blanks around them away: they are put back as
+        # deepseek-r1 and its kin write them. Later on it is ours to split.
+        self._daemon_splits = False
+        opening = "" if prompt.rstrip().endswith("<think>") else "<think>\n"
+        thought = "".join(self._thinking)
+        text = "".join(self._content)
+        so_far = opening + thought
+        if text:
+            so_far = f"{opening}{thought.rstrip()}\n</think>\n\n{text}"
+        else:
+            self._splitter = ThinkingSplitter(inside=True)
+        self._content = [so_far]
+        return prompt + so_far
+
     def _add_content(self, content: str, events: list[StreamEvent]) -> None:
         if self._splitter is None:
             self._add_text(content, events)
@@ -152,18 +189,21 @@ class ReplyAssembler:
             events.append(Text(piece))
 
     def _reply(self, fields: Fields) -> Reply:
+        # A continued answer's prompt is the question and what had come before.
+        before = self._pieces_before
         prompt_tokens = fields.whole("prompt_eval_count")
         return Reply(
             text=self.partial_text,
             thinking="".join(self._thinking).strip(),
             done_reason=fields.text("done_reason"),
             model=fields.text("model", self._model),
-            prompt_tokens=prompt_tokens,
-            generated_tokens=fields.whole("eval_count"),
+            prompt_tokens=max(0, prompt_tokens - before),
+            generated_tokens=fields.whole("eval_count") + before,
             timings=read_timings(fields),
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
             tool_calls=tuple(self._tool_calls),
             cut=Cut(self.needed_tokens, prompt_tokens) if self.is_truncated else None,
+            resumed=self._resumed,
             pace=self._pace(),
         )
 

@@ -53,7 +53,8 @@ class AsyncClient(AsyncModelStore):
     Args:
         host: As ``OLLAMA_HOST``; None: that variable, else this machine's default port.
         timeouts: One limit a phase.
-        retries: How often a question is asked that failed in passing.
+        retries: How often a question is asked that failed in passing, and whether an answer that
+            broke off is continued.
         api_key: Shown as a bearer token; None: ``OLLAMA_API_KEY``. Never sent unencrypted to
             another machine.
         transport: Where requests go instead of the network; for tests.
@@ -282,6 +283,9 @@ class AsyncClient(AsyncModelStore):
         answering = Answering(call, self._timeouts, self._retries, gives_out=gives_out)
         while not answering.is_over:
             try:
+                if answering.unrendered is not None:
+                    shown = await self._transport.json(answering.unrendered, answering.ends_s)
+                    answering.resume(read_rendered(shown))
                 async with self._transport.lines(answering.call, answering.ends_s) as lines:
                     async for line in lines:
                         events = answering.feed(line)

@@ -40,6 +40,7 @@ class Retries:
         pause_s: Before the second attempt; doubles from one to the next. Each pause is drawn
             between 0 and that, so that several clients do not come back as one.
         longest_pause_s: It grows no further.
+        resume: Continue an answer that broke off from the text that had come, as well.
 
     Raises:
         ConfigError: a number that is too small.
@@ -48,6 +49,7 @@ class Retries:
     attempts: int = 3
     pause_s: float = 0.5
     longest_pause_s: float = 8.0
+    resume: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

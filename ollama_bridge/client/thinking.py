@@ -10,10 +10,14 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 class ThinkingSplitter:
-    """Feed it the text in any pieces; the result does not depend on where they were cut."""
+    """Feed it the text in any pieces; the result does not depend on where they were cut.
 
-    def __init__(self) -> None:
-        self._state = "start"
+    Args:
+        inside: The text begins within the block, as that of a template that opens it.
+    """
+
+    def __init__(self, *, inside: bool = False) -> None:
+        self._state = "thinking" if inside else "start"
         self._held = ""
 
     def feed(self, piece: str) -> tuple[str, str]:

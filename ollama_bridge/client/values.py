@@ -117,6 +117,8 @@ class Reply:
         logprobs: Where they were asked for.
         tool_calls: In the order in which they came.
         cut: What is missing of the prompt; None: it was read as a whole.
+        resumed: How often the answer broke off and was continued; tokens are then counted as in
+            ``pace``, and timings are those of the last part.
         pace: When thinking and answer began.
     """
 
@@ -130,6 +132,7 @@ class Reply:
     logprobs: tuple[TokenLogprob, ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     cut: Cut | None = None
+    resumed: int = 0
     pace: Pace | None = field(default=None, compare=False, repr=False)
 
     @property
