@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -154,8 +154,10 @@ class AsyncClient(AsyncModelStore):
         top_logprobs: int | None = None,
         truncate: bool = False,
         shift: bool = False,
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Like :meth:`chat`, piece by piece; the last event is always :class:`Done`.
+
+        Whoever stops before it closes the generator, which hangs up.
 
         Raises:
             ConfigError: an option that Ollama does not know, before anything is sent.
@@ -183,7 +185,7 @@ class AsyncClient(AsyncModelStore):
             raise AssertionError("unreachable: a stream ends with Done or an error")
         return reply
 
-    def events(self, question: Question) -> AsyncIterator[StreamEvent]:
+    def events(self, question: Question) -> AsyncGenerator[StreamEvent, None]:
         """The same, piece by piece, as :meth:`stream` gives it.
 
         Raises:
@@ -279,7 +281,7 @@ class AsyncClient(AsyncModelStore):
             model=model,
         )
 
-    async def _events(self, call: Call, *, gives_out: bool) -> AsyncIterator[StreamEvent]:
+    async def _events(self, call: Call, *, gives_out: bool) -> AsyncGenerator[StreamEvent, None]:
         answering = Answering(call, self._timeouts, self._retries, gives_out=gives_out)
         while not answering.is_over:
             try:

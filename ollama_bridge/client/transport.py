@@ -58,8 +58,10 @@ class _Clock:
     def before_answer(self) -> dict[str, float]:
         """Limits for sending the request and for the beginning of its answer."""
         left_s = max(0.001, self._left_s)
-        connect_s, wait_s = min(self._timeouts.connect_s, left_s), min(self._silence[1], left_s)
-        return {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": connect_s}
+        wait_s = min(self._silence[1], left_s)
+        # Waiting for a connection of our own is no fault of the daemon's.
+        connect_s = min(self._timeouts.connect_s, left_s)
+        return {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
 
     def begin_answer(self, response: httpx.Response) -> None:
         """From now on the limit between two pieces holds."""
@@ -93,7 +95,7 @@ class _Clock:
         if isinstance(exc, httpx.TimeoutException):
             if self._left_s <= 0.01:  # a timer may fire a little early
                 return self._timeout("total", self._timeouts.total_s)
-            if isinstance(exc, httpx.ConnectTimeout | httpx.PoolTimeout):
+            if isinstance(exc, httpx.ConnectTimeout):
                 return self._timeout("connect", self._timeouts.connect_s)
             return self._timeout(*self._silence)
         if isinstance(exc, httpx.DecodingError | httpx.TooManyRedirects):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
-from ollama_bridge.client import Client, Text, Timeouts
+from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
+from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
@@ -68,6 +70,35 @@ def test_each_fault_is_one_error(
     assert caught.value.model == "m"
     assert caught.value.phase is not None
     assert caught.value.hint
+
+
+def connections_in_use(client: Client | AsyncClient) -> int:
+    """How many are neither idle nor closed; httpx has no public way to ask."""
+    pool: Any = client._transport._http._transport
+    return sum(not (one.is_idle() or one.is_closed()) for one in pool._pool.connections)
+
+
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.name)
+def test_no_fault_leaks_a_connection_or_a_task(fake_daemon: FakeDaemon, fault: Fault) -> None:
+    """After the error nothing is held, and the same client goes on."""
+    fake_daemon.fault = fault
+    fake_daemon.pause_s = 0.02 if fault is Fault.DRIP else 0.0
+    limits = Timeouts(load_s=0.05, first_token_s=0.05, between_tokens_s=0.05)
+
+    async def run() -> None:
+        async with AsyncClient(fake_daemon.host, timeouts=limits, retries=NO_RETRIES) as client:
+            with pytest.raises(DaemonError):
+                await client.chat("m", "hi")
+            assert connections_in_use(client) == 0
+            assert len(asyncio.all_tasks()) == 1
+
+    with Client(fake_daemon.host, timeouts=limits, retries=NO_RETRIES) as client:
+        with pytest.raises(DaemonError):
+            client.chat("m", "hi")
+        assert connections_in_use(client) == 0
+        asyncio.run(run())
+        fake_daemon.fault, fake_daemon.pause_s = None, 0.0
+        assert client.version() == "0.34.4"
 
 
 def test_nobody_listens(ask: Any) -> None:
