@@ -197,6 +197,9 @@ class ContextOverflowError(RequestRejectedError):
     Args:
         needed_tokens: Length of the prompt; None where the daemon does not say.
         limit_tokens: Length of the context; None where the daemon does not say.
+
+    Attributes:
+        is_estimate: The daemon did not say; parts of the prompt were counted.
     """
 
     def __init__(
@@ -215,6 +218,7 @@ class ContextOverflowError(RequestRejectedError):
         )
         self.needed_tokens = needed_tokens
         self.limit_tokens = limit_tokens
+        self.is_estimate = False
 
 
 class UnsupportedFeatureError(RequestRejectedError):

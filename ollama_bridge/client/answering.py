@@ -155,7 +155,7 @@ class Answering:
         model, asked = self.unchecked_context
         self.unchecked_context = None
         for one in running:
-            if one.name in (model, f"{model}:latest") and 0 < one.context_length < asked:
+            if one.is_called(model) and 0 < one.context_length < asked:
                 error = ContextReducedError(
                     f"num_ctx is {asked}, but the daemon runs {model!r} with a context of "
                     f"{one.context_length} tokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ollama_bridge.client.answering import Answering
 from ollama_bridge.client.asynchronous_models import AsyncModelStore
 from ollama_bridge.client.embedding import Embedding
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.requests import (
@@ -232,6 +234,7 @@ class AsyncClient(AsyncModelStore):
             try:
                 embedding.take(await self._transport.json(call, embedding.ends_s))
             except DaemonError as error:
+                await self._measure(error, question)
                 await asyncio.sleep(embedding.recover(error))
         return embedding.found
 
@@ -297,6 +300,7 @@ class AsyncClient(AsyncModelStore):
                             yield event
                 answering.finish()
             except DaemonError as error:
+                await self._measure(error, call)
                 await asyncio.sleep(answering.recover(error))
 
     async def _check_context(self, answering: Answering) -> None:
@@ -307,3 +311,10 @@ class AsyncClient(AsyncModelStore):
                 answering.check_context(await self.ps())
                 known.add(asked)
         answering.unchecked_context = None
+
+    async def _measure(self, error: DaemonError, call: Call) -> None:
+        """Say by how much a prompt is too long where the daemon does not."""
+        if (unmeasured := measuring(error, call)) is not None:
+            with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
+                answers = [await self._transport.json(part) for part in unmeasured.calls]
+                unmeasured.tell(answers, await self.ps())

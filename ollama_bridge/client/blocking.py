@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from ollama_bridge.client.answering import Answering
 from ollama_bridge.client.blocking_models import ModelStore
 from ollama_bridge.client.embedding import Embedding
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.requests import (
@@ -232,6 +234,7 @@ class Client(ModelStore):
             try:
                 embedding.take(self._transport.json(call, embedding.ends_s))
             except DaemonError as error:
+                self._measure(error, question)
                 time.sleep(embedding.recover(error))
         return embedding.found
 
@@ -296,6 +299,7 @@ class Client(ModelStore):
                         yield from events
                 answering.finish()
             except DaemonError as error:
+                self._measure(error, call)
                 time.sleep(answering.recover(error))
 
     def _check_context(self, answering: Answering) -> None:
@@ -306,3 +310,10 @@ class Client(ModelStore):
                 answering.check_context(self.ps())
                 known.add(asked)
         answering.unchecked_context = None
+
+    def _measure(self, error: DaemonError, call: Call) -> None:
+        """Say by how much a prompt is too long where the daemon does not."""
+        if (unmeasured := measuring(error, call)) is not None:
+            with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
+                answers = [self._transport.json(part) for part in unmeasured.calls]
+                unmeasured.tell(answers, self.ps())

@@ -67,13 +67,23 @@ def failure(message: str, *, model: str | None, partial_text: str) -> RunnerCras
     )
 
 
+def overflow_text(needed: int, limit: int, *, is_estimate: bool = False) -> str:
+    """By how much a prompt is too long."""
+    about = "about " if is_estimate else ""
+    return (
+        f"the prompt does not fit the context: {about}{needed} tokens, the limit is {limit}: "
+        f"{about}{max(1, needed - limit)} too many"
+    )
+
+
 def _overflow(message: str, shown: str, model: str | None) -> ContextOverflowError:
     numbers = _OVERFLOW_NUMBERS.search(message)
     needed, limit = (int(numbers[1]), int(numbers[2])) if numbers else (None, None)
+    text = f"the prompt does not fit the context: {shown}"
     if needed is not None and limit is not None:
-        shown = f"{needed} tokens, the limit is {limit}: {needed - limit} too many"
+        text = overflow_text(needed, limit)
     return ContextOverflowError(
-        f"the prompt does not fit the context: {shown}",
+        text,
         status_code=400,
         model=model,
         hint="shorten the prompt, raise the option num_ctx, or have it cut: truncate=True",

@@ -204,6 +204,10 @@ class RunningModel:
     expires_at: str
     digest: str = ""
 
+    def is_called(self, model: str | None) -> bool:
+        """Whether a request means it by this name."""
+        return self.name in (model, f"{model}:latest")
+
 
 @dataclass(frozen=True)
 class NextToken:

@@ -53,15 +53,55 @@ def test_what_fits_is_not_cut(fake_daemon: FakeDaemon, ask: Any) -> None:
     assert [question["truncate"] for question in fake_daemon.questions] == [False]
 
 
-def test_a_daemon_that_tells_no_numbers(fake_daemon: FakeDaemon, ask: Any) -> None:
-    """What was dropped is not invented."""
-    refusal = (400, "the input length exceeds the context length")
-    fake_daemon.script = lambda asked: Turn() if asked.json["truncate"] else Turn(refusal=refusal)
-    with pytest.raises(ContextOverflowError) as caught:
+UNCOUNTED = (400, "the input length exceeds the context length")
+
+
+def counts_words(asked: Asked) -> Turn:
+    """A daemon that says how long a prompt was only where it fits."""
+    if asked.json.get("truncate") is False:
+        return Turn(refusal=UNCOUNTED)
+    return Turn(prompt_tokens=len(asked.json.get("prompt", "hi").split()))
+
+
+@pytest.mark.parametrize("method", ["generate", "chat", "stream"])
+def test_where_the_daemon_tells_no_numbers_they_are_estimated(
+    fake_daemon: FakeDaemon, ask: Any, method: str
+) -> None:
+    """From short parts of the prompt, read with its options; and it is said to be an estimate."""
+    fake_daemon.script, fake_daemon.context_length = counts_words, 500
+    with pytest.raises(ContextOverflowError, match="about") as caught:
+        ask(fake_daemon.host, method, "m", "some words " * 1000, options={"num_ctx": 500})
+    assert caught.value.is_estimate
+    assert caught.value.limit_tokens == 500
+    assert caught.value.needed_tokens == pytest.approx(2000, rel=0.05)
+    assert str(caught.value).endswith(f"about {caught.value.needed_tokens - 500} too many")
+    _, *parts = fake_daemon.questions
+    assert all(len(part["prompt"]) <= 240 for part in parts)
+    assert all(part["options"]["num_ctx"] == 500 for part in parts)
+    assert len(parts) == 3
+
+
+def test_what_cannot_be_estimated_is_still_too_long(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """A daemon that then says nothing sensible: the error without numbers."""
+    fake_daemon.script = lambda asked: Turn(refusal=UNCOUNTED)
+    with pytest.raises(ContextOverflowError, match="does not fit") as caught:
         ask(fake_daemon.host, "chat", "m", "hi")
-    assert caught.value.needed_tokens is None
+    assert (caught.value.needed_tokens, caught.value.is_estimate) == (None, False)
+
+
+def test_a_text_to_embed_is_estimated_too(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """No version of Ollama says by how much it is too long."""
+    fake_daemon.context_length = 100
+    with pytest.raises(ContextOverflowError, match="the limit is 100") as caught:
+        ask(fake_daemon.host, "embed", "m", ["short", "some words " * 100])
+    assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
+
+
+def test_what_was_cut_is_not_estimated(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Where it was allowed and the daemon tells no numbers, what was dropped is not invented."""
+    fake_daemon.script = counts_words
     reply = ask(fake_daemon.host, "chat", "m", "hi", truncate=True)
-    assert reply.cut == Cut(needed_tokens=None, kept_tokens=7)
+    assert reply.cut == Cut(needed_tokens=None, kept_tokens=1)
     assert reply.cut.dropped_tokens is None
 
 

@@ -1,0 +1,96 @@
+"""Estimates the length of a prompt that the daemon calls too long without saying by how much.
+
+Ollama up to 0.25 does so, and every version does for embeddings. None of them counts the tokens of
+a text for others; so a few parts of the prompt are read, which takes as long as a short question,
+and the rest is taken to be alike. No input or output here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.fields import read_fields
+from ollama_bridge.client.refusals import overflow_text
+from ollama_bridge.client.values import RunningModel
+from ollama_bridge.errors import ContextOverflowError, DaemonError
+
+_PART_CHARACTERS = 240
+_PARTS = 3
+
+
+class Measuring:
+    """Reads parts of one prompt.
+
+    Args:
+        error: What the daemon said.
+        question: What it was asked.
+    """
+
+    def __init__(self, error: ContextOverflowError, question: Call) -> None:
+        self._error = error
+        self._question = question
+        self._body: dict[str, Any] = dict(question.json or {})
+        self._text = _text_of(self._body)
+        spare = max(0, len(self._text) - _PART_CHARACTERS)
+        starts = [spare * number // (_PARTS - 1) for number in range(_PARTS)]
+        self._parts = [self._text[start : start + _PART_CHARACTERS] for start in starts]
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """What has to be asked: each a part, with the options of the question."""
+        return [replace(self._question, **self._reading(part)) for part in self._parts]
+
+    def tell(self, answers: Sequence[object], running: Sequence[RunningModel]) -> None:
+        """Put the estimate into the error.
+
+        Args:
+            answers: To :attr:`calls`.
+            running: What is loaded.
+
+        Raises:
+            ReplyInvalidError: an answer has no number.
+        """
+        counts = [read_fields(answer, "a part").whole("prompt_eval_count") for answer in answers]
+        characters = sum(len(part) for part in self._parts)
+        limits = [one.context_length for one in running if one.is_called(self._question.model)]
+        if not (characters and sum(counts) and limits and limits[0]):
+            return
+        error = self._error
+        error.needed_tokens = round(len(self._text) * sum(counts) / characters)
+        error.limit_tokens, error.is_estimate = limits[0], True
+        error.message = overflow_text(error.needed_tokens, limits[0], is_estimate=True)
+        error.args = (error.message,)
+
+    def _reading(self, part: str) -> dict[str, Any]:
+        kept = {name: self._body[name] for name in ("model", "keep_alive") if name in self._body}
+        options = {**(self._body.get("options") or {})}
+        if "input" in self._body:
+            return {"json": {**kept, "input": [part], "truncate": False, "options": options}}
+        options |= {"num_predict": 1, "stop": []}
+        body = {**kept, "prompt": part, "raw": True, "stream": False, "options": options}
+        return {"path": "/api/generate", "json": body}
+
+
+def measuring(error: DaemonError, question: Call) -> Measuring | None:
+    """What has to be measured after a failure; None: nothing.
+
+    Args:
+        error: The failure.
+        question: What was asked.
+    """
+    if not isinstance(error, ContextOverflowError) or error.needed_tokens is not None:
+        return None
+    if (question.json or {}).get("truncate"):
+        return None  # it is cut, and that the daemon does tell how much is left
+    return Measuring(error, question)
+
+
+def _text_of(body: dict[str, Any]) -> str:
+    """The text that may be too long."""
+    if "input" in body:
+        return max(body["input"], key=len)
+    said = [str(message.get("content") or "") for message in body.get("messages", ())]
+    return "\n".join([body.get("system") or "", body.get("prompt") or "", *said])
