@@ -13,7 +13,8 @@ from dataclasses import replace
 from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.retries import Attempts, Retries, is_passing
-from ollama_bridge.client.values import RunningModel, StreamEvent
+from ollama_bridge.client.thinking import opens_thinking
+from ollama_bridge.client.values import Done, RunningModel, StreamEvent
 from ollama_bridge.errors import ContextOverflowError, ContextReducedError, DaemonError
 
 # What a raw continuation would not have: the daemon's reading of tool calls, a grammar that is in
@@ -28,6 +29,7 @@ class Answering:
         call: The question.
         timeouts: For the whole of it.
         retries: How often it may be asked.
+        thinking_opened: Whether prompts for this model are known to open a thought.
         gives_out: Whether events reach the caller before the answer is whole; what nobody has seen
             may be begun anew.
         now_s: The clock.
@@ -39,7 +41,9 @@ class Answering:
         unchecked_context: Model and ``num_ctx`` of the question, if it has one, for
             :meth:`check_context` once the answer has begun. A client may take it away.
         unrendered: Has to be asked first: how the daemon renders the question, without answering
-            it. Its answer goes to :meth:`resume`.
+            it. Its answer goes to :meth:`take_prompt`.
+        opens_thinking: Whether it opened a thought.
+        held: Events for when it is over.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Answering:
         retries: Retries,
         *,
         gives_out: bool,
+        thinking_opened: bool = False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._question = call
@@ -57,6 +62,8 @@ class Answering:
         self.unchecked_context = (str(call.model), asked) if asked else None
         self._resumes = retries.resume
         self._gives_out = gives_out
+        self.opens_thinking = thinking_opened
+        self.held: Sequence[StreamEvent] = ()
         self._now_s = now_s
         self._attempts = Attempts(retries, timeouts.total_s, now_s)
         self._is_truncated = False
@@ -78,8 +85,14 @@ class Answering:
         Raises:
             DaemonError: it is an error, or no event.
         """
-        # After the terminal event nothing counts.
-        return () if self._assembler.done else self._assembler.feed(line)
+        if self._assembler.done:
+            return ()  # after the terminal event nothing counts
+        events = self._assembler.feed(line)
+        if self._assembler.done and self._assembler.is_doubtful:
+            *events, done = events
+            self.held = (done,)
+            self.unrendered = self._rendering()
+        return events
 
     def finish(self) -> None:
         """The stream has ended.
@@ -89,7 +102,7 @@ class Answering:
         """
         if not self._assembler.done:
             raise self._assembler.broken()
-        self.is_over = True
+        self.is_over = self.unrendered is None
 
     def recover(self, error: DaemonError) -> float:
         """Decide what to do after a failure.
@@ -120,13 +133,21 @@ class Answering:
             self._assembler = self._begin()
         return pause_s
 
-    def resume(self, prompt: str) -> None:
-        """Make :attr:`call` the continuation of what has come.
-
-        Args:
-            prompt: What the model was given for the question.
-        """
+    def take_prompt(self, prompt: str) -> None:
+        """Take what the model was given for the question: the answer goes on, or is over."""
         self.unrendered = None
+        if not self._assembler.done:
+            self._resume(prompt)
+            return
+        self.opens_thinking = opens_thinking(prompt)
+        for event in self.held:
+            if isinstance(event, Done):
+                reply = self._assembler.split_again(event.reply, opens_thinking=self.opens_thinking)
+                self.held = (Done(reply),)
+        self.is_over = True
+
+    def _resume(self, prompt: str) -> None:
+        """Make :attr:`call` the continuation of what has come."""
         self._prompt = prompt
         options = dict(self._body.get("options") or {})
         options["num_predict"] -= self._assembler.pieces
@@ -170,7 +191,10 @@ class Answering:
 
     def _begin(self) -> ReplyAssembler:
         assembler = ReplyAssembler(
-            str(self._question.model), splits_thinking=not self._body.get("raw"), now_s=self._now_s
+            str(self._question.model),
+            splits_thinking=not self._body.get("raw"),
+            opens_thinking=self.opens_thinking,
+            now_s=self._now_s,
         )
         assembler.is_truncated = self._is_truncated
         assembler.needed_tokens = self._needed_tokens
@@ -188,12 +212,15 @@ class Answering:
 
     def _continue(self) -> None:
         if self._prompt is not None:
-            self.resume(self._prompt)
-            return
+            self._resume(self._prompt)
+        else:
+            self.unrendered = self._rendering()
+
+    def _rendering(self) -> Call:
         # The flag is not documented: a daemon without it answers, and then shortly.
-        options = {**self._body["options"], "num_predict": 1}
+        options = {**(self._body.get("options") or {}), "num_predict": 1}
         body = {**self._body, "stream": False, "_debug_render_only": True, "options": options}
-        self.unrendered = replace(self._question, json=body)
+        return replace(self._question, json=body)
 
     def _truncate(self, error: ContextOverflowError) -> float:
         self._is_truncated, self._needed_tokens = True, error.needed_tokens

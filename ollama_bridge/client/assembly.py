@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ollama_bridge.client.fields import Fields
 from ollama_bridge.client.lines import parse_line
-from ollama_bridge.client.thinking import ThinkingSplitter
+from ollama_bridge.client.thinking import (
+    THINKING_CLOSE,
+    THINKING_OPEN,
+    ThinkingSplitter,
+    opens_thinking,
+)
 from ollama_bridge.client.values import (
     Cut,
     Done,
@@ -31,6 +37,7 @@ class ReplyAssembler:
     Args:
         model: Who was asked.
         splits_thinking: Whether a leading ``<think>`` is split off where the daemon did not.
+        opens_thinking: The prompt has opened it already.
         now_s: The clock.
 
     Attributes:
@@ -46,12 +53,15 @@ class ReplyAssembler:
         model: str,
         *,
         splits_thinking: bool = True,
+        opens_thinking: bool = False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
         self._now_s = now_s
         self._start_s = now_s()
-        self._splitter = ThinkingSplitter() if splits_thinking else None
+        self._opens_thinking = opens_thinking
+        self._splitter = ThinkingSplitter(inside=opens_thinking) if splits_thinking else None
+        self._splits_thinking = splits_thinking
         self._content: list[str] = []
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -78,6 +88,17 @@ class ReplyAssembler:
     def has_tool_calls(self) -> bool:
         """Whether the model asked for a tool, which no continuation of the text would repeat."""
         return bool(self._tool_calls)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether only the prompt can tell what was thought: a closing tag that nothing opened.
+
+        Also the other way round: nothing closed what the prompt is said to have opened.
+        """
+        if self._daemon_splits or not self._splits_thinking:
+            return False
+        closes = THINKING_CLOSE in "".join(self._content)
+        return not closes if self._opens_thinking else closes and not self._thinking
 
     def feed(self, line: bytes) -> list[StreamEvent]:
         """Take one line of the stream.
@@ -147,16 +168,23 @@ class ReplyAssembler:
         # The daemon took the tags and the blanks around them away: they are put back as
         # deepseek-r1 and its kin write them. Later on it is ours to split.
         self._daemon_splits = False
-        opening = "" if prompt.rstrip().endswith("<think>") else "<think>\n"
+        opening = "" if opens_thinking(prompt) else f"{THINKING_OPEN}\n"
         thought = "".join(self._thinking)
         text = "".join(self._content)
         so_far = opening + thought
         if text:
-            so_far = f"{opening}{thought.rstrip()}\n</think>\n\n{text}"
+            so_far = f"{opening}{thought.rstrip()}\n{THINKING_CLOSE}\n\n{text}"
         else:
             self._splitter = ThinkingSplitter(inside=True)
         self._content = [so_far]
         return prompt + so_far
+
+    def split_again(self, reply: Reply, *, opens_thinking: bool) -> Reply:
+        """The whole reply, now that it is known whether the prompt opened the thought."""
+        splitter = ThinkingSplitter(inside=opens_thinking)
+        parts = (splitter.feed("".join(self._content)), splitter.finish())
+        thinking, text = ("".join(part) for part in zip(*parts, strict=True))
+        return replace(reply, thinking=thinking.strip(), text=text)
 
     def _add_content(self, content: str, events: list[StreamEvent]) -> None:
         if self._splitter is None:

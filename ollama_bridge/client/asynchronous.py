@@ -74,6 +74,7 @@ class AsyncClient(AsyncModelStore):
         address = read_address(host, api_key=api_key)
         self._timeouts = timeouts or Timeouts()
         self._retries = retries or Retries()
+        self._thinking_opened: dict[tuple[str | None, str], bool] = {}
         self._contexts_in_use: set[tuple[str, int] | None] = set()
         super().__init__(AsyncTransport(address, self._timeouts, transport))
 
@@ -285,12 +286,20 @@ class AsyncClient(AsyncModelStore):
         )
 
     async def _events(self, call: Call, *, gives_out: bool) -> AsyncGenerator[StreamEvent, None]:
-        answering = Answering(call, self._timeouts, self._retries, gives_out=gives_out)
+        asked = (call.model, str((call.json or {}).get("think")))
+        answering = Answering(
+            call,
+            self._timeouts,
+            self._retries,
+            gives_out=gives_out,
+            thinking_opened=self._thinking_opened.get(asked, False),
+        )
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:
                     shown = await self._transport.json(answering.unrendered, answering.ends_s)
-                    answering.resume(read_rendered(shown))
+                    answering.take_prompt(read_rendered(shown))
+                    continue
                 async with self._transport.lines(answering.call, answering.ends_s) as lines:
                     async for line in lines:
                         events = answering.feed(line)
@@ -302,6 +311,9 @@ class AsyncClient(AsyncModelStore):
             except DaemonError as error:
                 await self._measure(error, call)
                 await asyncio.sleep(answering.recover(error))
+        self._thinking_opened[asked] = answering.opens_thinking
+        for event in answering.held:
+            yield event
 
     async def _check_context(self, answering: Answering) -> None:
         """Once a model and context: while it answers, the daemon says what it runs with."""

@@ -74,6 +74,7 @@ class Client(ModelStore):
         address = read_address(host, api_key=api_key)
         self._timeouts = timeouts or Timeouts()
         self._retries = retries or Retries()
+        self._thinking_opened: dict[tuple[str | None, str], bool] = {}
         self._contexts_in_use: set[tuple[str, int] | None] = set()
         super().__init__(Transport(address, self._timeouts, transport))
 
@@ -285,12 +286,20 @@ class Client(ModelStore):
         )
 
     def _events(self, call: Call, *, gives_out: bool) -> Generator[StreamEvent, None, None]:
-        answering = Answering(call, self._timeouts, self._retries, gives_out=gives_out)
+        asked = (call.model, str((call.json or {}).get("think")))
+        answering = Answering(
+            call,
+            self._timeouts,
+            self._retries,
+            gives_out=gives_out,
+            thinking_opened=self._thinking_opened.get(asked, False),
+        )
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:
                     shown = self._transport.json(answering.unrendered, answering.ends_s)
-                    answering.resume(read_rendered(shown))
+                    answering.take_prompt(read_rendered(shown))
+                    continue
                 with self._transport.lines(answering.call, answering.ends_s) as lines:
                     for line in lines:
                         events = answering.feed(line)
@@ -301,6 +310,8 @@ class Client(ModelStore):
             except DaemonError as error:
                 self._measure(error, call)
                 time.sleep(answering.recover(error))
+        self._thinking_opened[asked] = answering.opens_thinking
+        yield from answering.held
 
     def _check_context(self, answering: Answering) -> None:
         """Once a model and context: while it answers, the daemon says what it runs with."""

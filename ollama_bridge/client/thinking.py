@@ -6,7 +6,7 @@ others. Only a block at the very beginning counts: a tag in the middle of an ans
 
 from __future__ import annotations
 
-_OPEN, _CLOSE = "<think>", "</think>"
+THINKING_OPEN, THINKING_CLOSE = "<think>", "</think>"
 
 
 class ThinkingSplitter:
@@ -26,16 +26,16 @@ class ThinkingSplitter:
         thinking = text = ""
         if self._state == "start":
             stripped = self._held.lstrip()
-            if stripped.startswith(_OPEN):
-                self._state, self._held = "thinking", stripped[len(_OPEN) :]
-            elif not _OPEN.startswith(stripped):
+            if stripped.startswith(THINKING_OPEN):
+                self._state, self._held = "thinking", stripped[len(THINKING_OPEN) :]
+            elif not THINKING_OPEN.startswith(stripped):
                 self._state = "text"
         if self._state == "thinking":
-            thought, closed, rest = self._held.partition(_CLOSE)
+            thought, closed, rest = self._held.partition(THINKING_CLOSE)
             if closed:
                 thinking, self._state, self._held = thought, "gap", rest
             else:
-                keep = _overlap(self._held, _CLOSE)
+                keep = _overlap(self._held, THINKING_CLOSE)
                 thinking = self._held[: len(self._held) - keep]
                 self._held = self._held[len(self._held) - keep :]
         if self._state == "gap":
@@ -58,6 +58,11 @@ class ThinkingSplitter:
         if self._state == "thinking":
             return held, ""
         return "", "" if self._state == "gap" else held
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether an answer to this prompt begins within a thought, as deepseek-r1's do."""
+    return prompt.rstrip().endswith(THINKING_OPEN)
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import httpx
 import pytest
+from fakes.daemon import FakeDaemon
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -149,3 +151,39 @@ def test_a_raw_prompt_gets_raw_text() -> None:
     with Client("127.0.0.1:9", transport=transport) as client:
         assert client.generate("m", "hi", raw=True).text == "<think>a</think>b"
         assert client.generate("m", "hi").text == "b"
+
+
+OPENING = "hi\n<think>\n"  # as the fake daemon renders it, a prompt that opens a thought
+
+
+def test_a_thought_that_the_prompt_opened_is_no_answer(fake_daemon: FakeDaemon) -> None:
+    """A closing tag that nothing opened: the prompt is looked at, and from then on it is known."""
+    fake_daemon.pieces = ["Let me", " see.\n</thi", "nk>\n\nYes", "."]
+    with Client(fake_daemon.host) as client:
+        reply = client.chat("m", OPENING, think=False)
+        assert (reply.thinking, reply.text) == ("Let me see.", "Yes.")
+        *events, done = client.stream("m", OPENING, think=False)
+        assert [type(event) for event in events] == [Thinking, Thinking, Text, Text]
+        assert isinstance(done, Done)
+        assert (done.reply.thinking, done.reply.text) == ("Let me see.", "Yes.")
+        rendered = [asked for asked in fake_daemon.asked if b"_debug_render_only" in asked.body]
+        assert len(rendered) == 1
+
+
+def test_a_closing_tag_in_an_answer_is_text(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Where the prompt opened nothing; and where the daemon does not tell."""
+    fake_daemon.pieces = ["The ", "</think> tag."]
+    for fake_daemon.renders in (True, False):
+        events = ask(fake_daemon.host, "stream", "m", "hi")
+        assert (events[-1].reply.thinking, events[-1].reply.text) == ("", "The </think> tag.")
+
+
+def test_what_is_known_of_a_prompt_may_change(fake_daemon: FakeDaemon) -> None:
+    """A model that no longer opens thoughts is found out by an answer that closes none."""
+    with Client(fake_daemon.host) as client:
+        fake_daemon.pieces = ["a</think>b"]
+        assert client.chat("m", OPENING).thinking == "a"
+        fake_daemon.pieces = ["Yes."]
+        for _ in range(2):
+            reply = client.chat("m", "hi")
+            assert (reply.thinking, reply.text) == ("", "Yes.")
