@@ -107,10 +107,13 @@ class ReplyAssembler:
             DaemonError: the line is an error or no event.
         """
         data = parse_line(line, model=self._model)
-        fields = Fields(data, "a question")
-        message = fields.inner("message") if fields.has("message") else fields
+        fields = message = Fields(data, "a question")
+        if fields.has("message"):
+            message = fields.inner("message")
+        said = message.data
         events: list[StreamEvent] = []
-        thought = message.text("thinking")
+        # A stream is thousands of these, so what is absent is not asked for field by field.
+        thought = message.text("thinking") if "thinking" in said else ""
         content = message.text("content") or message.text("response")
         if thought or content:
             self.pieces += 1
@@ -122,11 +125,11 @@ class ReplyAssembler:
         if content:
             self._content.append(content)
             self._add_content(content, events)
-        if message.has("tool_calls"):
+        if "tool_calls" in said:
             calls = read_tool_calls(message)
             self._tool_calls += calls
             events += calls
-        if fields.has("logprobs"):
+        if "logprobs" in data and fields.has("logprobs"):
             self._logprobs = self._logprobs or []
             self._logprobs += read_logprobs(fields)
         if data.get("done") is True:
@@ -138,6 +141,7 @@ class ReplyAssembler:
 
     def tell(self, error: DaemonError) -> None:
         """Put into an error what had come before it."""
+        error.model = error.model or self._model
         error.partial_text = error.partial_text or self.partial_text
         error.partial_thinking = "".join(self._thinking).strip()
 
@@ -193,6 +197,8 @@ class ReplyAssembler:
         thinking, text = self._splitter.feed(content)
         self._add_thinking(thinking, events)
         self._add_text(text, events)
+        if self._splitter.is_settled:
+            self._splitter = None
 
     def _release(self, events: list[StreamEvent]) -> None:
         """From here on nothing is held back."""

@@ -30,11 +30,11 @@ class Fields:
     def text(self, key: str, default: str = "") -> str:
         """A string."""
         value = self.data.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
+        if isinstance(value, str):
+            return value
+        if value is not None:
             self._refuse(key, "a text")
-        return value
+        return default
 
     def required_text(self, key: str) -> str:
         """A string that has to be there."""
@@ -72,7 +72,8 @@ class Fields:
 
     def inner(self, key: str) -> Fields:
         """An object, to be read further; empty where there is none."""
-        return Fields(self.mapping(key), self.where)
+        value = self.data.get(key)
+        return Fields(value if isinstance(value, dict) else self.mapping(key), self.where)
 
     def items(self, key: str) -> list[Fields]:
         """A list of objects."""

@@ -48,6 +48,11 @@ class ThinkingSplitter:
         return thinking, text
 
     @property
+    def is_settled(self) -> bool:
+        """Whether all that follows is text, and nothing is held back."""
+        return self._state == "text"
+
+    @property
     def held_text(self) -> str:
         """Text that is not certain to be text yet."""
         return self._held if self._state == "start" else ""

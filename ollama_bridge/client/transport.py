@@ -1,154 +1,20 @@
-"""The only code that speaks HTTP to a daemon: time limits, and errors of our own tree.
-
-One limit a phase, all finite. The daemon sends its headers with the first token, so waiting for
-headers is loading and reading the prompt; afterwards a limit holds between any two lines, however
-many bytes drip in meanwhile. The limit of a whole call is looked at whenever something comes, so
-silence at its end may overrun it by one such limit.
-"""
+"""The only code that speaks HTTP to a daemon."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 
 from ollama_bridge.client.address import Address
+from ollama_bridge.client.clock import HTTPX_ERRORS, Clock
 from ollama_bridge.client.exchange import Answer, Call, Timeouts, check_status, decode
 from ollama_bridge.client.lines import LineSplitter
-from ollama_bridge.client.refusals import CHECK_ADDRESS
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.errors import (
-    CallPhase,
-    DaemonError,
-    DaemonTimeoutError,
-    DaemonUnreachableError,
-    ReplyInvalidError,
-    StreamBrokenError,
-)
-
-
-class _Clock:
-    """The limits of one call, and what a breach of them is called.
-
-    Args:
-        call: What is sent.
-        address: To whom.
-        timeouts: The limits.
-        ends_s: When the whole has to be done, by the monotonic clock; None: counted from now.
-    """
-
-    def __init__(
-        self, call: Call, address: Address, timeouts: Timeouts, ends_s: float | None = None
-    ) -> None:
-        self.call = call
-        self._address = address
-        self._timeouts = timeouts
-        now_s = time.monotonic()
-        self._ends_s = now_s + timeouts.total_s if ends_s is None else ends_s
-        self._last_line_s = now_s
-        self._line_limit_s = math.inf
-        self.answering = False
-
-    @property
-    def before_answer(self) -> dict[str, float]:
-        """Limits for sending the request and for the beginning of its answer."""
-        left_s = max(0.001, self._left_s)
-        wait_s = min(self._silence[1], left_s)
-        # Waiting for a connection of our own is no fault of the daemon's.
-        connect_s = min(self._timeouts.connect_s, left_s)
-        return {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
-
-    def begin_answer(self, response: httpx.Response) -> None:
-        """From now on the limit between two pieces holds."""
-        self.answering = True
-        self._last_line_s = time.monotonic()
-        if self.call.patience != "files":
-            self._line_limit_s = self._silence[1]
-        # httpcore reads this dictionary once more, when it begins to read the body.
-        timeout = response.request.extensions.get("timeout")
-        if isinstance(timeout, dict):
-            timeout["read"] = max(0.001, min(self._silence[1], self._left_s))
-
-    def check(self) -> None:
-        """Raise once the whole call, or the line that is not complete yet, has taken too long."""
-        now_s = time.monotonic()
-        if now_s >= self._ends_s:
-            raise self._timeout("total", self._timeouts.total_s)
-        if now_s - self._last_line_s > self._line_limit_s:
-            raise self._timeout(*self._silence)
-
-    def next_line(self) -> None:
-        """Whoever reads the answer wants another line from now on."""
-        self._last_line_s = time.monotonic()
-
-    def place(self, error: DaemonError) -> None:
-        """Say in which phase something failed."""
-        error.phase = error.phase or ("connect" if _is_no_connection(error) else self._silence[0])
-
-    def translate(self, exc: Exception) -> DaemonError:
-        """The error of ours for one of httpx."""
-        if isinstance(exc, httpx.TimeoutException):
-            if self._left_s <= 0.01:  # a timer may fire a little early
-                return self._timeout("total", self._timeouts.total_s)
-            if isinstance(exc, httpx.ConnectTimeout):
-                return self._timeout("connect", self._timeouts.connect_s)
-            return self._timeout(*self._silence)
-        if isinstance(exc, httpx.DecodingError | httpx.TooManyRedirects):
-            return ReplyInvalidError(
-                f"the daemon's answer cannot be read: {_reason(exc)}",
-                hint=CHECK_ADDRESS,
-                model=self.call.model,
-            )
-        if self.answering and isinstance(exc, httpx.TransportError | httpx.StreamError):
-            return StreamBrokenError(
-                f"the connection to the daemon broke in mid-answer: {_reason(exc)}",
-                hint="ask again; if it goes on: ollama-bridge doctor",
-                model=self.call.model,
-            )
-        return DaemonUnreachableError(
-            f"no daemon answers at {self._address.url}: {_reason(exc)}",
-            hint="ollama-bridge daemon start   (or: ollama serve)",
-            model=self.call.model,
-        )
-
-    @property
-    def _left_s(self) -> float:
-        return self._ends_s - time.monotonic()
-
-    @property
-    def _silence(self) -> tuple[CallPhase, float]:
-        """The longest silence that is allowed now, and the phase that it belongs to."""
-        limits = self._timeouts
-        patience = self.call.patience
-        if patience == "files" or (patience == "model" and not self.answering):
-            phase: CallPhase = "load" if limits.load_s > 0 else "first_token"
-            return phase, limits.load_s + limits.first_token_s
-        if not self.answering and limits.first_token_s < limits.between_tokens_s:
-            return "first_token", limits.first_token_s
-        return "between_tokens", limits.between_tokens_s
-
-    def _timeout(self, phase: CallPhase, limit_s: float) -> DaemonTimeoutError:
-        waited = {
-            "connect": "accepted no connection",
-            "total": "was not done",
-        }.get(phase, "said nothing more" if self.answering else "gave no answer")
-        return DaemonTimeoutError(
-            f"the daemon at {self._address.url} {waited} within {limit_s:g} s ({self.call.path})",
-            phase=phase,
-            limit_s=limit_s,
-            hint="look whether it is busy (ollama-bridge ls, ollama ps), or raise "
-            f"Timeouts({phase}_s=...)",
-            model=self.call.model,
-        )
-
-
-# Everything that httpx raises; a test enumerates them.
-HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
+from ollama_bridge.errors import DaemonError
 
 
 class Transport:
@@ -182,7 +48,7 @@ class Transport:
             DaemonError: no answer, a limit, a broken connection.
         """
         with self._open(call, ends_s) as (response, clock):
-            return Answer(response.status_code, b"".join(_pieces(response, clock)))
+            return Answer(response.status_code, _whole(response, clock))
 
     def json(self, call: Call, ends_s: float | None = None) -> Any:
         """The JSON of a reply.
@@ -202,14 +68,13 @@ class Transport:
             DaemonError: no answer, an error status, a limit, a broken connection.
         """
         with self._open(call, ends_s) as (response, clock):
-            pieces = _pieces(response, clock)
             if not response.is_success:
-                check_status(Answer(response.status_code, b"".join(pieces)), call)
-            yield _lines(pieces, clock)
+                check_status(Answer(response.status_code, _whole(response, clock)), call)
+            yield _lines(response, clock)
 
     @contextlib.contextmanager
-    def _open(self, call: Call, ends_s: float | None) -> Iterator[tuple[httpx.Response, _Clock]]:
-        clock = _Clock(call, self.address, self._timeouts, ends_s)
+    def _open(self, call: Call, ends_s: float | None) -> Iterator[tuple[httpx.Response, Clock]]:
+        clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             with _translated(clock):
                 request = _request(call, self.address.url, self._http.headers, clock)
@@ -251,8 +116,7 @@ class AsyncTransport:
     async def request(self, call: Call, ends_s: float | None = None) -> Answer:
         """A whole reply, whatever its status; see :meth:`Transport.request`."""
         async with self._open(call, ends_s) as (response, clock):
-            pieces = [piece async for piece in _pieces_async(response, clock)]
-            return Answer(response.status_code, b"".join(pieces))
+            return Answer(response.status_code, await _whole_async(response, clock))
 
     async def json(self, call: Call, ends_s: float | None = None) -> Any:
         """The JSON of a reply; see :meth:`Transport.json`."""
@@ -266,17 +130,17 @@ class AsyncTransport:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The lines of a reply as they come; see :meth:`Transport.lines`."""
         async with self._open(call, ends_s) as (response, clock):
-            pieces = _pieces_async(response, clock)
             if not response.is_success:
-                body = b"".join([piece async for piece in pieces])
-                check_status(Answer(response.status_code, body), call)
-            yield _lines_async(pieces, clock)
+                check_status(
+                    Answer(response.status_code, await _whole_async(response, clock)), call
+                )
+            yield _lines_async(response, clock)
 
     @contextlib.asynccontextmanager
     async def _open(
         self, call: Call, ends_s: float | None
-    ) -> AsyncIterator[tuple[httpx.Response, _Clock]]:
-        clock = _Clock(call, self.address, self._timeouts, ends_s)
+    ) -> AsyncIterator[tuple[httpx.Response, Clock]]:
+        clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             with _translated(clock):
                 request = _request(call, self.address.url, self._http.headers, clock)
@@ -292,7 +156,7 @@ class AsyncTransport:
             raise
 
 
-def _pieces(response: httpx.Response, clock: _Clock) -> Iterator[bytes]:
+def _pieces(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
     pieces = response.iter_bytes()
     while True:
         try:
@@ -301,11 +165,10 @@ def _pieces(response: httpx.Response, clock: _Clock) -> Iterator[bytes]:
             raise clock.translate(exc) from exc
         if piece is None:
             return
-        clock.check()
         yield piece
 
 
-async def _pieces_async(response: httpx.Response, clock: _Clock) -> AsyncIterator[bytes]:
+async def _pieces_async(response: httpx.Response, clock: Clock) -> AsyncIterator[bytes]:
     pieces = response.aiter_bytes()
     while True:
         try:
@@ -314,31 +177,46 @@ async def _pieces_async(response: httpx.Response, clock: _Clock) -> AsyncIterato
             raise clock.translate(exc) from exc
         if piece is None:
             return
-        clock.check()
         yield piece
 
 
-def _lines(pieces: Iterator[bytes], clock: _Clock) -> Iterator[bytes]:
+def _whole(response: httpx.Response, clock: Clock) -> bytes:
+    found = []
+    for piece in _pieces(response, clock):
+        clock.check(has_lines=False)
+        found.append(piece)
+    return b"".join(found)
+
+
+async def _whole_async(response: httpx.Response, clock: Clock) -> bytes:
+    found = []
+    async for piece in _pieces_async(response, clock):
+        clock.check(has_lines=False)
+        found.append(piece)
+    return b"".join(found)
+
+
+def _lines(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
     splitter = LineSplitter()
-    for piece in pieces:
-        if lines := splitter.feed(piece):
-            yield from lines
-            clock.next_line()
+    for piece in _pieces(response, clock):
+        lines = splitter.feed(piece)
+        clock.check(has_lines=bool(lines))
+        yield from lines
     yield from splitter.finish()
 
 
-async def _lines_async(pieces: AsyncIterator[bytes], clock: _Clock) -> AsyncIterator[bytes]:
+async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[bytes]:
     splitter = LineSplitter()
-    async for piece in pieces:
-        if lines := splitter.feed(piece):
-            for line in lines:
-                yield line
-            clock.next_line()
+    async for piece in _pieces_async(response, clock):
+        lines = splitter.feed(piece)
+        clock.check(has_lines=bool(lines))
+        for line in lines:
+            yield line
     for line in splitter.finish():
         yield line
 
 
-def _request(call: Call, base_url: str, headers: httpx.Headers, clock: _Clock) -> httpx.Request:
+def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) -> httpx.Request:
     """What httpx sends. Its own way of building one costs as much as all the rest of a request."""
     headers = headers.copy()
     headers["Accept-Encoding"] = "identity"
@@ -372,16 +250,8 @@ def _needs_certificates(address: Address) -> bool:
 
 
 @contextlib.contextmanager
-def _translated(clock: _Clock) -> Iterator[None]:
+def _translated(clock: Clock) -> Iterator[None]:
     try:
         yield
     except HTTPX_ERRORS as exc:
         raise clock.translate(exc) from exc
-
-
-def _is_no_connection(error: DaemonError) -> bool:
-    return isinstance(error.__cause__, httpx.ConnectError)
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc) or type(exc).__name__

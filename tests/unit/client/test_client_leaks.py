@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.client import Client
+from ollama_bridge.client.clock import HTTPX_ERRORS
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.retries import NO_RETRIES
-from ollama_bridge.client.transport import HTTPX_ERRORS
 from ollama_bridge.errors import DaemonError, OllamaBridgeError
 
 HOST = "127.0.0.1:9"
