@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from fakes.daemon import CRASH, Asked, FakeDaemon, Fault, Turn, nobody_listens
 
-from ollama_bridge.client import Client, Retries, Text, Timeouts
+from ollama_bridge.client import AsyncClient, Client, Retries, Text, Timeouts
 from ollama_bridge.client.retries import Attempts
 from ollama_bridge.errors import (
     ConfigError,
@@ -134,6 +135,20 @@ def test_the_whole_has_one_deadline(fake_daemon: FakeDaemon, ask: Any) -> None:
         retries = Retries(attempts=1000, pause_s=0.02, longest_pause_s=0.02)
         ask(fake_daemon.host, "chat", "m", "hi", timeouts=limits, retries=retries)
     assert 1 < len(fake_daemon.questions) < 1000
+
+
+def test_a_storm_of_503_is_ridden_out(fake_daemon: FakeDaemon) -> None:
+    """Many at once, most of them refused at first: each is answered, none twice."""
+    fake_daemon.script = in_turn(*[Turn(fault=Fault.BUSY)] * 30)
+    retries = Retries(attempts=20, pause_s=0.01, longest_pause_s=0.05)
+
+    async def run() -> list[str]:
+        async with AsyncClient(fake_daemon.host, retries=retries) as client:
+            replies = await asyncio.gather(*(client.chat("m", f"{n}") for n in range(12)))
+            return [reply.text for reply in replies]
+
+    assert asyncio.run(run()) == ["Hello!"] * 12
+    assert len(fake_daemon.questions) == 42
 
 
 def pauses_s(retries: Retries, errors: Sequence[DaemonError], *, total_s: float) -> list[float]:
