@@ -25,6 +25,8 @@ The branch says who has to act, the message what happened with the values that m
     │   ├── ReplyInvalidError       the answer is not what the API promises
     │   │   └── RenderingHiddenError  it does not say how it renders a prompt
     │   ├── StreamBrokenError       the answer ended without its terminal event
+    │   ├── OutputInvalidError      no answer is what the schema asks for
+    │   ├── ToolLoopError           the model never comes to an answer for calling tools
     │   └── DaemonTimeoutError      a finite limit ran out; ``phase`` says which
     ├── RegistryError               a registry did not do what was asked            exit 6
     │   ├── RegistryBusyError       it does not answer or breaks off: try again
@@ -47,9 +49,10 @@ Catch everything at once with::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 # What a call was waiting for when it failed.
 CallPhase = Literal["connect", "load", "first_token", "between_tokens", "total"]
@@ -265,6 +268,60 @@ class RenderingHiddenError(ReplyInvalidError):
 
 class StreamBrokenError(DaemonError):
     """An answer ended without its terminal event; ``partial_text`` has what came."""
+
+
+@dataclass(frozen=True)
+class RefusedAnswer:
+    """An answer that was not what was asked for, and why."""
+
+    text: str
+    problem: str
+
+
+class OutputInvalidError(DaemonError):
+    """No answer is what the schema asks for.
+
+    Args:
+        refused: Every answer, with what is wrong with it.
+        prompt_tokens: Of all attempts together.
+        generated_tokens: Of all attempts together, thinking included.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        refused: Sequence[RefusedAnswer],
+        prompt_tokens: int,
+        generated_tokens: int,
+        hint: str | None = None,
+        model: str | None = None,
+        partial_text: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint, model=model, partial_text=partial_text)
+        self.refused = tuple(refused)
+        self.prompt_tokens = prompt_tokens
+        self.generated_tokens = generated_tokens
+
+
+class ToolLoopError(DaemonError):
+    """The model still calls tools when its limit of turns is reached.
+
+    Args:
+        messages: The conversation so far, tools and what they gave included.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        hint: str | None = None,
+        model: str | None = None,
+        partial_text: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint, model=model, partial_text=partial_text)
+        self.messages = tuple(messages)
 
 
 class DaemonTimeoutError(DaemonError):

@@ -3,9 +3,14 @@
 from ollama_bridge.client.address import Address, read_address
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.blocking import Client
+from ollama_bridge.client.conversation import Conversation
 from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.questions import ChatRequest, GenerateRequest
 from ollama_bridge.client.retries import Retries
+from ollama_bridge.client.session import AsyncSession, Dropped, Session
+from ollama_bridge.client.structured import Parsed
+from ollama_bridge.client.tool_loop import ToolRun, ToolUse
+from ollama_bridge.client.tools import Tool, tool_of
 from ollama_bridge.client.values import (
     Cut,
     Done,
@@ -28,26 +33,35 @@ from ollama_bridge.client.values import (
 __all__ = [
     "Address",
     "AsyncClient",
+    "AsyncSession",
     "ChatRequest",
     "Client",
+    "Conversation",
     "Cut",
     "Done",
+    "Dropped",
     "Embeddings",
     "GenerateRequest",
     "ModelDetails",
     "ModelSummary",
     "NextToken",
     "Pace",
+    "Parsed",
     "Reply",
     "Retries",
     "RunningModel",
+    "Session",
     "StreamEvent",
     "Text",
     "Thinking",
     "Timeouts",
     "Timings",
     "TokenLogprob",
+    "Tool",
     "ToolCall",
+    "ToolRun",
+    "ToolUse",
     "TopLogprob",
     "read_address",
+    "tool_of",
 ]

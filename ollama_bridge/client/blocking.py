@@ -18,6 +18,7 @@ from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.questions import Question, to_call
+from ollama_bridge.client.procedures import BlockingProcedures
 from ollama_bridge.client.requests import (
     Asking,
     Format,
@@ -39,7 +40,7 @@ from ollama_bridge.client.values import (
 from ollama_bridge.errors import DaemonError, DaemonUnreachableError, ReplyInvalidError
 
 
-class Client(ModelStore):
+class Client(ModelStore, BlockingProcedures):
     """Asks a daemon, truthfully: no call waits for ever, and none returns half an answer as whole.
 
     Every request says ``truncate: false`` and ``shift: false`` unless told otherwise, so a prompt

@@ -230,21 +230,32 @@ def _checked_model(model: str) -> str:
 
 
 def _image(image: bytes | Path | str) -> str:
+    return base64.b64encode(read_image(image)).decode()
+
+
+def read_image(image: bytes | Path | str) -> bytes:
+    """An image: its bytes, a path, or base64 as Ollama's API has it.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
     if isinstance(image, bytes):
-        return base64.b64encode(image).decode()
+        return image
     path = Path(image)
     try:
-        return base64.b64encode(path.read_bytes()).decode()
+        return path.read_bytes()
     except (OSError, ValueError) as exc:
-        if isinstance(image, str) and _is_base64(image):
-            return image
+        found = _from_base64(image) if isinstance(image, str) else None
+        if found is not None:
+            return found
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise ConfigError(f"image {str(path)[:80]!r}: {why}", hint="check the path") from exc
 
 
-def _is_base64(text: str) -> bool:
-    """Whether this is an image as Ollama's API wants it; no file name is as long as an image."""
+def _from_base64(text: str) -> bytes | None:
+    """An image as Ollama's API wants it; no file name is as long as an image."""
     try:
-        return len(base64.b64decode(text, validate=True)) >= _SMALLEST_IMAGE_BYTES
+        found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        return False
+        return None
+    return found if len(found) >= _SMALLEST_IMAGE_BYTES else None

@@ -70,6 +70,7 @@ class Turn:
         done_reason: Of the terminal event.
         logprobs: What each piece carries.
         prompt_tokens: As the daemon counts them.
+        tool_calls: Name and arguments of the tools that the answer asks for.
     """
 
     pieces: Sequence[str] | None = None
@@ -79,6 +80,7 @@ class Turn:
     done_reason: str = "stop"
     logprobs: Sequence[Sequence[Mapping[str, Any]]] | None = None
     prompt_tokens: int = 7
+    tool_calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
 
 @dataclass
@@ -204,6 +206,13 @@ class FakeDaemon:
         final = {**self.final, "done": True}
         if self.script is not None:
             final |= {"done_reason": turn.done_reason, "prompt_eval_count": turn.prompt_tokens}
+        if turn.tool_calls:
+            called = [
+                {"function": {"name": name, "arguments": arguments}}
+                for name, arguments in turn.tool_calls
+            ]
+            message = {"role": "assistant", "content": "", "tool_calls": called}
+            yield {"model": "m:latest", "done": False, "message": message}
         yield _event({"content": "", "response": ""}, chat=chat) | final
 
 

@@ -1,0 +1,223 @@
+"""A conversation as a value that grows: history, what was dropped of it, saving and loading.
+
+Asks nobody; ``session`` does.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.client.options import Options, check_options
+from ollama_bridge.client.requests import Images, Think, read_image
+from ollama_bridge.client.values import Reply
+from ollama_bridge.errors import ArtifactError, ConfigError
+
+Trim = Literal["oldest", "never"]
+_SCHEMA = 1
+
+
+@dataclass
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        question: The user's message.
+        answer: Of the model; where ``is_whole`` is false, what came before it was stopped.
+        thinking: Of the model; not sent again.
+        is_whole: Whether the answer ended, by itself or at its limit of tokens.
+    """
+
+    question: dict[str, Any]
+    answer: str
+    thinking: str = ""
+    is_whole: bool = True
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """As they are sent."""
+        return [self.question, {"role": "assistant", "content": self.answer}]
+
+    @property
+    def size_chars(self) -> int:
+        """Length of its texts."""
+        return len(str(self.question.get("content", ""))) + len(self.answer)
+
+
+@dataclass
+class Conversation:
+    """What was said, and how the next question is asked.
+
+    Attributes:
+        model: The tag that is asked.
+        system: Its instruction; None: the model's own.
+        options: Of every question.
+        think: Of every question.
+        trim: What is done when it does not fit the context any more: ``oldest``: the oldest turns
+            are left out of it (and listed in ``dropped``); ``never``: it is an error.
+        reserve_tokens: Room that is left for an answer.
+        turns: Those that are still sent.
+        dropped: Those that are not any more.
+    """
+
+    model: str
+    system: str | None = None
+    options: Options = field(default_factory=dict)
+    think: Think = None
+    trim: Trim = "oldest"
+    reserve_tokens: int = 512
+    turns: list[Turn] = field(default_factory=list)
+    dropped: list[Turn] = field(default_factory=list)
+    _used_tokens: int | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be asked."""
+        check_options(self.options)
+        if self.trim not in ("oldest", "never"):
+            raise ConfigError(f"trim is {self.trim!r}", hint="write oldest or never")
+        if self.reserve_tokens < 0:
+            raise ConfigError(f"reserve_tokens is {self.reserve_tokens}: it cannot be negative")
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What is sent in front of the next question."""
+        history = [message for turn in self.turns for message in turn.messages]
+        if self.system is None:
+            return history
+        return [{"role": "system", "content": self.system}, *history]
+
+    def question(self, text: str, images: Images = None) -> dict[str, Any]:
+        """A user's message.
+
+        Raises:
+            ConfigError: an image cannot be read.
+        """
+        message: dict[str, Any] = {"role": "user", "content": text}
+        if images:
+            message["images"] = [read_image(image) for image in images]
+        return message
+
+    def make_room(self, question: Mapping[str, Any], context_tokens: int | None) -> list[Turn]:
+        """Drop turns that would leave no room for an answer, by what the last reply took.
+
+        Args:
+            question: What is asked next.
+            context_tokens: Length of the model's context, if it is known.
+
+        Returns:
+            The turns that were dropped.
+        """
+        used, chars = self._used_tokens, sum(turn.size_chars for turn in self.turns)
+        if self.trim == "never" or used is None or context_tokens is None or not chars:
+            return []
+        tokens_per_char = used / chars
+        expected = used + len(str(question.get("content", ""))) * tokens_per_char
+        dropped: list[Turn] = []
+        while self.turns and expected + self.reserve_tokens > context_tokens:
+            expected -= self.turns[0].size_chars * tokens_per_char
+            dropped += self.drop_oldest()
+        return dropped
+
+    def drop_oldest(self) -> list[Turn]:
+        """Leave out the oldest turn; empty if there is none, or none may be dropped."""
+        if self.trim == "never" or not self.turns:
+            return []
+        turn = self.turns.pop(0)
+        self.dropped.append(turn)
+        self._used_tokens = None  # counted anew by the next reply
+        return [turn]
+
+    def add(self, question: dict[str, Any], reply: Reply) -> None:
+        """Take an answer in."""
+        self.turns.append(Turn(question, reply.text, reply.thinking))
+        self._used_tokens = reply.prompt_tokens + reply.generated_tokens
+
+    def add_stopped(self, question: dict[str, Any], text: str, thinking: str = "") -> None:
+        """Take in what came of an answer that was stopped; nothing if nothing came."""
+        if text:
+            self.turns.append(Turn(question, text, thinking, is_whole=False))
+            self._used_tokens = None
+
+    def undo(self) -> Turn | None:
+        """Take the last turn back; None if there is none."""
+        self._used_tokens = None
+        return self.turns.pop() if self.turns else None
+
+    def clear(self) -> None:
+        """Forget what was said; the settings stay."""
+        self.turns.clear()
+        self.dropped.clear()
+        self._used_tokens = None
+
+    def save(self, path: Path) -> None:
+        """Write everything into a JSON file, whole or not at all.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        data = {
+            "schema": _SCHEMA,
+            "model": self.model,
+            "system": self.system,
+            "options": dict(self.options),
+            "think": self.think,
+            "trim": self.trim,
+            "reserve_tokens": self.reserve_tokens,
+            "dropped": [_to_json(turn) for turn in self.dropped],
+            "turns": [_to_json(turn) for turn in self.turns],
+        }
+        try:
+            write_text_atomic(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+        except OSError as exc:
+            raise ArtifactError(f"{path} cannot be written: {exc.strerror}") from exc
+
+    @classmethod
+    def load(cls, path: Path) -> Conversation:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: it is not such a file.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is no JSON"
+            raise ArtifactError(f"{path} cannot be read: {reason}") from exc
+        try:
+            if data.pop("schema") != _SCHEMA:
+                raise ArtifactError(f"{path} is of another version of ollama-bridge")
+            turns, dropped = _turns(data.pop("turns")), _turns(data.pop("dropped"))
+            return cls(turns=turns, dropped=dropped, **_settings(data))
+        except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as exc:
+            raise ArtifactError(
+                f"{path} is no saved conversation: {exc}",
+                hint="save one with: ollama-bridge chat TAG, then /save FILE",
+            ) from exc
+
+
+def _to_json(turn: Turn) -> dict[str, Any]:
+    question = dict(turn.question)
+    if "images" in question:
+        question["images"] = [base64.b64encode(image).decode() for image in question["images"]]
+    return {**vars(turn), "question": question}
+
+
+def _turns(items: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    found = []
+    for item in items:
+        question: dict[str, Any] = {"role": "user", "content": str(item["question"]["content"])}
+        if "images" in item["question"]:
+            question["images"] = [base64.b64decode(image) for image in item["question"]["images"]]
+        whole = bool(item["is_whole"])
+        found.append(Turn(question, str(item["answer"]), str(item["thinking"]), whole))
+    return found
+
+
+def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("model", "system", "options", "think", "trim", "reserve_tokens")
+    return {name: data[name] for name in names}

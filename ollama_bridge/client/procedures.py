@@ -1,0 +1,172 @@
+"""What a client does in several questions: values of a type, and tools."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from ollama_bridge.client import structured, tool_loop
+from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.options import Options
+from ollama_bridge.client.requests import Asking, KeepAlive, MessageLike, Think
+from ollama_bridge.client.steps import drive, drive_async
+from ollama_bridge.client.tools import Tool
+from ollama_bridge.client.values import Reply
+from ollama_bridge.closing import Closing
+
+T = TypeVar("T")
+
+
+class BlockingProcedures(Closing):
+    """Procedures of the blocking client."""
+
+    @abstractmethod
+    def ask(self, call: Call) -> Reply:
+        """The whole answer to one question."""
+
+    def parse(
+        self,
+        model: str,
+        messages: str | Sequence[MessageLike],
+        into: type[T] | Mapping[str, Any],
+        *,
+        system: str | None = None,
+        options: Options | None = None,
+        think: Think = None,
+        keep_alive: KeepAlive = None,
+        attempts: int = 3,
+    ) -> structured.Parsed[T]:
+        """An answer as a value: written under a grammar, then validated; a wrong one is sent back.
+
+        A model that thinks does so freely first; the grammar holds for the answer.
+
+        Args:
+            model: The tag.
+            messages: As for ``chat``.
+            into: A pydantic model, any type that pydantic validates, or a JSON schema.
+            system: As for ``chat``.
+            options: As for ``chat``.
+            think: As for ``chat``.
+            keep_alive: As for ``chat``.
+            attempts: At most so many questions; the tokens of all are counted.
+
+        Raises:
+            ConfigError: ``into`` cannot be asked for.
+            OutputInvalidError: no answer fitted.
+            DaemonError: as for ``chat``.
+        """
+        steps = structured.steps(
+            model,
+            messages,
+            structured.shape_of(into),
+            Asking(options, think, None, keep_alive),
+            system=system,
+            attempts=attempts,
+        )
+        return drive(steps, ask=self.ask, use=partial(tool_loop.use, approve=None, timeout_s=0))
+
+    def run_tools(
+        self,
+        model: str,
+        messages: str | Sequence[MessageLike],
+        tools: Sequence[Callable[..., Any] | Tool],
+        *,
+        system: str | None = None,
+        options: Options | None = None,
+        think: Think = None,
+        keep_alive: KeepAlive = None,
+        turns: int = 8,
+        timeout_s: float = 60.0,
+        approve: tool_loop.Approval | None = None,
+    ) -> tool_loop.ToolRun:
+        """Ask, run the tools that the model calls, and ask on until it answers.
+
+        A tool's error, a wrong argument, an unknown name and a refusal go back to the model.
+
+        Args:
+            model: The tag; it has to know tools (``show`` lists it under capabilities).
+            messages: As for ``chat``.
+            tools: Functions with annotations and a docstring.
+            system: As for ``chat``.
+            options: As for ``chat``.
+            think: As for ``chat``.
+            keep_alive: As for ``chat``.
+            turns: At most so many questions.
+            timeout_s: Of each call of a tool.
+            approve: Asked before each; anything but True refuses it.
+
+        Raises:
+            ConfigError: a function that a model could not call.
+            ToolLoopError: tools are still called in the last turn.
+            DaemonError: as for ``chat``.
+        """
+        steps = tool_loop.steps(
+            model,
+            messages,
+            tools,
+            Asking(options, think, None, keep_alive),
+            system=system,
+            turns=turns,
+        )
+        use = partial(tool_loop.use, approve=approve, timeout_s=timeout_s)
+        return drive(steps, ask=self.ask, use=use)
+
+
+class AsyncProcedures(ABC):
+    """Procedures of the asynchronous client."""
+
+    @abstractmethod
+    async def ask(self, call: Call) -> Reply:
+        """The whole answer to one question."""
+
+    async def parse(
+        self,
+        model: str,
+        messages: str | Sequence[MessageLike],
+        into: type[T] | Mapping[str, Any],
+        *,
+        system: str | None = None,
+        options: Options | None = None,
+        think: Think = None,
+        keep_alive: KeepAlive = None,
+        attempts: int = 3,
+    ) -> structured.Parsed[T]:
+        """As :meth:`BlockingProcedures.parse`."""
+        steps = structured.steps(
+            model,
+            messages,
+            structured.shape_of(into),
+            Asking(options, think, None, keep_alive),
+            system=system,
+            attempts=attempts,
+        )
+        use = partial(tool_loop.use_async, approve=None, timeout_s=0)
+        return await drive_async(steps, ask=self.ask, use=use)
+
+    async def run_tools(
+        self,
+        model: str,
+        messages: str | Sequence[MessageLike],
+        tools: Sequence[Callable[..., Any] | Tool],
+        *,
+        system: str | None = None,
+        options: Options | None = None,
+        think: Think = None,
+        keep_alive: KeepAlive = None,
+        turns: int = 8,
+        timeout_s: float = 60.0,
+        approve: tool_loop.AsyncApproval | None = None,
+    ) -> tool_loop.ToolRun:
+        """As :meth:`BlockingProcedures.run_tools`; tools and approval may be coroutines."""
+        steps = tool_loop.steps(
+            model,
+            messages,
+            tools,
+            Asking(options, think, None, keep_alive),
+            system=system,
+            turns=turns,
+        )
+        use = partial(tool_loop.use_async, approve=approve, timeout_s=timeout_s)
+        return await drive_async(steps, ask=self.ask, use=use)

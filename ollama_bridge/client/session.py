@@ -1,0 +1,224 @@
+"""A conversation with a model: asks, remembers, and says what it had to forget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ollama_bridge.client.conversation import Conversation, Turn
+from ollama_bridge.client.requests import Images
+from ollama_bridge.client.values import Done, Reply, RunningModel, StreamEvent, Text, Thinking
+from ollama_bridge.errors import ConfigError, ContextOverflowError
+
+if TYPE_CHECKING:
+    from ollama_bridge.client.asynchronous import AsyncClient
+    from ollama_bridge.client.blocking import Client
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The oldest turns were left out, so that the question fits. An event of a session."""
+
+    turns: tuple[Turn, ...]
+
+
+SessionEvent = Dropped | StreamEvent
+
+
+@dataclass
+class _Answer:
+    """What came of an answer so far."""
+
+    conversation: Conversation
+    question: dict[str, Any]
+    text: str = ""
+    thinking: str = ""
+    reply: Reply | None = field(default=None)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.text and not self.thinking and self.reply is None
+
+    def take(self, event: StreamEvent) -> None:
+        if isinstance(event, Text):
+            self.text += event.text
+        elif isinstance(event, Thinking):
+            self.thinking += event.text
+        elif isinstance(event, Done):
+            self.reply = event.reply
+            self.conversation.add(self.question, event.reply)
+
+    def stop(self) -> None:
+        """Whoever listens went away: what came is kept, as ``is_whole=False``."""
+        if self.reply is None:
+            self.conversation.add_stopped(self.question, self.text, self.thinking)
+
+
+class _Base:
+    conversation: Conversation
+
+    def undo(self) -> Turn | None:
+        """Take the last question and its answer back; None if there is none."""
+        return self.conversation.undo()
+
+    def clear(self) -> None:
+        """Forget what was said; the settings stay."""
+        self.conversation.clear()
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation into a file, whole or not at all.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        self.conversation.save(Path(path))
+
+    def _taken_back(self) -> Turn:
+        turn = self.conversation.undo()
+        if turn is None:
+            raise ConfigError("nothing was asked yet", hint="ask something first")
+        return turn
+
+    def _put_back(self, turn: Turn) -> None:
+        """An answer that was to be replaced stays where no other came."""
+        turns = self.conversation.turns
+        if not turns or turns[-1].question is not turn.question:
+            turns.append(turn)
+
+
+class Session(_Base):
+    """A conversation through a blocking client.
+
+    Example::
+
+        with Client() as client:
+            session = Session(client, Conversation("review-reply", system="Be brief."))
+            print(session.ask("The battery died after two days.").text)
+            print(session.ask("And the screen is scratched.").text)
+            session.save("letters.json")
+
+    Args:
+        client: Asks.
+        conversation: What was said before, and how to ask.
+    """
+
+    def __init__(self, client: Client, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._client = client
+
+    def ask(self, text: str, *, images: Images = None) -> Reply:
+        """The answer to the next question.
+
+        Raises:
+            ContextOverflowError: the question alone does not fit, or nothing may be dropped.
+            DaemonError: as for ``Client.chat``; the conversation is as it was before.
+        """
+        return _last(list(self.stream(text, images=images)))
+
+    def stream(self, text: str, *, images: Images = None) -> Iterator[SessionEvent]:
+        """:meth:`ask`, piece by piece; whoever stops listening keeps what came so far."""
+        return self._stream(self.conversation.question(text, images))
+
+    def retry(self) -> Iterator[SessionEvent]:
+        """Ask the last question again; its answer before stays if no other comes."""
+        before = self._taken_back()
+        try:
+            yield from self._stream(before.question)
+        finally:
+            self._put_back(before)
+
+    def _stream(self, question: dict[str, Any]) -> Iterator[SessionEvent]:
+        said = self.conversation
+        dropped = said.make_room(question, _context(self._client.ps(), said.model))
+        if dropped:
+            yield Dropped(tuple(dropped))
+        while True:
+            answer = _Answer(said, question)
+            try:
+                for event in self._client.stream(
+                    said.model,
+                    [*said.messages, question],
+                    options=said.options,
+                    think=said.think,
+                ):
+                    answer.take(event)
+                    yield event
+            except ContextOverflowError:
+                dropped = said.drop_oldest()
+                if not dropped or not answer.is_empty:
+                    raise
+                yield Dropped(tuple(dropped))
+            except (GeneratorExit, KeyboardInterrupt):
+                answer.stop()
+                raise
+            else:
+                return
+
+
+class AsyncSession(_Base):
+    """:class:`Session` through an asynchronous client."""
+
+    def __init__(self, client: AsyncClient, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._client = client
+
+    async def ask(self, text: str, *, images: Images = None) -> Reply:
+        """As :meth:`Session.ask`."""
+        return _last([event async for event in self.stream(text, images=images)])
+
+    def stream(self, text: str, *, images: Images = None) -> AsyncIterator[SessionEvent]:
+        """As :meth:`Session.stream`."""
+        return self._stream(self.conversation.question(text, images))
+
+    async def retry(self) -> AsyncIterator[SessionEvent]:
+        """As :meth:`Session.retry`."""
+        before = self._taken_back()
+        try:
+            async for event in self._stream(before.question):
+                yield event
+        finally:
+            self._put_back(before)
+
+    async def _stream(self, question: dict[str, Any]) -> AsyncIterator[SessionEvent]:
+        said = self.conversation
+        dropped = said.make_room(question, _context(await self._client.ps(), said.model))
+        if dropped:
+            yield Dropped(tuple(dropped))
+        while True:
+            answer = _Answer(said, question)
+            try:
+                async for event in self._client.stream(
+                    said.model,
+                    [*said.messages, question],
+                    options=said.options,
+                    think=said.think,
+                ):
+                    answer.take(event)
+                    yield event
+            except ContextOverflowError:
+                dropped = said.drop_oldest()
+                if not dropped or not answer.is_empty:
+                    raise
+                yield Dropped(tuple(dropped))
+            except (GeneratorExit, asyncio.CancelledError):
+                answer.stop()
+                raise
+            else:
+                return
+
+
+def _context(running: Sequence[RunningModel], model: str) -> int | None:
+    """Length of the context that a model has right now; None where it is not loaded."""
+    name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
+    lengths = [one.context_length for one in running if one.name == name]
+    return lengths[0] or None if lengths else None
+
+
+def _last(events: Sequence[SessionEvent]) -> Reply:
+    done = events[-1]
+    if not isinstance(done, Done):
+        raise AssertionError("unreachable: a stream ends with Done or an error")
+    return done.reply

@@ -1,0 +1,196 @@
+"""The loop in which a model uses tools until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_bridge.client import calls
+from ollama_bridge.client.requests import Asking, MessageLike, message_list
+from ollama_bridge.client.steps import Steps, Use
+from ollama_bridge.client.tools import Tool, as_text, problem_text, tools_of
+from ollama_bridge.client.values import Reply, ToolCall
+from ollama_bridge.errors import ConfigError, ToolLoopError
+
+# Asked before a tool runs: True: it may; False, or a text for the model that says why: it may not.
+Approval = Callable[[ToolCall], bool | str]
+AsyncApproval = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
+
+_REFUSED = "the user does not allow this call"
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """A call of a tool that was made or refused; ``result`` is what the model read."""
+
+    call: ToolCall
+    result: str
+
+
+@dataclass(frozen=True)
+class ToolRun:
+    """An answer for which tools were used.
+
+    Attributes:
+        reply: The answer; its counts are of the last turn alone.
+        messages: The whole conversation: what was asked, every call with its result, the answer.
+        uses: In order.
+        turns: How often the model was asked.
+        prompt_tokens: Of all turns together.
+        generated_tokens: Of all turns together.
+    """
+
+    reply: Reply
+    messages: tuple[dict[str, Any], ...]
+    uses: tuple[ToolUse, ...]
+    turns: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+def steps(
+    model: str,
+    messages: str | Sequence[MessageLike],
+    functions: Sequence[Callable[..., Any] | Tool],
+    asking: Asking,
+    *,
+    system: str | None,
+    turns: int,
+) -> Steps[ToolRun]:
+    """Ask, use the tools that are asked for, ask again with what they gave.
+
+    Args:
+        model: The tag.
+        messages: As for ``chat``.
+        functions: The tools.
+        asking: Options of every question.
+        system: As for ``chat``.
+        turns: At most so many questions.
+
+    Raises:
+        ConfigError: no tools, or fewer than one turn.
+        ToolLoopError: the model still calls tools in the last turn.
+    """
+    if turns < 1:
+        raise ConfigError(f"turns is {turns}", hint="allow at least one")
+    tools = tools_of(functions)
+    if not tools:
+        raise ConfigError("no tools were given", hint="pass functions, or ask with chat")
+    offered = [tool.to_dict() for tool in tools.values()]
+    conversation = message_list(messages, system=system)
+    uses: list[ToolUse] = []
+    prompt_tokens = generated_tokens = 0
+    for turn in range(1, turns + 1):
+        reply: Reply = yield calls.chat(model, conversation, asking, system=None, tools=offered)
+        prompt_tokens += reply.prompt_tokens
+        generated_tokens += reply.generated_tokens
+        conversation.append(_turn_of(reply))
+        if not reply.tool_calls:
+            return ToolRun(
+                reply, tuple(conversation), tuple(uses), turn, prompt_tokens, generated_tokens
+            )
+        for call in reply.tool_calls:
+            tool = tools.get(call.name)
+            if tool is None:
+                result = problem_text(f"no tool {call.name!r}; there are: {', '.join(tools)}")
+            else:
+                result = yield Use(tool, call)
+            uses.append(ToolUse(call, result))
+            conversation.append({"role": "tool", "tool_name": call.name, "content": result})
+    raise ToolLoopError(
+        f"{model} still calls tools after {turns} turns",
+        hint="allow more turns, or tell the model when it is done",
+        model=model,
+        messages=conversation,
+        partial_text=reply.text,
+    )
+
+
+def use(wanted: Use, *, approve: Approval | None, timeout_s: float) -> str:
+    """Run a tool for a blocking client.
+
+    A tool that takes too long is left to itself in a thread that does not keep the program alive:
+    Python cannot end it.
+
+    Returns:
+        What the model reads: the result, or what went wrong.
+    """
+    tool = wanted.tool
+    try:
+        arguments = tool.check(wanted.call.arguments)
+    except ValueError as exc:
+        return problem_text(str(exc))
+    verdict = approve(wanted.call) if approve is not None else True
+    if verdict is not True:
+        return problem_text(verdict or _REFUSED)
+    outcome: concurrent.futures.Future[str] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            came = tool.function(**arguments)
+            outcome.set_result(as_text(asyncio.run(came) if tool.is_async else came))
+        except BaseException as exc:  # whatever it is, the waiting thread has to hear of it
+            outcome.set_exception(exc)
+
+    threading.Thread(target=work, name=f"tool {tool.name}", daemon=True).start()
+    # A TimeoutError of the tool's own is told from the limit by asking whether it has ended.
+    done, _ = concurrent.futures.wait([outcome], timeout_s)
+    if not done:
+        return problem_text(_too_long(tool, timeout_s))
+    problem = outcome.exception()
+    if problem is None:
+        return outcome.result()
+    if isinstance(problem, Exception):
+        return problem_text(f"{type(problem).__name__}: {problem}")
+    raise problem
+
+
+async def use_async(wanted: Use, *, approve: AsyncApproval | None, timeout_s: float) -> str:
+    """:func:`use` for an asynchronous client; a coroutine that takes too long is cancelled."""
+    tool = wanted.tool
+    try:
+        arguments = tool.check(wanted.call.arguments)
+    except ValueError as exc:
+        return problem_text(str(exc))
+    verdict = approve(wanted.call) if approve is not None else True
+    if inspect.isawaitable(verdict):
+        verdict = await verdict
+    if verdict is not True:
+        return problem_text(verdict or _REFUSED)
+    if not tool.is_async:
+        return await asyncio.to_thread(use, wanted, approve=None, timeout_s=timeout_s)
+    work = asyncio.ensure_future(tool.function(**arguments))
+    try:
+        done, _ = await asyncio.wait([work], timeout=timeout_s)
+    finally:
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+    if not done:
+        return problem_text(_too_long(tool, timeout_s))
+    try:
+        return as_text(work.result())
+    except Exception as exc:  # a tool may raise anything: the model is told
+        return problem_text(f"{type(exc).__name__}: {exc}")
+
+
+def _too_long(tool: Tool, timeout_s: float) -> str:
+    return f"{tool.name} did not end within {timeout_s:g} s"
+
+
+def _turn_of(reply: Reply) -> dict[str, Any]:
+    """An answer as a turn of the conversation that goes on from it."""
+    turn: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.thinking:
+        turn["thinking"] = reply.thinking
+    if reply.tool_calls:
+        turn["tool_calls"] = [
+            {"function": {"name": call.name, "arguments": dict(call.arguments)}}
+            for call in reply.tool_calls
+        ]
+    return turn

@@ -1,0 +1,265 @@
+"""Sessions: what is remembered, dropped, taken back, saved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_bridge.client import (
+    AsyncClient,
+    AsyncSession,
+    Client,
+    Conversation,
+    Done,
+    Dropped,
+    Session,
+    Text,
+)
+from ollama_bridge.client import conversation as conversations
+from ollama_bridge.errors import (
+    ArtifactError,
+    ConfigError,
+    ContextOverflowError,
+    RunnerCrashedError,
+)
+
+TOO_LONG = "the input exceeds the available context size"
+
+
+class Driver:
+    """A session of either kind, asked the same way."""
+
+    def __init__(self, host: str, conversation: Conversation, kind: str) -> None:
+        self.host, self.conversation, self.kind = host, conversation, kind
+
+    def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self.kind == "blocking":
+            with Client(self.host) as client:
+                found = getattr(Session(client, self.conversation), method)(*args, **kwargs)
+                return list(found) if isinstance(found, Iterator) else found
+        return asyncio.run(self._asyncio(method, *args, **kwargs))
+
+    async def _asyncio(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        async with AsyncClient(self.host) as client:
+            found = getattr(AsyncSession(client, self.conversation), method)(*args, **kwargs)
+            return [one async for one in found] if hasattr(found, "__aiter__") else await found
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def start(fake_daemon: FakeDaemon, request: pytest.FixtureRequest) -> Callable[..., Driver]:
+    """Begins a conversation."""
+
+    def begin(**settings: Any) -> Driver:
+        return Driver(fake_daemon.host, Conversation("m", **settings), request.param)
+
+    return begin
+
+
+def sent(fake_daemon: FakeDaemon) -> list[tuple[str, str]]:
+    """What the last question carried."""
+    return [(one["role"], one["content"]) for one in fake_daemon.questions[-1]["messages"]]
+
+
+def test_every_question_carries_what_was_said(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """The instruction first, thinking never; options go along."""
+    fake_daemon.thinking = ["Hm."]
+    session = start(system="Be brief.", options={"seed": 1}, think=True)
+    assert session("ask", "one").text == "Hello!"
+    assert [type(event).__name__ for event in session("stream", "two")] == [
+        "Thinking",
+        *["Text"] * 3,
+        "Done",
+    ]
+    assert sent(fake_daemon) == [
+        ("system", "Be brief."),
+        ("user", "one"),
+        ("assistant", "Hello!"),
+        ("user", "two"),
+    ]
+    assert fake_daemon.questions[-1]["options"]["seed"] == 1
+    assert fake_daemon.questions[-1]["think"] is True
+    assert session.conversation.turns[0].thinking == "Hm."
+
+
+def test_what_does_not_fit_is_dropped_and_told(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """The oldest turns go until the daemon takes the question."""
+
+    def script(asked: Asked) -> Turn:
+        long = len(asked.json["messages"]) > 3
+        return Turn(refusal=(400, TOO_LONG)) if long else Turn()
+
+    session = start()
+    session("ask", "one")
+    session("ask", "two")
+    fake_daemon.script = script
+    session.conversation.turns.append(conversations.Turn(session.conversation.question("x"), "y"))
+    events = session("stream", "three")
+    told = [event for event in events if isinstance(event, Dropped)]
+    assert [turn.question["content"] for one in told for turn in one.turns] == ["one", "two"]
+    assert sent(fake_daemon) == [("user", "x"), ("assistant", "y"), ("user", "three")]
+    assert [turn.question["content"] for turn in session.conversation.dropped] == ["one", "two"]
+
+
+@pytest.mark.parametrize("settings", [{"trim": "never"}, {}])
+def test_a_question_that_cannot_fit_is_an_error(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver], settings: dict[str, Any]
+) -> None:
+    """Where nothing may be dropped, or nothing is left to drop."""
+    session = start(**settings)
+    session("ask", "one")
+    fake_daemon.script = lambda asked: Turn(refusal=(400, TOO_LONG))
+    with pytest.raises(ContextOverflowError):
+        session("ask", "two")
+    kept = [turn.question["content"] for turn in session.conversation.turns]
+    assert kept == (["one"] if settings else [])
+
+
+def test_room_for_an_answer_is_made_before_it_is_needed() -> None:
+    """By what the last reply took."""
+    said = Conversation("m", reserve_tokens=10)
+    for name in "abcd":
+        said.turns.append(conversations.Turn(said.question(name * 10), "x" * 10))
+    said._used_tokens = 80
+    assert said.make_room(said.question("e" * 10), None) == []
+    dropped = said.make_room(said.question("e" * 10), 75)  # expected: 80 + 10 + 10 for the answer
+    assert [turn.question["content"][0] for turn in dropped] == ["a", "b"]
+    assert said.make_room(said.question("e" * 10), 75) == []  # not known until the next reply
+
+
+def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """The conversation can go on from it."""
+    session = start()
+
+    async def stop_asyncio() -> None:
+        async with AsyncClient(session.host) as client:
+            events = AsyncSession(client, session.conversation).stream("one")
+            async for event in events:
+                if isinstance(event, Text):
+                    break
+            await events.aclose()  # type: ignore[attr-defined]
+
+    if session.kind == "blocking":
+        with Client(session.host) as client:
+            events = Session(client, session.conversation).stream("one")
+            next(event for event in events if isinstance(event, Text))
+            events.close()  # type: ignore[attr-defined]
+    else:
+        asyncio.run(stop_asyncio())
+    (turn,) = session.conversation.turns
+    assert (turn.answer, turn.is_whole) == ("Hel", False)
+    assert session("ask", "two").text == "Hello!"
+    assert sent(fake_daemon)[1] == ("assistant", "Hel")
+
+
+def test_an_error_leaves_the_conversation_as_it_was(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """The question may be asked again."""
+    session = start()
+    session("ask", "one")
+    fake_daemon.fault = Fault.ERROR_LINE
+    for method, args in (("ask", ("two",)), ("retry", ())):
+        with pytest.raises(RunnerCrashedError):
+            session(method, *args)
+        assert [turn.answer for turn in session.conversation.turns] == ["Hello!"]
+
+
+def test_undo_retry_clear(fake_daemon: FakeDaemon, start: Callable[..., Driver]) -> None:
+    """A retry replaces the answer."""
+    session = start(system="Be brief.")
+    session("ask", "one")
+    fake_daemon.pieces = ["Other"]
+    assert isinstance(session("retry")[-1], Done)
+    assert [turn.answer for turn in session.conversation.turns] == ["Other"]
+    assert sent(fake_daemon) == [("system", "Be brief."), ("user", "one")]
+    undone = session.conversation.undo()
+    assert undone is not None
+    assert undone.question["content"] == "one"
+    assert session.conversation.undo() is None
+    with pytest.raises(ConfigError, match="nothing was asked yet"):
+        session("retry")
+    session("ask", "two")
+    session.conversation.clear()
+    assert session.conversation.messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_a_saved_conversation_goes_on(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver], tmp_path: Path
+) -> None:
+    """Settings, turns, images and what was dropped."""
+    image = tmp_path / "image.png"
+    image.write_bytes(b"\x89PNG")
+    session = start(system="Be brief.", options={"seed": 1}, trim="never", reserve_tokens=9)
+    session("ask", "one", images=[image])
+    session.conversation.dropped.append(session.conversation.turns[0])
+    session.conversation.save(tmp_path / "letters.json")
+    again = Conversation.load(tmp_path / "letters.json")
+    again._used_tokens = session.conversation._used_tokens
+    assert again == session.conversation
+    assert [path.name for path in tmp_path.iterdir()].count("letters.json") == 1
+    Driver(session.host, again, session.kind)("ask", "two")
+    assert fake_daemon.questions[-1]["messages"][1]["images"] == ["iVBORw=="]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "turns": 3, "dropped": []}', "\xff"],
+)
+def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
+    """With its name."""
+    path = tmp_path / "other.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ArtifactError, match=r"other\.json"):
+        Conversation.load(path)
+
+
+def test_a_session_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
+    """The folder is missing."""
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        Conversation("m").save(tmp_path / "none" / "letters.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"options": {"num_ctxx": 1}}, "unknown option"),
+        ({"trim": "newest"}, "trim is 'newest'"),
+        ({"reserve_tokens": -1}, "reserve_tokens"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_asked(
+    settings: dict[str, Any], words: str
+) -> None:
+    """When the conversation is made."""
+    with pytest.raises(ConfigError, match=words):
+        Conversation("m", **settings)
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.booleans()), max_size=5))
+def test_any_texts_survive_saving(turns: list[tuple[str, str, bool]]) -> None:
+    """Control characters and emoji; half a surrogate pair is no text."""
+    import tempfile
+
+    said = Conversation("m")
+    for question, answer, whole in turns:
+        with contextlib.suppress(UnicodeEncodeError):
+            (question + answer).encode()
+            said.turns.append(conversations.Turn(said.question(question), answer, is_whole=whole))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.json"
+        said.save(path)
+        assert Conversation.load(path) == said
