@@ -53,13 +53,14 @@ class Pulled:
         tag: Its name in the daemon.
         digest: Of its manifest: the registry's and the daemon's are the same.
         size_bytes: Of all files.
-        fetched_bytes: Of those that the daemon did not have yet.
+        fetched_bytes: Of those that the daemon did not have yet; None: it fetched them itself, and
+            does not say.
     """
 
     tag: str
     digest: str
     size_bytes: int
-    fetched_bytes: int
+    fetched_bytes: int | None
 
 
 def pull(
@@ -109,6 +110,46 @@ def pull(
             digest = _hand_over(client, tag, manifest, raw)
         timer.finish(Path(tag), {"digest": digest, "fetched_bytes": fetched_bytes})
         return Pulled(tag, digest, manifest.size_bytes, fetched_bytes)
+
+
+def pull_through_daemon(
+    reference: str,
+    *,
+    tag: str | None = None,
+    out_dir: Path | None = None,
+    insecure: bool = False,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> Pulled:
+    """Let the daemon pull a model, from the registries that it can read.
+
+    Args and errors are those of :func:`pull`; ``reference`` may be ``NAME:TAG`` alone, and files
+    on their way lie in the daemon's own store.
+
+    Raises:
+        ConfigError: a folder for files on their way was named.
+    """
+    if out_dir is not None:
+        raise ConfigError(
+            "files on their way lie where the daemon has its models", hint="leave out --out"
+        )
+    tag = check_tag(tag or reference)
+    reporter = reporter or NullReporter()
+    with Timed(reporter, _STAGE) as timer:
+        daemon = ensure_daemon(reporter=reporter, host=host)
+        with Client(daemon.host) as client:
+            client.pull(
+                reference,
+                insecure=insecure,
+                on_progress=lambda done, total: reporter.emit(
+                    Progress(_STAGE, done, total, "bytes")
+                ),
+            )
+            if tag != check_tag(reference):
+                client.copy(reference, tag)
+            (found,) = (model for model in client.list() if model.name == tag)
+        timer.finish(Path(tag), {"digest": found.digest})
+        return Pulled(tag, f"sha256:{found.digest}", found.size_bytes, None)
 
 
 def verify_pulled(

@@ -18,10 +18,12 @@ from ollama_bridge.cli import (
     ask,
     assets,
     build,
+    chat,
     daemon,
     doctor,
     export_stages,
     labels,
+    manage,
     models,
     output,
     publish,
@@ -64,7 +66,9 @@ def _root(
 
 build.add_to(app)
 ask.add_to(app)
+chat.add_to(app)
 models.add_to(app)
+manage.add_to(app)
 publish.add_to(app)
 stages.add_to(app)
 export_stages.add_to(app)

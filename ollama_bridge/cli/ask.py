@@ -1,18 +1,43 @@
-"""``run`` and ``generate``: ask a tag."""
+"""``run`` and ``generate``: ask a tag once."""
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ollama_bridge.cli import options, output
+from ollama_bridge.cli.answers import AnswerView, Shown, timing
+from ollama_bridge.cli.asking import (
+    FormatOption,
+    HideThinkingOption,
+    KeepAliveOption,
+    ParameterOption,
+    SystemOption,
+    ThinkOption,
+    VerboseOption,
+    read_format,
+    read_options,
+    read_think,
+)
+from ollama_bridge.cli.chat import talk
+from ollama_bridge.cli.repl import Repl
+from ollama_bridge.client import Client, Conversation
+from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import NullReporter
 
-if TYPE_CHECKING:
-    from ollama_bridge.client import Client
+_STDIN_WAIT_S = 2.0
+
+ImageOption = Annotated[
+    list[Path] | None, typer.Option("--image", help="A picture to look at. Repeatable.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,26 +48,66 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     tag: options.TagArgument,
-    prompt: Annotated[str | None, typer.Argument(help="Left out: piped stdin, or a chat.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="Left out: piped stdin, or a chat. Stdin goes in front of it."),
+    ] = None,
+    system: SystemOption = None,
+    parameter: ParameterOption = None,
+    image: ImageOption = None,
+    think: ThinkOption = None,
+    hide_thinking: HideThinkingOption = False,
+    format_: FormatOption = None,
+    keepalive: KeepAliveOption = None,
+    markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
+    verbose: VerboseOption = False,
+    nowordwrap: Annotated[bool, typer.Option("--nowordwrap", hidden=True)] = False,
     host: options.HostOption = None,
 ) -> None:
     """Ask a tag and print the answer as it comes; without a prompt, chat.
 
     Examples:
       ollama-bridge run review-sentiment "The battery died after two days."
-      cat letter.txt | ollama-bridge run review-reply
+      ollama-bridge run review-reply --verbose -p temperature=0 "It broke."
+      cat letter.txt | ollama-bridge run review-reply "Answer this letter:"
     """
-    with _connect(host) as client:
-        if prompt is None and sys.stdin.isatty():
-            _chat(client, tag)
+    conversation = Conversation(
+        tag, system, read_options(parameter), read_think(think), format=read_format(format_)
+    )
+    view = AnswerView(markdown=markdown and not nowordwrap, show_thinking=not hide_thinking)
+    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+        if not prompt and sys.stdin.isatty():
+            client.show(tag)  # a wrong tag is told now, not after the first question
+            repl = Repl(client, conversation, view)
+            repl.verbose = verbose
+            talk(repl)
             return
-        text = sys.stdin.read() if prompt is None else prompt
-        _print_stream(client, tag, [{"role": "user", "content": text}])
+        text = whole_prompt(" ".join(prompt or []), tag=tag)
+        question = conversation.question(text, image)
+        events = client.stream(
+            tag,
+            [*conversation.messages, question],
+            options=conversation.options,
+            think=conversation.think,
+            format=conversation.format,
+            keep_alive=keep_alive(keepalive),
+        )
+        shown = view.show(events)
+        _tell(shown, verbose=verbose)
 
 
 def generate(
     tag: options.TagArgument,
     prompt: Annotated[str | None, typer.Argument(help="Left out: read from stdin.")] = None,
+    system: SystemOption = None,
+    parameter: ParameterOption = None,
+    image: ImageOption = None,
+    think: ThinkOption = None,
+    format_: FormatOption = None,
+    suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Send the prompt as it is.")] = False,
+    keepalive: KeepAliveOption = None,
+    verbose: VerboseOption = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -50,67 +115,82 @@ def generate(
 
     Examples:
       ollama-bridge generate review-sentiment "Works like a charm."
+      ollama-bridge generate review-sentiment "Works like a charm." --json
     """
-    if prompt is None and sys.stdin.isatty():
-        raise ConfigError(
-            "no prompt: pass it as an argument or on stdin",
-            hint=f'ollama-bridge generate {tag} "..."',
+    text = whole_prompt(prompt or "", tag=tag)
+    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+        reply = client.generate(
+            tag,
+            text,
+            system=system,
+            suffix=suffix,
+            raw=raw,
+            images=image,
+            options=read_options(parameter),
+            think=read_think(think),
+            format=read_format(format_),
+            keep_alive=keep_alive(keepalive),
         )
-    text = sys.stdin.read() if prompt is None else prompt
-    with _connect(host) as client:
-        reply = client.generate(tag, text)
-    if not as_json:
-        output.data(reply.text)
+    if as_json:
+        output.data_json(_as_json(asdict(reply)))
         return
-    timings = reply.timings
-    output.data_json(
-        {
-            "model": reply.model,
-            "text": reply.text,
-            "thinking": reply.thinking,
-            "done_reason": reply.done_reason,
-            "prompt_tokens": reply.prompt_tokens,
-            "generated_tokens": reply.generated_tokens,
-            "total_s": timings.total_s,
-            "load_s": timings.load_s,
-            "prompt_s": timings.prompt_s,
-            "generate_s": timings.generate_s,
-        }
-    )
+    output.data(reply.text)
+    _tell(Shown(reply), verbose=verbose)
 
 
-def _connect(host: str | None) -> Client:
-    """A client of the daemon, which is started if nobody serves."""
-    from ollama_bridge.client import Client
-    from ollama_bridge.daemon.ensure import ensure_daemon
+def whole_prompt(prompt: str, *, tag: str) -> str:
+    """What is asked: piped text in front of the argument.
 
-    return Client(ensure_daemon(reporter=NullReporter(), host=host).host)
+    A pipe that nobody writes to is not waited for where there is an argument: a program that runs
+    this command may have left its own standard input open.
 
-
-def _chat(client: Client, tag: str) -> None:
-    client.show(tag)  # a wrong tag is told now, not after the first question
-    output.say(f"{tag}: type a message; an empty line or Ctrl-D ends the chat")
-    history: list[dict[str, str]] = []
-    while True:
-        try:
-            text = input(">>> ").strip()
-        except EOFError:
-            return
-        if not text:
-            return
-        history.append({"role": "user", "content": text})
-        answer = _print_stream(client, tag, history)
-        history.append({"role": "assistant", "content": answer})
+    Raises:
+        ConfigError: neither.
+    """
+    piped = ""
+    if not sys.stdin.isatty() and (not prompt or _has_input()):
+        piped = sys.stdin.read()
+    text = "\n".join(part for part in (piped.rstrip("\n") if prompt else piped, prompt) if part)
+    if not text.strip():
+        raise ConfigError(
+            "no prompt: pass it as an argument or on stdin", hint=f'ollama-bridge run {tag} "..."'
+        )
+    return text
 
 
-def _print_stream(client: Client, tag: str, messages: list[dict[str, str]]) -> str:
-    from ollama_bridge.client import Text
+def keep_alive(text: str | None) -> str | float | None:
+    """``--keepalive`` as the API wants it: a bare number is seconds."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
-    answer = ""
-    for event in client.stream(tag, messages):
-        if isinstance(event, Text):
-            answer += event.text
-            sys.stdout.write(event.text)
-            sys.stdout.flush()
-    sys.stdout.write("\n")
-    return answer
+
+def _has_input() -> bool:
+    try:
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    if stat.S_ISREG(kind):
+        return True
+    if not stat.S_ISFIFO(kind):
+        return False
+    ready, _, _ = select.select([sys.stdin], [], [], _STDIN_WAIT_S)
+    return bool(ready)
+
+
+def _tell(shown: Shown, *, verbose: bool) -> None:
+    if verbose:
+        output.say(timing(shown))
+    elif shown.reply is not None and shown.reply.done_reason == "length":
+        output.say("(cut at num_predict; more: -p num_predict=4096)")
+
+
+def _as_json(reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply flat, without what was not asked for."""
+    timings = reply.pop("timings")
+    if reply["logprobs"] is None:
+        del reply["logprobs"]
+    return {**reply, **timings}

@@ -9,9 +9,10 @@ import typer
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.cli import options, output
+from ollama_bridge.cli.asking import ParameterOption, read_options
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import ConfigError, ParityError
+from ollama_bridge.errors import ParityError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,9 +41,7 @@ def package(
     imatrix: options.ImatrixOption = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", help="name=value. Repeatable.")
-    ] = None,
+    parameter: ParameterOption = None,
     force: Annotated[
         bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
     ] = False,
@@ -76,7 +75,7 @@ def package(
             tag,
             recipe_modelfile={
                 "template": template,
-                "parameters": _parameters(parameter or []),
+                "parameters": read_options(parameter),
             },
             system=system,
             gguf_type=gguf_type,
@@ -221,15 +220,3 @@ def show(
     )
     output.data("")
     output.data(details.modelfile)
-
-
-def _parameters(pairs: list[str]) -> dict[str, object]:
-    from ollama_bridge.modelfile.parameters import parse_parameter
-
-    found: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--parameter {pair!r}: write it as name=value")
-        found[name] = parse_parameter(name, text, where="--parameter")
-    return found

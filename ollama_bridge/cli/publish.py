@@ -101,10 +101,19 @@ def publish(
 
 
 def pull(
-    reference: ReferenceArgument,
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAMESPACE/NAME:TAG, or NAME:TAG.")
+    ],
     tag: Annotated[
         str | None, typer.Option("--as", help="Its name in Ollama. Default: the reference.")
     ] = None,
+    through: Annotated[
+        Through,
+        typer.Option(
+            help="Who fetches: ourselves (registry) or Ollama (daemon). auto: Ollama from the "
+            "registries that it knows."
+        ),
+    ] = Through.AUTO,
     verify: Annotated[bool, typer.Option(help="Verify it when it is there.")] = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for files on their way.", file_okay=False)
@@ -114,18 +123,22 @@ def pull(
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Pull a model from a registry into Ollama, and verify it if it carries what proves it.
+    """Pull a model into Ollama, and verify it if it carries what proves it.
 
-    For registries that `ollama pull` cannot read; credentials as for `publish`.
+    Also from registries that `ollama pull` cannot read; credentials as for `publish`.
 
     Examples:
+      ollama-bridge pull deepseek-r1:1.5b
       ollama-bridge pull ghcr.io/team/sentiment:1.0
       ollama-bridge pull localhost:5000/team/my-model:1 --as my-model
     """
     from ollama_bridge import retrieval
 
+    if through is Through.AUTO:
+        through = Through.DAEMON if _daemon_knows(reference) else Through.REGISTRY
     with ConsoleReporter(quiet=quiet) as reporter:
-        done = retrieval.pull(
+        fetch = retrieval.pull if through is Through.REGISTRY else retrieval.pull_through_daemon
+        done = fetch(
             reference, tag=tag, out_dir=out, insecure=insecure, host=host, reporter=reporter
         )
         certificate = None
@@ -154,6 +167,12 @@ def card(
     from ollama_bridge import publication
 
     output.data(publication.card(tag, run_dir=_run_dir(run), license_file=license_, host=host))
+
+
+def _daemon_knows(reference: str) -> bool:
+    """Whether a model lies where ``ollama pull`` finds it: at Ollama's or Hugging Face's."""
+    host, *rest = reference.rpartition("://")[2].split("/")
+    return len(rest) < 2 or host in ("registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co")
 
 
 def _run_dir(run: str | None) -> Path | None:

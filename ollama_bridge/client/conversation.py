@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.client.options import Options, check_options
-from ollama_bridge.client.requests import Images, Think, read_image
+from ollama_bridge.client.requests import Format, Images, Think, read_image
 from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import ArtifactError, ConfigError
 
@@ -61,6 +61,7 @@ class Conversation:
         trim: What is done when it does not fit the context any more: ``oldest``: the oldest turns
             are left out of it (and listed in ``dropped``); ``never``: it is an error.
         reserve_tokens: Room that is left for an answer.
+        format: Of every answer: ``json`` or a JSON schema.
         turns: Those that are still sent.
         dropped: Those that are not any more.
     """
@@ -71,6 +72,7 @@ class Conversation:
     think: Think = None
     trim: Trim = "oldest"
     reserve_tokens: int = 512
+    format: Format = None
     turns: list[Turn] = field(default_factory=list)
     dropped: list[Turn] = field(default_factory=list)
     _used_tokens: int | None = field(default=None, repr=False)
@@ -168,6 +170,7 @@ class Conversation:
             "think": self.think,
             "trim": self.trim,
             "reserve_tokens": self.reserve_tokens,
+            "format": self.format,
             "dropped": [_to_json(turn) for turn in self.dropped],
             "turns": [_to_json(turn) for turn in self.turns],
         }
@@ -219,5 +222,5 @@ def _turns(items: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("model", "system", "options", "think", "trim", "reserve_tokens")
+    names = ("model", "system", "options", "think", "trim", "reserve_tokens", "format")
     return {name: data[name] for name in names}

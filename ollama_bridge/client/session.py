@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,11 +118,11 @@ class Session(_Base):
         """
         return _last(list(self.stream(text, images=images)))
 
-    def stream(self, text: str, *, images: Images = None) -> Iterator[SessionEvent]:
+    def stream(self, text: str, *, images: Images = None) -> Generator[SessionEvent, None, None]:
         """:meth:`ask`, piece by piece; whoever stops listening keeps what came so far."""
         return self._stream(self.conversation.question(text, images))
 
-    def retry(self) -> Iterator[SessionEvent]:
+    def retry(self) -> Generator[SessionEvent, None, None]:
         """Ask the last question again; its answer before stays if no other comes."""
         before = self._taken_back()
         try:
@@ -130,7 +130,7 @@ class Session(_Base):
         finally:
             self._put_back(before)
 
-    def _stream(self, question: dict[str, Any]) -> Iterator[SessionEvent]:
+    def _stream(self, question: dict[str, Any]) -> Generator[SessionEvent, None, None]:
         said = self.conversation
         dropped = said.make_room(question, _context(self._client.ps(), said.model))
         if dropped:
@@ -143,6 +143,7 @@ class Session(_Base):
                     [*said.messages, question],
                     options=said.options,
                     think=said.think,
+                    format=said.format,
                 ):
                     answer.take(event)
                     yield event
@@ -169,11 +170,11 @@ class AsyncSession(_Base):
         """As :meth:`Session.ask`."""
         return _last([event async for event in self.stream(text, images=images)])
 
-    def stream(self, text: str, *, images: Images = None) -> AsyncIterator[SessionEvent]:
+    def stream(self, text: str, *, images: Images = None) -> AsyncGenerator[SessionEvent, None]:
         """As :meth:`Session.stream`."""
         return self._stream(self.conversation.question(text, images))
 
-    async def retry(self) -> AsyncIterator[SessionEvent]:
+    async def retry(self) -> AsyncGenerator[SessionEvent, None]:
         """As :meth:`Session.retry`."""
         before = self._taken_back()
         try:
@@ -182,7 +183,7 @@ class AsyncSession(_Base):
         finally:
             self._put_back(before)
 
-    async def _stream(self, question: dict[str, Any]) -> AsyncIterator[SessionEvent]:
+    async def _stream(self, question: dict[str, Any]) -> AsyncGenerator[SessionEvent, None]:
         said = self.conversation
         dropped = said.make_room(question, _context(await self._client.ps(), said.model))
         if dropped:
@@ -195,6 +196,7 @@ class AsyncSession(_Base):
                     [*said.messages, question],
                     options=said.options,
                     think=said.think,
+                    format=said.format,
                 ):
                     answer.take(event)
                     yield event

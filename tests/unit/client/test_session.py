@@ -150,13 +150,13 @@ def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came(
             async for event in events:
                 if isinstance(event, Text):
                     break
-            await events.aclose()  # type: ignore[attr-defined]
+            await events.aclose()
 
     if session.kind == "blocking":
         with Client(session.host) as client:
             events = Session(client, session.conversation).stream("one")
             next(event for event in events if isinstance(event, Text))
-            events.close()  # type: ignore[attr-defined]
+            events.close()
     else:
         asyncio.run(stop_asyncio())
     (turn,) = session.conversation.turns

@@ -1,0 +1,202 @@
+"""Answers on the screen as they come: Markdown on a terminal, plain text in a pipe."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text as Styled
+
+from ollama_bridge.cli.output import say
+from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
+from ollama_bridge.client.session import SessionEvent
+
+_FENCE = re.compile(r"^\s{0,3}(```|~~~)", re.MULTILINE)
+
+
+@dataclass
+class Shown:
+    """An answer that was shown.
+
+    Attributes:
+        reply: None where it was stopped.
+        first_token_s: From the question to the first piece of thinking or text; None: none came.
+        first_text_s: From the question to the first piece of the answer.
+    """
+
+    reply: Reply | None = None
+    first_token_s: float | None = None
+    first_text_s: float | None = None
+
+    def take(self, event: SessionEvent, begun_s: float) -> None:
+        """Note when things came."""
+        now_s = time.monotonic() - begun_s
+        if isinstance(event, Thinking | Text) and self.first_token_s is None:
+            self.first_token_s = now_s
+        if isinstance(event, Text) and self.first_text_s is None:
+            self.first_text_s = now_s
+        if isinstance(event, Done):
+            self.reply = event.reply
+
+
+def whole_blocks(text: str) -> int:
+    """How much of a growing Markdown text will not change any more.
+
+    That is up to its last blank line outside a fence.
+    """
+    end = 0
+    for blank in re.finditer(r"\n[ \t]*\n", text):
+        if len(_FENCE.findall(text[: blank.start()])) % 2 == 0:
+            end = blank.end()
+    return end
+
+
+class AnswerView:
+    """Shows one answer after the other.
+
+    On a terminal a paragraph is rendered again as it grows, and left alone when it is whole, so
+    that long answers scroll as any output does.
+
+    Args:
+        console: Where answers go.
+        markdown: Render them; else they are written as they come.
+        show_thinking: Show thinking too, dimmed.
+    """
+
+    def __init__(
+        self, console: Console | None = None, *, markdown: bool = True, show_thinking: bool = True
+    ) -> None:
+        self._console = console or Console(file=sys.stdout)
+        self.markdown = markdown
+        self.show_thinking = show_thinking
+
+    @property
+    def renders(self) -> bool:
+        """Whether answers are rendered."""
+        return self.markdown and self._console.is_terminal
+
+    def show(self, events: Iterable[SessionEvent]) -> Shown:
+        """Show the events of an answer until it ends."""
+        return self._rendered(events) if self.renders else self._plain(events)
+
+    def beside(self, answers: Mapping[str, Iterable[SessionEvent]]) -> dict[str, Shown]:
+        """Show the answers of several models beside each other; they are asked in turn."""
+        texts = dict.fromkeys(answers, "")
+        shown: dict[str, Shown] = {}
+        if not self.renders:
+            for name, events in answers.items():
+                self._console.print(f"--- {name}", highlight=False, markup=False)
+                shown[name] = self._plain(events)
+            return shown
+        with Live(console=self._console, refresh_per_second=8) as live:
+            for name, events in answers.items():
+                shown[name], begun_s = Shown(), time.monotonic()
+                for event in events:
+                    shown[name].take(event, begun_s)
+                    if isinstance(event, Text):
+                        texts[name] += event.text
+                        live.update(_columns(texts))
+            live.update(_columns(texts))
+        return shown
+
+    def _plain(self, events: Iterable[SessionEvent]) -> Shown:
+        shown, begun_s = Shown(), time.monotonic()
+        thinks = False
+        try:
+            for event in events:
+                shown.take(event, begun_s)
+                if isinstance(event, Thinking) and self.show_thinking:
+                    thinks = True
+                    _to_stderr(event.text)
+                elif isinstance(event, Text):
+                    if thinks:
+                        thinks = False
+                        _to_stderr("\n")
+                    self._console.file.write(event.text)
+                    self._console.file.flush()
+                elif isinstance(event, Dropped):
+                    say_dropped(event)
+        finally:
+            self._console.file.write("\n")
+            self._console.file.flush()
+        return shown
+
+    def _rendered(self, events: Iterable[SessionEvent]) -> Shown:
+        shown, begun_s = Shown(), time.monotonic()
+        thought, text = "", ""
+        with Live(console=self._console, refresh_per_second=8, transient=False) as live:
+            for event in events:
+                shown.take(event, begun_s)
+                if isinstance(event, Thinking) and self.show_thinking:
+                    thought += event.text
+                elif isinstance(event, Text):
+                    if thought:
+                        live.console.print(Styled(thought.strip(), style="dim italic"))
+                        thought = ""
+                    text += event.text
+                    end = whole_blocks(text)
+                    if end:
+                        live.console.print(Markdown(text[:end]))
+                        text = text[end:]
+                elif isinstance(event, Dropped):
+                    say_dropped(event)
+                live.update(_growing(thought, text))
+        return shown
+
+
+def say_dropped(event: Dropped) -> None:
+    """Tell that the conversation was cut."""
+    count = len(event.turns)
+    say(f"(the oldest {count} turn{'s' if count > 1 else ''} did not fit any more: left out)")
+
+
+def timing(shown: Shown) -> str:
+    """Times and rates of an answer, in one line."""
+    if shown.reply is None:
+        return "stopped"
+    reply, timings = shown.reply, shown.reply.timings
+    parts = [f"{reply.prompt_tokens} + {reply.generated_tokens} tokens"]
+    if shown.first_token_s is not None:
+        parts.append(f"first token {shown.first_token_s:.2f} s")
+    if reply.thinking and shown.first_text_s is not None:
+        parts.append(f"first of the answer {shown.first_text_s:.2f} s")
+    parts.append(f"load {timings.load_s:.2f} s")
+    for name, tokens, time_s in (
+        ("prompt", reply.prompt_tokens, timings.prompt_s),
+        ("answer", reply.generated_tokens, timings.generate_s),
+    ):
+        if time_s > 0:
+            parts.append(f"{name} {tokens / time_s:.1f} tokens/s")
+    if reply.done_reason == "length":
+        parts.append("cut at num_predict")
+    return ", ".join(parts)
+
+
+def _growing(thought: str, text: str) -> RenderableType:
+    parts: list[RenderableType] = []
+    if thought:
+        parts.append(Styled(thought.strip(), style="dim italic"))
+    if text:
+        parts.append(Markdown(text))
+    return Group(*parts)
+
+
+def _columns(texts: dict[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2), expand=True)
+    for _ in texts:
+        table.add_column(ratio=1)
+    table.add_row(*(Styled(name, style="bold") for name in texts))
+    table.add_row(*(Markdown(text) for text in texts.values()))
+    return table
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

@@ -1,0 +1,84 @@
+"""Options of the commands that ask a model, and what they mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.modelfile.parameters import parse_parameter
+
+SystemOption = Annotated[
+    str | None, typer.Option("--system", help="Instruction, instead of the model's own.")
+]
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", help="name=value, such as temperature=0. Repeatable."),
+]
+ThinkOption = Annotated[
+    str | None, typer.Option("--think", help="true, false, low, medium, high or max.")
+]
+HideThinkingOption = Annotated[
+    bool, typer.Option("--hide-thinking", "--hidethinking", help="Do not show thinking.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="json, or a file with a JSON schema.")
+]
+KeepAliveOption = Annotated[
+    str | None, typer.Option("--keepalive", help="How long the model stays loaded (5m, 0, -1).")
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Times and rates on stderr.")]
+
+_THINK = {"true": True, "false": False} | {name: name for name in ("low", "medium", "high", "max")}
+
+
+def read_options(pairs: list[str] | None) -> dict[str, Any]:
+    """``name=value`` pairs as options of a question.
+
+    Raises:
+        ConfigError: no pair, no such option, or no such value.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--parameter {pair!r}: write it as name=value")
+        value = parse_parameter(name, text, where="--parameter")
+        found[name] = [*found.get(name, []), *value] if isinstance(value, tuple) else value
+    return found
+
+
+def read_think(text: str | None) -> bool | str | None:
+    """What ``--think`` means.
+
+    Raises:
+        ConfigError: none of its words.
+    """
+    if text is None:
+        return None
+    if text.lower() not in _THINK:
+        raise ConfigError(f"--think {text}: write {', '.join(_THINK)}")
+    return _THINK[text.lower()]
+
+
+def read_format(text: str | None) -> str | dict[str, Any] | None:
+    """What ``--format`` means: ``json`` or the schema in a file.
+
+    Raises:
+        ConfigError: no such file, or no JSON object in it.
+    """
+    if text is None or text == "json":
+        return text
+    try:
+        schema = json.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no JSON"
+        raise ConfigError(
+            f"--format {text}: {reason}", hint="write json, or name a file with a JSON schema"
+        ) from exc
+    if not isinstance(schema, dict):
+        raise ConfigError(f"--format {text}: a JSON schema is an object")
+    return schema

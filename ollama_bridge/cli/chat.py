@@ -1,0 +1,156 @@
+"""``chat``: a conversation at the prompt."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.assets import home_dir
+from ollama_bridge.cli import options
+from ollama_bridge.cli.answers import AnswerView
+from ollama_bridge.cli.asking import (
+    FormatOption,
+    HideThinkingOption,
+    ParameterOption,
+    SystemOption,
+    ThinkOption,
+    VerboseOption,
+    read_format,
+    read_options,
+    read_think,
+)
+from ollama_bridge.cli.output import say
+from ollama_bridge.cli.repl import EndOfChat, Repl
+from ollama_bridge.client import Client, Conversation
+from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.reporting import NullReporter
+
+_MARK = '"""'
+_COMMANDS = [
+    "set",
+    "show",
+    "system",
+    "think",
+    "timing",
+    "load",
+    "save",
+    "export",
+    "retry",
+    "undo",
+    "compare",
+    "list",
+    "clear",
+    "help",
+    "bye",
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("chat")(chat)
+
+
+def chat(
+    tag: options.TagArgument,
+    system: SystemOption = None,
+    parameter: ParameterOption = None,
+    think: ThinkOption = None,
+    hide_thinking: HideThinkingOption = False,
+    format_: FormatOption = None,
+    compare: Annotated[
+        str | None, typer.Option(help="A second tag that is asked the same, beside this one.")
+    ] = None,
+    load: Annotated[str | None, typer.Option(help="Go on with a conversation from a file.")] = None,
+    markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
+    verbose: VerboseOption = False,
+    host: options.HostOption = None,
+) -> None:
+    """Talk with a model; /help lists the commands, Ctrl-D ends.
+
+    Lines from a pipe are taken one after the other, as if they were typed.
+
+    Examples:
+      ollama-bridge chat review-reply
+      ollama-bridge chat review-reply --compare smollm2:135m --system "Answer in one sentence."
+      cat questions.txt | ollama-bridge chat review-reply
+    """
+    conversation = Conversation(
+        tag,
+        system,
+        read_options(parameter),
+        read_think(think),
+        format=read_format(format_),
+    )
+    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+        client.show(tag)  # a wrong tag is told now, not after the first question
+        view = AnswerView(markdown=markdown, show_thinking=not hide_thinking)
+        repl = Repl(client, conversation, view)
+        repl.verbose = verbose
+        if load is not None:
+            repl.take(f"/load {load}")
+        if compare is not None:
+            repl.take(f"/compare {compare}")
+        talk(repl)
+
+
+def talk(repl: Repl) -> None:
+    """Take lines until they end, or the user goes."""
+    lines = _typed(repl) if sys.stdin.isatty() else (line.rstrip("\n") for line in sys.stdin)
+    try:
+        for text in joined(lines):
+            repl.take(text)
+    except EndOfChat:
+        return
+
+
+def joined(lines: Iterator[str]) -> Iterator[str]:
+    '''Lines between """ and """ as one text.'''
+    for line in lines:
+        begin, mark, rest = line.partition(_MARK)
+        if not mark:
+            yield line
+            continue
+        while _MARK not in rest:
+            following = next(lines, None)
+            if following is None:  # the end of the input ends the text, too
+                break
+            rest += f"\n{following}"
+        text, _, end = rest.partition(_MARK)
+        yield f"{begin}{text.strip(chr(10))}{end}"
+
+
+def _typed(repl: Repl) -> Iterator[str]:
+    """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    path = home_dir() / "chat-history"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    kept, forgotten = FileHistory(path), InMemoryHistory()
+    session: PromptSession[str] = PromptSession(
+        history=kept,
+        auto_suggest=AutoSuggestFromHistory(),
+        completer=WordCompleter([f"/{name}" for name in _COMMANDS], sentence=True),
+        complete_while_typing=False,
+        enable_open_in_editor=True,
+    )
+    say(f"{repl.said.model}: /help lists the commands, Ctrl-D ends")
+    in_text = False
+    while True:
+        session.default_buffer.history = kept if repl.keeps_history else forgotten
+        try:
+            line = session.prompt("... " if in_text else ">>> ")
+        except KeyboardInterrupt:
+            say("(Ctrl-D or /bye ends the chat)")
+            continue
+        except EOFError:
+            return
+        in_text ^= line.count(_MARK) % 2 == 1
+        yield line

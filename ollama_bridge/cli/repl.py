@@ -1,0 +1,324 @@
+"""The chat at the prompt: what a line means, and every command that begins with a slash."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from ollama_bridge.cli import output
+from ollama_bridge.cli.answers import AnswerView, timing
+from ollama_bridge.cli.output import say
+from ollama_bridge.client import Client, Conversation, Session
+from ollama_bridge.client.session import SessionEvent
+from ollama_bridge.errors import ConfigError, OllamaBridgeError
+from ollama_bridge.modelfile.parameters import parse_parameter
+
+_IMAGES = ("png", "jpg", "jpeg", "webp")
+_IMAGE_PATH = re.compile(
+    rf"""(?:^|(?<=\s))(?:"([^"]+\.(?:{"|".join(_IMAGES)}))"|((?:[^\s\\]|\\.)+\.(?:{"|".join(_IMAGES)})))(?=\s|$)""",
+    re.IGNORECASE,
+)
+_LEVELS = ("low", "medium", "high", "max")
+
+HELP = """\
+/set parameter NAME VALUE   an option of every question (temperature, num_ctx, ...)
+/set system TEXT            the instruction; also /system TEXT
+/set think | nothink        also /think [on|off|low|medium|high|max]
+/set format json | noformat answers as JSON, or as they are
+/set verbose | quiet        times after every answer; also /timing
+/set history | nohistory    keep what is typed, or not
+/show info | license | modelfile | parameters | system | template
+/load FILE.json | TAG       a saved conversation, or another model
+/save FILE.json | TAG       this conversation, or a model with its settings and turns
+/export FILE.md             what was said, to read
+/retry                      ask the last question again
+/undo                       take the last question and its answer back
+/compare TAG | off          ask a second model the same, beside this one
+/list                       the models in Ollama
+/clear                      forget what was said
+/bye                        end; also /exit, Ctrl-D
+\"\"\" begins and ends a text of several lines. The path of an image sends the image along.
+Ctrl-C stops the answer, not the chat."""
+
+
+class EndOfChat(Exception):  # noqa: N818  not an error
+    """The user wants to go."""
+
+
+class Repl:
+    """Takes line after line.
+
+    Args:
+        client: Asks.
+        conversation: Begins here.
+        view: Shows answers.
+    """
+
+    def __init__(self, client: Client, conversation: Conversation, view: AnswerView) -> None:
+        self._client = client
+        self._view = view
+        self.sessions = {conversation.model: Session(client, conversation)}
+        self.verbose = False
+        self.keeps_history = True
+
+    @property
+    def session(self) -> Session:
+        """The conversation that commands are about."""
+        return next(iter(self.sessions.values()))
+
+    @property
+    def said(self) -> Conversation:
+        """What was said, and how the next question is asked."""
+        return self.session.conversation
+
+    def take(self, line: str) -> None:
+        """Do what a line says; errors are told, and the chat goes on.
+
+        Raises:
+            EndOfChat: it says goodbye.
+        """
+        text = line.strip()
+        try:
+            if not text:
+                return
+            word = text.split(maxsplit=1)[0]
+            # A path of an image begins with a slash, too.
+            if text.startswith("/") and "/" not in word[1:]:
+                self._command(word[1:], text[len(word) :].strip())
+            else:
+                self._ask(text)
+        except KeyboardInterrupt:
+            say("(stopped)")
+        except OllamaBridgeError as error:
+            output.fail(error, as_json=False)
+
+    def _ask(self, text: str) -> None:
+        text, images = images_in(text)
+        for image in images:
+            say(f"(with the image {image})")
+        self._show({name: one.stream(text, images=images) for name, one in self.sessions.items()})
+
+    def _show(self, answers: dict[str, Generator[SessionEvent, None, None]]) -> None:
+        with contextlib.ExitStack() as stack:
+            for events in answers.values():
+                stack.callback(events.close)  # an answer that is stopped is kept as far as it came
+            if len(answers) > 1:
+                for name, one in self._view.beside(answers).items():
+                    say(f"{name}: {timing(one)}")
+                return
+            (events,) = answers.values()
+            shown = self._view.show(events)
+        if self.verbose:
+            say(timing(shown))
+        elif shown.reply is not None and shown.reply.done_reason == "length":
+            say("(cut at num_predict; more: /set parameter num_predict 4096)")
+
+    def _command(self, name: str, rest: str) -> None:
+        commands: dict[str, Callable[[str], None]] = {
+            "set": self._set,
+            "show": self._tell,
+            "system": self._system,
+            "think": self._think,
+            "timing": self._timing,
+            "load": self._load,
+            "save": self._save,
+            "export": self._export,
+            "retry": self._retry,
+            "undo": self._undo,
+            "compare": self._compare,
+            "list": self._list,
+            "clear": self._clear,
+            "help": self._help,
+            "?": self._help,
+            "bye": _leave,
+            "exit": _leave,
+        }
+        if name not in commands:
+            raise ConfigError(f"no command /{name}", hint="/help lists them")
+        commands[name](rest)
+
+    def _set(self, rest: str) -> None:
+        what, _, value = rest.partition(" ")
+        match what, value.strip():
+            case "parameter", pair if " " in pair:
+                name, text = pair.split(maxsplit=1)
+                found = parse_parameter(name, text, where="/set parameter")
+                for session in self.sessions.values():
+                    options = dict(session.conversation.options)
+                    session.conversation.options = options | {
+                        name: list(found) if isinstance(found, tuple) else found
+                    }
+            case "system", text if text:
+                self._system(text)
+            case (("think" | "nothink"), level):
+                self._think(level or ("on" if what == "think" else "off"))
+            case "format", "json":
+                self._each("format", "json")
+            case "noformat", "":
+                self._each("format", None)
+            case (("verbose" | "quiet"), ""):
+                self.verbose = what == "verbose"
+            case (("history" | "nohistory"), ""):
+                self.keeps_history = what == "history"
+            case (("wordwrap" | "nowordwrap"), ""):
+                say("(lines are wrapped by the terminal)")
+            case _:
+                raise ConfigError(
+                    f"/set {rest}: not understood", hint="/help lists what can be set"
+                )
+
+    def _each(self, name: str, value: object) -> None:
+        for session in self.sessions.values():
+            setattr(session.conversation, name, value)
+
+    def _system(self, text: str) -> None:
+        self._each("system", text or None)
+
+    def _think(self, level: str) -> None:
+        values = {"": None, "on": True, "off": False} | {name: name for name in _LEVELS}
+        if level not in values:
+            raise ConfigError(f"/think {level}: write on, off, {', '.join(_LEVELS)}")
+        self._each("think", values[level])
+
+    def _timing(self, _: str) -> None:
+        self.verbose = not self.verbose
+        say(f"(times {'are' if self.verbose else 'are not'} shown)")
+
+    def _tell(self, what: str) -> None:
+        details = self._client.show(self.said.model)
+        match what or "info":
+            case "info":
+                output.fields(
+                    {
+                        "model": self.said.model,
+                        "architecture": details.model_info.get("general.architecture", "?"),
+                        "capabilities": ", ".join(details.capabilities) or "?",
+                        "turns": len(self.said.turns),
+                        "left out": len(self.said.dropped),
+                    },
+                    as_json=False,
+                )
+            case "system":
+                output.data(self.said.system or details.system or "(none)")
+            case "parameters":
+                own = "\n".join(f"{name:<30} {value}" for name, value in self.said.options.items())
+                output.data(
+                    "\n".join(part for part in (details.parameters, own) if part) or "(none)"
+                )
+            case "license":
+                output.data(str(details.raw.get("license") or "(none)"))
+            case "modelfile":
+                output.data(details.modelfile)
+            case "template":
+                output.data(details.template)
+            case _:
+                raise ConfigError(
+                    f"/show {what}: not understood",
+                    hint="info, license, modelfile, parameters, system or template",
+                )
+
+    def _load(self, what: str) -> None:
+        if what.endswith(".json"):
+            conversation = Conversation.load(Path(what))
+        else:
+            self._client.show(_needed(what, "/load"))
+            conversation = Conversation(what, think=self.said.think)
+        self.sessions = {conversation.model: Session(self._client, conversation)}
+        say(f"({conversation.model}, {len(conversation.turns)} turns)")
+
+    def _save(self, what: str) -> None:
+        if _needed(what, "/save").endswith(".json"):
+            self.session.save(what)
+        else:
+            request: dict[str, object] = {
+                "model": what,
+                "from": self.said.model,
+                "messages": [
+                    {"role": one["role"], "content": one["content"]}
+                    for turn in self.said.turns
+                    for one in turn.messages
+                ],
+            }
+            if self.said.system is not None:
+                request["system"] = self.said.system
+            if self.said.options:
+                request["parameters"] = dict(self.said.options)
+            self._client.create(request)
+        say(f"(saved: {what})")
+
+    def _export(self, what: str) -> None:
+        path = Path(_needed(what, "/export"))
+        parts = [f"# {self.said.model}\n"]
+        if self.said.system is not None:
+            parts.append(f"> {self.said.system}\n")
+        for turn in [*self.said.dropped, *self.said.turns]:
+            parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]
+        try:
+            path.write_text("\n".join(parts), encoding="utf-8")
+        except OSError as exc:
+            raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
+        say(f"(written: {path})")
+
+    def _retry(self, _: str) -> None:
+        self._show({name: one.retry() for name, one in self.sessions.items()})
+
+    def _undo(self, _: str) -> None:
+        undone = [session.undo() for session in self.sessions.values()]
+        turn = undone[0]
+        say(f"(taken back: {turn.question['content'][:60]})" if turn else "(nothing was asked)")
+
+    def _compare(self, tag: str) -> None:
+        first = self.said.model
+        if tag in ("", "off"):
+            self.sessions = {first: self.session}
+            say("(one model again)")
+            return
+        self._client.show(tag)
+        if tag == first:
+            raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
+        other = Conversation(
+            tag, self.said.system, self.said.options, self.said.think, format=self.said.format
+        )
+        self.sessions = {first: self.session, tag: Session(self._client, other)}
+        say(f"({first} and {tag} are asked in turn; end it with /compare off)")
+
+    def _list(self, _: str) -> None:
+        rows = [
+            {"NAME": one.name, "SIZE": output.size(one.size_bytes)} for one in self._client.list()
+        ]
+        output.table(rows, as_json=False)
+
+    def _clear(self, _: str) -> None:
+        for session in self.sessions.values():
+            session.clear()
+        say("(forgotten)")
+
+    def _help(self, _: str) -> None:
+        say(HELP)
+
+
+def images_in(text: str) -> tuple[str, list[Path]]:
+    """The images whose paths a text names, and the text without them; only files that are there."""
+    found: list[Path] = []
+
+    def take(match: re.Match[str]) -> str:
+        path = Path(match[1] or re.sub(r"\\(.)", r"\1", match[2])).expanduser()
+        if not path.is_file():
+            return match[0]
+        found.append(path)
+        return ""
+
+    rest = _IMAGE_PATH.sub(take, text)
+    return (" ".join(rest.split()) if found else text), found
+
+
+def _needed(what: str, command: str) -> str:
+    if not what:
+        raise ConfigError(f"{command} what?", hint="/help")
+    return what
+
+
+def _leave(_: str) -> None:
+    raise EndOfChat

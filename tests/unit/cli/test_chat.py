@@ -1,0 +1,305 @@
+"""The chat at the prompt: every command, images, and what happens when something goes wrong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.daemon import FakeDaemon, Fault
+from rich.console import Console
+
+from ollama_bridge.cli.answers import AnswerView, Shown, timing, whole_blocks
+from ollama_bridge.cli.chat import joined
+from ollama_bridge.cli.repl import HELP, EndOfChat, Repl, images_in
+from ollama_bridge.client import Client, Conversation, Reply, Text, Timings
+
+
+class Chat:
+    """A chat whose answers are collected."""
+
+    def __init__(self, daemon: FakeDaemon, *, terminal: bool = False) -> None:
+        self.daemon = daemon
+        self.screen = io.StringIO()
+        console = Console(file=self.screen, force_terminal=terminal, width=60, color_system=None)
+        self.client = Client(daemon.host)
+        self.repl = Repl(self.client, Conversation("m"), AnswerView(console))
+
+    def __call__(self, *lines: str) -> str:
+        """Type lines; returns what is new on the screen."""
+        before = len(self.screen.getvalue())
+        for line in lines:
+            self.repl.take(line)
+        return self.screen.getvalue()[before:]
+
+    @property
+    def last(self) -> dict[str, object]:
+        question: dict[str, object] = self.daemon.questions[-1]
+        return question
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    models = {"m:latest": "d" * 64, "other:latest": "e" * 64}
+    with FakeDaemon(models=models) as found:
+        yield found
+
+
+@pytest.fixture
+def chat(daemon: FakeDaemon) -> Iterator[Chat]:
+    found = Chat(daemon)
+    yield found
+    found.client.close()
+
+
+def test_questions_are_answered_and_remembered(chat: Chat) -> None:
+    """An empty line is no question."""
+    assert chat("hi", "") == "Hello!\n"
+    chat("and?")
+    assert len(chat.daemon.questions) == 2
+    assert [one["role"] for one in chat.last["messages"]] == ["user", "assistant", "user"]  # type: ignore[attr-defined]
+
+
+def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options, system, think, format."""
+    chat(
+        "/set parameter temperature 0.5",
+        "/set parameter stop END",
+        "/system Be brief.",
+        "/set nothink",
+        "/set format json",
+        "hi",
+    )
+    assert chat.last["options"] == {"temperature": 0.5, "stop": ["END"], "num_predict": 1024}
+    assert chat.last["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
+    assert (chat.last["think"], chat.last["format"]) == (False, "json")
+    chat("/think high", "/set noformat", "hi")
+    assert chat.last["think"] == "high"
+    assert "format" not in chat.last
+    chat("/set verbose", "hi")
+    assert "7 + 3 tokens, first token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/banana", "no command /banana"),
+        ("/set banana", "/set banana: not understood"),
+        ("/set parameter temprature 1", "temperature"),
+        ("/set parameter temperature hot", "temperature"),
+        ("/think hard", "/think hard: write on, off"),
+        ("/show banana", "/show banana: not understood"),
+        ("/load", "/load what?"),
+        ("/load none.json", "none.json cannot be read"),
+        ("/load unknown", "unknown"),
+        ("/save", "/save what?"),
+        ("/export none/none.md", "cannot be written"),
+        ("/retry", "nothing was asked yet"),
+        ("/compare m", "m is the model that you talk to"),
+        ("/compare unknown", "unknown"),
+    ],
+)
+def test_what_goes_wrong_is_told_and_the_chat_goes_on(
+    chat: Chat, capsys: pytest.CaptureFixture[str], line: str, words: str
+) -> None:
+    """One clear error."""
+    chat(line)
+    assert words in capsys.readouterr().err
+    assert chat("hi") == "Hello!\n"
+
+
+def test_an_error_of_the_daemon_does_not_end_the_chat(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came is on the screen."""
+    chat.daemon.fault = Fault.ERROR_LINE
+    assert chat("hi").startswith("Hel")
+    assert "error:" in capsys.readouterr().err
+    chat.daemon.fault = None
+    assert chat("hi") == "Hello!\n"
+    assert len(chat.last["messages"]) == 1  # type: ignore[arg-type]
+
+
+def test_ctrl_c_stops_the_answer_not_the_chat(
+    chat: Chat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came is kept."""
+    write = chat.screen.write
+
+    def interrupt(text: str) -> int:
+        write(text)
+        if text == "Hel":
+            raise KeyboardInterrupt
+        return len(text)
+
+    monkeypatch.setattr(chat.screen, "write", interrupt)
+    chat("hi")
+    assert "(stopped)" in capsys.readouterr().err
+    assert [(turn.answer, turn.is_whole) for turn in chat.repl.said.turns] == [("Hel", False)]
+
+
+def test_undo_retry_clear(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last turn, again, or away with everything."""
+    chat("one", "two", "/undo")
+    assert "(taken back: two)" in capsys.readouterr().err
+    chat.daemon.pieces = ["Other"]
+    assert chat("/retry") == "Other\n"
+    assert [turn.answer for turn in chat.repl.said.turns] == ["Other"]
+    chat("/clear", "/undo")
+    assert "(nothing was asked)" in capsys.readouterr().err
+
+
+def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path) -> None:
+    """As a file to go on from, as a file to read, as a model."""
+    file, page = tmp_path / "a.json", tmp_path / "a.md"
+    chat("/system Be brief.", "/set parameter seed 1", "one", f"/save {file}", f"/export {page}")
+    assert page.read_text() == "# m\n\n> Be brief.\n\n**You:** one\n\nHello!\n"
+    chat("/clear", "/system", f"/load {file}", "two")
+    assert [one["content"] for one in chat.last["messages"]] == [  # type: ignore[attr-defined]
+        "Be brief.",
+        "one",
+        "Hello!",
+        "two",
+    ]
+    chat.daemon.statuses = [{"status": "success"}]
+    chat("/undo", "/save mine")
+    (created,) = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
+    assert created == {
+        "model": "mine",
+        "from": "m",
+        "system": "Be brief.",
+        "parameters": {"seed": 1},
+        "messages": [
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "Hello!"},
+        ],
+        "stream": True,
+    }
+    chat("/load other", "hi")
+    assert chat.last["model"] == "other"
+
+
+def test_two_models_answer_beside_each_other(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its own history and the same settings."""
+    chat("one", "/system Be brief.", "/compare other")
+    assert chat("two") == "--- m\nHello!\n--- other\nHello!\n"
+    assert [one["model"] for one in chat.daemon.questions[-2:]] == ["m", "other"]
+    assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [4, 2]
+    assert "other: 7 + 3 tokens" in capsys.readouterr().err
+    chat("/compare off")
+    assert chat("three") == "Hello!\n"
+
+
+def test_both_answers_are_columns_on_a_terminal(daemon: FakeDaemon) -> None:
+    """Side by side."""
+    found = Chat(daemon, terminal=True)
+    with found.client:
+        screen = found("/compare other", "hi")
+    assert any(line.count("Hello!") == 2 for line in screen.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("", "capabilities"),
+        ("info", "m"),
+        ("modelfile", "FROM x"),
+        ("parameters", "seed"),
+        ("system", "Be brief."),
+        ("license", "(none)"),
+        ("template", ""),
+    ],
+)
+def test_the_model_can_be_looked_at(
+    chat: Chat, capsys: pytest.CaptureFixture[str], what: str, words: str
+) -> None:
+    """What the daemon knows, and what was set here."""
+    chat("/system Be brief.", "/set parameter seed 1", f"/show {what}", "/list", "/help")
+    done = capsys.readouterr()
+    assert words in done.out
+    assert "other:latest" in done.out
+    assert HELP in done.err
+
+
+@pytest.mark.parametrize("line", ["/bye", "/exit"])
+def test_goodbye(chat: Chat, line: str) -> None:
+    """Ends the chat."""
+    with pytest.raises(EndOfChat):
+        chat(line)
+
+
+def test_images_go_by_their_paths(tmp_path: Path, chat: Chat) -> None:
+    """Quoted, with escaped blanks, beginning with a slash; only files that are there."""
+    first, second = tmp_path / "a b.png", tmp_path / "c.JPG"
+    first.write_bytes(b"1")
+    second.write_bytes(b"2")
+    escaped = str(first).replace(" ", r"\ ")
+    assert images_in(f'What is "{first}" and {escaped}?') == (f"What is and {escaped}?", [first])
+    assert images_in(f"{escaped} or {second} or none.png") == ("or or none.png", [first, second])
+    assert images_in("two  blanks") == ("two  blanks", [])
+    chat(f"{second} What is it?")
+    assert chat.last["messages"] == [{"role": "user", "content": "What is it?", "images": ["Mg=="]}]
+
+
+@pytest.mark.parametrize(
+    ("lines", "texts"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (['"""', "a", "", "b", '"""', "c"], ["a\n\nb", "c"]),
+        (['Say """a', 'b"""'], ["Say a\nb"]),
+        (['"""a"""'], ["a"]),
+        (['"""a', "b"], ["a\nb"]),
+    ],
+)
+def test_texts_of_several_lines(lines: list[str], texts: list[str]) -> None:
+    """Between triple quotes; the end of the input ends them, too."""
+    assert list(joined(iter(lines))) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("a", ""),
+        ("a\n\nb", "a\n\n"),
+        ("a\n\n```\nb\n\nc", "a\n\n"),
+        ("```\nb\n\nc\n```\n\nd", "```\nb\n\nc\n```\n\n"),
+    ],
+)
+def test_blocks_that_are_whole_are_left_alone(text: str, whole: str) -> None:
+    """A blank line inside a fence ends nothing."""
+    assert text[: whole_blocks(text)] == whole
+
+
+def test_markdown_is_rendered_on_a_terminal(daemon: FakeDaemon) -> None:
+    """Block by block; thinking is shown before it."""
+    daemon.thinking = ["Let me see."]
+    daemon.pieces = ["# Ti", "tle\n\nA **wo", "rd**.\n\n- one\n", "- two\n"]
+    found = Chat(daemon, terminal=True)
+    with found.client:
+        screen = found("hi")
+    assert "Let me see." in screen
+    assert "**" not in screen
+    assert "A word." in screen
+    assert " • two" in screen
+
+
+def test_times_are_told_in_one_line() -> None:
+    """What is not known is left out."""
+    reply = Reply("x", "hm", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
+    assert timing(Shown(reply, 1.25, 2.5)) == (
+        "7 + 3 tokens, first token 1.25 s, first of the answer 2.50 s, load 1.00 s, "
+        "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut at num_predict"
+    )
+    assert timing(Shown()) == "stopped"
+
+
+def test_a_plain_view_writes_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is added but the end of the line."""
+    screen = io.StringIO()
+    AnswerView(Console(file=screen, force_terminal=True), markdown=False).show(
+        [Text("# a"), Text("[b]")]
+    )
+    assert screen.getvalue() == "# a[b]\n"
