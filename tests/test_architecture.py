@@ -42,6 +42,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "label_store",
             "doctor",
             "registry",
+            "speed",
+            "speed_picture",
         }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),

@@ -17,6 +17,7 @@ import typer
 from ollama_bridge.cli import (
     ask,
     assets,
+    bench,
     build,
     chat,
     daemon,
@@ -72,6 +73,7 @@ manage.add_to(app)
 publish.add_to(app)
 stages.add_to(app)
 export_stages.add_to(app)
+bench.add_to(app)
 doctor.add_to(app)
 app.add_typer(daemon.app, name="daemon")
 app.add_typer(assets.recipes_app, name="recipes")

@@ -1,0 +1,111 @@
+"""``bench``: how fast tags are served here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ollama_bridge.cli import completion, options, output
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.speed import Load, Spread, measure_speed
+from ollama_bridge.speed_picture import draw
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("bench")(bench)
+
+
+def bench(
+    tags: Annotated[list[str], typer.Argument(metavar="TAG...", autocompletion=completion.tags)],
+    concurrency: Annotated[
+        str, typer.Option(help="Requests at a time; each number is measured by itself.")
+    ] = "1,2,4",
+    requests: Annotated[int, typer.Option(help="How many at each.")] = 8,
+    words: Annotated[int, typer.Option(help="Length of a prompt.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Answers are cut after so many.")] = 64,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Own prompts, a line each.", dir_okay=False)
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw it, as SVG.", dir_okay=False)
+    ] = None,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Measure how fast tags are served: loading, waiting, rates, against the memory's bound.
+
+    FIRST and ANSWER are seconds to the first token and to the first of the answer (50 % and 95 % of
+    requests); PROMPT and DECODE tokens a second of one request; ALL of all requests together; BOUND
+    what memory allows one request.
+
+    Examples:
+      ollama-bridge bench review-sentiment smollm2:135m
+      ollama-bridge bench review-reply --concurrency 1,4 --prompts letters.txt --picture speed.svg
+    """
+    load = Load(_numbers(concurrency), requests, words, tokens, _lines(prompts) if prompts else ())
+    with ConsoleReporter(quiet=quiet) as reporter:
+        daemon = ensure_daemon(reporter=reporter, host=host)
+        speeds = measure_speed(tags, load, host=daemon.host, reporter=reporter)
+    if picture is not None:
+        try:
+            picture.write_text(draw(speeds), encoding="utf-8")
+        except OSError as exc:
+            raise ConfigError(f"{picture} cannot be written: {exc.strerror}") from exc
+    if as_json:
+        output.data_json([asdict(speed) for speed in speeds])
+        return
+    rows = [
+        {
+            "TAG": one.tag,
+            "AT ONCE": one.concurrency,
+            "LOAD": f"{speed.load_s:.2f}",
+            "FIRST": _pair(one.first_token_s, 2),
+            "ANSWER": _pair(one.first_answer_s, 2),
+            "PROMPT": _pair(one.prompt_rate, 0),
+            "DECODE": _pair(one.decode_rate, 1),
+            "ALL": f"{one.throughput:.1f}",
+            "BOUND": f"{speed.bound_rate:.0f}",
+        }
+        for speed in speeds
+        for one in speed.measured
+    ]
+    output.table(rows, as_json=False)
+    for speed in speeds:
+        length = speed.measured[0].tokens
+        if length is not None and length.p50 < 8:
+            output.say(
+                f"{speed.tag} answers in {length.p50:.0f} tokens: its DECODE says little; "
+                "ask with --prompts of your own task and read FIRST"
+            )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise ConfigError(f"--concurrency {text}: write numbers, such as 1,2,4") from exc
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        raise ConfigError(f"{path} cannot be read: {reason}") from exc
+    found = tuple(line for line in lines if line.strip())
+    if not found:
+        raise ConfigError(f"{path} has no prompts", hint="write one on each line")
+    return found
+
+
+def _pair(spread: Spread | None, digits: int) -> str:
+    if spread is None:
+        return "-"
+    return f"{spread.p50:.{digits}f} {spread.p95:.{digits}f}"

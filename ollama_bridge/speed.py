@@ -1,0 +1,306 @@
+"""How fast tags are served here: loading, first token, first word of the answer, rates.
+
+Requests run several at a time, each with a prompt that no other has, so that nothing comes from
+the daemon's prompt cache. Rates of a request are by the daemon's own clock, waiting times by ours,
+so a request that waits for a slot shows it. Beside the rates stands the bound that memory sets:
+one token of one request reads all weights once, so no more tokens a second can come than the
+weights fit into the bandwidth (batched requests share the reading).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import random
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ollama_bridge.client import AsyncClient, Done, Reply, Text, Thinking
+from ollama_bridge.errors import ConfigError, ModelNotFoundError
+from ollama_bridge.reporting import NullReporter, Progress, Reporter
+
+STAGE = "bench"
+_WORDS = [
+    "river",
+    "stone",
+    "letter",
+    "winter",
+    "market",
+    "engine",
+    "garden",
+    "signal",
+    "copper",
+    "window",
+    "harbour",
+    "violin",
+]
+_COPY_BYTES = 256 * 1024**2
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked.
+
+    Attributes:
+        concurrencies: Requests at a time; each is measured by itself.
+        requests: How many at each.
+        prompt_words: Length of a prompt, where ``prompts`` is empty.
+        tokens: Answers are cut after so many.
+        prompts: Own prompts, taken in turn.
+        seed: Of the prompts' words.
+
+    Raises:
+        ConfigError: nothing would be asked.
+    """
+
+    concurrencies: tuple[int, ...] = (1, 2, 4)
+    requests: int = 8
+    prompt_words: int = 64
+    tokens: int = 64
+    prompts: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        numbers = (*self.concurrencies, self.requests, self.prompt_words, self.tokens)
+        if not self.concurrencies or min(numbers) < 1:
+            raise ConfigError(
+                "concurrencies, requests, words and tokens are 1 or more",
+                hint="ollama-bridge bench TAG --concurrency 1,2,4 --requests 8",
+            )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles of a quantity."""
+
+    p50: float
+    p95: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Of at least one value; None of none."""
+        if not values:
+            return None
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        cuts = statistics.quantiles(values, n=100, method="inclusive")
+        return cls(cuts[49], cuts[94], max(values))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one tag at one concurrency.
+
+    Attributes:
+        tag: The tag.
+        concurrency: Requests at a time.
+        requests: How many were measured.
+        first_token_s: From the request to the first piece of thinking or text.
+        first_answer_s: From the request to the first piece of the answer.
+        prompt_rate: Prompt tokens a second, by the daemon's clock.
+        decode_rate: Generated tokens a second of one request, by the daemon's clock.
+        throughput: Generated tokens a second of all requests, by ours.
+        tokens: Generated tokens a request.
+    """
+
+    tag: str
+    concurrency: int
+    requests: int
+    first_token_s: Spread | None
+    first_answer_s: Spread | None
+    prompt_rate: Spread | None
+    decode_rate: Spread | None
+    throughput: float
+    tokens: Spread | None
+
+
+@dataclass(frozen=True)
+class TagSpeed:
+    """A tag, and what was measured of it.
+
+    Attributes:
+        tag: The tag.
+        load_s: Of loading it, by the daemon's clock.
+        size_bytes: Of its files.
+        bound_rate: Tokens a second that one request cannot exceed, by memory bandwidth.
+        measured: At each concurrency.
+    """
+
+    tag: str
+    load_s: float
+    size_bytes: int
+    bound_rate: float
+    measured: tuple[Measured, ...]
+
+
+def memory_bandwidth(threads: int = 2) -> float:
+    """Bytes a second that this machine reads, by copying memory in several threads.
+
+    A copy reads and writes, so twice its bytes go over the bus. Like STREAM's copy (McCalpin,
+    1995), without its compiler.
+    """
+    source, target = (ctypes.create_string_buffer(_COPY_BYTES) for _ in range(2))
+    ctypes.memset(source, 1, _COPY_BYTES)  # touched, so that its pages are there
+    share = _COPY_BYTES // threads
+
+    def copy(number: int) -> None:
+        # Through ctypes the interpreter's lock is free, so that the copies run at once.
+        begin = number * share
+        ctypes.memmove(ctypes.addressof(target) + begin, ctypes.addressof(source) + begin, share)
+
+    best_s = float("inf")
+    for _ in range(4):  # the first touches the target's pages
+        workers = [threading.Thread(target=copy, args=(number,)) for number in range(threads)]
+        begun_s = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        best_s = min(best_s, time.perf_counter() - begun_s)
+    return 2 * share * threads / best_s
+
+
+def measure_speed(
+    tags: Sequence[str],
+    load: Load,
+    *,
+    host: str | None = None,
+    bandwidth: float | None = None,
+    reporter: Reporter | None = None,
+) -> list[TagSpeed]:
+    """Measure tags one after the other; each is taken out of memory first.
+
+    Args:
+        tags: Of the daemon.
+        load: What is asked.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        bandwidth: Bytes a second; None: measured here.
+        reporter: Hears of progress.
+
+    Raises:
+        ConfigError: no tags.
+        ModelNotFoundError: the daemon lacks a tag; said before anything is measured.
+        DaemonError: a request failed.
+    """
+    if not tags:
+        raise ConfigError("no tags were named", hint="ollama-bridge ls")
+    bandwidth = memory_bandwidth() if bandwidth is None else bandwidth
+    return asyncio.run(_measure_all(tags, load, host, bandwidth, reporter or NullReporter()))
+
+
+async def _measure_all(
+    tags: Sequence[str], load: Load, host: str | None, bandwidth: float, reporter: Reporter
+) -> list[TagSpeed]:
+    total = len(tags) * len(load.concurrencies) * load.requests
+    found: list[TagSpeed] = []
+    async with AsyncClient(host) as client:
+        sizes = {model.name: model.size_bytes for model in await client.list()}
+        for tag in tags:
+            if _full(tag) not in sizes:
+                raise ModelNotFoundError(
+                    f"the daemon has no model {tag!r}",
+                    status_code=404,
+                    hint="ollama-bridge ls",
+                    model=tag,
+                )
+        for tag in tags:
+            await client.unload(tag)
+            first = await client.chat(tag, "Hello.", options={"num_predict": 1})
+            asker = _Asker(client, tag, load, reporter, total, len(found))
+            measured = [await asker.measure(at) for at in load.concurrencies]
+            size_bytes = sizes[_full(tag)]
+            found.append(
+                TagSpeed(
+                    tag, first.timings.load_s, size_bytes, bandwidth / size_bytes, tuple(measured)
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class _Request:
+    first_token_s: float | None
+    first_answer_s: float | None
+    reply: Reply
+
+
+class _Asker:
+    """Asks one tag."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        tag: str,
+        load: Load,
+        reporter: Reporter,
+        total: int,
+        tags_done: int,
+    ) -> None:
+        self._client, self._tag, self._load = client, tag, load
+        self._reporter, self._total = reporter, total
+        self._done = tags_done * len(load.concurrencies) * load.requests
+        self._random = random.Random(f"{load.seed} {tag}")
+        self._asked = 0
+
+    async def measure(self, concurrency: int) -> Measured:
+        """Ask with so many at a time."""
+        free = asyncio.Semaphore(concurrency)
+        requests: list[_Request] = []
+
+        async def one() -> None:
+            async with free:
+                requests.append(await self._ask())
+            self._done += 1
+            self._reporter.emit(Progress(STAGE, self._done, self._total, "requests"))
+
+        begun_s = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._load.requests):
+                group.create_task(one())
+        elapsed_s = time.perf_counter() - begun_s
+        replies = [request.reply for request in requests]
+        return Measured(
+            self._tag,
+            concurrency,
+            len(requests),
+            Spread.of([one.first_token_s for one in requests if one.first_token_s is not None]),
+            Spread.of([one.first_answer_s for one in requests if one.first_answer_s is not None]),
+            Spread.of(_rates([(one.prompt_tokens, one.timings.prompt_s) for one in replies])),
+            Spread.of(_rates([(one.generated_tokens, one.timings.generate_s) for one in replies])),
+            sum(one.generated_tokens for one in replies) / elapsed_s,
+            Spread.of([float(one.generated_tokens) for one in replies]),
+        )
+
+    async def _ask(self) -> _Request:
+        first_token_s = first_answer_s = None
+        begun_s = time.perf_counter()
+        options = {"num_predict": self._load.tokens}
+        async for event in self._client.stream(self._tag, self._prompt(), options=options):
+            now_s = time.perf_counter() - begun_s
+            if isinstance(event, Thinking | Text) and first_token_s is None:
+                first_token_s = now_s
+            if isinstance(event, Text) and first_answer_s is None:
+                first_answer_s = now_s
+            if isinstance(event, Done):
+                return _Request(first_token_s, first_answer_s, event.reply)
+        raise AssertionError("unreachable: a stream ends with Done or an error")
+
+    def _prompt(self) -> str:
+        number, self._asked = self._asked, self._asked + 1
+        if self._load.prompts:
+            return self._load.prompts[number % len(self._load.prompts)]
+        words = self._random.choices(_WORDS, k=self._load.prompt_words)
+        return f"Tell a long story with these words: {' '.join(words)}."
+
+
+def _rates(pairs: Sequence[tuple[int, float]]) -> list[float]:
+    return [tokens / time_s for tokens, time_s in pairs if time_s > 0]
+
+
+def _full(tag: str) -> str:
+    return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"

@@ -1,0 +1,130 @@
+"""Measuring tags: what is asked, and how it is summed up."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ollama_bridge import cli
+from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
+from ollama_bridge.speed import Load, Spread, measure_speed, memory_bandwidth
+from ollama_bridge.speed_picture import draw
+
+TAGS = {"m:latest": "d" * 64, "<other>:1": "e" * 64}
+
+
+def is_measured(question: dict[str, Any]) -> bool:
+    """Neither loads nor unloads."""
+    return bool(question.get("options", {}).get("num_predict", 1) > 1)
+
+
+def test_every_tag_is_measured_at_every_concurrency() -> None:
+    """With prompts that no other request has, so that nothing comes from a cache."""
+    load = Load((1, 3), requests=4, prompt_words=5, tokens=9)
+    with FakeDaemon(models=TAGS) as daemon:
+        daemon.thinking = ["Hm."]
+        speeds = measure_speed(list(TAGS), load, host=daemon.host, bandwidth=1e9)
+        questions = [one for one in daemon.questions if is_measured(one)]
+    assert [(speed.tag, one.concurrency) for speed in speeds for one in speed.measured] == [
+        ("m:latest", 1),
+        ("m:latest", 3),
+        ("<other>:1", 1),
+        ("<other>:1", 3),
+    ]
+    prompts = [one["messages"][0]["content"] for one in questions]
+    assert len(set(prompts)) == len(prompts) == 16
+    one = speeds[0].measured[0]
+    assert one.requests == 4
+    assert one.prompt_rate == Spread(14.0, 14.0, 14.0)  # 7 tokens in 0.5 s by the daemon's clock
+    assert one.decode_rate == Spread(1.5, 1.5, 1.5)
+    assert one.tokens == Spread(3.0, 3.0, 3.0)
+    assert one.first_token_s is not None
+    assert one.first_answer_s is not None
+    assert one.first_token_s.p50 <= one.first_answer_s.p50
+    assert speeds[0].load_s == 1.0
+    assert speeds[0].bound_rate == 1e9 / speeds[0].size_bytes
+    assert "&lt;other&gt;:1 x3" in draw(speeds)
+    ElementTree.fromstring(draw(speeds))
+
+
+def test_no_more_run_at_once_than_were_asked_for() -> None:
+    """And as many do."""
+    together, most = 0, 0
+    lock, all_here = threading.Lock(), threading.Barrier(3, timeout=20)
+
+    def script(asked: Asked) -> Turn:
+        nonlocal together, most
+        if not is_measured(asked.json):
+            return Turn()
+        with lock:
+            together += 1
+            most = max(most, together)
+        all_here.wait()
+        with lock:
+            together -= 1
+        return Turn()
+
+    with FakeDaemon(models=TAGS) as daemon:
+        daemon.script = script
+        measure_speed(["m"], Load((3,), requests=6), host=daemon.host, bandwidth=1e9)
+    assert most == 3
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1))
+def test_percentiles_are_in_order(values: list[float]) -> None:
+    """And between the least and the largest."""
+    spread = Spread.of(values)
+    assert spread is not None
+    slack = 1e-6
+    assert min(values) - slack <= spread.p50 <= spread.p95 + slack <= spread.largest + 2 * slack
+
+
+def test_bandwidth_is_a_machine_s() -> None:
+    """Between a floppy disk's and a large GPU's."""
+    assert 1e6 < memory_bandwidth() < 1e14
+
+
+def test_what_cannot_be_measured_is_told() -> None:
+    """Before anything is."""
+    with FakeDaemon(models=TAGS) as daemon:
+        with pytest.raises(ModelNotFoundError, match="no model 'none'"):
+            measure_speed(["m", "none"], Load(), host=daemon.host, bandwidth=1e9)
+        assert daemon.questions == []
+        daemon.fault = Fault.NO_DONE
+        with pytest.raises(DaemonError):
+            measure_speed(["m"], Load(), host=daemon.host, bandwidth=1e9)
+    with pytest.raises(ConfigError, match="no tags"):
+        measure_speed([], Load())
+    with pytest.raises(ConfigError, match="1 or more"):
+        Load(requests=0)
+
+
+def test_the_command_prints_a_table_json_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short answers are pointed out; own prompts are asked."""
+    monkeypatch.setattr(sys.modules["ollama_bridge.speed"], "_COPY_BYTES", 2**20)
+    prompts, picture = tmp_path / "prompts.txt", tmp_path / "speed.svg"
+    prompts.write_text("one\n\ntwo\n")
+    with FakeDaemon(models=TAGS) as daemon:
+        args = ["bench", "m", "--host", daemon.host, "--requests", "2", "--concurrency", "1"]
+        extra = ["--prompts", str(prompts), "--picture", str(picture)]
+        done = CliRunner().invoke(cli.app, [*args, *extra])
+        assert done.exit_code == 0, done.output
+        asked = [one["messages"][0]["content"] for one in daemon.questions[-2:]]
+        assert asked == ["one", "two"]
+        assert done.stdout.split("\t")[:3] == ["m", "1", "1.00"]
+        assert "answers in 3 tokens" in done.stderr
+        ElementTree.fromstring(picture.read_text())
+        found = json.loads(CliRunner().invoke(cli.app, [*args, "--json", "-q"]).stdout)
+        assert found[0]["measured"][0]["tokens"]["p50"] == 3
