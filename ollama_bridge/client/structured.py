@@ -73,13 +73,14 @@ def shape_of(into: type[T] | Mapping[str, Any]) -> Shape[T]:
         return cast("Shape[T]", _shape_of_schema(into))
     from pydantic import TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
+    from pydantic_core import SchemaError
 
     try:
         adapter: TypeAdapter[T] = TypeAdapter(into)
         schema = adapter.json_schema()
-    except PydanticUserError as exc:
+    except (PydanticUserError, SchemaError) as exc:
         raise ConfigError(
-            f"{into!r} cannot be asked for: {exc.message}",
+            f"{into!r} cannot be asked for: {exc}",
             hint="use a pydantic model, a dataclass, a type such as list[str], or a JSON schema",
         ) from exc
 

@@ -1,0 +1,184 @@
+"""A conversation with a real model: at the prompt, with values, beyond the context's length."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from ollama_bridge.client import Client, Conversation, Dropped, Session
+from ollama_bridge.daemon.process import PrivateDaemon
+
+pytestmark = pytest.mark.live
+
+TAG = "chat-test:1"
+OPTIONS = {"num_thread": 1, "num_ctx": 512, "temperature": 0, "num_predict": 24}
+
+
+def command(daemon: PrivateDaemon, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", *args],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+        env={**os.environ, "OLLAMA_HOST": daemon.host},
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(
+    daemon: PrivateDaemon, teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The real SmolLM2, by ``create -f``."""
+    modelfile = tmp_path_factory.mktemp("modelfile") / "Modelfile"
+    lines = [f"PARAMETER {name} {value}" for name, value in OPTIONS.items()]
+    modelfile.write_text("\n".join([f"FROM {teacher_gguf}", *lines]))
+    done = command(daemon, "create", TAG, "-f", str(modelfile))
+    assert done.returncode == 0, done.stderr
+    yield
+    done = command(daemon, "rm", TAG)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_chat_from_a_pipe(daemon: PrivateDaemon, tmp_path: Path) -> None:
+    """Asked, asked again, saved as a model that has what was said."""
+    page, file = tmp_path / "chat.md", tmp_path / "chat.json"
+    lines = [
+        "What is the capital of France?",
+        "/retry",
+        f"/export {page}",
+        f"/save {file}",
+        "/save chat-test:mine",
+        "/compare chat-test:mine",
+        "Is it large?",
+        "/timing",
+    ]
+    done = command(daemon, "chat", TAG, stdin="\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    first, again, *rest = done.stdout.splitlines()
+    assert "Paris" in first
+    assert first == again
+    assert rest[0] == f"--- {TAG}"
+    assert "--- chat-test:mine" in rest
+    assert "Paris" in page.read_text()
+    assert json.loads(file.read_text())["turns"][0]["is_whole"] is True
+    with daemon.client() as client:
+        assert "Paris" in client.show("chat-test:mine").modelfile
+        client.delete("chat-test:mine")
+
+
+def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def test_ctrl_c_at_a_terminal_stops_the_answer_not_the_chat(daemon: PrivateDaemon) -> None:
+    """Typed into a pseudo-terminal, as a person does it."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"OLLAMA_HOST": daemon.host, "TERM": "xterm"}
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.execv(
+            sys.executable,
+            [sys.executable, "-m", "ollama_bridge", "chat", TAG, "-p", "num_predict=400"],
+        )
+    screen = bytearray()
+    termios.tcsetwinsize(terminal, (24, 80))
+
+    def shows(text: bytes) -> Callable[[], bool]:
+        def look() -> bool:
+            while select.select([terminal], [], [], 0)[0]:
+                try:
+                    screen.extend(os.read(terminal, 65536))
+                except OSError:  # it ended
+                    break
+            return text in screen
+
+        return look
+
+    try:
+        until(shows(b">>>"))
+        os.write(terminal, b"Write a long story about a dog and a bone.\r")
+        until(shows(b"Once upon"))
+        os.write(terminal, b"\x03")
+        until(shows(b"(stopped)"))
+        os.write(terminal, b"/bye\r")
+        until(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
+        child = 0
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        os.close(terminal)
+
+
+class Verdict(BaseModel):
+    """A feeling, how sure of it one is, and a word for it."""
+
+    label: Literal["positive", "negative"]
+    stars: int = Field(ge=1, le=5)
+    word: str = Field(pattern=r"^[a-z]{1,12}$")
+
+
+def test_an_answer_is_a_value(daemon: PrivateDaemon) -> None:
+    """Whatever the model would say: the grammar holds, and what it cannot hold is checked."""
+    with daemon.client() as client:
+        parsed = client.parse(
+            TAG,
+            "Judge this review: 'The battery died after two days.' The word is lower case.",
+            Verdict,
+            options={"temperature": 0.8, "seed": 1, "num_predict": 80},
+            attempts=8,
+        )
+    assert parsed.value.label in ("positive", "negative")
+    assert 1 <= parsed.value.stars <= 5
+    assert parsed.generated_tokens >= parsed.reply.generated_tokens > 0
+
+
+def test_a_conversation_outgrows_its_context_and_says_so(daemon: PrivateDaemon) -> None:
+    """The daemon refuses, the oldest turns go, and every reply is to a prompt that fitted."""
+    question = "Repeat: " + "the river runs past the old stone mill, " * 12
+    with Client(daemon.host) as client:
+        session = Session(client, Conversation(TAG, options=OPTIONS, reserve_tokens=0))
+        dropped = 0
+        for _ in range(6):
+            events = list(session.stream(question))
+            dropped += sum(len(one.turns) for one in events if isinstance(one, Dropped))
+        assert dropped == len(session.conversation.dropped) > 0
+        assert dropped + len(session.conversation.turns) == 6
+        roomy = Session(client, Conversation(TAG, options=OPTIONS, reserve_tokens=256))
+        for _ in range(6):
+            events = list(roomy.stream(question))
+        assert len(roomy.conversation.dropped) > dropped
+
+
+def test_speeds_are_a_machine_s(daemon: PrivateDaemon) -> None:
+    """More tokens than none, and no more of one request than memory allows."""
+    done = command(
+        daemon,
+        *("bench", TAG, "--requests", "2", "--concurrency", "1,2", "--tokens", "8"),
+        *("--words", "16", "--json", "--quiet"),
+    )
+    assert done.returncode == 0, done.stderr
+    (speed,) = json.loads(done.stdout)
+    assert speed["load_s"] > 0
+    for measured in speed["measured"]:
+        assert 0 < measured["decode_rate"]["p50"] < speed["bound_rate"]
+        assert measured["first_token_s"]["p50"] > 0
+        assert measured["throughput"] > 0
