@@ -41,6 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "labels",
             "label_store",
             "doctor",
+            "monitoring",
             "registry",
             "speed",
             "speed_picture",

@@ -26,6 +26,7 @@ from ollama_bridge.cli import (
     labels,
     manage,
     models,
+    monitor,
     output,
     publish,
     runs,
@@ -74,6 +75,7 @@ publish.add_to(app)
 stages.add_to(app)
 export_stages.add_to(app)
 bench.add_to(app)
+monitor.add_to(app)
 doctor.add_to(app)
 app.add_typer(daemon.app, name="daemon")
 app.add_typer(assets.recipes_app, name="recipes")

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from ollama_bridge.client import Client, Conversation, Dropped, Session
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.monitoring import Observer
 
 pytestmark = pytest.mark.live
 
@@ -182,3 +183,19 @@ def test_speeds_are_a_machine_s(daemon: PrivateDaemon) -> None:
         assert 0 < measured["decode_rate"]["p50"] < speed["bound_rate"]
         assert measured["first_token_s"]["p50"] > 0
         assert measured["throughput"] > 0
+
+
+def test_a_request_is_seen_while_it_runs(daemon: PrivateDaemon) -> None:
+    """The runner of the model, busy, with tokens coming."""
+    with daemon.client() as client, Observer(daemon.host) as observer:
+        story = client.stream(TAG, "Tell a long story.", options={"num_predict": 400})
+        next(story)
+        observer.look()
+        for _ in range(20):
+            next(story)
+        seen = [one for one in observer.look().runners if one.model == TAG]
+        story.close()  # type: ignore[attr-defined]
+    assert [one.busy for one in seen] == [1]
+    assert seen[0].tokens > 0
+    assert seen[0].tokens_per_s > 0
+    assert seen[0].stuck_s == 0

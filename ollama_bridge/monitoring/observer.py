@@ -1,0 +1,226 @@
+"""Looks at a daemon and its machine, again and again.
+
+The daemon tells what is loaded, not what it does: that is read from the runners of this machine,
+which are llama.cpp servers on ports of loopback (``GET /slots``). Prompts are in that reply too;
+nothing but counts is kept of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+
+from ollama_bridge.client import Client, Timeouts
+from ollama_bridge.closing import Closing
+from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.monitoring.snapshot import Loaded, Machine, Runner, Snapshot
+
+_RUNNERS = ("llama-server", "ollama_llama_server")
+_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
+_SLOTS_LIMIT_S = 0.5
+
+
+@dataclass
+class _Seen:
+    """What is remembered of a runner between two looks."""
+
+    process: psutil.Process
+    at_s: float
+    tasks: dict[int, int] = field(default_factory=dict)  # tokens of each request
+    moved_at_s: float = 0.0
+    progress: object = None
+
+
+class Observer(Closing):
+    """Has to be closed.
+
+    Args:
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        limit_s: How long it may take to answer.
+    """
+
+    def __init__(self, host: str | None = None, *, limit_s: float = 3.0) -> None:
+        limits = Timeouts(connect_s=limit_s, between_tokens_s=limit_s, total_s=limit_s)
+        self._client = Client(host, timeouts=limits)
+        self._slots = httpx.Client(timeout=_SLOTS_LIMIT_S, trust_env=False)
+        self._runners: dict[int, _Seen] = {}
+        self._blobs: dict[str, str] = {}
+        self._swapped_in_bytes = psutil.swap_memory().sin
+        self._has_nvidia = shutil.which("nvidia-smi") is not None
+        psutil.cpu_percent()  # the first call has nothing to compare with
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+        self._slots.close()
+
+    def look(self) -> Snapshot:
+        """What is to be seen now; never raises for what it finds."""
+        version = answer_s = problem = None
+        loaded: tuple[Loaded, ...] = ()
+        begun_s = time.perf_counter()
+        try:
+            version = self._client.version()
+            answer_s = time.perf_counter() - begun_s
+            loaded = tuple(
+                Loaded(
+                    one.name,
+                    one.size_bytes,
+                    one.size_vram_bytes,
+                    one.context_length,
+                    one.expires_at,
+                )
+                for one in self._client.ps()
+            )
+            self._learn_blobs(loaded)
+        except OllamaBridgeError as error:
+            problem = error.message
+        return Snapshot(
+            time.time(),
+            self._client.host,
+            version,
+            answer_s,
+            problem,
+            loaded,
+            self._look_at_runners(),
+            self._look_at_machine(),
+        )
+
+    def _learn_blobs(self, loaded: tuple[Loaded, ...]) -> None:
+        """Which file a loaded model runs, so that a process can be given its name."""
+        known = set(self._blobs.values())
+        for one in loaded:
+            if one.name not in known:
+                found = _BLOB.search(self._client.show(one.name).modelfile)
+                if found is not None:
+                    self._blobs[found[1]] = one.name
+
+    def _look_at_runners(self) -> tuple[Runner, ...]:
+        found = []
+        seen: dict[int, _Seen] = {}
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] not in _RUNNERS:
+                continue
+            with contextlib.suppress(psutil.Error):
+                before = self._runners.get(process.pid)
+                if before is None or before.process != process:
+                    process.cpu_percent()
+                    before = _Seen(process, time.monotonic(), moved_at_s=time.monotonic())
+                seen[process.pid] = before
+                found.append(self._look_at_runner(before))
+        self._runners = seen
+        return tuple(found)
+
+    def _look_at_runner(self, seen: _Seen) -> Runner:
+        process = seen.process
+        command = process.cmdline()
+        blob = _BLOB.search(" ".join(command))
+        slots = self._read_slots(command)
+        now_s = time.monotonic()
+        runner = Runner(
+            process.pid,
+            self._blobs.get(blob[1]) if blob else None,
+            process.memory_info().rss,
+            process.cpu_percent() / 100,
+        )
+        if slots is None:
+            return runner
+        busy = [slot for slot in slots if slot.get("is_processing")]
+        tasks = {_whole(slot, "id_task"): _decoded(slot) for slot in busy}
+        made = sum(tokens - seen.tasks.get(task, 0) for task, tokens in tasks.items())
+        elapsed_s = now_s - seen.at_s
+        progress = [
+            (_whole(slot, "id_task"), _whole(slot, "n_prompt_tokens_processed")) for slot in busy
+        ]
+        if made > 0 or not busy or progress != seen.progress:
+            seen.moved_at_s = now_s
+        seen.tasks, seen.at_s, seen.progress = tasks, now_s, progress
+        return Runner(
+            runner.pid,
+            runner.model,
+            runner.memory_bytes,
+            runner.cpu_share,
+            len(slots),
+            len(busy),
+            sum(tasks.values()),
+            max(0, made) / elapsed_s if elapsed_s > 0 else 0.0,
+            now_s - seen.moved_at_s,
+        )
+
+    def _read_slots(self, command: list[str]) -> list[dict[str, Any]] | None:
+        """What a runner says of its requests; None: it does not."""
+        if "--port" not in command[:-1]:
+            return None
+        port = command[command.index("--port") + 1]
+        try:
+            found = self._slots.get(f"http://127.0.0.1:{int(port)}/slots").json()
+        except (httpx.HTTPError, ValueError):
+            return None
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            return None
+        return found
+
+    def _look_at_machine(self) -> Machine:
+        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        swapped_in_bytes = max(0, swap.sin - self._swapped_in_bytes)
+        self._swapped_in_bytes = swap.sin
+        return Machine(
+            psutil.cpu_percent() / 100,
+            memory.total - memory.available,
+            memory.total,
+            swap.used,
+            swapped_in_bytes,
+            _hottest(),
+            _gpus() if self._has_nvidia else (),
+        )
+
+
+def _whole(slot: dict[str, Any], name: str) -> int:
+    value = slot.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _decoded(slot: dict[str, Any]) -> int:
+    """Tokens that were generated; older servers have one record, newer ones a list."""
+    record = slot.get("next_token")
+    if isinstance(record, list):
+        record = record[0] if record else None
+    return _whole(record, "n_decoded") if isinstance(record, dict) else 0
+
+
+def _hottest() -> tuple[float, float | None] | None:
+    """The sensor that is nearest to what it calls high."""
+    read = getattr(psutil, "sensors_temperatures", None)  # Linux only
+    if read is None:
+        return None
+    sensors = [(one.current, one.high) for group in read().values() for one in group]
+    sensors = [one for one in sensors if one[0]]
+    return max(sensors, key=lambda one: one[0] / (one[1] or 100.0), default=None)
+
+
+def _gpus() -> tuple[tuple[str, float, int, int], ...]:
+    """NVIDIA's GPUs by its own tool; none where it fails."""
+    query = "name,utilization.gpu,memory.used,memory.total"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=2,
+            check=True,
+        )
+        rows = [line.split(", ") for line in done.stdout.splitlines()]
+        return tuple(
+            (name, float(used) / 100, int(memory) * 2**20, int(total) * 2**20)
+            for name, used, memory, total in rows
+        )
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()

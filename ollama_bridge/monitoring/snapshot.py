@@ -1,0 +1,121 @@
+"""What was seen at one moment, and what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LOW_MEMORY_SHARE = 0.05
+_HOT_SHARE = 0.97  # of the temperature that the sensor itself calls high
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, as the daemon tells it."""
+
+    name: str
+    size_bytes: int
+    gpu_bytes: int
+    context_tokens: int
+    until: str
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A process that runs a model, as the machine tells it.
+
+    Attributes:
+        pid: Of the process.
+        model: The tag that it serves; None: not known.
+        memory_bytes: Resident.
+        cpu_share: Of one core; 2.0: two cores.
+        slots: Requests that it can work on at once; None: it does not say.
+        busy: Requests that it works on.
+        tokens: Generated for those requests so far.
+        tokens_per_s: Generated since the last look.
+        stuck_s: How long it has been busy without anything coming of it.
+    """
+
+    pid: int
+    model: str | None
+    memory_bytes: int
+    cpu_share: float
+    slots: int | None = None
+    busy: int = 0
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+    stuck_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine. ``hottest_c`` is a temperature and what its sensor calls high, if there is one.
+
+    ``gpus`` are (name, used share, memory used, memory in all) of NVIDIA's, where its tool is.
+    """
+
+    cpu_share: float
+    memory_used_bytes: int
+    memory_bytes: int
+    swap_used_bytes: int
+    swapped_in_bytes: int = 0
+    hottest_c: tuple[float, float | None] | None = None
+    gpus: tuple[tuple[str, float, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One look.
+
+    Attributes:
+        at_s: Seconds since the epoch.
+        host: Of the daemon.
+        version: Of the daemon; None: it did not answer.
+        answer_s: How long it took to answer.
+        problem: Why it did not answer.
+        loaded: What it has in memory.
+        runners: Its processes; empty for a daemon of another machine.
+        machine: This one.
+    """
+
+    at_s: float
+    host: str
+    version: str | None
+    answer_s: float | None
+    problem: str | None
+    loaded: tuple[Loaded, ...]
+    runners: tuple[Runner, ...]
+    machine: Machine
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all runners together."""
+        return sum(runner.tokens_per_s for runner in self.runners)
+
+    def alerts(self, *, wedge_s: float = 30.0) -> tuple[str, ...]:
+        """What is wrong, with what to do about it.
+
+        Args:
+            wedge_s: A runner that is busy for so long and gives nothing is wedged.
+        """
+        found = []
+        if self.problem is not None:
+            found.append(f"{self.problem}: ollama-bridge doctor")
+        for runner in self.runners:
+            if runner.stuck_s >= wedge_s:
+                found.append(
+                    f"{runner.model or 'a model'} is busy and gave nothing for "
+                    f"{runner.stuck_s:.0f} s: ollama-bridge stop {runner.model or 'TAG'}"
+                )
+        machine = self.machine
+        free_bytes = machine.memory_bytes - machine.memory_used_bytes
+        if machine.memory_bytes and free_bytes < _LOW_MEMORY_SHARE * machine.memory_bytes:
+            found.append(
+                f"{free_bytes / 1e9:.1f} GB of memory are left: ollama-bridge ps, then stop one"
+            )
+        if machine.swapped_in_bytes:
+            found.append("memory is being swapped: models answer slowly; stop one")
+        if machine.hottest_c is not None:
+            now_c, high_c = machine.hottest_c
+            if high_c is not None and now_c >= _HOT_SHARE * high_c:
+                found.append(f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down")
+        return tuple(found)
