@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import AsyncClient, Client, Reply
+    from ollama_bridge.client import AsyncClient, AsyncSession, Client, Conversation, Reply, Session
     from ollama_bridge.config import Recipe, load_recipe
     from ollama_bridge.conversion import convert
     from ollama_bridge.conversion.importance import importance
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "Client",
+    "Conversation",
     "OllamaBridgeError",
     "Recipe",
     "Reply",
+    "Session",
     "build",
     "convert",
     "distill",
@@ -53,10 +56,13 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "client",
+    "AsyncSession": "client",
     "Client": "client",
+    "Conversation": "client",
     "OllamaBridgeError": "errors",
     "Recipe": "config",
     "Reply": "client",
+    "Session": "client",
     "build": "pipeline",
     "convert": "conversion",
     "distill": "train.distill",

@@ -17,8 +17,8 @@ from ollama_bridge.client.embedding import Embedding
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.options import Options
-from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.procedures import BlockingProcedures
+from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.requests import (
     Asking,
     Format,

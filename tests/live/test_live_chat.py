@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -183,6 +184,26 @@ def test_speeds_are_a_machine_s(daemon: PrivateDaemon) -> None:
         assert 0 < measured["decode_rate"]["p50"] < speed["bound_rate"]
         assert measured["first_token_s"]["p50"] > 0
         assert measured["throughput"] > 0
+
+
+def test_what_the_document_shows_works(
+    daemon: PrivateDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every Python block of docs/asking.md, as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "asking.md").read_text(encoding="utf-8")
+    monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+    monkeypatch.chdir(tmp_path)
+    template = (
+        "{{ if .Tools }}{{ range .Tools }}{{ .Function.Name }} {{ end }}{{ end }}"
+        "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
+        "<|im_start|>assistant\n"
+    )
+    with daemon.client() as client:
+        client.create({"model": "smollm2:135m", "from": TAG, "template": template})
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+            exec(compile(block, "docs/asking.md", "exec"), {"__name__": "client_example"})
+        client.delete("smollm2:135m")
+    assert (tmp_path / "chat.json").is_file()
 
 
 def test_a_request_is_seen_while_it_runs(daemon: PrivateDaemon) -> None:
