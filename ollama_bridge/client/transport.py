@@ -18,14 +18,26 @@ from ollama_bridge.errors import DaemonError
 
 
 class Transport:
-    """Blocking requests."""
+    """Blocking requests.
+
+    Args:
+        address: Of the daemon.
+        timeouts: Of every request.
+        transport: Where requests go instead of the network.
+        http: Sends them, with its own headers; None: one is made.
+    """
 
     def __init__(
-        self, address: Address, timeouts: Timeouts, transport: httpx.BaseTransport | None = None
+        self,
+        address: Address,
+        timeouts: Timeouts,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        http: httpx.Client | None = None,
     ) -> None:
         self.address = address
         self._timeouts = timeouts
-        self._http = httpx.Client(
+        self._http = http or httpx.Client(
             headers=address.headers,
             trust_env=_trusts_environment(address),
             verify=_needs_certificates(address),
@@ -98,10 +110,12 @@ class AsyncTransport:
         address: Address,
         timeouts: Timeouts,
         transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        http: httpx.AsyncClient | None = None,
     ) -> None:
         self.address = address
         self._timeouts = timeouts
-        self._http = httpx.AsyncClient(
+        self._http = http or httpx.AsyncClient(
             headers=address.headers,
             trust_env=_trusts_environment(address),
             verify=_needs_certificates(address),

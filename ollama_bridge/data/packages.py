@@ -96,6 +96,19 @@ ASSETS = {
         entry="chatterbot_corpus/data",
         size="1 MB",
     ),
+    # The tests of ollama-python: an oracle of ours for the drop-in.
+    "ollama-python-tests": Asset(
+        PinnedPackage(
+            "ollama",
+            "0.6.3",
+            ("41fc49a8095c4a75939c4c1f8582e4d0671692fb6eac2a5a7ede8c9872b67096",),
+            source=True,
+        ),
+        wanted=lambda name: name.parts[1:2] == ("tests",) or _is_licence(name),
+        entry="tests",
+        size="1 MB",
+        strip_first=True,
+    ),
     # llama.cpp's own converter, of the version that the runner is built from: an oracle of tests.
     "llama-cpp-converter": Asset(
         RUNNER_PACKAGE,

@@ -129,6 +129,7 @@ class FakeDaemon:
             "modelfile": "FROM x",
             "parameters": "stop x",
             "capabilities": ["tools"],
+            "model_info": {},
         }
     )
     context_length: int = 4096
@@ -263,9 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_DELETE = do_GET
 
     def _serve(self) -> None:
-        size = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(size)
-        if len(body) < size:  # the client was killed while it asked
+        body = self._body()
+        if body is None:  # the client was killed while it asked
             self.close_connection = True
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -275,6 +275,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._fails_at_once():
             status, lines = self._route(asked)
             self._send(status, [json.dumps(line).encode() + b"\n" for line in lines])
+
+    def _body(self) -> bytes | None:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            pieces = []
+            while size := int(self.rfile.readline() or b"0", 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(pieces)
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        return body if len(body) == size else None
 
     def _route(self, asked: Asked) -> tuple[int, Sequence[Mapping[str, Any]]]:
         daemon = self.daemon
@@ -416,6 +428,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _listed(tag: str, digest: str) -> dict[str, Any]:
     return {
+        "model": tag,
         "name": tag,
         "digest": digest,
         "size": 5,

@@ -96,6 +96,12 @@ def llama_cpp(caches: dict[str, str]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ollama_python_tests(caches: dict[str, str]) -> Path:
+    """The tests of ollama-python. Read-only: they lie in the shared cache."""
+    return fetched("ollama-python-tests", caches)
+
+
+@pytest.fixture(scope="session")
 def registry_binary(caches: dict[str, str]) -> Path:
     """The real ``docker-registry``: the one on PATH, else the unpacked one."""
     found = find_registry(Path(caches["OLLAMA_BRIDGE_ASSETS_DIR"]))

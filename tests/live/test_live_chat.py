@@ -201,7 +201,8 @@ def test_what_the_document_shows_works(
     with daemon.client() as client:
         client.create({"model": "smollm2:135m", "from": TAG, "template": template})
         for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-            exec(compile(block, "docs/asking.md", "exec"), {"__name__": "client_example"})
+            code = compile(block, "docs/asking.md", "exec", dont_inherit=True)
+            exec(code, {"__name__": "client_example"})
         client.delete("smollm2:135m")
     assert (tmp_path / "chat.json").is_file()
 

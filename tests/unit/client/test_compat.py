@@ -1,0 +1,246 @@
+"""The drop-in: ollama-python's surface, types and exceptions, with our guarantees."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import ollama
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
+from pydantic import BaseModel
+
+from ollama_bridge import compat
+from ollama_bridge.artifacts import digest_file
+from ollama_bridge.client import Timeouts
+from ollama_bridge.errors import (
+    ConfigError,
+    ContextOverflowError,
+    DaemonTimeoutError,
+    ModelNotFoundError,
+    RunnerCrashedError,
+    StreamBrokenError,
+)
+
+SHORT = Timeouts(connect_s=5.0, load_s=0.0, first_token_s=0.2, between_tokens_s=0.2, total_s=5.0)
+
+
+def ask_blocking(host: str, method: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
+    with compat.Client(host, **(client or {})) as opened:
+        found = getattr(opened, method)(*args, **kwargs)
+        return list(found) if isinstance(found, Iterator) else found
+
+
+def ask_asyncio(host: str, method: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
+    async def run() -> Any:
+        async with compat.AsyncClient(host, **(client or {})) as opened:
+            found = await getattr(opened, method)(*args, **kwargs)
+            if isinstance(found, AsyncIterator):
+                return [part async for part in found]
+            return found
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[ask_blocking, ask_asyncio], ids=["blocking", "asyncio"])
+def ask(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with FakeDaemon(models={"m:latest": "d" * 64}) as found:
+        found.statuses = [{"status": "working"}, {"status": "success"}]
+        yield found
+
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def test_the_surface_is_ollama_s() -> None:
+    """Every public method with the same signature; module functions; types."""
+    for ours, theirs in (
+        (compat.Client, ollama.Client),
+        (compat.AsyncClient, ollama.AsyncClient),
+    ):
+        for name, method in inspect.getmembers(theirs, inspect.isfunction):
+            if not name.startswith("_"):
+                assert inspect.signature(getattr(ours, name)) == inspect.signature(method), name
+    assert compat.Message is ollama.Message
+    assert issubclass(compat.BridgeResponseError, ollama.ResponseError)
+    for name in set(ollama.__all__) - set(compat.__all__):
+        assert getattr(compat, name) is not None
+
+
+def test_answers_are_ollama_s_types(daemon: FakeDaemon, ask: Any) -> None:
+    """Whole, though they come as a stream inside."""
+    daemon.thinking = ["Hm", "m."]
+    chat = ask(daemon.host, "chat", "m", MESSAGES)
+    assert type(chat) is ollama.ChatResponse
+    assert (chat.message.content, chat.message.thinking, chat.done) == ("Hello!", "Hmm.", True)
+    assert (chat.eval_count, chat.prompt_eval_count, chat["done_reason"]) == (3, 7, "stop")
+    generated = ask(daemon.host, "generate", "m", "hi")
+    assert type(generated) is ollama.GenerateResponse
+    assert (generated.response, generated.thinking) == ("Hello!", "Hmm.")
+    for body in daemon.questions:
+        assert (body["stream"], body["truncate"], body["shift"]) == (True, False, False)
+        assert "options" not in body or "num_predict" not in body["options"]
+
+
+def test_streams_are_ollama_s_too(daemon: FakeDaemon, ask: Any) -> None:
+    """Part by part."""
+    parts = ask(daemon.host, "chat", "m", MESSAGES, stream=True)
+    assert [part.message.content for part in parts] == ["Hel", "lo", "!", ""]
+    assert all(type(part) is ollama.ChatResponse for part in parts)
+    parts = ask(daemon.host, "generate", "m", "hi", stream=True)
+    assert "".join(part.response for part in parts) == "Hello!"
+    statuses = ask(daemon.host, "pull", "m", stream=True)
+    assert [part.status for part in statuses] == ["working", "success"]
+
+
+def weather(city: str) -> str:
+    """Look up the weather.
+
+    Args:
+        city: Where.
+    """
+    return city
+
+
+class Verdict(BaseModel):
+    label: str
+
+
+def test_arguments_arrive_as_ollama_sends_them(daemon: FakeDaemon, ask: Any) -> None:
+    """Tools of functions, formats, images, options of its own type."""
+    daemon.script = lambda asked: Turn(pieces=[], tool_calls=[("weather", {"city": "Rome"})])
+    reply = ask(
+        daemon.host,
+        "chat",
+        "m",
+        [{"role": "user", "content": "hi", "images": [b"\x89PNG"]}],
+        tools=[weather],
+        format=Verdict.model_json_schema(),
+        options=ollama.Options(temperature=0.5, num_predict=-1),
+        think="high",
+        keep_alive="5m",
+    )
+    assert reply.message.tool_calls[0].function.arguments == {"city": "Rome"}
+    (body,) = daemon.questions
+    assert body["tools"][0]["function"]["name"] == "weather"
+    assert body["messages"][0]["images"] == ["iVBORw=="]
+    assert body["options"] == {"temperature": 0.5, "num_predict": -1}
+    assert body["format"]["required"] == ["label"]
+    assert (body["think"], body["keep_alive"]) == ("high", "5m")
+
+
+def test_models_are_managed(daemon: FakeDaemon, ask: Any, tmp_path: Path) -> None:
+    """list, show, ps, copy, delete, create, push, blobs."""
+    host = daemon.host
+    assert ask(host, "list").models[0].model == "m:latest"
+    assert ask(host, "show", "m").modelfile == "FROM x"
+    assert ask(host, "ps").models[0].name == "m:latest"
+    assert ask(host, "copy", "m", "n:1").status == "success"
+    assert ask(host, "delete", "n:1").status == "success"
+    assert ask(host, "create", "new", from_="m").status == "success"
+    assert ask(host, "push", "m").status == "success"
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+    assert ask(host, "create_blob", file) == f"sha256:{digest_file(file)}"
+    assert list(daemon.blobs.values()) == [b"GGUF"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (Fault.NO_DONE, StreamBrokenError),
+        (Fault.RESET, StreamBrokenError),
+        (Fault.BAD_CHUNK, StreamBrokenError),
+        (Fault.ERROR_LINE, RunnerCrashedError),
+        (Fault.STALL, DaemonTimeoutError),
+        (Fault.SILENT, DaemonTimeoutError),
+        (Fault.BUSY, None),
+        (Fault.HTML_PAGE, None),
+        (Fault.BAD_JSON, None),
+        (Fault.NOT_AN_OBJECT, None),
+        (Fault.REDIRECT, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_fault_is_an_error_that_ollama_s_users_catch(
+    daemon: FakeDaemon, ask: Any, fault: Fault, cause: type | None, stream: bool
+) -> None:
+    """Nothing of httpx or json comes through, and nothing waits for ever."""
+    daemon.fault = fault
+    with pytest.raises((ollama.ResponseError, ConnectionError)) as caught:
+        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, client={"timeouts": SHORT})
+    if cause is not None:
+        assert isinstance(caught.value.__cause__, cause)
+
+
+def test_refusals_have_their_status(daemon: FakeDaemon, ask: Any) -> None:
+    """So that ``except ResponseError as e: if e.status_code == 404: pull`` works."""
+    with pytest.raises(ollama.ResponseError) as caught:
+        ask(daemon.host, "chat", "none", MESSAGES)
+    assert caught.value.status_code == 404
+    assert isinstance(caught.value.__cause__, ModelNotFoundError)
+    assert "ollama" in str(getattr(caught.value, "hint", ""))
+    long = "the input exceeds the available context size"
+    daemon.script = lambda asked: Turn(refusal=(400, long))
+    with pytest.raises(ollama.ResponseError) as caught:
+        ask(daemon.host, "generate", "m", "hi")
+    assert isinstance(caught.value.__cause__, ContextOverflowError)
+
+
+def test_nobody_at_home(ask: Any) -> None:
+    """ConnectionError, as there."""
+    with pytest.raises(ConnectionError, match="no daemon answers"):
+        ask(nobody_listens(), "list")
+    with pytest.raises(ConnectionError):
+        ask(nobody_listens(), "chat", "m", MESSAGES, stream=True)
+
+
+def test_an_option_that_would_be_ignored_is_told(daemon: FakeDaemon, ask: Any) -> None:
+    """ollama-python still offers some."""
+    with pytest.raises(ConfigError, match="unknown option 'mirostat'"):
+        ask(daemon.host, "chat", "m", MESSAGES, options={"mirostat": 1})
+    assert daemon.questions == []
+
+
+def test_headers_and_timeouts_of_httpx_are_kept(daemon: FakeDaemon, ask: Any) -> None:
+    """A timeout bounds every silence."""
+    ask(daemon.host, "list", client={"headers": {"x-team": "blue"}})
+    assert daemon.asked[-1].headers["x-team"] == "blue"
+    assert daemon.asked[-1].headers["user-agent"].startswith("ollama-python/")
+    daemon.fault = Fault.STALL
+    with pytest.raises(ollama.ResponseError, match=r"within 0\.2 s"):
+        ask(daemon.host, "chat", "m", MESSAGES, client={"timeout": 0.2})
+
+
+def test_a_pull_that_does_not_succeed_is_an_error(daemon: FakeDaemon, ask: Any) -> None:
+    """Though every line was fine."""
+    daemon.statuses = [{"status": "working"}]
+    with pytest.raises(ollama.ResponseError, match="without its terminal event"):
+        ask(daemon.host, "pull", "m")
+
+
+def test_the_module_s_functions_ask_the_default_daemon(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``compat.chat`` is ``ollama.chat``."""
+
+    def script(asked: Asked) -> Turn:
+        return Turn(pieces=["yes"])
+
+    daemon.script = script
+    monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+    compat._default.cache_clear()
+    try:
+        assert compat.chat("m", MESSAGES).message.content == "yes"
+        assert compat.list().models[0].model == "m:latest"
+    finally:
+        compat._default().close()
+        compat._default.cache_clear()
