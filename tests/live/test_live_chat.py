@@ -19,6 +19,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
+from ollama_bridge import compat
 from ollama_bridge.client import Client, Conversation, Dropped, Session
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.monitoring import Observer
@@ -192,6 +193,7 @@ def test_what_the_document_shows_works(
     """Every Python block of docs/asking.md, as it stands."""
     text = (Path(__file__).parents[2] / "docs" / "asking.md").read_text(encoding="utf-8")
     monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+    compat._default.cache_clear()
     monkeypatch.chdir(tmp_path)
     template = (
         "{{ if .Tools }}{{ range .Tools }}{{ .Function.Name }} {{ end }}{{ end }}"
@@ -204,6 +206,8 @@ def test_what_the_document_shows_works(
             code = compile(block, "docs/asking.md", "exec", dont_inherit=True)
             exec(code, {"__name__": "client_example"})
         client.delete("smollm2:135m")
+    compat._default().close()  # as ollama-python's, it is open for as long as the program
+    compat._default.cache_clear()
     assert (tmp_path / "chat.json").is_file()
 
 
