@@ -8,12 +8,11 @@ import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.answers import AnswerView, Shown, timing
 from ollama_bridge.cli.asking import (
     FormatOption,
     HideThinkingOption,
@@ -26,12 +25,11 @@ from ollama_bridge.cli.asking import (
     read_options,
     read_think,
 )
-from ollama_bridge.cli.chat import talk
-from ollama_bridge.cli.repl import Repl
-from ollama_bridge.client import Client, Conversation
-from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.cli.chat import connect, talk
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.reporting import NullReporter
+
+if TYPE_CHECKING:
+    from ollama_bridge.cli.answers import Shown
 
 _STDIN_WAIT_S = 2.0
 
@@ -71,11 +69,15 @@ def run(
       ollama-bridge run review-reply --verbose -p temperature=0 "It broke."
       cat letter.txt | ollama-bridge run review-reply "Answer this letter:"
     """
+    from ollama_bridge.cli.answers import AnswerView
+    from ollama_bridge.cli.repl import Repl
+    from ollama_bridge.client import Conversation
+
     conversation = Conversation(
         tag, system, read_options(parameter), read_think(think), format=read_format(format_)
     )
     view = AnswerView(markdown=markdown and not nowordwrap, show_thinking=not hide_thinking)
-    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+    with connect(host) as client:
         if not prompt and sys.stdin.isatty():
             client.show(tag)  # a wrong tag is told now, not after the first question
             repl = Repl(client, conversation, view)
@@ -118,7 +120,7 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
     text = whole_prompt(prompt or "", tag=tag)
-    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+    with connect(host) as client:
         reply = client.generate(
             tag,
             text,
@@ -134,6 +136,8 @@ def generate(
     if as_json:
         output.data_json(_as_json(asdict(reply)))
         return
+    from ollama_bridge.cli.answers import Shown
+
     output.data(reply.text)
     _tell(Shown(reply), verbose=verbose)
 
@@ -182,6 +186,8 @@ def _has_input() -> bool:
 
 
 def _tell(shown: Shown, *, verbose: bool) -> None:
+    from ollama_bridge.cli.answers import timing
+
     if verbose:
         output.say(timing(shown))
     elif shown.reply is not None and shown.reply.done_reason == "length":

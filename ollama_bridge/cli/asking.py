@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.modelfile.parameters import parse_parameter
 
 SystemOption = Annotated[
     str | None, typer.Option("--system", help="Instruction, instead of the model's own.")
@@ -41,6 +40,8 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
     Raises:
         ConfigError: no pair, no such option, or no such value.
     """
+    from ollama_bridge.modelfile.parameters import parse_parameter
+
     found: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, text = pair.partition("=")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.speed import Load, Spread, measure_speed
-from ollama_bridge.speed_picture import draw
+
+if TYPE_CHECKING:
+    from ollama_bridge.speed import Spread
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,6 +49,10 @@ def bench(
       ollama-bridge bench review-sentiment smollm2:135m
       ollama-bridge bench review-reply --concurrency 1,4 --prompts letters.txt --picture speed.svg
     """
+    from ollama_bridge.daemon.ensure import ensure_daemon
+    from ollama_bridge.speed import Load, measure_speed
+    from ollama_bridge.speed_picture import draw
+
     load = Load(_numbers(concurrency), requests, words, tokens, _lines(prompts) if prompts else ())
     with ConsoleReporter(quiet=quiet) as reporter:
         daemon = ensure_daemon(reporter=reporter, host=host)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import options
-from ollama_bridge.cli.answers import AnswerView
 from ollama_bridge.cli.asking import (
     FormatOption,
     HideThinkingOption,
@@ -24,10 +23,10 @@ from ollama_bridge.cli.asking import (
     read_think,
 )
 from ollama_bridge.cli.output import say
-from ollama_bridge.cli.repl import EndOfChat, Repl
-from ollama_bridge.client import Client, Conversation
-from ollama_bridge.daemon.ensure import ensure_daemon
-from ollama_bridge.reporting import NullReporter
+
+if TYPE_CHECKING:
+    from ollama_bridge.cli.repl import Repl
+    from ollama_bridge.client import Client
 
 _MARK = '"""'
 _COMMANDS = [
@@ -78,6 +77,10 @@ def chat(
       ollama-bridge chat review-reply --compare smollm2:135m --system "Answer in one sentence."
       cat questions.txt | ollama-bridge chat review-reply
     """
+    from ollama_bridge.cli.answers import AnswerView
+    from ollama_bridge.cli.repl import Repl
+    from ollama_bridge.client import Conversation
+
     conversation = Conversation(
         tag,
         system,
@@ -85,7 +88,7 @@ def chat(
         read_think(think),
         format=read_format(format_),
     )
-    with Client(ensure_daemon(reporter=NullReporter(), host=host).host) as client:
+    with connect(host) as client:
         client.show(tag)  # a wrong tag is told now, not after the first question
         view = AnswerView(markdown=markdown, show_thinking=not hide_thinking)
         repl = Repl(client, conversation, view)
@@ -97,8 +100,19 @@ def chat(
         talk(repl)
 
 
+def connect(host: str | None) -> Client:
+    """A client of the daemon, which is started if it does not run."""
+    from ollama_bridge.client import Client
+    from ollama_bridge.daemon.ensure import ensure_daemon
+    from ollama_bridge.reporting import NullReporter
+
+    return Client(ensure_daemon(reporter=NullReporter(), host=host).host)
+
+
 def talk(repl: Repl) -> None:
     """Take lines until they end, or the user goes."""
+    from ollama_bridge.cli.repl import EndOfChat
+
     lines = _typed(repl) if sys.stdin.isatty() else (line.rstrip("\n") for line in sys.stdin)
     try:
         for text in joined(lines):

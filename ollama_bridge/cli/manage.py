@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.client import Client
 from ollama_bridge.errors import ModelfileError
 from ollama_bridge.reporting import Note, Progress
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import Client
 
 TagsArgument = Annotated[
     list[str], typer.Argument(metavar="TAG...", autocompletion=completion.tags)
@@ -53,7 +55,7 @@ def create(
         raise ModelfileError(
             f"{modelfile} cannot be read: {reason}", hint="name it with -f FILE"
         ) from exc
-    with ConsoleReporter(quiet=quiet) as reporter, Client(host) as client:
+    with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
         gguf = modelfile.parent / Path(content.from_).expanduser()
         request: dict[str, Any]
         if gguf.is_file():
@@ -79,7 +81,7 @@ def push(
     Examples:
       ollama-bridge push registry.example.com/team/model:1
     """
-    with ConsoleReporter(quiet=quiet) as reporter, Client(host) as client:
+    with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
         client.push(tag, insecure=insecure, on_progress=_bar(reporter, "push"))
     output.data(tag)
 
@@ -90,7 +92,7 @@ def ps(host: options.HostOption = None, as_json: options.JSONOption = False) -> 
     Examples:
       ollama-bridge ps
     """
-    with Client(host) as client:
+    with _client(host) as client:
         running = client.ps()
     if as_json:
         output.data_json([asdict(one) for one in running])
@@ -118,7 +120,7 @@ def cp(
     Examples:
       ollama-bridge cp review-sentiment team/sentiment:1
     """
-    with Client(host) as client:
+    with _client(host) as client:
         client.copy(source, destination)
 
 
@@ -128,7 +130,7 @@ def rm(tags: TagsArgument, host: options.HostOption = None) -> None:
     Examples:
       ollama-bridge rm review-sentiment-quick
     """
-    with Client(host) as client:
+    with _client(host) as client:
         for tag in tags:
             client.delete(tag)
             output.say(f"removed {tag}")
@@ -140,10 +142,16 @@ def stop(tags: TagsArgument, host: options.HostOption = None) -> None:
     Examples:
       ollama-bridge stop review-sentiment
     """
-    with Client(host) as client:
+    with _client(host) as client:
         for tag in tags:
             client.show(tag)  # Ollama says nothing of a tag that it has not
             client.unload(tag)
+
+
+def _client(host: str | None) -> Client:
+    from ollama_bridge.client import Client
+
+    return Client(host)
 
 
 def _bar(reporter: ConsoleReporter, stage: str) -> Any:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -18,7 +18,9 @@ from rich.text import Text
 
 from ollama_bridge.cli import options, output
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.monitoring import Exporter, Observer, Snapshot, exposition
+
+if TYPE_CHECKING:
+    from ollama_bridge.monitoring import Observer, Snapshot
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,6 +49,8 @@ def monitor(
       ollama-bridge monitor --prometheus 9435
       ollama-bridge monitor --json --count 1
     """
+    from ollama_bridge.monitoring import Exporter, Observer, exposition
+
     if not interval_s >= 0.1:
         raise ConfigError(f"--interval {interval_s}: at least 0.1 seconds")
     newest: list[Snapshot] = []
