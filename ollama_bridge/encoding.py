@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from ollama_bridge.answer_text import THOUGHT_END
 from ollama_bridge.artifacts import canonical_json, digest_text
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
@@ -21,7 +22,6 @@ from ollama_bridge.examples import Example, Message
 Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful types
 
 _CHUNK_EXAMPLES = 1024  # bounds the memory of the texts that are tokenized in one call
-_THOUGHT_END = "</think>"
 _OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 # Rendered by `tokenizer_digest`: two tokenizers that agree on it agree on merges and splits.
 _PROBE = "Größe 1234567890, it's   <|im_end|> 😀こんにちは\n\n\tdef f(x): return x"
@@ -232,7 +232,7 @@ def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple
             continue
         before = _render(messages[:number], tokenizer, generation_prompt=True)
         through = _render(messages[: number + 1], tokenizer, generation_prompt=False)
-        forgotten = _THOUGHT_END in message.content and _THOUGHT_END not in through[len(before) :]
+        forgotten = THOUGHT_END in message.content and THOUGHT_END not in through[len(before) :]
         if forgotten or not (through.startswith(before) and text.startswith(through)):
             last = _last_turn(example, tokenizer)
             if last is None:
@@ -269,13 +269,13 @@ def _last_turn(example: Example, tokenizer: Tokenizer) -> tuple[str, str] | None
     if not whole.startswith(start):
         return None
     rest = whole[len(start) :]
-    thought, end, _ = answer.content.rpartition(_THOUGHT_END)
-    if _THOUGHT_END in rest:  # the template writes the thought itself
+    thought, end, _ = answer.content.rpartition(THOUGHT_END)
+    if THOUGHT_END in rest:  # the template writes the thought itself
         return (before, whole) if whole.startswith(before) else None
     if opened is not None or end:
         opening = "<think>\n" if opened is None else ""
         inner = thought.strip().removeprefix("<think>").strip()
-        rest = f"{opening}{inner}\n{_THOUGHT_END}\n\n{rest.lstrip()}"
+        rest = f"{opening}{inner}\n{THOUGHT_END}\n\n{rest.lstrip()}"
     return before, before + rest
 
 

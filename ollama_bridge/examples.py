@@ -38,7 +38,7 @@ class Example:
         messages: System turn first if there is one; ends on the assistant, or on the user where
             the answer is still to be written.
         group: The source document; examples of one group never lie in two splits.
-        label: The right answer of a classification, None for free text.
+        label: The right answer, of a classification or where one is known; None for other text.
     """
 
     id: str

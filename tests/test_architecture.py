@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "ollama_bridge"
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"closing", "errors"}),
-    frozenset({"artifacts", "reporting", "assets", "examples", "repetition"}),
+    frozenset({"artifacts", "reporting", "assets", "answer_text", "examples", "repetition"}),
     frozenset({"drafts", "quantization", "tensorboard"}),
     frozenset({"downloads", "journal"}),
     frozenset({"template"}),

@@ -21,16 +21,23 @@ class Candidate:
         example: The example.
         source: Where it comes from, such as ``movie``; splits are stratified by it.
         text: What duplicates are recognised by.
+        is_class: Whether its label is one of a few that every split has to hold.
     """
 
     example: Example
     source: str
     text: str
+    is_class: bool = True
+
+    @property
+    def label(self) -> str:
+        """The class; empty for free text, also where its right answer is known."""
+        return (self.is_class and self.example.label) or ""
 
     @property
     def stratum(self) -> tuple[str, str]:
         """Splits keep the shares of these."""
-        return (self.source, self.example.label or "")
+        return (self.source, self.label)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_turn, text_key
@@ -21,8 +22,9 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     """Read conversations; each begins with the task's system turn unless it has its own.
 
     A conversation may end on the user only where answers are still to be written, so not in a
-    ``classify`` task, whose last answer is the label. Conversations of the same prompt, or of the
-    same ``group`` (a field of the line), stay in one split.
+    ``classify`` task, whose last answer is the label. In a ``reply`` task a ``label`` (a field of
+    the line) is the right answer to its last question, such as the result of a sum. Conversations
+    of the same prompt, or of the same ``group`` (another field), stay in one split.
 
     Raises:
         DataError: naming file and every bad line.
@@ -44,10 +46,17 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
             if turns[-1].role != "assistant":
                 problems.add(number, "a classify task needs the label as the last, assistant turn")
                 continue
-            label = matcher.match(turns[-1].content, number=number)
+            thought, end, said = turns[-1].content.rpartition(THOUGHT_END)
+            label = matcher.match(said.strip(), number=number)
             if label is None:
                 continue
-            turns = [*turns[:-1], Message("assistant", label)]
+            answer = f"{thought}{end}\n\n{label}" if end else label
+            turns = [*turns[:-1], Message("assistant", answer)]
+        elif (given := record.get("label")) is not None:
+            if not isinstance(given, str | int | float):
+                problems.add(number, "label is neither a text nor a number")
+                continue
+            label = str(given)
         if task.system and turns[0].role != "system":
             turns.insert(0, Message("system", task.system))
         prompt, whole = _texts(turns)
@@ -56,7 +65,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         # The first line of a prompt gives its document to all later lines of the same prompt.
         document = documents.setdefault(text_key(prompt), document)
         example = Example(f"line-{number}", tuple(turns), document, label)
-        candidates.append(Candidate(example, _SOURCE, prompt if label is not None else whole))
+        text = prompt if label is not None else whole
+        candidates.append(Candidate(example, _SOURCE, text, is_class=matcher is not None))
     problems.raise_if_any(
         hint='a line looks like {"messages": [{"role": "user", "content": "..."}, '
         '{"role": "assistant", "content": "..."}]}'
@@ -80,7 +90,7 @@ def _turns(record: dict[str, object], *, where: str) -> list[Message]:
         turn = Message(turn.role, clean_turn(turn.content))
         if not turn.content:
             raise DataError(f"{where}: message {place} ({turn.role}) is empty")
-        turns.append(turn)
+        turns.append(_with_thinking(turn, item, where=where))
     spoken = turns[1:] if turns[0].role == "system" else turns
     for place, turn in enumerate(spoken):
         expected = "user" if place % 2 == 0 else "assistant"
@@ -92,6 +102,17 @@ def _turns(record: dict[str, object], *, where: str) -> list[Message]:
     if not spoken:
         raise DataError(f"{where}: only a system turn")
     return turns
+
+
+def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
+    """The turn with what Ollama's API (or an OpenAI-compatible one) gives as its thinking."""
+    said = item if isinstance(item, dict) else {}
+    thinking = said.get("thinking") or said.get("reasoning_content")
+    if thinking is None or thinking == "":
+        return turn
+    if turn.role != "assistant" or not isinstance(thinking, str):
+        raise DataError(f"{where}: thinking is a text of an assistant message")
+    return Message(turn.role, with_thought(turn.content, clean_turn(thinking)))
 
 
 def _texts(turns: Sequence[Message]) -> tuple[str, str]:

@@ -235,9 +235,7 @@ def _describe(candidates: Sequence[Candidate]) -> dict[str, object]:
     return {
         "examples": len(candidates),
         "documents": len({candidate.example.group for candidate in candidates}),
-        "labels": dict(
-            sorted(Counter(c.example.label for c in candidates if c.example.label).items())
-        ),
+        "labels": dict(sorted(Counter(c.label for c in candidates if c.label).items())),
         "sources": dict(sorted(Counter(candidate.source for candidate in candidates).items())),
         "characters": sum(len(candidate.text) for candidate in candidates),
     }

@@ -96,8 +96,7 @@ def _give_every_split_every_label(
 ) -> None:
     """Move documents out of train where a split lacks a label; smallest first."""
     labels = {
-        group: {candidate.example.label or "" for candidate in members}
-        for group, members in documents.items()
+        group: {candidate.label for candidate in members} for group, members in documents.items()
     }
     held_out: tuple[Split, ...] = ("test", "validation")
     for label in sorted(set().union(*labels.values())):
@@ -114,9 +113,7 @@ def _give_every_split_every_label(
         missing = [name for name in SPLITS if not any(placed[group] == name for group in holders)]
         if missing:
             texts = sum(
-                (candidate.example.label or "") == label
-                for group in holders
-                for candidate in documents[group]
+                candidate.label == label for group in holders for candidate in documents[group]
             )
             what = f"label {label!r} has" if label else "there are"
             raise DataError(

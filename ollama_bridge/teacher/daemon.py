@@ -56,8 +56,8 @@ def write_answers(
     """Let a model answer every example that ends on the user.
 
     With ``settings.rewrite`` it also answers the examples of the training and the validation split
-    that have an answer; where it does not say the example's label, the example is left out. Some
-    requests are in flight at a time, each answer is synced to disk as it comes: a run that is
+    that have an answer. Where an answer does not say the example's label, the example is left out.
+    Some requests are in flight at a time, each answer is synced to disk as it comes: a run that is
     killed goes on with what it has.
 
     Args:
@@ -178,7 +178,7 @@ class _Writing:
             reply.thinking,
             cut=reply.done_reason == "length",
             mode=settings.thinking,
-            label=example.label if settings.rewrite else None,
+            label=example.label,
         )
         text = with_thinking(
             answer, reply.thinking, mode=settings.thinking, max_words=settings.thinking_words

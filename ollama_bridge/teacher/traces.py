@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from ollama_bridge.answer_text import says, with_thought
 from ollama_bridge.repetition import is_looping
 
 ThinkingMode = Literal["strip", "keep", "shorten"]
@@ -22,8 +23,6 @@ THINKING_LOOPS, THINKING_MISSING, WRONG = "looping thinking", "without thinking"
 
 # A sentence or a line, with what separates it from the next.
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?。！？]+(?=\s|$)|(?=\n)|$)\s*")
-_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
-_LEADS = re.compile(r"^(?:the )?(?:final )?(?:answer|label|sentiment)(?: is)?\s*:?\s+", re.I)
 
 
 def judge(
@@ -53,17 +52,9 @@ def judge(
         return THINKING_MISSING
     if mode != "strip" and is_looping(thinking):
         return THINKING_LOOPS
-    if label is not None and not matches(answer, label):
+    if label is not None and not says(answer, label):
         return WRONG
     return KEPT
-
-
-def matches(answer: str, label: str) -> bool:
-    """Whether an answer says a label: alone, whatever its case and the marks around it.
-
-    ``**Positive.**`` and ``Answer: positive`` say ``positive``; ``not positive`` does not.
-    """
-    return _plain(_LEADS.sub("", _EDGES.sub("", answer))) == _plain(label)
 
 
 def with_thinking(answer: str, thinking: str, *, mode: ThinkingMode, max_words: int) -> str:
@@ -77,8 +68,8 @@ def with_thinking(answer: str, thinking: str, *, mode: ThinkingMode, max_words: 
     """
     if mode == "strip" or not thinking:
         return answer
-    trace = shorten(thinking, max_words=max_words) if mode == "shorten" else thinking.strip()
-    return f"<think>\n{trace}\n</think>\n\n{answer}"
+    trace = shorten(thinking, max_words=max_words) if mode == "shorten" else thinking
+    return with_thought(answer, trace)
 
 
 def shorten(trace: str, *, max_words: int) -> str:
@@ -108,10 +99,6 @@ def shorten(trace: str, *, max_words: int) -> str:
         else:
             tail.insert(0, taken)
     return "".join(head + tail).strip()
-
-
-def _plain(text: str) -> str:
-    return " ".join(_EDGES.sub("", text).casefold().split())
 
 
 def _words(text: str) -> int:

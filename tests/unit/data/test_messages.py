@@ -10,6 +10,7 @@ import pytest
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Collected
 from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.splitting import Sizes, split
 from ollama_bridge.errors import DataError
 
 REPLY = TaskSection(kind="reply", system="Answer.")
@@ -48,6 +49,31 @@ def test_the_label_of_a_classification_is_the_last_answer(tmp_path: Path) -> Non
         collect(tmp_path, [turns("a", "yes"), turns("b", "maybe")], CLASSIFY)
 
 
+def thought(answer: str, field: str = "thinking") -> dict[str, object]:
+    said = {"role": "assistant", "content": answer, field: " They ask twice.\r\n"}
+    return {"messages": [{"role": "user", "content": "a"}, said]}
+
+
+@pytest.mark.parametrize("field", ["thinking", "reasoning_content"])
+def test_thinking_is_learnt_before_its_answer(tmp_path: Path, field: str) -> None:
+    """As Ollama and OpenAI-compatible servers hand it out; a classification keeps it too."""
+    (only,) = collect(tmp_path, [thought("b", field)]).candidates
+    assert only.example.messages[-1].content == "<think>\nThey ask twice.\n</think>\n\nb"
+    (only,) = collect(tmp_path, [thought("Yes", field)], CLASSIFY).candidates
+    assert only.example.messages[-1].content == "<think>\nThey ask twice.\n</think>\n\nyes"
+    assert only.example.label == "yes"
+
+
+def test_a_reply_may_have_a_right_answer(tmp_path: Path) -> None:
+    """It is no class: texts that have one each can be split all the same."""
+    records = [turns(f"{number}+{number}?") | {"label": 2 * number} for number in range(1, 9)]
+    candidates = collect(tmp_path, records).candidates
+    assert [one.example.label for one in candidates][:2] == ["2", "4"]
+    parts = split(candidates, Sizes(test=2, validation=2), seed=0)
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [4, 2, 2]
+    assert len({one.stratum for one in candidates}) == 1
+
+
 def test_same_prompt_same_document(tmp_path: Path) -> None:
     """Two answers to one question stay in one split, and so do lines of one group."""
     records = [turns("Hello!", "a"), turns("hello", "b"), turns("c", "d") | {"group": "x"}]
@@ -70,6 +96,11 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot'"),
         ({"messages": [{"role": "user", "content": None}]}, "not a text"),
         ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),
+        (turns("a", "b") | {"label": ["b"]}, "label is neither a text nor a number"),
+        (
+            {"messages": [{"role": "user", "content": "a", "thinking": "hm"}]},
+            "thinking is a text of an assistant message",
+        ),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "turn 1 is assistant"),
         ({"messages": [{"role": "system", "content": "a"}]}, "only a system turn"),
         ([1], "a JSON object is expected"),

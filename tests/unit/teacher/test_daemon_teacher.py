@@ -270,6 +270,25 @@ def test_thinking_is_kept_where_it_is_right(
     }
 
 
+def test_a_written_reply_has_to_say_what_is_known(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """An open example with a label, such as the result of a sum, keeps right answers only."""
+
+    def fill(path: Path) -> None:
+        rows = [replace(example(f"train{number}"), label=str(number)) for number in range(4)]
+        write_examples(path / "train.jsonl", rows)
+        for split in ("validation", "test"):
+            write_examples(path / f"{split}.jsonl", [example(f"{split}7")])
+        (path / "card.json").write_text("{}")
+
+    daemon.script = lambda asked: Turn(pieces=[text_of(asked)[-1].replace("2", "-2")])
+    answered = write(commit(Corpus, tmp_path / "sums", fill), daemon, tmp_path)
+    kept = [one.id for one in read_examples(answered.split_path("train"))]
+    assert kept == ["train0", "train1", "train3"]
+    assert answered.facts["answers"] == {"kept": 5, "wrong answer": 1}
+
+
 def test_distributions_come_along(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
     """Where the daemon gives the soft labels, its likeliest tokens are kept with the answers."""
     entry = {"token": "Hi", "logprob": -0.1, "top_logprobs": [{"token": "Hi", "logprob": -0.1}]}

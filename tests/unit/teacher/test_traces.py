@@ -6,27 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_bridge.teacher.traces import judge, matches, shorten, with_thinking
-
-
-@pytest.mark.parametrize(
-    ("answer", "says_it"),
-    [
-        ("positive", True),
-        (" Positive. ", True),
-        ("**Positive**", True),
-        ("Answer: positive", True),
-        ("The final answer is: **positive**.", True),
-        ("The sentiment is positive.", True),
-        ("not positive", False),
-        ("positive or negative", False),
-        ("negative", False),
-        ("", False),
-    ],
-)
-def test_an_answer_says_a_label_or_not(answer: str, says_it: bool) -> None:
-    """Marks and case around it do not count, other words do."""
-    assert matches(answer, "positive") is says_it
+from ollama_bridge.teacher.traces import judge, shorten, with_thinking
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""What the text of an answer says."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollama_bridge.answer_text import says, with_thought, without_thought
+
+
+@pytest.mark.parametrize(
+    ("answer", "says_it"),
+    [
+        ("positive", True),
+        (" Positive. ", True),
+        ("**Positive**", True),
+        ("Answer: positive", True),
+        ("The final answer is: **positive**.", True),
+        ("The sentiment is positive.", True),
+        ("not positive", False),
+        ("positive or negative", False),
+        ("negative", False),
+        ("", False),
+    ],
+)
+def test_an_answer_says_a_label_or_not(answer: str, says_it: bool) -> None:
+    """Marks and case around it do not count, other words do."""
+    assert says(answer, "positive") is says_it
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "says_it"),
+    [
+        ("**-12.**", "-12", True),
+        ("Answer: -12", "-12", True),
+        ("-12", "12", False),
+        ("12", "-12", False),
+        ("- 12", "12", True),
+        ("112", "12", False),
+    ],
+)
+def test_a_minus_belongs_to_its_number(answer: str, label: str, says_it: bool) -> None:
+    """It is no mark around a word: a wrong sign is a wrong answer."""
+    assert says(answer, label) is says_it
+
+
+@pytest.mark.parametrize("answer", ["42", "", "a\n\nb"])
+def test_a_thought_is_told_from_the_answer(answer: str) -> None:
+    """Also where the prompt has opened it, and where there is none."""
+    whole = with_thought(answer, " 40 + 2.\n")
+    assert whole.startswith("<think>\n40 + 2.\n</think>\n\n")
+    assert without_thought(whole) == answer
+    assert without_thought(whole.removeprefix("<think>")) == answer
+    assert without_thought(answer) == answer
