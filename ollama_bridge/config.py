@@ -142,7 +142,12 @@ class EvaluateSection(Section):
     bootstrap_samples: int = Field(default=2000, ge=100)
     served: bool = Field(default=True, description="Also score teacher and student as served.")
     served_examples: int | None = Field(default=None, gt=0, description="null: all.")
-    reply_tokens: int = Field(default=96, gt=0, description="reply: limit of an answer, tokens.")
+    reply_tokens: int = Field(
+        default=96,
+        gt=0,
+        description="reply: limit of an answer, thinking included, tokens; classify: of the "
+        "thinking of a served model that thinks.",
+    )
 
 
 class ExportSection(Section):

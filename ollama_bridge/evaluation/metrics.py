@@ -94,6 +94,13 @@ def score(
     )
 
 
+def share_right(right: Sequence[bool], *, bootstrap_samples: int, seed: int = 0) -> Interval:
+    """Share of right answers with its bootstrap interval over the texts."""
+    counts = np.array([len(right) - sum(right), sum(right)], dtype=np.int64)
+    resampled = _resample(counts, bootstrap_samples, seed)[:, 1]
+    return _interval(sum(right) / max(1, len(right)), resampled / max(1, len(right)))
+
+
 def paired_difference(
     gold: Sequence[str],
     first: Sequence[str],

@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ollama_bridge.answer_text import says, without_thought
 from ollama_bridge.artifacts import EvalReport, write_text_atomic
-from ollama_bridge.evaluation.metrics import OTHER, agreement, paired_difference, score
+from ollama_bridge.evaluation.metrics import (
+    OTHER,
+    agreement,
+    paired_difference,
+    score,
+    share_right,
+)
 
 REPORT_VERSION = 1
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
@@ -58,6 +65,21 @@ def compare_classifiers(
         for first, second in pairs
         if first in said and second in said and first != second
     }
+
+
+def score_replies(
+    report: Report,
+    labels: Sequence[str | None],
+    said: Mapping[str, Sequence[str]],
+    *,
+    bootstrap_samples: int,
+) -> None:
+    """Add the share of answers that say their text's label, over the texts that have one."""
+    known = [(place, label) for place, label in enumerate(labels) if label is not None]
+    for name, answers in said.items() if known else ():
+        right = [says(without_thought(answers[place]), label) for place, label in known]
+        accuracy = share_right(right, bootstrap_samples=bootstrap_samples)
+        report["models"][name]["accuracy"] = accuracy.to_dict()
 
 
 def add_ratios(report: Report) -> None:

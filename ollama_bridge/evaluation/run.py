@@ -15,7 +15,12 @@ from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.held_out import gold_labels, held_out_examples, write_predictions
 from ollama_bridge.evaluation.metrics import answer_scores
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
-from ollama_bridge.evaluation.report import compare_classifiers, main_teacher, write_report
+from ollama_bridge.evaluation.report import (
+    compare_classifiers,
+    main_teacher,
+    score_replies,
+    write_report,
+)
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -107,17 +112,18 @@ def evaluate(
             "teacher": main_teacher(list(models)),
             "models": {name: dict(scores.facts) for name, scores in scored.items()},
         }
+        said = {
+            name: [record["prediction"] for record in scores.predictions()]
+            for name, scores in scored.items()
+        }
+        samples = settings.bootstrap_samples
         if task.kind == "classify":
-            predictions = {name: scores.predictions() for name, scores in scored.items()}
             gold = gold_labels(examples, task.labels)
-            said = {
-                name: [record["prediction"] for record in records]
-                for name, records in predictions.items()
-            }
-            compare_classifiers(
-                report, gold, said, task.labels, bootstrap_samples=settings.bootstrap_samples
-            )
+            compare_classifiers(report, gold, said, task.labels, bootstrap_samples=samples)
             write_predictions(draft.path / "predictions.jsonl", examples, said)
+        else:
+            labels = [example.label for example in examples]
+            score_replies(report, labels, said, bootstrap_samples=samples)
         facts = write_report(draft.path, report)
         reporter.emit(Metric(STAGE, len(examples), _numbers(facts)))
         manifest = draft.commit(facts)

@@ -23,6 +23,7 @@ from ollama_bridge.evaluation.report import (
     Report,
     compare_classifiers,
     main_teacher,
+    score_replies,
     write_report,
 )
 from ollama_bridge.examples import Example
@@ -70,6 +71,7 @@ def evaluate_served(
     """
     reporter = reporter or NullReporter()
     sizes = _find_models(client, tags)
+    thinking = _that_think(client, tags) if task.kind == "classify" else []
     limit = min(
         (one for one in (settings.max_examples, settings.served_examples) if one), default=None
     )
@@ -84,6 +86,7 @@ def evaluate_served(
             "examples": limit,
             "bootstrap_samples": settings.bootstrap_samples,
             "reply_tokens": settings.reply_tokens,
+            **({"thinking": thinking} if thinking else {}),
         },
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -92,7 +95,8 @@ def evaluate_served(
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit)
         with Journal(draft.path / "resume.jsonl") as journal:
-            _Interview(client, tags, settings, task, journal, reporter).run(examples)
+            interview = _Interview(client, tags, settings, task, thinking, journal, reporter)
+            interview.run(examples)
             answers, memory = _read_journal(journal)
         report: Report = {
             "title": "Scores as served by Ollama",
@@ -129,6 +133,8 @@ def evaluate_served(
                     ended=[record["done_reason"] == "stop" for record in records],
                     tokens=[record["generated_tokens"] for record in records],
                 )
+            labels = [example.label for example in examples]
+            score_replies(report, labels, said, bootstrap_samples=settings.bootstrap_samples)
         write_predictions(draft.path / "predictions.jsonl", examples, said)
         facts = write_report(draft.path, report)
         manifest = draft.commit(facts)
@@ -145,13 +151,14 @@ class _Interview:
         tags: Mapping[str, str],
         settings: EvaluateSection,
         task: TaskSection,
+        thinking: Sequence[str],
         journal: Journal,
         reporter: Reporter,
     ) -> None:
         self._client = client
         self._tags = tags
         self._task = task
-        self._options = _options(settings, task)
+        self._options = {name: _options(settings, task, thinks=name in thinking) for name in tags}
         self._journal = journal
         self._reporter = reporter
         self._known = {(record.get("model"), record.get("id")) for record in journal.records}
@@ -178,7 +185,7 @@ class _Interview:
     def _warm_up(self, name: str) -> None:
         """Load the model outside of the measured time, and note once what it takes."""
         tag = self._tags[name]
-        self._client.chat(tag, _WARM_UP, options={**self._options, "num_predict": 1})
+        self._client.chat(tag, _WARM_UP, options={**self._options[name], "num_predict": 1})
         if (name, None) in self._known:
             return
         running = {model.name: model.size_bytes for model in self._client.ps()}
@@ -194,7 +201,7 @@ class _Interview:
         start_s = time.perf_counter()
         try:
             reply = self._client.chat(
-                self._tags[name], [turn.to_dict() for turn in turns], options=self._options
+                self._tags[name], [turn.to_dict() for turn in turns], options=self._options[name]
             )
         except ContextOverflowError:
             record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
@@ -230,16 +237,24 @@ def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
     return {name: listed[_full_name(tag)] for name, tag in tags.items()}
 
 
+def _that_think(client: Client, tags: Mapping[str, str]) -> list[str]:
+    return [name for name, tag in tags.items() if "thinking" in client.show(tag).capabilities]
+
+
 def _full_name(tag: str) -> str:
     return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
 
 
-def _options(settings: EvaluateSection, task: TaskSection) -> dict[str, float | int]:
+def _options(
+    settings: EvaluateSection, task: TaskSection, *, thinks: bool
+) -> dict[str, float | int]:
     if task.kind == "reply":
         return {"num_predict": settings.reply_tokens, "seed": 0}
     # No token is shorter than a byte, so every label and its end fit.
-    longest = max(len(label.encode()) for label in task.labels)
-    return {"temperature": 0, "num_predict": longest + 1, "seed": 0}
+    tokens = max(len(label.encode()) for label in task.labels) + 1
+    if thinks:
+        tokens += settings.reply_tokens
+    return {"temperature": 0, "num_predict": tokens, "seed": 0}
 
 
 def _read_journal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.run import ModelScores, evaluate
-from ollama_bridge.examples import Example, Message, write_examples
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, NullReporter, StageFinished, StageReused
@@ -206,6 +207,26 @@ def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
     assert entry["answers"] == 4
     assert 0 <= entry["ended"] <= 1
     assert "perplexity" in read_markdown(report)
+
+
+def test_replies_are_held_against_their_labels(base: Checkpoint, tmp_path: Path) -> None:
+    """Of the texts whose right answer is known: the share of answers that say it."""
+    task = TaskSection(kind="reply", system=SYSTEM)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    evaluate({"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "first")
+    said = ModelScores.open(tmp_path / "first-models" / "student").predictions()
+    labels = [said[0]["prediction"], "nothing of the kind", None, None]
+    examples = [
+        replace(one, label=label)
+        for one, label in zip(read_examples(corpus.split_path("test")), labels, strict=True)
+    ]
+    known = commit(
+        Corpus, tmp_path / "known", lambda path: write_examples(path / "test.jsonl", examples)
+    )
+    report = evaluate({"student": base}, known, SETTINGS, task, out_dir=tmp_path / "report")
+    entry = json.loads(report.report_path.read_text())["models"]["student"]
+    assert entry["accuracy"]["value"] == 0.5
+    assert "accuracy" in read_markdown(report)
 
 
 def test_nothing_to_score_is_an_error(base: Checkpoint, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ollama_bridge.evaluation.metrics import (
     paired_difference,
     perplexity,
     score,
+    share_right,
 )
 
 LABELS = ("a", "b", "c")
@@ -106,3 +107,13 @@ def test_small_measures() -> None:
     assert found["mean_tokens"] == 4
     assert found["looping"] == pytest.approx(1 / 3)
     assert found["empty"] == pytest.approx(1 / 3)
+
+
+def test_a_share_has_the_interval_of_a_binomial() -> None:
+    """Resampling the texts spreads the share as the normal approximation says."""
+    found = share_right([True] * 300 + [False] * 100, bootstrap_samples=4000)
+    spread = 1.96 * math.sqrt(0.75 * 0.25 / 400)
+    assert found.value == 0.75
+    assert found.low == pytest.approx(0.75 - spread, abs=0.01)
+    assert found.high == pytest.approx(0.75 + spread, abs=0.01)
+    assert share_right([], bootstrap_samples=100).value == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,8 @@ class FakeClient:
         self.messages: list[Any] = []
         self.warm_ups: list[str] = []
         self.digest = "1"
+        self.thinks = ""
+        self.options: dict[str, Mapping[str, object]] = {}
         self._breaks_after = breaks_after
 
     def list(self) -> list[Any]:
@@ -39,6 +42,9 @@ class FakeClient:
             SimpleNamespace(name="big:teacher", digest="b", size_bytes=200),
             SimpleNamespace(name="small:latest", digest=self.digest, size_bytes=100),
         ]
+
+    def show(self, model: str) -> Any:
+        return SimpleNamespace(capabilities=("thinking",) if model == self.thinks else ())
 
     def ps(self) -> list[Any]:
         return [
@@ -53,6 +59,7 @@ class FakeClient:
         *,
         options: Mapping[str, object],
     ) -> Any:
+        self.options[model] = options
         if isinstance(messages, str):
             self.warm_ups.append(model)
             return None
@@ -107,6 +114,35 @@ def test_the_tag_has_to_bring_its_system_prompt(corpus: Corpus, tmp_path: Path) 
     client = FakeClient()
     evaluate_served(TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served")
     assert all([turn["role"] for turn in messages] == ["user"] for messages in client.messages)
+
+
+def test_a_model_that_thinks_may_do_so(corpus: Corpus, tmp_path: Path) -> None:
+    """The limit of one word is for the answer: what comes in <think> before has its own."""
+    client = FakeClient()
+    client.thinks = "small"
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served")
+    word = len("positive") + 1
+    assert client.options["big:teacher"]["num_predict"] == word
+    assert client.options["small"]["num_predict"] == word + SETTINGS.reply_tokens
+
+
+def test_replies_whose_right_answer_is_known_are_scored(tmp_path: Path) -> None:
+    """Of texts with a label, the share whose answer says it; the others do not count."""
+    examples = [
+        replace(one, label=label)
+        for one, label in zip(
+            sentiment_examples(3, name="test"), ("Positive", "negative", None), strict=True
+        )
+    ]
+    corpus = commit(
+        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", examples)
+    )
+    report = evaluate_served(
+        TAGS, corpus, SETTINGS, REPLY, client=FakeClient(), out_dir=tmp_path / "served"
+    )
+    student = json.loads(report.report_path.read_text())["models"]["student"]
+    assert student["accuracy"]["value"] == 0.5
+    assert "50.0%" in read_markdown(report)
 
 
 def test_models_take_turns(corpus: Corpus, tmp_path: Path) -> None:
