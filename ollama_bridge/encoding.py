@@ -152,14 +152,17 @@ def encode_split(
 
 
 def rendered_texts(example: Example, tokenizer: Tokenizer) -> list[str]:
-    """Every text of a conversation that is ever tokenized: whole, and up to and through answers.
+    """Every text of a conversation that is ever tokenized.
+
+    Whole, up to and through answers, and an only answer by itself.
 
     Raises:
         DataError: it has no answer.
         TrainingError: the chat template fails or cannot be used for training.
     """
     text, turns = _turn_texts(example, tokenizer)
-    return [text, *(part for turn in turns for part in turn)]
+    alone = [text[len(turns[0][0]) :]] if len(turns) == 1 else []
+    return [text, *(part for turn in turns for part in turn), *alone]
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
@@ -182,17 +185,20 @@ def _encode_many(
     for _, example in numbered:
         text, turns = _turn_texts(example, tokenizer)
         texts += [text, *(part for turn in turns for part in turn)]
-        counts.append(len(turns))
-    ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+        counts.append(1 + 2 * len(turns))
+    ids = list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     encoded = []
-    for (row, example), turns_count in zip(numbered, counts, strict=True):
-        input_ids = next(ids)
+    place = 0
+    for (row, example), count in zip(numbered, counts, strict=True):
+        own = slice(place, place := place + count)
+        input_ids, *bounds = _as_asked(texts[own], ids[own], tokenizer)
+        turns_count = len(bounds) // 2
         supervised = np.zeros(len(input_ids), dtype=np.bool_)
         ended = 0
-        for _ in range(turns_count):
-            start = _common_length(next(ids), input_ids, inside=True)
-            stop = _common_length(next(ids), input_ids, inside=False)
+        for before, through in zip(bounds[::2], bounds[1::2], strict=True):
+            start = _common_length(before, input_ids, inside=True)
+            stop = _common_length(through, input_ids, inside=False)
             end = _end_position(input_ids[start:stop], tokenizer.eos_token_id, special)
             if end is not None:
                 ended += 1
@@ -210,6 +216,35 @@ def _encode_many(
             )
         )
     return encoded
+
+
+def _as_asked(
+    texts: Sequence[str], ids: Sequence[list[int]], tokenizer: Tokenizer
+) -> Sequence[list[int]]:
+    """Token ids of a conversation such that its only answer stands behind the prompt's own ids.
+
+    Whoever asks tokenizes the prompt alone. Where the answer begins with what merges with the
+    prompt's end (an empty thought: ``<think>`` and two line ends), the whole text has another token
+    there, which a model that is asked never sees.
+
+    Args:
+        texts: The whole conversation, up to its answer, and through it.
+        ids: Of each of them.
+        tokenizer: Cuts the answer.
+
+    Returns:
+        ``ids``, or where they had to be cut anew others in their place.
+    """
+    if len(ids) != 3 or ids[0][: len(ids[1])] == ids[1]:
+        return ids
+    before = len(texts[1])
+    behind = tokenizer([texts[0][before:], texts[2][before:]], add_special_tokens=False)
+    whole, through = ([*ids[1], *answer] for answer in behind["input_ids"])
+    # Some tokenizers cannot cut a piece of a text: they put a blank in front.
+    same = tokenizer.decode(whole, clean_up_tokenization_spaces=False) == tokenizer.decode(
+        ids[0], clean_up_tokenization_spaces=False
+    )
+    return [whole, ids[1], through] if same else ids
 
 
 def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple[str, str]]]:

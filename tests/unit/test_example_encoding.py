@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,10 +78,34 @@ def test_a_template_that_opens_no_thought_gets_a_whole_one(template: Any) -> Non
 
 
 def test_what_is_tokenized_is_told(tokenizer: Any) -> None:
-    """The whole text, and up to and through the answer."""
+    """The whole text, up to and through the answer, and the answer."""
     example = Example("x", (*ASKED, Message("assistant", "yes")), "x")
-    whole, before, through = rendered_texts(example, tokenizer)
-    assert whole == through == f"{before}\n</think>\n\nyes{EOS}"
+    whole, before, through, answer = rendered_texts(example, tokenizer)
+    assert answer == f"\n</think>\n\nyes{EOS}"
+    assert whole == through == before + answer
+
+
+def test_an_answer_stands_behind_the_prompt_that_is_asked(tmp_path: Path) -> None:
+    """Two line ends are one token of most models: the first is the prompt's all the same."""
+    folder = build_reasoner(tmp_path / "model")
+    file = folder / "tokenizer.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["model"]["vocab"]["ĊĊ"] = len(document["model"]["vocab"]) + 100
+    document["model"]["merges"].append(["Ċ", "Ċ"])
+    file.write_text(json.dumps(document), encoding="utf-8")
+    merging = load_tokenizer(folder)
+    assert len(merging("\n\n", add_special_tokens=False)["input_ids"]) == 1
+    prompt = merging.apply_chat_template(
+        [message.to_dict() for message in ASKED], tokenize=False, add_generation_prompt=True
+    )
+    asked = merging(prompt, add_special_tokens=False)["input_ids"]
+    encoded = encode(
+        Example("x", (*ASKED, Message("assistant", "yes")), "x"), merging, max_length=512
+    )
+    assert encoded.input_ids[: len(asked)].tolist() == asked
+    assert encoded.targets[0] == len(asked)
+    said = merging.decode(encoded.input_ids[encoded.supervised])
+    assert said == f"\n</think>\n\nyes{EOS}"
 
 
 def test_a_template_that_changes_answers_is_refused(template: Any) -> None:
