@@ -57,8 +57,9 @@ def write_answers(
 
     With ``settings.rewrite`` it also answers the examples of the training and the validation split
     that have an answer. Where an answer does not say the example's label, the example is left out.
-    Some requests are in flight at a time, each answer is synced to disk as it comes: a run that is
-    killed goes on with what it has.
+    Some requests are in flight at a time, each reply is synced to disk as it comes, in a log beside
+    ``out_dir``: a run that is killed, or that treats thinking differently, goes on with what it
+    has.
 
     Args:
         corpus: Examples with answers of their own are kept as they are.
@@ -87,7 +88,8 @@ def write_answers(
             return Corpus(out_dir, draft.finished)
         splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
         writing = _Writing(respondent, settings, seed=work.seed)
-        with BatchLog(draft.path / "resume-answers.jsonl") as log:
+        # Beside the artefact: another treatment of the same replies asks for none of them again.
+        with BatchLog(out_dir.absolute().with_name(f"{out_dir.name}-replies.jsonl")) as log:
             examples = [
                 example
                 for name in _SPLITS

@@ -270,6 +270,21 @@ def test_thinking_is_kept_where_it_is_right(
     }
 
 
+def test_traces_are_treated_anew_without_asking_again(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """What the model replied is kept: kept, shortened and stripped are made of the same replies."""
+    daemon.script = lambda asked: Turn(thinking=["One. Two. Three."], pieces=["positive"])
+    found = {}
+    for mode in ("keep", "shorten", "strip"):
+        changes = {"rewrite": True, "thinking": mode, "thinking_words": 2}
+        answered = write(labelled, daemon, tmp_path, settings=SETTINGS.model_copy(update=changes))
+        first = next(iter(read_examples(answered.split_path("train"))))
+        found[mode] = first.messages[-1].content.split("\n")[-4:-3]
+    assert found == {"keep": ["One. Two. Three."], "shorten": ["One. Three."], "strip": []}
+    assert len(daemon.questions) == 7
+
+
 def test_a_written_reply_has_to_say_what_is_known(
     corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
