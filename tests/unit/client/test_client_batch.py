@@ -78,13 +78,16 @@ def test_every_question_is_answered_once(daemon: FakeDaemon, log: BatchLog) -> N
     """Order-free, bounded, equal questions asked once; all of it is in the log."""
     texts = [f"question {number}" for number in range(40)]
     running, most = 0, 0
-    lock = threading.Lock()
+    lock, full = threading.Lock(), threading.Event()
 
     def count(asked: Asked) -> Turn:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+            if running == 3:
+                full.set()
+        full.wait(10)  # however slowly the others come
         daemon.closing.wait(0.002)
         with lock:
             running -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.reporting import Event, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 
@@ -53,11 +55,21 @@ SETTINGS = DistillSection(
 )
 
 
+@dataclass
+class Listener:
+    """Keeps events."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
 @pytest.mark.parametrize("kill_at", [14])
 def test_sigkill_costs_time_and_no_bit(
     base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path, kill_at: int
 ) -> None:
-    """After SIGKILL in mid-distillation the same command gives bitwise the unbroken weights."""
+    """After SIGKILL in mid-distillation the same call gives bitwise the unbroken weights."""
     command = [sys.executable, "-c", PROGRAM]
     command += [str(artifact.path) for artifact in (base, corpus, labels)]
     command += [str(tmp_path / "student"), SETTINGS.model_dump_json()]
@@ -69,21 +81,26 @@ def test_sigkill_costs_time_and_no_bit(
                 break
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "student").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    steps = [int(line) for line in done.stdout.split()]
-    assert steps[0] in (kill_at, kill_at + 1)  # whether the last state was saved before the kill
 
-    whole = distill(
-        base,
-        corpus,
-        labels,
-        SETTINGS.model_copy(update={"checkpoint_interval_s": 1e9}),
-        student=StudentSection(layers=2),
-        teacher=base,
-        system=None,
-        out_dir=tmp_path / "whole",
+    listener = Listener()
+    resumed, whole = (
+        distill(
+            base,
+            corpus,
+            labels,
+            SETTINGS.model_copy(update={"checkpoint_interval_s": 1e9}),
+            student=StudentSection(layers=2),
+            teacher=base,
+            system=None,
+            out_dir=tmp_path / name,
+            reporter=listener,
+        )
+        for name in ("student", "whole")
     )
-    resumed = Checkpoint.open(tmp_path / "student", verify_digests=True)
+    starts = [event.resumed_from for event in listener.events if isinstance(event, StageStarted)]
+    # Whether the last state was saved before the kill.
+    assert max(starts) in (kill_at - 1, kill_at)
+    resumed = Checkpoint.open(resumed.path, verify_digests=True)
     ours, theirs = (
         load_file(checkpoint.path / "model.safetensors") for checkpoint in (resumed, whole)
     )
