@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 from fakes.exports import SYSTEM, Exports
 from fakes.real_registry import find_registry
+from llama_converters import LlamaCpp
 
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.find import find_binary
@@ -90,9 +91,13 @@ def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 
 @pytest.fixture(scope="session")
-def llama_cpp(caches: dict[str, str]) -> Path:
-    """llama.cpp's converter, as source. Read-only: it lies in the shared cache."""
-    return fetched("llama-cpp-converter", caches)
+def llama_cpp(
+    caches: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LlamaCpp]:
+    """llama.cpp's converters, out of its sources in the shared cache."""
+    source = fetched("llama-cpp-converter", caches)
+    with LlamaCpp(source, tmp_path_factory.mktemp("llama-cpp") / "log") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

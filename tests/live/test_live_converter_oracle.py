@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from fakes.architectures import CASES, build_checkpoint
 from fakes.ggufs import decoded, metadata_of
 from gguf import GGUFReader
+from llama_converters import LlamaCpp
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.resolve import resolve_model
@@ -44,21 +43,14 @@ LAST_BIT = {"rope_freqs.weight"}
     ("case", "type_"), [*((case, "f16") for case in CASES), ("llama", "bf16"), ("llama", "q8_0")]
 )
 def test_same_file_but_for_named_differences(
-    case: str, type_: str, llama_cpp: Path, tmp_path: Path
+    case: str, type_: str, llama_cpp: LlamaCpp, tmp_path: Path
 ) -> None:
     """Names, types and bytes of all tensors are equal, and so is every key not listed above."""
     source = build_checkpoint(case, tmp_path / "source")
     checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
     ours = GGUFReader(convert(checkpoint, type=type_, out_dir=tmp_path / "ours").gguf_path)
-    driver = Path(__file__).parent / "llama_cpp_converter.py"
     arguments = [source, "--outtype", type_, "--outfile", tmp_path / "theirs.gguf"]
-    done = subprocess.run(
-        [sys.executable, driver, llama_cpp, "convert_hf_to_gguf.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    llama_cpp.run("convert_hf_to_gguf.py", *arguments)
     theirs = GGUFReader(tmp_path / "theirs.gguf")
 
     wanted = {tensor.name: tensor for tensor in theirs.tensors}

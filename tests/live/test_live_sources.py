@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from fakes.exports import modelfile_of
 from fakes.ggufs import decoded, metadata_of, rewrite
 from fakes.reasoning import ASSISTANT, EOS, USER, build_reasoner
 from fakes.vocabularies import extend_vocabulary, trim_vocabulary
+from llama_converters import LlamaCpp
 
 from ollama_bridge.artifacts import GGUFFile, digest_file
 from ollama_bridge.client import Client
@@ -137,20 +137,12 @@ def test_an_adapter_folder_is_served_merged(client: Client, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("case", ["llama", "phi3"])
-def test_a_plain_adapter_is_llama_cpps(case: str, llama_cpp: Path, tmp_path: Path) -> None:
+def test_a_plain_adapter_is_llama_cpps(case: str, llama_cpp: LlamaCpp, tmp_path: Path) -> None:
     """Tensors and alpha are those of llama.cpp's own adapter converter."""
     base = build_checkpoint(case, tmp_path / "base")
     adapter = build_adapter(base, tmp_path / "adapter", target_modules="all-linear")
     theirs = tmp_path / "theirs.gguf"
-    driver = Path(__file__).parent / "llama_cpp_converter.py"
-    arguments = [adapter, "--base", base, "--outfile", theirs]
-    done = subprocess.run(
-        [sys.executable, driver, llama_cpp, "convert_lora_to_gguf.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    llama_cpp.run("convert_lora_to_gguf.py", adapter, "--base", base, "--outfile", theirs)
     ours = as_adapter(adapter, base, tmp_path)
     before, after = decoded(theirs), decoded(ours)
     assert before.keys() == after.keys()
