@@ -17,10 +17,10 @@ pytestmark = pytest.mark.live
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 SMALL = [
-    "data.max_examples=64",
-    "data.test_examples=40",
-    "data.validation_examples=40",
-    "teacher.tune.max_examples=64",
+    "data.max_examples=40",
+    "data.test_examples=24",
+    "data.validation_examples=16",
+    "teacher.tune.max_examples=24",
     "student.layers=4",
     "distill.epochs=1",
     "evaluate.bootstrap_samples=200",
