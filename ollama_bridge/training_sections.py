@@ -67,6 +67,11 @@ class OptimizerSection(Section):
     checkpoint_interval_s: float = Field(
         default=60.0, gt=0, description="How much work a kill can lose. Does not change results."
     )
+    shard_layers: bool = Field(
+        default=False,
+        description="Of several processes (torchrun) each keeps a part of every layer's weights, "
+        "gradients and moments (FSDP2), in place of all of them. Does not change results.",
+    )
     max_length: int = Field(default=512, ge=16, description="Tokens; longer examples are left out.")
     seed: int = 0
 
@@ -107,6 +112,8 @@ class TuneSection(OptimizerSection):
     def _method_has_its_settings(self) -> TuneSection:
         if self.method == "full" and "lora" in self.model_fields_set:
             raise ValueError("lora: method full has no adapter; leave it out, or say lora")
+        if self.method != "full" and self.shard_layers:
+            raise ValueError("shard_layers: of method full only; adapters leave little to share")
         if self.method == "qlora" and self.lora.variant == "pissa":
             raise ValueError(
                 "lora.variant: pissa takes its start out of weights that are not quantized; say "

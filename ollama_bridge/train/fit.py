@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.models.memory import PeakMemory, free_bytes, used_bytes
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.shards import Weights
 
 # Bytes of float32 a trained weight: its gradient, and AdamW's two moments.
 _GRADIENT_BYTES = 4
@@ -89,7 +90,7 @@ def forecast(
     settings: OptimizerSection,
     *,
     phase_steps: Sequence[int],
-    parameters: Mapping[str, torch.nn.Parameter],
+    weights: Weights,
     model_weights: int,
     device: torch.device,
     ranks: Ranks | None = None,
@@ -104,7 +105,7 @@ def forecast(
         batches: Training data.
         settings: What the recipe asks for.
         phase_steps: Steps of each phase.
-        parameters: What is trained; without gradients.
+        weights: What is trained; without gradients.
         model_weights: All weights of the model, trained or not.
         device: Where the model is.
         ranks: The processes of the run, each of which measures; None: this one alone.
@@ -113,9 +114,12 @@ def forecast(
         TrainingError: not even one example fits.
     """
     ranks = ranks or Ranks()
-    trial = _Trial(micro_step, batches, list(parameters.values()), device)
-    free = free_bytes(device) // (1 if device.type == "cuda" else ranks.on_this_machine)
-    trained = sum(parameter.numel() for parameter in parameters.values())
+    trial = _Trial(micro_step, batches, weights, device, ranks)
+    free = free_bytes(device)
+    if device.type != "cuda":
+        free = max(0, free - weights.gathered_bytes) // ranks.on_this_machine
+    free = -int(ranks.largest(-free))
+    trained = sum(parameter.numel() for parameter in weights.parameters.values())
     moments = trained * _MOMENT_BYTES
     if moments + trained * _GRADIENT_BYTES > free:
         raise _too_large(moments + trained * _GRADIENT_BYTES, free, "gradients and optimizer")
@@ -148,7 +152,9 @@ def forecast(
         peak_bytes=trial.held_bytes + int(_RESERVE * (moments + min(most, room))),
         free_bytes=free,
         training_s=training_s,
-        disk_bytes=_disk_bytes(settings, training_s, trained=trained, all_weights=model_weights),
+        disk_bytes=_disk_bytes(
+            settings, training_s, trained=weights.count, all_weights=model_weights
+        ),
         batch_tokens=settings.batch_tokens,
     )
 
@@ -190,14 +196,16 @@ class _Trial:
         self,
         micro_step: MicroStep,
         batches: Batches,
-        parameters: Sequence[torch.nn.Parameter],
+        weights: Weights,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         self.held_bytes = used_bytes(device)
         self._micro_step = micro_step
         self._batches = batches
-        self._parameters = parameters
+        self._weights = weights
         self._device = device
+        self._ranks = ranks
 
     def __call__(self, members: tuple[int, ...], plan: Plan, phase: int = 0) -> _Step:
         start_s = time.perf_counter()
@@ -209,8 +217,8 @@ class _Trial:
         except torch.OutOfMemoryError:
             extra = math.inf
         seconds = time.perf_counter() - start_s
-        for parameter in self._parameters:
-            parameter.grad = None
+        extra = self._ranks.largest(extra)  # all try the same next
+        self._weights.clear_gradients()
         return _Step(members, plan, self._batches.padded_tokens(members), extra, seconds)
 
 

@@ -37,6 +37,7 @@ from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.shards import ShardedWeights, Weights
 from ollama_bridge.train.state import (
     BEST_NAME,
     STATE_NAME,
@@ -161,6 +162,9 @@ def train(
         parameter.data = parameter.data.clone()
     ranks = Ranks.current()
     ranks.copy_from_first(parameters.values())
+    weights = Weights(parameters, ranks)
+    if settings.shard_layers and ranks.size > 1:
+        weights = ShardedWeights(model, parameters, ranks)
     state_path, best_path = state_dir / STATE_NAME, state_dir / BEST_NAME
     saved = ranks.agree(load_position(state_path) if ranks.first else None)
     position = saved or Position()
@@ -173,7 +177,7 @@ def train(
     with torch.random.fork_rng(), training_attention(model, longest=batches.longest):
         model.train()
         if saved is None:
-            needs = _forecast(model, parameters, phases, batches, settings, precision, ranks)
+            needs = _forecast(model, weights, phases, batches, settings, precision, ranks)
             reporter.emit(Note(stage, "info", needs.sentence))
             if ranks.first:
                 check_disk(state_dir, needs.disk_bytes)
@@ -184,9 +188,9 @@ def train(
         for number, phase in enumerate(phases):
             if number < position.phase:
                 continue
-            optimizer = make_optimizer(parameters, settings)
+            optimizer = make_optimizer(weights.parameters, settings)
             if saved is not None and number == saved.phase:
-                load_state(state_path, parameters=parameters, optimizer=optimizer)
+                load_state(state_path, weights=weights, optimizer=optimizer)
             else:
                 position.phase, position.step = number, 0
             done_before, steps = sum(totals[:number]), totals[number]
@@ -210,15 +214,17 @@ def train(
                 if not ranks.first:  # the first one's generator is saved, the others' need not be
                     torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
                 share = ranks.share(order[index])
-                parts = _gradient(model, phase, batches, share, order[index], plan, precision)
+                parts = _gradient(
+                    model, phase, batches, share, order[index], plan, precision, weights
+                )
                 parts = ranks.sum_losses(parts)
-                ranks.sum_gradients(parameters.values())
+                weights.sum_gradients()
                 step = done_before + position.step + 1
                 _check_finite(parts["loss"], "loss", stage, step)
-                norm = torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
+                norm = weights.clip_gradients(settings.clip_norm)
                 _check_finite(norm, "gradient", stage, step)
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                weights.clear_gradients()
                 position.step += 1
 
                 losses = {name: float(value) for name, value in parts.items()}
@@ -228,24 +234,26 @@ def train(
                 if ended or evaluated or position.step % max(1, steps // _CURVE_POINTS) == 0:
                     entry: dict[str, Any] = {"phase": phase.name, "step": position.step, **losses}
                     if evaluated and validate is not None:
-                        scores = _validated(model, validate) if ranks.first else {}
+                        validates = ranks.first or weights.in_step
+                        scores = _validated(model, validate) if validates else {}
                         entry["validation"] = ranks.agree(scores)
                     position.log.append(entry)
                     meter.record(step, entry)
                 if evaluated and stopping is not None:
-                    if _is_best(position, entry, stopping.metric) and ranks.first:
-                        save_best(best_path, parameters)
+                    if _is_best(position, entry, stopping.metric):
+                        save_best(best_path, weights)
                     if position.stale >= stopping.patience:
                         break
-                if position.step < steps and ranks.first:
-                    saver.save_if_due(position, parameters, optimizer)
+                if position.step < steps and ranks.agree(saver.is_due()):
+                    saver.save(position, weights, optimizer)
             # A phase that is over must not be trained again, however short the next one is.
-            if number + 1 < len(phases) and ranks.first:
-                saver.save(position, parameters, optimizer)
+            if number + 1 < len(phases):
+                saver.save(position, weights, optimizer)
     if position.best is not None:
         ranks.wait()
-        load_best(best_path, parameters)
+        load_best(best_path, weights)
         reporter.emit(Note(stage, "info", f"kept the weights of step {position.best['step']}"))
+    weights.put_back()
     model.eval()
     return TrainingResult(position.log, meter.facts(), plan, position.best, ranks.size)
 
@@ -258,11 +266,13 @@ def _gradient(
     whole: Sequence[int],
     plan: Plan,
     precision: Precision,
+    weights: Weights,
 ) -> dict[str, torch.Tensor]:
     """Add what some members of a batch give to its gradient, part by part, and to its losses."""
     parts = [tuple(members)] if members else []
     if plan.micro_batch_tokens is not None:
         parts = batches.split(members, plan.micro_batch_tokens)
+    idle = weights.passes(len(parts)) - len(parts)
     sums: dict[str, torch.Tensor] = {}
     with activation_checkpointing(model, enabled=plan.activation_checkpointing):
         for part in parts:
@@ -273,12 +283,17 @@ def _gradient(
             losses.total.backward()  # type: ignore[no-untyped-call]
             for name, value in losses.parts.items():
                 sums[name] = sums[name] + value if name in sums else value
+        for _ in range(idle):  # layers are put together only where all come to them
+            batch = batches.collate(tuple(whole[:1]), whole=whole).to(precision.device)
+            with precision.autocast():
+                losses = phase.objective(batch, _soft_targets(phase, batch, batches, precision))
+            (0.0 * losses.total).backward()  # type: ignore[no-untyped-call]
     return sums
 
 
 def _forecast(
     model: CausalModel,
-    parameters: dict[str, torch.nn.Parameter],
+    weights: Weights,
     phases: Sequence[Phase],
     batches: Batches,
     settings: OptimizerSection,
@@ -288,14 +303,14 @@ def _forecast(
     """Find out what the run will take, and how a batch has to be computed to fit."""
 
     def micro_step(phase: int, members: Sequence[int], plan: Plan) -> None:
-        _gradient(model, phases[phase], batches, members, members, plan, precision)
+        _gradient(model, phases[phase], batches, members, members, plan, precision, weights)
 
     return forecast(
         micro_step,
         batches,
         settings,
         phase_steps=[phase.steps(batches) for phase in phases],
-        parameters=parameters,
+        weights=weights,
         model_weights=sum(parameter.numel() for parameter in model.parameters()),
         device=precision.device,
         ranks=ranks,
@@ -358,23 +373,12 @@ class _Saver:
         self._interval_s = interval_s
         self._last_s = time.monotonic()
 
-    def save_if_due(
-        self,
-        position: Position,
-        parameters: dict[str, torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        if time.monotonic() - self._last_s >= self._interval_s:
-            self.save(position, parameters, optimizer)
+    def is_due(self) -> bool:
+        return time.monotonic() - self._last_s >= self._interval_s
 
-    def save(
-        self,
-        position: Position,
-        parameters: dict[str, torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
+    def save(self, position: Position, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
         start_s = time.monotonic()
-        save_state(self._path, position, parameters=parameters, optimizer=optimizer)
+        save_state(self._path, position, weights=weights, optimizer=optimizer)
         self._last_s = time.monotonic()
         took_s = self._last_s - start_s
         self._interval_s = max(self._interval_s, took_s / _MAX_SAVING_SHARE)

@@ -24,7 +24,7 @@ from ollama_bridge.train.loop import TrainingResult
 from ollama_bridge.train.ranks import Ranks
 
 # When work is saved does not change what comes out of it.
-_NOT_IN_KEY = frozenset({"checkpoint_interval_s"})
+_NOT_IN_KEY = frozenset({"checkpoint_interval_s", "shard_layers"})
 # Off unless a recipe sets them; left out of the key then, so that work done before they existed is
 # found again.
 _OFF_BY_DEFAULT = ("micro_batch_tokens", "activation_checkpointing", "early_stopping")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.train.shards import Weights
 
 STATE_NAME = "resume.safetensors"
 BEST_NAME = "resume-best.safetensors"
@@ -56,10 +56,12 @@ def save_state(
     path: Path,
     position: Position,
     *,
-    parameters: Mapping[str, torch.nn.Parameter],
+    weights: Weights,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write the state; reading nothing but what it is given, it changes no result.
+
+    All processes of a run come here, and the first one writes.
 
     Raises:
         DiskFullError: no room; the previous state is kept.
@@ -70,24 +72,30 @@ def save_state(
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     elif torch.backends.mps.is_available():
         tensors["rng.mps"] = torch.mps.get_rng_state()
-    for name, parameter in parameters.items():
-        tensors[f"weight.{name}"] = parameter.detach()
+    for name, parameter in weights.parameters.items():
+        tensors[f"weight.{name}"] = weights.gathered(name, parameter.detach())
         for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}.{name}"] = value
-    _write(path, tensors, {"position": json.dumps(asdict(position))})
+            tensors[f"{moment}.{name}"] = weights.gathered(name, value)
+    if weights.writes:
+        _write(path, tensors, {"position": json.dumps(asdict(position))})
 
 
-def save_best(path: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    """Write the weights alone.
+def save_best(path: Path, weights: Weights) -> None:
+    """Write the weights alone; all processes of a run come here, and the first one writes.
 
     Raises:
         DiskFullError: no room; the previous ones are kept.
         ArtifactError: the file cannot be written.
     """
-    _write(path, {name: parameter.detach() for name, parameter in parameters.items()}, {})
+    tensors = {
+        name: weights.gathered(name, parameter.detach())
+        for name, parameter in weights.parameters.items()
+    }
+    if weights.writes:
+        _write(path, tensors, {})
 
 
-def load_best(path: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+def load_best(path: Path, weights: Weights) -> None:
     """Put the best weights back.
 
     Raises:
@@ -95,8 +103,8 @@ def load_best(path: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            for name, parameter in parameters.items():
-                parameter.data.copy_(file.get_tensor(name))
+            for name, parameter in weights.parameters.items():
+                parameter.data.copy_(weights.own_part(name, file.get_tensor(name)))
     except (SafetensorError, OSError, RuntimeError) as exc:
         raise _damaged(path, str(exc)) from exc
 
@@ -119,12 +127,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str])
         raise ArtifactError(f"{path} cannot be written: {exc}") from exc
 
 
-def load_state(
-    path: Path,
-    *,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> None:
+def load_state(path: Path, *, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
     """Put a saved state back into parameters, optimizer and random generators.
 
     Raises:
@@ -133,7 +136,7 @@ def load_state(
     try:
         with safe_open(str(path), framework="pt") as file:
             names = set(file.keys())
-            if {f"weight.{name}" for name in parameters} != {
+            if {f"weight.{name}" for name in weights.parameters} != {
                 name for name in names if name.startswith("weight.")
             }:
                 raise _damaged(path, "it holds other weights than this model has")
@@ -142,13 +145,16 @@ def load_state(
                 torch.cuda.set_rng_state(file.get_tensor("rng.cuda"))
             if "rng.mps" in names and torch.backends.mps.is_available():
                 torch.mps.set_rng_state(file.get_tensor("rng.mps"))
-            for name, parameter in parameters.items():
+            for name, parameter in weights.parameters.items():
                 # Into the memory that the parameter has: its alignment decides last bits.
-                parameter.data.copy_(file.get_tensor(f"weight.{name}"))
+                parameter.data.copy_(weights.own_part(name, file.get_tensor(f"weight.{name}")))
                 if f"step.{name}" in names:
-                    optimizer.state[parameter] = {
-                        moment: _own(file.get_tensor(f"{moment}.{name}"), parameter, moment)
+                    saved = {
+                        moment: weights.own_part(name, file.get_tensor(f"{moment}.{name}"))
                         for moment in _MOMENTS
+                    }
+                    optimizer.state[parameter] = {
+                        moment: _own(value, parameter, moment) for moment, value in saved.items()
                     }
     except (SafetensorError, OSError, RuntimeError) as exc:
         raise _damaged(path, str(exc)) from exc

@@ -129,6 +129,7 @@ def test_settings_that_nobody_changed_are_the_work_that_they_were() -> None:
     ("values", "message"),
     [
         ({"method": "full", "lora": {"r": 4}}, "no adapter"),
+        ({"method": "lora", "shard_layers": True}, "method full only"),
         ({"method": "qlora", "lora": {"variant": "pissa"}}, "not quantized"),
     ],
 )

@@ -18,6 +18,8 @@ from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.train import fit
 from ollama_bridge.train.fit import Forecast, MicroStep, Plan, check_disk, forecast
+from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.shards import Weights
 
 # What a token of the made-up step holds in memory: far above the noise of an interpreter.
 _TOKEN_BYTES = 200_000
@@ -60,7 +62,7 @@ def run(
         batches,
         settings or OptimizerSection(batch_tokens=400),
         phase_steps=phase_steps,
-        parameters={"weight": torch.nn.Parameter(torch.zeros(weights))},
+        weights=Weights({"weight": torch.nn.Parameter(torch.zeros(weights))}, Ranks()),
         model_weights=weights,
         device=torch.device("cpu"),
     )

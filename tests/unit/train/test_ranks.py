@@ -32,6 +32,8 @@ SETTINGS = {
     "hidden_weight": 0.5,
     "checkpoint_interval_s": 1e-3,
 }
+# So few that processes have different numbers of parts to compute.
+MICRO_BATCH_TOKENS = 60
 RECIPE = {
     "name": "tiny",
     "description": "tiny",
@@ -44,12 +46,18 @@ RECIPE = {
 }
 
 
-def alone(base: Checkpoint, corpus: Corpus, labels: SoftLabels, out_dir: Path) -> Checkpoint:
+def alone(
+    base: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels,
+    settings: dict[str, Any],
+    out_dir: Path,
+) -> Checkpoint:
     return distill(
         base,
         corpus,
         labels,
-        DistillSection(**SETTINGS),
+        DistillSection(**settings),
         student=StudentSection(layers=2),
         teacher=base,
         system=SYSTEM,
@@ -65,14 +73,25 @@ def log(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return entries
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"shard_layers": True, "micro_batch_tokens": MICRO_BATCH_TOKENS}],
+    ids=["whole", "sharded"],
+)
 def test_two_processes_give_the_losses_of_one(
-    base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+    base: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels,
+    tmp_path: Path,
+    changes: dict[str, Any],
 ) -> None:
     """torchrun with a worker that is killed: it is restarted, and the student is the same.
 
     Gradients are summed in another order, so weights are equal up to rounding.
     """
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
+    settings = {**SETTINGS, **changes}
+    recipe = {**RECIPE, "distill": settings}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "--max-restarts", "1", "--", str(TRAINING / "distill.py")]
     command += [str(tmp_path / "tiny.yaml"), "--start", str(base.path), "--teacher", str(base.path)]
@@ -98,7 +117,7 @@ def test_two_processes_give_the_losses_of_one(
     student = Checkpoint.open(tmp_path / "student", verify_digests=True)
     assert json.loads(student.reference_path.read_text())
 
-    expected = alone(base, corpus, labels, tmp_path / "alone")
+    expected = alone(base, corpus, labels, settings, tmp_path / "alone")
     assert student.manifest.work.key == expected.manifest.work.key
     ours, theirs = log(student), log(expected)
     assert len(ours) == len(theirs)
