@@ -12,6 +12,7 @@ from ollama_bridge.batches import Batches
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
+from ollama_bridge.models.end_tokens import end_ids
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Progress, Reporter
@@ -95,6 +96,7 @@ def write_greedily(
         for example in examples
     ]
     ids = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+    ends = end_ids(model, tokenizer)
     by_length = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     answers: dict[int, Answer] = {}
     for start in range(0, len(by_length), _ANSWERS_PER_BATCH):
@@ -102,12 +104,12 @@ def write_greedily(
         written = _continue(
             model,
             [ids[place] for place in places],
-            end_ids=_end_ids(model, tokenizer),
+            end_ids=ends,
             max_tokens=max_tokens,
             precision=precision,
         )
         for place, new_ids in zip(places, written, strict=True):
-            answers[place] = _read(new_ids, tokenizer, _end_ids(model, tokenizer))
+            answers[place] = _read(new_ids, tokenizer, ends)
         reporter.emit(Progress(stage, len(answers), len(examples), "answers"))
     return [answers[place] for place in range(len(examples))]
 
@@ -162,9 +164,3 @@ def _read(new_ids: Sequence[int], tokenizer: Any, end_ids: frozenset[int]) -> An
     ended = bool(new_ids) and new_ids[-1] in end_ids
     text = tokenizer.decode(new_ids[:-1] if ended else new_ids, skip_special_tokens=False)
     return Answer(str(text).strip(), len(new_ids), ended)
-
-
-def _end_ids(model: CausalModel, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(id_) for id_ in (*ids, tokenizer.eos_token_id) if id_ is not None)

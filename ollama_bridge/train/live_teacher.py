@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from ollama_bridge.alignment.ladder import Rung, Side, align
+from ollama_bridge.alignment.vocabulary import read_vocabulary
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.batches import Batch
 from ollama_bridge.encoding import Tokenizer, tokenizer_digest
@@ -13,6 +14,7 @@ from ollama_bridge.models.forward import CausalModel, States, run_decoder
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.products import cast_products
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
 
@@ -62,10 +64,12 @@ def load_live_teacher(
         ModelError: the checkpoint cannot be loaded.
     """
     own = tokenizer_digest(tokenizer) if vocabulary is None else vocabulary.source_digest
-    if tokenizer_digest(load_tokenizer(teacher.path)) != own:
+    theirs = load_tokenizer(teacher.path)
+    if tokenizer_digest(theirs) != own:
+        why = "" if vocabulary is not None else f" ({_difference(theirs, tokenizer)})"
         raise TrainingError(
             f"the teacher in {teacher.path} has another tokenizer or chat template than the "
-            "student: it cannot read the student's tokens",
+            f"student: it cannot read the student's tokens{why}",
             hint="start the student from layers of the teacher, or from a checkpoint with the "
             "same tokenizer and chat template",
         )
@@ -74,20 +78,17 @@ def load_live_teacher(
         model = keep_tokens(model, vocabulary)
     if attentions:
         model.set_attn_implementation("eager")
-    _cast_products(model, precision.dtype)
+    cast_products(model, precision.dtype)
     return LiveTeacher(model.to(precision.device))
 
 
-def _cast_products(model: CausalModel, dtype: torch.dtype) -> None:
-    """Keep the matrices of products in the type in which autocast would multiply them.
-
-    The same numbers as with float32 weights: autocast casts these, and these alone, at every
-    call. What is read otherwise (embeddings, norms) stays as it is.
-    """
-    if dtype == torch.float32:
-        return
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
-            if module.bias is not None:
-                module.bias = nn.Parameter(module.bias.detach().to(dtype), requires_grad=False)
+def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
+    """What two tokenizers disagree on, as the alignment ladder finds it."""
+    sides = []
+    for tokenizer in (teacher, student):
+        width = 1 + max(tokenizer.get_vocab().values())
+        sides.append(Side(read_vocabulary(tokenizer, width=width), tokenizer))
+    found = align(*sides, texts=())
+    if found.rung <= Rung.PADDED:
+        return f"{found.sentence}; the chat templates differ, or how text is split into tokens"
+    return found.reasons[0]

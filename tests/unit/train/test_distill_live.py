@@ -175,7 +175,22 @@ class TestLive:
             tokenizer.save_pretrained(path)
 
         other = commit(Checkpoint, tmp_path / "other", build)
-        with pytest.raises(TrainingError, match="another tokenizer or chat template"):
+        with pytest.raises(TrainingError, match="another tokenizer or chat template") as info:
+            run(base, corpus, tmp_path / "student", teacher=other)
+        assert "have the same 384 tokens under the same ids; the chat templates differ" in str(
+            info.value
+        )
+
+    def test_teacher_with_other_ids_is_told_by_the_first(
+        self, base: Checkpoint, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """The alignment ladder names what the vocabularies disagree on."""
+
+        def build(path: Path) -> None:
+            build_tiny_checkpoint(path, layers=2, vocab_size=370)
+
+        other = commit(Checkpoint, tmp_path / "other", build)
+        with pytest.raises(TrainingError, match=r"id 370 is no token to the teacher and '"):
             run(base, corpus, tmp_path / "student", teacher=other)
 
     def test_missing_layers_are_refused(
