@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self
@@ -34,6 +35,7 @@ from ollama_bridge.quantization.encoders import Bytes, Float32Array, encode_rows
 
 _WORKER = "ollama_bridge.quantization.worker_process"
 _ORDERS_AHEAD = 2  # so that a worker need not wait for us
+_PIECES_A_THREAD = 8  # handing over one takes a part of the time of encoding it
 _FLOAT_BYTES = 4
 
 
@@ -70,17 +72,22 @@ def encode_in_threads(pieces: Iterable[Piece]) -> Iterator[Bytes]:
         The bytes of each piece.
     """
     threads = default_processes()
-    ahead: deque[Future[Bytes]] = deque()
+    rest = iter(pieces)
+    ahead: deque[Future[list[Bytes]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for piece in pieces:
-                ahead.append(pool.submit(_encode, piece))
+            while batch := list(islice(rest, _PIECES_A_THREAD)):
+                ahead.append(pool.submit(_encode_all, batch))
                 if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
+                    yield from ahead.popleft().result()
             while ahead:
-                yield ahead.popleft().result()
+                yield from ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _encode_all(pieces: list[Piece]) -> list[Bytes]:
+    return [_encode(piece) for piece in pieces]
 
 
 def _encode(piece: Piece) -> Bytes:
