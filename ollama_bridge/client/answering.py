@@ -21,6 +21,8 @@ from ollama_bridge.errors import ContextOverflowError, ContextReducedError, Daem
 # mid-word, and images.
 _NOT_CONTINUED = ("tools", "format", "images")
 
+_NUM_KEEP = 4  # Ollama's default
+
 
 class Answering:
     """Reads one answer.
@@ -225,7 +227,15 @@ class Answering:
     def _truncate(self, error: ContextOverflowError) -> float:
         self._is_truncated, self._needed_tokens = True, error.needed_tokens
         self._assembler = self._begin()
-        self.call = self._question
+        body = dict(self._body)
+        if error.limit_tokens is not None and not body["shift"]:
+            # A daemon that tells numbers cuts only where it may shift as well, to half of the
+            # context and what it keeps. An answer that fits into the rest shifts nothing.
+            options = dict(body["options"])
+            room = (error.limit_tokens - options.get("num_keep", _NUM_KEEP) - 2) // 2
+            options["num_predict"] = max(1, min(options["num_predict"], room))
+            body |= {"shift": True, "options": options}
+        self.call = replace(self._question, json=body)
         return 0.0
 
     @property

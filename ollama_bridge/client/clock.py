@@ -61,8 +61,8 @@ class Clock:
         return {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
 
     def begin_answer(self, response: httpx.Response) -> None:
-        """From now on the limit between two pieces holds."""
-        self.answering = True
+        """From now on the limit between two pieces holds; a refusal is no answer."""
+        self.answering = response.is_success
         if self.call.patience != "files":
             self._line_limit_s = self._silence[1]
         # httpcore reads this dictionary once more, when it begins to read the body.

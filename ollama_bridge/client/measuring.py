@@ -41,7 +41,7 @@ class Measuring:
     @property
     def calls(self) -> Sequence[Call]:
         """What has to be asked: each a part, with the options of the question."""
-        return [replace(self._question, **self._reading(part)) for part in self._parts]
+        return [self._reading(part) for part in self._parts]
 
     def tell(self, answers: Sequence[object], running: Sequence[RunningModel]) -> None:
         """Put the estimate into the error.
@@ -64,14 +64,15 @@ class Measuring:
         error.message = overflow_text(error.needed_tokens, limits[0], is_estimate=True)
         error.args = (error.message,)
 
-    def _reading(self, part: str) -> dict[str, Any]:
-        kept = {name: self._body[name] for name in ("model", "keep_alive") if name in self._body}
-        options = {**(self._body.get("options") or {})}
+    def _reading(self, part: str) -> Call:
+        body = {name: self._body[name] for name in ("model", "keep_alive") if name in self._body}
+        options = dict(self._body.get("options") or {})
         if "input" in self._body:
-            return {"json": {**kept, "input": [part], "truncate": False, "options": options}}
+            body |= {"input": [part], "truncate": False, "options": options}
+            return replace(self._question, json=body)
         options |= {"num_predict": 1, "stop": []}
-        body = {**kept, "prompt": part, "raw": True, "stream": False, "options": options}
-        return {"path": "/api/generate", "json": body}
+        body |= {"prompt": part, "raw": True, "stream": False, "options": options}
+        return replace(self._question, path="/api/generate", json=body)
 
 
 def measuring(error: DaemonError, question: Call) -> Measuring | None:
@@ -91,6 +92,6 @@ def measuring(error: DaemonError, question: Call) -> Measuring | None:
 def _text_of(body: dict[str, Any]) -> str:
     """The text that may be too long."""
     if "input" in body:
-        return max(body["input"], key=len)
+        return max(map(str, body["input"]), key=len)
     said = [str(message.get("content") or "") for message in body.get("messages", ())]
     return "\n".join([body.get("system") or "", body.get("prompt") or "", *said])

@@ -18,10 +18,8 @@ from ollama_bridge.errors import (
 CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
 _BUSY = frozenset({429, 502, 503, 504})
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d+).*?"n_ctx":(\d+)')
-_OVERFLOW = re.compile(r"context.*exceed|exceed.*context")
-_UNSUPPORTED = re.compile(
-    r"does not support|not support embeddings|missing data required for image"
-)
+_OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
+_UNSUPPORTED = re.compile(r"does not support|missing data required for image")
 
 
 def error_text(data: object) -> str:

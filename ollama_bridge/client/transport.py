@@ -235,15 +235,13 @@ def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) ->
     headers = headers.copy()
     headers["Accept-Encoding"] = "identity"
     headers.update(call.headers)
-    content = call.content
     if call.json is not None:
         headers["Content-Type"] = "application/json"
-        content = encode_body(call.json)
     return httpx.Request(
         call.method,
         _url(base_url + call.path),
         headers=headers,
-        content=content,
+        content=call.content if call.json is None else encode_body(call.json),
         extensions={"timeout": clock.before_answer},
     )
 

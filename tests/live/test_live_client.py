@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ollama_bridge.artifacts import digest_file
-from ollama_bridge.client import AsyncClient, Client, Done, Text, Timeouts
+from ollama_bridge.client import AsyncClient, Client, Done, Retries, Text, Timeouts
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import (
     ContextOverflowError,
+    ContextReducedError,
     DaemonError,
     ModelNotFoundError,
     RequestRejectedError,
@@ -23,6 +26,7 @@ from ollama_bridge.errors import (
 pytestmark = pytest.mark.live
 
 TAG = "client-test:1"
+EMBEDDER = "client-embedder:1"
 OPTIONS = {"num_thread": 1, "num_ctx": 512, "temperature": 0, "num_predict": 16}
 QUESTION = "What is the capital of France?"
 TURN = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -142,6 +146,63 @@ def test_an_overflow_is_an_error_with_numbers(client: Client) -> None:
             ask(TAG, "word " * 2000, options=OPTIONS)
 
 
+def test_what_is_cut_is_told(client: Client) -> None:
+    """Where cutting is allowed the daemon does it, and the reply says how much is gone."""
+    prompt = "word " * 2000
+    with pytest.raises(ContextOverflowError) as caught:
+        client.generate(TAG, prompt, raw=True, options=OPTIONS)
+    reply = client.generate(TAG, prompt, raw=True, options=OPTIONS, truncate=True)
+    assert reply.cut is not None
+    assert reply.cut.kept_tokens == reply.prompt_tokens < 512
+    if not caught.value.is_estimate:  # the daemon's own number
+        assert reply.cut.needed_tokens == caught.value.needed_tokens
+    assert caught.value.needed_tokens == pytest.approx(2000, rel=0.05)
+
+
+def test_a_longer_context_than_the_model_has_is_an_error(client: Client) -> None:
+    """Ollama loads it with the context that the model was trained for, and says nothing."""
+    with pytest.raises(ContextReducedError) as caught:
+        client.chat(TAG, "Hi", options={**OPTIONS, "num_ctx": 100_000})
+    trained = client.show(TAG).model_info["llama.context_length"]
+    assert caught.value.used_tokens == trained
+
+
+def as_embedder(gguf: Path, folder: Path) -> Path:
+    """The same file with a pooling of its vectors, which makes it a model for embeddings."""
+    pooling, padding = b"llama.pooling_type", b"general.padding"
+    entries = struct.pack("<Q", len(pooling)) + pooling + struct.pack("<II", 4, 1)
+    entries += struct.pack("<Q", len(padding)) + padding + struct.pack("<I", 8)
+    # Offsets stay right where whole units of the alignment are put in.
+    fill = -(len(entries) + 8) % 32
+    entries += struct.pack("<Q", fill) + b" " * fill
+    whole = gguf.read_bytes()
+    count = struct.unpack_from("<Q", whole, 16)[0] + 2
+    path = folder / "embedder.gguf"
+    path.write_bytes(whole[:16] + struct.pack("<Q", count) + entries + whole[24:])
+    return path
+
+
+def test_texts_become_vectors(client: Client, teacher_gguf: Path, tmp_path: Path) -> None:
+    """Of length 1, the same for the same text; one that is too long is an error or named."""
+    options = {"num_thread": 1, "num_ctx": 512}
+    gguf = as_embedder(teacher_gguf, tmp_path)
+    digest = f"sha256:{digest_file(gguf)}"
+    client.upload_blob(gguf, digest)
+    client.create({"model": EMBEDDER, "files": {"model.gguf": digest}})
+    found = client.embed(EMBEDDER, ["A fox.", "A dog.", "A fox."], options=options)
+    first, second, third = found.vectors
+    assert first == pytest.approx(third, abs=1e-3)
+    assert first != pytest.approx(second, abs=1e-3)
+    assert sum(number * number for number in first) == pytest.approx(1.0, abs=1e-3)
+    texts = ["A fox.", "word " * 2000]
+    with pytest.raises(ContextOverflowError, match="about") as caught:
+        client.embed(EMBEDDER, texts, options=options)
+    assert caught.value.needed_tokens == pytest.approx(2000, rel=0.05)
+    assert client.embed(EMBEDDER, texts, options=options, truncate=True).cut == (1,)
+    client.unload(EMBEDDER)
+    client.delete(EMBEDDER)
+
+
 def test_refusals_are_typed(client: Client, tmp_path: Path) -> None:
     """A missing model, an ability that it lacks, a wrong digest, a file that is not there."""
     with pytest.raises(ModelNotFoundError):
@@ -171,6 +232,34 @@ def test_a_copy_is_the_same_model(client: Client) -> None:
     assert client.show(TAG).modelfile.startswith("#")
 
 
+@pytest.mark.slow
+def test_a_soak_loses_nothing(client: Client) -> None:
+    """2,000 short questions over 8 tasks: each its own answer, memory and connections flat."""
+    options = {**OPTIONS, "num_predict": 1}
+    waiting = iter(range(2000))
+    answered: dict[int, str] = {}
+    sizes: list[int] = []
+
+    async def ask(other: AsyncClient) -> None:
+        for number in waiting:
+            reply = await other.generate(TAG, f"{number % 7}", raw=True, options=options)
+            answered[number] = reply.text
+            if len(answered) % 500 == 0:
+                sizes.append(psutil.Process().memory_info().rss)
+
+    async def run() -> None:
+        async with AsyncClient(client.host, timeouts=LIMITS) as other:
+            await asyncio.gather(*(ask(other) for _ in range(8)))
+            pool = other._transport._http._transport
+            assert len(pool._pool.connections) <= 8  # type: ignore[attr-defined]
+            assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+    assert len(answered) == 2000
+    assert all(len({answered[n] for n in range(k, 2000, 7)}) == 1 for k in range(7))
+    assert sizes[-1] - sizes[0] < 8_000_000
+
+
 def test_crashes_in_mid_answer_are_told(
     ollama_binary: Path, teacher_gguf: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +285,23 @@ def test_crashes_in_mid_answer_are_told(
             assert caught.value.partial_text.startswith(said)
             return caught.value
 
+        def survive() -> None:
+            """The same where what broke off is continued: one answer, seamless."""
+            said = ""
+            going_on = Retries(resume=True)
+            with Client(daemon.host, timeouts=LIMITS, retries=going_on) as other:
+                for event in other.stream(TAG, QUESTION, options=OPTIONS):
+                    if isinstance(event, Text):
+                        for process in () if said else daemon.runners():
+                            process.kill()
+                        said += event.text
+                    if isinstance(event, Done):
+                        assert event.reply.resumed == 1
+                        assert event.reply.text == said
+                        assert event.reply.done_reason == "stop"
+            assert "Paris" in said
+
+        survive()
         assert isinstance(break_by("runner"), RunnerCrashedError)
         assert client.chat(TAG, QUESTION, options=OPTIONS).done_reason == "stop"
         assert isinstance(break_by("daemon"), StreamBrokenError)

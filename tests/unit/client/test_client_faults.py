@@ -195,6 +195,7 @@ def test_a_missing_model_says_how_to_get_it(fake_daemon: FakeDaemon, ask: Any) -
     with pytest.raises(ModelNotFoundError) as caught:
         ask(fake_daemon.host, "chat", "absent:1b", "hi")
     assert caught.value.status_code == 404
+    assert caught.value.phase == "load"
     assert "ollama pull absent:1b" in str(caught.value.hint)
     assert "ollama-bridge ls" in str(caught.value.hint)
 

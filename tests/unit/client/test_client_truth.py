@@ -44,6 +44,9 @@ def test_a_prompt_is_cut_only_where_that_was_allowed(
     reply = found[-1].reply if method == "stream" else found
     assert reply.cut == Cut(needed_tokens=500, kept_tokens=33)
     assert reply.cut.dropped_tokens == 467
+    last = fake_daemon.questions[-1]
+    # Ollama 0.34 cuts only where it may shift; an answer that fits beside what is left does not.
+    assert (last["shift"], last["options"]["num_predict"]) == (True, 29)
 
 
 def test_what_fits_is_not_cut(fake_daemon: FakeDaemon, ask: Any) -> None:
