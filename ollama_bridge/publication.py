@@ -283,8 +283,8 @@ def _through_daemon(
             hint=f"publish that one: ollama-bridge publish {name} {name}; or remove it: "
             f"ollama rm {name}",
         )
-    client.copy(tag, name)
     try:
+        client.copy(tag, name)  # who is interrupted here may have copied already
         _push(name, target, client, reporter)
     finally:
         with contextlib.suppress(ModelNotFoundError):

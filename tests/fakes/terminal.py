@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 
 def start_command(*args: str, **environment: str) -> subprocess.Popen[str]:
@@ -26,6 +28,25 @@ def start_command(*args: str, **environment: str) -> subprocess.Popen[str]:
         env={**os.environ, **environment},
         preexec_fn=_hear_interrupts,
     )
+
+
+def interrupt(*args: str, when: Callable[[], bool], **environment: str) -> None:
+    """Ctrl-C for a command in the middle of its work: exit code 130, and a word as the last line.
+
+    Args:
+        args: Of the command.
+        when: Whether it is there.
+        environment: Changes of ours.
+    """
+    process = start_command(*args, **environment)
+    while not when():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
 
 
 def _hear_interrupts() -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from fakes.adapters import change_settings
 from fakes.architectures import WIDE, build_checkpoint
+from fakes.real_registry import RealRegistry
+from fakes.terminal import interrupt
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedTokenizerFast
 
@@ -18,8 +20,10 @@ from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import Target
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.errors import RegistryError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.packaging import package
+from ollama_bridge.retrieval import pull
 
 pytestmark = pytest.mark.live
 
@@ -123,3 +127,45 @@ def test_a_size_is_packaged_and_proven(
     assert gguf.gguf_path.stat().st_size <= limit_bytes
     assert gguf.blob_digest.replace(":", "-") in client.show(model.tag).modelfile
     client.delete(model.tag)
+
+
+def test_ctrl_c_on_the_way(
+    registry_binary: Path, daemon: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """In mid-upload, mid-proof and mid-publishing: no half tag, and the same command goes on."""
+    tag = "live-interrupted:latest"
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "initializer_range": 0.05}
+    source = build_checkpoint("llama", tmp_path / "source", sizes=sizes)  # 31 MB: four pieces
+
+    def uploading() -> bool:
+        names = (path.name for path in (daemon.models_dir / "blobs").glob("sha256-*"))
+        return any(len(name) < len("sha256-") + 64 for name in names)
+
+    def proving() -> bool:
+        return any("candidate" in model.name for model in client.list())
+
+    with RealRegistry(registry_binary, tmp_path / "registry") as registry:
+        reference = f"{registry.host}/team/interrupted:1"
+        command = ("package", str(source), tag, "--type", "f32", "--no-link")
+        command = (*command, "--publish", reference)
+        for moment in (uploading, proving):
+            interrupt(*command, when=moment, OLLAMA_HOST=daemon.host)
+            assert tag not in {model.name for model in client.list()}
+            assert not proving()
+        interrupt(*command, when=lambda: bool(registry.asked("PATCH")), OLLAMA_HOST=daemon.host)
+        with pytest.raises(RegistryError, match="404"):
+            pull(reference, host=daemon.host)
+        kept = next(model.digest for model in client.list() if model.name == tag)
+        model = package(
+            str(source),
+            tag,
+            gguf_type="f32",
+            link=False,
+            publish_to=reference,
+            host=daemon.host,
+        )
+        assert model.facts["passed"]
+        assert model.facts["tag_digest"] == kept  # the proof that was done is not done again
+        assert pull(reference, host=daemon.host).tag == reference
+    for name in (tag, reference):
+        client.delete(name)

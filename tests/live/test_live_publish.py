@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from fakes.exports import Exports, modelfile_of, tiny_exports
 from fakes.real_registry import PASSWORD, USER, RealRegistry
 from fakes.redirect_front import redirect_front
-from fakes.terminal import start_command
+from fakes.terminal import interrupt
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
@@ -250,27 +248,21 @@ def test_ctrl_c_on_the_way(
     """Exit code 130, no traceback and no tag, there or here; the same command goes on."""
     reference = f"{registry.host}/team/interrupted:1"
     before = len(registry.asked("PATCH"))
-    publishing = ["publish", large, reference]
-    interrupt(daemon.host, publishing, lambda: len(registry.asked("PATCH")) >= before + 2)
+    interrupt(
+        *("publish", large, reference),
+        when=lambda: len(registry.asked("PATCH")) >= before + 2,
+        OLLAMA_HOST=daemon.host,
+    )
     with pytest.raises(RegistryError, match="404"):
         pull(reference, host=other.host)
     published = publish(large, reference, host=daemon.host)
-    interrupt(other.host, ["pull", reference], lambda: any((tmp_path / "home").rglob("*.partial")))
+    interrupt(
+        *("pull", reference),
+        when=lambda: any((tmp_path / "home").rglob("*.partial")),
+        OLLAMA_HOST=other.host,
+    )
     assert not other.client().list()
     assert pull(reference, host=other.host).digest == published.digest
-
-
-def interrupt(host: str, args: list[str], when: Callable[[], bool]) -> None:
-    """Ctrl-C for a command in the middle of its work."""
-    process = start_command(*args, OLLAMA_HOST=host)
-    while not when():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.endswith("interrupted\n")
-    assert "Traceback" not in err
 
 
 @dataclass
