@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ollama_bridge.artifacts import digest_file
+from ollama_bridge.artifacts import GGUFFile, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.pipeline import unload_all
@@ -171,7 +171,7 @@ def test_changed_learning_rate_is_other_work(command: Command, built: dict[str, 
 def test_strangers_csv_goes_through(
     command: Command, daemon: PrivateDaemon, tmp_path: Path
 ) -> None:
-    """300 rows with BOM, quotes, line breaks and missing cells become a tag of their own."""
+    """300 rows with BOM, quotes, line breaks and missing cells: a tag, and one within a budget."""
     rng = random.Random(5)
     good = ["works great", "love it", "excellent, really", "fast and quiet", "happy with it"]
     bad = ["broke at once", 'awful "quality"', "waste of money", "too loud,\nand slow", "refund!"]
@@ -185,15 +185,26 @@ def test_strangers_csv_goes_through(
             text = f"{words} - item {number} {rng.choice('abcdefgh') * 3} shelf {number * 7}"
             writer.writerow([number, "" if number in (17, 170) else text, mood])
     settings = [*SMALL, "control.enabled=false", "evaluate.served=false", "teacher.tune=null"]
+    settings.append("export.budget_nats=0.02")
     done = command(
         "build",
         "sentiment-quick",
+        "--json",
         *("--data", str(file), "--text-col", "Review", "--label-col", "Mood"),
         *with_settings(settings),
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "review-sentiment-quick-my-shop:latest" in {m.name for m in daemon.client().list()}
     assert "19" in done.stderr  # the row of the first missing cell, header counted
+    built = json.loads(done.stdout)
+    main, budget = (f"review-sentiment-quick-my-shop:{name}" for name in ("latest", "budget"))
+    assert {main, budget} <= {model.name for model in daemon.client().list()}
+    assert all(certificate["passed"] for certificate in built["certificates"])
+    gguf = GGUFFile.open(Path(built["run_dir"]) / "student-budget")
+    assert gguf.facts["budget"]["chosen_on_kl_nats"] <= 0.02
+    assert (
+        gguf.facts["size_bytes"]
+        < GGUFFile.open(gguf.path.parent / "student-q8_0").facts["size_bytes"]
+    )
 
 
 def test_reply_recipe_ends_its_answers(command: Command, daemon: PrivateDaemon) -> None:
