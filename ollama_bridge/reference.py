@@ -31,6 +31,7 @@ LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
 # about the same, what hangs on it shrinks with the probability, and the twenty tokens that a
 # daemon returns rarely reach further.
 COMPARED_FLOOR = -8.0
+SERVED_TOP = 20  # tokens that a daemon returns at most
 TokenId = Annotated[int, Field(ge=0)]
 # Whose estimate of the noise stands for a file type: the coarser one of its family. F32 is
 # estimated as F16, for the daemon's cache of keys and values is F16 with every type. Three bits

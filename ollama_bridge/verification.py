@@ -19,7 +19,7 @@ from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
-from ollama_bridge.verify.certificate import Certificate, Check
+from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Certificate, Check
 from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import read_parameters
 
@@ -97,7 +97,7 @@ def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
         difference=f"{problems[0]}{more}" if problems else None,
     )
     # In front of the numbers that they explain, so that the error names a tensor.
-    first = [one.layer for one in certificate.checks].index("tensor")
+    first = [one.name for one in certificate.checks].index(LOG_PROBABILITIES)
     checks = (*certificate.checks[:first], check, *certificate.checks[first:])
     return certificate.model_copy(update={"checks": checks})
 

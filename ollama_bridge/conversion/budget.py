@@ -289,7 +289,7 @@ class _Bench:
         """What a daemon's arithmetic does with a plan, whose weights have two names each."""
         self._trip.set(types)
         with rounded(self._trip.model, by_source, activations_only=True):
-            return self._probes.moved(self._trip.model)
+            return self._probes.noise(self._trip.model)
 
     def _measure(self, where: str, types: TypePlan, texts: ScoredTexts) -> float:
         named = {name: type_.name for name, type_ in sorted(types.items())}
@@ -299,7 +299,7 @@ class _Bench:
         self._trip.set(types)
         found = self._known.get(key)
         if found is None:
-            found = texts.moved(self._trip.model).mean_kl_nats
+            found = texts.mean_kl(self._trip.model)
             self._known.put(key, found)
         return float(found)
 

@@ -31,6 +31,7 @@ from ollama_bridge.models.scored_texts import ScoredTexts, Text
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.reference import (
     NOISE_TYPES,
+    SERVED_TOP,
     Answer,
     Conversation,
     Noise,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _STAGE = "reference"
-_TOP = 20  # what a daemon returns at most
 _GREEDY_TOKENS = 48
 _NUM_CTX = 4096  # what a tag gets, see `rendering`
 _SCORED_POSITIONS = 24
@@ -94,7 +94,7 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=4,  # raised when other values are computed
+        version=5,  # raised when other values are computed
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system},
     )
@@ -194,7 +194,7 @@ class _Scorer:
         self.model = model
         self.tokenizer = tokenizer
         self._texts: dict[int, str | None] = {}
-        self._scored = ScoredTexts()
+        self._compared = ScoredTexts()  # where a daemon is asked
         self._anchor = tokenizer("a", add_special_tokens=False).input_ids
         self._anchor_text = self._decode(self._anchor)
 
@@ -204,13 +204,24 @@ class _Scorer:
 
     def answer_logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
         """(len(answer) + 1, V) log-probabilities at every token of an answer and after it."""
-        text = Text((*prompt, *answer), keep=len(answer) + 1)
-        logprobs = self._logprobs(text.token_ids, keep=text.keep)
-        self._scored.add(text, logprobs)
-        return logprobs
+        return self._logprobs((*prompt, *answer), keep=len(answer) + 1)
+
+    def compare(
+        self,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        logprobs: torch.Tensor,
+        *,
+        places: Sequence[int],
+    ) -> None:
+        """Count some places of an answer to what a daemon is compared at, for :meth:`noise`."""
+        if places:
+            end = places[-1]
+            text = Text((*prompt, *answer[:end]), keep=end + 1)
+            self._compared.add(text, logprobs[: end + 1], rows=places)
 
     def noise(self, plans: Mapping[str, TypePlan]) -> dict[str, Noise]:
-        """How far rounding to each file type moves what was scored.
+        """How far rounding to each file type moves what a daemon is compared at.
 
         Args:
             plans: By file type: the type of each weight.
@@ -218,7 +229,7 @@ class _Scorer:
         found = {}
         for name, types in plans.items():
             with rounded(self.model, types):
-                moved = self._scored.moved(self.model)
+                moved = self._compared.noise(self.model)
             found[name] = Noise(
                 max_difference=round(moved.max_difference, 5),
                 mean_kl_nats=round(moved.mean_kl_nats, 7),
@@ -244,7 +255,7 @@ class _Scorer:
 
         Rows that no token uses are among them: a daemon lists those too, without a text.
         """
-        values, ids = logprobs.topk(min(_TOP, len(logprobs)))
+        values, ids = logprobs.topk(min(SERVED_TOP, len(logprobs)))
         return tuple(
             TokenScore(token, self._text(token), round(min(value, 0.0), 5))
             for token, value in zip(ids.tolist(), values.tolist(), strict=True)
@@ -326,18 +337,20 @@ def _score(
     places = list(range(min(len(ids) + 1, _SCORED_POSITIONS)))
     if ends and len(ids) not in places:
         places.append(len(ids))
-    positions = []
+    positions, compared = [], []
     for place in places:
         prefix = scorer.decode(ids[:place])
         # A daemon gets text: a prefix that would be cut into other tokens cannot be asked.
         again = scorer.tokenizer(conversation.rendered + prefix, add_special_tokens=False).input_ids
         expected = [*conversation.token_ids, *ids[:place]]
         if list(again) == expected[len(expected) - len(again) :] and len(again) >= len(ids[:place]):
+            compared.append(place)
             positions.append(
                 Position(
                     prefix=prefix, prompt_tokens=len(expected), top=scorer.top(logprobs[place])
                 )
             )
+    scorer.compare(conversation.token_ids, ids, logprobs, places=compared)
     return Answer(
         name=f"{conversation.name}: {label if label is not None else 'own answer'}",
         conversation=conversation.name,

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ollama_bridge.errors import ArtifactError, ParityError
 
 # In the order in which a difference of one explains differences of the next.
-LAYERS = ("template", "tokenizer", "tensor", "stop", "sampling", "provenance")
-Layer = Literal["template", "tokenizer", "tensor", "stop", "sampling", "provenance"]
+LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance")
+Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
+# The check that compares them.
+LOG_PROBABILITIES = "log-probabilities"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 
@@ -24,10 +26,17 @@ _HINTS: dict[str, str] = {
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",
     "tensor": "convert the checkpoint again; a difference this large usually is a wrong "
     "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",
+    "rounding": "take a finer type: --type f16; if that is refused too, the weights are as good as "
+    "random: train them first, or look at them unproven: --force",
     "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint",
     "sampling": "write the parameter into the recipe: modelfile.parameters",
     "provenance": "publish it again, which replaces them; a model that is made FROM another "
     "inherits its layers",
+}
+
+_BROKEN = {
+    "rounding": "cannot be proven to serve its checkpoint",
+    "provenance": "is not what it says of itself",
 }
 
 
@@ -99,7 +108,8 @@ class Certificate(BaseModel):
             forced = "; registered by force" if self.forced else ""
             if failure.layer == "provenance":
                 return f"equal to its checkpoint, but NOT what it says of itself ({failure.name})"
-            return f"NOT equal to its checkpoint ({failure.layer}: {failure.name}){forced}"
+            known = "NOT proven" if failure.layer == "rounding" else "NOT"
+            return f"{known} equal to its checkpoint ({failure.layer}: {failure.name}){forced}"
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
         counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
         return (
@@ -118,11 +128,7 @@ class Certificate(BaseModel):
         """
         failure = self.first_failure
         if failure is not None:
-            broken = (
-                "is not what it says of itself"
-                if failure.layer == "provenance"
-                else "does not serve its checkpoint"
-            )
+            broken = _BROKEN.get(failure.layer, "does not serve its checkpoint")
             raise ParityError(
                 f"{self.tag} {broken}: {failure.layer}: {failure.difference}",
                 layer=failure.layer,

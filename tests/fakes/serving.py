@@ -117,6 +117,7 @@ class FakeDaemon:
     Attributes:
         reference: What it serves.
         logprob_shift: Added to the second token of every place.
+        shifted_prompt: The only place where it is added; None: everywhere.
         extra_tokens: Added to every prompt's token count.
         never_ends: Answers run into the limit.
         drops: Parameter that create loses.
@@ -129,6 +130,7 @@ class FakeDaemon:
 
     reference: ReferenceValues
     logprob_shift: float = 0.0
+    shifted_prompt: str | None = None
     extra_tokens: int = 0
     never_ends: bool = False
     drops: str | None = None
@@ -244,16 +246,18 @@ class FakeDaemon:
         """The reference's own log-probabilities, shifted."""
         self._call("next_token")
         tokens, scores = self._place(prompt)
-        served = self._served(scores)
+        served = self._served(scores, shifted=self.shifted_prompt in (None, prompt))
         return NextToken(
             prompt_tokens=tokens + self.extra_tokens, top=served, chosen=served[0].token
         )
 
-    def _served(self, scores: Sequence[TokenScore]) -> tuple[TopLogprob, ...]:
+    def _served(
+        self, scores: Sequence[TokenScore], *, shifted: bool = True
+    ) -> tuple[TopLogprob, ...]:
         return tuple(
             TopLogprob(
                 token=score.text or "",
-                logprob=score.logprob + (self.logprob_shift if index == 1 else 0.0),
+                logprob=score.logprob + (self.logprob_shift if shifted and index == 1 else 0.0),
                 bytes=None,
             )
             for index, score in enumerate(scores)

@@ -91,6 +91,20 @@ def test_values_survive_a_copy_of_the_tag(
         client.delete("live-verify-copy")
 
 
+def test_a_lost_norm_shows_in_q8_0(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+) -> None:
+    """Eight bits round less than one norm of a small model does, and the answers say so."""
+    bad = damaged(tiny.gguf("q8_0"), tmp_path / "bad", lose_a_norm)
+    failure = verify_tag(created(bad, modelfile_of(bad, "Be brief.")), client=client).first_failure
+    assert failure is not None
+    assert failure.layer == "tensor"
+    assert failure.numbers["answers_kl_nats"] > 1.5 * failure.numbers["answers_kl_bound"]
+
+
 @pytest.mark.parametrize(
     ("damage", "layer"),
     [

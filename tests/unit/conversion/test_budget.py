@@ -72,7 +72,7 @@ def test_the_file_measures_what_it_says(
     assert not set(texts.chosen_on) & set(texts.reported_on)
     scored = ScoredTexts.of(load_model(checkpoint.path), texts.reported_on)
     import_gguf(within_budget.gguf_path, tmp_path / "imported")
-    found = scored.moved(load_model(tmp_path / "imported")).mean_kl_nats
+    found = scored.mean_kl(load_model(tmp_path / "imported"))
     assert found == pytest.approx(facts["kl_nats"], rel=0.02)
     assert scored.positions == facts["positions"]
 

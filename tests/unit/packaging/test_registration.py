@@ -22,6 +22,7 @@ from ollama_bridge.errors import (
     RunnerCrashedError,
 )
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.reference import Noise
 from ollama_bridge.registration import register
 from ollama_bridge.reporting import Event, Note, StageReused
 from ollama_bridge.verify.certificate import Certificate
@@ -125,6 +126,27 @@ def test_the_second_time_nothing_is_sent(
     )
     assert daemon.calls == []
     assert any(isinstance(event, StageReused) for event in listener.events)
+
+
+@pytest.mark.parametrize(("noise_kl", "layer"), [(0.0, "tensor"), (0.5, "rounding")])
+def test_what_rounding_hides_is_not_called_a_wrong_tensor(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    noise_kl: float,
+    layer: str,
+) -> None:
+    """Of weights as good as random nothing can be proven: that is said, and what to do."""
+    noise = {"f16": Noise(max_difference=0.01, mean_kl_nats=noise_kl)}
+    small_reference().model_copy(update={"noise": noise}).write(gguf.reference_path)
+    daemon.logprob_shift = 2.0
+    with pytest.raises(ParityError) as caught:
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert caught.value.layer == layer
+    assert ("cannot be proven" in caught.value.message) == (layer == "rounding")
+    assert ("train them first" in (caught.value.hint or "")) == (layer == "rounding")
+    assert not daemon.tags
 
 
 @pytest.mark.parametrize("loss", ["removed", "replaced"])

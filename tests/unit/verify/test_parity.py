@@ -1,0 +1,45 @@
+"""Log-probabilities of a daemon, held against those of the checkpoint and what rounding does."""
+
+from __future__ import annotations
+
+import pytest
+from fakes.serving import FakeDaemon, small_reference
+
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.reference import Noise
+from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Check
+from ollama_bridge.verify.parity import check_parity
+
+TAG = "tiny:q8_0"
+
+
+def scores_of(daemon: FakeDaemon) -> Check:
+    """How a Q8_0 tag compares whose rounding hardly moves the checkpoint."""
+    noise = {"q8_0": Noise(max_difference=0.1, mean_kl_nats=0.0004)}
+    daemon.reference = daemon.reference.model_copy(update={"noise": noise})
+    daemon.create({"model": TAG, "files": {"model.gguf": "sha256:0"}, "system": "Be brief."})
+    certificate = check_parity(
+        daemon,  # type: ignore[arg-type]
+        TAG,
+        daemon.reference,
+        type="q8_0",
+        modelfile=Modelfile("model.gguf"),
+        metadata={},
+        blob_digest="sha256:0",
+    )
+    return next(check for check in certificate.checks if check.name == LOG_PROBABILITIES)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_one_undecided_answer_is_no_wrong_tensor(everywhere: bool) -> None:
+    """It may lie further off than its noise; a fault moves the other answers as well."""
+    reference = small_reference()
+    daemon = FakeDaemon(reference, logprob_shift=0.3)
+    if not everywhere:
+        daemon.shifted_prompt = reference.conversation("plain").rendered
+    check = scores_of(daemon)
+    assert check.passed == (not everywhere)
+    assert check.numbers["mean_kl_nats"] < check.numbers["mean_kl_bound"]
+    over = check.numbers["answers_kl_nats"] > check.numbers["answers_kl_bound"]
+    assert over == everywhere
+    assert ("in answers 0.0012" in (check.difference or "")) == everywhere
