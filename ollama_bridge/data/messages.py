@@ -65,8 +65,9 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         # The first line of a prompt gives its document to all later lines of the same prompt.
         document = documents.setdefault(text_key(prompt), document)
         example = Example(f"line-{number}", tuple(turns), document, label)
-        text = prompt if label is not None else whole
-        candidates.append(Candidate(example, _SOURCE, text, is_class=matcher is not None))
+        is_class = matcher is not None
+        text = prompt if is_class else whole
+        candidates.append(Candidate(example, _SOURCE, text, is_class=is_class))
     problems.raise_if_any(
         hint='a line looks like {"messages": [{"role": "user", "content": "..."}, '
         '{"role": "assistant", "content": "..."}]}'

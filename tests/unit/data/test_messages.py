@@ -9,6 +9,7 @@ import pytest
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Collected
+from ollama_bridge.data.duplicates import remove_duplicates
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.splitting import Sizes, split
 from ollama_bridge.errors import DataError
@@ -72,6 +73,15 @@ def test_a_reply_may_have_a_right_answer(tmp_path: Path) -> None:
     parts = split(candidates, Sizes(test=2, validation=2), seed=0)
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [4, 2, 2]
     assert len({one.stratum for one in candidates}) == 1
+
+
+def test_a_question_may_have_several_traces(tmp_path: Path) -> None:
+    """Ways to one right answer are no duplicates, but never lie in two splits."""
+    other = thought("b") | {"label": "b"}
+    ways = [other, other, turns("a", "b") | {"label": "b"}]
+    unique = remove_duplicates(collect(tmp_path, ways).candidates)
+    assert [one.example.id for one in unique.kept] == ["line-1", "line-3"]
+    assert {one.example.group for one in unique.kept} == {"line-1"}
 
 
 def test_same_prompt_same_document(tmp_path: Path) -> None:
