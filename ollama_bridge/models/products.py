@@ -13,17 +13,18 @@ import torch
 from torch import nn
 
 
-def cast_products(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast them for good; they are not trained any more.
+def cast_products(model: nn.Module, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
+    """Cast them for good, biases included; they are not trained any more.
 
     Args:
         model: A matrix that is also an embedding stays float32 there.
         dtype: Of the products; float32 changes nothing.
+        frozen_only: Leave those alone that are trained.
     """
     if dtype == torch.float32:
         return
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and not (frozen_only and module.weight.requires_grad):
             module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
             if module.bias is not None:
                 module.bias = nn.Parameter(module.bias.detach().to(dtype), requires_grad=False)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import TuneSection
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
+from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import Phase, train
-from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto
+from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto, without_input_casts
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.qlora import load_quantized
@@ -85,17 +91,18 @@ def finetune(
         adapted = None
         if settings.method != "full":
             adapted = add_lora(model, settings.lora, seed=settings.seed)
-        result = train(
-            model,
-            [Phase("answers", settings.epochs, settings.lr, Objective(model))],
-            material.training,
-            settings,
-            stage=STAGE,
-            precision=precision,
-            state_dir=draft.path,
-            reporter=reporter,
-            validate=Validator(model, material.validation, precision=precision),
-        )
+        with _fewer_casts(model, base, settings, precision):
+            result = train(
+                model,
+                [Phase("answers", settings.epochs, settings.lr, Objective(model))],
+                material.training,
+                settings,
+                stage=STAGE,
+                precision=precision,
+                state_dir=draft.path,
+                reporter=reporter,
+                validate=Validator(model, material.validation, precision=precision),
+            )
         facts: dict[str, object] = {**material.facts, "dtype": precision.dtype_name}
         if adapted is not None:
             model, gap = _merged(model, adapted, base, settings, material.validation)
@@ -118,6 +125,22 @@ def finetune(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+@contextlib.contextmanager
+def _fewer_casts(
+    model: CausalModel, base: Checkpoint, settings: TuneSection, precision: Precision
+) -> Iterator[None]:
+    """Nothing is cast in every call that can be cast once, or not at all; same results.
+
+    DoRA reads the lengths of the weights beside it, and PiSSA has changed them: both keep them.
+    """
+    with contextlib.ExitStack() as stack:
+        if settings.method == "lora" and settings.lora.variant in ("lora", "rslora"):
+            stack.enter_context(cast_beside_adapters(model, precision.dtype, base.path))
+            if settings.lora.dropout == 0 and precision.dtype != torch.float32:
+                stack.enter_context(without_input_casts(model))
+        yield
 
 
 def _merged(

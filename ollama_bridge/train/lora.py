@@ -5,6 +5,7 @@ The one module that imports peft.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from ollama_bridge.config import LoraSection
@@ -73,6 +75,19 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
         raise TrainingError(
             f"LoRA cannot be added to this model: {exc}", hint="correct lora.targets"
         ) from exc
+
+
+def without_input_casts(model: CausalModel) -> contextlib.AbstractContextManager[None]:
+    """Inside the block adapters read what the layers beside them read, in its own type.
+
+    PEFT widens it to float32 first, and autocast narrows it again: the same numbers, copied twice
+    and kept for the gradient. Without dropout alone, which would round otherwise.
+
+    Args:
+        model: With adapters in its layers; used under autocast.
+    """
+    context: contextlib.AbstractContextManager[None] = disable_input_dtype_casting(model)
+    return context
 
 
 def merge_lora(adapted: Adapted) -> CausalModel:
