@@ -142,17 +142,19 @@ class AttentionLoss(LossSection):
     )
 
 
-VocabularyLoss = (
-    CrossEntropyLoss
-    | KLForwardLoss
+DistributionLoss = (
+    KLForwardLoss
     | KLReverseLoss
     | KLSkewedLoss
     | JensenShannonLoss
     | TotalVariationLoss
     | UniversalLoss
 )
+VocabularyLoss = CrossEntropyLoss | DistributionLoss
 LayerLoss = HiddenLoss | AttentionLoss
 Loss = Annotated[VocabularyLoss | LayerLoss, Field(discriminator="loss")]
+# What can be learnt from an answer that nobody says is right: the teacher's opinion of it.
+RolloutLoss = Annotated[DistributionLoss, Field(discriminator="loss")]
 
 
 def loss_names(losses: Sequence[VocabularyLoss | LayerLoss]) -> tuple[str, ...]:

@@ -346,6 +346,7 @@ def control_settings(recipe: Recipe) -> DistillSection:
             "kd_weight": 0.0,
             "hidden_weight": 0.0,
             "hidden_epochs": 0.0,
+            "on_policy": None,
             # The steps that the student spent on hidden states, the control spends on answers.
             "epochs": recipe.distill.epochs + recipe.distill.hidden_epochs,
             "lr": recipe.control.lr or recipe.distill.lr,

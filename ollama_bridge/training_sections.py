@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ollama_bridge.loss_sections import (
+    KLReverseLoss,
     LayerLoss,
     Loss,
+    RolloutLoss,
     VocabularyLoss,
     short_form,
 )
@@ -226,6 +228,54 @@ class SoftLabelsSection(Section):
         return self.model_dump(mode="json", include=used[self.method])
 
 
+class OnPolicySection(Section):
+    """Steps on answers that the student writes itself (rollouts), scored by the live teacher.
+
+    Generalised knowledge distillation, arXiv 2306.13649; kept answers as in DistiLLM, arXiv
+    2402.03898, section 3.2.
+    """
+
+    share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Of the steps; the others learn from the corpus. Which ones, the seed says.",
+    )
+    start: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the steps before the first rollout: who cannot speak yet has nothing "
+        "to be scored.",
+    )
+    buffer: int = Field(
+        default=32, ge=8, le=4096, description="Answers that are written together and kept."
+    )
+    reuse: int = Field(
+        default=4, ge=1, description="Times that each is learnt from before all are written anew."
+    )
+    max_age: int = Field(
+        default=64,
+        ge=1,
+        description="Steps after which they are written anew though they were not used as often: "
+        "they are no longer what the student would say.",
+    )
+    max_new_tokens: int = Field(
+        default=64,
+        ge=2,
+        description="Limit of an answer. Prompts with less room below max_length are left out.",
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="Of the draws. At 1 they are what the student says."
+    )
+    losses: tuple[RolloutLoss, ...] = Field(
+        default=(KLReverseLoss(),),
+        min_length=1,
+        description="Any weighted sum of losses between distributions, on the tokens that the "
+        "student wrote.",
+    )
+
+
 class DistillSection(OptimizerSection):
     """Training the student."""
 
@@ -256,6 +306,11 @@ class DistillSection(OptimizerSection):
         description="Any weighted sum, in place of kd_weight, temperature and hidden_weight: "
         "[{loss: kl_reverse, weight: 0.5, temperature: 2.0}, ...]; training/README.md has a table.",
     )
+    on_policy: OnPolicySection | None = Field(
+        default=None,
+        description="Learn from the student's own answers too (loads the teacher). null: from the "
+        "corpus alone.",
+    )
 
     @property
     def loss_terms(self) -> tuple[VocabularyLoss | LayerLoss, ...]:
@@ -271,8 +326,12 @@ class DistillSection(OptimizerSection):
     @property
     def idle_keys(self) -> frozenset[str]:
         """Keys that decide nothing here; who does not use what came later has the same work."""
-        stored = frozenset({"teacher"}) if self.teacher == "stored" else frozenset()
-        return stored | (_SHORT_FORM if self.losses else frozenset({"losses"}))
+        idle = _SHORT_FORM if self.losses else frozenset({"losses"})
+        if self.teacher == "stored":
+            idle |= {"teacher"}
+        if self.on_policy is None:
+            idle |= {"on_policy"}
+        return idle
 
     @property
     def reads_distributions(self) -> bool:
@@ -289,7 +348,7 @@ class DistillSection(OptimizerSection):
         """Whether the teacher has to run beside the student."""
         layers = any(term.needs == "weights" for term in self.loss_terms)
         live = self.teacher == "live" and self.reads_distributions
-        return layers or live or self.hidden_epochs > 0
+        return layers or live or self.hidden_epochs > 0 or self.on_policy is not None
 
     @model_validator(mode="after")
     def _losses_can_be_computed(self) -> DistillSection:
@@ -303,6 +362,11 @@ class DistillSection(OptimizerSection):
                     f"losses.{number}: {term.loss} needs every token's probability, and soft "
                     "labels keep some; set distill.teacher to live"
                 )
+        if self.on_policy is not None and self.on_policy.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"on_policy.max_new_tokens: leaves no room for a prompt below max_length "
+                f"({self.max_length}); say less, or raise max_length"
+            )
         if self.teacher == "live" and not self.reads_distributions:
             raise ValueError("teacher: no loss reads the teacher's distributions; say stored")
         return self

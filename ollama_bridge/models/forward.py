@@ -121,9 +121,21 @@ def training_attention(model: CausalModel, *, longest: int) -> Iterator[None]:
         model: On its device.
         longest: Tokens of the longest example.
     """
+    plain = model.device.type == "cpu" and longest <= _PLAIN_ATTENTION_TOKENS
+    with attention(model, "eager" if plain else model.config._attn_implementation):
+        yield
+
+
+@contextlib.contextmanager
+def attention(model: CausalModel, implementation: str) -> Iterator[None]:
+    """Inside the block attention is computed so; behind it as before.
+
+    Args:
+        model: On its device.
+        implementation: transformers' name: ``eager``, ``sdpa``, ...
+    """
     before = model.config._attn_implementation
-    if model.device.type == "cpu" and longest <= _PLAIN_ATTENTION_TOKENS:
-        model.set_attn_implementation("eager")
+    model.set_attn_implementation(implementation)
     try:
         yield
     finally:

@@ -14,9 +14,11 @@ from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.live_teacher import load_live_teacher
-from ollama_bridge.train.loop import Phase, train
+from ollama_bridge.train.loop import train
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objectives import make_objectives, reads_attention
+from ollama_bridge.train.on_policy import OnPolicy
+from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import open_stores
@@ -45,6 +47,7 @@ def distill(
     First, if asked for, some epochs on the teacher's hidden states alone, then the weighted sum of
     ``settings.loss_terms``: losses against the teacher's distributions (stored soft labels, or all
     of them from a teacher that runs beside the student), against its layers, and hard labels.
+    With ``settings.on_policy`` some of the steps learn from what the student writes instead.
     Without soft labels the short form (``kd_weight``) is the SFT control: the same start, the same
     loop, hard labels only.
 
@@ -54,7 +57,8 @@ def distill(
         labels: The teacher's distributions on this corpus; read where ``settings`` say ``stored``.
         settings: Losses and optimizer.
         student: Which parts of ``start``.
-        teacher: Loaded for hidden states, attention maps and ``live``; not touched otherwise.
+        teacher: Loaded for hidden states, attention maps, rollouts and ``live``; not touched
+            otherwise.
         system: System prompt of the task, for the reference values.
         task_labels: Answers of a classification, for the reference values.
         out_dir: Folder of the student's checkpoint.
@@ -136,7 +140,19 @@ def distill(
                 model.set_attn_implementation("eager")
         objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)
         read = stores["train"].read if stores else None
-        phases = [Phase("answers", settings.epochs, settings.lr, objectives.answers, read)]
+        on_policy = None
+        if objectives.rollouts is not None:
+            on_policy = OnPolicy(
+                model,
+                objectives.rollouts,
+                settings,
+                material.training.examples,
+                tokenizer=material.tokenizer,
+                precision=precision,
+            )
+        phases = [
+            Phase("answers", settings.epochs, settings.lr, objectives.answers, read, on_policy)
+        ]
         if objectives.transfer is not None:
             transfer = Phase("hidden", settings.hidden_epochs, settings.lr, objectives.transfer)
             phases.insert(0, transfer)
@@ -156,6 +172,7 @@ def distill(
                     precision=precision,
                     store=stores.get("validation"),
                     teacher=live if settings.teacher == "live" else None,
+                    on_policy=on_policy,
                 ),
             )
         facts: dict[str, Any] = {
@@ -201,8 +218,8 @@ def _settings_in_effect(
         settings = settings.model_copy(update={"kd_weight": 0.0})
     if settings.loads_teacher and teacher is None:
         raise TrainingError(
-            "hidden states, attention maps and a live teacher: each needs the teacher's weights, "
-            "and none was given",
-            hint="pass teacher=... (--teacher), or leave these losses out of the distill section",
+            "hidden states, attention maps, rollouts and a live teacher: each needs the teacher's "
+            "weights, and none was given",
+            hint="pass teacher=... (--teacher), or leave these out of the distill section",
         )
     return settings

@@ -16,10 +16,11 @@ from ollama_bridge.models.load import load_model
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.frozen_products import cast_beside_adapters
-from ollama_bridge.train.loop import Phase, train
+from ollama_bridge.train.loop import train
 from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto, without_input_casts
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.qlora import load_quantized
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.validation import Validator, probe_logits

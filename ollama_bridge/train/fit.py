@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -30,6 +31,8 @@ _MOMENT_BYTES = 8
 _RESERVE = 1.4
 # Updates are timed on so many weights at most, and scaled.
 _TIMED_WEIGHTS = 4_000_000
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ MicroStep = Callable[[int, Sequence[int], Plan], None]
 
 
 @dataclass(frozen=True)
+class SideWork:
+    """Work of a run beside the steps over its corpus.
+
+    Attributes:
+        name: For people.
+        attempt: Does a part of it, of the most memory that a part can take; returns how many
+            seconds all of it will take.
+        remedy: What to do where it does not fit; None: smaller parts of a batch need less.
+    """
+
+    name: str
+    attempt: Callable[[Plan], float]
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a run will need.
 
@@ -60,6 +79,7 @@ class Forecast:
         training_s: All steps, without validation.
         disk_bytes: At the most, at once.
         batch_tokens: Of a whole batch.
+        side_work_s: Seconds of the work beside these steps, by its name.
     """
 
     plan: Plan
@@ -68,6 +88,7 @@ class Forecast:
     training_s: float
     disk_bytes: int
     batch_tokens: int
+    side_work_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -77,10 +98,13 @@ class Forecast:
             how = f"; {self.plan.micro_batch_tokens} of {self.batch_tokens} tokens at once"
         if self.plan.activation_checkpointing:
             how += "; activations computed twice"
+        beside = "".join(
+            f", {seconds / 60:.2g} minutes of {name}" for name, seconds in self.side_work_s.items()
+        )
         return (
             f"needs about {self.peak_bytes / 1e9:.2g} GB of memory at its peak "
-            f"({self.free_bytes / 1e9:.3g} GB free), {self.training_s / 60:.2g} minutes of steps, "
-            f"{self.disk_bytes / 1e9:.2g} GB on disk{how}"
+            f"({self.free_bytes / 1e9:.3g} GB free), {self.training_s / 60:.2g} minutes of steps"
+            f"{beside}, {self.disk_bytes / 1e9:.2g} GB on disk{how}"
         )
 
 
@@ -94,6 +118,7 @@ def forecast(
     model_weights: int,
     device: torch.device,
     ranks: Ranks | None = None,
+    side_work: Sequence[SideWork] = (),
 ) -> Forecast:
     """Measure three micro-steps, and choose the largest micro batch that fits.
 
@@ -109,6 +134,7 @@ def forecast(
         model_weights: All weights of the model, trained or not.
         device: Where the model is.
         ranks: The processes of the run, each of which measures; None: this one alone.
+        side_work: What else the run does; each is tried once.
 
     Raises:
         TrainingError: not even one example fits.
@@ -135,6 +161,12 @@ def forecast(
     for phase in range(1, len(phase_steps)):
         steps.append(trial(full.members, full.plan, phase))
     most = max(step.extra_bytes for step in (one, *steps))
+    side_s = {}
+    for work in side_work:
+        side_s[work.name], extra = trial.beside(work, full.plan)
+        if extra > room and work.remedy is not None:
+            raise _too_large(moments + extra, free, work.name, hint=work.remedy)
+        most = max(most, extra)
     limit = full.plan.micro_batch_tokens or share
     if most > room and limit > one.tokens:  # more than was foreseen
         limit //= 2
@@ -156,6 +188,7 @@ def forecast(
             settings, training_s, trained=weights.count, all_weights=model_weights
         ),
         batch_tokens=settings.batch_tokens,
+        side_work_s=side_s,
     )
 
 
@@ -209,17 +242,27 @@ class _Trial:
 
     def __call__(self, members: tuple[int, ...], plan: Plan, phase: int = 0) -> _Step:
         start_s = time.perf_counter()
-        try:
-            with PeakMemory(self._device) as memory:
-                self._micro_step(phase, members, plan)
-                _wait(self._device)
-            extra = float(memory.peak_bytes - self.held_bytes)
-        except torch.OutOfMemoryError:
-            extra = math.inf
+        _, extra = self._measured(lambda: self._micro_step(phase, members, plan))
         seconds = time.perf_counter() - start_s
         extra = self._ranks.largest(extra)  # all try the same next
-        self._weights.clear_gradients()
         return _Step(members, plan, self._batches.padded_tokens(members), extra, seconds)
+
+    def beside(self, work: SideWork, plan: Plan) -> tuple[float, float]:
+        """Seconds of the whole of it, and the memory of a part in addition to what was held."""
+        seconds, extra = self._measured(lambda: work.attempt(plan))
+        return seconds or 0.0, self._ranks.largest(extra)
+
+    def _measured(self, attempt: Callable[[], R]) -> tuple[R | None, float]:
+        """What an attempt returns (None where memory was out), and what it took."""
+        try:
+            with PeakMemory(self._device) as memory:
+                found = attempt()
+                _wait(self._device)
+            return found, float(memory.peak_bytes - self.held_bytes)
+        except torch.OutOfMemoryError:
+            return None, math.inf
+        finally:
+            self._weights.clear_gradients()
 
 
 def _one_example(
@@ -285,9 +328,12 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _too_large(needed: float, free: int, what: str) -> TrainingError:
+def _too_large(
+    needed: float,
+    free: int,
+    what: str,
+    *,
+    hint: str = "close other programs, keep fewer layers (student.layers), or set max_length lower",
+) -> TrainingError:
     size = f"{needed / 1e9:.1f} GB of memory" if needed < math.inf else "more memory than there is"
-    return TrainingError(
-        f"{what} would need {size}, {free / 1e9:.1f} GB are free",
-        hint="close other programs, keep fewer layers (student.layers), or set max_length lower",
-    )
+    return TrainingError(f"{what} would need {size}, {free / 1e9:.1f} GB are free", hint=hint)

@@ -32,10 +32,11 @@ from ollama_bridge.models.forward import (
 )
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, Reporter, StageStarted
-from ollama_bridge.train.fit import Forecast, Plan, check_disk, forecast
+from ollama_bridge.train.fit import Forecast, Plan, SideWork, check_disk, forecast
 from ollama_bridge.train.meter import Meter
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.on_policy import PREFIX
 from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
+from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import ShardedWeights, Weights
 from ollama_bridge.train.state import (
@@ -56,31 +57,7 @@ _MAX_SAVING_SHARE = 0.05
 # Points of the loss curve that are kept of one phase.
 _CURVE_POINTS = 200
 
-SoftReader = Callable[[Sequence[int]], Targets]
 Validation = Callable[[], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one objective and one course of the learning rate.
-
-    Attributes:
-        name: For the log.
-        epochs: Passes over the data; 1.5 is possible.
-        lr: Peak learning rate.
-        objective: What is minimised.
-        soft_labels: Reads the soft labels of a batch's members; None where there are none.
-    """
-
-    name: str
-    epochs: float
-    lr: float
-    objective: Objective
-    soft_labels: SoftReader | None = None
-
-    def steps(self, batches: Batches) -> int:
-        """How many steps it has."""
-        return max(1, round(self.epochs * len(batches)))
 
 
 @dataclass(frozen=True)
@@ -173,8 +150,10 @@ def train(
         done = sum(totals[: position.phase]) + position.step
         reporter.emit(StageStarted(stage, resumed_from=done))
     saver = _Saver(state_path, settings.checkpoint_interval_s)
+    written = [phase.on_policy for phase in phases if phase.on_policy is not None]
+    longest = max([batches.longest, *(one.longest for one in written)])
 
-    with torch.random.fork_rng(), training_attention(model, longest=batches.longest):
+    with torch.random.fork_rng(), training_attention(model, longest=longest):
         model.train()
         if saved is None:
             needs = _forecast(model, weights, phases, batches, settings, precision, ranks)
@@ -192,7 +171,11 @@ def train(
             if saved is not None and number == saved.phase:
                 load_state(state_path, weights=weights, optimizer=optimizer)
             else:
-                position.phase, position.step = number, 0
+                position.phase, position.step, position.rollouts = number, 0, None
+            on_policy, rollout_steps = phase.on_policy, frozenset[int]()
+            if on_policy is not None:
+                on_policy.restore(position.rollouts)
+                rollout_steps = on_policy.steps(totals[number])
             done_before, steps = sum(totals[:number]), totals[number]
             stopping = settings.early_stopping if number + 1 == len(phases) else None
             every = _evaluation_interval(stopping, len(batches))
@@ -213,9 +196,14 @@ def train(
 
                 if not ranks.first:  # the first one's generator is saved, the others' need not be
                     torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
-                share = ranks.share(order[index])
+                lesson, source, members = phase, batches, order[index]
+                if on_policy is not None and position.step in rollout_steps:
+                    lesson = phase.on_rollouts
+                    source, members = on_policy.lesson(position.step, ranks)
+                    position.rollouts = on_policy.state
+                share = ranks.share(members)
                 parts = _gradient(
-                    model, phase, batches, share, order[index], plan, precision, weights
+                    model, lesson, source, share, members, plan, precision, weights
                 )
                 parts = ranks.sum_losses(parts)
                 weights.sum_gradients()
@@ -228,7 +216,10 @@ def train(
                 position.step += 1
 
                 losses = {name: float(value) for name, value in parts.items()}
-                meter.step(step, batches.tokens(order[index]), {**losses, "lr": lr})
+                if on_policy is not None and lesson is not phase:
+                    losses = {PREFIX + name: value for name, value in losses.items()}
+                    losses |= on_policy.scores()
+                meter.step(step, source.tokens(members), {**losses, "lr": lr})
                 ended = position.step == steps or position.step % len(batches) == 0
                 evaluated = validate is not None and (ended or position.step % every == 0)
                 if ended or evaluated or position.step % max(1, steps // _CURVE_POINTS) == 0:
@@ -255,7 +246,10 @@ def train(
         reporter.emit(Note(stage, "info", f"kept the weights of step {position.best['step']}"))
     weights.put_back()
     model.eval()
-    return TrainingResult(position.log, meter.facts(), plan, position.best, ranks.size)
+    facts = meter.facts()
+    for one in written:
+        facts |= one.facts()
+    return TrainingResult(position.log, facts, plan, position.best, ranks.size)
 
 
 def _gradient(
@@ -305,16 +299,33 @@ def _forecast(
     def micro_step(phase: int, members: Sequence[int], plan: Plan) -> None:
         _gradient(model, phases[phase], batches, members, members, plan, precision, weights)
 
+    steps, side_work = [], list[SideWork]()
+    for phase in phases:
+        steps.append(phase.steps(batches))
+        if phase.on_policy is not None:
+            side_work += _side_work(model, phase, steps[-1], precision, weights)
+            steps[-1] -= len(phase.on_policy.steps(steps[-1]))
     return forecast(
         micro_step,
         batches,
         settings,
-        phase_steps=[phase.steps(batches) for phase in phases],
+        phase_steps=steps,
         weights=weights,
         model_weights=sum(parameter.numel() for parameter in model.parameters()),
         device=precision.device,
         ranks=ranks,
+        side_work=side_work,
     )
+
+
+def _side_work(
+    model: CausalModel, phase: Phase, steps: int, precision: Precision, weights: Weights
+) -> list[SideWork]:
+    def learn(source: Batches, members: Sequence[int], plan: Plan) -> None:
+        _gradient(model, phase.on_rollouts, source, members, members, plan, precision, weights)
+
+    assert phase.on_policy is not None
+    return phase.on_policy.side_work(steps, learn)
 
 
 def _seed(*numbers: int) -> int:

@@ -21,11 +21,13 @@ class Objectives:
     Attributes:
         answers: All losses of the settings.
         transfer: Hidden states alone, for the epochs before; None where there are none.
+        rollouts: Losses on answers that the student writes; None where it writes none.
         projections: For hidden states of different widths; None where they are equal.
     """
 
     answers: Objective
     transfer: Objective | None
+    rollouts: Objective | None
     projections: Projections | None
 
 
@@ -86,4 +88,7 @@ def make_objectives(
         transfer = Objective(
             student, (), layer_terms=alone, teacher=teacher, projections=projections
         )
-    return Objectives(answers, transfer, projections)
+    rollouts = None
+    if settings.on_policy is not None:
+        rollouts = Objective(student, settings.on_policy.losses, teacher=teacher, live=True)
+    return Objectives(answers, transfer, rollouts, projections)

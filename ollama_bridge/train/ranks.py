@@ -77,6 +77,15 @@ class Ranks:
         agreed: M = box[0]
         return agreed
 
+    def gather(self, values: Sequence[M]) -> list[M]:
+        """What the processes made of their shares (:meth:`share`), in the order of the whole."""
+        if self.size == 1:
+            return list(values)
+        shares: list[Any] = [None] * self.size
+        distributed.all_gather_object(shares, list(values))
+        longest = max(map(len, shares))
+        return [part[place] for place in range(longest) for part in shares if place < len(part)]
+
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:

@@ -42,6 +42,8 @@ class Position:
         best: Step and validation scores of the best weights; None without an evaluation that
             counts.
         stale: Evaluations since then.
+        rollouts: Answers that the student wrote and has not done with, as
+            ``on_policy.OnPolicy`` keeps them: the weights that wrote them are gone.
     """
 
     phase: int = 0
@@ -50,6 +52,7 @@ class Position:
     plan: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     stale: int = 0
+    rollouts: dict[str, Any] | None = None
 
 
 def save_state(

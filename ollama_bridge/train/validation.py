@@ -9,6 +9,7 @@ from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_lo
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.train.chunked import chunks
 from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.signals import HardLabels, LiveSignal, Signal, StoredSignal
 from ollama_bridge.train.soft_targets import SplitLabels
 
@@ -22,6 +23,7 @@ class Validator:
         precision: Device and compute type.
         store: The teacher's distributions, if they are stored.
         teacher: Whose distributions, if they are not.
+        on_policy: Also score what the student writes behind the split's prompts.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Validator:
         precision: Precision,
         store: SplitLabels | None = None,
         teacher: LiveTeacher | None = None,
+        on_policy: OnPolicy | None = None,
     ) -> None:
         self._model = model
         self._batches = batches
         self._precision = precision
         self._store = store
         self._teacher = teacher
+        self._on_policy = on_policy
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -45,7 +49,8 @@ class Validator:
 
         ``exact`` is the share of examples all of whose tokens are the likeliest ones: there the
         greedy answer is the right one, ended in the right place. Of a classification that is the
-        accuracy, with answers outside of the labels counted as wrong.
+        accuracy, with answers outside of the labels counted as wrong. Of what the student writes,
+        see :meth:`~ollama_bridge.train.on_policy.OnPolicy.score`.
         """
         sums = {"ce": 0.0, "token_accuracy": 0.0}
         positions, exact = 0, 0
@@ -68,7 +73,10 @@ class Validator:
             positions += int(hidden.shape[0])
             exact += int((~wrong).sum())
         scores = {name: value / positions for name, value in sums.items()}
-        return {**scores, "exact": exact / len(self._batches.examples)}
+        scores["exact"] = exact / len(self._batches.examples)
+        if self._on_policy is not None:
+            scores |= self._on_policy.score(self._batches.examples)
+        return scores
 
     def _signal(self, batch: Batch) -> Signal:
         if self._store is not None:

@@ -198,6 +198,8 @@ def test_short_form_says_the_same_terms() -> None:
         ({"losses": [{"loss": "cross_entropy"}, {"loss": "attention"}]}, False, True),
         ({"losses": [{"loss": "jensen_shannon"}]}, True, False),
         ({"losses": [{"loss": "universal"}], "teacher": "live"}, False, True),
+        ({"on_policy": {}}, True, True),
+        ({"kd_weight": 0, "on_policy": {}}, False, True),
     ],
 )
 def test_what_is_needed_of_the_teacher_follows_from_the_losses(
@@ -243,6 +245,20 @@ def test_what_is_needed_of_the_teacher_follows_from_the_losses(
             {"losses": [{"loss": "hidden"}], "teacher": "live"},
             "distill.teacher: no loss reads the teacher's distributions; say stored",
         ),
+        (
+            {"on_policy": {"shares": 0.5}},
+            "distill.on_policy.shares: unknown key; did you mean distill.on_policy.share?",
+        ),
+        ({"on_policy": {"share": 0}}, "distill.on_policy.share: Input should be greater than 0"),
+        ({"on_policy": {"losses": []}}, "distill.on_policy.losses: "),
+        (
+            {"on_policy": {"losses": [{"loss": "cross_entropy"}]}},
+            "distill.on_policy.losses.0.loss: no loss is called 'cross_entropy'; known: ",
+        ),
+        (
+            {"on_policy": {"max_new_tokens": 512}},
+            "distill.on_policy.max_new_tokens: leaves no room for a prompt below max_length (512)",
+        ),
     ],
 )
 def test_losses_that_cannot_be_computed_are_told(distill: dict[str, object], message: str) -> None:
@@ -250,6 +266,16 @@ def test_losses_that_cannot_be_computed_are_told(distill: dict[str, object], mes
     with pytest.raises(RecipeError) as caught:
         with_distill(**distill)
     assert message in str(caught.value)
+
+
+def test_every_problem_of_a_section_is_told_at_once() -> None:
+    """Several keys out of range are one error."""
+    with pytest.raises(RecipeError) as caught:
+        with_distill(on_policy={"share": 2, "buffer": 1, "reuse": 0, "temperature": 0})
+    assert all(
+        f"distill.on_policy.{key}: " in str(caught.value)
+        for key in ("share", "buffer", "reuse", "temperature")
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def test_control_has_hard_labels_alone() -> None:
                 "losses": [{"loss": "kl_reverse"}, {"loss": "hidden"}],
                 "epochs": 2,
                 "hidden_epochs": 0.5,
+                "on_policy": {},
             },
             "export": {"tag": "mine"},
         },

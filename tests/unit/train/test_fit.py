@@ -17,7 +17,7 @@ from ollama_bridge.config import OptimizerSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.train import fit
-from ollama_bridge.train.fit import Forecast, MicroStep, Plan, check_disk, forecast
+from ollama_bridge.train.fit import Forecast, MicroStep, Plan, SideWork, check_disk, forecast
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
 
@@ -56,6 +56,7 @@ def run(
     settings: OptimizerSection | None = None,
     phase_steps: Sequence[int] = (100,),
     weights: int = 10,
+    side_work: Sequence[SideWork] = (),
 ) -> Forecast:
     return forecast(
         step,
@@ -65,6 +66,7 @@ def run(
         weights=Weights({"weight": torch.nn.Parameter(torch.zeros(weights))}, Ranks()),
         model_weights=weights,
         device=torch.device("cpu"),
+        side_work=side_work,
     )
 
 
@@ -123,6 +125,30 @@ def test_activations_are_computed_twice_before_giving_up(
         run(Step(batches), batches, settings=off)
     assert caught.value.hint is not None
     assert "max_length" in caught.value.hint
+
+
+def test_side_work_is_tried_counted_and_made_to_fit(
+    batches: Batches, free: Callable[[float], None]
+) -> None:
+    """Its seconds are told beside the steps'; its memory halves a batch, or is refused."""
+
+    def attempt(plan: Plan) -> float:
+        with mmap.mmap(-1, 500 * _TOKEN_BYTES) as held:
+            held[::1024] = bytes(len(range(0, 500 * _TOKEN_BYTES, 1024)))
+            time.sleep(0.05)
+        return 90.0
+
+    found = run(Step(batches), batches, side_work=[SideWork("dancing", attempt)])
+    assert ", 1.5 minutes of dancing, " in found.sentence
+    assert found.plan == Plan()
+    assert found.peak_bytes > 0.9 * 500 * _TOKEN_BYTES
+    free(1.5 * 400)  # with the reserve, room for 428 tokens
+    assert run(Step(batches), batches).plan == Plan()
+    shrunk = run(Step(batches), batches, side_work=[SideWork("dancing", attempt)])
+    assert shrunk.plan.micro_batch_tokens == 200
+    with pytest.raises(TrainingError, match="dancing would need") as caught:
+        run(Step(batches), batches, side_work=[SideWork("dancing", attempt, "dance less")])
+    assert caught.value.hint == "dance less"
 
 
 def test_optimizer_that_cannot_fit_is_refused_before_any_step(

@@ -19,9 +19,10 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Metric, Note, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast, Plan
-from ollama_bridge.train.loop import Phase, TrainingResult, train
+from ollama_bridge.train.loop import TrainingResult, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.state import STATE_NAME
 from ollama_bridge.train.validation import Validator
 

@@ -1,0 +1,234 @@
+"""Distillation on what the student says: the buffer, its use, its end and its resumption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes.models import build_tiny_checkpoint, build_tiny_model, build_tiny_tokenizer
+from fakes.trainable import SYSTEM, commit, sentiment_examples
+from safetensors.torch import load_file
+
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.encoding import encode_split
+from ollama_bridge.errors import TrainingError
+from ollama_bridge.models.precision import Precision
+from ollama_bridge.reporting import Event, Note, Progress
+from ollama_bridge.train import loop
+from ollama_bridge.train.distill import distill
+from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.on_policy import OnPolicy
+from ollama_bridge.train.ranks import Ranks
+
+CPU = Precision(torch.device("cpu"), torch.float32, 1)
+ALONE = Ranks()
+
+
+class KilledError(Exception):
+    """Stands for a kill between two steps."""
+
+
+@dataclass
+class Listener:
+    """Keeps events, and raises at a step if told to."""
+
+    kill_at: int | None = None
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.kill_at:
+            raise KilledError
+
+
+def make(
+    *, ends: tuple[int, ...] = tuple(range(0, 384, 6)), count: int = 20, **section: Any
+) -> OnPolicy:
+    """Of a random student and teacher; a sixth of all tokens end an answer."""
+    section = {"buffer": 8, "reuse": 2, "max_new_tokens": 10, **section}
+    settings = DistillSection.model_validate(
+        {"kd_weight": 0, "batch_tokens": 200, "seed": 3, "on_policy": section}
+    )
+    assert settings.on_policy is not None
+    student = build_tiny_model()
+    student.generation_config.eos_token_id = list(ends)
+    teacher = LiveTeacher(build_tiny_model(seed=1))
+    objective = Objective(student, settings.on_policy.losses, teacher=teacher, live=True)
+    tokenizer = build_tiny_tokenizer()
+    examples = sentiment_examples(count, name="train")
+    split = encode_split(examples, tokenizer, max_length=512, name="train")
+    return OnPolicy(
+        student, objective, settings, split.examples, tokenizer=tokenizer, precision=CPU
+    )
+
+
+@pytest.mark.parametrize(("share", "start"), [(0.5, 0.0), (1.0, 0.0), (0.3, 0.5), (0.01, 0.99)])
+def test_steps_are_the_share_that_was_asked_for(share: float, start: float) -> None:
+    """Exactly so many, all behind the start, spread by the seed; one at least."""
+    steps = make(share=share, start=start).steps(40)
+    first = min(round(start * 40), 39)
+    assert len(steps) == max(1, round(share * (40 - first)))
+    assert first <= min(steps)
+    assert max(steps) < 40
+    assert make(share=share, start=start).steps(40) == steps
+
+
+def test_every_answer_is_learnt_from_as_often_as_said_then_replaced() -> None:
+    """The whole buffer twice, in another order; then the next prompts are answered."""
+    on_policy = make(reuse=2)
+    seen: list[tuple[int, list[tuple[int, ...]]]] = []
+    for step in range(40):
+        batches, members = on_policy.lesson(step, ALONE)
+        assert on_policy.state is not None
+        generation = on_policy.state["generation"]
+        if not seen or seen[-1][0] != generation:
+            seen.append((generation, []))
+        seen[-1][1].append(members)
+        assert batches.padded_tokens(members) <= 200
+    assert len(seen) >= 3
+    for _, learnt in seen[:-1]:
+        half = len(learnt) // 2
+        for epoch in (learnt[:half], learnt[half:]):
+            assert sorted(member for members in epoch for member in members) == list(range(8))
+
+
+def test_all_prompts_are_answered_before_one_is_again() -> None:
+    """Buffers go through a random order of the prompts, then through another."""
+    on_policy = make(count=20, reuse=1)
+    members: list[int] = []
+    for step in range(60):
+        on_policy.lesson(step, ALONE)
+        assert on_policy.state is not None
+        if on_policy.state["generation"] * 8 == len(members):
+            members += on_policy.state["members"]
+    assert sorted(members[:20]) == sorted(members[20:40]) == list(range(20))
+    assert members[:20] != members[20:40]
+
+
+def test_old_answers_go_by_their_age() -> None:
+    """After ``max_age`` steps, learnt from or not, they are no longer what the student says."""
+    on_policy = make(reuse=100, max_age=5)
+    born = []
+    for step in (0, 3, 4, 5, 9, 30, 31):
+        on_policy.lesson(step, ALONE)
+        assert on_policy.state is not None
+        born.append(on_policy.state["born"])
+    assert born == [0, 0, 0, 5, 5, 30, 30]
+
+
+def test_state_goes_on_where_it_was() -> None:
+    """As JSON and back, in another object: the same lessons, without writing any answer again."""
+    whole, first, second = make(), make(), make()
+    expected = [whole.lesson(step, ALONE)[1] for step in range(12)]
+    assert [first.lesson(step, ALONE)[1] for step in range(5)] == expected[:5]
+    second.restore(json.loads(json.dumps(first.state)))
+    assert second.scores() == first.scores()
+    assert [second.lesson(step, ALONE)[1] for step in range(5, 12)] == expected[5:]
+    assert second.state == whole.state
+
+
+def test_answers_that_never_end_are_refused() -> None:
+    """The fix is a higher limit where the corpus needs one, else a better student."""
+    with pytest.raises(
+        TrainingError, match=r"none of the 8 answers .* ended within 10 tok"
+    ) as info:
+        make(ends=()).lesson(4, ALONE)
+    assert info.value.hint is not None
+    assert "distill.on_policy.start=0.5" in info.value.hint
+    with pytest.raises(TrainingError) as info:
+        make(ends=(), max_new_tokens=2).lesson(4, ALONE)
+    assert info.value.hint is not None
+    assert "distill.on_policy.max_new_tokens=" in info.value.hint
+
+
+def test_empty_answers_are_refused() -> None:
+    """A student that only ends has nothing to be scored."""
+    with pytest.raises(TrainingError, match=r"all 8 answers .* step 5 are empty"):
+        make(ends=tuple(range(384))).lesson(4, ALONE)
+
+
+def test_prompts_need_room() -> None:
+    """A limit that no prompt fits below is refused, with what to change."""
+    with pytest.raises(TrainingError, match="no prompt has room for an answer of 500"):
+        make(max_new_tokens=500)
+
+
+LEARNING = {
+    "epochs": 1.5,
+    "batch_tokens": 200,
+    "lr": 1e-2,
+    "dtype": "float32",
+    "kd_weight": 0,
+    "checkpoint_interval_s": 1e-9,
+    "on_policy": {"buffer": 8, "reuse": 2, "max_new_tokens": 12, "start": 0.3, "share": 0.8},
+}
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random model; a sixth of all tokens end its answers."""
+
+    def build(path: Path) -> None:
+        build_tiny_checkpoint(path, layers=3)
+        config = json.loads((path / "generation_config.json").read_text())
+        config["eos_token_id"] = list(range(2, 384, 6))
+        (path / "generation_config.json").write_text(json.dumps(config))
+
+    return commit(Checkpoint, tmp_path_factory.mktemp("talker") / "talker", build)
+
+
+def run(
+    start: Checkpoint, corpus: Corpus, out_dir: Path, listener: Listener | None = None
+) -> Checkpoint:
+    return distill(
+        start,
+        corpus,
+        None,
+        DistillSection.model_validate(LEARNING),
+        student=StudentSection(layers=2),
+        teacher=start,
+        system=SYSTEM,
+        out_dir=out_dir,
+        reporter=listener,
+    )
+
+
+@pytest.mark.usefixtures("no_reference_values")
+def test_killed_run_ends_on_the_same_bits(
+    talker: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed between two uses of a buffer and before the first, it ends as the unbroken run."""
+    monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
+    listener = Listener()
+    whole = run(talker, corpus, tmp_path / "whole", listener)
+    steps = [event for event in listener.events if isinstance(event, Progress)]
+    steps = [event for event in steps if event.unit == "steps"]
+    learnt = [event.done for event in steps if "rollout_kl_reverse" in event.fields]
+    assert len(learnt) == round(0.8 * (len(steps) - round(0.3 * len(steps))))
+    assert {"rollout_loss", "rollout_ended", "rollout_tokens"} <= set(steps[learnt[0] - 1].fields)
+    (forecast,) = [event for event in listener.events if isinstance(event, Note)][-1:]
+    assert "of rollout steps, " in forecast.message
+    assert "of writing rollouts, " in forecast.message
+    for kill_at in (learnt[0], learnt[2]):
+        folder = tmp_path / str(kill_at)
+        with pytest.raises(KilledError):
+            run(talker, corpus, folder, Listener(kill_at))
+        torch.manual_seed(kill_at)
+        resumed = run(talker, corpus, folder)
+        ours, theirs = (load_file(one.path / "model.safetensors") for one in (resumed, whole))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert resumed.digest == whole.digest
+    log = json.loads((whole.path / "training.json").read_text())["log"]
+    assert {"rollout_kl_reverse", "rollout_ended"} <= set(log[-1]["validation"])
+    assert whole.facts["rollouts"] >= 8
+    assert whole.facts["rollouts_tokens_per_s"] > 0
+    assert set(whole.manifest.work.inputs) == {"start", "corpus", "teacher"}
