@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from fakes.trainable import tiny_base, tiny_corpus
+from fakes.models import build_tiny_checkpoint
+from fakes.trainable import commit, tiny_base, tiny_corpus
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection
@@ -44,6 +46,19 @@ def labels(
     out_dir = tmp_path_factory.mktemp("labels") / "labels"
     section = SoftLabelsSection(top_k=8)
     return label(base, corpus, section, max_length=512, dtype="float32", out_dir=out_dir)
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random model; a sixth of all tokens end its answers, so that they do end."""
+
+    def build(path: Path) -> None:
+        build_tiny_checkpoint(path, layers=3)
+        config = json.loads((path / "generation_config.json").read_text())
+        config["eos_token_id"] = list(range(2, 384, 6))
+        (path / "generation_config.json").write_text(json.dumps(config))
+
+    return commit(Checkpoint, tmp_path_factory.mktemp("talker") / "talker", build)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from fakes.models import build_tiny_checkpoint, build_tiny_model, build_tiny_tokenizer
-from fakes.trainable import SYSTEM, commit, sentiment_examples
+from fakes.models import build_tiny_model, build_tiny_tokenizer
+from fakes.trainable import SYSTEM, sentiment_examples
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
@@ -168,19 +168,6 @@ LEARNING = {
     "checkpoint_interval_s": 1e-9,
     "on_policy": {"buffer": 8, "reuse": 2, "max_new_tokens": 12, "start": 0.3, "share": 0.8},
 }
-
-
-@pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A random model; a sixth of all tokens end its answers."""
-
-    def build(path: Path) -> None:
-        build_tiny_checkpoint(path, layers=3)
-        config = json.loads((path / "generation_config.json").read_text())
-        config["eos_token_id"] = list(range(2, 384, 6))
-        (path / "generation_config.json").write_text(json.dumps(config))
-
-    return commit(Checkpoint, tmp_path_factory.mktemp("talker") / "talker", build)
 
 
 def run(

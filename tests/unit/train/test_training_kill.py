@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
 from ollama_bridge.reporting import Event, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 import torch
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
 from ollama_bridge.reporting import Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
@@ -53,6 +53,12 @@ SETTINGS = DistillSection(
     dtype="bfloat16",
     checkpoint_interval_s=1e-9,
 )
+ON_POLICY = SETTINGS.model_copy(
+    update={
+        "kd_weight": 0.0,
+        "on_policy": OnPolicySection(buffer=8, reuse=2, max_new_tokens=12, share=0.8),
+    }
+)
 
 
 @dataclass
@@ -65,14 +71,21 @@ class Listener:
         self.events.append(event)
 
 
-@pytest.mark.parametrize("kill_at", [14])
+@pytest.mark.parametrize(
+    ("settings", "kill_at"), [(SETTINGS, 14), (ON_POLICY, 14)], ids=["labels", "on_policy"]
+)
 def test_sigkill_costs_time_and_no_bit(
-    base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path, kill_at: int
+    talker: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels,
+    tmp_path: Path,
+    settings: DistillSection,
+    kill_at: int,
 ) -> None:
     """After SIGKILL in mid-distillation the same call gives bitwise the unbroken weights."""
     command = [sys.executable, "-c", PROGRAM]
-    command += [str(artifact.path) for artifact in (base, corpus, labels)]
-    command += [str(tmp_path / "student"), SETTINGS.model_dump_json()]
+    command += [str(artifact.path) for artifact in (talker, corpus, labels)]
+    command += [str(tmp_path / "student"), settings.model_dump_json()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -85,12 +98,12 @@ def test_sigkill_costs_time_and_no_bit(
     listener = Listener()
     resumed, whole = (
         distill(
-            base,
+            talker,
             corpus,
             labels,
-            SETTINGS.model_copy(update={"checkpoint_interval_s": 1e9}),
+            settings.model_copy(update={"checkpoint_interval_s": 1e9}),
             student=StudentSection(layers=2),
-            teacher=base,
+            teacher=talker,
             system=None,
             out_dir=tmp_path / name,
             reporter=listener,
