@@ -161,9 +161,10 @@ def forecast(
     for phase in range(1, len(phase_steps)):
         steps.append(trial(full.members, full.plan, phase))
     most = max(step.extra_bytes for step in (one, *steps))
-    side_s = {}
+    side_s: dict[str, float] = {}
     for work in side_work:
-        side_s[work.name], extra = trial.beside(work, full.plan)
+        seconds, extra = trial.beside(work, full.plan)
+        side_s[work.name] = seconds
         if extra > room and work.remedy is not None:
             raise _too_large(moments + extra, free, work.name, hint=work.remedy)
         most = max(most, extra)

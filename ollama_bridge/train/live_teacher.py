@@ -84,11 +84,12 @@ def load_live_teacher(
 
 def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
     """What two tokenizers disagree on, as the alignment ladder finds it."""
-    sides = []
-    for tokenizer in (teacher, student):
+
+    def side(tokenizer: Tokenizer) -> Side:
         width = 1 + max(tokenizer.get_vocab().values())
-        sides.append(Side(read_vocabulary(tokenizer, width=width), tokenizer))
-    found = align(*sides, texts=())
+        return Side(read_vocabulary(tokenizer, width=width), tokenizer)
+
+    found = align(side(teacher), side(student), texts=())
     if found.rung <= Rung.PADDED:
         return f"{found.sentence}; the chat templates differ, or how text is split into tokens"
     return found.reasons[0]

@@ -172,7 +172,8 @@ def train(
                 load_state(state_path, weights=weights, optimizer=optimizer)
             else:
                 position.phase, position.step, position.rollouts = number, 0, None
-            on_policy, rollout_steps = phase.on_policy, frozenset[int]()
+            on_policy = phase.on_policy
+            rollout_steps: frozenset[int] = frozenset()
             if on_policy is not None:
                 on_policy.restore(position.rollouts)
                 rollout_steps = on_policy.steps(totals[number])
@@ -299,7 +300,8 @@ def _forecast(
     def micro_step(phase: int, members: Sequence[int], plan: Plan) -> None:
         _gradient(model, phases[phase], batches, members, members, plan, precision, weights)
 
-    steps, side_work = [], list[SideWork]()
+    steps: list[int] = []
+    side_work: list[SideWork] = []
     for phase in phases:
         steps.append(phase.steps(batches))
         if phase.on_policy is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from ollama_bridge.models.forward import CausalModel, attention
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.products import products_in
+
+IDs = np.ndarray[Any, np.dtype[np.int32]]
 
 # Bounds keys, values and logits, however many answers are kept.
 ROWS_AT_ONCE = 64
@@ -75,7 +78,7 @@ class Rollout:
         )
 
 
-def prompt_of(example: EncodedExample) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+def prompt_of(example: EncodedExample) -> IDs:
     """What comes before the last answer, (tokens,)."""
     return example.input_ids[: int(example.stretches[-1][0])]
 
@@ -160,7 +163,7 @@ def _writing(model: CausalModel, precision: Precision) -> Iterator[None]:
 
 def _write(
     model: CausalModel,
-    prompts: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]],
+    prompts: Sequence[IDs],
     uniforms: torch.Tensor,
     sampling: Sampling,
     precision: Precision,
@@ -215,7 +218,7 @@ def _write(
     return answers
 
 
-def _shared_tokens(prompts: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]]) -> int:
+def _shared_tokens(prompts: Sequence[IDs]) -> int:
     """How many tokens all prompts begin with; of each at least one is left."""
     limit = min(map(len, prompts)) - 1
     first = prompts[0][:limit]

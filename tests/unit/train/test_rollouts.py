@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def write(
 def naive(model: LlamaForCausalLM, example: EncodedExample, number: int) -> Rollout:
     """One answer, the whole text computed anew for every token."""
     uniforms = np.random.default_rng((5, 1, number)).random(12, dtype=np.float32)
-    ids, answer = prompt_of(example).tolist(), []
+    ids: list[int] = prompt_of(example).tolist()
+    answer: list[int] = []
     for uniform in uniforms.tolist():
         with torch.no_grad():
             logits = model(torch.tensor([[*ids, *answer]])).logits[0, -1].double() / 0.8
@@ -154,10 +156,10 @@ def test_rows_that_ended_are_not_computed_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A step computes those that are still writing."""
-    rows = []
+    rows: list[int] = []
     forward = model.base_model.forward
 
-    def counted(input_ids: torch.Tensor, **rest: object) -> object:
+    def counted(input_ids: torch.Tensor, **rest: Any) -> object:
         rows.append(input_ids.shape[0])
         return forward(input_ids=input_ids, **rest)
 
