@@ -17,6 +17,7 @@ import typer
 from ollama_bridge.cli import (
     ask,
     assets,
+    batch,
     bench,
     build,
     chat,
@@ -68,6 +69,7 @@ def _root(
 
 build.add_to(app)
 ask.add_to(app)
+batch.add_to(app)
 chat.add_to(app)
 models.add_to(app)
 manage.add_to(app)

@@ -27,6 +27,7 @@ from typing import Generic, TypeVar
 import httpx
 
 from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.pacing import Pace
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
@@ -66,7 +67,7 @@ class BatchLimits:
     """Bounds of a batch. They do not change what an answer says.
 
     Attributes:
-        in_flight: Jobs at a time, an endpoint.
+        in_flight: Jobs at a time, an endpoint; None: found by trying (``pacing``).
         attempts: Of one job.
         failures_in_a_row: After so many an endpoint is given up; one crash that takes along all
             that was in flight counts once.
@@ -74,7 +75,7 @@ class BatchLimits:
         pause_s: Rest of an endpoint after a failure; doubles, up to 8 s.
     """
 
-    in_flight: int = 2
+    in_flight: int | None = 2
     attempts: int = 3
     failures_in_a_row: int = 5
     outage_s: float = 60.0
@@ -106,6 +107,7 @@ class Lane(Generic[C]):
         doubtful: Jobs that failed for the last time, until it is seen whose fault it was.
         silent_since_s: When it last began not to answer.
         rests_until_s: No job is started before.
+        pace: How many jobs it has at a time.
         given_up: Why nothing is asked there any more.
     """
 
@@ -117,6 +119,7 @@ class Lane(Generic[C]):
     silent_since_s: float | None = None
     rests_until_s: float = 0.0
     given_up: DaemonError | None = None
+    pace: Pace = field(default_factory=lambda: Pace(1))
 
 
 class Coordinator(Generic[C]):
@@ -133,6 +136,8 @@ class Coordinator(Generic[C]):
         self._suspects: deque[Job[C]] = deque()
         self._attempts: dict[str, int] = {}
         self._lanes = lanes
+        for lane in lanes:
+            lane.pace = Pace(limits.in_flight)
         self._log = log
         self._limits = limits
         self._running: dict[asyncio.Task[JSONRecord], tuple[Lane[C], Job[C]]] = {}
@@ -169,7 +174,7 @@ class Coordinator(Generic[C]):
             alone = lane.silent_since_s is not None or any(
                 job.key in self._attempts for job in mine
             )
-            while self._fresh and len(mine) < (1 if alone else self._limits.in_flight):
+            while self._fresh and len(mine) < (1 if alone else lane.pace.limit):
                 mine.append(self._launch(lane, self._fresh.popleft()))
             if self._suspects and not mine:
                 self._launch(lane, self._suspects.popleft())
@@ -203,7 +208,9 @@ class Coordinator(Generic[C]):
         if error is None:
             lane.has_answered = True
             lane.failures, lane.silent_since_s = 0, None
-            yield self._commit(job, value=task.result())
+            value = task.result()
+            lane.pace.settled(float(value.get("generated_tokens") or 1), time.monotonic())
+            yield self._commit(job, value=value)
             yield from self._accept_doubtful(lane)
         elif isinstance(error, ContextOverflowError | ConfigError | DataError):
             yield self._commit(job, error=_told(error))
@@ -232,7 +239,7 @@ class Coordinator(Generic[C]):
         else:
             self._suspects.append(job)
             lane.rests_until_s = time.monotonic() + self._pause_s(lane.failures)
-        if lane.failures >= self._limits.failures_in_a_row + self._limits.in_flight - 1:
+        if lane.failures >= self._limits.failures_in_a_row + lane.pace.limit - 1:
             self._give_up(lane, error)
 
     def _rest(self, lane: Lane[C], error: DaemonError) -> None:

@@ -1,11 +1,12 @@
-"""What a client does in several questions: values of a type, and tools."""
+"""What a client does in several questions: values of a type, tools, batches."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ollama_bridge.client import structured, tool_loop
 from ollama_bridge.client.exchange import Call
@@ -16,11 +17,21 @@ from ollama_bridge.client.tools import Tool
 from ollama_bridge.client.values import Reply
 from ollama_bridge.closing import Closing
 
+if TYPE_CHECKING:
+    from ollama_bridge.client.batching import Answered, Concurrency
+    from ollama_bridge.client.coordinator import GivenUp
+    from ollama_bridge.client.questions import Question
+
 T = TypeVar("T")
 
 
 class BlockingProcedures(Closing):
     """Procedures of the blocking client."""
+
+    @property
+    @abstractmethod
+    def host(self) -> str:
+        """The daemon's base URL."""
 
     @abstractmethod
     def ask(self, call: Call) -> Reply:
@@ -113,9 +124,29 @@ class BlockingProcedures(Closing):
         use = partial(tool_loop.use, approve=approve, timeout_s=timeout_s)
         return drive(steps, ask=self.ask, use=use)
 
+    def batch(
+        self,
+        requests: Sequence[Question],
+        log_path: Path,
+        *,
+        concurrency: Concurrency = "auto",
+        attempts: int = 3,
+    ) -> Iterator[Answered | GivenUp]:
+        """Answer many requests, each exactly once; see :func:`batching.ask_all`."""
+        from ollama_bridge.client.batching import ask_all  # it asks by clients of its own
+
+        return ask_all(
+            requests, log_path, hosts=(self.host,), concurrency=concurrency, attempts=attempts
+        )
+
 
 class AsyncProcedures(ABC):
     """Procedures of the asynchronous client."""
+
+    @property
+    @abstractmethod
+    def host(self) -> str:
+        """The daemon's base URL."""
 
     @abstractmethod
     async def ask(self, call: Call) -> Reply:
@@ -170,3 +201,18 @@ class AsyncProcedures(ABC):
         )
         use = partial(tool_loop.use_async, approve=approve, timeout_s=timeout_s)
         return await drive_async(steps, ask=self.ask, use=use)
+
+    def batch(
+        self,
+        requests: Sequence[Question],
+        log_path: Path,
+        *,
+        concurrency: Concurrency = "auto",
+        attempts: int = 3,
+    ) -> AsyncIterator[Answered | GivenUp]:
+        """As :meth:`BlockingProcedures.batch`."""
+        from ollama_bridge.client.batching import ask_all_async
+
+        return ask_all_async(
+            requests, log_path, hosts=(self.host,), concurrency=concurrency, attempts=attempts
+        )

@@ -203,9 +203,7 @@ def train(
                     source, members = on_policy.lesson(position.step, ranks)
                     position.rollouts = on_policy.state
                 share = ranks.share(members)
-                parts = _gradient(
-                    model, lesson, source, share, members, plan, precision, weights
-                )
+                parts = _gradient(model, lesson, source, share, members, plan, precision, weights)
                 parts = ranks.sum_losses(parts)
                 weights.sum_gradients()
                 step = done_before + position.step + 1

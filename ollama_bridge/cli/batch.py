@@ -1,0 +1,179 @@
+"""``batch``: a file of questions to a file of answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ollama_bridge.cli import completion, options, output
+from ollama_bridge.cli.asking import (
+    FormatOption,
+    ParameterOption,
+    SystemOption,
+    ThinkOption,
+    read_format,
+    read_options,
+    read_think,
+)
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ollama_bridge.client.batching import Answered
+
+_STAGE = "batch"
+_SET_ASIDE = 1
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("batch")(batch)
+
+
+def batch(
+    questions: Annotated[
+        Path, typer.Argument(metavar="IN.jsonl", help="A question on each line.", dir_okay=False)
+    ],
+    answers: Annotated[
+        Path, typer.Argument(metavar="OUT.jsonl", help="Written when all is done.", dir_okay=False)
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of lines that name none.", autocompletion=completion.tags),
+    ] = None,
+    system: SystemOption = None,
+    parameter: ParameterOption = None,
+    think: ThinkOption = None,
+    format_: FormatOption = None,
+    concurrency: Annotated[
+        str, typer.Option(help="Questions at a time, a daemon: a number, or auto.")
+    ] = "auto",
+    attempts: Annotated[int, typer.Option(help="Of each question; then it is set aside.")] = 3,
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", help="A daemon; repeat it for several that share the work."),
+    ] = None,
+    as_json: options.JSONOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Answer a file of questions, each exactly once; run it again to go on after an interruption.
+
+    A line is {"prompt": "..."} or {"messages": [...]}, with any field of Ollama's API, and may have
+    an "id". Answers are in the order of the questions. Until all are there they are in
+    OUT.jsonl.log, each synced to disk; a question that fails for good has its error as its answer,
+    and the exit code is 1.
+
+    Examples:
+      ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
+      ollama-bridge batch in.jsonl out.jsonl --model my-model --host box1 --host box2
+    """
+    from ollama_bridge.artifacts import write_text_atomic
+    from ollama_bridge.client.batching import ask_all
+    from ollama_bridge.client.coordinator import GivenUp
+    from ollama_bridge.daemon.ensure import ensure_daemon
+    from ollama_bridge.reporting import Note, Progress
+
+    defaults = {
+        "model": model,
+        "system": system,
+        "think": read_think(think),
+        "format": read_format(format_),
+    }
+    requests, ids = _read(questions, defaults, read_options(parameter))
+    found: list[Answered | None] = [None] * len(requests)
+    with ConsoleReporter(quiet=quiet) as reporter:
+        if not host:
+            ensure_daemon(reporter=reporter)
+        events = ask_all(
+            requests,
+            answers.with_name(f"{answers.name}.log"),
+            hosts=host or (),
+            concurrency=_concurrency(concurrency),
+            attempts=attempts,
+        )
+        done = 0
+        for event in events:
+            if isinstance(event, GivenUp):
+                reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
+                continue
+            found[event.index] = event
+            done += 1
+            reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
+    lines = [_line(one, id_) for one, id_ in zip(found, ids, strict=True) if one is not None]
+    try:
+        write_text_atomic(answers, "".join(f"{line}\n" for line in lines))
+    except OSError as exc:
+        raise ConfigError(f"{answers} cannot be written: {exc.strerror}") from exc
+    failed = sum(one is not None and one.error is not None for one in found)
+    if as_json:
+        output.data_json({"path": answers, "answered": len(found) - failed, "set_aside": failed})
+    else:
+        output.data(f"{answers}: {len(found) - failed} answered, {failed} set aside")
+    if failed:
+        raise typer.Exit(_SET_ASIDE)
+
+
+def _read(
+    path: Path, defaults: dict[str, Any], options_: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[object]]:
+    """Questions with what they leave out, and their ids, else their numbers; every problem told."""
+    from ollama_bridge.client.questions import to_call
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        raise DataError(f"{path} cannot be read: {reason}") from exc
+    requests: list[dict[str, Any]] = []
+    ids: list[object] = []
+    problems = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError("not an object")
+            ids.append(row.pop("id", number))
+            given = {name: value for name, value in defaults.items() if value is not None}
+            request = given | row
+            if options_ or "options" in row:
+                request["options"] = options_ | (row.get("options") or {})
+            to_call(request)
+            requests.append(request)
+        except ConfigError as error:
+            problems.append(f"line {number}: {error.message}")
+        except (ValueError, TypeError) as exc:
+            problems.append(f"line {number}: {exc}")
+    if problems:
+        shown = "\n".join(f"  - {problem}" for problem in problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise DataError(
+            f"{path} has {len(problems)} line(s) that cannot be asked:\n{shown}{more}",
+            hint='a line looks like {"id": 1, "prompt": "..."}; name the model with --model TAG',
+        )
+    if not requests:
+        raise DataError(f"{path} has no questions", hint="write one on each line")
+    return requests, ids
+
+
+def _line(answered: Answered, id_: object) -> str:
+    from ollama_bridge.client.records import reply_to_record
+
+    if answered.reply is None:
+        record: dict[str, Any] = {"error": answered.error}
+    else:
+        record = reply_to_record(answered.reply)
+    return json.dumps({"id": id_, **record, "attempts": answered.attempts}, ensure_ascii=False)
+
+
+def _concurrency(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise ConfigError(f"--concurrency {text}: write auto or a number") from exc

@@ -1,0 +1,180 @@
+"""Whole requests as a batch: each answered exactly once, by one daemon or several."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ollama_bridge.client.address import read_address
+from ollama_bridge.client.asynchronous import AsyncClient
+from ollama_bridge.client.batch import (
+    Endpoint,
+    daemons,
+    question,
+    run_batch,
+    run_batch_async,
+)
+from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.blocking import Client
+from ollama_bridge.client.coordinator import BatchEvent, BatchLimits, GivenUp
+from ollama_bridge.client.exchange import Timeouts
+from ollama_bridge.client.questions import Question, to_call
+from ollama_bridge.client.records import reply_from_record
+from ollama_bridge.client.values import Reply
+from ollama_bridge.errors import ConfigError, ModelNotFoundError
+
+Concurrency = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of one request.
+
+    Attributes:
+        index: Its place among the requests.
+        reply: None where it was set aside.
+        error: Why it was set aside; None where it was answered.
+        attempts: How often it was tried.
+    """
+
+    index: int
+    reply: Reply | None
+    error: str | None
+    attempts: int
+
+
+def ask_all(
+    requests: Sequence[Question],
+    log_path: Path,
+    *,
+    hosts: Sequence[str] = (),
+    concurrency: Concurrency = "auto",
+    attempts: int = 3,
+    timeouts: Timeouts | None = None,
+) -> Iterator[Answered | GivenUp]:
+    """Answer every request; gives what the log has first, then each as it is settled.
+
+    The log is synced to disk before an answer counts: killed at any moment, the same call goes on,
+    and nothing that was settled is asked again. Requests that say the same are asked once. One
+    that fails ``attempts`` times is set aside with its error, and the others go on.
+
+    Args:
+        requests: All are checked before any is asked.
+        log_path: One process writes it at a time.
+        hosts: Addresses of daemons that have the same models; empty: ``OLLAMA_HOST``, else the
+            default port.
+        concurrency: Requests at a time, a daemon; ``auto``: found by trying.
+        attempts: Of each request.
+        timeouts: Of each request.
+
+    Raises:
+        ConfigError: a request that is none (with its number), or a model that is another one on
+            another daemon.
+        ModelNotFoundError: a daemon lacks a model.
+        ArtifactError: another process writes the log, or it is damaged.
+        DaemonError: no daemon is left; what was settled is kept.
+    """
+    plan = _Plan(requests, hosts, concurrency, attempts)
+    with BatchLog(log_path) as log:
+        yield from plan.before(log)
+        for event in run_batch(plan.jobs, plan.endpoints(timeouts), log, plan.limits):
+            yield from plan.told(event)
+
+
+async def ask_all_async(
+    requests: Sequence[Question],
+    log_path: Path,
+    *,
+    hosts: Sequence[str] = (),
+    concurrency: Concurrency = "auto",
+    attempts: int = 3,
+    timeouts: Timeouts | None = None,
+) -> AsyncGenerator[Answered | GivenUp, None]:
+    """:func:`ask_all` for asyncio."""
+    plan = await asyncio.to_thread(_Plan, requests, hosts, concurrency, attempts)
+    with BatchLog(log_path) as log:
+        for answered in plan.before(log):
+            yield answered
+        events = run_batch_async(plan.jobs, plan.endpoints(timeouts), log, plan.limits)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                for answered in plan.told(event):
+                    yield answered
+
+
+class _Plan:
+    """What is asked where, all of it checked."""
+
+    def __init__(
+        self,
+        requests: Sequence[Question],
+        hosts: Sequence[str],
+        concurrency: Concurrency,
+        attempts: int,
+    ) -> None:
+        if concurrency != "auto" and concurrency < 1:
+            raise ConfigError(f"concurrency is {concurrency}", hint="write auto, or 1 or more")
+        if attempts < 1:
+            raise ConfigError(f"attempts is {attempts}", hint="allow at least one")
+        calls = []
+        for number, request in enumerate(requests, start=1):
+            try:
+                calls.append(to_call(request))
+            except ConfigError as error:
+                raise ConfigError(f"request {number}: {error.message}", hint=error.hint) from error
+        self._addresses = [read_address(host).url for host in hosts or (None,)]
+        digests = _digests({str(call.model) for call in calls}, self._addresses) if calls else {}
+        self.jobs = [question(call, identity=digests[str(call.model)]) for call in calls]
+        self.limits = BatchLimits(None if concurrency == "auto" else concurrency, attempts)
+        self._places: dict[str, list[int]] = {}
+        for index, job in enumerate(self.jobs):
+            self._places.setdefault(job.key, []).append(index)
+
+    def endpoints(self, timeouts: Timeouts | None) -> list[Endpoint[AsyncClient]]:
+        """The daemons."""
+        return daemons(self._addresses, timeouts=timeouts)
+
+    def before(self, log: BatchLog) -> Iterator[Answered]:
+        """What was settled in an earlier run."""
+        for key in self._places:
+            if key in log:
+                yield from self._answered(log.read(key))
+
+    def told(self, event: BatchEvent) -> Iterator[Answered | GivenUp]:
+        """An outcome, for every request that it answers."""
+        if isinstance(event, GivenUp):
+            yield event
+        else:
+            yield from self._answered(event)
+
+    def _answered(self, outcome: Outcome) -> Iterator[Answered]:
+        reply = None if outcome.value is None else reply_from_record(outcome.value)
+        for index in self._places[outcome.key]:
+            yield Answered(index, reply, outcome.error, outcome.attempts)
+
+
+def _digests(models: set[str], addresses: Sequence[str]) -> Mapping[str, str]:
+    """What each model is, so that another one under its name is asked anew."""
+    found: dict[str, str] = {}
+    for address in addresses:
+        with Client(address) as client:
+            there = {one.name: one.digest for one in client.list()}
+        for model in models:
+            name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
+            if name not in there:
+                raise ModelNotFoundError(
+                    f"the daemon at {address} has no model {model!r}",
+                    status_code=404,
+                    hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
+                    model=model,
+                )
+            if found.setdefault(model, there[name]) != there[name]:
+                raise ConfigError(
+                    f"{model!r} is another model at {address} than at {addresses[0]}",
+                    hint="pull or copy the same one to every daemon",
+                )
+    return found

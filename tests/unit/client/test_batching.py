@@ -1,0 +1,234 @@
+"""Whole requests as a batch, from Python and from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Turn
+from typer.testing import CliRunner
+
+from ollama_bridge import cli
+from ollama_bridge.client import AsyncClient, Client
+from ollama_bridge.client.batching import Answered, ask_all
+from ollama_bridge.client.pacing import Pace
+from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError, OllamaBridgeError
+
+MODELS = {"m:latest": "d" * 64}
+
+
+def echo(asked: Asked) -> Turn:
+    text = str(asked.json.get("prompt") or asked.json["messages"][-1]["content"])
+    if text == "too long":
+        return Turn(refusal=(400, "the input exceeds the available context size"))
+    return Turn(pieces=[f"to {text}"])
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with FakeDaemon(script=echo, models=dict(MODELS)) as running:
+        yield running
+
+
+def prompts(*texts: str) -> list[dict[str, Any]]:
+    return [{"model": "m", "prompt": text} for text in texts]
+
+
+def texts(found: list[Any]) -> dict[int, str | None]:
+    return {one.index: one.reply.text if one.reply else one.error for one in found}
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str) -> None:
+    """Equal requests are asked once; what fails has its error; a second call asks nothing."""
+    requests = [*prompts("a", "b", "a", "too long"), {"model": "m", "messages": "c"}]
+    log = tmp_path / "log"
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(daemon.host) as client:
+            return [one async for one in client.batch(requests, log)]
+
+    def run() -> list[Any]:
+        if kind == "asyncio":
+            return asyncio.run(ask())
+        with Client(daemon.host) as client:
+            return list(client.batch(requests, log))
+
+    found = texts(run())
+    assert found[3] is not None
+    assert found.pop(3).startswith("ContextOverflowError")  # type: ignore[union-attr]
+    assert found == {0: "to a", 1: "to b", 2: "to a", 4: "to c"}
+    asked = len(daemon.questions)
+    again = run()
+    assert len(daemon.questions) == asked
+    assert {one.index for one in again} == {0, 1, 2, 3, 4}
+
+
+def test_another_model_under_the_name_is_asked_anew(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Answers belong to a digest."""
+    list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
+    daemon.models["m:latest"] = "e" * 64
+    list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
+    assert len(daemon.questions) == 2
+
+
+def test_several_daemons_share_the_work(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """If they have the same model."""
+    both = threading.Barrier(2, timeout=20)
+
+    def together(asked: Asked) -> Turn:
+        if asked.json["prompt"] in ("q0", "q1"):
+            both.wait()
+        return echo(asked)
+
+    daemon.script = together
+    with FakeDaemon(script=together, models=dict(MODELS)) as other:
+        hosts = [daemon.host, other.host]
+        requests = prompts(*(f"q{number}" for number in range(12)))
+        found = list(ask_all(requests, tmp_path / "log", hosts=hosts, concurrency=1))
+        assert len(texts(found)) == 12
+        assert daemon.questions
+        assert other.questions
+        other.models["m:latest"] = "e" * 64
+        with pytest.raises(ConfigError, match="is another model at"):
+            list(ask_all(requests, tmp_path / "other", hosts=hosts))
+
+
+@pytest.mark.parametrize(
+    ("requests", "extra", "error", "words"),
+    [
+        ([{"model": "m"}], {}, ConfigError, "request 1: a request has no 'prompt'"),
+        ([*prompts("a"), {"model": "m", "prompt": "b", "opts": 1}], {}, ConfigError, "request 2"),
+        (prompts("a"), {"concurrency": 0}, ConfigError, "concurrency is 0"),
+        (prompts("a"), {"attempts": 0}, ConfigError, "attempts is 0"),
+        ([{"model": "none", "prompt": "a"}], {}, ModelNotFoundError, "no model 'none'"),
+    ],
+)
+def test_everything_is_checked_before_anything_is_asked(
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    requests: Any,
+    extra: Any,
+    error: type[OllamaBridgeError],
+    words: str,
+) -> None:
+    """With the number of the request."""
+    with pytest.raises(error, match=words):
+        list(ask_all(requests, tmp_path / "log", hosts=[daemon.host], **extra))
+    assert daemon.questions == []
+
+
+def test_two_processes_do_not_write_one_log(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """The second is told."""
+    first = ask_all(prompts("a", "b"), tmp_path / "log", hosts=[daemon.host])
+    assert isinstance(next(first), Answered)
+    with pytest.raises(ArtifactError, match="another process is writing"):
+        list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
+    first.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 8])
+def test_the_pace_finds_how_many_a_daemon_works_on(slots: int) -> None:
+    """A daemon of so many slots, whose jobs take a second each; none is lost beyond them."""
+    pace, now_s, running = Pace(), 0.0, 0
+    for _ in range(400):
+        running = pace.limit
+        now_s += 1.0 / min(running, slots)
+        pace.settled(10.0, now_s)
+    assert pace.is_settled
+    assert pace.limit == slots
+
+
+def test_a_given_pace_stays() -> None:
+    """Whatever comes of it."""
+    pace = Pace(3)
+    for number in range(100):
+        pace.settled(1.0, float(number))
+    assert pace.limit == 3
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """In the order of the questions, with their ids; what is left out comes from the options."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [
+        {"id": "x", "prompt": "a"},
+        {"messages": [{"role": "user", "content": "b"}], "options": {"seed": 2}},
+        {"prompt": "too long"},
+    ]
+    source.write_text("\n\n".join(json.dumps(line) for line in lines))
+    args = ["batch", str(source), str(target), "--model", "m", "-p", "seed=1", "-q"]
+    done = CliRunner().invoke(cli.app, [*args, "--system", "Be brief.", "--host", daemon.host])
+    assert done.exit_code == 1
+    assert done.stdout == f"{target}: 2 answered, 1 set aside\n"
+    first, second, third = rows(target)
+    assert (first["id"], first["text"], second["id"], second["text"]) == ("x", "to a", 3, "to b")
+    assert third["error"].startswith("ContextOverflowError")
+    bodies = sorted(daemon.questions, key=lambda body: "messages" in body)
+    assert bodies[0]["options"]["seed"] == 1
+    assert bodies[0]["system"] == "Be brief."
+    assert bodies[-1]["options"]["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "args", "words"),
+    [
+        ('{"prompt": "a"}', [], "line 1: a request has no 'model'"),
+        ('{"prompt": "a"}\n[]\nx\n', ["--model", "m"], "line 3: Expecting value"),
+        ('{"prompt": "a", "n": 1}', ["--model", "m"], "line 1: unknown field 'n'"),
+        ("", ["--model", "m"], "has no questions"),
+        ('{"prompt": "a"}', ["--model", "m", "--concurrency", "many"], "write auto or a number"),
+    ],
+)
+def test_bad_questions_are_told_with_their_lines(
+    daemon: FakeDaemon, tmp_path: Path, content: str, args: list[str], words: str
+) -> None:
+    """All at once, before anything is asked; nothing is written."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(content)
+    done = CliRunner().invoke(
+        cli.app, ["batch", str(source), str(target), "--host", daemon.host, *args]
+    )
+    assert isinstance(done.exception, OllamaBridgeError)
+    assert words in done.exception.message
+    assert daemon.questions == []
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_killed_batch_goes_on(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Answers of the run that was killed are not asked again."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"q{n}"}) + "\n" for n in range(30)))
+    slow = threading.Event()
+
+    def script(asked: Asked) -> Turn:
+        if len(daemon.questions) > 10:
+            slow.set()
+            daemon.closing.wait(0.2)
+        return echo(asked)
+
+    daemon.script = script
+    args = ["batch", str(source), str(target), "--model", "m", "--host", daemon.host, "-q"]
+    command = [sys.executable, "-m", "ollama_bridge", *args]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert slow.wait(30)
+    process.kill()
+    process.wait()
+    assert not target.exists()
+    settled = len(rows(tmp_path / "out.jsonl.log"))
+    before = len(daemon.questions)
+    daemon.script = echo
+    done = CliRunner().invoke(cli.app, args)
+    assert done.exit_code == 0, done.output
+    assert [row["text"] for row in rows(target)] == [f"to q{n}" for n in range(30)]
+    assert len(daemon.questions) - before <= 30 - settled
