@@ -362,6 +362,8 @@ class DistillSection(OptimizerSection):
                     f"losses.{number}: {term.loss} needs every token's probability, and soft "
                     "labels keep some; set distill.teacher to live"
                 )
+        if self.on_policy is not None and self.shard_layers:
+            raise ValueError("shard_layers: answers are written with whole layers (on_policy)")
         if self.on_policy is not None and self.on_policy.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"on_policy.max_new_tokens: leaves no room for a prompt below max_length "

@@ -255,6 +255,7 @@ def test_what_is_needed_of_the_teacher_follows_from_the_losses(
             {"on_policy": {"losses": [{"loss": "cross_entropy"}]}},
             "distill.on_policy.losses.0.loss: no loss is called 'cross_entropy'; known: ",
         ),
+        ({"on_policy": {}, "shard_layers": True}, "distill.shard_layers: answers are written"),
         (
             {"on_policy": {"max_new_tokens": 512}},
             "distill.on_policy.max_new_tokens: leaves no room for a prompt below max_length (512)",

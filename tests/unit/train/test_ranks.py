@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.train import ranks
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.state import STATE_NAME, load_position
@@ -30,7 +31,6 @@ SETTINGS = {
     "epochs": 12,
     "hidden_epochs": 1,
     "hidden_weight": 0.5,
-    "on_policy": {"buffer": 8, "max_new_tokens": 12, "start": 0.5},
     "checkpoint_interval_s": 1e-3,
 }
 # So few that processes have different numbers of parts to compute.
@@ -123,11 +123,7 @@ def test_two_processes_give_the_losses_of_one(
     ours, theirs = log(student), log(expected)
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
-        losses = {
-            name: value
-            for name, value in mine.items()
-            if isinstance(value, float) and name != "validation"
-        }
+        losses = {name: mine.pop(name) for name in ("loss", "ce", "kl", "hidden") if name in mine}
         assert losses == pytest.approx({name: other[name] for name in losses}, rel=1e-4)
         assert (mine["phase"], mine["step"]) == (other["phase"], other["step"])
     weights = [load_file(one.path / "model.safetensors") for one in (student, expected)]
@@ -157,3 +153,19 @@ def test_shares_are_whole_and_of_like_lengths() -> None:
     shares = [Ranks(rank, 3).share(range(8)) for rank in range(3)]
     assert shares == [(0, 3, 6), (1, 4, 7), (2, 5)]
     assert [Ranks(rank, 3).share([7]) for rank in range(3)] == [(7,), (), ()]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9])
+def test_what_is_made_of_shares_comes_back_in_order(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gathered, the shares of all processes are the whole again, also where some are empty."""
+    whole = list(range(count))
+
+    def all_gather(shares: list[Any], values: list[int]) -> None:
+        assert values == list(Ranks(1, 3).share(whole))
+        shares[:] = [list(Ranks(rank, 3).share(whole)) for rank in range(3)]
+
+    monkeypatch.setattr(ranks.distributed, "all_gather_object", all_gather)
+    assert Ranks(1, 3).gather(Ranks(1, 3).share(whole)) == whole
+    assert Ranks().gather(whole) == whole
