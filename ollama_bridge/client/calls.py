@@ -182,7 +182,10 @@ def upload(digest: str, size_bytes: int, content: Iterable[bytes] | AsyncIterabl
         "POST",
         f"/api/blobs/{check_digest(digest)}",
         content=content,
-        headers={"Content-Length": str(size_bytes)},
+        headers={
+            "Content-Length": str(size_bytes),
+            "Content-Type": "application/octet-stream",
+        },
         patience="files",
     )
 

@@ -16,6 +16,9 @@ from ollama_bridge.client.lines import LineSplitter
 from ollama_bridge.client.requests import encode_body
 from ollama_bridge.errors import DaemonError
 
+# A request without a body says its type too: to leave it out would cost more.
+_HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+
 
 class Transport:
     """Blocking requests.
@@ -38,7 +41,7 @@ class Transport:
         self.address = address
         self._timeouts = timeouts
         self._http = http or httpx.Client(
-            headers=address.headers,
+            headers=_HEADERS | address.headers,
             trust_env=_trusts_environment(address),
             verify=_needs_certificates(address),
             follow_redirects=False,
@@ -116,7 +119,7 @@ class AsyncTransport:
         self.address = address
         self._timeouts = timeouts
         self._http = http or httpx.AsyncClient(
-            headers=address.headers,
+            headers=_HEADERS | address.headers,
             trust_env=_trusts_environment(address),
             verify=_needs_certificates(address),
             follow_redirects=False,
@@ -232,11 +235,9 @@ async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[
 
 def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) -> httpx.Request:
     """What httpx sends. Its own way of building one costs as much as all the rest of a request."""
-    headers = headers.copy()
-    headers["Accept-Encoding"] = "identity"
-    headers.update(call.headers)
-    if call.json is not None:
-        headers["Content-Type"] = "application/json"
+    if call.headers:
+        headers = headers.copy()
+        headers.update(call.headers)
     return httpx.Request(
         call.method,
         _url(base_url + call.path),
