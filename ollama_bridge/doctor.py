@@ -16,13 +16,17 @@ from typing import Literal
 import psutil
 
 from ollama_bridge.assets import home_dir
+from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
 from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.reporting import Reporter
 
 Status = Literal["ok", "warning", "problem"]
+# What can be done without asking: nothing of the user's is touched.
+Repair = Literal["install", "start"]
 
 _GIB = 1024**3
 # The default recipe's peak beside a daemon with teacher and student, and what makes it comfortable.
@@ -41,12 +45,36 @@ class Finding:
         status: ok, warning (works, but not well) or problem (stands in the way).
         detail: What was found, with its numbers.
         fix: What to type or do; None where nothing needs doing.
+        repair: What :func:`repair` does about it; None: only the user can.
     """
 
     name: str
     status: Status
     detail: str
     fix: str | None = None
+    repair: Repair | None = None
+
+
+def repair(finding: Finding, *, host: str | None = None, reporter: Reporter | None = None) -> str:
+    """Install or start the daemon, as a finding asks for it.
+
+    Args:
+        finding: With a ``repair``.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DaemonError: it could not be done.
+    """
+    if finding.repair == "install":
+        from ollama_bridge.daemon.install import install_daemon
+
+        install_daemon(reporter=reporter)
+    daemon = ensure_daemon(host=host, reporter=reporter)
+    return f"Ollama {daemon.version} answers at {daemon.host}"
 
 
 def run_doctor(*, host: str | None = None) -> list[Finding]:
@@ -211,12 +239,14 @@ def _daemon(host: str | None) -> list[Finding]:
         ]
     binary = find_binary()
     if binary is not None:
-        return [Finding("daemon", "ok", f"not running; {binary} is started when it is needed")]
+        idle = f"not running; {binary} is started when it is needed"
+        return [Finding("daemon", "ok", idle, repair="start")]
     absent = Finding(
         "daemon",
         "problem",
         "no daemon answers, and there is no `ollama` command",
-        f"{OFFICIAL_INSTALL}   (or build it: ollama-bridge daemon install)",
+        f"{OFFICIAL_INSTALL}   (or: ollama-bridge doctor --fix, which may build it)",
+        repair="install",
     )
     return [absent, _build_tools()]
 

@@ -100,6 +100,8 @@ class AnswerView:
                 shown[name], begun_s = Shown(), time.monotonic()
                 for event in events:
                     shown[name].take(event, begun_s)
+                    if isinstance(event, Dropped):
+                        say_dropped(event)
                     if isinstance(event, Text):
                         texts[name] += event.text
                         live.update(_columns(texts))

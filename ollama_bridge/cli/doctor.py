@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from ollama_bridge.cli import options, output
+from ollama_bridge.cli.progress import ConsoleReporter
 
 
 def add_to(app: typer.Typer) -> None:
@@ -12,14 +15,31 @@ def add_to(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Install and start Ollama where that is what is missing.")
+    ] = False,
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
     """Look at cores, memory, types, disk and daemon; every finding comes with its fix.
 
     Exit code 1 if something stands in the way.
+
+    Examples:
+      ollama-bridge doctor
+      ollama-bridge doctor --fix
     """
-    from ollama_bridge.doctor import run_doctor
+    from ollama_bridge.doctor import repair, run_doctor
 
     findings = run_doctor(host=host)
+    if fix:
+        with ConsoleReporter() as reporter:
+            done = [repair(one, host=host, reporter=reporter) for one in findings if one.repair]
+        for what in done:
+            output.say(f"fixed: {what}")
+        if done:
+            findings = run_doctor(host=host)
     if as_json:
         output.data_json(
             [

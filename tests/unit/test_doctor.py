@@ -7,6 +7,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from ollama_bridge import doctor
 from ollama_bridge.daemon.find import RunningDaemon
@@ -98,3 +99,29 @@ def test_missing_packages_name_the_extra() -> None:
     assert finding.status == "warning"
     assert "torch" in finding.detail
     assert finding.fix == "pip install 'ollama-bridge[train]'"
+
+
+@pytest.mark.parametrize(("binary", "installs"), [(Path("ollama"), 0), (None, 1)])
+def test_what_can_be_repaired_is(
+    monkeypatch: pytest.MonkeyPatch, binary: Path | None, installs: int
+) -> None:
+    """A daemon that does not run is started; one that is not there is installed first."""
+    from ollama_bridge import cli
+    from ollama_bridge.daemon import install
+
+    done: list[str] = []
+    running = RunningDaemon("http://h:1", "0.34.4", "0.34", binary)
+
+    def start(**_: object) -> RunningDaemon:
+        done.append("start")
+        monkeypatch.setattr(doctor, "find_daemon", lambda _: running)
+        return running
+
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: None)
+    monkeypatch.setattr(doctor, "find_binary", lambda: binary)
+    monkeypatch.setattr(doctor, "ensure_daemon", start)
+    monkeypatch.setattr(install, "install_daemon", lambda **_: done.append("install"))
+    result = CliRunner().invoke(cli.app, ["doctor", "--fix"])
+    assert done == ["install"] * installs + ["start"]
+    assert "fixed: Ollama 0.34.4 answers at http://h:1" in result.stderr
+    assert "Ollama 0.34.4 at http://h:1" in result.stdout
