@@ -88,8 +88,8 @@ def score(
     matrix = confusion_matrix(gold, predicted, labels)
     resampled = _resample(matrix.ravel(), bootstrap_samples, seed).reshape(-1, *matrix.shape)
     return Scores(
-        accuracy=_interval(float(accuracy_of(matrix)), accuracy_of(resampled)),
-        macro_f1=_interval(float(macro_f1_of(matrix)), macro_f1_of(resampled)),
+        accuracy=interval_of(float(accuracy_of(matrix)), accuracy_of(resampled)),
+        macro_f1=interval_of(float(macro_f1_of(matrix)), macro_f1_of(resampled)),
         confusion=matrix,
     )
 
@@ -98,7 +98,7 @@ def share_right(right: Sequence[bool], *, bootstrap_samples: int, seed: int = 0)
     """Share of right answers with its bootstrap interval over the texts."""
     counts = np.array([len(right) - sum(right), sum(right)], dtype=np.int64)
     resampled = _resample(counts, bootstrap_samples, seed)[:, 1]
-    return _interval(sum(right) / max(1, len(right)), resampled / max(1, len(right)))
+    return interval_of(sum(right) / max(1, len(right)), resampled / max(1, len(right)))
 
 
 def paired_difference(
@@ -124,7 +124,7 @@ def paired_difference(
     for name, metric in (("accuracy", accuracy_of), ("macro_f1", macro_f1_of)):
         value = float(metric(cells.sum(axis=2)) - metric(cells.sum(axis=1)))
         spread = metric(resampled.sum(axis=3)) - metric(resampled.sum(axis=2))
-        differences[name] = _interval(value, spread)
+        differences[name] = interval_of(value, spread)
     return differences
 
 
@@ -172,7 +172,8 @@ def _resample(cells: Counts, samples: int, seed: int) -> Counts:
     return drawn
 
 
-def _interval(value: float, resampled: Floats) -> Interval:
+def interval_of(value: float, resampled: Floats) -> Interval:
+    """A score and the 95 % interval of what it was in samples (samples,)."""
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
