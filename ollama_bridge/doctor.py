@@ -245,7 +245,7 @@ def _daemon(host: str | None) -> list[Finding]:
         "daemon",
         "problem",
         "no daemon answers, and there is no `ollama` command",
-        f"{OFFICIAL_INSTALL}   (or: ollama-bridge doctor --fix, which may build it)",
+        f"{OFFICIAL_INSTALL}   (or build it: ollama-bridge daemon install)",
         repair="install",
     )
     return [absent, _build_tools()]

@@ -197,31 +197,15 @@ class ModelNotFoundError(RequestRejectedError):
 class ContextOverflowError(RequestRejectedError):
     """The prompt does not fit the context length; Ollama would have cut it silently.
 
-    Args:
+    Attributes:
         needed_tokens: Length of the prompt; None where the daemon does not say.
         limit_tokens: Length of the context; None where the daemon does not say.
-
-    Attributes:
         is_estimate: The daemon did not say; parts of the prompt were counted.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status_code: int,
-        hint: str | None = None,
-        model: str | None = None,
-        partial_text: str = "",
-        needed_tokens: int | None = None,
-        limit_tokens: int | None = None,
-    ) -> None:
-        super().__init__(
-            message, status_code=status_code, hint=hint, model=model, partial_text=partial_text
-        )
-        self.needed_tokens = needed_tokens
-        self.limit_tokens = limit_tokens
-        self.is_estimate = False
+    needed_tokens: int | None = None
+    limit_tokens: int | None = None
+    is_estimate: bool = False
 
 
 class UnsupportedFeatureError(RequestRejectedError):
@@ -281,47 +265,25 @@ class RefusedAnswer:
 class OutputInvalidError(DaemonError):
     """No answer is what the schema asks for.
 
-    Args:
+    Attributes:
         refused: Every answer, with what is wrong with it.
         prompt_tokens: Of all attempts together.
         generated_tokens: Of all attempts together, thinking included.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        refused: Sequence[RefusedAnswer],
-        prompt_tokens: int,
-        generated_tokens: int,
-        hint: str | None = None,
-        model: str | None = None,
-        partial_text: str = "",
-    ) -> None:
-        super().__init__(message, hint=hint, model=model, partial_text=partial_text)
-        self.refused = tuple(refused)
-        self.prompt_tokens = prompt_tokens
-        self.generated_tokens = generated_tokens
+    refused: tuple[RefusedAnswer, ...] = ()
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
 
 
 class ToolLoopError(DaemonError):
     """The model still calls tools when its limit of turns is reached.
 
-    Args:
+    Attributes:
         messages: The conversation so far, tools and what they gave included.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        messages: Sequence[Mapping[str, Any]],
-        hint: str | None = None,
-        model: str | None = None,
-        partial_text: str = "",
-    ) -> None:
-        super().__init__(message, hint=hint, model=model, partial_text=partial_text)
-        self.messages = tuple(messages)
+    messages: tuple[Mapping[str, Any], ...] = ()
 
 
 class DaemonTimeoutError(DaemonError):

@@ -102,8 +102,8 @@ async def ask_all_async(
         events = run_batch_async(plan.jobs, plan.endpoints(timeouts), log, plan.limits)
         async with contextlib.aclosing(events):
             async for event in events:
-                for answered in plan.told(event):
-                    yield answered
+                for told in plan.told(event):
+                    yield told
 
 
 class _Plan:

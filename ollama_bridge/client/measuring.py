@@ -65,7 +65,9 @@ class Measuring:
         error.args = (error.message,)
 
     def _reading(self, part: str) -> Call:
-        body = {name: self._body[name] for name in ("model", "keep_alive") if name in self._body}
+        body: dict[str, Any] = {
+            name: self._body[name] for name in ("model", "keep_alive") if name in self._body
+        }
         options = dict(self._body.get("options") or {})
         if "input" in self._body:
             body |= {"input": [part], "truncate": False, "options": options}

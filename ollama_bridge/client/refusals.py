@@ -80,14 +80,14 @@ def _overflow(message: str, shown: str, model: str | None) -> ContextOverflowErr
     text = f"the prompt does not fit the context: {shown}"
     if needed is not None and limit is not None:
         text = overflow_text(needed, limit)
-    return ContextOverflowError(
+    error = ContextOverflowError(
         text,
         status_code=400,
         model=model,
         hint="shorten the prompt, raise the option num_ctx, or have it cut: truncate=True",
-        needed_tokens=needed,
-        limit_tokens=limit,
     )
+    error.needed_tokens, error.limit_tokens = needed, limit
+    return error
 
 
 def _hint(status_code: int, message: str, model: str | None) -> str:

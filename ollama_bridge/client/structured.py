@@ -202,15 +202,10 @@ def _not_valid(
     else:
         message = f"no answer of {len(refused)} is what was asked for: {refused[-1].problem}"
         hint = "describe the fields in the prompt, or allow more attempts"
-    return OutputInvalidError(
-        message,
-        hint=hint,
-        model=reply.model,
-        partial_text=reply.text,
-        refused=tuple(refused),
-        prompt_tokens=prompt_tokens,
-        generated_tokens=generated_tokens,
-    )
+    error = OutputInvalidError(message, hint=hint, model=reply.model, partial_text=reply.text)
+    error.refused = tuple(refused)
+    error.prompt_tokens, error.generated_tokens = prompt_tokens, generated_tokens
+    return error
 
 
 def _place(path: Sequence[object]) -> str:

@@ -102,13 +102,14 @@ def steps(
                 result = yield Use(tool, call)
             uses.append(ToolUse(call, result))
             conversation.append({"role": "tool", "tool_name": call.name, "content": result})
-    raise ToolLoopError(
+    error = ToolLoopError(
         f"{model} still calls tools after {turns} turns",
         hint="allow more turns, or tell the model when it is done",
         model=model,
-        messages=conversation,
         partial_text=reply.text,
     )
+    error.messages = tuple(conversation)
+    raise error
 
 
 def use(wanted: Use, *, approve: Approval | None, timeout_s: float) -> str:

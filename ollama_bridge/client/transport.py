@@ -16,9 +16,6 @@ from ollama_bridge.client.lines import LineSplitter
 from ollama_bridge.client.requests import encode_body
 from ollama_bridge.errors import DaemonError
 
-# A request without a body says its type too: to leave it out would cost more.
-_HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-
 
 class Transport:
     """Blocking requests.
@@ -41,12 +38,13 @@ class Transport:
         self.address = address
         self._timeouts = timeouts
         self._http = http or httpx.Client(
-            headers=_HEADERS | address.headers,
+            headers=address.headers,
             trust_env=_trusts_environment(address),
             verify=_needs_certificates(address),
             follow_redirects=False,
             transport=transport,
         )
+        self._headers = _prepared(self._http.headers)
 
     def close(self) -> None:
         """Close every connection."""
@@ -92,7 +90,7 @@ class Transport:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             with _translated(clock):
-                request = _request(call, self.address.url, self._http.headers, clock)
+                request = _request(call, self.address.url, self._headers, clock)
                 response = self._http.send(request, stream=True)
             try:
                 clock.begin_answer(response)
@@ -119,12 +117,13 @@ class AsyncTransport:
         self.address = address
         self._timeouts = timeouts
         self._http = http or httpx.AsyncClient(
-            headers=_HEADERS | address.headers,
+            headers=address.headers,
             trust_env=_trusts_environment(address),
             verify=_needs_certificates(address),
             follow_redirects=False,
             transport=transport,
         )
+        self._headers = _prepared(self._http.headers)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -160,7 +159,7 @@ class AsyncTransport:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             with _translated(clock):
-                request = _request(call, self.address.url, self._http.headers, clock)
+                request = _request(call, self.address.url, self._headers, clock)
                 response = await self._http.send(request, stream=True)
             try:
                 clock.begin_answer(response)
@@ -231,6 +230,13 @@ async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[
             yield line
     for line in splitter.finish():
         yield line
+
+
+def _prepared(headers: httpx.Headers) -> httpx.Headers:
+    """What every request carries; to set a header on each would cost more than to send it."""
+    found = headers.copy()
+    found.update({"Accept-Encoding": "identity", "Content-Type": "application/json"})
+    return found
 
 
 def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) -> httpx.Request:

@@ -20,6 +20,12 @@ from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import DaemonError, OllamaBridgeError
 
+
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
 HOST = "127.0.0.1:9"
 DIGEST = "sha256:" + "0" * 64
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -35,10 +41,12 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "list": (),
     "load": ("m",),
     "next_token": ("m", "hi"),
+    "parse": ("m", "hi", int),
     "ps": (),
     "pull": ("m",),
     "push": ("m",),
     "render": ("m", "hi"),
+    "run_tools": ("m", "hi", [add]),
     "show": ("m",),
     "stream": ("m", "hi"),
     "unload": ("m",),
@@ -86,7 +94,8 @@ class Breaking(httpx.SyncByteStream, httpx.AsyncByteStream):
 def test_every_method_is_tried() -> None:
     """A new method of the client has to be added to the table above."""
     public = {name for name in dir(Client) if not name.startswith("_")}
-    assert public - {"host", "close", "upload_blob"} == set(CALLS)
+    # A batch asks with clients of its own.
+    assert public - {"host", "close", "upload_blob", "batch"} == set(CALLS)
 
 
 @pytest.mark.parametrize("error", httpx_errors(), ids=lambda error: type(error).__name__)

