@@ -5,7 +5,8 @@ arguments and return types (they are ollama-python's own), the same exceptions t
 change: limits of time that are all finite, a prompt that does not fit is an error instead of half
 a prompt, an option that the daemon would ignore is an error, an answer or a ``pull`` that ends
 without its last event is an error, no redirect takes a key elsewhere, and no error of httpx or
-json comes through.
+json comes through but those of ``web_search`` and ``web_fetch``, which go to ollama.com. An option
+that the daemon would ignore is a ``ConfigError`` of ours, before anything is sent.
 
 Only the two methods that ollama-python sends everything through are replaced.
 """
@@ -251,7 +252,10 @@ def _told() -> Iterator[None]:
 
 def _kept_safe(kwargs: Mapping[str, Any], address: Address) -> dict[str, Any]:
     """Arguments of httpx: what is not said is as our own client has it."""
-    return {"follow_redirects": False, "trust_env": not address.loopback} | dict(kwargs)
+    safe = {"follow_redirects": False, "trust_env": not address.loopback} | dict(kwargs)
+    if safe.get("timeout") is None:  # of what does not go to the daemon
+        safe["timeout"] = 60.0
+    return safe
 
 
 def _limits(timeout: Any) -> Timeouts:

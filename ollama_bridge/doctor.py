@@ -16,6 +16,7 @@ from typing import Literal
 import psutil
 
 from ollama_bridge.assets import home_dir
+from ollama_bridge.client import read_address
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import find_binary, find_daemon
@@ -128,8 +129,10 @@ def _memory() -> Finding:
     try:
         limit_bytes = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
         used_bytes = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        stat = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
+        caches_bytes = int(stat[stat.index("inactive_file") + 1])  # given up when asked for
         total_bytes = min(total_bytes, limit_bytes)
-        available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes))
+        available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes + caches_bytes))
     except (OSError, ValueError):
         pass  # no limit, or no Linux
     detail = f"{available_bytes / _GIB:.1f} GiB free of {total_bytes / _GIB:.1f} GiB"
@@ -237,6 +240,10 @@ def _daemon(host: str | None) -> list[Finding]:
                 "use `ollama-bridge run TAG`, or: ollama-bridge daemon install",
             )
         ]
+    address = read_address(host)
+    if not address.loopback:
+        silent = f"nothing answers at {address.url}"
+        return [Finding("daemon", "problem", silent, "start Ollama there, or: unset OLLAMA_HOST")]
     binary = find_binary()
     if binary is not None:
         idle = f"not running; {binary} is started when it is needed"

@@ -84,6 +84,11 @@ class SyncedLines:
                         hint=f"start this stage afresh: rm -r {self._path.parent}",
                     )
                 record = _parse(line)
+                if record is None and number == 1 and line[:1] not in (b"{", b"\0"):
+                    raise ArtifactError(
+                        f"{self._path} is another file: nothing of ours begins like this",
+                        hint="name a file that is not there yet",
+                    )
                 if record is None:
                     torn_line = number
                 else:

@@ -147,9 +147,16 @@ def pull_through_daemon(
             )
             if tag != check_tag(reference):
                 client.copy(reference, tag)
-            (found,) = (model for model in client.list() if model.name == tag)
-        timer.finish(Path(tag), {"digest": found.digest})
-        return Pulled(tag, f"sha256:{found.digest}", found.size_bytes, None)
+            found = next((one for one in client.list() if same_tag(one.name, tag)), None)
+        if found is None:
+            raise DaemonError(
+                f"the daemon pulled {reference}, but does not list {tag}",
+                hint="ollama-bridge ls",
+                model=tag,
+            )
+        digest = f"sha256:{found.digest.removeprefix('sha256:')}"
+        timer.finish(Path(tag), {"digest": digest})
+        return Pulled(tag, digest, found.size_bytes, None)
 
 
 def verify_pulled(

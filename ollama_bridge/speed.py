@@ -1,16 +1,17 @@
 """How fast tags are served here: loading, first token, first word of the answer, rates.
 
-Requests run several at a time, each with a prompt that no other has, so that nothing comes from
-the daemon's prompt cache. Rates of a request are by the daemon's own clock, waiting times by ours,
-so a request that waits for a slot shows it. Beside the rates stands the bound that memory sets:
-one token of one request reads all weights once, so no more tokens a second can come than the
-weights fit into the bandwidth (batched requests share the reading).
+Requests run several at a time, each with a prompt that no other has, so that nothing but the
+instruction comes from the daemon's prompt cache. Rates of a request are by the daemon's own clock,
+waiting times by ours, so a request that waits for a slot shows it. Beside the rates stands the
+bound that memory sets: one token of one request reads all weights once, so no more tokens a second
+can come than the weights fit into the bandwidth (batched requests share the reading).
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import random
 import statistics
 import threading
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ollama_bridge.client import AsyncClient, Done, Reply, Text, Thinking
+from ollama_bridge.client import AsyncClient, Done, Reply, Text, Thinking, read_address
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 
@@ -127,23 +128,28 @@ class TagSpeed:
         tag: The tag.
         load_s: Of loading it, by the daemon's clock.
         size_bytes: Of its files.
-        bound_rate: Tokens a second that one request cannot exceed, by memory bandwidth.
+        bound_rate: Tokens a second that memory bandwidth allows one request on processors, if every
+            weight is read for every token; None: the daemon is on another machine.
         measured: At each concurrency.
     """
 
     tag: str
     load_s: float
     size_bytes: int
-    bound_rate: float
+    bound_rate: float | None
     measured: tuple[Measured, ...]
 
 
-def memory_bandwidth(threads: int = 2) -> float:
+def memory_bandwidth(threads: int | None = None) -> float:
     """Bytes a second that this machine reads, by copying memory in several threads.
 
     A copy reads and writes, so twice its bytes go over the bus. Like STREAM's copy (McCalpin,
     1995), without its compiler.
+
+    Args:
+        threads: None: as many as there are processors, up to 16.
     """
+    threads = threads or min(os.cpu_count() or 1, 16)
     source, target = (ctypes.create_string_buffer(_COPY_BYTES) for _ in range(2))
     ctypes.memset(source, 1, _COPY_BYTES)  # touched, so that its pages are there
     share = _COPY_BYTES // threads
@@ -179,7 +185,7 @@ def measure_speed(
         tags: Of the daemon.
         load: What is asked.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        bandwidth: Bytes a second; None: measured here.
+        bandwidth: Bytes a second; None: measured here, for a daemon of this machine.
         reporter: Hears of progress.
 
     Raises:
@@ -189,12 +195,17 @@ def measure_speed(
     """
     if not tags:
         raise ConfigError("no tags were named", hint="ollama-bridge ls")
-    bandwidth = memory_bandwidth() if bandwidth is None else bandwidth
+    if bandwidth is None and read_address(host).loopback:
+        bandwidth = memory_bandwidth()
     return asyncio.run(_measure_all(tags, load, host, bandwidth, reporter or NullReporter()))
 
 
 async def _measure_all(
-    tags: Sequence[str], load: Load, host: str | None, bandwidth: float, reporter: Reporter
+    tags: Sequence[str],
+    load: Load,
+    host: str | None,
+    bandwidth: float | None,
+    reporter: Reporter,
 ) -> list[TagSpeed]:
     total = len(tags) * len(load.concurrencies) * load.requests
     found: list[TagSpeed] = []
@@ -214,10 +225,9 @@ async def _measure_all(
             asker = _Asker(client, tag, load, reporter, total, len(found))
             measured = [await asker.measure(at) for at in load.concurrencies]
             size_bytes = sizes[_full(tag)]
+            bound_rate = None if bandwidth is None else bandwidth / size_bytes
             found.append(
-                TagSpeed(
-                    tag, first.timings.load_s, size_bytes, bandwidth / size_bytes, tuple(measured)
-                )
+                TagSpeed(tag, first.timings.load_s, size_bytes, bound_rate, tuple(measured))
             )
     return found
 
@@ -259,9 +269,12 @@ class _Asker:
             self._reporter.emit(Progress(STAGE, self._done, self._total, "requests"))
 
         begun_s = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._load.requests):
-                group.create_task(one())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._load.requests):
+                    group.create_task(one())
+        except ExceptionGroup as failed:  # the first error is why the others were cancelled
+            raise failed.exceptions[0] from None
         elapsed_s = time.perf_counter() - begun_s
         replies = [request.reply for request in requests]
         return Measured(
@@ -295,7 +308,7 @@ class _Asker:
         if self._load.prompts:
             return self._load.prompts[number % len(self._load.prompts)]
         words = self._random.choices(_WORDS, k=self._load.prompt_words)
-        return f"Tell a long story with these words: {' '.join(words)}."
+        return f"{' '.join(words)}: tell a long story with these words."
 
 
 def _rates(pairs: Sequence[tuple[int, float]]) -> list[float]:

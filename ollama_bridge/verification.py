@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
-from ollama_bridge.daemon.store import find_manifest, locate_blob
+from ollama_bridge.daemon.store import find_manifest, locate_blob, same_tag
 from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import PARAMETERS, check_parameters
@@ -79,12 +79,12 @@ def verify_tag(
         if attached is not None:
             checks = (*certificate.checks, attached)
             certificate = certificate.model_copy(update={"checks": checks})
-        digests = [model.digest for model in client.list() if model.name == tag]
+        digests = [model.digest for model in client.list() if same_tag(model.name, tag)]
         return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
 
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
-    """Compare every tensor of the daemon's file: answers may hide a small fault in rounding."""
+    """Compare every tensor of the checkpoint: answers may hide a small fault in rounding."""
     from ollama_bridge.models.tensor_check import wrong_tensors
 
     problems = wrong_tensors(gguf, checkpoint)

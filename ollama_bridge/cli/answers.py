@@ -110,7 +110,7 @@ class AnswerView:
 
     def _plain(self, events: Iterable[SessionEvent]) -> Shown:
         shown, begun_s = Shown(), time.monotonic()
-        thinks = False
+        thinks, wrote = False, False
         try:
             for event in events:
                 shown.take(event, begun_s)
@@ -121,13 +121,15 @@ class AnswerView:
                     if thinks:
                         thinks = False
                         _to_stderr("\n")
+                    wrote = True
                     self._console.file.write(event.text)
                     self._console.file.flush()
                 elif isinstance(event, Dropped):
                     say_dropped(event)
         finally:
-            self._console.file.write("\n")
-            self._console.file.flush()
+            if wrote:
+                self._console.file.write("\n")
+                self._console.file.flush()
         return shown
 
     def _rendered(self, events: Iterable[SessionEvent]) -> Shown:

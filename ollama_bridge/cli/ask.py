@@ -26,12 +26,13 @@ from ollama_bridge.cli.asking import (
     read_think,
 )
 from ollama_bridge.cli.chat import connect, talk
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.answers import Shown
 
-_STDIN_WAIT_S = 2.0
+_STDIN_WAITS_S = (2.0, 20.0)
+_NOT_READ = "(nothing was piped in within 22 s: asked without it; a file is read: < FILE)"
 
 ImageOption = Annotated[
     list[Path] | None, typer.Option("--image", help="A picture to look at. Repeatable.")
@@ -153,7 +154,13 @@ def whole_prompt(prompt: str, *, tag: str) -> str:
     """
     piped = ""
     if not sys.stdin.isatty() and (not prompt or _has_input()):
-        piped = sys.stdin.read()
+        try:
+            piped = sys.stdin.read()
+        except UnicodeDecodeError as exc:
+            raise DataError(
+                "stdin is no UTF-8 text",
+                hint="iconv -f latin1 -t utf-8 FILE | ollama-bridge run TAG",
+            ) from exc
     text = "\n".join(part for part in (piped.rstrip("\n") if prompt else piped, prompt) if part)
     if not text.strip():
         raise ConfigError(
@@ -179,10 +186,13 @@ def _has_input() -> bool:
         return False
     if stat.S_ISREG(kind):
         return True
-    if not stat.S_ISFIFO(kind):
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
         return False
-    ready, _, _ = select.select([sys.stdin], [], [], _STDIN_WAIT_S)
-    return bool(ready)
+    for wait_s in _STDIN_WAITS_S:
+        if select.select([sys.stdin], [], [], wait_s)[0]:
+            return True
+        output.say("(waiting for what is piped in)" if wait_s < _STDIN_WAITS_S[-1] else _NOT_READ)
+    return False
 
 
 def _tell(shown: Shown, *, verbose: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,6 +83,11 @@ def batch(
         "think": read_think(think),
         "format": read_format(format_),
     }
+    if answers.resolve() == questions.resolve():
+        raise ConfigError(
+            "the answers would replace the questions",
+            hint=f"ollama-bridge batch {questions} answers.jsonl",
+        )
     requests, ids = _read(questions, defaults, read_options(parameter))
     found: list[Answered | None] = [None] * len(requests)
     with ConsoleReporter(quiet=quiet) as reporter:
@@ -95,13 +101,14 @@ def batch(
             attempts=attempts,
         )
         done = 0
-        for event in events:
-            if isinstance(event, GivenUp):
-                reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
-                continue
-            found[event.index] = event
-            done += 1
-            reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
+        with contextlib.closing(events):  # whatever ends the loop, nothing is asked on
+            for event in events:
+                if isinstance(event, GivenUp):
+                    reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
+                    continue
+                found[event.index] = event
+                done += 1
+                reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
     lines = [_line(one, id_) for one, id_ in zip(found, ids, strict=True) if one is not None]
     try:
         write_text_atomic(answers, "".join(f"{line}\n" for line in lines))
@@ -113,6 +120,7 @@ def batch(
     else:
         output.data(f"{answers}: {len(found) - failed} answered, {failed} set aside")
     if failed:
+        output.say(f"to ask those again: remove {answers}.log, or their lines in it")
         raise typer.Exit(_SET_ASIDE)
 
 
@@ -121,9 +129,10 @@ def _read(
 ) -> tuple[list[dict[str, Any]], list[object]]:
     """Questions with what they leave out, and their ids, else their numbers; every problem told."""
     from ollama_bridge.client.questions import to_call
+    from ollama_bridge.client.requests import encode_body
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise DataError(f"{path} cannot be read: {reason}") from exc
@@ -142,7 +151,7 @@ def _read(
             request = given | row
             if options_ or "options" in row:
                 request["options"] = options_ | (row.get("options") or {})
-            to_call(request)
+            encode_body(to_call(request).json or {})
             requests.append(request)
         except ConfigError as error:
             problems.append(f"line {number}: {error.message}")
@@ -167,7 +176,12 @@ def _line(answered: Answered, id_: object) -> str:
         record: dict[str, Any] = {"error": answered.error}
     else:
         record = reply_to_record(answered.reply)
-    return json.dumps({"id": id_, **record, "attempts": answered.attempts}, ensure_ascii=False)
+    line = json.dumps({"id": id_, **record, "attempts": answered.attempts}, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can write as an escape
+        return json.dumps(json.loads(line))
+    return line
 
 
 def _concurrency(text: str) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ollama_bridge.speed import Spread
+    from ollama_bridge.speed import Spread, TagSpeed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,18 +55,27 @@ def bench(
     from ollama_bridge.speed import Load, measure_speed
     from ollama_bridge.speed_picture import draw
 
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise ConfigError(
+            f"{picture} cannot be written: there is no such folder",
+            hint=f"mkdir -p {picture.parent}",
+        )
     load = Load(_numbers(concurrency), requests, words, tokens, _lines(prompts) if prompts else ())
     with ConsoleReporter(quiet=quiet) as reporter:
         daemon = ensure_daemon(reporter=reporter, host=host)
         speeds = measure_speed(tags, load, host=daemon.host, reporter=reporter)
-    if picture is not None:
-        try:
-            picture.write_text(draw(speeds), encoding="utf-8")
-        except OSError as exc:
-            raise ConfigError(f"{picture} cannot be written: {exc.strerror}") from exc
     if as_json:
         output.data_json([asdict(speed) for speed in speeds])
-        return
+    else:
+        _tell(speeds)
+    if picture is not None:
+        try:
+            write_text_atomic(picture, draw(speeds))
+        except OSError as exc:
+            raise ConfigError(f"{picture} cannot be written: {exc.strerror}") from exc
+
+
+def _tell(speeds: Sequence[TagSpeed]) -> None:
     rows = [
         {
             "TAG": one.tag,
@@ -75,7 +86,7 @@ def bench(
             "PROMPT": _pair(one.prompt_rate, 0),
             "DECODE": _pair(one.decode_rate, 1),
             "ALL": f"{one.throughput:.1f}",
-            "BOUND": f"{speed.bound_rate:.0f}",
+            "BOUND": "-" if speed.bound_rate is None else f"{speed.bound_rate:.0f}",
         }
         for speed in speeds
         for one in speed.measured

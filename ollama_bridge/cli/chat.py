@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ from ollama_bridge.cli.asking import (
     read_think,
 )
 from ollama_bridge.cli.output import say
+from ollama_bridge.errors import DataError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.repl import Repl
@@ -63,7 +65,10 @@ def chat(
     compare: Annotated[
         str | None, typer.Option(help="A second tag that is asked the same, beside this one.")
     ] = None,
-    load: Annotated[str | None, typer.Option(help="Go on with a conversation from a file.")] = None,
+    load: Annotated[
+        Path | None,
+        typer.Option(help="Go on with a conversation from a file; TAG answers.", dir_okay=False),
+    ] = None,
     markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
     verbose: VerboseOption = False,
     host: options.HostOption = None,
@@ -80,24 +85,24 @@ def chat(
     from ollama_bridge.cli.answers import AnswerView
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
+    from ollama_bridge.client.options import check_options
 
-    conversation = Conversation(
-        tag,
-        system,
-        read_options(parameter),
-        read_think(think),
-        format=read_format(format_),
-    )
+    conversation = Conversation.load(load.expanduser()) if load is not None else Conversation(tag)
+    conversation.model = tag
+    conversation.system = system if system is not None else conversation.system
+    conversation.options = {**conversation.options, **check_options(read_options(parameter))}
+    conversation.think = read_think(think) if think is not None else conversation.think
+    conversation.format = read_format(format_) if format_ is not None else conversation.format
     with connect(host) as client:
         client.show(tag)  # a wrong tag is told now, not after the first question
         view = AnswerView(markdown=markdown, show_thinking=not hide_thinking)
         repl = Repl(client, conversation, view)
         repl.verbose = verbose
-        if load is not None:
-            repl.take(f"/load {load}")
         if compare is not None:
-            repl.take(f"/compare {compare}")
+            repl.do(f"/compare {compare}")
         talk(repl)
+    if repl.failed is not None and not sys.stdin.isatty():
+        raise typer.Exit(repl.failed.exit_code)
 
 
 def connect(host: str | None) -> Client:
@@ -119,6 +124,10 @@ def talk(repl: Repl) -> None:
             repl.take(text)
     except EndOfChat:
         return
+    except UnicodeDecodeError as exc:
+        raise DataError(
+            "stdin is no UTF-8 text", hint="iconv -f latin1 -t utf-8 FILE | ollama-bridge chat TAG"
+        ) from exc
 
 
 def joined(lines: Iterator[str]) -> Iterator[str]:
@@ -142,12 +151,17 @@ def _typed(repl: Repl) -> Iterator[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.completion import WordCompleter
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
     path = home_dir() / "chat-history"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    kept, forgotten = FileHistory(path), InMemoryHistory()
+    kept: History = InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        kept = FileHistory(path)
+    except OSError as exc:
+        say(f"(what is typed is not kept: {path}: {exc.strerror})")
+    forgotten = InMemoryHistory()
     session: PromptSession[str] = PromptSession(
         history=kept,
         auto_suggest=AutoSuggestFromHistory(),

@@ -8,6 +8,7 @@ import typer
 
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.errors import OllamaBridgeError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,13 +34,16 @@ def doctor(
     from ollama_bridge.doctor import repair, run_doctor
 
     findings = run_doctor(host=host)
-    if fix:
-        with ConsoleReporter() as reporter:
-            done = [repair(one, host=host, reporter=reporter) for one in findings if one.repair]
-        for what in done:
-            output.say(f"fixed: {what}")
-        if done:
-            findings = run_doctor(host=host)
+    failed = None
+    for finding in findings if fix else ():
+        if finding.repair is None:
+            continue
+        try:
+            with ConsoleReporter() as reporter:
+                output.say(f"fixed: {repair(finding, host=host, reporter=reporter)}")
+        except OllamaBridgeError as error:  # told behind the findings
+            failed = error
+        findings = run_doctor(host=host)
     if as_json:
         output.data_json(
             [
@@ -52,5 +56,7 @@ def doctor(
             output.data(f"{finding.status:<8} {finding.name}: {finding.detail}")
             if finding.fix:
                 output.data(f"{'':<8} fix: {finding.fix}")
+    if failed is not None:
+        raise failed
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(1)

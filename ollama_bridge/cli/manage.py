@@ -56,7 +56,7 @@ def create(
             f"{modelfile} cannot be read: {reason}", hint="name it with -f FILE"
         ) from exc
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
-        gguf = modelfile.parent / Path(content.from_).expanduser()
+        gguf = modelfile.parent / Path(content.from_)
         request: dict[str, Any]
         if gguf.is_file():
             digest = f"sha256:{digest_file(gguf)}"

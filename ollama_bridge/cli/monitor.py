@@ -51,8 +51,8 @@ def monitor(
     """
     from ollama_bridge.monitoring import Exporter, Observer, exposition
 
-    if not interval_s >= 0.1:
-        raise ConfigError(f"--interval {interval_s}: at least 0.1 seconds")
+    if not 0.1 <= interval_s <= 86_400:
+        raise ConfigError(f"--interval {interval_s}: 0.1 seconds to a day")
     newest: list[Snapshot] = []
     with contextlib.ExitStack() as stack:
         observer = stack.enter_context(Observer(host))

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.cli import output
 from ollama_bridge.cli.answers import AnswerView, timing
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, Session
+from ollama_bridge.client.options import check_options
 from ollama_bridge.client.session import SessionEvent
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
@@ -62,6 +64,7 @@ class Repl:
         self.sessions = {conversation.model: Session(client, conversation)}
         self.verbose = False
         self.keeps_history = True
+        self.failed: OllamaBridgeError | None = None  # the last error that was told
 
     @property
     def session(self) -> Session:
@@ -79,20 +82,30 @@ class Repl:
         Raises:
             EndOfChat: it says goodbye.
         """
-        text = line.strip()
         try:
-            if not text:
-                return
-            word = text.split(maxsplit=1)[0]
-            # A path of an image begins with a slash, too.
-            if text.startswith("/") and "/" not in word[1:]:
-                self._command(word[1:], text[len(word) :].strip())
-            else:
-                self._ask(text)
+            self.do(line)
         except KeyboardInterrupt:
             say("(stopped)")
         except OllamaBridgeError as error:
+            self.failed = error
             output.fail(error, as_json=False)
+
+    def do(self, line: str) -> None:
+        """Do what a line says.
+
+        Raises:
+            EndOfChat: it says goodbye.
+            OllamaBridgeError: it could not be done.
+        """
+        text = line.strip()
+        if not text:
+            return
+        word = text.split(maxsplit=1)[0]
+        # A path of an image begins with a slash, too.
+        if text.startswith("/") and "/" not in word[1:]:
+            self._command(word[1:], text[len(word) :].strip())
+        else:
+            self._ask(text)
 
     def _ask(self, text: str) -> None:
         text, images = images_in(text)
@@ -145,11 +158,9 @@ class Repl:
             case "parameter", pair if " " in pair:
                 name, text = pair.split(maxsplit=1)
                 found = parse_parameter(name, text, where="/set parameter")
+                checked = check_options({name: list(found) if isinstance(found, tuple) else found})
                 for session in self.sessions.values():
-                    options = dict(session.conversation.options)
-                    session.conversation.options = options | {
-                        name: list(found) if isinstance(found, tuple) else found
-                    }
+                    session.conversation.options = {**session.conversation.options, **checked}
             case "system", text if text:
                 self._system(text)
             case (("think" | "nothink"), level):
@@ -221,7 +232,7 @@ class Repl:
 
     def _load(self, what: str) -> None:
         if what.endswith(".json"):
-            conversation = Conversation.load(Path(what))
+            conversation = Conversation.load(Path(what).expanduser())
         else:
             self._client.show(_needed(what, "/load"))
             conversation = Conversation(what, think=self.said.think)
@@ -256,9 +267,10 @@ class Repl:
         for turn in [*self.said.dropped, *self.said.turns]:
             parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]
         try:
-            path.write_text("\n".join(parts), encoding="utf-8")
-        except OSError as exc:
-            raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
+            write_text_atomic(path, "\n".join(parts))
+        except (OSError, UnicodeEncodeError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
+            raise ConfigError(f"{path} cannot be written: {why}") from exc
         say(f"(written: {path})")
 
     def _retry(self, _: str) -> None:
@@ -304,14 +316,17 @@ def images_in(text: str) -> tuple[str, list[Path]]:
     found: list[Path] = []
 
     def take(match: re.Match[str]) -> str:
-        path = Path(match[1] or re.sub(r"\\(.)", r"\1", match[2])).expanduser()
-        if not path.is_file():
+        try:
+            path = Path(match[1] or re.sub(r"\\(.)", r"\1", match[2])).expanduser()
+            if not path.is_file():
+                return match[0]
+        except (OSError, RuntimeError, ValueError):  # no name of a file, or of a user
             return match[0]
         found.append(path)
         return ""
 
     rest = _IMAGE_PATH.sub(take, text)
-    return (" ".join(rest.split()) if found else text), found
+    return (re.sub(r"[ \t]{2,}", " ", rest).strip() if found else text), found
 
 
 def _needed(what: str, command: str) -> str:

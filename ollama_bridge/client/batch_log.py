@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_bridge.closing import Closing
-from ollama_bridge.errors import ArtifactError
+from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.journal import JSONRecord, Place, SyncedLines
 
 
@@ -51,11 +51,16 @@ class BatchLog(Closing):
 
     def __init__(self, path: Path) -> None:
         self._places: dict[str, Place] = {}
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_locked(path))
-            self._lines = SyncedLines(path, self._index)
-            stack.callback(self._lines.close)
-            self._stack = stack.pop_all()
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(_locked(path))
+                self._lines = self._open(path)
+                stack.callback(self._lines.close)
+                self._stack = stack.pop_all()
+        except OSError as exc:
+            raise ArtifactError(
+                f"{path} cannot be written: {exc.strerror}", hint=f"mkdir -p {path.parent}"
+            ) from exc
 
     def __contains__(self, key: object) -> bool:
         """Whether this work is settled."""
@@ -86,8 +91,19 @@ class BatchLog(Closing):
         """Close the file and let others have it."""
         self._stack.close()
 
-    def _index(self, record: JSONRecord, place: Place) -> None:
-        self._places[str(record.get("key"))] = place
+    def _open(self, path: Path) -> SyncedLines:
+        try:
+            return SyncedLines(path, self._index)
+        except DiskFullError:
+            raise
+        except ArtifactError as exc:  # it lies in a folder of the user's
+            hint = f"mv {path} {path}.damaged   and run it again"
+            raise ArtifactError(exc.message, hint=hint) from exc
+
+    def _index(self, record: object, place: Place) -> None:
+        if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+            raise ArtifactError("a line of it is no outcome of a batch", hint="name another file")
+        self._places[record["key"]] = place
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,8 +24,9 @@ from ollama_bridge.client.coordinator import BatchEvent, BatchLimits, GivenUp
 from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
+from ollama_bridge.client.requests import encode_body
 from ollama_bridge.client.values import Reply
-from ollama_bridge.errors import ConfigError, ModelNotFoundError
+from ollama_bridge.errors import ConfigError, DaemonUnreachableError, ModelNotFoundError
 
 Concurrency = int | Literal["auto"]
 
@@ -55,7 +56,7 @@ def ask_all(
     concurrency: Concurrency = "auto",
     attempts: int = 3,
     timeouts: Timeouts | None = None,
-) -> Iterator[Answered | GivenUp]:
+) -> Generator[Answered | GivenUp, None, None]:
     """Answer every request; gives what the log has first, then each as it is settled.
 
     The log is synced to disk before an answer counts: killed at any moment, the same call goes on,
@@ -124,6 +125,7 @@ class _Plan:
         for number, request in enumerate(requests, start=1):
             try:
                 calls.append(to_call(request))
+                encode_body(calls[-1].json or {})
             except ConfigError as error:
                 raise ConfigError(f"request {number}: {error.message}", hint=error.hint) from error
         self._addresses = [read_address(host).url for host in hosts or (None,)]
@@ -160,9 +162,16 @@ class _Plan:
 def _digests(models: set[str], addresses: Sequence[str]) -> Mapping[str, str]:
     """What each model is, so that another one under its name is asked anew."""
     found: dict[str, str] = {}
+    away: list[DaemonUnreachableError] = []
     for address in addresses:
-        with Client(address) as client:
-            there = {one.name: one.digest for one in client.list()}
+        try:
+            with Client(address) as client:
+                there = {one.name: one.digest for one in client.list()}
+        except DaemonUnreachableError as error:  # the others do its work; the batch tells it
+            away.append(error)
+            if len(away) == len(addresses):
+                raise
+            continue
         for model in models:
             name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
             if name not in there:

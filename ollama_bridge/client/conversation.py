@@ -117,7 +117,8 @@ class Conversation:
         used, chars = self._used_tokens, sum(turn.size_chars for turn in self.turns)
         if self.trim == "never" or used is None or context_tokens is None or not chars:
             return []
-        tokens_per_char = used / chars
+        # The instruction and the template are in `used` too, so this is the most that they can be.
+        tokens_per_char = min(1.0, used / chars)
         expected = used + len(str(question.get("content", ""))) * tokens_per_char
         dropped: list[Turn] = []
         while self.turns and expected + self.reserve_tokens > context_tokens:
@@ -137,13 +138,24 @@ class Conversation:
     def add(self, question: dict[str, Any], reply: Reply) -> None:
         """Take an answer in."""
         self.turns.append(Turn(question, reply.text, reply.thinking))
-        self._used_tokens = reply.prompt_tokens + reply.generated_tokens
+        # Thinking is not sent again.
+        share = len(reply.text) / max(1, len(reply.text) + len(reply.thinking))
+        self._used_tokens = reply.prompt_tokens + round(reply.generated_tokens * share)
 
     def add_stopped(self, question: dict[str, Any], text: str, thinking: str = "") -> None:
         """Take in what came of an answer that was stopped; nothing if nothing came."""
         if text:
             self.turns.append(Turn(question, text, thinking, is_whole=False))
             self._used_tokens = None
+
+    def state(self) -> tuple[list[Turn], list[Turn]]:
+        """What :meth:`go_back` goes back to."""
+        return list(self.turns), list(self.dropped)
+
+    def go_back(self, state: tuple[list[Turn], list[Turn]]) -> None:
+        """Be as before a question that came to nothing."""
+        self.turns[:], self.dropped[:] = state
+        self._used_tokens = None
 
     def undo(self) -> Turn | None:
         """Take the last turn back; None if there is none."""
@@ -176,8 +188,11 @@ class Conversation:
         }
         try:
             write_text_atomic(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
-        except OSError as exc:
-            raise ArtifactError(f"{path} cannot be written: {exc.strerror}") from exc
+        except (OSError, UnicodeEncodeError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
+            raise ArtifactError(
+                f"{path} cannot be written: {why}", hint=f"mkdir -p {path.parent}"
+            ) from exc
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
@@ -223,4 +238,6 @@ def _turns(items: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "system", "options", "think", "trim", "reserve_tokens", "format")
+    if not isinstance(data["model"], str) or not isinstance(data["system"], str | None):
+        raise TypeError("model and system are texts")
     return {name: data[name] for name in names}

@@ -113,6 +113,7 @@ class BlockingProcedures(Closing):
             ToolLoopError: tools are still called in the last turn.
             DaemonError: as for ``chat``.
         """
+        tool_loop.check_limit(timeout_s)
         steps = tool_loop.steps(
             model,
             messages,
@@ -191,6 +192,7 @@ class AsyncProcedures(ABC):
         approve: tool_loop.AsyncApproval | None = None,
     ) -> tool_loop.ToolRun:
         """As :meth:`BlockingProcedures.run_tools`; tools and approval may be coroutines."""
+        tool_loop.check_limit(timeout_s)
         steps = tool_loop.steps(
             model,
             messages,

@@ -106,6 +106,8 @@ def message_list(
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, Sequence):
+        raise ConfigError(f"messages are a {type(messages).__name__}", hint=_A_MESSAGE)
     found: list[dict[str, Any]] = []
     if system is not None:
         found.append({"role": "system", "content": system})
@@ -225,7 +227,7 @@ def check_digest(digest: str) -> str:
 
 
 def _checked_model(model: str) -> str:
-    if not model.strip():
+    if not isinstance(model, str) or not model.strip():
         raise ConfigError("no model was named", hint="ollama-bridge ls")
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ollama_bridge.client.conversation import Conversation, Turn
 from ollama_bridge.client.requests import Images
 from ollama_bridge.client.values import Done, Reply, RunningModel, StreamEvent, Text, Thinking
-from ollama_bridge.errors import ConfigError, ContextOverflowError
+from ollama_bridge.errors import (
+    ConfigError,
+    ContextOverflowError,
+    DaemonError,
+    OllamaBridgeError,
+)
 
 if TYPE_CHECKING:
     from ollama_bridge.client.asynchronous import AsyncClient
@@ -83,10 +89,13 @@ class _Base:
         return turn
 
     def _put_back(self, turn: Turn) -> None:
-        """An answer that was to be replaced stays where no other came."""
+        """An answer that was to be replaced stays where no other came whole."""
         turns = self.conversation.turns
-        if not turns or turns[-1].question is not turn.question:
-            turns.append(turn)
+        if turns and turns[-1].question is turn.question:
+            if turns[-1].is_whole:
+                return
+            turns.pop()
+        turns.append(turn)
 
 
 class Session(_Base):
@@ -132,31 +141,50 @@ class Session(_Base):
 
     def _stream(self, question: dict[str, Any]) -> Generator[SessionEvent, None, None]:
         said = self.conversation
-        dropped = said.make_room(question, _context(self._client.ps(), said.model))
-        if dropped:
-            yield Dropped(tuple(dropped))
-        while True:
-            answer = _Answer(said, question)
-            try:
-                for event in self._client.stream(
-                    said.model,
-                    [*said.messages, question],
-                    options=said.options,
-                    think=said.think,
-                    format=said.format,
-                ):
-                    answer.take(event)
-                    yield event
-            except ContextOverflowError:
-                dropped = said.drop_oldest()
-                if not dropped or not answer.is_empty:
-                    raise
+        before = said.state()
+        try:
+            dropped = said.make_room(question, self._context_tokens())
+            if dropped:
                 yield Dropped(tuple(dropped))
-            except (GeneratorExit, KeyboardInterrupt):
-                answer.stop()
-                raise
-            else:
-                return
+            while True:
+                answer = _Answer(said, question)
+                try:
+                    with contextlib.closing(self._events(question)) as events:
+                        for event in events:
+                            answer.take(event)
+                            yield event
+                except ContextOverflowError:
+                    dropped = said.drop_oldest() if answer.is_empty else []
+                    if not dropped:
+                        raise
+                    yield Dropped(tuple(dropped))
+                except (GeneratorExit, KeyboardInterrupt):
+                    answer.stop()
+                    raise
+                else:
+                    return
+        except OllamaBridgeError:
+            said.go_back(before)
+            raise
+
+    def _events(self, question: dict[str, Any]) -> Generator[StreamEvent, None, None]:
+        said = self.conversation
+        return self._client.stream(
+            said.model,
+            [*said.messages, question],
+            options=said.options,
+            think=said.think,
+            format=said.format,
+        )
+
+    def _context_tokens(self) -> int | None:
+        """Length of the context, as far as it is known: it only helps to drop turns in time."""
+        if "num_ctx" in self.conversation.options:
+            return int(self.conversation.options["num_ctx"])
+        try:
+            return _context(self._client.ps(), self.conversation.model)
+        except DaemonError:
+            return None
 
 
 class AsyncSession(_Base):
@@ -178,38 +206,59 @@ class AsyncSession(_Base):
         """As :meth:`Session.retry`."""
         before = self._taken_back()
         try:
-            async for event in self._stream(before.question):
-                yield event
+            # Closed here, so that what came of it is kept before the old answer is thought of.
+            async with contextlib.aclosing(self._stream(before.question)) as events:
+                async for event in events:
+                    yield event
         finally:
             self._put_back(before)
 
     async def _stream(self, question: dict[str, Any]) -> AsyncGenerator[SessionEvent, None]:
         said = self.conversation
-        dropped = said.make_room(question, _context(await self._client.ps(), said.model))
-        if dropped:
-            yield Dropped(tuple(dropped))
-        while True:
-            answer = _Answer(said, question)
-            try:
-                async for event in self._client.stream(
-                    said.model,
-                    [*said.messages, question],
-                    options=said.options,
-                    think=said.think,
-                    format=said.format,
-                ):
-                    answer.take(event)
-                    yield event
-            except ContextOverflowError:
-                dropped = said.drop_oldest()
-                if not dropped or not answer.is_empty:
-                    raise
+        before = said.state()
+        try:
+            dropped = said.make_room(question, await self._context_tokens())
+            if dropped:
                 yield Dropped(tuple(dropped))
-            except (GeneratorExit, asyncio.CancelledError):
-                answer.stop()
-                raise
-            else:
-                return
+            while True:
+                answer = _Answer(said, question)
+                try:
+                    async with contextlib.aclosing(self._events(question)) as events:
+                        async for event in events:
+                            answer.take(event)
+                            yield event
+                except ContextOverflowError:
+                    dropped = said.drop_oldest() if answer.is_empty else []
+                    if not dropped:
+                        raise
+                    yield Dropped(tuple(dropped))
+                except (GeneratorExit, asyncio.CancelledError):
+                    answer.stop()
+                    raise
+                else:
+                    return
+        except OllamaBridgeError:
+            said.go_back(before)
+            raise
+
+    def _events(self, question: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+        said = self.conversation
+        return self._client.stream(
+            said.model,
+            [*said.messages, question],
+            options=said.options,
+            think=said.think,
+            format=said.format,
+        )
+
+    async def _context_tokens(self) -> int | None:
+        """As :meth:`Session._context_tokens`."""
+        if "num_ctx" in self.conversation.options:
+            return int(self.conversation.options["num_ctx"])
+        try:
+            return _context(await self._client.ps(), self.conversation.model)
+        except DaemonError:
+            return None
 
 
 def _context(running: Sequence[RunningModel], model: str) -> int | None:

@@ -9,6 +9,7 @@ back with what is wrong with it, a bounded number of times.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast
@@ -95,6 +96,7 @@ def shape_of(into: type[T] | Mapping[str, Any]) -> Shape[T]:
 
 
 def _shape_of_schema(schema: Mapping[str, Any]) -> Shape[Any]:
+    import referencing
     from jsonschema import exceptions, validators
 
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
@@ -103,14 +105,22 @@ def _shape_of_schema(schema: Mapping[str, Any]) -> Shape[Any]:
     except exceptions.SchemaError as exc:
         place = _place(tuple(exc.absolute_path))
         raise ConfigError(f"the format is no JSON schema: {place}: {exc.message}") from exc
-    validator = kind(dict(schema))
+    # With a registry of its own nothing is fetched for a reference.
+    validator = kind(dict(schema), registry=referencing.Registry())
 
     def read(text: str) -> Any:
-        value = json.loads(text)
-        problems = [
-            f"{_place(tuple(error.absolute_path))}: {error.message}"
-            for error in validator.iter_errors(value)
-        ]
+        try:
+            value = json.loads(text)
+            problems = [
+                f"{_place(tuple(error.absolute_path))}: {error.message}"
+                for error in validator.iter_errors(value)
+            ]
+        except RecursionError as exc:
+            raise ValueError("it is nested too deep") from exc
+        except (re.error, referencing.exceptions.Unresolvable) as exc:
+            raise ConfigError(
+                f"the format is no JSON schema: {exc}", hint="mend its pattern or its $ref"
+            ) from exc
         if problems:
             raise ValueError("; ".join(problems))
         return value
@@ -154,6 +164,8 @@ def steps(
         generated_tokens += reply.generated_tokens
         try:
             value = shape.read(reply.text)
+            if reply.done_reason == "length" and not reply.text.rstrip().endswith(("}", "]", '"')):
+                raise ValueError("it may be the beginning of a longer number or word")
         except ValueError as exc:
             refused.append(RefusedAnswer(reply.text, str(exc)))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import math
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ollama_bridge.errors import ConfigError, ToolLoopError
 Approval = Callable[[ToolCall], bool | str]
 AsyncApproval = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 
+_CANCEL_S = 1.0
 _REFUSED = "the user does not allow this call"
 
 
@@ -127,6 +129,8 @@ def use(wanted: Use, *, approve: Approval | None, timeout_s: float) -> str:
     except ValueError as exc:
         return problem_text(str(exc))
     verdict = approve(wanted.call) if approve is not None else True
+    if _waits(verdict):
+        raise ConfigError("approve is a coroutine function", hint="use AsyncClient, or plain def")
     if verdict is not True:
         return problem_text(verdict or _REFUSED)
     outcome: concurrent.futures.Future[str] = concurrent.futures.Future()
@@ -134,7 +138,7 @@ def use(wanted: Use, *, approve: Approval | None, timeout_s: float) -> str:
     def work() -> None:
         try:
             came = tool.function(**arguments)
-            outcome.set_result(as_text(asyncio.run(came) if tool.is_async else came))
+            outcome.set_result(as_text(asyncio.run(_awaited(came)) if _waits(came) else came))
         except BaseException as exc:  # whatever it is, the waiting thread has to hear of it
             outcome.set_exception(exc)
 
@@ -171,13 +175,31 @@ async def use_async(wanted: Use, *, approve: AsyncApproval | None, timeout_s: fl
     finally:
         if not work.done():
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            await asyncio.wait([work], timeout=_CANCEL_S)  # it may not heed it
     if not done:
         return problem_text(_too_long(tool, timeout_s))
     try:
         return as_text(work.result())
-    except Exception as exc:  # a tool may raise anything: the model is told
+    except (Exception, asyncio.CancelledError) as exc:  # a tool may raise anything
         return problem_text(f"{type(exc).__name__}: {exc}")
+
+
+def _waits(value: object) -> bool:
+    return inspect.isawaitable(value)
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def check_limit(timeout_s: float) -> None:
+    """Refuse a limit that is none.
+
+    Raises:
+        ConfigError: not finite, or not positive.
+    """
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise ConfigError(f"timeout_s is {timeout_s}", hint="a finite, positive number of seconds")
 
 
 def _too_long(tool: Tool, timeout_s: float) -> str:

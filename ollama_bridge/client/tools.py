@@ -77,7 +77,10 @@ def tool_of(function: Callable[..., Any] | Tool) -> Tool:
         raise ConfigError(
             f"{function!r} has no name to call it by", hint="write it as a function with def"
         )
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError as exc:
+        raise ConfigError(f"the tool {name}: {exc}", hint="wrap it in a function") from exc
     for parameter in parameters.values():
         _check_parameter(name, parameter)
     try:
@@ -158,7 +161,7 @@ def tools_of(functions: Sequence[Callable[..., Any] | Tool]) -> dict[str, Tool]:
 def as_text(result: object) -> str:
     """What a tool gave, as the model reads it: a text as it is, anything else as JSON."""
     if isinstance(result, str):
-        text = result
+        text = result.encode(errors="replace").decode()  # half a surrogate pair is no text
     else:
         from pydantic_core import to_json
 
@@ -170,4 +173,4 @@ def as_text(result: object) -> str:
 
 def problem_text(problem: str) -> str:
     """What went wrong with a tool, as the model reads it."""
-    return json.dumps({"error": problem}, ensure_ascii=False)
+    return json.dumps({"error": problem[:RESULT_LIMIT_CHARS]})

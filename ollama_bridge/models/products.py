@@ -40,8 +40,8 @@ def products_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     before = [(module.weight, module.bias) for module in linear]
-    cast_products(model, dtype)
     try:
+        cast_products(model, dtype)
         yield
     finally:
         for module, (weight, bias) in zip(linear, before, strict=True):

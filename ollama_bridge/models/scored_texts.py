@@ -84,7 +84,9 @@ class ScoredTexts:
         worst, kls = 0.0, [torch.zeros(0)]
         for exact, moved in self._pairs(model):
             likely = exact >= COMPARED_FLOOR
-            worst = max(worst, float((exact - moved)[likely].abs().max()))
+            gaps = (exact - moved)[likely].abs()
+            if gaps.numel():  # a model that knows nothing has no likely token
+                worst = max(worst, float(gaps.max()))
             kls.append(_served_kl(exact, moved))
         kl = torch.cat(kls)
         return Noise(max_difference=worst, mean_kl_nats=float(kl.sum()) / max(len(kl), 1))

@@ -23,6 +23,7 @@ from ollama_bridge.models.weights import Weights
 
 # Relative error (of the Euclidean norm) that rounding to a type was seen to stay below, doubled.
 _ROUNDING = {"F32": 1e-6, "F16": 2e-3, "BF16": 8e-3, "Q8_0": 0.02, "Q6_K": 0.05, "Q2_K": 0.7}
+_PIECE = 2**22
 _COARSE_ROUNDING = 0.4  # types of three to five bits
 
 
@@ -104,8 +105,13 @@ def _unchanged(values: Float32Array) -> Float32Array:
 def _distance(found: Float32Array, expected: Float32Array) -> float:
     if found.shape != expected.shape:
         raise GGUFError(f"shapes {found.shape} and {expected.shape} cannot be compared")
-    size = float(np.linalg.norm(expected.astype(np.float64)))
-    gap = float(np.linalg.norm(found.astype(np.float64) - expected))
+    size = gap = 0.0
+    ours, theirs = expected.reshape(-1), found.reshape(-1)
+    for begin in range(0, ours.size, _PIECE):  # in float64, but not all of an embedding at once
+        wanted = ours[begin : begin + _PIECE].astype(np.float64)
+        off = theirs[begin : begin + _PIECE] - wanted
+        size, gap = size + float(wanted @ wanted), gap + float(off @ off)
+    size, gap = math.sqrt(size), math.sqrt(gap)
     if not math.isfinite(gap):
         return math.inf
     return gap / size if size else gap

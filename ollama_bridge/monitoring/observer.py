@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ import psutil
 
 from ollama_bridge.client import Client, Timeouts
 from ollama_bridge.closing import Closing
-from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import Loaded, Machine, Runner, Snapshot
 
 _RUNNERS = ("llama-server", "ollama_llama_server")
@@ -34,7 +34,7 @@ class _Seen:
 
     process: psutil.Process
     at_s: float
-    tasks: dict[int, int] = field(default_factory=dict)  # tokens of each request
+    tasks: dict[int, int] | None = None  # tokens of each request; None: not looked at yet
     moved_at_s: float = 0.0
     progress: object = None
 
@@ -53,6 +53,7 @@ class Observer(Closing):
         self._slots = httpx.Client(timeout=_SLOTS_LIMIT_S, trust_env=False)
         self._runners: dict[int, _Seen] = {}
         self._blobs: dict[str, str] = {}
+        self._until: dict[str, str] = {}  # changes when a model was asked, or made anew
         self._swapped_in_bytes = psutil.swap_memory().sin
         self._has_nvidia = shutil.which("nvidia-smi") is not None
         psutil.cpu_percent()  # the first call has nothing to compare with
@@ -98,10 +99,12 @@ class Observer(Closing):
         """Which file a loaded model runs, so that a process can be given its name."""
         known = set(self._blobs.values())
         for one in loaded:
-            if one.name not in known:
-                found = _BLOB.search(self._client.show(one.name).modelfile)
-                if found is not None:
-                    self._blobs[found[1]] = one.name
+            if one.name not in known or one.until != self._until.get(one.name):
+                with contextlib.suppress(ModelNotFoundError):  # it was removed just now
+                    found = _BLOB.search(self._client.show(one.name).modelfile)
+                    if found is not None:
+                        self._blobs[found[1]] = one.name
+            self._until[one.name] = one.until
 
     def _look_at_runners(self) -> tuple[Runner, ...]:
         found = []
@@ -131,11 +134,16 @@ class Observer(Closing):
             process.memory_info().rss,
             process.cpu_percent() / 100,
         )
-        if slots is None:
-            return runner
+        if slots is None:  # one that was at work and does not answer any more may hang
+            stuck_s = now_s - seen.moved_at_s if seen.progress else 0.0
+            return replace(runner, stuck_s=stuck_s)
         busy = [slot for slot in slots if slot.get("is_processing")]
-        tasks = {_whole(slot, "id_task"): _decoded(slot) for slot in busy}
-        made = sum(tokens - seen.tasks.get(task, 0) for task, tokens in tasks.items())
+        # Idle slots keep the counts of their last request, whose end would be missed otherwise.
+        tasks = {_whole(slot, "id_task"): _decoded(slot) for slot in slots}
+        before = seen.tasks
+        made = 0
+        if before is not None:
+            made = sum(max(0, count - before.get(task, 0)) for task, count in tasks.items())
         elapsed_s = now_s - seen.at_s
         progress = [
             (_whole(slot, "id_task"), _whole(slot, "n_prompt_tokens_processed")) for slot in busy
@@ -150,8 +158,8 @@ class Observer(Closing):
             runner.cpu_share,
             len(slots),
             len(busy),
-            sum(tasks.values()),
-            max(0, made) / elapsed_s if elapsed_s > 0 else 0.0,
+            sum(_decoded(slot) for slot in busy),
+            made / elapsed_s if elapsed_s > 0 else 0.0,
             now_s - seen.moved_at_s,
         )
 

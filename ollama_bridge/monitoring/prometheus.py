@@ -15,6 +15,8 @@ from ollama_bridge.monitoring.snapshot import Snapshot
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+_ALWAYS_KNOWN = ("memory_bytes", "cpu_share", "stuck_s")  # also of a runner that tells nothing
+
 Sample = tuple[dict[str, str], float]
 
 
@@ -61,7 +63,8 @@ def _gauges(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
         ("runner_tokens_per_second", "Tokens that a runner generates.", "tokens_per_s"),
         ("runner_stuck_seconds", "Time that a runner was busy for nothing.", "stuck_s"),
     ):
-        yield name, text, [(labels, float(getattr(one, attribute))) for labels, one in runners]
+        known = [one for one in runners if one[1].slots is not None or attribute in _ALWAYS_KNOWN]
+        yield name, text, [(labels, float(getattr(one, attribute))) for labels, one in known]
     yield "cpu_share", "Share of all cores that is busy.", [({}, machine.cpu_share)]
     yield "memory_used_bytes", "Memory in use.", [({}, float(machine.memory_used_bytes))]
     yield "memory_bytes", "Memory in all.", [({}, float(machine.memory_bytes))]
@@ -96,7 +99,7 @@ class Exporter(Closing):
     def __init__(self, port: int, text: Callable[[], str]) -> None:
         class Page(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                found = self.path == "/metrics"
+                found = self.path.partition("?")[0] == "/metrics"
                 body = (text() if found else "see /metrics\n").encode()
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", _CONTENT_TYPE)
@@ -107,8 +110,12 @@ class Exporter(Closing):
             def log_message(self, *args: object) -> None:
                 """Say nothing on stderr."""
 
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """Whoever hung up needs no answer."""
+
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Page)
+            self._server = Server(("127.0.0.1", port), Page)
         except (OSError, OverflowError) as exc:
             raise ConfigError(
                 f"port {port} cannot be listened on: {exc}",

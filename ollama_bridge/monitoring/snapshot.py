@@ -116,6 +116,6 @@ class Snapshot:
             found.append("memory is being swapped: models answer slowly; stop one")
         if machine.hottest_c is not None:
             now_c, high_c = machine.hottest_c
-            if high_c is not None and now_c >= _HOT_SHARE * high_c:
+            if high_c and now_c >= _HOT_SHARE * high_c:
                 found.append(f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down")
         return tuple(found)

@@ -237,6 +237,8 @@ def test_images_go_by_their_paths(tmp_path: Path, chat: Chat) -> None:
     first.write_bytes(b"1")
     second.write_bytes(b"2")
     escaped = str(first).replace(" ", r"\ ")
+    assert images_in("~nobody/x.png") == ("~nobody/x.png", [])
+    assert images_in("x" * 300 + ".png") == ("x" * 300 + ".png", [])
     assert images_in(f'What is "{first}" and {escaped}?') == (f"What is and {escaped}?", [first])
     assert images_in(f"{escaped} or {second} or none.png") == ("or or none.png", [first, second])
     assert images_in("two  blanks") == ("two  blanks", [])

@@ -13,6 +13,7 @@ import pytest
 from fakes.daemon import FakeDaemon
 
 from ollama_bridge.artifacts import digest_file
+from ollama_bridge.cli import ask
 
 
 @pytest.fixture
@@ -22,25 +23,16 @@ def daemon() -> Iterator[FakeDaemon]:
         yield found
 
 
-def command(
-    daemon: FakeDaemon, *args: str, stdin: str | None = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run a command; ``stdin`` None: a pipe that nobody writes to."""
-    reader, writer = os.pipe()
-    source = {"stdin": reader} if stdin is None else {"input": stdin}
-    try:
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [sys.executable, "-m", "ollama_bridge", *args],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OLLAMA_HOST": daemon.host},
-            timeout=60,
-            **source,
-        )
-    finally:
-        os.close(reader)
-        os.close(writer)
+def command(daemon: FakeDaemon, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", *args],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+        env={**os.environ, "OLLAMA_HOST": daemon.host},
+        timeout=60,
+    )
 
 
 def test_run_with_the_flags_of_ollama(daemon: FakeDaemon) -> None:
@@ -66,11 +58,21 @@ def test_run_with_the_flags_of_ollama(daemon: FakeDaemon) -> None:
     assert asked["options"]["temperature"] == 0
 
 
-def test_a_pipe_that_nobody_writes_to_is_not_waited_for(daemon: FakeDaemon) -> None:
-    """Where there is a prompt."""
-    done = command(daemon, "run", "m", "hi", stdin=None)
-    assert (done.returncode, done.stdout) == (0, "Hello!\n")
-    assert daemon.questions[0]["messages"][0]["content"] == "hi"
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is a prompt; it is said."""
+    monkeypatch.setattr(ask, "_STDIN_WAITS_S", (0.01, 0.02))
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert ask.whole_prompt("hi", tag="m") == "hi"
+        told = capsys.readouterr().err
+        assert "(waiting for what is piped in)" in told
+        assert "nothing was piped in" in told
+        os.write(writer, b"Dear Sirs,\n")
+        os.close(writer)
+        assert ask.whole_prompt("hi", tag="m") == "Dear Sirs,\nhi"
 
 
 def test_generate_gives_the_whole_reply_as_json(daemon: FakeDaemon) -> None:

@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.daemon import Asked, FakeDaemon, Turn, nobody_listens
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
 from ollama_bridge.client import AsyncClient, Client
 from ollama_bridge.client.batching import Answered, ask_all
 from ollama_bridge.client.pacing import Pace
-from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError, OllamaBridgeError
+from ollama_bridge.errors import (
+    ArtifactError,
+    ConfigError,
+    DaemonUnreachableError,
+    ModelNotFoundError,
+    OllamaBridgeError,
+)
 
 MODELS = {"m:latest": "d" * 64}
 
@@ -225,10 +231,56 @@ def test_a_killed_batch_goes_on(daemon: FakeDaemon, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert not target.exists()
-    settled = len(rows(tmp_path / "out.jsonl.log"))
-    before = len(daemon.questions)
-    daemon.script = echo
+    settled = {row["value"]["text"] for row in rows(tmp_path / "out.jsonl.log")}
+    again: list[str] = []
+
+    def note(asked: Asked) -> Turn:
+        again.append(f"to {asked.json['prompt']}")
+        return echo(asked)
+
+    daemon.script = note
     done = CliRunner().invoke(cli.app, args)
     assert done.exit_code == 0, done.output
     assert [row["text"] for row in rows(target)] == [f"to q{n}" for n in range(30)]
-    assert len(daemon.questions) - before <= 30 - settled
+    assert settled
+    assert settled.isdisjoint(again)
+
+
+def test_a_file_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Nor is a damaged log's folder to be removed."""
+    notes, damaged = tmp_path / "notes.txt", tmp_path / "log"
+    notes.write_text("buy milk\n")
+    with pytest.raises(ArtifactError, match="is another file"):
+        list(ask_all(prompts("a"), notes, hosts=[daemon.host]))
+    assert notes.read_text() == "buy milk\n"
+    list(ask_all(prompts("a", "b"), damaged, hosts=[daemon.host]))
+    lines = damaged.read_text().splitlines(keepends=True)
+    damaged.write_text("{\n".join(lines))
+    with pytest.raises(ArtifactError, match="is damaged") as caught:
+        list(ask_all(prompts("a"), damaged, hosts=[daemon.host]))
+    assert str(caught.value.hint).startswith(f"mv {damaged} ")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        list(ask_all(prompts("a"), tmp_path / "none" / "log", hosts=[daemon.host]))
+
+
+def test_one_daemon_that_is_away_does_not_stop_the_others(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """It is told as given up; with none left it is an error."""
+    away = nobody_listens()
+    found = list(ask_all(prompts("a", "b"), tmp_path / "log", hosts=[away, daemon.host]))
+    assert texts([one for one in found if isinstance(one, Answered)]) == {0: "to a", 1: "to b"}
+    with pytest.raises(DaemonUnreachableError):
+        list(ask_all(prompts("c"), tmp_path / "log", hosts=[away]))
+
+
+def test_questions_are_not_replaced_by_answers(tmp_path: Path) -> None:
+    """Nor is half a surrogate pair sent."""
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"prompt": "a \\ud83d"}\n')
+    args = ["batch", str(file), str(file), "--model", "m"]
+    same = CliRunner().invoke(cli.app, args)
+    assert isinstance(same.exception, ConfigError)
+    half = CliRunner().invoke(cli.app, [*args[:2], str(tmp_path / "out"), *args[3:]])
+    assert isinstance(half.exception, OllamaBridgeError)
+    assert "line 1" in half.exception.message

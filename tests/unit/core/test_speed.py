@@ -100,7 +100,8 @@ def test_what_cannot_be_measured_is_told() -> None:
         with pytest.raises(ModelNotFoundError, match="no model 'none'"):
             measure_speed(["m", "none"], Load(), host=daemon.host, bandwidth=1e9)
         assert daemon.questions == []
-        daemon.fault = Fault.NO_DONE
+        broken = Turn(fault=Fault.NO_DONE)
+        daemon.script = lambda asked: broken if is_measured(asked.json) else Turn()
         with pytest.raises(DaemonError):
             measure_speed(["m"], Load(), host=daemon.host, bandwidth=1e9)
     with pytest.raises(ConfigError, match="no tags"):

@@ -86,7 +86,7 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
     with FakeDaemon(models={"m:latest": "d" * 64}) as daemon:
         daemon.shown["modelfile"] = f"FROM /models/blobs/sha256-{DIGEST}\n"
         with Observer(daemon.host) as observer:
-            observer.look()
+            assert found(observer.look(), runner).tokens_per_s == 0
             time.sleep(0.05)
             snapshot = observer.look()
     one = found(snapshot, runner)
