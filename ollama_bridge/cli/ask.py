@@ -1,7 +1,8 @@
-"""``run`` and ``generate``: ask a tag once."""
+"""``run``, ``generate`` and ``embed``: ask a tag once."""
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import stat
@@ -43,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("run")(run)
     app.command("generate")(generate)
+    app.command("embed")(embed)
 
 
 def run(
@@ -141,6 +143,41 @@ def generate(
 
     output.data(reply.text)
     _tell(Shown(reply), verbose=verbose)
+
+
+def embed(
+    tag: options.TagArgument,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Left out: the lines of stdin, a text each.")
+    ] = None,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut a text that is too long; it is said which.")
+    ] = False,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Length of the vectors, where the model can choose.")
+    ] = None,
+    keepalive: KeepAliveOption = None,
+    host: options.HostOption = None,
+) -> None:
+    """Print the vector of each text, as a line of JSON.
+
+    Examples:
+      ollama-bridge embed nomic-embed-text "Works like a charm." "It broke."
+      ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
+    """
+    asked = texts or [line for line in whole_prompt("", tag=tag).split("\n") if line.strip()]
+    with connect(host) as client:
+        found = client.embed(
+            tag,
+            asked,
+            truncate=truncate,
+            dimensions=dimensions,
+            keep_alive=keep_alive(keepalive),
+        )
+    for number in found.cut:
+        output.say(f"(text {number + 1} was cut: it is longer than the model reads)")
+    for vector in found.vectors:
+        output.data(json.dumps(vector))
 
 
 def whole_prompt(prompt: str, *, tag: str) -> str:

@@ -156,3 +156,15 @@ def test_create_sends_the_file_or_names_the_model(daemon: FakeDaemon, tmp_path: 
         "system": "Be brief.",
         "stream": True,
     }
+
+
+def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
+    """Given as arguments or as lines; a text that is too long is an error, or cut and told."""
+    daemon.context_length = 2
+    done = command(daemon, "embed", "m", "one", "two words")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[1.0, 1.0], [2.0, 1.0]]
+    long = command(daemon, "embed", "m", stdin="one\n\nof three words\n")
+    assert (long.returncode, long.stdout) == (3, "")
+    cut = command(daemon, "embed", "m", "--truncate", stdin="one\n\nof three words\n")
+    assert len(cut.stdout.splitlines()) == 2
+    assert "(text 2 was cut" in cut.stderr
