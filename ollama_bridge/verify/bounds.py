@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ollama_bridge.reference import (
     NOISE_DIFFERENCE_KEY,
@@ -79,6 +79,7 @@ class Bounds:
             answer may outweigh all others; None: not held against it.
         same_text: Whether certain greedy text has to be the same.
         capped: Rounding alone moves the checkpoint further than the bounds may be wide.
+        explained_kl_nats: What rounding alone may do to the answers; more is something else.
     """
 
     max_difference: float | None
@@ -86,6 +87,7 @@ class Bounds:
     answers_kl_nats: float | None = None
     same_text: bool = False
     capped: bool = False
+    explained_kl_nats: float = math.inf
 
     def hold(self, difference: float, mean_kl_nats: float, answers_kl_nats: float) -> bool:
         """Whether measured numbers are within."""
@@ -149,8 +151,15 @@ def bounds_of(
     """
     if recorded is not None:
         wanted = max(_MIXED_MEAN_KL, _ANSWERS_FACTOR * recorded.mean_kl_nats)
+        everywhere = max(_MIXED_MEAN_KL, _MEAN_KL_FACTOR * recorded.mean_kl_nats)
         limit = _COARSE_MEAN_KL_LIMIT
-        return replace(_mean_kl(min(wanted, limit)), capped=wanted > limit)
+        return Bounds(
+            max_difference=None,
+            mean_kl_nats=min(everywhere, limit),
+            answers_kl_nats=min(wanted, limit),
+            capped=wanted > limit,
+            explained_kl_nats=wanted,
+        )
     fixed = _FIXED[gguf_type]
     noise = reference.noise.get(NOISE_OF.get(gguf_type, ""))
     if noise is None:
@@ -173,4 +182,5 @@ def bounds_of(
         answers_kl_nats=min(answers, limit),
         same_text=fixed.same_text and steady,
         capped=capped,
+        explained_kl_nats=answers,
     )

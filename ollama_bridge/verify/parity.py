@@ -188,19 +188,20 @@ class _Run:
         if bounds.max_difference is not None:
             numbers["max_difference_bound"] = round(bounds.max_difference, 5)
         difference = None
+        is_rounding = bounds.capped and answers_kl <= bounds.explained_kl_nats
         if not passed:
             difference = (
                 f"largest difference {worst:.3f} nats ({worst_where}), mean KL {mean_kl:.4f} nats "
                 f"over {len(kls)} positions, {answers_kl:.4f} in answers (bounds: {bounds})"
             )
-            if bounds.capped:
+            if is_rounding:
                 difference += (
                     "; but its type's rounding alone moves this checkpoint further than a proof "
                     "may allow, so whether a tensor is wrong cannot be told"
                 )
         return Check(
             name=LOG_PROBABILITIES,
-            layer="rounding" if bounds.capped else "tensor",
+            layer="rounding" if is_rounding else "tensor",
             passed=passed,
             numbers=numbers,
             difference=difference,

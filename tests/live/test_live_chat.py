@@ -53,8 +53,10 @@ def model(
     done = command(daemon, "create", TAG, "-f", str(modelfile))
     assert done.returncode == 0, done.stderr
     yield
-    done = command(daemon, "rm", TAG)
-    assert done.returncode == 0, done.stderr
+    # A runner is the file's: left in memory, it would be listed under this name for other tests.
+    for name in ("stop", "rm"):
+        done = command(daemon, name, TAG)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_chat_from_a_pipe(daemon: PrivateDaemon, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def model(daemon: PrivateDaemon, teacher_gguf: Path) -> Iterator[None]:
         files = {"m.gguf": digest}
         client.create({"model": TAG, "files": files, "parameters": parameters})
         yield
+        client.unload(TAG)  # its runner would be listed under this name for other tests
         client.delete(TAG)
 
 

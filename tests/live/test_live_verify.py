@@ -97,8 +97,9 @@ def test_a_lost_norm_shows_in_q8_0(
     created: Callable[[GGUFFile, Modelfile], str],
     tmp_path: Path,
 ) -> None:
-    """Eight bits round less than one norm of a small model does, and the answers say so."""
-    bad = damaged(tiny.gguf("q8_0"), tmp_path / "bad", lose_a_norm)
+    """Eight bits round less than the first norms of a small model do, and the answers say so."""
+    lost = damaged(tiny.gguf("q8_0"), tmp_path / "lost", lose_a_norm)
+    bad = damaged(lost, tmp_path / "bad", shift_a_norm)
     failure = verify_tag(created(bad, modelfile_of(bad, "Be brief.")), client=client).first_failure
     assert failure is not None
     assert failure.layer == "tensor"
