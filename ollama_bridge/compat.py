@@ -8,7 +8,8 @@ without its last event is an error, no redirect takes a key elsewhere, and no er
 json comes through but those of ``web_search`` and ``web_fetch``, which go to ollama.com. An option
 that the daemon would ignore is a ``ConfigError`` of ours, before anything is sent.
 
-Only the two methods that ollama-python sends everything through are replaced.
+Only the two methods that ollama-python sends everything through are replaced; their arguments, and
+httpx's of the constructor, are handed on as they come.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def run_batch(
             loop.run_until_complete(task)
         except asyncio.CancelledError:
             found.put(None)
-        except BaseException as exc:
+        except BaseException as exc:  # raised where the events are read
             found.put(exc)
         else:
             found.put(None)

@@ -164,6 +164,7 @@ def activation_checkpointing(model: CausalModel, *, enabled: bool) -> Iterator[N
 
 
 def _checkpointed(forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+    # Stands in for transformers' own method, so it hands on whatever that is given.
     def run(hidden: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
         # The shared prefix is one short row, and others need its keys: it is computed once.
         is_prefix = past_key_values is not None and not past_key_values.get_seq_length(number)

@@ -49,5 +49,18 @@ def interrupt(*args: str, when: Callable[[], bool], **environment: str) -> None:
     assert "Traceback" not in err
 
 
+def run_command(host: str, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``ollama-bridge`` to its end, with a daemon and what is piped in."""
+    return subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", *args],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+        env={**os.environ, "OLLAMA_HOST": host},
+        timeout=300,
+    )
+
+
 def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

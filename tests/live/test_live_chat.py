@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from fakes.terminal import run_command
 from pydantic import BaseModel, Field
 
 from ollama_bridge import compat
@@ -31,15 +32,7 @@ OPTIONS = {"num_thread": 1, "num_ctx": 512, "temperature": 0, "num_predict": 24}
 
 
 def command(daemon: PrivateDaemon, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ollama_bridge", *args],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        check=False,
-        env={**os.environ, "OLLAMA_HOST": daemon.host},
-        timeout=300,
-    )
+    return run_command(daemon.host, *args, stdin=stdin)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,6 +119,7 @@ def test_ctrl_c_at_a_terminal_stops_the_answer_not_the_chat(daemon: PrivateDaemo
         os.write(terminal, b"/bye\r")
         until(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
         child = 0
+        assert screen.index(b"Once upon") < screen.index(b"(stopped)")
     finally:
         if child:
             os.kill(child, signal.SIGKILL)

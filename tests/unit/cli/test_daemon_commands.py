@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.daemon import FakeDaemon
+from fakes.terminal import run_command
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import ask
@@ -24,15 +25,7 @@ def daemon() -> Iterator[FakeDaemon]:
 
 
 def command(daemon: FakeDaemon, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ollama_bridge", *args],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        check=False,
-        env={**os.environ, "OLLAMA_HOST": daemon.host},
-        timeout=60,
-    )
+    return run_command(daemon.host, *args, stdin=stdin)
 
 
 def test_run_with_the_flags_of_ollama(daemon: FakeDaemon) -> None:
