@@ -68,7 +68,10 @@ class AskedTeacherSection(Section):
         if self.answers == "gold" and (self.rewrite or self.thinking != "strip"):
             raise ValueError("answers: say daemon, so that answers with thinking are written")
         if self.answers == "gold" and self.soft_labels == "daemon" and self.score == "generated":
-            raise ValueError("score: say asked; no answer is generated")
+            raise ValueError(
+                "score: say asked (--set teacher.score=asked) or answers: daemon; with answers "
+                "from the data no distribution comes along"
+            )
         if self.base_url is not None:
             if self.answers == "gold" or self.soft_labels == "local" or self.hosts:
                 raise ValueError(
