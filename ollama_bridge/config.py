@@ -126,7 +126,10 @@ class TeacherSection(AskedTeacherSection):
     @model_validator(mode="after")
     def _the_tuned_teacher_teaches(self) -> TeacherSection:
         if self.soft_labels != "local" and self.tune is not None:
-            raise ValueError("soft_labels: the model that is asked is not the tuned one; say local")
+            raise ValueError(
+                "soft_labels: the model that is asked is not the tuned one; say local, or tune: "
+                "null to learn from it as it is"
+            )
         return self
 
 
