@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ollama_bridge.loss_sections import (
     KLReverseLoss,
@@ -176,6 +176,13 @@ class StudentSection(Section):
         description="corpus: only the tokens that the training and validation texts use; other "
         "text becomes shorter tokens, down to bytes.",
     )
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_rise(cls, value: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if isinstance(value, tuple) and list(value) != sorted(value):
+            raise ValueError("name the layers in the order in which the teacher runs them")
+        return value
 
     @property
     def is_narrow(self) -> bool:

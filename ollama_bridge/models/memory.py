@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 import torch
+
+from ollama_bridge.errors import TrainingError
 
 _SAMPLE_S = 0.002
 # A container's own limit (cgroup version 2), which the system's numbers know nothing of.
@@ -89,3 +93,27 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._ended.wait(_SAMPLE_S):
             self.peak_bytes = max(self.peak_bytes, used_bytes(self._device))
+
+
+@contextlib.contextmanager
+def memory_is_enough(hint: str) -> Iterator[None]:
+    """Inside the block a device that is out of memory is an error that says what to do.
+
+    Args:
+        hint: What takes less.
+
+    Raises:
+        TrainingError: there was none left.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise TrainingError(f"the device is out of memory: {_first_line(exc)}", hint=hint) from exc
+    except RuntimeError as exc:
+        if "can't allocate memory" not in str(exc):  # torch's own words for the CPU
+            raise
+        raise TrainingError(f"there is not enough memory: {_first_line(exc)}", hint=hint) from exc
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).partition("\n")[0]

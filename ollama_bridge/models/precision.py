@@ -80,7 +80,8 @@ def best_device() -> torch.device:
 
 def _bfloat16_pays(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        # Emulated, as before Ampere, it is slower than float32.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bfloat16_is_faster()
 
 

@@ -10,9 +10,11 @@ from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
+from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
+from ollama_bridge.train.fit import LESS_MEMORY
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import train
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
@@ -100,7 +102,11 @@ def distill(
         },
         seed=settings.seed,
     )
-    with Timed(reporter, stage) as timer, ranks.open_draft(out_dir, work) as draft:
+    with (
+        Timed(reporter, stage) as timer,
+        ranks.open_draft(out_dir, work) as draft,
+        memory_is_enough(LESS_MEMORY),
+    ):
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)

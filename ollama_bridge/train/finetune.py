@@ -13,8 +13,10 @@ from ollama_bridge.batches import Batches
 from ollama_bridge.config import TuneSection
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
+from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.train.fit import LESS_MEMORY
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import train
 from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto, without_input_casts
@@ -71,7 +73,11 @@ def finetune(
         settings={**effective, "system": system, "labels": list(labels)},
         seed=settings.seed,
     )
-    with Timed(reporter, STAGE) as timer, ranks.open_draft(out_dir, work) as draft:
+    with (
+        Timed(reporter, STAGE) as timer,
+        ranks.open_draft(out_dir, work) as draft,
+        memory_is_enough(LESS_MEMORY),
+    ):
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)

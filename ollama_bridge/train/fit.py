@@ -32,6 +32,11 @@ _RESERVE = 1.4
 # Updates are timed on so many weights at most, and scaled.
 _TIMED_WEIGHTS = 4_000_000
 
+LESS_MEMORY = (
+    "lower micro_batch_tokens, set activation_checkpointing: true, or compute on the CPU: set "
+    "CUDA_VISIBLE_DEVICES= in front of the command"
+)
+
 R = TypeVar("R")
 
 
@@ -261,6 +266,8 @@ class _Trial:
                 _wait(self._device)
             return found, float(memory.peak_bytes - self.held_bytes)
         except torch.OutOfMemoryError:
+            if self._weights.in_step:  # the others wait for this process in the middle of a layer
+                raise
             return None, math.inf
         finally:
             self._weights.clear_gradients()

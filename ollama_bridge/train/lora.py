@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from ollama_bridge.config import LoraSection
@@ -47,8 +48,10 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
         seed: Of A's initial values, and of PiSSA's randomized SVD.
 
     Raises:
-        TrainingError: the model has no such layer that PEFT can adapt.
+        TrainingError: the model has no such layer that PEFT can adapt, or it is an embedding and
+            output matrix in one.
     """
+    is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
@@ -69,12 +72,21 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
         with torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT (0.21) asks the model for a property that transformers 5 has given another name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
             torch.manual_seed(seed)
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
     except ValueError as exc:
         raise TrainingError(
             f"LoRA cannot be added to this model: {exc}", hint="correct lora.targets"
         ) from exc
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if is_tied and any(isinstance(end, BaseTunerLayer) for end in ends):
+        raise TrainingError(
+            "lora.targets names the embedding or the output matrix, which are one in this model: "
+            "merged, what one of them has learnt would change the other",
+            hint="leave embed_tokens and lm_head out of lora.targets",
+        )
+    return adapted
 
 
 def without_input_casts(model: CausalModel) -> contextlib.AbstractContextManager[None]:

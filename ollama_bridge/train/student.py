@@ -250,7 +250,8 @@ def layer_term(
         teacher: Whose layers.
 
     Raises:
-        ConfigError: the map names a layer that does not exist.
+        ConfigError: the map names a layer that does not exist, or pairs a state behind the final
+            norm with one that is not.
     """
     teacher_layers = len(teacher.base_model.layers)
     # Hidden state 0 is the embedding, so layer i ends in state i + 1.
@@ -262,6 +263,14 @@ def layer_term(
                     f"layer_map {mine}: {goal} of the {loss.loss} loss: the student has "
                     f"{len(kept)} layers and the teacher {teacher_layers}, counted from 0",
                     hint="correct layer_map in distill.losses",
+                )
+            ends = mine == len(kept) - 1, goal == teacher_layers - 1
+            if shift and ends[0] != ends[1]:
+                raise ConfigError(
+                    f"layer_map {mine}: {goal} of the {loss.loss} loss: the last layer's state is "
+                    "read behind the final norm, any other in front of it",
+                    hint=f"give {len(kept) - 1} the teacher's {teacher_layers - 1}, and that to no "
+                    "other, in distill.losses",
                 )
         pairs = tuple((mine + shift, goal + shift) for mine, goal in loss.layer_map.items())
     elif isinstance(loss, HiddenLoss):

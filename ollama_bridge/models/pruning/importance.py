@@ -126,7 +126,7 @@ def activity(model: CausalModel, texts: Texts) -> Activity:
     def heads_of(place: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         per_group = dims.heads // dims.kv_heads
         heads = args[0].float().reshape(-1, dims.kv_heads, per_group, dims.head_dim)
-        groups[place] += heads.norm(dim=-1).sum(dim=(0, 2)).double().cpu()
+        groups[place] += heads.norm(dim=-1).sum(dim=(0, 2)).cpu().double()
 
     def channels_of(place: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         channels[place] += _squares(args[0])
@@ -154,7 +154,9 @@ def activity(model: CausalModel, texts: Texts) -> Activity:
 
 
 def _squares(values: Tensor) -> Tensor:
-    return values.float().square().reshape(-1, values.shape[-1]).sum(dim=0).double().cpu()
+    return (
+        values.float().square().reshape(-1, values.shape[-1]).sum(dim=0).cpu().double()
+    )  # MPS has none
 
 
 def _stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

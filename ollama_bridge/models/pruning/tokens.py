@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+# How a generation config says to sample.
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "top_h",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
 # Lists of ids in a generation config that would mean other tokens afterwards.
 _LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias")
 
@@ -51,8 +62,16 @@ def keep_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedMod
                 hint="remove it from the model, or set student.vocabulary to full",
             )
     _renumber(generation, new_ids)
+    _drop_unused_sampling(generation)
     trimmed.generation_config = generation
     return trimmed
+
+
+def _drop_unused_sampling(generation: Any) -> None:
+    """Forget how to sample where nothing is sampled: transformers saves no changed config so."""
+    if generation.do_sample is not True:
+        for name in _SAMPLING:
+            setattr(generation, name, None)
 
 
 def token_ids_of(config: Mapping[str, Any]) -> set[int]:

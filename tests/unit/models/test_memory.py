@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ollama_bridge.errors import TrainingError
 from ollama_bridge.models import memory
-from ollama_bridge.models.memory import PeakMemory, free_bytes
+from ollama_bridge.models.memory import PeakMemory, free_bytes, memory_is_enough
 
 CPU = torch.device("cpu")
 
@@ -45,3 +46,17 @@ def test_limit_of_a_container_counts(
     (tmp_path / "memory.max").write_text("3000000001\n")
     (tmp_path / "memory.stat").write_text("inactive_file 0\n")
     assert free_bytes(CPU) == 1
+
+
+def test_a_full_device_says_what_takes_less() -> None:
+    """In the words of a GPU and, asked for more than there is, of the CPU; other errors stay."""
+    with (
+        pytest.raises(TrainingError, match="out of memory: tried to") as caught,
+        memory_is_enough("less"),
+    ):
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB\nand more")
+    assert caught.value.hint == "less"
+    with pytest.raises(TrainingError, match="not enough memory"), memory_is_enough("less"):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="shapes"), memory_is_enough("less"):
+        raise RuntimeError("shapes")

@@ -234,3 +234,17 @@ def test_roles_that_cannot_be_renumbered_are_refused(tmp_path: Path) -> None:
     vocabulary = trim_tokenizer(load_tokenizer(source), CORPUS[1:2])
     with pytest.raises(ConfigError, match="suppress_tokens"):
         keep_tokens(model, vocabulary)
+
+
+def test_sampling_that_is_not_in_use_does_not_keep_a_student_from_being_saved(
+    tmp_path: Path,
+) -> None:
+    """As in Vicuna's: transformers saves it only as long as it is unchanged."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    path = source / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | {"temperature": 0.9, "top_p": 0.6}), encoding="utf-8")
+    vocabulary = trim_tokenizer(load_tokenizer(source), CORPUS[1:2])
+    keep_tokens(load_model(source), vocabulary).save_pretrained(tmp_path / "student")
+    kept = (tmp_path / "student" / "generation_config.json").read_text(encoding="utf-8")
+    assert "temperature" not in kept

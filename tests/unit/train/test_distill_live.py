@@ -202,6 +202,17 @@ class TestLive:
         with pytest.raises(ConfigError, match="the student has 2 layers and the teacher 3"):
             run(base, corpus, tmp_path / "student", settings=settings, teacher=teacher)
 
+    def test_states_on_two_sides_of_the_final_norm_are_refused(
+        self, base: Checkpoint, corpus: Corpus, teacher: Checkpoint, tmp_path: Path
+    ) -> None:
+        """The last layer's state is read behind the norm, so it can only reach the last one's."""
+        for layer_map in ({"1": 0}, {"0": 2}):
+            losses = [{"loss": "hidden", "layer_map": layer_map}]
+            settings = DistillSection.model_validate({"losses": losses})
+            with pytest.raises(ConfigError, match="behind the final norm") as caught:
+                run(base, corpus, tmp_path / "student", settings=settings, teacher=teacher)
+            assert "give 1 the teacher's 2" in caught.value.hint
+
     def test_what_was_not_given_is_refused(
         self, base: Checkpoint, corpus: Corpus, tmp_path: Path
     ) -> None:

@@ -57,13 +57,14 @@ def run(
     phase_steps: Sequence[int] = (100,),
     weights: int = 10,
     side_work: Sequence[SideWork] = (),
+    kind: type[Weights] = Weights,
 ) -> Forecast:
     return forecast(
         step,
         batches,
         settings or OptimizerSection(batch_tokens=400),
         phase_steps=phase_steps,
-        weights=Weights({"weight": torch.nn.Parameter(torch.zeros(weights))}, Ranks()),
+        weights=kind({"weight": torch.nn.Parameter(torch.zeros(weights))}, Ranks()),
         model_weights=weights,
         device=torch.device("cpu"),
         side_work=side_work,
@@ -170,6 +171,19 @@ def test_device_that_is_out_of_memory_counts_as_not_fitting(batches: Batches) ->
             raise torch.OutOfMemoryError
 
     assert run(step, batches).plan.micro_batch_tokens == 100
+
+
+def test_one_process_of_several_in_step_does_not_try_less_alone(batches: Batches) -> None:
+    """Where layers are spread, the others wait for it in the middle of one."""
+
+    class InStep(Weights):
+        in_step = True
+
+    def step(phase: int, members: Sequence[int], plan: Plan) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run(step, batches, kind=InStep)
 
 
 def test_disk_without_room_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ def test_chosen_layers_alone_are_adapted() -> None:
         add_lora(build_tiny_model(), LoraSection(targets=("query",)), seed=0)
 
 
+def test_an_embedding_that_is_the_output_matrix_too_is_not_adapted() -> None:
+    """Merging what one of the two has learnt would change both."""
+    for target in ("lm_head", "embed_tokens"):
+        section = LoraSection(r=4, targets=("q_proj", target))
+        with pytest.raises(TrainingError, match="one in this model") as caught:
+            add_lora(build_tiny_model(), section, seed=0)
+        assert "leave embed_tokens and lm_head out" in caught.value.hint
+
+
 def test_variants_are_what_their_papers_say() -> None:
     """Scale of rsLoRA, lengths of DoRA, singular vectors of PiSSA; by hand."""
     layer = "model.layers.0.self_attn.q_proj"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.trainable import LABELS, SYSTEM, tiny_base
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
@@ -135,6 +136,12 @@ def test_plain_students_are_the_work_that_they_were() -> None:
     assert NARROW.effective()["calibration_tokens"] == 300
     other = plain.model_copy(update={"calibration_tokens": 9})
     assert other.effective() == plain.effective()
+
+
+def test_layers_are_named_in_their_order() -> None:
+    """What a layer has to reach is what the next one that was kept reads."""
+    with pytest.raises(ValidationError, match="in the order in which the teacher runs them"):
+        StudentSection(layers=(2, 0))
 
 
 def test_a_trimmed_student_has_the_rows_of_its_tokens(
