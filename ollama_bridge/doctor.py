@@ -23,6 +23,7 @@ from ollama_bridge.daemon.find import find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
 from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.extras import missing_train_packages
 from ollama_bridge.reporting import Reporter
 
 Status = Literal["ok", "warning", "problem"]
@@ -34,7 +35,6 @@ _GIB = 1024**3
 _MEMORY_NEEDED_BYTES, _MEMORY_WANTED_BYTES = 2 * _GIB, 6 * _GIB
 # One run with its checkpoints and GGUF files; imported models and a built daemon on top.
 _DISK_NEEDED_BYTES, _DISK_WANTED_BYTES = 3 * _GIB, 10 * _GIB
-_TRAIN_PACKAGES = ("torch", "transformers", "peft", "sklearn", "gguf", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _accelerator() -> Finding:
 
 
 def _packages() -> Finding:
-    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = missing_train_packages()
     if missing:
         return Finding(
             "packages",

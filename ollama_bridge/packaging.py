@@ -12,8 +12,9 @@ from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
 from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.pipeline import EVENTS_NAME, require_training_extra, tag_file_name
+from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter

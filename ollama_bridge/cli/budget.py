@@ -28,7 +28,7 @@ def read_target(budget: float | None, max_size: str | None, corpus: Path | None)
             )
         return None
     size_bytes = parse_size(max_size) if max_size is not None else None
-    from ollama_bridge.pipeline import require_training_extra
+    from ollama_bridge.extras import require_training_extra
 
     require_training_extra()
     from ollama_bridge.conversion import Target

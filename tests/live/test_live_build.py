@@ -16,8 +16,8 @@ import pytest
 
 from ollama_bridge.artifacts import GGUFFile, digest_file
 from ollama_bridge.client import Client
+from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.pipeline import unload_all
 from ollama_bridge.reporting import Event, Reporter
 
 pytestmark = pytest.mark.live

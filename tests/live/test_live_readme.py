@@ -10,7 +10,7 @@ import pytest
 import ollama_bridge
 from ollama_bridge import config
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.pipeline import provide_teacher
+from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.reporting import NullReporter
 
 pytestmark = pytest.mark.live

@@ -18,12 +18,12 @@ from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.budget_search import search
 from ollama_bridge.conversion.budget_texts import corpus_texts
 from ollama_bridge.errors import ConfigError, ConversionError, DataError
+from ollama_bridge.export import export
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.scored_texts import ScoredTexts
-from ollama_bridge.pipeline import export
 from ollama_bridge.quantization.mixes import TypePlan
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.quantization.tradeoff import Option, TradeOff, Type

@@ -1,0 +1,50 @@
+"""The files that a recipe asks for, and the tag that each of them gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
+from ollama_bridge.config import Recipe
+from ollama_bridge.conversion import Target, convert
+from ollama_bridge.quantization.sizes import parse_size
+from ollama_bridge.reporting import Reporter
+
+
+def export(
+    recipe: Recipe, student: Checkpoint, corpus: Corpus, run_dir: Path, reporter: Reporter
+) -> Iterator[tuple[str, GGUFFile]]:
+    """Convert a student to every file, one at a time: the main one first.
+
+    Args:
+        recipe: What to build.
+        student: The distilled checkpoint.
+        corpus: Its held-out texts are what a budget is measured on.
+        run_dir: Folder of the run.
+        reporter: Hears of progress.
+
+    Yields:
+        The tag, and the file that it gets.
+
+    Raises:
+        ConversionError: the student cannot be written as asked.
+    """
+    section = recipe.export
+    for gguf_type in section.types:
+        out_dir = run_dir / f"student-{gguf_type}"
+        gguf = convert(student, type=gguf_type, out_dir=out_dir, reporter=reporter)
+        yield tag_of(recipe, gguf_type), gguf
+    if section.budget_nats is None and section.max_size is None:
+        return
+    size_bytes = parse_size(section.max_size) if section.max_size is not None else None
+    target = Target(kl_nats=section.budget_nats, size_bytes=size_bytes)
+    out_dir = run_dir / "student-budget"
+    gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
+    yield f"{section.tag}:budget", gguf
+
+
+def tag_of(recipe: Recipe, gguf_type: str) -> str:
+    """The tag of one GGUF type: ``latest`` for the recipe's first, else the type's own name."""
+    first = gguf_type == recipe.export.types[0]
+    return f"{recipe.export.tag}:{'latest' if first else gguf_type}"

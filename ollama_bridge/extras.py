@@ -1,0 +1,25 @@
+"""The optional parts of the package: whether they are installed, asked without loading them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ollama_bridge.errors import MissingExtraError
+
+TRAIN_PACKAGES = ("torch", "transformers", "peft", "sklearn", "gguf", "safetensors", "tokenizers")
+
+
+def missing_train_packages() -> list[str]:
+    """What of :data:`TRAIN_PACKAGES` is not installed."""
+    return [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def require_training_extra() -> None:
+    """Say at once, not after the first stage, that torch is missing.
+
+    Raises:
+        MissingExtraError: naming the package and the command.
+    """
+    missing = missing_train_packages()
+    if missing:
+        raise MissingExtraError(missing[0], "train")

@@ -1,0 +1,52 @@
+"""The teacher that ships as a Python package."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from fakes.daemon import FakeDaemon
+
+from ollama_bridge import packaged_teacher
+from ollama_bridge.client import Client
+from ollama_bridge.packaged_teacher import PACKAGED_TEACHER_TAG, provide_teacher
+from ollama_bridge.reporting import NullReporter
+
+
+@pytest.mark.parametrize("reference", ["ollama:qwen3:0.6b", "./folder", "smollm2:135m"])
+def test_other_teachers_are_left_alone(reference: str) -> None:
+    """Nothing is asked of the daemon: whether it has them is for the next stage to say."""
+    with FakeDaemon() as daemon, Client(daemon.host) as client:
+        provide_teacher(reference, client, NullReporter())
+    assert daemon.asked == []
+
+
+def test_teacher_that_is_there_is_not_registered_again() -> None:
+    """Whatever stands behind the tag, it is the user's."""
+    with (
+        FakeDaemon(models={PACKAGED_TEACHER_TAG: "d" * 64}) as daemon,
+        Client(daemon.host) as client,
+    ):
+        provide_teacher(f"ollama:{PACKAGED_TEACHER_TAG}", client, NullReporter())
+    assert [asked.path for asked in daemon.asked] == ["/api/show"]
+
+
+@pytest.mark.parametrize("has_blob", [False, True])
+def test_missing_teacher_is_registered(
+    has_blob: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's file is sent, unless the daemon has it, and gets the tag."""
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF weights")
+    digest = f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
+    monkeypatch.setattr(packaged_teacher, "fetch_package_file", lambda asset, reporter: gguf)
+    blobs = {digest: gguf.read_bytes()} if has_blob else {}
+    with FakeDaemon(blobs=blobs) as daemon, Client(daemon.host) as client:
+        provide_teacher(f"ollama:{PACKAGED_TEACHER_TAG}", client, NullReporter())
+    assert daemon.blobs == {digest: b"GGUF weights"}
+    sent = [asked for asked in daemon.asked if asked.method == "POST" and "blobs" in asked.path]
+    assert len(sent) == (0 if has_blob else 1)
+    created = daemon.asked[-1].json
+    assert created["model"] == PACKAGED_TEACHER_TAG
+    assert created["files"] == {"model.gguf": digest}
