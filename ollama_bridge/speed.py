@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ollama_bridge.client import AsyncClient, Done, Reply, Text, Thinking, read_address
+from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 
@@ -212,7 +213,7 @@ async def _measure_all(
     async with AsyncClient(host) as client:
         sizes = {model.name: model.size_bytes for model in await client.list()}
         for tag in tags:
-            if _full(tag) not in sizes:
+            if full_name(tag) not in sizes:
                 raise ModelNotFoundError(
                     f"the daemon has no model {tag!r}",
                     status_code=404,
@@ -224,7 +225,7 @@ async def _measure_all(
             first = await client.chat(tag, "Hello.", options={"num_predict": 1})
             asker = _Asker(client, tag, load, reporter, total, len(found))
             measured = [await asker.measure(at) for at in load.concurrencies]
-            size_bytes = sizes[_full(tag)]
+            size_bytes = sizes[full_name(tag)]
             bound_rate = None if bandwidth is None else bandwidth / size_bytes
             found.append(
                 TagSpeed(tag, first.timings.load_s, size_bytes, bound_rate, tuple(measured))
@@ -313,7 +314,3 @@ class _Asker:
 
 def _rates(pairs: Sequence[tuple[int, float]]) -> list[float]:
     return [tokens / time_s for tokens, time_s in pairs if time_s > 0]
-
-
-def _full(tag: str) -> str:
-    return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"

@@ -6,13 +6,18 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import ModelNotFoundError
 
 
+def full_name(tag: str) -> str:
+    """A tag as the daemon lists it: with ``:latest`` where it has no version."""
+    return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
+
+
 def model_digest(client: Client, tag: str) -> str:
     """The digest of a tag's manifest, which changes when anything of the tag does.
 
     Raises:
         ModelNotFoundError: the daemon has no such tag.
     """
-    wanted = tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
+    wanted = full_name(tag)
     for model in client.list():
         if model.name == wanted:
             return model.digest

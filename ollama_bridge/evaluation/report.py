@@ -9,6 +9,8 @@ from typing import Any
 
 from ollama_bridge.answer_text import says, without_thought
 from ollama_bridge.artifacts import EvalReport, write_text_atomic
+from ollama_bridge.config import TaskSection
+from ollama_bridge.evaluation.held_out import gold_labels
 from ollama_bridge.evaluation.metrics import (
     OTHER,
     agreement,
@@ -16,6 +18,7 @@ from ollama_bridge.evaluation.metrics import (
     score,
     share_right,
 )
+from ollama_bridge.examples import Example
 
 REPORT_VERSION = 1
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
@@ -28,6 +31,34 @@ _RATIOS = ("macro_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_p
 def main_teacher(names: Sequence[str]) -> str | None:
     """What students are held against: the last model whose name begins with ``teacher``."""
     return next((name for name in reversed(names) if name.startswith(TEACHER)), None)
+
+
+def add_scores(
+    report: Report,
+    examples: Sequence[Example],
+    said: Mapping[str, Sequence[str]],
+    task: TaskSection,
+    *,
+    bootstrap_samples: int,
+) -> None:
+    """Add what answers are worth by the examples' labels.
+
+    Args:
+        report: With the ``models`` that spoke; is changed.
+        examples: What they were asked.
+        said: An answer to every example, by model.
+        task: Of a classification all examples have a label, of replies some.
+        bootstrap_samples: For the intervals.
+
+    Raises:
+        DataError: a label of a classification is none of the task's.
+    """
+    if task.kind == "classify":
+        gold = gold_labels(examples, task.labels)
+        compare_classifiers(report, gold, said, task.labels, bootstrap_samples=bootstrap_samples)
+    else:
+        labels = [example.label for example in examples]
+        score_replies(report, labels, said, bootstrap_samples=bootstrap_samples)
 
 
 def compare_classifiers(

@@ -12,15 +12,10 @@ from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.classify import score_labels
-from ollama_bridge.evaluation.held_out import gold_labels, held_out_examples, write_predictions
+from ollama_bridge.evaluation.held_out import held_out_examples, write_predictions
 from ollama_bridge.evaluation.metrics import answer_scores
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
-from ollama_bridge.evaluation.report import (
-    compare_classifiers,
-    main_teacher,
-    score_replies,
-    write_report,
-)
+from ollama_bridge.evaluation.report import add_scores, main_teacher, write_report
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -116,14 +111,9 @@ def evaluate(
             name: [record["prediction"] for record in scores.predictions()]
             for name, scores in scored.items()
         }
-        samples = settings.bootstrap_samples
+        add_scores(report, examples, said, task, bootstrap_samples=settings.bootstrap_samples)
         if task.kind == "classify":
-            gold = gold_labels(examples, task.labels)
-            compare_classifiers(report, gold, said, task.labels, bootstrap_samples=samples)
             write_predictions(draft.path / "predictions.jsonl", examples, said)
-        else:
-            labels = [example.label for example in examples]
-            score_replies(report, labels, said, bootstrap_samples=samples)
         facts = write_report(draft.path, report)
         reporter.emit(Metric(STAGE, len(examples), _numbers(facts)))
         manifest = draft.commit(facts)
@@ -185,12 +175,12 @@ def _score(
                 stage=stage,
                 reporter=reporter,
             )
+            said = [answer.text for answer in answers]
             facts |= answer_scores(
-                [answer.text for answer in answers],
+                said,
                 ended=[answer.ended for answer in answers],
                 tokens=[answer.tokens for answer in answers],
             )
-            said = [answer.text for answer in answers]
         write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)

@@ -8,24 +8,19 @@ short question that is not measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import Corpus, EvalReport, Work
 from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ContextOverflowError, ModelNotFoundError
-from ollama_bridge.evaluation.held_out import gold_labels, held_out_examples, write_predictions
+from ollama_bridge.evaluation.held_out import held_out_examples, write_predictions
 from ollama_bridge.evaluation.metrics import answer_scores
-from ollama_bridge.evaluation.report import (
-    Report,
-    compare_classifiers,
-    main_teacher,
-    score_replies,
-    write_report,
-)
+from ollama_bridge.evaluation.report import Report, add_scores, main_teacher, write_report
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import Journal, JSONRecord
 from ollama_bridge.reporting import NullReporter, Progress, Reporter, StageStarted, Timed
@@ -70,7 +65,7 @@ def evaluate_served(
         DataError: the test split has no answers.
     """
     reporter = reporter or NullReporter()
-    sizes = _find_models(client, tags)
+    served = _find_models(client, tags)
     thinking = _that_think(client, tags) if task.kind == "classify" else []
     limit = min(
         (one for one in (settings.max_examples, settings.served_examples) if one), default=None
@@ -79,7 +74,7 @@ def evaluate_served(
         kind=EvalReport.kind,
         stage=STAGE,
         version=_VERSION,
-        inputs={"corpus": corpus.digest, **{f"tag {name}": sizes[name].digest for name in tags}},
+        inputs={"corpus": corpus.digest, **{f"tag {name}": served[name].digest for name in tags}},
         settings={
             "tags": dict(tags),
             "task": task.model_dump(mode="json"),
@@ -95,51 +90,42 @@ def evaluate_served(
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit)
         with Journal(draft.path / "resume.jsonl") as journal:
-            interview = _Interview(client, tags, settings, task, thinking, journal, reporter)
-            interview.run(examples)
-            answers, memory = _read_journal(journal)
+            _Interview(client, tags, settings, task, thinking, journal, reporter).run(examples)
+            answered = _read_journal(journal, tags, examples)
+        said = {name: one.answers for name, one in answered.items()}
         report: Report = {
             "title": "Scores as served by Ollama",
             "task": task.kind,
             "examples": len(examples),
             "teacher": main_teacher(list(tags)),
             "models": {
-                name: {
-                    "tag": tag,
-                    "size_bytes": sizes[name].size_bytes,
-                    "memory_bytes": memory.get(name),
-                    **_speeds([answers[name, example.id] for example in examples]),
-                }
-                for name, tag in tags.items()
+                name: _describe(tags[name], served[name], answered[name], task) for name in tags
             },
         }
-        said = {
-            name: [str(answers[name, example.id]["answer"]) for example in examples]
-            for name in tags
-        }
-        if task.kind == "classify":
-            for name, texts in said.items():
-                exact = sum(text in task.labels for text in texts)
-                report["models"][name]["one_word"] = round(exact / len(examples), 5)
-            gold = gold_labels(examples, task.labels)
-            compare_classifiers(
-                report, gold, said, task.labels, bootstrap_samples=settings.bootstrap_samples
-            )
-        else:
-            for name, texts in said.items():
-                records = [answers[name, example.id] for example in examples]
-                report["models"][name] |= answer_scores(
-                    texts,
-                    ended=[record["done_reason"] == "stop" for record in records],
-                    tokens=[record["generated_tokens"] for record in records],
-                )
-            labels = [example.label for example in examples]
-            score_replies(report, labels, said, bootstrap_samples=settings.bootstrap_samples)
+        add_scores(report, examples, said, task, bootstrap_samples=settings.bootstrap_samples)
         write_predictions(draft.path / "predictions.jsonl", examples, said)
         facts = write_report(draft.path, report)
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return EvalReport(out_dir, manifest)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What one model answered.
+
+    Attributes:
+        records: Of the journal, in the order of the examples.
+        memory_bytes: Of the loaded model; None where the daemon did not list it.
+    """
+
+    records: Sequence[JSONRecord]
+    memory_bytes: int | None
+
+    @property
+    def answers(self) -> list[str]:
+        """The texts."""
+        return [str(record["answer"]) for record in self.records]
 
 
 class _Interview:
@@ -189,8 +175,8 @@ class _Interview:
         if (name, None) in self._known:
             return
         running = {model.name: model.size_bytes for model in self._client.ps()}
-        if _full_name(tag) in running:
-            self._journal.append({"model": name, "memory_bytes": running[_full_name(tag)]})
+        if full_name(tag) in running:
+            self._journal.append({"model": name, "memory_bytes": running[full_name(tag)]})
             self._known.add((name, None))
 
     def _ask(self, name: str, example: Example) -> None:
@@ -227,22 +213,18 @@ class _Served:
 def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
     listed = {model.name: _Served(model.digest, model.size_bytes) for model in client.list()}
     for tag in tags.values():
-        if _full_name(tag) not in listed:
+        if full_name(tag) not in listed:
             raise ModelNotFoundError(
                 f"the daemon has no model {tag!r}",
                 status_code=404,
                 model=tag,
                 hint="ollama-bridge ls shows what it has",
             )
-    return {name: listed[_full_name(tag)] for name, tag in tags.items()}
+    return {name: listed[full_name(tag)] for name, tag in tags.items()}
 
 
 def _that_think(client: Client, tags: Mapping[str, str]) -> list[str]:
     return [name for name, tag in tags.items() if "thinking" in client.show(tag).capabilities]
-
-
-def _full_name(tag: str) -> str:
-    return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
 
 
 def _options(
@@ -258,12 +240,36 @@ def _options(
 
 
 def _read_journal(
-    journal: Journal,
-) -> tuple[dict[tuple[str, str], JSONRecord], dict[str, int]]:
-    """Answers by model and text, and memory by model."""
-    answers = {(one["model"], one["id"]): one for one in journal.records if "id" in one}
+    journal: Journal, names: Iterable[str], examples: Sequence[Example]
+) -> dict[str, _Answered]:
+    """What every model answered, by its name."""
+    records = {(one["model"], one["id"]): one for one in journal.records if "id" in one}
     memory = {one["model"]: one["memory_bytes"] for one in journal.records if "id" not in one}
-    return answers, memory
+    return {
+        name: _Answered([records[name, example.id] for example in examples], memory.get(name))
+        for name in names
+    }
+
+
+def _describe(
+    tag: str, served: _Served, answered: _Answered, task: TaskSection
+) -> dict[str, object]:
+    """A model's entry of the report, but for its scores against the labels."""
+    records, answers = answered.records, answered.answers
+    entry: dict[str, object] = {
+        "tag": tag,
+        "size_bytes": served.size_bytes,
+        "memory_bytes": answered.memory_bytes,
+        **_speeds(records),
+    }
+    if task.kind == "classify":
+        exact = sum(answer in task.labels for answer in answers)
+        return entry | {"one_word": round(exact / len(answers), 5)}
+    return entry | answer_scores(
+        answers,
+        ended=[record["done_reason"] == "stop" for record in records],
+        tokens=[record["generated_tokens"] for record in records],
+    )
 
 
 def _speeds(records: Sequence[JSONRecord]) -> dict[str, float]:
