@@ -8,48 +8,48 @@ cross-entropy whatever its weights are. How many tokens these are is a fact of t
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.client import AsyncClient
 from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.coordinator import BatchLimits, GivenUp, Job
-from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
+from ollama_bridge.encoding import EncodedExample, tokenizer_digest
 from ollama_bridge.errors import ConfigError, DaemonError
-from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.journal import JSONRecord
 from ollama_bridge.label_store.formats import TopKFormat
 from ollama_bridge.label_store.info import StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
-from ollama_bridge.teacher.alignment import Distribution, Span, align, spans_of
+from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import LOGPROBS_NAME
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent
-from ollama_bridge.teacher.scoring import Passage, Place, places_of, read_scores, score
+from ollama_bridge.teacher.scoring import Passage, score
+from ollama_bridge.teacher.splits import counts_of, read_splits
 from ollama_bridge.teacher.token_bytes import TokenBytes
+from ollama_bridge.teacher.turns import Origin, SplitReader, Turn
 
 STAGE = "label"
-SPLITS = ("train", "validation")
 
 _EXAMPLES_AT_ONCE = 256
-
-Positions = np.ndarray[Any, np.dtype[np.intp]]
-Origin = Literal["generated", "scored", "hard"]
+_OTHER_STUDENT = "choose a student whose tokenizer cuts text as the teacher's does"
+# What to do where not one token got a distribution, by teacher.score.
+_NOTHING_HINTS = {
+    "generated": "teacher.score=both also asks about given answers; or say teacher.answers="
+    "daemon, so that there are written ones",
+    "asked": _OTHER_STUDENT,
+    "both": _OTHER_STUDENT,
+}
 
 
 def label_by_daemon(
@@ -115,171 +115,61 @@ def label_by_daemon(
             top_k=min(settings.top_k, TOP_LOGPROBS),
         )
         vocabulary = TokenBytes(tokenizer)
-        readers: dict[str, _SplitReader] = {}
-        facts: dict[str, object] = {"content_key": info.content_key}
-        for name in SPLITS:
-            examples = list(read_examples(corpus.split_path(name)))
-            split = encode_split(examples, tokenizer, max_length=max_length, name=name)
-            generated = _Generated(corpus.path / f"{name}-{LOGPROBS_NAME}")
-            readers[name] = _SplitReader(
-                examples, split.examples, generated, teacher, vocabulary, info.top_k
+        splits = read_splits(corpus, tokenizer, max_length=max_length)
+        facts: dict[str, object] = {"content_key": info.content_key, **counts_of(splits)}
+        readers = {
+            name: SplitReader(
+                split,
+                corpus.path / f"{name}-{LOGPROBS_NAME}",
+                teacher,
+                vocabulary,
+                top_k=info.top_k,
             )
-            facts[f"{name}_examples"] = len(split.examples)
-            facts[f"{name}_tokens"] = split.supervised_tokens
-            facts[f"{name}_too_long"] = split.too_long
+            for name, split in splits.items()
+        }
         with BatchLog(draft.path / "resume-scores.jsonl") as log:
-            asker = _Asker(respondent, teacher.in_flight, reporter)
-            asker.run([turn for reader in readers.values() for turn in reader.turns()], log)
+            asker = _Asker(respondent, teacher.in_flight, log, reporter)
+            asker.run([turn for reader in readers.values() for turn in reader.turns()])
             # Of this artefact alone: what a row's labels are depends on what came along with it.
             stores = draft.path / "resume-stores"
             with open_store(stores, info, teacher_path=Path(respondent.name)) as store:
                 origins = {
-                    name: _write(reader, asker, log, store, vocabulary, info)
-                    for name, reader in readers.items()
+                    name: _write(reader, asker, store, info) for name, reader in readers.items()
                 }
-                keys = [key for reader in readers.values() for key in reader.row_keys()]
+                keys = [_key_of(one) for reader in readers.values() for one in reader.encoded]
                 facts["bytes_per_token"] = store.link_into(draft.path, keys, user=draft.out_dir)
-        total = sum(origins.values(), Counter[str]())
-        _check(total, respondent.name, teacher)
-        facts["tokens_by_origin"] = {name: dict(counts) for name, counts in origins.items()}
-        share = total["hard"] / total.total()
-        facts["hard_share"] = round(share, 4)
-        message = (
-            f"{share:.1%} of {total.total()} tokens have no distribution and are learnt as hard "
-            f"labels ({total['generated']} came with written answers, {total['scored']} were asked)"
-        )
-        reporter.emit(Note(STAGE, "info", message))
+        facts |= _describe_origins(origins, respondent.name, teacher, reporter)
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """One assistant turn: its tokens, and what is known of them or has to be asked."""
-
-    tokens: tuple[int, ...]
-    known: tuple[Distribution | None, ...]
-    passage: Passage | None
-
-
-class _Generated:
-    """The replies of a split that came with distributions, read when they are needed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._starts: dict[str, int] = {}
-        if path.exists():
-            with path.open("rb") as stream:
-                start = 0
-                for line in stream:
-                    self._starts[str(json.loads(line)["id"])] = start
-                    start += len(line)
-
-    def read(self, example_id: str) -> Mapping[str, object] | None:
-        if example_id not in self._starts:
-            return None
-        with self._path.open("rb") as stream:
-            stream.seek(self._starts[example_id])
-            record: Mapping[str, object] = json.loads(stream.readline())["reply"]
-            return record
-
-
-class _SplitReader:
-    """The turns of a split's examples, with what came along."""
+class _Asker:
+    """Asks for what did not come along; the log keeps what was said."""
 
     def __init__(
-        self,
-        examples: Sequence[Example],
-        encoded: Sequence[EncodedExample],
-        generated: _Generated,
-        settings: TeacherSection,
-        vocabulary: TokenBytes,
-        top_k: int,
+        self, respondent: Respondent, in_flight: int, log: BatchLog, reporter: Reporter
     ) -> None:
-        self._examples = examples
-        self.encoded = encoded
-        self._generated = generated
-        self._settings = settings
-        self._vocabulary = vocabulary
-        self._top_k = top_k
-
-    def row_keys(self) -> list[bytes]:
-        """Of all examples, in the store."""
-        return [key_of(encoded) for encoded in self.encoded]
-
-    def turns(self) -> Iterator[_Turn]:
-        """Of all examples."""
-        for encoded in self.encoded:
-            yield from self.turns_of(encoded)
-
-    def turns_of(self, encoded: EncodedExample) -> Iterator[_Turn]:
-        """Of one example, in order; together they are its supervised tokens."""
-        example = self._examples[encoded.row]
-        places = [place for place, one in enumerate(example.messages) if one.role == "assistant"]
-        runs = encoded.stretches
-        if len(runs) != len(places):  # turns that the template writes without a gap
-            tokens = tuple(int(token) for token in encoded.input_ids[encoded.targets])
-            yield _Turn(tokens, (None,) * len(tokens), None)
-            return
-        for place, run in zip(places, runs, strict=True):
-            tokens = tuple(int(token) for token in encoded.input_ids[run])
-            is_last = place == len(example.messages) - 1
-            reply = self._generated.read(example.id) if is_last else None
-            yield self._turn(example, place, tokens, reply)
-
-    def _turn(
-        self,
-        example: Example,
-        place: int,
-        tokens: tuple[int, ...],
-        record: Mapping[str, object] | None,
-    ) -> _Turn:
-        answer = example.messages[place].content
-        spans = spans_of(tokens, answer, self._vocabulary)
-        known: Sequence[Distribution | None] = (None,) * len(tokens)
-        if record is not None:
-            known = self._known(spans, answer, record)
-        places: list[Place] = []
-        if self._settings.score != "generated":
-            places = [
-                one
-                for one in places_of(tokens, spans, answer, self._vocabulary)
-                if known[one.number] is None
-            ]
-        passage = Passage(example.messages[:place], answer, tuple(places)) if places else None
-        return _Turn(tokens, tuple(known), passage)
-
-    def _known(
-        self, spans: Sequence[Span | None], answer: str, record: Mapping[str, object]
-    ) -> Sequence[Distribution | None]:
-        reply = reply_from_record(dict(record))
-        if reply.thinking and self._settings.thinking != "keep":
-            # What was likely behind a thought says little about an answer without it.
-            return (None,) * len(spans)
-        return align(spans, answer, reply.logprobs or (), self._vocabulary, top_k=self._top_k)
-
-
-class _Asker:
-    """Asks for what did not come along."""
-
-    def __init__(self, respondent: Respondent, in_flight: int, reporter: Reporter) -> None:
         self._respondent = respondent
         # A row that only waits drives the others' prompts out of the daemon's cache: with one slot
         # two rows in flight took 1.3 times as long a token as one.
         self._limits = BatchLimits(in_flight=max(1, in_flight - 1))
+        self._log = log
         self._reporter = reporter
 
-    def job(self, passage: Passage) -> Job[AsyncClient]:
-        """The job of a passage."""
-        return score(self._respondent.name, passage, identity=self._respondent.identity)
+    def answer(self, turn: Turn) -> JSONRecord | None:
+        """What was said of a turn's passage; None: it was not asked, or refused."""
+        if turn.passage is None:
+            return None
+        value: JSONRecord | None = self._log.read(self._job(turn.passage).key).value
+        return value
 
-    def run(self, turns: Sequence[_Turn], log: BatchLog) -> None:
+    def run(self, turns: Sequence[Turn]) -> None:
         """Ask, after saying how long it will take."""
         passages = {
-            self.job(turn.passage).key: turn.passage for turn in turns if turn.passage is not None
+            self._job(turn.passage).key: turn.passage for turn in turns if turn.passage is not None
         }
-        todo = {key: one for key, one in passages.items() if key not in log}
+        todo = {key: one for key, one in passages.items() if key not in self._log}
         if len(todo) < len(passages):
             done = len(passages) - len(todo)
             self._reporter.emit(StageStarted(STAGE, resumed_from=done))
@@ -287,14 +177,17 @@ class _Asker:
         # The first loads the model, one of middle length tells the time.
         for probe in (keys[:1], keys[len(keys) // 2 :][:1]):
             start_s = time.monotonic()
-            self._settle(probe, todo, log)
+            self._settle(probe, todo)
         if len(keys) > 2:
             places = len(todo[keys[len(keys) // 2]].places)
-            self._estimate((time.monotonic() - start_s) / places, todo, log)
-        self._settle(keys, todo, log)
+            self._estimate((time.monotonic() - start_s) / places, todo)
+        self._settle(keys, todo)
 
-    def _estimate(self, place_s: float, todo: Mapping[str, Passage], log: BatchLog) -> None:
-        left = sum(len(one.places) for key, one in todo.items() if key not in log)
+    def _job(self, passage: Passage) -> Job[AsyncClient]:
+        return score(self._respondent.name, passage, identity=self._respondent.identity)
+
+    def _estimate(self, place_s: float, todo: Mapping[str, Passage]) -> None:
+        left = sum(len(one.places) for key, one in todo.items() if key not in self._log)
         minutes = left * place_s / len(self._respondent.endpoints) / 60
         message = (
             f"{left} tokens are asked about one by one: about {math.ceil(minutes)} min "
@@ -302,11 +195,11 @@ class _Asker:
         )
         self._reporter.emit(Note(STAGE, "info", message))
 
-    def _settle(self, keys: Sequence[str], todo: Mapping[str, Passage], log: BatchLog) -> None:
+    def _settle(self, keys: Sequence[str], todo: Mapping[str, Passage]) -> None:
         total = sum(len(one.places) for one in todo.values())
-        done = sum(len(one.places) for key, one in todo.items() if key in log)
-        jobs = [self.job(todo[key]) for key in keys]
-        for event in run_batch(jobs, self._respondent.endpoints, log, self._limits):
+        done = sum(len(one.places) for key, one in todo.items() if key in self._log)
+        jobs = [self._job(todo[key]) for key in keys]
+        for event in run_batch(jobs, self._respondent.endpoints, self._log, self._limits):
             if isinstance(event, GivenUp):
                 message = f"{event.name} is asked no more: {event.error.message}"
                 self._reporter.emit(Note(STAGE, "warning", message))
@@ -315,62 +208,61 @@ class _Asker:
             self._reporter.emit(Progress(STAGE, done, total, "tokens"))
 
 
-def _write(
-    reader: _SplitReader,
-    asker: _Asker,
-    log: BatchLog,
-    store: SharedStore,
-    vocabulary: TokenBytes,
-    info: StoreInfo,
-) -> Counter[str]:
-    """Write the rows of a split; returns from where its tokens' distributions came."""
+def _write(reader: SplitReader, asker: _Asker, store: SharedStore, info: StoreInfo) -> Counter[str]:
+    """Write the rows of a split; returns from where its tokens' distributions are."""
     origins: Counter[str] = Counter()
     for start in range(0, len(reader.encoded), _EXAMPLES_AT_ONCE):
-        shard = reader.encoded[start : start + _EXAMPLES_AT_ONCE]
-        targets = []
-        for encoded in shard:
-            tokens: list[int] = []
-            found: list[Distribution | None] = []
-            for turn in reader.turns_of(encoded):
-                scores: Mapping[int, Distribution] = {}
-                if turn.passage is not None:
-                    outcome = log.read(asker.job(turn.passage).key)
-                    if outcome.value is not None:
-                        scores = read_scores(
-                            outcome.value, turn.passage, turn.tokens, vocabulary, top_k=info.top_k
-                        )
-                for place, known in enumerate(turn.known):
-                    found.append(known or scores.get(place))
-                    origin: Origin = "generated" if known else "scored"
-                    origins[origin if found[-1] else "hard"] += 1
-                tokens += turn.tokens
-            targets.append(
-                soft_targets(found, tokens, top_k=info.top_k, vocab_size=info.vocab_size)
-            )
         rows = {}
-        for encoded, target in zip(shard, targets, strict=True):
-            key, count = key_of(encoded), len(target)
+        for encoded in reader.encoded[start : start + _EXAMPLES_AT_ONCE]:
+            tokens: list[int] = []
+            found: list[tuple[Distribution | None, Origin]] = []
+            for turn in reader.turns_of(encoded):
+                tokens += turn.tokens
+                found += reader.distributions(turn, asker.answer(turn))
+            origins.update(origin for _, origin in found)
+            key = _key_of(encoded)
             if key not in store:
-                (block,) = TopKFormat(info).pack(target, [count])
-                rows[key] = Row(key, count, block)
+                known = [distribution for distribution, _ in found]
+                rows[key] = _row(key, tokens, known, info)
         store.append(list(rows.values()))
     return origins
 
 
-def key_of(encoded: EncodedExample) -> bytes:
+def _row(
+    key: bytes, tokens: Sequence[int], found: Sequence[Distribution | None], info: StoreInfo
+) -> Row:
+    target = soft_targets(found, tokens, top_k=info.top_k, vocab_size=info.vocab_size)
+    (block,) = TopKFormat(info).pack(target, [len(target)])
+    return Row(key, len(target), block)
+
+
+def _key_of(encoded: EncodedExample) -> bytes:
     """Of an example's row in the store."""
     return row_key(encoded.input_ids, encoded.supervised)
 
 
-def _check(total: Counter[str], tag: str, teacher: TeacherSection) -> None:
-    if total["generated"] + total["scored"]:
-        return
-    hint = {
-        "generated": "teacher.score=both also asks about given answers; or say teacher.answers="
-        "daemon, so that there are written ones",
-        "asked": "choose a student whose tokenizer cuts text as the teacher's does",
-        "both": "choose a student whose tokenizer cuts text as the teacher's does",
-    }[teacher.score]
-    raise DaemonError(
-        f"{tag} gave no distribution for any of {total.total()} tokens", hint=hint, model=tag
+def _describe_origins(
+    origins: Mapping[str, Counter[str]], tag: str, teacher: TeacherSection, reporter: Reporter
+) -> dict[str, object]:
+    """For the manifest and for people: how many tokens are learnt of the teacher.
+
+    Raises:
+        DaemonError: not one of them is.
+    """
+    total = sum(origins.values(), Counter[str]())
+    if not total["generated"] + total["scored"]:
+        raise DaemonError(
+            f"{tag} gave no distribution for any of {total.total()} tokens",
+            hint=_NOTHING_HINTS[teacher.score],
+            model=tag,
+        )
+    share = total["hard"] / total.total()
+    message = (
+        f"{share:.1%} of {total.total()} tokens have no distribution and are learnt as hard "
+        f"labels ({total['generated']} came with written answers, {total['scored']} were asked)"
     )
+    reporter.emit(Note(STAGE, "info", message))
+    return {
+        "tokens_by_origin": {name: dict(counts) for name, counts in origins.items()},
+        "hard_share": round(share, 4),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split, tokenizer_digest
+from ollama_bridge.encoding import Tokenizer, tokenizer_digest
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
@@ -29,9 +28,9 @@ from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precis
 from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 from ollama_bridge.teacher.carried import Carried
+from ollama_bridge.teacher.splits import CorpusSplit, counts_of, read_splits
 
 STAGE = "label"
-SPLITS = ("train", "validation")
 
 _BATCH_TOKENS = 2048  # some seconds of a small teacher: what a kill can lose
 _POSITIONS_PER_CHUNK = 256
@@ -94,10 +93,10 @@ def label(
         stores = store_dir or draft.path / "resume-stores"
         tokenizer = load_tokenizer(teacher.path)
         own_tokenizer = tokenizer if student is None else load_tokenizer(student.path)
-        splits = _encode(corpus, own_tokenizer, max_length=max_length)
+        splits = read_splits(corpus, own_tokenizer, max_length=max_length)
         carried = None
         if student is not None and "student" in inputs:
-            carried = _carried(teacher, student, splits, corpus, settings, reporter)
+            carried = _carried(teacher, student, splits["train"], settings, reporter)
         info = _info(teacher, settings, student or teacher, own_tokenizer)
         if dtype == "auto":
             dtype = _dtype_of_earlier(stores, info)
@@ -106,10 +105,11 @@ def label(
         with open_store(stores, info, teacher_path=teacher.path) as store:
             read = splits
             if carried is not None:  # whatever is short enough for the student is read
-                read = _encode(corpus, tokenizer, max_length=sys.maxsize)
+                read = read_splits(corpus, tokenizer, max_length=sys.maxsize)
             rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
             missing = rows.missing(store)
-            facts = _facts(splits, reporter)
+            facts = counts_of(splits)
+            _warn_of_too_long(splits, reporter)
             if missing:
                 model = load_model(teacher.path)
                 run = _LabelRun(model, precision, store, info, reporter, carried=carried)
@@ -122,18 +122,6 @@ def label(
             manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
-
-
-def _encode(corpus: Corpus, tokenizer: Tokenizer, *, max_length: int) -> dict[str, EncodedSplit]:
-    return {
-        name: encode_split(
-            list(read_examples(corpus.split_path(name))),
-            tokenizer,
-            max_length=max_length,
-            name=name,
-        )
-        for name in SPLITS
-    }
 
 
 def _width(checkpoint: Checkpoint) -> int:
@@ -155,19 +143,25 @@ def _side(checkpoint: Checkpoint) -> Side:
 def _carried(
     teacher: Checkpoint,
     student: Checkpoint,
-    splits: dict[str, EncodedSplit],
-    corpus: Corpus,
+    split: CorpusSplit,
     settings: SoftLabelsSection,
     reporter: Reporter,
 ) -> Carried:
-    """What brings the teacher's distributions into the student's vocabulary."""
+    """What brings the teacher's distributions into the student's vocabulary.
+
+    Args:
+        teacher: Whose distributions.
+        student: For whom.
+        split: The first of its answers decide how much the two vocabularies have in common.
+        settings: What is kept of a distribution.
+        reporter: Hears what was found out.
+    """
     if settings.method != "top_k":
         raise TrainingError(
             "labels that are drawn at random cannot be carried into another vocabulary",
             hint="set soft_labels.method to top_k",
         )
-    examples = list(read_examples(corpus.split_path("train")))
-    shown = [examples[example.row] for example in splits["train"].examples[:_PROBED_EXAMPLES]]
+    shown = [split.examples[one.row] for one in split.encoded.examples[:_PROBED_EXAMPLES]]
     texts = [
         message.content
         for example in shown
@@ -205,33 +199,29 @@ def _dtype_of_earlier(stores: Path, info: StoreInfo) -> DTypeChoice:
     return "auto"
 
 
-def _facts(splits: dict[str, EncodedSplit], reporter: Reporter) -> dict[str, object]:
-    facts: dict[str, object] = {}
+def _warn_of_too_long(splits: Mapping[str, CorpusSplit], reporter: Reporter) -> None:
     for name, split in splits.items():
-        facts[f"{name}_examples"] = len(split.examples)
-        facts[f"{name}_tokens"] = split.supervised_tokens
-        facts[f"{name}_too_long"] = split.too_long
-        if split.too_long:
-            reporter.emit(Note(STAGE, "warning", f"{split.too_long} {name} examples are too long"))
-    return facts
+        count = split.encoded.too_long
+        if count:
+            reporter.emit(Note(STAGE, "warning", f"{count} {name} examples are too long"))
 
 
 class _Rows:
     """The rows of all splits, and how they are batched."""
 
     def __init__(
-        self, read: dict[str, EncodedSplit], splits: dict[str, EncodedSplit], *, pad_id: int
+        self, read: Mapping[str, CorpusSplit], splits: Mapping[str, CorpusSplit], *, pad_id: int
     ) -> None:
         """Take what the teacher reads, and the same rows as the student has them."""
         of_teacher = {
             (name, example.row): example
             for name, split in read.items()
-            for example in split.examples
+            for example in split.encoded.examples
         }
         numbered = [
             (name, example)
             for name, split in splits.items()
-            for example in split.examples
+            for example in split.encoded.examples
             if (name, example.row) in of_teacher
         ]
         examples = [of_teacher[name, example.row] for name, example in numbered]

@@ -1,0 +1,167 @@
+"""The turns of a split: tokens, what came along with written answers, what is to be asked.
+
+Answers that a daemon wrote come with its likeliest tokens, aligned here with the student's; of the
+others a passage says where the daemon can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ollama_bridge.client.records import reply_from_record
+from ollama_bridge.config import TeacherSection
+from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.examples import Example
+from ollama_bridge.journal import JSONRecord
+from ollama_bridge.teacher.alignment import Distribution, Span, align, spans_of
+from ollama_bridge.teacher.scoring import Passage, Place, places_of, read_scores
+from ollama_bridge.teacher.splits import CorpusSplit
+from ollama_bridge.teacher.token_bytes import TokenBytes
+
+# Where a token's distribution is from: it came with the written answer, it was asked for, or there
+# is none and the hard label stands in for it.
+Origin = Literal["generated", "scored", "hard"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant turn, in the student's tokens.
+
+    Attributes:
+        tokens: (T,) its supervised ones, in order.
+        known: (T,) distributions that came along with the answer; None where none did.
+        passage: Where the teacher has to be asked; None: nowhere.
+    """
+
+    tokens: tuple[int, ...]
+    known: tuple[Distribution | None, ...]
+    passage: Passage | None
+
+
+class _Generated:
+    """The replies of a split that came with distributions, read when they are needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts: dict[str, int] = {}
+        if path.exists():
+            with path.open("rb") as stream:
+                start = 0
+                for line in stream:
+                    self._starts[str(json.loads(line)["id"])] = start
+                    start += len(line)
+
+    def read(self, example_id: str) -> Mapping[str, object] | None:
+        if example_id not in self._starts:
+            return None
+        with self._path.open("rb") as stream:
+            stream.seek(self._starts[example_id])
+            record: Mapping[str, object] = json.loads(stream.readline())["reply"]
+            return record
+
+
+class SplitReader:
+    """The turns of a split's examples, with what came along.
+
+    Args:
+        split: Its examples, and their tokens of the student's.
+        logprobs_path: What ``write_answers`` kept of the replies; need not be there.
+        settings: Which tokens are asked about, and what became of thinking.
+        vocabulary: The student's.
+        top_k: Tokens kept of a distribution, at most.
+    """
+
+    def __init__(
+        self,
+        split: CorpusSplit,
+        logprobs_path: Path,
+        settings: TeacherSection,
+        vocabulary: TokenBytes,
+        *,
+        top_k: int,
+    ) -> None:
+        self._examples = split.examples
+        self.encoded = split.encoded.examples
+        self._generated = _Generated(logprobs_path)
+        self._settings = settings
+        self._vocabulary = vocabulary
+        self._top_k = top_k
+
+    def turns(self) -> Iterator[Turn]:
+        """Of all examples."""
+        for encoded in self.encoded:
+            yield from self.turns_of(encoded)
+
+    def turns_of(self, encoded: EncodedExample) -> Iterator[Turn]:
+        """Of one example, in order; together they are its supervised tokens."""
+        example = self._examples[encoded.row]
+        places = [place for place, one in enumerate(example.messages) if one.role == "assistant"]
+        runs = encoded.stretches
+        if len(runs) != len(places):  # turns that the template writes without a gap
+            tokens = tuple(int(token) for token in encoded.input_ids[encoded.targets])
+            yield Turn(tokens, (None,) * len(tokens), None)
+            return
+        for place, run in zip(places, runs, strict=True):
+            tokens = tuple(int(token) for token in encoded.input_ids[run])
+            is_last = place == len(example.messages) - 1
+            reply = self._generated.read(example.id) if is_last else None
+            yield self._turn(example, place, tokens, reply)
+
+    def distributions(
+        self, turn: Turn, scores: JSONRecord | None
+    ) -> list[tuple[Distribution | None, Origin]]:
+        """What is known of each token of a turn, and from where.
+
+        Args:
+            turn: Of one of the split's examples.
+            scores: What the respondent said of its passage; None: nothing.
+        """
+        scored: Mapping[int, Distribution] = {}
+        if turn.passage is not None and scores is not None:
+            scored = read_scores(
+                scores, turn.passage, turn.tokens, self._vocabulary, top_k=self._top_k
+            )
+        found: list[tuple[Distribution | None, Origin]] = []
+        for place, known in enumerate(turn.known):
+            if known is not None:
+                found.append((known, "generated"))
+            elif place in scored:
+                found.append((scored[place], "scored"))
+            else:
+                found.append((None, "hard"))
+        return found
+
+    def _turn(
+        self,
+        example: Example,
+        place: int,
+        tokens: tuple[int, ...],
+        record: Mapping[str, object] | None,
+    ) -> Turn:
+        answer = example.messages[place].content
+        spans = spans_of(tokens, answer, self._vocabulary)
+        known: Sequence[Distribution | None] = (None,) * len(tokens)
+        if record is not None:
+            known = self._known(spans, answer, record)
+        places: list[Place] = []
+        if self._settings.score != "generated":
+            places = [
+                one
+                for one in places_of(tokens, spans, answer, self._vocabulary)
+                if known[one.number] is None
+            ]
+        passage = Passage(example.messages[:place], answer, tuple(places)) if places else None
+        return Turn(tokens, tuple(known), passage)
+
+    def _known(
+        self, spans: Sequence[Span | None], answer: str, record: Mapping[str, object]
+    ) -> Sequence[Distribution | None]:
+        reply = reply_from_record(dict(record))
+        if reply.thinking and self._settings.thinking != "keep":
+            # What was likely behind a thought says little about an answer without it.
+            return (None,) * len(spans)
+        return align(spans, answer, reply.logprobs or (), self._vocabulary, top_k=self._top_k)
