@@ -15,7 +15,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +68,17 @@ def write_text_atomic(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise_if_disk_full(exc, path)
         raise
+
+
+def write_json_atomic(path: Path, value: JSONValue) -> None:
+    """Write a value as JSON that people can read, see :func:`write_text_atomic`."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines_atomic(path: Path, values: Iterable[JSONValue]) -> None:
+    """Write a value a line, see :func:`write_text_atomic`."""
+    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    write_text_atomic(path, "".join(lines))
 
 
 def raise_if_disk_full(exc: OSError, path: Path) -> None:
@@ -176,50 +187,56 @@ class Manifest:
             ArtifactError: no manifest, not readable, or a file is missing or has another size.
         """
         path = folder / MANIFEST_NAME
+        hint = f"remove the folder to build it again: rm -r {folder}"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["schema"] != SCHEMA_VERSION:
                 raise ArtifactError(
                     f"{path}: schema {data['schema']}, but this version reads {SCHEMA_VERSION}",
-                    hint=f"remove the folder to build it again: rm -r {folder}",
+                    hint=hint,
                 )
-            manifest = cls(
-                work=Work(
-                    kind=data["kind"],
-                    stage=data["stage"],
-                    version=data["stage_version"],
-                    inputs=data["inputs"],
-                    settings=data["settings"],
-                    seed=data["seed"],
-                ),
-                files={
-                    name: FileEntry(entry["size_bytes"], entry["sha256"])
-                    for name, entry in data["files"].items()
-                },
-                facts=data["facts"],
-                versions=data["versions"],
-                created_at=data["created_at"],
-            )
+            manifest = cls._of(data)
         except FileNotFoundError as exc:
             raise ArtifactError(
                 f"{folder} is no finished artefact: it has no {MANIFEST_NAME}",
                 hint="run the stage that makes it again; it goes on where it stopped",
             ) from exc
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, OSError) as exc:
-            raise ArtifactError(
-                f"{path} cannot be read: {exc!r}",
-                hint=f"remove the folder to build it again: rm -r {folder}",
-            ) from exc
+            raise ArtifactError(f"{path} cannot be read: {exc!r}", hint=hint) from exc
         for name, entry in manifest.files.items():
             file = folder / name
             size_bytes = file.stat().st_size if file.is_file() else None
             if size_bytes != entry.size_bytes:
                 found = "is missing" if size_bytes is None else f"has {size_bytes} bytes"
                 raise ArtifactError(
-                    f"{file} {found}, the manifest says {entry.size_bytes} bytes",
-                    hint=f"remove the folder to build it again: rm -r {folder}",
+                    f"{file} {found}, the manifest says {entry.size_bytes} bytes", hint=hint
                 )
         return manifest
+
+    @classmethod
+    def _of(cls, data: JSONValue) -> Manifest:
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is something else.
+        """
+        return cls(
+            work=Work(
+                kind=data["kind"],
+                stage=data["stage"],
+                version=data["stage_version"],
+                inputs=data["inputs"],
+                settings=data["settings"],
+                seed=data["seed"],
+            ),
+            files={
+                name: FileEntry(entry["size_bytes"], entry["sha256"])
+                for name, entry in data["files"].items()
+            },
+            facts=data["facts"],
+            versions=data["versions"],
+            created_at=data["created_at"],
+        )
 
 
 @dataclass(frozen=True)

@@ -124,20 +124,11 @@ def render_file(
         ModelfileError: Jinja's errors with file and line, an instruction that Ollama does not
             know, or a character that Ollama would drop.
     """
-    try:
-        source = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ModelfileError(f"{file} cannot be read: {exc}") from exc
-    for line, character in dropped_characters(source):
-        raise ModelfileError(
-            f"{file}, line {line}: Ollama would silently drop the character U+{ord(character):04X}",
-            hint="write it as a Go string inside the TEMPLATE",
-        )
     values = _Placeholders()
     stop = parameters.get("stop", ())
     text = _render_jinja(
         file,
-        source,
+        _read_template(file),
         {
             "from": values.add(from_),
             "system": values.add(system) if system else None,
@@ -158,19 +149,20 @@ def render_file(
         raise ModelfileError(
             f"{file} does not render to a Modelfile: {exc}", hint=exc.hint
         ) from exc
-    return replace(
-        parsed,
-        from_=values.fill(parsed.from_, file),
-        template=values.fill_optional(parsed.template, file),
-        system=values.fill_optional(parsed.system, file),
-        license=values.fill_optional(parsed.license, file),
-        parameters={
-            name: tuple(values.fill(item, file) for item in value)
-            if isinstance(value, tuple)
-            else value
-            for name, value in parsed.parameters.items()
-        },
-    )
+    return values.fill_all(parsed, file)
+
+
+def _read_template(file: Path) -> str:
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ModelfileError(f"{file} cannot be read: {exc}") from exc
+    for line, character in dropped_characters(source):
+        raise ModelfileError(
+            f"{file}, line {line}: Ollama would silently drop the character U+{ord(character):04X}",
+            hint="write it as a Go string inside the TEMPLATE",
+        )
+    return source
 
 
 class _Placeholders:
@@ -184,7 +176,23 @@ class _Placeholders:
         self._texts[mark] = text
         return mark
 
-    def fill(self, text: str, file: Path) -> str:
+    def fill_all(self, parsed: Modelfile, file: Path) -> Modelfile:
+        """Put the texts in wherever a Modelfile may have them."""
+        return replace(
+            parsed,
+            from_=self._fill(parsed.from_, file),
+            template=self._fill_optional(parsed.template, file),
+            system=self._fill_optional(parsed.system, file),
+            license=self._fill_optional(parsed.license, file),
+            parameters={
+                name: tuple(self._fill(item, file) for item in value)
+                if isinstance(value, tuple)
+                else value
+                for name, value in parsed.parameters.items()
+            },
+        )
+
+    def _fill(self, text: str, file: Path) -> str:
         # One pass over the marks: what is put in is never searched for marks again.
         parts: list[str] = []
         while text:
@@ -201,8 +209,8 @@ class _Placeholders:
             )
         return "".join([*parts, text])
 
-    def fill_optional(self, text: str | None, file: Path) -> str | None:
-        return None if text is None else self.fill(text, file)
+    def _fill_optional(self, text: str | None, file: Path) -> str | None:
+        return None if text is None else self._fill(text, file)
 
 
 def _render_jinja(file: Path, source: str, variables: Mapping[str, object]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, Work, digest_file, write_text_atomic
+from ollama_bridge.artifacts import Corpus, Work, digest_file, write_json_atomic
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
 from ollama_bridge.data.cleaning import has_control_token
@@ -32,6 +31,7 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _STAGE = "prepare"
 _VERSION = 1
+_DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
 
 def prepare(
@@ -83,9 +83,7 @@ def prepare(
                 write_examples(
                     draft.path / f"{name}.jsonl", (candidate.example for candidate in parts[name])
                 )
-            write_text_atomic(
-                draft.path / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-            )
+            write_json_atomic(draft.path / "card.json", card)
             facts: dict[str, object] = {str(name): len(parts[name]) for name in SPLITS}
             manifest = draft.commit(facts)
             timer.finish(out_dir, facts)
@@ -119,9 +117,6 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
     return _Inputs(files)
 
 
-_DIALOGUE = "dialogue:"
-
-
 def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Collected:
     files = dict(inputs.files)
     if data.source == "table":
@@ -147,41 +142,20 @@ def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int
 def _make_splits(
     inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int, reporter: Reporter
 ) -> tuple[dict[Split, list[Candidate]], dict[str, object]]:
+    """Candidates -> fit -> unique -> split -> limited; the splits, and the data card."""
     collected = _collect(inputs, data, task, seed=seed)
     tally, notes = collected.tally, list(collected.notes)
-    fit = []
-    for candidate in collected.candidates:
-        spoken = [turn.content for turn in candidate.example.messages if turn.role != "system"]
-        if sum(map(len, spoken)) > data.max_chars:
-            tally.leave_out(candidate.source, f"longer than {data.max_chars} characters")
-        elif any(has_control_token(text) for text in spoken):
-            tally.leave_out(candidate.source, "holds a control token of a chat format")
-        else:
-            fit.append(candidate)
-    unique = remove_duplicates(fit)
-    for reason, gone in (
-        ("exact duplicate", unique.exact),
-        ("near duplicate", unique.near),
-        ("same text under different labels", unique.contradictory),
-    ):
-        for candidate in gone:
-            tally.leave_out(candidate.source, reason)
-    if not unique.kept:
-        raise DataError(f"no usable examples: {_left_out_text(tally)}")
-    for label in task.labels:
-        if not any(candidate.example.label == label for candidate in unique.kept):
-            raise DataError(
-                f"no usable example has the label {label!r} ({_left_out_text(tally)})",
-                hint="add such rows, or take the label out of task.labels",
-            )
+    fit = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
+    unique = _leave_out_duplicates(fit, tally)
+    _check_labels(unique, task, tally)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
-    sizes = asked.scaled_to(len(unique.kept))
+    sizes = asked.scaled_to(len(unique))
     if sizes != asked:
         notes.append(
-            f"{len(unique.kept)} usable examples are few for {asked.test} test and "
+            f"{len(unique)} usable examples are few for {asked.test} test and "
             f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held out"
         )
-    parts = split(unique.kept, sizes, seed=seed)
+    parts = split(unique, sizes, seed=seed)
     parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
     for candidate in surplus:
         tally.leave_out(candidate.source, "over max_examples")
@@ -202,6 +176,49 @@ def _make_splits(
         "notes": notes,
     }
     return parts, card
+
+
+def _leave_out_unfit(
+    candidates: Sequence[Candidate], tally: Tally, *, max_chars: int
+) -> list[Candidate]:
+    fit = []
+    for candidate in candidates:
+        spoken = [turn.content for turn in candidate.example.messages if turn.role != "system"]
+        if sum(map(len, spoken)) > max_chars:
+            tally.leave_out(candidate.source, f"longer than {max_chars} characters")
+        elif any(has_control_token(text) for text in spoken):
+            tally.leave_out(candidate.source, "holds a control token of a chat format")
+        else:
+            fit.append(candidate)
+    return fit
+
+
+def _leave_out_duplicates(candidates: Sequence[Candidate], tally: Tally) -> Sequence[Candidate]:
+    unique = remove_duplicates(candidates)
+    for reason, gone in (
+        ("exact duplicate", unique.exact),
+        ("near duplicate", unique.near),
+        ("same text under different labels", unique.contradictory),
+    ):
+        for candidate in gone:
+            tally.leave_out(candidate.source, reason)
+    return unique.kept
+
+
+def _check_labels(candidates: Sequence[Candidate], task: TaskSection, tally: Tally) -> None:
+    """Raise where nothing is left, or a label of the task has nothing.
+
+    Raises:
+        DataError: with what was left out, and why.
+    """
+    if not candidates:
+        raise DataError(f"no usable examples: {_left_out_text(tally)}")
+    for label in task.labels:
+        if not any(candidate.example.label == label for candidate in candidates):
+            raise DataError(
+                f"no usable example has the label {label!r} ({_left_out_text(tally)})",
+                hint="add such rows, or take the label out of task.labels",
+            )
 
 
 def _limit(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, digest_text, write_text_atomic
+from ollama_bridge.artifacts import Corpus, digest_text, write_json_lines_atomic
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
 
@@ -54,15 +53,14 @@ def write_predictions(
     path: Path, examples: Sequence[Example], said: Mapping[str, Sequence[str]]
 ) -> None:
     """A line a text: id, gold label and every model's prediction; no texts."""
-    lines = [
-        json.dumps(
+    write_json_lines_atomic(
+        path,
+        (
             {
                 "id": example.id,
                 "gold": example.label,
                 **{name: predictions[place] for name, predictions in said.items()},
-            },
-            ensure_ascii=False,
-        )
-        for place, example in enumerate(examples)
-    ]
-    write_text_atomic(path, "".join(line + "\n" for line in lines))
+            }
+            for place, example in enumerate(examples)
+        ),
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ollama_bridge.answer_text import says, without_thought
-from ollama_bridge.artifacts import EvalReport, write_text_atomic
+from ollama_bridge.artifacts import EvalReport, write_json_atomic, write_text_atomic
 from ollama_bridge.config import TaskSection
 from ollama_bridge.evaluation.held_out import gold_labels
 from ollama_bridge.evaluation.metrics import (
@@ -130,9 +129,7 @@ def write_report(folder: Path, report: Report) -> dict[str, object]:
     """Write ``report.json`` and ``report.md``; returns the facts of the manifest."""
     add_ratios(report)
     report["version"] = REPORT_VERSION
-    write_text_atomic(
-        folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    )
+    write_json_atomic(folder / "report.json", report)
     write_text_atomic(folder / "report.md", render_markdown(report))
     facts: dict[str, object] = {"examples": report["examples"]}
     for name, entry in report["models"].items():

@@ -15,7 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, Work, digest_text, write_text_atomic
+from ollama_bridge.artifacts import (
+    Corpus,
+    Work,
+    digest_text,
+    write_json_atomic,
+    write_json_lines_atomic,
+)
 from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.coordinator import BatchLimits, GivenUp, Job
@@ -102,16 +108,14 @@ def write_answers(
                 for name in ("train", "validation", "test")
             }
         if writing.refused:
-            _write_json_lines(draft.path / "refused.jsonl", writing.refused)
+            write_json_lines_atomic(draft.path / "refused.jsonl", writing.refused)
         card = {
             "model": respondent.name,
             "model_digest": respondent.identity,
             "outcomes": {name: dict(sorted(counts.items())) for name, counts in outcomes.items()},
             "corpus": json.loads((corpus.path / "card.json").read_text(encoding="utf-8")),
         }
-        write_text_atomic(
-            draft.path / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-        )
+        write_json_atomic(draft.path / "card.json", card)
         total = sum(outcomes.values(), Counter[str]())
         left_out = total - Counter({KEPT: total[KEPT], _GOLD: total[_GOLD]})
         if left_out:
@@ -247,7 +251,7 @@ def _write_split(
             model=writing.respondent.name,
         )
     if logprobs and name != "test":
-        _write_json_lines(folder / f"{name}-{LOGPROBS_NAME}", logprobs)
+        write_json_lines_atomic(folder / f"{name}-{LOGPROBS_NAME}", logprobs)
     return outcomes
 
 
@@ -262,8 +266,3 @@ def _refusal(example: Example, outcome: Outcome) -> JSONRecord:
 
 def _counts(outcomes: Counter[str]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
-
-
-def _write_json_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_text_atomic(path, text)
