@@ -93,11 +93,9 @@ class _Teacher:
     tuned: Checkpoint
 
     @property
-    def by_name(self) -> dict[str, Checkpoint]:
-        """As the report calls them; students are held against the last."""
-        if self.tuned is self.found:
-            return {"teacher": self.found}
-        return {"teacher zero-shot": self.found, "teacher tuned": self.tuned}
+    def is_tuned(self) -> bool:
+        """Whether they are two."""
+        return self.tuned is not self.found
 
 
 @dataclass(frozen=True)
@@ -280,10 +278,14 @@ class _Build:
         corpus: Corpus,
     ) -> EvalReport:
         """Scores in torch, on held-out texts that nothing was chosen by."""
-        from ollama_bridge.evaluation.report import CONTROL, STUDENT
+        from ollama_bridge.evaluation.report import CONTROL, STUDENT, TEACHER, TUNED, ZERO_SHOT
         from ollama_bridge.evaluation.run import evaluate
 
-        models = {} if teacher is None else teacher.by_name
+        models: dict[str, Checkpoint] = {}
+        if teacher is not None and teacher.is_tuned:
+            models = {ZERO_SHOT: teacher.found, TUNED: teacher.tuned}
+        elif teacher is not None:
+            models = {TEACHER: teacher.found}
         models[STUDENT] = student
         if control is not None:
             models[CONTROL] = control
@@ -344,8 +346,8 @@ class _Build:
             self.client.create({"model": tag, "from": asked, "system": system})
             return tag
         checkpoint = teacher.tuned
-        if checkpoint is teacher.found:
-            # Found weights come without the values that a proof needs.
+        if not teacher.is_tuned:
+            # What was tuned here has the values that its proof needs; what was found has none.
             checkpoint = with_reference_values(
                 checkpoint, system=system, out_dir=self.run_dir / "teacher", reporter=self.reporter
             )

@@ -20,7 +20,9 @@ from ollama_bridge.evaluation.metrics import (
 from ollama_bridge.examples import Example
 
 REPORT_VERSION = 1
+# What models are called in a report. A teacher that was tuned is two of them.
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
+ZERO_SHOT, TUNED = "teacher zero-shot", "teacher tuned"
 
 Report = dict[str, Any]  # JSON
 _LESS_IS_BETTER = ("size_bytes", "memory_bytes")
@@ -83,7 +85,7 @@ def compare_classifiers(
         (STUDENT, CONTROL),
         (STUDENT, teacher),
         (CONTROL, teacher),
-        (teacher, "teacher zero-shot"),
+        (teacher, ZERO_SHOT),
     ]
     report["differences"] = {
         f"{first} - {second}": {

@@ -26,10 +26,10 @@ class StoreInfo:
 
     Attributes:
         method: Of what is kept, see ``config.SoftLabelsSection``.
-        vocab_size: Width of the teacher's distribution.
-        teacher: Digest of the teacher's checkpoint.
-        tokenizer: Digest of vocabulary and chat template.
-        dtype: In which the teacher computed.
+        vocab_size: Width of the distributions: the student's, into whose ids they were brought.
+        teacher: Digest of the teacher's checkpoint, or of the tag or API that was asked.
+        tokenizer: Digest of the student's vocabulary and chat template.
+        dtype: In which the teacher computed; ``daemon`` where a daemon did.
         top_k: Tokens kept a position (``top_k``).
         draws: Draws a position (``sampled``).
         seed: Of the draws (``sampled``).

@@ -100,8 +100,9 @@ def test_values_are_those_that_were_written(good: Path) -> None:
 
 def test_tensors_are_those_of_the_gguf_package(good: Path) -> None:
     """Place, type and shape agree with gguf-py's reader, and so do plain values."""
-    contents = read_gguf(good)
-    for theirs in GGUFReader(good).tensors:
+    contents, found = read_gguf(good), GGUFReader(good).tensors
+    assert contents.tensors.keys() == {theirs.name for theirs in found} != set()
+    for theirs in found:
         ours = contents.tensors[theirs.name]
         assert ours.shape == tuple(int(size) for size in reversed(theirs.shape))
         assert ours.type == theirs.tensor_type.name
