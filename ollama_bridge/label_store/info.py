@@ -28,7 +28,7 @@ class StoreInfo:
         method: Of what is kept, see ``config.SoftLabelsSection``.
         vocab_size: Width of the distributions: the student's, into whose ids they were brought.
         teacher: Digest of the teacher's checkpoint, or of the tag or API that was asked.
-        tokenizer: Digest of the student's vocabulary and chat template.
+        tokenizer: Digest of the vocabulary and chat template that rows are written with.
         dtype: In which the teacher computed; ``daemon`` where a daemon did.
         top_k: Tokens kept a position (``top_k``).
         draws: Draws a position (``sampled``).

@@ -1,0 +1,78 @@
+"""What the pipeline decides by the recipe alone; the live tier runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.client import Client
+from ollama_bridge.config import Recipe, parse_recipe
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.pipeline import _Build, _Teacher
+from ollama_bridge.reporting import NullReporter
+
+STORED, LIVE = {"kd_weight": 0.5}, {"teacher": "live"}
+
+
+def recipe(**sections: Any) -> Recipe:
+    data = {
+        "name": "mine",
+        "description": "A recipe.",
+        "task": {"kind": "reply", "system": "Answer."},
+        "data": {"source": "messages", "path": "mine.jsonl"},
+        "teacher": {"model": "ollama:smollm2:135m"},
+        "export": {"tag": "mine"},
+    }
+    return parse_recipe(data | sections, source="mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("soft_labels", "distill", "student", "needed"),
+    [
+        ("local", STORED, "teacher", True),
+        ("local", STORED, "./other", True),
+        ("daemon", STORED, "./other", False),
+        ("daemon", STORED, "teacher", True),
+        ("daemon", LIVE, "./other", True),
+        ("none", {"kd_weight": 0}, "./other", False),
+    ],
+)
+def test_weights_are_fetched_only_where_torch_needs_them(
+    soft_labels: str, distill: dict[str, Any], student: str, needed: bool
+) -> None:
+    """To give soft labels, to run beside the student, or to be cut into it."""
+    teacher = {"model": "ollama:m", "answers": "daemon", "soft_labels": soft_labels}
+    built = recipe(teacher=teacher, distill=distill, student={"model": student})
+    assert built.needs_teacher_weights == needed
+
+
+def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever teaches it."""
+    monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
+    found = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    teacher = _Teacher(found, Checkpoint(tmp_path / "tuned", found.manifest))
+    with Client() as client:
+        of_layers = _Build(recipe(), tmp_path, client, NullReporter())
+        of_its_own = _Build(
+            recipe(student={"model": str(tiny_checkpoint)}), tmp_path, client, NullReporter()
+        )
+        assert of_layers.find_start(teacher) is teacher.tuned
+        for taught_by in (teacher, None):
+            assert of_its_own.find_start(taught_by).digest == found.digest
+
+
+def test_a_teacher_that_is_not_tuned_is_one_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """And where the daemon alone is asked, it is none."""
+    found = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    corpus: Any = None  # is not read where nothing is tuned
+    with Client() as client:
+        build = _Build(recipe(), tmp_path, client, NullReporter())
+        teacher = build.tune(found, corpus)
+        assert teacher == _Teacher(found, found)
+        assert not teacher.is_tuned
+        assert build.tune(None, corpus) is None
