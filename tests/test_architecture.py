@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "ollama_bridge"
+CHECKOUT = Path(__file__).parent.parent
+PACKAGE = CHECKOUT / "ollama_bridge"
 
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
@@ -87,6 +90,13 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def programs() -> list[Path]:
+    """What is run beside the package: of scripts/ those in Python, and training/*.py."""
+    scripts = [path for path in (CHECKOUT / "scripts").iterdir() if path.is_file()]
+    found = [path for path in scripts if "python" in path.read_text("utf-8").partition("\n")[0]]
+    return sorted([*found, *(CHECKOUT / "training").glob("*.py")])
+
+
 def part_of(path: Path) -> str:
     relative = path.relative_to(PACKAGE)
     return relative.parts[0].removesuffix(".py")
@@ -131,6 +141,17 @@ def test_files_stay_readable_in_one_sitting(path: Path) -> None:
     """No file grows past 420 lines, and none is a drawer for odds and ends."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
     assert path.stem not in ("utils", "helpers", "common", "misc")
+
+
+@pytest.mark.parametrize("path", programs(), ids=lambda path: path.name)
+def test_programs_import_what_there_is(path: Path) -> None:
+    """Many of them run for hours and in no tier: who moves a function hears of them here."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ollama_bridge"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or importlib.util.find_spec(submodule), submodule
 
 
 @pytest.mark.parametrize("part", TORCH_FREE)
