@@ -2,6 +2,11 @@
 
 A stage works inside :func:`open_draft` and ends with :meth:`Draft.commit`; see ``artifacts`` for
 what that promises.
+
+A stop (a kill, a full disk, a power cut) may hit between any two calls to the file system. The
+manifest in the draft decides: before it is there, the draft is resumed with its working state;
+once it is, the draft is the artefact, and whoever opens it next moves it into place. An artefact
+that is replaced steps aside as ``.NAME.replaced``, and back if the new one did not come.
 """
 
 from __future__ import annotations
@@ -49,37 +54,42 @@ class Draft:
     ) -> Manifest:
         """Hash and sync every file, write the manifest, and move the folder into place.
 
-        Files and folders whose names start with ``.`` or with ``resume`` are working state:
-        they are removed, not recorded.
+        Files and folders at the top whose names start with ``.`` or with ``resume`` are working
+        state: they are not recorded, and removed once nothing needs them any more.
 
         Args:
             facts: For the manifest.
             digests: sha256 of files that were hashed when they were written.
         """
-        digests = digests or {}
-        for child in self.path.iterdir():
-            if child.name.startswith((".", "resume")):
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
-        files = {}
-        for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-            name = file.relative_to(self.path).as_posix()
-            files[name] = FileEntry(file.stat().st_size, digests.get(name) or digest_file(file))
         manifest = Manifest(
             work=self.work,
-            files=files,
+            files=self._synced_files(digests or {}),
             facts=dict(facts or {}),
             versions=_versions(),
             created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
         write_text_atomic(self.path / MANIFEST_NAME, manifest.to_json())
-        if self.out_dir.exists():
-            shutil.rmtree(self.out_dir)
-        self.path.replace(self.out_dir)
-        _sync_folder(self.out_dir.parent)
+        _sync(self.path)
+        _move_into_place(self.path, self.out_dir)
         self.finished = manifest
         return manifest
+
+    def restart(self) -> None:
+        """Do finished work once more; what is there stays until :meth:`commit` replaces it."""
+        self.finished = None
+        _prepare_draft(self.path, self.work)
+
+    def _synced_files(self, digests: Mapping[str, str]) -> dict[str, FileEntry]:
+        files = {}
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path)
+            if _is_working_state(name.parts[0]):
+                continue
+            _sync(path)
+            if path.is_file():
+                sha256 = digests.get(name.as_posix()) or digest_file(path)
+                files[name.as_posix()] = FileEntry(path.stat().st_size, sha256)
+        return files
 
 
 @contextlib.contextmanager
@@ -101,7 +111,8 @@ def open_draft(out_dir: Path, work: Work) -> Iterator[Draft]:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         lock_path = out_dir.with_name(f".{out_dir.name}.lock")
         with locked(lock_path, out_dir, hint="wait for it, or choose another --out"):
-            finished = _finished(out_dir, work)
+            _settle_replacement(out_dir)
+            finished = _finished(out_dir, work) or _completed(draft_dir, out_dir, work)
             if finished is None:
                 _prepare_draft(draft_dir, work)
             yield Draft(out_dir, draft_dir, work, finished)
@@ -120,19 +131,66 @@ def _finished(out_dir: Path, work: Work) -> Manifest | None:
                 hint="choose another --out, or move that folder away",
             )
         return None
-    try:
-        manifest = Manifest.read(out_dir)
-    except ArtifactError:
-        return None  # damaged: build it again, the draft replaces it
-    return manifest if manifest.work.key == work.key else None
+    manifest = _read_manifest(out_dir)  # damaged: build it again, the draft replaces it
+    return manifest if manifest is not None and manifest.work.key == work.key else None
+
+
+def _completed(draft_dir: Path, out_dir: Path, work: Work) -> Manifest | None:
+    """Finish a commit that was stopped behind its manifest."""
+    manifest = _read_manifest(draft_dir)
+    if manifest is None or manifest.work.key != work.key:
+        return None
+    _move_into_place(draft_dir, out_dir)
+    return manifest
 
 
 def _prepare_draft(draft_dir: Path, work: Work) -> None:
     marker = draft_dir / ".key"
-    if draft_dir.exists() and (not marker.exists() or marker.read_text() != work.key):
-        shutil.rmtree(draft_dir)
-    draft_dir.mkdir(exist_ok=True)
-    marker.write_text(work.key)
+    if marker.exists() and marker.read_text() == work.key:
+        (draft_dir / MANIFEST_NAME).unlink(missing_ok=True)
+        return
+    marker.unlink(missing_ok=True)  # first: without it nobody resumes what is half removed
+    _remove(draft_dir)
+    draft_dir.mkdir()
+    write_text_atomic(marker, work.key)
+
+
+def _move_into_place(draft_dir: Path, out_dir: Path) -> None:
+    """Make a draft with its manifest the artefact; repeated from wherever it was stopped."""
+    for child in draft_dir.iterdir():
+        if _is_working_state(child.name):
+            _remove(child)
+    replaced = _replaced_dir(out_dir)
+    if out_dir.exists():
+        out_dir.replace(replaced)
+    draft_dir.replace(out_dir)
+    _sync(out_dir.parent)
+    _remove(replaced)
+
+
+def _settle_replacement(out_dir: Path) -> None:
+    """Undo a replacement that was stopped half way; remove what a whole one left behind."""
+    replaced = _replaced_dir(out_dir)
+    if not out_dir.exists() and _read_manifest(replaced) is not None:
+        replaced.replace(out_dir)
+    else:
+        _remove(replaced)
+
+
+def _replaced_dir(out_dir: Path) -> Path:
+    return out_dir.with_name(f".{out_dir.name}.replaced")
+
+
+def _is_working_state(name: str) -> bool:
+    return name.startswith((".", "resume"))
+
+
+def _read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a complete folder; None: it is missing, or damaged."""
+    try:
+        return Manifest.read(folder)
+    except ArtifactError:
+        return None
 
 
 @contextlib.contextmanager
@@ -150,12 +208,20 @@ def locked(lock_path: Path, folder: Path, *, hint: str) -> Iterator[None]:
         yield
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Bring a file's contents or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

@@ -108,7 +108,7 @@ def register(
                 timer.reuse(out_dir)
                 return done
             reporter.emit(Note(_STAGE, "info", f"the daemon no longer has this {job.tag}"))
-            draft.path.mkdir(exist_ok=True)
+            draft.restart()
         certificate = job.run()
         job.write(draft, certificate)
         manifest = draft.commit(

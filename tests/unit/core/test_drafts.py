@@ -1,0 +1,199 @@
+"""Wherever a stop hits a draft, the next run goes on, and an older artefact stays whole."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from fakes.stops import Killed, disk_full_from, killed_at
+
+from ollama_bridge import drafts
+from ollama_bridge.artifacts import Corpus, Work
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ArtifactError, DiskFullError
+
+Stop = Callable[[int], AbstractContextManager[None]]
+FILES = {"train.jsonl", "parts/a.jsonl", "manifest.json"}
+STOPS = pytest.mark.parametrize("stop", [killed_at, disk_full_from])
+
+
+@pytest.fixture(autouse=True)
+def _versions_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking them up reads dozens of files: calls that would have to be stopped at as well."""
+    monkeypatch.setattr(drafts, "_versions", dict)
+
+
+def work(lr: float) -> Work:
+    return Work("corpus", "prepare", 1, {"data": "abc"}, {"lr": lr}, seed=3)
+
+
+def write(folder: Path, lr: float) -> None:
+    (folder / "resume-stores").mkdir(exist_ok=True)
+    (folder / "resume-stores" / "half.json").write_text("working state")
+    (folder / "parts").mkdir(exist_ok=True)
+    (folder / "parts" / "a.jsonl").write_text(f"{lr}\n")
+    (folder / "train.jsonl").write_text("{}\n")
+
+
+def make(out_dir: Path, lr: float) -> Corpus:
+    with open_draft(out_dir, work(lr)) as draft:
+        if draft.finished is None:
+            write(draft.path, lr)
+            draft.commit({"rows": 1})
+        assert draft.finished is not None
+        return Corpus(out_dir, draft.finished)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def stopped(stop: Stop, step: int, action: Callable[[], object]) -> bool:
+    """Whether the action was; False: it came to its end before."""
+    try:
+        with stop(step):
+            action()
+    except (Killed, DiskFullError):
+        return True
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        return True
+    return False
+
+
+def stopped_commit(out_dir: Path, stop: Stop, step: int) -> bool:
+    """Write the artefact of 2.0 and stop its commit; whether it was stopped."""
+    with open_draft(out_dir, work(2.0)) as draft:
+        write(draft.path, 2.0)
+        return stopped(stop, step, lambda: draft.commit({"rows": 1}))
+
+
+@STOPS
+@pytest.mark.parametrize("replaces", [False, True])
+def test_stopped_commit_is_gone_on_with(tmp_path: Path, stop: Stop, *, replaces: bool) -> None:
+    """At whatever call a commit stops, the same work is then done, or has its working state."""
+    expected = make(tmp_path / "expected", 2.0).digest
+    step, found_done, found_state = 0, 0, 0
+    while True:
+        out_dir = tmp_path / str(step) / "corpus"
+        if replaces:
+            make(out_dir, 1.0)
+        was_stopped = stopped_commit(out_dir, stop, step)
+        with open_draft(out_dir, work(2.0)) as draft:
+            if draft.finished is None:
+                assert (draft.path / "resume-stores" / "half.json").exists(), f"call {step}"
+                found_state += 1
+            else:
+                found_done += 1
+        assert make(out_dir, 2.0).digest == expected
+        assert names(Corpus.open(out_dir, verify_digests=True).path) == FILES
+        assert {path.name for path in out_dir.parent.iterdir()} == {"corpus", ".corpus.lock"}
+        if not was_stopped:
+            break
+        step += 1
+    assert found_state > 5
+    assert found_done > (5 if stop is killed_at else 1)
+
+
+@STOPS
+def test_old_artefact_is_whole_until_the_new_one_is(tmp_path: Path, stop: Stop) -> None:
+    """At whatever call a replacement stops, the old work is found done, or the new one is there."""
+    old = make(tmp_path / "expected", 1.0).digest
+    step, found_old, found_new = 0, 0, 0
+    while True:
+        out_dir = tmp_path / str(step) / "corpus"
+        make(out_dir, 1.0)
+        was_stopped = stopped_commit(out_dir, stop, step)
+        with open_draft(out_dir, work(1.0)) as draft:
+            if draft.finished is not None:
+                assert draft.finished.digest == old
+                found_old += 1
+            else:
+                assert Corpus.open(out_dir, verify_digests=True).manifest.work == work(2.0)
+                found_new += 1
+        if not was_stopped:
+            break
+        step += 1
+    assert found_old > 5
+    assert found_new > 0
+
+
+@STOPS
+def test_recovery_may_be_stopped_too(tmp_path: Path, stop: Stop) -> None:
+    """A run that finishes what another left is stopped at each of its calls in turn.
+
+    After every third call of the commit, for the time that it takes.
+    """
+    expected = make(tmp_path / "expected", 2.0).digest
+    step = 0
+    while True:
+        out_dir = tmp_path / str(step) / "corpus"
+        make(out_dir, 1.0)
+        was_stopped = stopped_commit(out_dir, stop, step)
+        again = 0
+        while stopped(stop, again, lambda: make(out_dir, 2.0)):  # noqa: B023
+            again += 1
+        assert Corpus.open(out_dir, verify_digests=True).digest == expected
+        assert names(out_dir) == FILES
+        if not was_stopped:
+            break
+        step += 3
+
+
+@STOPS
+def test_draft_that_is_half_removed_is_not_resumed(tmp_path: Path, stop: Stop) -> None:
+    """Where other work removes a draft and is stopped, nobody takes the rest for a draft of his."""
+    step = 0
+    while True:
+        out_dir = tmp_path / str(step) / "corpus"
+        with open_draft(out_dir, work(1.0)) as draft:
+            write(draft.path, 1.0)
+        everything = names(draft.path)
+        was_stopped = stopped(stop, step, lambda: make(out_dir, 2.0))  # noqa: B023
+        with open_draft(out_dir, work(1.0)) as draft:
+            assert names(draft.path) in ({".key"}, everything), f"call {step}"
+        if not was_stopped:
+            break
+        step += 1
+
+
+def test_resuming_without_room_keeps_the_draft(tmp_path: Path) -> None:
+    """A resume on a full disk fails or goes on; the draft is there afterwards."""
+    with open_draft(tmp_path / "corpus", work(1.0)) as draft:
+        write(draft.path, 1.0)
+    for step in range(20):
+        stopped(disk_full_from, step, lambda: make(tmp_path / "corpus", 1.0))
+        with open_draft(tmp_path / "corpus", work(1.0)) as draft:
+            assert (
+                draft.finished is not None or (draft.path / "resume-stores" / "half.json").exists()
+            )
+
+
+def test_done_work_is_restarted_in_an_empty_draft(tmp_path: Path) -> None:
+    """What other work left in the draft is not taken for this one's; the old stays until commit."""
+    out_dir = tmp_path / "corpus"
+    done = make(out_dir, 1.0)
+    with open_draft(out_dir, work(2.0)) as draft:
+        (draft.path / "foreign.txt").write_text("of 2.0")
+    with open_draft(out_dir, work(1.0)) as draft:
+        assert draft.finished is not None
+        draft.restart()
+        assert Corpus.open(out_dir).digest == done.digest
+        (draft.path / "train.jsonl").write_text("[]\n")
+        draft.commit()
+    assert names(out_dir) == {"train.jsonl", "manifest.json"}
+
+
+def test_folder_that_a_link_leads_to_is_replaced_as_a_link(tmp_path: Path) -> None:
+    """An output folder that is a link: what it led to is kept, the new artefact is in its place."""
+    make(tmp_path / "elsewhere", 1.0)
+    (tmp_path / "corpus").symlink_to(tmp_path / "elsewhere")
+    make(tmp_path / "corpus", 2.0)
+    assert Corpus.open(tmp_path / "corpus").manifest.work == work(2.0)
+    assert Corpus.open(tmp_path / "elsewhere").manifest.work == work(1.0)
+    with pytest.raises(ArtifactError, match="no finished artefact"):
+        Corpus.open(tmp_path / ".corpus.replaced")
