@@ -220,15 +220,10 @@ def evaluate(
     from ollama_bridge.evaluation.run import evaluate as stage
 
     loaded = _read_recipe(recipe, set_)
-    named: dict[str, Checkpoint] = {}
+    references = _by_name(models)
     with ConsoleReporter() as reporter:
-        for pair in models:
-            name, equals, reference = pair.partition("=")
-            if not equals:
-                raise ConfigError(f"{pair!r}: write it as NAME=REFERENCE")
-            named[name] = checkpoint_of(reference, host, reporter)
         report = stage(
-            named,
+            {name: checkpoint_of(one, host, reporter) for name, one in references.items()},
             Corpus.open(corpus),
             loaded.evaluate,
             loaded.task,
@@ -239,6 +234,19 @@ def evaluate(
         print_artifact(report, as_json=True)
     else:
         output.data(read_markdown(report))
+
+
+def _by_name(pairs: list[str]) -> dict[str, str]:
+    """References by the name that the report gives their models."""
+    references: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, reference = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{pair!r}: write it as NAME=REFERENCE")
+        if name in references:
+            raise ConfigError(f"two models are called {name!r}", hint="give each a name of its own")
+        references[name] = reference
+    return references
 
 
 def checkpoint_of(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work
+from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work, digest_text
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError
@@ -88,6 +89,7 @@ def evaluate(
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=settings.max_examples)
         scores_dir = out_dir.absolute().with_name(f"{out_dir.name}-models")
+        folders = _folder_names(list(models))
         scored = {
             name: _score(
                 checkpoint,
@@ -95,7 +97,7 @@ def evaluate(
                 examples,
                 settings,
                 task,
-                out_dir=scores_dir / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
+                out_dir=scores_dir / folders[name],
                 reporter=reporter,
             )
             for name, checkpoint in models.items()
@@ -185,6 +187,16 @@ def _score(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return ModelScores(out_dir, manifest)
+
+
+def _folder_names(names: Sequence[str]) -> dict[str, str]:
+    """Where each model's scores lie; names that read alike are told apart by a digest."""
+    slugs = {name: re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names}
+    often = Counter(slugs.values())
+    return {
+        name: slug if slug and often[slug] == 1 else f"{slug}-{digest_text(name)[:8]}".strip("-")
+        for name, slug in slugs.items()
+    }
 
 
 def _settings_key(settings: EvaluateSection, task: TaskSection) -> dict[str, object]:

@@ -68,6 +68,11 @@ def test_error_as_json_keeps_stdout_readable_for_programs() -> None:
             2,
             "add --student MODEL",
         ),
+        (
+            ["evaluate", "sentiment", "a=./x", "a=./y", "--corpus=c", "--out=o"],
+            2,
+            "two models are called 'a'",
+        ),
         (["ls"], 3, "127.0.0.1:9"),
         (["runs", "rm", "/etc", "--yes"], 1, "is not a run"),
     ],

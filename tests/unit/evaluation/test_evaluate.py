@@ -197,6 +197,24 @@ def test_a_changed_model_alone_is_scored_again(
     )
 
 
+def test_names_that_read_alike_keep_their_own_scores(
+    base: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
+    """Each model is scored by what it said itself, whatever its name has besides a-z and 0-9."""
+    task = TaskSection(kind="reply", system=SYSTEM)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    models = {"v1.2": base, "v1-2": other, "\u0430": base, "\u0431": other, "student": other}
+    evaluate(models, corpus, SETTINGS, task, out_dir=tmp_path / "report")
+    scores = [
+        ModelScores.open(path)
+        for path in (tmp_path / "report-models").iterdir()
+        if path.name[0] != "."
+    ]
+    found = sorted(one.manifest.work.inputs["model"] for one in scores)
+    assert found == sorted(model.digest for model in models.values())
+    assert (tmp_path / "report-models" / "student").is_dir()
+
+
 def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
     """A reply task gets perplexity and the look of the answers."""
     task = TaskSection(kind="reply", system=SYSTEM)
