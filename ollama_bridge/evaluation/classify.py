@@ -110,11 +110,14 @@ class _Run:
         """(texts, labels) log-probabilities of the labels' only token."""
         scores = np.zeros((len(prompts), len(ids)), dtype=np.float32)
         begins = 0
-        for members, owners, targets, logits in self._logits(prompts, passes=1):
+        done = 0
+        for members, owners, targets, logits in self._logits(prompts):
             del owners, targets  # one position an example, in order
             log_probs = torch.log_softmax(logits, dim=-1)
             scores[list(members)] = log_probs[:, list(ids)].cpu().numpy()
             begins += sum(int(best) in ids for best in logits.argmax(dim=-1))
+            done += len(members)
+            self._reporter.emit(Progress(self._stage, done, len(prompts), "texts"))
         return scores, begins / len(prompts)
 
     def whole_answers(
@@ -122,9 +125,9 @@ class _Run:
     ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], float]:
         """(texts, labels) log-probabilities of whole answers."""
         scores = np.zeros((len(variants[0]), len(variants)), dtype=np.float32)
-        begins = 0
+        begins, done = 0, 0
         for place, variant in enumerate(variants):
-            for members, owners, targets, logits in self._logits(variant, passes=len(variants)):
+            for members, owners, targets, logits in self._logits(variant):
                 log_probs = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
                 sums = torch.zeros(len(members), device=log_probs.device)
                 sums.index_add_(0, owners, log_probs)
@@ -134,12 +137,13 @@ class _Run:
                     first = torch.ones_like(owners, dtype=torch.bool)
                     first[1:] = owners[1:] != owners[:-1]
                     begins += sum(int(best) in first_ids for best in logits[first].argmax(dim=-1))
+                done += len(members)
+                self._reporter.emit(Progress(self._stage, done, scores.size, "answers"))
         return scores, begins / len(variants[0])
 
-    def _logits(self, examples: Sequence[EncodedExample], *, passes: int) -> Any:
+    def _logits(self, examples: Sequence[EncodedExample]) -> Any:
         """Members, owners, targets and logits, batch by batch."""
         batches = Batches(examples, batch_tokens=_BATCH_TOKENS, pad_id=self._pad_id)
-        done = 0
         for batch in batches.in_order():
             batch = batch.to(self._precision.device)
             with self._precision.autocast():
@@ -151,9 +155,6 @@ class _Run:
                     ]
                 )
             yield batch.members, batch.owners, batch.targets, logits
-            done += len(batch.members)
-            if passes == 1:
-                self._reporter.emit(Progress(self._stage, done, len(examples), "texts"))
 
 
 def _encode(

@@ -7,7 +7,8 @@ confusion matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ OTHER = "(other)"
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _CONFIDENCE = 0.95
+_DRAWN_AT_A_TIME = 1 << 22  # numbers: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,24 @@ def confusion_matrix(
     return matrix
 
 
-def accuracy_of(confusion: Counts) -> Floats:
-    """Accuracy of (..., labels, labels + 1) matrices."""
-    right = np.trace(confusion[..., :-1], axis1=-2, axis2=-1)
-    result: Floats = right / np.maximum(1, confusion.sum(axis=(-2, -1)))
-    return result
+def accuracy_of(confusion: Counts) -> float:
+    """Accuracy of a matrix (labels, labels + 1)."""
+    return float(_metrics(*_cells_of(confusion), labels=len(confusion))["accuracy"][0])
 
 
-def macro_f1_of(confusion: Counts) -> Floats:
-    """Macro F1 of (..., labels, labels + 1) matrices; a label never seen nor said has F1 0."""
-    right = np.diagonal(confusion[..., :-1], axis1=-2, axis2=-1)
-    relevant = confusion.sum(axis=-1)
-    said = confusion[..., :-1].sum(axis=-2)
-    result: Floats = (2 * right / np.maximum(1, relevant + said)).mean(axis=-1)
+def macro_f1_of(confusion: Counts) -> float:
+    """Macro F1 of a matrix (labels, labels + 1)."""
+    return float(_metrics(*_cells_of(confusion), labels=len(confusion))["macro_f1"][0])
+
+
+def mean_f1(right: Counts | Floats, either: Counts | Floats) -> Floats:
+    """Macro F1 of each sample, (samples,); a label never seen nor said has F1 0.
+
+    Args:
+        right: (samples, labels); how often a label was right.
+        either: (samples, labels); how often it was the answer, plus how often it was given.
+    """
+    result: Floats = (2 * right / np.maximum(1, either)).mean(axis=-1)
     return result
 
 
@@ -86,19 +93,25 @@ def score(
 ) -> Scores:
     """Accuracy, macro F1 and confusion with bootstrap intervals over the texts."""
     matrix = confusion_matrix(gold, predicted, labels)
-    resampled = _resample(matrix.ravel(), bootstrap_samples, seed).reshape(-1, *matrix.shape)
-    return Scores(
-        accuracy=interval_of(float(accuracy_of(matrix)), accuracy_of(resampled)),
-        macro_f1=interval_of(float(macro_f1_of(matrix)), macro_f1_of(resampled)),
-        confusion=matrix,
+    right, said, counts = _cells_of(matrix)
+    found = _metrics(right, said, counts, labels=len(labels))
+    spread = _resampled(
+        counts[0],
+        lambda drawn: _metrics(right, said, drawn, labels=len(labels)),
+        bootstrap_samples,
+        seed,
     )
+    intervals = {name: interval_of(float(found[name][0]), spread[name]) for name in found}
+    return Scores(**intervals, confusion=matrix)
 
 
 def share_right(right: Sequence[bool], *, bootstrap_samples: int, seed: int = 0) -> Interval:
     """Share of right answers with its bootstrap interval over the texts."""
     counts = np.array([len(right) - sum(right), sum(right)], dtype=np.int64)
-    resampled = _resample(counts, bootstrap_samples, seed)[:, 1]
-    return interval_of(sum(right) / max(1, len(right)), resampled / max(1, len(right)))
+    spread = _resampled(
+        counts, lambda drawn: {"right": drawn[:, 1] / max(1, len(right))}, bootstrap_samples, seed
+    )
+    return interval_of(sum(right) / max(1, len(right)), spread["right"])
 
 
 def paired_difference(
@@ -116,16 +129,22 @@ def paired_difference(
     """
     size = len(labels)
     place = {label: number for number, label in enumerate(labels)}
-    cells = np.zeros((size, size + 1, size + 1), dtype=np.int64)
-    for right, one, other in zip(gold, first, second, strict=True):
-        cells[place[right], place.get(one, size), place.get(other, size)] += 1
-    resampled = _resample(cells.ravel(), bootstrap_samples, seed).reshape(-1, *cells.shape)
-    differences = {}
-    for name, metric in (("accuracy", accuracy_of), ("macro_f1", macro_f1_of)):
-        value = float(metric(cells.sum(axis=2)) - metric(cells.sum(axis=1)))
-        spread = metric(resampled.sum(axis=3)) - metric(resampled.sum(axis=2))
-        differences[name] = interval_of(value, spread)
-    return differences
+    texts = Counter(
+        (place[right], place.get(one, size), place.get(other, size))
+        for right, one, other in zip(gold, first, second, strict=True)
+    )
+    texts.setdefault((size - 1, size, size), 0)  # see _cells_of
+    right, one, other = np.array(sorted(texts), dtype=np.int64).T
+    counts = np.array([texts[cell] for cell in sorted(texts)], dtype=np.int64)
+
+    def differences(drawn: Counts) -> dict[str, Floats]:
+        ours = _metrics(right, one, drawn, labels=size)
+        theirs = _metrics(right, other, drawn, labels=size)
+        return {name: ours[name] - theirs[name] for name in ours}
+
+    found = differences(counts[None])
+    spread = _resampled(counts, differences, bootstrap_samples, seed)
+    return {name: interval_of(float(found[name][0]), spread[name]) for name in found}
 
 
 def agreement(first: Sequence[str], second: Sequence[str]) -> float:
@@ -163,13 +182,57 @@ def answer_scores(
     }
 
 
-def _resample(cells: Counts, samples: int, seed: int) -> Counts:
-    """(samples, cells) counts: drawing n texts with replacement is a multinomial over the cells."""
-    total = int(cells.sum())
-    if total == 0:
-        return np.zeros((samples, len(cells)), dtype=np.int64)
-    drawn: Counts = np.random.default_rng(seed).multinomial(total, cells / total, size=samples)
-    return drawn
+def _cells_of(confusion: Counts) -> tuple[Counts, Counts, Counts]:
+    """Gold label and answer of the cells that hold texts, (cells,) each, and how many, (1, cells).
+
+    The last cell is always there: with it, a generator draws what it would over all cells.
+    """
+    holds = confusion > 0
+    holds[-1, -1] = True
+    right, said = np.nonzero(holds)
+    return right, said, confusion[right, said][None]
+
+
+def _metrics(right: Counts, said: Counts, counts: Counts, *, labels: int) -> dict[str, Floats]:
+    """Accuracy and macro F1 of each sample, (samples,).
+
+    Args:
+        right: (cells,) number of the gold label.
+        said: (cells,) number of the answer; ``labels`` is any other.
+        counts: (samples, cells) texts.
+        labels: How many there are.
+    """
+    hits = np.empty((len(counts), labels), dtype=np.int64)
+    either = np.empty_like(hits)
+    for label in range(labels):
+        is_right, is_said = right == label, said == label
+        hits[:, label] = counts[:, is_right & is_said].sum(axis=1)
+        either[:, label] = counts[:, is_right].sum(axis=1) + counts[:, is_said].sum(axis=1)
+    return {
+        "accuracy": hits.sum(axis=1) / np.maximum(1, counts.sum(axis=1)),
+        "macro_f1": mean_f1(hits, either),
+    }
+
+
+def _resampled(
+    counts: Counts,
+    metrics: Callable[[Counts], dict[str, Floats]],
+    samples: int,
+    seed: int,
+) -> dict[str, Floats]:
+    """Metrics of bootstrap samples, (samples,): n texts drawn with replacement, counted by cell.
+
+    Drawing texts is a multinomial over the cells that hold any: at most as many as texts. Some
+    samples are drawn at a time, so that memory does not grow with their number.
+    """
+    total, rng = int(counts.sum()), np.random.default_rng(seed)
+    shares = counts / max(1, total)
+    some = max(1, _DRAWN_AT_A_TIME // max(1, len(counts)))
+    parts = [
+        metrics(rng.multinomial(total, shares, size=min(some, samples - start)))
+        for start in range(0, samples, some)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def interval_of(value: float, resampled: Floats) -> Interval:

@@ -21,7 +21,7 @@ from ollama_bridge.evaluation.run import ModelScores, evaluate
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Event, NullReporter, StageFinished, StageReused
+from ollama_bridge.reporting import Event, NullReporter, Progress, StageFinished, StageReused
 
 FLOAT32 = Precision(torch.device("cpu"), torch.float32, 1)
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
@@ -71,10 +71,19 @@ def multi_turn(name: str, text: str) -> Example:
     return Example(name, messages, name, "negative")
 
 
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
 @pytest.mark.parametrize("labels", [("good", "good food", "awful"), ("we hoped", "we hope")])
 def test_long_labels_are_scored_whole(base: Checkpoint, labels: tuple[str, ...]) -> None:
     """Labels of several tokens get the log-probability of all of them and of the end token."""
     examples = [*sentiment_examples(5, name="t"), multi_turn("m", "awful service")]
+    heard = Heard()
     found = score_labels(
         load_model(base.path),
         load_tokenizer(base.path),
@@ -82,8 +91,11 @@ def test_long_labels_are_scored_whole(base: Checkpoint, labels: tuple[str, ...])
         labels,
         precision=FLOAT32,
         stage="s",
-        reporter=NullReporter(),
+        reporter=heard,
     )
+    passes = [event for event in heard.events if isinstance(event, Progress)]
+    assert len(passes) >= len(labels)
+    assert (passes[-1].done, passes[-1].total) == (6 * len(labels), 6 * len(labels))
     for row, example in enumerate(examples):
         for column, label in enumerate(labels):
             expected = -whole_answer_nll(base, with_answer(example, label))
@@ -175,14 +187,6 @@ def test_a_changed_model_alone_is_scored_again(
     base: Checkpoint, other: Checkpoint, tmp_path: Path
 ) -> None:
     """Finished models are reused by a run that was killed, and by one with another student."""
-
-    class Heard:
-        def __init__(self) -> None:
-            self.events: list[Event] = []
-
-        def emit(self, event: Event) -> None:
-            self.events.append(event)
-
     corpus = tiny_corpus(tmp_path / "corpus")
     evaluate({"teacher": base, "student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "r")
     heard = Heard()

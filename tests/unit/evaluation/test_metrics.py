@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from ollama_bridge.evaluation import metrics
 from ollama_bridge.evaluation.metrics import (
     accuracy_of,
     agreement,
     answer_scores,
     confusion_matrix,
+    interval_of,
     macro_f1_of,
     paired_difference,
     perplexity,
@@ -68,6 +71,35 @@ def test_resampling_counts_is_resampling_texts() -> None:
     low, high = np.quantile(textbook, [0.025, 0.975])
     assert ours.low == pytest.approx(low, abs=0.012)
     assert ours.high == pytest.approx(high, abs=0.012)
+
+
+def test_empty_cells_and_parts_change_no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are those of one multinomial over every cell that labels could make up."""
+    chooser = np.random.default_rng(5)
+    gold = chooser.choice(LABELS, size=60).tolist()
+    said = [g if chooser.random() < 0.7 else "else" for g in gold]
+    matrix = confusion_matrix(gold, said, LABELS)
+    drawn = np.random.default_rng(0).multinomial(60, matrix.ravel() / 60, size=200)
+    values = [macro_f1_of(counts.reshape(matrix.shape)) for counts in drawn]
+    found = score(gold, said, LABELS, bootstrap_samples=200)
+    assert found.macro_f1 == interval_of(macro_f1_of(matrix), np.array(values))
+    monkeypatch.setattr(metrics, "_DRAWN_AT_A_TIME", 50)
+    in_parts = score(gold, said, LABELS, bootstrap_samples=200)
+    assert in_parts.macro_f1 == found.macro_f1
+    assert in_parts.accuracy == found.accuracy
+
+
+def test_many_labels_need_little_memory() -> None:
+    """Memory goes by the texts: 400 labels make up 64 million triples, 200 texts are as many."""
+    labels = [f"label {number}" for number in range(400)]
+    gold = np.random.default_rng(2).choice(labels, size=200).tolist()
+    tracemalloc.start()
+    found = paired_difference(gold, gold, gold[::-1], labels, bootstrap_samples=200)
+    score(gold, gold[::-1], labels, bootstrap_samples=200)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found["accuracy"].value > 0.9
+    assert peak_bytes < 16e6
 
 
 @settings(max_examples=30)
