@@ -36,8 +36,8 @@ def canonical_json(value: JSONValue) -> str:
 
 
 def digest_text(text: str) -> str:
-    """sha256 of a text, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 of a text, in hex. Half a surrogate pair has one, too."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def digest_file(path: Path) -> str:
@@ -55,12 +55,14 @@ def digest_files(paths: Sequence[Path]) -> list[str]:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old text or the new one, never half of it.
 
+    Half a surrogate pair, which a server's JSON may hold and UTF-8 cannot, becomes a ``?``.
+
     Raises:
         DiskFullError: there is no room; the old file is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
+        with temporary.open("w", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -80,6 +82,13 @@ def write_json_lines_atomic(path: Path, values: Iterable[JSONValue]) -> None:
     """Write a value a line, see :func:`write_text_atomic`."""
     lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     write_text_atomic(path, "".join(lines))
+
+
+def read_json_lines(path: Path) -> list[JSONValue]:
+    """What :func:`write_json_lines_atomic` wrote."""
+    # Not splitlines(): a text may hold U+2028 and its like.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def raise_if_disk_full(exc: OSError, path: Path) -> None:

@@ -96,9 +96,12 @@ def parse_message(item: object, *, where: str) -> Message:
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
-    """Write examples as JSONL; returns how many."""
+    """Write examples as JSONL; returns how many.
+
+    Half a surrogate pair, which a teacher's answer may hold and UTF-8 cannot, becomes a ``?``.
+    """
     count = 0
-    with path.open("w", encoding="utf-8") as stream:
+    with path.open("w", encoding="utf-8", errors="replace") as stream:
         for example in examples:
             stream.write(example.to_json() + "\n")
             count += 1

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work, digest_text
+from ollama_bridge.artifacts import (
+    Artifact,
+    Checkpoint,
+    Corpus,
+    EvalReport,
+    Work,
+    digest_text,
+    read_json_lines,
+)
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError
@@ -34,8 +41,7 @@ class ModelScores(Artifact):
 
     def predictions(self) -> list[dict[str, str]]:
         """Records with id, gold and prediction, in the order of the test split."""
-        text = (self.path / "predictions.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_json_lines(self.path / "predictions.jsonl")
 
 
 def evaluate(

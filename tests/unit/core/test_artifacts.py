@@ -11,9 +11,17 @@ from pathlib import Path
 import pytest
 
 from ollama_bridge import artifacts
-from ollama_bridge.artifacts import Corpus, Work, write_text_atomic
+from ollama_bridge.artifacts import (
+    Corpus,
+    Work,
+    digest_text,
+    read_json_lines,
+    write_json_lines_atomic,
+    write_text_atomic,
+)
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
 
 
 def work(lr: float = 1.0) -> Work:
@@ -146,6 +154,23 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\u0085b", "a\x1cb", "a\r\nb", ""])
+def test_json_lines_are_read_as_written(tmp_path: Path, text: str) -> None:
+    """What parts lines elsewhere is a character like others inside a text."""
+    write_json_lines_atomic(tmp_path / "a.jsonl", [{"said": text}, {"said": "b"}])
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"said": text}, {"said": "b"}]
+
+
+def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:
+    """A server's JSON may spell what UTF-8 cannot; that is no reason to lose the other answers."""
+    write_json_lines_atomic(tmp_path / "a.jsonl", [{"said": json.loads('"so \\ud83d"')}])
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"said": "so ?"}]
+    assert digest_text("so \ud83d") != digest_text("so ?")
+    example = Example("a", (Message("user", "q"), Message("assistant", "so \ud83d")), "a")
+    write_examples(tmp_path / "b.jsonl", [example])
+    assert [one.messages[-1].content for one in read_examples(tmp_path / "b.jsonl")] == ["so ?"]
 
 
 def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:

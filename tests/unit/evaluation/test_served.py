@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
 
-from ollama_bridge.artifacts import Corpus
+from ollama_bridge.artifacts import Corpus, read_json_lines
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, ModelNotFoundError
 from ollama_bridge.evaluation.report import read_markdown
@@ -107,6 +107,25 @@ def test_answers_count_word_for_word(corpus: Corpus, tmp_path: Path) -> None:
     assert ratios["prompt_tokens_per_s"] == ratios["generated_tokens_per_s"] == 2
     assert (ratios["size_bytes"], ratios["memory_bytes"]) == (0.5, 0.25)
     assert "generated tokens/s" in read_markdown(report)
+
+
+def test_answers_may_hold_any_character(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a surrogate pair and a line separator are wrong answers, and a finished report."""
+    client = FakeClient()
+    answer = client.chat
+
+    def chat(model: str, messages: Any, *, options: Any) -> Any:
+        reply = answer(model, messages, options=options)
+        return reply and SimpleNamespace(**{**vars(reply), "text": "posi\u2028\ud83d"})
+
+    monkeypatch.setattr(client, "chat", chat)
+    report = evaluate_served(
+        TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
+    )
+    said = read_json_lines(report.path / "predictions.jsonl")
+    assert {row["student"] for row in said} == {"posi\u2028?"}
 
 
 def test_the_tag_has_to_bring_its_system_prompt(corpus: Corpus, tmp_path: Path) -> None:
