@@ -25,6 +25,7 @@ from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
+from ollama_bridge.run_folder import hold_run, run_dir_of
 
 EVENTS_NAME = "events.jsonl"
 
@@ -48,11 +49,6 @@ class BuildResult:
     models: tuple[RegisteredModel, ...]
 
 
-def run_dir_of(recipe: Recipe, out_dir: Path | None = None) -> Path:
-    """Where a recipe's artefacts go: ``out_dir``, else ``runs/NAME`` in our home folder."""
-    return (out_dir or home_dir() / "runs" / recipe.name).absolute()
-
-
 def build(
     recipe: Recipe,
     *,
@@ -73,7 +69,7 @@ def build(
     """
     require_training_extra()
     run_dir = run_dir_of(recipe, out_dir)
-    with JSONLReporter(run_dir / EVENTS_NAME) as events:
+    with hold_run(run_dir), JSONLReporter(run_dir / EVENTS_NAME) as events:
         tee = TeeReporter(events, reporter or NullReporter())
         daemon = ensure_daemon(reporter=tee, host=host)
         with Client(daemon.host) as client:

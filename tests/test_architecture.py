@@ -54,7 +54,9 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
-    frozenset({"registration", "verification", "provenance", "export", "packaged_teacher"}),
+    frozenset(
+        {"registration", "verification", "provenance", "export", "packaged_teacher", "run_folder"}
+    ),
     frozenset({"pipeline", "card", "replica"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"packaging"}),
