@@ -41,10 +41,25 @@ def export(
     target = Target(kl_nats=section.budget_nats, size_bytes=size_bytes)
     out_dir = run_dir / "student-budget"
     gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
-    yield f"{section.tag}:budget", gguf
+    yield _budget_tag_of(recipe), gguf
 
 
 def tag_of(recipe: Recipe, gguf_type: str) -> str:
     """The tag of one GGUF type: ``latest`` for the recipe's first, else the type's own name."""
     first = gguf_type == recipe.export.types[0]
     return f"{recipe.export.tag}:{'latest' if first else gguf_type}"
+
+
+def tags_of(recipe: Recipe) -> tuple[str, ...]:
+    """Every tag that a build may register."""
+    of_types = [tag_of(recipe, gguf_type) for gguf_type in recipe.export.types]
+    return (*of_types, _budget_tag_of(recipe), teacher_tag_of(recipe))
+
+
+def teacher_tag_of(recipe: Recipe) -> str:
+    """The tag of the teacher, as its student is held against it."""
+    return f"{recipe.export.tag}:teacher"
+
+
+def _budget_tag_of(recipe: Recipe) -> str:
+    return f"{recipe.export.tag}:budget"

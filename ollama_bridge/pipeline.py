@@ -23,6 +23,7 @@ from ollama_bridge.config import DistillSection, Recipe
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.extras import require_training_extra
+from ollama_bridge.modelfile import check_tag
 from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run, run_dir_of
@@ -68,6 +69,10 @@ def build(
         OllamaBridgeError: what went wrong and what to do; finished stages are kept.
     """
     require_training_extra()
+    from ollama_bridge.export import tags_of
+
+    for tag in tags_of(recipe):
+        check_tag(tag)
     run_dir = run_dir_of(recipe, out_dir)
     with hold_run(run_dir), JSONLReporter(run_dir / EVENTS_NAME) as events:
         tee = TeeReporter(events, reporter or NullReporter())
@@ -331,10 +336,11 @@ class _Build:
         behind an API.
         """
         from ollama_bridge.conversion import convert
+        from ollama_bridge.export import teacher_tag_of
         from ollama_bridge.models.reference_values import with_reference_values
 
         system, section = self.recipe.task.system, self.recipe.teacher
-        tag = f"{self.recipe.export.tag}:teacher"
+        tag = teacher_tag_of(self.recipe)
         if teacher is None:
             if section.base_url is not None:
                 return None

@@ -1,22 +1,43 @@
-"""The folder of a run: where it is, and that one process builds in it."""
+"""The folder of a run: where it is, whose data it is of, and that one process builds in it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ollama_bridge.artifacts import digest_text, raise_if_disk_full, write_json_atomic
 from ollama_bridge.assets import home_dir
 from ollama_bridge.drafts import locked
+from ollama_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from ollama_bridge.config import Recipe
+
+_ORIGIN_NAME = "origin.json"
+_NAME_CHARS = 32
 
 
 def run_dir_of(recipe: Recipe, out_dir: Path | None = None) -> Path:
     """Where a recipe's artefacts go: ``out_dir``, else ``runs/NAME`` in our home folder."""
     return (out_dir or home_dir() / "runs" / recipe.name).absolute()
+
+
+def name_of_data(path: Path) -> str:
+    """What a run and its tag are called after a data file: small letters, digits and hyphens.
+
+    A digest of its path stands for what these cannot say, and for the rest of a long name.
+    """
+    stem = path.stem.lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
+    says_all = not any(character.isalnum() and not character.isascii() for character in stem)
+    if slug and says_all and len(slug) <= _NAME_CHARS:
+        return slug
+    kept = slug[:_NAME_CHARS].rstrip("-") or "data"
+    return f"{kept}-{digest_text(str(path.resolve()))[:6]}"
 
 
 @contextlib.contextmanager
@@ -27,7 +48,30 @@ def hold_run(
 
     Raises:
         ArtifactError: another process builds there.
+        DiskFullError: no room.
     """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with locked(run_dir / ".run.lock", run_dir, hint=hint):
+            yield
+    except OSError as exc:
+        raise_if_disk_full(exc, run_dir)
+        raise
+
+
+def note_origin(run_dir: Path, data: Path) -> None:
+    """Write down after which data file a run is called.
+
+    Raises:
+        ConfigError: it is the run of another file, which is still there.
+    """
+    path = run_dir / _ORIGIN_NAME
+    if path.exists():
+        other = Path(json.loads(path.read_text(encoding="utf-8"))["data"])
+        if other.exists() and not other.samefile(data):
+            raise ConfigError(
+                f"{run_dir} is the run of {other}; {data} would replace what was made of it",
+                hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG",
+            )
     run_dir.mkdir(parents=True, exist_ok=True)
-    with locked(run_dir / ".run.lock", run_dir, hint=hint):
-        yield
+    write_json_atomic(path, {"data": str(data.absolute())})

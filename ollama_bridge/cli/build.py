@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +36,7 @@ def build(
     """Build a recipe: tune, distil, evaluate, convert, register and prove.
 
     Run it again to go on after an interruption; finished stages are found done.
+    With --data, run and tag are named after the file; another file of the same name is refused.
 
     Examples:
       ollama-bridge build sentiment-quick
@@ -48,7 +48,10 @@ def build(
     )
     from ollama_bridge import pipeline
     from ollama_bridge.evaluation.report import read_markdown
+    from ollama_bridge.run_folder import note_origin, run_dir_of
 
+    if data is not None and out is None:
+        note_origin(run_dir_of(loaded), data)
     with shown(quiet=quiet, tensorboard=tensorboard) as reporter:
         result = pipeline.build(loaded, out_dir=out, host=host, reporter=reporter)
     if as_json:
@@ -83,14 +86,15 @@ def recipe_with_data(
 ) -> Recipe:
     """Load a recipe and point it at the user's own data and tag.
 
-    With data of the user's, run and tag are named after the file too, so that the recipe's own
-    model is not replaced.
+    With data of the user's, run and tag are named after the file too (``name_of_data``), so that
+    the recipe's own model is not replaced.
 
     Raises:
         ConfigError: the file does not exist, or options that need ``--data`` come without it.
         RecipeError: problems of the recipe.
     """
     from ollama_bridge.config import load_recipe
+    from ollama_bridge.run_folder import name_of_data
 
     changes: list[str] = []
     if data is None:
@@ -114,7 +118,7 @@ def recipe_with_data(
         changes.append(f"export.tag={_quoted(tag)}")
     recipe = load_recipe(name, overrides=[*changes, *overrides])
     if data is not None:
-        slug = re.sub(r"[^a-z0-9]+", "-", data.stem.lower()).strip("-") or "data"
+        slug = name_of_data(data)
         update: dict[str, Any] = {"name": f"{recipe.name}-{slug}"}
         if tag is None and not any(change.startswith("export.tag=") for change in overrides):
             export = recipe.export.model_copy(update={"tag": f"{recipe.export.tag}-{slug}"})

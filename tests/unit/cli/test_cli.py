@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from ollama_bridge import cli
 from ollama_bridge.__main__ import main as start
+from ollama_bridge.assets import home_dir
 from ollama_bridge.errors import DaemonUnreachableError
+from ollama_bridge.run_folder import note_origin
 
 runner = CliRunner()
 
@@ -110,6 +112,18 @@ def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
     assert recipe.export.tag == "review-sentiment-quick-my-reviews"
     assert recipe.data.source == "table"
     assert recipe.data.label_col == "mood"
+
+
+def test_run_of_another_file_is_not_replaced(tmp_path: Path) -> None:
+    """A second file of the same name is refused, before a daemon is asked for anything."""
+    files = [tmp_path / folder / "train.csv" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("text,label\nfine,positive\n")
+    note_origin(home_dir() / "runs" / "sentiment-quick-train", files[0])
+    done = command("build", "sentiment-quick", "--data", str(files[1]))
+    assert done.returncode == 2
+    assert f"is the run of {files[0]}" in done.stderr
 
 
 def test_messages_file_is_recognised(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run belongs to one build at a time."""
+"""A run belongs to one build at a time, and to one data file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.stops import disk_full_from
 from typer.testing import CliRunner
 
 from ollama_bridge import cli, pipeline
 from ollama_bridge.config import Recipe, parse_recipe
-from ollama_bridge.errors import ArtifactError
-from ollama_bridge.run_folder import hold_run
+from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
+from ollama_bridge.run_folder import hold_run, name_of_data, note_origin
 
 RECIPE: dict[str, Any] = {
     "name": "mine",
@@ -35,6 +36,14 @@ def test_second_build_of_a_run_is_refused(tmp_path: Path) -> None:
         assert not (tmp_path / "run" / pipeline.EVENTS_NAME).exists()
 
 
+def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    """Also before there is a stage, and in what no stage writes."""
+    with pytest.raises(DiskFullError), disk_full_from(0), hold_run(tmp_path / "run"):
+        pass
+    with pytest.raises(DiskFullError), hold_run(tmp_path / "run"), disk_full_from(0):
+        (tmp_path / "run" / "more").mkdir()
+
+
 def test_run_that_is_built_cannot_be_removed(tmp_path: Path) -> None:
     """`runs rm` waits for nobody, and takes nothing away from a build."""
     run_dir = tmp_path / "run"
@@ -45,3 +54,48 @@ def test_run_that_is_built_cannot_be_removed(tmp_path: Path) -> None:
     assert run_dir.is_dir()
     CliRunner().invoke(cli.app, ["runs", "rm", str(run_dir), "--yes"])
     assert not run_dir.exists()
+
+
+def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
+    """The second is refused; the first may be built again, and replaced once it is gone."""
+    first, second = tmp_path / "a" / "train.csv", tmp_path / "b" / "train.csv"
+    for path in (first, second):
+        path.parent.mkdir()
+        path.write_text("text,label\n")
+    run_dir = tmp_path / "runs" / "mine-train"
+    note_origin(run_dir, first)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    note_origin(run_dir, tmp_path / "link" / "train.csv")
+    with pytest.raises(ConfigError, match=r"is the run of .*train\.csv") as caught:
+        note_origin(run_dir, second)
+    assert "--out FOLDER --tag TAG" in (caught.value.hint or "")
+    first.unlink()
+    note_origin(run_dir, second)
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("My Reviews", "my-reviews"), ("reviews_2024", "reviews-2024"), ("a" * 32, "a" * 32)],
+)
+def test_short_names_stay_what_they_are(tmp_path: Path, stem: str, name: str) -> None:
+    """Spaces and capitals are no loss."""
+    assert name_of_data(tmp_path / f"{stem}.csv") == name
+
+
+def test_names_that_cannot_be_said_are_told_apart(tmp_path: Path) -> None:
+    """Letters beyond a-z, and names that go on and on, get a digest of the file's path."""
+    cyrillic, chinese = "\u043e\u0442\u0437\u044b\u0432\u044b", "\u8bad\u7ec3"
+    stems = [cyrillic, chinese, "a" * 72, "a" * 73, "caf\xe9", "cafe"]
+    names = [name_of_data(tmp_path / f"{stem}.csv") for stem in stems]
+    assert len(set(names)) == len(stems)
+    assert max(map(len, names)) <= 39
+    for name in names:
+        recipe_of(name=f"mine-{name}", export={"tag": f"mine-{name}"})
+
+
+def test_tags_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+    """Ollama's limit of 80 characters is no surprise at the end of a training."""
+    recipe = recipe_of(export={"tag": "m" * 81})
+    with pytest.raises(ConfigError, match="81 characters"):
+        pipeline.build(recipe, out_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
