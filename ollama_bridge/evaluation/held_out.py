@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
 
 
-def held_out_examples(corpus: Corpus, *, limit: int | None = None) -> list[Example]:
+def held_out_examples(corpus: Corpus, *, limit: int | None, by_label: bool) -> list[Example]:
     """Examples of the test split that have an answer, in the file's order.
 
     Args:
         corpus: Prepared, and where needed answered.
         limit: At most so many; chosen by the digest of their ids, for the file is sorted by source.
+        by_label: Whether labels have the same shares among the chosen as among all, so that rare
+            ones are there too.
 
     Raises:
         DataError: there are none.
@@ -29,7 +32,16 @@ def held_out_examples(corpus: Corpus, *, limit: int | None = None) -> list[Examp
         )
     if limit is None or len(examples) <= limit:
         return examples
-    chosen = set(sorted((one.id for one in examples), key=digest_text)[:limit])
+    strata = defaultdict(list)
+    for one in sorted(examples, key=lambda one: digest_text(one.id)):
+        strata[one.label if by_label else None].append(one.id)
+    # The middle of a text's share of its stratum: of any limit each stratum has its part, rounded.
+    place = {
+        name: (number + 0.5) / len(stratum)
+        for stratum in strata.values()
+        for number, name in enumerate(stratum)
+    }
+    chosen = set(sorted(place, key=lambda name: (place[name], digest_text(name)))[:limit])
     return [one for one in examples if one.id in chosen]
 
 

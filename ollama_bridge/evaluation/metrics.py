@@ -42,7 +42,7 @@ class Scores:
 
     Attributes:
         accuracy: Share of right predictions.
-        macro_f1: Mean over the labels of their F1.
+        macro_f1: Mean of the F1 of the labels that occur, as gold or as prediction.
         confusion: (labels, labels + 1); gold by prediction, the last column other answers.
     """
 
@@ -73,13 +73,16 @@ def macro_f1_of(confusion: Counts) -> float:
 
 
 def mean_f1(right: Counts | Floats, either: Counts | Floats) -> Floats:
-    """Macro F1 of each sample, (samples,); a label never seen nor said has F1 0.
+    """Macro F1 of each sample, (samples,): over the labels that are in it, seen or said.
+
+    Of the others nothing can be told: counted as 0 they would make the score one of the sample.
 
     Args:
         right: (samples, labels); how often a label was right.
         either: (samples, labels); how often it was the answer, plus how often it was given.
     """
-    result: Floats = (2 * right / np.maximum(1, either)).mean(axis=-1)
+    f1 = 2 * right / np.maximum(1, either)
+    result: Floats = f1.sum(axis=-1) / np.maximum(1, (either > 0).sum(axis=-1))
     return result
 
 

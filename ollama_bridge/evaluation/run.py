@@ -31,7 +31,8 @@ from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.reporting import Metric, NullReporter, Reporter, Timed
 
 STAGE = "evaluate"
-_VERSION = 1
+_VERSION = 2
+_SCORES_VERSION = 1
 
 
 class ModelScores(Artifact):
@@ -93,7 +94,9 @@ def evaluate(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
-        examples = held_out_examples(corpus, limit=settings.max_examples)
+        examples = held_out_examples(
+            corpus, limit=settings.max_examples, by_label=task.kind == "classify"
+        )
         scores_dir = out_dir.absolute().with_name(f"{out_dir.name}-models")
         folders = _folder_names(list(models))
         scored = {
@@ -143,7 +146,7 @@ def _score(
     work = Work(
         kind=ModelScores.kind,
         stage=f"{STAGE}-model",
-        version=_VERSION,
+        version=_SCORES_VERSION,
         inputs={"model": checkpoint.digest, "corpus": corpus.digest},
         settings=_settings_key(settings, task),
     )
@@ -211,6 +214,7 @@ def _settings_key(settings: EvaluateSection, task: TaskSection) -> dict[str, obj
         "labels": list(task.labels),
         "max_examples": settings.max_examples,
         **({"reply_tokens": settings.reply_tokens} if task.kind == "reply" else {}),
+        **({"chosen": "by label"} if settings.max_examples and task.kind == "classify" else {}),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ollama_bridge.evaluation.metrics import Floats, Interval, interval_of
+from ollama_bridge.evaluation.metrics import Floats, Interval, interval_of, mean_f1
 
 Columns = Mapping[str, np.ndarray]  # of strings or numbers
 
@@ -30,7 +30,7 @@ def metrics_of(columns: Columns, labels: Sequence[str], weights: Floats) -> dict
     """Every metric of one run, (samples,) each.
 
     ``kl`` and ``cross_entropy`` are nats a token. ``accuracy`` and ``macro_f1`` are there if there
-    are labels; a label never seen nor said has F1 0.
+    are labels.
 
     Args:
         columns: (texts,) each: ``kl``, ``nll`` (sums over the answer's tokens), ``tokens``, and for
@@ -46,12 +46,11 @@ def metrics_of(columns: Columns, labels: Sequence[str], weights: Floats) -> dict
     if labels:
         gold, said = columns["gold"], columns["said"]
         metrics["accuracy"] = weights @ (gold == said).astype(np.float64) / weights.sum(axis=1)
-        f1 = []
+        right, either = [], []
         for label in labels:
-            right = weights @ ((gold == label) & (said == label)).astype(np.float64)
-            either = weights @ ((gold == label).astype(np.float64) + (said == label))
-            f1.append(2 * right / np.maximum(1, either))
-        metrics["macro_f1"] = np.mean(f1, axis=0)
+            right.append(weights @ ((gold == label) & (said == label)).astype(np.float64))
+            either.append(weights @ ((gold == label).astype(np.float64) + (said == label)))
+        metrics["macro_f1"] = mean_f1(np.stack(right, axis=1), np.stack(either, axis=1))
     return metrics
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 STAGE = "served"
-_VERSION = 1
+_VERSION = 2
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
 
@@ -88,7 +88,7 @@ def evaluate_served(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
-        examples = held_out_examples(corpus, limit=limit)
+        examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
         with Journal(draft.path / "resume.jsonl") as journal:
             _Interview(client, tags, settings, task, thinking, journal, reporter).run(examples)
             answered = _read_journal(journal, tags, examples)

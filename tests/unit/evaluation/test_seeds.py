@@ -42,6 +42,13 @@ def test_one_seed_is_the_bootstrap_over_texts() -> None:
     assert set(metrics_of(run, (), weights)) == {"kl", "cross_entropy"}
 
 
+def test_labels_that_a_drawing_does_not_hold_cost_nothing() -> None:
+    """As in `metrics`: a run that is always right has F1 1 in every drawing."""
+    run = columns(1.0, seed=1)
+    found = metrics_of(run, (*LABELS, "c"), drawings(TEXTS, samples=50))
+    assert (found["macro_f1"] == 1).all()
+
+
 def test_a_difference_is_paired() -> None:
     """Arms that agree on most texts differ by an interval far narrower than their own ones."""
     first = columns(0.8, seed=1)
