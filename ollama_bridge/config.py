@@ -151,7 +151,7 @@ class EvaluateSection(Section):
         default=96,
         gt=0,
         description="reply: limit of an answer, thinking included, tokens; classify: of the "
-        "thinking of a served model that thinks.",
+        "thinking of a served model that thinks. A tag's own num_predict holds as well.",
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
 from ollama_bridge.config import Recipe
 from ollama_bridge.conversion import Target, convert
+from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
+from ollama_bridge.rendering import check_labels_fit
 from ollama_bridge.reporting import Reporter
 
 
@@ -50,10 +52,36 @@ def tag_of(recipe: Recipe, gguf_type: str) -> str:
     return f"{recipe.export.tag}:{'latest' if first else gguf_type}"
 
 
-def tags_of(recipe: Recipe) -> tuple[str, ...]:
-    """Every tag that a build may register."""
+def check_tags(recipe: Recipe) -> None:
+    """Check the name of every tag that a build may register.
+
+    Raises:
+        ConfigError: naming the tag and the part that is wrong.
+    """
     of_types = [tag_of(recipe, gguf_type) for gguf_type in recipe.export.types]
-    return (*of_types, _budget_tag_of(recipe), teacher_tag_of(recipe))
+    for tag in (*of_types, _budget_tag_of(recipe), teacher_tag_of(recipe)):
+        check_tag(tag)
+
+
+def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
+    """Make sure that the tags of a classifier will not cut its labels.
+
+    Args:
+        recipe: What to build.
+        start: Whose vocabulary the student has.
+
+    Raises:
+        ConfigError: ``num_predict`` is too small.
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    from ollama_bridge.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(start.path)
+    check_labels_fit(
+        recipe.modelfile,
+        recipe.task.labels,
+        lambda label: len(tokenizer(label, add_special_tokens=False)["input_ids"]),
+    )
 
 
 def teacher_tag_of(recipe: Recipe) -> str:

@@ -23,7 +23,6 @@ from ollama_bridge.config import DistillSection, Recipe
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.extras import require_training_extra
-from ollama_bridge.modelfile import check_tag
 from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run, run_dir_of
@@ -69,10 +68,9 @@ def build(
         OllamaBridgeError: what went wrong and what to do; finished stages are kept.
     """
     require_training_extra()
-    from ollama_bridge.export import tags_of
+    from ollama_bridge.export import check_tags
 
-    for tag in tags_of(recipe):
-        check_tag(tag)
+    check_tags(recipe)
     run_dir = run_dir_of(recipe, out_dir)
     with hold_run(run_dir), JSONLReporter(run_dir / EVENTS_NAME) as events:
         tee = TeeReporter(events, reporter or NullReporter())
@@ -117,6 +115,7 @@ class _Build:
         provide_teacher(self.recipe.teacher.model, self.client, self.reporter)
         corpus = self.write_answers(corpus)
         found = self.find_teacher()
+        self.check_answers(found)
         unload_all(self.client, self.reporter)
         teacher = self.tune(found, corpus)
         start = self.find_start(teacher)
@@ -162,6 +161,13 @@ class _Build:
         if not self.recipe.needs_teacher_weights:
             return None
         return self.resolve(self.recipe.teacher.model)
+
+    def check_answers(self, found: Checkpoint | None) -> None:
+        """That the tags will not cut their answers, while nothing has been trained yet."""
+        from ollama_bridge.export import check_answers_fit
+
+        start = self.find_start(None if found is None else _Teacher(found, found))
+        check_answers_fit(self.recipe, start)
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""

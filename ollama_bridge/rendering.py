@@ -8,7 +8,7 @@ the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import jinja2
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.assets import find_asset
 from ollama_bridge.config import ModelfileSection
-from ollama_bridge.errors import ModelfileError
+from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.modelfile import (
     Modelfile,
     ParameterValue,
@@ -106,6 +106,32 @@ def choose_parameters(
         if "min_p" in own:
             chosen["min_p"] = own["min_p"]
     return check_parameters({**chosen, **asked})
+
+
+def check_labels_fit(
+    settings: ModelfileSection, labels: Sequence[str], count_tokens: Callable[[str], int]
+) -> None:
+    """Make sure that ``num_predict`` lets a classifier say each of its labels, and end.
+
+    Args:
+        settings: Of the recipe.
+        labels: The answers; none: nothing is checked.
+        count_tokens: How many a label has in the student's vocabulary.
+
+    Raises:
+        ConfigError: the tag would cut its longest label.
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    limit = check_parameters(settings.parameters).get("num_predict")
+    if not labels or not isinstance(limit, int) or limit < 0:  # below 0: until the model stops
+        return
+    needed, longest = max((count_tokens(label) + 1, label) for label in labels)
+    if limit < needed:
+        raise ConfigError(
+            f"modelfile.parameters.num_predict is {limit}, but the label {longest!r} and its end "
+            f"are {needed} tokens: the tag would cut its answer",
+            hint=f"add --set modelfile.parameters.num_predict={needed}",
+        )
 
 
 def render_file(

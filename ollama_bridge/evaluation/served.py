@@ -7,6 +7,7 @@ short question that is not measured.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ from ollama_bridge.journal import Journal, JSONRecord
 from ollama_bridge.reporting import NullReporter, Progress, Reporter, StageStarted, Timed
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import Client
+    from ollama_bridge.client import Client, ModelDetails
 
 STAGE = "served"
-_VERSION = 2
+_VERSION = 3
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
+
+_Options = dict[str, float]  # of a request, by Ollama's names
 
 
 def evaluate_served(
@@ -47,8 +50,8 @@ def evaluate_served(
     """Ask tags in the daemon about the held-out texts.
 
     A classification counts what is answered word for word, at temperature 0; a reply is sampled as
-    the tag's own Modelfile says. Every answer is synced to disk as it comes, and never asked for
-    twice.
+    the tag's own Modelfile says. No tag may say more than its own ``num_predict`` lets it. Every
+    answer is synced to disk as it comes, and never asked for twice.
 
     Args:
         tags: By the name that the report gives them, such as ``teacher`` and ``student``.
@@ -66,7 +69,12 @@ def evaluate_served(
     """
     reporter = reporter or NullReporter()
     served = _find_models(client, tags)
-    thinking = _that_think(client, tags) if task.kind == "classify" else []
+    details = {name: client.show(tag) for name, tag in tags.items()}
+    thinking = _that_think(details) if task.kind == "classify" else []
+    options = {
+        name: _options(settings, task, one, thinks=name in thinking)
+        for name, one in details.items()
+    }
     limit = min(
         (one for one in (settings.max_examples, settings.served_examples) if one), default=None
     )
@@ -90,7 +98,7 @@ def evaluate_served(
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
         with Journal(draft.path / "resume.jsonl") as journal:
-            _Interview(client, tags, settings, task, thinking, journal, reporter).run(examples)
+            _Interview(client, tags, task, options, journal, reporter).run(examples)
             answered = _read_journal(journal, tags, examples)
         said = {name: one.answers for name, one in answered.items()}
         report: Report = {
@@ -135,16 +143,15 @@ class _Interview:
         self,
         client: Client,
         tags: Mapping[str, str],
-        settings: EvaluateSection,
         task: TaskSection,
-        thinking: Sequence[str],
+        options: Mapping[str, _Options],
         journal: Journal,
         reporter: Reporter,
     ) -> None:
         self._client = client
         self._tags = tags
         self._task = task
-        self._options = {name: _options(settings, task, thinks=name in thinking) for name in tags}
+        self._options = options
         self._journal = journal
         self._reporter = reporter
         self._known = {(record.get("model"), record.get("id")) for record in journal.records}
@@ -223,20 +230,30 @@ def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
     return {name: listed[full_name(tag)] for name, tag in tags.items()}
 
 
-def _that_think(client: Client, tags: Mapping[str, str]) -> list[str]:
-    return [name for name, tag in tags.items() if "thinking" in client.show(tag).capabilities]
+def _that_think(details: Mapping[str, ModelDetails]) -> list[str]:
+    return [name for name, one in details.items() if "thinking" in one.capabilities]
 
 
 def _options(
-    settings: EvaluateSection, task: TaskSection, *, thinks: bool
-) -> dict[str, float | int]:
+    settings: EvaluateSection, task: TaskSection, details: ModelDetails, *, thinks: bool
+) -> _Options:
+    own = _own_limit(details)
     if task.kind == "reply":
-        return {"num_predict": settings.reply_tokens, "seed": 0}
+        return {"num_predict": min(settings.reply_tokens, own), "seed": 0}
     # No token is shorter than a byte, so every label and its end fit.
     tokens = max(len(label.encode()) for label in task.labels) + 1
     if thinks:
         tokens += settings.reply_tokens
-    return {"temperature": 0, "num_predict": tokens, "seed": 0}
+    return {"temperature": 0, "num_predict": min(tokens, own), "seed": 0}
+
+
+def _own_limit(details: ModelDetails) -> float:
+    """Tokens after which the tag's Modelfile ends an answer; infinite where it does not."""
+    for line in details.parameters.splitlines():
+        name, _, value = line.strip().partition(" ")
+        if name == "num_predict" and int(value) > 0:
+            return int(value)
+    return math.inf
 
 
 def _read_journal(

@@ -34,6 +34,7 @@ class FakeClient:
         self.warm_ups: list[str] = []
         self.digest = "1"
         self.thinks = ""
+        self.parameters: dict[str, str] = {}
         self.options: dict[str, Mapping[str, object]] = {}
         self._breaks_after = breaks_after
 
@@ -44,7 +45,8 @@ class FakeClient:
         ]
 
     def show(self, model: str) -> Any:
-        return SimpleNamespace(capabilities=("thinking",) if model == self.thinks else ())
+        thinks = ("thinking",) if model == self.thinks else ()
+        return SimpleNamespace(capabilities=thinks, parameters=self.parameters.get(model, ""))
 
     def ps(self) -> list[Any]:
         return [
@@ -143,6 +145,19 @@ def test_a_model_that_thinks_may_do_so(corpus: Corpus, tmp_path: Path) -> None:
     word = len("positive") + 1
     assert client.options["big:teacher"]["num_predict"] == word
     assert client.options["small"]["num_predict"] == word + SETTINGS.reply_tokens
+
+
+@pytest.mark.parametrize("task", [TASK, REPLY])
+def test_no_tag_may_say_more_than_it_does_for_its_user(
+    corpus: Corpus, tmp_path: Path, task: TaskSection
+) -> None:
+    """A tag whose num_predict cuts its answers is scored on what is left of them."""
+    client = FakeClient()
+    client.parameters["small"] = 'num_predict                    3\nstop    "<|im_end|>"'
+    client.parameters["big:teacher"] = "num_predict                    -1"
+    evaluate_served(TAGS, corpus, SETTINGS, task, client=client, out_dir=tmp_path / "served")
+    assert client.options["small"]["num_predict"] == 3
+    assert client.options["big:teacher"]["num_predict"] > 3
 
 
 def test_replies_whose_right_answer_is_known_are_scored(tmp_path: Path) -> None:

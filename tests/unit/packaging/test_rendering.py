@@ -16,7 +16,13 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import ReferenceValues, ServedTemplate
-from ollama_bridge.rendering import choose_file, choose_parameters, render, render_file
+from ollama_bridge.rendering import (
+    check_labels_fit,
+    choose_file,
+    choose_parameters,
+    render,
+    render_file,
+)
 
 
 def gguf_with(reference: ReferenceValues, folder: Path) -> GGUFFile:
@@ -72,6 +78,24 @@ def test_what_is_asked_for_wins(tmp_path: Path) -> None:
     assert modelfile.parameters["top_p"] == 0.95
     assert modelfile.parameters["top_k"] == 50
     assert modelfile.parameters["stop"] == ("END",)
+
+
+def test_a_tag_has_room_for_its_labels() -> None:
+    """num_predict holds the longest label and its end, or says which value would."""
+
+    def check(parameters: dict[str, object], *labels: str) -> None:
+        check_labels_fit(ModelfileSection(parameters=parameters), labels, len)
+
+    check({"num_predict": 8}, "positiv", "good")
+    with pytest.raises(ConfigError, match="'positive' and its end are 9 tokens") as caught:
+        check({"num_predict": 8}, "positive", "good")
+    assert caught.value.hint == "add --set modelfile.parameters.num_predict=9"
+    check({"num_predict": 9}, "positive", "good")
+    check({"num_predict": -1}, "positive", "good")
+    check({}, "positive")
+    check({"num_predict": 8})
+    with pytest.raises(ModelfileError):
+        check({"num_predict": "many"}, "positive", "good")
 
 
 def test_context_is_never_longer_than_the_weights_allow() -> None:

@@ -1,0 +1,34 @@
+"""What can be known of a recipe's tags before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.trainable import tiny_base
+
+from ollama_bridge.config import Recipe, load_recipe
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.export import check_answers_fit, check_tags
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    return load_recipe("sentiment-quick", overrides=overrides)
+
+
+def test_labels_are_counted_in_the_vocabulary_of_the_student(tmp_path: Path) -> None:
+    """A recipe is refused whose tag would cut a label, and the fix that is told is one."""
+    start = tiny_base(tmp_path / "base")
+    long = ["task.labels=[positive, neither good nor bad but something in between]"]
+    with pytest.raises(ConfigError, match="the tag would cut its answer") as caught:
+        check_answers_fit(recipe_of(*long), start)
+    _, _, fix = (caught.value.hint or "").partition("--set ")
+    check_answers_fit(recipe_of(*long, fix), start)
+
+
+@pytest.mark.parametrize(("tag", "problem"), [("m" * 81, "81 characters"), ("a.b/m", "namespace")])
+def test_every_tag_is_checked(tag: str, problem: str) -> None:
+    """By Ollama's grammar, which the recipe's own pattern is a part of."""
+    check_tags(recipe_of())
+    with pytest.raises(ConfigError, match=problem):
+        check_tags(recipe_of(f"export.tag={tag}"))
