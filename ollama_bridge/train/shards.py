@@ -9,6 +9,8 @@ matrix in a way that no forward pass of it could announce.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -104,6 +106,7 @@ class ShardedWeights(Weights):
             # Gradients are summed here (`batches.Batch.whole`); gloo could not average.
             shard.set_gradient_divide_factor(1.0)
             shard.set_force_sum_reduction_for_comms(True)
+        layers[-1].register_forward_hook(_put_together_for_keys, with_kwargs=True)
         now = dict(model.named_parameters())
         self._shards = {name: now[name] for name in parameters if _is_shard(now[name])}
         # AdamW takes each number by itself, and steps plain tensors faster.
@@ -173,6 +176,26 @@ class ShardedWeights(Weights):
             hollow.load_state_dict(values, assign=True)
             layers[number] = hollow.train(layer.training)
         self._model.cpu()
+
+
+def _put_together_for_keys(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor
+) -> None:
+    """Make the last layer's keys of a shared prefix wait, in the backward pass, for its weights.
+
+    FSDP2 puts a layer together when the gradient of its output comes. Of the last layer's call for
+    the prefix, losses over the vocabulary read keys and values alone: no such gradient came, and
+    the layer had been given up behind the call for the rows. So the keys get one of 0 to hand on.
+    """
+    del layer, args
+    cache = kwargs.get("past_key_values")
+    if cache is None or not output.requires_grad:
+        return
+    number = len(cache.layers) - 1
+    if cache.get_seq_length(number) == output.shape[1]:  # nothing was there before
+        entry = cache.layers[number]
+        always = torch.ones((), dtype=torch.bool, device=output.device)
+        entry.keys = torch.where(always, entry.keys, output.sum().to(entry.keys.dtype))
 
 
 def _is_shard(value: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import commit, tiny_base, tiny_corpus
+from torch import distributed
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection
@@ -59,6 +60,14 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         (path / "generation_config.json").write_text(json.dumps(config))
 
     return commit(Checkpoint, tmp_path_factory.mktemp("talker") / "talker", build)
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """This process is a torch.distributed group, as one of torchrun's processes would be."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
 
 
 @pytest.fixture
