@@ -14,7 +14,7 @@ from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import SoftTargets, Targets
 from ollama_bridge.train import losses
 from ollama_bridge.train.live_teacher import LiveTeacher
-from ollama_bridge.train.sparse_losses import kl_sparse
+from ollama_bridge.train.sparse_losses import kl_reverse_classes, kl_sparse
 from ollama_bridge.train.split_logits import SplitLogits, split_logits, teacher_classes
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -31,6 +31,13 @@ class Comparison(Protocol):
 
         Raises:
             TrainingError: it cannot be had at this temperature, or not at all.
+        """
+
+    def kl_reverse(self, *, temperature: float) -> torch.Tensor:
+        """The reverse KL divergence, (n,).
+
+        Raises:
+            TrainingError: it cannot be had.
         """
 
     def common(self) -> Pair:
@@ -127,6 +134,9 @@ class _Hard:
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
         return losses.kl_forward(*self.common(), temperature=temperature)
 
+    def kl_reverse(self, *, temperature: float) -> torch.Tensor:
+        return losses.kl_reverse(*self.common(), temperature=temperature)
+
     def common(self) -> Pair:
         raise TrainingError("this loss needs the teacher's distributions, and there are none")
 
@@ -149,6 +159,11 @@ class _Stored:
 
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
         return losses.kl_forward(*self.common(), temperature=temperature)
+
+    def kl_reverse(self, *, temperature: float) -> torch.Tensor:
+        student, teacher = self.common()
+        has_rest = self._soft.ids.shape[1] < self._logits.shape[1]
+        return kl_reverse_classes(student, teacher, has_rest=has_rest, temperature=temperature)
 
     def common(self) -> Pair:
         """The tokens that were kept, and all others as one."""

@@ -20,6 +20,10 @@ from ollama_bridge.train.loss_terms import (
     kl_of_logprobs,
     wide,
 )
+from ollama_bridge.train.losses import kl_forward, kl_reverse
+
+# Stores write -60000 for no mass, in float16; no teacher is so sure of anything.
+_LEAST_LOGPROB = -1e4
 
 
 @functools.singledispatch
@@ -123,6 +127,52 @@ def kl_top_k(
     q = torch.log_softmax(torch.cat(classes, dim=-1) / temperature, dim=-1)
     p = torch.log_softmax(torch.cat(teacher, dim=-1) / temperature, dim=-1)
     return temperature**2 * kl_of_logprobs(p, q)
+
+
+def kl_reverse_classes(
+    student: torch.Tensor, teacher: torch.Tensor, *, has_rest: bool, temperature: float = 1.0
+) -> torch.Tensor:
+    """Reverse KL divergence over the classes of soft labels, finite also where one has no mass.
+
+    :func:`~ollama_bridge.train.losses.kl_reverse` is infinite there. But a token without mass in a
+    store only fills up a list (of a trimmed vocabulary, of a daemon that names fewer): nothing was
+    said of it alone, so it belongs to the rest, on both sides. Where the rest has no mass either,
+    the label is certain, and the reverse KL to it is infinite for every student: there the value is
+    the forward KL, which is the cross-entropy.
+
+    Args:
+        student: (N, C) logits.
+        teacher: (N, C) log-probabilities at temperature 1.
+        has_rest: Whether the last class is all other tokens.
+        temperature: T > 0.
+
+    Returns:
+        (N,) divergences >= 0.
+
+    Raises:
+        TrainingError: shapes differ, or T is not positive.
+    """
+    check_same(student, teacher, "student", "teacher")
+    empty = teacher < _LEAST_LOGPROB
+    if not empty.any():
+        return kl_reverse(student, teacher, temperature=temperature)
+    certain = empty[:, -1] if has_rest else empty.any(-1)
+    values = wide(student).new_empty(len(student))
+    values[certain] = kl_forward(student[certain], teacher[certain], temperature=temperature)
+    open_ = ~certain
+    q, p, empty = student[open_], teacher[open_], empty[open_]
+    if has_rest:
+        q, p = _into_the_rest(q, empty), p.masked_fill(empty, float("-inf"))
+    values[open_] = kl_reverse(q, p, temperature=temperature)
+    return values
+
+
+def _into_the_rest(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Sum chosen classes into the last one."""
+    rest = logits[:, :-1].masked_fill(~chosen[:, :-1], float("-inf"))
+    rest = torch.cat([rest, logits[:, -1:]], dim=-1).logsumexp(-1, keepdim=True)
+    others = logits[:, :-1].masked_fill(chosen[:, :-1], float("-inf"))
+    return torch.cat([others, rest], dim=-1)
 
 
 def kl_sampled(

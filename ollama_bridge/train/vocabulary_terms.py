@@ -16,7 +16,6 @@ from ollama_bridge.loss_sections import (
 )
 from ollama_bridge.train.losses import (
     jensen_shannon,
-    kl_reverse,
     kl_skewed_forward,
     kl_skewed_reverse,
     total_variation,
@@ -42,13 +41,15 @@ def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
         return found.cross_entropy()
     if isinstance(loss, KLForwardLoss):
         return found.kl_forward(temperature=loss.temperature)
+    if isinstance(loss, KLReverseLoss):
+        return found.kl_reverse(temperature=loss.temperature)
+    if isinstance(loss, KLSkewedLoss) and loss.direction == "reverse" and loss.alpha == 0:
+        return found.kl_reverse(temperature=loss.temperature)  # which it is, where it is infinite
     if isinstance(loss, UniversalLoss):
         return universal(*found.whole(), temperature=loss.temperature)
     student, teacher = found.common()
     at = loss.temperature
     match loss:
-        case KLReverseLoss():
-            return kl_reverse(student, teacher, temperature=at)
         case KLSkewedLoss(direction="forward"):
             return kl_skewed_forward(student, teacher, alpha=loss.alpha, temperature=at)
         case KLSkewedLoss():
