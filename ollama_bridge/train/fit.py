@@ -45,7 +45,8 @@ class Plan:
     """How a batch is computed; changes results by rounding only.
 
     Attributes:
-        micro_batch_tokens: Padded tokens at once; None: the whole batch.
+        micro_batch_tokens: Padded tokens at once; None: the whole batch, where one process computes
+            it.
         activation_checkpointing: Whether layers are computed again for the gradient.
     """
 
@@ -177,7 +178,9 @@ def forecast(
     if most > room and limit > one.tokens:  # more than was foreseen
         limit //= 2
     limit = -int(ranks.largest(-limit))
-    plan = Plan(limit if limit < share else None, bool(ranks.largest(twice)))
+    # Shares are whole examples, so one may be larger than the others: the limit holds it to size.
+    is_limited = limit < share or ranks.size > 1
+    plan = Plan(limit if is_limited else None, bool(ranks.largest(twice)))
 
     update_s = _update_s(trained, device)
     tokens = sum(map(batches.padded_tokens, batches.sorted())) / len(batches) / ranks.size

@@ -155,12 +155,12 @@ def train(
 
     with torch.random.fork_rng(), training_attention(model, longest=longest):
         model.train()
-        if saved is None:
+        if saved is None or saved.processes != ranks.size:
             needs = _forecast(model, weights, phases, batches, settings, precision, ranks)
             reporter.emit(Note(stage, "info", needs.sentence))
-            if ranks.first:
+            if saved is None and ranks.first:
                 check_disk(state_dir, needs.disk_bytes)
-            position.plan = asdict(needs.plan)
+            position.plan, position.processes = asdict(needs.plan), ranks.size
         plan = Plan(**position.plan)
         meter = Meter(stage, sum(totals), reporter, precision.device)
         torch.manual_seed(settings.seed)

@@ -38,7 +38,9 @@ class Position:
         step: Steps done in it.
         log: Records of the training log so far.
         plan: How a batch is computed (:class:`ollama_bridge.train.fit.Plan` as a mapping): decided
-            once a run, for another split adds up in another order, in the last bits.
+            once for a number of processes, for another split adds up in another order, in the last
+            bits.
+        processes: For how many it was decided.
         best: Step and validation scores of the best weights; None without an evaluation that
             counts.
         stale: Evaluations since then.
@@ -50,6 +52,7 @@ class Position:
     step: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1
     best: dict[str, Any] | None = None
     stale: int = 0
     rollouts: dict[str, Any] | None = None

@@ -58,6 +58,7 @@ def run(
     weights: int = 10,
     side_work: Sequence[SideWork] = (),
     kind: type[Weights] = Weights,
+    ranks: Ranks | None = None,
 ) -> Forecast:
     return forecast(
         step,
@@ -67,6 +68,7 @@ def run(
         weights=kind({"weight": torch.nn.Parameter(torch.zeros(weights))}, Ranks()),
         model_weights=weights,
         device=torch.device("cpu"),
+        ranks=ranks,
         side_work=side_work,
     )
 
@@ -112,6 +114,17 @@ def test_smaller_parts_are_chosen_where_the_batch_does_not_fit(
     assert found.plan == Plan(micro_batch_tokens=200)
     assert max(tokens for _, tokens, _ in step.asked) <= 200
     assert "200 of 400 tokens at once" in found.sentence
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_share_of_a_batch_is_held_to_its_size(batches: Batches) -> None:
+    """What was tried is a half, and of three examples the first of two processes has two."""
+    plan = run(Step(batches), batches, ranks=Ranks(0, 2)).plan
+    assert plan == Plan(micro_batch_tokens=200)
+    shares = [Ranks(0, 2).share(members) for members in batches.sorted()]
+    share = max(shares, key=batches.padded_tokens)
+    assert batches.padded_tokens(share) > 200
+    assert all(batches.padded_tokens(part) <= 200 for part in batches.split(share, 200))
 
 
 def test_activations_are_computed_twice_before_giving_up(

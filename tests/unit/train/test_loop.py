@@ -23,7 +23,8 @@ from ollama_bridge.train.loop import TrainingResult, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
-from ollama_bridge.train.state import STATE_NAME
+from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.state import STATE_NAME, load_position
 from ollama_bridge.train.validation import Validator
 
 
@@ -180,6 +181,26 @@ def test_forecast_changes_nothing_and_is_made_once(
     monkeypatch.setattr(loop, "forecast", lambda *_, **__: unmeasured)
     expected, _ = Run(tmp_path / "without")()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_another_number_of_processes_is_planned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits one of two processes is half of a batch; alone it has to compute all of it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Ranks, "current", lambda: Ranks(0, 2))
+        with pytest.raises(KilledError):
+            Run(tmp_path, listener=Listener(kill_at=3))()
+    position = load_position(tmp_path / STATE_NAME)
+    assert position is not None
+    assert (position.processes, position.plan["micro_batch_tokens"]) == (2, 100)
+    listener = Listener()
+    _, result = Run(tmp_path, listener=listener)()
+    assert result.plan == Plan()
+    notes = [event.message for event in listener.events if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert "GB of memory" in notes[0]
 
 
 STOPPING = {
