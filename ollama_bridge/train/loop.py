@@ -138,7 +138,8 @@ def train(
         # Weights that were mapped from a file lie at odd addresses, and that decides last bits.
         parameter.data = parameter.data.clone()
     ranks = Ranks.current()
-    ranks.copy_from_first(parameters.values())
+    # Of frozen ones too: a start that each process computed (PiSSA, a cut) differs in last bits.
+    ranks.copy_from_first(model.parameters())
     weights = Weights(parameters, ranks)
     if settings.shard_layers and ranks.size > 1:
         weights = ShardedWeights(model, parameters, ranks)

@@ -35,6 +35,7 @@ from ollama_bridge.train.layer_terms import LayerTerm
 from ollama_bridge.train.material import Material
 from ollama_bridge.train.objective import layer_targets
 from ollama_bridge.train.projections import Projections
+from ollama_bridge.train.ranks import Ranks
 
 PARTS_NAME = "student.json"
 
@@ -113,7 +114,8 @@ def cut_student(
 ) -> tuple[CausalModel, Parts]:
     """Cut a student out of a model.
 
-    What has to be measured is measured once: a resumed run finds it in ``student.json``.
+    What has to be measured is measured once, by the first process of several: a resumed run finds
+    it in ``student.json``.
 
     Args:
         model: On the CPU, with the tokens of ``material``; it may be changed.
@@ -131,29 +133,22 @@ def cut_student(
         ConfigError: more than there is, or what cannot be exported.
         ArtifactError: ``student.json`` is damaged.
     """
-    path = state_dir / PARTS_NAME
+    ranks = Ranks.current()
     total = len(model.base_model.layers)
-    if path.exists():
-        parts = Parts.read(path)
+    parts: Parts | None = None
+    if ranks.first:
+        path = state_dir / PARTS_NAME
+        if path.exists():
+            parts = Parts.read(path)
+            model = _cut(model, parts)
+        else:
+            model, parts = _first_cut(model, student, material, precision, stage, reporter)
+            if student.is_measured or parts.tokens is not None:
+                parts.write(path)
+    parts = ranks.agree(parts)  # measured twice, scores that are nearly equal may change places
+    assert parts is not None
+    if not ranks.first:
         model = _cut(model, parts)
-    else:
-        texts = calibration_texts(material.training.examples, tokens=student.calibration_tokens)
-        scores = None
-        if student.measures_layers:
-            with _measuring(model, precision):
-                scores = _layer_scores(model, student, texts, stage, reporter)
-        parts = Parts(chosen_layers(student, total, scores), scores)
-        model = _cut(model, parts)
-        if student.is_narrow:
-            with _measuring(model, precision):
-                kept = _most_active(model, student, texts)
-            parts = Parts(parts.layers, scores, kept)
-            model = narrow(model, kept)
-        if material.vocabulary is not None:
-            tokens = tuple(material.vocabulary.source_ids.tolist())
-            parts = Parts(parts.layers, scores, parts.kept, tokens)
-        if student.is_measured or parts.tokens is not None:
-            parts.write(path)
     names = ", ".join(map(str, parts.layers))
     message = f"the student has {len(parts.layers)} of {total} layers: {names}"
     reporter.emit(Note(stage, "info", message))
@@ -182,6 +177,34 @@ def chosen_layers(
     if student.layer_choice == "even":
         return even_layers(student.layers, total)
     return first_layers(student.layers, total)
+
+
+def _first_cut(
+    model: CausalModel,
+    student: StudentSection,
+    material: Material,
+    precision: Precision,
+    stage: str,
+    reporter: Reporter,
+) -> tuple[CausalModel, Parts]:
+    """The student, cut as importances say; widths are measured on the layers that were kept."""
+    texts = calibration_texts(material.training.examples, tokens=student.calibration_tokens)
+    total = len(model.base_model.layers)
+    scores = None
+    if student.measures_layers:
+        with _measuring(model, precision):
+            scores = _layer_scores(model, student, texts, stage, reporter)
+    parts = Parts(chosen_layers(student, total, scores), scores)
+    model = _cut(model, parts)
+    if student.is_narrow:
+        with _measuring(model, precision):
+            kept = _most_active(model, student, texts)
+        parts = Parts(parts.layers, scores, kept)
+        model = narrow(model, kept)
+    if material.vocabulary is not None:
+        tokens = tuple(material.vocabulary.source_ids.tolist())
+        parts = Parts(parts.layers, scores, parts.kept, tokens)
+    return model, parts
 
 
 def _cut(model: CausalModel, parts: Parts) -> CausalModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -132,6 +133,29 @@ def test_two_processes_give_the_losses_of_one(
     seen = student.facts["tokens_per_s"] * student.facts["training_s"]
     whole = expected.facts["tokens_per_s"] * expected.facts["training_s"]
     assert seen < 0.95 * whole
+
+
+@pytest.fixture(scope="module")
+def pair(
+    base: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """What each of two processes has at the end, that began with other weights."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--", str(here / "in_two_processes.py")]
+    command += [str(base.path), str(corpus.path), str(tmp_path_factory.mktemp("pair"))]
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    assert len(found) == 2
+    return found
+
+
+def test_all_processes_train_the_student_of_the_first(pair: list[dict[str, Any]]) -> None:
+    """The same parts of it, and the same weights, those that are not trained among them."""
+    assert pair[0]["layers"] == pair[1]["layers"]
+    assert pair[0]["weights"] == pair[1]["weights"]
 
 
 def test_alone_nothing_is_asked_and_nothing_changes(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What ``test_ranks`` starts in two processes: cuts and trains a student, and tells what each has.
+
+torchrun --nproc-per-node 2 -- in_two_processes.py BASE CORPUS FOLDER
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from fakes.models import build_tiny_model
+
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.config import OptimizerSection, StudentSection
+from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.precision import Precision
+from ollama_bridge.reporting import NullReporter
+from ollama_bridge.train.loop import train
+from ollama_bridge.train.material import load_material
+from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.phase import Phase
+from ollama_bridge.train.ranks import joined
+from ollama_bridge.train.student import cut_student
+
+STUDENT = StudentSection(
+    layers=2, layer_choice="influence", mlp_channels=64, calibration_tokens=200
+)
+SETTINGS = OptimizerSection(batch_tokens=400, epochs=0.5, dtype="float32")
+
+
+def digest(model: CausalModel) -> str:
+    """Of all weights."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode() + value.float().numpy().tobytes())
+    return found.hexdigest()
+
+
+def main(base: Path, corpus: Corpus, folder: Path) -> None:
+    """Each process begins with other weights, as where it computed them by itself."""
+    with joined() as ranks:
+        material = load_material(base, corpus, SETTINGS, stage="test", reporter=NullReporter())
+        precision = Precision(torch.device("cpu"), torch.float32, torch.get_num_threads())
+        student, parts = cut_student(
+            build_tiny_model(layers=4, seed=ranks.rank),
+            STUDENT,
+            material,
+            precision=precision,
+            state_dir=folder,
+            stage="test",
+            reporter=NullReporter(),
+        )
+        student.get_input_embeddings().requires_grad_(False)
+        student.model.norm.weight.requires_grad_(False)
+        student.model.norm.bfloat16()  # what is frozen may be of any type
+        train(
+            student,
+            [Phase("answers", SETTINGS.epochs, SETTINGS.lr, Objective(student))],
+            material.training,
+            SETTINGS,
+            stage="test",
+            precision=precision,
+            state_dir=folder,
+            reporter=NullReporter(),
+        )
+        found = ranks.gather([{"layers": parts.layers, "weights": digest(student)}])
+        if ranks.first:
+            sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Corpus.open(Path(sys.argv[2])), Path(sys.argv[3]))
