@@ -40,9 +40,9 @@ from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import ShardedWeights, Weights
 from ollama_bridge.train.state import (
-    BEST_NAME,
     STATE_NAME,
     Position,
+    best_path,
     load_best,
     load_position,
     load_state,
@@ -143,7 +143,7 @@ def train(
     weights = Weights(parameters, ranks)
     if settings.shard_layers and ranks.size > 1:
         weights = ShardedWeights(model, parameters, ranks)
-    state_path, best_path = state_dir / STATE_NAME, state_dir / BEST_NAME
+    state_path = state_dir / STATE_NAME
     saved = ranks.agree(load_position(state_path) if ranks.first else None)
     position = saved or Position()
     totals = [phase.steps(batches) for phase in phases]
@@ -232,7 +232,7 @@ def train(
                     meter.record(step, entry)
                 if evaluated and stopping is not None:
                     if _is_best(position, entry, stopping.metric):
-                        save_best(best_path, weights)
+                        save_best(best_path(state_dir, position.step), weights)
                     if position.stale >= stopping.patience:
                         break
                 if position.step < steps and ranks.agree(saver.is_due()):
@@ -242,7 +242,7 @@ def train(
                 saver.save(position, weights, optimizer)
     if position.best is not None:
         ranks.wait()
-        load_best(best_path, weights)
+        load_best(best_path(state_dir, position.best["step"]), weights)
         reporter.emit(Note(stage, "info", f"kept the weights of step {position.best['step']}"))
     weights.put_back()
     model.eval()

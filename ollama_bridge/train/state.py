@@ -4,8 +4,9 @@
 generators; its header holds the position as JSON. It replaces its predecessor in one rename, so a
 kill leaves the old state or the new one. No pickle.
 
-``resume-best.safetensors`` holds the best weights so far, where they are asked for. It may be ahead
-of the state: a resumed run comes to the same evaluation again and writes the same bytes.
+``resume-best-STEP.safetensors`` holds the best weights so far, where they are asked for. It may be
+ahead of the state: a resumed run comes to that evaluation again, and where other bits decide it
+otherwise (on a GPU, in another number of processes), the weights that the state names are there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.train.shards import Weights
 
 STATE_NAME = "resume.safetensors"
-BEST_NAME = "resume-best.safetensors"
+_BEST_NAME = "resume-best-{}.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -58,6 +59,16 @@ class Position:
     rollouts: dict[str, Any] | None = None
 
 
+def best_path(folder: Path, step: int) -> Path:
+    """Where the weights of an evaluation are kept.
+
+    Args:
+        folder: Of the state.
+        step: Of the phase that stops early.
+    """
+    return folder / _BEST_NAME.format(step)
+
+
 def save_state(
     path: Path,
     position: Position,
@@ -84,21 +95,35 @@ def save_state(
             tensors[f"{moment}.{name}"] = weights.gathered(name, value)
     if weights.writes:
         _write(path, tensors, {"position": json.dumps(asdict(position))})
+        _forget_others(path.parent, position)
 
 
 def save_best(path: Path, weights: Weights) -> None:
     """Write the weights alone; all processes of a run come here, and the first one writes.
 
+    Args:
+        path: :func:`best_path`, beside the state.
+        weights: To be written.
+
     Raises:
-        DiskFullError: no room; the previous ones are kept.
-        ArtifactError: the file cannot be written.
+        DiskFullError: no room; those that the state names are kept.
+        ArtifactError: the file cannot be written, or the state is damaged.
     """
     tensors = {
         name: weights.gathered(name, parameter.detach())
         for name, parameter in weights.parameters.items()
     }
     if weights.writes:
+        _forget_others(path.parent, load_position(path.parent / STATE_NAME))
         _write(path, tensors, {})
+
+
+def _forget_others(folder: Path, saved: Position | None) -> None:
+    """Remove weights that the saved state does not name."""
+    named = best_path(folder, saved.best["step"]) if saved and saved.best else None
+    for path in folder.glob(_BEST_NAME.format("*")):
+        if path != named:
+            path.unlink()
 
 
 def load_best(path: Path, weights: Weights) -> None:

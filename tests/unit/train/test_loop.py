@@ -19,12 +19,13 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Metric, Note, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast, Plan
-from ollama_bridge.train.loop import TrainingResult, train
+from ollama_bridge.train.loop import TrainingResult, Validation, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.state import STATE_NAME, load_position
+from ollama_bridge.train.shards import Weights
+from ollama_bridge.train.state import STATE_NAME, load_position, save_best
 from ollama_bridge.train.validation import Validator
 
 
@@ -63,6 +64,7 @@ class Run:
     listener: Listener = field(default_factory=Listener)
     changes: dict[str, Any] = field(default_factory=dict)
     epochs: float = 1.5
+    validate: Validation | None = None
 
     def __call__(self) -> tuple[dict[str, torch.Tensor], TrainingResult]:
         model = build_tiny_model()
@@ -85,7 +87,7 @@ class Run:
             precision=precision,
             state_dir=self.folder,
             reporter=self.listener,
-            validate=Validator(model, data, precision=precision),
+            validate=self.validate or Validator(model, data, precision=precision),
         )
         return merge_lora(adapted).state_dict(), result
 
@@ -242,6 +244,40 @@ def test_run_that_stops_early_resumes_to_the_bit(tmp_path: Path) -> None:
     assert again.log == result.log
     assert again.best == result.best
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_the_weights_of_the_best_step_are_kept_though_another_was_better_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind an evaluation that no state knew of, it comes out otherwise the next time."""
+    every_step = EarlyStoppingSection(metric="exact", patience=9, interval_epochs=0.01)
+
+    def run(folder: Path, scores: list[float]) -> tuple[dict[str, torch.Tensor], TrainingResult]:
+        folder.mkdir(exist_ok=True)
+        left = iter(scores)
+        return Run(
+            folder,
+            changes={"early_stopping": every_step},
+            validate=lambda: {"exact": next(left, 0.0)},
+        )()
+
+    def save_and_die(path: Path, weights: Weights) -> None:
+        save_best(path, weights)
+        if path.name == "resume-best-3.safetensors":
+            raise KilledError
+
+    # Of the first phase's end, and of the second's first steps.
+    expected, result = run(tmp_path / "whole", [0.0, 0.5, 0.1, 0.2])
+    assert result.best == {"step": 1, "validation": {"exact": 0.5}}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_best", save_and_die)
+        with pytest.raises(KilledError):
+            run(tmp_path / "killed", [0.0, 0.5, 0.1, 0.9])
+    found, again = run(tmp_path / "killed", [0.2])
+    assert again.best == result.best
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    kept = [path.name for path in (tmp_path / "killed").glob("resume-best*")]
+    assert kept == ["resume-best-1.safetensors"]
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
