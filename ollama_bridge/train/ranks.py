@@ -14,6 +14,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,9 @@ from ollama_bridge.reporting import NullReporter, Reporter
 
 # Elements that are summed at once: 100 MB of float32.
 _BUCKET = 25_000_000
+# The others wait while the first one measures, scores or writes, for hours with a large model.
+# torchrun sees to it that nobody waits for a dead one.
+_PATIENCE = timedelta(days=7)
 
 M = TypeVar("M")
 
@@ -195,7 +199,10 @@ def joined() -> Iterator[Ranks]:
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"attempt {attempt}", store)
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    store.set_timeout(_PATIENCE)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE
+    )
     try:
         yield Ranks.current()
     finally:

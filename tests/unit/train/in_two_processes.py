@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from fakes.models import build_tiny_model
+from torch import distributed
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.config import OptimizerSection, StudentSection
@@ -66,9 +67,15 @@ def main(base: Path, corpus: Corpus, folder: Path) -> None:
             state_dir=folder,
             reporter=NullReporter(),
         )
-        found = ranks.gather([{"layers": parts.layers, "weights": digest(student)}])
+        options = distributed.group.WORLD._get_backend(torch.device("cpu")).options
+        found = {
+            "layers": parts.layers,
+            "weights": digest(student),
+            "patience_s": options._timeout.total_seconds(),
+        }
+        both = ranks.gather([found])
         if ranks.first:
-            sys.stdout.write(json.dumps(found))
+            sys.stdout.write(json.dumps(both))
 
 
 if __name__ == "__main__":

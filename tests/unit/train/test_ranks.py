@@ -158,6 +158,11 @@ def test_all_processes_train_the_student_of_the_first(pair: list[dict[str, Any]]
     assert pair[0]["weights"] == pair[1]["weights"]
 
 
+def test_the_others_wait_as_long_as_the_first_has_work(pair: list[dict[str, Any]]) -> None:
+    """Scoring a large model alone takes longer than the half hour of torch's default."""
+    assert all(one["patience_s"] > 24 * 3600 for one in pair)
+
+
 def test_alone_nothing_is_asked_and_nothing_changes(tmp_path: Path) -> None:
     """Without torchrun there is one process that is the first, and no process group."""
     ranks = Ranks.current()
