@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,30 +85,44 @@ def _bfloat16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and bfloat16_is_faster()
 
 
-def pinned_precision(path: Path, choice: DTypeChoice = "auto") -> Precision:
+def pinned_precision(path: Path, choice: DTypeChoice = "auto", *, processes: int = 1) -> Precision:
     """Like :func:`choose_precision`, but what was chosen once for this work stays.
 
     A resumed run must compute as the interrupted one did, to the last bit: type and threads are
-    read from ``path`` if it exists (and the threads are set), and written to it otherwise.
+    read from ``path`` if it exists (and the threads are set), and written to it otherwise. Another
+    number of processes adds up in another order in any case, and keeps the type alone.
+
+    Args:
+        path: Of the file.
+        choice: As a recipe says it.
+        processes: That compute together.
 
     Raises:
         ArtifactError: the file is damaged.
     """
     precision = choose_precision(choice)
-    if not path.exists():
-        pin = {"dtype": precision.dtype_name, "threads": precision.threads}
-        write_text_atomic(path, json.dumps(pin))
-        return precision
+    if path.exists():
+        pinned, before = _read_pin(path, precision.device)
+        if before == processes:
+            if pinned.threads != torch.get_num_threads():
+                torch.set_num_threads(pinned.threads)
+            return pinned
+        precision = replace(precision, dtype=pinned.dtype)
+    pin = {"dtype": precision.dtype_name, "threads": precision.threads, "processes": processes}
+    write_text_atomic(path, json.dumps(pin))
+    return precision
+
+
+def _read_pin(path: Path, device: torch.device) -> tuple[Precision, int]:
+    """What was chosen, and for how many processes."""
     try:
         pin = json.loads(path.read_text(encoding="utf-8"))
-        pinned = Precision(precision.device, _DTYPES[pin["dtype"]], int(pin["threads"]))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as exc:
+        pinned = Precision(device, _DTYPES[pin["dtype"]], int(pin["threads"]))
+        return pinned, int(pin.get("processes", 1))
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
         raise ArtifactError(
             f"{path} is damaged: {exc!r}", hint=f"start this stage afresh: rm -r {path.parent}"
         ) from exc
-    if pinned.threads != torch.get_num_threads():
-        torch.set_num_threads(pinned.threads)
-    return pinned
 
 
 @functools.cache

@@ -150,6 +150,8 @@ def train(
     if saved is not None:
         done = sum(totals[: position.phase]) + position.step
         reporter.emit(StageStarted(stage, resumed_from=done))
+    if advice := ranks.advice_on_threads(precision):
+        reporter.emit(Note(stage, "warning", advice))
     saver = _Saver(state_path, settings.checkpoint_interval_s)
     written = [phase.on_policy for phase in phases if phase.on_policy is not None]
     longest = max([batches.longest, *(one.longest for one in written)])

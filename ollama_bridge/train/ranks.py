@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
@@ -154,6 +155,22 @@ class Ranks:
                 gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
                 start += gradient.numel()
 
+    def advice_on_threads(self, precision: Precision) -> str | None:
+        """What to say where half of the cores stay idle; None where they do not.
+
+        torchrun sets OMP_NUM_THREADS to 1 where it is not set, which cannot be told from a user's
+        choice: so that is not changed here.
+        """
+        cores = psutil.cpu_count(logical=False) or 1
+        threads = precision.threads * self.on_this_machine
+        if self.size == 1 or precision.device.type != "cpu" or 2 * threads > cores:
+            return None
+        return (
+            f"{self.on_this_machine} processes compute with {precision.threads} thread(s) each on "
+            f"{cores} cores: torchrun says 1 where OMP_NUM_THREADS is not set; start it with "
+            f"OMP_NUM_THREADS={cores // self.on_this_machine}"
+        )
+
     @contextlib.contextmanager
     def open_draft(self, out_dir: Path, work: Work) -> Iterator[Draft]:
         """Like :func:`ollama_bridge.drafts.open_draft`, which the first process alone does.
@@ -171,7 +188,9 @@ class Ranks:
 
     def pinned_precision(self, path: Path, choice: DTypeChoice) -> Precision:
         """The first process's type and threads, on each one's own device."""
-        precision = pinned_precision(path, choice) if self.first else None
+        precision = None
+        if self.first:
+            precision = pinned_precision(path, choice, processes=self.size)
         pinned = self.agree(precision)
         assert pinned is not None
         if pinned.threads != torch.get_num_threads():

@@ -73,9 +73,26 @@ def test_pinned_threads_are_set_again(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_damaged_pin_is_an_error(tmp_path: Path) -> None:
+def test_threads_are_pinned_for_a_number_of_processes(tmp_path: Path) -> None:
+    """One that goes on alone has its own threads, and not the one that torchrun gave to each."""
+    before = torch.get_num_threads()
+    path = tmp_path / "resume-precision.json"
+    torch.set_num_threads(before + 1)
+    try:
+        pinned_precision(path, "bfloat16", processes=2)
+        torch.set_num_threads(before)
+        alone = pinned_precision(path, "float32")
+        assert (alone.dtype, alone.threads) == (torch.bfloat16, before)
+        torch.set_num_threads(before + 1)
+        assert pinned_precision(path).threads == torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("text", ['{"dtype": "int4", "threads": 1}', "[]"])
+def test_damaged_pin_is_an_error(tmp_path: Path, text: str) -> None:
     """A file that cannot be read is not silently probed anew."""
     path = tmp_path / "resume-precision.json"
-    path.write_text('{"dtype": "int4", "threads": 1}')
+    path.write_text(text)
     with pytest.raises(ArtifactError, match="damaged"):
         pinned_precision(path)

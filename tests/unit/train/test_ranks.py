@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.models.precision import Precision
 from ollama_bridge.train import ranks
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.ranks import Ranks
@@ -161,6 +162,19 @@ def test_all_processes_train_the_student_of_the_first(pair: list[dict[str, Any]]
 def test_the_others_wait_as_long_as_the_first_has_work(pair: list[dict[str, Any]]) -> None:
     """Scoring a large model alone takes longer than the half hour of torch's default."""
     assert all(one["patience_s"] > 24 * 3600 for one in pair)
+
+
+def test_idle_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torchrun gave each process one thread of many, with what to set."""
+    monkeypatch.setattr(ranks.psutil, "cpu_count", lambda logical: 8)
+    one, four = (Precision(torch.device("cpu"), torch.float32, count) for count in (1, 4))
+    advice = Ranks(0, 2, 2).advice_on_threads(one)
+    assert advice is not None
+    assert "OMP_NUM_THREADS=4" in advice
+    assert Ranks(0, 2, 2).advice_on_threads(four) is None
+    assert Ranks().advice_on_threads(one) is None
+    gpu = Precision(torch.device("cuda"), torch.float32, 1)
+    assert Ranks(0, 2, 2).advice_on_threads(gpu) is None
 
 
 def test_alone_nothing_is_asked_and_nothing_changes(tmp_path: Path) -> None:
