@@ -19,7 +19,7 @@ from ollama_bridge.loss_sections import problem_of_sampled
 from ollama_bridge.quantization.file_types import FileTypeName
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.recipe_problems import apply_overrides, describe_error, unknown_keys
-from ollama_bridge.sections import Section
+from ollama_bridge.sections import Section, Seed
 from ollama_bridge.teacher_section import AskedTeacherSection
 from ollama_bridge.training_sections import (
     DistillSection,
@@ -207,7 +207,7 @@ class Recipe(Section):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     description: str
-    seed: int = 0
+    seed: Seed = 0
     task: TaskSection
     data: DataSection
     teacher: TeacherSection

@@ -14,7 +14,7 @@ from ollama_bridge.loss_sections import (
     VocabularyLoss,
     short_form,
 )
-from ollama_bridge.sections import Fraction, Section
+from ollama_bridge.sections import Fraction, Section, Seed
 
 # Of the distill section, in place of a list of losses.
 _SHORT_FORM = frozenset({"kd_weight", "temperature", "hidden_weight"})
@@ -75,7 +75,7 @@ class OptimizerSection(Section):
         "gradients and moments (FSDP2), in place of all of them. Does not change results.",
     )
     max_length: int = Field(default=512, ge=16, description="Tokens; longer examples are left out.")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class LoraSection(Section):
@@ -227,7 +227,7 @@ class SoftLabelsSection(Section):
         description="sampled: draws a position. A token that is drawn twice is kept once: of 30 "
         "about 12 are left in dialogues, fewer where the teacher is surer.",
     )
-    seed: int = Field(default=0, ge=0, description="sampled: of the draws.")
+    seed: Seed = Field(default=0, description="sampled: of the draws.")
 
     def effective(self) -> dict[str, Any]:
         """What decides the labels: the settings of the other method do not."""

@@ -72,6 +72,14 @@ def test_bad_override_is_told(override: str) -> None:
         parse_recipe(minimal(), source="x", overrides=[override])
 
 
+@pytest.mark.parametrize("key", ["seed", "teacher.tune.seed", "distill.seed", "soft_labels.seed"])
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_that_no_generator_takes_are_told(key: str, seed: int) -> None:
+    """By the recipe, and not by a generator in the middle of a build."""
+    with pytest.raises(RecipeError, match=f"{key}: Input should be"):
+        parse_recipe(minimal(), source="x", overrides=[f"{key}={seed}"])
+
+
 def test_drawn_labels_have_one_temperature() -> None:
     """Labels that are drawn at 1 cannot be learnt from at 2; said before anything is labelled."""
     drawn = ["soft_labels.method=sampled", "distill.temperature=2"]
