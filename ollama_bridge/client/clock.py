@@ -49,6 +49,7 @@ class Clock:
         self._ends_s = now_s + timeouts.total_s if ends_s is None else ends_s
         self._partial_since_s = math.inf
         self._line_limit_s = math.inf
+        self._sent_limits: dict[str, float] = {}
         self.answering = False
 
     @property
@@ -58,7 +59,8 @@ class Clock:
         wait_s = min(self._silence[1], left_s)
         # Waiting for a connection of our own is no fault of the daemon's.
         connect_s = min(self._timeouts.connect_s, left_s)
-        return {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
+        self._sent_limits = {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
+        return self._sent_limits
 
     def begin_answer(self, response: httpx.Response) -> None:
         """From now on the limit between two pieces holds; a refusal is no answer."""
@@ -66,9 +68,7 @@ class Clock:
         if self.call.patience != "files":
             self._line_limit_s = self._silence[1]
         # httpcore reads this dictionary once more, when it begins to read the body.
-        timeout = response.request.extensions.get("timeout")
-        if isinstance(timeout, dict):
-            timeout["read"] = max(0.001, min(self._silence[1], self._left_s))
+        self._sent_limits["read"] = max(0.001, min(self._silence[1], self._left_s))
 
     def check(self, *, has_lines: bool) -> None:
         """Look at the limits when a piece has come.

@@ -11,8 +11,13 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ollama_bridge.client.refusals import CHECK_ADDRESS, error_text, rejection
-from ollama_bridge.errors import ConfigError, ReplyInvalidError, RequestRejectedError
+from ollama_bridge.client.refusals import BUSY, CHECK_ADDRESS, error_text, rejection
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonBusyError,
+    ReplyInvalidError,
+    RequestRejectedError,
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,9 @@ def check_status(answer: Answer, call: Call) -> None:
         message = error_text(decode(answer.body, call))
     except ReplyInvalidError:
         shown = answer.body[:80].decode(errors="replace")
-        raise RequestRejectedError(
+        # A proxy whose daemon restarts is as busy as a daemon that says so itself.
+        kind = DaemonBusyError if answer.status_code in BUSY else RequestRejectedError
+        raise kind(
             f"the daemon answered {answer.status_code} to {call.path} and not in JSON: {shown!r}",
             status_code=answer.status_code,
             model=call.model,

@@ -1,4 +1,4 @@
-"""Cuts a stream into lines, and reads each as an event. No input or output here."""
+"""Puts what came together: whole bodies, lines, and each line as an event. No input or output."""
 
 from __future__ import annotations
 
@@ -6,9 +6,40 @@ import json
 from typing import Any
 
 from ollama_bridge.client.refusals import CHECK_ADDRESS, error_text, failure, rejection
-from ollama_bridge.errors import ReplyInvalidError
+from ollama_bridge.errors import ReplyInvalidError, StreamBrokenError
 
 _MAX_LINE_BYTES = 16 * 1024 * 1024  # far above any event; a page of a proxy has no end of line
+_MAX_BODY_BYTES = 512 * 1024 * 1024  # far above any reply, thousands of vectors included
+
+
+class Body:
+    """A whole reply, which does not fill the memory.
+
+    Args:
+        most_bytes: There may be.
+    """
+
+    def __init__(self, most_bytes: int = _MAX_BODY_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece.
+
+        Raises:
+            ReplyInvalidError: it is too much.
+        """
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        if self._bytes > self._most_bytes:
+            raise ReplyInvalidError(
+                f"the daemon sent a reply of over {self._most_bytes} bytes", hint=CHECK_ADDRESS
+            )
+
+    def whole(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
 
 
 class LineSplitter:
@@ -41,6 +72,29 @@ class LineSplitter:
             raise ReplyInvalidError(
                 f"the daemon sent a line of over {_MAX_LINE_BYTES} bytes", hint=CHECK_ADDRESS
             )
+
+
+def check_ended(lines: list[bytes]) -> list[bytes]:
+    """Let what :meth:`LineSplitter.finish` gives pass if it is no half of an event.
+
+    Raises:
+        StreamBrokenError: it is: proxies end broken streams as whole ones.
+    """
+    for line in lines:
+        if line.lstrip().startswith(b"{") and not _is_json(line):
+            raise StreamBrokenError(
+                "the answer ended in the middle of a line",
+                hint="ask again; if it goes on: ollama-bridge doctor",
+            )
+    return lines
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def parse_line(line: bytes, *, model: str | None, partial_text: str = "") -> dict[str, Any]:

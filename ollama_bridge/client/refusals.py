@@ -16,7 +16,7 @@ from ollama_bridge.errors import (
 )
 
 CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
-_BUSY = frozenset({429, 502, 503, 504})
+BUSY = frozenset({429, 502, 503, 504})
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d+).*?"n_ctx":(\d+)')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
 _UNSUPPORTED = re.compile(r"does not support|missing data required for image")
@@ -45,7 +45,7 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
     kind = RequestRejectedError
     if _UNSUPPORTED.search(shown):
         kind = UnsupportedFeatureError
-    elif status_code in _BUSY:
+    elif status_code in BUSY:
         kind = DaemonBusyError
     return kind(
         f"the daemon answered {status_code}: {shown}",

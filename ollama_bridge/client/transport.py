@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any, NoReturn
 
 import httpx
 
 from ollama_bridge.client.address import Address
 from ollama_bridge.client.clock import HTTPX_ERRORS, Clock
 from ollama_bridge.client.exchange import Answer, Call, Timeouts, check_status, decode
-from ollama_bridge.client.lines import LineSplitter
+from ollama_bridge.client.lines import Body, LineSplitter, check_ended
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import ConfigError, DaemonError
 
 
 class Transport:
@@ -37,18 +37,23 @@ class Transport:
     ) -> None:
         self.address = address
         self._timeouts = timeouts
-        self._http = http or httpx.Client(
-            headers=address.headers,
-            trust_env=_trusts_environment(address),
-            verify=_needs_certificates(address),
-            follow_redirects=False,
-            transport=transport,
-        )
-        self._headers = _prepared(self._http.headers)
+        self._headers = _prepared(address.headers if http is None else http.headers)
+        if http is None and _may_need_proxy(address):
+            http = httpx.Client(verify=_needs_certificates(address), transport=transport)
+        self._send: Callable[[httpx.Request], httpx.Response]
+        if http is None:
+            # Cookies, redirects and the like, which no daemon has, cost a tenth of a request.
+            wire = transport or httpx.HTTPTransport(
+                verify=_needs_certificates(address), trust_env=False
+            )
+            self._send, self._close = wire.handle_request, wire.close
+        else:
+            self._send, self._close = partial(http.send, stream=True), http.close
 
     def close(self) -> None:
         """Close every connection."""
-        self._http.close()
+        self._send = _refuse
+        self._close()
 
     def request(self, call: Call, ends_s: float | None = None) -> Answer:
         """A whole reply, whatever its status.
@@ -89,9 +94,11 @@ class Transport:
     def _open(self, call: Call, ends_s: float | None) -> Iterator[tuple[httpx.Response, Clock]]:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
-            with _translated(clock):
+            try:
                 request = _request(call, self.address.url, self._headers, clock)
-                response = self._http.send(request, stream=True)
+                response = self._send(request)
+            except HTTPX_ERRORS as exc:
+                raise clock.translate(exc) from exc
             try:
                 clock.begin_answer(response)
                 yield response, clock
@@ -116,18 +123,22 @@ class AsyncTransport:
     ) -> None:
         self.address = address
         self._timeouts = timeouts
-        self._http = http or httpx.AsyncClient(
-            headers=address.headers,
-            trust_env=_trusts_environment(address),
-            verify=_needs_certificates(address),
-            follow_redirects=False,
-            transport=transport,
-        )
-        self._headers = _prepared(self._http.headers)
+        self._headers = _prepared(address.headers if http is None else http.headers)
+        if http is None and _may_need_proxy(address):
+            http = httpx.AsyncClient(verify=_needs_certificates(address), transport=transport)
+        self._send: Callable[[httpx.Request], Awaitable[httpx.Response]]
+        if http is None:
+            wire = transport or httpx.AsyncHTTPTransport(
+                verify=_needs_certificates(address), trust_env=False
+            )
+            self._send, self._close = wire.handle_async_request, wire.aclose
+        else:
+            self._send, self._close = partial(http.send, stream=True), http.aclose
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        self._send = _refuse
+        await self._close()
 
     async def request(self, call: Call, ends_s: float | None = None) -> Answer:
         """A whole reply, whatever its status; see :meth:`Transport.request`."""
@@ -158,9 +169,11 @@ class AsyncTransport:
     ) -> AsyncIterator[tuple[httpx.Response, Clock]]:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
-            with _translated(clock):
+            try:
                 request = _request(call, self.address.url, self._headers, clock)
-                response = await self._http.send(request, stream=True)
+                response = await self._send(request)
+            except HTTPX_ERRORS as exc:
+                raise clock.translate(exc) from exc
             try:
                 clock.begin_answer(response)
                 yield response, clock
@@ -172,71 +185,79 @@ class AsyncTransport:
             raise
 
 
-def _pieces(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
-    pieces = response.iter_bytes()
-    while True:
-        try:
-            piece = next(pieces, None)
-        except HTTPX_ERRORS as exc:
-            raise clock.translate(exc) from exc
-        if piece is None:
-            return
-        yield piece
-
-
-async def _pieces_async(response: httpx.Response, clock: Clock) -> AsyncIterator[bytes]:
-    pieces = response.aiter_bytes()
-    while True:
-        try:
-            piece = await anext(pieces, None)
-        except HTTPX_ERRORS as exc:
-            raise clock.translate(exc) from exc
-        if piece is None:
-            return
-        yield piece
-
-
 def _whole(response: httpx.Response, clock: Clock) -> bytes:
-    found = []
-    for piece in _pieces(response, clock):
-        clock.check(has_lines=False)
-        found.append(piece)
-    return b"".join(found)
+    body = Body()
+    try:
+        for piece in _raw(response) or response.iter_bytes():
+            clock.check(has_lines=False)
+            body.add(piece)
+    except HTTPX_ERRORS as exc:
+        raise clock.translate(exc) from exc
+    return body.whole()
 
 
 async def _whole_async(response: httpx.Response, clock: Clock) -> bytes:
-    found = []
-    async for piece in _pieces_async(response, clock):
-        clock.check(has_lines=False)
-        found.append(piece)
-    return b"".join(found)
+    body = Body()
+    try:
+        async for piece in _raw_async(response) or response.aiter_bytes():
+            clock.check(has_lines=False)
+            body.add(piece)
+    except HTTPX_ERRORS as exc:
+        raise clock.translate(exc) from exc
+    return body.whole()
 
 
 def _lines(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
     splitter = LineSplitter()
-    for piece in _pieces(response, clock):
-        lines = splitter.feed(piece)
-        clock.check(has_lines=bool(lines))
-        yield from lines
-    yield from splitter.finish()
+    try:
+        for piece in _raw(response) or response.iter_bytes():
+            lines = splitter.feed(piece)
+            clock.check(has_lines=bool(lines))
+            yield from lines
+    except HTTPX_ERRORS as exc:
+        raise clock.translate(exc) from exc
+    yield from check_ended(splitter.finish())
 
 
 async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[bytes]:
     splitter = LineSplitter()
-    async for piece in _pieces_async(response, clock):
-        lines = splitter.feed(piece)
-        clock.check(has_lines=bool(lines))
-        for line in lines:
-            yield line
-    for line in splitter.finish():
+    try:
+        async for piece in _raw_async(response) or response.aiter_bytes():
+            lines = splitter.feed(piece)
+            clock.check(has_lines=bool(lines))
+            for line in lines:
+                yield line
+    except HTTPX_ERRORS as exc:
+        raise clock.translate(exc) from exc
+    for line in check_ended(splitter.finish()):
         yield line
 
 
-def _prepared(headers: httpx.Headers) -> httpx.Headers:
+def _raw(response: httpx.Response) -> httpx.SyncByteStream | None:
+    """The body as it comes, if nothing has to be decoded; httpx's way costs more a piece."""
+    stream = response.stream
+    return stream if isinstance(stream, httpx.SyncByteStream) and _is_plain(response) else None
+
+
+def _raw_async(response: httpx.Response) -> httpx.AsyncByteStream | None:
+    stream = response.stream
+    return stream if isinstance(stream, httpx.AsyncByteStream) and _is_plain(response) else None
+
+
+def _is_plain(response: httpx.Response) -> bool:
+    return all(name.lower() != b"content-encoding" for name, _ in response.headers.raw)
+
+
+def _prepared(given: Mapping[str, str]) -> httpx.Headers:
     """What every request carries; to set a header on each would cost more than to send it."""
-    found = headers.copy()
+    found = httpx.Headers({"Accept": "*/*", "User-Agent": "ollama-bridge"})
+    found.update(given)
     found.update({"Accept-Encoding": "identity", "Content-Type": "application/json"})
     return found
+
+
+def _refuse(_: httpx.Request) -> NoReturn:
+    raise ConfigError("this client is closed", hint="make a new one")
 
 
 def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) -> httpx.Request:
@@ -253,12 +274,12 @@ def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) ->
     )
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def _url(text: str) -> httpx.URL:
     return httpx.URL(text)
 
 
-def _trusts_environment(address: Address) -> bool:
+def _may_need_proxy(address: Address) -> bool:
     # A proxy between us and our own machine breaks more than it helps.
     return not address.loopback
 
@@ -266,11 +287,3 @@ def _trusts_environment(address: Address) -> bool:
 def _needs_certificates(address: Address) -> bool:
     # Over https they are always checked; to load them for plain http takes 0.1 s for nothing.
     return address.url.startswith("https:")
-
-
-@contextlib.contextmanager
-def _translated(clock: Clock) -> Iterator[None]:
-    try:
-        yield
-    except HTTPX_ERRORS as exc:
-        raise clock.translate(exc) from exc

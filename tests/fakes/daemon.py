@@ -39,6 +39,8 @@ class Fault(StrEnum):
     NOT_AN_OBJECT = "sends a line that is a list"
     ERROR_LINE = "reports an error in the middle"
     NO_DONE = "ends cleanly before the last line"
+    CUT = "ends cleanly in the middle of a character"
+    ENDLESS = "sends a line without end"
     STALL = "falls silent before the last line"
     DRIP = "sends the answer byte by byte, slowly"
 
@@ -410,6 +412,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._chunk(b"[1, 2]\n")
             case Fault.ERROR_LINE:
                 self._chunk(json.dumps({"error": CRASH}).encode() + b"\n")
+            case Fault.CUT:
+                self._chunk('{"response": "é'.encode()[:-1])
+            case Fault.ENDLESS:
+                while not self.daemon.closing.is_set():
+                    self._chunk(b"x" * (1 << 20))
             case Fault.STALL:
                 self._wait()
                 self.close_connection = True

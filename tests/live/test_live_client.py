@@ -12,6 +12,7 @@ import pytest
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import AsyncClient, Client, Done, Retries, Text, Timeouts
+from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import (
     ContextOverflowError,
@@ -250,7 +251,7 @@ def test_a_soak_loses_nothing(client: Client) -> None:
     async def run() -> None:
         async with AsyncClient(client.host, timeouts=LIMITS) as other:
             await asyncio.gather(*(ask(other) for _ in range(8)))
-            pool = other._transport._http._transport
+            pool = other._transport._send.__self__  # type: ignore[attr-defined]
             assert len(pool._pool.connections) <= 8  # type: ignore[attr-defined]
             assert len(asyncio.all_tasks()) == 1
 
@@ -258,6 +259,23 @@ def test_a_soak_loses_nothing(client: Client) -> None:
     assert len(answered) == 2000
     assert all(len({answered[n] for n in range(k, 2000, 7)}) == 1 for k in range(7))
     assert sizes[-1] - sizes[0] < 8_000_000
+
+
+def test_a_restart_between_questions_is_not_noticed(
+    ollama_binary: Path, teacher_gguf: Path, tmp_path: Path
+) -> None:
+    """A connection that was kept is dead by then: no attempt is lost to it, crash or not."""
+    with (
+        PrivateDaemon(tmp_path / "root", binary=ollama_binary) as daemon,
+        Client(daemon.host, timeouts=LIMITS, retries=NO_RETRIES) as client,
+    ):
+        register(client, teacher_gguf)
+        assert client.chat(TAG, QUESTION, options=OPTIONS).done_reason == "stop"
+        daemon.restart()
+        assert client.chat(TAG, QUESTION, options=OPTIONS).done_reason == "stop"
+        daemon.kill()
+        daemon.start()
+        assert client.chat(TAG, QUESTION, options=OPTIONS).done_reason == "stop"
 
 
 def test_crashes_in_mid_answer_are_told(

@@ -11,7 +11,8 @@ from fakes.daemon import FakeDaemon
 from ollama_bridge import errors
 from ollama_bridge.client import Retries, Timeouts
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "client.md").read_text(encoding="utf-8")
+TESTS = Path(__file__).parents[2]
+DOCUMENT = (TESTS.parent / "docs" / "client.md").read_text(encoding="utf-8")
 
 
 def test_its_example_runs(
@@ -35,6 +36,18 @@ def test_every_error_of_a_daemon_is_in_its_table() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.DaemonError)
     }
     assert named == found - {"DaemonError"}
+
+
+def test_what_can_go_wrong_names_what_there_is() -> None:
+    """Errors of ours, and tests that are there."""
+    part = DOCUMENT.partition("## What can go wrong")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    tests = "".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py"))
+    for _, gives, shown_by in rows[1:]:
+        for name in re.findall(r"`(\w+Error)`", gives):
+            assert issubclass(getattr(errors, name), errors.OllamaBridgeError)
+        assert f"def {shown_by.strip('`')}(" in tests
 
 
 def test_its_numbers_are_the_defaults() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
@@ -13,6 +14,7 @@ from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import (
     ConfigError,
+    DaemonBusyError,
     DaemonError,
     DaemonTimeoutError,
     DaemonUnreachableError,
@@ -36,6 +38,8 @@ EXPECTED: dict[Fault, type[DaemonError]] = {
     Fault.NOT_AN_OBJECT: ReplyInvalidError,
     Fault.ERROR_LINE: RunnerCrashedError,
     Fault.NO_DONE: StreamBrokenError,
+    Fault.CUT: StreamBrokenError,
+    Fault.ENDLESS: ReplyInvalidError,
     Fault.STALL: DaemonTimeoutError,
     Fault.DRIP: DaemonTimeoutError,
 }
@@ -74,7 +78,7 @@ def test_each_fault_is_one_error(
 
 def connections_in_use(client: Client | AsyncClient) -> int:
     """How many are neither idle nor closed; httpx has no public way to ask."""
-    pool: Any = client._transport._http._transport
+    pool: Any = client._transport._send.__self__  # type: ignore[attr-defined]
     return sum(not (one.is_idle() or one.is_closed()) for one in pool._pool.connections)
 
 
@@ -181,6 +185,17 @@ def test_plain_questions_fail_as_clearly(
     fake_daemon.fault = fault
     with pytest.raises(EXPECTED[fault]):
         ask(fake_daemon.host, method)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, ReplyInvalidError), (502, DaemonBusyError)])
+@pytest.mark.parametrize("method", ["chat", "version"])
+def test_a_proxy_in_between(ask: Any, method: str, status: int, kind: type[DaemonError]) -> None:
+    """Its page is no answer, whatever it says of itself; one that the daemon is behind is busy."""
+    page = httpx.Response(status, html="<html><body>Bad gateway</body></html>")
+    args = ("m", "hi") if method == "chat" else ()
+    with pytest.raises(kind) as caught:
+        ask("127.0.0.1:9", method, *args, handler=lambda _: page)
+    assert "ollama-bridge doctor" in str(caught.value.hint)
 
 
 def test_redirects_are_not_followed(fake_daemon: FakeDaemon, ask: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.client import Client, Done, Reply, Text, Thinking
-from ollama_bridge.client.lines import LineSplitter
+from ollama_bridge.client.lines import Body, LineSplitter
 from ollama_bridge.client.thinking import ThinkingSplitter
-from ollama_bridge.errors import ReplyInvalidError
+from ollama_bridge.errors import ReplyInvalidError, StreamBrokenError
 
 TAGGED = st.lists(
     st.sampled_from(["<think>", "</think>", "<", "thi", "nk>", "</", " ", "\n", "a", "é", "🙂"])
@@ -86,11 +87,33 @@ def test_lines_are_cut_alike_wherever_the_bytes_were_cut(
 
 
 def test_a_line_without_end_is_refused() -> None:
-    """A page that is no stream of lines does not fill the memory."""
-    splitter = LineSplitter()
+    """A page that is no stream of lines does not fill the memory; nor does a body without end."""
+    tracemalloc.start()
+    splitter, body = LineSplitter(), Body(most_bytes=1 << 22)
     with pytest.raises(ReplyInvalidError, match="a line of over"):
-        for _ in range(20):
-            list(splitter.feed(b"x" * (1 << 20)))
+        while True:
+            splitter.feed(bytes(1 << 20))
+    with pytest.raises(ReplyInvalidError, match="a reply of over"):
+        while True:
+            body.add(bytes(1 << 20))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 24 * (1 << 20)
+
+
+@pytest.mark.parametrize("end", [b'{"response": "a', '{"response": "é'.encode()[:-1], b"{"])
+def test_half_a_line_is_a_broken_stream(ask: Any, end: bytes) -> None:
+    """Proxies end what broke as if it were whole; a whole line without its end counts."""
+    whole = b'{"response": "Yes", "done": false}\n'
+    with pytest.raises(StreamBrokenError, match="in the middle of a line") as caught:
+        ask("127.0.0.1:9", "generate", "m", "hi", handler=answering(whole + end))
+    assert caught.value.partial_text == "Yes"
+    done = b'{"response": "", "done": true}'
+    assert ask("127.0.0.1:9", "generate", "m", "hi", handler=answering(whole + done)).text == "Yes"
+
+
+def answering(body: bytes) -> Callable[[httpx.Request], httpx.Response]:
+    return lambda _: httpx.Response(200, content=body)
 
 
 class Pieces(httpx.SyncByteStream):

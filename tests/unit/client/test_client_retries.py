@@ -40,6 +40,7 @@ def in_turn(*turns: Turn) -> Callable[[Asked], Turn]:
         Turn(fault=Fault.HANG_UP),
         Turn(fault=Fault.BUSY),
         Turn(fault=Fault.NO_DONE, pieces=[]),
+        Turn(fault=Fault.CUT, pieces=[]),
         Turn(fault=Fault.ERROR_LINE, pieces=[]),
         Turn(refusal=(502, "bad gateway")),
         Turn(refusal=(500, CRASH)),
@@ -71,6 +72,17 @@ def test_attempts_are_bounded_and_counted(ask: Any, method: str) -> None:
     with pytest.raises(DaemonBusyError) as caught:
         ask("127.0.0.1:9", method, "m", "hi", retries=SOON, handler=handler)
     assert len(asked) == caught.value.attempts == 3
+
+
+def test_a_proxy_whose_daemon_restarts_is_asked_again(ask: Any) -> None:
+    """Its 502 is a page, not JSON; then the daemon is back."""
+    pages = iter([httpx.Response(502, html="<html>Bad gateway</html>")])
+    answer = b'{"response": "Yes", "done": true}'
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return next(pages, None) or httpx.Response(200, content=answer)
+
+    assert ask("127.0.0.1:9", "generate", "m", "hi", retries=SOON, handler=handler).text == "Yes"
 
 
 def test_nobody_there_is_tried_again(ask: Any) -> None:
