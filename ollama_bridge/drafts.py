@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import platform
 import shutil
 import time
@@ -29,6 +28,7 @@ from ollama_bridge.artifacts import (
     Work,
     digest_file,
     raise_if_disk_full,
+    sync_to_disk,
     write_text_atomic,
 )
 from ollama_bridge.errors import ArtifactError
@@ -69,7 +69,7 @@ class Draft:
             created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
         write_text_atomic(self.path / MANIFEST_NAME, manifest.to_json())
-        _sync(self.path)
+        sync_to_disk(self.path)
         _move_into_place(self.path, self.out_dir)
         self.finished = manifest
         return manifest
@@ -85,7 +85,7 @@ class Draft:
             name = path.relative_to(self.path)
             if _is_working_state(name.parts[0]):
                 continue
-            _sync(path)
+            sync_to_disk(path)
             if path.is_file():
                 sha256 = digests.get(name.as_posix()) or digest_file(path)
                 files[name.as_posix()] = FileEntry(path.stat().st_size, sha256)
@@ -164,7 +164,7 @@ def _move_into_place(draft_dir: Path, out_dir: Path) -> None:
     if out_dir.exists():
         out_dir.replace(replaced)
     draft_dir.replace(out_dir)
-    _sync(out_dir.parent)
+    sync_to_disk(out_dir.parent)
     _remove(replaced)
 
 
@@ -206,15 +206,6 @@ def locked(lock_path: Path, folder: Path, *, hint: str) -> Iterator[None]:
         except BlockingIOError as exc:
             raise ArtifactError(f"another process is writing {folder}", hint=hint) from exc
         yield
-
-
-def _sync(path: Path) -> None:
-    """Bring a file's contents or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

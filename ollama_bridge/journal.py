@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.artifacts import raise_if_disk_full, sync_to_disk
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError
 
@@ -36,11 +36,14 @@ class SyncedLines:
 
     def __init__(self, path: Path, on_record: Callable[[JSONRecord, Place], None]) -> None:
         self._path = path
-        if path.exists():
+        is_new = not path.exists()
+        if not is_new:
             self._load(on_record)
         try:
             # Without a buffer: what could not be written must not be tried again at closing.
             self._stream = path.open("a+b", buffering=0)
+            if is_new:
+                sync_to_disk(path.absolute().parent)
         except OSError as exc:
             raise_if_disk_full(exc, path)
             raise
@@ -59,9 +62,14 @@ class SyncedLines:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             os.fsync(self._stream.fileno())
         except OSError as exc:
-            os.truncate(self._path, good_end)
+            os.ftruncate(self._stream.fileno(), good_end)
             raise_if_disk_full(exc, self._path)
             raise
+        if not os.fstat(self._stream.fileno()).st_nlink:
+            raise ArtifactError(
+                f"{self._path} was removed while it was written: what is in it would be lost",
+                hint="run it again",
+            )
         return good_end, len(line)
 
     def read(self, place: Place) -> JSONRecord:

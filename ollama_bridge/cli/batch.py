@@ -73,7 +73,7 @@ def batch(
     """
     from ollama_bridge.artifacts import write_text_atomic
     from ollama_bridge.client.batching import ask_all
-    from ollama_bridge.client.coordinator import GivenUp
+    from ollama_bridge.client.jobs import GivenUp
     from ollama_bridge.daemon.ensure import ensure_daemon
     from ollama_bridge.reporting import Note, Progress
 

@@ -74,6 +74,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
     ) -> None:
         address = read_address(host, api_key=api_key)
         self._timeouts = timeouts or Timeouts()
+        self._api_key = address.api_key
         self._retries = retries or Retries()
         self._thinking_opened: dict[tuple[str | None, str], bool] = {}
         self._contexts_in_use: set[tuple[str, int] | None] = set()

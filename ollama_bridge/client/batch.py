@@ -17,23 +17,18 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from ollama_bridge.artifacts import canonical_json, digest_text
+from ollama_bridge.client import health
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.batch_log import BatchLog
-from ollama_bridge.client.coordinator import (
-    BatchEvent,
-    BatchLimits,
-    C,
-    Coordinator,
-    Job,
-    Lane,
-)
+from ollama_bridge.client.coordinator import C, Coordinator, Lane
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.jobs import BatchEvent, BatchLimits, Job
 from ollama_bridge.client.records import reply_to_record
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.client.values import Reply
@@ -49,22 +44,32 @@ class Endpoint(Generic[C_co]):
     Attributes:
         name: For messages.
         open: Makes the client, inside the batch's event loop.
+        check: Asks whether it is there and still fit, without a model and by a connection of its
+            own; None: there is no such question.
     """
 
     name: str
     open: Callable[[], AbstractAsyncContextManager[C_co]]
+    check: Callable[[], Awaitable[object]] | None = None
 
 
 def daemons(
-    hosts: Sequence[str], *, timeouts: Timeouts | None = None
+    hosts: Sequence[str], *, timeouts: Timeouts | None = None, api_key: str | None = None
 ) -> list[Endpoint[AsyncClient]]:
     """Daemons by their addresses, as ``OLLAMA_HOST`` is written."""
 
     def opener(host: str) -> Callable[[], AsyncClient]:
         # What happens after a failure is the batch's to decide.
-        return lambda: AsyncClient(host, timeouts=timeouts, retries=NO_RETRIES)
+        return lambda: AsyncClient(host, timeouts=timeouts, retries=NO_RETRIES, api_key=api_key)
 
-    return [Endpoint(host, opener(host)) for host in hosts]
+    def checker(host: str) -> Callable[[], Awaitable[str]]:
+        async def check() -> str:
+            async with AsyncClient(host, api_key=api_key) as client:
+                return await client.version()
+
+        return check
+
+    return [Endpoint(host, opener(host), checker(host)) for host in hosts]
 
 
 class Asks(Protocol):
@@ -86,7 +91,9 @@ def question(call: Call, *, identity: str = "") -> Job[Asks]:
     async def run(client: Asks) -> JSONRecord:
         return reply_to_record(await client.ask(call))
 
-    return Job(digest_text(canonical_json(content)), run)
+    small = health.canary(call)
+    canary = None if small is None else (lambda client: client.ask(small))
+    return Job(digest_text(canonical_json(content)), run, canary)
 
 
 def run_batch(
@@ -162,7 +169,7 @@ async def run_batch_async(
         return
     async with contextlib.AsyncExitStack() as stack:
         lanes = [
-            Lane(endpoint.name, await stack.enter_async_context(endpoint.open()))
+            Lane(endpoint.name, await stack.enter_async_context(endpoint.open()), endpoint.check)
             for endpoint in endpoints
         ]
         coordinator = Coordinator(todo.values(), lanes, log, limits or BatchLimits())

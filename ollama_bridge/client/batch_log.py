@@ -50,6 +50,7 @@ class BatchLog(Closing):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._places: dict[str, Place] = {}
         try:
             with contextlib.ExitStack() as stack:
@@ -58,9 +59,7 @@ class BatchLog(Closing):
                 stack.callback(self._lines.close)
                 self._stack = stack.pop_all()
         except OSError as exc:
-            raise ArtifactError(
-                f"{path} cannot be written: {exc.strerror}", hint=f"mkdir -p {path.parent}"
-            ) from exc
+            raise _unwritable(path, exc) from exc
 
     def __contains__(self, key: object) -> bool:
         """Whether this work is settled."""
@@ -75,12 +74,16 @@ class BatchLog(Closing):
 
         Raises:
             DiskFullError: no room; the outcome is not in the log.
+            ArtifactError: it was removed, or cannot be written any more.
         """
         if outcome.key in self._places:
             raise AssertionError(f"{outcome.key} is settled already")
         record: JSONRecord = {"key": outcome.key, "attempts": outcome.attempts}
         record |= {"value": outcome.value} if outcome.error is None else {"error": outcome.error}
-        self._places[outcome.key] = self._lines.append(record)
+        try:
+            self._places[outcome.key] = self._lines.append(record)
+        except OSError as exc:
+            raise _unwritable(self._path, exc) from exc
 
     def read(self, key: str) -> Outcome:
         """What became of a piece of work that is settled."""
@@ -104,6 +107,12 @@ class BatchLog(Closing):
         if not isinstance(record, dict) or not isinstance(record.get("key"), str):
             raise ArtifactError("a line of it is no outcome of a batch", hint="name another file")
         self._places[record["key"]] = place
+
+
+def _unwritable(path: Path, exc: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be written: {exc.strerror}", hint=f"mkdir -p {path.parent}"
+    )
 
 
 @contextlib.contextmanager

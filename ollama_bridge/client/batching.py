@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,15 +21,17 @@ from ollama_bridge.client.batch import (
 )
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.blocking import Client
-from ollama_bridge.client.coordinator import BatchEvent, BatchLimits, GivenUp
 from ollama_bridge.client.exchange import Timeouts
+from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.client.values import Reply
-from ollama_bridge.errors import ConfigError, DaemonUnreachableError, ModelNotFoundError
+from ollama_bridge.client.values import ModelSummary, Reply
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError, ModelNotFoundError
 
 Concurrency = int | Literal["auto"]
+
+_SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def ask_all(
     concurrency: Concurrency = "auto",
     attempts: int = 3,
     timeouts: Timeouts | None = None,
+    api_key: str | None = None,
 ) -> Generator[Answered | GivenUp, None, None]:
     """Answer every request; gives what the log has first, then each as it is settled.
 
@@ -71,6 +75,7 @@ def ask_all(
         concurrency: Requests at a time, a daemon; ``auto``: found by trying.
         attempts: Of each request.
         timeouts: Of each request.
+        api_key: For all daemons; None: ``OLLAMA_API_KEY``.
 
     Raises:
         ConfigError: a request that is none (with its number), or a model that is another one on
@@ -79,7 +84,7 @@ def ask_all(
         ArtifactError: another process writes the log, or it is damaged.
         DaemonError: no daemon is left; what was settled is kept.
     """
-    plan = _Plan(requests, hosts, concurrency, attempts)
+    plan = _Plan(requests, hosts, concurrency, attempts, api_key)
     with BatchLog(log_path) as log:
         yield from plan.before(log)
         for event in run_batch(plan.jobs, plan.endpoints(timeouts), log, plan.limits):
@@ -94,9 +99,10 @@ async def ask_all_async(
     concurrency: Concurrency = "auto",
     attempts: int = 3,
     timeouts: Timeouts | None = None,
+    api_key: str | None = None,
 ) -> AsyncGenerator[Answered | GivenUp, None]:
     """:func:`ask_all` for asyncio."""
-    plan = await asyncio.to_thread(_Plan, requests, hosts, concurrency, attempts)
+    plan = await asyncio.to_thread(_Plan, requests, hosts, concurrency, attempts, api_key)
     with BatchLog(log_path) as log:
         for answered in plan.before(log):
             yield answered
@@ -116,6 +122,7 @@ class _Plan:
         hosts: Sequence[str],
         concurrency: Concurrency,
         attempts: int,
+        api_key: str | None,
     ) -> None:
         if concurrency != "auto" and concurrency < 1:
             raise ConfigError(f"concurrency is {concurrency}", hint="write auto, or 1 or more")
@@ -128,8 +135,12 @@ class _Plan:
                 encode_body(calls[-1].json or {})
             except ConfigError as error:
                 raise ConfigError(f"request {number}: {error.message}", hint=error.hint) from error
-        self._addresses = [read_address(host).url for host in hosts or (None,)]
-        digests = _digests({str(call.model) for call in calls}, self._addresses) if calls else {}
+        urls = [read_address(host, api_key=api_key).url for host in hosts or (None,)]
+        self._addresses = list(dict.fromkeys(urls))
+        self._api_key = api_key
+        models = {str(call.model) for call in calls}
+        digests, self._away = _digests(models, self._addresses, api_key) if calls else ({}, {})
+        self._digests = digests
         self.jobs = [question(call, identity=digests[str(call.model)]) for call in calls]
         self.limits = BatchLimits(None if concurrency == "auto" else concurrency, attempts)
         self._places: dict[str, list[int]] = {}
@@ -137,11 +148,16 @@ class _Plan:
             self._places.setdefault(job.key, []).append(index)
 
     def endpoints(self, timeouts: Timeouts | None) -> list[Endpoint[AsyncClient]]:
-        """The daemons."""
-        return daemons(self._addresses, timeouts=timeouts)
+        """The daemons whose models are known."""
+        there = [address for address in self._addresses if address not in self._away]
+        return [
+            replace(one, check=partial(_check, one.name, self._digests, self._api_key))
+            for one in daemons(there, timeouts=timeouts, api_key=self._api_key)
+        ]
 
-    def before(self, log: BatchLog) -> Iterator[Answered]:
-        """What was settled in an earlier run."""
+    def before(self, log: BatchLog) -> Iterator[Answered | GivenUp]:
+        """What was settled in an earlier run, and who takes no part."""
+        yield from (GivenUp(address, error) for address, error in self._away.items())
         for key in self._places:
             if key in log:
                 yield from self._answered(log.read(key))
@@ -154,36 +170,69 @@ class _Plan:
             yield from self._answered(event)
 
     def _answered(self, outcome: Outcome) -> Iterator[Answered]:
-        reply = None if outcome.value is None else reply_from_record(outcome.value)
+        reply = None
+        if outcome.value is not None:
+            try:
+                reply = reply_from_record(outcome.value)
+            except (KeyError, TypeError, ValueError, AttributeError) as exc:
+                raise ArtifactError(
+                    f"the log has an answer that is none (request {self._places[outcome.key][0]})",
+                    hint="name another log, or remove that line from it",
+                ) from exc
         for index in self._places[outcome.key]:
             yield Answered(index, reply, outcome.error, outcome.attempts)
 
 
-def _digests(models: set[str], addresses: Sequence[str]) -> Mapping[str, str]:
-    """What each model is, so that another one under its name is asked anew."""
+def _digests(
+    models: set[str], addresses: Sequence[str], api_key: str | None
+) -> tuple[Mapping[str, str], Mapping[str, DaemonError]]:
+    """What each model is, so that another one under its name is asked anew; and who is not fit.
+
+    A daemon that does not say which models it has gets no work: they might be others.
+    """
     found: dict[str, str] = {}
-    away: list[DaemonUnreachableError] = []
+    away: dict[str, DaemonError] = {}
     for address in addresses:
         try:
-            with Client(address) as client:
-                there = {one.name: one.digest for one in client.list()}
-        except DaemonUnreachableError as error:  # the others do its work; the batch tells it
-            away.append(error)
+            with Client(address, timeouts=_SOON, api_key=api_key) as client:
+                there = client.list()
+        except DaemonError as error:  # the others do its work
+            away[address] = error
             if len(away) == len(addresses):
                 raise
             continue
         for model in models:
-            name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
-            if name not in there:
-                raise ModelNotFoundError(
-                    f"the daemon at {address} has no model {model!r}",
-                    status_code=404,
-                    hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
-                    model=model,
-                )
-            if found.setdefault(model, there[name]) != there[name]:
+            digest = _digest(model, there, address)
+            if found.setdefault(model, digest) != digest:
                 raise ConfigError(
-                    f"{model!r} is another model at {address} than at {addresses[0]}",
+                    f"{model!r} is another model at {address} than at the daemons before",
                     hint="pull or copy the same one to every daemon",
                 )
-    return found
+    return found, away
+
+
+async def _check(address: str, digests: Mapping[str, str], api_key: str | None) -> None:
+    """Whether a daemon is there and has the same models still."""
+    async with AsyncClient(address, timeouts=_SOON, api_key=api_key) as client:
+        there = await client.list()
+    for model, digest in digests.items():
+        if _digest(model, there, address) != digest:
+            raise ModelNotFoundError(
+                f"{model!r} is another model at {address} than when the batch began",
+                status_code=404,
+                hint="run it again: what the new one has not answered is asked anew",
+                model=model,
+            )
+
+
+def _digest(model: str, there: Sequence[ModelSummary], address: str) -> str:
+    name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
+    for one in there:
+        if one.name == name:
+            return one.digest
+    raise ModelNotFoundError(
+        f"the daemon at {address} has no model {model!r}",
+        status_code=404,
+        hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
+        model=model,
+    )

@@ -10,6 +10,11 @@ Whose fault a failure is decides what happens:
   last attempt it is set aside with its error.
 - surely the job's (its prompt does not fit): set aside at once.
 
+An endpoint that failed gets no job before it has answered a canary (``health``): one token, within
+a limit of its own. One that accepts and is silent is found by its silence: where nothing was
+settled for ``quiet_s`` it is asked, without a model, whether it is there; if it does not say so its
+jobs are taken away from it.
+
 Jobs are set aside for good only when their endpoint did something well afterwards: one that fails
 job after job is given up, and costs no job.
 """
@@ -22,104 +27,65 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import httpx
-
+from ollama_bridge.client import health
 from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.pacing import Pace
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
     DaemonError,
     DaemonTimeoutError,
-    DaemonUnreachableError,
     DataError,
-    ModelNotFoundError,
-    OllamaBridgeError,
     RequestRejectedError,
 )
 from ollama_bridge.journal import JSONRecord
 
 C = TypeVar("C")
-C_contra = TypeVar("C_contra", contravariant=True)
 
 _LONGEST_PAUSE_S = 8.0
-_BUSY = frozenset({429, 503})
-_FORBIDDEN = frozenset({401, 403})
+_CANARY_ROWS = 3  # a canary may take as long as so many of the slowest row
 
 
-@dataclass(frozen=True)
-class Job(Generic[C_contra]):
-    """One piece of work.
-
-    Attributes:
-        key: Decided by the content; jobs of one key are one.
-        run: Asks; gives what JSON can carry.
-    """
-
-    key: str
-    run: Callable[[C_contra], Awaitable[JSONRecord]]
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """Bounds of a batch. They do not change what an answer says.
-
-    Attributes:
-        in_flight: Jobs at a time, an endpoint; None: found by trying (``pacing``).
-        attempts: Of one job.
-        failures_in_a_row: After so many an endpoint is given up; one crash that takes along all
-            that was in flight counts once.
-        outage_s: An endpoint that was silent for so long is given up.
-        pause_s: Rest of an endpoint after a failure; doubles, up to 8 s.
-    """
-
-    in_flight: int | None = 2
-    attempts: int = 3
-    failures_in_a_row: int = 5
-    outage_s: float = 60.0
-    pause_s: float = 0.5
-
-
-@dataclass(frozen=True)
-class GivenUp:
-    """Nothing is asked at this endpoint any more; the others do its work.
-
-    Attributes:
-        name: The endpoint's.
-        error: Why.
-    """
-
-    name: str
-    error: DaemonError
-
-
-BatchEvent = Outcome | GivenUp
-
-
-@dataclass
+@dataclass(eq=False)
 class Lane(Generic[C]):
     """What the coordinator knows of one endpoint.
 
     Attributes:
+        check: Asks whether it is there, without a model; None: there is no such question.
         failures: In a row.
         doubtful: Jobs that failed for the last time, until it is seen whose fault it was.
         silent_since_s: When it last began not to answer.
         rests_until_s: No job is started before.
+        canary: Has to be answered before the next job is started; None: it is fit.
+        heard_s: When something was last heard of it, or was first asked after a pause.
+        slowest_s: The longest that a job took.
         pace: How many jobs it has at a time.
         given_up: Why nothing is asked there any more.
     """
 
     name: str
     client: C
+    check: Callable[[], Awaitable[object]] | None = None
     has_answered: bool = False
     failures: int = 0
     doubtful: list[tuple[Job[C], str]] = field(default_factory=list)
     silent_since_s: float | None = None
     rests_until_s: float = 0.0
+    canary: Callable[[C], Awaitable[object]] | None = None
+    heard_s: float = 0.0
+    slowest_s: float = 0.0
     given_up: DaemonError | None = None
     pace: Pace = field(default_factory=lambda: Pace(1))
+
+
+@dataclass(frozen=True)
+class _Running(Generic[C]):
+    lane: Lane[C]
+    job: Job[C]
+    began_s: float
 
 
 class Coordinator(Generic[C]):
@@ -140,36 +106,53 @@ class Coordinator(Generic[C]):
             lane.pace = Pace(limits.in_flight)
         self._log = log
         self._limits = limits
-        self._running: dict[asyncio.Task[JSONRecord], tuple[Lane[C], Job[C]]] = {}
+        self._running: dict[asyncio.Task[JSONRecord], _Running[C]] = {}
+        self._canaries: dict[asyncio.Task[None], Lane[C]] = {}
+        self._checks: dict[asyncio.Task[None], Lane[C]] = {}
+        self._gone: dict[str, DaemonError] = {}  # why jobs were taken away, by their keys
 
     async def run(self) -> AsyncGenerator[BatchEvent, None]:
         """Every outcome as it is committed."""
         try:
-            while self._fresh or self._suspects or self._running:
+            while self._has_work():
                 self._start()
                 for task in await self._finished():
-                    lane, job = self._running.pop(task)
-                    for outcome in self._settle(lane, job, task):
-                        yield outcome
+                    for event in self._take(task):
+                        yield event
             for lane in self._lanes:
                 for outcome in self._accept_doubtful(lane):
                     yield outcome
         finally:
-            for task in self._running:
+            tasks = [*self._running, *self._canaries, *self._checks]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _has_work(self) -> bool:
+        # Whose fault it was that a job failed for the last time is work, too.
+        undecided = any(lane.doubtful and lane.canary for lane in self._live)
+        return bool(self._fresh or self._suspects or self._running or undecided)
+
+    @property
+    def _live(self) -> Sequence[Lane[C]]:
+        return [lane for lane in self._lanes if lane.given_up is None]
 
     def _start(self) -> None:
         """Give every endpoint what it may have now."""
-        live = [lane for lane in self._lanes if lane.given_up is None]
-        if not live and not self._running:
+        if not self._live and not self._running:
             errors = [lane.given_up for lane in self._lanes if lane.given_up is not None]
             raise errors[-1]
         now_s = time.monotonic()
-        for lane in live:
+        for lane in self._live:
+            mine = [one.job for one in self._running.values() if one.lane is lane]
+            self._watch(lane, now_s)
             if lane.rests_until_s > now_s:
                 continue
-            mine = [job for other, job in self._running.values() if other is lane]
+            if lane.canary is not None:
+                # Behind jobs that are in flight it would only be seen how long those take.
+                if not mine and lane not in self._canaries.values():
+                    self._ask_canary(lane, lane.canary, now_s)
+                continue
             # An endpoint that did not answer is tried with one job first, as a suspect is.
             alone = lane.silent_since_s is not None or any(
                 job.key in self._attempts for job in mine
@@ -183,49 +166,124 @@ class Coordinator(Generic[C]):
         async def ask() -> JSONRecord:
             return await job.run(lane.client)
 
-        self._running[asyncio.create_task(ask())] = (lane, job)
+        now_s = time.monotonic()
+        if all(one.lane is not lane for one in self._running.values()):
+            lane.heard_s = now_s
+        self._running[asyncio.create_task(ask())] = _Running(lane, job, now_s)
         return job
 
-    async def _finished(self) -> Iterable[asyncio.Task[JSONRecord]]:
-        """Wait until a job is over, or an endpoint has rested."""
+    def _ask_canary(
+        self, lane: Lane[C], canary: Callable[[C], Awaitable[object]], now_s: float
+    ) -> None:
+        async def ask() -> None:
+            if lane.check is not None:
+                await lane.check()
+            await canary(lane.client)
+
+        if lane.silent_since_s is None:
+            lane.silent_since_s = now_s
+        limit_s = max(self._limits.canary_s, _CANARY_ROWS * lane.slowest_s)
+        self._canaries[asyncio.create_task(health.within(limit_s, ask(), name=lane.name))] = lane
+
+    def _watch(self, lane: Lane[C], now_s: float) -> None:
+        """Ask an endpoint that is quiet whether it is there."""
+        if lane.check is not None and self._is_watched(lane) and now_s >= self._quiet_until_s(lane):
+            asked = health.within(self._limits.quiet_s, lane.check(), name=lane.name)
+            self._checks[asyncio.create_task(asked)] = lane
+
+    def _is_watched(self, lane: Lane[C]) -> bool:
+        busy = any(one.lane is lane for one in self._running.values())
+        return lane.check is not None and busy and lane not in self._checks.values()
+
+    def _quiet_until_s(self, lane: Lane[C]) -> float:
+        return lane.heard_s + self._limits.quiet_s
+
+    async def _finished(self) -> Iterable[asyncio.Task[Any]]:
+        """Wait until something was answered, or it is time to ask again."""
         now_s = time.monotonic()
-        rests = [lane.rests_until_s - now_s for lane in self._lanes if lane.given_up is None]
-        waits_s = [rest_s for rest_s in rests if rest_s > 0]
-        if not self._running:
+        due_s = [lane.rests_until_s for lane in self._live]
+        due_s += [self._quiet_until_s(lane) for lane in self._live if self._is_watched(lane)]
+        waits_s = [at_s - now_s for at_s in due_s if at_s > now_s]
+        waiting: list[asyncio.Task[Any]] = [*self._running, *self._canaries, *self._checks]
+        if not waiting:
             await asyncio.sleep(min(waits_s, default=0.0))
             return ()
         done, _ = await asyncio.wait(
-            self._running,
-            timeout=min(waits_s) if waits_s else None,
-            return_when=asyncio.FIRST_COMPLETED,
+            waiting, timeout=min(waits_s, default=None), return_when=asyncio.FIRST_COMPLETED
         )
         return done
 
-    def _settle(
-        self, lane: Lane[C], job: Job[C], task: asyncio.Task[JSONRecord]
-    ) -> Iterator[BatchEvent]:
-        error = task.exception()
+    def _take(self, task: asyncio.Task[Any]) -> Iterator[BatchEvent]:
+        """What came of a task that is over."""
+        live = self._live
+        if task in self._running:
+            yield from self._settle(self._running.pop(task), task)
+        elif task in self._canaries:
+            yield from self._settle_canary(self._canaries.pop(task), task.exception())
+        else:
+            self._settle_check(self._checks.pop(task), task.exception())
+        for lane in live:
+            if lane.given_up is not None:
+                yield GivenUp(lane.name, lane.given_up)
+
+    def _settle(self, running: _Running[C], task: asyncio.Task[JSONRecord]) -> Iterator[BatchEvent]:
+        lane, job = running.lane, running.job
+        lane.heard_s = time.monotonic()
+        error = self._gone.pop(job.key) if task.cancelled() else task.exception()
         if error is None:
             lane.has_answered = True
-            lane.failures, lane.silent_since_s = 0, None
+            lane.failures, lane.silent_since_s, lane.canary = 0, None, None
+            lane.slowest_s = max(lane.slowest_s, lane.heard_s - running.began_s)
             value = task.result()
-            lane.pace.settled(float(value.get("generated_tokens") or 1), time.monotonic())
+            lane.pace.settled(float(value.get("generated_tokens") or 1), lane.heard_s)
             yield self._commit(job, value=value)
             yield from self._accept_doubtful(lane)
         elif isinstance(error, ContextOverflowError | ConfigError | DataError):
-            yield self._commit(job, error=_told(error))
+            yield self._commit(job, error=health.told(error))
         elif not isinstance(error, DaemonError):
             raise error
-        elif _lacks_what_is_asked(error):
+        elif health.lacks_what_is_asked(error):
             self._return(job)
             self._give_up(lane, error)
-        elif _is_silence(error):
+        elif health.is_silence(error):
             self._return(job)
             self._rest(lane, error)
+            lane.canary = job.canary
         else:
             self._fail(lane, job, error)
-        if lane.given_up is not None and error is lane.given_up:
-            yield GivenUp(lane.name, lane.given_up)
+
+    def _settle_canary(self, lane: Lane[C], error: BaseException | None) -> Iterator[BatchEvent]:
+        """The endpoint is fit again, or not yet."""
+        if error is None:
+            lane.silent_since_s, lane.canary, lane.heard_s = None, None, time.monotonic()
+            if not (self._fresh or self._suspects):
+                yield from self._accept_doubtful(lane)
+        elif not isinstance(error, DaemonError):
+            raise error
+        elif health.lacks_what_is_asked(error):
+            self._give_up(lane, error)
+        elif health.is_silence(error) or isinstance(error, DaemonTimeoutError):
+            self._rest(lane, error)
+        else:
+            lane.silent_since_s = None
+            lane.failures += 1
+            lane.rests_until_s = time.monotonic() + self._pause_s(lane.failures)
+            if lane.failures >= self._limits.failures_in_a_row:
+                self._give_up(lane, error)
+
+    def _settle_check(self, lane: Lane[C], error: BaseException | None) -> None:
+        """A quiet endpoint is there, or its jobs are taken away from it."""
+        lane.heard_s = time.monotonic()
+        if error is None:
+            return
+        if not isinstance(error, DaemonError):
+            raise error
+        if health.lacks_what_is_asked(error):
+            self._give_up(lane, error)
+            return  # what it began it may end
+        for task, one in self._running.items():
+            if one.lane is lane and task.cancel():
+                self._gone[one.job.key] = error
 
     def _fail(self, lane: Lane[C], job: Job[C], error: DaemonError) -> None:
         """It may be the job's fault, or the endpoint's."""
@@ -235,10 +293,12 @@ class Coordinator(Generic[C]):
         self._attempts[job.key] = attempts
         is_refusal = isinstance(error, RequestRejectedError) and error.status_code < 500
         if is_refusal or attempts >= self._limits.attempts:
-            lane.doubtful.append((job, _told(error)))
+            lane.doubtful.append((job, health.told(error)))
         else:
             self._suspects.append(job)
             lane.rests_until_s = time.monotonic() + self._pause_s(lane.failures)
+        if not is_refusal:
+            lane.canary = job.canary
         if lane.failures >= self._limits.failures_in_a_row + lane.pace.limit - 1:
             self._give_up(lane, error)
 
@@ -283,23 +343,3 @@ class Coordinator(Generic[C]):
     def _pause_s(self, failures: int) -> float:
         longest_s = min(_LONGEST_PAUSE_S, self._limits.pause_s * 2.0 ** (failures - 1))
         return longest_s * random.uniform(0.5, 1.0)  # several clients should not come as one
-
-
-def _told(error: OllamaBridgeError) -> str:
-    return f"{type(error).__name__}: {error.message}"
-
-
-def _lacks_what_is_asked(error: DaemonError) -> bool:
-    return isinstance(error, ModelNotFoundError) or (
-        isinstance(error, RequestRejectedError) and error.status_code in _FORBIDDEN
-    )
-
-
-def _is_silence(error: DaemonError) -> bool:
-    """Whether the job cannot be the reason: it was not even heard."""
-    if isinstance(error, DaemonUnreachableError):
-        # A connection that was lost may be the job's doing: it may have crashed the daemon.
-        return isinstance(error.__cause__, httpx.ConnectError)
-    if isinstance(error, DaemonTimeoutError):
-        return error.phase == "connect"
-    return isinstance(error, RequestRejectedError) and error.status_code in _BUSY

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ollama_bridge.client import structured, tool_loop
-from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.requests import Asking, KeepAlive, MessageLike, Think
 from ollama_bridge.client.steps import drive, drive_async
@@ -19,7 +19,7 @@ from ollama_bridge.closing import Closing
 
 if TYPE_CHECKING:
     from ollama_bridge.client.batching import Answered, Concurrency
-    from ollama_bridge.client.coordinator import GivenUp
+    from ollama_bridge.client.jobs import GivenUp
     from ollama_bridge.client.questions import Question
 
 T = TypeVar("T")
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 class BlockingProcedures(Closing):
     """Procedures of the blocking client."""
+
+    _timeouts: Timeouts
+    _api_key: str | None
 
     @property
     @abstractmethod
@@ -137,12 +140,21 @@ class BlockingProcedures(Closing):
         from ollama_bridge.client.batching import ask_all  # it asks by clients of its own
 
         return ask_all(
-            requests, log_path, hosts=(self.host,), concurrency=concurrency, attempts=attempts
+            requests,
+            log_path,
+            hosts=(self.host,),
+            concurrency=concurrency,
+            attempts=attempts,
+            timeouts=self._timeouts,
+            api_key=self._api_key,
         )
 
 
 class AsyncProcedures(ABC):
     """Procedures of the asynchronous client."""
+
+    _timeouts: Timeouts
+    _api_key: str | None
 
     @property
     @abstractmethod
@@ -216,5 +228,11 @@ class AsyncProcedures(ABC):
         from ollama_bridge.client.batching import ask_all_async
 
         return ask_all_async(
-            requests, log_path, hosts=(self.host,), concurrency=concurrency, attempts=attempts
+            requests,
+            log_path,
+            hosts=(self.host,),
+            concurrency=concurrency,
+            attempts=attempts,
+            timeouts=self._timeouts,
+            api_key=self._api_key,
         )

@@ -24,7 +24,7 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.coordinator import BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection

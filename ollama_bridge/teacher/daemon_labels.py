@@ -18,7 +18,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.client import AsyncClient
 from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog
-from ollama_bridge.client.coordinator import BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest

@@ -10,7 +10,7 @@ from typing import Any
 from ollama_bridge.artifacts import digest_text
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
-from ollama_bridge.client.coordinator import Job
+from ollama_bridge.client.jobs import Job
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.client.values import ModelDetails

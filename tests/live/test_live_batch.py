@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -20,9 +21,13 @@ import pytest
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import AsyncClient, Client
+from ollama_bridge.client.batch import daemons, question, run_batch
+from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.batching import Answered, ask_all
+from ollama_bridge.client.jobs import BatchLimits, GivenUp
+from ollama_bridge.client.questions import to_call
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.errors import ModelNotFoundError
+from ollama_bridge.errors import DaemonTimeoutError, ModelNotFoundError
 
 pytestmark = pytest.mark.live
 
@@ -88,6 +93,39 @@ def test_a_batch_outlives_its_runner_and_its_daemon(mortal: PrivateDaemon, tmp_p
         with pytest.raises(ModelNotFoundError):
             list(events)
     assert 0 < len(settled(tmp_path / "gone")) < 12
+
+
+def test_a_daemon_that_is_stopped_is_left_out(
+    mortal: PrivateDaemon, ollama_binary: Path, teacher_gguf: Path, tmp_path: Path
+) -> None:
+    """Of two, one hangs (SIGSTOP) with rows in flight: the other answers all, each once."""
+    limits = BatchLimits(in_flight=2, quiet_s=3.0, canary_s=5.0, outage_s=1.0)
+    jobs = [question(to_call(one)) for one in requests(16)]
+    found: list[Outcome] = []
+    left_out: list[GivenUp] = []
+    with (
+        PrivateDaemon(tmp_path / "second", binary=ollama_binary) as second,
+        BatchLog(tmp_path / "log") as log,
+    ):
+        with Client(second.host) as client:
+            register(client, teacher_gguf)
+        try:
+            for event in run_batch(jobs, daemons([second.host, mortal.host]), log, limits):
+                if isinstance(event, GivenUp):
+                    left_out.append(event)
+                    continue
+                found.append(event)
+                if len(found) == 4 and second.pid is not None:
+                    os.kill(second.pid, signal.SIGSTOP)
+        finally:
+            if second.pid is not None:
+                os.kill(second.pid, signal.SIGCONT)
+    assert sorted(one.key for one in found) == sorted(job.key for job in jobs)
+    assert [one.error for one in found if one.error] == []
+    assert max(one.attempts for one in found) == 2  # rows that were taken away from it
+    for one in left_out:  # unless all was done before
+        assert one.name == second.host
+        assert isinstance(one.error, DaemonTimeoutError)
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.daemon import Asked, FakeDaemon, Turn, nobody_listens
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.client import AsyncClient, Client
+from ollama_bridge.client import AsyncClient, Client, Timeouts
 from ollama_bridge.client.batching import Answered, ask_all
 from ollama_bridge.client.pacing import Pace
 from ollama_bridge.errors import (
@@ -75,6 +75,37 @@ def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str)
     again = run()
     assert len(daemon.questions) == asked
     assert {one.index for one in again} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_batch_asks_as_its_client_does(daemon: FakeDaemon, tmp_path: Path, kind: str) -> None:
+    """With its key and its limits."""
+    asked: dict[str, Any] = {"api_key": "k", "timeouts": Timeouts(load_s=0.1, first_token_s=0.1)}
+    silence = iter([Turn(fault=Fault.SILENT)])
+    daemon.script = lambda asked: next(silence, None) or echo(asked)
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(daemon.host, **asked) as client:
+            return [one async for one in client.batch(prompts("a"), tmp_path / "log")]
+
+    def run() -> list[Any]:
+        if kind == "asyncio":
+            return asyncio.run(ask())
+        with Client(daemon.host, **asked) as client:
+            return list(client.batch(prompts("a"), tmp_path / "log"))
+
+    [answered] = run()
+    assert answered.attempts == 2
+    assert {one.headers["authorization"] for one in daemon.asked} == {"Bearer k"}
+
+
+def test_an_odd_line_of_a_log_is_told(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """A value that is no reply."""
+    list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
+    [line] = rows(tmp_path / "log")
+    (tmp_path / "log").write_text(json.dumps({**line, "value": {"text": "x"}}) + "\n")
+    with pytest.raises(ArtifactError, match="an answer that is none"):
+        list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
 
 
 def test_another_model_under_the_name_is_asked_anew(daemon: FakeDaemon, tmp_path: Path) -> None:

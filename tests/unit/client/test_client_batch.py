@@ -19,7 +19,7 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from ollama_bridge.client import AsyncClient, Timeouts, calls
 from ollama_bridge.client.batch import daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.coordinator import BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
@@ -43,6 +43,8 @@ def ask(text: str, *, identity: str = "d") -> Job[AsyncClient]:
 
 
 def text_of(asked: Asked) -> str:
+    if "prompt" in asked.json:
+        return "canary"
     return str(asked.json["messages"][-1]["content"])
 
 
@@ -204,10 +206,23 @@ def test_a_daemon_that_fails_at_everything_costs_no_row(
 def test_the_others_do_the_work_of_a_broken_daemon(daemon: FakeDaemon, log: BatchLog) -> None:
     """What failed there is asked again elsewhere, and that it was given up is told."""
     texts = [str(number) for number in range(20)]
+    told = threading.Event()
+
+    def slow(asked: Asked) -> Turn:
+        if len(daemon.questions) > 5:
+            told.wait(10)
+        return echo(asked)
+
+    daemon.script = slow
+    given_up = set()
     with FakeDaemon(script=lambda asked: Turn(refusal=(500, "no memory"))) as broken:
-        events = run(texts, log, broken.host, daemon.host, nobody_listens())
-        given_up = [event for event in events if isinstance(event, GivenUp)]
-        assert {event.name for event in given_up} >= {broken.host}
+        endpoints = daemons([broken.host, daemon.host, nobody_listens()], timeouts=PATIENT)
+        for event in run_batch([ask(text) for text in texts], endpoints, log, HASTY):
+            if isinstance(event, GivenUp):
+                given_up.add(event.name)
+            if broken.host in given_up:
+                told.set()
+    assert given_up == {endpoints[0].name, endpoints[2].name}
     assert answers(log, texts) == [f"to {text}" for text in texts]
 
 
@@ -307,11 +322,51 @@ def test_a_full_disk_stops_the_batch(
         assert len(log) == 3
 
 
+@pytest.mark.parametrize("how", ["removed", "broken"])
+def test_a_log_that_is_lost_stops_the_batch(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Answers that no file would have afterwards are not counted."""
+    path = tmp_path / "log"
+
+    def broken(handle: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with BatchLog(path) as log:
+        run(["a"], log, daemon.host)
+        if how == "removed":
+            path.unlink()
+        else:
+            monkeypatch.setattr(os, "fsync", broken)
+        words = "was removed" if how == "removed" else "cannot be written: Input/output error"
+        with pytest.raises(ArtifactError, match=words):
+            run(["b", "c"], log, daemon.host)
+        assert len(log) == 1
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from ollama_bridge.client.batch_log import BatchLog
+
+with BatchLog(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_one_log_has_one_writer(tmp_path: Path) -> None:
-    """A second process is refused, and let in afterwards."""
-    with BatchLog(tmp_path / "log"), pytest.raises(ArtifactError, match="another process"):
-        BatchLog(tmp_path / "log")
-    BatchLog(tmp_path / "log").close()
+    """Another process is refused for as long, and let in once this one is dead."""
+    path = tmp_path / "log"
+    command = [sys.executable, "-c", HOLDS, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ArtifactError, match="another process"):
+            BatchLog(path)
+        other.kill()
+    with BatchLog(path), pytest.raises(ArtifactError, match="another process"):
+        BatchLog(path)
 
 
 def test_a_bug_is_not_a_poison_row(daemon: FakeDaemon, log: BatchLog) -> None:

@@ -27,6 +27,8 @@ SETTINGS = TeacherSection(model="ollama:m", answers="daemon", answer_tokens=7, i
 
 
 def text_of(asked: Asked) -> str:
+    if "prompt" in asked.json:
+        return "canary"  # a batch asks for one token after a failure
     return str(asked.json["messages"][-1]["content"])
 
 
@@ -328,4 +330,4 @@ def test_a_crash_on_the_way_is_survived(corpus: Corpus, daemon: FakeDaemon, tmp_
 
     daemon.script = crashes
     assert write(corpus, daemon, tmp_path).facts["train"] == 8
-    assert len(daemon.questions) == 11
+    assert sum("messages" in body for body in daemon.questions) == 11

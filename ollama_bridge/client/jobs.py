@@ -1,0 +1,69 @@
+"""What a batch works on: jobs, the limits it keeps, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ollama_bridge.client.batch_log import Outcome
+from ollama_bridge.errors import DaemonError
+from ollama_bridge.journal import JSONRecord
+
+C_contra = TypeVar("C_contra", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Job(Generic[C_contra]):
+    """One piece of work.
+
+    Attributes:
+        key: Decided by the content; jobs of one key are one.
+        run: Asks; gives what JSON can carry.
+        canary: Asks for one token of the same kind; None: there is no such question.
+    """
+
+    key: str
+    run: Callable[[C_contra], Awaitable[JSONRecord]]
+    canary: Callable[[C_contra], Awaitable[object]] | None = None
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Bounds of a batch. They do not change what an answer says.
+
+    Attributes:
+        in_flight: Jobs at a time, an endpoint; None: found by trying (``pacing``).
+        attempts: Of one job.
+        failures_in_a_row: After so many an endpoint is given up; one crash that takes along all
+            that was in flight counts once.
+        outage_s: An endpoint that was silent for so long is given up.
+        pause_s: Rest of an endpoint after a failure; doubles, up to 8 s.
+        quiet_s: An endpoint that settled nothing for so long is asked whether it is there, and has
+            as long to say so.
+        canary_s: For one token, loading included; three times the slowest job if that is more.
+    """
+
+    in_flight: int | None = 2
+    attempts: int = 3
+    failures_in_a_row: int = 5
+    outage_s: float = 60.0
+    pause_s: float = 0.5
+    quiet_s: float = 30.0
+    canary_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """Nothing is asked at this endpoint any more; the others do its work.
+
+    Attributes:
+        name: The endpoint's.
+        error: Why.
+    """
+
+    name: str
+    error: DaemonError
+
+
+BatchEvent = Outcome | GivenUp

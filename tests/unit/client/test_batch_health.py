@@ -1,0 +1,253 @@
+"""A daemon that failed gets no row before it answered one token; one that is silent is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+
+from ollama_bridge.client import Timeouts, batching, calls, health
+from ollama_bridge.client.batch import Asks, daemons, question, run_batch
+from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.batching import Answered, ask_all
+from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
+from ollama_bridge.client.openai_api import chat_completion
+from ollama_bridge.client.requests import Asking
+from ollama_bridge.errors import (
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    ModelNotFoundError,
+    RunnerCrashedError,
+)
+
+# Far beyond what a test waits for: whatever ends sooner was ended by the batch.
+PATIENT = Timeouts(
+    connect_s=60.0, load_s=60.0, first_token_s=60.0, between_tokens_s=60.0, total_s=120.0
+)
+ONE = BatchLimits(in_flight=1, pause_s=0.001)
+CRASH = Turn(fault=Fault.ERROR_LINE, pieces=[])
+SILENCE = Turn(fault=Fault.SILENT)
+
+
+def is_canary(asked: Asked) -> bool:
+    return "prompt" in asked.json
+
+
+def echo(asked: Asked) -> Turn:
+    return Turn() if is_canary(asked) else Turn(pieces=[f"to {text_of(asked)}"])
+
+
+def text_of(asked: Asked) -> str:
+    return "canary" if is_canary(asked) else str(asked.json["messages"][-1]["content"])
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with FakeDaemon(script=echo) as running:
+        yield running
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[BatchLog]:
+    with BatchLog(tmp_path / "log.jsonl") as opened:
+        yield opened
+
+
+def run(
+    texts: Sequence[str], log: BatchLog, *hosts: str, limits: BatchLimits
+) -> list[Outcome | GivenUp]:
+    jobs = [chat(text) for text in texts]
+    return list(run_batch(jobs, daemons(hosts, timeouts=PATIENT), log, limits))
+
+
+def chat(text: str) -> Job[Asks]:
+    return question(calls.chat("m", text, Asking(), system=None, tools=None))
+
+
+def asked_in_turn(daemon: FakeDaemon) -> list[str]:
+    asks = [one for one in daemon.asked if one.path in ("/api/chat", "/api/generate")]
+    return [text_of(one) for one in asks]
+
+
+def test_no_row_before_the_canary_is_answered(daemon: FakeDaemon, log: BatchLog) -> None:
+    """The daemon crashes at a row and at two canaries: the row is tried again after the third."""
+    failing = iter([CRASH] * 3)
+    daemon.script = lambda asked: next(failing, None) or echo(asked)
+    found = run(["a", "b"], log, daemon.host, limits=ONE)
+    assert asked_in_turn(daemon) == ["a", "canary", "canary", "canary", "b", "a"]
+    outcomes = [one for one in found if isinstance(one, Outcome)]
+    assert sorted(one.attempts for one in outcomes) == [1, 2]
+    assert all(one.error is None for one in outcomes)
+
+
+def test_a_canary_is_one_token_of_the_same_model(daemon: FakeDaemon) -> None:
+    """With the options of the question, so that nothing is loaded anew."""
+    asking = Asking(options={"num_ctx": 512, "seed": 1}, keep_alive="10m", format="json")
+    call = calls.chat("m", "hi", asking, system="Be brief.", tools=None)
+    small = health.canary(call)
+    assert small is not None
+    assert small.path == "/api/generate"
+    assert small.json == {
+        "model": "m",
+        "keep_alive": "10m",
+        "prompt": "1",
+        "raw": True,
+        "think": False,
+        "truncate": False,
+        "shift": False,
+        "options": {"num_ctx": 512, "seed": 1, "num_predict": 1, "stop": []},
+    }
+    other = chat_completion("m", [], max_tokens=1, temperature=0, seed=0)
+    assert health.canary(other) is None
+
+
+@pytest.mark.parametrize("begins", [0, 3])
+def test_a_wedged_daemon_is_left_out(daemon: FakeDaemon, log: BatchLog, begins: int) -> None:
+    """It accepts and is silent: its rows are taken away and answered elsewhere."""
+    limits = BatchLimits(in_flight=2, pause_s=0.001, quiet_s=0.2, canary_s=0.2, outage_s=0.1)
+    texts = [str(number) for number in range(12)]
+    told = threading.Event()
+
+    def wedges(asked: Asked) -> Turn:
+        if len(wedged.questions) <= begins:
+            return echo(asked)
+        wedged.fault = Fault.SILENT
+        return SILENCE
+
+    def slow(asked: Asked) -> Turn:
+        if len(daemon.questions) > 4:
+            told.wait(10)
+        return echo(asked)
+
+    daemon.script = slow
+    jobs = [chat(text) for text in texts]
+    found = []
+    with FakeDaemon(script=wedges) as wedged:
+        hangs, works = daemons([wedged.host, daemon.host], timeouts=PATIENT)
+        endpoints = [hangs, replace(works, check=None)]  # however busy this machine is
+        for event in run_batch(jobs, endpoints, log, limits):
+            found.append(event)
+            if isinstance(event, GivenUp):
+                told.set()
+    given_up = [one for one in found if isinstance(one, GivenUp)]
+    assert [one.name for one in given_up] == [wedged.host]
+    assert isinstance(given_up[0].error, DaemonTimeoutError)
+    outcomes = [one for one in found if isinstance(one, Outcome)]
+    assert len({one.key for one in outcomes}) == len(outcomes) == 12
+    assert all(one.error is None for one in outcomes)
+
+
+def test_a_wedged_daemon_alone_ends_the_batch(daemon: FakeDaemon, log: BatchLog) -> None:
+    """What was answered is kept, and no row is set aside."""
+    limits = BatchLimits(in_flight=1, pause_s=0.001, quiet_s=0.1, canary_s=0.1, outage_s=0.1)
+
+    def wedges(asked: Asked) -> Turn:
+        if len(daemon.questions) < 3:
+            return echo(asked)
+        daemon.fault = Fault.SILENT
+        return SILENCE
+
+    daemon.script = wedges
+    with pytest.raises(DaemonTimeoutError, match=r"not even one token within 0\.1 s"):
+        run("abcd", log, daemon.host, limits=limits)
+    assert len(log) == 2
+
+
+def test_a_wedged_runner_is_found_by_the_canary(daemon: FakeDaemon, log: BatchLog) -> None:
+    """The daemon answers what needs no model; after a row's own limit one token has a short one."""
+    daemon.script = lambda asked: SILENCE
+    soon = Timeouts(load_s=0.1, first_token_s=0.1)
+    limits = BatchLimits(in_flight=1, pause_s=0.001, canary_s=0.4, outage_s=0.1)
+    with pytest.raises(DaemonTimeoutError):
+        list(run_batch([chat("a")], daemons([daemon.host], timeouts=soon), log, limits))
+    assert asked_in_turn(daemon) == ["a", "canary"]
+
+
+def test_a_long_answer_is_no_silence(daemon: FakeDaemon, log: BatchLog) -> None:
+    """A daemon that says it is there keeps its row, which is asked once."""
+
+    def slow(asked: Asked) -> Turn:
+        daemon.closing.wait(0.7)
+        return echo(asked)
+
+    daemon.script = slow
+    limits = BatchLimits(in_flight=1, quiet_s=0.5)
+    run(["a"], log, daemon.host, limits=limits)
+    assert asked_in_turn(daemon) == ["a"]
+    assert [asked.path for asked in daemon.asked if asked.path == "/api/version"] != []
+
+
+def test_the_last_rows_are_not_blamed_for_a_broken_daemon(
+    daemon: FakeDaemon, log: BatchLog
+) -> None:
+    """Nothing is left that could show whose fault it was: one token does."""
+    daemon.script = lambda asked: CRASH
+    limits = BatchLimits(in_flight=1, pause_s=0.001, attempts=1)
+    with pytest.raises(RunnerCrashedError):
+        run(["a"], log, daemon.host, limits=limits)
+    assert len(log) == 0
+    daemon.script = lambda asked: Turn() if is_canary(asked) else CRASH
+    run(["a"], log, daemon.host, limits=limits)
+    assert len(log) == 1
+
+
+def prompts(*texts: str) -> list[dict[str, Any]]:
+    return [{"model": "m", "messages": text} for text in texts]
+
+
+def test_who_is_wedged_from_the_start_is_left_out(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And told; the others answer everything."""
+    monkeypatch.setattr(batching, "_SOON", Timeouts(between_tokens_s=0.1))
+    with FakeDaemon(fault=Fault.SILENT) as wedged:
+        hosts = [wedged.host, daemon.host]
+        found = list(ask_all(prompts("a", "b"), tmp_path / "log", hosts=hosts))
+        assert not wedged.questions
+        with pytest.raises(DaemonTimeoutError):
+            list(ask_all(prompts("c"), tmp_path / "log", hosts=[wedged.host]))
+    told = [one for one in found if isinstance(one, GivenUp)]
+    assert [one.name for one in told] == [f"http://{wedged.host}"]
+    answered = [one.reply.text for one in found if isinstance(one, Answered) and one.reply]
+    assert sorted(answered) == ["to a", "to b"]
+
+
+def test_a_daemon_that_comes_back_with_another_model_gets_nothing(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Its answers would stand under the name of the one before."""
+
+    def replaced(asked: Asked) -> Turn:
+        if len(daemon.questions) == 2:
+            daemon.models["m:latest"] = "e" * 64
+            return CRASH
+        return echo(asked)
+
+    daemon.script = replaced
+    events = ask_all(prompts("a", "b", "c"), tmp_path / "log", hosts=[daemon.host], concurrency=1)
+    with pytest.raises(ModelNotFoundError, match="is another model at"):
+        list(events)
+    assert asked_in_turn(daemon) == ["a", "b"]
+
+
+def test_a_refused_canary_is_an_answer(daemon: FakeDaemon) -> None:
+    """A model that takes no raw prompts says so: it is there."""
+    daemon.script = lambda asked: Turn(refusal=(400, "no raw prompts"))
+
+    async def ask(limit_s: float) -> None:
+        endpoint = daemons([daemon.host])[0]
+        async with endpoint.open() as client:
+            call = health.canary(calls.chat("m", "a", Asking(), system=None, tools=None))
+            assert call is not None
+            await health.within(limit_s, client.ask(call), name="x")
+
+    asyncio.run(ask(10.0))
+    daemon.script = lambda asked: Turn(fault=Fault.HANG_UP)
+    with pytest.raises(DaemonUnreachableError):
+        asyncio.run(ask(10.0))
