@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from ollama_bridge.errors import ConfigError
 
 DEFAULT_PORT = 11434
+_LONGEST_LABEL = 63  # of a name in DNS; the system's look-up has no error of its own for it
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 
@@ -63,6 +64,8 @@ def read_address(
     if "@" in parts.netloc or parts.query or parts.fragment or not _is_plain(name + parts.path):
         # The text may hold a password, so it is not repeated.
         raise _unreadable(name, "only a scheme, a host, a port and a path may stand there")
+    if not all(0 < len(label) <= _LONGEST_LABEL for label in name.removesuffix(".").split(".")):
+        raise _unreadable(name, "a part between dots is empty or too long for a host's name")
     # A daemon that listens on all interfaces is asked on this machine's own.
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
     loopback = _is_loopback(name)

@@ -36,6 +36,7 @@ from ollama_bridge.client.pacing import Pace
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
+    DaemonBusyError,
     DaemonError,
     DaemonTimeoutError,
     DataError,
@@ -262,7 +263,7 @@ class Coordinator(Generic[C]):
             raise error
         elif health.lacks_what_is_asked(error):
             self._give_up(lane, error)
-        elif health.is_silence(error) or isinstance(error, DaemonTimeoutError):
+        elif health.is_silence(error) or isinstance(error, DaemonBusyError | DaemonTimeoutError):
             self._rest(lane, error)
         else:
             lane.silent_since_s = None

@@ -120,7 +120,7 @@ def parse_line(line: bytes, *, model: str | None, partial_text: str = "") -> dic
             model=model,
             partial_text=partial_text,
         )
-    if "error" in data:
+    if data.get("error") is not None:
         message = error_text(data)
         status = data.get("status")
         if isinstance(status, int) and 400 <= status < 500:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ollama_bridge.client.values import (
+    Cut,
     NextToken,
     Reply,
     Timings,
@@ -31,6 +32,8 @@ def reply_to_record(reply: Reply) -> Record:
         record["logprobs"] = [
             [*_token(entry), [_token(top) for top in entry.top]] for entry in reply.logprobs
         ]
+    if reply.cut is not None:
+        record["cut"] = vars(reply.cut)
     if reply.tool_calls:
         record["tool_calls"] = [[call.name, dict(call.arguments)] for call in reply.tool_calls]
     return record
@@ -54,6 +57,7 @@ def reply_from_record(record: Record) -> Reply:
             for token, logprob, values, top in logprobs
         ),
         tool_calls=tuple(ToolCall(*call) for call in record.get("tool_calls", ())),
+        cut=Cut(**record["cut"]) if "cut" in record else None,
     )
 
 

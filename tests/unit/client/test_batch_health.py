@@ -236,6 +236,17 @@ def test_a_daemon_that_comes_back_with_another_model_gets_nothing(
     assert asked_in_turn(daemon) == ["a", "b"]
 
 
+def test_a_proxy_that_waits_for_its_daemon_is_waited_for(daemon: FakeDaemon, log: BatchLog) -> None:
+    """However often it says so within an outage's time: a canary takes no row along."""
+    pages = iter([Turn(refusal=(502, "bad gateway"))] * 9)
+    daemon.script = lambda asked: next(pages, None) or echo(asked)
+    limits = BatchLimits(in_flight=1, pause_s=0.0001, outage_s=30.0)
+    [outcome] = run(["a"], log, daemon.host, limits=limits)
+    assert asked_in_turn(daemon) == ["a", *["canary"] * 9, "a"]
+    assert isinstance(outcome, Outcome)
+    assert outcome.attempts == 2
+
+
 def test_a_refused_canary_is_an_answer(daemon: FakeDaemon) -> None:
     """A model that takes no raw prompts says so: it is there."""
     daemon.script = lambda asked: Turn(refusal=(400, "no raw prompts"))

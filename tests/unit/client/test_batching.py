@@ -99,6 +99,25 @@ def test_a_batch_asks_as_its_client_does(daemon: FakeDaemon, tmp_path: Path, kin
     assert {one.headers["authorization"] for one in daemon.asked} == {"Bearer k"}
 
 
+def test_what_was_cut_is_in_the_log(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """An answer to half a prompt is never taken for one to the whole."""
+
+    def cuts(asked: Asked) -> Turn:
+        if asked.json["truncate"]:
+            return Turn(prompt_tokens=33)
+        sizes = '{"n_prompt_tokens":500,"n_ctx":64}'
+        return Turn(refusal=(400, f"the prompt exceeds the available context size {sizes}"))
+
+    daemon.script = cuts
+    request = {"model": "m", "prompt": "a", "truncate": True}
+    for _ in range(2):
+        [answered] = ask_all([request], tmp_path / "log", hosts=[daemon.host])
+        assert isinstance(answered, Answered)
+        assert answered.reply is not None
+        assert answered.reply.cut is not None
+        assert answered.reply.cut.kept_tokens == 33
+
+
 def test_an_odd_line_of_a_log_is_told(daemon: FakeDaemon, tmp_path: Path) -> None:
     """A value that is no reply."""
     list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))

@@ -50,7 +50,19 @@ def test_an_address_is_read_as_ollama_reads_it(
 
 @pytest.mark.parametrize(
     "host",
-    ["ftp://box", "box:x", "box:70000", "http://[", "a b", "box\x00", "box?x", "box#x", "[::1"],
+    [
+        "x..y",
+        "a" * 64 + ".example",
+        "ftp://box",
+        "box:x",
+        "box:70000",
+        "http://[",
+        "a b",
+        "box\x00",
+        "box?x",
+        "box#x",
+        "[::1",
+    ],
 )
 def test_an_unreadable_address_is_refused(host: str) -> None:
     """With a hint how to write it."""
