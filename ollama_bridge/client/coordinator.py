@@ -32,7 +32,7 @@ from typing import Any, Generic, TypeVar
 from ollama_bridge.client import health
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp, Job
-from ollama_bridge.client.pacing import Pace
+from ollama_bridge.client.pacing import Pace, waited
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
@@ -236,7 +236,8 @@ class Coordinator(Generic[C]):
             lane.failures, lane.silent_since_s, lane.canary = 0, None, None
             lane.slowest_s = max(lane.slowest_s, lane.heard_s - running.began_s)
             value = task.result()
-            lane.pace.settled(float(value.get("generated_tokens") or 1), lane.heard_s)
+            units = float(value.get("generated_tokens") or 1)
+            lane.pace.settled(units, lane.heard_s, waited(value))
             yield self._commit(job, value=value)
             yield from self._accept_doubtful(lane)
         elif isinstance(error, ContextOverflowError | ConfigError | DataError):
@@ -273,7 +274,7 @@ class Coordinator(Generic[C]):
                 self._give_up(lane, error)
 
     def _settle_check(self, lane: Lane[C], error: BaseException | None) -> None:
-        """A quiet endpoint is there, or its jobs are taken away from it."""
+        """A quiet endpoint is there and fit, or its jobs are taken away from it."""
         lane.heard_s = time.monotonic()
         if error is None:
             return
@@ -281,7 +282,6 @@ class Coordinator(Generic[C]):
             raise error
         if health.lacks_what_is_asked(error):
             self._give_up(lane, error)
-            return  # what it began it may end
         for task, one in self._running.items():
             if one.lane is lane and task.cancel():
                 self._gone[one.job.key] = error

@@ -247,6 +247,25 @@ def test_a_proxy_that_waits_for_its_daemon_is_waited_for(daemon: FakeDaemon, log
     assert outcome.attempts == 2
 
 
+def test_a_model_that_is_replaced_under_a_row_is_noticed(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """While an answer takes long: it is not kept, since it may be the new model's."""
+
+    def replaced(asked: Asked) -> Turn:
+        daemon.models["m:latest"] = "e" * 64
+        daemon.closing.wait(1.0)
+        return echo(asked)
+
+    daemon.script = replaced
+    plan = batching._Plan(prompts("a"), [daemon.host], 1, 3, None)
+    limits = BatchLimits(in_flight=1, quiet_s=0.2)
+    with BatchLog(tmp_path / "log") as log:
+        with pytest.raises(ModelNotFoundError, match="is another model at"):
+            list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
+        assert len(log) == 0
+
+
 def test_a_refused_canary_is_an_answer(daemon: FakeDaemon) -> None:
     """A model that takes no raw prompts says so: it is there."""
     daemon.script = lambda asked: Turn(refusal=(400, "no raw prompts"))

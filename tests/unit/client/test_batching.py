@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
+import random
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from typer.testing import CliRunner
 from ollama_bridge import cli
 from ollama_bridge.client import AsyncClient, Client, Timeouts
 from ollama_bridge.client.batching import Answered, ask_all
-from ollama_bridge.client.pacing import Pace
+from ollama_bridge.client.pacing import Pace, Waited, waited
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
@@ -190,16 +193,46 @@ def test_two_processes_do_not_write_one_log(daemon: FakeDaemon, tmp_path: Path) 
     first.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4, 8])
-def test_the_pace_finds_how_many_a_daemon_works_on(slots: int) -> None:
-    """A daemon of so many slots, whose jobs take a second each; none is lost beyond them."""
-    pace, now_s, running = Pace(), 0.0, 0
+def settle(slots: int, *, tells: bool, seed: int = 0) -> int:
+    """The number for a daemon of so many slots; jobs differ much in length."""
+    pace, chance, now_s = Pace(), random.Random(seed), 0.0
+    waiting: deque[tuple[float, float]] = deque()
+    running: list[tuple[float, float, float]] = []
     for _ in range(400):
-        running = pace.limit
-        now_s += 1.0 / min(running, slots)
-        pace.settled(10.0, now_s)
+        while len(running) + len(waiting) < pace.limit:
+            waiting.append((now_s, chance.uniform(0.2, 1.8)))
+        while waiting and len(running) < slots:
+            came_s, work_s = waiting.popleft()
+            heapq.heappush(running, (now_s + work_s, came_s, work_s))
+        now_s, came_s, work_s = heapq.heappop(running)
+        times = Waited(now_s - came_s - work_s, now_s - came_s)
+        pace.settled(work_s, now_s, times if tells else None)
     assert pace.is_settled
-    assert pace.limit == slots
+    return pace.limit
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 6, 8, 16])
+def test_the_pace_finds_how_many_a_daemon_works_on(slots: int) -> None:
+    """By the time that jobs waited."""
+    found = [settle(slots, tells=True, seed=seed) for seed in range(20)]
+    assert found.count(slots) >= 14
+    assert all(abs(one - slots) <= max(1, slots // 8) for one in found)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 8, 16])
+def test_the_pace_of_a_server_that_tells_no_times(slots: int) -> None:
+    """None of its slots is idle; by chance more may wait than had to."""
+    found = [settle(slots, tells=False, seed=seed) for seed in range(20)]
+    assert min(found) >= slots
+    assert sum(one <= max(8, 2 * slots) for one in found) >= 15
+
+
+def test_how_long_a_reply_waited() -> None:
+    """What its times leave open; nothing where it tells none."""
+    times = {"total_s": 4.0, "load_s": 0.5, "prompt_s": 0.5, "generate_s": 1.0}
+    assert waited({"timings": times}) == Waited(2.0, 4.0)
+    assert waited({"timings": {"total_s": 0.0}}) is None
+    assert waited({}) is None
 
 
 def test_a_given_pace_stays() -> None:

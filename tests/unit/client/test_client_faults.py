@@ -78,7 +78,8 @@ def test_each_fault_is_one_error(
 
 def connections_in_use(client: Client | AsyncClient) -> int:
     """How many are neither idle nor closed; httpx has no public way to ask."""
-    pool: Any = client._transport._send.__self__  # type: ignore[attr-defined]
+    pool: Any = client._transport._send
+    pool = pool.__self__
     return sum(not (one.is_idle() or one.is_closed()) for one in pool._pool.connections)
 
 
