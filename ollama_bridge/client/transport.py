@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -123,6 +124,7 @@ class AsyncTransport:
     ) -> None:
         self.address = address
         self._timeouts = timeouts
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
             http = httpx.AsyncClient(verify=_needs_certificates(address), transport=transport)
@@ -167,6 +169,7 @@ class AsyncTransport:
     async def _open(
         self, call: Call, ends_s: float | None
     ) -> AsyncIterator[tuple[httpx.Response, Clock]]:
+        self._check_loop()
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             try:
@@ -183,6 +186,15 @@ class AsyncTransport:
         except DaemonError as error:
             clock.place(error)
             raise
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise ConfigError(
+                "this client was used in another event loop, which its connections belong to",
+                hint="make a client within each asyncio.run",
+            )
 
 
 def _whole(response: httpx.Response, clock: Clock) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import json
@@ -11,14 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
+from fakes.daemon import FakeDaemon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.client import Client
+from ollama_bridge.client import AsyncClient, Client
 from ollama_bridge.client.clock import HTTPX_ERRORS
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.retries import NO_RETRIES
-from ollama_bridge.errors import DaemonError, OllamaBridgeError
+from ollama_bridge.errors import ConfigError, DaemonError, OllamaBridgeError
 
 
 def add(a: int, b: int) -> int:
@@ -109,6 +111,36 @@ def test_every_exception_of_httpx_is_translated(ask: Any, error: Exception) -> N
             assert caught.value.hint
             assert caught.value.phase is not None
             assert caught.value.attempts == 1
+
+
+def test_a_closed_client_says_so(fake_daemon: FakeDaemon) -> None:
+    """Rather than open connections that nobody would close."""
+    with Client(fake_daemon.host) as client:
+        assert client.version()
+    with pytest.raises(ConfigError, match="is closed"):
+        client.version()
+
+    async def run() -> None:
+        async with AsyncClient(fake_daemon.host) as other:
+            assert await other.version()
+        with pytest.raises(ConfigError, match="is closed"):
+            await other.chat("m", "hi")
+
+    asyncio.run(run())
+
+
+def test_a_client_of_another_event_loop_says_so() -> None:
+    """Its connections are dead; asyncio's own error would come at every other question."""
+    wire = httpx.MockTransport(lambda _: httpx.Response(200, json={"version": "1"}))
+    client = AsyncClient(HOST, transport=wire)
+
+    async def ask(method: str, *args: str) -> None:
+        await getattr(client, method)(*args)
+
+    asyncio.run(ask("version"))
+    for method, args in (("version", ()), ("chat", ("m", "hi"))):
+        with pytest.raises(ConfigError, match="another event loop"):
+            asyncio.run(ask(method, *args))
 
 
 def test_an_upload_that_breaks_is_translated(ask: Any, tmp_path: Path) -> None:
