@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
+from fakes.disks import small_disk
 
 from ollama_bridge.client import AsyncClient, Timeouts, calls
 from ollama_bridge.client.batch import daemons, question, run_batch, run_batch_async
@@ -320,6 +321,23 @@ def test_a_full_disk_stops_the_batch(
         assert len(log) == 1
         run(["b", "c"], log, daemon.host)
         assert len(log) == 3
+
+
+def test_a_disk_that_is_really_full(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Half a record is taken back; with room again the batch goes on."""
+    daemon.script = lambda asked: Turn(pieces=[text_of(asked) * 8000])
+    with small_disk(tmp_path / "disk", size_kib=160) as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(120 * 1024))
+        with BatchLog(disk / "log") as log:
+            with pytest.raises(DiskFullError):
+                run(list("abcdefgh"), log, daemon.host)
+            assert 0 < len(log) < 8
+        ballast.unlink()
+        with BatchLog(disk / "log") as log:
+            assert 0 < len(log) < 8
+            run(list("abcdefgh"), log, daemon.host)
+            assert answers(log, list("abcdefgh")) == [letter * 8000 for letter in "abcdefgh"]
 
 
 @pytest.mark.parametrize("how", ["removed", "broken"])
