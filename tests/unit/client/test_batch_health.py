@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
 from ollama_bridge.client import Timeouts, batching, calls, health
-from ollama_bridge.client.batch import Asks, daemons, question, run_batch
+from ollama_bridge.client.batch import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.batching import Answered, ask_all
 from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
@@ -167,6 +168,40 @@ def test_a_wedged_runner_is_found_by_the_canary(daemon: FakeDaemon, log: BatchLo
     with pytest.raises(DaemonTimeoutError):
         list(run_batch([chat("a")], daemons([daemon.host], timeouts=soon), log, limits))
     assert asked_in_turn(daemon) == ["a", "canary"]
+
+
+@pytest.mark.parametrize("waits_for", ["row", "canary", "check"])
+def test_nothing_is_left_over(daemon: FakeDaemon, log: BatchLog, waits_for: str) -> None:
+    """Whoever stops reading while a row, a canary or a check is under way leaves no task."""
+    asked_for = threading.Event()
+
+    def silent(asked: Asked) -> Turn:
+        if not is_canary(asked) and text_of(asked) == "a":
+            return echo(asked)
+        if waits_for == "canary" and not is_canary(asked):
+            return CRASH
+        asked_for.set()
+        daemon.fault = Fault.SILENT
+        return SILENCE
+
+    async def read() -> int:
+        limits = BatchLimits(in_flight=1, pause_s=0.001, quiet_s=0.05, canary_s=30.0)
+        if waits_for != "check":
+            limits = replace(limits, quiet_s=30.0)
+        endpoints = daemons([daemon.host], timeouts=PATIENT)
+        jobs = [chat("a"), chat("b")]
+        async with aclosing(run_batch_async(jobs, endpoints, log, limits)) as events:
+            await anext(events)
+            reading = asyncio.ensure_future(anext(events))
+            await asyncio.to_thread(asked_for.wait, 10)
+            await asyncio.sleep(0.1)
+            reading.cancel()
+            await asyncio.wait([reading])
+        return len(asyncio.all_tasks())
+
+    daemon.script = silent
+    assert asyncio.run(read()) == 1
+    assert len(log) == 1
 
 
 def test_a_long_answer_is_no_silence(daemon: FakeDaemon, log: BatchLog) -> None:
