@@ -17,6 +17,9 @@ from ollama_bridge.client.lines import Body, LineSplitter, check_ended
 from ollama_bridge.client.requests import encode_body
 from ollama_bridge.errors import ConfigError, DaemonError
 
+# How much is asked at a time is the caller's to decide; httpx would let all above 100 wait.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+
 
 class Transport:
     """Blocking requests.
@@ -40,12 +43,14 @@ class Transport:
         self._timeouts = timeouts
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
-            http = httpx.Client(verify=_needs_certificates(address), transport=transport)
+            http = httpx.Client(
+                verify=_needs_certificates(address), transport=transport, limits=_LIMITS
+            )
         self._send: Callable[[httpx.Request], httpx.Response]
         if http is None:
             # Cookies, redirects and the like, which no daemon has, cost a tenth of a request.
             wire = transport or httpx.HTTPTransport(
-                verify=_needs_certificates(address), trust_env=False
+                verify=_needs_certificates(address), trust_env=False, limits=_LIMITS
             )
             self._send, self._close = wire.handle_request, wire.close
         else:
@@ -127,11 +132,13 @@ class AsyncTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
-            http = httpx.AsyncClient(verify=_needs_certificates(address), transport=transport)
+            http = httpx.AsyncClient(
+                verify=_needs_certificates(address), transport=transport, limits=_LIMITS
+            )
         self._send: Callable[[httpx.Request], Awaitable[httpx.Response]]
         if http is None:
             wire = transport or httpx.AsyncHTTPTransport(
-                verify=_needs_certificates(address), trust_env=False
+                verify=_needs_certificates(address), trust_env=False, limits=_LIMITS
             )
             self._send, self._close = wire.handle_async_request, wire.aclose
         else:

@@ -145,8 +145,7 @@ class FakeDaemon:
         self.closing = threading.Event()
         self.connections: list[socket.socket] = []
         handler = type("Handler", (_Handler,), {"daemon": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
-        self._server.daemon_threads = False  # closing waits for them: no thread outlives a test
+        self._server = _Server(("127.0.0.1", self.port), handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
@@ -217,6 +216,11 @@ class FakeDaemon:
             message = {"role": "assistant", "content": "", "tool_calls": called}
             yield {"model": "m:latest", "done": False, "message": message}
         yield _event({"content": "", "response": ""}, chat=chat) | final
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # closing waits for them: no thread outlives a test
+    request_queue_size = 128  # who has to knock twice waits for a second
 
 
 def _messages(body: Mapping[str, Any]) -> Any:

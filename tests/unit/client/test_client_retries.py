@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -161,6 +162,22 @@ def test_a_storm_of_503_is_ridden_out(fake_daemon: FakeDaemon) -> None:
 
     assert asyncio.run(run()) == ["Hello!"] * 12
     assert len(fake_daemon.questions) == 42
+
+
+def test_nobody_waits_for_a_connection(fake_daemon: FakeDaemon) -> None:
+    """However much is asked at a time, all of it is on its way at once."""
+    all_there = threading.Barrier(110, timeout=10)
+
+    def together(asked: Asked) -> Turn:
+        all_there.wait()
+        return FINE
+
+    async def run() -> int:
+        async with AsyncClient(fake_daemon.host) as client:
+            return len(await asyncio.gather(*(client.chat("m", f"{n}") for n in range(110))))
+
+    fake_daemon.script = together
+    assert asyncio.run(run()) == 110
 
 
 def pauses_s(retries: Retries, errors: Sequence[DaemonError], *, total_s: float) -> list[float]:
