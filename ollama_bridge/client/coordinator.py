@@ -300,7 +300,8 @@ class Coordinator(Generic[C]):
             lane.rests_until_s = time.monotonic() + self._pause_s(lane.failures)
         if not is_refusal:
             lane.canary = job.canary
-        if lane.failures >= self._limits.failures_in_a_row + lane.pace.limit - 1:
+        most = self._limits.failures_in_a_row + lane.pace.limit - 1
+        if lane.failures >= most or lane.given_up is not None:
             self._give_up(lane, error)
 
     def _rest(self, lane: Lane[C], error: DaemonError) -> None:
