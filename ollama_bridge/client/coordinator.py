@@ -126,7 +126,8 @@ class Coordinator(Generic[C]):
         finally:
             tasks = [*self._running, *self._canaries, *self._checks]
             for task in tasks:
-                task.cancel()
+                if not task.cancelling():  # twice would break into the closing of its connection
+                    task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _has_work(self) -> bool:
