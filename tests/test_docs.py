@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ollama_bridge.cli.manual import fenced
+
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
@@ -27,7 +29,7 @@ def test_cli_reference_is_current(tmp_path: Path) -> None:
         env={**os.environ, "COLUMNS": "100"},
     )
     current = (CHECKOUT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert current == out.read_text(encoding="utf-8"), "run scripts/gen-docs"
+    assert current == fenced(out.read_text(encoding="utf-8")), "run scripts/gen-docs"
 
 
 @pytest.mark.parametrize(

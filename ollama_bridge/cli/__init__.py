@@ -13,6 +13,7 @@ import warnings
 from typing import Annotated
 
 import typer
+from typer import TyperException
 
 from ollama_bridge.cli import (
     ask,
@@ -26,6 +27,7 @@ from ollama_bridge.cli import (
     export_stages,
     labels,
     manage,
+    manual,
     models,
     monitor,
     output,
@@ -33,7 +35,7 @@ from ollama_bridge.cli import (
     runs,
     stages,
 )
-from ollama_bridge.errors import OllamaBridgeError
+from ollama_bridge.errors import ConfigError, OllamaBridgeError
 
 _INTERRUPTED = 130
 
@@ -42,6 +44,7 @@ app = typer.Typer(
     help="From a model in your Ollama to a smaller, faster one that `ollama run` serves, proven "
     "to be the model you trained.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -60,7 +63,7 @@ def _root(
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
+            "--version", "-v", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
 ) -> None:
@@ -84,23 +87,40 @@ app.add_typer(assets.recipes_app, name="recipes")
 app.add_typer(assets.modelfiles_app, name="modelfiles")
 app.add_typer(runs.app, name="runs")
 app.add_typer(labels.app, name="labels")
+manual.use_in(app)
 
 
 def main() -> None:
-    """Run the command line; every error of ours ends here as one message and an exit code."""
+    """Run the command line; every error ends here as one message and an exit code."""
     quiet_libraries()
+    as_json = "--json" in " ".join(sys.argv).partition(" -- ")[0].split()
     try:
-        app()
+        code = app(standalone_mode=False)
     except OllamaBridgeError as error:
-        sys.exit(output.fail(error, as_json="--json" in sys.argv))
-    except SystemExit as done:
-        if done.code == _INTERRUPTED:
-            output.say("interrupted")
-        raise
+        sys.exit(output.fail(error, as_json=as_json))
+    except typer.Abort:
+        sys.exit(output.fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
+    except TyperException as wrong:
+        sys.exit(_refuse(wrong, as_json=as_json))
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    if code == _INTERRUPTED:
+        output.interrupted(as_json=as_json)
+    sys.exit(code)
+
+
+def _refuse(wrong: TyperException, *, as_json: bool) -> int:
+    """What was typed is no command, or not one with these options."""
+    context = getattr(wrong, "ctx", None)
+    if type(wrong).__name__ == "NoArgsIsHelpError":
+        output.say(wrong.format_message())
+        return wrong.exit_code
+    named = context.command_path if context is not None else "ollama-bridge"
+    message = " ".join(wrong.format_message().split()).rstrip(".")
+    error = ConfigError(message[:1].lower() + message[1:], hint=f"{named} --help")
+    return output.fail(error, as_json=as_json)
 
 
 def quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""Answers on the screen as they come: Markdown on a terminal, plain text in a pipe."""
+"""Answers as they come: Markdown on a terminal, plain text in a pipe, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,8 +15,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text as Styled
 
-from ollama_bridge.cli.output import say
+from ollama_bridge.cli.output import line_json, say
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options
 from ollama_bridge.client.session import SessionEvent
 
 _FENCE = re.compile(r"^\s{0,3}(```|~~~)", re.MULTILINE)
@@ -68,28 +70,39 @@ class AnswerView:
         console: Where answers go.
         markdown: Render them; else they are written as they come.
         show_thinking: Show thinking too, dimmed.
+        as_json: Write each event as a line of JSON.
     """
 
     def __init__(
-        self, console: Console | None = None, *, markdown: bool = True, show_thinking: bool = True
+        self,
+        console: Console | None = None,
+        *,
+        markdown: bool = True,
+        show_thinking: bool = True,
+        as_json: bool = False,
     ) -> None:
         self._console = console or Console(file=sys.stdout)
         self.markdown = markdown
         self.show_thinking = show_thinking
+        self.as_json = as_json
 
     @property
     def renders(self) -> bool:
         """Whether answers are rendered."""
-        return self.markdown and self._console.is_terminal
+        return self.markdown and self._console.is_terminal and not self._console.is_dumb_terminal
 
     def show(self, events: Iterable[SessionEvent]) -> Shown:
         """Show the events of an answer until it ends."""
+        if self.as_json:
+            return self._lines(events)
         return self._rendered(events) if self.renders else self._plain(events)
 
     def beside(self, answers: Mapping[str, Iterable[SessionEvent]]) -> dict[str, Shown]:
         """Show the answers of several models beside each other; they are asked in turn."""
         texts = dict.fromkeys(answers, "")
         shown: dict[str, Shown] = {}
+        if self.as_json:
+            return {name: self._lines(events, name) for name, events in answers.items()}
         if not self.renders:
             for name, events in answers.items():
                 self._console.print(f"--- {name}", highlight=False, markup=False)
@@ -106,6 +119,16 @@ class AnswerView:
                         texts[name] += event.text
                         live.update(_columns(texts))
             live.update(_columns(texts))
+        return shown
+
+    def _lines(self, events: Iterable[SessionEvent], model: str | None = None) -> Shown:
+        shown, begun_s = Shown(), time.monotonic()
+        for event in events:
+            shown.take(event, begun_s)
+            if isinstance(event, Dropped):
+                say_dropped(event)
+            record = event_record(event)
+            line_json(record if model is None else {"model": model, **record})
         return shown
 
     def _plain(self, events: Iterable[SessionEvent]) -> Shown:
@@ -155,6 +178,44 @@ class AnswerView:
         return shown
 
 
+def event_record(event: SessionEvent) -> dict[str, Any]:
+    """An event for programs: which one, and what it brings."""
+    match event:
+        case Thinking() | Text():
+            return {"event": type(event).__name__.lower(), "text": event.text}
+        case Dropped(turns):
+            return {"event": "dropped", "turns": len(turns)}
+        case Done(reply):
+            return {"event": "done", **reply_record(reply)}
+    return {"event": "tool_call", "name": event.name, "arguments": dict(event.arguments)}
+
+
+def reply_record(reply: Reply) -> dict[str, Any]:
+    """A reply for programs: flat, without what was not asked for."""
+    record = asdict(reply)
+    timings = record.pop("timings")
+    if record["logprobs"] is None:
+        del record["logprobs"]
+    return {**record, **timings}
+
+
+def tell_cut(reply: Reply, options: Options, more: str) -> None:
+    """Tell that an answer is not whole, and the setting that gives more.
+
+    Args:
+        reply: The answer.
+        options: With which it was asked.
+        more: How a setting is changed, with a ``name`` and a ``value``.
+    """
+    if not reply.hit_limit:
+        return
+    limit = options.get("num_predict") or DEFAULT_NUM_PREDICT
+    name, value = "num_predict", 4 * limit
+    if reply.generated_tokens < limit:  # so it was the context that was full
+        name, value = "num_ctx", 2 * (reply.prompt_tokens + reply.generated_tokens)
+    say(f"(cut at {name}; more: {more.format(name=name, value=value)})")
+
+
 def say_dropped(event: Dropped) -> None:
     """Tell that the conversation was cut."""
     count = len(event.turns)
@@ -172,14 +233,17 @@ def timing(shown: Shown) -> str:
     if reply.thinking and shown.first_text_s is not None:
         parts.append(f"first of the answer {shown.first_text_s:.2f} s")
     parts.append(f"load {timings.load_s:.2f} s")
+    cached = reply.cached_tokens or 0
     for name, tokens, time_s in (
-        ("prompt", reply.prompt_tokens, timings.prompt_s),
+        ("prompt", reply.prompt_tokens - cached, timings.prompt_s),
         ("answer", reply.generated_tokens, timings.generate_s),
     ):
         if time_s > 0:
             parts.append(f"{name} {tokens / time_s:.1f} tokens/s")
-    if reply.done_reason == "length":
-        parts.append("cut at num_predict")
+    if cached:
+        parts.append(f"{cached} of the prompt known before")
+    if reply.hit_limit:
+        parts.append("cut")
     return ", ".join(parts)
 
 

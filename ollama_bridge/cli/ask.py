@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,16 +24,25 @@ from ollama_bridge.cli.asking import (
     read_format,
     read_options,
     read_think,
+    with_own_limit,
 )
 from ollama_bridge.cli.chat import connect, talk
-from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.cli.manual import ThinkingCommand
+from ollama_bridge.cli.progress import ConsoleReporter, bar
+from ollama_bridge.errors import ConfigError, DaemonError, DataError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from ollama_bridge.cli.answers import Shown
+    from ollama_bridge.client import Client, ModelDetails
 
 _STDIN_WAITS_S = (2.0, 20.0)
 _NOT_READ = "(nothing was piped in within 22 s: asked without it; a file is read: < FILE)"
 
+TruncateOption = Annotated[
+    bool, typer.Option("--truncate", help="Of a text to embed: cut it if it is too long.")
+]
+DimensionsOption = Annotated[
+    int | None, typer.Option(help="Of a text to embed: length of the vector, if it can be chosen.")
+]
 ImageOption = Annotated[
     list[Path] | None, typer.Option("--image", help="A picture to look at. Repeatable.")
 ]
@@ -42,8 +50,8 @@ ImageOption = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("run")(run)
-    app.command("generate")(generate)
+    app.command("run", cls=ThinkingCommand)(run)
+    app.command("generate", cls=ThinkingCommand)(generate)
     app.command("embed")(embed)
 
 
@@ -62,27 +70,42 @@ def run(
     keepalive: KeepAliveOption = None,
     markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
     verbose: VerboseOption = False,
-    nowordwrap: Annotated[bool, typer.Option("--nowordwrap", hidden=True)] = False,
+    nowordwrap: Annotated[
+        bool, typer.Option("--nowordwrap", help="As --no-markdown: lines as they come.")
+    ] = False,
+    insecure: options.InsecureOption = False,
+    truncate: TruncateOption = False,
+    dimensions: DimensionsOption = None,
     host: options.HostOption = None,
+    as_json: options.JSONLinesOption = False,
 ) -> None:
     """Ask a tag and print the answer as it comes; without a prompt, chat.
+
+    A tag that is not here is pulled first. Of a model that embeds, the vector is printed.
 
     Examples:
       ollama-bridge run review-sentiment "The battery died after two days."
       ollama-bridge run review-reply --verbose -p temperature=0 "It broke."
       cat letter.txt | ollama-bridge run review-reply "Answer this letter:"
     """
-    from ollama_bridge.cli.answers import AnswerView
+    from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
 
     conversation = Conversation(
         tag, system, read_options(parameter), read_think(think), format=read_format(format_)
     )
-    view = AnswerView(markdown=markdown and not nowordwrap, show_thinking=not hide_thinking)
+    view = AnswerView(
+        markdown=markdown and not nowordwrap, show_thinking=not hide_thinking, as_json=as_json
+    )
     with connect(host) as client:
+        details = _find_or_pull(client, tag, insecure=insecure)
+        if "embedding" in details.capabilities and "completion" not in details.capabilities:
+            text = whole_prompt(" ".join(prompt or []), tag=tag)
+            _embed(client, tag, [text], truncate, dimensions, keepalive, as_json=as_json)
+            return
+        conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
-            client.show(tag)  # a wrong tag is told now, not after the first question
             repl = Repl(client, conversation, view)
             repl.verbose = verbose
             talk(repl)
@@ -98,7 +121,10 @@ def run(
             keep_alive=keep_alive(keepalive),
         )
         shown = view.show(events)
-        _tell(shown, verbose=verbose)
+        if verbose:
+            output.say(timing(shown))
+        elif shown.reply is not None:
+            tell_cut(shown.reply, conversation.options, "-p {name}={value}")
 
 
 def generate(
@@ -123,7 +149,9 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
     text = whole_prompt(prompt or "", tag=tag)
+    given = read_options(parameter)
     with connect(host) as client:
+        given = with_own_limit(given, client.show(tag))
         reply = client.generate(
             tag,
             text,
@@ -131,18 +159,21 @@ def generate(
             suffix=suffix,
             raw=raw,
             images=image,
-            options=read_options(parameter),
+            options=given,
             think=read_think(think),
             format=read_format(format_),
             keep_alive=keep_alive(keepalive),
         )
-    if as_json:
-        output.data_json(_as_json(asdict(reply)))
-        return
-    from ollama_bridge.cli.answers import Shown
+    from ollama_bridge.cli.answers import Shown, reply_record, tell_cut, timing
 
+    if as_json:
+        output.data_json(reply_record(reply))
+        return
     output.data(reply.text)
-    _tell(Shown(reply), verbose=verbose)
+    if verbose:
+        output.say(timing(Shown(reply)))
+    else:
+        tell_cut(reply, given, "-p {name}={value}")
 
 
 def embed(
@@ -150,14 +181,13 @@ def embed(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Left out: the lines of stdin, a text each.")
     ] = None,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut a text that is too long; it is said which.")
-    ] = False,
-    dimensions: Annotated[
-        int | None, typer.Option(help="Length of the vectors, where the model can choose.")
-    ] = None,
+    truncate: TruncateOption = False,
+    dimensions: DimensionsOption = None,
     keepalive: KeepAliveOption = None,
     host: options.HostOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, with counts and times.")
+    ] = False,
 ) -> None:
     """Print the vector of each text, as a line of JSON.
 
@@ -167,17 +197,7 @@ def embed(
     """
     asked = texts or [line for line in whole_prompt("", tag=tag).split("\n") if line.strip()]
     with connect(host) as client:
-        found = client.embed(
-            tag,
-            asked,
-            truncate=truncate,
-            dimensions=dimensions,
-            keep_alive=keep_alive(keepalive),
-        )
-    for number in found.cut:
-        output.say(f"(text {number + 1} was cut: it is longer than the model reads)")
-    for vector in found.vectors:
-        output.data(json.dumps(vector))
+        _embed(client, tag, asked, truncate, dimensions, keepalive, as_json=as_json)
 
 
 def whole_prompt(prompt: str, *, tag: str) -> str:
@@ -232,18 +252,42 @@ def _has_input() -> bool:
     return False
 
 
-def _tell(shown: Shown, *, verbose: bool) -> None:
-    from ollama_bridge.cli.answers import timing
+def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
+    """What the daemon knows of a tag, which it fetches if it has to, as ``ollama run`` does."""
+    try:
+        return client.show(tag)
+    except ModelNotFoundError as absent:
+        output.say(f"({tag} is not here: it is pulled)")
+        try:
+            with ConsoleReporter() as reporter:
+                client.pull(tag, insecure=insecure, on_progress=bar(reporter, "pull"))
+        except DaemonError as error:
+            raise ModelNotFoundError(
+                f"the daemon has no model {tag!r}, and cannot pull it: {error.message}",
+                status_code=absent.status_code,
+                hint="ollama-bridge ls",
+                model=tag,
+            ) from error
+        return client.show(tag)
 
-    if verbose:
-        output.say(timing(shown))
-    elif shown.reply is not None and shown.reply.done_reason == "length":
-        output.say("(cut at num_predict; more: -p num_predict=4096)")
 
-
-def _as_json(reply: dict[str, Any]) -> dict[str, Any]:
-    """A reply flat, without what was not asked for."""
-    timings = reply.pop("timings")
-    if reply["logprobs"] is None:
-        del reply["logprobs"]
-    return {**reply, **timings}
+def _embed(
+    client: Client,
+    tag: str,
+    texts: list[str],
+    truncate: bool,
+    dimensions: int | None,
+    keepalive: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    found = client.embed(
+        tag, texts, truncate=truncate, dimensions=dimensions, keep_alive=keep_alive(keepalive)
+    )
+    for number in found.cut:
+        output.say(f"(text {number + 1} was cut: it is longer than the model reads)")
+    if as_json:
+        output.line_json(asdict(found))
+        return
+    for vector in found.vectors:
+        output.line_json(vector)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ollama_bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import ModelDetails
+    from ollama_bridge.client.options import Options
 
 SystemOption = Annotated[
     str | None, typer.Option("--system", help="Instruction, instead of the model's own.")
@@ -18,7 +23,7 @@ ParameterOption = Annotated[
     typer.Option("--parameter", "-p", help="name=value, such as temperature=0. Repeatable."),
 ]
 ThinkOption = Annotated[
-    str | None, typer.Option("--think", help="true, false, low, medium, high or max.")
+    str | None, typer.Option("--think", help="true (or nothing), false, low, medium, high or max.")
 ]
 HideThinkingOption = Annotated[
     bool, typer.Option("--hide-thinking", "--hidethinking", help="Do not show thinking.")
@@ -30,8 +35,7 @@ KeepAliveOption = Annotated[
     str | None, typer.Option("--keepalive", help="How long the model stays loaded (5m, 0, -1).")
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Times and rates on stderr.")]
-
-_THINK = {"true": True, "false": False} | {name: name for name in ("low", "medium", "high", "max")}
+THINK = {"true": True, "false": False} | {name: name for name in ("low", "medium", "high", "max")}
 
 
 def read_options(pairs: list[str] | None) -> dict[str, Any]:
@@ -52,6 +56,15 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
+def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
+    """Options, with the ``num_predict`` that a tag sets itself where none is given.
+
+    Without it the client would send its own, in place of the tag's.
+    """
+    own = re.search(r"^num_predict\s+(\d+)\s*$", details.parameters, re.MULTILINE)
+    return ({"num_predict": int(own[1])} if own and int(own[1]) > 0 else {}) | dict(options)
+
+
 def read_think(text: str | None) -> bool | str | None:
     """What ``--think`` means.
 
@@ -60,9 +73,9 @@ def read_think(text: str | None) -> bool | str | None:
     """
     if text is None:
         return None
-    if text.lower() not in _THINK:
-        raise ConfigError(f"--think {text}: write {', '.join(_THINK)}")
-    return _THINK[text.lower()]
+    if text.lower() not in THINK:
+        raise ConfigError(f"--think {text}: write {', '.join(THINK)}")
+    return THINK[text.lower()]
 
 
 def read_format(text: str | None) -> str | dict[str, Any] | None:

@@ -19,6 +19,7 @@ from ollama_bridge.cli.asking import (
     read_options,
     read_think,
 )
+from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError, DataError
 
@@ -31,7 +32,7 @@ _SET_ASIDE = 1
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("batch")(batch)
+    app.command("batch", cls=ThinkingCommand)(batch)
 
 
 def batch(

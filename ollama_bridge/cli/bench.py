@@ -43,9 +43,10 @@ def bench(
 ) -> None:
     """Measure how fast tags are served: loading, waiting, rates, against the memory's bound.
 
-    FIRST and ANSWER are seconds to the first token and to the first of the answer (50 % and 95 % of
-    requests); PROMPT and DECODE tokens a second of one request; ALL of all requests together; BOUND
-    what memory allows one request.
+    FIRST and ANSWER are seconds to the first token and to the first of the answer, PROMPT and
+    DECODE tokens a second of one request: what half of the requests and what 95 % of them reach (of
+    fewer than 20, all). ALL are tokens a second of all requests together; BOUND is what memory
+    allows one request.
 
     Examples:
       ollama-bridge bench review-sentiment smollm2:135m
@@ -72,7 +73,8 @@ def bench(
         try:
             write_text_atomic(picture, draw(speeds))
         except OSError as exc:
-            raise ConfigError(f"{picture} cannot be written: {exc.strerror}") from exc
+            output.say(f"error: {picture} cannot be written: {exc.strerror}")
+            raise typer.Exit(ConfigError.exit_code) from exc
 
 
 def _tell(speeds: Sequence[TagSpeed]) -> None:
@@ -91,7 +93,7 @@ def _tell(speeds: Sequence[TagSpeed]) -> None:
         for speed in speeds
         for one in speed.measured
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
     for speed in speeds:
         length = speed.measured[0].tokens
         if length is not None and length.p50 < 8:

@@ -49,7 +49,7 @@ def print_budget(gguf: GGUFFile) -> None:
         }
         for row in budget["groups"]
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
     output.data("")
     files = [
         {"name": "this file", "size_bytes": gguf.facts["size_bytes"], "kl_nats": budget["kl_nats"]},
@@ -63,6 +63,6 @@ def print_budget(gguf: GGUFFile) -> None:
         }
         for file in files
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
     output.data("")
     output.say(f"measured on {budget['texts']}, {budget['positions']} positions")

@@ -22,7 +22,9 @@ from ollama_bridge.cli.asking import (
     read_format,
     read_options,
     read_think,
+    with_own_limit,
 )
+from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
 from ollama_bridge.errors import DataError
 
@@ -52,7 +54,7 @@ _COMMANDS = [
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("chat")(chat)
+    app.command("chat", cls=ThinkingCommand)(chat)
 
 
 def chat(
@@ -72,6 +74,7 @@ def chat(
     markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
     verbose: VerboseOption = False,
     host: options.HostOption = None,
+    as_json: options.JSONLinesOption = False,
 ) -> None:
     """Talk with a model; /help lists the commands, Ctrl-D ends.
 
@@ -94,8 +97,9 @@ def chat(
     conversation.think = read_think(think) if think is not None else conversation.think
     conversation.format = read_format(format_) if format_ is not None else conversation.format
     with connect(host) as client:
-        client.show(tag)  # a wrong tag is told now, not after the first question
-        view = AnswerView(markdown=markdown, show_thinking=not hide_thinking)
+        # A wrong tag is told now, not after the first question.
+        conversation.options = with_own_limit(conversation.options, client.show(tag))
+        view = AnswerView(markdown=markdown, show_thinking=not hide_thinking, as_json=as_json)
         repl = Repl(client, conversation, view)
         repl.verbose = verbose
         if compare is not None:
@@ -118,7 +122,8 @@ def talk(repl: Repl) -> None:
     """Take lines until they end, or the user goes."""
     from ollama_bridge.cli.repl import EndOfChat
 
-    lines = _typed(repl) if sys.stdin.isatty() else (line.rstrip("\n") for line in sys.stdin)
+    repl.is_typed = sys.stdin.isatty()
+    lines = _typed(repl) if repl.is_typed else (line.rstrip("\n") for line in sys.stdin)
     try:
         for text in joined(lines):
             repl.take(text)
@@ -152,17 +157,27 @@ def _typed(repl: Repl) -> Iterator[str]:
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.output import create_output
 
     path = home_dir() / "chat-history"
     kept: History = InMemoryHistory()
+    repl.keeps_history = not os.environ.get("OLLAMA_NOHISTORY")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         kept = FileHistory(path)
     except OSError as exc:
         say(f"(what is typed is not kept: {path}: {exc.strerror})")
+    if "OLLAMA_EDITOR" in os.environ:
+        os.environ["VISUAL"] = os.environ["OLLAMA_EDITOR"]
+    keys = KeyBindings()
+    keys.add("c-g")(lambda event: event.current_buffer.open_in_editor())
     forgotten = InMemoryHistory()
     session: PromptSession[str] = PromptSession(
+        # What is typed is shown beside the answers on a terminal, but is no part of a result.
+        output=create_output(stdout=sys.stdout if sys.stdout.isatty() else sys.stderr),
+        key_bindings=keys,
         history=kept,
         auto_suggest=AutoSuggestFromHistory(),
         completer=WordCompleter([f"/{name}" for name in _COMMANDS], sentence=True),

@@ -21,7 +21,12 @@ def install(
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Install Ollama where there is none (minutes where it has to be built)."""
+    """Install Ollama where there is none (minutes where it has to be built).
+
+    Examples:
+      ollama-bridge daemon install
+      ollama-bridge daemon install --version 0.24.0
+    """
     from ollama_bridge.daemon.install import install_daemon
 
     with ConsoleReporter(quiet=quiet) as reporter:
@@ -35,7 +40,11 @@ def start(
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Use the running daemon, or start one with your own model store."""
+    """Use the running daemon, or start one with your own model store.
+
+    Examples:
+      ollama-bridge daemon start
+    """
     from ollama_bridge.daemon.ensure import ensure_daemon
 
     with ConsoleReporter(quiet=quiet) as reporter:
@@ -47,7 +56,11 @@ def start(
 
 @app.command()
 def stop(as_json: options.JSONOption = False) -> None:
-    """Stop the daemon that we started; never one that somebody else runs."""
+    """Stop the daemon that we started; never one that somebody else runs.
+
+    Examples:
+      ollama-bridge daemon stop
+    """
     from ollama_bridge.daemon.ensure import stop_daemon
 
     output.fields({"stopped": stop_daemon()}, as_json=as_json)
@@ -55,7 +68,11 @@ def stop(as_json: options.JSONOption = False) -> None:
 
 @app.command()
 def status(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
-    """Say which daemon answers, and which binary serves `ollama run`."""
+    """Say which daemon answers, and which binary serves `ollama run`.
+
+    Examples:
+      ollama-bridge daemon status --json
+    """
     from ollama_bridge.daemon.ensure import daemon_status
 
     output.fields(daemon_status(host=host), as_json=as_json)

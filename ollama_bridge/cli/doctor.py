@@ -57,6 +57,9 @@ def doctor(
             if finding.fix:
                 output.data(f"{'':<8} fix: {finding.fix}")
     if failed is not None:
-        raise failed
+        if not as_json:
+            raise failed
+        output.say(f"error: {failed.message}")
+        raise typer.Exit(failed.exit_code)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(1)

@@ -18,7 +18,7 @@ from ollama_bridge.errors import ConfigError
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (importance, convert, render, register):
-        app.command(command.__name__, rich_help_panel="Stages")(command)
+        app.command(command.__name__)(command)
 
 
 def importance(
@@ -29,7 +29,11 @@ def importance(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Measure which columns of its matrices a model uses, for `convert --imatrix`."""
+    """Measure which columns of its matrices a model uses, for `convert --imatrix`.
+
+    Examples:
+      ollama-bridge importance ./student --corpus ./corpus --out ./importance
+    """
     from ollama_bridge.conversion.importance import importance as stage
 
     with ConsoleReporter() as reporter:
@@ -96,8 +100,13 @@ def render(
     recipe: Annotated[str | None, typer.Option(help="Recipe with the parameters.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat format or .j2 file.")] = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM.")] = None,
+    as_json: options.JSONOption = False,
 ) -> None:
-    """Print the Modelfile of a GGUF."""
+    """Print the Modelfile of a GGUF.
+
+    Examples:
+      ollama-bridge render ./gguf --recipe sentiment > Modelfile
+    """
     from ollama_bridge.config import ModelfileSection, load_recipe
     from ollama_bridge.rendering import render as stage
 
@@ -107,7 +116,11 @@ def render(
         settings, system = loaded.modelfile, system or loaded.task.system
     if template is not None:
         settings = settings.model_copy(update={"template": template})
-    output.data(stage(GGUFFile.open(gguf), settings=settings, system=system).to_text())
+    text = stage(GGUFFile.open(gguf), settings=settings, system=system).to_text()
+    if as_json:
+        output.data_json({"modelfile": text})
+    else:
+        output.data(text)
 
 
 def register(
@@ -124,7 +137,11 @@ def register(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Register a GGUF in Ollama and prove what is served."""
+    """Register a GGUF in Ollama and prove what is served.
+
+    Examples:
+      ollama-bridge register ./gguf my-model --modelfile Modelfile --out ./registered
+    """
     from ollama_bridge.client import Client
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.daemon.ensure import ensure_daemon

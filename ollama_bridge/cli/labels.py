@@ -22,7 +22,11 @@ StoreArgument = Annotated[
 
 @app.command("ls")
 def labels_ls(as_json: options.JSONOption = False) -> None:
-    """List the stores of soft labels in our home folder."""
+    """List the stores of soft labels in our home folder.
+
+    Examples:
+      ollama-bridge labels ls
+    """
     from ollama_bridge.label_store.catalogue import list_stores
 
     stores = list_stores(_stores_dir())
@@ -42,12 +46,16 @@ def labels_ls(as_json: options.JSONOption = False) -> None:
         }
         for store in stores
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
 
 
 @app.command("show")
 def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> None:
-    """Show what a store holds, and which artefacts use it."""
+    """Show what a store holds, and which artefacts use it.
+
+    Examples:
+      ollama-bridge labels show 01234567
+    """
     from ollama_bridge.label_store.catalogue import find_store, summarize
 
     found = summarize(find_store(_stores_dir(), store))
@@ -76,14 +84,21 @@ def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> No
 def labels_rm(
     store: StoreArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: options.JSONOption = False,
 ) -> None:
-    """Remove a store. Runs that use it keep what they use; refused while one is labelling."""
+    """Remove a store. Runs that use it keep what they use; refused while one is labelling.
+
+    Examples:
+      ollama-bridge labels rm 01234567 --yes
+    """
     from ollama_bridge.label_store.catalogue import find_store, remove_store
 
     folder = find_store(_stores_dir(), store)
     if not yes:
         typer.confirm(f"remove {folder}?", abort=True, err=True)
     free_bytes, kept_bytes = remove_store(folder)
+    if as_json:
+        output.data_json({"removed": folder, "freed_bytes": free_bytes, "kept_bytes": kept_bytes})
     kept = f"; {output.size(kept_bytes)} stay with the runs that use them" if kept_bytes else ""
     output.say(f"removed {folder}: {output.size(free_bytes)} freed{kept}")
 

@@ -10,9 +10,9 @@ import typer
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import completion, options, output
-from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.progress import ConsoleReporter, bar
 from ollama_bridge.errors import ModelfileError
-from ollama_bridge.reporting import Note, Progress
+from ollama_bridge.reporting import Note
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
@@ -34,11 +34,18 @@ def add_to(app: typer.Typer) -> None:
 
 def create(
     tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
-    modelfile: Annotated[
-        Path, typer.Option("--file", "-f", help="The Modelfile.", dir_okay=False)
-    ] = Path("Modelfile"),
+    modelfile: Annotated[Path, typer.Option("--file", "-f", help="The Modelfile.")] = Path(
+        "Modelfile"
+    ),
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize", "-q", help="Where the daemon does it (before 0.34); see `package --type`."
+        ),
+    ] = None,
     host: options.HostOption = None,
-    quiet: options.QuietOption = False,
+    as_json: options.JSONOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
     """Make a tag of a Modelfile, as `ollama create` does: nothing is proven (see `package`).
 
@@ -61,19 +68,22 @@ def create(
         if gguf.is_file():
             digest = f"sha256:{digest_file(gguf)}"
             if not client.has_blob(digest):
-                client.upload_blob(gguf, digest, on_progress=_bar(reporter, "upload"))
+                client.upload_blob(gguf, digest, on_progress=bar(reporter, "upload"))
             request = content.to_request(tag, blob_digest=digest)
         else:
             request = content.to_request(tag, blob_digest="") | {"from": content.from_}
             del request["files"]
+        if quantize is not None:
+            request["quantize"] = quantize
         client.create(request, on_status=lambda text: reporter.emit(Note("create", "info", text)))
-    output.data(tag)
+    _named(tag, as_json=as_json)
 
 
 def push(
     tag: options.TagArgument,
     insecure: options.InsecureOption = False,
     host: options.HostOption = None,
+    as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
     """Let Ollama push a tag to the registry in its name, as it is (see `publish`).
@@ -82,8 +92,8 @@ def push(
       ollama-bridge push registry.example.com/team/model:1
     """
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
-        client.push(tag, insecure=insecure, on_progress=_bar(reporter, "push"))
-    output.data(tag)
+        client.push(tag, insecure=insecure, on_progress=bar(reporter, "push"))
+    _named(tag, as_json=as_json)
 
 
 def ps(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
@@ -107,13 +117,14 @@ def ps(host: options.HostOption = None, as_json: options.JSONOption = False) -> 
         }
         for one in running
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
 
 
 def cp(
     source: options.TagArgument,
     destination: Annotated[str, typer.Argument(help="Its second name.")],
     host: options.HostOption = None,
+    as_json: options.JSONOption = False,
 ) -> None:
     """Give a model a second name.
 
@@ -122,21 +133,32 @@ def cp(
     """
     with _client(host) as client:
         client.copy(source, destination)
+    if as_json:
+        output.data_json({"source": source, "destination": destination})
+    output.say(f"copied {source} to {destination}")
 
 
-def rm(tags: TagsArgument, host: options.HostOption = None) -> None:
-    """Remove tags, and what no other tag needs.
+def rm(
+    tags: TagsArgument, host: options.HostOption = None, as_json: options.JSONOption = False
+) -> None:
+    """Remove tags, and what no other tag needs; none where one of them is not there.
 
     Examples:
-      ollama-bridge rm review-sentiment-quick
+      ollama-bridge rm review-sentiment-quick review-reply
     """
     with _client(host) as client:
         for tag in tags:
+            client.show(tag)
+        for tag in tags:
             client.delete(tag)
             output.say(f"removed {tag}")
+    if as_json:
+        output.data_json({"removed": tags})
 
 
-def stop(tags: TagsArgument, host: options.HostOption = None) -> None:
+def stop(
+    tags: TagsArgument, host: options.HostOption = None, as_json: options.JSONOption = False
+) -> None:
     """Take models out of memory.
 
     Examples:
@@ -146,6 +168,8 @@ def stop(tags: TagsArgument, host: options.HostOption = None) -> None:
         for tag in tags:
             client.show(tag)  # Ollama says nothing of a tag that it has not
             client.unload(tag)
+    if as_json:
+        output.data_json({"stopped": tags})
 
 
 def _client(host: str | None) -> Client:
@@ -154,5 +178,8 @@ def _client(host: str | None) -> Client:
     return Client(host)
 
 
-def _bar(reporter: ConsoleReporter, stage: str) -> Any:
-    return lambda done, total: reporter.emit(Progress(stage, done, total, "bytes"))
+def _named(tag: str, *, as_json: bool) -> None:
+    if as_json:
+        output.data_json({"tag": tag})
+    else:
+        output.data(tag)

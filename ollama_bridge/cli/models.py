@@ -12,7 +12,7 @@ from ollama_bridge.cli import options, output
 from ollama_bridge.cli.asking import ParameterOption, read_options
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import ParityError
+from ollama_bridge.errors import ConfigError, ParityError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -168,13 +168,18 @@ def verify(
         }
         for check in certificate.checks
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
     output.data(f"{tag}: {certificate.verdict}")
     certificate.raise_if_failed()
 
 
 def ls(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
-    """List the models in Ollama."""
+    """List the models in Ollama.
+
+    Examples:
+      ollama-bridge ls
+      ollama-bridge ls --json
+    """
     from ollama_bridge.client import Client
 
     with Client(host) as client:
@@ -191,21 +196,51 @@ def ls(host: options.HostOption = None, as_json: options.JSONOption = False) -> 
         }
         for model in models
     ]
-    output.table(rows, as_json=False)
+    output.table(rows)
 
 
 def show(
     tag: options.TagArgument,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="The Modelfile alone.")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="The parameters alone.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="The instruction alone.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="The template alone.")] = False,
+    license_: Annotated[bool, typer.Option("--license", help="The licence alone.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also what is in the model's file.")
+    ] = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Show what Ollama knows of a tag."""
+    """Show what Ollama knows of a tag.
+
+    Examples:
+      ollama-bridge show review-sentiment
+      ollama-bridge show review-sentiment --modelfile > Modelfile
+    """
     from ollama_bridge.client import Client
 
+    wanted = {
+        "modelfile": modelfile,
+        "parameters": parameters,
+        "system": system,
+        "template": template,
+        "license": license_,
+    }
+    if sum(wanted.values()) > 1:
+        raise ConfigError(
+            "--"
+            + " and --".join(name for name, one in wanted.items() if one)
+            + " are one too many",
+            hint=f"ollama-bridge show {tag} --json has all",
+        )
     with Client(host) as client:
-        details = client.show(tag)
+        details = client.show(tag, verbose=verbose)
     if as_json:
         output.data_json(dict(details.raw))
+        return
+    for name in (name for name, one in wanted.items() if one):
+        output.data(str(details.raw.get(name) or ""))
         return
     output.fields(
         {
@@ -219,4 +254,16 @@ def show(
         as_json=False,
     )
     output.data("")
+    if verbose:
+        width = max(map(len, details.model_info), default=0)
+        for name, value in details.model_info.items():
+            output.data(f"{name:<{width}}  {_shortened(value)}")
+        output.data("")
     output.data(details.modelfile)
+
+
+def _shortened(value: object) -> str:
+    """A value in a line; of a vocabulary, how long it is."""
+    if isinstance(value, list):
+        return f"{', '.join(map(str, value[:3]))}{f', ... ({len(value)})' if value[3:] else ''}"
+    return str(value)

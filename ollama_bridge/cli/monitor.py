@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -11,10 +10,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from ollama_bridge.cli import options, output
 from ollama_bridge.errors import ConfigError
@@ -37,7 +32,7 @@ def monitor(
         int | None, typer.Option(metavar="PORT", help="Also serve 127.0.0.1:PORT/metrics.")
     ] = None,
     host: options.HostOption = None,
-    as_json: options.JSONOption = False,
+    as_json: options.JSONLinesOption = False,
 ) -> None:
     """Watch the daemon: models, requests, tokens a second, memory, and what is wrong.
 
@@ -49,6 +44,10 @@ def monitor(
       ollama-bridge monitor --prometheus 9435
       ollama-bridge monitor --json --count 1
     """
+    from rich.console import Console
+    from rich.live import Live
+
+    from ollama_bridge.cli.monitor_view import view
     from ollama_bridge.monitoring import Exporter, Observer, exposition
 
     if not 0.1 <= interval_s <= 86_400:
@@ -68,7 +67,7 @@ def monitor(
             if live is not None:
                 live.update(view(snapshot), refresh=True)
             elif as_json:
-                output.data(json.dumps({**asdict(snapshot), "alerts": snapshot.alerts()}))
+                output.line_json({**asdict(snapshot), "alerts": snapshot.alerts()})
             else:
                 Console(width=100).print(view(snapshot))
 
@@ -79,52 +78,3 @@ def _looks(observer: Observer, interval_s: float, count: int | None) -> Iterator
         time.sleep(interval_s)  # rates need two looks
         yield observer.look()
         done += 1
-
-
-def view(seen: Snapshot) -> RenderableType:
-    """A snapshot for people."""
-    machine = seen.machine
-    state = f"Ollama {seen.version} at {seen.host}" if seen.version else f"{seen.host}: no answer"
-    parts: list[RenderableType] = [
-        Text(
-            f"{state}   {seen.tokens_per_s:.1f} tokens/s   CPU {machine.cpu_share:.0%}   "
-            f"memory {output.size(machine.memory_used_bytes)} of "
-            f"{output.size(machine.memory_bytes)}   swap {output.size(machine.swap_used_bytes)}"
-            + (f"   {machine.hottest_c[0]:.0f} °C" if machine.hottest_c else ""),
-            style="bold",
-        )
-    ]
-    parts += [
-        Text(f"{name}: {share:.0%}, {output.size(used)} of {output.size(total)}")
-        for name, share, used, total in machine.gpus
-    ]
-    if seen.loaded:
-        table = Table("MODEL", "SIZE", "GPU", "CONTEXT", "UNTIL", box=None, pad_edge=False)
-        for one in seen.loaded:
-            share = one.gpu_bytes / one.size_bytes if one.size_bytes else 0.0
-            table.add_row(
-                one.name,
-                output.size(one.size_bytes),
-                f"{share:.0%}",
-                str(one.context_tokens),
-                one.until[11:19],
-            )
-        parts.append(table)
-    if seen.runners:
-        table = Table(
-            "RUNNER", "MODEL", "REQUESTS", "TOKENS", "TOKENS/S", "CPU", "MEMORY",
-            box=None, pad_edge=False,
-        )  # fmt: skip
-        for runner in seen.runners:
-            table.add_row(
-                str(runner.pid),
-                runner.model or "?",
-                "?" if runner.slots is None else f"{runner.busy} of {runner.slots}",
-                str(runner.tokens),
-                f"{runner.tokens_per_s:.1f}",
-                f"{runner.cpu_share:.0%}",
-                output.size(runner.memory_bytes),
-            )
-        parts.append(table)
-    parts += [Text(f"! {alert}", style="red") for alert in seen.alerts()]
-    return Group(*parts)

@@ -11,6 +11,9 @@ from ollama_bridge.cli import completion
 from ollama_bridge.quantization.file_types import ALL_NAMES
 
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+JSONLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print lines of JSON on stdout, as things come.")
+]
 HostOption = Annotated[
     str | None,
     typer.Option("--host", help="Address of the daemon. Default: OLLAMA_HOST, else the usual."),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-
-from rich.console import Console
-from rich.table import Table
+from pathlib import Path
 
 from ollama_bridge.errors import OllamaBridgeError
 
@@ -19,21 +17,27 @@ def data(text: str) -> None:
 
 
 def data_json(value: object) -> None:
-    """Print what was asked for, as JSON."""
+    """Print what was asked for, as one JSON document."""
     data(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    """Print rows; on a terminal as a table, in a pipe as tab-separated lines."""
-    if as_json:
-        data_json(list(rows))
-        return
+def line_json(value: object) -> None:
+    """Print one of many things that were asked for, as a line of JSON."""
+    data(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows under the names of their columns; in a pipe with tabs between them."""
     if not rows:
         return
     columns = list(rows[0])
     if not sys.stdout.isatty():
-        data("\n".join("\t".join(str(row[column]) for column in columns) for row in rows))
+        lines = [columns, *([str(row[column]) for column in columns] for row in rows)]
+        data("\n".join("\t".join(line) for line in lines))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     view = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         view.add_column(column, overflow="fold")
@@ -43,12 +47,20 @@ def table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
 
 
 def fields(values: Mapping[str, object], *, as_json: bool) -> None:
-    """Print one thing's fields, a line each."""
+    """Print one thing's fields, a line each, or as JSON."""
     if as_json:
         data_json(dict(values))
         return
     width = max((len(name) for name in values), default=0)
     data("\n".join(f"{name:<{width}}  {value}" for name, value in values.items()))
+
+
+def path(file: Path, *, as_json: bool) -> None:
+    """Print where something is."""
+    if as_json:
+        data_json({"path": file})
+    else:
+        data(str(file))
 
 
 def say(text: str) -> None:
@@ -60,20 +72,28 @@ def say(text: str) -> None:
 def fail(error: OllamaBridgeError, *, as_json: bool) -> int:
     """Print an error and what to do about it; returns the exit code."""
     if as_json:
-        data_json(
-            {
-                "error": {
-                    "type": type(error).__name__,
-                    "message": error.message,
-                    "hint": error.hint,
-                    "exit_code": error.exit_code,
-                }
-            }
-        )
+        line_json(error_document(error))
     say(f"error: {error.message}")
     if error.hint:
         say(f"fix:   {error.hint}")
     return error.exit_code
+
+
+def interrupted(*, as_json: bool) -> None:
+    """Tell that Ctrl-C was heard."""
+    if as_json:
+        line_json(_document("Interrupted", "interrupted", None, 130))
+    say("interrupted")
+
+
+def error_document(error: OllamaBridgeError) -> dict[str, object]:
+    """An error as programs read it, on stdout in place of what was asked for."""
+    return _document(type(error).__name__, error.message, error.hint, error.exit_code)
+
+
+def _document(kind: str, message: str, hint: str | None, exit_code: int) -> dict[str, object]:
+    found = {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}
+    return {"error": found}
 
 
 def size(size_bytes: float) -> str:

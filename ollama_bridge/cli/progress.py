@@ -5,24 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING, Self
 
 from ollama_bridge import reporting
 from ollama_bridge.cli.launch import is_first_process
 from ollama_bridge.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _LINE_INTERVAL_S = 15.0
 
@@ -41,16 +34,7 @@ class ConsoleReporter:
     def __enter__(self) -> Self:
         """Start the display."""
         if sys.stderr.isatty() and not self._quiet:
-            self._bars = Progress(
-                TextColumn("{task.description:<12}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[extra]}"),
-                console=Console(stderr=True),
-                transient=False,
-            )
+            self._bars = _bars()
             self._bars.start()
         return self
 
@@ -151,6 +135,27 @@ def shown(*, quiet: bool = False, tensorboard: Path | None = None) -> Iterator[r
 
         board = stack.enter_context(TensorBoardReporter(tensorboard))
         yield reporting.TeeReporter(console, board)
+
+
+def _bars() -> Progress:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description:<12}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[unit]}"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[extra]}"),
+        console=Console(stderr=True),
+        transient=False,
+    )
+
+
+def bar(reporter: reporting.Reporter, stage: str) -> Callable[[int, int], None]:
+    """What a client calls with the bytes that are done, and all of them."""
+    return lambda done, total: reporter.emit(reporting.Progress(stage, done, total, "bytes"))
 
 
 def _duration(seconds: float) -> str:

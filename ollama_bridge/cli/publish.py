@@ -11,6 +11,7 @@ import typer
 
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.errors import ParityError
 
 
 class Through(StrEnum):
@@ -147,8 +148,8 @@ def pull(
     verdict = certificate.verdict if certificate else "not verified"
     if as_json:
         output.data_json({**asdict(done), "verdict": verdict})
-    else:
-        output.data(f"{done.tag}: {done.digest}, {verdict}")
+        raise typer.Exit(ParityError.exit_code if certificate and not certificate.passed else 0)
+    output.data(f"{done.tag}: {done.digest}, {verdict}")
     if certificate is not None:
         certificate.raise_if_failed()
 
@@ -158,6 +159,7 @@ def card(
     run: RunOption = None,
     license_: options.LicenseOption = None,
     host: options.HostOption = None,
+    as_json: options.JSONOption = False,
 ) -> None:
     """Print a tag's model card: the one it carries, else what the run that made it knows.
 
@@ -166,7 +168,11 @@ def card(
     """
     from ollama_bridge import publication
 
-    output.data(publication.card(tag, run_dir=_run_dir(run), license_file=license_, host=host))
+    text = publication.card(tag, run_dir=_run_dir(run), license_file=license_, host=host)
+    if as_json:
+        output.data_json({"tag": tag, "card": text})
+    else:
+        output.data(text)
 
 
 def _daemon_knows(reference: str) -> bool:

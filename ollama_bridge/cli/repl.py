@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.cli import output
-from ollama_bridge.cli.answers import AnswerView, timing
+from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
+from ollama_bridge.cli.asking import with_own_limit
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, Session
 from ollama_bridge.client.options import check_options
@@ -19,7 +21,7 @@ from ollama_bridge.modelfile.parameters import parse_parameter
 
 _IMAGES = ("png", "jpg", "jpeg", "webp")
 _IMAGE_PATH = re.compile(
-    rf"""(?:^|(?<=\s))(?:"([^"]+\.(?:{"|".join(_IMAGES)}))"|((?:[^\s\\]|\\.)+\.(?:{"|".join(_IMAGES)})))(?=\s|$)""",
+    rf"""(?:^|(?<=\s))(?:"([^"]+\.(?:{"|".join(_IMAGES)}))"|((?:[^\s\\]|\\.)+\.(?:{"|".join(_IMAGES)})))(?=[.,;:!?)]*(?:\s|$))""",
     re.IGNORECASE,
 )
 _LEVELS = ("low", "medium", "high", "max")
@@ -41,8 +43,10 @@ HELP = """\
 /list                       the models in Ollama
 /clear                      forget what was said
 /bye                        end; also /exit, Ctrl-D
+/? or /help                 this list
 \"\"\" begins and ends a text of several lines. The path of an image sends the image along.
-Ctrl-C stops the answer, not the chat."""
+Ctrl-C stops the answer, not the chat. Up and down: what was typed before; Ctrl-R searches it;
+Ctrl-G: write the question in an editor (OLLAMA_EDITOR, else VISUAL or EDITOR)."""
 
 
 class EndOfChat(Exception):  # noqa: N818  not an error
@@ -64,6 +68,7 @@ class Repl:
         self.sessions = {conversation.model: Session(client, conversation)}
         self.verbose = False
         self.keeps_history = True
+        self.is_typed = True  # by a person, who goes on after Ctrl-C
         self.failed: OllamaBridgeError | None = None  # the last error that was told
 
     @property
@@ -85,10 +90,12 @@ class Repl:
         try:
             self.do(line)
         except KeyboardInterrupt:
+            if not self.is_typed:
+                raise
             say("(stopped)")
         except OllamaBridgeError as error:
             self.failed = error
-            output.fail(error, as_json=False)
+            output.fail(error, as_json=self._view.as_json)
 
     def do(self, line: str) -> None:
         """Do what a line says.
@@ -125,8 +132,8 @@ class Repl:
             shown = self._view.show(events)
         if self.verbose:
             say(timing(shown))
-        elif shown.reply is not None and shown.reply.done_reason == "length":
-            say("(cut at num_predict; more: /set parameter num_predict 4096)")
+        elif shown.reply is not None:
+            tell_cut(shown.reply, self.said.options, "/set parameter {name} {value}")
 
     def _command(self, name: str, rest: str) -> None:
         commands: dict[str, Callable[[str], None]] = {
@@ -156,9 +163,12 @@ class Repl:
         what, _, value = rest.partition(" ")
         match what, value.strip():
             case "parameter", pair if " " in pair:
-                name, text = pair.split(maxsplit=1)
-                found = parse_parameter(name, text, where="/set parameter")
-                checked = check_options({name: list(found) if isinstance(found, tuple) else found})
+                name, *texts = _words(pair)
+                values = [parse_parameter(name, text, where="/set parameter") for text in texts]
+                stops = [stop for value in values if isinstance(value, tuple) for stop in value]
+                if len(values) > 1 and not stops:
+                    raise ConfigError(f"/set parameter {name}: it takes one value")
+                checked = check_options({name: stops or values[0]})
                 for session in self.sessions.values():
                     session.conversation.options = {**session.conversation.options, **checked}
             case "system", text if text:
@@ -201,41 +211,42 @@ class Repl:
         details = self._client.show(self.said.model)
         match what or "info":
             case "info":
-                output.fields(
-                    {
-                        "model": self.said.model,
-                        "architecture": details.model_info.get("general.architecture", "?"),
-                        "capabilities": ", ".join(details.capabilities) or "?",
-                        "turns": len(self.said.turns),
-                        "left out": len(self.said.dropped),
-                    },
-                    as_json=False,
-                )
+                values = {
+                    "model": self.said.model,
+                    "architecture": details.model_info.get("general.architecture", "?"),
+                    "capabilities": ", ".join(details.capabilities) or "?",
+                    "turns": len(self.said.turns),
+                    "left out": len(self.said.dropped),
+                }
+                text = "\n".join(f"{name:<12}  {value}" for name, value in values.items())
             case "system":
-                output.data(self.said.system or details.system or "(none)")
+                text = self.said.system or details.system
             case "parameters":
                 own = "\n".join(f"{name:<30} {value}" for name, value in self.said.options.items())
-                output.data(
-                    "\n".join(part for part in (details.parameters, own) if part) or "(none)"
-                )
+                text = "\n".join(part for part in (details.parameters, own) if part)
             case "license":
-                output.data(str(details.raw.get("license") or "(none)"))
+                text = str(details.raw.get("license") or "")
             case "modelfile":
-                output.data(details.modelfile)
+                text = details.modelfile
             case "template":
-                output.data(details.template)
+                text = details.template
             case _:
                 raise ConfigError(
                     f"/show {what}: not understood",
                     hint="info, license, modelfile, parameters, system or template",
                 )
+        if self._view.as_json:
+            output.line_json({"event": "shown", "what": what or "info", "text": text})
+        else:
+            output.data(text or "(none)")
 
     def _load(self, what: str) -> None:
         if what.endswith(".json"):
             conversation = Conversation.load(Path(what).expanduser())
         else:
-            self._client.show(_needed(what, "/load"))
-            conversation = Conversation(what, think=self.said.think)
+            _needed(what, "/load")
+            own = with_own_limit({}, self._client.show(what))
+            conversation = Conversation(what, options=own, think=self.said.think)
         self.sessions = {conversation.model: Session(self._client, conversation)}
         say(f"({conversation.model}, {len(conversation.turns)} turns)")
 
@@ -247,9 +258,12 @@ class Repl:
                 "model": what,
                 "from": self.said.model,
                 "messages": [
-                    {"role": one["role"], "content": one["content"]}
-                    for turn in self.said.turns
-                    for one in turn.messages
+                    *(self._client.show(self.said.model).raw.get("messages") or []),
+                    *(
+                        {"role": one["role"], "content": one["content"]}
+                        for turn in self.said.turns
+                        for one in turn.messages
+                    ),
                 ],
             }
             if self.said.system is not None:
@@ -297,10 +311,12 @@ class Repl:
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 
     def _list(self, _: str) -> None:
-        rows = [
-            {"NAME": one.name, "SIZE": output.size(one.size_bytes)} for one in self._client.list()
-        ]
-        output.table(rows, as_json=False)
+        models = self._client.list()
+        if self._view.as_json:
+            rows = [{"name": one.name, "size_bytes": one.size_bytes} for one in models]
+            output.line_json({"event": "listed", "models": rows})
+            return
+        output.table([{"NAME": one.name, "SIZE": output.size(one.size_bytes)} for one in models])
 
     def _clear(self, _: str) -> None:
         for session in self.sessions.values():
@@ -327,6 +343,14 @@ def images_in(text: str) -> tuple[str, list[Path]]:
 
     rest = _IMAGE_PATH.sub(take, text)
     return (re.sub(r"[ \t]{2,}", " ", rest).strip() if found else text), found
+
+
+def _words(text: str) -> list[str]:
+    """As a shell splits them, so that a stop may have blanks: ``stop "User: " END``."""
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quotation mark that is not closed is one of the text's own
+        return text.split()
 
 
 def _needed(what: str, command: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,50 +27,85 @@ RunArgument = Annotated[
 
 @app.command("ls")
 def runs_ls(as_json: options.JSONOption = False) -> None:
-    """List the runs in our home folder."""
-    rows = []
+    """List the runs in our home folder.
+
+    Examples:
+      ollama-bridge runs ls
+    """
+    rows: list[dict[str, Any]] = []
     for run in sorted(path for path in _runs_dir().glob("*") if path.is_dir()):
         files = [path for path in run.rglob("*") if path.is_file()]
-        rows.append(
-            {
-                "NAME": run.name,
-                "STAGES": len(_stages(run)),
-                "SIZE": output.size(sum(path.stat().st_size for path in files)),
-            }
-        )
-    output.table(rows, as_json=as_json)
+        size_bytes = sum(path.stat().st_size for path in files)
+        rows.append({"name": run.name, "stages": len(_stages(run)), "size_bytes": size_bytes})
+    if as_json:
+        output.data_json(rows)
+        return
+    output.table(
+        [
+            {"NAME": row["name"], "STAGES": row["stages"], "SIZE": output.size(row["size_bytes"])}
+            for row in rows
+        ]
+    )
 
 
 @app.command("show")
 def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
-    """Show the artefacts of a run, and what each is made of."""
+    """Show the artefacts of a run, and what each is made of.
+
+    Examples:
+      ollama-bridge runs show sentiment-quick
+    """
     folder = find_run(run)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stage in _stages(folder):
         manifest = json.loads((stage / MANIFEST_NAME).read_text(encoding="utf-8"))
         rows.append(
             {
-                "ARTEFACT": stage.relative_to(folder).as_posix(),
-                "STAGE": manifest["stage"],
-                "KEY": manifest["key"][:12],
-                "MADE": manifest["created_at"],
-                "FACTS": json.dumps(manifest["facts"], ensure_ascii=False),
+                "artefact": stage.relative_to(folder).as_posix(),
+                "stage": manifest["stage"],
+                "key": manifest["key"],
+                "made": manifest["created_at"],
+                "facts": manifest["facts"],
             }
         )
-    output.table(rows, as_json=as_json)
+    if as_json:
+        output.data_json(rows)
+        return
+    output.table(
+        [
+            {
+                "ARTEFACT": row["artefact"],
+                "STAGE": row["stage"],
+                "KEY": row["key"][:12],
+                "MADE": row["made"],
+                "FACTS": json.dumps(row["facts"], ensure_ascii=False),
+            }
+            for row in rows
+        ]
+    )
 
 
 @app.command("rm")
 def runs_rm(
     run: RunArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: options.JSONOption = False,
 ) -> None:
-    """Remove a run's artefacts. Its tags in Ollama stay."""
+    """Remove a run's artefacts. Its tags in Ollama stay.
+
+    Examples:
+      ollama-bridge runs rm sentiment-quick --yes
+    """
     folder = find_run(run)
     if not yes:
         typer.confirm(f"remove {folder}?", abort=True, err=True)
-    with hold_run(folder, hint="wait for it, or stop it"):
-        shutil.rmtree(folder)
+    try:
+        with hold_run(folder, hint="wait for it, or stop it"):
+            shutil.rmtree(folder)
+    except OSError as exc:
+        raise ArtifactError(f"{exc.filename} cannot be removed: {exc.strerror}") from exc
+    if as_json:
+        output.data_json({"removed": folder})
     output.say(f"removed {folder}")
 
 

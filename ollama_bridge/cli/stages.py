@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
         distill,
         evaluate,
     ):
-        app.command(command.__name__, rich_help_panel="Stages")(command)
+        app.command(command.__name__)(command)
 
 
 def prepare(
@@ -47,7 +47,11 @@ def prepare(
     set_: options.SetOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Data -> cleaned, deduplicated, split corpus."""
+    """Data -> cleaned, deduplicated, split corpus.
+
+    Examples:
+      ollama-bridge prepare sentiment --data mine.csv --out ./corpus
+    """
     from ollama_bridge.data.prepare import prepare as stage
 
     loaded = recipe_with_data(
@@ -68,7 +72,11 @@ def answers(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Let the teacher write the answers that a corpus lacks."""
+    """Let the teacher write the answers that a corpus lacks.
+
+    Examples:
+      ollama-bridge answers reply --corpus ./questions --out ./corpus
+    """
     from ollama_bridge.teacher.daemon import write_answers as stage
 
     loaded = _read_recipe(recipe, set_)
@@ -93,7 +101,11 @@ def finetune(
     tensorboard: options.TensorBoardOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Tune a model on a corpus by LoRA; merged."""
+    """Tune a model on a corpus by LoRA; merged.
+
+    Examples:
+      ollama-bridge finetune sentiment --base ./model --corpus ./corpus --out ./teacher
+    """
     from ollama_bridge.train.finetune import finetune as stage
 
     loaded = _read_recipe(recipe, set_)
@@ -130,7 +142,11 @@ def label(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Store the teacher's soft labels on a corpus; rows that have some already are not repeated."""
+    """Store the teacher's soft labels on a corpus; rows that have some already are not repeated.
+
+    Examples:
+      ollama-bridge label sentiment --teacher ./teacher --corpus ./corpus --out ./labels
+    """
     loaded = _read_recipe(recipe, set_)
     asks = loaded.teacher.soft_labels == "daemon"
     reference = student if asks else teacher
@@ -186,7 +202,12 @@ def distill(
     tensorboard: options.TensorBoardOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Train a student on soft and hard labels."""
+    r"""Train a student on soft and hard labels.
+
+    Examples:
+      ollama-bridge distill sentiment --start ./teacher --corpus ./corpus --labels ./labels \
+        --out ./student
+    """
     from ollama_bridge.train.distill import distill as stage
 
     loaded = _read_recipe(recipe, set_)
@@ -215,7 +236,11 @@ def evaluate(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Score models on a corpus' held-out texts."""
+    """Score models on a corpus' held-out texts.
+
+    Examples:
+      ollama-bridge evaluate sentiment student=./student --corpus ./corpus --out ./report
+    """
     from ollama_bridge.evaluation.report import read_markdown
     from ollama_bridge.evaluation.run import evaluate as stage
 

@@ -239,6 +239,9 @@ class ReplyAssembler:
             cut=Cut(self.needed_tokens, prompt_tokens) if self.is_truncated else None,
             resumed=self._resumed,
             pace=self._pace(),
+            cached_tokens=fields.whole("prompt_eval_cached_count")
+            if fields.has("prompt_eval_cached_count")
+            else None,
         )
 
     def _pace(self) -> Pace:

@@ -120,6 +120,8 @@ class Reply:
         resumed: How often the answer broke off and was continued; tokens are then counted as in
             ``pace``, and timings are those of the last part.
         pace: When thinking and answer began.
+        cached_tokens: Of the prompt, which the daemon did not have to read again; None: it does
+            not say (before 0.34).
     """
 
     text: str
@@ -134,6 +136,7 @@ class Reply:
     cut: Cut | None = None
     resumed: int = 0
     pace: Pace | None = field(default=None, compare=False, repr=False)
+    cached_tokens: int | None = None
 
     @property
     def hit_limit(self) -> bool:

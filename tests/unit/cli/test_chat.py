@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.daemon import FakeDaemon, Fault
 from rich.console import Console
 
-from ollama_bridge.cli.answers import AnswerView, Shown, timing, whole_blocks
+from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing, whole_blocks
 from ollama_bridge.cli.chat import joined
 from ollama_bridge.cli.repl import HELP, EndOfChat, Repl, images_in
 from ollama_bridge.client import Client, Conversation, Reply, Text, Timings
@@ -65,13 +66,17 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
     """Options, system, think, format."""
     chat(
         "/set parameter temperature 0.5",
-        "/set parameter stop END",
+        '/set parameter stop END "User: "',
         "/system Be brief.",
         "/set nothink",
         "/set format json",
         "hi",
     )
-    assert chat.last["options"] == {"temperature": 0.5, "stop": ["END"], "num_predict": 1024}
+    assert chat.last["options"] == {
+        "temperature": 0.5,
+        "stop": ["END", "User: "],
+        "num_predict": 1024,
+    }
     assert chat.last["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
     assert (chat.last["think"], chat.last["format"]) == (False, "json")
     chat("/think high", "/set noformat", "hi")
@@ -88,6 +93,7 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/set banana", "/set banana: not understood"),
         ("/set parameter temprature 1", "temperature"),
         ("/set parameter temperature hot", "temperature"),
+        ("/set parameter temperature 0 1", "it takes one value"),
         ("/think hard", "/think hard: write on, off"),
         ("/show banana", "/show banana: not understood"),
         ("/load", "/load what?"),
@@ -163,6 +169,8 @@ def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path)
         "two",
     ]
     chat.daemon.statuses = [{"status": "success"}]
+    own = [{"role": "user", "content": "Zero"}, {"role": "assistant", "content": "0"}]
+    chat.daemon.shown = {**chat.daemon.shown, "messages": own}
     chat("/undo", "/save mine")
     (created,) = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
     assert created == {
@@ -171,6 +179,7 @@ def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path)
         "system": "Be brief.",
         "parameters": {"seed": 1},
         "messages": [
+            *own,
             {"role": "user", "content": "one"},
             {"role": "assistant", "content": "Hello!"},
         ],
@@ -239,8 +248,10 @@ def test_images_go_by_their_paths(tmp_path: Path, chat: Chat) -> None:
     escaped = str(first).replace(" ", r"\ ")
     assert images_in("~nobody/x.png") == ("~nobody/x.png", [])
     assert images_in("x" * 300 + ".png") == ("x" * 300 + ".png", [])
-    assert images_in(f'What is "{first}" and {escaped}?') == (f"What is and {escaped}?", [first])
+    assert images_in(f'What is "{first}" and {escaped}?') == ("What is and ?", [first, first])
     assert images_in(f"{escaped} or {second} or none.png") == ("or or none.png", [first, second])
+    assert images_in(f"See {second}, please.") == ("See , please.", [second])
+    assert images_in(f"{second}x") == (f"{second}x", [])
     assert images_in("two  blanks") == ("two  blanks", [])
     chat(f"{second} What is it?")
     assert chat.last["messages"] == [{"role": "user", "content": "What is it?", "images": ["Mg=="]}]
@@ -293,9 +304,28 @@ def test_times_are_told_in_one_line() -> None:
     reply = Reply("x", "hm", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
     assert timing(Shown(reply, 1.25, 2.5)) == (
         "7 + 3 tokens, first token 1.25 s, first of the answer 2.50 s, load 1.00 s, "
-        "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut at num_predict"
+        "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut"
     )
+    known = replace(reply, cached_tokens=6, done_reason="stop")
+    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt known" in timing(Shown(known))
     assert timing(Shown()) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_predict": 3}, "(cut at num_predict; more: -p num_predict=12)\n"),
+        ({}, "(cut at num_ctx; more: -p num_ctx=20)\n"),
+    ],
+)
+def test_what_cut_an_answer_is_told(
+    options: dict[str, int], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own limit, or a context that is full; nothing of one that ended."""
+    reply = Reply("x", "", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
+    tell_cut(reply, options, "-p {name}={value}")
+    tell_cut(replace(reply, done_reason="stop"), options, "-p {name}={value}")
+    assert capsys.readouterr().err == told
 
 
 def test_a_plain_view_writes_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def test_recipes_and_modelfiles_can_be_listed_shown_and_copied(tmp_path: Path) -
     """ls, show and copy work, and copy never overwrites."""
     for noun, name in (("recipes", "sentiment"), ("modelfiles", "chatml")):
         listed = runner.invoke(cli.app, [noun, "ls", "--json"])
-        assert name in {row["NAME"] for row in json.loads(listed.stdout)}
+        assert name in {row["name"] for row in json.loads(listed.stdout)}
         shown = runner.invoke(cli.app, [noun, "show", name]).stdout
         copied = runner.invoke(cli.app, [noun, "copy", name, str(tmp_path)])
         assert Path(copied.stdout.strip()).read_text() == shown

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.daemon import FakeDaemon
+from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.terminal import run_command
 
 from ollama_bridge.artifacts import digest_file
@@ -51,6 +51,110 @@ def test_run_with_the_flags_of_ollama(daemon: FakeDaemon) -> None:
     assert asked["options"]["temperature"] == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "think", "prompt"),
+    [
+        (("--think", "hi"), True, "hi"),
+        (("hi", "--think"), True, "hi"),
+        (("--think", "high", "hi"), "high", "hi"),
+        (("--think=false", "hi"), False, "hi"),
+        (("--", "hi", "--think"), None, "hi --think"),
+    ],
+)
+def test_think_may_stand_alone(
+    daemon: FakeDaemon, words: tuple[str, ...], think: object, prompt: str
+) -> None:
+    """Then it is no word of the prompt that it takes."""
+    assert command(daemon, "run", "m", *words).returncode == 0
+    (asked,) = daemon.questions
+    assert (asked.get("think"), asked["messages"][0]["content"]) == (think, prompt)
+
+
+def test_the_limit_of_a_tag_is_kept(daemon: FakeDaemon) -> None:
+    """Unless another is asked for."""
+    daemon.shown = {**daemon.shown, "parameters": "num_predict                    24\nstop x"}
+    for words in (("run", "m", "hi"), ("generate", "m", "hi"), ("run", "m", "-p", "num_predict=5")):
+        assert command(daemon, *words, stdin="hi").returncode == 0
+    limits = [asked["options"]["num_predict"] for asked in daemon.questions]
+    assert limits == [24, 24, 5]
+
+
+def test_run_pulls_what_is_not_there(daemon: FakeDaemon) -> None:
+    """As ``ollama run`` does; what cannot be pulled is not there."""
+    pulling = FakeDaemon(models={})
+
+    def answer(asked: Asked) -> Turn:
+        if asked.path == "/api/pull":
+            pulling.models["new:latest"] = "d" * 64
+        return Turn()
+
+    pulling.turn = answer  # type: ignore[method-assign]
+    with pulling:
+        done = command(pulling, "run", "new", "--insecure", "hi")
+        (pulled,) = [asked.json for asked in pulling.asked if asked.path == "/api/pull"]
+    assert (done.returncode, done.stdout) == (0, "Hello!\n")
+    assert "(new is not here: it is pulled)" in done.stderr
+    assert pulled["insecure"] is True
+    daemon.statuses = [{"status": "pulling manifest"}, {"error": "no such host"}]
+    done = command(daemon, "run", "gone", "hi")
+    assert done.returncode == 3
+    assert "has no model 'gone', and cannot pull it" in done.stderr
+
+
+def test_run_of_a_model_that_embeds_prints_the_vector(daemon: FakeDaemon) -> None:
+    """As ``ollama run`` does."""
+    daemon.shown = {**daemon.shown, "capabilities": ["embedding"]}
+    assert command(daemon, "run", "m", "two", "words").stdout == "[2.0, 1.0]\n"
+    document = json.loads(command(daemon, "embed", "m", "one", "two words", "--json").stdout)
+    assert (document["vectors"], document["prompt_tokens"]) == ([[1.0, 1.0], [2.0, 1.0]], 3)
+
+
+def test_answers_are_events_for_programs(daemon: FakeDaemon) -> None:
+    """Each a line; of a chat the errors, too, and what was shown."""
+    daemon.thinking = ["Hm."]
+    done = command(daemon, "run", "m", "hi", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["event"] for line in lines] == ["thinking", "text", "text", "text", "done"]
+    assert (lines[-1]["text"], lines[-1]["prompt_tokens"], done.stderr) == ("Hello!", 7, "")
+    talk = command(daemon, "chat", "m", "--json", stdin="hi\n/show system\n/list\n/nonsense\n")
+    lines = [json.loads(line) for line in talk.stdout.splitlines()]
+    assert [line.get("event") for line in lines[-4:]] == ["done", "shown", "listed", None]
+    assert lines[-1]["error"]["message"] == "no command /nonsense"
+    assert talk.returncode == lines[-1]["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--modelfile", "FROM x\n"),
+        ("--parameters", "stop x\n"),
+        ("--system", "Be brief.\n"),
+        ("--template", "{{ .Prompt }}\n"),
+        ("--license", "MIT\n"),
+    ],
+)
+def test_show_has_the_flags_of_ollama(daemon: FakeDaemon, flag: str, text: str) -> None:
+    """One thing alone, to be written into a file."""
+    more = {"system": "Be brief.", "template": "{{ .Prompt }}", "license": "MIT"}
+    daemon.shown = {**daemon.shown, **more}
+    assert command(daemon, "show", "m", flag).stdout == text
+
+
+def test_names_of_ollama_are_known(daemon: FakeDaemon) -> None:
+    """``list``, what is in a file, and two things at once, which are one too many."""
+    daemon.shown = {**daemon.shown, "model_info": {"a.ids": [1, 2, 3, 4], "a.size": 5}}
+    assert command(daemon, "list").stdout == command(daemon, "ls").stdout
+    assert "a.ids   1, 2, 3, ... (4)\na.size  5\n" in command(daemon, "show", "-v", "m").stdout
+    assert command(daemon, "show", "m", "--system", "--license").returncode == 2
+
+
+def test_nothing_is_removed_where_one_is_not_there(daemon: FakeDaemon) -> None:
+    """A typing error costs no model."""
+    done = command(daemon, "rm", "m", "unknown", "--json")
+    assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode == 3
+    assert list(daemon.models) == ["m:latest"]
+
+
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +193,7 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (("run", "m", "--think", "hard", "hi"), 2, "--think hard"),
+        (("run", "m", "--think=hard", "hi"), 2, "--think hard"),
         (("run", "m", "--format", "none.json", "hi"), 2, "none.json"),
         (("run", "m", "-p", "temperature", "hi"), 2, "write it as name=value"),
         (("run", "m"), 2, "no prompt"),

@@ -1,0 +1,114 @@
+"""Help like a manual page: plain text, commands in sections, examples as they are typed.
+
+Typer's own boxes cut the names of options where a terminal is narrow, and take twice the time.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+SECTIONS = {
+    "Ask": ("run", "chat", "generate", "embed", "batch"),
+    "Models": ("ls", "show", "ps", "pull", "push", "create", "cp", "rm", "stop"),
+    "From a model to a smaller one": (
+        "build", "package", "template", "verify", "publish", "card",
+    ),
+    "Its stages, one by one": (
+        "prepare", "answers", "finetune", "label", "distill", "evaluate", "importance", "convert",
+        "render", "register",
+    ),
+    "This machine": ("doctor", "daemon", "monitor", "bench"),
+    "Files": ("recipes", "modelfiles", "runs", "labels"),
+}  # fmt: skip
+_ALIASES = {"list": "ls"}
+_EXAMPLES = re.compile(r"^Examples:\n((?:[ ]+.*\n?)+)", re.MULTILINE)
+
+
+class Command(TyperCommand):
+    """A command whose examples are shown behind its options."""
+
+    def format_help_text(self, _: Any, formatter: Any) -> None:
+        """What it does."""
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(_EXAMPLES.sub("", self.help or "").strip())
+
+    def format_epilog(self, _: Any, formatter: Any) -> None:
+        """How it is typed."""
+        lines = examples(self.help or "")
+        if lines:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+class ThinkingCommand(Command):
+    """A command whose ``--think`` may stand alone, as in ``ollama``: it then means true."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Only a word that says how to think is its value; all else is a prompt."""
+        from ollama_bridge.cli.asking import THINK
+
+        found = list(args)
+        end = found.index("--") if "--" in found else len(found)
+        for place, word in enumerate(found[:end]):
+            following = found[place + 1] if place + 1 < end else ""
+            if word == "--think" and following.lower() not in THINK:
+                found[place] = "--think=true"
+        return super().parse_args(ctx, found)
+
+
+class Group(TyperGroup):
+    """Commands in sections; some have a second name, which ``ollama`` gives them."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """By either name."""
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+    def list_commands(self, _: Any) -> list[str]:
+        """In the order of the sections; a group of a few has none."""
+        placed = [name for names in SECTIONS.values() for name in names]
+        return sorted(self.commands, key=lambda name: placed.index(name) if name in placed else 0)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A line for each command, under the name of its section."""
+        shown = {name: one for name, one in self.commands.items() if not one.hidden}
+        width = max(len(name) for name in shown)
+        titled = SECTIONS if ctx.parent is None else {"Commands": tuple(shown)}
+        for title, names in titled.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (f"{name:<{width}}", shown[name].get_short_help_str(limit=200).rstrip("."))
+                        for name in names
+                        if name in shown
+                    ]
+                )
+
+
+def use_in(app: typer.Typer) -> None:
+    """Give an application, and what is in it, help of this kind."""
+    app.info.cls = Group
+    for command in app.registered_commands:
+        if not issubclass(command.cls or TyperCommand, Command):
+            command.cls = Command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            use_in(group.typer_instance)
+
+
+def examples(text: str) -> list[str]:
+    """The lines of a docstring that are typed; one that goes on ends with a backslash."""
+    found = _EXAMPLES.search(text)
+    return textwrap.dedent(found[1]).rstrip().splitlines() if found else []
+
+
+def fenced(markdown: str) -> str:
+    """A page that Typer wrote, with the examples as code."""
+    return _EXAMPLES.sub(
+        lambda found: f"```console\n{textwrap.dedent(found[1]).rstrip()}\n```\n", markdown
+    )

@@ -1,0 +1,61 @@
+"""What ``monitor`` shows to people."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ollama_bridge.cli import output
+from ollama_bridge.monitoring import Snapshot
+
+
+def view(seen: Snapshot) -> RenderableType:
+    """A snapshot for people."""
+    machine = seen.machine
+    state = f"Ollama {seen.version} at {seen.host}" if seen.version else f"{seen.host}: no answer"
+    rate = "?" if seen.tokens_per_s is None else f"{seen.tokens_per_s:.1f}"
+    parts: list[RenderableType] = [
+        Text(
+            f"{state}   {rate} tokens/s   CPU {machine.cpu_share:.0%}   "
+            f"memory {output.size(machine.memory_used_bytes)} of "
+            f"{output.size(machine.memory_bytes)}   swap {output.size(machine.swap_used_bytes)}"
+            + (f"   {machine.hottest_c[0]:.0f} °C" if machine.hottest_c else ""),
+            style="bold",
+        )
+    ]
+    parts += [
+        Text(f"{name}: {share:.0%}, {output.size(used)} of {output.size(total)}")
+        for name, share, used, total in machine.gpus
+    ]
+    if seen.loaded:
+        table = Table("MODEL", "SIZE", "GPU", "CONTEXT", "UNTIL", box=None, pad_edge=False)
+        for one in seen.loaded:
+            share = one.gpu_bytes / one.size_bytes if one.size_bytes else 0.0
+            table.add_row(
+                one.name,
+                output.size(one.size_bytes),
+                f"{share:.0%}",
+                str(one.context_tokens),
+                one.until[11:19],
+            )
+        parts.append(table)
+    if seen.runners:
+        table = Table(
+            "RUNNER", "MODEL", "REQUESTS", "TOKENS", "TOKENS/S", "CPU", "MEMORY",
+            box=None, pad_edge=False,
+        )  # fmt: skip
+        for runner in seen.runners:
+            told = runner.slots is not None
+            table.add_row(
+                str(runner.pid),
+                runner.model or "?",
+                f"{runner.busy} of {runner.slots}" if told else "?",
+                str(runner.tokens) if told else "?",
+                f"{runner.tokens_per_s:.1f}" if told else "?",
+                f"{runner.cpu_share:.0%}",
+                output.size(runner.memory_bytes),
+            )
+        parts.append(table)
+    parts += [Text(f"! {alert}", style="red") for alert in seen.alerts()]
+    return Group(*parts)

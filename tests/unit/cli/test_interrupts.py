@@ -1,0 +1,104 @@
+"""Ctrl-C in the middle of every command that takes long: a word, exit code 130, nothing half."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+from fakes.terminal import interrupt, run_command, start_command
+
+from ollama_bridge.cli.chat import talk
+from ollama_bridge.cli.repl import Repl
+
+
+@dataclass
+class StallingDaemon(FakeDaemon):
+    """Falls silent before the end of one route's replies."""
+
+    route: str = ""
+
+    def turn(self, asked: Asked) -> Turn:
+        return Turn(fault=Fault.STALL if asked.path == self.route else None)
+
+    def is_asked(self) -> bool:
+        return any(asked.path == self.route for asked in self.asked)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StallingDaemon]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Modelfile").write_text("FROM m\n")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    with StallingDaemon(models={"m:latest": "d" * 64}) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("line", "route"),
+    [
+        ("pull m", "/api/pull"),
+        ("push m", "/api/push"),
+        ("create new -f Modelfile", "/api/create"),
+        ("run m hi", "/api/chat"),
+        ("run m hi --json", "/api/chat"),
+        ("generate m hi", "/api/generate"),
+        ("bench m --words 4 --picture speed.svg", "/api/chat"),
+        ("batch in.jsonl out.jsonl --model m", "/api/generate"),
+    ],
+)
+def test_ctrl_c_ends_a_command(line: str, route: str, daemon: StallingDaemon) -> None:
+    """While the daemon works for it."""
+    daemon.route = route
+    interrupt(*line.split(), when=daemon.is_asked, OLLAMA_HOST=daemon.host)
+    assert not Path("out.jsonl").exists()
+    assert not Path("speed.svg").exists()
+
+
+def test_a_batch_goes_on_where_it_was_interrupted(daemon: StallingDaemon) -> None:
+    """What was answered is not asked again."""
+    daemon.route = "/api/generate"
+    line = ("batch", "in.jsonl", "out.jsonl", "--model", "m")
+    interrupt(*line, when=daemon.is_asked, OLLAMA_HOST=daemon.host)
+    daemon.route = ""
+    assert run_command(daemon.host, *line).returncode == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_came_is_ended_by_its_line(daemon: StallingDaemon) -> None:
+    """So that the word stands on a line of its own; programs are told in their language."""
+    daemon.route = "/api/chat"
+    for words, last in (((), "Hello"), (("--json",), "")):
+        with start_command("run", "m", "hi", *words, OLLAMA_HOST=daemon.host) as process:
+            assert process.stdout is not None
+            seen = process.stdout.read(5) if not words else process.stdout.readline()
+            time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (130, "interrupted\n")
+        if not words:
+            assert (seen + out)[:5] == last
+            assert (seen + out).endswith("\n")
+        else:
+            assert json.loads(out.splitlines()[-1])["error"]["exit_code"] == 130
+
+
+def test_ctrl_c_ends_a_chat_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nobody who would type on."""
+
+    class Interrupted(Repl):
+        def __init__(self) -> None:
+            self.is_typed = True
+
+        def do(self, line: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    with pytest.raises(KeyboardInterrupt):
+        talk(Interrupted())
