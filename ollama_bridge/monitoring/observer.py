@@ -1,8 +1,9 @@
 """Looks at a daemon and its machine, again and again.
 
-The daemon tells what is loaded, not what it does: that is read from the runners of this machine,
-which are llama.cpp servers on ports of loopback (``GET /slots``). Prompts are in that reply too;
-nothing but counts is kept of it.
+The daemon tells what is loaded, not what it does: that is read from the runners of this machine.
+Since 0.30 they are llama.cpp servers on ports of loopback (``GET /slots``). Prompts are in that
+reply too; nothing but counts is kept of it. Before, a runner is the daemon's own program
+(``ollama runner``), which tells nothing of its requests: of it only the machine's side is seen.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import Loaded, Machine, Runner, Snapshot
 
 _RUNNERS = ("llama-server", "ollama_llama_server")
+_DAEMONS = ("ollama", "ollama.exe")
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _SLOTS_LIMIT_S = 0.5
 
@@ -110,9 +112,9 @@ class Observer(Closing):
         found = []
         seen: dict[int, _Seen] = {}
         for process in psutil.process_iter(["name"]):
-            if process.info["name"] not in _RUNNERS:
-                continue
             with contextlib.suppress(psutil.Error):
+                if not _is_runner(process):
+                    continue
                 before = self._runners.get(process.pid)
                 if before is None or before.process != process:
                     process.cpu_percent()
@@ -189,6 +191,11 @@ class Observer(Closing):
             _hottest(),
             _gpus() if self._has_nvidia else (),
         )
+
+
+def _is_runner(process: psutil.Process) -> bool:
+    name = process.info["name"]
+    return name in _RUNNERS or (name in _DAEMONS and process.cmdline()[1:2] == ["runner"])
 
 
 def _whole(slot: dict[str, Any], name: str) -> int:

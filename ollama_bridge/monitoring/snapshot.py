@@ -87,8 +87,10 @@ class Snapshot:
     machine: Machine
 
     @property
-    def tokens_per_s(self) -> float:
-        """Of all runners together."""
+    def tokens_per_s(self) -> float | None:
+        """Of all runners together; None: one of them does not say."""
+        if any(runner.slots is None for runner in self.runners):
+            return None
         return sum(runner.tokens_per_s for runner in self.runners)
 
     def alerts(self, *, wedge_s: float = 30.0) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -10,15 +11,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.cli.monitor import view
+from ollama_bridge.cli.monitor_view import view
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.monitoring import (
     Exporter,
@@ -28,6 +31,7 @@ from ollama_bridge.monitoring import (
     Runner,
     Snapshot,
     exposition,
+    observer,
 )
 
 DIGEST = "a" * 64
@@ -111,6 +115,34 @@ def test_a_runner_that_gives_nothing_is_wedged(runner: subprocess.Popen[str]) ->
     assert not any("gave nothing" in alert for alert in snapshot.alerts(wedge_s=60))
 
 
+def test_a_runner_of_the_older_contract_is_seen(tmp_path: Path) -> None:
+    """``ollama runner`` tells nothing of its requests, and the daemon beside it is none."""
+    binary = tmp_path / "ollama"
+    binary.symlink_to(Path(sys.executable).resolve())
+    (tmp_path / "runner").write_text("import sys\nprint('ready', flush=True)\nsys.stdin.read()\n")
+    (tmp_path / "serve").write_text((tmp_path / "runner").read_text())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    arguments = ["--model", f"/models/sha256-{DIGEST}", "--port", str(free_port())]
+    with contextlib.ExitStack() as stack:
+        started = []
+        for words in (["runner", *arguments], ["serve"]):
+            process = subprocess.Popen([str(binary), *words], cwd=tmp_path, text=True, **pipes)
+            started.append(stack.enter_context(process))
+            stack.callback(process.kill)
+            assert process.stdout.readline() == "ready\n"
+        daemon = stack.enter_context(FakeDaemon(models={"m:latest": "d" * 64}))
+        daemon.shown["modelfile"] = f"FROM /models/blobs/sha256-{DIGEST}\n"
+        snapshot = stack.enter_context(Observer(daemon.host)).look()
+    one = found(snapshot, started[0])
+    assert (one.model, one.slots, one.stuck_s) == ("m:latest", None, 0)
+    assert one.memory_bytes > 0
+    assert started[1].pid not in [runner.pid for runner in snapshot.runners]
+    assert snapshot.tokens_per_s is None
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(view(snapshot))
+    assert "? tokens/s" in console.export_text()
+
+
 @pytest.mark.parametrize("fault", [None, Fault.SILENT, Fault.HTML_PAGE])
 def test_a_daemon_that_does_not_answer_is_seen(fault: Fault | None) -> None:
     """It is told, with what to do, and never raised."""
@@ -149,17 +181,51 @@ def test_a_machine_in_trouble_is_told(machine: Machine, words: str) -> None:
     assert words in alert
 
 
+def test_readings_of_the_machine_become_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swap that grows between two looks, and the sensor that is nearest to what it calls high."""
+    swapped_in_bytes = iter((100, 100, 4196))
+    sensors = {
+        "cpu": [SimpleNamespace(current=70.0, high=100.0), SimpleNamespace(current=0.0, high=None)],
+        "disk": [SimpleNamespace(current=84.0, high=85.0)],
+    }
+    monkeypatch.setattr(
+        observer.psutil, "swap_memory", lambda: SimpleNamespace(sin=next(swapped_in_bytes), used=7)
+    )
+    monkeypatch.setattr(observer.psutil, "sensors_temperatures", lambda: sensors, raising=False)
+    with FakeDaemon() as daemon, Observer(daemon.host) as watching:
+        (hot,) = watching.look().alerts()
+        assert "84 °C of 85 °C" in hot
+        sensors["disk"] = []
+        (swap,) = watching.look().alerts()
+    assert "is being swapped" in swap
+
+
 def test_prometheus_reads_every_number() -> None:
-    """Names with units, labels escaped, numbers whole."""
-    lines = exposition(CALM).splitlines()
-    assert r'ollama_model_bytes{model="a\"b\n"} 10.0' in lines
-    assert 'ollama_runner_memory_bytes{model="m",pid="1"} 123456789.0' in lines
-    assert "ollama_up 1.0" in lines
-    assert 'ollama_gpu_share{gpu="0 T4"} 0.5' in lines
-    kinds = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert len(kinds) == len(set(kinds))
-    samples = [line for line in lines if not line.startswith("#")]
-    assert all(line.split("{")[0].split()[0] in kinds for line in samples)
+    """As its own client reads it: names with units, labels as they are, numbers whole."""
+    families = list(text_string_to_metric_families(exposition(CALM)))
+    assert len({family.name for family in families}) == len(families)
+    assert {(family.type, bool(family.documentation)) for family in families} == {("gauge", True)}
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    assert samples["ollama_model_bytes", 'a"b\n'] == 10
+    assert samples["ollama_runner_memory_bytes", "1", "m"] == 123_456_789
+    assert samples["ollama_gpu_share", "0 T4"] == 0.5
+    assert (samples["ollama_up",], samples["ollama_alerts",]) == (1, 0)
+    told = exposition(replace(CALM, version=None, problem="gone", loaded=()))
+    after = {one.name: one for one in text_string_to_metric_families(told)}
+    assert after["ollama_alerts"].samples[0].value == 1
+    assert "ollama_model_bytes" not in after
+
+
+def test_a_runner_that_tells_nothing_has_no_numbers_of_requests() -> None:
+    """None is not nought."""
+    silent = replace(CALM, runners=(Runner(1, "m", 5, 0.5),))
+    names = {family.name for family in text_string_to_metric_families(exposition(silent))}
+    assert "ollama_runner_cpu_cores" in names
+    assert "ollama_runner_tokens_per_second" not in names
 
 
 def test_the_page_is_this_machine_s_alone() -> None:
