@@ -45,7 +45,7 @@ class Finding:
         name: What.
         status: ok, warning (works, but not well) or problem (stands in the way).
         detail: What was found, with its numbers.
-        fix: What to type or do; None where nothing needs doing.
+        fix: What to type, and what to do where that is better; None where nothing needs doing.
         repair: What :func:`repair` does about it; None: only the user can.
     """
 
@@ -110,7 +110,7 @@ def _cores() -> Finding:
             "cores",
             "warning",
             f"{detail}: training will be slow",
-            "use 2 cores or more, or the recipe sentiment-quick",
+            "use 2 cores or more, or: ollama-bridge build sentiment-quick",
         )
     return Finding("cores", "ok", detail)
 
@@ -142,7 +142,7 @@ def _memory() -> Finding:
         _MEMORY_NEEDED_BYTES,
         _MEMORY_WANTED_BYTES,
         detail,
-        "close other programs, or set distill.batch_tokens lower",
+        "close other programs, or: ollama-bridge build RECIPE --set distill.batch_tokens=512",
     )
 
 
@@ -157,7 +157,7 @@ def _disk() -> Finding:
         _DISK_NEEDED_BYTES,
         _DISK_WANTED_BYTES,
         f"{free_bytes / _GIB:.1f} GiB free for {home_dir()}",
-        "free some space, or: export OLLAMA_BRIDGE_HOME=/a/larger/disk",
+        "free some (ollama-bridge runs rm NAME), or: export OLLAMA_BRIDGE_HOME=/a/larger/disk",
     )
 
 
@@ -202,7 +202,7 @@ def _accelerator() -> Finding:
             "accelerator",
             "warning",
             f"there is an NVIDIA driver, but PyTorch {torch.__version__} cannot use a GPU",
-            "install a CUDA build of PyTorch: https://pytorch.org/get-started/locally/",
+            "pip install --force-reinstall torch   (for CUDA: https://pytorch.org/get-started/locally/)",
         )
     return Finding("accelerator", "ok", "none; the CPU is used")
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fakes.daemon import FakeDaemon, Fault
 from typer.testing import CliRunner
 
 from ollama_bridge import doctor
-from ollama_bridge.daemon.find import RunningDaemon
+from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.daemon.process import free_port
 from ollama_bridge.doctor import Finding, run_doctor
 from ollama_bridge.errors import DaemonInstallError
@@ -99,6 +104,95 @@ def test_missing_packages_name_the_extra() -> None:
     assert finding.status == "warning"
     assert "torch" in finding.detail
     assert finding.fix == "pip install 'ollama-bridge[train]'"
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0}, raising=False)
+
+
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = namedtuple("memory", "total available")  # noqa: PYI024  as psutil's own
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory(2**30, 2**20))
+
+
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024  as shutil's own
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 0))
+
+
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver, and a PyTorch that was built without."""
+    no = SimpleNamespace(is_available=lambda: False)
+    torch = SimpleNamespace(cuda=no, backends=SimpleNamespace(mps=no), __version__="2.15+cpu")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+
+
+def taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a web server."""
+    with FakeDaemon(fault=Fault.HTML_PAGE) as page:
+        try:
+            find_daemon(page.host)
+        except DaemonInstallError as error:
+            problem = error
+
+    def find(_: str | None) -> None:
+        raise problem
+
+    monkeypatch.setattr(doctor, "find_daemon", find)
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: None)
+    monkeypatch.setenv("OLLAMA_HOST", "192.0.2.1:11434")
+
+
+def commandless(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = RunningDaemon("http://h:1", "0.34.4", "0.34", None)
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: running)
+
+
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: None)
+    monkeypatch.setattr(doctor, "find_binary", lambda: None)
+
+
+def toolless(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent(monkeypatch)
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "name"),
+    [
+        (alone, "cores"),
+        (small, "memory"),
+        (full, "disk"),
+        (without_cuda, "accelerator"),
+        (untrained, "packages"),
+        (taken, "daemon"),
+        (elsewhere, "daemon"),
+        (commandless, "daemon"),
+        (absent, "daemon"),
+        (toolless, "build tools"),
+    ],
+)
+def test_every_finding_says_what_to_type(
+    trouble: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command of ours, of a package manager's or of the shell's."""
+    trouble(monkeypatch)
+    finding = by_name(run_doctor())[name]
+    assert finding.status != "ok"
+    assert re.search(
+        r"(^|: |\(|`)(ollama-bridge \w|pip install|apt-get install|curl -|export \w|unset \w)",
+        str(finding.fix),
+    ), finding.fix
 
 
 @pytest.mark.parametrize(("binary", "installs"), [(Path("ollama"), 0), (None, 1)])
