@@ -4,17 +4,16 @@ Requests run several at a time, each with a prompt that no other has, so that no
 instruction comes from the daemon's prompt cache. Rates of a request are by the daemon's own clock,
 waiting times by ours, so a request that waits for a slot shows it. Beside the rates stands the
 bound that memory sets: one token of one request reads all weights once, so no more tokens a second
-can come than the weights fit into the bandwidth (batched requests share the reading).
+can come than they fit into the bandwidth (batched requests share the reading; a model that fits
+into the processor's caches can be faster).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
+import math
 import random
 import statistics
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ollama_bridge.client import AsyncClient, Done, Reply, Text, Thinking, read_
 from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
+from ollama_bridge.speed_bound import memory_bandwidth, read_bytes
 
 STAGE = "bench"
 _WORDS = [
@@ -39,7 +39,6 @@ _WORDS = [
     "harbour",
     "violin",
 ]
-_COPY_BYTES = 256 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -77,21 +76,32 @@ class Load:
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles of a quantity."""
+    """Percentiles of a quantity.
+
+    Attributes:
+        p50: Its median.
+        p95: 95 % of the requests were as good as this or better. It is a value that was measured
+            (the nearest rank): of fewer than 20 requests the worst.
+        worst: Of all.
+    """
 
     p50: float
     p95: float
-    largest: float
+    worst: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
-        """Of at least one value; None of none."""
+    def of(cls, values: Sequence[float], *, more_is_better: bool = False) -> Spread | None:
+        """Of at least one value; None of none.
+
+        Args:
+            values: In any order.
+            more_is_better: As of a rate; else as of a time.
+        """
         if not values:
             return None
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        cuts = statistics.quantiles(values, n=100, method="inclusive")
-        return cls(cuts[49], cuts[94], max(values))
+        ordered = sorted(values, reverse=more_is_better)
+        rank = math.ceil(0.95 * len(ordered))
+        return cls(statistics.median(ordered), ordered[rank - 1], ordered[-1])
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Measured:
         requests: How many were measured.
         first_token_s: From the request to the first piece of thinking or text.
         first_answer_s: From the request to the first piece of the answer.
-        prompt_rate: Prompt tokens a second, by the daemon's clock.
+        prompt_rate: Prompt tokens that had to be read a second, by the daemon's clock.
         decode_rate: Generated tokens a second of one request, by the daemon's clock.
         throughput: Generated tokens a second of all requests, by ours.
         tokens: Generated tokens a request.
@@ -129,47 +139,18 @@ class TagSpeed:
         tag: The tag.
         load_s: Of loading it, by the daemon's clock.
         size_bytes: Of its files.
-        bound_rate: Tokens a second that memory bandwidth allows one request on processors, if every
-            weight is read for every token; None: the daemon is on another machine.
+        read_bytes: Of its weights, those that are read for one token.
+        bound_rate: Tokens a second that memory bandwidth allows one request on processors; None:
+            the daemon is on another machine.
         measured: At each concurrency.
     """
 
     tag: str
     load_s: float
     size_bytes: int
+    read_bytes: int
     bound_rate: float | None
     measured: tuple[Measured, ...]
-
-
-def memory_bandwidth(threads: int | None = None) -> float:
-    """Bytes a second that this machine reads, by copying memory in several threads.
-
-    A copy reads and writes, so twice its bytes go over the bus. Like STREAM's copy (McCalpin,
-    1995), without its compiler.
-
-    Args:
-        threads: None: as many as there are processors, up to 16.
-    """
-    threads = threads or min(os.cpu_count() or 1, 16)
-    source, target = (ctypes.create_string_buffer(_COPY_BYTES) for _ in range(2))
-    ctypes.memset(source, 1, _COPY_BYTES)  # touched, so that its pages are there
-    share = _COPY_BYTES // threads
-
-    def copy(number: int) -> None:
-        # Through ctypes the interpreter's lock is free, so that the copies run at once.
-        begin = number * share
-        ctypes.memmove(ctypes.addressof(target) + begin, ctypes.addressof(source) + begin, share)
-
-    best_s = float("inf")
-    for _ in range(4):  # the first touches the target's pages
-        workers = [threading.Thread(target=copy, args=(number,)) for number in range(threads)]
-        begun_s = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        best_s = min(best_s, time.perf_counter() - begun_s)
-    return 2 * share * threads / best_s
 
 
 def measure_speed(
@@ -225,10 +206,19 @@ async def _measure_all(
             first = await client.chat(tag, "Hello.", options={"num_predict": 1})
             asker = _Asker(client, tag, load, reporter, total, len(found))
             measured = [await asker.measure(at) for at in load.concurrencies]
+            details = await client.show(tag, verbose=True)
             size_bytes = sizes[full_name(tag)]
-            bound_rate = None if bandwidth is None else bandwidth / size_bytes
+            tensors = details.raw.get("tensors") or ()
+            weights_bytes = read_bytes(tensors, details.model_info) or size_bytes
             found.append(
-                TagSpeed(tag, first.timings.load_s, size_bytes, bound_rate, tuple(measured))
+                TagSpeed(
+                    tag,
+                    first.timings.load_s,
+                    size_bytes,
+                    weights_bytes,
+                    None if bandwidth is None else bandwidth / weights_bytes,
+                    tuple(measured),
+                )
             )
     return found
 
@@ -284,8 +274,13 @@ class _Asker:
             len(requests),
             Spread.of([one.first_token_s for one in requests if one.first_token_s is not None]),
             Spread.of([one.first_answer_s for one in requests if one.first_answer_s is not None]),
-            Spread.of(_rates([(one.prompt_tokens, one.timings.prompt_s) for one in replies])),
-            Spread.of(_rates([(one.generated_tokens, one.timings.generate_s) for one in replies])),
+            _rates(
+                [
+                    (one.prompt_tokens - (one.cached_tokens or 0), one.timings.prompt_s)
+                    for one in replies
+                ]
+            ),
+            _rates([(one.generated_tokens, one.timings.generate_s) for one in replies]),
             sum(one.generated_tokens for one in replies) / elapsed_s,
             Spread.of([float(one.generated_tokens) for one in replies]),
         )
@@ -312,5 +307,6 @@ class _Asker:
         return f"{' '.join(words)}: tell a long story with these words."
 
 
-def _rates(pairs: Sequence[tuple[int, float]]) -> list[float]:
-    return [tokens / time_s for tokens, time_s in pairs if time_s > 0]
+def _rates(pairs: Sequence[tuple[int, float]]) -> Spread | None:
+    rates = [tokens / time_s for tokens, time_s in pairs if time_s > 0]
+    return Spread.of(rates, more_is_better=True)

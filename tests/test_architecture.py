@@ -50,6 +50,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "monitoring",
             "registry",
             "speed",
+            "speed_bound",
             "speed_picture",
         }
     ),
