@@ -22,6 +22,7 @@ from ollama_bridge.cli import (
     bench,
     build,
     chat,
+    completion,
     daemon,
     doctor,
     export_stages,
@@ -95,7 +96,8 @@ def main() -> None:
     quiet_libraries()
     as_json = "--json" in " ".join(sys.argv).partition(" -- ")[0].split()
     try:
-        code = app(standalone_mode=False)
+        with completion.whole_words():
+            code = app(standalone_mode=False)
     except OllamaBridgeError as error:
         sys.exit(output.fail(error, as_json=as_json))
     except typer.Abort:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli import options
+from ollama_bridge.cli import completion, options
 from ollama_bridge.cli.asking import (
     FormatOption,
     HideThinkingOption,
@@ -65,7 +65,11 @@ def chat(
     hide_thinking: HideThinkingOption = False,
     format_: FormatOption = None,
     compare: Annotated[
-        str | None, typer.Option(help="A second tag that is asked the same, beside this one.")
+        str | None,
+        typer.Option(
+            help="A second tag that is asked the same, beside this one.",
+            autocompletion=completion.tags,
+        ),
     ] = None,
     load: Annotated[
         Path | None,

@@ -5,6 +5,12 @@ Completion must neither wait nor complain: without an answer at once it offers n
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_bridge.assets import home_dir, list_assets
@@ -59,3 +65,27 @@ def tags(incomplete: str) -> list[str]:
     except OllamaBridgeError:
         return []
     return [name for name in names if name.startswith(incomplete)]
+
+
+@contextlib.contextmanager
+def whole_words() -> Iterator[None]:
+    """What bash asks, and is told: for it a colon ends a word, of a tag it is a part.
+
+    So ``smollm2:1`` comes as three words, and only what is behind the last colon is taken.
+    """
+    asked = os.environ.get("COMP_WORDS", "")
+    mended = re.sub(r"\s:(?:\s|$)", ":", asked)
+    if os.environ.get("_OLLAMA_BRIDGE_COMPLETE") != "complete_bash" or mended == asked:
+        yield
+        return
+    words = re.split(r"\s", mended)
+    place = int(os.environ["COMP_CWORD"]) - (len(re.split(r"\s", asked)) - len(words))
+    os.environ |= {"COMP_WORDS": mended, "COMP_CWORD": str(place)}
+    typed, colon, _ = words[place].rpartition(":")
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told):
+            yield
+    finally:
+        for line in told.getvalue().splitlines():
+            sys.stdout.write(line.removeprefix(typed + colon) + "\n")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
+import shutil
+import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +64,48 @@ def test_names_are_offered(
     (store / "about.json").touch()
     monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
     assert offered(words, cwd=tmp_path) == expected
+
+
+def test_a_person_s_tab(tmp_path: Path) -> None:
+    """In an interactive bash that has what ``--show-completion`` prints; a colon is no end."""
+    if (bash := shutil.which("bash")) is None:
+        pytest.skip("there is no bash")
+    environment = {**os.environ, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
+    models = {"tiny:135m": "d" * 64, "tiny:latest": "d" * 64, "big:7b": "e" * 64}
+    with FakeDaemon(models=models) as daemon:
+        environment |= {"OLLAMA_HOST": daemon.host, "TERM": "dumb", "SHELL": bash}
+        script = subprocess.run(
+            [COMMAND, "--show-completion", "bash"], env=environment, capture_output=True, check=True
+        )
+        (tmp_path / "rc").write_bytes(script.stdout + b"\nPS1='ready> '\n")
+        child, terminal = pty.fork()
+        if child == 0:
+            os.chdir(tmp_path)
+            os.execve(bash, [bash, "--noprofile", "--rcfile", "rc", "-i"], environment)
+        termios.tcsetwinsize(terminal, (24, 200))
+        try:
+            until(terminal, b"ready> ")
+            for typed, shown in (
+                (b"run ti\t", b"run tiny:"),
+                (b"chat big:7b --compare tiny:1\t", b"big:7b --compare tiny:135m "),
+                (b"recipes show sentiment-\t", b"sentiment-quick "),
+            ):
+                os.write(terminal, b"ollama-bridge " + typed)
+                assert shown in until(terminal, shown)
+                os.write(terminal, b"\x15")  # Ctrl-U: the line is empty again
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(terminal)
+
+
+def until(terminal: int, text: bytes, *, limit_s: float = 20) -> bytes:
+    """What a terminal shows until a text comes, or for a time; without its bells."""
+    screen, deadline_s = b"", time.monotonic() + limit_s
+    while text not in screen and time.monotonic() < deadline_s:
+        if select.select([terminal], [], [], 0.05)[0]:
+            screen += os.read(terminal, 65536).replace(b"\x07", b"")
+    return screen
 
 
 def test_tags_come_from_the_daemon(tmp_path: Path) -> None:
