@@ -7,9 +7,11 @@ interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -93,6 +95,7 @@ manual.use_in(app)
 
 def main() -> None:
     """Run the command line; every error ends here as one message and an exit code."""
+    _open_what_is_closed()
     quiet_libraries()
     as_json = "--json" in " ".join(sys.argv).partition(" -- ")[0].split()
     try:
@@ -106,11 +109,29 @@ def main() -> None:
         sys.exit(_refuse(wrong, as_json=as_json))
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _write_no_more()
+        full = OllamaBridgeError(f"what was asked for cannot be written: {error.strerror}")
+        sys.exit(output.fail(full, as_json=False))
     if code == _INTERRUPTED:
         output.interrupted(as_json=as_json)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """A shell can close a stream (``>&-``); Python then has None in its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _write_no_more() -> None:
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(wrong: TyperException, *, as_json: bool) -> int:

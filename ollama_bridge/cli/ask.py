@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import stat
 import sys
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client, ModelDetails
 
 _STDIN_WAITS_S = (2.0, 20.0)
+_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|ms|s|m|h))+")  # as Go writes one
 _NOT_READ = "(nothing was piped in within 22 s: asked without it; a file is read: < FILE)"
 
 TruncateOption = Annotated[
@@ -227,12 +229,20 @@ def whole_prompt(prompt: str, *, tag: str) -> str:
 
 
 def keep_alive(text: str | None) -> str | float | None:
-    """``--keepalive`` as the API wants it: a bare number is seconds."""
+    """``--keepalive`` as the API wants it: a bare number is seconds.
+
+    Raises:
+        ConfigError: no time.
+    """
     if text is None:
         return None
     try:
         return float(text)
     except ValueError:
+        if not _DURATION.fullmatch(text):
+            raise ConfigError(
+                f"--keepalive {text}: no time", hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)"
+            ) from None
         return text
 
 
@@ -254,6 +264,9 @@ def _has_input() -> bool:
 
 def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
     """What the daemon knows of a tag, which it fetches if it has to, as ``ollama run`` does."""
+    from ollama_bridge.modelfile import check_tag
+
+    check_tag(tag)
     try:
         return client.show(tag)
     except ModelNotFoundError as absent:

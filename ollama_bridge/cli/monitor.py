@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 def monitor(
     interval_s: Annotated[float, typer.Option("--interval", help="Seconds between looks.")] = 1.0,
     count: Annotated[
-        int | None, typer.Option(help="End after so many looks. Default: with Ctrl-C.")
+        int | None, typer.Option(min=1, help="End after so many looks. Default: with Ctrl-C.")
     ] = None,
     prometheus: Annotated[
         int | None, typer.Option(metavar="PORT", help="Also serve 127.0.0.1:PORT/metrics.")
@@ -69,7 +69,7 @@ def monitor(
             elif as_json:
                 output.line_json({**asdict(snapshot), "alerts": snapshot.alerts()})
             else:
-                Console(width=100).print(view(snapshot))
+                Console(width=200).print(view(snapshot))
 
 
 def _looks(observer: Observer, interval_s: float, count: int | None) -> Iterator[Snapshot]:

@@ -60,7 +60,7 @@ class Conversation:
         think: Of every question.
         trim: What is done when it does not fit the context any more: ``oldest``: the oldest turns
             are left out of it (and listed in ``dropped``); ``never``: it is an error.
-        reserve_tokens: Room that is left for an answer.
+        reserve_tokens: Room that is left for an answer; at most half of the context.
         format: Of every answer: ``json`` or a JSON schema.
         turns: Those that are still sent.
         dropped: Those that are not any more.
@@ -121,7 +121,8 @@ class Conversation:
         tokens_per_char = min(1.0, used / chars)
         expected = used + len(str(question.get("content", ""))) * tokens_per_char
         dropped: list[Turn] = []
-        while self.turns and expected + self.reserve_tokens > context_tokens:
+        reserve_tokens = min(self.reserve_tokens, context_tokens // 2)
+        while self.turns and expected + reserve_tokens > context_tokens:
             expected -= self.turns[0].size_chars * tokens_per_char
             dropped += self.drop_oldest()
         return dropped

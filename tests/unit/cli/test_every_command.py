@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,11 +185,33 @@ def test_examples_are_understood(line: str) -> None:
     assert not context.args
 
 
-def test_json_is_not_asked_of_what_a_command_runs() -> None:
-    """``--json`` behind ``--`` is a word of the prompt."""
-    environment = {**os.environ, "OLLAMA_HOST": "127.0.0.1:9"}
+def test_json_is_not_asked_of_what_a_command_is_given(
+    here: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind ``--`` it is a word of the prompt."""
+    done = run_in_process(monkeypatch, ["run", "review-reply", "--", "--json"])
+    assert (done.code, done.stdout) == (0, "Hello!\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("recipes ls >&-", 0, ""),
+        ("ls <&- 2>&-", 3, ""),
+        ("recipes ls | true", 0, ""),
+        ("recipes ls > /dev/full", 1, "error: what was asked for cannot be written: No space"),
+        ("--help > /dev/full", 1, "error: what was asked for cannot be written: No space"),
+    ],
+)
+def test_a_shell_may_close_or_fill_what_is_written_to(line: str, code: int, told: str) -> None:
+    """No traceback, now or when Python ends."""
     done = subprocess.run(
-        [sys.executable, "-m", "ollama_bridge", "generate", "m", "--", "--json"],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (3, "")
+        ["bash", "-c", f"{sys.executable} -m ollama_bridge {line}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(told)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -138,6 +138,15 @@ def test_room_for_an_answer_is_made_before_it_is_needed() -> None:
     assert said.make_room(said.question("e" * 10), 75) == []  # not known until the next reply
 
 
+def test_a_small_context_is_not_all_room_for_answers() -> None:
+    """At most half of it is; so a short conversation stays whole."""
+    said = Conversation("m")
+    said.turns = [conversations.Turn({"role": "user", "content": "a" * 100}, "b" * 100)]
+    said._used_tokens = 50
+    assert said.make_room(said.question("c" * 40), 512) == []
+    assert len(said.make_room(said.question("c" * 400), 256)) == 1
+
+
 def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came(
     fake_daemon: FakeDaemon, start: Callable[..., Driver]
 ) -> None:
