@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,23 +33,13 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 _MARK = '"""'
-_COMMANDS = [
-    "set",
-    "show",
-    "system",
-    "think",
-    "timing",
-    "load",
-    "save",
-    "export",
-    "retry",
-    "undo",
-    "compare",
-    "list",
-    "clear",
-    "help",
-    "bye",
-]
+_PLAIN = ("system", "timing", "load", "save", "export", "retry", "undo", "compare", "list", "clear")
+_LEVELS = ("low", "medium", "high", "max")
+_SHOWN = ("info", "license", "modelfile", "parameters", "system", "template")
+_SET = (
+    *("system", "think", "nothink", "format json", "noformat", "verbose", "quiet"),
+    *("history", "nohistory"),
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -155,11 +145,21 @@ def joined(lines: Iterator[str]) -> Iterator[str]:
         yield f"{begin}{text.strip(chr(10))}{end}"
 
 
+def _offered() -> dict[str, Any]:
+    """What Tab offers, word by word."""
+    from ollama_bridge.client.options import KNOWN_OPTIONS
+
+    plain = dict.fromkeys((f"/{name}" for name in (*_PLAIN, "help", "bye")), None)
+    settings = {**dict.fromkeys(_SET, None), "parameter": dict.fromkeys(KNOWN_OPTIONS, None)}
+    levels = dict.fromkeys(("on", "off", *_LEVELS), None)
+    return {**plain, "/set": settings, "/show": dict.fromkeys(_SHOWN, None), "/think": levels}
+
+
 def _typed(repl: Repl) -> Iterator[str]:
     """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.completion import NestedCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
@@ -184,7 +184,7 @@ def _typed(repl: Repl) -> Iterator[str]:
         key_bindings=keys,
         history=kept,
         auto_suggest=AutoSuggestFromHistory(),
-        completer=WordCompleter([f"/{name}" for name in _COMMANDS], sentence=True),
+        completer=NestedCompleter.from_nested_dict(_offered()),
         complete_while_typing=False,
         enable_open_in_editor=True,
     )

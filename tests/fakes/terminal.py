@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -60,6 +61,26 @@ def run_command(host: str, *args: str, stdin: str = "") -> subprocess.CompletedP
         env={**os.environ, "OLLAMA_HOST": host},
         timeout=300,
     )
+
+
+class Screen:
+    """What a pseudo-terminal shows, read as a person does: from where one has read to."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._unread = b""
+
+    def shows(self, text: bytes, *, limit_s: float = 20) -> bool:
+        """Wait for a text; bells are not shown."""
+        deadline_s = time.monotonic() + limit_s
+        while text not in self._unread and time.monotonic() < deadline_s:
+            if select.select([self._terminal], [], [], 0.05)[0]:
+                try:
+                    self._unread += os.read(self._terminal, 65536).replace(b"\x07", b"")
+                except OSError:  # the program ended
+                    break
+        _, found, self._unread = self._unread.partition(text)
+        return bool(found)
 
 
 def _hear_interrupts() -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import signal
+import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.daemon import FakeDaemon, Fault
+from fakes.terminal import Screen
 from rich.console import Console
 
+from ollama_bridge.assets import home_dir
 from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing, whole_blocks
 from ollama_bridge.cli.chat import joined
 from ollama_bridge.cli.repl import HELP, EndOfChat, Repl, images_in
@@ -52,6 +59,46 @@ def chat(daemon: FakeDaemon) -> Iterator[Chat]:
     found = Chat(daemon)
     yield found
     found.client.close()
+
+
+def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Tab, Ctrl-C, an editor at Ctrl-G, Ctrl-D; ``OLLAMA_NOHISTORY`` keeps nothing of it."""
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho written there > "$1"\n')
+    editor.chmod(0o755)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"OLLAMA_HOST": daemon.host, "OLLAMA_NOHISTORY": "1", "TERM": "xterm"}
+        os.environ["OLLAMA_EDITOR"] = str(editor)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", "run", "m"])
+    termios.tcsetwinsize(terminal, (24, 80))
+    screen = Screen(terminal)
+    try:
+        for typed, shown in (
+            (b"", b">>>"),
+            (b"/set para\t", b"/set parameter"),
+            (b" temp\t", b"temperature"),
+            (b" 0.5\r", b">>>"),
+            (b"\x03", b"(Ctrl-D or /bye ends the chat)"),
+            (b"\x07", b"written there"),
+            (b"\r", b"Hello!"),
+            (b"", b">>>"),
+            (b"\x04", b"\n"),
+        ):
+            os.write(terminal, typed)
+            assert screen.shows(shown), typed
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        child = 0
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        os.close(terminal)
+    (asked,) = daemon.questions
+    assert asked["messages"][0]["content"] == "written there"
+    assert asked["options"]["temperature"] == 0.5
+    assert not (home_dir() / "chat-history").read_text()
 
 
 def test_questions_are_answered_and_remembered(chat: Chat) -> None:

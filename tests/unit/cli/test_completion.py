@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
 from fakes.daemon import FakeDaemon, Fault
+from fakes.terminal import Screen
 
 COMMAND = Path(sys.executable).parent / "ollama-bridge"
 
@@ -84,28 +83,20 @@ def test_a_person_s_tab(tmp_path: Path) -> None:
             os.execve(bash, [bash, "--noprofile", "--rcfile", "rc", "-i"], environment)
         termios.tcsetwinsize(terminal, (24, 200))
         try:
-            until(terminal, b"ready> ")
+            screen = Screen(terminal)
+            assert screen.shows(b"ready> ")
             for typed, shown in (
                 (b"run ti\t", b"run tiny:"),
                 (b"chat big:7b --compare tiny:1\t", b"big:7b --compare tiny:135m "),
                 (b"recipes show sentiment-\t", b"sentiment-quick "),
             ):
                 os.write(terminal, b"ollama-bridge " + typed)
-                assert shown in until(terminal, shown)
+                assert screen.shows(shown), typed
                 os.write(terminal, b"\x15")  # Ctrl-U: the line is empty again
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(terminal)
-
-
-def until(terminal: int, text: bytes, *, limit_s: float = 20) -> bytes:
-    """What a terminal shows until a text comes, or for a time; without its bells."""
-    screen, deadline_s = b"", time.monotonic() + limit_s
-    while text not in screen and time.monotonic() < deadline_s:
-        if select.select([terminal], [], [], 0.05)[0]:
-            screen += os.read(terminal, 65536).replace(b"\x07", b"")
-    return screen
 
 
 def test_tags_come_from_the_daemon(tmp_path: Path) -> None:
