@@ -71,6 +71,7 @@ def convert(
       ollama-bridge convert ./my-finetune --type q4_k_m --out ./gguf
       ollama-bridge convert ./my-finetune --budget 0.01 --corpus ./corpus --out ./gguf
       ollama-bridge convert ./my-finetune --max-size 80MB --out ./gguf
+      ollama-bridge convert ./student --type q8_0 --out ./gguf
     """
     from ollama_bridge.conversion import convert as stage
 

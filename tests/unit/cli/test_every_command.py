@@ -23,12 +23,15 @@ STREAMS = {"run", "chat", "monitor"}
 # Examples whose commands need more than a fake daemon: the tests that give it to them.
 RUN_ELSEWHERE = {
     "live/test_live_build.py": ("build", "card"),
-    "live/test_live_examples.py": (
-        *("prepare", "finetune", "label ", "distill", "evaluate", "importance", "convert"),
-        *("render", "register", "package", "template", "verify"),
-    ),
+    "live/test_live_package.py": ("package",),
+    "live/test_live_register.py": ("register",),
+    "live/test_live_verify.py": ("verify",),
     "live/test_live_teacher.py": ("answers",),
     "live/test_live_publish.py": ("publish", "pull"),
+    "unit/cli/test_stage_examples.py": (
+        *("prepare", "finetune", "label ", "distill", "evaluate", "importance", "convert"),
+        *("render", "template"),
+    ),
     "unit/cli/test_labels.py": ("labels show", "labels rm"),
     "unit/daemon/test_daemon_install.py": ("daemon install",),
     "unit/test_doctor.py": ("doctor",),
