@@ -170,7 +170,7 @@ def test_ctrl_c_while_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_unexpected_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only errors of ours are turned into messages; others keep their traceback."""
-    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    monkeypatch.setattr(cli, "app", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
@@ -180,7 +180,7 @@ def test_exit_code_is_the_branch_of_the_error(
 ) -> None:
     """The daemon's errors leave with 3."""
 
-    def broken() -> None:
+    def broken(**_: object) -> None:
         raise DaemonUnreachableError("nothing answers", hint="ollama serve")
 
     monkeypatch.setattr(cli, "app", broken)

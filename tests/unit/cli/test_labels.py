@@ -30,7 +30,7 @@ def run_dir() -> Path:
 
 def test_ls_says_what_is_there_and_who_uses_it(run_dir: Path) -> None:
     """Teacher, kind, rows, tokens, bytes a token and runs; the same as JSON, with whole paths."""
-    (line,) = call("ls").stdout.splitlines()
+    _, line = call("ls").stdout.splitlines()
     columns = line.split("\t")
     assert columns[:5] == [INFO.store_id, str(TEACHER), "top 4", "2", "5"]
     assert columns[-1] == "runs/mine/labels"
