@@ -7,13 +7,17 @@ from xml.sax.saxutils import escape
 
 from ollama_bridge.speed import TagSpeed
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BAR = 720, 200, 90, 56, 20
+_WIDTH, _LEFT, _RIGHT, _TOP, _BAR = 900, 200, 280, 56, 20
 _COLOURS = ("#0b6e4f", "#b3541e", "#34558b", "#7a4b8c")
 _INK = "#333"
 
 
 def draw(speeds: Sequence[TagSpeed]) -> str:
-    """An SVG: tokens a second of all requests together, at every concurrency of every tag."""
+    """An SVG: tokens a second of all requests together, at every concurrency of every tag.
+
+    Beside each bar stands the time to the first token; beside that of one request what memory
+    allows one.
+    """
     bars = [(speed, one) for speed in speeds for one in speed.measured]
     longest = max((one.throughput for _, one in bars), default=1.0) or 1.0
     height = _TOP + len(bars) * (_BAR + 6) + 24
@@ -27,12 +31,16 @@ def draw(speeds: Sequence[TagSpeed]) -> str:
         y = _TOP + number * (_BAR + 6)
         width = one.throughput / longest * (_WIDTH - _LEFT - _RIGHT)
         colour = _COLOURS[speeds.index(speed) % len(_COLOURS)]
-        first = "" if one.first_token_s is None else f", first {one.first_token_s.p50:.2f} s"
+        words = [f"{one.throughput:.1f}"]
+        if one.first_token_s is not None:
+            words.append(f"first {one.first_token_s.p50:.2f} s")
+        if one.concurrency == 1 and speed.bound_rate is not None:
+            words.append(f"memory allows {speed.bound_rate:.0f}")
         parts += [
             f'<text x="{_LEFT - 8}" y="{y + 14}" text-anchor="end">'
             f"{escape(one.tag[:24])} x{one.concurrency}</text>",
             f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>',
-            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{one.throughput:.1f}{first}</text>',
+            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{", ".join(words)}</text>',
         ]
     parts.append("</svg>")
     return "\n".join(parts) + "\n"

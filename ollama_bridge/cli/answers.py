@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Styled
 
@@ -158,22 +159,27 @@ class AnswerView:
     def _rendered(self, events: Iterable[SessionEvent]) -> Shown:
         shown, begun_s = Shown(), time.monotonic()
         thought, text = "", ""
-        with Live(console=self._console, refresh_per_second=8, transient=False) as live:
-            for event in events:
-                shown.take(event, begun_s)
-                if isinstance(event, Thinking) and self.show_thinking:
-                    thought += event.text
-                elif isinstance(event, Text):
-                    if thought:
-                        live.console.print(Styled(thought.strip(), style="dim italic"))
-                        thought = ""
-                    text += event.text
-                    end = whole_blocks(text)
-                    if end:
-                        live.console.print(Markdown(text[:end]))
-                        text = text[end:]
-                elif isinstance(event, Dropped):
-                    say_dropped(event)
+        waiting = Spinner("dots")  # for a model that is being loaded, or thinks unseen
+        with Live(waiting, console=self._console, refresh_per_second=8) as live:
+            try:
+                for event in events:
+                    shown.take(event, begun_s)
+                    if isinstance(event, Thinking) and self.show_thinking:
+                        thought += event.text
+                    elif isinstance(event, Text):
+                        if thought:
+                            live.console.print(Styled(thought.strip(), style="dim italic"))
+                            thought = ""
+                        text += event.text
+                        end = whole_blocks(text)
+                        if end:
+                            live.console.print(Markdown(text[:end]))
+                            text = text[end:]
+                    elif isinstance(event, Dropped):
+                        say_dropped(event)
+                    if thought or text:
+                        live.update(_growing(thought, text))
+            finally:
                 live.update(_growing(thought, text))
         return shown
 

@@ -34,7 +34,7 @@ def test_every_tag_is_measured_at_every_concurrency() -> None:
     load = Load((1, 3), requests=4, prompt_words=5, tokens=9)
     with FakeDaemon(models=TAGS) as daemon:
         daemon.thinking = ["Hm."]
-        speeds = measure_speed(list(TAGS), load, host=daemon.host, bandwidth=1e9)
+        speeds = measure_speed(list(TAGS), load, host=daemon.host, bandwidth=1e3)
         questions = [one for one in daemon.questions if is_measured(one)]
     assert [(speed.tag, one.concurrency) for speed in speeds for one in speed.measured] == [
         ("m:latest", 1),
@@ -53,9 +53,15 @@ def test_every_tag_is_measured_at_every_concurrency() -> None:
     assert one.first_answer_s is not None
     assert one.first_token_s.p50 <= one.first_answer_s.p50
     assert speeds[0].load_s == 1.0
-    assert speeds[0].bound_rate == 1e9 / speeds[0].size_bytes
-    assert "&lt;other&gt;:1 x3" in draw(speeds)
-    ElementTree.fromstring(draw(speeds))
+    assert speeds[0].bound_rate == 1e3 / speeds[0].size_bytes
+    picture = ElementTree.fromstring(draw(speeds))
+    texts = [text for text in picture.itertext() if text.strip()]
+    assert "<other>:1 x3" in texts
+    assert sum("memory allows" in text for text in texts) == len(TAGS)
+    width = float(picture.attrib["viewBox"].split()[2])
+    for text in picture.iterfind("{*}text"):  # nothing is cut at the edge, at 7 units a letter
+        begins = float(text.attrib["x"])
+        assert "text-anchor" in text.attrib or begins + 7 * len(text.text or "") < width
 
 
 def test_no_more_run_at_once_than_were_asked_for() -> None:
