@@ -83,7 +83,8 @@ def run(
 ) -> None:
     """Ask a tag and print the answer as it comes; without a prompt, chat.
 
-    A tag that is not here is pulled first. Of a model that embeds, the vector is printed.
+    A tag that is not here is pulled first. Of a model that embeds, the vector is printed. With
+    --json each "event" is a line: thinking and text in pieces, done with the whole reply.
 
     Examples:
       ollama-bridge run review-sentiment "The battery died after two days."

@@ -33,11 +33,14 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 _MARK = '"""'
-_PLAIN = ("system", "timing", "load", "save", "export", "retry", "undo", "compare", "list", "clear")
+_PLAIN = (
+    *("system", "timing", "load", "save", "export", "retry", "undo", "compare", "list", "clear"),
+    *("help", "bye"),
+)
 _LEVELS = ("low", "medium", "high", "max")
 _SHOWN = ("info", "license", "modelfile", "parameters", "system", "template")
 _SET = (
-    *("system", "think", "nothink", "format json", "noformat", "verbose", "quiet"),
+    *("system", "think", "nothink", "noformat", "verbose", "quiet"),
     *("history", "nohistory"),
 )
 
@@ -72,7 +75,8 @@ def chat(
 ) -> None:
     """Talk with a model; /help lists the commands, Ctrl-D ends.
 
-    Lines from a pipe are taken one after the other, as if they were typed.
+    Lines from a pipe are taken one after the other, as if they were typed. With --json each "event"
+    is a line: those of `run`, dropped turns, what was shown or listed; and each "error".
 
     Examples:
       ollama-bridge chat review-reply
@@ -149,10 +153,11 @@ def _offered() -> dict[str, Any]:
     """What Tab offers, word by word."""
     from ollama_bridge.client.options import KNOWN_OPTIONS
 
-    plain = dict.fromkeys((f"/{name}" for name in (*_PLAIN, "help", "bye")), None)
-    settings = {**dict.fromkeys(_SET, None), "parameter": dict.fromkeys(KNOWN_OPTIONS, None)}
-    levels = dict.fromkeys(("on", "off", *_LEVELS), None)
-    return {**plain, "/set": settings, "/show": dict.fromkeys(_SHOWN, None), "/think": levels}
+    commands: dict[str, Any] = dict.fromkeys(f"/{name}" for name in _PLAIN)
+    settings: dict[str, Any] = dict.fromkeys(_SET)
+    settings |= {"parameter": dict.fromkeys(KNOWN_OPTIONS), "format": {"json": None}}
+    levels = dict.fromkeys(("on", "off", *_LEVELS))
+    return commands | {"/set": settings, "/show": dict.fromkeys(_SHOWN), "/think": levels}
 
 
 def _typed(repl: Repl) -> Iterator[str]:
