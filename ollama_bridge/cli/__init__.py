@@ -97,7 +97,8 @@ def main() -> None:
     """Run the command line; every error ends here as one message and an exit code."""
     _open_what_is_closed()
     quiet_libraries()
-    as_json = "--json" in " ".join(sys.argv).partition(" -- ")[0].split()
+    words = sys.argv[1:]
+    as_json = "--json" in words[: words.index("--") if "--" in words else None]
     try:
         with completion.whole_words():
             code = app(standalone_mode=False)

@@ -101,11 +101,12 @@ def run(
     view = AnswerView(
         markdown=markdown and not nowordwrap, show_thinking=not hide_thinking, as_json=as_json
     )
+    alive = keep_alive(keepalive)
     with connect(host) as client:
         details = _find_or_pull(client, tag, insecure=insecure)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
             text = whole_prompt(" ".join(prompt or []), tag=tag)
-            _embed(client, tag, [text], truncate, dimensions, keepalive, as_json=as_json)
+            _embed(client, tag, [text], truncate, dimensions, alive, as_json=as_json)
             return
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
@@ -121,7 +122,7 @@ def run(
             options=conversation.options,
             think=conversation.think,
             format=conversation.format,
-            keep_alive=keep_alive(keepalive),
+            keep_alive=alive,
         )
         shown = view.show(events)
         if verbose:
@@ -152,7 +153,7 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
     text = whole_prompt(prompt or "", tag=tag)
-    given = read_options(parameter)
+    given, alive = read_options(parameter), keep_alive(keepalive)
     with connect(host) as client:
         given = with_own_limit(given, client.show(tag))
         reply = client.generate(
@@ -165,7 +166,7 @@ def generate(
             options=given,
             think=read_think(think),
             format=read_format(format_),
-            keep_alive=keep_alive(keepalive),
+            keep_alive=alive,
         )
     from ollama_bridge.cli.answers import Shown, reply_record, tell_cut, timing
 
@@ -199,8 +200,9 @@ def embed(
       ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
     """
     asked = texts or [line for line in whole_prompt("", tag=tag).split("\n") if line.strip()]
+    alive = keep_alive(keepalive)
     with connect(host) as client:
-        _embed(client, tag, asked, truncate, dimensions, keepalive, as_json=as_json)
+        _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json)
 
 
 def whole_prompt(prompt: str, *, tag: str) -> str:
@@ -291,13 +293,11 @@ def _embed(
     texts: list[str],
     truncate: bool,
     dimensions: int | None,
-    keepalive: str | None,
+    alive: str | float | None,
     *,
     as_json: bool,
 ) -> None:
-    found = client.embed(
-        tag, texts, truncate=truncate, dimensions=dimensions, keep_alive=keep_alive(keepalive)
-    )
+    found = client.embed(tag, texts, truncate=truncate, dimensions=dimensions, keep_alive=alive)
     for number in found.cut:
         output.say(f"(text {number + 1} was cut: it is longer than the model reads)")
     if as_json:

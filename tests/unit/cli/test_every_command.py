@@ -191,9 +191,11 @@ def test_examples_are_understood(line: str) -> None:
 def test_json_is_not_asked_of_what_a_command_is_given(
     here: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind ``--`` it is a word of the prompt."""
+    """Behind ``--``, or among others, it is a word of the prompt."""
     done = run_in_process(monkeypatch, ["run", "review-reply", "--", "--json"])
     assert (done.code, done.stdout) == (0, "Hello!\n")
+    done = run_in_process(monkeypatch, ["generate", "gone", "What is --json for?"])
+    assert (done.code, done.stdout) == (3, "")
 
 
 @pytest.mark.parametrize(
