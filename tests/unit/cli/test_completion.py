@@ -70,6 +70,8 @@ def test_a_person_s_tab(tmp_path: Path) -> None:
     if (bash := shutil.which("bash")) is None:
         pytest.skip("there is no bash")
     environment = {**os.environ, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
+    # Whatever shell runs the tests.
+    environment["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     models = {"tiny:135m": "d" * 64, "tiny:latest": "d" * 64, "big:7b": "e" * 64}
     with FakeDaemon(models=models) as daemon:
         environment |= {"OLLAMA_HOST": daemon.host, "TERM": "dumb", "SHELL": bash}
