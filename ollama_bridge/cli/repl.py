@@ -346,9 +346,11 @@ def images_in(text: str) -> tuple[str, list[Path]]:
 
 
 def _words(text: str) -> list[str]:
-    """As a shell splits them, so that a stop may have blanks: ``stop "User: " END``."""
+    """By blanks, but for those between quotation marks: ``stop "User: " END``."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
     try:
-        return shlex.split(text)
+        return list(lexer)
     except ValueError:  # a quotation mark that is not closed is one of the text's own
         return text.split()
 

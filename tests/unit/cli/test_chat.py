@@ -61,6 +61,21 @@ def chat(daemon: FakeDaemon) -> Iterator[Chat]:
     found.client.close()
 
 
+@pytest.mark.parametrize(
+    ("typed", "stops"),
+    [
+        ("END", ["END"]),
+        ("A B", ["A", "B"]),
+        ('"User: " it\'s a\\nb #1', ["User: ", "it's", "a\\nb", "#1"]),
+        ('say "no', ["say", '"no']),
+    ],
+)
+def test_stops_are_words(chat: Chat, typed: str, stops: list[str]) -> None:
+    """As they are typed; quotation marks hold blanks together."""
+    chat(f"/set parameter stop {typed}", "hi")
+    assert chat.last["options"]["stop"] == stops  # type: ignore[index]
+
+
 def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Tab, Ctrl-C, an editor at Ctrl-G, Ctrl-D; ``OLLAMA_NOHISTORY`` keeps nothing of it."""
     editor = tmp_path / "editor"
