@@ -1,6 +1,6 @@
 """Help like a manual page: plain text, commands in sections, examples as they are typed.
 
-Typer's own boxes cut the names of options where a terminal is narrow, and take twice the time.
+Typer's own boxes cut the names of options where a terminal is narrow, and load what draws them.
 """
 
 from __future__ import annotations
