@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_turn, text_key
+from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import Problems, read_text
 from ollama_bridge.data.rows import read_json_lines
@@ -24,7 +26,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     A conversation may end on the user only where answers are still to be written, so not in a
     ``classify`` task, whose last answer is the label. In a ``reply`` task a ``label`` (a field of
     the line) is the right answer to its last question, such as the result of a sum. Conversations
-    of the same prompt, or of the same ``group`` (another field), stay in one split.
+    that begin with the same question, or are of the same ``group`` (another field), stay in one
+    split: every answer is learnt, so what one of them is scored on may be an early turn of another.
 
     Raises:
         DataError: naming file and every bad line.
@@ -33,7 +36,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     problems = Problems(path, unit="line")
     tally = Tally()
     candidates = []
-    documents: dict[str, str] = {}
+    documents = Documents()
     for number, record in read_json_lines(path, read_text(path)):
         tally.count_read(_SOURCE)
         try:
@@ -62,12 +65,12 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         prompt, whole = _texts(turns)
         own = record.get("group")
         document = f"group-{own}" if isinstance(own, str | int) else f"line-{number}"
-        # The first line of a prompt gives its document to all later lines of the same prompt.
-        document = documents.setdefault(text_key(prompt), document)
+        documents.join(document, f"question-{text_key(_first_question(turns))}")
         example = Example(f"line-{number}", tuple(turns), document, label)
         is_class = matcher is not None
         text = prompt if is_class else whole
         candidates.append(Candidate(example, _SOURCE, text, is_class=is_class))
+    candidates = [_in_document(candidate, documents) for candidate in candidates]
     problems.raise_if_any(
         hint='a line looks like {"messages": [{"role": "user", "content": "..."}, '
         '{"role": "assistant", "content": "..."}]}'
@@ -114,6 +117,15 @@ def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
     if turn.role != "assistant" or not isinstance(thinking, str):
         raise DataError(f"{where}: thinking is a text of an assistant message")
     return Message(turn.role, with_thought(turn.content, clean_turn(thinking)))
+
+
+def _first_question(turns: Sequence[Message]) -> str:
+    return next(turn.content for turn in turns if turn.role == "user")
+
+
+def _in_document(candidate: Candidate, documents: Documents) -> Candidate:
+    group = documents.name_of(candidate.example.group)
+    return replace(candidate, example=replace(candidate.example, group=group))
 
 
 def _texts(turns: Sequence[Message]) -> tuple[str, str]:

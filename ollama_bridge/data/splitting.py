@@ -119,5 +119,7 @@ def _give_every_split_every_label(
             raise DataError(
                 f"{what} {texts} usable text(s) in {len(holders)} document(s): too few to be in "
                 f"train, validation and test (missing in {', '.join(missing)})",
-                hint="add texts, or map the label to another one with data.label_map",
+                hint="add texts, or map the label to another one with data.label_map"
+                if label
+                else "add texts that have neither their first question nor their group in common",
             )

@@ -91,6 +91,33 @@ def test_same_prompt_same_document(tmp_path: Path) -> None:
     assert groups == ["line-1", "line-1", "group-x"]
 
 
+def test_a_log_exported_turn_by_turn_stays_in_one_split(tmp_path: Path) -> None:
+    """Every answer is learnt, so a scored one must not be an early turn of a training text."""
+    records = []
+    for number in range(60):
+        said = [f"question {number}", f"answer {number}", f"and {number}?", f"more {number}"]
+        records += [turns(*said[:2]), turns(*said)]
+    parts = split(collect(tmp_path, records).candidates, Sizes(test=24, validation=12), seed=0)
+    learnt, scored = (
+        {turn for one in parts[name] for turn in one.example.messages if turn.role == "assistant"}
+        for name in ("train", "test")
+    )
+    assert len(scored) == 24
+    assert not learnt & scored
+
+
+def test_groups_that_share_a_question_are_one_document(tmp_path: Path) -> None:
+    """The rest of both groups goes with it, also where a third line joins them."""
+    records = [
+        turns("p", "1") | {"group": "a"},
+        turns("q", "2") | {"group": "b"},
+        turns("r", "3"),
+        turns("P.", "4") | {"group": "b"},
+    ]
+    groups = [one.example.group for one in collect(tmp_path, records).candidates]
+    assert groups == ["group-a", "group-a", "line-3", "group-a"]
+
+
 def test_open_conversations_are_said(tmp_path: Path) -> None:
     """A conversation that ends on the user waits for an answer; a classification cannot."""
     assert "1 conversation(s) end on the user" in collect(tmp_path, [turns("a")]).notes[0]
