@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ollama_bridge.data.documents import Documents
 from ollama_bridge.examples import Example
 
 Split = Literal["train", "validation", "test"]
@@ -35,9 +36,20 @@ class Candidate:
         return (self.is_class and self.example.label) or ""
 
     @property
+    def answer(self) -> str:
+        """What a free text ends on; empty where it waits for an answer, and for a class."""
+        last = self.example.messages[-1:]
+        return last[0].content if last and last[0].role == "assistant" and not self.is_class else ""
+
+    @property
     def stratum(self) -> tuple[str, str]:
         """Splits keep the shares of these."""
         return (self.source, self.label)
+
+    def in_document_of(self, documents: Documents) -> Candidate:
+        """The same, in the document that its own was joined with."""
+        group = documents.name_of(self.example.group)
+        return replace(self, example=replace(self.example, group=group))
 
 
 @dataclass

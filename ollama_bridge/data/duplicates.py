@@ -1,28 +1,23 @@
 """Exact and near duplicates: which texts to leave out so that no text is in two splits.
 
-Near duplicates are found exactly, not by sampled hashes: a set-similarity join with prefix and
-length filters, so the same texts always give the same answer.
-
-Source: Chaudhuri, Ganti, Kaushik, "A Primitive Operator for Similarity Joins in Data Cleaning"
-(ICDE 2006): two sets of Jaccard similarity t share k of their ``|x| - ceil(t |x|) + k`` rarest
-elements.
+Near duplicates are found exactly, not by sampled hashes, so the same texts always give the same
+answer. A text that nearly repeats another one but is answered otherwise is no duplicate: what
+makes the difference is what is to be learnt.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.cleaning import text_key
+from ollama_bridge.data.documents import Documents
+from ollama_bridge.data.grams import GramSets, SimilarSets
 
 # Looked at on the rated snippets: above it, pairs differ in a name, a number or one word.
 NEAR_THRESHOLD = 0.8
-_GRAM_CHARS = 4
-# The k of the filter. More of them: fewer pairs to compare, longer lists to go through.
-_SHARED_RARE_GRAMS = 4
 
 
 @dataclass(frozen=True)
@@ -32,14 +27,31 @@ class Deduplicated:
     Attributes:
         kept: In the order given; of several duplicates the first.
         exact: Left out for saying the same as an earlier one, but for case and punctuation.
-        near: Left out for nearly saying so.
+        near: Left out for nearly saying so, under the same label.
         contradictory: Left out, all of them, for saying the same under different labels.
+        contrasts: How many of the kept nearly say what an earlier one of another class says. Both
+            are in one document.
     """
 
     kept: tuple[Candidate, ...]
     exact: tuple[Candidate, ...]
     near: tuple[Candidate, ...]
     contradictory: tuple[Candidate, ...]
+    contrasts: int
+
+
+@dataclass(frozen=True)
+class Near:
+    """The earlier kept texts that a text nearly repeats.
+
+    Attributes:
+        original: Place of one that has the same label and nearly the same answer; None: there is
+            none, so this text is kept too.
+        contrasts: Places of those that have another label: all of them if no text has an answer.
+    """
+
+    original: int | None
+    contrasts: tuple[int, ...]
 
 
 def remove_duplicates(
@@ -50,62 +62,69 @@ def remove_duplicates(
     labels: dict[str, set[str | None]] = defaultdict(set)
     for key, candidate in zip(keys, candidates, strict=True):
         labels[key].add(candidate.example.label)
-    first: list[Candidate] = []
-    first_keys: list[str] = []
+    unique: dict[str, Candidate] = {}
     exact, contradictory = [], []
-    seen = set()
     for key, candidate in zip(keys, candidates, strict=True):
         if len(labels[key]) > 1:
             contradictory.append(candidate)
-        elif key in seen:
+        elif key in unique:
             exact.append(candidate)
         else:
-            seen.add(key)
-            first.append(candidate)
-            first_keys.append(key)
-    originals = near_duplicates(first_keys, threshold=threshold)
-    kept = [one for one, original in zip(first, originals, strict=True) if original is None]
-    near = [one for one, original in zip(first, originals, strict=True) if original is not None]
-    return Deduplicated(tuple(kept), tuple(exact), tuple(near), tuple(contradictory))
+            unique[key] = candidate
+    first = list(unique.values())
+    found = near_duplicates(
+        list(unique),
+        labels=[candidate.example.label for candidate in first],
+        answers=[text_key(candidate.answer) for candidate in first],
+        threshold=threshold,
+    )
+    kept, near = [], []
+    contrasts, documents = 0, Documents()
+    for candidate, one in zip(first, found, strict=True):
+        if one.original is not None:
+            near.append(candidate)
+            continue
+        kept.append(candidate)
+        if one.contrasts and candidate.is_class:
+            contrasts += 1
+            others = (first[place].example.group for place in one.contrasts)
+            documents.join(*others, candidate.example.group)
+    kept = [candidate.in_document_of(documents) for candidate in kept]
+    return Deduplicated(tuple(kept), tuple(exact), tuple(near), tuple(contradictory), contrasts)
 
 
-def near_duplicates(keys: Sequence[str], *, threshold: float) -> list[int | None]:
-    """For every text the place of an earlier kept text that it nearly repeats, or None.
+def near_duplicates(
+    texts: Sequence[str],
+    *,
+    labels: Sequence[str | None],
+    answers: Sequence[str],
+    threshold: float,
+) -> list[Near]:
+    """For every text what it nearly repeats of the earlier ones that are kept.
 
     Args:
-        keys: Normalised texts.
+        texts: Normalised.
+        labels: Only a text of the same label can be repeated.
+        answers: Normalised, or empty; they have to be nearly the same as well.
         threshold: Jaccard similarity of their sets of character 4-grams, in (0, 1].
     """
-    grams = [_grams(key) for key in keys]
-    frequency = Counter(gram for own in grams for gram in own)
-    index: dict[str, list[int]] = defaultdict(list)
-    shared_needed: list[int] = []
-    originals: list[int | None] = []
-    for place, own in enumerate(grams):
-        needed = math.ceil(threshold * len(own))  # grams that a near duplicate has in common
-        shared_needed.append(min(_SHARED_RARE_GRAMS, needed))
-        rarest = sorted(own, key=lambda gram: (frequency[gram], gram))
-        prefix = rarest[: len(own) - needed + shared_needed[place]]
-        rivals = Counter(rival for gram in prefix for rival in index[gram])
-        original = None
-        for rival in sorted(rivals):
-            other = grams[rival]
-            if rivals[rival] < min(shared_needed[place], shared_needed[rival]):
+    text_sets, answer_sets = GramSets(texts), GramSets(answers)
+    indexes = [SimilarSets(text_sets, threshold=threshold)]
+    if any(answers):  # long questions may be alike everywhere, and so may short answers
+        indexes.append(SimilarSets(answer_sets, threshold=threshold))
+    found = []
+    for place in range(len(texts)):
+        original, contrasts = None, []
+        for rival in min(indexes, key=lambda index: index.cost(place)).like(place):
+            if not text_sets.are_similar(place, rival, threshold=threshold):
                 continue
-            if min(len(own), len(other)) < threshold * max(len(own), len(other)):
-                continue
-            common = len(own & other)
-            if common >= threshold * (len(own) + len(other) - common):
-                original = rival
+            if labels[place] != labels[rival]:
+                contrasts.append(int(rival))
+            elif answer_sets.are_similar(place, rival, threshold=threshold):
+                original = int(rival)
                 break
-        originals.append(original)
+        found.append(Near(original, tuple(contrasts)))
         if original is None:
-            for gram in prefix:
-                index[gram].append(place)
-    return originals
-
-
-def _grams(key: str) -> frozenset[str]:
-    if len(key) <= _GRAM_CHARS:
-        return frozenset({key})
-    return frozenset(key[i : i + _GRAM_CHARS] for i in range(len(key) - _GRAM_CHARS + 1))
+            for index in indexes:
+                index.add(place)
+    return found

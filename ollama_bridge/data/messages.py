@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
@@ -70,7 +69,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         is_class = matcher is not None
         text = prompt if is_class else whole
         candidates.append(Candidate(example, _SOURCE, text, is_class=is_class))
-    candidates = [_in_document(candidate, documents) for candidate in candidates]
+    candidates = [candidate.in_document_of(documents) for candidate in candidates]
     problems.raise_if_any(
         hint='a line looks like {"messages": [{"role": "user", "content": "..."}, '
         '{"role": "assistant", "content": "..."}]}'
@@ -121,11 +120,6 @@ def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
 
 def _first_question(turns: Sequence[Message]) -> str:
     return next(turn.content for turn in turns if turn.role == "user")
-
-
-def _in_document(candidate: Candidate, documents: Documents) -> Candidate:
-    group = documents.name_of(candidate.example.group)
-    return replace(candidate, example=replace(candidate.example, group=group))
 
 
 def _texts(turns: Sequence[Message]) -> tuple[str, str]:

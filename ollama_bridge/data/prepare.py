@@ -31,7 +31,7 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _STAGE = "prepare"
 # By source: raised where what it gives changes, so that what was built of the others stays.
-_VERSIONS = {"vader": 1, "reviews": 1, "table": 1, "messages": 2}
+_VERSIONS = {"vader": 1, "reviews": 1, "table": 2, "messages": 2}
 _DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
 
@@ -147,7 +147,9 @@ def _make_splits(
     collected = _collect(inputs, data, task, seed=seed)
     tally, notes = collected.tally, list(collected.notes)
     fit = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
-    unique = _leave_out_duplicates(fit, tally)
+    unique = _leave_out_duplicates(fit, tally, notes)
+    if tally.left_out:
+        reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
     _check_labels(unique, task, tally)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
     sizes = asked.scaled_to(len(unique))
@@ -194,7 +196,9 @@ def _leave_out_unfit(
     return fit
 
 
-def _leave_out_duplicates(candidates: Sequence[Candidate], tally: Tally) -> Sequence[Candidate]:
+def _leave_out_duplicates(
+    candidates: Sequence[Candidate], tally: Tally, notes: list[str]
+) -> Sequence[Candidate]:
     unique = remove_duplicates(candidates)
     for reason, gone in (
         ("exact duplicate", unique.exact),
@@ -203,6 +207,11 @@ def _leave_out_duplicates(candidates: Sequence[Candidate], tally: Tally) -> Sequ
     ):
         for candidate in gone:
             tally.leave_out(candidate.source, reason)
+    if unique.contrasts:
+        notes.append(
+            f"{unique.contrasts} text(s) differ little from one of another label: they are kept, "
+            "in one split with it"
+        )
     return unique.kept
 
 

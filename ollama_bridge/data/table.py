@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
-from ollama_bridge.data.cleaning import clean_line, clean_turn
+from ollama_bridge.data.cleaning import clean_line, clean_turn, text_key
+from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import Problems, nearest, numbers_text
 from ollama_bridge.data.rows import Row, Table, read_table
@@ -27,7 +28,8 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     """Read the table as chat examples.
 
     For a ``classify`` task the label column holds labels; for a ``reply`` task it holds the
-    answers, and may be missing: then the texts are prompts without answers.
+    answers, and may be missing: then the texts are prompts without answers. Rows of one question
+    stay in one split.
 
     Raises:
         DataError: naming file, row numbers and columns.
@@ -48,6 +50,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     tally = Tally()
     missing: list[int] = []
     candidates = []
+    documents = Documents()
     for row in table.rows:
         tally.count_read(_SOURCE)
         text = _cell(row, data.text_col, problems)
@@ -64,9 +67,12 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
             if label is None:
                 continue
         document = _document(row, data.group_col)
+        if matcher is None:
+            documents.join(document, f"question-{text_key(text)}")
         candidates.append(
             _candidate(task, row.number, text, label, clean_turn(answer), document=document)
         )
+    candidates = [candidate.in_document_of(documents) for candidate in candidates]
     problems.raise_if_any()
     if matcher is not None:
         matcher.raise_if_unknown(path, column=data.label_col, unit=table.unit)
@@ -84,8 +90,10 @@ def _candidate(
     messages.append(Message("user", text))
     if label is not None or answer:
         messages.append(Message("assistant", label if label is not None else answer))
-    example = Example(f"row-{number}", tuple(messages), document or f"row-{number}", label)
-    return Candidate(example, _SOURCE, text)
+    example = Example(f"row-{number}", tuple(messages), document, label)
+    if label is not None:
+        return Candidate(example, _SOURCE, text)
+    return Candidate(example, _SOURCE, f"{text}\n{answer}".strip(), is_class=False)
 
 
 def _check_columns(path: Path, table: Table, wanted: list[str]) -> None:
@@ -121,7 +129,7 @@ def _cell(row: Row, column: str, problems: Problems) -> str | None:
 def _document(row: Row, group_col: str | None) -> str:
     value = row.cells.get(group_col) if group_col else None
     text = "" if value is None else str(value).strip()
-    return f"{group_col}-{text}" if text else ""
+    return f"{group_col}-{text}" if text else f"row-{row.number}"
 
 
 def _judge_missing(path: Path, data: DataSection, table: Table, missing: list[int]) -> list[str]:

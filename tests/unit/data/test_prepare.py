@@ -184,6 +184,42 @@ def test_unusable_texts_are_counted(tmp_path: Path) -> None:
     }
 
 
+def test_every_answer_to_a_question_is_kept(tmp_path: Path) -> None:
+    """All of a question in one split; what is left out is said."""
+    chooser = random.Random(1)
+    questions = [f"What about {sentence(chooser)}?" for _ in range(20)]
+    rows = [f"{question},{sentence(chooser)}" for question in questions for _ in range(5)]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows, rows[0]]))
+    heard = Heard()
+    data = DataSection(source="table", path=path, test_examples=20, validation_examples=10)
+    splits = examples(prepare(data, REPLY, seed=0, out_dir=tmp_path / "out", reporter=heard))
+    assert {name: len(part) for name, part in splits.items()} == {
+        "train": 70,
+        "validation": 10,
+        "test": 20,
+    }
+    asked = [{one.prompt[-1].content for one in part} for part in splits.values()]
+    assert sum(map(len, asked)) == len(set().union(*asked)) == 20
+    assert "101 read; left out: 1 exact duplicate" in heard.notes
+
+
+def test_a_text_that_differs_little_from_one_of_another_label_stays(tmp_path: Path) -> None:
+    """And it is said that it does."""
+    chooser = random.Random(1)
+    rows = [f"{sentence(chooser)},{'positive' if n % 3 else 'negative'}" for n in range(40)]
+    text = "I would {}recommend this to anyone who likes old films with a slow story"
+    rows += [f"{text.format('')},positive", f"{text.format('not ')},negative"]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    heard = Heard()
+    data = DataSection(source="table", path=path)
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
+    assert sum(corpus.facts.values()) == 42
+    (said,) = [note for note in heard.notes if "differ little" in note]
+    assert said.startswith("1 text(s)")
+
+
 def test_missing_files_and_labels(packages: Path, tmp_path: Path) -> None:
     """A missing file, a label that no row has, and labels that the source does not have."""
     data = DataSection(source="table", path=tmp_path / "no.csv")

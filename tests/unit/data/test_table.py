@@ -192,3 +192,12 @@ def test_a_reply_task_takes_answers_or_none(tmp_path: Path) -> None:
     assert "without answers" in prompts.notes[0]
     with pytest.raises(DataError, match="no column 'reply'"):
         collect(path, REPLY, label_col="reply")
+
+
+def test_answers_to_one_question_stay_in_one_split(tmp_path: Path) -> None:
+    """Their rows are one document, together with the documents that they are of."""
+    rows = ["Hello!,a,", "hello,b,", "so,c,x", "x,d,x", "So?,e,"]
+    path = write(tmp_path, "\n".join(["text,answer,doc", *rows]))
+    collected = collect(path, REPLY, label_col="answer", group_col="doc")
+    groups = [one.example.group for one in collected.candidates]
+    assert groups == ["row-2", "row-2", "doc-x", "doc-x", "doc-x"]
