@@ -11,8 +11,11 @@ import re
 THOUGHT_END = "</think>"
 
 _THOUGHT_START = "<think>"
-# A minus belongs to its number.
-_EDGES = re.compile(r"^(?:(?!-\d)[\W_])+|[\W_]+$")
+# Marks of Markdown in front of a line; a minus without a blank belongs to its number.
+_LINE_MARK = re.compile(r"^(?:#+|[-+*•>])\s+")
+_SENTENCE_MARKS = " \t\n.,;:!?…。！？"
+# Of a pair that encloses everything. One alone may mean something: ``A*`` is no ``A``.
+_ENCLOSING = dict(zip("*_`~$\"'“‘„«「『([{", "*_`~$\"'”’“»」』)]}", strict=True))
 _LEADS = re.compile(r"^(?:the )?(?:final )?(?:answer|label|sentiment)(?: is)?\s*:?\s+", re.I)
 
 
@@ -29,10 +32,22 @@ def without_thought(text: str) -> str:
 def says(answer: str, label: str) -> bool:
     """Whether an answer says a label: alone, whatever its case and the marks around it.
 
-    ``**Positive.**`` and ``Answer: positive`` say ``positive``; ``not positive`` does not.
+    Marks are those of Markdown, of quoting and of the end of a sentence; all others are part of
+    what is said. ``**Positive.**`` and ``Answer: positive`` say ``positive``; ``not positive`` does
+    not, nor does ``A+`` say ``A``, or ``.5`` say ``5``.
     """
-    return _plain(_LEADS.sub("", _EDGES.sub("", answer))) == _plain(label)
+    if _folded(answer) == _folded(label):
+        return True
+    said = _plain(_LEADS.sub("", _plain(answer)))
+    return said != "" and _folded(said) == _folded(_plain(label))
 
 
 def _plain(text: str) -> str:
-    return " ".join(_EDGES.sub("", text).casefold().split())
+    bare = _LINE_MARK.sub("", text.strip()).rstrip(_SENTENCE_MARKS)
+    if len(bare) > 2 and _ENCLOSING.get(bare[0]) == bare[-1]:
+        bare = bare[1:-1]
+    return bare if bare == text else _plain(bare)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())

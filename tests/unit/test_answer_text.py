@@ -43,6 +43,38 @@ def test_a_minus_belongs_to_its_number(answer: str, label: str, says_it: bool) -
     assert says(answer, label) is says_it
 
 
+@pytest.mark.parametrize(
+    ("answer", "label", "says_it"),
+    [
+        ("A+", "A", False),
+        ("A+", "A-", False),
+        ("A*", "A", False),
+        ("**a+.**", "A+", True),
+        ("C++", "C#", False),
+        ("C++.", "c++", True),
+        ("# C#", "C#", True),
+        ("5", ".5", False),
+        ("-.5", "5", False),
+        ("-.5.", "-.5", True),
+        ("50%", "50", False),
+        ("$50", "50", False),
+        ("$50$", "50", True),
+        ("-", "+", False),
+        ("+", "+", True),
+        ("👍", "👎", False),
+        ("?!", "...", False),
+        ("?", "?", True),
+        ("(b)", "b", True),
+        ("“Very  good.”", "very good", True),
+        ("> _positive_", "positive", True),
+        ("`positive`, ", "positive", True),
+    ],
+)
+def test_signs_that_mean_something_count(answer: str, label: str, says_it: bool) -> None:
+    """Only marks around an answer are left aside, and what is only marks says nothing else."""
+    assert says(answer, label) is says_it
+
+
 @pytest.mark.parametrize("answer", ["42", "", "a\n\nb"])
 def test_a_thought_is_told_from_the_answer(answer: str) -> None:
     """Also where the prompt has opened it, and where there is none."""
