@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import (
     Corpus,
     Work,
@@ -62,7 +63,8 @@ def write_answers(
     """Let a model answer every example that ends on the user.
 
     With ``settings.rewrite`` it also answers the examples of the training and the validation split
-    that have an answer. Where an answer does not say the example's label, the example is left out.
+    that have an answer. Where an answer does not say the example's label, the example is left out;
+    where the answer was the label, it is so again, as the task spells it.
     Some requests are in flight at a time, each reply is synced to disk as it comes, in a log beside
     ``out_dir``: a run that is killed, or that treats thinking differently, goes on with what it
     has.
@@ -83,7 +85,7 @@ def write_answers(
     work = Work(
         kind=Corpus.kind,
         stage=STAGE,
-        version=1,
+        version=2 if settings.rewrite else 1,  # 2: labels as the task spells them
         inputs={"corpus": corpus.digest, "model": respondent.identity},
         settings=_deciding(settings),
         seed=corpus.manifest.work.seed,
@@ -186,6 +188,8 @@ class _Writing:
             mode=settings.thinking,
             label=example.label,
         )
+        if verdict == KEPT and _is_answered_by_label(example):
+            answer = str(example.label)  # the one spelling that the task knows, without any marks
         text = with_thinking(
             answer, reply.thinking, mode=settings.thinking, max_words=settings.thinking_words
         )
@@ -234,11 +238,14 @@ def _write_split(
                 outcomes[_REFUSED] += 1
                 writing.refused.append(_refusal(example, outcome))
                 continue
-            verdict, answered = writing.take(example, reply_from_record(outcome.value))
+            reply = reply_from_record(outcome.value)
+            verdict, answered = writing.take(example, reply)
             outcomes[verdict] += 1
             if verdict != KEPT:
                 continue
-            if writing.logprobs:
+            # What was likely between other marks says little about the label alone.
+            as_said = answered.messages[-1].content.endswith(reply.text.strip())
+            if writing.logprobs and as_said:
                 logprobs.append({"id": example.id, "reply": outcome.value})
             yield answered
 
@@ -253,6 +260,12 @@ def _write_split(
     if logprobs and name != "test":
         write_json_lines_atomic(folder / f"{name}-{LOGPROBS_NAME}", logprobs)
     return outcomes
+
+
+def _is_answered_by_label(example: Example) -> bool:
+    """Whether the answer that an example came with is its label and nothing else."""
+    last = example.messages[-1]
+    return last.role == "assistant" and without_thought(last.content) == example.label
 
 
 def _refusal(example: Example, outcome: Outcome) -> JSONRecord:

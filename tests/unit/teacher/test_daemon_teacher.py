@@ -243,7 +243,10 @@ def test_no_usable_answer_for_a_split_is_an_error(
 def test_thinking_is_kept_where_it_is_right(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
-    """Gold answers are written again with their reasons; what ends on the wrong label is not."""
+    """Gold answers are written again with their reasons; what ends on the wrong label is not.
+
+    Whatever marks the teacher puts around a label, the student learns the label.
+    """
 
     def thinks(asked: Asked) -> Turn:
         text = text_of(asked)
@@ -260,7 +263,7 @@ def test_thinking_is_kept_where_it_is_right(
     answered = write(labelled, daemon, tmp_path, settings=settings)
     train = list(read_examples(answered.split_path("train")))
     assert [one.id for one in train] == ["train0", "train5"]
-    text = "<think>\nThey like it.\n</think>\n\n**Positive.**"
+    text = "<think>\nThey like it.\n</think>\n\npositive"
     assert train[0].messages[-1] == Message("assistant", text)
     assert not any(text.startswith("test") for text in asked_texts(daemon))
     assert json.loads((answered.path / "card.json").read_text())["outcomes"]["train"] == {
@@ -327,6 +330,24 @@ def test_a_crash_on_the_way_is_survived(corpus: Corpus, daemon: FakeDaemon, tmp_
             crashed.append("train3")
             return Turn(fault=Fault.ERROR_LINE)
         return polite(asked)
+
+def test_distributions_within_other_marks_do_not_come_along(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """They are of another text than the label that is learnt."""
+
+    def says(asked: Asked) -> Turn:
+        said = "**positive**" if text_of(asked) == "train1" else "positive"
+        entry = {"token": said, "logprob": -0.1, "top_logprobs": [{"token": said, "logprob": -0.1}]}
+        return Turn(pieces=[said], logprobs=[[entry]])
+
+    daemon.script = says
+    changes = {"rewrite": True, "soft_labels": "daemon"}
+    answered = write(labelled, daemon, tmp_path, settings=SETTINGS.model_copy(update=changes))
+    assert answered.facts["answers"] == {"had an answer": 1, "kept": 7}
+    lines = (answered.path / "train-logprobs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"train{n}" for n in (0, 2, 3, 4, 5)]
+
 
     daemon.script = crashes
     assert write(corpus, daemon, tmp_path).facts["train"] == 8
