@@ -149,4 +149,8 @@ def find_respondent(settings: TeacherSection, client: Client) -> Respondent:
     if settings.base_url is not None:
         return behind_api(settings.model, settings.base_url)
     tag = settings.model.removeprefix("ollama:")
-    return in_daemons(tag, model_digest(client, tag), settings.hosts or (client.host,))
+    if not settings.hosts:
+        return in_daemons(tag, model_digest(client, tag), (client.host,))
+    with Client(settings.hosts[0]) as first:  # the one in use may have another, or none
+        identity = model_digest(first, tag)
+    return in_daemons(tag, identity, settings.hosts)

@@ -12,6 +12,7 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Corpus
+from ollama_bridge.client import Client
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.errors import (
     ConfigError,
@@ -21,7 +22,7 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.teacher.daemon import write_answers
-from ollama_bridge.teacher.respondent import in_daemons
+from ollama_bridge.teacher.respondent import find_respondent, in_daemons
 
 SETTINGS = TeacherSection(model="ollama:m", answers="daemon", answer_tokens=7, in_flight=1)
 
@@ -174,6 +175,15 @@ def test_several_daemons_answer_together(
     assert together.digest == alone.digest
 
 
+def test_the_model_is_that_of_the_daemons_that_are_asked(daemon: FakeDaemon) -> None:
+    """Not that of the daemon in use, which may have another of that name, or none."""
+    with FakeDaemon(models={"m:latest": "e" * 64}) as named, Client(daemon.host) as in_use:
+        settings = SETTINGS.model_copy(update={"hosts": (named.host,)})
+        assert find_respondent(settings, in_use).identity == "e" * 64
+        assert not daemon.asked
+        assert find_respondent(SETTINGS, in_use).identity == "d" * 64
+
+
 def test_bad_answers_are_left_out_and_counted(
     corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
@@ -321,16 +331,6 @@ def test_distributions_come_along(corpus: Corpus, daemon: FakeDaemon, tmp_path: 
     assert json.loads(lines[0])["reply"]["logprobs"] == [["Hi", -0.1, 0, [["Hi", -0.1, 0]]]]
 
 
-def test_a_crash_on_the_way_is_survived(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
-    """The runner crashes once: that row is asked again."""
-    crashed: list[str] = []
-
-    def crashes(asked: Asked) -> Turn:
-        if text_of(asked) == "train3" and not crashed:
-            crashed.append("train3")
-            return Turn(fault=Fault.ERROR_LINE)
-        return polite(asked)
-
 def test_distributions_within_other_marks_do_not_come_along(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
@@ -348,6 +348,16 @@ def test_distributions_within_other_marks_do_not_come_along(
     lines = (answered.path / "train-logprobs.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"train{n}" for n in (0, 2, 3, 4, 5)]
 
+
+def test_a_crash_on_the_way_is_survived(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
+    """The runner crashes once: that row is asked again."""
+    crashed: list[str] = []
+
+    def crashes(asked: Asked) -> Turn:
+        if text_of(asked) == "train3" and not crashed:
+            crashed.append("train3")
+            return Turn(fault=Fault.ERROR_LINE)
+        return polite(asked)
 
     daemon.script = crashes
     assert write(corpus, daemon, tmp_path).facts["train"] == 8
