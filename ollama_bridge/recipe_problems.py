@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]
 
     Args:
         data: Is changed.
-        overrides: The value is read as YAML.
+        overrides: The value is read as YAML; what is quoted is a text.
     """
     problems = []
     for override in overrides:
@@ -33,7 +34,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]
         except yaml.YAMLError:
             problems.append(f"--set {key}: {text!r} is not a value")
             continue
-        if isinstance(value, str) and _is_number(value):
+        if isinstance(value, str) and not _is_quoted(text) and _is_number(value):
             value = float(value)  # YAML 1.1 reads 1e-4 as a text
         *parents, last = key.split(".")
         section = data
@@ -110,12 +111,16 @@ def _advice(key: str, section: type[BaseModel], prefix: str) -> str:
     return f"known keys: {', '.join(sorted(section.model_fields))}"
 
 
+def _is_quoted(text: str) -> bool:
+    return text.lstrip().startswith(("'", '"'))
+
+
 def _is_number(text: str) -> bool:
+    """Whether a text is a finite number; ``nan`` is rather the name of a column."""
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _section_type(annotation: object) -> type[BaseModel] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +109,8 @@ def recipe_with_data(
             raise ConfigError(
                 f"--data {data}: no such file", hint="check the path; CSV and JSONL are read"
             )
-        source = "messages" if _holds_messages(data) else "table"
+        is_table = text_col is not None or label_col is not None
+        source = "table" if is_table or not _holds_messages(data) else "messages"
         changes += [f"data.source={source}", f"data.path={_quoted(str(data.absolute()))}"]
         if text_col:
             changes.append(f"data.text_col={_quoted(text_col)}")
@@ -128,10 +130,18 @@ def recipe_with_data(
 
 
 def _holds_messages(path: Path) -> bool:
-    if path.suffix not in (".jsonl", ".ndjson", ".json"):
+    """Whether the first line of a file of JSON lines is a conversation."""
+    from ollama_bridge.data.rows import is_json_lines
+
+    if not is_json_lines(path):
         return False
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return '"messages"' in stream.read(65536)
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        line = next((line for line in stream if line.strip()), "")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False  # what is wrong with it is said where it is read
+    return isinstance(record, dict) and isinstance(record.get("messages"), list)
 
 
 def _quoted(text: str) -> str:

@@ -14,7 +14,7 @@ from ollama_bridge.data.cleaning import has_control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.messages import collect_messages
-from ollama_bridge.data.rows import JSONL_SUFFIXES
+from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
     FILES,
     REVIEW_SOURCES,
@@ -105,7 +105,7 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
             raise DataError(
                 f"{data.path}: no such file", hint="check data.path, or pass --data FILE"
             )
-        is_jsonl = data.source == "messages" or data.path.suffix.lower() in JSONL_SUFFIXES
+        is_jsonl = data.source == "messages" or is_json_lines(data.path)
         return _Inputs({"data": data.path}, "jsonl" if is_jsonl else "csv")
     from ollama_bridge.data.packages import fetch_package_file
 

@@ -6,6 +6,7 @@ row 1, and a row whose text has line breaks is one row. JSONL rows have their li
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -17,7 +18,7 @@ from ollama_bridge.data.problems import Problems, read_text
 from ollama_bridge.errors import DataError
 
 _DELIMITERS = (",", ";", "\t")
-JSONL_SUFFIXES = (".jsonl", ".ndjson")
+_JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,33 @@ def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
     """Read a CSV (comma, semicolon or tab; by its header) or a JSONL file.
 
     Args:
-        path: JSONL if its name ends in ``.jsonl`` or ``.ndjson``, else CSV.
+        path: JSONL if its name ends in ``.jsonl``, ``.ndjson`` or ``.json``, else CSV.
         wanted: Columns that tell the right delimiter from the wrong ones.
 
     Raises:
         DataError: with every problem found.
     """
     text = read_text(path)
-    if path.suffix.lower() in JSONL_SUFFIXES:
+    if is_json_lines(path):
         return _read_jsonl(path, text)
-    return _read_csv(path, text, wanted)
+    _refuse_array(path, text)
+    with _cells_of_any_length(text):
+        return _read_csv(path, text, wanted)
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a file's name says that it holds JSON lines."""
+    return path.suffix.lower() in _JSON_LINES_SUFFIXES
 
 
 def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
     """Number and object of every line that is not blank.
 
     Raises:
-        DataError: after the last good line, with every line that is no JSON object.
+        DataError: the text is one JSON array; or, after the last good line, with every line that
+            is no JSON object.
     """
+    _refuse_array(path, text)
     problems = Problems(path, unit="line")
     # Not splitlines(): JSON may hold U+2028 and its like inside a text.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -80,7 +90,32 @@ def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, obje
             yield number, value
         else:
             problems.add(number, f"a JSON object is expected, not {type(value).__name__}")
-    problems.raise_if_any(hint="one JSON object a line; a JSON array has to be split into lines")
+    problems.raise_if_any(hint="one JSON object a line")
+
+
+def _refuse_array(path: Path, text: str) -> None:
+    """Raise where a text is a JSON array of rows, whatever its file is called.
+
+    Raises:
+        DataError: with the command that writes its items as lines.
+    """
+    begin = text.lstrip()
+    if begin.startswith("[") and begin[1:].lstrip().startswith("{"):
+        raise DataError(
+            f"{path} is one JSON array: a JSON object a line is read",
+            hint=f"jq -c '.[]' {path.name} > {path.stem}-lines.jsonl",
+        )
+
+
+@contextlib.contextmanager
+def _cells_of_any_length(text: str) -> Iterator[None]:
+    """Let a cell be as long as its file: Python's limit of 131,072 characters is the process's."""
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, len(text)))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_jsonl(path: Path, text: str) -> Table:

@@ -55,6 +55,9 @@ def test_all_problems_are_told_at_once() -> None:
         ("student.layers=[0, 5]", ("student", "layers"), (0, 5)),
         ("teacher.tune.epochs=2", ("teacher", "tune", "epochs"), 2),
         ("data.label_map.pos=a", ("data", "label_map", "pos"), "a"),
+        ('data.text_col="0"', ("data", "text_col"), "0"),
+        ("data.text_col='1e-4'", ("data", "text_col"), "1e-4"),
+        ("data.text_col=nan", ("data", "text_col"), "nan"),
     ],
 )
 def test_override_changes_one_key(override: str, path: tuple[str, ...], value: object) -> None:

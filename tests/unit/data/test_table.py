@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 from pathlib import Path
@@ -201,3 +202,23 @@ def test_answers_to_one_question_stay_in_one_split(tmp_path: Path) -> None:
     collected = collect(path, REPLY, label_col="answer", group_col="doc")
     groups = [one.example.group for one in collected.candidates]
     assert groups == ["row-2", "row-2", "doc-x", "doc-x", "doc-x"]
+
+
+def test_a_cell_may_be_as_long_as_a_book(tmp_path: Path) -> None:
+    """It is read; whether it is too long is another question. Other readers keep their limit."""
+    limit = csv.field_size_limit()
+    (only,) = collect(write(tmp_path, f"text,label\n{'a' * 200_000},positive\n")).candidates
+    assert len(only.text) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.csv", "mine.jsonl"])
+def test_a_json_array_is_told_what_to_do(tmp_path: Path, name: str) -> None:
+    """Whatever the file is called; lines of JSON are read from a .json, too."""
+    rows = [{"text": "a", "label": "positive"}, {"text": "b", "label": "negative"}]
+    path = write(tmp_path, json.dumps(rows, indent=1), name=name)
+    with pytest.raises(DataError, match="is one JSON array") as caught:
+        collect(path)
+    assert caught.value.hint == f"jq -c '.[]' {name} > mine-lines.jsonl"
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="lines.json")
+    assert [one.text for one in collect(path).candidates] == ["a", "b"]
