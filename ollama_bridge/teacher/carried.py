@@ -44,8 +44,6 @@ class Carried:
         self._teacher = teacher.vocabulary
         self._student = student.vocabulary
         self._top_k = min(top_k, self._student.width)
-        self.holes = 0
-        self.positions = 0
 
     def targets(
         self,
@@ -64,23 +62,24 @@ class Carried:
         taught = _targets([theirs for theirs, _ in examples])
         right = _targets([ours for _, ours in examples])
         parts = list(self._chunks(model, hidden, places, taught, right))
-        self.holes += places.holes
-        self.positions += len(right)
         return SoftTargets(
             torch.cat([part.ids for part in parts]),
             torch.cat([part.logprobs for part in parts]),
             torch.cat([part.residual for part in parts]),
         )
 
-    def facts(self) -> dict[str, object]:
-        """For the manifest."""
-        facts: dict[str, object] = {
+    def facts(self, examples: Sequence[tuple[EncodedExample, EncodedExample]]) -> dict[str, object]:
+        """For the manifest.
+
+        Args:
+            examples: All rows, also those that had labels before, for the teacher and the student.
+        """
+        places = self._places(examples)
+        return {
             "alignment": self.alignment.rung.name.lower(),
             "alignment_sentence": self.alignment.sentence,
+            "hard_share": round(places.holes / len(places.teacher), 4),
         }
-        if self.positions:
-            facts["hard_share"] = round(self.holes / self.positions, 4)
-        return facts
 
     def _places(self, examples: Sequence[tuple[EncodedExample, EncodedExample]]) -> Places:
         rows, spans, first = [], [], 0

@@ -73,7 +73,7 @@ def label_by_daemon(
         teacher: What is asked, and what became of thinking.
         respondent: Who is asked.
         max_length: Tokens; longer examples are left out, as in training.
-        out_dir: Folder of the store.
+        out_dir: Folder of the store; what was asked is kept in a log beside it.
         reporter: Hears of progress.
 
     Raises:
@@ -127,7 +127,8 @@ def label_by_daemon(
             )
             for name, split in splits.items()
         }
-        with BatchLog(draft.path / "resume-scores.jsonl") as log:
+        # Beside the artefact: what was said of a passage is not asked again for other labels.
+        with BatchLog(out_dir.absolute().with_name(f"{out_dir.name}-scores.jsonl")) as log:
             asker = _Asker(respondent, teacher.in_flight, log, reporter)
             asker.run([turn for reader in readers.values() for turn in reader.turns()])
             # Of this artefact alone: what a row's labels are depends on what came along with it.

@@ -115,7 +115,7 @@ def label(
                 run = _LabelRun(model, precision, store, info, reporter, carried=carried)
                 facts |= run.write(rows, missing)
             if carried is not None:
-                facts |= carried.facts()
+                facts |= carried.facts(list(zip(rows.batches.examples, rows.own, strict=True)))
             facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
             facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
             facts["labelled_rows"] = sum(len(members) for members in missing)

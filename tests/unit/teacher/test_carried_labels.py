@@ -151,6 +151,29 @@ def test_padded_rows_change_nothing(
                     assert value == pytest.approx(said[id_], abs=2e-2)
 
 
+def test_the_share_of_hard_labels_is_that_of_all_rows(
+    narrow: Checkpoint, wide: Checkpoint, tmp_path: Path
+) -> None:
+    """Also where most of them, or all, had labels of an earlier run."""
+    shares = {}
+    for name, train in (("few", 12), ("more", 34), ("again", 34)):
+        labels = label(
+            wide,
+            tiny_corpus(tmp_path / f"corpus-{name}", train=train),
+            SoftLabelsSection(top_k=8),
+            student=narrow,
+            max_length=512,
+            dtype="float32",
+            out_dir=tmp_path / name,
+            store_dir=tmp_path / "stores",
+        )
+        shares[name] = labels.facts["hard_share"]
+    assert labels.facts["labelled_rows"] == 0
+    whole = carried(wide, narrow, tiny_corpus(tmp_path / "corpus", train=34), tmp_path / "whole")
+    assert shares["more"] == shares["again"] == whole.facts["hard_share"]
+    assert 0 < shares["more"] != shares["few"]
+
+
 def test_vocabularies_without_anything_in_common_are_refused(
     wide: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -223,6 +223,15 @@ def test_a_kill_loses_no_score(label: Label, daemon: FakeDaemon) -> None:
     assert len(daemon.questions) < calls
 
 
+def test_what_was_asked_serves_other_labels(label: Label, daemon: FakeDaemon) -> None:
+    """Its log lies beside the artefact: given answers are not asked about a second time."""
+    asked = label("asked")
+    label("both")
+    assert len(daemon.questions) == 3  # the ends of the written answers
+    assert label("asked").digest == asked.digest
+    assert daemon.questions == []
+
+
 def test_the_time_it_takes_is_told_before(label: Label) -> None:
     """In minutes and milliseconds a token."""
     notes: list[str] = []
