@@ -85,15 +85,17 @@ def verify_tag(
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
     """Compare every tensor of the checkpoint: answers may hide a small fault in rounding."""
-    from ollama_bridge.models.tensor_check import wrong_tensors
+    from ollama_bridge.models.tensor_check import compare_tensors
 
-    problems = wrong_tensors(gguf, checkpoint)
+    report = compare_tensors(gguf, checkpoint)
+    problems = report.wrong
+    noted = {"note": "; ".join(report.notes)} if report.notes else {}
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     check = Check(
         name="tensors",
         layer="tensor",
         passed=not problems,
-        numbers={"wrong_tensors": len(problems)},
+        numbers={"wrong_tensors": len(problems), **noted},
         difference=f"{problems[0]}{more}" if problems else None,
     )
     # In front of the numbers that they explain, so that the error names a tensor.

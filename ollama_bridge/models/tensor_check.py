@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,25 @@ from ollama_bridge.models.weights import Weights
 _ROUNDING = {"F32": 1e-6, "F16": 2e-3, "BF16": 8e-3, "Q8_0": 0.02, "Q6_K": 0.05, "Q2_K": 0.7}
 _PIECE = 2**22
 _COARSE_ROUNDING = 0.4  # types of three to five bits
+_COMPUTED = 1e-5  # other orders of the same float32 operations
+_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
 
-def wrong_tensors(gguf: Path, checkpoint: Path) -> list[str]:
-    """Every tensor that is not the checkpoint's, in words; empty if all are.
+@dataclass(frozen=True)
+class TensorReport:
+    """What the tensors of a GGUF are, held against a checkpoint.
+
+    Attributes:
+        wrong: Every one that is not the checkpoint's, that is missing or that only the GGUF has.
+        notes: What is otherwise than in the checkpoint, and sound.
+    """
+
+    wrong: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
+    """Hold every tensor of either side against the other.
 
     Args:
         gguf: The file that a daemon serves.
@@ -43,19 +59,45 @@ def wrong_tensors(gguf: Path, checkpoint: Path) -> list[str]:
     architecture = ARCHITECTURES[read_architecture(checkpoint, config)]
     found_name = contents.metadata.get("general.architecture")
     if found_name != architecture.name:
-        return [f"the GGUF is a {found_name}, the checkpoint a {architecture.name}"]
+        return TensorReport((f"the GGUF is a {found_name}, the checkpoint a {architecture.name}",))
     weights = open_weights(checkpoint, config)
-    problems = []
-    for rule in architecture.rules(config):
-        if rule.source not in weights.infos:
-            if rule.optional and rule.target not in contents.tensors:
-                continue
-            problems.append(f"{rule.target}: the checkpoint has no {rule.source}")
+    rules = {rule.target: rule for rule in architecture.rules(config)}
+    computed = architecture.computed(config)
+    wrong: list[str | None] = []
+    for rule in rules.values():
+        if rule.source in weights.infos:
+            wrong.append(_compare(rule, contents, weights, architecture))
+        elif not rule.optional:
+            wrong.append(f"{rule.target}: the checkpoint has no {rule.source}")
+        elif rule.target in contents.tensors:
+            wrong.append(f"{rule.target}: only the GGUF has it")
+    wrong += [_compare_computed(name, values, contents) for name, values in computed.items()]
+    notes = []
+    for name in sorted(contents.tensors.keys() - rules.keys() - computed.keys()):
+        if name != _OUTPUT:
+            wrong.append(f"{name}: only the GGUF has it")
             continue
-        problem = _compare(rule, contents, weights, architecture)
-        if problem is not None:
-            problems.append(problem)
-    return problems
+        # Of a model that ties both matrices: llama.cpp takes this one, where it is there.
+        tied = replace(rules[_EMBEDDING], target=_OUTPUT)
+        problem = _compare(tied, contents, weights, architecture)
+        if problem is None:
+            notes.append(f"{_OUTPUT}: a copy of the embedding, which the checkpoint ties it to")
+        else:
+            wrong.append(f"{problem}; the checkpoint has none, its embedding stands for it")
+    return TensorReport(tuple(one for one in wrong if one is not None), tuple(notes))
+
+
+def _compare_computed(name: str, values: Float32Array, contents: GGUFContents) -> str | None:
+    """A tensor that is made of the config's numbers."""
+    info = contents.tensors.get(name)
+    if info is None:
+        return f"{name}: missing, which config.json asks for"
+    if info.shape != values.shape:
+        return f"{name}: shape {info.shape}, config.json makes it {values.shape}"
+    error = _distance(contents.tensor(name), values)
+    if error <= _COMPUTED:
+        return None
+    return f"{name}: differs by {error:.2g} of its size from what config.json makes it"
 
 
 def _compare(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.frame import TensorRule
+from ollama_bridge.models.floats import to_float32
 from ollama_bridge.models.weights import Weights
 
 # Buffers that old checkpoints saved and that a model computes itself.
 COMPUTED = "rotary_emb.inv_freq"
-_OUTPUT = "lm_head.weight"
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+_ROWS = 4096
 # Prefix of all names: what to save instead.
 _WRAPPERS = {
     "_orig_mod.": "save what torch.compile wraps: model._orig_mod.save_pretrained(folder)",
@@ -21,7 +25,9 @@ _HINT = "the config does not fit the weights: get the checkpoint again"
 
 
 def match_tensors(architecture: Architecture, config: Config, weights: Weights) -> list[TensorRule]:
-    """The rules of all tensors, in the GGUF's order. Only headers are read.
+    """The rules of all tensors, in the GGUF's order.
+
+    Only headers are read, but where a tied matrix is stored twice.
 
     Args:
         architecture: Of the checkpoint.
@@ -29,12 +35,14 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
         weights: Its tensors.
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape.
+        ModelError: a tensor is missing, left over or of another shape, or two are not one as the
+            config says.
         ConversionError: the config lacks a size.
     """
     _refuse_wrapped(weights)
     left = {name for name in weights.infos if not name.endswith(COMPUTED)}
-    if architecture.tied(config):
+    if architecture.tied(config) and _OUTPUT in left:
+        _refuse_untied(weights)
         left.discard(_OUTPUT)  # some savers write the shared matrix twice
     rules = []
     for rule in architecture.rules(config):
@@ -61,6 +69,33 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
             hint=_HINT,
         )
     return rules
+
+
+def _refuse_untied(weights: Weights) -> None:
+    """The config says of two matrices that they are one: transformers 4 believes it, 5 looks."""
+    if _EMBEDDING not in weights.infos:
+        raise ModelError(
+            f"{weights.place}: tensor {_EMBEDDING!r} is missing; {_OUTPUT!r}, which config.json "
+            "says is the same, is there",
+            hint="load it with transformers, which ties them, and save it again: "
+            "model.save_pretrained(folder)",
+        )
+    embedding, output = weights.array(_EMBEDDING), weights.array(_OUTPUT)
+    if embedding.shape == output.shape and all(
+        np.array_equal(
+            to_float32(embedding[row : row + _ROWS]),
+            to_float32(output[row : row + _ROWS]),
+            equal_nan=True,
+        )
+        for row in range(0, len(embedding), _ROWS)
+    ):
+        return
+    raise ModelError(
+        f"{weights.place}: config.json says that {_OUTPUT!r} is the embedding "
+        "(tie_word_embeddings), but it holds other values",
+        hint='if it was trained like that, write "tie_word_embeddings": false into config.json; '
+        f"else take {_OUTPUT} out of the weights",
+    )
 
 
 def _refuse_wrapped(weights: Weights) -> None:

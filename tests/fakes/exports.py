@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from fakes.ggufs import rewrite
 from fakes.models import build_tiny_checkpoint
 
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
@@ -106,6 +107,20 @@ def shift_a_norm(path: Path) -> None:
     data = np.memmap(path, dtype=np.uint8, mode="r+")
     data[info.offset : info.offset + info.size_bytes].view("<f4")[:] += 1
     data.flush()
+
+
+def repeat_the_embedding(path: Path, *, factor: float = 1.0) -> None:
+    """The output matrix of a tied model is written too, which llama.cpp then takes."""
+    embedding = read_gguf(path).tensor("token_embd.weight") * np.float32(factor)
+    longer = rewrite(
+        path, path.with_suffix(".twice"), extra={"output.weight": embedding.astype(np.float16)}
+    )
+    longer.replace(path)
+
+
+def turn_the_output(path: Path) -> None:
+    """An output matrix that is not the embedding, of a model that ties them."""
+    repeat_the_embedding(path, factor=-1.0)
 
 
 def set_add_bos(path: Path) -> None:

@@ -75,8 +75,9 @@ def rewrite(
     metadata: Callable[[dict[str, Any]], None] = lambda keys: None,
     types: Callable[[str], str | None] = lambda name: None,
     noise_std: float | None = None,
+    extra: Mapping[str, np.ndarray[Any, Any]] | None = None,
 ) -> Path:
-    """Copy a GGUF with other metadata or tensor types.
+    """Copy a GGUF with other metadata, tensor types or more tensors.
 
     Args:
         source: The file to copy.
@@ -84,6 +85,7 @@ def rewrite(
         metadata: Changes the keys in place; a value of None drops one.
         types: The block type of a matrix, filled with random blocks; None keeps it as it is.
         noise_std: Of the values of those blocks (of K-quants); None: blocks of any content.
+        extra: Tensors that the source has not, by name.
 
     Returns:
         ``target``.
@@ -114,6 +116,8 @@ def rewrite(
         else:
             blocks = noise_blocks(wanted, shape, std=noise_std, seed=index)
         writer.add_tensor(tensor.name, blocks, raw_dtype=GGMLQuantizationType[wanted])
+    for name, values in (extra or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

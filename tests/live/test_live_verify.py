@@ -17,12 +17,14 @@ from fakes.exports import (
     damaged,
     lose_a_norm,
     modelfile_of,
+    repeat_the_embedding,
     set_add_bos,
     set_eos,
     set_pre_tokenizer,
     shift_a_norm,
     swap_tokens,
     tiny_exports,
+    turn_the_output,
     undo_permutation,
     without_stop,
 )
@@ -192,6 +194,7 @@ def test_a_stranger_s_tag_against_its_source(
         (undo_permutation, r"blk\.0\.attn_q\.weight: its rows .* \(and 3 more\)"),
         (lose_a_norm, r"blk\.0\.ffn_norm\.weight: all ones"),
         (shift_a_norm, r"blk\.0\.attn_norm\.weight: off by one"),
+        (turn_the_output, r"output\.weight: differs by .* its embedding stands for it"),
     ],
 )
 def test_the_wrong_tensor_is_named(
@@ -208,6 +211,21 @@ def test_the_wrong_tensor_is_named(
     certificate = verify_tag(tag, client=client, against=tiny.checkpoint)
     assert certificate.first_failure is not None
     assert re.search(words, certificate.first_failure.difference or "")
+
+
+def test_a_tied_matrix_may_be_written_twice(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+) -> None:
+    """As other converters do: the tag is proven, and the certificate says it."""
+    twice = damaged(tiny.gguf("f16"), tmp_path / "twice", repeat_the_embedding)
+    tag = created(twice, modelfile_of(twice, "Be brief."))
+    certificate = verify_tag(tag, client=client, against=tiny.checkpoint)
+    assert certificate.passed, certificate.first_failure
+    tensors = next(check for check in certificate.checks if check.name == "tensors")
+    assert str(tensors.numbers["note"]).startswith("output.weight: a copy of the embedding")
 
 
 def test_the_command_tells_by_its_exit_code(

@@ -281,6 +281,33 @@ def test_a_tied_matrix_may_be_stored_twice(folder: Path) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_matrices_that_are_not_tied_as_the_config_says(folder: Path) -> None:
+    """transformers 4 would serve one of them twice, transformers 5 both: the user has to say."""
+
+    def untie(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 1.5
+
+    rewrite_weights(folder, untie)
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' is the embedding.*other") as caught:
+        check_folder(folder)
+    assert '"tie_word_embeddings": false' in (caught.value.hint or "")
+    change_config(folder, tie_word_embeddings=False)
+    model = load_model(folder)
+    assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+
+
+def test_only_the_output_matrix_of_a_tied_pair(folder: Path) -> None:
+    """What sharded savers may keep: its name is wrong, and saving it again mends that."""
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+    rewrite_weights(folder, rename)
+    with pytest.raises(ModelError, match=r"embed_tokens\.weight' is missing") as caught:
+        check_folder(folder)
+    assert "save_pretrained" in (caught.value.hint or "")
+
+
 def test_nothing_is_kept_of_a_refused_checkpoint(folder: Path, tmp_path: Path) -> None:
     """The cache stays as it was."""
     rewrite_weights(folder, lambda tensors: tensors.pop("model.norm.weight"))
