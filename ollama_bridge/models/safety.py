@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
+from ollama_bridge.errors import (
+    ConversionError,
+    ModelError,
+    UnsafeCheckpointError,
+    UnsupportedArchitectureError,
+)
 from ollama_bridge.models.adapter_folder import is_adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
@@ -21,6 +26,8 @@ from ollama_bridge.models.tensor_match import match_tensors
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
+# Rounds a whole checkpoint when it is loaded: what it is called so for may lie there unrounded.
+_WHILE_TRAINED = "bitsandbytes"
 
 
 def check_folder(folder: Path) -> Mapping[str, Any]:
@@ -45,7 +52,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     architecture = read_architecture(folder, config)
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
-    method = _method(config)
+    method = quantization_of(folder)
     if method is not None:
         raise ModelError(
             f"{folder} is quantized ({method}): what rounding took cannot be given back",
@@ -122,8 +129,26 @@ def _refuse_what_holds_checkpoints(folder: Path) -> None:
 
 
 def quantization_of(folder: Path) -> str | None:
-    """By which method a checkpoint says that it is quantized; None: it does not say so."""
-    return _method(read_config(folder)) if (folder / "config.json").is_file() else None
+    """By which method a checkpoint is quantized; None: by none, or its config only says so.
+
+    Merging after a training in 4 bits gives whole weights, and leaves the config as it was.
+    """
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_config(folder)
+    method = _method(config)
+    return None if method == _WHILE_TRAINED and _has_whole_weights(folder, config) else method
+
+
+def _has_whole_weights(folder: Path, config: Mapping[str, Any]) -> bool:
+    architecture = ARCHITECTURES.get(read_architecture(folder, config))
+    if architecture is None:
+        return False
+    try:
+        match_tensors(architecture, config, open_weights(folder, config))
+    except (ModelError, ConversionError):
+        return False
+    return True
 
 
 def _method(config: Mapping[str, Any]) -> str | None:

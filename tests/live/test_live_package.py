@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from fakes.architectures import WIDE, build_checkpoint
 from fakes.real_registry import RealRegistry
 from fakes.terminal import interrupt
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.artifacts import GGUFFile
@@ -98,7 +100,95 @@ def grown_adapter(folder: Path) -> Path:
     return adapter
 
 
-@pytest.mark.parametrize("make", [trl_step, unsloth_merge, grown_adapter])
+def padded_adapter(folder: Path) -> Path:
+    """TRL's save_model of LoRA with new tokens: both matrices saved, their rows padded to 64."""
+    base = build_checkpoint("mistral", folder / "base")
+    adapter = folder / "out"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|call|>", "<|result|>"]})
+    model = load_model(base)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that embeddings are saved
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+        config = LoraConfig(
+            r=4,
+            use_rslora=True,
+            target_modules=["q_proj", "v_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+            modules_to_save=["embed_tokens", "lm_head"],
+        )
+        adapted = get_peft_model(model, config)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn_like(parameter) * 0.05)
+        adapted.save_pretrained(adapter)
+    tokenizer.save_pretrained(adapter)
+    assert load_file(adapter / "adapter_model.safetensors")[
+        "base_model.model.lm_head.weight"
+    ].shape == (448, 64)
+    change_settings(adapter, base_model_name_or_path=str(base))
+    state_of_a_trainer(adapter)
+    return adapter
+
+
+def merge_after_4_bits(folder: Path) -> Path:
+    """Unsloth's merge of a model that was loaded in 4 bits: a pad token more, no dtype."""
+    source = build_checkpoint("qwen3", folder / "merged")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    tokenizer.add_special_tokens({"pad_token": "<|PAD_TOKEN|>"})
+    tokenizer.padding_side = "left"
+    model = load_model(source, dtype=torch.bfloat16)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    config = json.loads((source / "config.json").read_text())
+    del config["dtype"]
+    config["quantization_config"] = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": "bfloat16",
+    }
+    (source / "config.json").write_text(json.dumps(config))
+    return source
+
+
+# The way in which LLaMA-Factory writes its formats down, with a system prompt of their own.
+_FACTORY_TEMPLATE = (
+    "{% set preamble = 'You are a helper of the factory.' %}"
+    "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
+    "{% set preamble = messages[0]['content'] %}{% else %}{% set rest = messages %}{% endif %}"
+    "{% if preamble is defined %}{{ '<|im_start|>system\\n' + preamble + '<|im_end|>\\n' }}"
+    "{% endif %}{% for message in rest %}{% set said = message['content'] %}"
+    "{% if message['role'] == 'user' %}"
+    "{{ '<|im_start|>user\\n' + said + '<|im_end|>\\n<|im_start|>assistant\\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ said + '<|im_end|>' + '\\n' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def factory_export(folder: Path) -> Path:
+    """LLaMA-Factory's export: a chat template of its own, sampling, a Modelfile, odd settings."""
+    source = build_checkpoint("llama-biases", folder / "export")
+    (source / "chat_template.jinja").write_text(_FACTORY_TEMPLATE)
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    generation = {**sampling, "repetition_penalty": 1.05, "eos_token_id": [2, 1]}
+    (source / "generation_config.json").write_text(json.dumps(generation))
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    settings |= {"padding_side": "right", "split_special_tokens": False}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    (source / "Modelfile").write_text('FROM .\nTEMPLATE """{{ .Prompt }}"""\n')
+    return source
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(trl_step, unsloth_merge, grown_adapter),
+        *(padded_adapter, merge_after_4_bits, factory_export),
+    ],
+)
 def test_what_another_tool_trained_is_served(
     make: Callable[[Path], Path], daemon: PrivateDaemon, tmp_path: Path
 ) -> None:
@@ -106,6 +196,10 @@ def test_what_another_tool_trained_is_served(
     source = make(tmp_path)
     model = package(str(source), f"live-{make.__name__}", gguf_type="f16", host=daemon.host)
     assert model.facts["passed"]
+    if make is factory_export:
+        shown = daemon.client().show(model.tag)
+        assert re.search(r"temperature +0\.7\b", shown.parameters)
+        assert "You are a helper of the factory." in daemon.client().render(model.tag, "Hi")
     daemon.client().delete(model.tag)
 
 

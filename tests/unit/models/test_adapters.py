@@ -14,6 +14,7 @@ from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 
 from ollama_bridge.conversion import merge_lora
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
@@ -248,6 +249,8 @@ def test_the_base_of_an_adapter_can_be_named(tiny_checkpoint: Path, tmp_path: Pa
     config = json.loads((quantized / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (quantized / "config.json").write_text(json.dumps(config))
+    packed = {"model.embed_tokens.weight": torch.zeros(8, 1, dtype=torch.uint8)}
+    save_file(packed, quantized / "model.safetensors", metadata={"format": "pt"})
     change_settings(adapter, base_model_name_or_path=str(quantized))
     with pytest.raises(ModelError, match="quantized \\(bitsandbytes\\)") as caught:
         resolve_model(str(adapter), cache_dir=cache)

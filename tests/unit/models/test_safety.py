@@ -16,6 +16,7 @@ from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedA
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.safety import check_folder
+from ollama_bridge.reporting import JSONLReporter
 
 
 @pytest.fixture
@@ -183,6 +184,25 @@ def test_quantized_checkpoints_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="gptq") as caught:
         check_folder(folder)
     assert "16 bits" in str(caught.value.hint)
+
+
+def test_settings_that_a_training_in_4_bits_left(folder: Path, tmp_path: Path) -> None:
+    """Merged weights are whole, whatever the config still says: transformers would round them."""
+    expected = load_model(folder).state_dict()
+    change_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": 1})
+    with JSONLReporter(tmp_path / "events.jsonl") as reporter:
+        checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=reporter)
+    assert "the weights are whole" in (tmp_path / "events.jsonl").read_text()
+    for name, tensor in load_model(checkpoint.path).state_dict().items():
+        assert torch.equal(expected[name], tensor)
+    again = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert again.digest == checkpoint.digest
+    rewrite_weights(
+        folder,
+        lambda tensors: tensors.update({"model.norm.weight": torch.zeros(64, dtype=torch.uint8)}),
+    )
+    with pytest.raises(ModelError, match=r"quantized \(bitsandbytes\)"):
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
 
 
 def test_missing_tensors_are_an_error(folder: Path) -> None:
