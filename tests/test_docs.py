@@ -87,3 +87,14 @@ def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
     }
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
     assert codes <= listed
+
+
+def test_what_shows_a_claim_is_there() -> None:
+    """Every test that docs/packaging.md names is a function of that file."""
+    text = (CHECKOUT / "docs" / "packaging.md").read_text(encoding="utf-8")
+    file, seen = CHECKOUT, 0
+    for path, name in re.findall(r"`([\w/]+\.py)?::(test_\w+)`", text):
+        file = CHECKOUT / "tests" / path if path else file
+        assert f"def {name}(" in file.read_text(encoding="utf-8"), f"{file.name}::{name}"
+        seen += 1
+    assert seen > 20

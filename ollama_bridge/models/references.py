@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollama_bridge.errors import ModelReferenceError
+from ollama_bridge.models.paths import expand_home, is_dir
 
 ReferenceKind = Literal["hf", "folder", "gguf", "ollama"]
 
@@ -43,7 +44,7 @@ class ModelReference:
     @property
     def path(self) -> Path:
         """The path of a ``folder`` or ``gguf`` reference, with ``~`` expanded."""
-        return Path(self.value).expanduser()
+        return expand_home(self.value)
 
     def __str__(self) -> str:
         if self.kind in ("folder", "gguf"):
@@ -78,7 +79,7 @@ def parse_reference(text: str) -> ModelReference:
         return ModelReference("gguf", text)
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
         return ModelReference("folder", text)
-    if Path(text).is_dir():
+    if is_dir(Path(text)):
         return ModelReference("folder", text)
     raise _bare_word(text)
 

@@ -34,6 +34,7 @@ from ollama_bridge.models.adapter_folder import (
 )
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file
+from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.weights import INDEX_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
@@ -97,14 +98,14 @@ def resolve_model(
     if parsed.kind == "ollama":
         return _from_daemon(parsed, cache_dir, client, reporter)
     path = parsed.path
-    if not path.is_file():
+    if not is_file(path):
         raise ModelReferenceError(f"{path}: no such file", hint="check the path")
     return _import(path, digest_file(path), str(path), cache_dir, reporter)
 
 
 def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "no such folder"
+    if not is_dir(folder):
+        kind = "is a file, not a folder" if is_file(folder) else "no such folder"
         raise ModelReferenceError(
             f"{folder}: {kind}", hint="give the folder of a checkpoint, or a .gguf file"
         )
@@ -290,7 +291,7 @@ def resolve_base(
         return resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
     name, revision = base_of(adapter)
     # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
-    folder = next((p for p in (Path(name), adapter / name) if p.is_dir()), None)
+    folder = next((p for p in (Path(name), adapter / name) if is_dir(p)), None)
     if folder is None and not hub:
         raise ModelError(
             f"{adapter} is an adapter of {name!r}, which is no folder here",
@@ -387,7 +388,10 @@ def _download(reference: ModelReference) -> Path:
             hint="check the name; for a gated model log in with: hf auth login",
         ) from exc
     except (OSError, ValueError) as exc:
-        raise ModelError(f"{reference} could not be downloaded: {exc}") from exc
+        raise ModelError(
+            f"{reference} could not be downloaded: {exc}",
+            hint="check the name, the network and the room on the disk",
+        ) from exc
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{reference} has no safetensors; weights that are pickles are never opened",

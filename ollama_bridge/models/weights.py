@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.floats import BF16, F16, F32, F64, Array
+from ollama_bridge.models.paths import is_file
 
 if TYPE_CHECKING:
     import torch
@@ -227,8 +228,8 @@ def _shards(index: Path) -> list[Path]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise ModelError(f"{index} names the file {name!r}, which lies outside the folder")
-        if not (index.parent / name).is_file():
+        if not is_file(index.parent / name):
             raise ModelError(
-                f"{index} names {name}, which is missing", hint="get the checkpoint again"
+                f"{index} names {name!r}, which is missing", hint="get the checkpoint again"
             )
     return [index.parent / name for name in names]

@@ -12,7 +12,7 @@ from fakes.exports import Exports, modelfile_of, tiny_exports
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import DaemonError, DiskFullError, OllamaBridgeError
-from ollama_bridge.packaging import verify
+from ollama_bridge.packaging import package, verify
 from ollama_bridge.registration import register
 
 pytestmark = pytest.mark.live
@@ -47,6 +47,22 @@ def test_verifying_onto_a_full_disk(
         )
     assert not (store / "verify" / "checkpoint").exists()
     client.delete("live-full")
+
+
+def test_packaging_onto_a_full_disk(
+    tiny: Exports, daemon: PrivateDaemon, client: Client, store: Path
+) -> None:
+    """No room for what is computed: no tag, and no folder that looks finished."""
+    with pytest.raises(DiskFullError, match="no space left"):
+        package(
+            str(tiny.checkpoint.path),
+            "live-full-run",
+            gguf_type="f32",
+            out_dir=store / "run",
+            host=daemon.host,
+        )
+    assert not [path for path in (store / "run").glob("[!.]*") if path.is_dir()]
+    assert not any(model.name.startswith("live-full-run") for model in client.list())
 
 
 @pytest.mark.parametrize(("link", "error"), [(True, DiskFullError), (False, DaemonError)])

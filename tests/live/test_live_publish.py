@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fakes.disks import small_disk
 from fakes.exports import Exports, modelfile_of, tiny_exports
 from fakes.real_registry import PASSWORD, USER, RealRegistry
 from fakes.redirect_front import redirect_front
@@ -215,6 +216,28 @@ def test_a_registry_that_is_killed_in_mid_push(
         chunks = len(registry.asked("PATCH")) - before
         assert chunks == (12 if forgets else 9)
         assert pull(reference, host=other.host).digest == published.digest
+
+
+def test_a_registry_without_room(
+    registry_binary: Path,
+    daemon: PrivateDaemon,
+    other: PrivateDaemon,
+    large: str,
+    no_pauses: None,
+    tmp_path: Path,
+) -> None:
+    """Its disk fills up in mid-push: one clear error, and no tag there."""
+    with (
+        small_disk(tmp_path / "disk", size_kib=4096) as disk,
+        RealRegistry(registry_binary, disk / "registry") as registry,
+    ):
+        reference = f"{registry.host}/team/large:1"
+        with pytest.raises(RegistryError) as caught:
+            publish(large, reference, host=daemon.host)
+        assert caught.value.exit_code == 6
+        assert caught.value.hint
+        with pytest.raises(RegistryError, match="404"):
+            pull(reference, host=other.host)
 
 
 def test_a_pull_that_is_cut_goes_on(
