@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # What is not to be cut in its middle: <|im_start|>, [INST], words, and our own marks.
 _WHOLE = re.compile(r"<[^<>\s]*>|\[/?\w+\]|\w+|\ue000[^\ue001]*\ue001")
@@ -36,6 +36,11 @@ def turn_end(texts: Iterable[str]) -> str:
     shared = _shared(list(texts))
     found = re.match(r"\s*<[^<>\s]*>\s*", shared)
     return found[0] if found is not None else ""
+
+
+def through(texts: Sequence[str], end: str) -> str:
+    """What the first text says up to an end, and that; nothing where it has none."""
+    return texts[0][: texts[0].find(end) + len(end)] if texts and end and end in texts[0] else ""
 
 
 def last_mark(text: str) -> str:

@@ -23,6 +23,11 @@ def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
             "a tool call is told from an answer only where it is JSON that the answer begins "
             "with: the chat template does not say how a call is written"
         )
+    if format_.calls is not None and format_.notation.arguments is not None:
+        found.append(
+            "a tool call stays in the text of an answer: Ollama finds calls whose arguments are "
+            "JSON, which this chat template writes one by one (a PARSER may find them)"
+        )
     thinking = format_.thinking
     if thinking is not None:
         asked = template.render(Conversation((_QUESTION,), think=True))

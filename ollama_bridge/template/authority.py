@@ -88,5 +88,9 @@ def decide(template: ChatTemplate) -> Served:
         tools=found.tools,
         thinking=found.thinking is not None,
         conversations=proof.conversations,
-        differences=(*found.limits, *proof.differences),
+        differences=(
+            *found.limits,
+            *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
+            *proof.differences,
+        ),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_bridge.template.conversation import Call, Conversation, Message
+from ollama_bridge.template.observation import CALLS
 from ollama_bridge.template.probing import (
     CALLED_SHAPES,
     PLAIN_SHAPES,
@@ -56,7 +57,7 @@ def fixed(domain: Domain) -> Iterator[Conversation]:
     """Every shape in every state, with other words each time."""
     draw = random.Random(0)
     for shape in _shapes(domain):
-        called = any(letter in "cdskt" for letter in shape)
+        called = any(letter in CALLS for letter in shape)
         for system in (False, True) if domain.system else (False,):
             counts = ((1, 3) if called else (0, 1, 2)) if domain.tools else (0,)
             for count in counts:
@@ -69,7 +70,7 @@ def random_ones(domain: Domain, count: int, *, seed: int) -> Iterator[Conversati
     draw = random.Random(seed)
     for _ in range(count):
         shape = _random_shape(domain, draw)
-        called = any(letter in "cdskt" for letter in shape)
+        called = any(letter in CALLS for letter in shape)
         yield _fill(
             shape,
             draw,
@@ -89,7 +90,7 @@ def _shapes(domain: Domain) -> Sequence[str]:
 
 
 def _belongs(shape: str, domain: Domain) -> bool:
-    if "d" in shape and not domain.many_calls:
+    if any(CALLS.get(letter, 0) > 1 for letter in shape) and not domain.many_calls:
         return False
     return domain.continued_thinking or shape[-1] not in "r"
 
@@ -100,8 +101,8 @@ def _random_shape(domain: Domain, draw: random.Random) -> str:
         for _ in range(draw.randint(1, 5)):
             shape += "u"
             while domain.tools and draw.random() < 0.3:
-                letter = draw.choice("csdk" if domain.thinking else "csd")
-                shape += letter + ("tt" if letter == "d" else "t")
+                letter = draw.choice("csdbk" if domain.thinking else "csdb")
+                shape += letter + "t" * CALLS[letter]
             shape += draw.choice("ar" if domain.thinking else "a")
         # Most requests end on what the model has to answer.
         if draw.random() < 0.7:
@@ -123,14 +124,12 @@ def _fill(
             call = open_calls.pop(0)
             messages.append(Message("tool", draw.choice(_TEXTS), name=call.name, call_id=call.id))
         else:
-            calls = tuple(
-                _call(draw) for _ in range({"c": 1, "s": 1, "k": 1, "d": 2}.get(letter, 0))
-            )
+            calls = tuple(_call(draw) for _ in range(CALLS.get(letter, 0)))
             open_calls += calls
             messages.append(
                 Message(
                     "assistant",
-                    draw.choice(_TEXTS) if letter in "ars" else "",
+                    draw.choice(_TEXTS) if letter in "arsb" else "",
                     thinking=draw.choice(_THOUGHTS) if letter in "rk" else "",
                     calls=calls,
                 )

@@ -319,6 +319,7 @@ def _type_name(value: Any) -> str:
         float: "float64",
         dict: "map[string]interface {}",
         list: "[]interface {}",
+        type(None): "<nil>",
     }
     return kinds.get(type(value), "other")
 

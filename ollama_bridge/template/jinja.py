@@ -5,6 +5,8 @@ A template is someone else's program, so its loops are bounded.
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -91,6 +93,8 @@ class ChatTemplate:
         continued = prompt and conversation.continued
         if continued:
             messages[-1]["content"] += _CONTINUED
+        if self.takes_parts:
+            messages = [in_parts(message) for message in messages]
         arguments: dict[str, Any] = {
             "messages": messages,
             "tools": [dict(tool) for tool in conversation.tools] or None,
@@ -101,12 +105,32 @@ class ChatTemplate:
         if conversation.think is not None:
             # The two names that templates have for it.
             arguments |= {"enable_thinking": conversation.think, "thinking": conversation.think}
-        rendered = self._run(arguments, clock)
+        try:
+            rendered = self._run(arguments, clock)
+        except RefusedError:
+            # Some take the arguments of calls as OpenAI's API has them: as JSON texts.
+            written = [with_written_arguments(message) for message in messages]
+            if written == messages:
+                raise
+            rendered = self._run({**arguments, "messages": written}, clock)
         if continued:
             rendered = _cut(rendered)
         bos = "" if with_bos else self.special.get("bos_token")
         # The daemon's tokenizer adds it as well: written by both it would be there twice.
         return rendered.removeprefix(bos) if self.adds_bos and bos else rendered
+
+    @functools.cached_property
+    def takes_parts(self) -> bool:
+        """Whether contents must be lists of parts, as of images and texts: a text is left out."""
+        said = {"role": "user", "content": "Xsaid0Z"}
+        written = []
+        for message in (said, in_parts(said)):
+            arguments = {"messages": [message], "tools": None, **self.special}
+            try:
+                written.append(said["content"] in self._run(arguments, None))
+            except RefusedError:
+                written.append(False)
+        return written == [False, True]
 
     def literals(self) -> tuple[str, ...]:
         """Texts that the template compares or cuts contents with."""
@@ -162,6 +186,27 @@ class _LineLimit:
                 "the chat template does not end", hint="fix chat_template.jinja in the checkpoint"
             )
         return self._on_line
+
+
+def with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose calls have their arguments as JSON texts."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    functions = [call["function"] for call in calls]
+    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
+    written = [
+        {**call, "function": {**call["function"], "arguments": text}}
+        for call, text in zip(calls, texts, strict=True)
+    ]
+    return {**message, "tool_calls": written}
+
+
+def in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is a list of one text."""
+    if not message["content"]:
+        return message
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 def _cut(rendered: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.arguments import EachArgument, find_each
 from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.decisions import Facts, Sample
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
@@ -20,6 +21,9 @@ TOOLS_MARK = f"{_OPEN}tools{_CLOSE}"
 MARK = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}", re.DOTALL)
 _SYSTEM = "Xsys0Z"
 _QUOTED = 'Xq"q\nqZ'
+
+# How many calls a letter of a shape makes, see `fill`.
+CALLS = {"c": 1, "s": 1, "k": 1, "d": 2, "b": 2}
 
 HoleKind = Literal["content", "thinking", "name", "arguments", "id"]
 
@@ -169,7 +173,8 @@ def fill(shape: str, *, system: bool, tools: int, think: bool | None) -> Convers
 
     Args:
         shape: A letter a message: u, a, r (assistant that has thought), c (calls a tool),
-            d (calls two), s (says something and calls), k (has thought and calls), t (result).
+            d (calls two), s (says something and calls), b (and calls two), k (has thought and
+            calls), t (result).
         system: Whether it has a system prompt.
         tools: How many tools there are.
         think: As in the request.
@@ -191,13 +196,13 @@ def fill(shape: str, *, system: bool, tools: int, think: bool | None) -> Convers
                 {f"Xkey{number}n{index}Z": "v"},
                 f"Id{number:03}{index:03}q",
             )
-            for index in range({"c": 1, "s": 1, "k": 1, "d": 2}.get(letter, 0))
+            for index in range(CALLS.get(letter, 0))
         )
         names += [(call.name, call.id) for call in calls]
         messages.append(
             Message(
                 "assistant",
-                f"Xsaid{number}Z" if letter in "ars" else "",
+                f"Xsaid{number}Z" if letter in "arsb" else "",
                 thinking=f"Xthought{number}Z" if letter in "rk" else "",
                 calls=calls,
             )
@@ -233,12 +238,14 @@ class Notation:
         calls: Whether calls are written.
         call_ids: Whether calls are written with their ids.
         quoted_results: Whether a tool's result is written as a JSON text.
+        arguments: How the arguments of a call are written; None: as JSON.
     """
 
     tool: ToolForm | None = None
     calls: bool = False
     call_ids: bool = False
     quoted_results: bool = False
+    arguments: EachArgument | None = None
 
 
 def observe(template: ChatTemplate, conversation: Conversation, notation: Notation) -> Observation:
@@ -283,11 +290,20 @@ def find_notation(template: ChatTemplate) -> Notation:
     other = replace(result, content=_QUOTED, call_id="Id9999999", name="other")
     odd = replace(called, messages=(*before, other))
     text = template.render(odd)
+    arguments = None
+    if call.name in text and json.dumps(dict(call.arguments)) not in text:
+
+        def render(changed: Mapping[str, Any]) -> str:
+            asking = replace(before[-1], calls=(replace(call, arguments=changed),))
+            return template.render(replace(called, messages=(*before[:-1], asking, result)))
+
+        arguments = find_each(render)
     return Notation(
         tool=form,
         calls=call.name in text,
         call_ids=call.id in text,
         quoted_results=_QUOTED not in text and json.dumps(_QUOTED) in text,
+        arguments=arguments,
     )
 
 
@@ -322,7 +338,9 @@ def _find_holes(text: str, number: int, message: Message, notation: Notation) ->
         find("thinking", message.thinking, may_lack=True)
     for index, call in enumerate(message.calls if notation.calls else ()):
         find("name", call.name, index)
-        find("arguments", json.dumps(dict(call.arguments)), index)
+        each = notation.arguments
+        said = each.write(call.arguments) if each is not None else json.dumps(dict(call.arguments))
+        find("arguments", said, index)
         if notation.call_ids:
             find("id", call.id, index)
     if message.role == "tool":

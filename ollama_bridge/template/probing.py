@@ -15,12 +15,14 @@ from ollama_bridge.template.observation import Notation, fill, observe
 PLAIN_SHAPES = ("u", "ua", "uau", "uaua", "uauau", "uauaua", "uauauau")
 THOUGHT_SHAPES = ("ur", "uru", "urur", "uruau", "uauru", "uruaur", "uruaua", "uauaur")
 CALLED_SHAPES = (
-    *("uct", "ucta", "uctau", "uctct", "uctcta", "udtt", "udtta", "ust", "usta", "ustau"),
+    *("uct", "ucta", "uctau", "uctct", "uctcta", "udtt", "udtta", "ubtt", "ubtta"),
+    *("ust", "usta", "ustau"),
     *("uauct", "uaust", "uctauct", "uctaucta", "uctauaua", "uctu", "uctst", "uctsta", "ustctau"),
 )
 # Where calls are not written, a message must say something for its place to be seen.
 SAID_AND_CALLED_SHAPES = (
     *("ust", "usta", "ustau", "uaust", "ustst", "uststa", "ustaust", "ustausta", "ustauaua"),
+    *("ubtt", "ubtta", "ubttau"),
 )
 THOUGHT_CALLED_SHAPES = ("ukt", "ukta", "uktr", "uktru", "uktruau", "uruct", "uruktr", "uaukt")
 _THINKS: tuple[bool | None, ...] = (None, True, False)

@@ -8,6 +8,7 @@ derived is right, is for ``proof`` to show.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ollama_bridge.template.decisions import (
     Sample,
     Tree,
     learn,
+    transform,
     value_at,
 )
 from ollama_bridge.template.format import Calls, Fixed, Format, Thinking
@@ -196,14 +198,14 @@ class _Synthesis:
         after = [gap.text.removesuffix(base) for gap in into_user if gap.before == "assistant"]
         self._choose("assistant", [affixes.common_prefix(after)])
         self._choose("user", [*self._end_between_users(base), self._ends["assistant"]])
+        user_end, end = self._ends["user"], self._ends["assistant"]
         if self._tools:
-            behind = affixes.common_prefix(self._behind("tool"))
-            self._choose("tool", [self._ends["user"], self._ends["assistant"], behind])
+            texts = self._behind("tool")
+            turned = [affixes.through(texts, user_end), affixes.through(texts, end)]
+            self._choose("tool", [user_end, end, *turned, affixes.common_prefix(texts)])
         if self._notation.calls:
             called = self._behind("calls")
-            end = self._ends["assistant"]
-            through = called[0][: called[0].find(end) + len(end)] if end in called[0] else ""
-            self._choose("calls", [through, affixes.common_prefix(called)])
+            self._choose("calls", [affixes.through(called, end), affixes.common_prefix(called)])
         return base
 
     def _choose(self, kind: str, candidates: Sequence[str]) -> None:
@@ -235,21 +237,35 @@ class _Synthesis:
 
     def _opening(self) -> Tree[str]:
         """What opens an answer, whether it is there or to come."""
-        into = [*self._openings("assistant"), *self._openings("")]
-        opening = affixes.common_prefix([gap.text for gap in into if gap.before != "tool"])
-        thoughts = [gap for gap in into if gap.kind == "thinking" and gap.before != "tool"]
-        if any(gap.text == opening for gap in thoughts):
+        answers = self._openings("assistant")
+        into = [*answers, *self._openings("")]
+        opening = self._common_opening([gap for gap in into if gap.before != "tool"])
+        thoughts = [gap.text for gap in answers if (gap.kind, gap.before) == ("thinking", "user")]
+        if any(not text[text.find(opening) + len(opening) :].strip() for text in thoughts):
             # Every answer begins with its thinking: the tag belongs to that.
             opening = opening.removesuffix(affixes.last_mark(opening))
-        after_results = [gap.text for gap in into if gap.before == "tool"]
-        # Results may stand in a turn of their own, which is closed first.
-        leads = {text[: text.find(opening)] for text in after_results if opening in text}
-        if len(leads) != 1 or not all(opening in text for text in after_results):
-            return Leaf(affixes.common_prefix([opening, *after_results]))
-        if leads == {""}:
-            return Leaf(opening)
-        after_tool = next(item for item in CONDITIONS if item.go == 'eq $previous "tool"')
-        return Branch(after_tool, Leaf(leads.pop() + opening), Leaf(opening))
+        if all(opening in gap.text for gap in into):
+            # Results may stand in a turn of their own, which is closed first, and what is said
+            # of thinking behind the user's message.
+            leads = [
+                replace(gap.sample, value=gap.text[: gap.text.find(opening)]) for gap in answers
+            ]
+            with contextlib.suppress(ConflictError):
+                return transform(learn(leads), lambda lead: lead + opening)
+        return Leaf(affixes.common_prefix(gap.text for gap in into))
+
+    def _common_opening(self, gaps: Sequence[Gap]) -> str:
+        """What all these texts begin with, but for what stands before it in some requests."""
+        shared = affixes.common_prefix(gap.text for gap in gaps)
+        if shared.strip():
+            return shared
+        for condition in _HEAD_CONDITIONS:
+            for wanted in (False, True):
+                some = [gap.text for gap in gaps if condition.holds(gap.facts) is wanted]
+                opening = affixes.common_prefix(some) if some else ""
+                if opening.strip() and all(opening in gap.text for gap in gaps):
+                    return opening
+        return shared
 
     def _find_thinking(self, opening: Tree[str]) -> Thinking | None:
         if not self._thinking:

@@ -87,6 +87,9 @@ class _Writer:
 
     def _define(self, name: str) -> list[Node]:
         form = self._format.notation.tool or ToolForm(whole=True, indent=None)
+        each = self._format.notation.arguments
+        if each is not None and name in (written := each.go()):
+            return [Code(f'define "{name}"'), *written[name], Code("end")]
         bodies: Mapping[str, Callable[[], list[Node]]] = {
             "string": json_in_go.string,
             "value": json_in_go.value,
@@ -171,7 +174,12 @@ class _Writer:
             calls.parts,
             {
                 "name": [Show(".Function.Name")],
-                "arguments": [self._use("object", ".Function.Arguments")],
+                "arguments": [
+                    self._use(
+                        "object" if format_.notation.arguments is None else "arguments",
+                        ".Function.Arguments",
+                    )
+                ],
                 "id": [Show(".ID")],
             },
         )

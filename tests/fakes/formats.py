@@ -63,6 +63,8 @@ CASES: Mapping[str, Case] = {
     "granite": Case(eos="<|end_of_text|>"),
     # BOS in the text although the tokenizer adds none
     "olmo2": Case("<|endoftext|>", "<|endoftext|>"),
+    # arguments of calls one by one, thinking switched off behind the user's message
+    "glm4": Case(eos="<|endoftext|>", tools=True, thinking=True),
     # line ends of the Jinja file itself
     "zephyr": Case("<s>", "</s>", adds_bos=True),
 }

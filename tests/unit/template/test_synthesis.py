@@ -259,3 +259,70 @@ def test_shrinking_stays_a_request_that_still_differs(seed: int) -> None:
         assert is_request(smallest)
         assert differs(smallest)
         assert len(smallest.messages) <= 4
+
+
+def test_what_a_request_says_of_thinking_may_stand_behind_the_user() -> None:
+    """The answer is then opened by other texts, with and without thinking."""
+    found = served(
+        "{% set ns = namespace(last=-1) %}{% for m in messages if m.role == 'user' %}"
+        "{% set ns.last = ns.last + 1 %}{% endfor %}{% set ns.seen = -1 %}{% for m in messages %}"
+        "{% if m.role == 'user' %}{% set ns.seen = ns.seen + 1 %}<user>{{ m.content }}"
+        "{% if enable_thinking is false %}/nothink{% endif %}"
+        "{% elif m.role == 'assistant' %}<assistant>"
+        "{% if m.reasoning_content and ns.seen == ns.last %}<think>{{ m.reasoning_content }}"
+        "{% else %}<think>{% endif %}</think>{{ m.content }}"
+        "{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>"
+        "{% if enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+    )
+    assert found.authority == "template"
+    assert found.thinking
+
+
+def test_every_answer_may_hold_tags_of_thinking() -> None:
+    """Empty ones, with the line end of thoughts missing: the tag is not what opens an answer."""
+    found = served(
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
+        "{% if m.reasoning_content %}<think>{{ '\\n' }}{{ m.reasoning_content }}{{ '\\n' }}</think>"
+        "{{ '\\n' }}{% else %}<think></think>{% endif %}{% endif %}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>"
+        "{% if enable_thinking is false %}<think></think>{% else %}<think>{{ '\\n' }}{% endif %}"
+        "{% endif %}"
+    )
+    assert found.thinking
+    assert not any(said.startswith("thinking") for said in found.differences)
+
+
+def test_several_results_where_calls_are_not_written() -> None:
+    """A turn a result, whose end is followed by whatever role comes next."""
+    found = served(
+        "{% if tools %}<|turn|>system{{ '\\n' }}{{ tools | tojson }}<|end|>{{ '\\n' }}{% endif %}"
+        "{% for m in messages %}<|turn|>{{ m.role }}{{ '\\n' }}"
+        "{% if m.role == 'tool' %}<|result|>{{ m.content }}<|/result|>{% else %}{{ m.content }}"
+        "{% endif %}<|end|>{{ '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|turn|>assistant{{ '\\n' }}{% endif %}"
+    )
+    assert found.tools, found.differences
+
+
+def test_contents_in_parts() -> None:
+    """A chat template of a model that also sees takes texts as parts of a list, and no others."""
+    found = served(
+        "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}"
+        "{% if part.type == 'text' %}{{ part.text }}{% elif part.type == 'image' %}<image>"
+        "{% endif %}{% endfor %}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert found.authority == "template"
+    assert any("lists of parts" in said for said in found.differences)
+
+
+def test_arguments_as_texts() -> None:
+    """A chat template that joins the arguments of a call to other texts wants them written."""
+    found = served(
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
+        "{{ '<' + m.role + '>' + m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ '<call>' + call.function.name + ' ' + call.function.arguments + '</call>' }}"
+        "{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert found.tools, found.differences
