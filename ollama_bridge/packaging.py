@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import AdapterFile, Checkpoint, Corpus, RegisteredModel
+from ollama_bridge.artifacts import (
+    AdapterFile,
+    Checkpoint,
+    Corpus,
+    GGUFFile,
+    RegisteredModel,
+)
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
+from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
-from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.authority import Renderer, Served, decide, lost_by
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
@@ -41,6 +50,7 @@ def package(
     target: Target | None = None,
     corpus: Corpus | None = None,
     imatrix: Path | None = None,
+    renderer: bool = True,
     force: bool = False,
     link: bool = True,
     publish_to: str | None = None,
@@ -65,6 +75,8 @@ def package(
         target: A quality budget or a size (``conversion.Target``), instead of ``gguf_type``.
         corpus: Its held-out texts are what a target is measured on; None: the model's own answers.
         imatrix: An importance matrix for types of blocks, in a format of llama.cpp.
+        renderer: Where Go loses tools or thinking of the chat template, let code of Ollama's own
+            render it, if some is seen to render it right.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
@@ -107,26 +119,42 @@ def package(
             parts = resolve_adapter(
                 checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
             )
-        source = resolve_model(
+        plain = resolve_model(
             checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
         )
         source = with_reference_values(
-            source, system=system, out_dir=run_dir / "checkpoint", reporter=tee
+            plain, system=system, out_dir=run_dir / "checkpoint", reporter=tee
         )
         lora = None
         if parts is not None:
             ensure_daemon(reporter=tee, host=host)  # its version decides
             source, lora = _apart(*parts, source, run_dir, client, tee)
-        gguf = convert(
-            source,
-            type=gguf_type,
-            imatrix=imatrix,
-            target=target,
-            corpus=corpus,
-            out_dir=run_dir / (f"gguf-{gguf_type}" if target is None else "gguf-budget"),
-            reporter=tee,
-        )
+
+        def converted(checkpoint: Checkpoint, name: str) -> GGUFFile:
+            return convert(
+                checkpoint,
+                type=gguf_type,
+                imatrix=imatrix,
+                target=target,
+                corpus=corpus,
+                out_dir=run_dir / name,
+                reporter=tee,
+            )
+
+        name = f"gguf-{gguf_type}" if target is None else "gguf-budget"
+        gguf = converted(source, name)
         ensure_daemon(reporter=tee, host=host)
+        if renderer and lora is None and settings.template == "auto":
+            built_in = _find_renderer(source, gguf, client, tee, link=link)
+            if built_in is not None:
+                source = with_reference_values(
+                    plain,
+                    system=system,
+                    renderer=built_in,
+                    out_dir=run_dir / "checkpoint-renderer",
+                    reporter=tee,
+                )
+                gguf = converted(source, f"{name}-renderer")
         model = register(
             gguf,
             render(gguf, settings=settings, system=system),
@@ -151,6 +179,38 @@ def package(
                 reporter=tee,
             )
         return model
+
+
+def _find_renderer(
+    checkpoint: Checkpoint, gguf: GGUFFile, client: Client, reporter: Reporter, *, link: bool
+) -> Renderer | None:
+    """Code of Ollama's own that renders what a Go template cannot, if there is such a thing."""
+    from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.reference_texts import chat_template_of
+    from ollama_bridge.verify.renderers import find_renderer
+
+    served = ReferenceValues.read(checkpoint.reference_path).template
+    template = chat_template_of(load_tokenizer(checkpoint.path)) if served is not None else None
+    if template is None or served is None:
+        return None
+    lost = lost_by(template, served.capabilities)
+    if served.go is not None and not lost:
+        return None
+    path, digest = gguf.gguf_path, gguf.blob_digest
+    with contextlib.ExitStack() as afterwards:
+        if not client.has_blob(digest):
+            placed = place_blob(client, path, digest, state=FileState.of(path)) if link else None
+            if placed is not None:
+                afterwards.callback(placed.restore_time)
+            else:
+                client.upload_blob(path, digest)
+        found = find_renderer(client, digest, template)
+    what = "prompts" if served.go is None else " and ".join(lost)
+    said = f"RENDERER {found.name}" if found is not None else "none of Ollama's own renderers"
+    reporter.emit(
+        Note("package", "info", f"Go cannot write the {what} of the chat template; {said} does")
+    )
+    return found
 
 
 def _apart(

@@ -12,7 +12,15 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.errors import ArtifactError
@@ -175,18 +183,31 @@ class ServedTemplate(_Value):
     """Who renders a tag's prompts, and what the tag can do then (``template.authority``).
 
     Attributes:
-        authority: template: TEMPLATE is ``go``; jinja: the daemon runs the chat template.
+        authority: template: TEMPLATE is ``go``; jinja: the daemon runs the chat template; renderer:
+            code of Ollama's own does.
         go: The Go template that was proven equal to the chat template.
         reason: Why, in one sentence.
         capabilities: Of ``tools`` and ``thinking``, those that the tag has.
         conversations: How many the proof compared.
+        renderer: RENDERER of the tag.
+        parser: PARSER of the tag.
     """
 
-    authority: Literal["template", "jinja"]
+    authority: Literal["template", "jinja", "renderer"]
     go: str | None
     reason: str
     capabilities: tuple[str, ...] = ()
     conversations: int = Field(ge=0)
+    renderer: str | None = None
+    parser: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a renderer there is no word of one, as in values that were written before."""
+        written: dict[str, Any] = write(self)
+        if self.renderer is None:
+            del written["renderer"], written["parser"]
+        return written
 
 
 class ReferenceValues(_Value):

@@ -49,7 +49,7 @@ def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) ->
     reference = ReferenceValues.read(gguf.reference_path)
     name = settings.template
     file = find_asset("modelfiles", choose_file(reference) if name == "auto" else name)
-    return render_file(
+    modelfile = render_file(
         file,
         from_=str(gguf.gguf_path),
         system=system if system is not None else reference.system,
@@ -58,6 +58,10 @@ def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) ->
         turn_end=reference.turn_end,
         template=reference.template.go if reference.template is not None else None,
     )
+    served = reference.template
+    if name != "auto" or served is None or served.renderer is None:
+        return modelfile
+    return replace(modelfile, renderer=served.renderer, parser=served.parser)
 
 
 def choose_file(reference: ReferenceValues) -> str:

@@ -41,6 +41,12 @@ def package(
     imatrix: options.ImatrixOption = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
+    renderer: Annotated[
+        bool,
+        typer.Option(
+            help="Where Go loses tools or thinking: take a RENDERER of Ollama's own that is proven."
+        ),
+    ] = True,
     parameter: ParameterOption = None,
     force: Annotated[
         bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
@@ -84,6 +90,7 @@ def package(
             adapter=adapter,
             corpus=Corpus.open(corpus) if corpus is not None else None,
             imatrix=imatrix,
+            renderer=renderer,
             force=force,
             link=link,
             publish_to=publish,

@@ -8,6 +8,7 @@ be read back equal. Does not know GGUF files, daemons or Jinja.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,8 +22,9 @@ from ollama_bridge.modelfile.parameters import (
     parse_parameter,
 )
 
-_CARRIED = ("from", "license", "template", "system", "parameter")
+_CARRIED = ("from", "license", "template", "system", "parameter", "renderer", "parser")
 _GLOB = frozenset("*?[\\")
+_BUILT_IN = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Modelfile:
         system: SYSTEM: prompt that the daemon puts before conversations without one.
         parameters: PARAMETER lines, by Ollama's names and types.
         license: LICENSE.
+        renderer: RENDERER: code of Ollama's own that renders prompts, instead of a TEMPLATE.
+        parser: PARSER: code of Ollama's own that finds thinking and tool calls in answers.
     """
 
     from_: str
@@ -42,6 +46,8 @@ class Modelfile:
     system: str | None = None
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     license: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -59,6 +65,10 @@ class Modelfile:
                 object.__setattr__(self, name, None)
             elif text is not None and not _is_unicode(text):
                 raise ModelfileError(f"{_label(name)} has half a surrogate pair: not a text")
+        for name in ("renderer", "parser"):
+            text = getattr(self, name)
+            if text is not None and not _BUILT_IN.fullmatch(text):
+                raise ModelfileError(f"{_label(name)} {text!r} is no name of Ollama's own code")
         for stop in _stops(self.parameters):
             if not _is_unicode(stop):
                 raise ModelfileError("PARAMETER stop has half a surrogate pair: not a text")
@@ -94,6 +104,9 @@ class Modelfile:
                 hint="register it through the API (ollama-bridge register), which is exact",
             )
         lines = [f"FROM {bare_or_quoted(self.from_)}"]
+        for name in ("renderer", "parser"):
+            if getattr(self, name) is not None:
+                lines.append(f"{_label(name)} {getattr(self, name)}")
         if self.template is not None:
             lines.append(f"TEMPLATE {quoted(self.template)}")
         if self.system is not None:
@@ -113,7 +126,7 @@ class Modelfile:
             blob_digest: ``sha256:<hex>`` of the GGUF, which the daemon already has.
         """
         request: dict[str, Any] = {"model": tag, "files": {"model.gguf": blob_digest}}
-        for name in ("template", "system", "license"):
+        for name in ("template", "system", "license", "renderer", "parser"):
             value = getattr(self, name)
             if value is not None:
                 request[name] = value
@@ -145,7 +158,7 @@ def parse_modelfile(text: str) -> Modelfile:
 
     Raises:
         ModelfileError: what Ollama would refuse, and instructions that this package does not
-            carry (ADAPTER, MESSAGE, RENDERER, PARSER, REQUIRES, DRAFT).
+            carry (ADAPTER, MESSAGE, REQUIRES, DRAFT).
     """
     values: dict[str, str] = {}
     parameters: dict[str, ParameterValue] = {}
@@ -163,7 +176,7 @@ def parse_modelfile(text: str) -> Modelfile:
         elif command not in _CARRIED:
             raise ModelfileError(
                 f"line {found.line}: {command.upper()} is not supported by ollama-bridge",
-                hint="supported: FROM, TEMPLATE, SYSTEM, PARAMETER, LICENSE",
+                hint="supported: FROM, TEMPLATE, SYSTEM, PARAMETER, LICENSE, RENDERER, PARSER",
             )
         elif command == "from" and "from" in values:
             raise ModelfileError(f"line {found.line}: a second FROM")
@@ -179,6 +192,8 @@ def parse_modelfile(text: str) -> Modelfile:
         system=values.get("system"),
         parameters=parameters,
         license=licenses[0] if licenses else None,
+        renderer=values.get("renderer"),
+        parser=values.get("parser"),
     )
 
 

@@ -15,7 +15,7 @@ from ollama_bridge.models.probes import (
     TOOL_CONVERSATIONS,
 )
 from ollama_bridge.reference import ServedTemplate, Special, Turn
-from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
@@ -35,7 +35,12 @@ class TextSide:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, folder: Path, *, system: str | None
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        folder: Path,
+        *,
+        system: str | None,
+        renderer: Renderer | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.folder = folder
@@ -47,12 +52,20 @@ class TextSide:
         self.default_system = self._find_default_system() if self.has_chat_template else None
         self._asked_system = system
         self.turn_end = self._find_turn_end() if self.has_chat_template else None
-        self._served = decide(self._template) if self._template is not None else None
+        self._renderer = renderer
+        self._served = self._decide()
         if self._served is not None:
             self.limits += self._served.differences
         if self.default_system is not None and not self._can_be_given(self.default_system):
             self.default_system = None  # the chat template's own business
         self.system = system or self.default_system
+
+    def _decide(self) -> Served | None:
+        if self._template is None:
+            return None
+        if self._renderer is not None:
+            return by_renderer(self._template, self._renderer)
+        return decide(self._template)
 
     @property
     def served(self) -> ServedTemplate | None:
@@ -69,6 +82,8 @@ class TextSide:
                 *(("thinking",) if served.thinking else ()),
             ),
             conversations=served.conversations,
+            renderer=self._renderer.name if self._renderer is not None else None,
+            parser=self._renderer.parser if self._renderer is not None else None,
         )
 
     def conversations(self, *, longest: int) -> dict[str, tuple[Conversation, str, list[int]]]:
@@ -119,9 +134,9 @@ class TextSide:
         if served is None:
             return True
         if served.go is None:
-            # The daemon's Jinja: see the differences that `authority` names.
+            # The daemon's Jinja or its own code: see the differences that `authority` names.
             past = any(message.thinking for message in conversation.messages)
-            return not conversation.continued and not past
+            return not conversation.continued and not (past and served.authority == "jinja")
         go = GoTemplate(served.go).render(self._with_system(conversation))
         return go == rendered
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ from ollama_bridge.reference import (
     TokenScore,
 )
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.template.authority import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -60,6 +62,7 @@ def write_reference_values(
     *,
     system: str | None,
     labels: tuple[str, ...] = (),
+    renderer: Renderer | None = None,
     reporter: Reporter | None = None,
 ) -> None:
     """Write ``folder/reference.json``.
@@ -68,14 +71,20 @@ def write_reference_values(
         folder: A Hugging Face folder.
         system: SYSTEM that the tag will have; None: the chat template's default, if any.
         labels: Answers of a classification; each is scored, beside the model's own answer.
+        renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
         reporter: Hears of progress.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or its chat template fails.
     """
-    _compute(folder, system=system, labels=labels, reporter=reporter or NullReporter()).write(
-        folder / "reference.json"
+    values = _compute(
+        folder,
+        system=system,
+        labels=labels,
+        renderer=renderer,
+        reporter=reporter or NullReporter(),
     )
+    values.write(folder / "reference.json")
 
 
 def with_reference_values(
@@ -83,9 +92,17 @@ def with_reference_values(
     *,
     system: str | None,
     out_dir: Path,
+    renderer: Renderer | None = None,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
     """The same weights with reference values for another system prompt (files are linked).
+
+    Args:
+        checkpoint: The weights.
+        system: SYSTEM of the tag; None: the chat template's default, if any.
+        out_dir: Folder of the artefact.
+        renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
+        reporter: Hears of progress.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or its chat template fails.
@@ -94,9 +111,10 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=5,  # raised when other values are computed
+        version=6,  # raised when other values are computed
         inputs={"checkpoint": checkpoint.digest},
-        settings={"system": system},
+        settings={"system": system}
+        | ({"renderer": asdict(renderer)} if renderer is not None else {}),
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -105,7 +123,7 @@ def with_reference_values(
         for name in checkpoint.manifest.files:
             if name != "reference.json":
                 _link((checkpoint.path / name).resolve(), draft.path / name)
-        write_reference_values(draft.path, system=system, reporter=reporter)
+        write_reference_values(draft.path, system=system, renderer=renderer, reporter=reporter)
         manifest = draft.commit(checkpoint.facts)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
@@ -121,10 +139,15 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _compute(
-    folder: Path, *, system: str | None, labels: tuple[str, ...], reporter: Reporter
+    folder: Path,
+    *,
+    system: str | None,
+    labels: tuple[str, ...],
+    renderer: Renderer | None,
+    reporter: Reporter,
 ) -> ReferenceValues:
     tokenizer = load_tokenizer(folder)
-    text = TextSide(tokenizer, folder, system=system or None)
+    text = TextSide(tokenizer, folder, system=system or None, renderer=renderer)
     if text.served is not None:
         reporter.emit(Note(_STAGE, "info", text.served.reason))
     config = read_config(folder)

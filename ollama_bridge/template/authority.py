@@ -1,4 +1,4 @@
-"""Decides who renders a tag's prompts: a Go template of ours, or the daemon's own Jinja.
+"""Decides who renders a tag's prompts: a Go template of ours, or the daemon's own Jinja or code.
 
 One authority a tag. With a TEMPLATE and a Jinja template in the GGUF, Ollama follows one of them
 by rules of its own, so only the one that is decided on is given to it.
@@ -6,6 +6,7 @@ by rules of its own, so only the one that is decided on is given to it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +14,27 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.probing import shows_thinking, takes_tools
 from ollama_bridge.template.proof import Proof, prove
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
 
-Authority = Literal["template", "jinja"]
+Authority = Literal["template", "jinja", "renderer"]
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Code of Ollama's own for one family's format.
+
+    Attributes:
+        name: Of RENDERER.
+        parser: Of PARSER.
+        conversations: In how many it was seen to render as the chat template does.
+    """
+
+    name: str
+    parser: str
+    conversations: int
 
 
 @dataclass(frozen=True)
@@ -25,8 +42,9 @@ class Served:
     """How a tag has to render, and what is known of it.
 
     Attributes:
-        authority: template: a Go template; jinja: the chat template, in the daemon.
-        go: The Go template; None: jinja.
+        authority: template: a Go template; jinja: the chat template, in the daemon; renderer: code
+            of Ollama's own.
+        go: The Go template; None: another authority.
         reason: Why, in one sentence.
         tools: Whether requests may offer tools.
         thinking: Whether an answer's thinking is told from the answer.
@@ -92,5 +110,29 @@ def decide(template: ChatTemplate) -> Served:
             *found.limits,
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
+        ),
+    )
+
+
+def lost_by(template: ChatTemplate, capabilities: Collection[str]) -> tuple[str, ...]:
+    """Of tools and thinking, what the chat template has and a tag of these capabilities has not."""
+    able = {"tools": takes_tools(template), "thinking": shows_thinking(template)}
+    return tuple(name for name, has in able.items() if has and name not in capabilities)
+
+
+def by_renderer(template: ChatTemplate, renderer: Renderer) -> Served:
+    """A tag whose prompts are rendered by code of Ollama's own, which was seen to do it right."""
+    return Served(
+        "renderer",
+        None,
+        f"Ollama's own renderer {renderer.name!r} renders as the chat template does in "
+        f"{renderer.conversations} conversations, and Go cannot express all of it",
+        tools=takes_tools(template),
+        thinking=shows_thinking(template),
+        conversations=renderer.conversations,
+        differences=(
+            "an answer that is to be continued: Ollama's own renderers may close it",
+            f"what is thinking and what a tool call in an answer, Ollama's own parser "
+            f"{renderer.parser!r} decides",
         ),
     )

@@ -98,13 +98,19 @@ def published() -> Mapping[str, str]:
     return {f"{entry['name']}-{number}": entry["template"] for number, entry in enumerate(entries)}
 
 
-def checkpoint_with(chat_template: str, folder: Path) -> Checkpoint:
-    """A tiny random checkpoint of a chat format, with reference values."""
-    source = build_checkpoint("llama", folder / "source")
+def folder_with(chat_template: str, folder: Path) -> Path:
+    """A tiny random checkpoint of a chat format, as a Hugging Face folder."""
+    source = build_checkpoint("llama", folder)
     (source / "chat_template.jinja").write_text(chat_template, encoding="utf-8", newline="")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["max_position_embeddings"] = 4096  # tools take a thousand of this tokenizer's tokens
     (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return source
+
+
+def checkpoint_with(chat_template: str, folder: Path) -> Checkpoint:
+    """A tiny random checkpoint of a chat format, with reference values."""
+    source = folder_with(chat_template, folder / "source")
     return with_reference_values(
         resolve_model(str(source), cache_dir=folder / "cache"),
         system=None,

@@ -28,6 +28,8 @@ def modelfiles(draw: st.DrawFn) -> Modelfile:
         template=draw(texts),
         system=draw(texts),
         license=draw(texts),
+        renderer=draw(st.sampled_from([None, "qwen3-coder"])),
+        parser=draw(st.sampled_from([None, "deepseek3.1"])),
         parameters=parameters,  # type: ignore[arg-type]
     )
 
@@ -50,6 +52,8 @@ def test_request_is_exact(modelfile: Modelfile) -> None:
     request = modelfile.to_request("t:latest", blob_digest="sha256:00")
     assert request.get("system") == modelfile.system
     assert request.get("template") == modelfile.template
+    assert request.get("renderer") == modelfile.renderer
+    assert request.get("parser") == modelfile.parser
     assert request["files"] == {"model.gguf": "sha256:00"}
     assert tuple(request["parameters"].get("stop", ())) == modelfile.parameters.get("stop", ())
 
@@ -130,6 +134,13 @@ def test_from_that_ollama_would_expand_is_refused(path: str) -> None:
     """File patterns and home folders in FROM would be another file to Ollama."""
     with pytest.raises(ModelfileError, match="FROM"):
         Modelfile(path).to_text()
+
+
+@pytest.mark.parametrize("name", ["Qwen", "a b", "x\nSYSTEM y", "../x", "-x"])
+def test_what_is_no_code_of_ollamas_own(name: str) -> None:
+    """Ollama takes any name and fails at the first question."""
+    with pytest.raises(ModelfileError, match="RENDERER"):
+        Modelfile("model.gguf", renderer=name)
 
 
 @pytest.mark.parametrize(

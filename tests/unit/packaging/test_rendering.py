@@ -122,6 +122,19 @@ def test_auto_leaves_rendering_to_the_daemon(tmp_path: Path) -> None:
     assert modelfile.template is None
 
 
+def test_auto_names_the_renderer_that_was_proven(tmp_path: Path) -> None:
+    """RENDERER and PARSER, no TEMPLATE, and no word of them in other tags' values."""
+    served = ServedTemplate(
+        authority="renderer", go=None, reason="a test", conversations=9, renderer="a", parser="b"
+    )
+    reference = small_reference().model_copy(update={"template": served})
+    gguf = gguf_with(reference, tmp_path / "gguf")
+    modelfile = render(gguf, settings=ModelfileSection(), system=None)
+    assert (modelfile.template, modelfile.renderer, modelfile.parser) == (None, "a", "b")
+    assert ReferenceValues.read(gguf.reference_path) == reference
+    assert "renderer" not in small_reference().to_json()
+
+
 def test_auto_takes_completion_without_a_chat_template() -> None:
     """A base model continues its prompt."""
     reference = small_reference().model_copy(update={"has_chat_template": False})

@@ -1,0 +1,87 @@
+"""RENDERER: code of Ollama's own, taken where it was seen to render what Go cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes.exports import Exports, tiny_exports
+from fakes.formats import chat_template, folder_with, source_of
+
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.packaging import package
+from ollama_bridge.template.generation import Domain, fixed
+from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.verify.renderers import find_renderer
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A random two-layer Llama."""
+    return tiny_exports(tmp_path_factory.mktemp("renderer-exports"), seed=3)
+
+
+def sent(exports: Exports, client: Client) -> str:
+    """Its digest, in the daemon: the last tag of a file takes that with it."""
+    gguf = exports.gguf("f16")
+    client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    return gguf.blob_digest
+
+
+@pytest.fixture(scope="module")
+def nemotron(tiny: Exports, client: Client) -> str:
+    """A chat template of Nemotron 3's format; what stands around the tools is the daemon's."""
+    tag, name = "live-renderer:texts", "nemotron-3-nano"
+    files = {"m.gguf": sent(tiny, client)}
+    client.create({"model": tag, "files": files, "renderer": name, "parser": name})
+    domain = Domain(
+        system=False,
+        tools=True,
+        many_calls=True,
+        thinking=False,
+        continued_thinking=False,
+        thinks=(None,),
+    )
+    asked = next(conversation for conversation in fixed(domain) if len(conversation.tools) == 1)
+    messages = [message.to_ollama() for message in asked.messages]
+    shown = client.render(tag, messages, tools=asked.tools)
+    client.delete(tag)
+    around = shown.removeprefix("<|im_start|>system\n").partition("<|im_end|>")[0]
+    before, behind = around.partition("\n<function>")[0], around.partition("</function>")[2]
+    source = source_of("nemotron-3")
+    source = source.replace("TOOLS_BEFORE", json.dumps(before))
+    return source.replace("TOOLS_BEHIND", json.dumps(behind))
+
+
+def test_what_go_loses_a_renderer_writes(
+    nemotron: str, daemon: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """Tools that are no JSON: the tag has them by RENDERER and PARSER, and is proven with them."""
+    source = folder_with(nemotron, tmp_path / "source")
+    model = package(
+        str(source), "live-renderer", gguf_type="f16", out_dir=tmp_path / "run", host=daemon.host
+    )
+    assert model.facts["passed"]
+    shown = client.show(model.tag)
+    assert "RENDERER nemotron-3-nano" in shown.modelfile
+    assert "PARSER nemotron-3-nano" in shown.modelfile
+    assert {"tools", "thinking"} <= set(shown.capabilities)
+    reference = json.loads((tmp_path / "run/gguf-f16-renderer/reference.json").read_text())
+    assert reference["template"]["authority"] == "renderer"
+    probed = {conversation["name"] for conversation in reference["conversations"]}
+    assert {"result of a tool", "earlier thinking"} <= probed
+    assert not any(model.name.startswith("ollama-bridge/") for model in client.list())
+    client.delete(model.tag)
+
+
+def test_no_renderer_is_taken_for_its_name(nemotron: str, tiny: Exports, client: Client) -> None:
+    """One other word, or a format whose renderer writes tools as Go does: none."""
+    other = ChatTemplate(
+        nemotron.replace("<tool_response>", "<tool_result>"), special={}, adds_bos=False
+    )
+    assert find_renderer(client, sent(tiny, client), other) is None
+    assert find_renderer(client, sent(tiny, client), chat_template("qwen3")) is None
