@@ -143,7 +143,8 @@ class SimilarSets:
         sizes = self._sizes[rivals] + self._sizes[place]
         bits = np.bitwise_count(self._signatures[rivals] ^ self._signatures[place])
         common = (sizes - bits.sum(-1, dtype=np.int64)) / 2  # at most
-        return rivals[common >= self._threshold * (sizes - common)]
+        found: Places = rivals[common >= self._threshold * (sizes - common)]
+        return found
 
     def add(self, place: int) -> None:
         """Let a text be found from now on."""
