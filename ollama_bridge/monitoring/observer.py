@@ -15,6 +15,7 @@ import subprocess
 import time
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -39,6 +40,7 @@ class _Seen:
     tasks: dict[int, int] | None = None  # tokens of each request; None: not looked at yet
     moved_at_s: float = 0.0
     progress: object = None
+    is_ours: bool = True  # of the daemon that is watched
 
 
 class Observer(Closing):
@@ -52,6 +54,7 @@ class Observer(Closing):
     def __init__(self, host: str | None = None, *, limit_s: float = 3.0) -> None:
         limits = Timeouts(connect_s=limit_s, between_tokens_s=limit_s, total_s=limit_s)
         self._client = Client(host, timeouts=limits)
+        self._port = urlsplit(self._client.host).port
         self._slots = httpx.Client(timeout=_SLOTS_LIMIT_S, trust_env=False)
         self._runners: dict[int, _Seen] = {}
         self._blobs: dict[str, str] = {}
@@ -119,6 +122,7 @@ class Observer(Closing):
                 if before is None or before.process != process:
                     process.cpu_percent()
                     before = _Seen(process, time.monotonic(), moved_at_s=time.monotonic())
+                    before.is_ours = _is_child_of(process, self._port)
                 seen[process.pid] = before
                 found.append(self._look_at_runner(before))
         self._runners = seen
@@ -132,7 +136,7 @@ class Observer(Closing):
         now_s = time.monotonic()
         runner = Runner(
             process.pid,
-            self._blobs.get(blob[1]) if blob else None,
+            self._blobs.get(blob[1]) if blob and seen.is_ours else None,
             process.memory_info().rss,
             process.cpu_percent() / 100,
         )
@@ -196,6 +200,17 @@ class Observer(Closing):
 def _is_runner(process: psutil.Process) -> bool:
     name = process.info["name"]
     return name in _RUNNERS or (name in _DAEMONS and process.cmdline()[1:2] == ["runner"])
+
+
+def _is_child_of(process: psutil.Process, port: int | None) -> bool:
+    """Whether a runner's parent listens there; also where that cannot be seen."""
+    try:
+        parent = process.parent()
+        sockets = parent.net_connections("tcp") if parent is not None else []
+    except psutil.Error:
+        return True
+    ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
+    return not ports or port in ports
 
 
 def _whole(slot: dict[str, Any], name: str) -> int:

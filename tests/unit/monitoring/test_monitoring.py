@@ -93,6 +93,12 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
             assert found(observer.look(), runner).tokens_per_s == 0
             time.sleep(0.05)
             snapshot = observer.look()
+        with (
+            FakeDaemon(models={"m:latest": "d" * 64}),
+            Observer(nobody_listens(), limit_s=0.2) as another,
+        ):
+            another._blobs[DIGEST] = "m:latest"
+            assert found(another.look(), runner).model is None  # its daemon is another
     one = found(snapshot, runner)
     assert (one.model, one.slots, one.busy, one.tokens) == ("m:latest", 2, 1, 16)
     assert 0 < one.tokens_per_s <= 6 / 0.05
