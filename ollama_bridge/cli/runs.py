@@ -13,7 +13,6 @@ from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ArtifactError, ConfigError
-from ollama_bridge.run_folder import hold_run
 
 app = typer.Typer(help="Finished and unfinished runs.", no_args_is_help=True)
 
@@ -96,6 +95,8 @@ def runs_rm(
     Examples:
       ollama-bridge runs rm sentiment-quick --yes
     """
+    from ollama_bridge.run_folder import hold_run
+
     folder = find_run(run)
     if not yes:
         typer.confirm(f"remove {folder}?", abort=True, err=True)

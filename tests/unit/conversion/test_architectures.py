@@ -91,7 +91,9 @@ def test_what_a_gguf_cannot_say_is_refused(
     case: str, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     """One error that names the key of the config; nothing is written."""
-    sizes = {key: changes[key] for key in ("head_dim",) if key in changes}  # of the weights too
+    sizes = {
+        key: changes[key] for key in ("head_dim", "tie_word_embeddings") if key in changes
+    }  # of the weights too
     source = build_checkpoint(case, tmp_path / "source", sizes=sizes)
     change(source, changes)
     with pytest.raises(ConversionError, match=message):
