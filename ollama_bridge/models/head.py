@@ -23,11 +23,29 @@ class VocabularyHead(nn.Module):
         self.projection = model.get_output_embeddings()
         self._divisor = getattr(model.config, "logits_scaling", None)
         self._cap = getattr(model.config, "final_logit_softcapping", None)
+        self._casts: dict[str, tuple[tuple[int, int, torch.dtype], torch.Tensor]] = {}
 
     @property
     def vocabulary(self) -> int:
         """Tokens that it gives a logit."""
         return int(self.projection.weight.shape[0])
+
+    def cast(self, name: str, *, dtype: torch.dtype) -> torch.Tensor:
+        """A parameter without gradient in another type; of one that is not trained kept for later.
+
+        A step needs the cast where it holds most anyway, so keeping it makes no peak higher.
+
+        Args:
+            name: Of the parameter.
+            dtype: The type.
+        """
+        parameter = self.get_parameter(name)
+        if parameter.requires_grad or parameter.dtype == dtype:
+            return parameter.detach().to(dtype)
+        now = (parameter.data_ptr(), parameter._version, dtype)
+        if name not in self._casts or self._casts[name][0] != now:
+            self._casts[name] = (now, parameter.detach().to(dtype))
+        return self._casts[name][1]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (N, V) of hidden states (N, D), in the type of the product."""

@@ -51,6 +51,10 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def no_autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Inside :meth:`autocast`: a part of it, such as a backward pass, that casts nothing."""
+        return torch.autocast(self.device.type, enabled=False)
+
 
 def choose_precision(choice: DTypeChoice = "auto") -> Precision:
     """CUDA or Apple's MPS where there is one, else the CPU; the type as asked, or the faster one.

@@ -94,8 +94,8 @@ class _Call:
         dtype = _product_dtype(hidden)
         # Cast once and not in every chunk, as autocast does with what is not trained.
         used = [
-            value.detach().to(dtype).requires_grad_(needed)
-            for value, needed in zip(parameters, gradients[1:], strict=True)
+            self._head.cast(name, dtype=dtype).requires_grad_(needed)
+            for name, needed in zip(self._names, gradients[1:], strict=True)
         ]
         found: list[torch.Tensor | None] = [
             torch.zeros_like(value) if needed else None

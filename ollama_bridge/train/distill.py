@@ -92,7 +92,7 @@ def distill(
     work = Work(
         kind=Checkpoint.kind,
         stage=stage,
-        version=2,
+        version=3,
         inputs=inputs,
         settings={
             **effective,

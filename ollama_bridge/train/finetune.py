@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, Work
 from ollama_bridge.batches import Batches
@@ -16,10 +13,11 @@ from ollama_bridge.models.load import load_model
 from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.train.adapted_products import one_function_each
 from ollama_bridge.train.fit import LESS_MEMORY
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import train
-from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto, without_input_casts
+from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto
 from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
@@ -68,7 +66,7 @@ def finetune(
     work = Work(
         kind=Checkpoint.kind,
         stage=STAGE,
-        version=2,
+        version=3,
         inputs={"base": base.digest, "corpus": corpus.digest},
         settings={**effective, "system": system, "labels": list(labels)},
         seed=settings.seed,
@@ -98,7 +96,7 @@ def finetune(
         adapted = None
         if settings.method != "full":
             adapted = add_lora(model, settings.lora, seed=settings.seed)
-        with _fewer_casts(model, base, settings, precision):
+        with _fewer_casts(model, base, settings, precision), one_function_each(model):
             result = train(
                 model,
                 [Phase("answers", settings.epochs, settings.lr, Objective(model))],
@@ -134,20 +132,16 @@ def finetune(
         return checkpoint
 
 
-@contextlib.contextmanager
 def _fewer_casts(
     model: CausalModel, base: Checkpoint, settings: TuneSection, precision: Precision
-) -> Iterator[None]:
-    """Nothing is cast in every call that can be cast once, or not at all; same results.
+) -> contextlib.AbstractContextManager[None]:
+    """Weights beside adapters are cast once, not in every call; same results.
 
     DoRA reads the lengths of the weights beside it, and PiSSA has changed them: both keep them.
     """
-    with contextlib.ExitStack() as stack:
-        if settings.method == "lora" and settings.lora.variant in ("lora", "rslora"):
-            stack.enter_context(cast_beside_adapters(model, precision.dtype, base.path))
-            if settings.lora.dropout == 0 and precision.dtype != torch.float32:
-                stack.enter_context(without_input_casts(model))
-        yield
+    if settings.method == "lora" and settings.lora.variant in ("lora", "rslora"):
+        return cast_beside_adapters(model, precision.dtype, base.path)
+    return contextlib.nullcontext()
 
 
 def _merged(

@@ -30,6 +30,7 @@ from ollama_bridge.models.forward import (
     activation_checkpointing,
     training_attention,
 )
+from ollama_bridge.models.fused_norms import fused_norms
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, Plan, SideWork, check_disk, forecast
@@ -156,7 +157,11 @@ def train(
     written = [phase.on_policy for phase in phases if phase.on_policy is not None]
     longest = max([batches.longest, *(one.longest for one in written)])
 
-    with torch.random.fork_rng(), training_attention(model, longest=longest):
+    with (
+        torch.random.fork_rng(),
+        training_attention(model, longest=longest),
+        fused_norms(model),
+    ):
         model.train()
         if saved is None or saved.processes != ranks.size:
             needs = _forecast(model, weights, phases, batches, settings, precision, ranks)
@@ -270,20 +275,23 @@ def _gradient(
         parts = batches.split(members, plan.micro_batch_tokens)
     idle = weights.passes(len(parts)) - len(parts)
     sums: dict[str, torch.Tensor] = {}
-    with activation_checkpointing(model, enabled=plan.activation_checkpointing):
+    # One autocast around all parts: what it has cast of the weights serves each of them.
+    with (
+        activation_checkpointing(model, enabled=plan.activation_checkpointing),
+        precision.autocast(),
+    ):
         for part in parts:
             batch = batches.collate(part, whole=whole).to(precision.device)
-            soft = _soft_targets(phase, batch, batches, precision)
-            with precision.autocast():
-                losses = phase.objective(batch, soft)
-            losses.total.backward()  # type: ignore[no-untyped-call]
+            losses = phase.objective(batch, _soft_targets(phase, batch, batches, precision))
+            with precision.no_autocast():
+                losses.total.backward()  # type: ignore[no-untyped-call]
             for name, value in losses.parts.items():
                 sums[name] = sums[name] + value if name in sums else value
         for _ in range(idle):  # layers are put together only where all come to them
             batch = batches.collate(tuple(whole[:1]), whole=whole).to(precision.device)
-            with precision.autocast():
-                losses = phase.objective(batch, _soft_targets(phase, batch, batches, precision))
-            (0.0 * losses.total).backward()  # type: ignore[no-untyped-call]
+            losses = phase.objective(batch, _soft_targets(phase, batch, batches, precision))
+            with precision.no_autocast():
+                (0.0 * losses.total).backward()  # type: ignore[no-untyped-call]
     return sums
 
 

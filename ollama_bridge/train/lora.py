@@ -1,11 +1,10 @@
 """Adapters through PEFT: small trainable matrices beside linear layers, merged afterwards.
 
-The one module that imports peft.
+With ``adapted_products`` all that imports peft.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import warnings
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.helpers import disable_input_dtype_casting
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -87,19 +85,6 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
             hint="leave embed_tokens and lm_head out of lora.targets",
         )
     return adapted
-
-
-def without_input_casts(model: CausalModel) -> contextlib.AbstractContextManager[None]:
-    """Inside the block adapters read what the layers beside them read, in its own type.
-
-    PEFT widens it to float32 first, and autocast narrows it again: the same numbers, copied twice
-    and kept for the gradient. Without dropout alone, which would round otherwise.
-
-    Args:
-        model: With adapters in its layers; used under autocast.
-    """
-    context: contextlib.AbstractContextManager[None] = disable_input_dtype_casting(model)
-    return context
 
 
 def merge_lora(adapted: Adapted) -> CausalModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.architectures import CASES, build_checkpoint
+from fakes.models import build_tiny_model
 
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.load import load_model
@@ -23,3 +24,18 @@ def test_logits_are_those_of_the_model(case: str, tmp_path: Path) -> None:
         expected = model(input_ids=ids).logits[0]
     assert torch.allclose(found, expected, atol=1e-5)
     assert VocabularyHead(model).vocabulary == expected.shape[1]
+
+
+def test_the_cast_of_what_is_frozen_is_kept() -> None:
+    """Until the weight is another; that of a trained one is made at every call."""
+    model = build_tiny_model(tied=False)
+    head = VocabularyHead(model)
+    name, weight = "projection.weight", model.lm_head.weight
+    trained = head.cast(name, dtype=torch.bfloat16)
+    assert head.cast(name, dtype=torch.bfloat16) is not trained
+    weight.requires_grad_(False)
+    kept = head.cast(name, dtype=torch.bfloat16)
+    assert torch.equal(kept, weight.bfloat16())
+    assert head.cast(name, dtype=torch.bfloat16) is kept
+    weight.mul_(2.0)
+    assert torch.equal(head.cast(name, dtype=torch.bfloat16), weight.bfloat16())
