@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ollama_bridge.batches import Batch
 from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.packed_attention import PACKED_ATTENTION, Layout, register, suits
 
 CausalModel = Any  # a transformers ...ForCausalLM: its classes carry no useful types
 
@@ -56,6 +57,9 @@ def run_decoder(
         all_layers: Also return what every layer computed.
         attentions: Also return attention maps; of a model whose attention is ``eager`` only.
     """
+    packed = model.config._attn_implementation == PACKED_ATTENTION and not attentions
+    if packed and suits(model.config, longest=int(batch.attention_mask.shape[1])):
+        return _run_packed(model.base_model, batch, all_layers=all_layers)
     decoder = model.base_model
     shared = int(batch.prefix_ids.shape[0])
     rows = int(batch.input_ids.shape[0])
@@ -100,6 +104,23 @@ def run_decoder(
     return States(supervised, layers, maps)
 
 
+def _run_packed(decoder: Any, batch: Batch, *, all_layers: bool) -> States:
+    """Real tokens alone, as one row."""
+    layout = Layout.of(batch)
+    prefix_places = torch.arange(layout.shared, device=batch.input_ids.device)
+    output = decoder(
+        input_ids=layout.row(batch.prefix_ids, batch.input_ids).unsqueeze(0),
+        position_ids=layout.row(prefix_places, batch.position_ids).unsqueeze(0),
+        attention_mask=batch.input_ids.new_zeros((1, 1, 1, 1)),  # of this shape it is not made anew
+        use_cache=False,
+        output_hidden_states=all_layers,
+        layout=layout,
+    )
+    predictors = layout.places.flatten().index_select(0, batch.predictors)
+    supervised = output.last_hidden_state[0].index_select(0, predictors)
+    return States(supervised, tuple(states[0] for states in output.hidden_states or ()))
+
+
 def vocabulary_logits(model: CausalModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits (S, V) in float32 of hidden states (S, D).
 
@@ -114,15 +135,18 @@ def training_attention(model: CausalModel, *, longest: int) -> Iterator[None]:
     """Use the attention that trains fastest, and put back what was there.
 
     On a CPU the backward pass of torch's fused attention is slow on short rows: plain products
-    made a step faster at 45 tokens in the one comparison made (SmolLM2, 15 layers). Longer rows
-    and GPUs keep the fused one, which needs less memory.
+    made a step faster at 45 tokens in the one comparison made (SmolLM2, 15 layers), and packed
+    they compute neither padding nor the prefix twice. Longer rows and GPUs keep the fused one,
+    which needs less memory; a model that was given ``eager`` is asked for its attention maps.
 
     Args:
         model: On its device.
         longest: Tokens of the longest example.
     """
-    plain = model.device.type == "cpu" and longest <= _PLAIN_ATTENTION_TOKENS
-    with attention(model, "eager" if plain else model.config._attn_implementation):
+    best = model.config._attn_implementation
+    if model.device.type == "cpu" and longest <= _PLAIN_ATTENTION_TOKENS and best != "eager":
+        best = PACKED_ATTENTION if suits(model.config, longest=longest) else "eager"
+    with attention(model, best):
         yield
 
 
@@ -132,8 +156,10 @@ def attention(model: CausalModel, implementation: str) -> Iterator[None]:
 
     Args:
         model: On its device.
-        implementation: transformers' name: ``eager``, ``sdpa``, ...
+        implementation: transformers' name: ``eager``, ``sdpa``, ...; or ``packed``, our own.
     """
+    if implementation == PACKED_ATTENTION:
+        register()
     before = model.config._attn_implementation
     model.set_attn_implementation(implementation)
     try:

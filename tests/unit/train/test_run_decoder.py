@@ -97,7 +97,7 @@ def test_all_layers_are_given_on_real_tokens(split: EncodedSplit) -> None:
         assert torch.allclose(found[: ids.shape[1]], layer[0], atol=1e-4)
 
 
-@pytest.mark.parametrize(("longest", "inside"), [(45, "eager"), (4096, "sdpa")])
+@pytest.mark.parametrize(("longest", "inside"), [(45, "packed"), (4096, "sdpa")])
 def test_training_attention_is_the_same_function(
     split: EncodedSplit, longest: int, inside: str
 ) -> None:
