@@ -142,6 +142,7 @@ def distill(
                 attentions=attentions,
                 vocabulary=vocabulary,
             )
+            live.share_frozen(model)
             if attentions:
                 model.set_attn_implementation("eager")
         objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)

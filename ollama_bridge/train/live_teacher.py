@@ -30,6 +30,22 @@ class LiveTeacher:
         self.model = model.requires_grad_(False).eval()
         self._head = VocabularyHead(model)
 
+    def share_frozen(self, student: CausalModel) -> None:
+        """Read the student's embedding and output matrix where they are the same, and not trained.
+
+        A student that was cut from its teacher has them from there; kept once they are, with a
+        large vocabulary, a good part of a small teacher's memory.
+
+        Args:
+            student: In memory for as long as the teacher.
+        """
+        for mine, theirs in (
+            (self.model.get_input_embeddings(), student.get_input_embeddings()),
+            (self.model.get_output_embeddings(), student.get_output_embeddings()),
+        ):
+            if not theirs.weight.requires_grad and _is_same(mine.weight, theirs.weight):
+                mine.weight = theirs.weight
+
     @torch.no_grad()
     def states(self, batch: Batch, *, all_layers: bool, attentions: bool) -> States:
         """What its layers compute; see :func:`~ollama_bridge.models.forward.run_decoder`."""
@@ -80,6 +96,11 @@ def load_live_teacher(
         model.set_attn_implementation("eager")
     cast_products(model, precision.dtype)
     return LiveTeacher(model.to(precision.device))
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    alike = one.dtype == other.dtype and one.device == other.device and one.shape == other.shape
+    return alike and torch.equal(one, other)
 
 
 def _difference(teacher: Tokenizer, student: Tokenizer) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.models import build_tiny_checkpoint
+from fakes.models import build_tiny_checkpoint, build_tiny_model
 from fakes.trainable import SYSTEM, commit
 from safetensors.torch import load_file
 
@@ -19,6 +19,7 @@ from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Event, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
+from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.state import STATE_NAME
 
 # Its width is not the student's, so that projections are trained and have to be resumed.
@@ -222,3 +223,21 @@ class TestLive:
         settings = DistillSection.model_validate({"losses": [{"loss": "kl_reverse"}]})
         with pytest.raises(TrainingError, match="reads stored soft labels"):
             run(base, corpus, tmp_path / "b", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("seed", "is_trained", "is_shared"), [(0, False, True), (1, False, False), (0, True, False)]
+)
+def test_what_is_the_same_and_frozen_is_in_memory_once(
+    seed: int, is_trained: bool, is_shared: bool
+) -> None:
+    """The student's embedding serves its teacher, and says the same there."""
+    teacher, student = build_tiny_model(seed=0), build_tiny_model(seed=seed)
+    student.get_input_embeddings().requires_grad_(is_trained)
+    ids = torch.arange(8)[None]
+    expected = teacher(input_ids=ids).logits.detach()
+    live = LiveTeacher(teacher)
+    live.share_frozen(student)
+    ends = (teacher.get_input_embeddings(), teacher.get_output_embeddings())
+    assert all((end.weight is student.get_input_embeddings().weight) == is_shared for end in ends)
+    assert torch.equal(teacher(input_ids=ids).logits, expected)
