@@ -127,12 +127,17 @@ def test_divergence_is_zero_for_equal_distributions_alone(
 ) -> None:
     """Never negative; 0 with no gradient for the same distribution, above it for any other."""
     student, teacher = pair
-    assert (loss(student, teacher, temperature=temperature) > 0).all()
+    shares = [torch.softmax(logits / temperature, dim=-1) for logits in pair]
+    # Two that are as good as certain of the same token can be as near as rounding.
+    apart = (shares[0] - shares[1]).abs().amax(dim=-1) > 1e-7
+    found = loss(student, teacher, temperature=temperature)
+    assert (found[apart] > 0).all()
+    assert (found > -1e-12).all()
     same = student + 3.0  # the same distribution: logits are known up to a constant
     assert loss(student, same, temperature=temperature).abs().max() < 1e-12
-    found = gradient(lambda s: loss(s, same, temperature=temperature), student)
+    slope = gradient(lambda s: loss(s, same, temperature=temperature), student)
     if loss is not total_variation:  # has a kink there
-        assert found.abs().max() < 1e-9
+        assert slope.abs().max() < 1e-9
 
 
 @settings(max_examples=40, deadline=None)
