@@ -142,6 +142,7 @@ def run_batch(
             found.put(None)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.sleep(0))  # what was closed last is gone a turn later
             loop.close()
 
     thread = threading.Thread(target=work, name="batch")
