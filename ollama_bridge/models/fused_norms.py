@@ -9,13 +9,14 @@ the products that read it.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from ollama_bridge.models.stand_ins import computed_by
 
 # Of these classes, the norms of these names are read by linear layers alone.
 _CLASSES = tuple(
@@ -37,13 +38,8 @@ def fused_norms(model: nn.Module) -> Iterator[None]:
         for name, module in model.named_modules()
         if name.endswith(_NAMES) and type(module).__name__ in _CLASSES
     ]
-    for module in found:
-        module.forward = functools.partial(_forward, module)
-    try:
+    with computed_by(_forward, found):
         yield
-    finally:
-        for module in found:
-            del module.forward  # the class's own comes to light again
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:

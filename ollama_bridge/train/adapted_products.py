@@ -8,7 +8,6 @@ they are made, the scale is given to the narrow factor, and the input is cast an
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.stand_ins import computed_by
 
 
 @contextlib.contextmanager
@@ -29,14 +29,8 @@ def one_function_each(model: CausalModel) -> Iterator[None]:
     Args:
         model: With one adapter, which is active, beside layers whose weights are frozen.
     """
-    layers = [layer for layer in model.modules() if _is_plain(layer)]
-    for layer in layers:
-        layer.forward = functools.partial(_forward, layer)
-    try:
+    with computed_by(_forward, [layer for layer in model.modules() if _is_plain(layer)]):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own comes to light again
 
 
 def adapted_product(
