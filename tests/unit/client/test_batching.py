@@ -30,10 +30,6 @@ from ollama_bridge.errors import (
     OllamaBridgeError,
 )
 
-# On a busy machine a connection of one of these tests has been found unclosed when memory was
-# cleared later on. Which one's, is not known: neither alone nor on a quiet machine does it happen.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 MODELS = {"m:latest": "d" * 64}
 
 
