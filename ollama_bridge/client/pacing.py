@@ -4,8 +4,9 @@ How many it works on at once is not told (``OLLAMA_NUM_PARALLEL``, 1 where it is
 reply tells how long it was worked on, so how long it waited inside the daemon for a slot. So the
 number is doubled until some wait, and then it is known how many do not. More than those would gain
 nothing and run into limits; one that waits even costs where answers are of one length, as what
-begins and ends together shares its steps. Servers that tell no times are given more for as long as
-more comes of it.
+begins and ends together shares its steps. Where one is worked on at a time nothing is shared, and
+one that waits is begun while the last reply is on its way. Servers that tell no times are given
+more for as long as more comes of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 _FIRST = 4  # more than a daemon works on do no harm for as long as it takes to see it
 _MOST = 32
+_LEAST = 2  # or a daemon of one slot is idle between a reply and the next question
 _LEAST_JOBS = 8
 _GAIN = 1.1  # of a server that tells no times: less may be chance
 _LOSS = 0.95
@@ -93,7 +95,7 @@ class Pace:
         window = self._window
         waiting = self.limit * window.waited_s / window.total_s if window.total_s else None
         if waiting is not None and waiting >= 1.0:
-            self.limit = max(1, round(self.limit - waiting))
+            self.limit = max(_LEAST, round(self.limit - waiting))
             self.is_settled = True
             return
         best = rate if self._best is None else max(self._best, rate, key=_units_per_s)
