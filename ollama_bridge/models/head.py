@@ -6,6 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.utils.weak import WeakTensorKeyDictionary
+
+# Of parameters that are not trained: (address, version, type), and the cast. A student's matrix may
+# also be its teacher's.
+_CASTS = WeakTensorKeyDictionary()
 
 
 class VocabularyHead(nn.Module):
@@ -23,7 +29,6 @@ class VocabularyHead(nn.Module):
         self.projection = model.get_output_embeddings()
         self._divisor = getattr(model.config, "logits_scaling", None)
         self._cap = getattr(model.config, "final_logit_softcapping", None)
-        self._casts: dict[str, tuple[tuple[int, int, torch.dtype], torch.Tensor]] = {}
 
     @property
     def vocabulary(self) -> int:
@@ -43,9 +48,18 @@ class VocabularyHead(nn.Module):
         if parameter.requires_grad or parameter.dtype == dtype:
             return parameter.detach().to(dtype)
         now = (parameter.data_ptr(), parameter._version, dtype)
-        if name not in self._casts or self._casts[name][0] != now:
-            self._casts[name] = (now, parameter.detach().to(dtype))
-        return self._casts[name][1]
+        if parameter not in _CASTS or _CASTS[parameter][0] != now:
+            _CASTS[parameter] = (now, parameter.detach().to(dtype))
+        kept: torch.Tensor = _CASTS[parameter][1]
+        return kept
+
+    @torch.no_grad()
+    def frozen_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (N, V) of hidden states (N, D) by kept casts, where nothing is trained."""
+        dtype = product_dtype(hidden)
+        casts = {name: self.cast(name, dtype=dtype) for name, _ in self.named_parameters()}
+        logits: torch.Tensor = functional_call(self, casts, (hidden,))
+        return logits
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (N, V) of hidden states (N, D), in the type of the product."""
@@ -55,3 +69,11 @@ class VocabularyHead(nn.Module):
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         return logits
+
+
+def product_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """In what a linear layer multiplies here."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype

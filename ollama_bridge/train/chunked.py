@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.head import VocabularyHead, product_dtype
 from ollama_bridge.train.loss_terms import wide
 
 # Logits of a chunk: 50 MB a copy in float32. A step needs about six copies.
@@ -91,7 +91,7 @@ class _Call:
         self, hidden: torch.Tensor, parameters: Sequence[torch.Tensor], *, gradients: Sequence[bool]
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor | None]]:
         """Sums of all chunks, and the gradients that are asked for."""
-        dtype = _product_dtype(hidden)
+        dtype = product_dtype(hidden)
         # Cast once and not in every chunk, as autocast does with what is not trained.
         used = [
             self._head.cast(name, dtype=dtype).requires_grad_(needed)
@@ -137,11 +137,3 @@ class _ChunkedLosses(torch.autograd.Function):
     def backward(ctx: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         found = ctx.saved_tensors
         return (None, *(None if value is None else value * scale for value in found))
-
-
-def _product_dtype(hidden: torch.Tensor) -> torch.dtype:
-    """In what a linear layer multiplies here."""
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return hidden.dtype

@@ -139,10 +139,10 @@ def distill(
                 used_teacher,
                 material.tokenizer,
                 precision,
+                student=model,
                 attentions=attentions,
                 vocabulary=vocabulary,
             )
-            live.share_frozen(model)
             if attentions:
                 model.set_attn_implementation("eager")
         objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)

@@ -54,8 +54,7 @@ class LiveTeacher:
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Its logits (n, V) in float32 of some of its last hidden states (n, D)."""
-        logits: torch.Tensor = self._head(hidden)
-        return logits.float()
+        return self._head.frozen_logits(hidden).float()
 
 
 def load_live_teacher(
@@ -63,6 +62,7 @@ def load_live_teacher(
     tokenizer: Tokenizer,
     precision: Precision,
     *,
+    student: CausalModel,
     attentions: bool,
     vocabulary: Vocabulary | None = None,
 ) -> LiveTeacher:
@@ -72,6 +72,7 @@ def load_live_teacher(
         teacher: The checkpoint.
         tokenizer: The student's.
         precision: Where and in what the student computes.
+        student: In memory for as long as the teacher; see :meth:`LiveTeacher.share_frozen`.
         attentions: Whether its attention maps will be asked for.
         vocabulary: The student's, if it was trimmed: the teacher reads and says its ids then.
 
@@ -94,8 +95,18 @@ def load_live_teacher(
         model = keep_tokens(model, vocabulary)
     if attentions:
         model.set_attn_implementation("eager")
-    cast_products(model, precision.dtype)
-    return LiveTeacher(model.to(precision.device))
+    live = LiveTeacher(model.to(precision.device))
+    live.share_frozen(student)
+    if precision.dtype != torch.float32:
+        cast_products(model.base_model, precision.dtype)
+        shared = set(student.parameters())
+        if model.get_output_embeddings().weight not in shared:
+            cast_products(model.get_output_embeddings(), precision.dtype)
+        # A file stays mapped, and what was read of it in memory, for as long as one tensor is.
+        for parameter in model.parameters():
+            if parameter not in shared:
+                parameter.data = parameter.data.clone()
+    return live
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -31,6 +31,7 @@ from ollama_bridge.models.forward import (
     training_attention,
 )
 from ollama_bridge.models.fused_norms import fused_norms
+from ollama_bridge.models.gated_activations import lean_activations
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, Plan, SideWork, check_disk, forecast
@@ -161,6 +162,7 @@ def train(
         torch.random.fork_rng(),
         training_attention(model, longest=longest),
         fused_norms(model),
+        lean_activations(model),
     ):
         model.train()
         if saved is None or saved.processes != ranks.size:

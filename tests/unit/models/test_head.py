@@ -37,5 +37,17 @@ def test_the_cast_of_what_is_frozen_is_kept() -> None:
     kept = head.cast(name, dtype=torch.bfloat16)
     assert torch.equal(kept, weight.bfloat16())
     assert head.cast(name, dtype=torch.bfloat16) is kept
+    assert VocabularyHead(model).cast(name, dtype=torch.bfloat16) is kept
     weight.mul_(2.0)
     assert torch.equal(head.cast(name, dtype=torch.bfloat16), weight.bfloat16())
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma2", "granite"])
+def test_logits_by_kept_casts_are_those_of_the_head(case: str, tmp_path: Path) -> None:
+    """To the bit, in the type of autocast and without."""
+    model = load_model(build_checkpoint(case, tmp_path)).requires_grad_(False)
+    head = VocabularyHead(model)
+    hidden = torch.randn(3, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(head.frozen_logits(hidden), head(hidden))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head.frozen_logits(hidden), head(hidden))

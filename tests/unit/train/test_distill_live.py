@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,11 +17,12 @@ from safetensors.torch import load_file
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import ConfigError, TrainingError
-from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.reporting import Event, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
-from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
 from ollama_bridge.train.state import STATE_NAME
 
 # Its width is not the student's, so that projections are trained and have to be resumed.
@@ -241,3 +244,27 @@ def test_what_is_the_same_and_frozen_is_in_memory_once(
     ends = (teacher.get_input_embeddings(), teacher.get_output_embeddings())
     assert all((end.weight is student.get_input_embeddings().weight) == is_shared for end in ends)
     assert torch.equal(teacher(input_ids=ids).logits, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("is_cut", [True, False])
+@pytest.mark.parametrize(("dtype", "is_mapped"), [("bfloat16", False), ("float32", True)])
+def test_a_teacher_that_was_cast_does_not_keep_its_file_in_memory(
+    dtype: Literal["bfloat16", "float32"], is_mapped: bool, is_cut: bool, teacher: Checkpoint
+) -> None:
+    """Where nothing is cast it is read from there, which costs nothing that others need."""
+    student = load_model(teacher.path) if is_cut else build_tiny_model(seed=1)
+    student.requires_grad_(False)
+    for parameter in student.parameters():
+        parameter.data = parameter.data.clone()
+    live = load_live_teacher(
+        teacher,
+        load_tokenizer(teacher.path),
+        choose_precision(dtype),
+        student=student,
+        attentions=False,
+    )
+    file = str(teacher.path / "model.safetensors")
+    assert (file in Path("/proc/self/maps").read_text(encoding="utf-8")) == is_mapped
+    assert (live.model.get_output_embeddings().weight in set(student.parameters())) == is_cut
+    assert live.model.base_model.layers[0].mlp.up_proj.weight.dtype == getattr(torch, dtype)
