@@ -32,7 +32,7 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
       ollama-bridge runs ls
     """
     rows: list[dict[str, Any]] = []
-    for run in sorted(path for path in _runs_dir().glob("*") if path.is_dir()):
+    for run in _all_runs():
         files = [path for path in run.rglob("*") if path.is_file()]
         size_bytes = sum(path.stat().st_size for path in files)
         rows.append({"name": run.name, "stages": len(_stages(run)), "size_bytes": size_bytes})
@@ -114,6 +114,10 @@ def _runs_dir() -> Path:
     return home_dir() / "runs"
 
 
+def _all_runs() -> list[Path]:
+    return sorted(path for path in _runs_dir().glob("*") if path.is_dir())
+
+
 def _stages(run: Path) -> list[Path]:
     manifests = run.glob(f"**/{MANIFEST_NAME}")
     return sorted(path.parent for path in manifests if not path.parent.name.startswith("."))
@@ -126,13 +130,14 @@ def find_run(run: str) -> Path:
         ConfigError: there is none.
         ArtifactError: the folder is no run.
     """
-    named = _runs_dir() / run
-    if "/" not in run and named.is_dir():
-        return named
-    folder = Path(run)
-    if not folder.is_dir():
+    # `rm` must never be talked into removing a folder that is not a run: what is no name of one
+    # (nothing at all, or dots) is not put behind the folder of all of them.
+    named = [folder for folder in _all_runs() if folder.name == run]
+    if named:
+        return named[0]
+    folder = Path(run).resolve()
+    if not run or not folder.is_dir():
         raise ConfigError(f"no run {run!r} in {_runs_dir()}", hint="ollama-bridge runs ls")
-    # `rm` must never be talked into removing a folder that is not a run.
     if not (folder / "events.jsonl").is_file():
         raise ArtifactError(f"{folder} is not a run: it has no events.jsonl")
     return folder

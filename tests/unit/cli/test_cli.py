@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.command_line import run_in_process
 from fakes.terminal import start_command
 from typer.testing import CliRunner
 
@@ -85,6 +86,29 @@ def test_bad_input_is_one_clear_error(args: list[str], code: int, message: str) 
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize("run", ["", ".", ".."])
+def test_what_is_no_name_of_a_run_removes_none(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set, and dots, are not put behind the folder of all runs."""
+    kept = home_dir() / "runs" / "mine" / "events.jsonl"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    done = run_in_process(monkeypatch, ["runs", "rm", run, "--yes"])
+    assert done.stderr.startswith("error: ")
+    assert kept.exists()
+
+
+def test_a_run_is_removed_from_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By a dot, as a whole; nothing beside it."""
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.jsonl").touch()
+    with monkeypatch.context() as inside:
+        inside.chdir(tmp_path / "mine")
+        done = run_in_process(monkeypatch, ["runs", "rm", ".", "--yes"])
+    assert done.code == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["other"]
 
 
 def test_recipes_and_modelfiles_can_be_listed_shown_and_copied(tmp_path: Path) -> None:
