@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Styled
 
+from ollama_bridge.cli.answer_markdown import AnswerMarkdown
 from ollama_bridge.cli.output import line_json, say
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options
@@ -173,7 +173,7 @@ class AnswerView:
                         text += event.text
                         end = whole_blocks(text)
                         if end:
-                            live.console.print(Markdown(text[:end]))
+                            live.console.print(AnswerMarkdown(text[:end]))
                             text = text[end:]
                     elif isinstance(event, Dropped):
                         say_dropped(event)
@@ -258,7 +258,7 @@ def _growing(thought: str, text: str) -> RenderableType:
     if thought:
         parts.append(Styled(thought.strip(), style="dim italic"))
     if text:
-        parts.append(Markdown(text))
+        parts.append(AnswerMarkdown(text))
     return Group(*parts)
 
 
@@ -267,7 +267,7 @@ def _columns(texts: dict[str, str]) -> Table:
     for _ in texts:
         table.add_column(ratio=1)
     table.add_row(*(Styled(name, style="bold") for name in texts))
-    table.add_row(*(Markdown(text) for text in texts.values()))
+    table.add_row(*(AnswerMarkdown(text) for text in texts.values()))
     return table
 
 

@@ -9,7 +9,6 @@ import signal
 import sys
 import termios
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,10 @@ from fakes.terminal import Screen
 from rich.console import Console
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing, whole_blocks
+from ollama_bridge.cli.answers import AnswerView
 from ollama_bridge.cli.chat import joined
 from ollama_bridge.cli.repl import HELP, EndOfChat, Repl, images_in
-from ollama_bridge.client import Client, Conversation, Reply, Text, Timings
+from ollama_bridge.client import Client, Conversation
 
 
 class Chat:
@@ -332,68 +331,3 @@ def test_images_go_by_their_paths(tmp_path: Path, chat: Chat) -> None:
 def test_texts_of_several_lines(lines: list[str], texts: list[str]) -> None:
     """Between triple quotes; the end of the input ends them, too."""
     assert list(joined(iter(lines))) == texts
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ("a", ""),
-        ("a\n\nb", "a\n\n"),
-        ("a\n\n```\nb\n\nc", "a\n\n"),
-        ("```\nb\n\nc\n```\n\nd", "```\nb\n\nc\n```\n\n"),
-    ],
-)
-def test_blocks_that_are_whole_are_left_alone(text: str, whole: str) -> None:
-    """A blank line inside a fence ends nothing."""
-    assert text[: whole_blocks(text)] == whole
-
-
-def test_markdown_is_rendered_on_a_terminal(daemon: FakeDaemon) -> None:
-    """Block by block; thinking is shown before it."""
-    daemon.thinking = ["Let me see."]
-    daemon.pieces = ["# Ti", "tle\n\nA **wo", "rd**.\n\n- one\n", "- two\n"]
-    found = Chat(daemon, terminal=True)
-    with found.client:
-        screen = found("hi")
-    assert "Let me see." in screen
-    assert "**" not in screen
-    assert "A word." in screen
-    assert " • two" in screen
-
-
-def test_times_are_told_in_one_line() -> None:
-    """What is not known is left out."""
-    reply = Reply("x", "hm", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
-    assert timing(Shown(reply, 1.25, 2.5)) == (
-        "7 + 3 tokens, first token 1.25 s, first of the answer 2.50 s, load 1.00 s, "
-        "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut"
-    )
-    known = replace(reply, cached_tokens=6, done_reason="stop")
-    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt known" in timing(Shown(known))
-    assert timing(Shown()) == "stopped"
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"num_predict": 3}, "(cut at num_predict; more: -p num_predict=12)\n"),
-        ({}, "(cut at num_ctx; more: -p num_ctx=20)\n"),
-    ],
-)
-def test_what_cut_an_answer_is_told(
-    options: dict[str, int], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its own limit, or a context that is full; nothing of one that ended."""
-    reply = Reply("x", "", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
-    tell_cut(reply, options, "-p {name}={value}")
-    tell_cut(replace(reply, done_reason="stop"), options, "-p {name}={value}")
-    assert capsys.readouterr().err == told
-
-
-def test_a_plain_view_writes_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is added but the end of the line."""
-    screen = io.StringIO()
-    AnswerView(Console(file=screen, force_terminal=True), markdown=False).show(
-        [Text("# a"), Text("[b]")]
-    )
-    assert screen.getvalue() == "# a[b]\n"

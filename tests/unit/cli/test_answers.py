@@ -1,0 +1,112 @@
+"""How answers are shown: rendered on a terminal, as they come elsewhere, with their times."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing, whole_blocks
+from ollama_bridge.client import Reply, Text, Thinking, Timings
+
+
+def on_terminal(pieces: Sequence[str], thinking: Sequence[str] = ()) -> str:
+    """What a terminal shows of an answer."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=60, color_system=None)
+    AnswerView(console).show([*map(Thinking, thinking), *map(Text, pieces)])
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("a", ""),
+        ("a\n\nb", "a\n\n"),
+        ("a\n\n```\nb\n\nc", "a\n\n"),
+        ("```\nb\n\nc\n```\n\nd", "```\nb\n\nc\n```\n\n"),
+    ],
+)
+def test_blocks_that_are_whole_are_left_alone(text: str, whole: str) -> None:
+    """A blank line inside a fence ends nothing."""
+    assert text[: whole_blocks(text)] == whole
+
+
+def test_markdown_is_rendered_on_a_terminal() -> None:
+    """Block by block; thinking is shown before it."""
+    pieces = ["# Ti", "tle\n\nA **wo", "rd**.\n\n- one\n", "- two\n"]
+    screen = on_terminal(pieces, ["Let me see."])
+    assert "Let me see." in screen
+    assert "**" not in screen
+    assert "A word." in screen
+    assert " • two" in screen
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<answer>\n42\n</answer>",
+        "Use the <head> tag, or std::vector<int>.",
+        "<table><tr><td>1</td></tr></table>",
+        "[1]: https://example.org/a",
+        "See <https://example.org/a> or ![a plot](plot.png)",
+        "name: Ada\nborn: 1815",
+        "| a | b |\n|---|---|\n| <td> | 2 |",
+        "```\n<pre>\n```",
+    ],
+)
+def test_every_word_of_an_answer_is_seen(answer: str) -> None:
+    """Of Markdown's marks there may be less; lines end where they end."""
+    screen = on_terminal([answer])
+    for word in re.findall(r"[\w</>:.]+", answer):
+        assert word in screen
+    if "born" in answer:
+        assert "Ada born" not in screen
+
+
+def test_where_a_link_goes_is_seen() -> None:
+    """A terminal need not show what is behind a word."""
+    screen = on_terminal(["See [the page](https://example.org/a)."])
+    assert "the page (https://example.org/a)." in screen
+
+
+def test_times_are_told_in_one_line() -> None:
+    """What is not known is left out."""
+    reply = Reply("x", "hm", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
+    assert timing(Shown(reply, 1.25, 2.5)) == (
+        "7 + 3 tokens, first token 1.25 s, first of the answer 2.50 s, load 1.00 s, "
+        "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut"
+    )
+    known = replace(reply, cached_tokens=6, done_reason="stop")
+    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt known" in timing(Shown(known))
+    assert timing(Shown()) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_predict": 3}, "(cut at num_predict; more: -p num_predict=12)\n"),
+        ({}, "(cut at num_ctx; more: -p num_ctx=20)\n"),
+    ],
+)
+def test_what_cut_an_answer_is_told(
+    options: dict[str, int], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own limit, or a context that is full; nothing of one that ended."""
+    reply = Reply("x", "", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
+    tell_cut(reply, options, "-p {name}={value}")
+    tell_cut(replace(reply, done_reason="stop"), options, "-p {name}={value}")
+    assert capsys.readouterr().err == told
+
+
+def test_a_plain_view_writes_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is added but the end of the line."""
+    screen = io.StringIO()
+    AnswerView(Console(file=screen, force_terminal=True), markdown=False).show(
+        [Text("# a"), Text("[b]")]
+    )
+    assert screen.getvalue() == "# a[b]\n"
