@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ollama_bridge.assets import home_dir, list_assets
@@ -18,40 +18,42 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.quantization.file_types import FILE_TYPES
 
 _PATIENCE_S = 0.5
+# zsh evaluates the list that it is given, and typer's script for it escapes no backslash: a file
+# called `\$(command).yaml` would run one.
+_HARMLESS = re.compile(r"[\w./+:@%,=-]+")
 
 
 def recipes(incomplete: str) -> list[str]:
     """Shipped recipes, and YAML files."""
-    names = [name for name in list_assets("recipes") if name.startswith(incomplete)]
-    return names + sorted(str(path) for path in Path().glob(f"{incomplete}*.yaml"))
+    files = sorted(str(path) for path in Path().glob(f"{incomplete}*.yaml"))
+    return _offered([*list_assets("recipes"), *files], incomplete)
 
 
 def shipped_recipes(incomplete: str) -> list[str]:
     """Shipped recipes alone."""
-    return [name for name in list_assets("recipes") if name.startswith(incomplete)]
+    return _offered(list_assets("recipes"), incomplete)
 
 
 def modelfiles(incomplete: str) -> list[str]:
     """Shipped Modelfile templates."""
-    return [name for name in list_assets("modelfiles") if name.startswith(incomplete)]
+    return _offered(list_assets("modelfiles"), incomplete)
 
 
 def file_types(incomplete: str) -> list[str]:
     """Types of GGUF files."""
-    return [name for name in FILE_TYPES if name.startswith(incomplete)]
+    return _offered(FILE_TYPES, incomplete)
 
 
 def runs(incomplete: str) -> list[str]:
     """Runs in our home folder."""
-    folders = sorted((home_dir() / "runs").glob(f"{incomplete}*"))
-    return [folder.name for folder in folders if folder.is_dir()]
+    folders = sorted((home_dir() / "runs").glob("*"))
+    return _offered([folder.name for folder in folders if folder.is_dir()], incomplete)
 
 
 def labels(incomplete: str) -> list[str]:
     """Stores of soft labels in our home folder."""
-    return sorted(
-        path.parent.name for path in (home_dir() / "labels").glob(f"{incomplete}*/about.json")
-    )
+    stores = sorted((home_dir() / "labels").glob("*/about.json"))
+    return _offered([path.parent.name for path in stores], incomplete)
 
 
 def tags(incomplete: str) -> list[str]:
@@ -61,10 +63,14 @@ def tags(incomplete: str) -> list[str]:
     limits = Timeouts(connect_s=_PATIENCE_S, between_tokens_s=_PATIENCE_S, total_s=_PATIENCE_S)
     try:
         with Client(timeouts=limits) as client:
-            names = [model.name for model in client.list()]
+            return _offered([model.name for model in client.list()], incomplete)
     except OllamaBridgeError:
         return []
-    return [name for name in names if name.startswith(incomplete)]
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[str]:
+    """The names that begin like that."""
+    return [name for name in names if name.startswith(incomplete) and _HARMLESS.fullmatch(name)]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import pytest
 from fakes.daemon import FakeDaemon, Fault
 from fakes.terminal import Screen
 
+from ollama_bridge.cli import completion
+
 COMMAND = Path(sys.executable).parent / "ollama-bridge"
 
 
@@ -63,6 +65,23 @@ def test_names_are_offered(
     (store / "about.json").touch()
     monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
     assert offered(words, cwd=tmp_path) == expected
+
+
+def test_names_that_a_shell_could_run_are_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zsh evaluates what it is offered; a repository or a daemon may hold any name."""
+    hostile = ["\\$(id)", "`id`", "a b", "a'b", "a;b", "a\\"]
+    for name in (*hostile, "mine"):
+        (tmp_path / f"{name}.yaml").touch()
+        (tmp_path / "home" / "runs" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
+    with FakeDaemon(models=dict.fromkeys([*hostile, "team/m:1b"], "d" * 64)) as daemon:
+        monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+        assert completion.tags("") == ["team/m:1b"]
+    assert completion.runs("") == ["mine"]
+    assert [name for name in completion.recipes("") if "." in name] == ["mine.yaml"]
 
 
 def test_a_person_s_tab(tmp_path: Path) -> None:
