@@ -15,9 +15,10 @@ def view(seen: Snapshot) -> RenderableType:
     machine = seen.machine
     state = f"Ollama {seen.version} at {seen.host}" if seen.version else f"{seen.host}: no answer"
     rate = "?" if seen.tokens_per_s is None else f"{seen.tokens_per_s:.1f}"
+    where = "" if seen.is_local else "this machine: "
     parts: list[RenderableType] = [
         Text(
-            f"{state}   {rate} tokens/s   CPU {machine.cpu_share:.0%}   "
+            f"{state}   {rate} tokens/s   {where}CPU {machine.cpu_share:.0%}   "
             f"memory {output.size(machine.memory_used_bytes)} of "
             f"{output.size(machine.memory_bytes)}   swap {output.size(machine.swap_used_bytes)}"
             + (f"   {machine.hottest_c[0]:.0f} °C" if machine.hottest_c else ""),

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from ollama_bridge.client import Client, Timeouts
+from ollama_bridge.client import Client, Timeouts, read_address
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import Loaded, Machine, Runner, Snapshot
@@ -55,6 +55,7 @@ class Observer(Closing):
         limits = Timeouts(connect_s=limit_s, between_tokens_s=limit_s, total_s=limit_s)
         self._client = Client(host, timeouts=limits)
         self._port = urlsplit(self._client.host).port
+        self._is_local = read_address(host).loopback
         self._slots = httpx.Client(timeout=_SLOTS_LIMIT_S, trust_env=False)
         self._runners: dict[int, _Seen] = {}
         self._blobs: dict[str, str] = {}
@@ -96,8 +97,9 @@ class Observer(Closing):
             answer_s,
             problem,
             loaded,
-            self._look_at_runners(),
+            self._look_at_runners() if self._is_local else (),
             self._look_at_machine(),
+            self._is_local,
         )
 
     def _learn_blobs(self, loaded: tuple[Loaded, ...]) -> None:
@@ -124,7 +126,8 @@ class Observer(Closing):
                     before = _Seen(process, time.monotonic(), moved_at_s=time.monotonic())
                     before.is_ours = _is_child_of(process, self._port)
                 seen[process.pid] = before
-                found.append(self._look_at_runner(before))
+                if before.is_ours:
+                    found.append(self._look_at_runner(before))
         self._runners = seen
         return tuple(found)
 
@@ -136,7 +139,7 @@ class Observer(Closing):
         now_s = time.monotonic()
         runner = Runner(
             process.pid,
-            self._blobs.get(blob[1]) if blob and seen.is_ours else None,
+            self._blobs.get(blob[1]) if blob else None,
             process.memory_info().rss,
             process.cpu_percent() / 100,
         )

@@ -75,6 +75,7 @@ class Snapshot:
         loaded: What it has in memory.
         runners: Its processes; empty for a daemon of another machine.
         machine: This one.
+        is_local: Whether the daemon is on this machine.
     """
 
     at_s: float
@@ -85,16 +86,17 @@ class Snapshot:
     loaded: tuple[Loaded, ...]
     runners: tuple[Runner, ...]
     machine: Machine
+    is_local: bool = True
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Of all runners together; None: one of them does not say."""
-        if any(runner.slots is None for runner in self.runners):
+        """Of all runners together; None: one of them does not say, or is on another machine."""
+        if not self.is_local or any(runner.slots is None for runner in self.runners):
             return None
         return sum(runner.tokens_per_s for runner in self.runners)
 
     def alerts(self, *, wedge_s: float = 30.0) -> tuple[str, ...]:
-        """What is wrong, with what to do about it.
+        """What is wrong, with what to do about it; of this machine only where the daemon is on it.
 
         Args:
             wedge_s: A runner that is busy for so long and gives nothing is wedged.
@@ -108,16 +110,20 @@ class Snapshot:
                     f"{runner.model or 'a model'} is busy and gave nothing for "
                     f"{runner.stuck_s:.0f} s: ollama-bridge stop {runner.model or 'TAG'}"
                 )
-        machine = self.machine
-        free_bytes = machine.memory_bytes - machine.memory_used_bytes
-        if machine.memory_bytes and free_bytes < _LOW_MEMORY_SHARE * machine.memory_bytes:
-            found.append(
-                f"{free_bytes / 1e9:.1f} GB of memory are left: ollama-bridge ps, then stop one"
-            )
-        if machine.swapped_in_bytes:
-            found.append("memory is being swapped: models answer slowly; stop one")
-        if machine.hottest_c is not None:
-            now_c, high_c = machine.hottest_c
-            if high_c and now_c >= _HOT_SHARE * high_c:
-                found.append(f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down")
-        return tuple(found)
+        return (*found, *(_troubles(self.machine) if self.is_local else ()))
+
+
+def _troubles(machine: Machine) -> list[str]:
+    found = []
+    free_bytes = machine.memory_bytes - machine.memory_used_bytes
+    if machine.memory_bytes and free_bytes < _LOW_MEMORY_SHARE * machine.memory_bytes:
+        found.append(
+            f"{free_bytes / 1e9:.1f} GB of memory are left: ollama-bridge ps, then stop one"
+        )
+    if machine.swapped_in_bytes:
+        found.append("memory is being swapped: models answer slowly; stop one")
+    if machine.hottest_c is not None:
+        now_c, high_c = machine.hottest_c
+        if high_c and now_c >= _HOT_SHARE * high_c:
+            found.append(f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down")
+    return found

@@ -97,8 +97,8 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
             FakeDaemon(models={"m:latest": "d" * 64}),
             Observer(nobody_listens(), limit_s=0.2) as another,
         ):
-            another._blobs[DIGEST] = "m:latest"
-            assert found(another.look(), runner).model is None  # its daemon is another
+            seen = another.look().runners
+            assert runner.pid not in [one.pid for one in seen]  # its daemon is another
     one = found(snapshot, runner)
     assert (one.model, one.slots, one.busy, one.tokens) == ("m:latest", 2, 1, 16)
     assert 0 < one.tokens_per_s <= 6 / 0.05
@@ -106,6 +106,21 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
     assert snapshot.version == "0.34.4"
     assert [model.name for model in snapshot.loaded] == ["m:latest"]
     assert "secret" not in repr(snapshot) + exposition(snapshot)
+
+
+@pytest.mark.parametrize("runner", [6], indirect=True)
+def test_a_daemon_of_another_machine_has_none_of_our_runners(
+    runner: subprocess.Popen[str],
+) -> None:
+    """Nor their tokens, nor is it blamed for what is wrong here."""
+    with Observer("http://192.0.2.1:11434", limit_s=0.05) as observer:
+        snapshot = observer.look()
+    assert (snapshot.runners, snapshot.tokens_per_s) == ((), None)
+    hot = replace(snapshot, machine=replace(CALM.machine, memory_used_bytes=100))
+    assert len(hot.alerts()) == 1  # that it does not answer
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(view(snapshot))
+    assert "? tokens/s   this machine: CPU" in console.export_text()
 
 
 @pytest.mark.parametrize("runner", [0], indirect=True)
