@@ -6,6 +6,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 from ollama_bridge.artifacts import write_text_atomic
@@ -19,6 +20,7 @@ from ollama_bridge.client.session import SessionEvent
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
 
+_Events = Generator[SessionEvent, None, None]
 _IMAGES = ("png", "jpg", "jpeg", "webp")
 _IMAGE_PATH = re.compile(
     rf"""(?:^|(?<=\s))(?:"([^"]+\.(?:{"|".join(_IMAGES)}))"|((?:[^\s\\]|\\.)+\.(?:{"|".join(_IMAGES)})))(?=[.,;:!?)]*(?:\s|$))""",
@@ -39,7 +41,7 @@ HELP = """\
 /export FILE.md             what was said, to read
 /retry                      ask the last question again
 /undo                       take the last question and its answer back
-/compare TAG | off          ask a second model the same, beside this one
+/compare TAG | off          a second model hears all of this, and is asked the same
 /list                       the models in Ollama
 /clear                      forget what was said
 /bye                        end; also /exit, Ctrl-D
@@ -120,20 +122,33 @@ class Repl:
             say(f"(with the image {image})")
         self._show({name: one.stream(text, images=images) for name, one in self.sessions.items()})
 
-    def _show(self, answers: dict[str, Generator[SessionEvent, None, None]]) -> None:
-        with contextlib.ExitStack() as stack:
-            for events in answers.values():
-                stack.callback(events.close)  # an answer that is stopped is kept as far as it came
-            if len(answers) > 1:
-                for name, one in self._view.beside(answers).items():
-                    say(f"{name}: {timing(one)}")
-                return
-            (events,) = answers.values()
+    def _show(self, answers: dict[str, _Events]) -> None:
+        if len(answers) > 1:
+            self._beside(answers)
+            return
+        (events,) = answers.values()
+        with contextlib.closing(events):  # an answer that is stopped is kept as far as it came
             shown = self._view.show(events)
         if self.verbose:
             say(timing(shown))
         elif shown.reply is not None:
             tell_cut(shown.reply, self.said.options, "/set parameter {name} {value}")
+
+    def _beside(self, answers: dict[str, _Events]) -> None:
+        """A question is in all conversations, or in none: what follows is about the same."""
+        said = [session.conversation for session in self.sessions.values()]
+        before = [one.state() for one in said]
+        try:
+            with contextlib.ExitStack() as stack:
+                for events in answers.values():
+                    stack.enter_context(contextlib.closing(events))
+                for name, shown in self._view.beside(answers).items():
+                    say(f"{name}: {timing(shown)}")
+        except (KeyboardInterrupt, OllamaBridgeError):
+            for one, state in zip(said, before, strict=True):
+                one.go_back(state)
+            say("(not answered by all: what was said is as before, for each of them)")
+            raise
 
     def _command(self, name: str, rest: str) -> None:
         commands: dict[str, Callable[[str], None]] = {
@@ -304,9 +319,8 @@ class Repl:
         self._client.show(tag)
         if tag == first:
             raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
-        other = Conversation(
-            tag, self.said.system, self.said.options, self.said.think, format=self.said.format
-        )
+        other = replace(self.said, model=tag, turns=[], dropped=[])
+        other.go_back(self.said.state())  # it hears what was said so far
         self.sessions = {first: self.session, tag: Session(self._client, other)}
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.daemon import FakeDaemon, Fault
+from fakes.daemon import FakeDaemon, Fault, Turn
 from fakes.terminal import Screen
 from rich.console import Console
 
@@ -253,14 +253,51 @@ def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path)
 def test_two_models_answer_beside_each_other(
     chat: Chat, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each with its own history and the same settings."""
+    """Each with its own answers from here on, after the same history, with the same settings."""
     chat("one", "/system Be brief.", "/compare other")
     assert chat("two") == "--- m\nHello!\n--- other\nHello!\n"
     assert [one["model"] for one in chat.daemon.questions[-2:]] == ["m", "other"]
-    assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [4, 2]
+    assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [4, 4]
     assert "other: 7 + 3 tokens" in capsys.readouterr().err
     chat("/compare off")
     assert chat("three") == "Hello!\n"
+
+
+@pytest.mark.parametrize("stopped", ["m", "other"])
+@pytest.mark.parametrize("asked", ["two", "/retry"])
+def test_two_models_are_asked_the_same_whatever_goes_wrong(
+    chat: Chat, capsys: pytest.CaptureFixture[str], stopped: str, asked: str
+) -> None:
+    """An error of either, or Ctrl-C: neither has the question, and both are asked the next."""
+    chat("/compare other", "one")
+    chat.daemon.script = lambda seen: Turn(
+        fault=Fault.ERROR_LINE if seen.json["model"] == stopped else None
+    )
+    chat(asked)
+    assert "what was said is as before" in capsys.readouterr().err
+    chat.daemon.script = None
+    chat("/retry")
+    assert [
+        [one["content"] for one in question["messages"]] for question in chat.daemon.questions[-2:]
+    ] == [["one"], ["one"]]
+    chat("/undo", "three")
+    assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [1, 1]
+
+
+def test_ctrl_c_stops_both_of_two_models(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second was not asked yet, so the first forgets that it was."""
+    chat("/compare other", "one")
+    write = chat.screen.write
+
+    def interrupt(text: str) -> int:
+        if text == "Hel":
+            raise KeyboardInterrupt
+        return write(text)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(chat.screen, "write", interrupt)
+        chat("two")
+    assert [len(one.conversation.turns) for one in chat.repl.sessions.values()] == [1, 1]
 
 
 def test_both_answers_are_columns_on_a_terminal(daemon: FakeDaemon) -> None:
