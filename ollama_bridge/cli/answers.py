@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from ollama_bridge.cli.answer_markdown import AnswerMarkdown
-from ollama_bridge.cli.output import line_json, say
+from ollama_bridge.cli.output import line_json, say, visible, write
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options
 from ollama_bridge.client.session import SessionEvent
@@ -117,7 +117,7 @@ class AnswerView:
                     if isinstance(event, Dropped):
                         say_dropped(event)
                     if isinstance(event, Text):
-                        texts[name] += event.text
+                        texts[name] += visible(event.text)
                         live.update(_columns(texts))
             live.update(_columns(texts))
         return shown
@@ -140,20 +140,18 @@ class AnswerView:
                 shown.take(event, begun_s)
                 if isinstance(event, Thinking) and self.show_thinking:
                     thinks = True
-                    _to_stderr(event.text)
+                    write(sys.stderr, event.text)
                 elif isinstance(event, Text):
                     if thinks:
                         thinks = False
-                        _to_stderr("\n")
+                        write(sys.stderr, "\n")
                     wrote = True
-                    self._console.file.write(event.text)
-                    self._console.file.flush()
+                    write(self._console.file, event.text)
                 elif isinstance(event, Dropped):
                     say_dropped(event)
         finally:
             if wrote:
-                self._console.file.write("\n")
-                self._console.file.flush()
+                write(self._console.file, "\n")
         return shown
 
     def _rendered(self, events: Iterable[SessionEvent]) -> Shown:
@@ -165,12 +163,12 @@ class AnswerView:
                 for event in events:
                     shown.take(event, begun_s)
                     if isinstance(event, Thinking) and self.show_thinking:
-                        thought += event.text
+                        thought += visible(event.text)
                     elif isinstance(event, Text):
                         if thought:
                             live.console.print(Styled(thought.strip(), style="dim italic"))
                             thought = ""
-                        text += event.text
+                        text += visible(event.text)
                         end = whole_blocks(text)
                         if end:
                             live.console.print(AnswerMarkdown(text[:end]))
@@ -269,8 +267,3 @@ def _columns(texts: dict[str, str]) -> Table:
     table.add_row(*(Styled(name, style="bold") for name in texts))
     table.add_row(*(AnswerMarkdown(text) for text in texts.values()))
     return table
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()

@@ -6,24 +6,48 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from ollama_bridge.errors import OllamaBridgeError
+
+# What a terminal obeys instead of showing it, but for tabs and ends of lines.
+_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+_CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def visible(text: str) -> str:
+    """A text in which control characters are seen, as ``\u241b`` for Esc, and not obeyed.
+
+    Answers, Modelfiles, names and messages are written by others: an escape sequence among them
+    could hide or forge what is printed, or write into the clipboard.
+    """
+    return text.replace("\r\n", "\n").translate(_CONTROLS)
+
+
+def write(stream: IO[str], text: str) -> None:
+    """Write at once; byte for byte unless it is a terminal."""
+    stream.write(visible(text) if stream.isatty() else text)
+    stream.flush()
 
 
 def data(text: str) -> None:
     """Print what was asked for."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
+    write(sys.stdout, text if text.endswith("\n") else text + "\n")
 
 
 def data_json(value: object) -> None:
     """Print what was asked for, as one JSON document."""
-    data(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    _write_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def line_json(value: object) -> None:
     """Print one of many things that were asked for, as a line of JSON."""
-    data(json.dumps(value, ensure_ascii=False, default=str))
+    _write_json(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _write_json(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> None:
@@ -42,7 +66,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> None:
     for column in columns:
         view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*(str(row[column]) for column in columns))
+        view.add_row(*(visible(str(row[column])) for column in columns))
     Console().print(view)
 
 
@@ -65,8 +89,7 @@ def path(file: Path, *, as_json: bool) -> None:
 
 def say(text: str) -> None:
     """Tell the user something that is not data."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    write(sys.stderr, text + "\n")
 
 
 def fail(error: OllamaBridgeError, *, as_json: bool) -> int:

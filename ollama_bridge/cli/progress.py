@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from ollama_bridge import reporting
 from ollama_bridge.cli.launch import is_first_process
-from ollama_bridge.cli.output import say
+from ollama_bridge.cli.output import say, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -114,7 +114,7 @@ class ConsoleReporter:
 
     def _line(self, text: str) -> None:
         if self._bars is not None:
-            self._bars.console.print(text, highlight=False, markup=False)
+            self._bars.console.print(visible(text), highlight=False, markup=False)
         else:
             say(text)
 

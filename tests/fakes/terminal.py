@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -81,6 +82,14 @@ class Screen:
                     break
         _, found, self._unread = self._unread.partition(text)
         return bool(found)
+
+
+class TerminalText(io.StringIO):
+    """Collects what is written, and says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """As a terminal's stream answers."""
+        return True
 
 
 def _hear_interrupts() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from fakes.terminal import TerminalText
 from rich.console import Console
 
 from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing, whole_blocks
@@ -72,6 +73,22 @@ def test_where_a_link_goes_is_seen() -> None:
     """A terminal need not show what is behind a word."""
     screen = on_terminal(["See [the page](https://example.org/a)."])
     assert "the page (https://example.org/a)." in screen
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+def test_an_answer_has_no_power_over_a_terminal(
+    markdown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its escape sequences are seen; those of thinking, too."""
+    screen = TerminalText()
+    monkeypatch.setattr("sys.stderr", screen)
+    console = Console(file=screen, force_terminal=True, width=60, color_system=None)
+    pieces = [Thinking("\x1b[8mhm"), Text("\x1b]52;c;eA=="), Text("\x9b2J.")]
+    AnswerView(console, markdown=markdown).show(pieces)
+    shown = screen.getvalue()
+    assert "\u241b[8mhm" in shown
+    assert "\u241b]52;c;eA==\ufffd2J." in shown
+    assert not re.search(r"\x1b\[8m|\x1b\]52|\x9b", shown)
 
 
 def test_times_are_told_in_one_line() -> None:
