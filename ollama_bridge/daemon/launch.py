@@ -30,8 +30,6 @@ _KILL_LIMIT_S = 10.0
 _POLL_INTERVAL_S = 0.05
 _LOG_LIMIT_BYTES = 16 * 1024**2
 _LOG_TAIL_BYTES = 16 * 1024
-# Boot time, which process times are counted from, is known to about a second.
-_CLOCK_SLACK_S = 2.0
 _RUNNER_NAMES = ("llama-server", "ollama")  # up to 0.29 a runner is `ollama runner`
 
 # Our own start: no look-up of a host, one model at a time, and no spinning of OpenMP threads
@@ -47,11 +45,12 @@ QUIET_ENVIRONMENT = {
 class ProcessRecord:
     """A daemon that we started, as written beside its log.
 
-    ``created_at_s`` tells it from a later process that was given the same number.
+    ``started_s``, by a clock that nobody sets, tells it from a later process that was given the
+    same number.
     """
 
     pid: int
-    created_at_s: float
+    started_s: float
     host: str
     binary: str
 
@@ -59,10 +58,10 @@ class ProcessRecord:
     def of(cls, process: subprocess.Popen[bytes], *, host: str, binary: Path) -> Self:
         """The record of a process just started."""
         try:
-            created_at_s = psutil.Process(process.pid).create_time()
+            started_s = _started_s(psutil.Process(process.pid))
         except psutil.NoSuchProcess:
-            created_at_s = time.time()  # it failed at once; the waiting will say so
-        return cls(process.pid, created_at_s, host, str(binary))
+            started_s = 0.0  # it failed at once; the waiting will say so
+        return cls(process.pid, started_s, host, str(binary))
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -71,7 +70,7 @@ class ProcessRecord:
             data = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 pid=int(data["pid"]),
-                created_at_s=float(data["created_at_s"]),
+                started_s=float(data["started_s"]),
                 host=str(data["host"]),
                 binary=str(data["binary"]),
             )
@@ -86,7 +85,7 @@ class ProcessRecord:
         """The running process; None if it ended, whoever has its number now."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created_at_s) <= _CLOCK_SLACK_S
+            same = _started_s(process) == self.started_s
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
@@ -107,11 +106,25 @@ class ProcessRecord:
                     process.pid != self.pid
                     and os.getpgid(process.pid) == self.pid
                     and process.name().startswith(_RUNNER_NAMES)
-                    and process.create_time() >= self.created_at_s - _CLOCK_SLACK_S
+                    and _started_s(process) >= self.started_s
                     and process.status() != psutil.STATUS_ZOMBIE
                 ):
                     found.append(process)
         return found
+
+
+def _started_s(process: psutil.Process) -> float:
+    """When a process was started: on Linux since boot, elsewhere as the kernel wrote it down.
+
+    psutil adds the time of boot, which is "now" less the time since then: it moves with every
+    correction of the clock (proc_pid_stat(5), field 22; proc_stat(5), btime).
+    """
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return process.create_time()
+    # A name may hold blanks and brackets; behind its last bracket field 3 begins.
+    return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_running(pid: int) -> bool:

@@ -61,6 +61,19 @@ def test_started_daemon_serves_the_users_store_and_outlives_the_call(host: str) 
     assert ensure.stop_daemon() is False
 
 
+def test_a_daemon_is_ours_whatever_the_clock_says(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that was corrected meanwhile moves every process's time as psutil tells it."""
+    ensure.ensure_daemon()
+    process = psutil.Process(int(str(ensure.daemon_status()["pid"])))
+    told = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: told(self) + 3600)
+    assert ensure.daemon_status()["started_by_us"] is True
+    assert ensure.stop_daemon() is True
+    assert not process.is_running()
+
+
 def test_running_daemon_is_used_and_never_stopped(
     host: str, fake_ollama: Path, tmp_path: Path
 ) -> None:
