@@ -96,6 +96,7 @@ manual.use_in(app)
 def main() -> None:
     """Run the command line; every error ends here as one message and an exit code."""
     _open_what_is_closed()
+    output.print_anything()
     quiet_libraries()
     words = sys.argv[1:]
     as_json = "--json" in words[: words.index("--") if "--" in words else None]

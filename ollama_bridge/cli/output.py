@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,23 @@ from ollama_bridge.errors import OllamaBridgeError
 # What a terminal obeys instead of showing it, but for tabs and ends of lines.
 _CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
 _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def print_anything() -> None:
+    """Let stdout take what its encoding cannot say, in place of an error in the middle of it.
+
+    Names of files keep the bytes that they have; any other character becomes a question mark.
+    """
+    codecs.register_error("ollama-bridge", _replaced)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="ollama-bridge")
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
 
 
 def visible(text: str) -> str:
@@ -37,15 +56,20 @@ def data(text: str) -> None:
 
 def data_json(value: object) -> None:
     """Print what was asked for, as one JSON document."""
-    _write_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    _write_json(value, indent=2)
 
 
 def line_json(value: object) -> None:
     """Print one of many things that were asked for, as a line of JSON."""
-    _write_json(json.dumps(value, ensure_ascii=False, default=str))
+    _write_json(value)
 
 
-def _write_json(text: str) -> None:
+def _write_json(value: object, indent: int | None = None) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # JSON can say in ASCII what the stream cannot
+        text = json.dumps(value, indent=indent, default=str)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from fakes.daemon import FakeDaemon
 from fakes.terminal import TerminalText
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +66,33 @@ def test_programs_get_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     output.data_json({"text": HOSTILE})
     line, document = screen.getvalue().split("\n", 1)
     assert json.loads(line) == json.loads(document) == {"text": HOSTILE}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("ascii", b"It?s ? ?\n"),
+        ("latin-1", b"It?s \xe9 ?\n"),
+        ("utf-8", "It’s é ?\n".encode()),
+    ],
+)
+def test_an_answer_that_the_locale_cannot_print(encoding: str, told: bytes) -> None:
+    """Is printed as far as it can be; programs get all of it."""
+    with FakeDaemon(pieces=["It’s é \ud83d"]) as daemon:
+        environment = os.environ | {"OLLAMA_HOST": daemon.host, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-m", "ollama_bridge", "run", "m", "hi"]
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        lines = subprocess.run([*command, "--json"], env=environment, stdout=-1, check=True).stdout
+    assert done.stdout == told
+    assert json.loads(lines.splitlines()[0])["text"] == "It’s é \ud83d"
+
+
+def test_names_keep_their_bytes(tmp_path: Path) -> None:
+    """Also those that are no UTF-8; JSON says them in ASCII."""
+    command = [sys.executable, "-m", "ollama_bridge", "recipes", "copy", "sentiment"]
+    folder = os.fsencode(tmp_path) + b"/r\xe9sum\xe9"
+    Path(os.fsdecode(folder)).mkdir()
+    done = subprocess.run([*command, folder], capture_output=True, check=True)
+    assert done.stdout.startswith(folder)
+    again = subprocess.run([*command, folder, "--json"], capture_output=True, check=False)
+    assert "r\udce9sum" in json.loads(again.stdout)["error"]["message"]
