@@ -74,9 +74,12 @@ def _start(binary: Path, address: Address, host: str | None, reporter: Reporter)
         # The user's own Ollama keeps the user's own settings.
         environment = {**launch.QUIET_ENVIRONMENT, **environment}
     process, record = launch.spawn(
-        binary, environment=environment, host=address.url, log_path=log_path()
+        binary,
+        environment=environment,
+        host=address.url,
+        log_path=log_path(),
+        record_path=record_path,
     )
-    record.write(record_path)
     try:
         daemon = launch.wait_until_answers(
             process, record, log_path=log_path(), log_offset=log_offset

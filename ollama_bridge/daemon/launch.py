@@ -135,12 +135,18 @@ def _is_running(pid: int) -> bool:
 
 
 def spawn(
-    binary: Path, *, environment: Mapping[str, str], host: str, log_path: Path
+    binary: Path,
+    *,
+    environment: Mapping[str, str],
+    host: str,
+    log_path: Path,
+    record_path: Path,
 ) -> tuple[subprocess.Popen[bytes], ProcessRecord]:
     """Start ``ollama serve`` detached: own session, no terminal, output appended to a log.
 
     Raises:
         DaemonInstallError: the binary cannot be run or the log not be written.
+        DiskFullError: no room for the record; nothing runs on.
     """
     try:
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +166,14 @@ def spawn(
         raise DaemonInstallError(
             f"{binary} could not be started: {exc}", hint="ollama-bridge daemon install"
         ) from exc
-    return process, ProcessRecord.of(process, host=host, binary=binary)
+    record = ProcessRecord.of(process, host=host, binary=binary)
+    try:
+        record.write(record_path)
+    except BaseException:  # without a record nobody could stop it later
+        end(record)
+        reap(process)
+        raise
+    return process, record
 
 
 def wait_until_answers(

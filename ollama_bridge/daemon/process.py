@@ -153,12 +153,16 @@ class PrivateDaemon:
     def _start_on(self, port: int) -> None:
         host = f"http://127.0.0.1:{port}"
         log_offset = launch.log_size_bytes(self.log_path)
-        process, record = launch.spawn(
-            self.binary, environment=self._environment(port), host=host, log_path=self.log_path
+        self._process, self._record = launch.spawn(
+            self.binary,
+            environment=self._environment(port),
+            host=host,
+            log_path=self.log_path,
+            record_path=self._record_path,
         )
-        record.write(self._record_path)
-        self._process, self._record = process, record
-        launch.wait_until_answers(process, record, log_path=self.log_path, log_offset=log_offset)
+        launch.wait_until_answers(
+            self._process, self._record, log_path=self.log_path, log_offset=log_offset
+        )
 
     def _environment(self, port: int) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_")}

@@ -74,6 +74,18 @@ def test_a_daemon_is_ours_whatever_the_clock_says(
     assert not process.is_running()
 
 
+def test_a_daemon_whose_record_cannot_be_written_is_ended(host: str) -> None:
+    """Nobody could stop it later: a full disk, or here a folder in the record's place."""
+    port = host.rpartition(":")[2]
+    record = home_dir() / "daemon" / f"ollama-{port}.json"
+    record.mkdir(parents=True)
+    before = psutil.Process().children()
+    with pytest.raises(IsADirectoryError):
+        ensure.ensure_daemon()
+    assert [one for one in psutil.Process().children() if one not in before] == []
+    record.rmdir()
+
+
 def test_running_daemon_is_used_and_never_stopped(
     host: str, fake_ollama: Path, tmp_path: Path
 ) -> None:
