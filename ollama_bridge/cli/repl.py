@@ -9,8 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
-from ollama_bridge.artifacts import write_text_atomic
-from ollama_bridge.cli import output
+from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.asking import with_own_limit
 from ollama_bridge.cli.output import say
@@ -47,6 +46,7 @@ HELP = """\
 /bye                        end; also /exit, Ctrl-D
 /? or /help                 this list
 \"\"\" begins and ends a text of several lines. The path of an image sends the image along.
+/save and /export replace nothing but what a chat saved before.
 Ctrl-C stops the answer, not the chat. Up and down: what was typed before; Ctrl-R searches it;
 Ctrl-G: write the question in an editor (OLLAMA_EDITOR, else VISUAL or EDITOR)."""
 
@@ -267,40 +267,12 @@ class Repl:
 
     def _save(self, what: str) -> None:
         if _needed(what, "/save").endswith(".json"):
-            self.session.save(what)
+            keeping.save_file(self.said, Path(what))
         else:
-            request: dict[str, object] = {
-                "model": what,
-                "from": self.said.model,
-                "messages": [
-                    *(self._client.show(self.said.model).raw.get("messages") or []),
-                    *(
-                        {"role": one["role"], "content": one["content"]}
-                        for turn in self.said.turns
-                        for one in turn.messages
-                    ),
-                ],
-            }
-            if self.said.system is not None:
-                request["system"] = self.said.system
-            if self.said.options:
-                request["parameters"] = dict(self.said.options)
-            self._client.create(request)
-        say(f"(saved: {what})")
+            keeping.save_model(self._client, self.said, what)
 
     def _export(self, what: str) -> None:
-        path = Path(_needed(what, "/export"))
-        parts = [f"# {self.said.model}\n"]
-        if self.said.system is not None:
-            parts.append(f"> {self.said.system}\n")
-        for turn in [*self.said.dropped, *self.said.turns]:
-            parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]
-        try:
-            write_text_atomic(path, "\n".join(parts))
-        except (OSError, UnicodeEncodeError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
-            raise ConfigError(f"{path} cannot be written: {why}") from exc
-        say(f"(written: {path})")
+        keeping.export(self.said, Path(_needed(what, "/export")))
 
     def _retry(self, _: str) -> None:
         self._show({name: one.retry() for name, one in self.sessions.items()})

@@ -263,6 +263,34 @@ def test_two_models_answer_beside_each_other(
     assert chat("three") == "Hello!\n"
 
 
+@pytest.mark.parametrize("line", ["/save {}.json", "/export {}.md", "/save other"])
+def test_only_what_a_chat_saved_is_replaced(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str
+) -> None:
+    """Neither a file of the user's nor a model that may have been proven."""
+    for name in ("mine.json", "mine.md"):
+        (tmp_path / name).write_text("{}")
+    chat("one", line.format(tmp_path / "mine"))
+    told = capsys.readouterr().err
+    assert "it was not" in told
+    assert "\nfix: " in told
+    assert {path.read_text() for path in tmp_path.glob("mine.*")} == {"{}"}
+    assert "/api/create" not in [asked.path for asked in chat.daemon.asked]
+
+
+def test_what_a_chat_saved_is_saved_anew(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As a file and as a model; of which it is said what a model cannot have."""
+    chat.daemon.statuses = [{"status": "success"}]
+    chat.daemon.shown = {**chat.daemon.shown, "messages": [{"role": "user", "content": "Zero"}]}
+    file = tmp_path / "mine.json"
+    chat("one", f"/save {file}", "two", f"/save {file}", "/think off", "/save other")
+    assert len(Conversation.load(file).turns) == 2
+    assert "(saved: other; only a file keeps think)" in capsys.readouterr().err
+    assert "/api/create" in [asked.path for asked in chat.daemon.asked]
+
+
 @pytest.mark.parametrize("stopped", ["m", "other"])
 @pytest.mark.parametrize("asked", ["two", "/retry"])
 def test_two_models_are_asked_the_same_whatever_goes_wrong(

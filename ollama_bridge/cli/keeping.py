@@ -1,0 +1,91 @@
+"""What is kept of a chat: a file to go on from, a model that has what was said, a page to read.
+
+Nothing is replaced but what a chat saved before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.cli.output import say
+from ollama_bridge.client import Client, Conversation
+from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
+
+
+def save_file(said: Conversation, path: Path) -> None:
+    """Write everything, in place of what was saved there before.
+
+    Raises:
+        ConfigError: there is another file.
+        ArtifactError: it cannot be written.
+    """
+    if path.exists():
+        try:
+            Conversation.load(path)
+        except ArtifactError as exc:
+            raise _is_there(path, f"{exc.message}; it was not overwritten") from exc
+    said.save(path)
+    say(f"(saved: {path})")
+
+
+def save_model(client: Client, said: Conversation, tag: str) -> None:
+    """Make a model with the settings and the turns, in place of one that was saved so before.
+
+    Raises:
+        ConfigError: there is another model of that name.
+        DaemonError: it cannot be made.
+    """
+    try:
+        if not client.show(tag).raw.get("messages"):
+            raise ConfigError(
+                f"{tag} is a model that no chat saved; it was not replaced",
+                hint=f"/save under another name, or first: ollama-bridge rm {tag}",
+            )
+    except ModelNotFoundError:
+        pass
+    own = client.show(said.model).raw.get("messages") or []
+    turns = [message for turn in said.turns for message in turn.messages]
+    request: dict[str, object] = {
+        "model": tag,
+        "from": said.model,
+        "messages": [*own, *({name: one[name] for name in ("role", "content")} for one in turns)],
+    }
+    if said.system is not None:
+        request["system"] = said.system
+    if said.options:
+        request["parameters"] = dict(said.options)
+    client.create(request)
+    lost = {
+        "left out turns": said.dropped,
+        "images": any("images" in message for message in turns),
+        "think": said.think is not None,
+        "format": said.format is not None,
+    }
+    without = ", ".join(name for name, is_lost in lost.items() if is_lost)
+    say(f"(saved: {tag})" if not without else f"(saved: {tag}; only a file keeps {without})")
+
+
+def export(said: Conversation, path: Path) -> None:
+    """Write what was said as Markdown.
+
+    Raises:
+        ConfigError: there is such a file, or it cannot be written.
+    """
+    if path.exists():
+        raise _is_there(path, f"{path} exists; it was not overwritten")
+    parts = [f"# {said.model}\n"]
+    if said.system is not None:
+        parts.append(f"> {said.system}\n")
+    for turn in [*said.dropped, *said.turns]:
+        parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]
+    try:
+        write_text_atomic(path, "\n".join(parts))
+    except (OSError, UnicodeEncodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
+        raise ConfigError(f"{path} cannot be written: {why}") from exc
+    say(f"(written: {path})")
+
+
+def _is_there(path: Path, message: str) -> ConfigError:
+    return ConfigError(message, hint=f"write it under another name, or first: rm {path}")
