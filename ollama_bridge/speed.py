@@ -47,14 +47,15 @@ class Load:
 
     Attributes:
         concurrencies: Requests at a time; each is measured by itself.
-        requests: How many at each.
+        requests: How many at each; no fewer than run at a time.
         prompt_words: Length of a prompt, where ``prompts`` is empty.
         tokens: Answers are cut after so many.
-        prompts: Own prompts, taken in turn.
+        prompts: Own prompts, one for each request: asked again, one is read from the daemon's
+            prompt cache.
         seed: Of the prompts' words.
 
     Raises:
-        ConfigError: nothing would be asked.
+        ConfigError: nothing would be asked, or not what was to be measured.
     """
 
     concurrencies: tuple[int, ...] = (1, 2, 4)
@@ -71,6 +72,18 @@ class Load:
             raise ConfigError(
                 "concurrencies, requests, words and tokens are 1 or more",
                 hint="ollama-bridge bench TAG --concurrency 1,2,4 --requests 8",
+            )
+        most, needed = max(self.concurrencies), self.requests * len(self.concurrencies)
+        if most > self.requests:
+            raise ConfigError(
+                f"{self.requests} requests are never {most} at a time", hint=f"--requests {most}"
+            )
+        different = len(set(self.prompts[:needed]))
+        if self.prompts and different < needed:
+            raise ConfigError(
+                f"{different} prompts for {needed} requests: one that is asked again "
+                "comes from the daemon's prompt cache",
+                hint=f"give {needed}, or ask less: --requests, --concurrency",
             )
 
 
@@ -302,7 +315,7 @@ class _Asker:
     def _prompt(self) -> str:
         number, self._asked = self._asked, self._asked + 1
         if self._load.prompts:
-            return self._load.prompts[number % len(self._load.prompts)]
+            return self._load.prompts[number]
         words = self._random.choices(_WORDS, k=self._load.prompt_words)
         return f"{' '.join(words)}: tell a long story with these words."
 

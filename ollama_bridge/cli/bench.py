@@ -32,7 +32,7 @@ def bench(
     words: Annotated[int, typer.Option(help="Length of a prompt.")] = 64,
     tokens: Annotated[int, typer.Option(help="Answers are cut after so many.")] = 64,
     prompts: Annotated[
-        Path | None, typer.Option(help="Own prompts, a line each.", dir_okay=False)
+        Path | None, typer.Option(help="Own prompts, a line for each request.", dir_okay=False)
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw it, as SVG.", dir_okay=False)
@@ -116,7 +116,7 @@ def _lines(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise ConfigError(f"{path} cannot be read: {reason}") from exc
-    found = tuple(line for line in lines if line.strip())
+    found = tuple(dict.fromkeys(line for line in lines if line.strip()))
     if not found:
         raise ConfigError(f"{path} has no prompts", hint="write one on each line")
     return found

@@ -125,7 +125,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon
     home = tmp_path / "home"
     for name, text in {
         "letter.txt": "Dear Sirs,",
-        "letters.txt": "Dear Sirs,\nMadam,\n",
+        "letters.txt": "".join(f"Dear Sirs, this is letter {n}.\n" for n in range(16)),
         "questions.txt": "Hello?\n",
         "texts.txt": "one\ntwo\n",
         "letters.jsonl": '{"prompt": "Hello?"}\n',

@@ -138,6 +138,10 @@ def test_what_cannot_be_measured_is_told() -> None:
         measure_speed([], Load())
     with pytest.raises(ConfigError, match="1 or more"):
         Load(requests=0)
+    with pytest.raises(ConfigError, match="8 requests are never 16 at a time"):
+        Load((1, 16))
+    with pytest.raises(ConfigError, match="3 prompts for 4 requests"):
+        Load((1, 2), requests=2, prompts=("a", "b", "c", "a"))
 
 
 def test_the_command_prints_a_table_json_and_a_picture(
@@ -146,7 +150,7 @@ def test_the_command_prints_a_table_json_and_a_picture(
     """Short answers are pointed out; own prompts are asked."""
     monkeypatch.setattr(sys.modules["ollama_bridge.speed_bound"], "_BUFFER_BYTES", 2**20)
     prompts, picture = tmp_path / "prompts.txt", tmp_path / "speed.svg"
-    prompts.write_text("one\n\ntwo\n")
+    prompts.write_text("one\n\none\ntwo\n")
     with FakeDaemon(models=TAGS) as daemon:
         args = ["bench", "m", "--host", daemon.host, "--requests", "2", "--concurrency", "1"]
         extra = ["--prompts", str(prompts), "--picture", str(picture)]
