@@ -82,7 +82,8 @@ class AnswerView:
         show_thinking: bool = True,
         as_json: bool = False,
     ) -> None:
-        self._console = console or Console(file=sys.stdout)
+        # Else FORCE_COLOR and its like would make a terminal of a pipe.
+        self._console = console or Console(file=sys.stdout, force_terminal=sys.stdout.isatty())
         self.markdown = markdown
         self.show_thinking = show_thinking
         self.as_json = as_json

@@ -70,7 +70,7 @@ def monitor(
             elif as_json:
                 output.line_json({**asdict(snapshot), "alerts": snapshot.alerts()})
             else:
-                Console(width=200).print(view(snapshot))
+                Console(width=200, force_terminal=False).print(view(snapshot))
 
 
 def _looks(observer: Observer, interval_s: float, count: int | None) -> Iterator[Snapshot]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.command_line import run_in_process
 from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.terminal import run_command
 
@@ -121,6 +122,20 @@ def test_answers_are_events_for_programs(daemon: FakeDaemon) -> None:
     assert [line.get("event") for line in lines[-4:]] == ["done", "shown", "listed", None]
     assert lines[-1]["error"]["message"] == "no command /nonsense"
     assert talk.returncode == lines[-1]["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_pipe_is_no_terminal(
+    daemon: FakeDaemon, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a CI sets for colours: no spinner, no cursor, no Markdown."""
+    monkeypatch.setenv(variable, "1")
+    daemon.pieces = ["**Hel", "lo**!"]
+    assert run_in_process(monkeypatch, ["run", "m", "hi", "--host", daemon.host]).stdout == (
+        "**Hello**!\n"
+    )
+    words = ["monitor", "--host", daemon.host, "--count", "1", "--interval", "0.1"]
+    assert "\x1b" not in run_in_process(monkeypatch, words).stdout
 
 
 @pytest.mark.parametrize(
