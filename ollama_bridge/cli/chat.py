@@ -87,8 +87,9 @@ def chat(
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
     from ollama_bridge.client.options import check_options
+    from ollama_bridge.models.paths import expand_home
 
-    conversation = Conversation.load(load.expanduser()) if load is not None else Conversation(tag)
+    conversation = Conversation(tag) if load is None else Conversation.load(expand_home(str(load)))
     conversation.model = tag
     conversation.system = system if system is not None else conversation.system
     conversation.options = {**conversation.options, **check_options(read_options(parameter))}

@@ -11,6 +11,7 @@ from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
+from ollama_bridge.models.paths import is_file
 
 
 def save_file(said: Conversation, path: Path) -> None:
@@ -20,7 +21,7 @@ def save_file(said: Conversation, path: Path) -> None:
         ConfigError: there is another file.
         ArtifactError: it cannot be written.
     """
-    if path.exists():
+    if is_file(path):
         try:
             Conversation.load(path)
         except ArtifactError as exc:
@@ -72,7 +73,7 @@ def export(said: Conversation, path: Path) -> None:
     Raises:
         ConfigError: there is such a file, or it cannot be written.
     """
-    if path.exists():
+    if is_file(path):
         raise _is_there(path, f"{path} exists; it was not overwritten")
     parts = [f"# {said.model}\n"]
     if said.system is not None:

@@ -18,6 +18,7 @@ from ollama_bridge.client.options import check_options
 from ollama_bridge.client.session import SessionEvent
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
+from ollama_bridge.models.paths import expand_home
 
 _Events = Generator[SessionEvent, None, None]
 _IMAGES = ("png", "jpg", "jpeg", "webp")
@@ -257,7 +258,7 @@ class Repl:
 
     def _load(self, what: str) -> None:
         if what.endswith(".json"):
-            conversation = Conversation.load(Path(what).expanduser())
+            conversation = Conversation.load(expand_home(what))
         else:
             _needed(what, "/load")
             own = with_own_limit({}, self._client.show(what))
@@ -267,12 +268,12 @@ class Repl:
 
     def _save(self, what: str) -> None:
         if _needed(what, "/save").endswith(".json"):
-            keeping.save_file(self.said, Path(what))
+            keeping.save_file(self.said, expand_home(what))
         else:
             keeping.save_model(self._client, self.said, what)
 
     def _export(self, what: str) -> None:
-        keeping.export(self.said, Path(_needed(what, "/export")))
+        keeping.export(self.said, expand_home(_needed(what, "/export")))
 
     def _retry(self, _: str) -> None:
         self._show({name: one.retry() for name, one in self.sessions.items()})

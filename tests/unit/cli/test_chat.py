@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import signal
@@ -12,38 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.chats import Chat
 from fakes.daemon import FakeDaemon, Fault, Turn
 from fakes.terminal import Screen
-from rich.console import Console
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli.answers import AnswerView
 from ollama_bridge.cli.chat import joined
-from ollama_bridge.cli.repl import HELP, EndOfChat, Repl, images_in
-from ollama_bridge.client import Client, Conversation
-
-
-class Chat:
-    """A chat whose answers are collected."""
-
-    def __init__(self, daemon: FakeDaemon, *, terminal: bool = False) -> None:
-        self.daemon = daemon
-        self.screen = io.StringIO()
-        console = Console(file=self.screen, force_terminal=terminal, width=60, color_system=None)
-        self.client = Client(daemon.host)
-        self.repl = Repl(self.client, Conversation("m"), AnswerView(console))
-
-    def __call__(self, *lines: str) -> str:
-        """Type lines; returns what is new on the screen."""
-        before = len(self.screen.getvalue())
-        for line in lines:
-            self.repl.take(line)
-        return self.screen.getvalue()[before:]
-
-    @property
-    def last(self) -> dict[str, object]:
-        question: dict[str, object] = self.daemon.questions[-1]
-        return question
+from ollama_bridge.cli.repl import HELP, EndOfChat, images_in
 
 
 @pytest.fixture
@@ -159,6 +133,10 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/show banana", "/show banana: not understood"),
         ("/load", "/load what?"),
         ("/load none.json", "none.json cannot be read"),
+        ("/load ~unheard-of/x.json", "~unheard-of/x.json cannot be read"),
+        ("/save ~unheard-of/x.json", "~unheard-of/x.json cannot be written"),
+        (f"/save {'x' * 300}.json", "cannot be written: File name too long"),
+        (f"/export {'x' * 300}.md", "cannot be written: File name too long"),
         ("/load unknown", "unknown"),
         ("/save", "/save what?"),
         ("/export none/none.md", "cannot be written"),
@@ -217,39 +195,6 @@ def test_undo_retry_clear(chat: Chat, capsys: pytest.CaptureFixture[str]) -> Non
     assert "(nothing was asked)" in capsys.readouterr().err
 
 
-def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path) -> None:
-    """As a file to go on from, as a file to read, as a model."""
-    file, page = tmp_path / "a.json", tmp_path / "a.md"
-    chat("/system Be brief.", "/set parameter seed 1", "one", f"/save {file}", f"/export {page}")
-    assert page.read_text() == "# m\n\n> Be brief.\n\n**You:** one\n\nHello!\n"
-    chat("/clear", "/system", f"/load {file}", "two")
-    assert [one["content"] for one in chat.last["messages"]] == [  # type: ignore[attr-defined]
-        "Be brief.",
-        "one",
-        "Hello!",
-        "two",
-    ]
-    chat.daemon.statuses = [{"status": "success"}]
-    own = [{"role": "user", "content": "Zero"}, {"role": "assistant", "content": "0"}]
-    chat.daemon.shown = {**chat.daemon.shown, "messages": own}
-    chat("/undo", "/save mine")
-    (created,) = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
-    assert created == {
-        "model": "mine",
-        "from": "m",
-        "system": "Be brief.",
-        "parameters": {"seed": 1},
-        "messages": [
-            *own,
-            {"role": "user", "content": "one"},
-            {"role": "assistant", "content": "Hello!"},
-        ],
-        "stream": True,
-    }
-    chat("/load other", "hi")
-    assert chat.last["model"] == "other"
-
-
 def test_two_models_answer_beside_each_other(
     chat: Chat, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,34 +206,6 @@ def test_two_models_answer_beside_each_other(
     assert "other: 7 + 3 tokens" in capsys.readouterr().err
     chat("/compare off")
     assert chat("three") == "Hello!\n"
-
-
-@pytest.mark.parametrize("line", ["/save {}.json", "/export {}.md", "/save other"])
-def test_only_what_a_chat_saved_is_replaced(
-    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str
-) -> None:
-    """Neither a file of the user's nor a model that may have been proven."""
-    for name in ("mine.json", "mine.md"):
-        (tmp_path / name).write_text("{}")
-    chat("one", line.format(tmp_path / "mine"))
-    told = capsys.readouterr().err
-    assert "it was not" in told
-    assert "\nfix: " in told
-    assert {path.read_text() for path in tmp_path.glob("mine.*")} == {"{}"}
-    assert "/api/create" not in [asked.path for asked in chat.daemon.asked]
-
-
-def test_what_a_chat_saved_is_saved_anew(
-    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """As a file and as a model; of which it is said what a model cannot have."""
-    chat.daemon.statuses = [{"status": "success"}]
-    chat.daemon.shown = {**chat.daemon.shown, "messages": [{"role": "user", "content": "Zero"}]}
-    file = tmp_path / "mine.json"
-    chat("one", f"/save {file}", "two", f"/save {file}", "/think off", "/save other")
-    assert len(Conversation.load(file).turns) == 2
-    assert "(saved: other; only a file keeps think)" in capsys.readouterr().err
-    assert "/api/create" in [asked.path for asked in chat.daemon.asked]
 
 
 @pytest.mark.parametrize("stopped", ["m", "other"])

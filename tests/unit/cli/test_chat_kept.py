@@ -1,0 +1,91 @@
+"""What is kept of a chat: files and models, none of which replaces what is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.chats import Chat
+from fakes.daemon import FakeDaemon
+
+from ollama_bridge.client import Conversation
+
+
+@pytest.fixture
+def chat() -> Iterator[Chat]:
+    with FakeDaemon(models={"m:latest": "d" * 64, "other:latest": "e" * 64}) as daemon:
+        found = Chat(daemon)
+        yield found
+        found.client.close()
+
+
+def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path) -> None:
+    """As a file to go on from, as a file to read, as a model."""
+    file, page = tmp_path / "a.json", tmp_path / "a.md"
+    chat("/system Be brief.", "/set parameter seed 1", "one", f"/save {file}", f"/export {page}")
+    assert page.read_text() == "# m\n\n> Be brief.\n\n**You:** one\n\nHello!\n"
+    chat("/clear", "/system", f"/load {file}", "two")
+    assert [one["content"] for one in chat.last["messages"]] == [  # type: ignore[attr-defined]
+        "Be brief.",
+        "one",
+        "Hello!",
+        "two",
+    ]
+    chat.daemon.statuses = [{"status": "success"}]
+    own = [{"role": "user", "content": "Zero"}, {"role": "assistant", "content": "0"}]
+    chat.daemon.shown = {**chat.daemon.shown, "messages": own}
+    chat("/undo", "/save mine")
+    (created,) = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
+    assert created == {
+        "model": "mine",
+        "from": "m",
+        "system": "Be brief.",
+        "parameters": {"seed": 1},
+        "messages": [
+            *own,
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "Hello!"},
+        ],
+        "stream": True,
+    }
+    chat("/load other", "hi")
+    assert chat.last["model"] == "other"
+
+
+def test_files_are_named_as_in_a_shell(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``~`` is the user's home wherever a file is named."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    chat("one", "/save ~/a.json", "/export ~/a.md", "/clear", "/load ~/a.json")
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.json", "a.md"]
+    assert len(chat.repl.said.turns) == 1
+
+
+@pytest.mark.parametrize("line", ["/save {}.json", "/export {}.md", "/save other"])
+def test_only_what_a_chat_saved_is_replaced(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str
+) -> None:
+    """Neither a file of the user's nor a model that may have been proven."""
+    for name in ("mine.json", "mine.md"):
+        (tmp_path / name).write_text("{}")
+    chat("one", line.format(tmp_path / "mine"))
+    told = capsys.readouterr().err
+    assert "it was not" in told
+    assert "\nfix: " in told
+    assert {path.read_text() for path in tmp_path.glob("mine.*")} == {"{}"}
+    assert "/api/create" not in [asked.path for asked in chat.daemon.asked]
+
+
+def test_what_a_chat_saved_is_saved_anew(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As a file and as a model; of which it is said what a model cannot have."""
+    chat.daemon.statuses = [{"status": "success"}]
+    chat.daemon.shown = {**chat.daemon.shown, "messages": [{"role": "user", "content": "Zero"}]}
+    file = tmp_path / "mine.json"
+    chat("one", f"/save {file}", "two", f"/save {file}", "/think off", "/save other")
+    assert len(Conversation.load(file).turns) == 2
+    assert "(saved: other; only a file keeps think)" in capsys.readouterr().err
+    assert "/api/create" in [asked.path for asked in chat.daemon.asked]
