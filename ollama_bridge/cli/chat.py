@@ -26,6 +26,7 @@ from ollama_bridge.cli.asking import (
 )
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
+from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import DataError
 
 if TYPE_CHECKING:
@@ -109,12 +110,12 @@ def chat(
 
 
 def connect(host: str | None) -> Client:
-    """A client of the daemon, which is started if it does not run."""
+    """A client of the daemon, which is started, and that said, if it does not run."""
     from ollama_bridge.client import Client
     from ollama_bridge.daemon.ensure import ensure_daemon
-    from ollama_bridge.reporting import NullReporter
 
-    return Client(ensure_daemon(reporter=NullReporter(), host=host).host)
+    with ConsoleReporter() as reporter:
+        return Client(ensure_daemon(reporter=reporter, host=host).host)
 
 
 def talk(repl: Repl) -> None:

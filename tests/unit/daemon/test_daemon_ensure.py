@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fakes.command_line import run_in_process
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.daemon import ensure
@@ -59,6 +60,16 @@ def test_started_daemon_serves_the_users_store_and_outlives_the_call(host: str) 
     assert not any(runner.is_running() for runner in runners)
     assert ensure.daemon_status()["running"] is False
     assert ensure.stop_daemon() is False
+
+
+def test_who_asks_is_told_that_a_daemon_was_started(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how to stop it; on stderr, so that answers stay alone."""
+    done = run_in_process(monkeypatch, ["generate", "m", "hi"])
+    assert done.stderr.startswith(f"daemon: started Ollama 0.34.4 at {host}")
+    assert "stop it with: ollama-bridge daemon stop" in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_daemon_is_ours_whatever_the_clock_says(
