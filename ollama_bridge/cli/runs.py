@@ -13,6 +13,7 @@ from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.folder_files import paths_named, statuses
 
 app = typer.Typer(help="Finished and unfinished runs.", no_args_is_help=True)
 
@@ -33,8 +34,7 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
     """
     rows: list[dict[str, Any]] = []
     for run in _all_runs():
-        files = [path for path in run.rglob("*") if path.is_file()]
-        size_bytes = sum(path.stat().st_size for path in files)
+        size_bytes = sum(one.st_size for one in statuses(run))
         rows.append({"name": run.name, "stages": len(_stages(run)), "size_bytes": size_bytes})
     if as_json:
         output.data_json(rows)
@@ -57,7 +57,10 @@ def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
     folder = find_run(run)
     rows: list[dict[str, Any]] = []
     for stage in _stages(folder):
-        manifest = json.loads((stage / MANIFEST_NAME).read_text(encoding="utf-8"))
+        try:
+            manifest = json.loads((stage / MANIFEST_NAME).read_text(encoding="utf-8"))
+        except FileNotFoundError:  # a build is replacing it
+            continue
         rows.append(
             {
                 "artefact": stage.relative_to(folder).as_posix(),
@@ -119,8 +122,8 @@ def _all_runs() -> list[Path]:
 
 
 def _stages(run: Path) -> list[Path]:
-    manifests = run.glob(f"**/{MANIFEST_NAME}")
-    return sorted(path.parent for path in manifests if not path.parent.name.startswith("."))
+    stages = (path.parent for path in paths_named(run, MANIFEST_NAME))
+    return sorted(stage for stage in stages if not stage.name.startswith("."))
 
 
 def find_run(run: str) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.drafts import locked
 from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.folder_files import statuses
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, read_info
 from ollama_bridge.label_store.segments import OPEN_NAME, open_rows, segments_of
 from ollama_bridge.label_store.shared import lock_path, read_about
@@ -123,8 +124,7 @@ def remove_store(folder: Path) -> tuple[int, int]:
 
 def _sizes(folder: Path, *, links: int | None = None) -> list[int]:
     """Sizes of a folder's files, in bytes; on request of those alone that have so many names."""
-    found = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return [one.st_size for one in found if links is None or one.st_nlink == links]
+    return [one.st_size for one in statuses(folder) if links is None or one.st_nlink == links]
 
 
 def _uses(artifact: Path, store: Path) -> bool:
