@@ -123,9 +123,9 @@ def talk(repl: Repl) -> None:
     from ollama_bridge.cli.repl import EndOfChat
 
     repl.is_typed = sys.stdin.isatty()
-    lines = _typed(repl) if repl.is_typed else (line.rstrip("\n") for line in sys.stdin)
+    piped = (line.rstrip("\n") for line in sys.stdin)
     try:
-        for text in joined(lines):
+        for text in joined(_typed(repl) if repl.is_typed else piped):
             repl.take(text)
     except EndOfChat:
         return
@@ -135,20 +135,23 @@ def talk(repl: Repl) -> None:
         ) from exc
 
 
-def joined(lines: Iterator[str]) -> Iterator[str]:
-    '''Lines between """ and """ as one text.'''
+def joined(lines: Iterator[str | None]) -> Iterator[str]:
+    '''Lines between """ and """ as one text; None drops a text that is not ended.'''
     for line in lines:
+        if line is None:
+            continue
         begin, mark, rest = line.partition(_MARK)
         if not mark:
             yield line
             continue
         while _MARK not in rest:
-            following = next(lines, None)
-            if following is None:  # the end of the input ends the text, too
+            following = next(lines, _MARK)  # the end of the input ends the text, too
+            if following is None:
                 break
             rest += f"\n{following}"
-        text, _, end = rest.partition(_MARK)
-        yield f"{begin}{text.strip(chr(10))}{end}"
+        else:
+            text, _, end = rest.partition(_MARK)
+            yield f"{begin}{text.strip(chr(10))}{end}"
 
 
 def _offered() -> dict[str, Any]:
@@ -162,7 +165,7 @@ def _offered() -> dict[str, Any]:
     return commands | {"/set": settings, "/show": dict.fromkeys(_SHOWN), "/think": levels}
 
 
-def _typed(repl: Repl) -> Iterator[str]:
+def _typed(repl: Repl) -> Iterator[str | None]:
     """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -202,9 +205,14 @@ def _typed(repl: Repl) -> Iterator[str]:
         try:
             line = session.prompt("... " if in_text else ">>> ")
         except KeyboardInterrupt:
-            say("(Ctrl-D or /bye ends the chat)")
+            say("(the text is dropped)" if in_text else "(Ctrl-D or /bye ends the chat)")
+            in_text = False
+            yield None
             continue
         except EOFError:
+            if in_text:
+                say("(the text was not ended: it is not sent)")
+                yield None
             return
-        in_text ^= line.count(_MARK) % 2 == 1
+        in_text = line.count(_MARK) == (0 if in_text else 1)
         yield line

@@ -50,7 +50,10 @@ def test_stops_are_words(chat: Chat, typed: str, stops: list[str]) -> None:
 
 
 def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
-    """Tab, Ctrl-C, an editor at Ctrl-G, Ctrl-D; ``OLLAMA_NOHISTORY`` keeps nothing of it."""
+    """Tab, Ctrl-C, an editor at Ctrl-G, Ctrl-D; ``OLLAMA_NOHISTORY`` keeps nothing of it.
+
+    Ctrl-C and Ctrl-D drop a text of several lines that is not ended.
+    """
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho written there > "$1"\n')
     editor.chmod(0o755)
@@ -72,7 +75,13 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             (b"\x07", b"written there"),
             (b"\r", b"Hello!"),
             (b"", b">>>"),
-            (b"\x04", b"\n"),
+            (b'"""dropped\r', b"..."),
+            (b"\x03", b"(the text is dropped)"),
+            (b"", b">>>"),
+            (b'"""/banana""" """\r', b"no command /banana"),
+            (b"", b">>>"),
+            (b'"""not sent\r', b"..."),
+            (b"\x04", b"(the text was not ended: it is not sent)"),
         ):
             os.write(terminal, typed)
             assert screen.shows(shown), typed
@@ -308,8 +317,10 @@ def test_images_go_by_their_paths(tmp_path: Path, chat: Chat) -> None:
         (['Say """a', 'b"""'], ["Say a\nb"]),
         (['"""a"""'], ["a"]),
         (['"""a', "b"], ["a\nb"]),
+        (['"""a', None, "b"], ["b"]),
+        (['"""a""" b """', "c"], ['a b """', "c"]),
     ],
 )
-def test_texts_of_several_lines(lines: list[str], texts: list[str]) -> None:
+def test_texts_of_several_lines(lines: list[str | None], texts: list[str]) -> None:
     """Between triple quotes; the end of the input ends them, too."""
     assert list(joined(iter(lines))) == texts
