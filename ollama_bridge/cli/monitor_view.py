@@ -34,7 +34,7 @@ def view(seen: Snapshot) -> RenderableType:
         for one in seen.loaded:
             share = one.gpu_bytes / one.size_bytes if one.size_bytes else 0.0
             table.add_row(
-                output.visible(one.name),
+                Text(output.visible(one.name)),
                 output.size(one.size_bytes),
                 f"{share:.0%}",
                 str(one.context_tokens),
@@ -50,7 +50,7 @@ def view(seen: Snapshot) -> RenderableType:
             told = runner.slots is not None
             table.add_row(
                 str(runner.pid),
-                output.visible(runner.model or "?"),
+                Text(output.visible(runner.model or "?")),
                 f"{runner.busy} of {runner.slots}" if told else "?",
                 str(runner.tokens) if told else "?",
                 f"{runner.tokens_per_s:.1f}" if told else "?",

@@ -85,12 +85,13 @@ def table(rows: Sequence[Mapping[str, object]]) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # else brackets would be markup
 
     view = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*(visible(str(row[column])) for column in columns))
+        view.add_row(*(Text(visible(str(row[column]))) for column in columns))
     Console().print(view)
 
 

@@ -55,6 +55,16 @@ def test_what_others_wrote_has_no_power_over_a_terminal(
     assert not {"\x1b", "\x9b", "\x07", "\r"} & set(screen.getvalue())
 
 
+@pytest.mark.parametrize("cell", ["/data/[new]/x.csv", "[null]", "[/INST]", ":smile: [bold]b"])
+def test_brackets_in_a_table_are_brackets(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No markup: paths, JSON and templates are full of them."""
+    screen = TerminalText()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout", screen)
+    output.table([{"FACTS": cell}])
+    assert cell in screen.getvalue()
+
+
 def test_programs_get_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pipe, and as JSON wherever."""
     pipe, screen = io.StringIO(), TerminalText()

@@ -265,9 +265,19 @@ def test_the_page_is_this_machine_s_alone() -> None:
 def test_people_see_everything() -> None:
     """In one view."""
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(view(replace(CALM, machine=replace(CALM.machine, swapped_in_bytes=1))))
+    named = (replace(CALM.runners[0], model="[m]"),)
+    machine = replace(CALM.machine, swapped_in_bytes=1)
+    console.print(view(replace(CALM, machine=machine, runners=named)))
     text = console.export_text()
-    for words in ("12.5 tokens/s", "CPU 25%", "50%", "2 of 4", "T4", "! memory is being swapped"):
+    for words in (
+        "[m]",
+        "12.5 tokens/s",
+        "CPU 25%",
+        "50%",
+        "2 of 4",
+        "T4",
+        "! memory is being swapped",
+    ):
         assert words in text
 
 
