@@ -17,7 +17,7 @@ import psutil
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import read_address
-from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.daemon.ensure import ensure_daemon, is_startable
 from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
@@ -241,7 +241,7 @@ def _daemon(host: str | None) -> list[Finding]:
             )
         ]
     address = read_address(host)
-    if not address.loopback:
+    if not is_startable(address):
         silent = f"nothing answers at {address.url}"
         return [Finding("daemon", "problem", silent, "start Ollama there, or: unset OLLAMA_HOST")]
     binary = find_binary()

@@ -45,7 +45,7 @@ def start_daemon(*, reporter: Reporter | None = None, host: str | None = None) -
     Args and errors are those of :func:`ensure_daemon`.
     """
     address = read_address(host)
-    if not _is_startable(address):
+    if not is_startable(address):
         raise DaemonUnreachableError(
             f"nothing answers at {address.url}, and a daemon can only be started on this machine",
             hint="start Ollama there, or use this machine: unset OLLAMA_HOST",
@@ -149,7 +149,8 @@ def log_path() -> Path:
     return state_dir() / "ollama.log"
 
 
-def _is_startable(address: Address) -> bool:
+def is_startable(address: Address) -> bool:
+    """Whether a daemon can be started there: on this machine, without TLS or a path in front."""
     parts = urlsplit(address.url)
     return address.loopback and parts.scheme == "http" and not parts.path
 

@@ -15,10 +15,11 @@ from fakes.daemon import FakeDaemon, Fault
 from typer.testing import CliRunner
 
 from ollama_bridge import doctor
+from ollama_bridge.daemon.ensure import start_daemon
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.daemon.process import free_port
 from ollama_bridge.doctor import Finding, run_doctor
-from ollama_bridge.errors import DaemonInstallError
+from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 
 
 @pytest.fixture(autouse=True)
@@ -193,6 +194,19 @@ def test_every_finding_says_what_to_type(
         r"(^|: |\(|`)(ollama-bridge \w|pip install|apt-get install|curl -|export \w|unset \w)",
         str(finding.fix),
     ), finding.fix
+
+
+@pytest.mark.parametrize("host", ["https://localhost", "localhost/ollama"])
+def test_an_address_at_which_nothing_can_be_started_is_a_problem(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is this machine's, and yet no daemon of ours could answer there."""
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: None)
+    monkeypatch.setattr(doctor, "find_binary", lambda: Path("ollama"))
+    finding = by_name(run_doctor(host=host))["daemon"]
+    assert (finding.status, finding.repair) == ("problem", None)
+    with pytest.raises(DaemonUnreachableError):
+        start_daemon(host=host)
 
 
 @pytest.mark.parametrize(("binary", "installs"), [(Path("ollama"), 0), (None, 1)])
