@@ -73,11 +73,21 @@ def home_dir() -> Path:
     """Where runs, imported models and fetched packages are kept.
 
     ``$OLLAMA_BRIDGE_HOME``, else ``$XDG_DATA_HOME/ollama-bridge``, else
-    ``~/.local/share/ollama-bridge``. Read at every call, never at import.
+    ``~/.local/share/ollama-bridge``. Read at every call, never at import. A relative
+    ``XDG_DATA_HOME`` is ignored, as its specification asks.
+
+    Raises:
+        ConfigError: the user, or whom ``~NAME`` names, has no home.
     """
     explicit = os.environ.get("OLLAMA_BRIDGE_HOME")
-    if explicit:
-        return Path(explicit).expanduser().absolute()
-    data_home = os.environ.get("XDG_DATA_HOME")
-    base = Path(data_home) if data_home else Path.home() / ".local" / "share"
+    data_home = Path(os.environ.get("XDG_DATA_HOME", ""))
+    try:
+        if explicit:
+            return Path(explicit).expanduser().absolute()
+        base = data_home if data_home.is_absolute() else Path.home() / ".local" / "share"
+    except RuntimeError as exc:
+        raise ConfigError(
+            f"there is no home for what is made here: {exc}",
+            hint="export OLLAMA_BRIDGE_HOME=/path/to/a/folder",
+        ) from exc
     return base / "ollama-bridge"

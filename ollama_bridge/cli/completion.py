@@ -25,7 +25,8 @@ _HARMLESS = re.compile(r"[\w./+:@%,=-]+")
 
 def recipes(incomplete: str) -> list[str]:
     """Shipped recipes, and YAML files."""
-    files = sorted(str(path) for path in Path().glob(f"{incomplete}*.yaml"))
+    folder = incomplete[: incomplete.rfind("/") + 1]
+    files = [f"{folder}{path.name}" for path in _listed(Path(folder)) if path.suffix == ".yaml"]
     return _offered([*list_assets("recipes"), *files], incomplete)
 
 
@@ -46,14 +47,13 @@ def file_types(incomplete: str) -> list[str]:
 
 def runs(incomplete: str) -> list[str]:
     """Runs in our home folder."""
-    folders = sorted((home_dir() / "runs").glob("*"))
-    return _offered([folder.name for folder in folders if folder.is_dir()], incomplete)
+    return _offered([path.name for path in _ours("runs") if path.is_dir()], incomplete)
 
 
 def labels(incomplete: str) -> list[str]:
     """Stores of soft labels in our home folder."""
-    stores = sorted((home_dir() / "labels").glob("*/about.json"))
-    return _offered([path.parent.name for path in stores], incomplete)
+    stores = [path for path in _ours("labels") if (path / "about.json").is_file()]
+    return _offered([path.name for path in stores], incomplete)
 
 
 def tags(incomplete: str) -> list[str]:
@@ -65,6 +65,21 @@ def tags(incomplete: str) -> list[str]:
         with Client(timeouts=limits) as client:
             return _offered([model.name for model in client.list()], incomplete)
     except OllamaBridgeError:
+        return []
+
+
+def _ours(kind: str) -> list[Path]:
+    try:
+        return _listed(home_dir() / kind)
+    except OllamaBridgeError:  # nobody's home
+        return []
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder that may not be there, or be no name of one."""
+    try:
+        return sorted(folder.iterdir())
+    except (OSError, ValueError):
         return []
 
 

@@ -67,6 +67,20 @@ def test_names_are_offered(
     assert offered(words, cwd=tmp_path) == expected
 
 
+def test_paths_may_be_typed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they name is offered, and nothing where it cannot be looked at; patterns are none."""
+    for name in ("a/mine.yaml", "a/[x].yaml", "a/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert completion.recipes(f"{tmp_path}/a/m") == [f"{tmp_path}/a/mine.yaml"]
+    assert completion.recipes("a/") == ["a/mine.yaml"]
+    assert completion.recipes("../none/") == completion.recipes("a/[m") == []
+    assert completion.runs(f"{tmp_path}/") == completion.labels("/") == completion.runs("**") == []
+    monkeypatch.setenv("OLLAMA_BRIDGE_HOME", "~unheard-of/x")
+    assert completion.runs("") == completion.labels("") == []
+
+
 def test_names_that_a_shell_could_run_are_not_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
