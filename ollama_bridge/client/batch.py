@@ -79,12 +79,13 @@ class Asks(Protocol):
         """The whole answer."""
 
 
-def question(call: Call, *, identity: str = "") -> Job[Asks]:
+def question(call: Call, *, identity: str = "", name: str = "a question") -> Job[Asks]:
     """One request of the API; its value is read by :func:`reply_from_record`.
 
     Args:
         call: Of ``calls.chat``, ``calls.generate`` or ``chat_completion``.
         identity: Digest of the model, so that another one under its name is asked anew.
+        name: For messages.
     """
     content = {"path": call.path, "body": call.json, "identity": identity}
 
@@ -93,7 +94,7 @@ def question(call: Call, *, identity: str = "") -> Job[Asks]:
 
     small = health.canary(call)
     canary = None if small is None else (lambda client: client.ask(small))
-    return Job(digest_text(canonical_json(content)), run, canary)
+    return Job(digest_text(canonical_json(content)), run, canary, name)
 
 
 def run_batch(
@@ -165,15 +166,18 @@ async def run_batch_async(
     limits: BatchLimits | None = None,
 ) -> AsyncGenerator[BatchEvent, None]:
     """The same for asyncio; see :func:`run_batch`."""
+    jobs = list(jobs)
     todo = {job.key: job for job in jobs if job.key not in log}
     if not todo:
         return
+    settled = (job for job in jobs if job.key in log)
+    answered = next((job for job in settled if log.read(job.key).error is None), None)
     async with contextlib.AsyncExitStack() as stack:
         lanes = [
             Lane(endpoint.name, await stack.enter_async_context(endpoint.open()), endpoint.check)
             for endpoint in endpoints
         ]
-        coordinator = Coordinator(todo.values(), lanes, log, limits or BatchLimits())
+        coordinator = Coordinator(todo.values(), lanes, log, limits or BatchLimits(), answered)
         results = coordinator.run()
         await stack.enter_async_context(contextlib.aclosing(results))
         async for event in results:

@@ -141,7 +141,10 @@ class _Plan:
         models = {str(call.model) for call in calls}
         digests, self._away = _digests(models, self._addresses, api_key) if calls else ({}, {})
         self._digests = digests
-        self.jobs = [question(call, identity=digests[str(call.model)]) for call in calls]
+        self.jobs = [
+            question(call, identity=digests[str(call.model)], name=f"request {number}")
+            for number, call in enumerate(calls, start=1)
+        ]
         self.limits = BatchLimits(None if concurrency == "auto" else concurrency, attempts)
         self._places: dict[str, list[int]] = {}
         for index, job in enumerate(self.jobs):

@@ -16,7 +16,8 @@ settled for ``quiet_s`` it is asked, without a model, whether it is there; if it
 jobs are taken away from it.
 
 Jobs are set aside for good only when their endpoint did something well afterwards: one that fails
-job after job is given up, and costs no job.
+job after job is given up, and costs no job. Before that it is asked a job that was answered
+already, where there is one: done again, it shows that those between were at fault, however many.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Lane(Generic[C]):
         silent_since_s: When it last began not to answer.
         rests_until_s: No job is started before.
         canary: Has to be answered before the next job is started; None: it is fit.
+        does_again: The canary is a job that was answered before.
         heard_s: When something was last heard of it, or was first asked after a pause.
         slowest_s: The longest that a job took.
         pace: How many jobs it has at a time.
@@ -76,6 +78,7 @@ class Lane(Generic[C]):
     silent_since_s: float | None = None
     rests_until_s: float = 0.0
     canary: Callable[[C], Awaitable[object]] | None = None
+    does_again: bool = False
     heard_s: float = 0.0
     slowest_s: float = 0.0
     given_up: DaemonError | None = None
@@ -98,8 +101,10 @@ class Coordinator(Generic[C]):
         lanes: Sequence[Lane[C]],
         log: BatchLog,
         limits: BatchLimits,
+        answered: Job[C] | None = None,
     ) -> None:
         self._fresh = deque(jobs)
+        self._answered = answered
         self._suspects: deque[Job[C]] = deque()
         self._attempts: dict[str, int] = {}
         self._lanes = lanes
@@ -160,9 +165,16 @@ class Coordinator(Generic[C]):
                 job.key in self._attempts for job in mine
             )
             while self._fresh and len(mine) < (1 if alone else lane.pace.limit):
-                mine.append(self._launch(lane, self._fresh.popleft()))
+                mine.append(self._launch(lane, self._next_fresh(lane)))
             if self._suspects and not mine:
                 self._launch(lane, self._suspects.popleft())
+
+    def _next_fresh(self, lane: Lane[C]) -> Job[C]:
+        """The next in order; after failures any other, as bad ones often stand side by side."""
+        place = random.randrange(len(self._fresh)) if lane.failures > 1 else 0
+        job = self._fresh[place]
+        del self._fresh[place]
+        return job
 
     def _launch(self, lane: Lane[C], job: Job[C]) -> Job[C]:
         async def ask() -> JSONRecord:
@@ -185,7 +197,9 @@ class Coordinator(Generic[C]):
         if lane.silent_since_s is None:
             lane.silent_since_s = now_s
         limit_s = max(self._limits.canary_s, _CANARY_ROWS * lane.slowest_s)
-        self._canaries[asyncio.create_task(health.within(limit_s, ask(), name=lane.name))] = lane
+        # A job has the limits of its client, and a refusal is not enough.
+        asked = ask() if lane.does_again else health.within(limit_s, ask(), name=lane.name)
+        self._canaries[asyncio.create_task(asked)] = lane
 
     def _watch(self, lane: Lane[C], now_s: float) -> None:
         """Ask an endpoint that is quiet whether it is there."""
@@ -233,7 +247,7 @@ class Coordinator(Generic[C]):
         lane.heard_s = time.monotonic()
         error = self._gone.pop(job.key) if task.cancelled() else task.exception()
         if error is None:
-            lane.has_answered = True
+            lane.has_answered, self._answered = True, job
             lane.failures, lane.silent_since_s, lane.canary = 0, None, None
             lane.slowest_s = max(lane.slowest_s, lane.heard_s - running.began_s)
             value = task.result()
@@ -251,7 +265,7 @@ class Coordinator(Generic[C]):
         elif health.is_silence(error):
             self._return(job)
             self._rest(lane, error)
-            lane.canary = job.canary
+            lane.canary, lane.does_again = job.canary, False
         else:
             self._fail(lane, job, error)
 
@@ -259,7 +273,9 @@ class Coordinator(Generic[C]):
         """The endpoint is fit again, or not yet."""
         if error is None:
             lane.silent_since_s, lane.canary, lane.heard_s = None, None, time.monotonic()
-            if not (self._fresh or self._suspects):
+            if lane.does_again:
+                lane.failures = 0
+            if lane.does_again or not (self._fresh or self._suspects):
                 yield from self._accept_doubtful(lane)
         elif not isinstance(error, DaemonError):
             raise error
@@ -300,9 +316,15 @@ class Coordinator(Generic[C]):
             self._suspects.append(job)
             lane.rests_until_s = time.monotonic() + self._pause_s(lane.failures)
         if not is_refusal:
-            lane.canary = job.canary
+            lane.canary, lane.does_again = job.canary, False
         most = self._limits.failures_in_a_row + lane.pace.limit - 1
-        if lane.failures >= most or lane.given_up is not None:
+        if lane.failures >= most and self._answered is not None:
+            lane.canary, lane.does_again = self._answered.run, True
+        elif lane.failures >= most and lane.given_up is None:
+            error.message += f" ({job.name}, and others before it)"
+            error.args = (error.message,)
+            lane.given_up = error
+        if lane.given_up is not None:
             self._give_up(lane, error)
 
     def _rest(self, lane: Lane[C], error: DaemonError) -> None:

@@ -21,11 +21,13 @@ class Job(Generic[C_contra]):
         key: Decided by the content; jobs of one key are one.
         run: Asks; gives what JSON can carry.
         canary: Asks for one token of the same kind; None: there is no such question.
+        name: For messages.
     """
 
     key: str
     run: Callable[[C_contra], Awaitable[JSONRecord]]
     canary: Callable[[C_contra], Awaitable[object]] | None = None
+    name: str = "a job"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class BatchLimits:
     Attributes:
         in_flight: Jobs at a time, an endpoint; None: found by trying (``pacing``).
         attempts: Of one job.
-        failures_in_a_row: After so many an endpoint is given up; one crash that takes along all
-            that was in flight counts once.
+        failures_in_a_row: After so many an endpoint is given up, unless it does again what was
+            answered before; one crash that takes along all that was in flight counts once.
         outage_s: An endpoint that was silent for so long is given up.
         pause_s: Rest of an endpoint after a failure; doubles, up to 8 s.
         quiet_s: An endpoint that settled nothing for so long is asked whether it is there, and has

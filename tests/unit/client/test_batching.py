@@ -28,6 +28,7 @@ from ollama_bridge.errors import (
     DaemonUnreachableError,
     ModelNotFoundError,
     OllamaBridgeError,
+    RequestRejectedError,
 )
 
 MODELS = {"m:latest": "d" * 64}
@@ -182,6 +183,14 @@ def test_everything_is_checked_before_anything_is_asked(
     with pytest.raises(error, match=words):
         list(ask_all(requests, tmp_path / "log", hosts=[daemon.host], **extra))
     assert daemon.questions == []
+
+
+def test_a_row_at_which_a_batch_ends_is_named(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Nothing was answered before, so it may be the daemon that cannot."""
+    daemon.script = lambda asked: Turn(refusal=(400, "no images"))
+    requests = prompts(*"abcde")
+    with pytest.raises(RequestRejectedError, match=r"no images \(request \d, and others before"):
+        list(ask_all(requests, tmp_path / "log", hosts=[daemon.host], concurrency=1))
 
 
 def test_two_processes_do_not_write_one_log(daemon: FakeDaemon, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -202,6 +203,54 @@ def test_a_daemon_that_fails_at_everything_costs_no_row(
     daemon.script = echo
     run(texts, log, daemon.host)
     assert len(log) == 50
+
+
+@pytest.mark.parametrize("in_flight", [1, None])
+@pytest.mark.parametrize("where", ["first", "last"])
+@pytest.mark.parametrize("bad", [Turn(refusal=(400, "odd row")), Turn(fault=Fault.ERROR_LINE)])
+def test_bad_rows_side_by_side_stop_nothing(
+    daemon: FakeDaemon,
+    log: BatchLog,
+    monkeypatch: pytest.MonkeyPatch,
+    bad: Turn,
+    where: str,
+    in_flight: int | None,
+) -> None:
+    """More than may fail in a row: the rows that the daemon does answer show who is to blame."""
+    monkeypatch.setattr(random, "randrange", lambda count: count - 1)
+    good = [f"good {number}" for number in range(6)]
+    odd = [f"odd {number}" for number in range(9)]
+    daemon.script = lambda asked: bad if text_of(asked).startswith("odd") else echo(asked)
+    texts = [*odd, *good] if where == "first" else [*good, *odd]
+    limits = BatchLimits(in_flight=in_flight, pause_s=0.0001, attempts=2)
+    run(texts, log, daemon.host, limits=limits)
+    assert [text for text in texts if log.read(ask(text).key).value] == good
+
+
+def test_bad_rows_that_are_left_over_are_settled(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Of a batch that was killed: a row of its that was answered is asked once more."""
+    odd = [f"odd {number}" for number in range(7)]
+    limits = BatchLimits(in_flight=1, pause_s=0.0001)
+    with BatchLog(tmp_path / "log") as log:
+        run(["good"], log, daemon.host)
+        refusal = Turn(refusal=(400, "odd row"))
+        daemon.script = lambda asked: refusal if text_of(asked).startswith("odd") else echo(asked)
+        run(["good", *odd], log, daemon.host, limits=limits)
+        assert len(log) == 8
+    asked = Counter(text_of(one) for one in daemon.asked if one.path == "/api/chat")
+    assert asked == {"good": 2} | dict.fromkeys(odd, 1)
+
+
+def test_a_daemon_that_answers_nothing_any_more_costs_no_row(
+    daemon: FakeDaemon, log: BatchLog
+) -> None:
+    """It refuses what it had answered, too."""
+    refusal = Turn(refusal=(400, "no more"))
+    daemon.script = lambda asked: echo(asked) if len(daemon.questions) <= 3 else refusal
+    texts = [str(number) for number in range(20)]
+    with pytest.raises(RequestRejectedError, match="no more"):
+        run(texts, log, daemon.host, limits=BatchLimits(in_flight=1, pause_s=0.0001))
+    assert len(log) == 3
 
 
 def test_the_others_do_the_work_of_a_broken_daemon(daemon: FakeDaemon, log: BatchLog) -> None:
