@@ -270,6 +270,7 @@ def _limits(timeout: Any) -> Timeouts:
         load_s=0.0 if found.read else defaults.load_s,
         first_token_s=found.read or defaults.first_token_s,
         between_tokens_s=found.read or defaults.between_tokens_s,
+        total_s=max(defaults.total_s, found.read or 0.0),
     )
 
 

@@ -3,7 +3,8 @@
 One limit a phase, all finite. The daemon sends its headers with the first token, so waiting for
 headers is loading and reading the prompt; afterwards a limit holds between any two lines, however
 many bytes drip in meanwhile. The limit of a whole call is looked at whenever something comes, so
-silence at its end may overrun it by one such limit.
+silence at its end may overrun it by one such limit. Files take as long as they are large, so calls
+that move them have more of it; what holds for them is the limit of their silence.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from ollama_bridge.errors import (
 # Everything that httpx raises; a test enumerates them.
 HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
 
+_FILES_FACTOR = 24  # a day instead of an hour: 40 GB over a slow line
+
 
 class Clock:
     """The limits of one call, and what a breach of them is called.
@@ -45,8 +48,8 @@ class Clock:
         self.call = call
         self._address = address
         self._timeouts = timeouts
-        now_s = time.monotonic()
-        self._ends_s = now_s + timeouts.total_s if ends_s is None else ends_s
+        self._total_s = timeouts.total_s * (_FILES_FACTOR if call.patience == "files" else 1)
+        self._ends_s = time.monotonic() + self._total_s if ends_s is None else ends_s
         self._partial_since_s = math.inf
         self._line_limit_s = math.inf
         self._sent_limits: dict[str, float] = {}
@@ -81,7 +84,7 @@ class Clock:
         """
         now_s = time.monotonic()
         if now_s >= self._ends_s:
-            raise self._timeout("total", self._timeouts.total_s)
+            raise self._timeout("total", self._total_s)
         if has_lines:
             self._partial_since_s = math.inf
         elif self._partial_since_s == math.inf:
@@ -98,7 +101,7 @@ class Clock:
         """The error of ours for one of httpx."""
         if isinstance(exc, httpx.TimeoutException):
             if self._left_s <= 0.01:  # a timer may fire a little early
-                return self._timeout("total", self._timeouts.total_s)
+                return self._timeout("total", self._total_s)
             if isinstance(exc, httpx.ConnectTimeout):
                 return self._timeout("connect", self._timeouts.connect_s)
             return self._timeout(*self._silence)

@@ -29,7 +29,8 @@ class Timeouts:
         load_s: Until a model is loaded (Ollama's own limit is 300).
         first_token_s: On top of it, until the first token of the answer.
         between_tokens_s: Between two pieces of an answer; also until an answer that needs no model.
-        total_s: For the whole call.
+        total_s: For the whole call; 24 times as long where files are moved (``pull``, ``push``,
+            ``create``, uploads).
 
     Raises:
         ConfigError: a limit that is not finite, or not positive (``load_s`` may be 0).

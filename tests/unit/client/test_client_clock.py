@@ -65,3 +65,23 @@ def test_a_machine_that_slept_in_mid_answer_is_told(
         assert caught.value.partial_text.startswith("Hel")
         monkeypatch.undo()
         assert client.chat("m", "hi").text == "Hello!"
+
+
+@pytest.mark.parametrize(("hours", "is_too_long"), [(1.5, False), (25.0, True)])
+def test_a_download_may_take_a_day(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, hours: float, is_too_long: bool
+) -> None:
+    """For as long as the daemon tells that it goes on."""
+    now_s = time.monotonic()
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now_s))
+
+    def later(_: str) -> None:
+        nonlocal now_s
+        now_s += hours * 3600
+
+    with Client(fake_daemon.host) as client:
+        if not is_too_long:
+            client.pull("m", on_status=later)
+            return
+        with pytest.raises(DaemonTimeoutError, match="within 86400 s"):
+            client.pull("m", on_status=later)

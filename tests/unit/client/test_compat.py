@@ -220,6 +220,13 @@ def test_headers_and_timeouts_of_httpx_are_kept(daemon: FakeDaemon, ask: Any) ->
         ask(daemon.host, "chat", "m", MESSAGES, client={"timeout": 0.2})
 
 
+def test_a_long_timeout_is_one_of_the_whole_call() -> None:
+    """Which may take as long as a silence may."""
+    with compat.Client(timeout=7200) as client:
+        limits = client._transport._timeouts
+    assert (limits.between_tokens_s, limits.total_s) == (7200, 7200)
+
+
 def test_a_pull_that_does_not_succeed_is_an_error(daemon: FakeDaemon, ask: Any) -> None:
     """Though every line was fine."""
     daemon.statuses = [{"status": "working"}]
