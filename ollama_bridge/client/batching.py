@@ -80,7 +80,8 @@ def ask_all(
     Raises:
         ConfigError: a request that is none (with its number), or a model that is another one on
             another daemon.
-        ModelNotFoundError: a daemon lacks a model.
+        ModelNotFoundError: a daemon lacks a model, or it was replaced meanwhile: answers of up to
+            30 s before that was seen are in the log as those of the model that was there first.
         ArtifactError: another process writes the log, or it is damaged.
         DaemonError: no daemon is left; what was settled is kept.
     """

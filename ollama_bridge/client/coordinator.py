@@ -11,9 +11,9 @@ Whose fault a failure is decides what happens:
 - surely the job's (its prompt does not fit): set aside at once.
 
 An endpoint that failed gets no job before it has answered a canary (``health``): one token, within
-a limit of its own. One that accepts and is silent is found by its silence: where nothing was
-settled for ``quiet_s`` it is asked, without a model, whether it is there; if it does not say so its
-jobs are taken away from it.
+a limit of its own. Every ``quiet_s``, and once more at the end, each is asked without a model
+whether it is there and still the same. One that accepts and is silent is found by its silence:
+where it does not say so, and settled nothing for as long, its jobs are taken away from it.
 
 Jobs are set aside for good only when their endpoint did something well afterwards: one that fails
 job after job is given up, and costs no job. Before that it is asked a job that was answered
@@ -64,6 +64,7 @@ class Lane(Generic[C]):
         canary: Has to be answered before the next job is started; None: it is fit.
         does_again: The canary is a job that was answered before.
         heard_s: When something was last heard of it, or was first asked after a pause.
+        checked_s: When it was last asked whether it is there.
         slowest_s: The longest that a job took.
         pace: How many jobs it has at a time.
         given_up: Why nothing is asked there any more.
@@ -80,6 +81,7 @@ class Lane(Generic[C]):
     canary: Callable[[C], Awaitable[object]] | None = None
     does_again: bool = False
     heard_s: float = 0.0
+    checked_s: float = 0.0
     slowest_s: float = 0.0
     given_up: DaemonError | None = None
     pace: Pace = field(default_factory=lambda: Pace(1))
@@ -109,7 +111,7 @@ class Coordinator(Generic[C]):
         self._attempts: dict[str, int] = {}
         self._lanes = lanes
         for lane in lanes:
-            lane.pace = Pace(limits.in_flight)
+            lane.pace, lane.checked_s = Pace(limits.in_flight), time.monotonic()
         self._log = log
         self._limits = limits
         self._running: dict[asyncio.Task[JSONRecord], _Running[C]] = {}
@@ -125,6 +127,7 @@ class Coordinator(Generic[C]):
                 for task in await self._finished():
                     for event in self._take(task):
                         yield event
+            await self._check_once_more()
             for lane in self._lanes:
                 for outcome in self._accept_doubtful(lane):
                     yield outcome
@@ -152,7 +155,6 @@ class Coordinator(Generic[C]):
         now_s = time.monotonic()
         for lane in self._live:
             mine = [one.job for one in self._running.values() if one.lane is lane]
-            self._watch(lane, now_s)
             if lane.rests_until_s > now_s:
                 continue
             if lane.canary is not None:
@@ -168,6 +170,8 @@ class Coordinator(Generic[C]):
                 mine.append(self._launch(lane, self._next_fresh(lane)))
             if self._suspects and not mine:
                 self._launch(lane, self._suspects.popleft())
+        for lane in self._live:
+            self._watch(lane, now_s)
 
     def _next_fresh(self, lane: Lane[C]) -> Job[C]:
         """The next in order; after failures any other, as bad ones often stand side by side."""
@@ -202,8 +206,9 @@ class Coordinator(Generic[C]):
         self._canaries[asyncio.create_task(asked)] = lane
 
     def _watch(self, lane: Lane[C], now_s: float) -> None:
-        """Ask an endpoint that is quiet whether it is there."""
-        if lane.check is not None and self._is_watched(lane) and now_s >= self._quiet_until_s(lane):
+        """Ask an endpoint at work from time to time whether it is there, and the same."""
+        if lane.check is not None and self._is_watched(lane) and now_s >= self._next_check_s(lane):
+            lane.checked_s = now_s
             asked = health.within(self._limits.quiet_s, lane.check(), name=lane.name)
             self._checks[asyncio.create_task(asked)] = lane
 
@@ -211,14 +216,24 @@ class Coordinator(Generic[C]):
         busy = any(one.lane is lane for one in self._running.values())
         return lane.check is not None and busy and lane not in self._checks.values()
 
-    def _quiet_until_s(self, lane: Lane[C]) -> float:
-        return lane.heard_s + self._limits.quiet_s
+    def _next_check_s(self, lane: Lane[C]) -> float:
+        return lane.checked_s + self._limits.quiet_s
+
+    async def _check_once_more(self) -> None:
+        """What was answered since the last check may be that of another model."""
+        for lane in self._live:
+            if lane.check is not None and lane.has_answered:
+                try:
+                    await health.within(self._limits.quiet_s, lane.check(), name=lane.name)
+                except DaemonError as error:
+                    if health.lacks_what_is_asked(error):
+                        raise
 
     async def _finished(self) -> Iterable[asyncio.Task[Any]]:
         """Wait until something was answered, or it is time to ask again."""
         now_s = time.monotonic()
         due_s = [lane.rests_until_s for lane in self._live]
-        due_s += [self._quiet_until_s(lane) for lane in self._live if self._is_watched(lane)]
+        due_s += [self._next_check_s(lane) for lane in self._live if self._is_watched(lane)]
         waits_s = [at_s - now_s for at_s in due_s if at_s > now_s]
         waiting: list[asyncio.Task[Any]] = [*self._running, *self._canaries, *self._checks]
         if not waiting:
@@ -291,14 +306,17 @@ class Coordinator(Generic[C]):
                 self._give_up(lane, error)
 
     def _settle_check(self, lane: Lane[C], error: BaseException | None) -> None:
-        """A quiet endpoint is there and fit, or its jobs are taken away from it."""
-        lane.heard_s = time.monotonic()
+        """An endpoint is there and fit, or its jobs are taken away from it."""
+        is_quiet = time.monotonic() - lane.heard_s >= self._limits.quiet_s
         if error is None:
+            lane.heard_s = time.monotonic()
             return
         if not isinstance(error, DaemonError):
             raise error
         if health.lacks_what_is_asked(error):
             self._give_up(lane, error)
+        elif not is_quiet:
+            return
         for task, one in self._running.items():
             if one.lane is lane and task.cancel():
                 self._gone[one.job.key] = error

@@ -41,8 +41,8 @@ class BatchLimits:
             answered before; one crash that takes along all that was in flight counts once.
         outage_s: An endpoint that was silent for so long is given up.
         pause_s: Rest of an endpoint after a failure; doubles, up to 8 s.
-        quiet_s: An endpoint that settled nothing for so long is asked whether it is there, and has
-            as long to say so.
+        quiet_s: So often an endpoint is asked whether it is there, and has as long to say so; its
+            jobs are taken away if it does not and settled nothing for as long.
         canary_s: For one token, loading included; three times the slowest job if that is more.
     """
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
-from ollama_bridge.client import Timeouts, batching, calls, health
+from ollama_bridge.client import Timeouts, batching, calls, coordinator, health
 from ollama_bridge.client.batch import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.batching import Answered, ask_all
@@ -299,6 +300,54 @@ def test_a_model_that_is_replaced_under_a_row_is_noticed(
         with pytest.raises(ModelNotFoundError, match="is another model at"):
             list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
         assert len(log) == 0
+
+
+@pytest.fixture
+def row_s(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> float:
+    """By the batch's clock every request takes so long."""
+    seconds = 10.0
+    clock = SimpleNamespace(monotonic=lambda: seconds * len(daemon.asked))
+    monkeypatch.setattr(coordinator, "time", clock)
+    return seconds
+
+
+@pytest.mark.parametrize("rows", [4, 100])
+def test_a_model_that_is_replaced_without_a_word_is_noticed(
+    daemon: FakeDaemon, tmp_path: Path, row_s: float, rows: int
+) -> None:
+    """Though every row is answered, and soon: in the middle, or at the end at the latest."""
+
+    def replaced(asked: Asked) -> Turn:
+        if len(daemon.questions) == 3:
+            daemon.models["m:latest"] = "e" * 64
+        return echo(asked)
+
+    daemon.script = replaced
+    plan = batching._Plan(prompts(*map(str, range(rows))), [daemon.host], 1, 3, None)
+    limits = BatchLimits(in_flight=1, quiet_s=5 * row_s)
+    with BatchLog(tmp_path / "log") as log:
+        with pytest.raises(ModelNotFoundError, match="is another model at"):
+            list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
+        assert 3 <= len(log) < 100
+
+
+def test_a_check_that_fails_takes_no_row_from_a_daemon_that_answers(
+    daemon: FakeDaemon, log: BatchLog, row_s: float
+) -> None:
+    """One in which something is settled is not silent."""
+    checks = 0
+
+    async def fails() -> None:
+        nonlocal checks
+        checks += 1
+        raise DaemonUnreachableError("too many connections")
+
+    [works] = daemons([daemon.host], timeouts=PATIENT)
+    texts = [str(number) for number in range(30)]
+    limits = BatchLimits(in_flight=1, quiet_s=5 * row_s)
+    list(run_batch([chat(text) for text in texts], [replace(works, check=fails)], log, limits))
+    assert checks > 2
+    assert asked_in_turn(daemon) == texts
 
 
 def test_a_refused_canary_is_an_answer(daemon: FakeDaemon) -> None:
