@@ -28,7 +28,8 @@ class Turn:
 
     Attributes:
         question: The user's message.
-        answer: Of the model; where ``is_whole`` is false, what came before it was stopped.
+        answer: Of the model; where ``is_whole`` is false, what came before it was stopped. Where
+            that was its thinking only, it is empty, and the question is sent alone.
         thinking: Of the model; not sent again.
         is_whole: Whether the answer ended, by itself or at its limit of tokens.
     """
@@ -41,6 +42,8 @@ class Turn:
     @property
     def messages(self) -> list[dict[str, Any]]:
         """As they are sent."""
+        if not (self.answer or self.is_whole):
+            return [self.question]
         return [self.question, {"role": "assistant", "content": self.answer}]
 
     @property
@@ -145,7 +148,7 @@ class Conversation:
 
     def add_stopped(self, question: dict[str, Any], text: str, thinking: str = "") -> None:
         """Take in what came of an answer that was stopped; nothing if nothing came."""
-        if text:
+        if text or thinking:
             self.turns.append(Turn(question, text, thinking, is_whole=False))
             self._used_tokens = None
 

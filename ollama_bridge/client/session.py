@@ -64,14 +64,18 @@ class _Answer:
 
 
 class _Base:
-    conversation: Conversation
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._unanswered: dict[str, Any] | None = None  # the last question, if nothing came of it
 
     def undo(self) -> Turn | None:
         """Take the last question and its answer back; None if there is none."""
+        self._unanswered = None
         return self.conversation.undo()
 
     def clear(self) -> None:
         """Forget what was said; the settings stay."""
+        self._unanswered = None
         self.conversation.clear()
 
     def save(self, path: str | Path) -> None:
@@ -90,6 +94,7 @@ class _Base:
 
     def _put_back(self, turn: Turn) -> None:
         """An answer that was to be replaced stays where no other came whole."""
+        self._unanswered = None
         turns = self.conversation.turns
         if turns and turns[-1].question is turn.question:
             if turns[-1].is_whole:
@@ -115,7 +120,7 @@ class Session(_Base):
     """
 
     def __init__(self, client: Client, conversation: Conversation) -> None:
-        self.conversation = conversation
+        super().__init__(conversation)
         self._client = client
 
     def ask(self, text: str, *, images: Images = None) -> Reply:
@@ -132,7 +137,13 @@ class Session(_Base):
         return self._stream(self.conversation.question(text, images))
 
     def retry(self) -> Generator[SessionEvent, None, None]:
-        """Ask the last question again; its answer before stays if no other comes."""
+        """Ask the last question again; its answer before stays if no other comes.
+
+        That is one of which nothing came, too: it failed, or was stopped before anything had come.
+        """
+        if self._unanswered is not None:
+            yield from self._stream(self._unanswered)
+            return
         before = self._taken_back()
         try:
             yield from self._stream(before.question)
@@ -141,7 +152,7 @@ class Session(_Base):
 
     def _stream(self, question: dict[str, Any]) -> Generator[SessionEvent, None, None]:
         said = self.conversation
-        before = said.state()
+        before, self._unanswered = said.state(), question
         try:
             dropped = said.make_room(question, self._context_tokens())
             if dropped:
@@ -160,8 +171,10 @@ class Session(_Base):
                     yield Dropped(tuple(dropped))
                 except (GeneratorExit, KeyboardInterrupt):
                     answer.stop()
+                    self._unanswered = question if answer.is_empty else None
                     raise
                 else:
+                    self._unanswered = None
                     return
         except OllamaBridgeError:
             said.go_back(before)
@@ -191,7 +204,7 @@ class AsyncSession(_Base):
     """:class:`Session` through an asynchronous client."""
 
     def __init__(self, client: AsyncClient, conversation: Conversation) -> None:
-        self.conversation = conversation
+        super().__init__(conversation)
         self._client = client
 
     async def ask(self, text: str, *, images: Images = None) -> Reply:
@@ -204,6 +217,11 @@ class AsyncSession(_Base):
 
     async def retry(self) -> AsyncGenerator[SessionEvent, None]:
         """As :meth:`Session.retry`."""
+        if self._unanswered is not None:
+            async with contextlib.aclosing(self._stream(self._unanswered)) as events:
+                async for event in events:
+                    yield event
+            return
         before = self._taken_back()
         try:
             # Closed here, so that what came of it is kept before the old answer is thought of.
@@ -215,7 +233,7 @@ class AsyncSession(_Base):
 
     async def _stream(self, question: dict[str, Any]) -> AsyncGenerator[SessionEvent, None]:
         said = self.conversation
-        before = said.state()
+        before, self._unanswered = said.state(), question
         try:
             dropped = said.make_room(question, await self._context_tokens())
             if dropped:
@@ -234,8 +252,10 @@ class AsyncSession(_Base):
                     yield Dropped(tuple(dropped))
                 except (GeneratorExit, asyncio.CancelledError):
                     answer.stop()
+                    self._unanswered = question if answer.is_empty else None
                     raise
                 else:
+                    self._unanswered = None
                     return
         except OllamaBridgeError:
             said.go_back(before)

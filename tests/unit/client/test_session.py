@@ -22,6 +22,7 @@ from ollama_bridge.client import (
     Dropped,
     Session,
     Text,
+    Thinking,
 )
 from ollama_bridge.client import conversation as conversations
 from ollama_bridge.errors import (
@@ -46,6 +47,25 @@ class Driver:
                 found = getattr(Session(client, self.conversation), method)(*args, **kwargs)
                 return list(found) if isinstance(found, Iterator) else found
         return asyncio.run(self._asyncio(method, *args, **kwargs))
+
+    def stop(self, at: type, method: str, *args: Any) -> None:
+        """Ask, and stop to listen at the first event of a kind."""
+
+        async def stop_asyncio() -> None:
+            async with AsyncClient(self.host) as client:
+                events = getattr(AsyncSession(client, self.conversation), method)(*args)
+                async for event in events:
+                    if isinstance(event, at):
+                        break
+                await events.aclose()
+
+        if self.kind == "asyncio":
+            asyncio.run(stop_asyncio())
+            return
+        with Client(self.host) as client:
+            events = getattr(Session(client, self.conversation), method)(*args)
+            next(event for event in events if isinstance(event, at))
+            events.close()
 
     async def _asyncio(self, method: str, *args: Any, **kwargs: Any) -> Any:
         async with AsyncClient(self.host) as client:
@@ -152,26 +172,68 @@ def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came(
 ) -> None:
     """The conversation can go on from it."""
     session = start()
-
-    async def stop_asyncio() -> None:
-        async with AsyncClient(session.host) as client:
-            events = AsyncSession(client, session.conversation).stream("one")
-            async for event in events:
-                if isinstance(event, Text):
-                    break
-            await events.aclose()
-
-    if session.kind == "blocking":
-        with Client(session.host) as client:
-            events = Session(client, session.conversation).stream("one")
-            next(event for event in events if isinstance(event, Text))
-            events.close()
-    else:
-        asyncio.run(stop_asyncio())
+    session.stop(Text, "stream", "one")
     (turn,) = session.conversation.turns
     assert (turn.answer, turn.is_whole) == ("Hel", False)
     assert session("ask", "two").text == "Hello!"
     assert sent(fake_daemon)[1] == ("assistant", "Hel")
+
+
+def test_a_thought_that_is_stopped_is_kept(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """So a retry asks its question, not the one before; and the next question has it in front."""
+    session = start()
+    session("ask", "one")
+    fake_daemon.thinking = ["Hm."]
+    session.stop(Thinking, "stream", "two")
+    turn = session.conversation.turns[-1]
+    assert (turn.answer, turn.thinking, turn.is_whole) == ("", "Hm.", False)
+    session("retry")
+    assert sent(fake_daemon) == [("user", "one"), ("assistant", "Hello!"), ("user", "two")]
+    assert [turn.answer for turn in session.conversation.turns] == ["Hello!", "Hello!"]
+    session.stop(Thinking, "stream", "three")
+    session("ask", "four")
+    assert sent(fake_daemon)[-2:] == [("user", "three"), ("user", "four")]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_retry_asks_a_question_that_failed(fake_daemon: FakeDaemon, kind: str) -> None:
+    """And leaves the answer before it alone; taken back, it is not asked any more."""
+    said = Conversation("m")
+
+    async def talk_asyncio() -> None:
+        async with AsyncClient(fake_daemon.host) as client:
+            session = AsyncSession(client, said)
+            await session.ask("one")
+            fake_daemon.fault = Fault.ERROR_LINE
+            with pytest.raises(RunnerCrashedError):
+                await session.ask("two")
+            with pytest.raises(RunnerCrashedError):
+                [event async for event in session.retry()]
+            fake_daemon.fault = None
+            assert [event async for event in session.retry()]
+
+    def talk() -> None:
+        with Client(fake_daemon.host) as client:
+            session = Session(client, said)
+            session.ask("one")
+            fake_daemon.fault = Fault.ERROR_LINE
+            with pytest.raises(RunnerCrashedError):
+                session.ask("two")
+            with pytest.raises(RunnerCrashedError):
+                list(session.retry())
+            fake_daemon.fault = None
+            assert list(session.retry())
+            session.undo()
+            assert list(session.retry())
+
+    if kind == "asyncio":
+        asyncio.run(talk_asyncio())
+        assert [turn.question["content"] for turn in said.turns] == ["one", "two"]
+    else:
+        talk()
+        assert [turn.question["content"] for turn in said.turns] == ["one"]
 
 
 def test_an_error_leaves_the_conversation_as_it_was(
@@ -280,22 +342,7 @@ def test_a_retry_that_is_stopped_leaves_the_answer(
     """Once, and whole."""
     session = start()
     session("ask", "one")
-
-    async def stop_asyncio() -> None:
-        async with AsyncClient(session.host) as client:
-            events = AsyncSession(client, session.conversation).retry()
-            async for event in events:
-                if isinstance(event, Text):
-                    break
-            await events.aclose()
-
-    if session.kind == "blocking":
-        with Client(session.host) as client:
-            events = Session(client, session.conversation).retry()
-            next(event for event in events if isinstance(event, Text))
-            events.close()
-    else:
-        asyncio.run(stop_asyncio())
+    session.stop(Text, "retry")
     assert [(turn.answer, turn.is_whole) for turn in session.conversation.turns] == [
         ("Hello!", True)
     ]
