@@ -195,7 +195,8 @@ class Answering:
         assembler = ReplyAssembler(
             str(self._question.model),
             splits_thinking=not self._body.get("raw"),
-            opens_thinking=self.opens_thinking,
+            # A grammar holds from the first token on, whatever the prompt has opened.
+            opens_thinking=self.opens_thinking and not self._body.get("format"),
             now_s=self._now_s,
         )
         assembler.is_truncated = self._is_truncated

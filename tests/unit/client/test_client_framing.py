@@ -193,6 +193,19 @@ def test_a_thought_that_the_prompt_opened_is_no_answer(fake_daemon: FakeDaemon) 
         assert len(rendered) == 1
 
 
+def test_an_answer_under_a_grammar_is_no_thought(fake_daemon: FakeDaemon) -> None:
+    """Though the prompt is known to open one: the grammar holds from the first token on."""
+    with Client(fake_daemon.host) as client:
+        fake_daemon.pieces = ["Hm.</think>Yes."]
+        assert client.chat("m", OPENING).thinking == "Hm."
+        fake_daemon.pieces = ['{"a"', ": 1}"]
+        assert client.parse("m", OPENING, dict[str, int]).value == {"a": 1}
+        *events, _ = client.stream("m", OPENING, format="json")
+        assert events == [Text('{"a"'), Text(": 1}")]
+        fake_daemon.pieces = ["Hm.</think>Yes."]
+        assert isinstance(next(client.stream("m", OPENING)), Thinking)
+
+
 def test_a_closing_tag_in_an_answer_is_text(fake_daemon: FakeDaemon, ask: Any) -> None:
     """Where the prompt opened nothing; and where the daemon does not tell."""
     fake_daemon.pieces = ["The ", "</think> tag."]
