@@ -116,7 +116,8 @@ class Answering:
             DaemonError: the same one, with what had come and the number of attempts, if it is
                 final.
         """
-        if self._assembler.done:  # the answer is whole, whatever became of the connection
+        # The answer is whole, whatever became of the connection.
+        if self._assembler.done and not isinstance(error, ContextReducedError):
             self.is_over = True
             return 0.0
         self._assembler.tell(error)
@@ -164,32 +165,36 @@ class Answering:
         }
         self.call = replace(self._question, path="/api/generate", json=body)
 
-    def check_context(self, running: Sequence[RunningModel]) -> None:
+    def check_context(self, running: Sequence[RunningModel]) -> bool:
         """Compare the context that was asked for with what the model runs with.
 
         Args:
             running: What is loaded, now that the answer has begun.
 
+        Returns:
+            Whether it is told.
+
         Raises:
             ContextReducedError: it is shorter.
         """
         if self.unchecked_context is None:
-            return
+            return False
         model, asked = self.unchecked_context
         self.unchecked_context = None
-        for one in running:
-            if one.is_called(model) and 0 < one.context_length < asked:
+        lengths = [one.context_length for one in running if one.is_called(model)]
+        for length in lengths:
+            if 0 < length < asked:
                 error = ContextReducedError(
                     f"num_ctx is {asked}, but the daemon runs {model!r} with a context of "
-                    f"{one.context_length} tokens",
+                    f"{length} tokens",
                     asked_tokens=asked,
-                    used_tokens=one.context_length,
-                    hint=f"ask for num_ctx {one.context_length} at most: "
-                    "the model was trained for no more",
+                    used_tokens=length,
+                    hint=f"ask for num_ctx {length} at most: the model was trained for no more",
                     model=model,
                 )
                 error.phase = "first_token"
                 raise error
+        return any(lengths)
 
     def _begin(self) -> ReplyAssembler:
         assembler = ReplyAssembler(

@@ -26,7 +26,7 @@ from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.client.values import ModelSummary, Reply
+from ollama_bridge.client.values import ModelSummary, Reply, listed_name
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError, ModelNotFoundError
 
 Concurrency = int | Literal["auto"]
@@ -230,7 +230,7 @@ async def _check(address: str, digests: Mapping[str, str], api_key: str | None) 
 
 
 def _digest(model: str, there: Sequence[ModelSummary], address: str) -> str:
-    name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
+    name = listed_name(model)
     for one in there:
         if one.name == name:
             return one.digest

@@ -34,10 +34,12 @@ from ollama_bridge.client.values import (
     Embeddings,
     NextToken,
     Reply,
+    RunningModel,
     StreamEvent,
     read_rendered,
+    read_running,
 )
-from ollama_bridge.errors import DaemonError, DaemonUnreachableError, ReplyInvalidError
+from ollama_bridge.errors import DaemonError, ReplyInvalidError
 
 
 class Client(ModelStore, BlockingProcedures):
@@ -319,8 +321,10 @@ class Client(ModelStore, BlockingProcedures):
         """Once a model and context: while it answers, the daemon says what it runs with."""
         asked, known = answering.unchecked_context, self._contexts_in_use
         if asked not in known:
-            with contextlib.suppress(DaemonUnreachableError):  # as the stream itself will show
-                answering.check_context(self.ps())
+            running: Sequence[RunningModel] = ()
+            with contextlib.suppress(DaemonError):  # who does not tell spoils no answer
+                running = read_running(self._transport.json(calls.PS, answering.ends_s))
+            if answering.check_context(running):
                 known.add(asked)
         answering.unchecked_context = None
 

@@ -283,8 +283,7 @@ class AsyncSession(_Base):
 
 def _context(running: Sequence[RunningModel], model: str) -> int | None:
     """Length of the context that a model has right now; None where it is not loaded."""
-    name = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
-    lengths = [one.context_length for one in running if one.name == name]
+    lengths = [one.context_length for one in running if one.is_called(model)]
     return lengths[0] or None if lengths else None
 
 

@@ -209,7 +209,7 @@ class RunningModel:
 
     def is_called(self, model: str | None) -> bool:
         """Whether a request means it by this name."""
-        return self.name in (model, f"{model}:latest")
+        return model is not None and self.name in (model, listed_name(model))
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,12 @@ class NextToken:
     prompt_tokens: int
     top: tuple[TopLogprob, ...]
     chosen: str
+
+
+def listed_name(model: str) -> str:
+    """A model's name as the daemon lists it: with a tag, and without what is Ollama's own."""
+    name = model.removeprefix("registry.ollama.ai/").removeprefix("library/")
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
 def read_models(data: object) -> list[ModelSummary]:

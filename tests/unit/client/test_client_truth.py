@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
@@ -128,6 +129,33 @@ def test_the_context_is_looked_at_once(fake_daemon: FakeDaemon) -> None:
         for _ in range(3):
             client.chat("m", "hi", options={"num_ctx": 64})
     assert [asked.path for asked in fake_daemon.asked].count("/api/ps") == 1
+
+
+@pytest.mark.parametrize("status", [403, 503, 200], ids=["forbidden", "busy", "odd"])
+def test_who_does_not_tell_the_context_spoils_no_answer(ask: Any, status: int) -> None:
+    """A gateway that lets questions through and nothing else."""
+
+    def gateway(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/ps":
+            return httpx.Response(status, json={"models": "none of your business"})
+        return httpx.Response(200, json={"message": {"content": "Hello!"}, "done": True})
+
+    reply = ask("127.0.0.1:9", "chat", "m", "hi", handler=gateway, options={"num_ctx": 64})
+    assert reply.text == "Hello!"
+
+
+@pytest.mark.parametrize("name", ["m", "m:latest", "library/m", "registry.ollama.ai/library/m"])
+def test_a_model_is_known_by_all_its_names(ask: Any, name: str) -> None:
+    """The daemon lists it by the shortest."""
+
+    def lists(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/ps":
+            running = {"name": "m:latest", "context_length": 2048}
+            return httpx.Response(200, json={"models": [running]})
+        return httpx.Response(200, json={"message": {"content": "Hello!"}, "done": True})
+
+    with pytest.raises(ContextReducedError):
+        ask("127.0.0.1:9", "chat", name, "hi", handler=lists, options={"num_ctx": 8192})
 
 
 def test_an_answer_that_hit_its_limit_says_so(fake_daemon: FakeDaemon, ask: Any) -> None:
