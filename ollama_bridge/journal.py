@@ -28,14 +28,19 @@ class SyncedLines:
     Args:
         path: Made if missing.
         on_record: Called with every record that is there, and its place.
+        begins: How every line does. A torn line that is all that a file has is cut off only where
+            it is one of these: else it is somebody's.
 
     Raises:
-        ArtifactError: a line other than the last is damaged.
+        ArtifactError: a line other than the last is damaged, or it is another file.
         DiskFullError: no room.
     """
 
-    def __init__(self, path: Path, on_record: Callable[[JSONRecord, Place], None]) -> None:
+    def __init__(
+        self, path: Path, on_record: Callable[[JSONRecord, Place], None], *, begins: bytes = b"{"
+    ) -> None:
         self._path = path
+        self._begins = begins
         is_new = not path.exists()
         if not is_new:
             self._load(on_record)
@@ -92,7 +97,7 @@ class SyncedLines:
                         hint=f"start this stage afresh: rm -r {self._path.parent}",
                     )
                 record = _parse(line)
-                if record is None and number == 1 and line[:1] not in (b"{", b"\0"):
+                if record is None and number == 1 and not self._may_be_ours(line):
                     raise ArtifactError(
                         f"{self._path} is another file: nothing of ours begins like this",
                         hint="name a file that is not there yet",
@@ -103,6 +108,11 @@ class SyncedLines:
                     on_record(record, (good_end, len(line)))
                     good_end += len(line)
         os.truncate(self._path, good_end)
+
+    def _may_be_ours(self, line: bytes) -> bool:
+        """Whether a torn line may be one of these; what was not written yet may be zeros."""
+        length = min(len(line), len(self._begins))
+        return line[:length] == self._begins[:length] or line.startswith(b"\0")
 
 
 def _parse(line: bytes) -> JSONRecord | None:

@@ -20,6 +20,8 @@ from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.journal import JSONRecord, Place, SyncedLines
 
+_BEGINS = b'{"key": "'
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,7 +47,8 @@ class BatchLog(Closing):
         path: Made if missing; a last line that a kill tore is cut off.
 
     Raises:
-        ArtifactError: another process has it open, or a line other than the last is damaged.
+        ArtifactError: another process has it open, a line other than the last is damaged, or it is
+            another file.
         DiskFullError: no room.
     """
 
@@ -96,7 +99,7 @@ class BatchLog(Closing):
 
     def _open(self, path: Path) -> SyncedLines:
         try:
-            return SyncedLines(path, self._index)
+            return SyncedLines(path, self._index, begins=_BEGINS)
         except DiskFullError:
             raise
         except ArtifactError as exc:  # it lies in a folder of the user's

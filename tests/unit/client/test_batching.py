@@ -361,6 +361,22 @@ def test_a_file_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -
         list(ask_all(prompts("a"), tmp_path / "none" / "log", hosts=[daemon.host]))
 
 
+def test_json_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """One line without its end, as ``json.dump`` leaves it, is no line of ours that a kill tore."""
+    settings, log = tmp_path / "settings.json", tmp_path / "log"
+    settings.write_text('{"theme": "dark"}')
+    with pytest.raises(ArtifactError, match="is another file"):
+        list(ask_all(prompts("a"), settings, hosts=[daemon.host]))
+    assert settings.read_text() == '{"theme": "dark"}'
+    list(ask_all(prompts("a"), log, hosts=[daemon.host]))
+    whole = log.read_bytes()
+    for torn in (0, 1, 12, len(whole) // 2, len(whole) - 1):
+        log.write_bytes(whole[:torn])
+        [answered] = ask_all(prompts("a"), log, hosts=[daemon.host])
+        assert isinstance(answered, Answered)
+        assert answered.reply is not None
+
+
 def test_one_daemon_that_is_away_does_not_stop_the_others(
     daemon: FakeDaemon, tmp_path: Path
 ) -> None:
