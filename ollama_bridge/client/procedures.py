@@ -114,7 +114,8 @@ class BlockingProcedures(Closing):
         Raises:
             ConfigError: a function that a model could not call.
             ToolLoopError: tools are still called in the last turn.
-            DaemonError: as for ``chat``.
+            DaemonError: as for ``chat``; with the conversation so far, from which it can go on, in
+                ``messages``.
         """
         tool_loop.check_limit(timeout_s)
         steps = tool_loop.steps(

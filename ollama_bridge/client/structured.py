@@ -18,7 +18,12 @@ from ollama_bridge.client import calls
 from ollama_bridge.client.requests import Asking, MessageLike, message_list
 from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.values import Reply
-from ollama_bridge.errors import ConfigError, OutputInvalidError, RefusedAnswer
+from ollama_bridge.errors import (
+    ConfigError,
+    ContextOverflowError,
+    OutputInvalidError,
+    RefusedAnswer,
+)
 
 T = TypeVar("T")
 
@@ -150,7 +155,7 @@ def steps(
     Raises:
         ConfigError: fewer than one attempt.
         OutputInvalidError: no answer fitted, or one was cut at its limit of tokens: asked again
-            it would be cut again.
+            it would be cut again; or there is no room to ask again.
     """
     if attempts < 1:
         raise ConfigError(f"attempts is {attempts}", hint="allow at least one")
@@ -159,7 +164,13 @@ def steps(
     refused: list[RefusedAnswer] = []
     prompt_tokens = generated_tokens = 0
     while True:
-        reply: Reply = yield calls.chat(model, conversation, asking, system=None, tools=None)
+        question = calls.chat(model, conversation, asking, system=None, tools=None)
+        try:
+            reply: Reply = yield question
+        except ContextOverflowError as error:
+            if not refused:
+                raise
+            raise _not_valid(reply, refused, prompt_tokens, generated_tokens) from error
         prompt_tokens += reply.prompt_tokens
         generated_tokens += reply.generated_tokens
         try:

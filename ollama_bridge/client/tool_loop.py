@@ -16,7 +16,7 @@ from ollama_bridge.client.requests import Asking, MessageLike, message_list
 from ollama_bridge.client.steps import Steps, Use
 from ollama_bridge.client.tools import Tool, as_text, problem_text, tools_of
 from ollama_bridge.client.values import Reply, ToolCall
-from ollama_bridge.errors import ConfigError, ToolLoopError
+from ollama_bridge.errors import ConfigError, DaemonError, ToolLoopError
 
 # Asked before a tool runs: True: it may; False, or a text for the model that says why: it may not.
 Approval = Callable[[ToolCall], bool | str]
@@ -77,6 +77,7 @@ def steps(
     Raises:
         ConfigError: no tools, or fewer than one turn.
         ToolLoopError: the model still calls tools in the last turn.
+        DaemonError: with the conversation so far in ``messages``, from which it can go on.
     """
     if turns < 1:
         raise ConfigError(f"turns is {turns}", hint="allow at least one")
@@ -88,7 +89,12 @@ def steps(
     uses: list[ToolUse] = []
     prompt_tokens = generated_tokens = 0
     for turn in range(1, turns + 1):
-        reply: Reply = yield calls.chat(model, conversation, asking, system=None, tools=offered)
+        question = calls.chat(model, conversation, asking, system=None, tools=offered)
+        try:
+            reply: Reply = yield question
+        except DaemonError as failure:
+            failure.messages = tuple(conversation)
+            raise
         prompt_tokens += reply.prompt_tokens
         generated_tokens += reply.generated_tokens
         conversation.append(_turn_of(reply))

@@ -23,6 +23,7 @@ class DaemonError(OllamaBridgeError):
         partial_thinking: What had been received of the thinking before it.
         phase: What the call was waiting for; None where it had come, or nothing was sent.
         attempts: How often it was tried.
+        messages: In a loop of tools: the conversation so far, tools and what they gave included.
     """
 
     exit_code = 3
@@ -41,6 +42,7 @@ class DaemonError(OllamaBridgeError):
         self.partial_thinking = ""
         self.phase: CallPhase | None = None
         self.attempts = 1
+        self.messages: tuple[Mapping[str, Any], ...] = ()
 
 
 class DaemonUnreachableError(DaemonError):
@@ -158,13 +160,7 @@ class OutputInvalidError(DaemonError):
 
 
 class ToolLoopError(DaemonError):
-    """The model still calls tools when its limit of turns is reached.
-
-    Attributes:
-        messages: The conversation so far, tools and what they gave included.
-    """
-
-    messages: tuple[Mapping[str, Any], ...] = ()
+    """The model still calls tools when its limit of turns is reached."""
 
 
 class DaemonTimeoutError(DaemonError):

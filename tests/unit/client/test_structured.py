@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from ollama_bridge.client.structured import grammar_schema, shape_of
-from ollama_bridge.errors import ConfigError, OutputInvalidError, RefusedAnswer
+from ollama_bridge.errors import (
+    ConfigError,
+    ContextOverflowError,
+    OutputInvalidError,
+    RefusedAnswer,
+)
+
+TOO_LONG = "the input exceeds the available context size"
 
 
 class Verdict(BaseModel):
@@ -91,6 +98,20 @@ def test_it_is_not_asked_for_ever(fake_daemon: FakeDaemon, ask: Any) -> None:
     assert [answer.text for answer in caught.value.refused] == ["[]", "[]"]
     assert (caught.value.prompt_tokens, caught.value.generated_tokens) == (14, 6)
     assert caught.value.partial_text == "[]"
+
+
+def test_where_it_cannot_be_asked_again_what_was_wrong_is_told(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """A question that holds the answer and the schema, too, may be longer than the context."""
+    turns = iter([Turn(pieces=["[]"])])
+    fake_daemon.script = lambda asked: next(turns, Turn(refusal=(400, TOO_LONG)))
+    with pytest.raises(OutputInvalidError, match="no answer of 1 is what was asked") as caught:
+        ask(fake_daemon.host, "parse", "m", "hi", Verdict)
+    assert isinstance(caught.value.__cause__, ContextOverflowError)
+    assert (caught.value.prompt_tokens, caught.value.generated_tokens) == (7, 3)
+    with pytest.raises(ContextOverflowError):
+        ask(fake_daemon.host, "parse", "m", "hi", Verdict)
 
 
 @pytest.mark.parametrize(

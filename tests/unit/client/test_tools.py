@@ -246,3 +246,16 @@ def test_an_error_of_the_daemon_ends_the_loop(fake_daemon: FakeDaemon, ask: Any)
     fake_daemon.script = lambda asked: Turn(refusal=(500, "out of memory"))
     with pytest.raises(DaemonError, match="out of memory"):
         ask(fake_daemon.host, "run_tools", "m", "hi", [weather])
+
+
+def test_after_an_error_in_the_middle_it_goes_on(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """With all that was said and done: no tool is used twice."""
+    turns = iter([Turn(pieces=[], tool_calls=[("weather", {"city": "Rome"})])])
+    fake_daemon.script = lambda asked: next(turns, Turn(refusal=(400, "no")))
+    with pytest.raises(DaemonError) as caught:
+        ask(fake_daemon.host, "run_tools", "m", "hi", [weather], system="Be brief.")
+    assert [one["role"] for one in caught.value.messages] == ["system", "user", "assistant", "tool"]
+    fake_daemon.script = None
+    run = ask(fake_daemon.host, "run_tools", "m", caught.value.messages, [weather])
+    assert run.uses == ()
+    assert list(run.messages[:-1]) == list(caught.value.messages)
