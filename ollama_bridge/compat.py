@@ -48,7 +48,8 @@ class BridgeResponseError(ResponseError):
 
     Attributes:
         hint: What to do about it.
-        partial_text: What had come of the answer.
+        partial_text: What had come of the answer; of one that is streamed its reader has it.
+        partial_thinking: Likewise.
     """
 
     def __init__(self, error: DaemonError) -> None:
@@ -56,6 +57,7 @@ class BridgeResponseError(ResponseError):
         super().__init__(error.message, status)
         self.hint = error.hint
         self.partial_text = error.partial_text
+        self.partial_thinking = error.partial_thinking
 
 
 class BridgeConnectionError(ConnectionError):
@@ -88,7 +90,11 @@ class Client(ollama.Client):
             parts = self._parts(call)
             if stream:
                 return (_typed(cls, part) for part in parts)
-            return _typed(cls, joined(list(parts)))
+            came: list[dict[str, Any]] = []
+            with _keeping(came):
+                for part in parts:
+                    came.append(part)
+            return _typed(cls, joined(came))
         with _told():
             found = self._transport.json(call)
         return _typed(cls, found)
@@ -130,7 +136,11 @@ class AsyncClient(ollama.AsyncClient):
             parts = self._parts(call)
             if stream:
                 return (_typed(cls, part) async for part in parts)
-            return _typed(cls, joined([part async for part in parts]))
+            came: list[dict[str, Any]] = []
+            with _keeping(came):
+                async for part in parts:
+                    came.append(part)
+            return _typed(cls, joined(came))
         with _told():
             found = await self._transport.json(call)
         return _typed(cls, found)
@@ -249,6 +259,20 @@ def _told() -> Iterator[None]:
         raise BridgeConnectionError(f"{error.message} ({error.hint})") from error
     except DaemonError as error:
         raise BridgeResponseError(error) from error
+
+
+@contextlib.contextmanager
+def _keeping(came: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """What had come of an answer is in the error that ends it."""
+    try:
+        yield
+    except BridgeResponseError as error:
+        whole = joined(came) if came else {}
+        message = whole.get("message")
+        said = message if isinstance(message, Mapping) else whole
+        error.partial_text = said.get("content") or said.get("response") or ""
+        error.partial_thinking = said.get("thinking") or ""
+        raise
 
 
 def _kept_safe(kwargs: Mapping[str, Any], address: Address) -> dict[str, Any]:

@@ -181,6 +181,19 @@ def test_every_fault_is_an_error_that_ollama_s_users_catch(
         assert isinstance(caught.value.__cause__, cause)
 
 
+@pytest.mark.parametrize("method", ["chat", "generate"])
+@pytest.mark.parametrize("fault", [Fault.NO_DONE, Fault.RESET, Fault.ERROR_LINE, Fault.STALL])
+def test_what_came_of_a_broken_answer_is_kept(
+    daemon: FakeDaemon, ask: Any, fault: Fault, method: str
+) -> None:
+    """The text and the thought."""
+    daemon.fault, daemon.thinking = fault, ["Hm", "."]
+    question = MESSAGES if method == "chat" else "hi"
+    with pytest.raises(compat.BridgeResponseError) as caught:
+        ask(daemon.host, method, "m", question, client={"timeouts": SHORT})
+    assert (caught.value.partial_text, caught.value.partial_thinking) == ("Hello!", "Hm.")
+
+
 def test_refusals_have_their_status(daemon: FakeDaemon, ask: Any) -> None:
     """So that ``except ResponseError as e: if e.status_code == 404: pull`` works."""
     with pytest.raises(ollama.ResponseError) as caught:
