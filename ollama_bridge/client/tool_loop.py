@@ -139,26 +139,10 @@ def use(wanted: Use, *, approve: Approval | None, timeout_s: float) -> str:
         raise ConfigError("approve is a coroutine function", hint="use AsyncClient, or plain def")
     if verdict is not True:
         return problem_text(verdict or _REFUSED)
-    outcome: concurrent.futures.Future[str] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            came = tool.function(**arguments)
-            outcome.set_result(as_text(asyncio.run(_awaited(came)) if _waits(came) else came))
-        except BaseException as exc:  # whatever it is, the waiting thread has to hear of it
-            outcome.set_exception(exc)
-
-    threading.Thread(target=work, name=f"tool {tool.name}", daemon=True).start()
+    outcome = _begun(tool, arguments)
     # A TimeoutError of the tool's own is told from the limit by asking whether it has ended.
     done, _ = concurrent.futures.wait([outcome], timeout_s)
-    if not done:
-        return problem_text(_too_long(tool, timeout_s))
-    problem = outcome.exception()
-    if problem is None:
-        return outcome.result()
-    if isinstance(problem, Exception):
-        return problem_text(f"{type(problem).__name__}: {problem}")
-    raise problem
+    return outcome.result() if done else problem_text(_too_long(tool, timeout_s))
 
 
 async def use_async(wanted: Use, *, approve: AsyncApproval | None, timeout_s: float) -> str:
@@ -174,7 +158,13 @@ async def use_async(wanted: Use, *, approve: AsyncApproval | None, timeout_s: fl
     if verdict is not True:
         return problem_text(verdict or _REFUSED)
     if not tool.is_async:
-        return await asyncio.to_thread(use, wanted, approve=None, timeout_s=timeout_s)
+        # Not in the loop's own threads: the end of the loop would wait for them.
+        outcome = asyncio.wrap_future(_begun(tool, arguments))
+        try:
+            done, _ = await asyncio.wait([outcome], timeout=timeout_s)
+        finally:
+            outcome.cancel()
+        return outcome.result() if done else problem_text(_too_long(tool, timeout_s))
     work = asyncio.ensure_future(tool.function(**arguments))
     try:
         done, _ = await asyncio.wait([work], timeout=timeout_s)
@@ -188,6 +178,24 @@ async def use_async(wanted: Use, *, approve: AsyncApproval | None, timeout_s: fl
         return as_text(work.result())
     except (Exception, asyncio.CancelledError) as exc:  # a tool may raise anything
         return problem_text(f"{type(exc).__name__}: {exc}")
+
+
+def _begun(tool: Tool, arguments: dict[str, Any]) -> concurrent.futures.Future[str]:
+    """A tool at work in a thread of its own; what comes of it, as the model reads it."""
+    outcome: concurrent.futures.Future[str] = concurrent.futures.Future()
+    outcome.set_running_or_notify_cancel()  # nobody can cancel it from now on
+
+    def work() -> None:
+        try:
+            came = tool.function(**arguments)
+            outcome.set_result(as_text(asyncio.run(_awaited(came)) if _waits(came) else came))
+        except (Exception, asyncio.CancelledError) as exc:
+            outcome.set_result(problem_text(f"{type(exc).__name__}: {exc}"))
+        except BaseException as exc:  # whatever it is, who waits has to hear of it
+            outcome.set_exception(exc)
+
+    threading.Thread(target=work, name=f"tool {tool.name}", daemon=True).start()
+    return outcome
 
 
 def _waits(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
 
-from ollama_bridge.client import ToolCall, tool_of
+from ollama_bridge.client import AsyncClient, ToolCall, tool_of
 from ollama_bridge.client.tools import RESULT_LIMIT_CHARS
 from ollama_bridge.errors import ConfigError, DaemonError, ToolLoopError
 
@@ -187,6 +187,34 @@ def test_a_tool_that_hangs_does_not_hang_the_model(fake_daemon: FakeDaemon, ask:
         assert json.loads(run.uses[0].result)["error"].startswith("slow_coroutine did not end")
         assert cancelled == [True]
     ended.set()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "too long"])
+def test_a_loop_does_not_wait_for_a_tool_that_hangs(fake_daemon: FakeDaemon, how: str) -> None:
+    """Whoever stops, or does not wait, gets away; the tool is left to itself."""
+    begun, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> str:
+        """Wait."""
+        begun.set()
+        release.wait(10)
+        ended.set()
+        return "late"
+
+    async def stop() -> None:
+        async with AsyncClient(fake_daemon.host) as client:
+            limit_s = 60.0 if how == "cancelled" else 0.01
+            run = asyncio.ensure_future(client.run_tools("m", "hi", [slow], timeout_s=limit_s))
+            await asyncio.to_thread(begun.wait, 10)
+            if how == "cancelled":
+                run.cancel()
+            await asyncio.wait([run])
+
+    fake_daemon.script = calling([("slow", {})])
+    asyncio.run(stop())
+    assert not ended.is_set()
+    release.set()
+    assert ended.wait(10)
 
 
 def test_coroutines_are_tools_and_may_approve(fake_daemon: FakeDaemon, ask: Any) -> None:
