@@ -43,9 +43,10 @@ class Transport:
         self._timeouts = timeouts
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
-            http = httpx.Client(
-                verify=_needs_certificates(address), transport=transport, limits=_LIMITS
-            )
+            with _environment():
+                http = httpx.Client(
+                    verify=_needs_certificates(address), transport=transport, limits=_LIMITS
+                )
         self._send: Callable[[httpx.Request], httpx.Response]
         if http is None:
             # Cookies, redirects and the like, which no daemon has, cost a tenth of a request.
@@ -132,9 +133,10 @@ class AsyncTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
-            http = httpx.AsyncClient(
-                verify=_needs_certificates(address), transport=transport, limits=_LIMITS
-            )
+            with _environment():
+                http = httpx.AsyncClient(
+                    verify=_needs_certificates(address), transport=transport, limits=_LIMITS
+                )
         self._send: Callable[[httpx.Request], Awaitable[httpx.Response]]
         if http is None:
             wire = transport or httpx.AsyncHTTPTransport(
@@ -296,6 +298,19 @@ def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) ->
 @lru_cache(maxsize=256)
 def _url(text: str) -> httpx.URL:
     return httpx.URL(text)
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Proxies and certificates that the environment names are read; httpx reads all at once."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
+        raise ConfigError(
+            f"the proxy or the certificates that the environment names cannot be used: {exc}",
+            hint="unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE); "
+            "for socks5: pip install 'httpx[socks]'",
+        ) from exc
 
 
 def _may_need_proxy(address: Address) -> bool:

@@ -106,6 +106,26 @@ def test_no_fault_leaks_a_connection_or_a_task(fake_daemon: FakeDaemon, fault: F
         assert client.version() == "0.34.4"
 
 
+@pytest.mark.parametrize(
+    ("host", "name", "value"),
+    [
+        ("box:11434", "ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("box:11434", "ALL_PROXY", "socks://127.0.0.1:1080"),
+        ("https://box", "SSL_CERT_FILE", "/none.pem"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, host: str, name: str, value: str
+) -> None:
+    """Desktops export such ones, and httpx reads all of them; our own machine needs none."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        ask(host, "version")
+    assert name in str(caught.value.hint)
+    with pytest.raises(DaemonUnreachableError):
+        ask(nobody_listens(), "version")
+
+
 def test_nobody_listens(ask: Any) -> None:
     """A refused connection says how to start a daemon."""
     with pytest.raises(DaemonUnreachableError, match="no daemon answers at") as caught:
