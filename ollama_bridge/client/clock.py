@@ -1,9 +1,10 @@
 """The time limits of one call, and what a breach of them and an error of httpx is called.
 
 One limit a phase, all finite. The daemon sends its headers with the first token, so waiting for
-headers is loading and reading the prompt; afterwards a limit holds between any two lines, however
-many bytes drip in meanwhile. The limit of a whole call is looked at whenever something comes, so
-silence at its end may overrun it by one such limit. Files take as long as they are large, so calls
+headers is loading and reading the prompt (of which a blocking client can bound the silence only);
+afterwards a limit holds between any two lines, however many bytes drip in meanwhile. The limit of a
+whole call is looked at whenever something comes, so silence at its end may overrun it by one such
+limit. Files take as long as they are large, so calls
 that move them have more of it; what holds for them is the limit of their silence.
 """
 
@@ -65,6 +66,13 @@ class Clock:
         self._sent_limits = {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
         return self._sent_limits
 
+    @property
+    def headers_s(self) -> float:
+        """How long it may take until an answer begins, whatever comes before; a file is sent."""
+        if self.call.content is not None:
+            return max(0.001, self._left_s)
+        return self._sent_limits["connect"] + self._sent_limits["read"]
+
     def begin_answer(self, response: httpx.Response) -> None:
         """From now on the limit between two pieces holds; a refusal is no answer."""
         self.answering = response.is_success
@@ -98,8 +106,8 @@ class Clock:
         error.phase = error.phase or ("connect" if _is_no_connection(error) else self._silence[0])
 
     def translate(self, exc: Exception) -> DaemonError:
-        """The error of ours for one of httpx."""
-        if isinstance(exc, httpx.TimeoutException):
+        """The error of ours for one of httpx, or for what took longer than :attr:`headers_s`."""
+        if isinstance(exc, httpx.TimeoutException | TimeoutError):
             if self._left_s <= 0.01:  # a timer may fire a little early
                 return self._timeout("total", self._total_s)
             if isinstance(exc, httpx.ConnectTimeout):

@@ -22,7 +22,7 @@ from ollama_bridge.errors import (
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Limits in seconds; there is no way to wait for ever.
+    """Limits in seconds, all finite.
 
     Attributes:
         connect_s: Until the daemon accepts.

@@ -183,8 +183,10 @@ class AsyncTransport:
         try:
             try:
                 request = _request(call, self.address.url, self._headers, clock)
-                response = await self._send(request)
-            except HTTPX_ERRORS as exc:
+                # httpx counts silence only: bytes that drip and interim replies are none.
+                async with asyncio.timeout(clock.headers_s):
+                    response = await self._send(request)
+            except (*HTTPX_ERRORS, TimeoutError) as exc:
                 raise clock.translate(exc) from exc
             try:
                 clock.begin_answer(response)

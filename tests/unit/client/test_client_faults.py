@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -74,6 +75,28 @@ def test_each_fault_is_one_error(
     assert caught.value.model == "m"
     assert caught.value.phase is not None
     assert caught.value.hint
+
+
+def test_interim_replies_are_no_answer() -> None:
+    """They come again and again, so it is never silent."""
+
+    async def processing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while True:
+                writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    async def run() -> None:
+        limits = Timeouts(connect_s=0.1, load_s=0.1, first_token_s=0.1)
+        async with await asyncio.start_server(processing, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            async with AsyncClient(f"{host}:{port}", timeouts=limits) as client:
+                with pytest.raises(DaemonTimeoutError, match=r"within 0\.2 s") as caught:
+                    await client.chat("m", "hi")
+        assert caught.value.phase == "load"
+
+    asyncio.run(run())
 
 
 def connections_in_use(client: Client | AsyncClient) -> int:
