@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options, check_options
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options, check_options, nearest
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import Message
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _A_MESSAGE = 'write {"role": "user", "content": "..."}'
+# Source: Message in ollama's api/types.go.
+_MESSAGE_FIELDS = frozenset(
+    ("role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id")
+)
+_INSTEAD_OF_CONTENT = ("thinking", "images", "tool_calls")
 
 _SMALLEST_IMAGE_BYTES = 32
 _THINK_LEVELS = ("low", "medium", "high", "max")
@@ -102,7 +107,7 @@ def message_list(
     """Messages as the API wants them; a text is one user turn.
 
     Raises:
-        ConfigError: a message without a role.
+        ConfigError: a message without a role or a text, or with a field that is unknown.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -114,11 +119,19 @@ def message_list(
     for number, message in enumerate(messages):
         if not isinstance(message, Message | Mapping):
             raise ConfigError(f"message {number} is a {type(message).__name__}", hint=_A_MESSAGE)
-        item: dict[str, Any] = (
-            {**message.to_dict()} if isinstance(message, Message) else {**message}
-        )
+        said = message.to_dict() if isinstance(message, Message) else message
+        item = {name: value for name, value in said.items() if value is not None}
+        for name in item:
+            if name not in _MESSAGE_FIELDS:
+                raise ConfigError(
+                    f"message {number} has an unknown field {name!r}: Ollama would ignore it",
+                    hint=nearest(str(name), _MESSAGE_FIELDS),
+                )
         if not isinstance(item.get("role"), str):
             raise ConfigError(f"message {number} has no role", hint=_A_MESSAGE)
+        speaks = "content" in item or not any(item.get(name) for name in _INSTEAD_OF_CONTENT)
+        if speaks and not isinstance(item.get("content"), str):
+            raise ConfigError(f"message {number} has no text as its content", hint=_A_MESSAGE)
         if item.get("images"):
             item["images"] = [_image(image) for image in item["images"]]
         found.append(item)

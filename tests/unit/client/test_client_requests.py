@@ -61,6 +61,10 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
     [
         ({"model": "m", "messages": TURNS, "tool_choice": "x"}, "'tool_choice'"),
         ({"model": "m", "prompt": "hi", "max_tokens": 5}, "'max_tokens'"),
+        ({"model": "m", "messages": [{"role": "user", "contents": "hi"}]}, "field 'contents'"),
+        ({"model": "m", "messages": [{"role": "user"}]}, "message 0 has no text"),
+        ({"model": "m", "messages": [{"role": "user", "content": None}]}, "message 0 has no text"),
+        ({"model": "m", "messages": [{"role": "user", "content": [{}]}]}, "message 0 has no text"),
         ({"model": "m"}, "no 'prompt'"),
         ({"messages": TURNS}, "no 'model'"),
         ({"model": "m", "prompt": "hi", "think": "very"}, "think is 'very'"),
@@ -79,6 +83,25 @@ def test_a_wrong_request_is_refused_before_it_is_sent(
         ask(fake_daemon.host, "ask", request_)
     assert caught.value.hint
     assert fake_daemon.asked == []
+
+
+def test_a_message_may_have_calls_or_images_instead_of_a_text(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """As other clients leave them: what is null is left out."""
+    call = {"function": {"name": "weather", "arguments": {}}}
+    messages = [
+        {"role": "user", "images": [b"\x89PNG"]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "7", "tool_name": "weather", "tool_call_id": "1"},
+    ]
+    ask(fake_daemon.host, "chat", "m", messages)
+    sent = fake_daemon.questions[0]["messages"]
+    assert sent == [
+        {"role": "user", "images": ["iVBORw=="]},
+        {"role": "assistant", "tool_calls": [call]},
+        messages[2],
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_OPTIONS))
