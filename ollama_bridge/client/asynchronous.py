@@ -239,7 +239,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
             try:
                 embedding.take(await self._transport.json(call, embedding.ends_s))
             except DaemonError as error:
-                await self._measure(error, question)
+                await self._measure(error, question, embedding.ends_s)
                 await asyncio.sleep(embedding.recover(error))
         return embedding.found
 
@@ -313,7 +313,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
                             yield event
                 answering.finish()
             except DaemonError as error:
-                await self._measure(error, call)
+                await self._measure(error, call, answering.ends_s)
                 await asyncio.sleep(answering.recover(error))
         self._thinking_opened[asked] = answering.opens_thinking
         for event in answering.held:
@@ -330,9 +330,11 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
                 known.add(asked)
         answering.unchecked_context = None
 
-    async def _measure(self, error: DaemonError, call: Call) -> None:
+    async def _measure(self, error: DaemonError, call: Call, ends_s: float) -> None:
         """Say by how much a prompt is too long where the daemon does not."""
-        if (unmeasured := measuring(error, call)) is not None:
+        if (unmeasured := measuring(error, call, ends_s)) is not None:
+            ends_s = unmeasured.ends_s
             with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
-                answers = [await self._transport.json(part) for part in unmeasured.calls]
-                unmeasured.tell(answers, await self.ps())
+                answers = [await self._transport.json(part, ends_s) for part in unmeasured.calls]
+                shown = await self._transport.json(calls.PS, ends_s)
+                unmeasured.tell(answers, read_running(shown))

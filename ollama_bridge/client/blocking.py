@@ -239,7 +239,7 @@ class Client(ModelStore, BlockingProcedures):
             try:
                 embedding.take(self._transport.json(call, embedding.ends_s))
             except DaemonError as error:
-                self._measure(error, question)
+                self._measure(error, question, embedding.ends_s)
                 time.sleep(embedding.recover(error))
         return embedding.found
 
@@ -312,7 +312,7 @@ class Client(ModelStore, BlockingProcedures):
                         yield from events
                 answering.finish()
             except DaemonError as error:
-                self._measure(error, call)
+                self._measure(error, call, answering.ends_s)
                 time.sleep(answering.recover(error))
         self._thinking_opened[asked] = answering.opens_thinking
         yield from answering.held
@@ -328,9 +328,11 @@ class Client(ModelStore, BlockingProcedures):
                 known.add(asked)
         answering.unchecked_context = None
 
-    def _measure(self, error: DaemonError, call: Call) -> None:
+    def _measure(self, error: DaemonError, call: Call, ends_s: float) -> None:
         """Say by how much a prompt is too long where the daemon does not."""
-        if (unmeasured := measuring(error, call)) is not None:
+        if (unmeasured := measuring(error, call, ends_s)) is not None:
+            ends_s = unmeasured.ends_s
             with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
-                answers = [self._transport.json(part) for part in unmeasured.calls]
-                unmeasured.tell(answers, self.ps())
+                answers = [self._transport.json(part, ends_s) for part in unmeasured.calls]
+                shown = self._transport.json(calls.PS, ends_s)
+                unmeasured.tell(answers, read_running(shown))

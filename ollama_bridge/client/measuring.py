@@ -7,6 +7,7 @@ and the rest is taken to be alike. No input or output here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from ollama_bridge.errors import ContextOverflowError, DaemonError
 
 _PART_CHARACTERS = 240
 _PARTS = 3
+_LIMIT_S = 60.0  # the model is loaded, so it takes a moment, or the daemon is busy
 
 
 class Measuring:
@@ -27,9 +29,14 @@ class Measuring:
     Args:
         error: What the daemon said.
         question: What it was asked.
+        ends_s: When the question has to be done, by the monotonic clock.
+
+    Attributes:
+        ends_s: When the estimate has to be.
     """
 
-    def __init__(self, error: ContextOverflowError, question: Call) -> None:
+    def __init__(self, error: ContextOverflowError, question: Call, ends_s: float) -> None:
+        self.ends_s = min(ends_s, time.monotonic() + _LIMIT_S)
         self._error = error
         self._question = question
         self._body: dict[str, Any] = dict(question.json or {})
@@ -77,18 +84,19 @@ class Measuring:
         return replace(self._question, path="/api/generate", json=body)
 
 
-def measuring(error: DaemonError, question: Call) -> Measuring | None:
+def measuring(error: DaemonError, question: Call, ends_s: float) -> Measuring | None:
     """What has to be measured after a failure; None: nothing.
 
     Args:
         error: The failure.
         question: What was asked.
+        ends_s: When it has to be done, by the monotonic clock.
     """
     if not isinstance(error, ContextOverflowError) or error.needed_tokens is not None:
         return None
     if (question.json or {}).get("truncate"):
         return None  # it is cut, and that the daemon does tell how much is left
-    return Measuring(error, question)
+    return Measuring(error, question, ends_s)
 
 
 def _text_of(body: dict[str, Any]) -> str:

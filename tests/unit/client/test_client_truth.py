@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
-from ollama_bridge.client import Client, Cut, Done
+from ollama_bridge.client import Client, Cut, Done, Timeouts
 from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.errors import (
     ContextOverflowError,
@@ -91,6 +91,21 @@ def test_what_cannot_be_estimated_is_still_too_long(fake_daemon: FakeDaemon, ask
     with pytest.raises(ContextOverflowError, match="does not fit") as caught:
         ask(fake_daemon.host, "chat", "m", "hi")
     assert (caught.value.needed_tokens, caught.value.is_estimate) == (None, False)
+
+
+def test_an_estimate_takes_no_longer_than_the_question_may(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """All parts together: of a daemon that is slow with each, the error has no numbers."""
+
+    def slowly(asked: Asked) -> Turn:
+        fake_daemon.closing.wait(0.25 if "truncate" not in asked.json else 0.0)
+        return counts_words(asked)
+
+    fake_daemon.script = slowly
+    with pytest.raises(ContextOverflowError) as caught:
+        ask(fake_daemon.host, "chat", "m", "some words " * 3000, timeouts=Timeouts(total_s=0.6))
+    assert caught.value.needed_tokens is None
 
 
 def test_a_text_to_embed_is_estimated_too(fake_daemon: FakeDaemon, ask: Any) -> None:
