@@ -192,8 +192,8 @@ class Session(_Base):
 
     def _context_tokens(self) -> int | None:
         """Length of the context, as far as it is known: it only helps to drop turns in time."""
-        if "num_ctx" in self.conversation.options:
-            return int(self.conversation.options["num_ctx"])
+        if (asked := self.conversation.options.get("num_ctx")) is not None:
+            return int(asked)
         try:
             return _context(self._client.ps(), self.conversation.model)
         except DaemonError:
@@ -273,8 +273,8 @@ class AsyncSession(_Base):
 
     async def _context_tokens(self) -> int | None:
         """As :meth:`Session._context_tokens`."""
-        if "num_ctx" in self.conversation.options:
-            return int(self.conversation.options["num_ctx"])
+        if (asked := self.conversation.options.get("num_ctx")) is not None:
+            return int(asked)
         try:
             return _context(await self._client.ps(), self.conversation.model)
         except DaemonError:

@@ -236,6 +236,14 @@ def test_a_retry_asks_a_question_that_failed(fake_daemon: FakeDaemon, kind: str)
         assert [turn.question["content"] for turn in said.turns] == ["one"]
 
 
+def test_an_option_that_is_none_is_not_set(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """The length of the context too."""
+    assert start(options={"num_ctx": None})("ask", "one").text == "Hello!"
+    assert "num_ctx" not in fake_daemon.questions[0]["options"]
+
+
 def test_an_error_leaves_the_conversation_as_it_was(
     fake_daemon: FakeDaemon, start: Callable[..., Driver]
 ) -> None:
