@@ -66,7 +66,7 @@ class Answering:
         self._gives_out = gives_out
         self.opens_thinking = thinking_opened
         self.held: Sequence[StreamEvent] = ()
-        self._now_s = now_s
+        self._now_s, self._start_s = now_s, now_s()
         self._attempts = Attempts(retries, timeouts.total_s, now_s)
         self._is_truncated = False
         self._needed_tokens: int | None = None
@@ -203,6 +203,7 @@ class Answering:
             # A grammar holds from the first token on, whatever the prompt has opened.
             opens_thinking=self.opens_thinking and not self._body.get("format"),
             now_s=self._now_s,
+            start_s=self._start_s,
         )
         assembler.is_truncated = self._is_truncated
         assembler.needed_tokens = self._needed_tokens

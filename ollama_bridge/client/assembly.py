@@ -39,6 +39,7 @@ class ReplyAssembler:
         splits_thinking: Whether a leading ``<think>`` is split off where the daemon did not.
         opens_thinking: The prompt has opened it already.
         now_s: The clock.
+        start_s: When it was first asked, by the clock; None: now.
 
     Attributes:
         done: The terminal event has come.
@@ -55,10 +56,11 @@ class ReplyAssembler:
         splits_thinking: bool = True,
         opens_thinking: bool = False,
         now_s: Callable[[], float] = time.monotonic,
+        start_s: float | None = None,
     ) -> None:
         self._model = model
         self._now_s = now_s
-        self._start_s = now_s()
+        self._start_s = now_s() if start_s is None else start_s
         self._opens_thinking = opens_thinking
         self._splitter = ThinkingSplitter(inside=opens_thinking) if splits_thinking else None
         self._splits_thinking = splits_thinking

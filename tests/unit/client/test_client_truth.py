@@ -10,12 +10,15 @@ import httpx
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
-from ollama_bridge.client import Client, Cut, Done, Timeouts
+from ollama_bridge.client import Client, Cut, Done, Retries, Timeouts, calls
+from ollama_bridge.client.answering import Answering
 from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
     ContextOverflowError,
     ContextReducedError,
     DaemonBusyError,
+    DaemonUnreachableError,
     StreamBrokenError,
     UnsupportedFeatureError,
 )
@@ -235,6 +238,22 @@ def test_times_and_tokens_to_the_first_thought_and_answer(
     assert pace is not None
     assert (pace.first_thinking_s, pace.first_text_s, pace.whole_s) == (1.0, 2.0, 3.0)
     assert (pace.tokens_to_thinking, pace.tokens_to_text) == (1, 3)
+
+
+def test_the_time_of_an_attempt_that_failed_counts() -> None:
+    """The caller waited for it, too."""
+    ticks = iter(float(second) for second in range(0, 1000, 10))
+    call = calls.chat("m", "hi", Asking(), system=None, tools=None)
+    answering = Answering(
+        call, Timeouts(), Retries(pause_s=0.0), gives_out=False, now_s=lambda: next(ticks)
+    )
+    answering.recover(DaemonUnreachableError("gone"))
+    [line] = lines({"response": "a", "done": True})
+    *_, done = answering.feed(line)
+    assert isinstance(done, Done)
+    assert done.reply.pace is not None
+    # After looks at the beginning, for the limit of the whole, and before the second attempt.
+    assert (done.reply.pace.first_text_s, done.reply.pace.whole_s) == (30.0, 40.0)
 
 
 def test_an_answer_without_thinking_has_no_time_of_it(fake_daemon: FakeDaemon, ask: Any) -> None:
