@@ -18,7 +18,10 @@ Record = dict[str, Any]
 
 
 def reply_to_record(reply: Reply) -> Record:
-    """Everything in a reply; tokens as short lists, since there may be many."""
+    """A reply; tokens as short lists, since there may be many.
+
+    Left out are its pace, which is the client's own, and ``resumed``: a batch continues nothing.
+    """
     record: Record = {
         "text": reply.text,
         "thinking": reply.thinking,
@@ -34,6 +37,8 @@ def reply_to_record(reply: Reply) -> Record:
         ]
     if reply.cut is not None:
         record["cut"] = vars(reply.cut)
+    if reply.cached_tokens is not None:
+        record["cached_tokens"] = reply.cached_tokens
     if reply.tool_calls:
         record["tool_calls"] = [[call.name, dict(call.arguments)] for call in reply.tool_calls]
     return record
@@ -58,6 +63,7 @@ def reply_from_record(record: Record) -> Reply:
         ),
         tool_calls=tuple(ToolCall(*call) for call in record.get("tool_calls", ())),
         cut=Cut(**record["cut"]) if "cut" in record else None,
+        cached_tokens=record.get("cached_tokens"),
     )
 
 

@@ -122,6 +122,18 @@ def test_what_was_cut_is_in_the_log(daemon: FakeDaemon, tmp_path: Path) -> None:
         assert answered.reply.cut.kept_tokens == 33
 
 
+def test_what_the_daemon_tells_of_its_cache_is_in_the_log(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """None is for those that do not tell."""
+    daemon.final["prompt_eval_cached_count"] = 5
+    for _ in range(2):
+        [answered] = ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host])
+        assert isinstance(answered, Answered)
+        assert answered.reply is not None
+        assert answered.reply.cached_tokens == 5
+
+
 def test_an_odd_line_of_a_log_is_told(daemon: FakeDaemon, tmp_path: Path) -> None:
     """A value that is no reply."""
     list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
