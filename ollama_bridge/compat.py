@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import ollama
@@ -94,7 +94,7 @@ class Client(ollama.Client):
             with _keeping(came):
                 for part in parts:
                     came.append(part)
-            return _typed(cls, joined(came))
+            return _whole(cls, came)
         with _told():
             found = self._transport.json(call)
         return _typed(cls, found)
@@ -140,7 +140,7 @@ class AsyncClient(ollama.AsyncClient):
             with _keeping(came):
                 async for part in parts:
                     came.append(part)
-            return _typed(cls, joined(came))
+            return _whole(cls, came)
         with _told():
             found = await self._transport.json(call)
         return _typed(cls, found)
@@ -203,6 +203,8 @@ def _call(method: str, path: str, **kwargs: Any) -> Call | None:
         patience = "files"
     elif path in _EMBEDDINGS and body is not None:
         body = {"truncate": False} | body
+        if body.get("options"):
+            body["options"] = _checked(body["options"])
         patience = "model"
     elif "content" in kwargs:
         patience = "files"
@@ -228,16 +230,28 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return check_options({**options, "num_predict": None}) | {"num_predict": limit}
 
 
+def _whole(cls: Any, parts: Sequence[Mapping[str, Any]]) -> Any:
+    """The reply that a stream amounts to, as a type of ollama-python's."""
+    try:
+        return cls(**joined(parts))
+    except (TypeError, AttributeError, ValueError) as exc:
+        _refuse(cls, exc)
+
+
 def _typed(cls: Any, data: Any) -> Any:
     """A reply as the type of ollama-python's that it is there."""
     try:
         return cls(**data)
     except (TypeError, ValueError) as exc:  # pydantic's errors are ValueErrors
-        with _told():
-            raise ReplyInvalidError(
-                f"the daemon's answer is no {cls.__name__}: {exc}",
-                hint="is it an Ollama? ollama-bridge doctor",
-            ) from exc
+        _refuse(cls, exc)
+
+
+def _refuse(cls: Any, exc: Exception) -> NoReturn:
+    with _told():
+        raise ReplyInvalidError(
+            f"the daemon's answer is no {cls.__name__}: {exc}",
+            hint="is it an Ollama? ollama-bridge doctor",
+        ) from exc
 
 
 def _check_end(part: Mapping[str, Any], call: Call) -> None:
@@ -267,7 +281,9 @@ def _keeping(came: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     try:
         yield
     except BridgeResponseError as error:
-        whole = joined(came) if came else {}
+        whole: dict[str, Any] = {}
+        with contextlib.suppress(TypeError, AttributeError, IndexError):  # odd parts, or none
+            whole = joined(came)
         message = whole.get("message")
         said = message if isinstance(message, Mapping) else whole
         error.partial_text = said.get("content") or said.get("response") or ""

@@ -223,6 +223,32 @@ def test_an_option_that_would_be_ignored_is_told(daemon: FakeDaemon, ask: Any) -
     assert daemon.questions == []
 
 
+def test_options_of_embeddings_are_looked_at_too(daemon: FakeDaemon, ask: Any) -> None:
+    """The daemon would ignore them as well."""
+    with pytest.raises(ConfigError, match="unknown option 'num_ctxx'"):
+        ask(daemon.host, "embed", "m", "hi", options={"num_ctxx": 9})
+    assert daemon.asked == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"message": {"role": "assistant", "content": 5}},
+        {"message": {"role": "assistant", "content": "", "tool_calls": 3}},
+        {"logprobs": 7, "message": {"role": "assistant", "content": ""}},
+    ],
+)
+def test_an_odd_part_of_an_answer_is_an_error(
+    daemon: FakeDaemon, ask: Any, monkeypatch: pytest.MonkeyPatch, part: dict[str, Any]
+) -> None:
+    """Of ollama-python's kind, whether the parts are handed out or joined."""
+    last = {"message": {"role": "assistant", "content": ""}, "done": True}
+    monkeypatch.setattr(daemon, "answer", lambda turn, *, chat: iter([part, last]))
+    for stream in (False, True):
+        with pytest.raises(ollama.ResponseError, match="is no ChatResponse"):
+            ask(daemon.host, "chat", "m", MESSAGES, stream=stream)
+
+
 def test_headers_and_timeouts_of_httpx_are_kept(daemon: FakeDaemon, ask: Any) -> None:
     """A timeout bounds every silence."""
     ask(daemon.host, "list", client={"headers": {"x-team": "blue"}})
