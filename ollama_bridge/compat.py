@@ -23,7 +23,7 @@ import httpx
 import ollama
 from ollama import ResponseError
 
-from ollama_bridge.client.address import Address, read_address
+from ollama_bridge.client.address import read_address
 from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
 from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.options import check_options
@@ -78,14 +78,21 @@ class Client(ollama.Client):
         self, host: str | None = None, *, timeouts: Timeouts | None = None, **kwargs: Any
     ) -> None:
         address = read_address(host)
-        super().__init__(host, **_kept_safe(kwargs, address))
+        super().__init__(host, **_kept_safe(kwargs, trust_env=not address.loopback))
+        # For ollama.com, which proxies may stand before; None: by the same client.
+        keeps = "transport" in kwargs or not address.loopback
+        self._elsewhere = None if keeps else (host, dict(kwargs))
         limits = timeouts or _limits(kwargs.get("timeout"))
         self._transport = Transport(address, limits, http=self._client)
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)
         if call is None:  # not the daemon's: ollama.com's search
-            return super()._request(cls, *args, stream=stream, **kwargs)
+            if self._elsewhere is None:
+                return super()._request(cls, *args, stream=stream, **kwargs)
+            host, given = self._elsewhere
+            with ollama.Client(host, **_kept_safe(given)) as client:
+                return client._request(cls, *args, stream=stream, **kwargs)
         if call.path in _QUESTIONS + _TRANSFERS:
             parts = self._parts(call)
             if stream:
@@ -124,14 +131,21 @@ class AsyncClient(ollama.AsyncClient):
         self, host: str | None = None, *, timeouts: Timeouts | None = None, **kwargs: Any
     ) -> None:
         address = read_address(host)
-        super().__init__(host, **_kept_safe(kwargs, address))
+        super().__init__(host, **_kept_safe(kwargs, trust_env=not address.loopback))
+        # For ollama.com, which proxies may stand before; None: by the same client.
+        keeps = "transport" in kwargs or not address.loopback
+        self._elsewhere = None if keeps else (host, dict(kwargs))
         limits = timeouts or _limits(kwargs.get("timeout"))
         self._transport = AsyncTransport(address, limits, http=self._client)
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)
         if call is None:
-            return await super()._request(cls, *args, stream=stream, **kwargs)
+            if self._elsewhere is None:
+                return await super()._request(cls, *args, stream=stream, **kwargs)
+            host, given = self._elsewhere
+            async with ollama.AsyncClient(host, **_kept_safe(given)) as client:
+                return await client._request(cls, *args, stream=stream, **kwargs)
         if call.path in _QUESTIONS + _TRANSFERS:
             parts = self._parts(call)
             if stream:
@@ -291,9 +305,14 @@ def _keeping(came: Sequence[Mapping[str, Any]]) -> Iterator[None]:
         raise
 
 
-def _kept_safe(kwargs: Mapping[str, Any], address: Address) -> dict[str, Any]:
-    """Arguments of httpx: what is not said is as our own client has it."""
-    safe = {"follow_redirects": False, "trust_env": not address.loopback} | dict(kwargs)
+def _kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str, Any]:
+    """Arguments of httpx: what is not said is as our own client has it.
+
+    Args:
+        kwargs: As they came.
+        trust_env: Whether proxies of the environment count: not between us and our own machine.
+    """
+    safe = {"follow_redirects": False, "trust_env": trust_env} | dict(kwargs)
     if safe.get("timeout") is None:  # of what does not go to the daemon
         safe["timeout"] = 60.0
     return safe

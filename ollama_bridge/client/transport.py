@@ -41,6 +41,7 @@ class Transport:
     ) -> None:
         self.address = address
         self._timeouts = timeouts
+        self._given = http
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
             with _environment():
@@ -102,7 +103,7 @@ class Transport:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             try:
-                request = _request(call, self.address.url, self._headers, clock)
+                request = _request(call, self.address.url, self._headers, clock, self._given)
                 response = self._send(request)
             except HTTPX_ERRORS as exc:
                 raise clock.translate(exc) from exc
@@ -131,6 +132,7 @@ class AsyncTransport:
         self.address = address
         self._timeouts = timeouts
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._given = http
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
             with _environment():
@@ -182,7 +184,7 @@ class AsyncTransport:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             try:
-                request = _request(call, self.address.url, self._headers, clock)
+                request = _request(call, self.address.url, self._headers, clock, self._given)
                 # httpx counts silence only: bytes that drip and interim replies are none.
                 async with asyncio.timeout(clock.headers_s):
                     response = await self._send(request)
@@ -283,12 +285,21 @@ def _refuse(_: httpx.Request) -> NoReturn:
     raise ConfigError("this client is closed", hint="make a new one")
 
 
-def _request(call: Call, base_url: str, headers: httpx.Headers, clock: Clock) -> httpx.Request:
+def _request(
+    call: Call,
+    base_url: str,
+    headers: httpx.Headers,
+    clock: Clock,
+    given: httpx.Client | httpx.AsyncClient | None,
+) -> httpx.Request:
     """What httpx sends. Its own way of building one costs as much as all the rest of a request."""
     if call.headers:
         headers = headers.copy()
         headers.update(call.headers)
-    return httpx.Request(
+    # Only a client that we were given may have cookies and parameters of its own.
+    is_plain = given is None or not (given.cookies or given.params)
+    build = httpx.Request if given is None or is_plain else given.build_request
+    return build(
         call.method,
         _url(base_url + call.path),
         headers=headers,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ollama
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
@@ -257,6 +258,35 @@ def test_headers_and_timeouts_of_httpx_are_kept(daemon: FakeDaemon, ask: Any) ->
     daemon.fault = Fault.STALL
     with pytest.raises(ollama.ResponseError, match=r"within 0\.2 s"):
         ask(daemon.host, "chat", "m", MESSAGES, client={"timeout": 0.2})
+
+
+def test_cookies_and_parameters_of_httpx_are_sent(ask: Any) -> None:
+    """A gateway may want them."""
+
+    def gateway(request: httpx.Request) -> httpx.Response:
+        assert request.headers["cookie"] == "session=1"
+        assert request.url.params["tenant"] == "blue"
+        return httpx.Response(200, json={"models": []})
+
+    given = {
+        "transport": httpx.MockTransport(gateway),
+        "cookies": {"session": "1"},
+        "params": {"tenant": "blue"},
+    }
+    assert ask("127.0.0.1:9", "list", client=given).models == []
+
+
+def test_what_goes_elsewhere_goes_through_the_proxy(
+    daemon: FakeDaemon, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes to our own machine does not; this proxy knows no tunnels."""
+    with FakeDaemon() as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"http://{proxy.host}")
+        given = {"headers": {"Authorization": "Bearer k"}}
+        with pytest.raises(httpx.ProxyError):
+            ask(daemon.host, "web_search", "x", client=given)
+        assert ask(daemon.host, "list", client=given).models[0].model == "m:latest"
+        assert proxy.asked == []
 
 
 def test_a_long_timeout_is_one_of_the_whole_call() -> None:
