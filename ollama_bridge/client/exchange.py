@@ -45,8 +45,8 @@ class Timeouts:
     def __post_init__(self) -> None:
         """Refuse what would wait for ever."""
         for name, limit_s in vars(self).items():
-            positive = limit_s > 0 or (name == "load_s" and limit_s == 0)
-            if not (positive and math.isfinite(limit_s)):
+            is_number = isinstance(limit_s, int | float) and math.isfinite(limit_s)
+            if not is_number or limit_s < 0 or (limit_s == 0 and name != "load_s"):
                 raise ConfigError(
                     f"Timeouts({name}={limit_s!r}): a limit is a finite, positive number of seconds"
                 )

@@ -7,7 +7,7 @@ value of the wrong kind with an error only once the model is loaded.
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -48,14 +48,19 @@ def check_options(options: Options) -> dict[str, Any]:
     """Refuse what the daemon would ignore or stumble over; None means not set.
 
     Raises:
-        ConfigError: an unknown name (with the nearest right one), or a value of the wrong kind.
+        ConfigError: an unknown name (with the nearest right one), a value of the wrong kind, or
+            no options at all.
     """
+    if not isinstance(options, Mapping):
+        raise ConfigError(
+            f"options are of type {type(options).__name__}", hint='write {"temperature": 0.5, ...}'
+        )
     found = {name: value for name, value in options.items() if value is not None}
     for name, value in found.items():
         if name not in KNOWN_OPTIONS:
             raise ConfigError(
                 f"unknown option {name!r}: Ollama would ignore it",
-                hint=nearest(name, KNOWN_OPTIONS),
+                hint=nearest(str(name), KNOWN_OPTIONS),
             )
         if not _is_of(KNOWN_OPTIONS[name], value):
             raise ConfigError(
@@ -86,4 +91,6 @@ def _is_of(kind: _Kind, value: object) -> bool:
             return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
         case "a whole number":
             return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # NaN is not, nor is a whole number beyond all floats

@@ -16,6 +16,8 @@ from ollama_bridge.client.options import nearest
 from ollama_bridge.client.requests import Asking, Images, MessageLike
 from ollama_bridge.errors import ConfigError
 
+_A_REQUEST = 'write {"model": ..., "messages": [...]} or {"model": ..., "prompt": ...}'
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(Asking):
@@ -87,6 +89,10 @@ def to_call(question: Question) -> Call:
         return question
     if isinstance(question, Mapping):
         question = _read(question)
+    if not isinstance(question, GenerateRequest | ChatRequest):
+        raise ConfigError(
+            f"what is asked is of type {type(question).__name__}: no request", hint=_A_REQUEST
+        )
     return question.to_call()
 
 
@@ -104,6 +110,6 @@ def _read(data: Mapping[str, Any]) -> GenerateRequest | ChatRequest:
         if name not in given:
             raise ConfigError(
                 f"a request has no {name!r}",
-                hint='write {"model": ..., "messages": [...]} or {"model": ..., "prompt": ...}',
+                hint=_A_REQUEST,
             )
     return kind(**given)

@@ -27,6 +27,33 @@ _INSTEAD_OF_CONTENT = ("thinking", "images", "tool_calls")
 _SMALLEST_IMAGE_BYTES = 32
 _THINK_LEVELS = ("low", "medium", "high", "max")
 
+# What a field may be; None is not set.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "prompt": (str,),
+    "system": (str,),
+    "suffix": (str,),
+    "template": (str,),
+    "raw": (bool,),
+    "images": (Sequence,),
+    "tools": (Sequence,),
+    "think": (bool, str),
+    "format": (str, Mapping),
+    "keep_alive": (str, int, float),
+    "logprobs": (bool,),
+    "top_logprobs": (int,),
+    "truncate": (bool,),
+    "shift": (bool,),
+    "dimensions": (int,),
+}
+_KIND_NAMES: Mapping[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Sequence: "a list",
+    Mapping: "an object",
+}
+
 MessageLike = Message | Mapping[str, Any]
 KeepAlive = str | float | None
 Think = bool | str | None
@@ -72,6 +99,8 @@ def generate_body(
     images: Images = None,
 ) -> dict[str, Any]:
     """Body of ``/api/generate``."""
+    _check_kinds({"prompt": prompt, "raw": raw, "images": images})
+    _check_kinds({"system": system, "suffix": suffix, "template": template})
     body = {"model": _checked_model(model), "prompt": prompt, **_common(asking)}
     extra = {"system": system, "suffix": suffix, "template": template}
     body |= {name: value for name, value in extra.items() if value is not None}
@@ -91,6 +120,9 @@ def chat_body(
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Body of ``/api/chat``."""
+    _check_kinds({"system": system, "tools": tools})
+    if not all(isinstance(tool, Mapping) for tool in tools or ()):
+        raise ConfigError("a tool is no object", hint='write {"type": "function", ...}')
     body = {
         "model": _checked_model(model),
         "messages": message_list(messages, system=system),
@@ -132,6 +164,7 @@ def message_list(
         speaks = "content" in item or not any(item.get(name) for name in _INSTEAD_OF_CONTENT)
         if speaks and not isinstance(item.get("content"), str):
             raise ConfigError(f"message {number} has no text as its content", hint=_A_MESSAGE)
+        _check_kinds({"images": item.get("images")})
         if item.get("images"):
             item["images"] = [_image(image) for image in item["images"]]
         found.append(item)
@@ -139,6 +172,7 @@ def message_list(
 
 
 def _common(asking: Asking) -> dict[str, Any]:
+    _check_kinds({name: value for name, value in vars(asking).items() if name in _KINDS})
     options = check_options(asking.options or {})
     options.setdefault("num_predict", DEFAULT_NUM_PREDICT)
     # Without these two the daemon answers 200 with half of a long prompt gone.
@@ -174,6 +208,7 @@ def embed_body(
     keep_alive: KeepAlive,
 ) -> dict[str, Any]:
     """Body of ``/api/embed``."""
+    _check_kinds({"truncate": truncate, "dimensions": dimensions, "keep_alive": keep_alive})
     found = [texts] if isinstance(texts, str) else list(texts)
     if not all(isinstance(text, str) and text for text in found):
         raise ConfigError("a text to embed is empty or no text", hint="leave empty texts out")
@@ -195,6 +230,19 @@ def load_body(model: str, *, options: Options | None, keep_alive: KeepAlive) -> 
         "options": check_options(options or {}),
     }
     return body if keep_alive is None else body | {"keep_alive": keep_alive}
+
+
+def _check_kinds(fields: Mapping[str, object]) -> None:
+    for name, value in fields.items():
+        kinds = _KINDS[name]
+        # True is a number and a text a sequence where nobody means it.
+        is_other = isinstance(value, bool) and bool not in kinds
+        is_other |= isinstance(value, str | bytes) and str not in kinds
+        if value is not None and (is_other or not isinstance(value, kinds)):
+            raise ConfigError(
+                f"{name} is of type {type(value).__name__}",
+                hint=f"write {name} as {' or '.join(_KIND_NAMES[kind] for kind in kinds)}",
+            )
 
 
 def _checked_think(think: Think) -> Think:
@@ -253,10 +301,14 @@ def read_image(image: bytes | Path | str) -> bytes:
     """An image: its bytes, a path, or base64 as Ollama's API has it.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or it is none of these.
     """
     if isinstance(image, bytes):
         return image
+    if not isinstance(image, Path | str):
+        raise ConfigError(
+            f"an image is of type {type(image).__name__}", hint="give bytes or a path"
+        )
     path = Path(image)
     try:
         return path.read_bytes()

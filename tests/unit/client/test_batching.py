@@ -177,6 +177,7 @@ def test_several_daemons_share_the_work(daemon: FakeDaemon, tmp_path: Path) -> N
     ("requests", "extra", "error", "words"),
     [
         ([{"model": "m"}], {}, ConfigError, "request 1: a request has no 'prompt'"),
+        ([*prompts("a"), "b"], {}, ConfigError, "request 2: what is asked is of type str"),
         ([*prompts("a"), {"model": "m", "prompt": "b", "opts": 1}], {}, ConfigError, "request 2"),
         (prompts("a"), {"concurrency": 0}, ConfigError, "concurrency is 0"),
         (prompts("a"), {"attempts": 0}, ConfigError, "attempts is 0"),

@@ -61,6 +61,20 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
     [
         ({"model": "m", "messages": TURNS, "tool_choice": "x"}, "'tool_choice'"),
         ({"model": "m", "prompt": "hi", "max_tokens": 5}, "'max_tokens'"),
+        ("a prompt", "of type str: no request"),
+        ({"model": "m", "prompt": 5}, "prompt is of type int"),
+        ({"model": "m", "prompt": "hi", "options": "fast"}, "options are of type str"),
+        ({"model": "m", "prompt": "hi", "options": {5: 1}}, "unknown option 5"),
+        ({"model": "m", "prompt": "hi", "options": {"temperature": 10**400}}, "'temperature' is"),
+        ({"model": "m", "prompt": "hi", "top_logprobs": "5"}, "top_logprobs is of type str"),
+        ({"model": "m", "prompt": "hi", "think": 5}, "think is of type int"),
+        ({"model": "m", "prompt": "hi", "keep_alive": []}, "keep_alive is of type list"),
+        ({"model": "m", "prompt": "hi", "truncate": "no"}, "truncate is of type str"),
+        ({"model": "m", "prompt": "hi", "images": 5}, "images is of type int"),
+        ({"model": "m", "prompt": "hi", "images": "a.png"}, "images is of type str"),
+        ({"model": "m", "prompt": "hi", "images": [5]}, "an image is of type int"),
+        ({"model": "m", "messages": TURNS, "tools": [5]}, "a tool is no object"),
+        ({"model": "m", "messages": [TURNS[0] | {"images": 5}]}, "images is of type int"),
         ({"model": "m", "messages": [{"role": "user", "contents": "hi"}]}, "field 'contents'"),
         ({"model": "m", "messages": [{"role": "user"}]}, "message 0 has no text"),
         ({"model": "m", "messages": [{"role": "user", "content": None}]}, "message 0 has no text"),
@@ -76,7 +90,7 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
     ],
 )
 def test_a_wrong_request_is_refused_before_it_is_sent(
-    fake_daemon: FakeDaemon, ask: Any, request_: dict[str, Any], problem: str
+    fake_daemon: FakeDaemon, ask: Any, request_: Any, problem: str
 ) -> None:
     """An unknown or missing field, or a value that Ollama does not take."""
     with pytest.raises(ConfigError, match=problem) as caught:
