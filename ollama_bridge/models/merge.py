@@ -17,6 +17,7 @@ from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.adapters import EMBEDDING, Adapter
 from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
+from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.model_card import CARD_NAME
@@ -24,12 +25,13 @@ from ollama_bridge.models.safety import check_folder
 from ollama_bridge.models.stored import ADAPTERS_NAME, adapters_of, open_weights
 from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, WeightInfo, write_weights
 
+_TOKENIZER_CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 _COPIED = (
     "generation_config.json",
     "tokenizer.json",
-    "tokenizer_config.json",
+    _TOKENIZER_CONFIG,
     "special_tokens_map.json",
-    "chat_template.jinja",
+    _TEMPLATE,
     CARD_NAME,
 )
 
@@ -84,9 +86,9 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
         if draft.finished is not None:
             return Checkpoint(out_dir, draft.finished)
         trained = {*_COPIED, adapted.reference_path.name}
-        for checkpoint, wanted in ((base, None), (adapted, trained)):
+        for checkpoint in (base, adapted):
             for name in checkpoint.manifest.files:
-                if wanted is None or name in wanted:
+                if (name in trained) == (checkpoint is adapted):
                     link_file(checkpoint.path / name, draft.path / name)
         return Checkpoint(out_dir, draft.commit(adapted.facts))
 
@@ -117,7 +119,8 @@ def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:
     out.mkdir(parents=True, exist_ok=True)
     for name in _COPIED:
         # The adapter's own tokenizer or template, if it was saved with one, is the trained one.
-        source = next((f / name for f in (adapter, base) if (f / name).is_file()), None)
+        folders = (adapter,) if name == _TEMPLATE and _has_template(adapter) else (adapter, base)
+        source = next((f / name for f in folders if (f / name).is_file()), None)
         if source is not None:
             shutil.copyfile(source, out / name)
     changed = _adapted_config(config, loaded, weights, tied=tied)
@@ -125,6 +128,15 @@ def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:
         json.dumps(changed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
     return weights
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether its chat template is among the tokenizer's settings, as older transformers saves it.
+
+    Beside the base's file it would not be read any more.
+    """
+    path = folder / _TOKENIZER_CONFIG
+    return path.is_file() and bool(read_json_object(path).get("chat_template"))
 
 
 def _adapted_config(

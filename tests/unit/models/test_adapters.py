@@ -15,10 +15,12 @@ from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.conversion import merge_lora
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
+from ollama_bridge.models.merge import base_with_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reporting import JSONLReporter
 
@@ -145,6 +147,24 @@ def test_a_reference_to_an_adapter_stores_no_merged_weights(tmp_path: Path) -> N
     lazy = load_model(checkpoint.path).state_dict()
     assert merged.keys() == lazy.keys()
     assert all(torch.equal(merged[name], lazy[name]) for name in merged)
+
+
+def test_an_adapters_template_is_not_lost_to_a_file_of_its_base(tmp_path: Path) -> None:
+    """Older transformers saves it among the tokenizer's settings, which a .jinja overrides."""
+    base = build_tiny_checkpoint(tmp_path / "base")
+    assert (base / "chat_template.jinja").is_file()
+    adapter = build_adapter(base, tmp_path / "adapter")
+    change_settings(adapter, base_model_name_or_path=str(base))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    trained = "{{ messages[0]['content'] }}<|im_end|>"
+    (adapter / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "chat_template": trained})
+    )
+    adapted = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    plain = resolve_model(str(base), cache_dir=tmp_path / "cache")
+    below = base_with_values(plain, adapted, out_dir=tmp_path / "below")
+    for folder in (merge_lora(base, adapter, tmp_path / "merged"), adapted.path, below.path):
+        assert PreTrainedTokenizerFast.from_pretrained(folder).chat_template == trained
 
 
 def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
