@@ -164,6 +164,7 @@ class _Job:
         self._remove_leftovers()
         with self._removing_candidate():
             self._create([state for _, state in checked])
+            created = self._digest_of(self.candidate)
             self._check_blobs(version)
             self._unload_sharers()
             certificate = self._prove(reference, checked[0][0], version)
@@ -174,7 +175,7 @@ class _Job:
                 self.reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))
             else:
                 self._raise_if_failed(certificate)
-            digest = self._publish(tag)
+            digest = self._publish(tag, created)
         return certificate.model_copy(update={"tag_digest": digest})
 
     def _prove(
@@ -308,9 +309,19 @@ class _Job:
             kept = "the previous version stays" if self._digest_of(self.tag) else "no tag was made"
             raise ParityError(f"{exc.message}; {kept}", layer=exc.layer, hint=exc.hint) from exc
 
-    def _publish(self, tag: str) -> str:
-        """Give the checked model its tag; returns the digest of the tag's manifest."""
-        checked = self._digest_of(self.candidate)
+    def _publish(self, tag: str, checked: str | None) -> str:
+        """Give the checked model its tag; returns the digest of the tag's manifest.
+
+        Args:
+            tag: The tag.
+            checked: The digest of the candidate's manifest, from before it was checked.
+        """
+        if self._digest_of(self.candidate) != checked:
+            raise DaemonError(
+                f"the model was replaced while it was checked: {self.tag} is registered twice",
+                model=tag,
+                hint="wait until the other one is done, then run the same command again",
+            )
         self.client.copy(self.candidate, tag)
         digest = self._digest_of(tag)
         if digest is None or digest != checked:

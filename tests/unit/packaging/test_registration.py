@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge.artifacts import AdapterFile, GGUFFile, Work
+from ollama_bridge.client import Reply
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -331,6 +333,23 @@ def test_an_interruption_leaves_no_half_tag(
     daemon.fail_at = None
     register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert list(daemon.tags) == [TAG]
+
+
+def test_what_another_registration_put_in_its_place_gets_no_tag(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Two registrations of one tag share a candidate: what was not checked is not tagged."""
+    chat = daemon.chat
+
+    def replaced_meanwhile(tag: str, *args: Any, **options: Any) -> Reply:
+        daemon.create({**daemon.tags[tag].request, "license": "another's"})
+        return chat(tag, *args, **options)
+
+    daemon.chat = replaced_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(DaemonError, match="replaced while it was checked"):
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert "copy" not in daemon.calls
+    assert not (tmp_path / "out").exists()
 
 
 def test_leftovers_are_removed_at_the_next_start(
