@@ -52,6 +52,18 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
         DiskFullError: there is no room.
     """
     weights = _prepare(base, adapter, out)
+    link_parts(base, adapter, out)
+    return {"merged_matrices": weights.changed}
+
+
+def link_parts(base: Path, adapter: Path, out: Path) -> None:
+    """Link the weights of a base and an adapter: see :func:`~ollama_bridge.models.links.link_file`.
+
+    Args:
+        base: The base model's folder.
+        adapter: The PEFT adapter's folder.
+        out: The checkpoint that is both.
+    """
     for path in base.iterdir():
         if path.suffix == ".safetensors" or path.name in (INDEX_NAME, GGUF_NAME):
             link_file(path, out / path.name)
@@ -59,7 +71,6 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
     for number, folder in enumerate((*below, adapter), start=1):
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             link_file(folder / name, out / ADAPTERS_NAME / str(number) / name)
-    return {"merged_matrices": weights.changed}
 
 
 def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) -> Checkpoint:
@@ -83,14 +94,13 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
         inputs={"checkpoint": base.digest, "adapted": adapted.digest},
     )
     with open_draft(out_dir, work) as draft:
-        if draft.finished is not None:
-            return Checkpoint(out_dir, draft.finished)
         trained = {*_COPIED, adapted.reference_path.name}
+        folder = draft.path if draft.finished is None else out_dir
         for checkpoint in (base, adapted):
             for name in checkpoint.manifest.files:
                 if (name in trained) == (checkpoint is adapted):
-                    link_file(checkpoint.path / name, draft.path / name)
-        return Checkpoint(out_dir, draft.commit(adapted.facts))
+                    link_file(checkpoint.path / name, folder / name)
+        return Checkpoint(out_dir, draft.finished or draft.commit(adapted.facts))
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> None:

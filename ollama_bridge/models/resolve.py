@@ -123,6 +123,7 @@ def _from_daemon(
     reference: ModelReference, cache_dir: Path, client: Client | None, reporter: Reporter
 ) -> Checkpoint:
     from ollama_bridge.daemon.store import locate_blob
+    from ollama_bridge.models.gguf_weights import GGUF_NAME
 
     if client is None:
         raise ModelReferenceError(
@@ -135,9 +136,10 @@ def _from_daemon(
             hint="run where the daemon's model folder is, or give the GGUF file",
         )
     digest = blob.digest.removeprefix("sha256:")
-    target = _import_dir(cache_dir, digest)
+    known = _import_dir(cache_dir, digest) / GGUF_NAME
     # Ollama never checks a blob that was linked into its store, so its name proves nothing.
-    if not (target / MANIFEST_NAME).is_file() and digest_file(blob.path) != digest:
+    imported = known.is_file() and known.samefile(blob.path)
+    if not imported and digest_file(blob.path) != digest:
         raise ModelError(
             f"{blob.path} is not what its name says: the blob of {reference} was changed",
             hint=f"get the model again: ollama rm {reference.value}, then pull or create it",
@@ -152,12 +154,15 @@ def _import_dir(cache_dir: Path, digest: str) -> Path:
 def _import(
     path: Path, digest: str, source: str, cache_dir: Path, reporter: Reporter
 ) -> Checkpoint:
+    from ollama_bridge.models.gguf_weights import GGUF_NAME
+
     out_dir = _import_dir(cache_dir, digest)
     work = Work(
         kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
     )
     with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
+            link_file(path, out_dir / GGUF_NAME)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         from ollama_bridge.models.gguf_import import import_gguf
@@ -201,6 +206,10 @@ def _from_folder(
     work = Work(kind=Checkpoint.kind, stage="link", version=1, inputs={"folder": digest})
     with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
+            for name in weights:
+                link_file(folder / name, out_dir / name)
+            if before != {name: _state(out_dir / name) for name in weights}:
+                raise _changed(folder, weights)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         for name in names:
@@ -313,7 +322,7 @@ def resolve_base(
 def _with_adapter(
     adapter: Path, base: Checkpoint, cache_dir: Path, reporter: Reporter
 ) -> Checkpoint:
-    from ollama_bridge.models.merge import combine_adapter
+    from ollama_bridge.models.merge import combine_adapter, link_parts
 
     files = sorted(path for path in adapter.iterdir() if path.is_file())
     digests = {path.name: digest_file(path) for path in files}
@@ -329,6 +338,7 @@ def _with_adapter(
     )
     with Timed(reporter, "merge") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
+            link_parts(base.path, adapter, out_dir)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         facts = {"source": str(adapter), **combine_adapter(base.path, adapter, draft.path)}
@@ -355,10 +365,14 @@ def _state(path: Path) -> tuple[int, int, int]:
 def _check_unchanged(manifest: Manifest, digests: dict[str, str], folder: Path) -> None:
     changed = [name for name, digest in digests.items() if manifest.files[name].sha256 != digest]
     if changed:
-        raise ArtifactError(
-            f"{folder} changed while it was read: {', '.join(changed)}",
-            hint="wait until nothing writes to it, and run the command again",
-        )
+        raise _changed(folder, changed)
+
+
+def _changed(folder: Path, names: list[str]) -> ArtifactError:
+    return ArtifactError(
+        f"{folder} changed while it was read: {', '.join(names)}",
+        hint="wait until nothing writes to it, and run the command again",
+    )
 
 
 def _download(reference: ModelReference) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from fakes.adapters import build_adapter
 from fakes.models import build_tiny_checkpoint
 
 from ollama_bridge.artifacts import Checkpoint
@@ -102,6 +103,42 @@ def test_a_gguf_is_imported_once(gguf: Path, tmp_path: Path) -> None:
     kinds = [type(event) for event in recorder.events]
     assert kinds.count(StageFinished) == kinds.count(StageReused) == 1
     load_model(first.path)
+
+
+def test_weights_overwritten_in_place_are_not_the_imported_ones(tmp_path: Path) -> None:
+    """A link shares what is written into its file: an import is linked again to what was read."""
+    folder = build_tiny_checkpoint(tmp_path / "model")
+    saved = Path(shutil.copytree(folder, tmp_path / "saved"))
+    adapter = build_adapter(folder, tmp_path / "adapter")
+    cache = tmp_path / "cache"
+    first = resolve_model(str(folder), cache_dir=cache)
+    adapted = resolve_model(str(adapter), base=str(folder), cache_dir=cache)
+    other = build_tiny_checkpoint(tmp_path / "other", seed=1)
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    again = resolve_model(str(saved), cache_dir=cache)
+    assert again.digest == first.digest
+    Checkpoint.open(again.path, verify_digests=True)
+    again = resolve_model(str(adapter), base=str(saved), cache_dir=cache)
+    assert again.digest == adapted.digest
+    Checkpoint.open(again.path, verify_digests=True)
+
+
+@pytest.mark.parametrize("reference", ["file", "tag"])
+def test_a_gguf_overwritten_in_place_is_not_the_imported_one(
+    gguf: Path, tmp_path: Path, store: dict[str, Blob], reference: str
+) -> None:
+    """The same of a single file, given or found in the daemon's store."""
+    written = Path(shutil.copy(gguf, tmp_path / "written.gguf"))
+    first = resolve_model(str(written), cache_dir=tmp_path)
+    written.write_bytes(bytes(gguf.stat().st_size))
+    store["a"] = Blob(f"sha256:{first.manifest.work.inputs['gguf']}", gguf, gguf.stat().st_size)
+    name = "ollama:a" if reference == "tag" else str(gguf)
+    again = resolve_model(name, cache_dir=tmp_path, client=NOBODY)
+    assert again.digest == first.digest
+    Checkpoint.open(again.path, verify_digests=True)
+    store["a"] = Blob(store["a"].digest, written, gguf.stat().st_size)
+    with pytest.raises(ModelError, match="was changed"):
+        resolve_model("ollama:a", cache_dir=tmp_path, client=NOBODY)
 
 
 def test_a_tag_resolves_to_its_blob(gguf: Path, tmp_path: Path, store: dict[str, Blob]) -> None:
