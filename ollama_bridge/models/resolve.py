@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 # Raised when an import gives other bytes for the same input.
-_IMPORT_VERSION = 3
+_IMPORT_VERSION = 4
 _MERGE_VERSION = 4
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 _LEFT_OVER = (

@@ -146,6 +146,7 @@ class Architecture:
         activation: Key of the config and the only value that llama.cpp computes with.
         attention: transformers' implementation that computes it right.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
+        default_epsilon: Of the norms where a GGUF is silent; None: it must not be.
         scaled_embedding: The embedding is multiplied by the square root of the width.
     """
 
@@ -161,6 +162,7 @@ class Architecture:
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")
     attention: ClassVar[str] = "sdpa"
     default_head_dim: ClassVar[int | None] = None
+    default_epsilon: ClassVar[float | None] = None
     scaled_embedding: ClassVar[bool] = False
 
     def check(self, config: Config) -> None:
@@ -359,7 +361,7 @@ class Architecture:
             head_dim=head_dim,
             vocab=embedding.shape[0],
             context=keys.integer("context_length"),
-            epsilon=keys.real("attention.layer_norm_rms_epsilon"),
+            epsilon=keys.real("attention.layer_norm_rms_epsilon", self.default_epsilon),
         )
 
     def _check_rotated(self, keys: Keys, head_dim: int) -> None:

@@ -14,6 +14,10 @@ from ollama_bridge.models.architectures.gemma2 import FULL, SLIDING, Gemma
 from ollama_bridge.models.architectures.keys import Keys
 
 _GLOBAL_THETA, _LOCAL_THETA = 1_000_000.0, 10_000.0
+# What tells a file of Ollama's own converters, of which several are published, from llama.cpp's.
+_OLLAMAS_KEYS = ("rope.global.freq_base", "rope.local.freq_base", "mm.tokens_per_image")
+_STRETCHED_CONTEXT, _STRETCHED_FACTOR = 131072, 8.0
+_UNCAPPED_LAYERS = 26
 
 
 class Gemma3(Gemma):
@@ -32,6 +36,7 @@ class Gemma3(Gemma):
         "self_attn.q_norm": HEAD_NORM,
         "self_attn.k_norm": HEAD_NORM,
     }
+    default_epsilon = 1e-6
     period = 6
     wide_layers = 62
 
@@ -48,15 +53,40 @@ class Gemma3(Gemma):
             real_entry(f"{self.name}.rope.freq_base_swa", float(_local(config)["rope_theta"])),
         ]
 
+    def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
+        """As of a Gemma 2; the cap on logits of Ollama's first 1B, which has none, is left out.
+
+        Source: ``newTextModel`` of Ollama's ``model/models/gemma3`` (0.24).
+        """
+        own = super().own_config(keys, dims)
+        if _is_ollamas(keys) and dims.layers == _UNCAPPED_LAYERS:
+            own["final_logit_softcapping"] = None
+        return own
+
     def rope_parameters(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
-        """One set of parameters a kind of layer."""
+        """One set of parameters a kind of layer, from llama.cpp's keys or Ollama's own.
+
+        Source: ``handle_gemma3`` of Ollama's ``llama/compat`` (0.34).
+        """
+        whole = super().rope_parameters(keys, dims)
+        if keys.get("rope.freq_base") is None:
+            whole["rope_theta"] = keys.real("rope.global.freq_base", _GLOBAL_THETA)
+        unscaled = whole["rope_type"] == "default"
+        if unscaled and _is_ollamas(keys) and dims.context >= _STRETCHED_CONTEXT:
+            whole |= {"rope_type": "linear", "factor": _STRETCHED_FACTOR}
+        theta = keys.real("rope.local.freq_base", _LOCAL_THETA)
         return {
-            FULL: super().rope_parameters(keys, dims),
+            FULL: whole,
             SLIDING: {
                 "rope_type": "default",
-                "rope_theta": keys.real("rope.freq_base_swa", _LOCAL_THETA),
+                "rope_theta": keys.real("rope.freq_base_swa", theta),
             },
         }
+
+
+def _is_ollamas(keys: Keys) -> bool:
+    silent = keys.get("attention.layer_norm_rms_epsilon") is None
+    return silent or any(keys.get(key) is not None for key in _OLLAMAS_KEYS)
 
 
 def _global(config: Config) -> dict[str, Any]:

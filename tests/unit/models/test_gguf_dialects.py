@@ -1,0 +1,85 @@
+"""GGUFs whose numbers are under other keys than ours: read as a daemon reads them, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.architectures import build_checkpoint
+from fakes.ggufs import rewrite
+
+from ollama_bridge.conversion import convert
+from ollama_bridge.models.architectures import GGUF_ARCHITECTURES
+from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.resolve import resolve_model
+
+
+def imported(case: str, changes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The config of an architecture's GGUF with other metadata; None drops a key."""
+    source = build_checkpoint(case, folder / "source")
+    checkpoint = resolve_model(str(source), cache_dir=folder / "cache")
+    gguf = convert(checkpoint, type="f32", out_dir=folder / "gguf").gguf_path
+    path = rewrite(gguf, folder / "changed.gguf", metadata=lambda keys: keys.update(changes))
+    contents = read_gguf(path)
+    name = contents.metadata["general.architecture"]
+    return GGUF_ARCHITECTURES[name].config(Keys(contents, name))
+
+
+UNSCALED = {"gemma3.rope.scaling.type": None, "gemma3.rope.scaling.factor": None}
+NAMELESS = {**UNSCALED, "gemma3.rope.freq_base": None, "gemma3.rope.freq_base_swa": None}
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole", "local"),
+    [
+        (NAMELESS, {"rope_theta": 1e6}, 1e4),
+        (
+            {
+                **NAMELESS,
+                "gemma3.rope.global.freq_base": 500000.0,
+                "gemma3.rope.local.freq_base": 20000.0,
+            },
+            {"rope_theta": 500000.0},
+            2e4,
+        ),
+        (
+            {**NAMELESS, "gemma3.rope.local.freq_base": 1e4, "gemma3.context_length": 131072},
+            {"rope_theta": 1e6, **LINEAR},
+            1e4,
+        ),
+        ({**UNSCALED, "gemma3.context_length": 131072}, {"rope_theta": 1e6}, 1e4),
+    ],
+    ids=["no names", "Ollama's names", "Ollama's, stretched", "llama.cpp's, not stretched"],
+)
+def test_the_bases_of_a_gemma3_by_their_older_names(
+    changes: Mapping[str, Any], whole: Mapping[str, Any], local: float, tmp_path: Path
+) -> None:
+    """Ollama's own converters named and left out what its runners now fill in."""
+    config = imported("gemma3", changes, tmp_path)
+    assert config["rope_parameters"] == {
+        "full_attention": {"rope_type": "default", **whole},
+        "sliding_attention": {"rope_type": "default", "rope_theta": local},
+    }
+
+
+def test_the_epsilon_that_a_gemma3_of_ollama_leaves_out(tmp_path: Path) -> None:
+    """It is the published one; of another architecture it must be there."""
+    key = "gemma3.attention.layer_norm_rms_epsilon"
+    assert imported("gemma3", {key: None}, tmp_path)["rms_norm_eps"] == 1e-6
+
+
+@pytest.mark.parametrize(("base", "cap"), [(1e4, None), (None, 30.0)], ids=["Ollama's", "others"])
+def test_the_cap_that_the_first_gemma3_of_ollama_names(
+    base: float | None, cap: float | None, tmp_path: Path
+) -> None:
+    """The 1B was trained without; a model of somebody else's may have one."""
+    changes = {
+        "gemma3.block_count": 26,
+        "gemma3.final_logit_softcapping": 30.0,
+        "gemma3.rope.local.freq_base": base,
+    }
+    assert imported("gemma3", changes, tmp_path)["final_logit_softcapping"] == cap
