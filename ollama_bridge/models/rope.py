@@ -22,6 +22,20 @@ _DEFAULT_THETA = 10000.0
 # Llama 3.1 and 3.2, the only ones published; the GGUF keeps the divisors, not these numbers.
 _LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
 _LLAMA3_CONTEXT = 8192
+# Keys below rope.scaling that are read here or decide nothing; and those that llama.cpp or Ollama
+# compute with, at the values under which they compute what transformers does.
+_SCALING_KEYS = ("type", "factor", "original_context_length", "finetuned")
+_NEUTRAL = {
+    "attn_factor": 1.0,
+    "extrapolation_factor": 1.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "yarn_attn_factor": 1.0,
+    "yarn_ext_factor": 1.0,
+    "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0,
+    "yarn_log_multiplier": 0.0,
+}
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,8 +154,12 @@ def from_gguf(
             raise GGUFError(f"{path}: {prefix}.rope.{key} is {value!r}, expected a positive number")
         return shortest(float(value))
 
+    _refuse_unread(path, metadata, f"{prefix}.rope.scaling.")
     theta = number("freq_base", _DEFAULT_THETA)
-    kind = metadata.get(f"{prefix}.rope.scaling.type", "none")
+    # As llama.cpp: an older name, 0 for none, and where the type is left out it is linear.
+    key = "scaling.factor" if f"{prefix}.rope.scaling.factor" in metadata else "scale_linear"
+    factor = 1.0 if metadata.get(f"{prefix}.rope.{key}", 0) == 0 else number(key)
+    kind = metadata.get(f"{prefix}.rope.scaling.type", "none" if factor == 1 else "linear")
     if divisors is not None:
         if kind != "none":
             raise GGUFError(f"{path}: rope_freqs.weight and {prefix}.rope.scaling.type {kind!r}")
@@ -149,15 +167,22 @@ def from_gguf(
     if kind == "none":
         return {"rope_type": "default", "rope_theta": theta}
     if kind == "linear":
-        return {"rope_type": "linear", "rope_theta": theta, "factor": number("scaling.factor")}
+        return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
     if kind == "yarn":
         return {
             "rope_type": "yarn",
             "rope_theta": theta,
-            "factor": number("scaling.factor"),
+            "factor": factor,
             "original_max_position_embeddings": int(number("scaling.original_context_length")),
         }
     raise GGUFError(f"{path}: {prefix}.rope.scaling.type is {kind!r}; none, linear, yarn are read")
+
+
+def _refuse_unread(path: Path, metadata: Mapping[str, Any], prefix: str) -> None:
+    for key, value in metadata.items():
+        name = key.removeprefix(prefix)
+        if name != key and name not in _SCALING_KEYS and value != _NEUTRAL.get(name):
+            raise GGUFError(f"{path}: {key} is {value!r}, which transformers cannot express")
 
 
 def shortest(value: float) -> float:

@@ -22,6 +22,7 @@ class Gemma(Architecture):
 
     Attributes:
         period: Every so manieth layer attends to the whole text, unless the file lists them.
+        default_window: Of a GGUF that is silent; None: no layer slides then.
         wide_layers: The one size (27B) whose attention scale llama.cpp takes from the width.
     """
 
@@ -36,6 +37,7 @@ class Gemma(Architecture):
     default_head_dim = 256
     scaled_embedding = True
     period = 2
+    default_window: ClassVar[int | None] = None
     wide_layers = 46
 
     def check(self, config: Config) -> None:
@@ -88,7 +90,7 @@ class Gemma(Architecture):
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """Window, soft caps, attention scale."""
-        window = keys.get("attention.sliding_window")
+        window = keys.get("attention.sliding_window", self.default_window)
         pattern = keys.get("attention.sliding_window_pattern")
         if not window:
             kinds = [FULL] * dims.layers
@@ -98,7 +100,9 @@ class Gemma(Architecture):
             kinds = self.default_layer_types(dims.layers, pattern)
         return {
             "query_pre_attn_scalar": self._attention_scalar(dims),
-            "sliding_window": keys.integer("attention.sliding_window") if window else None,
+            "sliding_window": keys.integer("attention.sliding_window", self.default_window)
+            if window
+            else None,
             "layer_types": kinds,
             **{name: keys.real(key) if keys.get(key) else None for key, name in _SOFT_CAPS.items()},
         }
@@ -128,6 +132,7 @@ class Gemma2(Gemma):
     hf_class = "Gemma2ForCausalLM"
     model_type = "gemma2"
     name = "gemma2"
+    default_window = 4096
     attention = "eager"  # transformers' sdpa leaves the soft cap out
 
     def check(self, config: Config) -> None:

@@ -47,6 +47,8 @@ class Granite(Architecture):
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """The multipliers; llama.cpp's defaults where the file is silent."""
+        if keys.get("rope.scaling.finetuned") is False:  # of Granite 4: a model without positions
+            raise keys.error("rope.scaling.finetuned", False, "True: a granite has positions")
         return {
             "attention_bias": self.has_bias(keys, ATTENTION),
             "mlp_bias": self.has_bias(keys, MLP),

@@ -54,5 +54,8 @@ class Olmo2(Architecture):
             )
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
-        """No biases."""
+        """No biases; with a window it is an OLMo 3, which llama.cpp calls the same."""
+        window = keys.get("attention.sliding_window")
+        if window:
+            raise keys.error("attention.sliding_window", window, "none: it is an OLMo 3")
         return {"attention_bias": False}

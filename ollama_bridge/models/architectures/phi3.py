@@ -143,7 +143,7 @@ class Phi3(Architecture):
             return parameters
         original = keys.integer("rope.scaling.original_context_length")
         own = attention_factor(dims.context, original)
-        stored = keys.real("rope.scaling.attn_factor", own)
+        stored = keys.real("rope.scaling.attn_factor", 1.0)
         if not math.isclose(own, stored, rel_tol=1e-5):
             parameters["attention_factor"] = stored
         for name, target in _FACTORS.items():

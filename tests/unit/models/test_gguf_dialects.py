@@ -11,6 +11,7 @@ from fakes.architectures import build_checkpoint
 from fakes.ggufs import rewrite
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures import GGUF_ARCHITECTURES
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.gguf_reader import read_gguf
@@ -83,3 +84,57 @@ def test_the_cap_that_the_first_gemma3_of_ollama_names(
         "gemma3.rope.local.freq_base": base,
     }
     assert imported("gemma3", changes, tmp_path)["final_logit_softcapping"] == cap
+
+
+@pytest.mark.parametrize("key", ["scaling.factor", "scale_linear"])
+def test_a_factor_without_a_type_is_linear(key: str, tmp_path: Path) -> None:
+    """As llama.cpp takes it, under today's name and the older one."""
+    config = imported("llama", {f"llama.rope.{key}": 4.0}, tmp_path)
+    assert config["rope_parameters"] == {
+        "rope_type": "linear",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+    }
+
+
+def test_a_gemma2_that_is_silent_has_a_window(tmp_path: Path) -> None:
+    """llama.cpp and Ollama take that of the published ones."""
+    config = imported("gemma2", {"gemma2.attention.sliding_window": None}, tmp_path)
+    assert config["sliding_window"] == 4096
+    assert config["layer_types"] == ["sliding_attention", "full_attention"]
+
+
+def test_a_phi3_that_is_silent_scales_no_attention(tmp_path: Path) -> None:
+    """transformers would make a factor of the lengths, llama.cpp makes none."""
+    config = imported("phi3-long", {"phi3.rope.scaling.attn_factor": None}, tmp_path)
+    assert config["rope_parameters"]["attention_factor"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [
+        ("qwen2-yarn", "qwen2.rope.scaling.attn_factor", 1.5),
+        ("qwen2-yarn", "qwen2.rope.scaling.yarn_log_multiplier", 0.1),
+        ("gemma3", "gemma3.rope.scaling.beta_fast", 64.0),
+        ("llama", "llama.rope.scaling.alpha", 1000.0),
+        ("olmo2", "olmo2.attention.sliding_window", 4096),
+        ("granite", "granite.rope.scaling.finetuned", False),
+    ],
+)
+def test_numbers_that_transformers_cannot_express_are_refused(
+    case: str, key: str, value: object, tmp_path: Path
+) -> None:
+    """A daemon computes with them, so that an import without them would be another model."""
+    with pytest.raises(GGUFError, match=f"{key} is {value}"):
+        imported(case, {key: value}, tmp_path)
+
+
+def test_numbers_that_change_nothing_are_read_over(tmp_path: Path) -> None:
+    """Converters write some at the values that they have anyway."""
+    changes = {
+        "qwen2.rope.scaling.attn_factor": 1.0,
+        "qwen2.rope.scaling.yarn_beta_fast": 32.0,
+        "qwen2.rope.scaling.finetuned": True,
+    }
+    config = imported("qwen2-yarn", changes, tmp_path)
+    assert config["rope_parameters"]["rope_type"] == "yarn"
