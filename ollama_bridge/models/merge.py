@@ -15,13 +15,14 @@ from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.adapters import EMBEDDING, Adapter
+from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.model_card import CARD_NAME
-from ollama_bridge.models.safety import check_folder
+from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import ADAPTERS_NAME, adapters_of, open_weights
 from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, WeightInfo, write_weights
 
@@ -124,7 +125,7 @@ def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:
     """Write all but the weights; gives those."""
     config = check_folder(base)
     loaded = Adapter(adapter)
-    tied = bool(config.get("tie_word_embeddings"))
+    tied = ARCHITECTURES[read_architecture(base, config)].tied(config)
     weights = MergedWeights(open_weights(base, config), loaded, tied=tied)
     out.mkdir(parents=True, exist_ok=True)
     for name in _COPIED:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # Raised when an import gives other bytes for the same input.
 _IMPORT_VERSION = 4
-_MERGE_VERSION = 4
+_MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 _LEFT_OVER = (
     "its config still asks for the 4 or 8 bits that it was trained with (quantization_config); "

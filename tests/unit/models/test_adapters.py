@@ -22,6 +22,7 @@ from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpoi
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.merge import base_with_values
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import JSONLReporter
 
 # Every feature of PEFT that is merged: settings of the adapter, and whether the base is tied.
@@ -68,6 +69,32 @@ def test_merged_equals_adapter(tmp_path: Path, feature: str) -> None:
         plain = load_model(base)(tokens).logits
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (plain - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("case", "feature"),
+    [
+        ("gemma3", "saved output of a tied base"),
+        ("smollm3", "output of a tied base"),
+        ("smollm3", "embedding of a tied base"),
+    ],
+)
+def test_a_base_whose_config_leaves_its_tie_out(tmp_path: Path, case: str, feature: str) -> None:
+    """transformers 4 wrote no key where an architecture ties by itself: neither end is lost."""
+    base = build_checkpoint(case, tmp_path / "base", sizes={"tie_word_embeddings": True})
+    config = json.loads((base / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (base / "config.json").write_text(json.dumps(config))
+    adapter = build_adapter(base, tmp_path / "adapter", **FEATURES[feature][0])
+    merged = merge_lora(base, adapter, tmp_path / "merged")
+    lazy = resolve_model(str(adapter), base=str(base), cache_dir=tmp_path / "cache").path
+    tokens = torch.tensor([[7, 300, *range(3, 40)]])
+    with torch.no_grad():
+        expected = peft_model(base, adapter)(tokens).logits
+        for folder in (merged, lazy):
+            check_folder(folder)
+            got = load_model(folder)(tokens).logits
+            assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("feature", [name for name in FEATURES if "tied base" not in name])
