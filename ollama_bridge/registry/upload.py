@@ -243,11 +243,16 @@ class _Upload:
         if not self.location:
             return
         wanted = (204, 400, 403, 404, 410, 416)
-        reply = self.session.send(Request("GET", self.location), wanted=wanted)
+        try:
+            reply = self.session.send(Request("GET", self.location), wanted=wanted)
+        except RegistryError as error:
+            if _is_not_now(error):
+                raise
+            self._forget()  # not every registry answers this, nor for an upload that it has lost
+            return
         match = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", reply.headers.get("Range", ""))
         if reply.status_code != 204 or match is None:
-            self.records.forget(self.session, self.blob.layer.digest)
-            self.location, self.offset = "", 0
+            self._forget()
             return
         # An empty upload says 0-0, as one of a single byte would; none of ours is that short.
         self.offset = int(match[1]) + 1 if int(match[1]) else 0
@@ -257,6 +262,10 @@ class _Upload:
         if reply.location:
             self._follow(reply)
         self.on_bytes(self.offset)
+
+    def _forget(self) -> None:
+        self.records.forget(self.session, self.blob.layer.digest)
+        self.location, self.offset = "", 0
 
 
 def push_manifest(session: RegistrySession, manifest: Manifest) -> str:
@@ -286,3 +295,9 @@ def push_manifest(session: RegistrySession, manifest: Manifest) -> str:
 def _is_worth_going_on(error: RegistryError) -> bool:
     """Whether the upload, or a new one, may succeed: not if we are not let in, say."""
     return isinstance(error, RegistryBusyError) or error.status_code in (404, 416)
+
+
+def _is_not_now(error: RegistryError) -> bool:
+    """Whether what was uploaded may well be there later: no answer, too busy, or not let in."""
+    busy = isinstance(error, RegistryBusyError) and error.status_code != 500
+    return busy or error.status_code == 401

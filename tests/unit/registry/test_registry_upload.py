@@ -123,6 +123,49 @@ def test_a_lost_upload_begins_anew(blob: Blob, records: UploadRecords) -> None:
     assert registry.blobs[blob.layer.digest] == CONTENT
 
 
+@pytest.mark.parametrize("status", [405, 500, 501])
+@pytest.mark.parametrize("when", ["later", "at once"])
+def test_a_status_that_no_registry_has_to_answer(
+    blob: Blob, records: UploadRecords, status: int, when: str
+) -> None:
+    """The upload begins anew, in the same command and in a later one."""
+    cuts = 1 if when == "at once" else 0
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        nonlocal cuts
+        if request.method == "GET":
+            return refusal(status, "UNSUPPORTED", "no such request")
+        if request.method == "PATCH" and cuts and len(registry.asked) > 2:
+            cuts -= 1
+            raise httpx.ReadError("Connection reset by peer")
+        return None
+
+    registry = MemoryRegistry(fault=fault)
+    if when == "later":
+        with registry.session() as session:
+            lost = f"{session.reference.origin}/v2/team/model/blobs/uploads/9"
+            records.write(session, blob.layer.digest, lost)
+    push(registry, blob, records)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 503])
+def test_an_upload_is_not_forgotten_for_a_moment(
+    blob: Blob, records: UploadRecords, status: int
+) -> None:
+    """A registry that is busy, or lets nobody in for now, still has what it was sent."""
+    registry = MemoryRegistry(
+        fault=lambda asked: refusal(status, "X", "x") if asked.method == "GET" else None
+    )
+    registry.uploads["0"] = CONTENT[:1000]
+    with registry.session() as session:
+        records.write(session, blob.layer.digest, f"{session.reference.origin}{UPLOAD}")
+    with pytest.raises(RegistryError):
+        push(registry, blob, records)
+    registry.fault = None
+    assert push(registry, blob, records)[0] == 1000
+
+
 def test_a_dying_registry_is_given_up(blob: Blob, records: UploadRecords) -> None:
     """Attempts without progress are counted, and end."""
 
