@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -310,7 +310,7 @@ class RegistrySession:
         body = b""
         with contextlib.suppress(RegistryError):
             body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
-        reason = hide(_reason(body), self._all_secrets())
+        reason = _reason(body, self._all_secrets())
         what = f"answered {status} to {request.method} {response.url.path}{reason}"
         if status in _TRANSIENT:
             after_s = _retry_after_s(response)
@@ -376,12 +376,13 @@ def _retry_after_s(response: httpx.Response) -> float | None:
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-def _reason(body: bytes) -> str:
+def _reason(body: bytes, secrets: Iterable[str]) -> str:
     """What a registry says for itself: the first error of its list, or the beginning of a text."""
     try:
         first = json.loads(body)["errors"][0]
         text = f"{first.get('code', '')} {first.get('message', '')}"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        text = body[:_MESSAGE_CHARS].decode(errors="replace")
+        text = body.decode(errors="replace")
+    text = hide(text, secrets)  # before it is cut: half a secret would not be found
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return f": {shown[:_MESSAGE_CHARS]}" if shown else ""

@@ -350,3 +350,17 @@ def test_no_secret_in_errors_or_logs(caplog: pytest.LogCaptureFixture) -> None:
     for secret in ("hunter2", BASIC.removeprefix("Basic "), "made-token", "t0ken"):
         assert secret not in shown
     assert "DENIED" in shown
+
+
+@pytest.mark.parametrize("form", ["a list of errors", "a text"])
+def test_half_a_secret_is_not_shown(form: str) -> None:
+    """A message is cut after its secrets are hidden: tokens are longer than messages."""
+    token = "t0ken" * 100
+
+    def echo(request: httpx.Request) -> httpx.Response:
+        said = f"{'x' * 150} {request.headers.get('Authorization')}"
+        if "Authorization" not in request.headers:
+            return asks_for(BEARER)
+        return refusal(403, "DENIED", said) if form != "a text" else httpx.Response(403, text=said)
+
+    assert "t0ken" not in str(refused(echo, credentials=Credentials(token=token)))
