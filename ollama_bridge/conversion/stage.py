@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
 
 # Raised when the same checkpoint gives other bytes.
-_VERSION = 3
+_VERSION = 4
 
 
 def convert(

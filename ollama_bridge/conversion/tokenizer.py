@@ -61,6 +61,8 @@ class TokenizerSection:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as exc:  # the library raises no other type
             raise self._error(f"cannot be read: {exc}") from exc
+        self._tokenizer.no_padding()  # what a training left switched on
+        self._tokenizer.no_truncation()
         self.notes: list[str] = []
         self._model: Mapping[str, Any] = self._document.get("model") or {}
         self._added: list[Mapping[str, Any]] = self._document.get("added_tokens") or []

@@ -98,6 +98,22 @@ def test_gemmas_split_at_spaces_changes_nothing(folder: Path) -> None:
     assert keys["tokenizer.ggml.add_space_prefix"] is False
 
 
+@pytest.mark.parametrize("length", [None, 8], ids=["batches", "a length"])
+def test_bos_is_seen_through_the_padding_of_a_training(folder: Path, length: int | None) -> None:
+    """A tokenizer that still pads and cuts adds what it adds."""
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    tokenizer.enable_padding(pad_id=2, length=length, pad_to_multiple_of=8)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(path))
+    keys = written(folder)
+    assert keys["tokenizer.ggml.add_bos_token"] is True
+    assert keys["tokenizer.ggml.add_eos_token"] is False
+
+
 def test_another_splitting_is_refused(folder: Path) -> None:
     """A pre-tokenizer that is not in the table is an error, never `default`."""
 
