@@ -144,6 +144,7 @@ class Architecture:
         permuted: llama.cpp rotates neighbours, so rows of q and k are reordered.
         norm_shift: See :class:`TensorRule`.
         activation: Key of the config and the only value that llama.cpp computes with.
+        rope_types: Kinds of positions that its place in llama.cpp has.
         attention: transformers' implementation that computes it right.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
         default_epsilon: Of the norms where a GGUF is silent; None: it must not be.
@@ -160,6 +161,7 @@ class Architecture:
     permuted: ClassVar[bool] = False
     norm_shift: ClassVar[float] = 0.0
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")
+    rope_types: ClassVar[Sequence[str]] = ("default", "linear", "yarn")
     attention: ClassVar[str] = "sdpa"
     default_head_dim: ClassVar[int | None] = None
     default_epsilon: ClassVar[float | None] = None
@@ -173,6 +175,11 @@ class Architecture:
         """
         key, value = self.activation
         require(config, key, value, default=value)
+        require(self.rope_of(config), "rope_type", *self.rope_types)
+
+    def rope_of(self, config: Config) -> dict[str, Any]:
+        """The parameters of its rotary positions; of layers without a window, if others differ."""
+        return rope.parameters_of(config)
 
     def notes(self, config: Config) -> list[str]:
         """What Ollama computes a little differently, for the user to know."""
@@ -248,7 +255,7 @@ class Architecture:
     def computed(self, config: Config) -> dict[str, Float32Array]:
         """Tensors of the GGUF that are made from the config alone."""
         dims = self.dimensions(config)
-        return rope.tensors(rope.parameters_of(config), dims.head_dim)
+        return rope.tensors(self.rope_of(config), dims.head_dim)
 
     def entries(self, config: Config) -> list[Entry]:
         """All metadata keys of the architecture.
@@ -277,7 +284,7 @@ class Architecture:
 
     def rope_entries(self, config: Config) -> list[Entry]:
         """The keys of its rotary positions."""
-        return rope.entries(rope.parameters_of(config), self.name)
+        return rope.entries(self.rope_of(config), self.name)
 
     def own_entries(self, config: Config) -> list[Entry]:
         """Keys that only this architecture has."""

@@ -46,10 +46,17 @@ class Gemma3(Gemma):
         require(config, "attn_logit_softcapping", None)
         require(_local(config), "rope_type", "default")
 
+    def rope_of(self, config: Config) -> dict[str, Any]:
+        """Those of the layers without a window."""
+        nested = (config.get("rope_parameters") or {}).get(FULL)
+        if nested is None:
+            return rope.parameters_of({"rope_theta": _GLOBAL_THETA, **config})
+        return rope.parameters_of({"rope_theta": _GLOBAL_THETA, "rope_parameters": nested})
+
     def rope_entries(self, config: Config) -> list[Entry]:
         """The global base with its scaling, and the base of the layers with a window."""
         return [
-            *rope.entries(_global(config), self.name),
+            *super().rope_entries(config),
             real_entry(f"{self.name}.rope.freq_base_swa", float(_local(config)["rope_theta"])),
         ]
 
@@ -87,13 +94,6 @@ class Gemma3(Gemma):
 def _is_ollamas(keys: Keys) -> bool:
     silent = keys.get("attention.layer_norm_rms_epsilon") is None
     return silent or any(keys.get(key) is not None for key in _OLLAMAS_KEYS)
-
-
-def _global(config: Config) -> dict[str, Any]:
-    nested = (config.get("rope_parameters") or {}).get(FULL)
-    if nested is None:
-        return rope.parameters_of({"rope_theta": _GLOBAL_THETA, **config})
-    return rope.parameters_of({"rope_theta": _GLOBAL_THETA, "rope_parameters": nested})
 
 
 def _local(config: Config) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Granite(Architecture):
     name = "granite"
     optional_biases = ATTENTION + MLP
     permuted = True
+    rope_types = (*Architecture.rope_types, "llama3")
 
     def check(self, config: Config) -> None:
         """Heads fill the width."""

@@ -17,6 +17,7 @@ class Llama(Architecture):
     name = "llama"
     optional_biases = ATTENTION + MLP
     permuted = True
+    rope_types = (*Architecture.rope_types, "llama3")
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """Biases; experts are another class."""

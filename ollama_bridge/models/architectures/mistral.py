@@ -13,6 +13,7 @@ class Mistral(Architecture):
     model_type = "mistral"
     name = "llama"
     permuted = True
+    rope_types = (*Architecture.rope_types, "llama3")
 
     def notes(self, config: Config) -> list[str]:
         """The sliding window of the first version, which llama.cpp does not have."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ollama_bridge.errors import ConversionError, GGUFError
 from ollama_bridge.models import rope
-from ollama_bridge.models.architectures.config import Config, integer, require
+from ollama_bridge.models.architectures.config import Config, integer
 from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.frame import (
@@ -42,6 +42,7 @@ class Phi3(Architecture):
         "mlp.gate_up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
     }
+    rope_types = ("default", "longrope")
     axes: ClassVar[Mapping[str, Axes]] = {
         "self_attn.qkv_proj": Axes(("queries", "keys", "keys"), "hidden"),
         "self_attn.o_proj": Axes(("hidden",), "queries"),
@@ -58,13 +59,21 @@ class Phi3(Architecture):
                 f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
                 "Ollama computes a phi3 only where they do"
             )
-        parameters = _parameters(config)
-        require(parameters, "rope_type", "default", "longrope")
+        parameters = self.rope_of(config)
         if parameters["rope_type"] == "longrope":
             wanted = self._rotated(config) // 2
             for name in _FACTORS:
                 if len(parameters.get(name) or ()) != wanted:
                     raise ConversionError(f"config.json: {name} must have {wanted} numbers")
+
+    def rope_of(self, config: Config) -> dict[str, Any]:
+        """With the part of a head that is rotated, and LongRoPE under one name."""
+        parameters = super().rope_of(config)
+        if "partial_rotary_factor" in config:
+            parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
+        if parameters["rope_type"] in ("su", "yarn"):  # older names of the same
+            parameters["rope_type"] = "longrope"
+        return parameters
 
     def notes(self, config: Config) -> list[str]:
         """The sliding window, which llama.cpp leaves out."""
@@ -78,9 +87,9 @@ class Phi3(Architecture):
 
     def unstretched_context(self, config: Config) -> int | None:
         """llama.cpp chooses LongRoPE's factors by num_ctx, transformers by the text's length."""
-        if _parameters(config)["rope_type"] != "longrope":
+        if self.rope_of(config)["rope_type"] != "longrope":
             return None
-        return _original_context(config, self.dimensions(config))
+        return self._original_context(config)
 
     def entries(self, config: Config) -> list[Entry]:
         """The rotated part of a head may be smaller than the head."""
@@ -90,9 +99,9 @@ class Phi3(Architecture):
 
     def rope_entries(self, config: Config) -> list[Entry]:
         """Base, the context before it was stretched, and LongRoPE's attention factor."""
-        parameters = _parameters(config)
+        parameters = self.rope_of(config)
         dims = self.dimensions(config)
-        original = _original_context(config, dims)
+        original = self._original_context(config)
         prefix = f"{self.name}.rope"
         entries = [
             real_entry(f"{prefix}.freq_base", float(parameters["rope_theta"])),
@@ -113,7 +122,7 @@ class Phi3(Architecture):
 
     def computed(self, config: Config) -> dict[str, Float32Array]:
         """LongRoPE's factors."""
-        parameters = _parameters(config)
+        parameters = self.rope_of(config)
         if parameters["rope_type"] != "longrope":
             return {}
         return {
@@ -157,8 +166,13 @@ class Phi3(Architecture):
 
     def _rotated(self, config: Config) -> int:
         dims = self.dimensions(config)
-        share = _parameters(config).get("partial_rotary_factor", 1.0)
+        share = self.rope_of(config).get("partial_rotary_factor", 1.0)
         return int(dims.head_dim * float(share))
+
+    def _original_context(self, config: Config) -> int:
+        own = self.rope_of(config).get("original_max_position_embeddings")
+        fallback = own if isinstance(own, int) else self.dimensions(config).context
+        return integer(config, "original_max_position_embeddings", fallback)
 
     def _check_rotated(self, keys: Keys, head_dim: int) -> None:
         rotated = keys.integer("rope.dimension_count", head_dim)
@@ -177,18 +191,3 @@ def attention_factor(context: int, original: int) -> float:
     """
     scale = context / original
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
-
-
-def _parameters(config: Config) -> dict[str, Any]:
-    parameters = rope.parameters_of(config)
-    if "partial_rotary_factor" in config:
-        parameters.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
-    if parameters["rope_type"] in ("su", "yarn"):  # older names of the same
-        parameters["rope_type"] = "longrope"
-    return parameters
-
-
-def _original_context(config: Config, dims: Dimensions) -> int:
-    own = _parameters(config).get("original_max_position_embeddings")
-    fallback = own if isinstance(own, int) else dims.context
-    return integer(config, "original_max_position_embeddings", fallback)

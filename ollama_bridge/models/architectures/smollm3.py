@@ -6,7 +6,7 @@ from typing import Any
 
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, require
-from ollama_bridge.models.architectures.frame import ATTENTION, MLP, Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import Architecture, Dimensions
 from ollama_bridge.models.architectures.keys import Keys
 
 _PERIOD = 4  # in llama.cpp's code; a GGUF cannot say another
@@ -18,12 +18,13 @@ class SmolLM3(Architecture):
     hf_class = "SmolLM3ForCausalLM"
     model_type = "smollm3"
     name = "smollm3"
-    optional_biases = ATTENTION + MLP
     permuted = True
 
     def check(self, config: Config) -> None:
-        """Positions are left out where llama.cpp leaves them out."""
+        """No biases, and positions are left out where llama.cpp leaves them out."""
         super().check(config)
+        require(config, "attention_bias", False, default=False)
+        require(config, "mlp_bias", False, default=False)
         require(config, "use_sliding_window", False, default=False)
         layers = self.dimensions(config).layers
         rotated = config.get("no_rope_layers")
@@ -43,8 +44,8 @@ class SmolLM3(Architecture):
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """The fixed pattern."""
         return {
-            "attention_bias": self.has_bias(keys, ATTENTION),
-            "mlp_bias": self.has_bias(keys, MLP),
+            "attention_bias": False,
+            "mlp_bias": False,
             "no_rope_layers": self._rotated(dims.layers),
             "no_rope_layer_interval": _PERIOD,
             "layer_types": ["full_attention"] * dims.layers,

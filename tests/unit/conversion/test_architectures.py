@@ -18,6 +18,7 @@ from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
 
+LLAMA3 = CASES["llama-3.1"][1]["rope_parameters"]
 TEXT = torch.arange(3, 123).unsqueeze(0)  # longer than the windows of the tiny Gemmas
 
 
@@ -82,6 +83,14 @@ def change(folder: Path, changes: dict[str, Any]) -> None:
         ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar is 144"),
         ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must name 2"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ("qwen2", {"rope_parameters": LLAMA3}, "rope_type is 'llama3'"),
+        (
+            "gemma3",
+            {"rope_parameters": {"full_attention": LLAMA3, "sliding_attention": None}},
+            "rope_type is 'llama3'",
+        ),
+        ("smollm3", {"attention_bias": True}, "attention_bias is True"),
+        ("smollm3", {"mlp_bias": True}, "mlp_bias is True"),
         ("smollm3", {"no_rope_layers": [1, 1, 0, 1, 1]}, "no_rope_layers leaves positions"),
         ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings is True"),
         ("granite", {"logits_scaling": 0}, "logits_scaling is 0"),
