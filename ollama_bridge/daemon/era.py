@@ -82,11 +82,20 @@ REWRITES_GGUF = Limit(
     instead="its digest is not compared, what it serves is",
 )
 NO_ADAPTER = Limit("take a LoRA ADAPTER", (0, 34, 1), None, instead="it is merged into its base")
+# llama.cpp reads the list from a build between b10969 (0.34.3) and b11076 on, Ollama's own engine
+# never did.
+OWN_WINDOWS = Limit(
+    "attend to windows in other layers than a published Gemma's",
+    _SINCE_EVER,
+    (0, 34, 4),
+    instead="such a model is refused",
+)
 LIMITS = (
     NO_LOGPROBS,
     Limit("use a GGUF's Jinja template", _SINCE_EVER, (0, 30, 0), instead="a Go TEMPLATE is sent"),
     REWRITES_GGUF,
     NO_ADAPTER,
+    OWN_WINDOWS,
     Limit("quantize a GGUF", (0, 34, 1), None, instead="`convert` does"),
     Limit("convert safetensors to GGUF", (0, 34, 1), None, instead="`convert` does"),
 )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_bridge.client import Client, Reply
+from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
+from ollama_bridge.errors import DaemonError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import SERVED_TOP, Answer, ReferenceValues, TokenScore
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
@@ -26,6 +28,8 @@ from ollama_bridge.verify.vocabulary import check_vocabulary
 # the lead has to cost this many times the mean KL that answers may have: a coarse type is not held.
 _CERTAIN_END = 0.5
 _UNLIKELY = 4.0
+# Every so manieth layer of a Gemma sees the whole text, whatever its GGUF lists.
+_PERIODS = {"gemma2": 2, "gemma3": 6}
 _GREEDY = {
     "temperature": 0.0,
     "repeat_penalty": 1.0,
@@ -61,8 +65,11 @@ def check_parity(
         The certificate; ask it whether it passed.
 
     Raises:
-        DaemonError: the daemon could not answer.
+        DaemonError: the daemon could not answer, or is of a version that leaves out of the model
+            what no probe is long enough to show.
     """
+    version = client.version()
+    _refuse_unread_windows(version, tag, metadata)
     bounds = bounds_of(type, reference, recorded=recorded_noise(metadata))
     run = _Run(client, tag, reference, bounds, reporter or NullReporter())
     details = client.show(tag)
@@ -86,12 +93,28 @@ def check_parity(
     return Certificate(
         tag=tag,
         type=type,
-        daemon_version=client.version(),
+        daemon_version=version,
         blob_digest=blob_digest,
         rendering=reference.template.reason if reference.template is not None else "",
         limits=reference.limits,
         checks=checks,
     )
+
+
+def _refuse_unread_windows(version: str, tag: str, metadata: Mapping[str, Any]) -> None:
+    """Layers that see a window, and not all of the text, differ in long texts only."""
+    key = f"{metadata.get('general.architecture')}.attention.sliding_window_pattern"
+    listed, period = metadata.get(key), _PERIODS.get(key.partition(".")[0])
+    if not isinstance(listed, list) or period is None or not has_limit(version, OWN_WINDOWS):
+        return
+    if [bool(slides) for slides in listed] != [
+        (layer + 1) % period != 0 for layer in range(len(listed))
+    ]:
+        raise DaemonError(
+            f"Ollama {version} does not read which layers attend to a window ({key})",
+            model=tag,
+            hint="update Ollama to 0.34.4 or later; a student of the first layers does without",
+        )
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,31 @@ class Gemma(Architecture):
     def own_entries(self, config: Config) -> list[Entry]:
         """Window and soft caps."""
         kinds = self.layer_types(config)
-        # Also where no layer slides: llama.cpp would take its own default for the pattern.
         window = integer(config, "sliding_window", 4096)
+        if SLIDING not in kinds:
+            window = self.no_window(self.dimensions(config))
         entries = [number(f"{self.name}.attention.sliding_window", window)]
-        if kinds != self.default_layer_types(len(kinds)):
+        if SLIDING in kinds and kinds != self.default_layer_types(len(kinds)):
             pattern = [kind == SLIDING for kind in kinds]
             key = f"{self.name}.attention.sliding_window_pattern"
             entries.append(array(key, pattern, GGUFValueType.BOOL))
         for key, setting in self._soft_caps(config):
             entries.append(real_entry(f"{self.name}.{key}", setting))
         return entries
+
+    def no_window(self, dims: Dimensions) -> int:
+        """What stands for a window where no layer slides: a pattern of none stops llama.cpp."""
+        return dims.context
+
+    def notes(self, config: Config) -> list[str]:
+        """Which versions of Ollama read the pattern."""
+        kinds = self.layer_types(config)
+        if SLIDING not in kinds or kinds == self.default_layer_types(len(kinds)):
+            return []
+        return [
+            f"other layers attend to a window than those of a published {self.name}, which Ollama "
+            "reads from 0.34.4 on: earlier ones are refused when the tag is proven"
+        ]
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """Window, soft caps, attention scale."""
@@ -100,9 +115,10 @@ class Gemma(Architecture):
             kinds = self.default_layer_types(dims.layers, pattern)
         return {
             "query_pre_attn_scalar": self._attention_scalar(dims),
+            # transformers wants a number also where no layer slides.
             "sliding_window": keys.integer("attention.sliding_window", self.default_window)
             if window
-            else None,
+            else dims.context,
             "layer_types": kinds,
             **{name: keys.real(key) if keys.get(key) else None for key, name in _SOFT_CAPS.items()},
         }

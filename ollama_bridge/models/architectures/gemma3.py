@@ -60,6 +60,10 @@ class Gemma3(Gemma):
             real_entry(f"{self.name}.rope.freq_base_swa", float(_local(config)["rope_theta"])),
         ]
 
+    def no_window(self, dims: Dimensions) -> int:
+        """None at all: within a window, however long, positions have another base."""
+        return 0
+
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """As of a Gemma 2; the cap on logits of Ollama's first 1B, which has none, is left out.
 

@@ -120,12 +120,28 @@ def test_a_window_that_ollama_leaves_out_is_said(tmp_path: Path) -> None:
 
 
 def test_another_pattern_of_windows_is_written(tmp_path: Path) -> None:
-    """A student of chosen Gemma layers: the pattern is no longer the published one."""
+    """A student of chosen Gemma layers: it is no longer the published one, which is said."""
     source = build_checkpoint("gemma2", tmp_path / "source")
     change(source, {"layer_types": ["full_attention", "sliding_attention"]})
-    path = exported(source, tmp_path / "a")
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    gguf = convert(checkpoint, type="f32", out_dir=tmp_path / "out")
     key = "gemma2.attention.sliding_window_pattern"
-    assert GGUFReader(path).fields[key].contents() == [False, True]
+    assert GGUFReader(gguf.gguf_path).fields[key].contents() == [False, True]
+    assert any("from 0.34.4 on" in note for note in gguf.facts["notes"])
+    import_gguf(gguf.gguf_path, tmp_path / "back")
+    torch.testing.assert_close(logits(tmp_path / "back"), logits(source), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("case", "window"), [("gemma2", 512), ("gemma3", 0)])
+def test_a_gemma_without_windows(case: str, window: int, tmp_path: Path) -> None:
+    """A pattern that lists none stops llama.cpp, so that the window itself says it."""
+    source = build_checkpoint(case, tmp_path / "source")
+    layers = len(json.loads((source / "config.json").read_text())["layer_types"])
+    change(source, {"layer_types": ["full_attention"] * layers})
+    path = exported(source, tmp_path / "a")
+    fields = GGUFReader(path).fields
+    assert fields[f"{case}.attention.sliding_window"].contents() == window
+    assert f"{case}.attention.sliding_window_pattern" not in fields
     import_gguf(path, tmp_path / "back")
     torch.testing.assert_close(logits(tmp_path / "back"), logits(source), rtol=1e-4, atol=1e-4)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from fakes.serving import FakeDaemon, small_reference
 
+from ollama_bridge.errors import DaemonError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import Noise
 from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Check
@@ -13,7 +17,7 @@ from ollama_bridge.verify.parity import check_parity
 TAG = "tiny:q8_0"
 
 
-def scores_of(daemon: FakeDaemon) -> Check:
+def scores_of(daemon: FakeDaemon, metadata: Mapping[str, Any] | None = None) -> Check:
     """How a Q8_0 tag compares whose rounding hardly moves the checkpoint."""
     noise = {"q8_0": Noise(max_difference=0.1, mean_kl_nats=0.0004)}
     daemon.reference = daemon.reference.model_copy(update={"noise": noise})
@@ -24,7 +28,7 @@ def scores_of(daemon: FakeDaemon) -> Check:
         daemon.reference,
         type="q8_0",
         modelfile=Modelfile("model.gguf"),
-        metadata={},
+        metadata=metadata or {},
         blob_digest="sha256:0",
     )
     return next(check for check in certificate.checks if check.name == LOG_PROBABILITIES)
@@ -43,3 +47,27 @@ def test_one_undecided_answer_is_no_wrong_tensor(everywhere: bool) -> None:
     over = check.numbers["answers_kl_nats"] > check.numbers["answers_kl_bound"]
     assert over == everywhere
     assert ("in answers 0.0012" in (check.difference or "")) == everywhere
+
+
+@pytest.mark.parametrize(
+    ("version", "layers", "refused"),
+    [
+        ("0.24.0", [False, True], True),
+        ("0.34.3", [False, True], True),
+        ("0.34.4", [False, True], False),
+        ("0.24.0", [True, False, True], False),
+    ],
+)
+def test_windows_that_a_version_has_in_other_layers(
+    version: str, layers: list[bool], refused: bool
+) -> None:
+    """Prompts shorter than the window would prove the model."""
+    key = "gemma2.attention.sliding_window_pattern"
+    daemon = FakeDaemon(small_reference(), ollama=version)
+    metadata = {"general.architecture": "gemma2", key: layers}
+    if not refused:
+        assert scores_of(daemon, metadata).passed
+        return
+    with pytest.raises(DaemonError, match=key) as caught:
+        scores_of(daemon, metadata)
+    assert "0.34.4" in (caught.value.hint or "")
