@@ -6,6 +6,7 @@ checkpoint that the tag is said to be. Nothing is created or changed in the daem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
@@ -38,8 +39,8 @@ def verify_tag(
     Args:
         tag: A tag of the daemon; it may have been made by anybody.
         client: Speaks to the daemon.
-        against: Checkpoint with reference values; with it, the tensors of the daemon's file are
-            compared too, where the file is at hand. None: the values that the tag carries.
+        against: Checkpoint with reference values; with it, metadata and tensors of the daemon's
+            file are compared too, where the file is at hand. None: the values that the tag carries.
         reporter: Hears of progress.
 
     Returns:
@@ -84,24 +85,30 @@ def verify_tag(
 
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
-    """Compare every tensor of the checkpoint: answers may hide a small fault in rounding."""
+    """Compare the file with the checkpoint: answers may hide a fault that is small, or far in."""
     from ollama_bridge.models.tensor_check import compare_tensors
 
     report = compare_tensors(gguf, checkpoint)
-    problems = report.wrong
     noted = {"note": "; ".join(report.notes)} if report.notes else {}
+    found = (
+        _file_check("metadata", report.metadata, {"wrong_keys": len(report.metadata)}),
+        _file_check("tensors", report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
+    )
+    # In front of the numbers that they explain, so that the error names a key or a tensor.
+    first = [one.name for one in certificate.checks].index(LOG_PROBABILITIES)
+    checks = (*certificate.checks[:first], *found, *certificate.checks[first:])
+    return certificate.model_copy(update={"checks": checks})
+
+
+def _file_check(name: str, problems: Sequence[str], numbers: dict[str, float | int | str]) -> Check:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    check = Check(
-        name="tensors",
+    return Check(
+        name=name,
         layer="tensor",
         passed=not problems,
-        numbers={"wrong_tensors": len(problems), **noted},
+        numbers=numbers,
         difference=f"{problems[0]}{more}" if problems else None,
     )
-    # In front of the numbers that they explain, so that the error names a tensor.
-    first = [one.name for one in certificate.checks].index(LOG_PROBABILITIES)
-    checks = (*certificate.checks[:first], check, *certificate.checks[first:])
-    return certificate.model_copy(update={"checks": checks})
 
 
 def _check_attachments(client: Client, tag: str) -> Check | None:

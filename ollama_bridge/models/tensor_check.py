@@ -1,7 +1,7 @@
-"""Holds the tensors of a GGUF against the checkpoint that it should be, and names what is wrong.
+"""Holds a GGUF against the checkpoint that it should be, and names what is wrong.
 
-For a tag whose answers are off: which tensor, by how much, and whether a known mistake of
-converters explains it.
+For a tag whose answers are off: which number of its metadata, or which tensor, by how much, and
+whether a known mistake of converters explains it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
 from ollama_bridge.models.floats import to_float32
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
+from ollama_bridge.models.metadata_check import compare_metadata
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.weights import Weights
@@ -37,14 +38,17 @@ class TensorReport:
     Attributes:
         wrong: Every one that is not the checkpoint's, that is missing or that only the GGUF has.
         notes: What is otherwise than in the checkpoint, and sound.
+        metadata: Every number of the architecture that is not the checkpoint's, where a runtime
+            computes with it.
     """
 
     wrong: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
 
 
 def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
-    """Hold every tensor of either side against the other.
+    """Hold every tensor of either side against the other, and the metadata.
 
     Args:
         gguf: The file that a daemon serves.
@@ -84,7 +88,11 @@ def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
             notes.append(f"{_OUTPUT}: a copy of the embedding, which the checkpoint ties it to")
         else:
             wrong.append(f"{problem}; the checkpoint has none, its embedding stands for it")
-    return TensorReport(tuple(one for one in wrong if one is not None), tuple(notes))
+    return TensorReport(
+        tuple(one for one in wrong if one is not None),
+        tuple(notes),
+        tuple(compare_metadata(contents, config, architecture)),
+    )
 
 
 def _compare_computed(name: str, values: Float32Array, contents: GGUFContents) -> str | None:

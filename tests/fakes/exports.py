@@ -123,6 +123,13 @@ def turn_the_output(path: Path) -> None:
     repeat_the_embedding(path, factor=-1.0)
 
 
+def halve_a_window_of_2048(path: Path) -> None:
+    """A Gemma's layers see less of a long text; no probe is one."""
+    key = b"gemma2.attention.sliding_window"
+    assert read_gguf(path).metadata[key.decode()] == 2048
+    _overwrite(path, key, struct.pack("<I", 1024))
+
+
 def set_add_bos(path: Path) -> None:
     """The daemon puts a BOS in front that the tokenizer does not."""
     _overwrite(path, b"tokenizer.ggml.add_bos_token", b"\x01")

@@ -12,9 +12,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from fakes.architectures import build_checkpoint
 from fakes.exports import (
     Exports,
     damaged,
+    halve_a_window_of_2048,
     lose_a_norm,
     modelfile_of,
     repeat_the_embedding,
@@ -36,6 +38,8 @@ from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ParityError
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import verify
 from ollama_bridge.verification import verify_tag
 
@@ -211,6 +215,31 @@ def test_the_wrong_tensor_is_named(
     certificate = verify_tag(tag, client=client, against=tiny.checkpoint)
     assert certificate.first_failure is not None
     assert re.search(words, certificate.first_failure.difference or "")
+
+
+def test_a_window_that_no_probe_reaches_is_named(
+    client: Client, created: Callable[[GGUFFile, Modelfile], str], tmp_path: Path
+) -> None:
+    """All answers are right, so that the tag alone proves itself; the checkpoint tells."""
+    sizes = {"max_position_embeddings": 4096}
+    source = build_checkpoint("gemma2", tmp_path / "source", sizes=sizes)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "sliding_window": 2048}))
+    checkpoint = with_reference_values(
+        resolve_model(str(source), cache_dir=tmp_path / "cache"),
+        system="Be brief.",
+        out_dir=tmp_path / "checkpoint",
+    )
+    good = convert(checkpoint, type="f16", out_dir=tmp_path / "good")
+    bad = damaged(good, tmp_path / "bad", halve_a_window_of_2048)
+    tag = created(bad, modelfile_of(bad, "Be brief."))
+    assert verify_tag(tag, client=client).passed
+    failure = verify_tag(tag, client=client, against=checkpoint).first_failure
+    assert failure is not None
+    assert failure.name == "metadata"
+    assert failure.difference == (
+        "gemma2.attention.sliding_window: 1024 in the GGUF, config.json makes it 2048"
+    )
 
 
 def test_a_tied_matrix_may_be_written_twice(

@@ -145,6 +145,7 @@ class Architecture:
         norm_shift: See :class:`TensorRule`.
         activation: Key of the config and the only value that llama.cpp computes with.
         rope_types: Kinds of positions that its place in llama.cpp has.
+        unread: Keys of a GGUF that are written and that no runtime computes with.
         attention: transformers' implementation that computes it right.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
         default_epsilon: Of the norms where a GGUF is silent; None: it must not be.
@@ -162,6 +163,7 @@ class Architecture:
     norm_shift: ClassVar[float] = 0.0
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")
     rope_types: ClassVar[Sequence[str]] = ("default", "linear", "yarn")
+    unread: ClassVar[Sequence[str]] = ()
     attention: ClassVar[str] = "sdpa"
     default_head_dim: ClassVar[int | None] = None
     default_epsilon: ClassVar[float | None] = None

@@ -43,6 +43,7 @@ class Phi3(Architecture):
         "mlp.down_proj": "ffn_down",
     }
     rope_types = ("default", "longrope")
+    unread = ("phi3.attention.sliding_window",)
     axes: ClassVar[Mapping[str, Axes]] = {
         "self_attn.qkv_proj": Axes(("queries", "keys", "keys"), "hidden"),
         "self_attn.o_proj": Axes(("hidden",), "queries"),

@@ -117,3 +117,65 @@ def test_what_is_made_of_the_config_is_compared(tmp_path: Path) -> None:
     without = exported(build_checkpoint("llama", tmp_path / "short"), tmp_path / "b", "f16")
     missing = [one for one in compare_tensors(without, source).wrong if "rope" in one]
     assert missing == ["rope_freqs.weight: missing, which config.json asks for"]
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value", "words"),
+    [
+        ("gemma2", "attention.sliding_window", 64, "64 in the GGUF, config.json makes it 32"),
+        ("gemma3", "attention.sliding_window", None, "0 in the GGUF, config.json makes it 32"),
+        ("gemma2", "final_logit_softcapping", 29.0, "29 in the GGUF, config.json makes it 30"),
+        ("llama", "rope.freq_base", 500000.0, "500000 in the GGUF, config.json makes it 10000"),
+        ("llama", "rope.scaling.factor", 2.0, "2 in the GGUF, config.json makes it missing"),
+        ("llama", "context_length", 4096, "4096 in the GGUF, config.json makes it 512"),
+        ("phi3-long", "rope.scaling.attn_factor", None, "1 in the GGUF, config.json makes it 1.15"),
+        ("qwen2-yarn", "rope.scaling.original_context_length", 64, "config.json makes it 128"),
+    ],
+)
+def test_a_number_that_short_texts_do_not_show_is_named(
+    case: str, key: str, value: object, words: str, tmp_path: Path
+) -> None:
+    """A window, a scaling, a length: all tensors are right."""
+    source = build_checkpoint(case, tmp_path / "source")
+    plain = exported(source, tmp_path, "f16")
+    name = f"{read_gguf(plain).metadata['general.architecture']}.{key}"
+    wrong = rewrite(
+        plain, tmp_path / "wrong.gguf", metadata=lambda keys: keys.update({name: value})
+    )
+    report = compare_tensors(wrong, source)
+    assert report.wrong == ()
+    (said,) = [one for one in report.metadata if one.startswith(name)]
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        (
+            "llama",
+            {
+                "llama.vocab_size": None,
+                "llama.attention.key_length": None,
+                "llama.attention.value_length": None,
+                "llama.rope.freq_base": None,
+                "llama.rope.dimension_count": None,
+            },
+        ),
+        ("gemma3", {"gemma3.rope.freq_base_swa": None, "gemma3.rope.local.freq_base": 10000.0}),
+        ("phi3", {"phi3.attention.sliding_window": None}),
+        ("llama-3.1", {}),
+    ],
+)
+def test_what_a_runtime_fills_in_may_be_missing(
+    case: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    """As other converters leave it out, or call it."""
+    source = build_checkpoint(case, tmp_path / "source")
+    if case == "llama-3.1":  # divisors that no import can name are compared as a tensor
+        path = source / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["rope_parameters"]["original_max_position_embeddings"] = 64
+        path.write_text(json.dumps(config), encoding="utf-8")
+    plain = exported(source, tmp_path, "f16")
+    other = rewrite(plain, tmp_path / "other.gguf", metadata=lambda keys: keys.update(changes))
+    assert compare_tensors(other, source) == TensorReport(())
