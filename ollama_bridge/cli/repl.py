@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
@@ -121,11 +122,12 @@ class Repl:
         text, images = images_in(text)
         for image in images:
             say(f"(with the image {image})")
-        self._show({name: one.stream(text, images=images) for name, one in self.sessions.items()})
+        asked = {name: one.stream(text, images=images) for name, one in self.sessions.items()}
+        self._show(asked, self.said.question(text, images))
 
-    def _show(self, answers: dict[str, _Events]) -> None:
+    def _show(self, answers: dict[str, _Events], question: dict[str, Any] | None) -> None:
         if len(answers) > 1:
-            self._beside(answers)
+            self._beside(answers, question)
             return
         (events,) = answers.values()
         with contextlib.closing(events):  # an answer that is stopped is kept as far as it came
@@ -135,10 +137,9 @@ class Repl:
         elif shown.reply is not None:
             tell_cut(shown.reply, self.said.options, "/set parameter {name} {value}")
 
-    def _beside(self, answers: dict[str, _Events]) -> None:
+    def _beside(self, answers: dict[str, _Events], question: dict[str, Any] | None) -> None:
         """A question is in all conversations, or in none: what follows is about the same."""
-        said = [session.conversation for session in self.sessions.values()]
-        before = [one.state() for one in said]
+        before = [session.conversation.state() for session in self.sessions.values()]
         try:
             with contextlib.ExitStack() as stack:
                 for events in answers.values():
@@ -146,8 +147,8 @@ class Repl:
                 for name, shown in self._view.beside(answers).items():
                     say(f"{name}: {timing(shown)}")
         except (KeyboardInterrupt, OllamaBridgeError):
-            for one, state in zip(said, before, strict=True):
-                one.go_back(state)
+            for session, state in zip(self.sessions.values(), before, strict=True):
+                session.go_back(state, unanswered=question)
             say("(not answered by all: what was said is as before, for each of them)")
             raise
 
@@ -276,7 +277,8 @@ class Repl:
         keeping.export(self.said, expand_home(_needed(what, "/export")))
 
     def _retry(self, _: str) -> None:
-        self._show({name: one.retry() for name, one in self.sessions.items()})
+        again = {name: one.retry() for name, one in self.sessions.items()}
+        self._show(again, self.session.unanswered)
 
     def _undo(self, _: str) -> None:
         undone = [session.undo() for session in self.sessions.values()]
@@ -292,9 +294,10 @@ class Repl:
         self._client.show(tag)
         if tag == first:
             raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
-        other = replace(self.said, model=tag, turns=[], dropped=[])
-        other.go_back(self.said.state())  # it hears what was said so far
-        self.sessions = {first: self.session, tag: Session(self._client, other)}
+        other = Session(self._client, replace(self.said, model=tag, turns=[], dropped=[]))
+        # It hears what was said so far.
+        other.go_back(self.said.state(), unanswered=self.session.unanswered)
+        self.sessions = {first: self.session, tag: other}
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 
     def _list(self, _: str) -> None:

@@ -52,6 +52,10 @@ class Turn:
         return len(str(self.question.get("content", ""))) + len(self.answer)
 
 
+# What stands and what was dropped.
+State = tuple[list[Turn], list[Turn]]
+
+
 @dataclass
 class Conversation:
     """What was said, and how the next question is asked.
@@ -152,11 +156,11 @@ class Conversation:
             self.turns.append(Turn(question, text, thinking, is_whole=False))
             self._used_tokens = None
 
-    def state(self) -> tuple[list[Turn], list[Turn]]:
+    def state(self) -> State:
         """What :meth:`go_back` goes back to."""
         return list(self.turns), list(self.dropped)
 
-    def go_back(self, state: tuple[list[Turn], list[Turn]]) -> None:
+    def go_back(self, state: State) -> None:
         """Be as before a question that came to nothing."""
         self.turns[:], self.dropped[:] = state
         self._used_tokens = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.client.conversation import Conversation, Turn
+from ollama_bridge.client.conversation import Conversation, State, Turn
 from ollama_bridge.client.requests import Images
 from ollama_bridge.client.values import Done, Reply, RunningModel, StreamEvent, Text, Thinking
 from ollama_bridge.errors import (
@@ -66,7 +66,22 @@ class _Answer:
 class _Base:
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
-        self._unanswered: dict[str, Any] | None = None  # the last question, if nothing came of it
+        self._unanswered: dict[str, Any] | None = None
+
+    @property
+    def unanswered(self) -> dict[str, Any] | None:
+        """The last question, if nothing came of it: ``retry`` asks it."""
+        return self._unanswered
+
+    def go_back(self, state: State, *, unanswered: dict[str, Any] | None) -> None:
+        """Be as before a question that is not to count, whatever came of it.
+
+        Args:
+            state: Of the conversation, from before.
+            unanswered: What ``retry`` asks then; None: the last question that was answered.
+        """
+        self.conversation.go_back(state)
+        self._unanswered = unanswered
 
     def undo(self) -> Turn | None:
         """Take the last question and its answer back; None if there is none."""

@@ -218,11 +218,17 @@ def test_two_models_answer_beside_each_other(
 
 
 @pytest.mark.parametrize("stopped", ["m", "other"])
-@pytest.mark.parametrize("asked", ["two", "/retry"])
+@pytest.mark.parametrize(
+    ("asked", "asked_again"), [("two", ["one", "Hello!", "two"]), ("/retry", ["one"])]
+)
 def test_two_models_are_asked_the_same_whatever_goes_wrong(
-    chat: Chat, capsys: pytest.CaptureFixture[str], stopped: str, asked: str
+    chat: Chat,
+    capsys: pytest.CaptureFixture[str],
+    stopped: str,
+    asked: str,
+    asked_again: list[str],
 ) -> None:
-    """An error of either, or Ctrl-C: neither has the question, and both are asked the next."""
+    """An error of either, or Ctrl-C: neither has the question, and both are asked it by /retry."""
     chat("/compare other", "one")
     chat.daemon.script = lambda seen: Turn(
         fault=Fault.ERROR_LINE if seen.json["model"] == stopped else None
@@ -233,9 +239,9 @@ def test_two_models_are_asked_the_same_whatever_goes_wrong(
     chat("/retry")
     assert [
         [one["content"] for one in question["messages"]] for question in chat.daemon.questions[-2:]
-    ] == [["one"], ["one"]]
+    ] == [asked_again] * 2
     chat("/undo", "three")
-    assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [1, 1]
+    assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [len(asked_again)] * 2
 
 
 def test_ctrl_c_stops_both_of_two_models(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

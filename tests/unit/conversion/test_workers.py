@@ -43,6 +43,9 @@ def pieces() -> Iterator[Piece]:
 def ours() -> list[psutil.Process]:
     """Worker processes of this test process."""
     found = psutil.Process().children(recursive=True)
+    # Between exec and the program's first instruction a process has no words at all.
+    while any(child.status() != psutil.STATUS_ZOMBIE and not child.cmdline() for child in found):
+        time.sleep(0.01)
     return [child for child in found if "worker_process" in " ".join(child.cmdline())]
 
 
