@@ -4,8 +4,8 @@ One limit a phase, all finite. The daemon sends its headers with the first token
 headers is loading and reading the prompt (of which a blocking client can bound the silence only);
 afterwards a limit holds between any two lines, however many bytes drip in meanwhile. The limit of a
 whole call is looked at whenever something comes, so silence at its end may overrun it by one such
-limit. Files take as long as they are large, so calls
-that move them have more of it; what holds for them is the limit of their silence.
+limit. Files take as long as they are large, so calls that move them have more of it; what holds for
+them is the limit of their silence.
 """
 
 from __future__ import annotations

@@ -297,8 +297,8 @@ def _request(
         headers = headers.copy()
         headers.update(call.headers)
     # Only a client that we were given may have cookies and parameters of its own.
-    is_plain = given is None or not (given.cookies or given.params)
-    build = httpx.Request if given is None or is_plain else given.build_request
+    has_own = given is not None and (given.cookies or given.params)
+    build = given.build_request if given is not None and has_own else httpx.Request
     return build(
         call.method,
         _url(base_url + call.path),
