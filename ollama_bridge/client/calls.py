@@ -105,6 +105,7 @@ def render(
         "messages": message_list(messages),
         "stream": False,
         "truncate": False,
+        "shift": False,  # as questions say: with another value 0.34 loads the model anew
         "_debug_render_only": True,
         # The flag is not documented: a daemon without it answers, and then shortly.
         "options": {"num_predict": 1},

@@ -33,14 +33,13 @@ def canary(call: Call) -> Call | None:
     body = call.json or {}
     if call.path not in _OURS:
         return None
-    found = {name: body[name] for name in ("model", "keep_alive") if name in body}
+    # As asked: with another shift or num_ctx the model would be loaded anew.
+    found = {name: body[name] for name in ("model", "keep_alive", "shift") if name in body}
     found |= {
         "prompt": "1",
         "raw": True,
         "think": False,
         "truncate": False,
-        "shift": False,
-        # The rest as asked: another num_ctx would load the model anew.
         "options": {**(body.get("options") or {}), "num_predict": 1, "stop": []},
     }
     return replace(call, path="/api/generate", json=found)

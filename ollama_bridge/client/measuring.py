@@ -73,7 +73,9 @@ class Measuring:
 
     def _reading(self, part: str) -> Call:
         body: dict[str, Any] = {
-            name: self._body[name] for name in ("model", "keep_alive") if name in self._body
+            name: self._body[name]
+            for name in ("model", "keep_alive", "shift")
+            if name in self._body
         }
         options = dict(self._body.get("options") or {})
         if "input" in self._body:

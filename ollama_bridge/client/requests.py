@@ -227,6 +227,7 @@ def load_body(model: str, *, options: Options | None, keep_alive: KeepAlive) -> 
     body: dict[str, Any] = {
         "model": _checked_model(model),
         "stream": False,
+        "shift": False,  # as questions say: to 0.34 a model that may shift is another one
         "options": check_options(options or {}),
     }
     return body if keep_alive is None else body | {"keep_alive": keep_alive}

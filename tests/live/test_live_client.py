@@ -47,6 +47,12 @@ def register(client: Client, gguf: Path) -> list[str]:
     return statuses
 
 
+def runners_of(daemon: PrivateDaemon) -> set[int]:
+    """Ids of the processes in which a daemon has models loaded."""
+    assert daemon.pid is not None
+    return {child.pid for child in psutil.Process(daemon.pid).children(recursive=True)}
+
+
 @pytest.fixture(scope="module")
 def client(daemon: PrivateDaemon, teacher_gguf: Path) -> Iterator[Client]:
     """A client of a daemon that has the model."""
@@ -69,6 +75,26 @@ def test_a_chat_is_answered(client: Client) -> None:
     assert reply.timings.total_s >= reply.timings.generate_s > 0
     (running,) = [model for model in client.ps() if model.name == TAG]
     assert running.context_length == 512
+
+
+def test_what_belongs_to_a_question_loads_nothing_anew(
+    ollama_binary: Path, teacher_gguf: Path, tmp_path: Path
+) -> None:
+    """Loading, rendering, scoring and the canary use the runner that answers."""
+    with (
+        PrivateDaemon(tmp_path / "daemon", binary=ollama_binary) as daemon,
+        Client(daemon.host, timeouts=LIMITS) as client,
+    ):
+        register(client, teacher_gguf)
+        client.load(TAG)
+        runners = runners_of(daemon)
+        for _ in range(2):
+            client.chat(TAG, QUESTION, options={"num_predict": 1})
+            client.next_token(TAG, client.render(TAG, QUESTION))
+            with pytest.raises(ContextOverflowError):
+                client.generate(TAG, "word " * 9000, raw=True)
+        assert len(runners) == 1
+        assert runners_of(daemon) == runners
 
 
 def test_a_stream_says_what_a_reply_says(client: Client) -> None:

@@ -21,8 +21,12 @@ from ollama_bridge.client import (
     Timings,
     ToolCall,
     TopLogprob,
+    calls,
+    health,
 )
+from ollama_bridge.client.measuring import Measuring
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
+from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
@@ -75,6 +79,23 @@ def test_nothing_is_cut_silently_and_every_answer_is_bounded(
         assert asked.json["shift"] is False
         assert asked.json["stream"] is True
         assert asked.json["options"] == {"seed": 1, "num_predict": DEFAULT_NUM_PREDICT}
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_what_belongs_to_a_question_loads_no_other_model(shift: bool) -> None:
+    """To 0.34 another ``shift`` is another way of loading."""
+    loading = calls.load("m", options=None, keep_alive=None)
+    rendering = calls.render("m", "hi", think=None, tools=None)
+    scoring = calls.next_token("m", "hi", top=1, options=None, forced=False)
+    for call in (loading, rendering, scoring):
+        assert (call.json or {})["shift"] is Asking().shift
+    question = calls.chat("m", "hi", Asking(shift=shift), system=None, tools=None)
+    canary = health.canary(question)
+    assert canary is not None
+    overflow = ContextOverflowError("too long", status_code=400)
+    measured = Measuring(overflow, question, ends_s=0.0).calls
+    for call in (canary, *measured):
+        assert (call.json or {})["shift"] is shift
 
 
 @pytest.mark.parametrize(
