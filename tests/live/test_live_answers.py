@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -82,6 +83,11 @@ def test_thinking_and_calls_are_told_from_the_text(
             assert (reply.thinking.strip(), reply.text) == (lesson.thinking, lesson.text)
             called = [(call.name, call.arguments) for call in reply.tool_calls]
             assert called == ([("weather", {"city": "Paris"})] if lesson.tools else [])
+        if not lesson.tools:
+            # The grammar begins behind the thought; alone the model would answer without quotes.
+            parsed = client.parse(tag, lesson.question, into=Literal["five"], think=lesson.think)
+            assert parsed.reply.thinking.strip() == lesson.thinking
+            assert (parsed.value, parsed.reply.text, parsed.refused) == ("five", '"five"', ())
     client.delete(tag)
 
 
