@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.client.exchange import Call, Timeouts
@@ -69,6 +70,7 @@ class Answering:
         self._now_s, self._start_s = now_s, now_s()
         self._attempts = Attempts(retries, timeouts.total_s, now_s)
         self._is_truncated = False
+        self._ways_to_cut: list[dict[str, Any]] = []
         self._needed_tokens: int | None = None
         self._break: DaemonError | None = None
         self._prompt: str | None = self._body.get("prompt") if self._body.get("raw") else None
@@ -232,19 +234,27 @@ class Answering:
         return replace(self._question, json=body)
 
     def _truncate(self, error: ContextOverflowError) -> float:
-        self._is_truncated, self._needed_tokens = True, error.needed_tokens
+        if not self._is_truncated:
+            self._is_truncated, self._needed_tokens = True, error.needed_tokens
+            self._ways_to_cut = self._find_ways_to_cut(error.limit_tokens)
         self._assembler = self._begin()
-        body = dict(self._body)
-        if error.limit_tokens is not None and not body["shift"]:
-            # A daemon that tells numbers cuts only where it may shift as well, to half of the
-            # context and what it keeps. An answer that fits into the rest shifts nothing.
-            options = dict(body["options"])
-            room = (error.limit_tokens - options.get("num_keep", _NUM_KEEP) - 2) // 2
-            options["num_predict"] = max(1, min(options["num_predict"], room))
-            body |= {"shift": True, "options": options}
-        self.call = replace(self._question, json=body)
+        self.call = replace(self._question, json=self._ways_to_cut.pop(0))
         return 0.0
+
+    def _find_ways_to_cut(self, limit_tokens: int | None) -> list[dict[str, Any]]:
+        """Bodies in which the daemon may cut, from the one that costs least."""
+        if limit_tokens is None or self._body["shift"]:
+            return [self._body]
+        # Within a text, a daemon that tells numbers cuts only where it may shift as well, to half
+        # of the context and what it keeps. An answer that fits into the rest shifts nothing.
+        options = dict(self._body["options"])
+        room = (limit_tokens - options.get("num_keep", _NUM_KEEP) - 2) // 2
+        options["num_predict"] = max(1, min(options["num_predict"], room))
+        shifting = self._body | {"shift": True, "options": options}
+        # Of a conversation it leaves out the oldest messages by the runner that is there, which
+        # cannot shift: a question in which it may has the model loaded anew.
+        return [self._body, shifting] if "messages" in self._body else [shifting]
 
     @property
     def _may_truncate(self) -> bool:
-        return bool(self._body.get("truncate")) and not self._is_truncated
+        return bool(self._body.get("truncate") and (self._ways_to_cut or not self._is_truncated))

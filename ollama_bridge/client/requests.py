@@ -72,8 +72,8 @@ class Asking:
         keep_alive: How long the model stays loaded afterwards: seconds, or a text as ``10m``.
         logprobs: Log-probabilities of the answer's tokens.
         top_logprobs: That, and of how many rivals of each (0 to 20).
-        truncate: Let the daemon cut a prompt that is too long; the reply says by how much. Some
-            daemons load the model anew for it.
+        truncate: Let the daemon cut a prompt that is too long; the reply says by how much. For a
+            text (not for a conversation) Ollama 0.34 loads the model anew.
         shift: Let the daemon forget the beginning when the answer fills the context.
     """
 

@@ -187,6 +187,21 @@ def test_what_is_cut_is_told(client: Client) -> None:
     assert caught.value.needed_tokens == pytest.approx(2000, rel=0.05)
 
 
+def test_a_conversation_is_cut_without_loading_anew(client: Client, daemon: PrivateDaemon) -> None:
+    """Its oldest turns are left out, and the runner of the questions before answers."""
+    asked = {"role": "user", "content": "Say one more word. " * 4}
+    said = [asked, {"role": "assistant", "content": "Word."}] * 30
+    client.chat(TAG, QUESTION, options=OPTIONS)
+    runners = runners_of(daemon)
+    reply = client.chat(
+        TAG, [*said, {"role": "user", "content": QUESTION}], options=OPTIONS, truncate=True
+    )
+    assert reply.cut is not None
+    assert 256 < reply.cut.kept_tokens == reply.prompt_tokens < 512
+    assert runners_of(daemon) == runners
+    assert reply.prompt_tokens + reply.generated_tokens <= 512
+
+
 def test_a_longer_context_than_the_model_has_is_an_error(client: Client) -> None:
     """Ollama loads it with the context that the model was trained for, and says nothing."""
     with pytest.raises(ContextReducedError) as caught:

@@ -30,7 +30,9 @@ TOO_LONG = json.dumps(
 
 
 def cuts_only_when_allowed(asked: Asked) -> Turn:
-    if asked.json["truncate"]:
+    """Whole messages; within one only where the context may be shifted as well."""
+    body = asked.json
+    if body["truncate"] and (body["shift"] or len(body.get("messages", ())) > 1):
         return Turn(prompt_tokens=33)
     return Turn(refusal=(400, TOO_LONG))
 
@@ -49,8 +51,31 @@ def test_a_prompt_is_cut_only_where_that_was_allowed(
     assert reply.cut == Cut(needed_tokens=500, kept_tokens=33)
     assert reply.cut.dropped_tokens == 467
     last = fake_daemon.questions[-1]
-    # Ollama 0.34 cuts only where it may shift; an answer that fits beside what is left does not.
+    # Ollama 0.34 cuts a text only where it may shift; an answer that fits beside what is left
+    # does not.
     assert (last["shift"], last["options"]["num_predict"]) == (True, 29)
+
+
+def test_a_conversation_is_cut_by_the_runner_that_is_there(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """Messages are left out whatever ``shift`` is, and another value has the model loaded anew."""
+    fake_daemon.script = cuts_only_when_allowed
+    said = [{"role": role, "content": "hi"} for role in ("user", "assistant", "user")]
+    reply = ask(fake_daemon.host, "chat", "m", said, truncate=True)
+    assert reply.cut == Cut(needed_tokens=500, kept_tokens=33)
+    first, second = fake_daemon.questions
+    assert (first["truncate"], second) == (False, first | {"truncate": True})
+    assert second["shift"] is False
+
+
+def test_what_no_way_of_cutting_makes_fit_is_an_error(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Each is tried once."""
+    fake_daemon.script = lambda asked: Turn(refusal=(400, TOO_LONG))
+    with pytest.raises(ContextOverflowError):
+        ask(fake_daemon.host, "chat", "m", "hi", truncate=True)
+    tried = [(body["truncate"], body["shift"]) for body in fake_daemon.questions]
+    assert tried == [(False, False), (True, False), (True, True)]
 
 
 def test_what_fits_is_not_cut(fake_daemon: FakeDaemon, ask: Any) -> None:
