@@ -2,11 +2,16 @@
 
 Write ``from ollama_bridge import compat as ollama`` and nothing else changes: the same methods,
 arguments and return types (they are ollama-python's own), the same exceptions to catch. What does
-change: limits of time that are all finite, a prompt that does not fit is an error instead of half
-a prompt, an option that the daemon would ignore is an error, an answer or a ``pull`` that ends
-without its last event is an error, no redirect takes a key elsewhere, and no error of httpx or
-json comes through but those of ``web_search`` and ``web_fetch``, which go to ollama.com. An option
-that the daemon would ignore is a ``ConfigError`` of ours, before anything is sent.
+change: limits of time that are all finite; a question that failed in passing is asked again; a
+prompt that does not fit is an error that says by how much, instead of half a prompt; a context
+shorter than the ``num_ctx`` that was asked for is an error, and so is an answer or a ``pull`` that
+ends without its last event; no redirect takes a key elsewhere; and no error of httpx or json comes
+through but those of ``web_search`` and ``web_fetch``, which go to ollama.com. An option that the
+daemon would ignore is a ``ConfigError`` of ours, before anything is sent.
+
+Other than in our own client, since callers rely on it: without ``num_predict`` an answer is as long
+as it gets, within the limit of the whole call; parts are handed on as the daemon splits them, so a
+thought that it does not split off stays in the text; and what broke off is not continued.
 
 Only the two methods that ollama-python sends everything through are replaced; their arguments, and
 httpx's of the constructor, are handed on as they come.
@@ -14,7 +19,9 @@ httpx's of the constructor, are handed on as they come.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn
@@ -24,9 +31,18 @@ import ollama
 from ollama import ResponseError
 
 from ollama_bridge.client.address import read_address
+from ollama_bridge.client.asides import (
+    look_at_context,
+    look_at_context_async,
+    measure,
+    measure_async,
+)
 from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
 from ollama_bridge.client.lines import parse_line
+from ollama_bridge.client.measuring import ContextAsked
 from ollama_bridge.client.options import check_options
+from ollama_bridge.client.raw_answering import RawAnswering, joined
+from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.client.transport import AsyncTransport, Transport
 from ollama_bridge.errors import (
     DaemonError,
@@ -48,7 +64,7 @@ class BridgeResponseError(ResponseError):
 
     Attributes:
         hint: What to do about it.
-        partial_text: What had come of the answer; of one that is streamed its reader has it.
+        partial_text: What had come of the answer.
         partial_thinking: Likewise.
     """
 
@@ -71,19 +87,27 @@ class Client(ollama.Client):
         host: As there.
         timeouts: One limit a phase; None: ``timeout`` of httpx where it is given, else the
             defaults.
+        retries: How often a question is asked that failed in passing; ``resume`` means nothing.
         kwargs: Of httpx's client, as there; redirects are not followed unless asked for.
     """
 
     def __init__(
-        self, host: str | None = None, *, timeouts: Timeouts | None = None, **kwargs: Any
+        self,
+        host: str | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+        **kwargs: Any,
     ) -> None:
         address = read_address(host)
         super().__init__(host, **_kept_safe(kwargs, trust_env=not address.loopback))
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
-        limits = timeouts or _limits(kwargs.get("timeout"))
-        self._transport = Transport(address, limits, http=self._client)
+        self._limits = timeouts or _limits(kwargs.get("timeout"))
+        self._retries = retries or Retries()
+        self._contexts_in_use: set[ContextAsked] = set()
+        self._transport = Transport(address, self._limits, http=self._client)
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)
@@ -93,16 +117,22 @@ class Client(ollama.Client):
             host, given = self._elsewhere
             with ollama.Client(host, **_kept_safe(given)) as client:
                 return client._request(cls, *args, stream=stream, **kwargs)
-        if call.path in _QUESTIONS + _TRANSFERS:
-            parts = self._parts(call)
+        if call.path in _QUESTIONS:
+            answering = RawAnswering(call, self._limits, self._retries, gives_out=stream)
+            parts = self._answer(call, answering)
             if stream:
                 return (_typed(cls, part) for part in parts)
-            came: list[dict[str, Any]] = []
-            with _keeping(came):
-                for part in parts:
-                    came.append(part)
-            return _whole(cls, came)
+            for _ in parts:
+                pass
+            return _whole(cls, answering.came)
+        if call.path in _TRANSFERS:
+            parts = self._transfer(call)
+            if stream:
+                return (_typed(cls, part) for part in parts)
+            return _whole(cls, list(parts))
         with _told():
+            if call.path in _EMBEDDINGS:
+                return _typed(cls, self._vectors(call))
             found = self._transport.json(call)
         return _typed(cls, found)
 
@@ -115,7 +145,33 @@ class Client(ollama.Client):
             check_status(answer, call)
         return httpx.Response(answer.status_code, content=answer.body)
 
-    def _parts(self, call: Call) -> Generator[dict[str, Any], None, None]:
+    def _answer(self, call: Call, answering: RawAnswering) -> Generator[dict[str, Any], None, None]:
+        with _told():
+            while not answering.is_over:
+                try:
+                    with self._transport.lines(call, answering.ends_s) as lines:
+                        for line in lines:
+                            part = answering.feed(line)
+                            if (asked := answering.unchecked_context) is not None:
+                                answering.unchecked_context = None
+                                known, ends_s = self._contexts_in_use, answering.ends_s
+                                look_at_context(self._transport, asked, known, ends_s)
+                            yield part
+                    answering.finish()
+                except DaemonError as error:
+                    measure(self._transport, error, call, answering.ends_s)
+                    time.sleep(answering.recover(error))
+
+    def _vectors(self, call: Call) -> Any:
+        attempts = Attempts(self._retries, self._limits.total_s)
+        while True:
+            try:
+                return self._transport.json(call, attempts.ends_s)
+            except DaemonError as error:
+                measure(self._transport, error, call, attempts.ends_s)
+                time.sleep(attempts.next_pause_s(error))
+
+    def _transfer(self, call: Call) -> Generator[dict[str, Any], None, None]:
         with _told(), self._transport.lines(call) as lines:
             part: dict[str, Any] = {}
             for line in lines:
@@ -128,15 +184,22 @@ class AsyncClient(ollama.AsyncClient):
     """``ollama.AsyncClient``; arguments as for :class:`Client`."""
 
     def __init__(
-        self, host: str | None = None, *, timeouts: Timeouts | None = None, **kwargs: Any
+        self,
+        host: str | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+        **kwargs: Any,
     ) -> None:
         address = read_address(host)
         super().__init__(host, **_kept_safe(kwargs, trust_env=not address.loopback))
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
-        limits = timeouts or _limits(kwargs.get("timeout"))
-        self._transport = AsyncTransport(address, limits, http=self._client)
+        self._limits = timeouts or _limits(kwargs.get("timeout"))
+        self._retries = retries or Retries()
+        self._contexts_in_use: set[ContextAsked] = set()
+        self._transport = AsyncTransport(address, self._limits, http=self._client)
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)
@@ -146,16 +209,22 @@ class AsyncClient(ollama.AsyncClient):
             host, given = self._elsewhere
             async with ollama.AsyncClient(host, **_kept_safe(given)) as client:
                 return await client._request(cls, *args, stream=stream, **kwargs)
-        if call.path in _QUESTIONS + _TRANSFERS:
-            parts = self._parts(call)
+        if call.path in _QUESTIONS:
+            answering = RawAnswering(call, self._limits, self._retries, gives_out=stream)
+            parts = self._answer(call, answering)
             if stream:
                 return (_typed(cls, part) async for part in parts)
-            came: list[dict[str, Any]] = []
-            with _keeping(came):
-                async for part in parts:
-                    came.append(part)
-            return _whole(cls, came)
+            async for _ in parts:
+                pass
+            return _whole(cls, answering.came)
+        if call.path in _TRANSFERS:
+            parts = self._transfer(call)
+            if stream:
+                return (_typed(cls, part) async for part in parts)
+            return _whole(cls, [part async for part in parts])
         with _told():
+            if call.path in _EMBEDDINGS:
+                return _typed(cls, await self._vectors(call))
             found = await self._transport.json(call)
         return _typed(cls, found)
 
@@ -168,7 +237,35 @@ class AsyncClient(ollama.AsyncClient):
             check_status(answer, call)
         return httpx.Response(answer.status_code, content=answer.body)
 
-    async def _parts(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
+    async def _answer(
+        self, call: Call, answering: RawAnswering
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        with _told():
+            while not answering.is_over:
+                try:
+                    async with self._transport.lines(call, answering.ends_s) as lines:
+                        async for line in lines:
+                            part = answering.feed(line)
+                            if (asked := answering.unchecked_context) is not None:
+                                answering.unchecked_context = None
+                                known, ends_s = self._contexts_in_use, answering.ends_s
+                                await look_at_context_async(self._transport, asked, known, ends_s)
+                            yield part
+                    answering.finish()
+                except DaemonError as error:
+                    await measure_async(self._transport, error, call, answering.ends_s)
+                    await asyncio.sleep(answering.recover(error))
+
+    async def _vectors(self, call: Call) -> Any:
+        attempts = Attempts(self._retries, self._limits.total_s)
+        while True:
+            try:
+                return await self._transport.json(call, attempts.ends_s)
+            except DaemonError as error:
+                await measure_async(self._transport, error, call, attempts.ends_s)
+                await asyncio.sleep(attempts.next_pause_s(error))
+
+    async def _transfer(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
         with _told():
             async with self._transport.lines(call) as lines:
                 part: dict[str, Any] = {}
@@ -176,28 +273,6 @@ class AsyncClient(ollama.AsyncClient):
                     part = parse_line(line, model=call.model)
                     yield part
                 _check_end(part, call)
-
-
-def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The reply that a stream amounts to: texts joined, lists chained, the rest of its last part.
-
-    Args:
-        parts: At least one.
-    """
-    whole = dict(parts[-1])
-    for name in ("response", "thinking"):
-        if any(part.get(name) for part in parts):
-            whole[name] = "".join(part.get(name) or "" for part in parts)
-    messages = [part["message"] for part in parts if isinstance(part.get("message"), Mapping)]
-    if messages:
-        message = dict(messages[-1])
-        for name in ("content", "thinking"):
-            if any(one.get(name) for one in messages):
-                message[name] = "".join(one.get(name) or "" for one in messages)
-        calls = [call for one in messages for call in one.get("tool_calls") or ()]
-        whole["message"] = message | ({"tool_calls": calls} if calls else {})
-    logprobs = [entry for part in parts for entry in part.get("logprobs") or ()]
-    return whole | ({"logprobs": logprobs} if logprobs else {})
 
 
 def _call(method: str, path: str, **kwargs: Any) -> Call | None:
@@ -269,8 +344,7 @@ def _refuse(cls: Any, exc: Exception) -> NoReturn:
 
 
 def _check_end(part: Mapping[str, Any], call: Call) -> None:
-    ended = part.get("done") is True if call.path in _QUESTIONS else part.get("status") == "success"
-    if not ended:
+    if part.get("status") != "success":
         raise StreamBrokenError(
             f"{call.path} of {call.model!r} ended without its terminal event",
             hint="ask again; if it goes on, look at the daemon's log",
@@ -287,22 +361,6 @@ def _told() -> Iterator[None]:
         raise BridgeConnectionError(f"{error.message} ({error.hint})") from error
     except DaemonError as error:
         raise BridgeResponseError(error) from error
-
-
-@contextlib.contextmanager
-def _keeping(came: Sequence[Mapping[str, Any]]) -> Iterator[None]:
-    """What had come of an answer is in the error that ends it."""
-    try:
-        yield
-    except BridgeResponseError as error:
-        whole: dict[str, Any] = {}
-        with contextlib.suppress(TypeError, AttributeError, IndexError):  # odd parts, or none
-            whole = joined(came)
-        message = whole.get("message")
-        said = message if isinstance(message, Mapping) else whole
-        error.partial_text = said.get("content") or said.get("response") or ""
-        error.partial_thinking = said.get("thinking") or ""
-        raise
 
 
 def _kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.measuring import context_asked
 from ollama_bridge.client.retries import Attempts, Retries, is_passing
 from ollama_bridge.client.thinking import opens_thinking
-from ollama_bridge.client.values import Done, RunningModel, StreamEvent
+from ollama_bridge.client.values import Done, StreamEvent
 from ollama_bridge.errors import ContextOverflowError, ContextReducedError, DaemonError
 
 # What a raw continuation would not have: the daemon's reading of tool calls, a grammar that is in
@@ -41,8 +42,8 @@ class Answering:
         call: What is to be sent next.
         ends_s: When the whole has to be done, by the clock.
         is_over: The answer is whole.
-        unchecked_context: Model and ``num_ctx`` of the question, if it has one, for
-            :meth:`check_context` once the answer has begun. A client may take it away.
+        unchecked_context: What context the question asks for, if it does, for once the answer has
+            begun. Whoever looks takes it away.
         unrendered: Has to be asked first: how the daemon renders the question, without answering
             it. Its answer goes to :meth:`take_prompt`.
         opens_thinking: Whether it opened a thought.
@@ -61,8 +62,7 @@ class Answering:
     ) -> None:
         self._question = call
         self._body = dict(call.json or {})
-        asked = (self._body.get("options") or {}).get("num_ctx")
-        self.unchecked_context = (str(call.model), asked) if asked else None
+        self.unchecked_context = context_asked(call)
         self._resumes = retries.resume
         self._gives_out = gives_out
         self.opens_thinking = thinking_opened
@@ -166,37 +166,6 @@ class Answering:
             "options": options,
         }
         self.call = replace(self._question, path="/api/generate", json=body)
-
-    def check_context(self, running: Sequence[RunningModel]) -> bool:
-        """Compare the context that was asked for with what the model runs with.
-
-        Args:
-            running: What is loaded, now that the answer has begun.
-
-        Returns:
-            Whether it is told.
-
-        Raises:
-            ContextReducedError: it is shorter.
-        """
-        if self.unchecked_context is None:
-            return False
-        model, asked = self.unchecked_context
-        self.unchecked_context = None
-        lengths = [one.context_length for one in running if one.is_called(model)]
-        for length in lengths:
-            if 0 < length < asked:
-                error = ContextReducedError(
-                    f"num_ctx is {asked}, but the daemon runs {model!r} with a context of "
-                    f"{length} tokens",
-                    asked_tokens=asked,
-                    used_tokens=length,
-                    hint=f"ask for num_ctx {length} at most: the model was trained for no more",
-                    model=model,
-                )
-                error.phase = "first_token"
-                raise error
-        return any(lengths)
 
     def _begin(self) -> ReplyAssembler:
         assembler = ReplyAssembler(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ import httpx
 from ollama_bridge.client import calls
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.answering import Answering
+from ollama_bridge.client.asides import look_at_context_async, measure_async
 from ollama_bridge.client.asynchronous_models import AsyncModelStore
 from ollama_bridge.client.embedding import Embedding
 from ollama_bridge.client.exchange import Call, Timeouts
-from ollama_bridge.client.measuring import measuring
+from ollama_bridge.client.measuring import ContextAsked
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import AsyncProcedures
 from ollama_bridge.client.questions import Question, to_call
@@ -34,10 +34,8 @@ from ollama_bridge.client.values import (
     Embeddings,
     NextToken,
     Reply,
-    RunningModel,
     StreamEvent,
     read_rendered,
-    read_running,
 )
 from ollama_bridge.errors import DaemonError, ReplyInvalidError
 
@@ -79,7 +77,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         self._api_key = address.api_key
         self._retries = retries or Retries()
         self._thinking_opened: dict[tuple[str | None, str], bool] = {}
-        self._contexts_in_use: set[tuple[str, int] | None] = set()
+        self._contexts_in_use: set[ContextAsked] = set()
         super().__init__(AsyncTransport(address, self._timeouts, transport))
 
     async def generate(
@@ -239,7 +237,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
             try:
                 embedding.take(await self._transport.json(call, embedding.ends_s))
             except DaemonError as error:
-                await self._measure(error, question, embedding.ends_s)
+                await measure_async(self._transport, error, question, embedding.ends_s)
                 await asyncio.sleep(embedding.recover(error))
         return embedding.found
 
@@ -290,13 +288,13 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         )
 
     async def _events(self, call: Call, *, gives_out: bool) -> AsyncGenerator[StreamEvent, None]:
-        asked = (call.model, str((call.json or {}).get("think")))
+        way = (call.model, str((call.json or {}).get("think")))
         answering = Answering(
             call,
             self._timeouts,
             self._retries,
             gives_out=gives_out,
-            thinking_opened=self._thinking_opened.get(asked, False),
+            thinking_opened=self._thinking_opened.get(way, False),
         )
         while not answering.is_over:
             try:
@@ -307,34 +305,16 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
                 async with self._transport.lines(answering.call, answering.ends_s) as lines:
                     async for line in lines:
                         events = answering.feed(line)
-                        if answering.unchecked_context is not None:
-                            await self._check_context(answering)
+                        if (asked := answering.unchecked_context) is not None:
+                            answering.unchecked_context = None
+                            known, ends_s = self._contexts_in_use, answering.ends_s
+                            await look_at_context_async(self._transport, asked, known, ends_s)
                         for event in events:
                             yield event
                 answering.finish()
             except DaemonError as error:
-                await self._measure(error, call, answering.ends_s)
+                await measure_async(self._transport, error, call, answering.ends_s)
                 await asyncio.sleep(answering.recover(error))
-        self._thinking_opened[asked] = answering.opens_thinking
+        self._thinking_opened[way] = answering.opens_thinking
         for event in answering.held:
             yield event
-
-    async def _check_context(self, answering: Answering) -> None:
-        """Once a model and context: while it answers, the daemon says what it runs with."""
-        asked, known = answering.unchecked_context, self._contexts_in_use
-        if asked not in known:
-            running: Sequence[RunningModel] = ()
-            with contextlib.suppress(DaemonError):  # who does not tell spoils no answer
-                running = read_running(await self._transport.json(calls.PS, answering.ends_s))
-            if answering.check_context(running):
-                known.add(asked)
-        answering.unchecked_context = None
-
-    async def _measure(self, error: DaemonError, call: Call, ends_s: float) -> None:
-        """Say by how much a prompt is too long where the daemon does not."""
-        if (unmeasured := measuring(error, call, ends_s)) is not None:
-            ends_s = unmeasured.ends_s
-            with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
-                answers = [await self._transport.json(part, ends_s) for part in unmeasured.calls]
-                shown = await self._transport.json(calls.PS, ends_s)
-                unmeasured.tell(answers, read_running(shown))

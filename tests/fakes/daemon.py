@@ -185,7 +185,8 @@ class FakeDaemon:
 
     def embed(self, body: Mapping[str, Any]) -> tuple[int, Sequence[Mapping[str, Any]]]:
         """A vector of each text's number of words, as far as the context goes."""
-        counts = [len(text.split()) for text in body["input"]]
+        texts = body["input"]
+        counts = [len(text.split()) for text in ([texts] if isinstance(texts, str) else texts)]
         if max(counts, default=0) > self.context_length and not body["truncate"]:
             return 400, [{"error": "the input length exceeds the context length"}]
         kept = [min(count, self.context_length) for count in counts]

@@ -16,10 +16,12 @@ from pydantic import BaseModel
 
 from ollama_bridge import compat
 from ollama_bridge.artifacts import digest_file
-from ollama_bridge.client import Timeouts
+from ollama_bridge.client import Retries, Timeouts
+from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
+    ContextReducedError,
     DaemonTimeoutError,
     ModelNotFoundError,
     RunnerCrashedError,
@@ -27,6 +29,8 @@ from ollama_bridge.errors import (
 )
 
 SHORT = Timeouts(connect_s=5.0, load_s=0.0, first_token_s=0.2, between_tokens_s=0.2, total_s=5.0)
+
+HASTY = {"timeouts": SHORT, "retries": NO_RETRIES}
 
 
 def ask_blocking(host: str, method: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
@@ -177,22 +181,97 @@ def test_every_fault_is_an_error_that_ollama_s_users_catch(
     """Nothing of httpx or json comes through, and nothing waits for ever."""
     daemon.fault = fault
     with pytest.raises((ollama.ResponseError, ConnectionError)) as caught:
-        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, client={"timeouts": SHORT})
+        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, client=HASTY)
     if cause is not None:
         assert isinstance(caught.value.__cause__, cause)
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("method", ["chat", "generate"])
 @pytest.mark.parametrize("fault", [Fault.NO_DONE, Fault.RESET, Fault.ERROR_LINE, Fault.STALL])
 def test_what_came_of_a_broken_answer_is_kept(
-    daemon: FakeDaemon, ask: Any, fault: Fault, method: str
+    daemon: FakeDaemon, ask: Any, fault: Fault, method: str, stream: bool
 ) -> None:
     """The text and the thought."""
     daemon.fault, daemon.thinking = fault, ["Hm", "."]
     question = MESSAGES if method == "chat" else "hi"
     with pytest.raises(compat.BridgeResponseError) as caught:
-        ask(daemon.host, method, "m", question, client={"timeouts": SHORT})
+        ask(daemon.host, method, "m", question, stream=stream, client=HASTY)
     assert (caught.value.partial_text, caught.value.partial_thinking) == ("Hello!", "Hm.")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_failed_in_passing_is_asked_again(daemon: FakeDaemon, ask: Any, stream: bool) -> None:
+    """As by our own client: a storm is ridden out, for vectors too, and no part comes twice."""
+    busy = iter([(503, "busy"), (503, "busy"), None])
+    daemon.script = lambda asked: Turn(refusal=next(busy))
+    quick = {"retries": Retries(attempts=3, pause_s=0.0)}
+    found = ask(daemon.host, "chat", "m", MESSAGES, stream=stream, client=quick)
+    parts = found if stream else [found]
+    assert "".join(part.message.content for part in parts) == "Hello!"
+    assert len(daemon.questions) == 3
+
+
+def test_a_whole_answer_that_broke_off_is_asked_for_again(daemon: FakeDaemon, ask: Any) -> None:
+    """Nobody has seen of it; of a stream somebody has, so that is an error."""
+    faults = iter([Fault.NO_DONE, None, Fault.NO_DONE])
+    daemon.script = lambda asked: Turn(fault=next(faults))
+    quick = {"retries": Retries(attempts=3, pause_s=0.0)}
+    assert ask(daemon.host, "chat", "m", MESSAGES, client=quick).message.content == "Hello!"
+    with pytest.raises(compat.BridgeResponseError, match="without its terminal event"):
+        ask(daemon.host, "chat", "m", MESSAGES, stream=True, client=quick)
+    assert len(daemon.questions) == 3
+
+
+@pytest.mark.parametrize("status", [503, 400])
+def test_vectors_are_asked_for_again(ask: Any, status: int) -> None:
+    """Where that may help."""
+    asked: list[httpx.Request] = []
+
+    def gateway(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) < 3:
+            return httpx.Response(status, json={"error": "odd"})
+        return httpx.Response(200, json={"model": "m", "embeddings": [[1.0]]})
+
+    given = {
+        "transport": httpx.MockTransport(gateway),
+        "retries": Retries(attempts=3, pause_s=0.0),
+    }
+    if status == 400:
+        with pytest.raises(ollama.ResponseError, match="odd"):
+            ask("127.0.0.1:9", "embed", "m", "hi", client=given)
+    else:
+        assert ask("127.0.0.1:9", "embed", "m", "hi", client=given).embeddings == [[1.0]]
+    assert len(asked) == (1 if status == 400 else 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_shorter_context_than_was_asked_for_is_an_error(
+    daemon: FakeDaemon, ask: Any, stream: bool
+) -> None:
+    """The daemon says so in ``ps`` only."""
+    daemon.context_length = 100
+    with pytest.raises(ollama.ResponseError, match="context of 100") as caught:
+        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, options={"num_ctx": 4000})
+    assert isinstance(caught.value.__cause__, ContextReducedError)
+    ask(daemon.host, "chat", "m", MESSAGES, stream=stream, options={"num_ctx": 100})
+
+
+def test_an_overflow_is_estimated_where_the_daemon_tells_no_numbers(
+    daemon: FakeDaemon, ask: Any
+) -> None:
+    """Of questions and of texts to embed."""
+
+    def counts_words(asked: Asked) -> Turn:
+        if asked.json.get("truncate") is False:
+            return Turn(refusal=(400, "the input length exceeds the context length"))
+        return Turn(prompt_tokens=len(asked.json["prompt"].split()))
+
+    daemon.script, daemon.context_length = counts_words, 100
+    for method in ("generate", "embed"):
+        with pytest.raises(ollama.ResponseError, match=r"about 2\d\d tokens, the limit is 100"):
+            ask(daemon.host, method, "m", "some words " * 120)
 
 
 def test_refusals_have_their_status(daemon: FakeDaemon, ask: Any) -> None:
@@ -214,7 +293,7 @@ def test_nobody_at_home(ask: Any) -> None:
     with pytest.raises(ConnectionError, match="no daemon answers"):
         ask(nobody_listens(), "list")
     with pytest.raises(ConnectionError):
-        ask(nobody_listens(), "chat", "m", MESSAGES, stream=True)
+        ask(nobody_listens(), "chat", "m", MESSAGES, stream=True, client=HASTY)
 
 
 def test_an_option_that_would_be_ignored_is_told(daemon: FakeDaemon, ask: Any) -> None:
