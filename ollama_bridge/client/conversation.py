@@ -16,7 +16,7 @@ from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.client.options import Options, check_options
 from ollama_bridge.client.requests import Format, Images, Think, read_image
 from ollama_bridge.client.values import Reply
-from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.errors import ArtifactError, ConfigError, ContextOverflowError
 
 Trim = Literal["oldest", "never"]
 _SCHEMA = 1
@@ -127,10 +127,37 @@ class Conversation:
         # The instruction and the template are in `used` too, so this is the most that they can be.
         tokens_per_char = min(1.0, used / chars)
         expected = used + len(str(question.get("content", ""))) * tokens_per_char
+        return self._drop(expected, tokens_per_char, context_tokens)
+
+    def make_room_after(
+        self, question: Mapping[str, Any], refusal: ContextOverflowError
+    ) -> list[Turn]:
+        """Drop turns by what the daemon said of a prompt that is too long; at least one.
+
+        Args:
+            question: What was asked.
+            refusal: Its numbers say how many turns have to go, the oldest first.
+
+        Returns:
+            The turns that were dropped; none where there is none, or none may be.
+        """
+        turns = list(self.turns)
+        dropped = self.drop_oldest()
+        needed, limit = refusal.needed_tokens, refusal.limit_tokens
+        if not dropped or needed is None or limit is None:
+            return dropped
+        others = len(self.system or "") + len(str(question.get("content", "")))
+        tokens_per_char = needed / max(1, others + sum(turn.size_chars for turn in turns))
+        expected = needed - dropped[0].size_chars * tokens_per_char
+        return dropped + self._drop(expected, tokens_per_char, limit)
+
+    def _drop(
+        self, expected_tokens: float, tokens_per_char: float, context_tokens: int
+    ) -> list[Turn]:
         dropped: list[Turn] = []
         reserve_tokens = min(self.reserve_tokens, context_tokens // 2)
-        while self.turns and expected + reserve_tokens > context_tokens:
-            expected -= self.turns[0].size_chars * tokens_per_char
+        while self.turns and expected_tokens + reserve_tokens > context_tokens:
+            expected_tokens -= self.turns[0].size_chars * tokens_per_char
             dropped += self.drop_oldest()
         return dropped
 

@@ -179,8 +179,8 @@ class Session(_Base):
                         for event in events:
                             answer.take(event)
                             yield event
-                except ContextOverflowError:
-                    dropped = said.drop_oldest() if answer.is_empty else []
+                except ContextOverflowError as error:
+                    dropped = said.make_room_after(question, error) if answer.is_empty else []
                     if not dropped:
                         raise
                     yield Dropped(tuple(dropped))
@@ -260,8 +260,8 @@ class AsyncSession(_Base):
                         async for event in events:
                             answer.take(event)
                             yield event
-                except ContextOverflowError:
-                    dropped = said.drop_oldest() if answer.is_empty else []
+                except ContextOverflowError as error:
+                    dropped = said.make_room_after(question, error) if answer.is_empty else []
                     if not dropped:
                         raise
                     yield Dropped(tuple(dropped))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,28 @@ def test_what_does_not_fit_is_dropped_and_told(
     assert [turn.question["content"] for one in told for turn in one.turns] == ["one", "two"]
     assert sent(fake_daemon) == [("user", "x"), ("assistant", "y"), ("user", "three")]
     assert [turn.question["content"] for turn in session.conversation.dropped] == ["one", "two"]
+
+
+def test_a_long_conversation_is_shortened_by_the_daemon_s_numbers(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """Not one turn a request: a loaded conversation may be ten times too long."""
+
+    def script(asked: Asked) -> Turn:
+        needed = sum(len(one["content"]) for one in asked.json["messages"])
+        numbers = {"message": "exceeds the context", "n_prompt_tokens": needed, "n_ctx": 1000}
+        refusal = json.dumps({"error": numbers}, separators=(",", ":"))
+        return Turn(refusal=(400, refusal)) if needed > 1000 else Turn()
+
+    fake_daemon.script = script
+    session = start(reserve_tokens=100)
+    said = session.conversation
+    said.turns = [conversations.Turn(said.question("a" * 50), "b" * 50) for _ in range(100)]
+    told = [event for event in session("stream", "three") if isinstance(event, Dropped)]
+    assert len(fake_daemon.questions) == 2
+    assert len(told) == 1
+    assert len(told[0].turns) == 92  # 8 turns and the question leave room for an answer
+    assert len(said.turns) == 9
 
 
 @pytest.mark.parametrize("settings", [{"trim": "never"}, {}])
