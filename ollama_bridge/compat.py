@@ -37,9 +37,9 @@ from ollama_bridge.client.asides import (
     measure,
     measure_async,
 )
+from ollama_bridge.client.demands import ContextAsked
 from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
 from ollama_bridge.client.lines import parse_line
-from ollama_bridge.client.measuring import ContextAsked
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.raw_answering import RawAnswering, joined
 from ollama_bridge.client.retries import Attempts, Retries

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.client.demands import context_asked
 from ollama_bridge.client.exchange import Call, Timeouts
-from ollama_bridge.client.measuring import context_asked
 from ollama_bridge.client.retries import Attempts, Retries, is_passing
 from ollama_bridge.client.thinking import opens_thinking
 from ollama_bridge.client.values import Done, StreamEvent

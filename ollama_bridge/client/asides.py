@@ -1,4 +1,7 @@
-"""What is asked beside a question: the context in use, and how much too long a prompt is."""
+"""What is asked beside a question.
+
+The context in use, the levels of thinking that a model has, and how much too long a prompt is.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,17 @@ import contextlib
 from collections.abc import Sequence
 
 from ollama_bridge.client import calls
+from ollama_bridge.client.demands import (
+    ContextAsked,
+    LevelAsked,
+    check_context,
+    check_level,
+    level_asked,
+)
 from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.measuring import ContextAsked, check_context, measuring
+from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.transport import AsyncTransport, Transport
-from ollama_bridge.client.values import RunningModel, read_running
+from ollama_bridge.client.values import RunningModel, read_details, read_running
 from ollama_bridge.errors import DaemonError
 
 
@@ -47,6 +57,46 @@ async def look_at_context_async(
         running = read_running(await transport.json(calls.PS, ends_s))
     if check_context(asked, running):
         known.add(asked)
+
+
+def look_at_level(
+    transport: Transport, question: Call, known: set[LevelAsked], ends_s: float
+) -> None:
+    """Once a model and level: since 0.34 the daemon takes its default for a level it lacks.
+
+    Args:
+        transport: To the daemon.
+        question: What will be asked.
+        known: What was looked at before.
+        ends_s: When the question has to be done, by the monotonic clock.
+
+    Raises:
+        UnsupportedFeatureError: the daemon tells the model's levels, and it is none of them.
+    """
+    asked = level_asked(question)
+    if asked is None or asked in known:
+        return
+    levels: Sequence[str] = ()
+    with contextlib.suppress(DaemonError):
+        shown = transport.json(calls.show(asked[0], verbose=False), ends_s)
+        levels = read_details(shown).think_levels
+    check_level(asked, levels)
+    known.add(asked)
+
+
+async def look_at_level_async(
+    transport: AsyncTransport, question: Call, known: set[LevelAsked], ends_s: float
+) -> None:
+    """:func:`look_at_level` without blocking."""
+    asked = level_asked(question)
+    if asked is None or asked in known:
+        return
+    levels: Sequence[str] = ()
+    with contextlib.suppress(DaemonError):
+        shown = await transport.json(calls.show(asked[0], verbose=False), ends_s)
+        levels = read_details(shown).think_levels
+    check_level(asked, levels)
+    known.add(asked)
 
 
 def measure(transport: Transport, error: DaemonError, question: Call, ends_s: float) -> None:

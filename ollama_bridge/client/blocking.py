@@ -11,11 +11,11 @@ import httpx
 from ollama_bridge.client import calls
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.answering import Answering
-from ollama_bridge.client.asides import look_at_context, measure
+from ollama_bridge.client.asides import look_at_context, look_at_level, measure
 from ollama_bridge.client.blocking_models import ModelStore
+from ollama_bridge.client.demands import ContextAsked, LevelAsked
 from ollama_bridge.client.embedding import Embedding
 from ollama_bridge.client.exchange import Call, Timeouts
-from ollama_bridge.client.measuring import ContextAsked
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import BlockingProcedures
 from ollama_bridge.client.questions import Question, to_call
@@ -78,6 +78,7 @@ class Client(ModelStore, BlockingProcedures):
         self._retries = retries or Retries()
         self._thinking_opened: dict[tuple[str | None, str], bool] = {}
         self._contexts_in_use: set[ContextAsked] = set()
+        self._levels_known: set[LevelAsked] = set()
         super().__init__(Transport(address, self._timeouts, transport))
 
     def generate(
@@ -296,6 +297,7 @@ class Client(ModelStore, BlockingProcedures):
             gives_out=gives_out,
             thinking_opened=self._thinking_opened.get(way, False),
         )
+        look_at_level(self._transport, call, self._levels_known, answering.ends_s)
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:

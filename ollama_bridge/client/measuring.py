@@ -1,4 +1,4 @@
-"""The context in use, and the length of a prompt that the daemon calls too long without numbers.
+"""Estimates the length of a prompt that the daemon calls too long without saying by how much.
 
 Ollama up to 0.25 does so, and every version does for embeddings. None of them counts the tokens of
 a text for others; so a few parts of the prompt are read, which takes as long as a short question,
@@ -16,10 +16,7 @@ from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.fields import read_fields
 from ollama_bridge.client.refusals import overflow_text
 from ollama_bridge.client.values import RunningModel
-from ollama_bridge.errors import ContextOverflowError, ContextReducedError, DaemonError
-
-# Model and ``num_ctx`` of a question.
-ContextAsked = tuple[str, int]
+from ollama_bridge.errors import ContextOverflowError, DaemonError
 
 _PART_CHARACTERS = 240
 _PARTS = 3
@@ -102,42 +99,6 @@ def measuring(error: DaemonError, question: Call, ends_s: float) -> Measuring | 
     if (question.json or {}).get("truncate"):
         return None  # it is cut, and that the daemon does tell how much is left
     return Measuring(error, question, ends_s)
-
-
-def context_asked(question: Call) -> ContextAsked | None:
-    """The context that a question asks for; None: whatever there is."""
-    asked = ((question.json or {}).get("options") or {}).get("num_ctx")
-    return (str(question.model), asked) if asked else None
-
-
-def check_context(asked: ContextAsked, running: Sequence[RunningModel]) -> bool:
-    """Compare the context that was asked for with what the model runs with.
-
-    Args:
-        asked: By the question.
-        running: What is loaded, now that the answer has begun.
-
-    Returns:
-        Whether it is told.
-
-    Raises:
-        ContextReducedError: it is shorter.
-    """
-    model, tokens = asked
-    lengths = [one.context_length for one in running if one.is_called(model)]
-    for length in lengths:
-        if 0 < length < tokens:
-            error = ContextReducedError(
-                f"num_ctx is {tokens}, but the daemon runs {model!r} with a context of "
-                f"{length} tokens",
-                asked_tokens=tokens,
-                used_tokens=length,
-                hint=f"ask for num_ctx {length} at most: the model was trained for no more",
-                model=model,
-            )
-            error.phase = "first_token"
-            raise error
-    return any(lengths)
 
 
 def _text_of(body: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ollama_bridge.client.demands import context_asked
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.lines import parse_line
-from ollama_bridge.client.measuring import context_asked
 from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.errors import ContextReducedError, DaemonError, StreamBrokenError
 

@@ -25,7 +25,7 @@ _MESSAGE_FIELDS = frozenset(
 _INSTEAD_OF_CONTENT = ("thinking", "images", "tool_calls")
 
 _SMALLEST_IMAGE_BYTES = 32
-_THINK_LEVELS = ("low", "medium", "high", "max")
+_NO_LEVELS = ("", "true", "false", "on", "off", "yes", "no")
 
 # What a field may be; None is not set.
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -67,7 +67,8 @@ class Asking:
 
     Attributes:
         options: By Ollama's names; ``num_predict`` is finite in any case.
-        think: Whether to think, or how much: ``low``, ``medium``, ``high``, ``max``.
+        think: Whether to think, or how much: ``low``, ``medium``, ``high``, ``max``, or another
+            level that the model has.
         format: ``json``, or a JSON schema.
         keep_alive: How long the model stays loaded afterwards: seconds, or a text as ``10m``.
         logprobs: Log-probabilities of the answer's tokens.
@@ -247,9 +248,11 @@ def _check_kinds(fields: Mapping[str, object]) -> None:
 
 
 def _checked_think(think: Think) -> Think:
-    if isinstance(think, str) and think not in _THINK_LEVELS:
+    # Levels are the model's own since 0.34; which there are is looked up before it is asked.
+    if isinstance(think, str) and think.strip().lower() in _NO_LEVELS:
         raise ConfigError(
-            f"think is {think!r}", hint=f"true, false, or one of: {', '.join(_THINK_LEVELS)}"
+            f"think is {think!r}",
+            hint="write True, False, or a level of the model: low, medium, high, max, ...",
         )
     return think
 

@@ -185,7 +185,10 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """What ``ollama show`` knows. ``raw`` is the whole reply."""
+    """What ``ollama show`` knows. ``raw`` is the whole reply.
+
+    ``think_levels`` are the names that ``think`` may have; empty: none, or the daemon does not say.
+    """
 
     modelfile: str
     template: str
@@ -194,6 +197,7 @@ class ModelDetails:
     model_info: Mapping[str, Any]
     capabilities: tuple[str, ...]
     raw: Mapping[str, Any] = field(repr=False)
+    think_levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,7 @@ def read_models(data: object) -> list[ModelSummary]:
 def read_details(data: object) -> ModelDetails:
     """Read ``/api/show``."""
     fields = read_fields(data, "/api/show")
+    values = fields.mapping("thinking").get("values")  # truth values are among them
     return ModelDetails(
         modelfile=fields.text("modelfile"),
         template=fields.text("template"),
@@ -261,6 +266,9 @@ def read_details(data: object) -> ModelDetails:
         model_info=fields.mapping("model_info"),
         capabilities=fields.texts("capabilities"),
         raw=fields.data,
+        think_levels=tuple(value for value in values if isinstance(value, str))
+        if isinstance(values, list)
+        else (),
     )
 
 

@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 from fakes.daemon import FakeDaemon
 
-from ollama_bridge.client import ChatRequest, GenerateRequest
+from ollama_bridge.client import ChatRequest, Client, GenerateRequest
 from ollama_bridge.client.options import KNOWN_OPTIONS
-from ollama_bridge.errors import ConfigError, ContextOverflowError, ReplyInvalidError
+from ollama_bridge.errors import (
+    ConfigError,
+    ContextOverflowError,
+    ReplyInvalidError,
+    UnsupportedFeatureError,
+)
 
 TURNS = [{"role": "user", "content": "hi"}]
 GOOD = {"a whole number": 2, "a number": 0.5, "true or false": True, "a list of texts": ["x"]}
@@ -81,7 +86,7 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
         ({"model": "m", "messages": [{"role": "user", "content": [{}]}]}, "message 0 has no text"),
         ({"model": "m"}, "no 'prompt'"),
         ({"messages": TURNS}, "no 'model'"),
-        ({"model": "m", "prompt": "hi", "think": "very"}, "think is 'very'"),
+        ({"model": "m", "prompt": "hi", "think": "true"}, "think is 'true'"),
         ({"model": "m", "prompt": "hi", "format": "yaml"}, "format is 'yaml'"),
         ({"model": "m", "prompt": "hi", "top_logprobs": 21}, "top_logprobs is 21"),
         ({"model": " ", "prompt": "hi"}, "no model"),
@@ -193,3 +198,26 @@ def test_a_model_is_loaded_for_the_questions_that_follow(fake_daemon: FakeDaemon
         "options": {"num_ctx": 64},
         "keep_alive": "1h",
     }
+
+
+LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "xhigh"}}
+
+
+def test_levels_of_thinking_are_the_model_s_own(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Of one that it lacks the daemon would take its default, without a word."""
+    fake_daemon.shown = {**fake_daemon.shown, **LEVELS}
+    assert ask(fake_daemon.host, "chat", "m", "hi", think="xhigh").text == "Hello!"
+    assert fake_daemon.questions[-1]["think"] == "xhigh"
+    with pytest.raises(UnsupportedFeatureError, match="'high'") as caught:
+        ask(fake_daemon.host, "chat", "m", "hi", think="high")
+    assert caught.value.hint == "think: one of low, xhigh"
+    assert len(fake_daemon.questions) == 1
+    ask(fake_daemon.host, "chat", "m", "hi", think=True)
+
+
+def test_where_no_levels_are_told_the_daemon_decides(fake_daemon: FakeDaemon) -> None:
+    """It is asked for them once a model and level."""
+    with Client(fake_daemon.host) as client:
+        for _ in range(2):
+            client.chat("m", "hi", think="high")
+    assert [asked.path for asked in fake_daemon.asked].count("/api/show") == 1

@@ -1,0 +1,75 @@
+"""What a question asks for and a daemon may leave out without a word. No input or output here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.values import RunningModel
+from ollama_bridge.errors import ContextReducedError, UnsupportedFeatureError
+
+# Model and ``num_ctx`` of a question; model and level of thinking.
+ContextAsked = tuple[str, int]
+LevelAsked = tuple[str, str]
+
+
+def context_asked(question: Call) -> ContextAsked | None:
+    """The context that a question asks for; None: whatever there is."""
+    asked = ((question.json or {}).get("options") or {}).get("num_ctx")
+    return (str(question.model), asked) if asked else None
+
+
+def check_context(asked: ContextAsked, running: Sequence[RunningModel]) -> bool:
+    """Compare the context that was asked for with what the model runs with.
+
+    Args:
+        asked: By the question.
+        running: What is loaded, now that the answer has begun.
+
+    Returns:
+        Whether it is told.
+
+    Raises:
+        ContextReducedError: it is shorter.
+    """
+    model, tokens = asked
+    lengths = [one.context_length for one in running if one.is_called(model)]
+    for length in lengths:
+        if 0 < length < tokens:
+            error = ContextReducedError(
+                f"num_ctx is {tokens}, but the daemon runs {model!r} with a context of "
+                f"{length} tokens",
+                asked_tokens=tokens,
+                used_tokens=length,
+                hint=f"ask for num_ctx {length} at most: the model was trained for no more",
+                model=model,
+            )
+            error.phase = "first_token"
+            raise error
+    return any(lengths)
+
+
+def level_asked(question: Call) -> LevelAsked | None:
+    """The level of thinking that a question asks for; None: none by name."""
+    think = (question.json or {}).get("think")
+    return (str(question.model), think) if isinstance(think, str) else None
+
+
+def check_level(asked: LevelAsked, levels: Sequence[str]) -> None:
+    """Compare a level of thinking with those of the model.
+
+    Args:
+        asked: By the question.
+        levels: Of the model; empty: nobody tells.
+
+    Raises:
+        UnsupportedFeatureError: it is none of them.
+    """
+    model, level = asked
+    if levels and level not in levels:
+        raise UnsupportedFeatureError(
+            f"{model!r} does not think at level {level!r}: the daemon would take its default",
+            status_code=400,
+            model=model,
+            hint=f"think: one of {', '.join(levels)}",
+        )
