@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import httpx
 
@@ -26,6 +25,7 @@ from ollama_bridge.client.requests import (
     KeepAlive,
     MessageLike,
     Think,
+    ToolLike,
 )
 from ollama_bridge.client.retries import Retries
 from ollama_bridge.client.transport import Transport
@@ -126,7 +126,7 @@ class Client(ModelStore, BlockingProcedures):
         messages: str | Sequence[MessageLike],
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[ToolLike] | None = None,
         options: Options | None = None,
         think: Think = None,
         format: Format = None,  # noqa: A002
@@ -151,7 +151,7 @@ class Client(ModelStore, BlockingProcedures):
         messages: str | Sequence[MessageLike],
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[ToolLike] | None = None,
         options: Options | None = None,
         think: Think = None,
         format: Format = None,  # noqa: A002
@@ -248,7 +248,7 @@ class Client(ModelStore, BlockingProcedures):
         messages: str | Sequence[MessageLike],
         *,
         think: Think = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[ToolLike] | None = None,
     ) -> str:
         """The prompt that the daemon makes of a conversation, without answering it."""
         call = calls.render(model, messages, think=think, tools=tools)

@@ -14,12 +14,14 @@ from ollama_bridge.client.requests import (
     Images,
     KeepAlive,
     MessageLike,
+    ToolLike,
     chat_body,
     check_digest,
     embed_body,
     generate_body,
     load_body,
     message_list,
+    tool_list,
 )
 from ollama_bridge.client.values import NextToken, Reply
 from ollama_bridge.errors import ConfigError
@@ -64,7 +66,7 @@ def chat(
     asking: Asking,
     *,
     system: str | None,
-    tools: Sequence[Mapping[str, Any]] | None,
+    tools: Sequence[ToolLike] | None,
 ) -> Call:
     """``/api/chat``."""
     body = chat_body(model, messages, asking, system=system, tools=tools)
@@ -97,7 +99,7 @@ def render(
     messages: str | Sequence[MessageLike],
     *,
     think: bool | str | None,
-    tools: Sequence[Mapping[str, Any]] | None,
+    tools: Sequence[ToolLike] | None,
 ) -> Call:
     """``/api/chat`` that renders and does not answer."""
     body: dict[str, Any] = {
@@ -113,7 +115,7 @@ def render(
     if think is not None:
         body["think"] = think
     if tools:
-        body["tools"] = [dict(tool) for tool in tools]
+        body["tools"] = tool_list(tools)
     return Call("POST", "/api/chat", json=body, model=model, patience="model")
 
 

@@ -51,6 +51,7 @@ def check_options(options: Options) -> dict[str, Any]:
         ConfigError: an unknown name (with the nearest right one), a value of the wrong kind, or
             no options at all.
     """
+    options = plain(options)
     if not isinstance(options, Mapping):
         raise ConfigError(
             f"options are of type {type(options).__name__}", hint='write {"temperature": 0.5, ...}'
@@ -74,6 +75,23 @@ def check_options(options: Options) -> dict[str, Any]:
             hint=f"set num_predict to at least 1; without one it is {DEFAULT_NUM_PREDICT}",
         )
     return found
+
+
+def plain(value: Any) -> Any:
+    """What an object of pydantic's is in JSON, such as those of ollama-python; others as they are.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if isinstance(value, type) or not callable(dump := getattr(value, "model_dump", None)):
+        return value
+    try:
+        return dump(exclude_none=True)
+    except ValueError as exc:
+        raise ConfigError(
+            f"{type(value).__name__} cannot be written as JSON: {exc}",
+            hint="mend it, or write it as a dict",
+        ) from exc
 
 
 def nearest(name: str, known: Mapping[str, object] | frozenset[str]) -> str:

@@ -1,7 +1,8 @@
 """Whole requests as values: what ``ask`` and ``events`` of both clients take.
 
-An object as Ollama's own API and its Python client want it is one too. ``stream`` in it means
-nothing here: answers are always streamed, and whoever asks says whether the pieces are handed out.
+An object as Ollama's own API and its Python client want it is one too, with functions as tools and
+that client's own types in it. ``stream`` in it means nothing here: answers are always streamed, and
+whoever asks says whether the pieces are handed out.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from ollama_bridge.client import calls
 from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.options import nearest
-from ollama_bridge.client.requests import Asking, Images, MessageLike
+from ollama_bridge.client.options import nearest, plain
+from ollama_bridge.client.requests import Asking, Dumps, Images, MessageLike, ToolLike
 from ollama_bridge.errors import ConfigError
 
 _A_REQUEST = 'write {"model": ..., "messages": [...]} or {"model": ..., "prompt": ...}'
@@ -63,20 +64,20 @@ class ChatRequest(Asking):
         model: The tag.
         messages: A text is one user turn.
         system: Put before them.
-        tools: As JSON schemas of functions.
+        tools: Functions, or JSON schemas of functions.
     """
 
     model: str
     messages: str | Sequence[MessageLike]
     system: str | None = None
-    tools: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[ToolLike] | None = None
 
     def to_call(self) -> Call:
         """As it is sent."""
         return calls.chat(self.model, self.messages, self, system=self.system, tools=self.tools)
 
 
-Question = Call | GenerateRequest | ChatRequest | Mapping[str, Any]
+Question = Call | GenerateRequest | ChatRequest | Mapping[str, Any] | Dumps
 
 
 def to_call(question: Question) -> Call:
@@ -87,6 +88,7 @@ def to_call(question: Question) -> Call:
     """
     if isinstance(question, Call):
         return question
+    question = plain(question)
     if isinstance(question, Mapping):
         question = _read(question)
     if not isinstance(question, GenerateRequest | ChatRequest):
@@ -101,6 +103,11 @@ def _read(data: Mapping[str, Any]) -> GenerateRequest | ChatRequest:
     known = frozenset(field.name for field in fields(kind))
     given = {name: value for name, value in data.items() if name != "stream" and value is not None}
     for name in given:
+        if name == "context":
+            raise ConfigError(
+                "a request has a context, which Ollama has deprecated",
+                hint='send what was said before as "messages"',
+            )
         if name not in known:
             raise ConfigError(
                 f"unknown field {name!r} of a request: Ollama would ignore it",

@@ -6,12 +6,13 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options, check_options, nearest
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options, check_options, nearest, plain
+from ollama_bridge.client.tools import Tool, tool_of
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import Message
 
@@ -54,7 +55,16 @@ _KIND_NAMES: Mapping[type, str] = {
     Mapping: "an object",
 }
 
-MessageLike = Message | Mapping[str, Any]
+
+class Dumps(Protocol):
+    """An object of pydantic's, such as ollama-python's ``Message`` and ``Tool``."""
+
+    def model_dump(self, *, exclude_none: bool) -> dict[str, Any]:
+        """As it is in JSON."""
+
+
+MessageLike = Message | Mapping[str, Any] | Dumps
+ToolLike = Mapping[str, Any] | Callable[..., Any] | Tool | Dumps
 KeepAlive = str | float | None
 Think = bool | str | None
 Format = str | Mapping[str, Any] | None
@@ -118,20 +128,35 @@ def chat_body(
     asking: Asking,
     *,
     system: str | None = None,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[ToolLike] | None = None,
 ) -> dict[str, Any]:
     """Body of ``/api/chat``."""
     _check_kinds({"system": system, "tools": tools})
-    if not all(isinstance(tool, Mapping) for tool in tools or ()):
-        raise ConfigError("a tool is no object", hint='write {"type": "function", ...}')
     body = {
         "model": _checked_model(model),
         "messages": message_list(messages, system=system),
         **_common(asking),
     }
     if tools:
-        body["tools"] = [dict(tool) for tool in tools]
+        body["tools"] = tool_list(tools)
     return body
+
+
+def tool_list(tools: Sequence[ToolLike]) -> list[dict[str, Any]]:
+    """Tools as the API wants them; a function is described by its signature and docstring.
+
+    Raises:
+        ConfigError: one is no tool, or a function that a model could not call.
+    """
+    found: list[dict[str, Any]] = []
+    for tool in map(plain, tools):
+        if isinstance(tool, Mapping):
+            found.append(dict(tool))
+        elif isinstance(tool, Tool) or callable(tool):
+            found.append(tool_of(tool).to_dict())
+        else:
+            raise ConfigError("a tool is no object", hint='write {"type": "function", ...}')
+    return found
 
 
 def message_list(
@@ -150,9 +175,9 @@ def message_list(
     if system is not None:
         found.append({"role": "system", "content": system})
     for number, message in enumerate(messages):
-        if not isinstance(message, Message | Mapping):
+        said = message.to_dict() if isinstance(message, Message) else plain(message)
+        if not isinstance(said, Mapping):
             raise ConfigError(f"message {number} is a {type(message).__name__}", hint=_A_MESSAGE)
-        said = message.to_dict() if isinstance(message, Message) else message
         item = {name: value for name, value in said.items() if value is not None}
         for name in item:
             if name not in _MESSAGE_FIELDS:
@@ -258,9 +283,9 @@ def _checked_think(think: Think) -> Think:
 
 
 def _checked_format(format: Format) -> Format:  # noqa: A002  the API's own name
-    if isinstance(format, str) and format != "json":
+    if isinstance(format, str) and format not in ("", "json"):
         raise ConfigError(f"format is {format!r}", hint="write json, or give a JSON schema")
-    return format
+    return None if format == "" else format
 
 
 def encode_body(body: Mapping[str, Any]) -> bytes:
@@ -298,7 +323,7 @@ def _checked_model(model: str) -> str:
 
 
 def _image(image: bytes | Path | str) -> str:
-    return base64.b64encode(read_image(image)).decode()
+    return base64.b64encode(read_image(plain(image))).decode()
 
 
 def read_image(image: bytes | Path | str) -> bytes:

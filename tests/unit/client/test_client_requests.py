@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import ollama
 import pytest
 from fakes.daemon import FakeDaemon
 
@@ -18,6 +19,7 @@ from ollama_bridge.errors import (
     UnsupportedFeatureError,
 )
 
+PNG = b"\x89PNG" + bytes(40)
 TURNS = [{"role": "user", "content": "hi"}]
 GOOD = {"a whole number": 2, "a number": 0.5, "true or false": True, "a list of texts": ["x"]}
 
@@ -66,6 +68,8 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
     [
         ({"model": "m", "messages": TURNS, "tool_choice": "x"}, "'tool_choice'"),
         ({"model": "m", "prompt": "hi", "max_tokens": 5}, "'max_tokens'"),
+        ({"model": "m", "prompt": "hi", "context": [1, 2]}, "has a context"),
+        ({"model": "m", "messages": [ollama.Image(value="no.png")]}, "Image cannot be written"),
         ("a prompt", "of type str: no request"),
         ({"model": "m", "prompt": 5}, "prompt is of type int"),
         ({"model": "m", "prompt": "hi", "options": "fast"}, "options are of type str"),
@@ -198,6 +202,44 @@ def test_a_model_is_loaded_for_the_questions_that_follow(fake_daemon: FakeDaemon
         "options": {"num_ctx": 64},
         "keep_alive": "1h",
     }
+
+
+def weather(city: str) -> str:
+    """Look up the weather.
+
+    Args:
+        city: Where.
+    """
+    return city
+
+
+def test_what_ollama_python_takes_is_taken(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Functions, its own types, an empty format; and what they hold arrives."""
+    picture = ollama.Image(value=PNG)
+    said = ollama.Message(role="user", content="hi", images=[picture])
+    described = ollama.Tool(
+        function=ollama.Tool.Function(
+            name="rain", parameters=ollama.Tool.Function.Parameters(type="object", properties={})
+        )
+    )
+    request = {
+        "model": "m",
+        "messages": [said],
+        "tools": [weather, described],
+        "options": ollama.Options(temperature=0.5),
+        "format": "",
+        "stream": True,
+    }
+    assert ask(fake_daemon.host, "ask", request).text == "Hello!"
+    ask(fake_daemon.host, "chat", "m", [said], tools=[weather, described])
+    for body in fake_daemon.questions:
+        assert [tool["function"]["name"] for tool in body["tools"]] == ["weather", "rain"]
+        assert body["tools"][0]["function"]["parameters"]["required"] == ["city"]
+        (message,) = body["messages"]
+        assert message["content"] == "hi"
+        assert base64.b64decode(message["images"][0]) == PNG
+        assert "format" not in body
+    assert fake_daemon.questions[0]["options"]["temperature"] == 0.5
 
 
 LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "xhigh"}}
