@@ -40,7 +40,9 @@ def reply_to_record(reply: Reply) -> Record:
     if reply.cached_tokens is not None:
         record["cached_tokens"] = reply.cached_tokens
     if reply.tool_calls:
-        record["tool_calls"] = [[call.name, dict(call.arguments)] for call in reply.tool_calls]
+        record["tool_calls"] = [
+            [call.name, dict(call.arguments), call.id] for call in reply.tool_calls
+        ]
     return record
 
 

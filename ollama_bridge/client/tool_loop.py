@@ -109,7 +109,8 @@ def steps(
             else:
                 result = yield Use(tool, call)
             uses.append(ToolUse(call, result))
-            conversation.append({"role": "tool", "tool_name": call.name, "content": result})
+            told = {"role": "tool", "tool_name": call.name, "content": result}
+            conversation.append(told | ({"tool_call_id": call.id} if call.id else {}))
     error = ToolLoopError(
         f"{model} still calls tools after {turns} turns",
         hint="allow more turns, or tell the model when it is done",
@@ -228,6 +229,7 @@ def _turn_of(reply: Reply) -> dict[str, Any]:
     if reply.tool_calls:
         turn["tool_calls"] = [
             {"function": {"name": call.name, "arguments": dict(call.arguments)}}
+            | ({"id": call.id} if call.id else {})
             for call in reply.tool_calls
         ]
     return turn

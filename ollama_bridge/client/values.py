@@ -42,10 +42,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """The model asks for a tool. Also an event of a stream."""
+    """The model asks for a tool. Also an event of a stream.
+
+    ``id`` tells calls of one tool apart: the message with its result says it as ``tool_call_id``.
+    Empty where the daemon gives none.
+    """
 
     name: str
     arguments: Mapping[str, Any]
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -338,11 +343,12 @@ def read_logprobs(fields: Fields) -> tuple[TokenLogprob, ...]:
 
 def read_tool_calls(fields: Fields) -> tuple[ToolCall, ...]:
     """Read the ``tool_calls`` of an event."""
-    functions = [item.inner("function") for item in fields.items("tool_calls")]
-    return tuple(
-        ToolCall(function.required_text("name"), function.mapping("arguments"))
-        for function in functions
-    )
+    found = []
+    for item in fields.items("tool_calls"):
+        function = item.inner("function")
+        name, arguments = function.required_text("name"), function.mapping("arguments")
+        found.append(ToolCall(name, arguments, item.text("id")))
+    return tuple(found)
 
 
 def read_timings(fields: Fields) -> Timings:

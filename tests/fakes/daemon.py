@@ -211,8 +211,8 @@ class FakeDaemon:
             final |= {"done_reason": turn.done_reason, "prompt_eval_count": turn.prompt_tokens}
         if turn.tool_calls:
             called = [
-                {"function": {"name": name, "arguments": arguments}}
-                for name, arguments in turn.tool_calls
+                {"id": f"call_{number}", "function": {"name": name, "arguments": arguments}}
+                for number, (name, arguments) in enumerate(turn.tool_calls)
             ]
             message = {"role": "assistant", "content": "", "tool_calls": called}
             yield {"model": "m:latest", "done": False, "message": message}

@@ -44,6 +44,16 @@ def results(fake_daemon: FakeDaemon) -> list[str]:
     return [message["content"] for message in messages if message["role"] == "tool"]
 
 
+def test_each_result_says_of_which_call_it_is(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Two calls of one tool in one turn have the daemon's ids, back in both messages."""
+    fake_daemon.script = calling([("weather", {"city": "Rome"}), ("weather", {"city": "Bern"})])
+    run = ask(fake_daemon.host, "run_tools", "m", "hi", [weather])
+    assert [use.call.id for use in run.uses] == ["call_0", "call_1"]
+    asked, *told = fake_daemon.questions[-1]["messages"][1:]
+    assert [call["id"] for call in asked["tool_calls"]] == ["call_0", "call_1"]
+    assert [one["tool_call_id"] for one in told] == ["call_0", "call_1"]
+
+
 def test_a_function_describes_itself() -> None:
     """Types by the signature, words by the docstring."""
     assert tool_of(weather).to_dict() == {
