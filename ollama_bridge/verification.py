@@ -14,7 +14,8 @@ from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.daemon.store import find_manifest, locate_blob, same_tag
 from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag
-from ollama_bridge.modelfile.parameters import PARAMETERS, check_parameters
+from ollama_bridge.modelfile.parameters import check_parameters
+from ollama_bridge.option_kinds import OPTION_KINDS
 from ollama_bridge.quantization.file_types import ALL_NAMES, name_of
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
@@ -163,7 +164,7 @@ def _modelfile_of(details: ModelDetails, blob_digest: str) -> Modelfile:
     """The Modelfile that the daemon shows, as far as this package carries it."""
     values: dict[str, object] = {}
     for name, found in read_parameters(details.parameters).items():
-        if name in PARAMETERS:
+        if name in OPTION_KINDS:
             values[name] = tuple(found) if name == "stop" else found[0]
     return Modelfile(
         from_=blob_digest,

@@ -18,7 +18,16 @@ PACKAGE = CHECKOUT / "ollama_bridge"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"closing", "errors", "folder_files"}),
     frozenset(
-        {"artifacts", "reporting", "assets", "answer_text", "examples", "extras", "repetition"}
+        {
+            "artifacts",
+            "reporting",
+            "assets",
+            "answer_text",
+            "examples",
+            "extras",
+            "option_kinds",
+            "repetition",
+        }
     ),
     frozenset({"drafts", "quantization", "tensorboard"}),
     frozenset({"downloads", "journal"}),

@@ -156,11 +156,11 @@ def joined(lines: Iterator[str | None]) -> Iterator[str]:
 
 def _offered() -> dict[str, Any]:
     """What Tab offers, word by word."""
-    from ollama_bridge.client.options import KNOWN_OPTIONS
+    from ollama_bridge.option_kinds import OPTION_KINDS
 
     commands: dict[str, Any] = dict.fromkeys(f"/{name}" for name in _PLAIN)
     settings: dict[str, Any] = dict.fromkeys(_SET)
-    settings |= {"parameter": dict.fromkeys(KNOWN_OPTIONS), "format": {"json": None}}
+    settings |= {"parameter": dict.fromkeys(OPTION_KINDS), "format": {"json": None}}
     levels = dict.fromkeys(("on", "off", *_LEVELS))
     return commands | {"/set": settings, "/show": dict.fromkeys(_SHOWN), "/think": levels}
 

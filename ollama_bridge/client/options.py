@@ -9,39 +9,16 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.option_kinds import OPTION_KINDS, OptionKind
 
 # A model whose stop is wrong generates until the context is full, unless it is told a limit.
 DEFAULT_NUM_PREDICT = 1024
 
 Options = Mapping[str, Any]
-_Kind = Literal["a whole number", "a number", "true or false", "a list of texts"]
-
-# Source: Options and Runner in ollama's api/types.go, 0.24.0 and 0.34.4.
-KNOWN_OPTIONS: Mapping[str, _Kind] = {
-    "draft_num_predict": "a whole number",
-    "frequency_penalty": "a number",
-    "main_gpu": "a whole number",
-    "min_p": "a number",
-    "num_batch": "a whole number",
-    "num_ctx": "a whole number",
-    "num_gpu": "a whole number",
-    "num_keep": "a whole number",
-    "num_predict": "a whole number",
-    "num_thread": "a whole number",
-    "presence_penalty": "a number",
-    "repeat_last_n": "a whole number",
-    "repeat_penalty": "a number",
-    "seed": "a whole number",
-    "stop": "a list of texts",
-    "temperature": "a number",
-    "top_k": "a whole number",
-    "top_p": "a number",
-    "typical_p": "a number",
-    "use_mmap": "true or false",
-}
+_NO_LONGER = {"typical_p": "leave it out: Ollama refuses it since 0.34"}
 
 
 def check_options(options: Options) -> dict[str, Any]:
@@ -58,15 +35,18 @@ def check_options(options: Options) -> dict[str, Any]:
         )
     found = {name: value for name, value in options.items() if value is not None}
     for name, value in found.items():
-        if name not in KNOWN_OPTIONS:
+        if name in _NO_LONGER:
+            raise ConfigError(f"option {name!r} is no longer one", hint=_NO_LONGER[name])
+        if name not in OPTION_KINDS:
             raise ConfigError(
                 f"unknown option {name!r}: Ollama would ignore it",
-                hint=nearest(str(name), KNOWN_OPTIONS),
+                hint=nearest(str(name), OPTION_KINDS),
             )
-        if not _is_of(KNOWN_OPTIONS[name], value):
+        kind = OPTION_KINDS[name]
+        if not _is_of(kind, value):
+            noun = "a list of texts" if kind == "texts" else kind
             raise ConfigError(
-                f"option {name!r} is {value!r}, not {KNOWN_OPTIONS[name]}",
-                hint=f"write {name} as {KNOWN_OPTIONS[name]}",
+                f"option {name!r} is {value!r}, not {noun}", hint=f"write {name} as {noun}"
             )
     limit = found.get("num_predict")
     if limit is not None and limit < 1:
@@ -101,11 +81,11 @@ def nearest(name: str, known: Mapping[str, object] | frozenset[str]) -> str:
     return f"did you mean {near[0]}?" if near else "known: " + ", ".join(names)
 
 
-def _is_of(kind: _Kind, value: object) -> bool:
+def _is_of(kind: OptionKind, value: object) -> bool:
     match kind:
         case "true or false":
             return isinstance(value, bool)
-        case "a list of texts":
+        case "texts":
             return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
         case "a whole number":
             return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Ollama's PARAMETER names and types (``api/types.go``, Options and Runner of v0.34.4).
+"""Checks Ollama's PARAMETER names and types.
 
 The daemon accepts ``{"temperature": "hot"}`` when a tag is created and fails when it is run, so
 names and types are checked here. Does not know which values are wise.
@@ -11,35 +11,11 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from typing import Literal
 
 from ollama_bridge.errors import ModelfileError
+from ollama_bridge.option_kinds import OPTION_KINDS, OptionKind
 
 ParameterValue = bool | int | float | tuple[str, ...]
-_Kind = Literal["int", "float", "bool", "texts"]
-
-PARAMETERS: Mapping[str, _Kind] = {
-    "draft_num_predict": "int",
-    "frequency_penalty": "float",
-    "main_gpu": "int",
-    "min_p": "float",
-    "num_batch": "int",
-    "num_ctx": "int",
-    "num_gpu": "int",
-    "num_keep": "int",
-    "num_predict": "int",
-    "num_thread": "int",
-    "presence_penalty": "float",
-    "repeat_last_n": "int",
-    "repeat_penalty": "float",
-    "seed": "int",
-    "stop": "texts",
-    "temperature": "float",
-    "top_k": "int",
-    "top_p": "float",
-    "use_mmap": "bool",
-}
-_NOUN = {"int": "a whole number", "float": "a number", "bool": "true or false", "texts": "texts"}
 _TRUE, _FALSE = (
     frozenset({"1", "t", "T", "TRUE", "true", "True"}),
     frozenset({"0", "f", "F", "FALSE", "false", "False"}),
@@ -66,11 +42,11 @@ def check_parameters(parameters: Mapping[str, object]) -> dict[str, ParameterVal
                 raise _type_error(name, kind, value)
             if texts:
                 checked[name] = tuple(str(item) for item in texts)
-        elif kind == "bool":
+        elif kind == "true or false":
             if not isinstance(value, bool):
                 raise _type_error(name, kind, value)
             checked[name] = value
-        elif kind == "int":
+        elif kind == "a whole number":
             whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
             if isinstance(value, bool) or not whole:
                 raise _type_error(name, kind, value)
@@ -94,28 +70,28 @@ def parse_parameter(name: str, text: str, *, where: str) -> ParameterValue:
     kind = _kind(name, where=where)
     if kind == "texts":
         return (text,)
-    if kind == "bool" and text in _TRUE | _FALSE:
+    if kind == "true or false" and text in _TRUE | _FALSE:
         return text in _TRUE
-    if kind == "int" and re.fullmatch(r"[+-]?[0-9]+", text, re.ASCII):
+    if kind == "a whole number" and re.fullmatch(r"[+-]?[0-9]+", text, re.ASCII):
         return int(text)
-    if kind == "float":
+    if kind == "a number":
         try:
             return float(text)
         except ValueError:
             pass
-    raise ModelfileError(f"{where}: PARAMETER {name} must be {_NOUN[kind]}, not {text!r}")
+    raise ModelfileError(f"{where}: PARAMETER {name} must be {kind}, not {text!r}")
 
 
-def _kind(name: str, *, where: str) -> _Kind:
-    if name in PARAMETERS:
-        return PARAMETERS[name]
-    near = difflib.get_close_matches(name, list(PARAMETERS), n=1, cutoff=0.5)
-    advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(PARAMETERS)}"
+def _kind(name: str, *, where: str) -> OptionKind:
+    if name in OPTION_KINDS:
+        return OPTION_KINDS[name]
+    near = difflib.get_close_matches(name, list(OPTION_KINDS), n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(OPTION_KINDS)}"
     raise ModelfileError(f"{where}: Ollama has no parameter {name!r}; {advice}")
 
 
 def _type_error(name: str, kind: str, value: object) -> ModelfileError:
-    return ModelfileError(f"PARAMETER {name} must be {_NOUN[kind]}, not {value!r}")
+    return ModelfileError(f"PARAMETER {name} must be {kind}, not {value!r}")
 
 
 def _as_float32(name: str, value: float) -> float:
@@ -125,7 +101,7 @@ def _as_float32(name: str, value: float) -> float:
         packed = struct.pack("<f", math.inf)
     number = struct.unpack("<f", packed)[0]
     if not math.isfinite(number):
-        raise _type_error(name, "float", value)
+        raise _type_error(name, "a number", value)
     for digits in range(1, 10):
         shortest = float(f"{number:.{digits}g}")
         if struct.pack("<f", shortest) == packed:

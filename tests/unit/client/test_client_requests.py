@@ -11,17 +11,17 @@ import pytest
 from fakes.daemon import FakeDaemon
 
 from ollama_bridge.client import ChatRequest, Client, GenerateRequest
-from ollama_bridge.client.options import KNOWN_OPTIONS
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
     ReplyInvalidError,
     UnsupportedFeatureError,
 )
+from ollama_bridge.option_kinds import OPTION_KINDS
 
 PNG = b"\x89PNG" + bytes(40)
 TURNS = [{"role": "user", "content": "hi"}]
-GOOD = {"a whole number": 2, "a number": 0.5, "true or false": True, "a list of texts": ["x"]}
+GOOD = {"a whole number": 2, "a number": 0.5, "true or false": True, "texts": ["x"]}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,7 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
         ({"model": "m", "prompt": 5}, "prompt is of type int"),
         ({"model": "m", "prompt": "hi", "options": "fast"}, "options are of type str"),
         ({"model": "m", "prompt": "hi", "options": {5: 1}}, "unknown option 5"),
+        ({"model": "m", "prompt": "hi", "options": {"typical_p": 0.5}}, "no longer one"),
         ({"model": "m", "prompt": "hi", "options": {"temperature": 10**400}}, "'temperature' is"),
         ({"model": "m", "prompt": "hi", "top_logprobs": "5"}, "top_logprobs is of type str"),
         ({"model": "m", "prompt": "hi", "think": 5}, "think is of type int"),
@@ -127,14 +128,14 @@ def test_a_message_may_have_calls_or_images_instead_of_a_text(
     ]
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN_OPTIONS))
+@pytest.mark.parametrize("name", sorted(OPTION_KINDS))
 def test_options_have_kinds(fake_daemon: FakeDaemon, ask: Any, name: str) -> None:
     """A value of the option's kind is sent; of any other it is refused, with what belongs there."""
-    good = GOOD[KNOWN_OPTIONS[name]]
+    good = GOOD[OPTION_KINDS[name]]
     ask(fake_daemon.host, "generate", "m", "hi", options={name: good})
     assert fake_daemon.questions[0]["options"][name] == good
     for bad in ("hot", [1], {}):
-        with pytest.raises(ConfigError, match=KNOWN_OPTIONS[name]):
+        with pytest.raises(ConfigError, match=OPTION_KINDS[name]):
             ask(fake_daemon.host, "generate", "m", "hi", options={name: bad})
     assert len(fake_daemon.questions) == 1
 
