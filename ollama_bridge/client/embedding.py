@@ -16,7 +16,10 @@ from ollama_bridge.errors import ContextOverflowError, DaemonError
 
 
 class Embedding:
-    """Asks for all texts at once; one by one where one is too long and may be cut.
+    """Asks for all texts at once; where one is too long and may be cut, by halves till it is alone.
+
+    So the daemon reads texts side by side as far as it can: of N texts of which k are too long, it
+    is asked about k log N times.
 
     Args:
         call: Of ``calls.embed``.
@@ -33,12 +36,13 @@ class Embedding:
         self._body: dict[str, Any] = dict(call.json or {})
         self._may_cut = bool(self._body["truncate"])
         self._parts: dict[int, Embeddings] = {}
-        self._waiting: deque[int] = deque()
+        self._waiting = deque([range(len(self._body["input"]))])
         self._cut: list[int] = []
         self._attempts = Attempts(retries, timeouts.total_s)
         self.ends_s = self._attempts.ends_s
         # The daemon cuts silently where it may: so it may only where a text is known to need it.
-        self.call: Call | None = self._asking(self._body["input"], truncate=False)
+        self.call: Call | None = None
+        self._next()
 
     @property
     def found(self) -> Embeddings:
@@ -57,9 +61,10 @@ class Embedding:
         Raises:
             ReplyInvalidError: it is not what was asked for.
         """
-        count = len(self.call.json["input"]) if self.call and self.call.json else 0
-        place = self._waiting.popleft() if self._waiting else 0
-        self._parts[place] = read_embeddings(data, model=str(self._question.model), count=count)
+        texts = self._waiting[0]
+        model = str(self._question.model)
+        self._parts[texts.start] = read_embeddings(data, model=model, count=len(texts))
+        self._waiting.popleft()
         self._next()
 
     def recover(self, error: DaemonError) -> float:
@@ -73,21 +78,25 @@ class Embedding:
         """
         if not (self._may_cut and isinstance(error, ContextOverflowError)):
             return self._attempts.next_pause_s(error)
-        if self._waiting:
-            place = self._waiting[0]
-            if place in self._cut:
-                raise error
-            self._cut.append(place)
-            self.call = self._asking([self._body["input"][place]], truncate=True)
+        texts = self._waiting[0]
+        if texts.start in self._cut:
+            raise error
+        if len(texts) <= 1:
+            self._cut.append(texts.start)
         else:
-            self._waiting.extend(range(len(self._body["input"])))
-            self._next()
+            middle = len(texts) // 2
+            self._waiting.popleft()
+            self._waiting.extendleft([texts[middle:], texts[:middle]])
+        self._next()
         return 0.0
 
     def _next(self) -> None:
         self.call = None
         if self._waiting:
-            self.call = self._asking([self._body["input"][self._waiting[0]]], truncate=False)
-
-    def _asking(self, texts: list[str], *, truncate: bool) -> Call:
-        return replace(self._question, json={**self._body, "input": texts, "truncate": truncate})
+            texts = self._waiting[0]
+            body = {
+                **self._body,
+                "input": self._body["input"][texts.start : texts.stop],
+                "truncate": texts.start in self._cut,
+            }
+            self.call = replace(self._question, json=body)

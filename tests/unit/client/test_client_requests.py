@@ -243,6 +243,19 @@ def test_what_ollama_python_takes_is_taken(fake_daemon: FakeDaemon, ask: Any) ->
     assert fake_daemon.questions[0]["options"]["temperature"] == 0.5
 
 
+def test_texts_that_are_too_long_are_found_by_halves(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """The others are read together; vectors stay in the order of the texts."""
+    fake_daemon.context_length = 50
+    texts = ["word " * (80 if number in (5, 40) else number + 1) for number in range(48)]
+    found = ask(fake_daemon.host, "embed", "m", texts, truncate=True)
+    assert found.cut == (5, 40)
+    counts = [50.0 if number in (5, 40) else number + 1.0 for number in range(48)]
+    assert [vector[0] for vector in found.vectors] == counts
+    assert found.prompt_tokens == sum(counts)
+    assert len(fake_daemon.asked) < 30  # of 48 texts, each alone, more than 50
+    assert sum(body["truncate"] for body in (one.json for one in fake_daemon.asked)) == 2
+
+
 LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "xhigh"}}
 
 
