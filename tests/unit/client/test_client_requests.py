@@ -201,6 +201,7 @@ def test_a_model_is_loaded_for_the_questions_that_follow(fake_daemon: FakeDaemon
         "model": "m",
         "stream": False,
         "options": {"num_ctx": 64},
+        "shift": False,
         "keep_alive": "1h",
     }
 
