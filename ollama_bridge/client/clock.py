@@ -1,11 +1,10 @@
 """The time limits of one call, and what a breach of them and an error of httpx is called.
 
 One limit a phase, all finite. The daemon sends its headers with the first token, so waiting for
-headers is loading and reading the prompt (of which a blocking client can bound the silence only);
-afterwards a limit holds between any two lines, however many bytes drip in meanwhile. The limit of a
-whole call is looked at whenever something comes, so silence at its end may overrun it by one such
-limit. Files take as long as they are large, so calls that move them have more of it; what holds for
-them is the limit of their silence.
+headers is loading and reading the prompt; afterwards a limit holds between any two lines, however
+many bytes drip in meanwhile. No silence is waited for beyond the end of its phase, or of the whole
+call (``deadlines``). Files take as long as they are large, so calls that move them have more of it;
+what holds for them is the limit of their silence.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import time
 import httpx
 
 from ollama_bridge.client.address import Address
+from ollama_bridge.client.deadlines import LimitUntil
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.refusals import CHECK_ADDRESS
 from ollama_bridge.errors import (
@@ -41,6 +41,10 @@ class Clock:
         address: To whom.
         timeouts: The limits.
         ends_s: When the whole has to be done, by the monotonic clock; None: counted from now.
+
+    Attributes:
+        answering: A part of the answer has come.
+        headers_s: How long it may take until an answer begins, from :attr:`before_answer` on.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Clock:
         self._partial_since_s = math.inf
         self._line_limit_s = math.inf
         self._sent_limits: dict[str, float] = {}
+        self.headers_s = 0.0
         self.answering = False
 
     @property
@@ -63,15 +68,11 @@ class Clock:
         wait_s = min(self._silence[1], left_s)
         # Waiting for a connection of our own is no fault of the daemon's.
         connect_s = min(self._timeouts.connect_s, left_s)
-        self._sent_limits = {"connect": connect_s, "read": wait_s, "write": wait_s, "pool": left_s}
+        # An answer has to begin by then, whatever comes before; but a file is sent.
+        self.headers_s = left_s if self.call.content is not None else connect_s + wait_s
+        wait = LimitUntil(wait_s, time.monotonic() + self.headers_s)
+        self._sent_limits = {"connect": connect_s, "read": wait, "write": wait, "pool": left_s}
         return self._sent_limits
-
-    @property
-    def headers_s(self) -> float:
-        """How long it may take until an answer begins, whatever comes before; a file is sent."""
-        if self.call.content is not None:
-            return max(0.001, self._left_s)
-        return self._sent_limits["connect"] + self._sent_limits["read"]
 
     def begin_answer(self, response: httpx.Response) -> None:
         """From now on the limit between two pieces holds; a refusal is no answer."""
@@ -79,7 +80,8 @@ class Clock:
         if self.call.patience != "files":
             self._line_limit_s = self._silence[1]
         # httpcore reads this dictionary once more, when it begins to read the body.
-        self._sent_limits["read"] = max(0.001, min(self._silence[1], self._left_s))
+        silence_s = max(0.001, min(self._silence[1], self._left_s))
+        self._sent_limits["read"] = LimitUntil(silence_s, self._ends_s)
 
     def check(self, *, has_lines: bool) -> None:
         """Look at the limits when a piece has come.

@@ -12,6 +12,7 @@ import httpx
 
 from ollama_bridge.client.address import Address
 from ollama_bridge.client.clock import HTTPX_ERRORS, Clock
+from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.exchange import Answer, Call, Timeouts, check_status, decode
 from ollama_bridge.client.lines import Body, LineSplitter, check_ended
 from ollama_bridge.client.requests import encode_body
@@ -55,7 +56,9 @@ class Transport:
                 verify=_needs_certificates(address), trust_env=False, limits=_LIMITS
             )
             self._send, self._close = wire.handle_request, wire.close
+            bound(wire)
         else:
+            bound(http)
             self._send, self._close = partial(http.send, stream=True), http.close
 
     def close(self) -> None:
@@ -145,7 +148,9 @@ class AsyncTransport:
                 verify=_needs_certificates(address), trust_env=False, limits=_LIMITS
             )
             self._send, self._close = wire.handle_async_request, wire.aclose
+            bound(wire)
         else:
+            bound(http)
             self._send, self._close = partial(http.send, stream=True), http.aclose
 
     async def close(self) -> None:

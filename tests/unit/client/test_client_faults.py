@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import threading
 import time
 from typing import Any
 
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
+from httpcore._backends.anyio import AnyIOStream
+from httpcore._backends.sync import SyncStream
 
 from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
 from ollama_bridge.client.retries import NO_RETRIES
@@ -77,26 +81,49 @@ def test_each_fault_is_one_error(
     assert caught.value.hint
 
 
-def test_interim_replies_are_no_answer() -> None:
-    """They come again and again, so it is never silent."""
+@pytest.mark.parametrize("drop", ["HTTP/1.1 102 Processing\r\n\r\n", "X-Header: 1\r\n"])
+def test_interim_replies_are_no_answer(ask: Any, drop: str) -> None:
+    """Nor are headers without end: they come again and again, so it is never silent."""
+    listener = socket.create_server(("127.0.0.1", 0))
 
-    async def processing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+    def drip() -> None:
+        with contextlib.suppress(OSError), listener, listener.accept()[0] as connection:
+            if drop.startswith("X"):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
             while True:
-                writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
-                await writer.drain()
-                await asyncio.sleep(0.01)
+                connection.sendall(drop.encode())
+                gone.wait(0.01)
 
-    async def run() -> None:
-        limits = Timeouts(connect_s=0.1, load_s=0.1, first_token_s=0.1)
-        async with await asyncio.start_server(processing, "127.0.0.1", 0) as server:
-            host, port = server.sockets[0].getsockname()
-            async with AsyncClient(f"{host}:{port}", timeouts=limits) as client:
-                with pytest.raises(DaemonTimeoutError, match=r"within 0\.2 s") as caught:
-                    await client.chat("m", "hi")
-        assert caught.value.phase == "load"
+    gone = threading.Event()
+    thread = threading.Thread(target=drip)
+    thread.start()
+    limits = Timeouts(connect_s=0.1, load_s=0.1, first_token_s=0.1)
+    host, port = listener.getsockname()
+    with pytest.raises(DaemonTimeoutError, match=r"within 0\.2 s") as caught:
+        ask(f"{host}:{port}", "chat", "m", "hi", timeouts=limits)
+    assert caught.value.phase == "load"
+    thread.join()
 
-    asyncio.run(run())
+
+def test_no_silence_is_waited_for_beyond_the_whole(
+    fake_daemon: FakeDaemon, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read waits for what is left, not for as long as the first one might."""
+    waits: list[float] = []
+    for kind in (SyncStream, AnyIOStream):
+        read: Any = kind.read
+
+        def spy(self: Any, max_bytes: int, timeout: float | None = None, read: Any = read) -> Any:
+            waits.append(timeout or 0.0)
+            return read(self, max_bytes, timeout)
+
+        monkeypatch.setattr(kind, "read", spy)
+    fake_daemon.fault, fake_daemon.pause_s = Fault.DRIP, 0.001
+    limits = Timeouts(total_s=10.0, between_tokens_s=60.0)
+    assert ask(fake_daemon.host, "chat", "m", "hi", timeouts=limits).text == "Hello!"
+    assert len(waits) > 3
+    assert sorted(set(waits), reverse=True) == waits
+    assert waits[0] <= 10.0
 
 
 def connections_in_use(client: Client | AsyncClient) -> int:
