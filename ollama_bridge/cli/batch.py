@@ -24,7 +24,7 @@ from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ollama_bridge.client.batching import Answered
+    from ollama_bridge.client.jobs import Answered
 
 _STAGE = "batch"
 _SET_ASIDE = 1

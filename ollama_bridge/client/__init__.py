@@ -5,6 +5,7 @@ from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.conversation import Conversation
 from ollama_bridge.client.exchange import Timeouts
+from ollama_bridge.client.jobs import Answered, GivenUp
 from ollama_bridge.client.questions import ChatRequest, GenerateRequest
 from ollama_bridge.client.retries import Retries
 from ollama_bridge.client.session import AsyncSession, Dropped, Session
@@ -32,6 +33,7 @@ from ollama_bridge.client.values import (
 
 __all__ = [
     "Address",
+    "Answered",
     "AsyncClient",
     "AsyncSession",
     "ChatRequest",
@@ -42,6 +44,7 @@ __all__ = [
     "Dropped",
     "Embeddings",
     "GenerateRequest",
+    "GivenUp",
     "ModelDetails",
     "ModelSummary",
     "NextToken",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,33 +22,16 @@ from ollama_bridge.client.batch import (
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.exchange import Timeouts
-from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp
+from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.client.values import ModelSummary, Reply, listed_name
+from ollama_bridge.client.values import ModelSummary, listed_name
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError, ModelNotFoundError
 
 Concurrency = int | Literal["auto"]
 
 _SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What became of one request.
-
-    Attributes:
-        index: Its place among the requests.
-        reply: None where it was set aside.
-        error: Why it was set aside; None where it was answered.
-        attempts: How often it was tried.
-    """
-
-    index: int
-    reply: Reply | None
-    error: str | None
-    attempts: int
 
 
 def ask_all(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ollama_bridge.client.batch_log import Outcome
+from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.journal import JSONRecord
 
@@ -53,6 +54,23 @@ class BatchLimits:
     pause_s: float = 0.5
     quiet_s: float = 30.0
     canary_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of one request of a batch.
+
+    Attributes:
+        index: Its place among the requests.
+        reply: None where it was set aside.
+        error: Why it was set aside; None where it was answered.
+        attempts: How often it was tried.
+    """
+
+    index: int
+    reply: Reply | None
+    error: str | None
+    attempts: int
 
 
 @dataclass(frozen=True)

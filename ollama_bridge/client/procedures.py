@@ -18,8 +18,8 @@ from ollama_bridge.client.values import Reply
 from ollama_bridge.closing import Closing
 
 if TYPE_CHECKING:
-    from ollama_bridge.client.batching import Answered, Concurrency
-    from ollama_bridge.client.jobs import GivenUp
+    from ollama_bridge.client.batching import Concurrency
+    from ollama_bridge.client.jobs import Answered, GivenUp
     from ollama_bridge.client.questions import Question
 
 T = TypeVar("T")
@@ -134,16 +134,28 @@ class BlockingProcedures(Closing):
         requests: Sequence[Question],
         log_path: Path,
         *,
+        hosts: Sequence[str] = (),
         concurrency: Concurrency = "auto",
         attempts: int = 3,
     ) -> Iterator[Answered | GivenUp]:
-        """Answer many requests, each exactly once; see :func:`batching.ask_all`."""
+        """Answer many requests, each exactly once; see :func:`batching.ask_all`.
+
+        Args:
+            requests: All are checked before any is asked.
+            log_path: Of what was settled: the same call goes on from it.
+            hosts: More daemons with the same models, which share the work with this client's.
+            concurrency: Requests at a time, a daemon; ``auto``: found by trying.
+            attempts: Of each request.
+
+        Raises:
+            OllamaBridgeError: as for :func:`batching.ask_all`.
+        """
         from ollama_bridge.client.batching import ask_all  # it asks by clients of its own
 
         return ask_all(
             requests,
             log_path,
-            hosts=(self.host,),
+            hosts=(self.host, *hosts),
             concurrency=concurrency,
             attempts=attempts,
             timeouts=self._timeouts,
@@ -222,6 +234,7 @@ class AsyncProcedures(ABC):
         requests: Sequence[Question],
         log_path: Path,
         *,
+        hosts: Sequence[str] = (),
         concurrency: Concurrency = "auto",
         attempts: int = 3,
     ) -> AsyncIterator[Answered | GivenUp]:
@@ -231,7 +244,7 @@ class AsyncProcedures(ABC):
         return ask_all_async(
             requests,
             log_path,
-            hosts=(self.host,),
+            hosts=(self.host, *hosts),
             concurrency=concurrency,
             attempts=attempts,
             timeouts=self._timeouts,

@@ -19,8 +19,8 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.client import AsyncClient, Client, ModelSummary, Timeouts, batching
-from ollama_bridge.client.batching import Answered, ask_all
+from ollama_bridge.client import Answered, AsyncClient, Client, ModelSummary, Timeouts, batching
+from ollama_bridge.client.batching import ask_all
 from ollama_bridge.client.pacing import Pace, Waited, waited
 from ollama_bridge.errors import (
     ArtifactError,
@@ -168,6 +168,12 @@ def test_several_daemons_share_the_work(daemon: FakeDaemon, tmp_path: Path) -> N
         assert len(texts(found)) == 12
         assert daemon.questions
         assert other.questions
+        with Client(daemon.host) as client:
+            again = client.batch(requests, tmp_path / "two", hosts=[other.host], concurrency=1)
+            asked = len(daemon.questions), len(other.questions)
+            assert len(texts(list(again))) == 12
+        assert len(daemon.questions) > asked[0]
+        assert len(other.questions) > asked[1]
         other.models["m:latest"] = "e" * 64
         with pytest.raises(ConfigError, match="is another model at"):
             list(ask_all(requests, tmp_path / "other", hosts=hosts))

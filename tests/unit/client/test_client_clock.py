@@ -11,8 +11,8 @@ import pytest
 from fakes.daemon import FakeDaemon
 
 import ollama_bridge.client
-from ollama_bridge.client import Client, Text, Timeouts, clock
-from ollama_bridge.client.batching import Answered, ask_all
+from ollama_bridge.client import Answered, Client, Text, Timeouts, clock
+from ollama_bridge.client.batching import ask_all
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import DaemonTimeoutError
 
