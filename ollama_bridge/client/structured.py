@@ -21,6 +21,7 @@ from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
+    DaemonError,
     OutputInvalidError,
     RefusedAnswer,
 )
@@ -156,6 +157,7 @@ def steps(
         ConfigError: fewer than one attempt.
         OutputInvalidError: no answer fitted, or one was cut at its limit of tokens: asked again
             it would be cut again; or there is no room to ask again.
+        DaemonError: with the answers before in ``refused``, and their tokens.
     """
     if attempts < 1:
         raise ConfigError(f"attempts is {attempts}", hint="allow at least one")
@@ -167,10 +169,11 @@ def steps(
         question = calls.chat(model, conversation, asking, system=None, tools=None)
         try:
             reply: Reply = yield question
-        except ContextOverflowError as error:
-            if not refused:
-                raise
-            raise _not_valid(reply, refused, prompt_tokens, generated_tokens) from error
+        except DaemonError as error:
+            if refused and isinstance(error, ContextOverflowError):
+                raise _not_valid(reply, refused, prompt_tokens, generated_tokens) from error
+            _tell(error, refused, prompt_tokens, generated_tokens)
+            raise
         prompt_tokens += reply.prompt_tokens
         generated_tokens += reply.generated_tokens
         try:
@@ -226,9 +229,16 @@ def _not_valid(
         message = f"no answer of {len(refused)} is what was asked for: {refused[-1].problem}"
         hint = "describe the fields in the prompt, or allow more attempts"
     error = OutputInvalidError(message, hint=hint, model=reply.model, partial_text=reply.text)
+    _tell(error, refused, prompt_tokens, generated_tokens)
+    return error
+
+
+def _tell(
+    error: DaemonError, refused: list[RefusedAnswer], prompt_tokens: int, generated_tokens: int
+) -> None:
+    """Put into an error what was asked and answered before it."""
     error.refused = tuple(refused)
     error.prompt_tokens, error.generated_tokens = prompt_tokens, generated_tokens
-    return error
 
 
 def _place(path: Sequence[object]) -> str:

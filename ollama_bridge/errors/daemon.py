@@ -12,6 +12,14 @@ from ollama_bridge.errors.root import OllamaBridgeError
 CallPhase = Literal["connect", "load", "first_token", "between_tokens", "total"]
 
 
+@dataclass(frozen=True)
+class RefusedAnswer:
+    """An answer that was not what was asked for, and why."""
+
+    text: str
+    problem: str
+
+
 class DaemonError(OllamaBridgeError):
     """Ollama did not do what was asked.
 
@@ -24,9 +32,15 @@ class DaemonError(OllamaBridgeError):
         phase: What the call was waiting for; None where it had come, or nothing was sent.
         attempts: How often it was tried.
         messages: In a loop of tools: the conversation so far, tools and what they gave included.
+        refused: Where a value was asked for: the answers that were none, with what is wrong.
+        prompt_tokens: Of those answers together.
+        generated_tokens: Of those answers together, thinking included.
     """
 
     exit_code = 3
+    refused: tuple[RefusedAnswer, ...] = ()
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
 
     def __init__(
         self,
@@ -137,26 +151,8 @@ class StreamBrokenError(DaemonError):
     """An answer ended without its terminal event; ``partial_text`` has what came."""
 
 
-@dataclass(frozen=True)
-class RefusedAnswer:
-    """An answer that was not what was asked for, and why."""
-
-    text: str
-    problem: str
-
-
 class OutputInvalidError(DaemonError):
-    """No answer is what the schema asks for.
-
-    Attributes:
-        refused: Every answer, with what is wrong with it.
-        prompt_tokens: Of all attempts together.
-        generated_tokens: Of all attempts together, thinking included.
-    """
-
-    refused: tuple[RefusedAnswer, ...] = ()
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
+    """No answer is what the schema asks for; ``refused`` has every one."""
 
 
 class ToolLoopError(DaemonError):

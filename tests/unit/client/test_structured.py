@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
@@ -19,6 +19,7 @@ from ollama_bridge.errors import (
     ContextOverflowError,
     OutputInvalidError,
     RefusedAnswer,
+    StreamBrokenError,
 )
 
 TOO_LONG = "the input exceeds the available context size"
@@ -112,6 +113,16 @@ def test_where_it_cannot_be_asked_again_what_was_wrong_is_told(
     assert (caught.value.prompt_tokens, caught.value.generated_tokens) == (7, 3)
     with pytest.raises(ContextOverflowError):
         ask(fake_daemon.host, "parse", "m", "hi", Verdict)
+
+
+def test_what_was_refused_before_a_failure_is_told(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """The answers that did not fit, and their tokens, whatever fails when it is asked again."""
+    turns = iter([Turn(pieces=["[]"])])
+    fake_daemon.script = lambda asked: next(turns, Turn(fault=Fault.NO_DONE))
+    with pytest.raises(StreamBrokenError) as caught:
+        ask(fake_daemon.host, "parse", "m", "hi", Verdict)
+    assert [answer.text for answer in caught.value.refused] == ["[]"]
+    assert (caught.value.prompt_tokens, caught.value.generated_tokens) == (7, 3)
 
 
 @pytest.mark.parametrize(
