@@ -69,9 +69,8 @@ class Answering:
         self.held: Sequence[StreamEvent] = ()
         self._now_s, self._start_s = now_s, now_s()
         self._attempts = Attempts(retries, timeouts.total_s, now_s)
-        self._is_truncated = False
+        self._overflow: ContextOverflowError | None = None
         self._ways_to_cut: list[dict[str, Any]] = []
-        self._needed_tokens: int | None = None
         self._break: DaemonError | None = None
         self._prompt: str | None = self._body.get("prompt") if self._body.get("raw") else None
         self.ends_s = self._attempts.ends_s
@@ -176,8 +175,7 @@ class Answering:
             now_s=self._now_s,
             start_s=self._start_s,
         )
-        assembler.is_truncated = self._is_truncated
-        assembler.needed_tokens = self._needed_tokens
+        assembler.overflow = self._overflow
         return assembler
 
     @property
@@ -186,7 +184,7 @@ class Answering:
         return (
             not any(self._body.get(name) for name in _NOT_CONTINUED)
             and not self._assembler.has_tool_calls
-            and not self._is_truncated
+            and self._overflow is None
             and 0 < self._assembler.pieces < limit
         )
 
@@ -203,9 +201,10 @@ class Answering:
         return replace(self._question, json=body)
 
     def _truncate(self, error: ContextOverflowError) -> float:
-        if not self._is_truncated:
-            self._is_truncated, self._needed_tokens = True, error.needed_tokens
-            self._ways_to_cut = self._find_ways_to_cut(error.limit_tokens)
+        if self._overflow is None:
+            self._overflow = error
+            told_tokens = None if error.is_estimate else error.limit_tokens
+            self._ways_to_cut = self._find_ways_to_cut(told_tokens)
         self._assembler = self._begin()
         self.call = replace(self._question, json=self._ways_to_cut.pop(0))
         return 0.0
@@ -226,4 +225,4 @@ class Answering:
 
     @property
     def _may_truncate(self) -> bool:
-        return bool(self._body.get("truncate") and (self._ways_to_cut or not self._is_truncated))
+        return bool(self._body.get("truncate") and (self._ways_to_cut or self._overflow is None))

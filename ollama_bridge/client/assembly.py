@@ -28,7 +28,7 @@ from ollama_bridge.client.values import (
     read_timings,
     read_tool_calls,
 )
-from ollama_bridge.errors import DaemonError, StreamBrokenError
+from ollama_bridge.errors import ContextOverflowError, DaemonError, StreamBrokenError
 
 
 class ReplyAssembler:
@@ -45,8 +45,8 @@ class ReplyAssembler:
         done: The terminal event has come.
         has_begun: Something was handed out.
         pieces: How many pieces have come; the daemon sends one a token.
-        is_truncated: The daemon was allowed to cut the prompt, which was too long.
-        needed_tokens: Length of the prompt before; None where it is not known.
+        overflow: What was said of the prompt before the daemon was allowed to cut it; None: it was
+            not.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class ReplyAssembler:
         self._pieces_before = 0
         self.pieces = 0
         self.has_begun = False
-        self.is_truncated = False
-        self.needed_tokens: int | None = None
+        self.overflow: ContextOverflowError | None = None
         self.done = False
 
     @property
@@ -238,7 +237,9 @@ class ReplyAssembler:
             timings=read_timings(fields),
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
             tool_calls=tuple(self._tool_calls),
-            cut=Cut(self.needed_tokens, prompt_tokens) if self.is_truncated else None,
+            cut=None
+            if self.overflow is None
+            else Cut(self.overflow.needed_tokens, prompt_tokens, self.overflow.is_estimate),
             resumed=self._resumed,
             pace=self._pace(),
             cached_tokens=fields.whole("prompt_eval_cached_count")

@@ -96,8 +96,9 @@ def measuring(error: DaemonError, question: Call, ends_s: float) -> Measuring | 
     """
     if not isinstance(error, ContextOverflowError) or error.needed_tokens is not None:
         return None
-    if (question.json or {}).get("truncate"):
-        return None  # it is cut, and that the daemon does tell how much is left
+    body = question.json or {}
+    if body.get("truncate") and "input" in body:
+        return None  # which texts are cut is told, not by how much
     return Measuring(error, question, ends_s)
 
 

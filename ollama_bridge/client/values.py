@@ -94,17 +94,21 @@ class Cut:
     """A prompt of which the daemon read only a part, as it was allowed to.
 
     Attributes:
-        needed_tokens: Length of the whole prompt; None where the daemon does not say.
+        needed_tokens: Length of the whole prompt; None where it is not known.
         kept_tokens: Length of what it read.
+        is_estimate: The daemon did not say how long it was; parts of it were counted.
     """
 
     needed_tokens: int | None
     kept_tokens: int
+    is_estimate: bool = False
 
     @property
     def dropped_tokens(self) -> int | None:
         """How much is gone: of a conversation its oldest turns, of a text its beginning."""
-        return None if self.needed_tokens is None else self.needed_tokens - self.kept_tokens
+        if self.needed_tokens is None:
+            return None
+        return max(0, self.needed_tokens - self.kept_tokens)  # an estimate may be too low
 
 
 @dataclass(frozen=True)

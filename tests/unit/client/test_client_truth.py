@@ -144,9 +144,20 @@ def test_a_text_to_embed_is_estimated_too(fake_daemon: FakeDaemon, ask: Any) -> 
     assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
 
 
-def test_what_was_cut_is_not_estimated(fake_daemon: FakeDaemon, ask: Any) -> None:
-    """Where it was allowed and the daemon tells no numbers, what was dropped is not invented."""
-    fake_daemon.script = counts_words
+@pytest.mark.parametrize("method", ["generate", "chat"])
+def test_how_much_was_cut_is_estimated(fake_daemon: FakeDaemon, ask: Any, method: str) -> None:
+    """Where the daemon tells no numbers; and it is said that they are none of its own."""
+    fake_daemon.script, fake_daemon.context_length = counts_words, 500
+    reply = ask(fake_daemon.host, method, "m", "some words " * 1000, truncate=True)
+    assert reply.cut.is_estimate
+    assert reply.cut.needed_tokens == pytest.approx(2000, rel=0.05)
+    last = fake_daemon.questions[-1]
+    assert (last["truncate"], last["shift"]) == (True, False)
+
+
+def test_how_much_was_cut_may_not_be_known(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Nothing is invented where the parts of the prompt cannot be counted."""
+    fake_daemon.script, fake_daemon.context_length = counts_words, 0
     reply = ask(fake_daemon.host, "chat", "m", "hi", truncate=True)
     assert reply.cut == Cut(needed_tokens=None, kept_tokens=1)
     assert reply.cut.dropped_tokens is None
