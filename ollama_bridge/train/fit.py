@@ -6,6 +6,7 @@ random numbers are left alone.
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
@@ -19,13 +20,13 @@ import torch
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import DiskFullError, TrainingError
-from ollama_bridge.models.memory import PeakMemory, free_bytes, used_bytes
+from ollama_bridge.models.memory import PeakMemory, free_bytes, release_unused, used_bytes
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
 
 # Bytes of float32 a trained weight: its gradient, and AdamW's two moments.
-_GRADIENT_BYTES = 4
-_MOMENT_BYTES = 8
+GRADIENT_BYTES = 4
+MOMENT_BYTES = 8
 # Three steps do not show all: batches of other shapes leave holes in the heap. (SmolLM2, 10 layers:
 # 1.36 times as much in the end as in the first steps.)
 _RESERVE = 1.4
@@ -129,7 +130,8 @@ def forecast(
     """Measure three micro-steps, and choose the largest micro batch that fits.
 
     First the longest example alone, then a few of the longest (what a token costs), then the
-    heaviest micro batch, if by these two it fits. A further phase costs one micro-step more.
+    heaviest micro batch, if by these two it fits. A further phase costs one micro-step more. What
+    needs more than was foreseen is tried again with half of the micro batch, until it fits.
 
     Args:
         micro_step: Is called with examples; leaves gradients behind, which are thrown away.
@@ -140,10 +142,10 @@ def forecast(
         model_weights: All weights of the model, trained or not.
         device: Where the model is.
         ranks: The processes of the run, each of which measures; None: this one alone.
-        side_work: What else the run does; each is tried once.
+        side_work: What else the run does.
 
     Raises:
-        TrainingError: not even one example fits.
+        TrainingError: not even one example fits, in any phase, or the side work does not.
     """
     ranks = ranks or Ranks()
     trial = _Trial(micro_step, batches, weights, device, ranks)
@@ -152,35 +154,38 @@ def forecast(
         free = max(0, free - weights.gathered_bytes) // ranks.on_this_machine
     free = -int(ranks.largest(-free))
     trained = sum(parameter.numel() for parameter in weights.parameters.values())
-    moments = trained * _MOMENT_BYTES
-    if moments + trained * _GRADIENT_BYTES > free:
-        raise _too_large(moments + trained * _GRADIENT_BYTES, free, "gradients and optimizer")
+    moments = trained * MOMENT_BYTES
+    if moments + trained * GRADIENT_BYTES > free:
+        raise _too_large(moments + trained * GRADIENT_BYTES, free, "gradients and optimizer")
     room = free / _RESERVE - moments
 
     one, twice = _one_example(trial, batches, settings, room)
     if one.extra_bytes > room:
         raise _too_large(moments + one.extra_bytes, free, f"an example of {one.tokens} tokens")
     share = -(-settings.batch_tokens // ranks.size)
-    limit = min(settings.micro_batch_tokens or share, share)
-    full = _largest_that_fits(trial, batches, one, Plan(limit, twice), room)
-    steps = [full]
-    for phase in range(1, len(phase_steps)):
-        steps.append(trial(full.members, full.plan, phase))
-    most = max(step.extra_bytes for step in (one, *steps))
-    side_s: dict[str, float] = {}
-    for work in side_work:
-        seconds, extra = trial.beside(work, full.plan)
-        side_s[work.name] = seconds
-        if extra > room and work.remedy is not None:
-            raise _too_large(moments + extra, free, work.name, hint=work.remedy)
-        most = max(most, extra)
-    limit = full.plan.micro_batch_tokens or share
-    if most > room and limit > one.tokens:  # more than was foreseen
-        limit //= 2
-    limit = -int(ranks.largest(-limit))
+    most = Plan(min(settings.micro_batch_tokens or share, share), twice)
+    search = _Search(
+        _foreseen(trial, batches, one, most, room),
+        least_tokens=one.tokens,
+        may_compute_twice=settings.activation_checkpointing is None,
+        free_bytes=free,
+        moments_bytes=moments,
+    )
+    steps = [
+        search.fitting(
+            functools.partial(trial.heaviest, phase),
+            f"an example of {one.tokens} tokens in phase {phase + 1}",
+        )
+        for phase in range(len(phase_steps))
+    ]
+    beside = {
+        work.name: search.fitting(functools.partial(trial.beside, work), work.name, work.remedy)
+        for work in side_work
+    }
+    plan = search.plan
     # Shares are whole examples, so one may be larger than the others: the limit holds it to size.
-    is_limited = limit < share or ranks.size > 1
-    plan = Plan(limit if is_limited else None, bool(ranks.largest(twice)))
+    if plan.micro_batch_tokens == share and ranks.size == 1:
+        plan = replace(plan, micro_batch_tokens=None)
 
     update_s = _update_s(trained, device)
     tokens = sum(map(batches.padded_tokens, batches.sorted())) / len(batches) / ranks.size
@@ -188,16 +193,17 @@ def forecast(
         count * (step.seconds / step.tokens * tokens + update_s)
         for count, step in zip(phase_steps, steps, strict=True)
     )
+    extra = max(step.extra_bytes for step in (one, *steps, *beside.values()))
     return Forecast(
         plan,
-        peak_bytes=trial.held_bytes + int(_RESERVE * (moments + min(most, room))),
+        peak_bytes=trial.held_bytes + int(_RESERVE * (moments + extra)),
         free_bytes=free,
         training_s=training_s,
         disk_bytes=_disk_bytes(
             settings, training_s, trained=weights.count, all_weights=model_weights
         ),
         batch_tokens=settings.batch_tokens,
-        side_work_s=side_s,
+        side_work_s={name: work.seconds for name, work in beside.items()},
     )
 
 
@@ -213,19 +219,15 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class _Step:
-    """A micro-step that was tried.
+    """A micro-step, or a part of the work beside them, that was tried.
 
     Attributes:
-        members: The examples.
-        plan: How they were computed.
-        tokens: Of theirs, with padding.
+        tokens: Of its examples, with padding; 0 beside the steps.
         extra_bytes: In addition to what was held before the first one; infinite where the device
             said that it is too much.
-        seconds: It took.
+        seconds: It took; beside the steps: all of that work will take.
     """
 
-    members: tuple[int, ...]
-    plan: Plan
     tokens: int
     extra_bytes: float
     seconds: float
@@ -242,6 +244,7 @@ class _Trial:
         device: torch.device,
         ranks: Ranks,
     ) -> None:
+        release_unused(device)
         self.held_bytes = used_bytes(device)
         self._micro_step = micro_step
         self._batches = batches
@@ -253,27 +256,84 @@ class _Trial:
         start_s = time.perf_counter()
         _, extra = self._measured(lambda: self._micro_step(phase, members, plan))
         seconds = time.perf_counter() - start_s
-        extra = self._ranks.largest(extra)  # all try the same next
-        return _Step(members, plan, self._batches.padded_tokens(members), extra, seconds)
+        return _Step(self._batches.padded_tokens(members), extra, seconds)
 
-    def beside(self, work: SideWork, plan: Plan) -> tuple[float, float]:
-        """Seconds of the whole of it, and the memory of a part in addition to what was held."""
+    def heaviest(self, phase: int, plan: Plan) -> _Step:
+        """The heaviest part of a batch that the plan lets be computed at once."""
+        assert plan.micro_batch_tokens is not None
+        return self(self._batches.heaviest(plan.micro_batch_tokens), plan, phase)
+
+    def beside(self, work: SideWork, plan: Plan) -> _Step:
+        """A part of the work beside the steps."""
         seconds, extra = self._measured(lambda: work.attempt(plan))
-        return seconds or 0.0, self._ranks.largest(extra)
+        return _Step(0, extra, seconds or 0.0)
 
     def _measured(self, attempt: Callable[[], R]) -> tuple[R | None, float]:
-        """What an attempt returns (None where memory was out), and what it took."""
+        """What an attempt returns (None where memory was out), and the most it took anywhere."""
+        found, extra = None, math.inf
+        release_unused(self._device)
         try:
             with PeakMemory(self._device) as memory:
                 found = attempt()
                 _wait(self._device)
-            return found, float(memory.peak_bytes - self.held_bytes)
+            extra = float(memory.peak_bytes - self.held_bytes)
         except torch.OutOfMemoryError:
             if self._weights.in_step:  # the others wait for this process in the middle of a layer
                 raise
-            return None, math.inf
         finally:
             self._weights.clear_gradients()
+        return found, self._ranks.largest(extra)  # all try the same next
+
+
+@dataclass
+class _Search:
+    """Makes the parts of a batch smaller until what is tried fits; never larger again.
+
+    Attributes:
+        plan: To begin with, then the one that fits; has a limit.
+        least_tokens: Of the longest example: no part can be smaller.
+        may_compute_twice: Whether activations may be, where not even one example fits otherwise.
+        free_bytes: What may be taken in all.
+        moments_bytes: What the optimizer will take of it.
+    """
+
+    plan: Plan
+    least_tokens: int
+    may_compute_twice: bool
+    free_bytes: int
+    moments_bytes: int
+
+    def fitting(
+        self, attempt: Callable[[Plan], _Step], what: str, remedy: str | None = None
+    ) -> _Step:
+        """The first attempt that fits.
+
+        Args:
+            attempt: Tries a plan.
+            what: For the error.
+            remedy: For the error, where smaller parts are none.
+
+        Raises:
+            TrainingError: not even the smallest parts fit.
+        """
+        room = self.free_bytes / _RESERVE - self.moments_bytes
+        while (step := attempt(self.plan)).extra_bytes > room:
+            smaller = self._smaller() if remedy is None else None
+            if smaller is None:
+                needed = self.moments_bytes + step.extra_bytes
+                raise _too_large(needed, self.free_bytes, what, hint=remedy)
+            self.plan = smaller
+        return step
+
+    def _smaller(self) -> Plan | None:
+        """The next plan that needs less."""
+        limit, twice = self.plan.micro_batch_tokens, self.plan.activation_checkpointing
+        assert limit is not None
+        if limit > self.least_tokens:
+            return replace(self.plan, micro_batch_tokens=limit // 2)
+        if self.may_compute_twice and not twice:
+            return replace(self.plan, activation_checkpointing=True)
+        return None
 
 
 def _one_example(
@@ -287,10 +347,8 @@ def _one_example(
     return one, twice
 
 
-def _largest_that_fits(
-    trial: _Trial, batches: Batches, one: _Step, plan: Plan, room: float
-) -> _Step:
-    """The heaviest micro batch of the plan's size, or of a half, a quarter, ... of it."""
+def _foreseen(trial: _Trial, batches: Batches, one: _Step, plan: Plan, room: float) -> Plan:
+    """The plan with a limit by which the heaviest micro batch should fit: its own, a half, ..."""
     limit = plan.micro_batch_tokens or one.tokens
     few = trial(batches.heaviest(min(limit, max(2 * one.tokens, limit // 4))), plan)
     grows = 0.0
@@ -298,12 +356,7 @@ def _largest_that_fits(
         grows = max(0.0, few.extra_bytes - one.extra_bytes) / (few.tokens - one.tokens)
     while limit > one.tokens and one.extra_bytes + grows * (limit - one.tokens) > room:
         limit //= 2
-    while True:
-        smaller = replace(plan, micro_batch_tokens=limit)
-        full = trial(batches.heaviest(limit), smaller)
-        if full.extra_bytes < math.inf or limit <= one.tokens:
-            return full
-        limit //= 2
+    return replace(plan, micro_batch_tokens=limit)
 
 
 def _disk_bytes(
@@ -312,7 +365,7 @@ def _disk_bytes(
     """Room for the checkpoint, and for what is kept meanwhile; a new file beside the old one."""
     needed = 4 * all_weights
     if training_s > settings.checkpoint_interval_s:
-        needed += 2 * trained * (4 + _MOMENT_BYTES)
+        needed += 2 * trained * (4 + MOMENT_BYTES)
     if settings.early_stopping is not None:
         needed += 2 * trained * 4
     return needed
@@ -339,12 +392,10 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _too_large(
-    needed: float,
-    free: int,
-    what: str,
-    *,
-    hint: str = "close other programs, keep fewer layers (student.layers), or set max_length lower",
-) -> TrainingError:
+def _too_large(needed: float, free: int, what: str, *, hint: str | None = None) -> TrainingError:
     size = f"{needed / 1e9:.1f} GB of memory" if needed < math.inf else "more memory than there is"
-    return TrainingError(f"{what} would need {size}, {free / 1e9:.1f} GB are free", hint=hint)
+    return TrainingError(
+        f"{what} would need {size}, {free / 1e9:.1f} GB are free",
+        hint=hint
+        or "close other programs, keep fewer layers (student.layers), or set max_length lower",
+    )

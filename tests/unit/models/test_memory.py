@@ -12,7 +12,7 @@ import torch
 
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models import memory
-from ollama_bridge.models.memory import PeakMemory, free_bytes, memory_is_enough
+from ollama_bridge.models.memory import PeakMemory, free_bytes, memory_is_enough, release_unused
 
 CPU = torch.device("cpu")
 
@@ -25,6 +25,24 @@ def test_peak_is_seen_after_it_is_over() -> None:
             held[::1024] = bytes(len(range(0, 50_000_000, 1024)))
             time.sleep(0.05)
     assert peak.peak_bytes - before > 45_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_what_was_freed_is_given_back() -> None:
+    """The heap keeps it below whatever was allocated last, and it counts as used."""
+    with PeakMemory(CPU) as before:
+        pass
+    blocks = [bytes([1]) * 100_000 for _ in range(1000)]
+    kept = blocks.pop()
+    blocks.clear()
+    with PeakMemory(CPU) as held:
+        pass
+    release_unused(CPU)
+    with PeakMemory(CPU) as released:
+        pass
+    assert kept
+    assert held.peak_bytes - before.peak_bytes > 90_000_000
+    assert released.peak_bytes - before.peak_bytes < 10_000_000
 
 
 @pytest.mark.parametrize(

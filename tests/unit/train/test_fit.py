@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,20 +34,32 @@ def batches() -> Batches:
     return Batches(split.examples, batch_tokens=400, pad_id=0)
 
 
-class Step:
-    """Holds memory for its tokens, a tenth of it where activations are computed twice."""
+def hold(tokens: float) -> None:
+    """Hold the memory of so many tokens for long enough to be seen."""
+    size = int(tokens * _TOKEN_BYTES)
+    with mmap.mmap(-1, size) as held:  # given back at once, other than the heap's
+        held[:: mmap.PAGESIZE] = bytes(len(range(0, size, mmap.PAGESIZE)))
+        time.sleep(0.05)
 
-    def __init__(self, batches: Batches) -> None:
+
+class Step:
+    """Holds memory for its tokens, a tenth of it where activations are computed twice.
+
+    Args:
+        batches: What it computes.
+        heavy: How many times as much a phase needs; 1 where nothing is said.
+    """
+
+    def __init__(self, batches: Batches, *, heavy: Mapping[int, float] | None = None) -> None:
         self.batches = batches
+        self.heavy = heavy or {}
         self.asked: list[tuple[int, int, Plan]] = []
 
     def __call__(self, phase: int, members: Sequence[int], plan: Plan) -> None:
         tokens = self.batches.padded_tokens(members)
         self.asked.append((phase, tokens, plan))
-        size = tokens * _TOKEN_BYTES // (10 if plan.activation_checkpointing else 1)
-        with mmap.mmap(-1, size) as held:  # given back at once, other than the heap's
-            held[::1024] = bytes(len(range(0, size, 1024)))
-            time.sleep(0.05)  # long enough to be seen
+        share = 0.1 if plan.activation_checkpointing else 1.0
+        hold(tokens * share * self.heavy.get(phase, 1.0))
 
 
 def run(
@@ -141,27 +154,57 @@ def test_activations_are_computed_twice_before_giving_up(
     assert "max_length" in caught.value.hint
 
 
+def test_a_later_phase_is_made_to_fit(batches: Batches, free: Callable[[float], None]) -> None:
+    """One that loads a teacher may need a multiple: parts are halved until it has been seen to fit.
+
+    Where not even one example does, activations are computed twice; where that may not be, no run
+    is begun that would be ended by the system.
+    """
+    free(1.5 * 400)  # with the reserve, room for 428 tokens
+    step = Step(batches, heavy={1: 4.0})
+    found = run(step, batches, phase_steps=(10, 10))
+    assert found.plan == Plan(micro_batch_tokens=100)
+    assert [plan.micro_batch_tokens for phase, _, plan in step.asked if phase] == [400, 200, 100]
+
+    heavy = {1: 1.2 * 428 / batches.longest}
+    automatic = OptimizerSection(batch_tokens=400, micro_batch_tokens=100)
+    found = run(Step(batches, heavy=heavy), batches, settings=automatic, phase_steps=(10, 10))
+    assert found.plan.activation_checkpointing
+    off = automatic.model_copy(update={"activation_checkpointing": False})
+    with pytest.raises(TrainingError, match=r"an example of \d+ tokens in phase 2 would need"):
+        run(Step(batches, heavy=heavy), batches, settings=off, phase_steps=(10, 10))
+
+
 def test_side_work_is_tried_counted_and_made_to_fit(
     batches: Batches, free: Callable[[float], None]
 ) -> None:
-    """Its seconds are told beside the steps'; its memory halves a batch, or is refused."""
+    """Its seconds are told beside the steps'; its memory makes parts smaller, or is refused."""
 
-    def attempt(plan: Plan) -> float:
-        with mmap.mmap(-1, 500 * _TOKEN_BYTES) as held:
-            held[::1024] = bytes(len(range(0, 500 * _TOKEN_BYTES, 1024)))
-            time.sleep(0.05)
-        return 90.0
+    def dancing(tokens: Callable[[int], float]) -> SideWork:
+        def attempt(plan: Plan) -> float:
+            hold(tokens(plan.micro_batch_tokens or 400))
+            return 90.0
 
-    found = run(Step(batches), batches, side_work=[SideWork("dancing", attempt)])
+        return SideWork("dancing", attempt)
+
+    def more(limit: int) -> float:
+        return 1.25 * limit
+
+    found = run(Step(batches), batches, side_work=[dancing(more)])
     assert ", 1.5 minutes of dancing, " in found.sentence
     assert found.plan == Plan()
     assert found.peak_bytes > 0.9 * 500 * _TOKEN_BYTES
     free(1.5 * 400)  # with the reserve, room for 428 tokens
     assert run(Step(batches), batches).plan == Plan()
-    shrunk = run(Step(batches), batches, side_work=[SideWork("dancing", attempt)])
-    assert shrunk.plan.micro_batch_tokens == 200
+    shrunk = run(Step(batches), batches, side_work=[dancing(more)])
+    assert shrunk.plan == Plan(micro_batch_tokens=200)
+    shrunk = run(Step(batches), batches, side_work=[dancing(lambda limit: 4.0 * limit)])
+    assert shrunk.plan == Plan(micro_batch_tokens=100)
+    with pytest.raises(TrainingError, match="dancing would need"):
+        run(Step(batches), batches, side_work=[dancing(lambda limit: 450.0)])
+    remedied = replace(dancing(more), remedy="dance less")
     with pytest.raises(TrainingError, match="dancing would need") as caught:
-        run(Step(batches), batches, side_work=[SideWork("dancing", attempt, "dance less")])
+        run(Step(batches), batches, side_work=[remedied])
     assert caught.value.hint == "dance less"
 
 
