@@ -92,7 +92,7 @@ def distill(
     work = Work(
         kind=Checkpoint.kind,
         stage=stage,
-        version=3,
+        version=_version(used_labels, settings, student),
         inputs=inputs,
         settings={
             **effective,
@@ -206,6 +206,15 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _version(labels: SoftLabels | None, settings: DistillSection, student: StudentSection) -> int:
+    """Of this stage: raised for the work whose result has become another, and for that alone."""
+    fills_up = labels is not None and (
+        student.vocabulary == "corpus" or "student" in labels.manifest.work.inputs
+    )
+    # 4: tokens that only fill up a list belong to the rest; other numbers draw rollouts.
+    return 4 if fills_up or settings.on_policy is not None else 3
 
 
 def _settings_in_effect(

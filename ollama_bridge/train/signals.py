@@ -14,7 +14,11 @@ from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import SoftTargets, Targets
 from ollama_bridge.train import losses
 from ollama_bridge.train.live_teacher import LiveTeacher
-from ollama_bridge.train.sparse_losses import kl_reverse_classes, kl_sparse
+from ollama_bridge.train.sparse_losses import (
+    kl_forward_classes,
+    kl_reverse_classes,
+    kl_sparse,
+)
 from ollama_bridge.train.split_logits import SplitLogits, split_logits, teacher_classes
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -158,12 +162,14 @@ class _Stored:
         return self._split.cross_entropy()
 
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
-        return losses.kl_forward(*self.common(), temperature=temperature)
+        return kl_forward_classes(*self.common(), has_rest=self._has_rest, temperature=temperature)
 
     def kl_reverse(self, *, temperature: float) -> torch.Tensor:
-        student, teacher = self.common()
-        has_rest = self._soft.ids.shape[1] < self._logits.shape[1]
-        return kl_reverse_classes(student, teacher, has_rest=has_rest, temperature=temperature)
+        return kl_reverse_classes(*self.common(), has_rest=self._has_rest, temperature=temperature)
+
+    @property
+    def _has_rest(self) -> bool:
+        return self._soft.ids.shape[1] < self._logits.shape[1]
 
     def common(self) -> Pair:
         """The tokens that were kept, and all others as one."""

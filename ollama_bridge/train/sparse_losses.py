@@ -17,7 +17,6 @@ from ollama_bridge.train.loss_terms import (
     check_matrix,
     check_same,
     check_temperature,
-    kl_of_logprobs,
     wide,
 )
 from ollama_bridge.train.losses import kl_forward, kl_reverse
@@ -85,7 +84,7 @@ def kl_top_k(
     T != 1 the rest is tempered as one class, which is not what tempering each of its tokens would
     give: that is unknown from a store; the value is still 0 if the student equals the teacher, and
     still >= 0. With k = V the residual is empty (-inf) and the value is that of ``kl_forward`` at
-    every T.
+    every T. What :func:`kl_forward_classes` says of classes without mass holds here.
 
     Args:
         student_logits: (N, V), unnormalised.
@@ -124,9 +123,48 @@ def kl_top_k(
         rest = logits.scatter(-1, teacher_ids, float("-inf")).logsumexp(-1, keepdim=True)
         classes.append(rest - total)
         teacher.append(teacher_residual.detach().to(logits.dtype).unsqueeze(-1))
-    q = torch.log_softmax(torch.cat(classes, dim=-1) / temperature, dim=-1)
-    p = torch.log_softmax(torch.cat(teacher, dim=-1) / temperature, dim=-1)
-    return temperature**2 * kl_of_logprobs(p, q)
+    return kl_forward_classes(
+        torch.cat(classes, dim=-1),
+        torch.cat(teacher, dim=-1),
+        has_rest=len(classes) > 1,
+        temperature=temperature,
+    )
+
+
+def kl_forward_classes(
+    student: torch.Tensor, teacher: torch.Tensor, *, has_rest: bool, temperature: float = 1.0
+) -> torch.Tensor:
+    """Forward KL divergence over the classes of soft labels, where some may be without mass.
+
+    A token without mass in a store only fills up a list (of a trimmed vocabulary, of a daemon that
+    names fewer): nothing was said of it alone, so it belongs to the rest, on both sides.
+
+    A label that is certain is no distribution of the teacher's that could be tempered, but a hard
+    label: there the value is the cross-entropy, at every T. Times T^2 against a tempered student
+    it would pull harder than hard labels do, and go on where these have been learnt.
+
+    Args:
+        student: (N, C) logits.
+        teacher: (N, C) log-probabilities at temperature 1.
+        has_rest: Whether the last class is all other tokens.
+        temperature: T > 0.
+
+    Returns:
+        (N,) divergences >= 0.
+
+    Raises:
+        TrainingError: shapes differ, or T is not positive.
+    """
+    check_same(student, teacher, "student", "teacher")
+    empty = teacher < _LEAST_LOGPROB
+    if not empty.any():
+        return kl_forward(student, teacher, temperature=temperature)
+    certain = empty.sum(-1) == teacher.shape[1] - 1
+    values = wide(student).new_empty(len(student))
+    values[certain] = kl_forward(student[certain], teacher[certain])
+    q, p = _without_fillers(student[~certain], teacher[~certain], has_rest=has_rest)
+    values[~certain] = kl_forward(q, p, temperature=temperature)
+    return values
 
 
 def kl_reverse_classes(
@@ -134,11 +172,10 @@ def kl_reverse_classes(
 ) -> torch.Tensor:
     """Reverse KL divergence over the classes of soft labels, finite also where one has no mass.
 
-    :func:`~ollama_bridge.train.losses.kl_reverse` is infinite there. But a token without mass in a
-    store only fills up a list (of a trimmed vocabulary, of a daemon that names fewer): nothing was
-    said of it alone, so it belongs to the rest, on both sides. Where the rest has no mass either,
-    the label is certain, and the reverse KL to it is infinite for every student: there the value is
-    the forward KL, which is the cross-entropy.
+    :func:`~ollama_bridge.train.losses.kl_reverse` is infinite there. But a token without mass only
+    fills up a list, as in :func:`kl_forward_classes`, and belongs to the rest. Where the rest has
+    no mass either, the reverse KL is infinite for every student: there the value is the forward
+    one, of a label that is certain the cross-entropy.
 
     Args:
         student: (N, C) logits.
@@ -156,15 +193,25 @@ def kl_reverse_classes(
     empty = teacher < _LEAST_LOGPROB
     if not empty.any():
         return kl_reverse(student, teacher, temperature=temperature)
-    certain = empty[:, -1] if has_rest else empty.any(-1)
+    closed = empty[:, -1] if has_rest else empty.any(-1)
     values = wide(student).new_empty(len(student))
-    values[certain] = kl_forward(student[certain], teacher[certain], temperature=temperature)
-    open_ = ~certain
-    q, p, empty = student[open_], teacher[open_], empty[open_]
-    if has_rest:
-        q, p = _into_the_rest(q, empty), p.masked_fill(empty, float("-inf"))
-    values[open_] = kl_reverse(q, p, temperature=temperature)
+    values[closed] = kl_forward_classes(
+        student[closed], teacher[closed], has_rest=has_rest, temperature=temperature
+    )
+    q, p = _without_fillers(student[~closed], teacher[~closed], has_rest=has_rest)
+    values[~closed] = kl_reverse(q, p, temperature=temperature)
     return values
+
+
+def _without_fillers(
+    student: torch.Tensor, teacher: torch.Tensor, *, has_rest: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Student's and teacher's classes, those without mass summed into the rest."""
+    if not has_rest:
+        return student, teacher
+    empty = teacher < _LEAST_LOGPROB
+    empty[:, -1] = False
+    return _into_the_rest(student, empty), teacher.masked_fill(empty, float("-inf"))
 
 
 def _into_the_rest(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

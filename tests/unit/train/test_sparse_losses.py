@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import SampledTargets, SoftTargets, sample_tokens, top_k_with_residual
-from ollama_bridge.train.losses import kl_forward
+from ollama_bridge.loss_sections import KLForwardLoss, KLReverseLoss
+from ollama_bridge.teacher.named_targets import soft_targets
+from ollama_bridge.train.losses import cross_entropy, kl_forward
+from ollama_bridge.train.signals import StoredSignal
 from ollama_bridge.train.sparse_losses import kl_sampled, kl_sparse, kl_top_k
+from ollama_bridge.train.vocabulary_terms import vocabulary_loss
 
 
 def cut(teacher: torch.Tensor, top_k: int) -> SoftTargets:
@@ -80,6 +84,71 @@ def test_cut_kl_is_the_naive_sum_over_classes(
     assert (found >= -1e-12).all()
     if temperature == 1.0:
         assert (found <= kl_forward(student, teacher) + 1e-9).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pair=logit_pairs(),
+    temperature=temperatures,
+    top_k=st.integers(1, 12),
+    loss=st.sampled_from([KLForwardLoss, KLReverseLoss]),
+)
+def test_a_certain_label_is_the_hard_label(
+    pair: tuple[torch.Tensor, torch.Tensor],
+    temperature: float,
+    top_k: int,
+    loss: type[KLForwardLoss | KLReverseLoss],
+) -> None:
+    """Cross-entropy in value and gradient at every temperature, beside rows that are tempered."""
+    student, teacher = pair
+    top_k, width = min(top_k, student.shape[1]), student.shape[1]
+    labels = teacher.argmin(-1)
+    certain = soft_targets([None] * len(labels), labels.tolist(), top_k=top_k, vocab_size=width)
+    known = cut(teacher, top_k)
+    both = SoftTargets(
+        torch.cat([certain.ids, known.ids]),
+        torch.cat([certain.logprobs.double(), known.logprobs]),
+        torch.cat([certain.residual.double(), known.residual]),
+    )
+    twice = torch.cat([labels, labels])
+    section = loss(temperature=temperature)
+
+    def soft(logits: torch.Tensor) -> torch.Tensor:
+        return vocabulary_loss(section, StoredSignal(both, twice).beside(logits, slice(None)))
+
+    def alone(logits: torch.Tensor) -> torch.Tensor:
+        return vocabulary_loss(section, StoredSignal(known, labels).beside(logits, slice(None)))
+
+    def hard(logits: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, labels)
+
+    found, slope = soft(student.repeat(2, 1)), gradient(soft, student.repeat(2, 1))
+    expected = torch.cat([hard(student), alone(student)])
+    assert torch.allclose(found, expected, atol=1e-9)
+    slopes = torch.cat([gradient(hard, student), gradient(alone, student)])
+    assert torch.allclose(slope, slopes, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pair=logit_pairs(), temperature=temperatures)
+def test_what_fills_up_a_list_changes_nothing(
+    pair: tuple[torch.Tensor, torch.Tensor], temperature: float
+) -> None:
+    """Two tokens are named, two fill up: value and gradient are those of a list of two."""
+    student, teacher = (torch.cat([one, one + 0.5, one - 0.5], -1) for one in pair)
+    short = cut(teacher, 2)
+    free = torch.ones_like(teacher).scatter(-1, short.ids, 0).topk(2, dim=-1).indices
+    nothing = torch.full_like(short.logprobs, -60000.0)
+    filled = SoftTargets(
+        torch.cat([short.ids, free], -1), torch.cat([short.logprobs, nothing], -1), short.residual
+    )
+
+    def sparse(logits: torch.Tensor, soft: SoftTargets) -> torch.Tensor:
+        return kl_top_k(logits, soft.ids, soft.logprobs, soft.residual, temperature=temperature)
+
+    assert torch.allclose(sparse(student, filled), sparse(student, short), atol=1e-9)
+    slopes = [gradient(lambda x, soft=soft: sparse(x, soft), student) for soft in (filled, short)]
+    assert torch.allclose(*slopes, atol=1e-9)
 
 
 def test_cut_kl_keeps_its_gradient_where_the_student_is_sure() -> None:
