@@ -84,10 +84,11 @@ class Objective:
             TrainingError: soft labels do not fit the batch.
         """
         hidden, attentions = self._reads_hidden, self._reads_attention
-        ours = run_decoder(self._model, batch, all_layers=hidden, attentions=attentions)
         theirs = None
         if self._teacher is not None:
+            # First, for what it needs in passing would lie on top of what the student has to keep.
             theirs = self._teacher.states(batch, all_layers=hidden, attentions=attentions)
+        ours = run_decoder(self._model, batch, all_layers=hidden, attentions=attentions)
         parts: dict[str, torch.Tensor] = {}
         total = ours.supervised.new_zeros((), dtype=torch.float32)
         if self._losses:

@@ -213,6 +213,27 @@ def test_teacher_gets_no_gradient(batch: Batch) -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_the_teacher_is_done_before_the_student_keeps_anything(batch: Batch) -> None:
+    """Else what it needs in passing would lie on top of the student's activations."""
+    student, teacher = eager(build_tiny_model()), eager(build_tiny_model(seed=1))
+    kept = 0
+    seen: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += 1
+        return tensor
+
+    teacher.base_model.register_forward_hook(lambda *_: seen.append(kept))
+    objective = Objective(
+        student, DIVERGENCES, layer_terms=[HIDDEN], teacher=LiveTeacher(teacher), live=True
+    )
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        objective(batch, None)
+    assert set(seen) == {0}
+    assert kept > 0
+
+
 @pytest.mark.parametrize("batch_tokens", [150, 75])
 def test_parts_of_a_batch_add_up_to_its_loss_and_gradient(batch_tokens: int) -> None:
     """However a batch is split, every kind of loss has one gradient."""
