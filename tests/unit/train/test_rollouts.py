@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def write(
 
 def naive(model: LlamaForCausalLM, example: EncodedExample, number: int) -> Rollout:
     """One answer, the whole text computed anew for every token."""
-    uniforms = np.random.default_rng((5, 1, number)).random(12, dtype=np.float32)
+    uniforms = np.random.default_rng((5, 1, number)).random(12)
     ids: list[int] = prompt_of(example).tolist()
     answer: list[int] = []
     for uniform in uniforms.tolist():
@@ -125,19 +126,30 @@ def test_draws_follow_the_distribution() -> None:
     """Evenly spread numbers give every token its share, to one draw; impossible ones never come."""
     count = 20_000
     logits = torch.tensor([0.3, float("-inf"), 2.0, -1.0, 0.0, float("-inf")])
-    uniforms = (torch.arange(count) + 0.5) / count
+    uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     found = draw(logits.expand(count, -1), uniforms).bincount(minlength=6)
     expected = torch.softmax(logits, dim=-1) * count
     assert (found - expected).abs().max() <= 1
     assert found[1] == found[5] == 0
 
 
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_rare_tokens_of_a_large_vocabulary_are_drawn() -> None:
+    """Behind likely ones: their shares are far below what float32 can tell of a sum near 1."""
+    rare, share = 50_000, 1e-9
+    logits = torch.full((1, 1 + rare), math.log(share))
+    logits[0, 0] = 0.0
+    tokens = torch.arange(1, rare + 1, 997)
+    uniforms = (1 + (tokens - 0.5).double() * share) / (1 + rare * share)
+    found = draw(logits.expand(len(tokens), -1), uniforms)
+    assert (found - tokens).abs().max() <= 1
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
 def test_extreme_numbers_draw_possible_tokens(uniform: float) -> None:
     """The least and the largest number that there is find a token that the model can say."""
     logits = torch.full((1, 5000), -3.0)
     logits[:, :10] = logits[:, -10:] = float("-inf")
-    assert 10 <= int(draw(logits, torch.tensor([uniform]))) < 4990
+    assert 10 <= int(draw(logits, torch.tensor([uniform], dtype=torch.float64))) < 4990
 
 
 def test_ids_without_a_token_are_never_said(
