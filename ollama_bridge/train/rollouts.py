@@ -177,7 +177,9 @@ def _write(
 ) -> list[list[int]]:
     """The tokens of every prompt's answer, through the end token or up to the limit."""
     decoder, head = model.base_model, VocabularyHead(model)
-    shared = _shared_tokens(prompts)
+    longest = max(map(len, prompts)) + sampling.max_new_tokens
+    # A window counts places, and shorter prompts have padding between the prefix and the rest.
+    shared = 0 if _has_window(model, longest=longest) else _shared_tokens(prompts)
     width = max(map(len, prompts)) - shared
     # Padded on the left, so that the next token is at the same place for all.
     ids = np.zeros((len(prompts), width), dtype=np.int64)
@@ -223,6 +225,12 @@ def _write(
         mask = torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return answers
+
+
+def _has_window(model: CausalModel, *, longest: int) -> bool:
+    """Whether a layer looks back over less than so many tokens."""
+    window = getattr(model.config, "sliding_window", None)
+    return window is not None and window < longest
 
 
 def _shared_tokens(prompts: Sequence[IDs]) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 from transformers import LlamaForCausalLM
 
 from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.models.load import load_model
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.train import rollouts
 from ollama_bridge.train.rollouts import Rollout, Sampling, draw, prompt_of, roll_out
@@ -73,6 +77,25 @@ def test_batches_write_what_each_prompt_alone_would_get(
     monkeypatch.setattr(rollouts, "ROWS_AT_ONCE", rows_at_once)
     expected = [naive(model, example, number) for number, example in enumerate(examples)]
     assert len({len(rollout.answer) for rollout in expected}) >= 4
+    assert write(model, examples) == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "window"),
+    [("gemma2", 8), ("gemma2", 512), ("gemma3", 8), ("mistral", 8), ("qwen3", 0), ("smollm3", 0)],
+)
+def test_every_attention_writes_what_each_prompt_alone_would_get(
+    case: str, window: int, examples: tuple[EncodedExample, ...], tmp_path: Path
+) -> None:
+    """Windows shorter and longer than the texts, layers without positions, norms of the heads."""
+    folder = build_checkpoint(case, tmp_path / case)
+    config = json.loads((folder / "config.json").read_text())
+    if window:
+        config["sliding_window"] = window
+    (folder / "config.json").write_text(json.dumps(config))
+    model: Any = load_model(folder)
+    expected = [naive(model, example, number) for number, example in enumerate(examples)]
+    assert len({len(rollout.answer) for rollout in expected}) >= 2
     assert write(model, examples) == expected
 
 
