@@ -32,6 +32,7 @@ from ollama_bridge.models.forward import (
 )
 from ollama_bridge.models.fused_norms import fused_norms
 from ollama_bridge.models.gated_activations import lean_activations
+from ollama_bridge.models.memory import PeakMemory
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, Plan, SideWork, check_disk, forecast
@@ -58,6 +59,8 @@ LOG_NAME = "training.json"
 _MAX_SAVING_SHARE = 0.05
 # Points of the loss curve that are kept of one phase.
 _CURVE_POINTS = 200
+# Looks at the memory that steps hold: many in a step of any size, and no work to speak of.
+_MEMORY_INTERVAL_S = 0.02
 
 Validation = Callable[[], dict[str, float]]
 
@@ -163,6 +166,7 @@ def train(
         training_attention(model, longest=longest),
         fused_norms(model),
         lean_activations(model),
+        PeakMemory(precision.device, interval_s=_MEMORY_INTERVAL_S) as memory,
     ):
         model.train()
         if saved is None or saved.processes != ranks.size:
@@ -172,7 +176,7 @@ def train(
                 check_disk(state_dir, needs.disk_bytes)
             position.plan, position.processes = asdict(needs.plan), ranks.size
         plan = Plan(**position.plan)
-        meter = Meter(stage, sum(totals), reporter, precision.device)
+        meter = Meter(stage, sum(totals), reporter, memory)
         torch.manual_seed(settings.seed)
         for number, phase in enumerate(phases):
             if number < position.phase:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
-
-from ollama_bridge.models.memory import used_bytes
+from ollama_bridge.models.memory import PeakMemory
 from ollama_bridge.reporting import Metric, Progress, Reporter
 
 
@@ -18,14 +16,15 @@ class Meter:
         stage: For the events.
         steps: Of all phases.
         reporter: Hears of them.
-        device: Whose memory is told.
+        memory: Looks at it while the steps are computed.
     """
 
-    def __init__(self, stage: str, steps: int, reporter: Reporter, device: torch.device) -> None:
+    def __init__(self, stage: str, steps: int, reporter: Reporter, memory: PeakMemory) -> None:
         self._stage = stage
         self._steps = steps
         self._reporter = reporter
-        self._device = device
+        self._memory = memory
+        self._memory.lap_bytes()  # what was before is not its own
         self._start_s = time.monotonic()
         self._tokens = 0
         self._peak_bytes = 0
@@ -39,9 +38,7 @@ class Meter:
             values: Its losses and the like.
         """
         self._tokens += tokens
-        memory_bytes = used_bytes(self._device)
-        if self._device.type == "cuda":
-            memory_bytes = torch.cuda.max_memory_allocated(self._device)
+        memory_bytes = self._memory.lap_bytes()
         self._peak_bytes = max(self._peak_bytes, memory_bytes)
         fields = {**values, "tok_s": self._speed(), "memory_mb": memory_bytes / 1e6}
         self._reporter.emit(Progress(self._stage, done, self._steps, "steps", fields))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,18 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batches
+from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.config import EarlyStoppingSection, LoraSection, OptimizerSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
+from ollama_bridge.labels import Targets
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Metric, Note, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast, Plan
 from ollama_bridge.train.loop import TrainingResult, Validation, train
 from ollama_bridge.train.lora import add_lora, merge_lora
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.objective import Losses, Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
@@ -299,6 +302,32 @@ def test_events_tell_loss_speed_and_memory(tmp_path: Path) -> None:
     assert set(progress[0].fields) == {"loss", "ce", "lr", "tok_s", "memory_mb"}
     metrics = [event for event in listener.events if isinstance(event, Metric)]
     assert "validation_exact" in metrics[-1].values
+
+
+def test_peak_memory_is_that_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step holds for a moment is in the peak, in its own event and in no later one."""
+    held_bytes = 200_000_000
+    calls = 0
+    loss = Objective.__call__
+
+    def hungry(self: Objective, batch: Batch, soft: Targets | None) -> Losses:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            with mmap.mmap(-1, held_bytes) as held:
+                held[::1024] = bytes(len(range(0, held_bytes, 1024)))
+                time.sleep(0.1)
+        return loss(self, batch, soft)
+
+    monkeypatch.setattr(Objective, "__call__", hungry)
+    monkeypatch.setattr(loop, "forecast", lambda *_, **__: Forecast(Plan(), 0, 0, 0.0, 0, 200))
+    listener = Listener()
+    _, result = Run(tmp_path, listener=listener)()
+    told = [
+        float(event.fields["memory_mb"]) for event in listener.events if isinstance(event, Progress)
+    ]
+    assert told[0] - told[-1] > 0.9 * held_bytes / 1e6
+    assert result.facts["peak_memory_mb"] == pytest.approx(told[0], abs=0.1)
 
 
 def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
