@@ -25,6 +25,7 @@ from ollama_bridge.train.fit import Forecast, Plan
 from ollama_bridge.train.loop import TrainingResult, Validation, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.objective import Losses, Objective
+from ollama_bridge.train.optimizer import make_optimizer
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
@@ -328,6 +329,37 @@ def test_peak_memory_is_that_of_a_step(tmp_path: Path, monkeypatch: pytest.Monke
     ]
     assert told[0] - told[-1] > 0.9 * held_bytes / 1e6
     assert result.facts["peak_memory_mb"] == pytest.approx(told[0], abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_gradients_are_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """What the optimizer steps by is never longer than the limit, and no other where it is not."""
+    norms: list[float] = []
+
+    def watched(
+        parameters: dict[str, torch.nn.Parameter], settings: OptimizerSection
+    ) -> torch.optim.Optimizer:
+        def note(*_: object) -> None:
+            gradients = [one.grad for one in parameters.values() if one.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+        optimizer = make_optimizer(parameters, settings)
+        optimizer.register_step_pre_hook(note)
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", watched)
+    found = []
+    for limit in (1e9, None):
+        norms = []
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        Run(folder, changes={"clip_norm": limit or share * found[0][0]})()
+        found.append(norms)
+    free, clipped = found
+    assert clipped[0] == pytest.approx(min(1.0, share) * free[0], rel=1e-4)
+    assert max(clipped) <= share * free[0] * 1.001
 
 
 def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
