@@ -30,6 +30,22 @@ def cast_products(model: nn.Module, dtype: torch.dtype, *, frozen_only: bool = F
                 module.bias = nn.Parameter(module.bias.detach().to(dtype), requires_grad=False)
 
 
+def freeze_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the products of a model that will not be trained, and let go of what they were.
+
+    Args:
+        model: All of its parameters stop asking for a gradient.
+        dtype: Of the products; float32 changes no weight.
+    """
+    model.requires_grad_(False)
+    if dtype == torch.float32:
+        return
+    cast_products(model, dtype)
+    # A file stays mapped, and what was read of it in memory, for as long as one tensor is.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
 @contextlib.contextmanager
 def products_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside the block they are cast once, instead of at every call; behind it all is as before.

@@ -25,6 +25,7 @@ from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
+from ollama_bridge.models.products import freeze_in
 from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 from ollama_bridge.teacher.carried import Carried
@@ -265,6 +266,7 @@ class _LabelRun:
         *,
         carried: Carried | None,
     ) -> None:
+        freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
         self._model = model.to(precision.device).eval()
         self._precision = precision
         self._store = store

@@ -14,6 +14,7 @@ import torch
 from fakes.trainable import tiny_base, tiny_corpus
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.batches import Batch
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.examples import read_examples
@@ -21,6 +22,7 @@ from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SampledTargets, SoftTargets
+from ollama_bridge.models.forward import States, run_decoder
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice
 from ollama_bridge.reporting import Event, Progress, StageReused, StageStarted
@@ -165,6 +167,27 @@ def test_earlier_labels_decide_the_compute_type(
         again = run(teacher, corpus, tmp_path / f"{dtype}-again", store_dir=stores, dtype="auto")
         assert again.facts["dtype"] == dtype
         assert again.facts["labelled_rows"] == 0
+
+
+def test_the_products_are_cast_once(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for every batch, beside the float32 ones; the labels are the same to the bit."""
+    types: list[set[torch.dtype]] = []
+
+    def watched(model: torch.nn.Module, batch: Batch) -> States:
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        types.append({module.weight.dtype for module in linear})
+        return run_decoder(model, batch)
+
+    monkeypatch.setattr(local, "run_decoder", watched)
+    found = run(teacher, corpus, tmp_path / "once", dtype="bfloat16")
+    assert len(types) > 2
+    assert types == [{torch.bfloat16}] * len(types)
+    monkeypatch.setattr(local, "freeze_in", lambda model, dtype: None)
+    expected = run(teacher, corpus, tmp_path / "always", dtype="bfloat16")
+    assert types[-1] == {torch.float32}
+    assert found.digest == expected.digest
 
 
 def test_second_call_reuses(teacher: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:
