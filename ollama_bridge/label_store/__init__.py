@@ -12,6 +12,7 @@ found by its content, token ids and supervised mask, whatever corpus it stands i
         89abcdef01234567/         a finished segment: never written again
           labels.bin              blocks, one a row, behind one another (see formats)
           rows.bin                (rows,) of segments.ROW: content key, size, positions, checksum
+          digests.json            sha256 of both, so that nobody who links them hashes them again
       .0123456789abcdef.lock      held by who writes
 
 A segment under construction is appended to batch by batch, labels first, each synced; so a kill

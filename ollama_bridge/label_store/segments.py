@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ollama_bridge.artifacts import digest_file, digest_text, raise_if_disk_full
+from ollama_bridge.artifacts import (
+    digest_file,
+    digest_text,
+    raise_if_disk_full,
+    write_text_atomic,
+)
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.info import KEY_BYTES
 
 LABELS_NAME = "labels.bin"
 ROWS_NAME = "rows.bin"
+DIGESTS_NAME = "digests.json"
 OPEN_NAME = "open"
 
 ROW = np.dtype(
@@ -84,6 +91,15 @@ class Segment:
         """Of all rows, in order."""
         return keys_of(self._rows)
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of its files when it was finished, by name; nothing where that was not kept."""
+        try:
+            found = json.loads((self.folder / DIGESTS_NAME).read_text(encoding="utf-8"))
+            digests = {name: str(found[name]) for name in (LABELS_NAME, ROWS_NAME)}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return digests if _segment_name(digests) == self.folder.name else {}
+
     def row(self, number: int) -> Row:
         """One row.
 
@@ -134,8 +150,9 @@ class SegmentWriter:
         """Turn what was appended into a finished segment, named by its content."""
         if not self._folder.exists():
             return
-        digests = [digest_file(self._folder / name) for name in (LABELS_NAME, ROWS_NAME)]
-        self._folder.replace(self._store / digest_text(" ".join(digests))[:16])
+        digests = {name: digest_file(self._folder / name) for name in (LABELS_NAME, ROWS_NAME)}
+        write_text_atomic(self._folder / DIGESTS_NAME, json.dumps(digests) + "\n")
+        self._folder.replace(self._store / _segment_name(digests))
         self._size_bytes = 0
 
     def _recover(self) -> int:
@@ -177,6 +194,10 @@ def keys_of(rows: np.ndarray[Any, Any]) -> list[bytes]:
     """The keys of (rows,) of :data:`ROW`."""
     content = rows["key"].tobytes()
     return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
+
+
+def _segment_name(digests: Mapping[str, str]) -> str:
+    return digest_text(f"{digests[LABELS_NAME]} {digests[ROWS_NAME]}")[:16]
 
 
 def _read_rows(path: Path) -> np.ndarray[Any, Any]:

@@ -95,6 +95,14 @@ class SharedStore:
         replace(about, used_by=tuple(sorted({*about.used_by, user}))).write(self.folder)
         return round(size_bytes / max(1, positions), 1)
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of what :meth:`link_into` links, where it is known, by names in an artefact."""
+        return {
+            f"{segment.folder.name}/{name}": sha256
+            for segment in segments_of(self.folder)
+            for name, sha256 in segment.digests().items()
+        }
+
 
 @contextlib.contextmanager
 def open_store(stores: Path, info: StoreInfo, *, teacher_path: Path) -> Iterator[SharedStore]:

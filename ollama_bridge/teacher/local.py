@@ -120,7 +120,7 @@ def label(
             facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
             facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
             facts["labelled_rows"] = sum(len(members) for members in missing)
-            manifest = draft.commit(facts)
+            manifest = draft.commit(facts, digests=store.digests())
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
 

@@ -13,14 +13,16 @@ import pytest
 import torch
 from fakes.trainable import tiny_base, tiny_corpus
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge import drafts
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, digest_file
 from ollama_bridge.batches import Batch
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.catalogue import list_stores
-from ollama_bridge.label_store.info import read_info, row_key
+from ollama_bridge.label_store.info import INFO_NAME, read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.label_store.segments import DIGESTS_NAME, LABELS_NAME, ROWS_NAME
 from ollama_bridge.labels import SampledTargets, SoftTargets
 from ollama_bridge.models.forward import States, run_decoder
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -155,6 +157,29 @@ def test_a_corpus_that_overlaps_computes_its_new_rows_alone(
     (store,) = list_stores(stores)
     assert set(store.used_by) == {tmp_path / name for name in "abc"}
     assert store.rows == first.facts["labelled_rows"] + second.facts["labelled_rows"]
+
+
+def test_what_is_linked_is_not_hashed_again(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large store costs a small corpus nothing; what the manifest says of the files is true."""
+    stores = tmp_path / "stores"
+    first = run(teacher, corpus, tmp_path / "a", store_dir=stores)
+    hashed: list[str] = []
+
+    def watched(path: Path) -> str:
+        hashed.append(path.name)
+        return digest_file(path)
+
+    monkeypatch.setattr(drafts, "digest_file", watched)
+    second = run(teacher, corpus, tmp_path / "b", store_dir=stores)
+    assert hashed == [INFO_NAME]
+    assert SoftLabels.open(second.path, verify_digests=True).digest == first.digest
+    (kept,) = stores.glob(f"*/*/{DIGESTS_NAME}")
+    kept.write_text(kept.read_text().replace("a", "b"))  # of another segment: not believed
+    third = run(teacher, corpus, tmp_path / "c", store_dir=stores)
+    assert hashed == [INFO_NAME, LABELS_NAME, ROWS_NAME, INFO_NAME]
+    assert third.digest == first.digest
 
 
 def test_earlier_labels_decide_the_compute_type(
