@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from fakes.reasoning import build_reasoner
 from fakes.trainable import LABELS, SYSTEM, commit
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import Recipe, load_recipe
@@ -18,7 +22,28 @@ from ollama_bridge.rendering import render
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
+from ollama_bridge.train.fit import GRADIENT_BYTES, MOMENT_BYTES
 
+RECIPE_FILE = Path(__file__).parents[3] / "training" / "recipes" / "deepseek-r1-7b.yaml"
+# config.json of deepseek-ai/DeepSeek-R1-Distill-Qwen-7B and -1.5B.
+TEACHER = Qwen2Config(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    tie_word_embeddings=False,
+)
+STUDENT = Qwen2Config(
+    vocab_size=151936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    tie_word_embeddings=False,
+)
 SMALL = (
     "distill.epochs=1",
     "distill.lr=1e-3",
@@ -91,3 +116,47 @@ def test_every_stage_runs_on_a_small_reasoner(
         gguf = convert(exported, type=gguf_type, out_dir=tmp_path / gguf_type)
         modelfile = render(gguf, settings=recipe.modelfile, system=SYSTEM)
         assert modelfile.parameters["num_predict"] == 64
+
+
+def without_memory(config: Qwen2Config) -> Qwen2ForCausalLM:
+    """A model that has shapes and no weights."""
+    with torch.device("meta"):
+        return Qwen2ForCausalLM(config)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_it_fits_into_what_it_says(recipe: Recipe) -> None:
+    """Weights, gradients and moments at the published sizes leave a third for activations."""
+    text = re.sub(r"\n# +", " ", RECIPE_FILE.read_text())
+    said = re.search(
+        r"memory of (\d+) GB: weights are float32 in training, (\d) bytes of each of the teacher's "
+        r"(\S+) parameters; the student's (\S+) that are trained take (\d+) bytes each",
+        text,
+    )
+    assert said is not None
+    room_gb, weight_bytes, of_teacher, of_student, trained_bytes = map(float, said.groups())
+    teacher, student = without_memory(TEACHER), without_memory(STUDENT)
+    embeddings = count(student.get_input_embeddings()) + count(student.get_output_embeddings())
+    assert recipe.distill.train_embeddings is False
+    trained = count(student) - embeddings
+    assert count(teacher) == pytest.approx(of_teacher, rel=0.01)
+    assert trained == pytest.approx(of_student, rel=0.01)
+    assert trained_bytes == weight_bytes + GRADIENT_BYTES + MOMENT_BYTES
+
+    tune = load_recipe("deepseek-r1-7b").teacher.tune
+    assert tune is not None
+    adapters = sum(
+        tune.lora.r * (module.in_features + module.out_features)
+        for module in teacher.base_model.modules()
+        if isinstance(module, nn.Linear)
+    )
+    needed = {
+        "finetune": weight_bytes * count(teacher) + trained_bytes * adapters,
+        "label": weight_bytes * count(teacher),
+        # At most: the vocabulary is cut down to the corpus.
+        "distill": trained_bytes * trained + weight_bytes * embeddings,
+    }
+    assert max(needed.values()) < 2 / 3 * room_gb * 1e9
