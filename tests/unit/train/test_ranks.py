@@ -18,10 +18,11 @@ from fakes.trainable import LABELS, SYSTEM
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.config import DistillSection, StudentSection, TuneSection
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.train import ranks
 from ollama_bridge.train.distill import distill
+from ollama_bridge.train.finetune import finetune
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.state import STATE_NAME, load_position
 
@@ -47,6 +48,22 @@ RECIPE = {
     "distill": SETTINGS,
     "export": {"tag": "tiny"},
 }
+
+
+TUNE = {
+    "epochs": 1,
+    "batch_tokens": 400,
+    "lr": 1e-3,
+    "dtype": "float32",
+    "lora": {"r": 4, "alpha": 8, "variant": "pissa"},
+}
+
+
+def torchrun(script: Path, *arguments: str, restarts: int = 0) -> list[str]:
+    """The command of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--max-restarts", str(restarts), "--", str(script)]
+    return [*command, *arguments]
 
 
 def alone(
@@ -95,9 +112,8 @@ def test_two_processes_give_the_losses_of_one(
     settings = {**SETTINGS, **changes}
     recipe = {**RECIPE, "distill": settings}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--max-restarts", "1", "--", str(TRAINING / "distill.py")]
-    command += [str(tmp_path / "tiny.yaml"), "--start", str(base.path), "--teacher", str(base.path)]
+    command = torchrun(TRAINING / "distill.py", str(tmp_path / "tiny.yaml"), restarts=1)
+    command += ["--start", str(base.path), "--teacher", str(base.path)]
     command += ["--corpus", str(corpus.path), "--labels", str(labels.path)]
     command += ["--out", str(tmp_path / "student")]
     state = tmp_path / ".student.draft" / STATE_NAME
@@ -136,15 +152,43 @@ def test_two_processes_give_the_losses_of_one(
     assert seen < 0.95 * whole
 
 
+@pytest.mark.usefixtures("no_reference_values")
+def test_two_processes_tune_as_one(base: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:
+    """Adapters beside weights that PiSSA changed in each of them, merged once into one model."""
+    recipe = {**RECIPE, "teacher": {"model": "ollama:none", "tune": TUNE}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    command = torchrun(TRAINING / "finetune.py", str(tmp_path / "tiny.yaml"))
+    command += ["--base", str(base.path), "--corpus", str(corpus.path)]
+    command += ["--out", str(tmp_path / "tuned")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "tuned")]
+    tuned = Checkpoint.open(tmp_path / "tuned", verify_digests=True)
+    expected = finetune(
+        base,
+        corpus,
+        TuneSection.model_validate(TUNE),
+        system=SYSTEM,
+        labels=LABELS,
+        out_dir=tmp_path / "alone",
+    )
+    assert tuned.manifest.work.key == expected.manifest.work.key
+    assert json.loads((tuned.path / "training.json").read_text())["processes"] == 2
+    for ours, theirs in zip(log(tuned), log(expected), strict=True):
+        assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-4)
+    weights = [load_file(one.path / "model.safetensors") for one in (tuned, expected)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+    assert tuned.facts["merge_max_logit_difference"] < 1e-3
+
+
 @pytest.fixture(scope="module")
 def pair(
     base: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
     """What each of two processes has at the end, that began with other weights."""
     here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--", str(here / "in_two_processes.py")]
-    command += [str(base.path), str(corpus.path), str(tmp_path_factory.mktemp("pair"))]
+    folder = tmp_path_factory.mktemp("pair")
+    command = torchrun(here / "in_two_processes.py", str(base.path), str(corpus.path), str(folder))
     environment = {**os.environ, "PYTHONPATH": str(here.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
