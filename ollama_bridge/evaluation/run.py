@@ -28,6 +28,7 @@ from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import choose_precision
+from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Metric, NullReporter, Reporter, Timed
 
 STAGE = "evaluate"
@@ -157,11 +158,12 @@ def _score(
         precision = choose_precision()
         tokenizer = load_tokenizer(checkpoint.path)
         model: CausalModel = load_model(checkpoint.path)
-        model = model.to(precision.device)
         facts: dict[str, object] = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "dtype": precision.dtype_name,
         }
+        freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
+        model = model.to(precision.device)
         if task.kind == "classify":
             scores = score_labels(
                 model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.encoding import encode
 from ollama_bridge.errors import ConfigError, DataError
-from ollama_bridge.evaluation.classify import score_labels
+from ollama_bridge.evaluation import run
+from ollama_bridge.evaluation.classify import LabelScores, score_labels
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.run import ModelScores, evaluate
@@ -199,6 +201,29 @@ def test_a_changed_model_alone_is_scored_again(
     assert ModelScores.open(tmp_path / "r-models" / "student").manifest.work.inputs["model"] == (
         other.digest
     )
+
+
+def test_the_products_are_cast_once(
+    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for every batch, beside the float32 ones; the scores are the same to the bit."""
+    seen: list[tuple[set[torch.dtype], LabelScores]] = []
+
+    def watched(model: torch.nn.Module, *arguments: Any, **named: Any) -> LabelScores:
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        scores = score_labels(model, *arguments, **named)
+        seen.append(({module.weight.dtype for module in linear}, scores))
+        return scores
+
+    bfloat16 = replace(FLOAT32, dtype=torch.bfloat16)
+    monkeypatch.setattr(run, "choose_precision", lambda: bfloat16)
+    monkeypatch.setattr(run, "score_labels", watched)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "once")
+    monkeypatch.setattr(run, "freeze_in", lambda model, dtype: None)
+    evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "always")
+    assert [types for types, _ in seen] == [{torch.bfloat16}, {torch.float32}]
+    assert (seen[0][1].log_probs == seen[1][1].log_probs).all()
 
 
 def test_names_that_read_alike_keep_their_own_scores(
