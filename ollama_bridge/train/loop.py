@@ -218,7 +218,7 @@ def train(
                     position.rollouts = on_policy.state
                 share = ranks.share(members)
                 parts = _gradient(model, lesson, source, share, members, plan, precision, weights)
-                parts = ranks.sum_losses(parts)
+                parts = ranks.sum_losses(parts, lesson.objective.names)
                 weights.sum_gradients()
                 step = done_before + position.step + 1
                 _check_finite(parts["loss"], "loss", stage, step)

@@ -72,6 +72,11 @@ class Objective:
         self._reads_hidden = any(term.compares_hidden for term in self._layer_terms)
         self._reads_attention = not all(term.compares_hidden for term in self._layer_terms)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parts of a loss are called."""
+        return ("loss", *self._names, *self._layer_names)
+
     def __call__(self, batch: Batch, soft: Targets | None) -> Losses:
         """The loss of one batch.
 

@@ -119,14 +119,17 @@ class Ranks:
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return float(tensor)
 
-    def sum_losses(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def sum_losses(
+        self, parts: Mapping[str, torch.Tensor], names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
         """The sum of what each process adds to a batch's losses.
 
-        A process whose share is empty has none; the first one always has some.
+        Args:
+            parts: Of this one; none, where its share is empty.
+            names: Of all parts, the same in every process.
         """
         if self.size == 1:
             return dict(parts)
-        names = self.agree(sorted(parts))
         values = [float(parts[name]) if name in parts else 0.0 for name in names]
         sums = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(sums)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from fakes.models import build_tiny_model
 from fakes.trainable import LABELS, SYSTEM
 from safetensors.torch import load_file
 
@@ -23,6 +24,7 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.train import ranks
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
+from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.state import STATE_NAME, load_position
 
@@ -240,6 +242,26 @@ def test_shares_are_whole_and_of_like_lengths() -> None:
     shares = [Ranks(rank, 3).share(range(8)) for rank in range(3)]
     assert shares == [(0, 3, 6), (1, 4, 7), (2, 5)]
     assert [Ranks(rank, 3).share([7]) for rank in range(3)] == [(7,), (), ()]
+
+
+def test_nobody_has_to_be_told_what_losses_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All know the objective, those with an empty share as well: one sum a step, and no message."""
+
+    def all_reduce(sums: torch.Tensor) -> None:
+        sums += torch.tensor([3.0, 1.0])  # of the other process
+
+    def told(*_: object, **__: object) -> None:
+        raise AssertionError("a message")
+
+    monkeypatch.setattr(ranks.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(ranks.distributed, "broadcast_object_list", told)
+    names = Objective(build_tiny_model()).names
+    assert names == ("loss", "ce")
+    own = {"ce": torch.tensor(0.5), "loss": torch.tensor(2.0)}
+    for parts, expected in ((own, [5.0, 1.5]), ({}, [3.0, 1.0])):
+        found = Ranks(1, 2).sum_losses(parts, names)
+        assert list(found) == ["loss", "ce"]
+        assert [float(value) for value in found.values()] == expected
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9])
