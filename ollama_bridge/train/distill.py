@@ -11,19 +11,25 @@ from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.memory import memory_is_enough
+from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.fit import LESS_MEMORY
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import train
-from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
-from ollama_bridge.train.objectives import make_objectives, reads_attention
+from ollama_bridge.train.material import (
+    Material,
+    complete_checkpoint,
+    key_settings,
+    load_material,
+)
+from ollama_bridge.train.objectives import Objectives, make_objectives, reads_attention
 from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.soft_targets import open_stores
+from ollama_bridge.train.soft_targets import SplitLabels, open_stores
 from ollama_bridge.train.student import cut_student
 from ollama_bridge.train.validation import Validator
 
@@ -79,21 +85,17 @@ def distill(
     ranks = Ranks.current()
     reporter = ranks.reporter(reporter or NullReporter())
     settings = _settings_in_effect(settings, labels, teacher)
-    used_labels = labels if settings.reads_soft_labels else None
-    used_teacher = teacher if settings.loads_teacher else None
-    stage = STAGE if used_labels or used_teacher else CONTROL_STAGE
+    labels = labels if settings.reads_soft_labels else None
+    teacher = teacher if settings.loads_teacher else None
+    stage = STAGE if labels or teacher else CONTROL_STAGE
     idle = settings.idle_keys
     effective = {key: value for key, value in key_settings(settings).items() if key not in idle}
-    inputs = {"start": start.digest, "corpus": corpus.digest}
-    if used_labels is not None:
-        inputs["labels"] = used_labels.digest
-    if used_teacher is not None:
-        inputs["teacher"] = used_teacher.digest
+    inputs = {"start": start, "corpus": corpus, "labels": labels, "teacher": teacher}
     work = Work(
         kind=Checkpoint.kind,
         stage=stage,
-        version=_version(used_labels, settings, student),
-        inputs=inputs,
+        version=_version(labels, settings, student),
+        inputs={name: one.digest for name, one in inputs.items() if one is not None},
         settings={
             **effective,
             **student.effective(),
@@ -117,7 +119,7 @@ def distill(
         material = load_material(
             start.path, corpus, settings, stage=stage, reporter=reporter, vocabulary=vocabulary
         )
-        stores = open_stores(used_labels, material)
+        stores = open_stores(labels, material)
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
         model, parts = cut_student(
@@ -133,10 +135,10 @@ def distill(
             for matrix in (model.get_input_embeddings(), model.get_output_embeddings()):
                 matrix.requires_grad_(False)
         live = None
-        if used_teacher is not None:
+        if teacher is not None:
             attentions = reads_attention(settings)
             live = load_live_teacher(
-                used_teacher,
+                teacher,
                 material.tokenizer,
                 precision,
                 student=model,
@@ -146,23 +148,7 @@ def distill(
             if attentions:
                 model.set_attn_implementation("eager")
         objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)
-        read = stores["train"].read if stores else None
-        on_policy = None
-        if objectives.rollouts is not None:
-            on_policy = OnPolicy(
-                model,
-                objectives.rollouts,
-                settings,
-                material.training.examples,
-                tokenizer=material.tokenizer,
-                precision=precision,
-            )
-        phases = [
-            Phase("answers", settings.epochs, settings.lr, objectives.answers, read, on_policy)
-        ]
-        if objectives.transfer is not None:
-            transfer = Phase("hidden", settings.hidden_epochs, settings.lr, objectives.transfer)
-            phases.insert(0, transfer)
+        phases = _phases(settings, objectives, model, material, stores.get("train"), precision)
         with trained_with(model, objectives.projections):
             result = train(
                 model,
@@ -179,7 +165,7 @@ def distill(
                     precision=precision,
                     store=stores.get("validation"),
                     teacher=live if settings.teacher == "live" else None,
-                    on_policy=on_policy,
+                    on_policy=phases[-1].on_policy,
                 ),
             )
         facts: dict[str, Any] = {
@@ -206,6 +192,33 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _phases(
+    settings: DistillSection,
+    objectives: Objectives,
+    model: CausalModel,
+    material: Material,
+    store: SplitLabels | None,
+    precision: Precision,
+) -> list[Phase]:
+    """Hidden states alone, if asked for; then answers, of the corpus and of the student's own."""
+    on_policy = None
+    if objectives.rollouts is not None:
+        on_policy = OnPolicy(
+            model,
+            objectives.rollouts,
+            settings,
+            material.training.examples,
+            tokenizer=material.tokenizer,
+            precision=precision,
+        )
+    read = None if store is None else store.read
+    answers = Phase("answers", settings.epochs, settings.lr, objectives.answers, read, on_policy)
+    if objectives.transfer is None:
+        return [answers]
+    transfer = Phase("hidden", settings.hidden_epochs, settings.lr, objectives.transfer)
+    return [transfer, answers]
 
 
 def _version(labels: SoftLabels | None, settings: DistillSection, student: StudentSection) -> int:
