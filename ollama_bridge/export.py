@@ -8,6 +8,7 @@ from pathlib import Path
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
 from ollama_bridge.config import Recipe
 from ollama_bridge.conversion import Target, convert
+from ollama_bridge.conversion.source import Source
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.rendering import check_labels_fit
@@ -82,6 +83,21 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
         recipe.task.labels,
         lambda label: len(tokenizer(label, add_special_tokens=False)["input_ids"]),
     )
+
+
+def check_can_be_written(start: Checkpoint) -> None:
+    """Make sure that what is made of a model can become a GGUF, before hours go into it.
+
+    Reads no weights.
+
+    Args:
+        start: What the training begins with.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConversionError: something of it cannot be expressed in a GGUF.
+    """
+    Source(start).tokenizer.entries(chat_template=False)
 
 
 def teacher_tag_of(recipe: Recipe) -> str:

@@ -106,6 +106,7 @@ def finetune(
     Examples:
       ollama-bridge finetune sentiment --base ./model --corpus ./corpus --out ./teacher
     """
+    from ollama_bridge.export import check_can_be_written
     from ollama_bridge.train.finetune import finetune as stage
 
     loaded = _read_recipe(recipe, set_)
@@ -115,8 +116,10 @@ def finetune(
             hint="add --set teacher.tune.lr=2e-4",
         )
     with shown(tensorboard=tensorboard) as reporter:
+        found = checkpoint_of(base, host, reporter)
+        check_can_be_written(found)
         checkpoint = stage(
-            checkpoint_of(base, host, reporter),
+            found,
             Corpus.open(corpus),
             loaded.teacher.tune,
             system=loaded.task.system,
@@ -208,12 +211,15 @@ def distill(
       ollama-bridge distill sentiment --start ./teacher --corpus ./corpus --labels ./labels \
         --out ./student
     """
+    from ollama_bridge.export import check_can_be_written
     from ollama_bridge.train.distill import distill as stage
 
     loaded = _read_recipe(recipe, set_)
     with shown(tensorboard=tensorboard) as reporter:
+        found = checkpoint_of(start, host, reporter)
+        check_can_be_written(found)
         checkpoint = stage(
-            checkpoint_of(start, host, reporter),
+            found,
             Corpus.open(corpus),
             SoftLabels.open(labels) if labels else None,
             loaded.distill,

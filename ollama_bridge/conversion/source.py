@@ -56,7 +56,12 @@ class Source:
         self.checkpoint = checkpoint
         self.config = check_folder(checkpoint.path)
         self.architecture = ARCHITECTURES[read_architecture(checkpoint.path, self.config)]
-        self.tokenizer = TokenizerSection(checkpoint.path, self.config)
+        values = read_reference(checkpoint)
+        self.tokenizer = TokenizerSection(
+            checkpoint.path,
+            self.config,
+            ends=[] if values is None else [token.id for token in values.end_tokens],
+        )
         self._entries = self.architecture.entries(self.config)
         self.weights = open_weights(checkpoint.path, self.config)
         self.plans = plan_tensors(self.architecture, self.config, self.weights)
@@ -85,10 +90,8 @@ class Source:
 
     def reference_entries(self) -> list[Entry]:
         """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""
-        path = self.checkpoint.reference_path
-        if not path.is_file():
-            return []
-        return [text(REFERENCE_KEY, ReferenceValues.read(path).to_json())]
+        values = read_reference(self.checkpoint)
+        return [] if values is None else [text(REFERENCE_KEY, values.to_json())]
 
     def facts(self) -> Mapping[str, Any]:
         """For the manifest."""
@@ -131,6 +134,12 @@ class Source:
                 for role, digest in sorted(work.inputs.items())
             ),
         ]
+
+
+def read_reference(checkpoint: Checkpoint) -> ReferenceValues | None:
+    """What a daemon has to reproduce; None: nobody computed it."""
+    path = checkpoint.reference_path
+    return ReferenceValues.read(path) if path.is_file() else None
 
 
 def _size_label(parameters: int) -> str:

@@ -14,7 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
-from ollama_bridge.conversion.source import Source
+from ollama_bridge.conversion.source import Source, read_reference
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
@@ -24,14 +24,15 @@ from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.quantization.mixes import TypePlan, base_type, plan_types
-from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
 
-# Raised when the same checkpoint gives other bytes.
-_VERSION = 4
+# Raised when the same checkpoint gives other bytes. The older one goes on for those of whose bytes
+# none has changed: see `_version`.
+_VERSION = 5
+_OLDER_VERSION = 4
 
 
 def convert(
@@ -144,7 +145,11 @@ class _Asked:
             if self.corpus is not None:
                 inputs["corpus"] = self.corpus.digest
         return Work(
-            kind=GGUFFile.kind, stage="convert", version=_VERSION, inputs=inputs, settings=settings
+            kind=GGUFFile.kind,
+            stage="convert",
+            version=_version(checkpoint),
+            inputs=inputs,
+            settings=settings,
         )
 
 
@@ -235,10 +240,18 @@ def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPla
         )
 
 
+def _version(checkpoint: Checkpoint) -> int:
+    """Before 5, llama.cpp was told of the first end alone, and Metaspace taken for its own way."""
+    values = read_reference(checkpoint)
+    one_end = values is not None and len(values.end_tokens) == 1
+    tokenizer = checkpoint.path / "tokenizer.json"
+    metaspace = tokenizer.is_file() and b'"Metaspace"' in tokenizer.read_bytes()
+    return _OLDER_VERSION if one_end and not metaspace else _VERSION
+
+
 def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:
-    if not checkpoint.reference_path.is_file():
-        return False
-    template = ReferenceValues.read(checkpoint.reference_path).template
+    values = read_reference(checkpoint)
+    template = values.template if values is not None else None
     return template is not None and template.authority == "jinja"
 
 

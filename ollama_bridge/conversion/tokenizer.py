@@ -7,7 +7,7 @@ Everything is written explicitly, for what a GGUF leaves out a runtime fills in:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,15 @@ class TokenizerSection:
     Args:
         folder: The checkpoint.
         config: Its ``config.json``.
+        ends: Ids of more tokens that end an answer, such as the chat template's end of a turn.
 
     Raises:
         ConversionError: the tokenizer does something that a GGUF cannot say.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, ends: Sequence[int] = ()
+    ) -> None:
         self._folder = folder
         self._config = config
         self._document = read_json_object(folder / "tokenizer.json")
@@ -68,13 +71,15 @@ class TokenizerSection:
         self._added: list[Mapping[str, Any]] = self._document.get("added_tokens") or []
         self._kind = self._find_kind()
         self._tokens, self._types = self._vocabulary()
-        self._ends = self._end_ids()
+        own = self._end_ids()
+        self._ends = list(dict.fromkeys([*own[:1], *ends, *own]))
         if not self._ends:
             # llama.cpp would take token 11 (BPE) or 2 (SentencePiece) for it.
             raise ConversionError(
                 f"{folder}: no token ends an answer: a runtime would take one of its own",
                 hint="name eos_token in tokenizer_config.json, or eos_token_id in config.json",
             )
+        self._roles = self._runtime_roles()
         self._note_stripping()
 
     @property
@@ -113,17 +118,9 @@ class TokenizerSection:
         ):
             if id_ is not None:
                 entries.append(number(_PREFIX + key, id_))
-        roles = {role: self._role_id(role) for role in RUNTIME_ROLES}
-        if roles["eot"] is None:
-            roles["eot"] = self._ends[0]
-        # llama.cpp stops at eos, eot and eom, Ollama at eos_token_ids.
         entries += [
             number(f"{_PREFIX}eos_token_id", self._ends[0]),
-            *(
-                number(f"{_PREFIX}{role}_token_id", id_)
-                for role, id_ in roles.items()
-                if id_ is not None
-            ),
+            *(number(f"{_PREFIX}{role}_token_id", id_) for role, id_ in self._roles.items()),
             array(f"{_PREFIX}eos_token_ids", self._ends, GGUFValueType.INT32),
         ]
         entries += [
@@ -275,6 +272,26 @@ class TokenizerSection:
             several = value if isinstance(value, list) else [value]
             ids += [self._checked("eos", id_) for id_ in several if type(id_) is int]
         return list(dict.fromkeys(ids))
+
+    def _runtime_roles(self) -> dict[str, int]:
+        """Tokens that only runtimes ask for.
+
+        Of the ends, llama.cpp knows those that are called eos, eot and eom, and some famous texts;
+        all of eos_token_ids only Ollama's own engine.
+        """
+        named = {role: self._role_id(role) for role in RUNTIME_ROLES}
+        others = [id_ for id_ in self._ends[1:] if id_ not in (named["eot"], named["eom"])]
+        for role in ("eot", "eom"):
+            if named[role] is None and others:
+                named[role] = others.pop(0)
+        if named["eot"] is None:
+            named["eot"] = self._ends[0]
+        if others:
+            self.notes.append(
+                f"Ollama may not end answers at {', '.join(self._tokens[id_] for id_ in others)}: "
+                "a GGUF has room for three ends"
+            )
+        return {role: id_ for role, id_ in named.items() if id_ is not None}
 
     def _surrounding(self, bos: int | None) -> tuple[bool, bool]:
         """Whether the tokenizer adds BOS in front and EOS behind, by trying it."""

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from ollama_bridge.models.reference_texts import chat_template_of, turn_end_of, turn_end_token
+
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The ends that the generation config names, and the tokenizer's own."""
+    """The ends that the generation config names, the tokenizer's own, and the chat template's.
+
+    The last is neither of the others where a base model, which ends whole texts, was taught a chat
+    format with marks of its own.
+    """
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(id_) for id_ in (*ids, tokenizer.eos_token_id) if id_ is not None)
+    template = chat_template_of(tokenizer)
+    turn_end = turn_end_of(template) if template is not None else None
+    ends = (*ids, tokenizer.eos_token_id, turn_end and turn_end_token(tokenizer, turn_end))
+    return frozenset(int(id_) for id_ in ends if id_ is not None)

@@ -51,7 +51,7 @@ class TextSide:
         self.has_chat_template = self._template is not None
         self.default_system = self._find_default_system() if self.has_chat_template else None
         self._asked_system = system
-        self.turn_end = self._find_turn_end() if self.has_chat_template else None
+        self.turn_end = turn_end_of(self._template) if self._template is not None else None
         self._renderer = renderer
         self._served = self._decide()
         if self._served is not None:
@@ -144,8 +144,7 @@ class TextSide:
         """Tokens that end an answer, the one that the chat template writes first."""
         ids: list[int | None] = []
         if self.turn_end is not None:
-            first = self.tokenizer(self.turn_end, add_special_tokens=False).input_ids[:1]
-            ids += [token for token in first if self._is_special(token)]
+            ids.append(turn_end_token(self.tokenizer, self.turn_end))
         listed = generation.get("eos_token_id")
         ids += listed if isinstance(listed, list) else [listed]
         eos = self.special(self.tokenizer.eos_token)
@@ -162,10 +161,6 @@ class TextSide:
             return None
         token = self.tokenizer.convert_tokens_to_ids(text)
         return Special(id=token, text=text) if isinstance(token, int) else None
-
-    def _is_special(self, token: int) -> bool:
-        added = self.tokenizer.added_tokens_decoder.get(token)
-        return added is not None and added.special
 
     def _with_system(self, conversation: Conversation) -> Conversation:
         """As the daemon completes it: a tag's SYSTEM stands before what brings none."""
@@ -187,11 +182,11 @@ class TextSide:
     def _date(self, form: str) -> str:
         return self.dates.setdefault(form, datetime.now().strftime(form))
 
-    def _apply(self, *messages: Message, prompt: bool = True) -> str | None:
+    def _apply(self, *messages: Message) -> str | None:
         if self._template is None:
             return None
         try:
-            return self._template.render(Conversation(messages), prompt=prompt)
+            return self._template.render(Conversation(messages))
         except RefusedError:
             return None
 
@@ -241,13 +236,6 @@ class TextSide:
                 return False
         return True
 
-    def _find_turn_end(self) -> str | None:
-        rendered = self._apply(Message("user", "Hi"), Message("assistant", "Answer."), prompt=False)
-        if rendered is None or "Answer." not in rendered:
-            return None
-        # The line end belongs to the template's layout, not to what ends the turn.
-        return rendered.rpartition("Answer.")[2].strip() or None
-
 
 def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether a tokenizer puts BOS in front of every text."""
@@ -271,6 +259,27 @@ def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate | None:
     return ChatTemplate(
         tokenizer.get_chat_template(), special=special, adds_bos=adds_bos(tokenizer)
     )
+
+
+def turn_end_of(template: ChatTemplate) -> str | None:
+    """What a chat template writes after an answer, without white space around it."""
+    messages = (Message("user", "Hi"), Message("assistant", "Answer."))
+    try:
+        rendered = template.render(Conversation(messages), prompt=False)
+    except RefusedError:
+        return None
+    if "Answer." not in rendered:
+        return None
+    # The line end belongs to the template's layout, not to what ends the turn.
+    return rendered.rpartition("Answer.")[2].strip() or None
+
+
+def turn_end_token(tokenizer: PreTrainedTokenizerFast, turn_end: str) -> int | None:
+    """The special token that a turn's end begins with; None: it is written in plain text."""
+    for first in tokenizer(turn_end, add_special_tokens=False).input_ids[:1]:
+        added = tokenizer.added_tokens_decoder.get(first)
+        return int(first) if added is not None and added.special else None
+    return None
 
 
 def turns_of(conversation: Conversation) -> tuple[Turn, ...]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fakes.adapters import change_settings
 from fakes.architectures import WIDE, build_checkpoint
+from fakes.endings import answer_and_end, rename_tokens, set_ends
 from fakes.real_registry import RealRegistry
 from fakes.terminal import interrupt
 from peft import LoraConfig, get_peft_model
@@ -201,6 +202,36 @@ def test_what_another_tool_trained_is_served(
         assert re.search(r"temperature +0\.7\b", shown.parameters)
         assert "You are a helper of the factory." in daemon.client().render(model.tag, "Hi")
     daemon.client().delete(model.tag)
+
+
+def chat_of_a_base(folder: Path) -> tuple[Path, str]:
+    """TRL's first example: a base model that ends texts, taught a format that ends turns."""
+    source = build_checkpoint("mistral", folder / "base")
+    rename_tokens(source, {"<|im_end|>": "<|over|>", "<|endoftext|>": "<|text over|>"})
+    set_ends(source, eos="<|text over|>", generation=0)
+    return source, "<|over|>"
+
+
+def chat_with_ends(folder: Path) -> tuple[Path, str]:
+    """Ends of its own names, as GLM has them, of which a turn's is not the first."""
+    source = build_checkpoint("mistral", folder / "ends")
+    rename_tokens(source, {"<|im_end|>": "<|over|>", "<|endoftext|>": "<|asks back|>"})
+    set_ends(source, eos="<|over|>", generation=[2, 0])
+    return source, "<|asks back|>"
+
+
+@pytest.mark.parametrize("make", [chat_of_a_base, chat_with_ends])
+def test_a_daemon_ends_at_every_end(
+    make: Callable[[Path], tuple[Path, str]], client: Client, daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    """At a token that is not the tokenizer's eos, and without a PARAMETER stop that says so."""
+    source, end = make(tmp_path)
+    answer_and_end(source, "Good", end)
+    model = package(str(source), f"live-{make.__name__}", gguf_type="f16", host=daemon.host)
+    assert model.facts["passed"]
+    reply = client.chat(model.tag, "Hi", options={"stop": [], "num_predict": 8})
+    assert (reply.text, reply.done_reason) == ("Good", "stop")
+    client.delete(model.tag)
 
 
 def test_a_size_is_packaged_and_proven(

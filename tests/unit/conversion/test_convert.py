@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes.endings import set_ends
 from fakes.exports import tiny_exports
 from fakes.models import CHAT_TEMPLATE, build_tiny_checkpoint, build_tiny_tokenizer
 from gguf import GGMLQuantizationType, GGUFReader
@@ -26,6 +27,7 @@ from ollama_bridge.errors import ConversionError, DiskFullError, ModelError
 from ollama_bridge.models.floats import to_bfloat16
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
+from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.quantization.file_types import FILE_TYPES, NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape, plan_types
@@ -63,7 +65,9 @@ def test_reference_values_are_in_the_file(tmp_path: Path) -> None:
     """What a daemon has to reproduce can be read back from the metadata, exactly."""
     exports = tiny_exports(tmp_path, seed=3, system="Be brief.")
     stored = ReferenceValues.read(exports.checkpoint.reference_path)
-    text = metadata(exports.gguf("f16").gguf_path)[REFERENCE_KEY]
+    gguf = exports.gguf("f16")
+    assert gguf.manifest.work.version == 4  # nothing new in a file with one end
+    text = metadata(gguf.gguf_path)[REFERENCE_KEY]
     assert ReferenceValues.parse(text, where="the GGUF") == stored
 
 
@@ -293,3 +297,20 @@ def test_a_full_disk_is_said(
     with pytest.raises(DiskFullError):
         convert(checkpoint, type="f32", out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_templates_end_is_one_of_the_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Of a base model that was taught ChatML; what an older version wrote of it is written anew."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    set_ends(folder, eos="<|endoftext|>", generation=0)
+    checkpoint = with_reference_values(
+        resolve_model(str(folder), cache_dir=tmp_path / "cache"),
+        system=None,
+        out_dir=tmp_path / "values",
+    )
+    gguf = convert(checkpoint, type="f32", out_dir=tmp_path / "out")
+    keys = metadata(gguf.gguf_path)
+    assert keys["tokenizer.ggml.eos_token_id"] == 0
+    assert keys["tokenizer.ggml.eot_token_id"] == 2
+    assert keys["tokenizer.ggml.eos_token_ids"] == [0, 2]
+    assert gguf.manifest.work.version == 5

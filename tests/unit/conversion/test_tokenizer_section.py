@@ -277,3 +277,39 @@ def test_metaspace_that_splits_is_refused(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConversionError, match="Metaspace"):
         TokenizerSection(tmp_path, {"vocab_size": tokenizer.get_vocab_size()})
+
+
+def ends(keys: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where llama.cpp will end, and where Ollama's own engine will."""
+    names = ("eos_token_id", "eot_token_id", "eom_token_id", "eos_token_ids")
+    return tuple(keys.get(f"tokenizer.ggml.{name}") for name in names)
+
+
+def test_every_end_gets_a_role(folder: Path) -> None:
+    """llama.cpp ends at three tokens that a file can name, and reads no list."""
+    path = folder / "generation_config.json"
+    assert ends(written(folder)) == (2, 2, None, [2])
+    path.write_text('{"eos_token_id": [2, 0]}')
+    assert ends(written(folder)) == (2, 0, None, [2, 0])
+    path.write_text('{"eos_token_id": [2, 0, 1]}')
+    assert ends(written(folder)) == (2, 0, 1, [2, 0, 1])
+    path.write_text('{"eos_token_id": [2, 0, 1, 300]}')
+    section = TokenizerSection(folder, CONFIG)
+    assert section.notes[-1].endswith("a GGUF has room for three ends")
+    assert ends(written(folder)) == (2, 0, 1, [2, 0, 1, 300])
+
+
+def test_the_end_of_a_turn_goes_before_other_ends(folder: Path) -> None:
+    """What a chat template ends turns with is an end, and not the one that there is no room for."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 300, 301]}')
+    section = TokenizerSection(folder, CONFIG, ends=[1])
+    keys = {entry.key: entry.value for entry in section.entries(chat_template=False)}
+    assert ends(keys) == (2, 1, 300, [2, 1, 300, 301])
+
+
+def test_a_role_that_the_tokenizer_names_is_kept(folder: Path) -> None:
+    """As an import of a GGUF leaves it."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eot_token": "<|im_start|>"}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 1, 0]}')
+    assert ends(written(folder)) == (2, 1, 0, [2, 1, 0])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from fakes.trainable import tiny_base
 
 from ollama_bridge.config import Recipe, load_recipe
-from ollama_bridge.errors import ConfigError
-from ollama_bridge.export import check_answers_fit, check_tags
+from ollama_bridge.errors import ConfigError, ConversionError
+from ollama_bridge.export import check_answers_fit, check_can_be_written, check_tags
 
 
 def recipe_of(*overrides: str) -> Recipe:
@@ -32,3 +33,14 @@ def test_every_tag_is_checked(tag: str, problem: str) -> None:
     check_tags(recipe_of())
     with pytest.raises(ConfigError, match=problem):
         check_tags(recipe_of(f"export.tag={tag}"))
+
+
+def test_a_start_that_no_gguf_can_be_made_of(tmp_path: Path) -> None:
+    """Its tokenizer is refused while nothing is trained yet."""
+    start = tiny_base(tmp_path / "base")
+    check_can_be_written(start)
+    path = start.path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "normalizer": {"type": "Lowercase"}}))
+    with pytest.raises(ConversionError, match="Lowercase"):
+        check_can_be_written(start)
