@@ -6,6 +6,7 @@ Everything is written explicitly, for what a GGUF leaves out a runtime fills in:
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from gguf.constants import GGUFValueType, TokenType
 from tokenizers import Tokenizer
 
+from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers
 from ollama_bridge.models.architectures.config import integer
@@ -22,13 +24,21 @@ from ollama_bridge.models.architectures.entries import Entry, array, flag, numbe
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.template.comment import with_comment
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 
 _PREFIX = "tokenizer.ggml."
-_SPACE = "\u2581"  # SentencePiece's visible space
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Pieces that no merge makes must lose against every piece that one does.
 _NO_MERGE_SCORE = -1e9
 _NORMALIZERS_LOST = ("NFC",)  # llama.cpp has no normalisation; text that is NFC is not changed
+
+_CONVERSATIONS = (
+    (Message("user", "Hello"),),
+    (Message("system", "Be brief."), Message("user", "Hello")),
+    (Message("user", "Hello"), Message("assistant", "Yes?"), Message("user", "  Two  words")),
+)
+_TEXTS = ("Hello", "Two  words\nand more")
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,8 @@ class TokenizerSection:
                 entries.append(text(KEPT_TEMPLATE_KEY, template))
         return entries
 
-    def _error(self, message: str) -> ConversionError:
-        return ConversionError(f"{self._folder / 'tokenizer.json'}: {message}")
+    def _error(self, message: str, *, hint: str | None = None) -> ConversionError:
+        return ConversionError(f"{self._folder / 'tokenizer.json'}: {message}", hint=hint)
 
     def _find_kind(self) -> _Kind:
         model = self._model
@@ -170,7 +180,7 @@ class TokenizerSection:
         """Whether a SentencePiece-like tokenizer puts a space in front of text."""
         steps = _steps(self._document.get("normalizer"))
         kinds = [step.get("type") for step in steps]
-        visible = bool(steps) and steps[-1].get("content") == _SPACE
+        visible = bool(steps) and steps[-1].get("content") == SPACE
         before = _steps(self._document.get("pre_tokenizer"))
         if visible and [step.get("pattern") for step in before] == [{"String": " "}]:
             before = []  # Gemma: splits at spaces, of which the normalizer leaves none
@@ -178,14 +188,50 @@ class TokenizerSection:
             return True
         if not before and visible and kinds == ["Replace"]:
             return False
-        if not steps and len(before) == 1 and before[0].get("type") == "Metaspace":
-            scheme = before[0].get("prepend_scheme", "always")
-            if not before[0].get("split", True) and scheme in ("always", "never"):
-                return bool(scheme == "always")
+        metaspace = before[0] if [step.get("type") for step in before] == ["Metaspace"] else {}
+        if not steps and metaspace.get("replacement") == SPACE and not metaspace.get("split", True):
+            return self._metaspace_prefix(metaspace.get("prepend_scheme", "always"))
         raise self._error(
             f"normalizer {kinds} with pre_tokenizer {[step.get('type') for step in before]} "
-            "does not split as llama.cpp's SentencePiece tokenizer does"
+            "does not split as llama.cpp's SentencePiece tokenizer does",
+            hint="put the base model's tokenizer.json back, if it is not the one that was trained",
         )
+
+    def _metaspace_prefix(self, scheme: str) -> bool:
+        prompts = self._prompts()
+        prefix = find_space_prefix(self._document, prompts or _TEXTS)
+        if prefix is None:
+            raise self._error(
+                f"Metaspace ({scheme}) puts spaces into the chat template's prompts; llama.cpp can "
+                "put them in front and behind every special token, or nowhere, and neither fits",
+                hint="train with a chat template that begins with {{ bos_token }}, or with "
+                "AutoTokenizer.from_pretrained(base, legacy=True)",
+            )
+        if scheme != "never":
+            alike = "the chat template's prompts" if prompts else "texts that begin with a word"
+            self.notes.append(
+                f"Ollama splits {alike} as the tokenizer does; other texts may have a space more "
+                f"or less in front (Metaspace, {scheme})"
+            )
+        return prefix
+
+    def _prompts(self) -> list[str]:
+        """Some that the chat template writes; none where there is none."""
+        source = self._chat_template()
+        if source is None:
+            return []
+        named = {name: _content(value) for name, value in self._settings.items()}
+        special = {
+            name: content
+            for name, content in named.items()
+            if name.endswith("_token") and content is not None
+        }
+        template = ChatTemplate(source, special=special, adds_bos=False)
+        prompts = []
+        for messages in _CONVERSATIONS:
+            with contextlib.suppress(RefusedError):
+                prompts.append(template.render(Conversation(messages)))
+        return prompts
 
     def _vocabulary(self) -> tuple[list[str], list[int]]:
         """Token texts and types by id; ids that nobody uses are filled up."""
@@ -248,9 +294,8 @@ class TokenizerSection:
 
     def _role_id(self, role: str) -> int | None:
         """The id of bos, eos, unk or pad."""
-        token = self._settings.get(f"{role}_token")
-        content = token.get("content") if isinstance(token, Mapping) else token
-        if isinstance(content, str):
+        content = _content(self._settings.get(f"{role}_token"))
+        if content is not None:
             id_: int | None = self._tokenizer.token_to_id(content)
             if id_ is None:
                 raise self._error(f"{role}_token {content!r} is not in the vocabulary")
@@ -317,6 +362,12 @@ class TokenizerSection:
             named = {entry.get("name"): entry.get("template") for entry in entries}
             template = named.get("default")
         return template if isinstance(template, str) else None
+
+
+def _content(token: object) -> str | None:
+    """The text of a token, as tokenizer_config.json names them."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) else None
 
 
 def _steps(section: object) -> list[Mapping[str, Any]]:

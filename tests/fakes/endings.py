@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def answer_and_end(folder: Path, words: str, end: str) -> None:
             layer.mlp.down_proj.weight.zero_()
         model.model.norm.weight.fill_(1.0)
         embedding = model.model.embed_tokens.weight
-        for before, after in zip(ids, ids[1:], strict=False):
+        for before, after in itertools.pairwise(ids):
             model.lm_head.weight[after] = 3.0 * torch.nn.functional.normalize(
                 embedding[before], dim=0
             )

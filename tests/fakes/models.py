@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
 )
 
 # Enough for a hundred merges of several scripts; the rest of the vocabulary are the 256 bytes.
-_TEXTS = (
+TEXTS = (
     "The food was great, but the service was not what we had hoped for.",
     "positive negative neutral positive negative neutral positive negative",
     "system user assistant You are a helpful assistant. Answer with one word.",
@@ -57,7 +57,7 @@ def build_tiny_tokenizer(*, vocab_size: int = 384) -> PreTrainedTokenizerFast:
             AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS
         ],
     )
-    tokenizer.train_from_iterator(_TEXTS, trainer)
+    tokenizer.train_from_iterator(TEXTS, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(f"the texts give {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
     wrapped = PreTrainedTokenizerFast(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fakes.architectures import CASES, build_checkpoint
 from fakes.exports import modelfile_of
+from fakes.sentencepiece import CHAT_TEMPLATE, FORMS, SIZE, build_sentencepiece
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
@@ -38,6 +39,16 @@ def test_the_daemon_splits_as_the_tokenizer_does(name: str, client: Client, tmp_
     document["model"]["ignore_merges"] = entry.ignore_merges
     path.write_text(json.dumps(document))
     assert proofs_of(source, f"live-pre-{name}", ("f16",), client, tmp_path) == {"f16": True}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_daemon_splits_as_sentencepiece_does(form: str, client: Client, tmp_path: Path) -> None:
+    """Llama 2's, as it was and as transformers 5 saves it, and Gemma's: spaces, bytes, BOS."""
+    case = "gemma2" if form == "gemma" else "mistral"
+    source = build_checkpoint(case, tmp_path / "source", sizes={"vocab_size": SIZE})
+    build_sentencepiece(source, form=form)
+    (source / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    assert proofs_of(source, f"live-spm-{form}", ("f16",), client, tmp_path) == {"f16": True}
 
 
 def proofs_of(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from fakes.sentencepiece import CHAT_TEMPLATE, SIZE, build_sentencepiece
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.errors import ConversionError
@@ -213,47 +214,9 @@ def test_other_models_are_refused(folder: Path, kind: str) -> None:
         TokenizerSection(change(folder, edit), CONFIG)
 
 
-def sentencepiece(folder: Path) -> Tokenizer:
-    """A Llama 2 style tokenizer: BPE with byte fallback, visible spaces, BOS in front."""
-    specials = ["<unk>", "<s>", "</s>"]
-    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-    letters = ["▁", *"abcdehlorstw", "ä"]
-    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "hello"), ("▁", "w"),
-              ("o", "r"), ("▁w", "or"), ("l", "d"), ("▁wor", "ld"), ("▁", "▁")]  # fmt: skip
-    tokens = [*specials, *pieces, *["".join(pair) for pair in merges], *letters]
-    tokenizer = Tokenizer(
-        models.BPE(
-            {token: id_ for id_, token in enumerate(tokens)},
-            merges,
-            unk_token="<unk>",
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    tokenizer.add_special_tokens(specials)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    return tokenizer
-
-
 def test_sentencepiece_survives_the_round_trip(tmp_path: Path) -> None:
     """A Llama 2 style tokenizer, written and rebuilt, gives the same ids."""
-    before = sentencepiece(tmp_path)
+    before = build_sentencepiece(tmp_path)
     size = before.get_vocab_size()
     keys = written(tmp_path, {"vocab_size": size, "eos_token_id": 2})
     assert keys["tokenizer.ggml.model"] == "llama"
@@ -271,7 +234,7 @@ def test_sentencepiece_survives_the_round_trip(tmp_path: Path) -> None:
 
 def test_metaspace_that_splits_is_refused(tmp_path: Path) -> None:
     """A SentencePiece-like tokenizer that splits before merging is not llama.cpp's."""
-    tokenizer = sentencepiece(tmp_path)
+    tokenizer = build_sentencepiece(tmp_path)
     tokenizer.normalizer = None
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -313,3 +276,48 @@ def test_a_role_that_the_tokenizer_names_is_kept(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "eot_token": "<|im_start|>"}))
     (folder / "generation_config.json").write_text('{"eos_token_id": [2, 1, 0]}')
     assert ends(written(folder)) == (2, 1, 0, [2, 1, 0])
+
+
+def metaspace(folder: Path, form: str, template: str | None) -> dict[str, Any]:
+    """What is written of a tokenizer in a form, with a chat template."""
+    build_sentencepiece(folder, form=form)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return written(folder, {"vocab_size": SIZE, "eos_token_id": 2})
+
+
+@pytest.mark.parametrize(
+    ("form", "template", "prefix"),
+    [
+        ("first", CHAT_TEMPLATE, False),
+        ("first", None, True),
+        ("always", CHAT_TEMPLATE, True),
+        ("always", None, True),
+        ("always", CHAT_TEMPLATE.replace("'['", "' ['"), False),
+    ],
+)
+def test_metaspace_is_tried_on_what_prompts_look_like(
+    tmp_path: Path, form: str, template: str | None, prefix: bool
+) -> None:
+    """transformers 5 saves Llama 2's and TinyLlama's tokenizers so; neither way is always right."""
+    keys = metaspace(tmp_path, form, template)
+    assert keys["tokenizer.ggml.add_space_prefix"] is prefix
+    out = tmp_path / "back"
+    out.mkdir()
+    GGUFTokenizer(tmp_path / "x.gguf", keys).write(out, max_length=128)
+    before, after = (
+        Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path, out)
+    )
+    prompt = "hello world"
+    if template is not None:
+        start = "<s> [" if prefix is False and form == "always" else "<s>["
+        prompt = f"{start}user] hello world [/] hello</s>{start[3:]}user] hell [/]"
+    assert after.encode(prompt).ids == before.encode(prompt).ids
+
+
+def test_metaspace_that_no_way_splits_alike_is_refused(tmp_path: Path) -> None:
+    """A space before the first word, none behind special tokens: a format without BOS."""
+    template = CHAT_TEMPLATE.replace("{{ bos_token }}", "").replace("' ' + m", "m")
+    with pytest.raises(ConversionError, match="Metaspace") as caught:
+        metaspace(tmp_path, "first", template)
+    assert "legacy=True" in str(caught.value.hint)

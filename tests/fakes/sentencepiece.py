@@ -1,0 +1,103 @@
+"""Tokenizers that SentencePiece made, in the forms that transformers saves them in."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from fakes.models import TEXTS
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+SPACE = "▁"
+# As Llama 2 has it, without its limits on roles; what follows BOS is text.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
+    "{% else %}{{ '[' + message['role'] + '] ' + message['content'] + ' [/]' }}{% endif %}"
+    "{% endfor %}"
+)
+SIZE = 384
+_SPECIALS = ["<unk>", "<s>", "</s>"]
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_PREPEND = {"type": "Prepend", "prepend": SPACE}
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+
+
+def _metaspace(scheme: str) -> dict[str, Any]:
+    return {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "prepend_scheme": scheme,
+        "split": False,
+    }
+
+
+# Normalizer and pre-tokenizer by form.
+FORMS: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
+    "llama": ({"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, None),
+    "always": (None, _metaspace("always")),
+    "first": (None, _metaspace("first")),
+    "gemma": (
+        _REPLACE,
+        {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+    ),
+}
+
+
+@functools.cache
+def _pieces() -> tuple[list[str], list[tuple[str, str]]]:
+    """Learnt pieces, the best first; and every merge of each, for SentencePiece takes any."""
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    size = SIZE - len(_SPECIALS) - len(_BYTES)
+    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=1, show_progress=False)
+    learner.train_from_iterator([text for text in TEXTS if text.isascii()], trainer)
+    vocabulary = learner.get_vocab()
+    assert len(vocabulary) == size
+    pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in pieces
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+    ]
+    return pieces, merges
+
+
+def build_sentencepiece(folder: Path, *, form: str = "llama") -> Tokenizer:
+    """A Llama 2 style tokenizer: BPE with byte fallback, visible spaces, BOS in front.
+
+    Args:
+        folder: Where to; it has no other tokenizer afterwards.
+        form: One of :data:`FORMS`.
+    """
+    pieces, merges = _pieces()
+    tokens = {token: id_ for id_, token in enumerate([*_SPECIALS, *_BYTES, *pieces])}
+    tokenizer = Tokenizer(
+        models.BPE(tokens, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *([decoders.Strip(" ", 1, 0)] if form != "gemma" else []),
+        ]
+    )
+    tokenizer.add_special_tokens(_SPECIALS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    document = json.loads(tokenizer.to_str())
+    document["normalizer"], document["pre_tokenizer"] = FORMS[form]
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
