@@ -9,7 +9,6 @@ the checkpoint.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +31,7 @@ from ollama_bridge.models.adapter_folder import (
     is_adapter,
     naming_hint,
 )
-from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.left_overs import drop_left_overs
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.references import ModelReference, parse_reference
@@ -46,10 +45,6 @@ if TYPE_CHECKING:
 _IMPORT_VERSION = 4
 _MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
-_LEFT_OVER = (
-    "its config still asks for the 4 or 8 bits that it was trained with (quantization_config); "
-    "the weights are whole, and served as they are"
-)
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -214,9 +209,10 @@ def _from_folder(
             return Checkpoint(out_dir, draft.finished)
         for name in names:
             shutil.copyfile(folder / name, draft.path / name)
-        if _drop_quantization(draft.path / "config.json"):
-            del digests["config.json"]
-            reporter.emit(Note("import", "info", f"{folder.name}: {_LEFT_OVER}"))
+        for said, changed in drop_left_overs(draft.path).items():
+            reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
+            for name in changed & digests.keys():
+                del digests[name]
         for name in weights:
             link_file(folder / name, draft.path / name)
         linked = {name: digests[name] for name in weights}
@@ -345,15 +341,6 @@ def _with_adapter(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
-
-
-def _drop_quantization(path: Path) -> bool:
-    """Take what is left of a training in 4 bits out of a config, whose weights are whole."""
-    config = read_json_object(path)
-    if not config.pop("quantization_config", None):
-        return False
-    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    return True
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -110,11 +110,9 @@ def test_a_long_text_is_no_matter_of_the_users(folder: Path) -> None:
     assert not said
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_remote_code_is_refused(folder: Path, name: str) -> None:
-    """auto_map, which asks for code of the repository, is refused."""
-    path = folder / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"A": "x.A"}}))
+def test_remote_code_is_refused(folder: Path) -> None:
+    """auto_map, which asks for code of the repository, is refused where nothing else would do."""
+    change_config(folder, architectures=["OwnForCausalLM"], auto_map={"AutoConfig": "own.Config"})
     with pytest.raises(UnsafeCheckpointError, match="auto_map"):
         load_model(folder)
 

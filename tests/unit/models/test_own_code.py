@@ -1,0 +1,47 @@
+"""Repositories that bring code for an architecture that transformers has by now, as Phi-3's do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fakes.architectures import build_checkpoint
+
+from ollama_bridge.conversion import convert
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reporting import Event, Note
+
+
+class _Notes:
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self.texts.append(event.message)
+
+
+def test_it_is_not_run_and_not_needed(tmp_path: Path) -> None:
+    """The architecture's own class computes; the copy does not name the code any more."""
+    source = build_checkpoint("phi3", tmp_path / "phi")
+    marker = tmp_path / "was run"
+    (source / "own.py").write_text(f"open({str(marker)!r}, 'w').close()")
+    for name, roles in (
+        ("config.json", ("AutoConfig", "AutoModelForCausalLM")),
+        ("tokenizer_config.json", ("AutoTokenizer",)),
+    ):
+        document = json.loads((source / name).read_text())
+        document["auto_map"] = dict.fromkeys(roles, "own.Thing")
+        (source / name).write_text(json.dumps(document))
+    notes = _Notes()
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache", reporter=notes)
+    assert [text for text in notes.texts if "auto_map" in text] == [notes.texts[0]]
+    for folder in (checkpoint.path, source):
+        load_model(folder)
+        load_tokenizer(folder)
+    convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+    assert "auto_map" not in (checkpoint.path / "config.json").read_text()
+    assert not marker.exists()
+    again = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    assert again.digest == checkpoint.digest
