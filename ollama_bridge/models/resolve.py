@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 _IMPORT_VERSION = 4
 _MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
+_MERGED_BESIDE = (
+    "it holds a whole model beside an adapter, which is taken to be merged into it (if it is not: "
+    "--base names the model that the adapter is for)"
+)
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -177,11 +181,14 @@ def _from_folder(
     base: str | None = None,
     client: Client | None = None,
 ) -> Checkpoint:
-    from ollama_bridge.models.gguf_weights import GGUF_NAME
-    from ollama_bridge.models.safety import check_folder
+    from ollama_bridge.models.safety import check_folder, has_whole_weights
+    from ollama_bridge.models.stored import weights_files_of
 
     made_here = (folder / MANIFEST_NAME).is_file()
-    if is_adapter(folder) and not made_here:
+    merged = is_adapter(folder) and base is None and has_whole_weights(folder)
+    if merged and not made_here:
+        reporter.emit(Note("import", "info", f"{folder.name}: {_MERGED_BESIDE}"))
+    elif is_adapter(folder) and not made_here:
         found = resolve_base(
             folder, cache_dir=cache_dir, base=base, client=client, reporter=reporter, hub=hub
         )
@@ -192,7 +199,7 @@ def _from_folder(
         return Checkpoint.open(folder)
     check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
-    weights = sorted(path.name for path in folder.glob("*.safetensors")) or [GGUF_NAME]
+    weights = [path.name for path in weights_files_of(folder)]
     before = {name: _state(folder / name) for name in weights}
     every = (*weights, *names)  # the large ones first, the small ones beside them
     digests = dict(zip(every, digest_files([folder / name for name in every]), strict=True))

@@ -136,16 +136,17 @@ def quantization_of(folder: Path) -> str | None:
     """
     if not (folder / "config.json").is_file():
         return None
-    config = read_config(folder)
-    method = _method(config)
-    return None if method == _WHILE_TRAINED and _has_whole_weights(folder, config) else method
+    method = _method(read_config(folder))
+    return None if method == _WHILE_TRAINED and has_whole_weights(folder) else method
 
 
-def _has_whole_weights(folder: Path, config: Mapping[str, Any]) -> bool:
-    architecture = ARCHITECTURES.get(read_architecture(folder, config))
-    if architecture is None:
-        return False
+def has_whole_weights(folder: Path) -> bool:
+    """Whether a folder holds every tensor that its config asks for."""
     try:
+        config = read_config(folder)
+        architecture = ARCHITECTURES.get(read_architecture(folder, config))
+        if architecture is None:
+            return False
         match_tensors(architecture, config, open_weights(folder, config))
     except (ModelError, ConversionError):
         return False

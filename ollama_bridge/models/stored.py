@@ -15,7 +15,13 @@ from ollama_bridge.errors import UnsafeCheckpointError
 from ollama_bridge.models.adapters import OUTPUT, Adapter
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.merged_weights import MergedWeights
-from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, SafetensorsWeights, Weights
+from ollama_bridge.models.weights import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    SafetensorsWeights,
+    Weights,
+    weights_files,
+)
 
 ADAPTERS_NAME = "adapters"
 
@@ -46,6 +52,15 @@ def open_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
         tied = bool(config.get("tie_word_embeddings")) or OUTPUT not in weights.infos
         weights = MergedWeights(weights, Adapter(path), tied=tied)
     return weights
+
+
+def weights_files_of(folder: Path) -> list[Path]:
+    """The files that :func:`open_weights` reads, without adapters.
+
+    Raises:
+        ModelError: there are none, or a shard is missing.
+    """
+    return [folder / GGUF_NAME] if _is_gguf(folder) else weights_files(folder)
 
 
 def adapters_of(folder: Path) -> list[Path]:

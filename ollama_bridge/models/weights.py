@@ -110,16 +110,7 @@ class SafetensorsWeights(Weights):
         Raises:
             ModelError: there are none, a shard is missing, or a file is damaged.
         """
-        single = folder / WEIGHTS_NAME
-        if single.is_file():
-            return cls([single])
-        index = folder / INDEX_NAME
-        if not index.is_file():
-            raise ModelError(
-                f"{folder} has no {WEIGHTS_NAME}",
-                hint="save the model with model.save_pretrained(folder)",
-            )
-        return cls(_shards(index))
+        return cls(weights_files(folder))
 
     @property
     def infos(self) -> Mapping[str, WeightInfo]:
@@ -218,6 +209,24 @@ def write_weights(path: Path, infos: Sequence[WeightInfo], produce: Callable[[st
     except OSError as exc:
         raise_if_disk_full(exc, path)
         raise
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """``model.safetensors``, or the shards that its index names; what else lies there is no weight.
+
+    Raises:
+        ModelError: there are none, or a shard is missing.
+    """
+    single = folder / WEIGHTS_NAME
+    if single.is_file():
+        return [single]
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        raise ModelError(
+            f"{folder} has no {WEIGHTS_NAME}",
+            hint="save the model with model.save_pretrained(folder)",
+        )
+    return _shards(index)
 
 
 def _shards(index: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from fakes.adapters import build_adapter
+from fakes.adapters import build_adapter, change_settings
 from fakes.models import build_tiny_checkpoint
 
 from ollama_bridge.artifacts import Checkpoint
@@ -19,7 +19,7 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError, ModelError, ModelReferenceError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.reporting import Event, StageFinished, StageReused
+from ollama_bridge.reporting import Event, Note, StageFinished, StageReused
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
@@ -121,6 +121,31 @@ def test_weights_overwritten_in_place_are_not_the_imported_ones(tmp_path: Path) 
     again = resolve_model(str(adapter), base=str(saved), cache_dir=cache)
     assert again.digest == adapted.digest
     Checkpoint.open(again.path, verify_digests=True)
+
+
+def test_a_whole_model_beside_an_adapter_is_taken(tmp_path: Path) -> None:
+    """An epoch of torchtune's LoRA: merged shards, the adapter, and no name of a base."""
+    folder = build_tiny_checkpoint(tmp_path / "epoch")
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    load_model(folder).save_pretrained(folder, max_shard_size="60KB")
+    (folder / "model.safetensors").unlink()
+    build_adapter(base, tmp_path / "adapter")
+    for path in (tmp_path / "adapter").iterdir():
+        shutil.copy(path, folder)
+    change_settings(folder, base_model_name_or_path=None)
+    shutil.copy(base / "model.safetensors", folder / "consolidated.safetensors")
+    recorder = Recorder()
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=recorder)
+    shards = {path.name for path in folder.glob("model-*.safetensors")}
+    assert {name for name in checkpoint.manifest.files if "safetensors" in name} == {
+        "model.safetensors.index.json",
+        *shards,
+    }
+    assert any(
+        "beside an adapter" in event.message for event in recorder.events if isinstance(event, Note)
+    )
+    adapted = resolve_model(str(folder), base=str(base), cache_dir=tmp_path / "cache")
+    assert adapted.manifest.work.stage == "merge"
 
 
 @pytest.mark.parametrize("reference", ["file", "tag"])
