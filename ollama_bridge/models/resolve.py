@@ -9,6 +9,7 @@ the checkpoint.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,8 +182,9 @@ def _from_folder(
     base: str | None = None,
     client: Client | None = None,
 ) -> Checkpoint:
-    from ollama_bridge.models.safety import check_folder, has_whole_weights
+    from ollama_bridge.models.safety import check_folder, has_whole_weights, read_config
     from ollama_bridge.models.stored import weights_files_of
+    from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
 
     made_here = (folder / MANIFEST_NAME).is_file()
     merged = is_adapter(folder) and base is None and has_whole_weights(folder)
@@ -197,7 +199,7 @@ def _from_folder(
         raise _needs_no_base(folder)
     if made_here:
         return Checkpoint.open(folder)
-    check_folder(folder)
+    config = check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
     weights = [path.name for path in weights_files_of(folder)]
     before = {name: _state(folder / name) for name in weights}
@@ -216,6 +218,10 @@ def _from_folder(
             return Checkpoint(out_dir, draft.finished)
         for name in names:
             shutil.copyfile(folder / name, draft.path / name)
+        if is_wrapper(read_config(folder)):
+            (draft.path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+            del digests["config.json"]
+            reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
         for said, changed in drop_left_overs(draft.path).items():
             reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
             for name in changed & digests.keys():

@@ -24,6 +24,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
+from ollama_bridge.models.text_part import is_wrapper, text_config
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
@@ -38,7 +39,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
         folder: A Hugging Face folder.
 
     Returns:
-        Its config, as read.
+        Its config, as read; of a model that also sees, its language model's.
 
     Raises:
         UnsafeCheckpointError: weights only as pickle, or code of its own.
@@ -48,7 +49,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
         ConversionError: the config lacks a size.
     """
     _refuse_what_holds_checkpoints(folder)
-    config = read_config(folder)
+    config = _language_model(folder)
     architecture = read_architecture(folder, config)
     _refuse_remote_code(folder, config, architecture)
     if architecture not in SUPPORTED_ARCHITECTURES:
@@ -76,6 +77,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: no folder, no such file, or not a JSON object.
     """
     return read_json_object(folder / "config.json")
+
+
+def _language_model(folder: Path) -> dict[str, Any]:
+    """The config; of a model that also sees, its language model's."""
+    config = read_config(folder)
+    return text_config(config, open_weights(folder, config)) if is_wrapper(config) else config
 
 
 def read_architecture(folder: Path, config: Mapping[str, Any]) -> str:
@@ -143,7 +150,7 @@ def quantization_of(folder: Path) -> str | None:
 def has_whole_weights(folder: Path) -> bool:
     """Whether a folder holds every tensor that its config asks for."""
     try:
-        config = read_config(folder)
+        config = _language_model(folder)
         architecture = ARCHITECTURES.get(read_architecture(folder, config))
         if architecture is None:
             return False

@@ -3,6 +3,8 @@
 model.safetensors, or shards    as transformers saves them
 model.gguf                      of an import: decoded when read
 adapters/1/, ...                on top of either: merged when read
+
+The language model of one that also sees lies there under the wrapper's names: renamed when read.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from ollama_bridge.errors import UnsafeCheckpointError
 from ollama_bridge.models.adapters import OUTPUT, Adapter
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.merged_weights import MergedWeights
+from ollama_bridge.models.text_part import TextWeights, is_wrapped
 from ollama_bridge.models.weights import (
     INDEX_NAME,
     WEIGHTS_NAME,
@@ -31,8 +34,10 @@ _STATE = ("training_args.", "optimizer.", "scheduler.", "rng_state", "scaler.")
 
 
 def is_plain(folder: Path) -> bool:
-    """Whether transformers itself can read a checkpoint's weights."""
-    return not _is_gguf(folder) and not (folder / ADAPTERS_NAME).is_dir()
+    """Whether transformers itself can read a checkpoint's weights as its config has them."""
+    if _is_gguf(folder) or (folder / ADAPTERS_NAME).is_dir():
+        return False
+    return not isinstance(_base_weights(folder), TextWeights)
 
 
 def open_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
@@ -93,4 +98,5 @@ def _base_weights(folder: Path) -> Weights:
                 hint="convert it where you trust it: load it with transformers and call "
                 "model.save_pretrained(folder)",
             )
-    return SafetensorsWeights.of_folder(folder)
+    weights = SafetensorsWeights.of_folder(folder)
+    return TextWeights(weights) if is_wrapped(weights) else weights

@@ -1,0 +1,127 @@
+"""The language model inside of a model that also sees: its config, and the names of its tensors.
+
+Published as wrappers, and trained as such: all Gemma 3 but the smallest, and Mistral Small from 3.1
+on. For texts they compute what the language model alone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.errors import MissingExtraError
+from ollama_bridge.models.floats import Array
+from ollama_bridge.models.weights import WeightInfo, Weights
+
+TEXT_ALONE = (
+    "of a model that also sees images the language model alone is taken; what sees (vision_tower, "
+    "multi_modal_projector) is left out"
+)
+# Names as transformers saves them: as all versions do, and as its modules are called.
+_TEXT_NAMES = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+_EYES = ("vision_tower.", "multi_modal_projector.")
+_EYES_OF_MODULES = tuple(f"model.{name}" for name in _EYES)
+# By the wrapper's model type: the language model's own, and its class.
+_WRAPPERS = {
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
+    "mistral3": ("mistral", "MistralForCausalLM"),
+}
+
+
+def is_wrapper(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of a model that sees, and its language model one of ours."""
+    inner = config.get("text_config")
+    model_type, _ = _WRAPPERS.get(str(config.get("model_type")), (None, None))
+    if not isinstance(inner, Mapping) or model_type is None:
+        return False
+    return bool(inner.get("model_type", model_type) == model_type)
+
+
+def text_config(config: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
+    """The config of the language model in a wrapper.
+
+    Args:
+        config: ``config.json``; what its ``text_config`` does not say is the class' default.
+        weights: The tensors.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    _, class_name = _WRAPPERS[config["model_type"]]
+    inner = config["text_config"]
+    try:
+        import transformers
+    except ImportError as exc:
+        raise MissingExtraError("transformers", "train") from exc
+
+    known: Any = getattr(transformers, class_name).config_class(**inner)
+    own = {name: config[name] for name in ("eos_token_id", "bos_token_id") if config.get(name)}
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    return {
+        **known.to_dict(),
+        **own,
+        "architectures": [class_name],
+        "dtype": inner.get("dtype", inner.get("torch_dtype", dtype)),
+        # Wrappers of an untied model say that it is tied, which is their default.
+        "tie_word_embeddings": "lm_head.weight" not in weights.infos,
+    }
+
+
+class TextWeights(Weights):
+    """The language model's tensors, under the names that they have without the wrapper.
+
+    Args:
+        weights: Of the wrapper.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._names = {
+            _text_name(name): name
+            for name in weights.infos
+            if not name.startswith((*_EYES, *_EYES_OF_MODULES))
+        }
+        self._infos = {
+            name: replace(weights.infos[there], name=name) for name, there in self._names.items()
+        }
+
+    @property
+    def infos(self) -> Mapping[str, WeightInfo]:
+        """Every tensor's shape and type, by name."""
+        return self._infos
+
+    @property
+    def place(self) -> Path:
+        """The file, or the folder of the shards."""
+        return self._weights.place
+
+    @property
+    def quantized(self) -> frozenset[str]:
+        """As of the wrapper."""
+        return self._weights.quantized
+
+    def array(self, name: str) -> Array:
+        """Read one tensor.
+
+        Raises:
+            ModelError: there is no such tensor, or its file is damaged.
+        """
+        return self._weights.array(self._names.get(name, name))
+
+
+def is_wrapped(weights: Weights) -> bool:
+    """Whether tensors have the names of a wrapper."""
+    return any(name.startswith(tuple(_TEXT_NAMES)) for name in weights.infos)
+
+
+def _text_name(name: str) -> str:
+    for prefix, own in _TEXT_NAMES.items():
+        if name.startswith(prefix):
+            return own + name.removeprefix(prefix)
+    return name
