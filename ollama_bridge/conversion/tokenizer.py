@@ -297,9 +297,11 @@ class TokenizerSection:
         content = _content(self._settings.get(f"{role}_token"))
         if content is not None:
             id_: int | None = self._tokenizer.token_to_id(content)
-            if id_ is None:
-                raise self._error(f"{role}_token {content!r} is not in the vocabulary")
-            return id_
+            if id_ is not None:
+                return id_
+            if role == "pad" and self._tokenizer.get_vocab_size() < len(self._tokens):
+                return None  # transformers adds it where there are rows left; nobody pads here
+            raise self._error(f"{role}_token {content!r} is not in the vocabulary")
         id_ = self._config.get(f"{role}_token_id")
         return self._checked(role, id_) if type(id_) is int else None
 

@@ -9,6 +9,7 @@ from ollama_bridge.models.json_files import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MLX_WEIGHTS = "adapters.safetensors"
 
 
 def is_adapter(folder: Path) -> bool:

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weights_file
+from ollama_bridge.models.adapter_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MLX_WEIGHTS,
+    weights_file,
+)
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.weights import SafetensorsWeights, WeightInfo
 
@@ -243,6 +248,12 @@ class Adapter:
     def _refuse_the_unknown(self) -> None:
         settings = self._settings
         kind = settings.get("peft_type")
+        if kind is None and (self.folder / MLX_WEIGHTS).is_file():
+            raise ModelError(
+                f"{self.folder} is an adapter of MLX ({MLX_WEIGHTS}), which is not read",
+                hint="merge it with what trained it: mlx_lm.fuse --model BASE --adapter-path "
+                f"{self.folder} --save-path MERGED --dequantize",
+            )
         if kind != "LORA":
             raise ModelError(
                 f"{self.folder}: adapter of type {kind!r}, only LORA can be merged",

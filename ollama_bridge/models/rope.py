@@ -36,6 +36,8 @@ _NEUTRAL = {
     "yarn_beta_slow": 1.0,
     "yarn_log_multiplier": 0.0,
 }
+# Settings of YaRN that a GGUF need not say: what llama.cpp computes with by itself.
+_YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +106,10 @@ def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
     if kind == "linear":
         return found + scaling
     needed = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
-    if kind == "yarn" and {key for key, value in parameters.items() if value is not None} == needed:
+    said = {
+        key for key, value in parameters.items() if value is not None and _YARN.get(key) != value
+    }
+    if kind == "yarn" and said == needed:
         context = int(parameters["original_max_position_embeddings"])
         key = f"{prefix}.rope.scaling.original_context_length"
         return [*found, *scaling, number(key, context)]

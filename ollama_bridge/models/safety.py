@@ -30,6 +30,8 @@ from ollama_bridge.models.text_part import is_wrapper, text_config
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
 # Rounds a whole checkpoint when it is loaded: what it is called so for may lie there unrounded.
 _WHILE_TRAINED = "bitsandbytes"
+# FSDP 2 trains in a class that it makes of the model's, whose name older transformers save.
+_PARALLEL = "FSDP"
 
 
 def check_folder(folder: Path) -> Mapping[str, Any]:
@@ -86,7 +88,7 @@ def _language_model(folder: Path) -> dict[str, Any]:
 
 
 def read_architecture(folder: Path, config: Mapping[str, Any]) -> str:
-    """The architecture that a config names.
+    """The architecture that a config names; without the prefix that training in parallel left.
 
     Raises:
         ModelError: it names none, or several.
@@ -97,7 +99,7 @@ def read_architecture(folder: Path, config: Mapping[str, Any]) -> str:
             f"{folder / 'config.json'}: architectures is {names!r}, expected one name",
             hint="save the model with model.save_pretrained(folder)",
         )
-    return names[0]
+    return names[0].removeprefix(_PARALLEL)
 
 
 def _refuse_remote_code(folder: Path, config: Mapping[str, Any], architecture: str) -> None:

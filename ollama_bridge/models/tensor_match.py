@@ -21,6 +21,7 @@ _WRAPPERS = {
     "module.": "save what is trained in parallel: model.module.save_pretrained(folder)",
     "base_model.model.": "save what peft wraps: model.merge_and_unload().save_pretrained(folder)",
 }
+_VALUE_HEAD = "v_head."  # TRL's
 _HINT = "the config does not fit the weights: get the checkpoint again"
 
 
@@ -62,6 +63,12 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
                 hint=_HINT,
             )
         rules.append(rule)
+    if left and all(name.startswith(_VALUE_HEAD) for name in left):
+        raise ModelError(
+            f"{weights.place}: beside the model it holds the value head of a training with "
+            f"rewards ({_VALUE_HEAD}*)",
+            hint="save the model without it: model.pretrained_model.save_pretrained(folder)",
+        )
     if left:
         raise ModelError(
             f"{weights.place}: tensors that a {architecture.model_type} has not, left over: "

@@ -40,6 +40,8 @@ def refuse_windows(config: Config) -> None:
     Raises:
         ConversionError: the config has one.
     """
-    require(config, "use_sliding_window", False, default=False)
-    for kind in config.get("layer_types") or ():
+    kinds = config.get("layer_types")
+    if kinds is None and int(config.get("max_window_layers") or 0) < config["num_hidden_layers"]:
+        require(config, "use_sliding_window", False, default=False)
+    for kind in kinds or ():  # what transformers goes by, where it is there
         require({"layer_types": kind}, "layer_types", "full_attention")

@@ -18,6 +18,7 @@ from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
 
+YARN = CASES["qwen2-yarn"][1]["rope_parameters"]
 LLAMA3 = CASES["llama-3.1"][1]["rope_parameters"]
 TEXT = torch.arange(3, 123).unsqueeze(0)  # longer than the windows of the tiny Gemmas
 
@@ -32,6 +33,15 @@ def exported(folder: Path, out: Path, type_: str = "f32") -> Path:
     """A checkpoint as a GGUF file."""
     checkpoint = resolve_model(str(folder), cache_dir=out / "cache")
     return convert(checkpoint, type=type_, out_dir=out / type_).gguf_path
+
+
+def own_keys(path: Path, architecture: str) -> dict[str, Any]:
+    """What a GGUF says of how its architecture computes."""
+    return {
+        name: field.contents()
+        for name, field in GGUFReader(path).fields.items()
+        if name.startswith(f"{architecture}.")
+    }
 
 
 def test_every_architecture_has_a_case() -> None:
@@ -58,12 +68,25 @@ def test_there_and_back(case: str, tmp_path: Path) -> None:
     for left, right in zip(first.tensors, second.tensors, strict=True):
         assert bytes(left.data) == bytes(right.data), left.name
     architecture = first.fields["general.architecture"].contents()
-    own = {
-        name: field.contents()
-        for name, field in first.fields.items()
-        if name.startswith(f"{architecture}.")
-    }
-    assert own == {name: second.fields[name].contents() for name in own}
+    assert own_keys(path, architecture) == own_keys(again, architecture)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
+        ("qwen2", {"use_sliding_window": True, "layer_types": None, "max_window_layers": 2}),
+        ("qwen2-yarn", {"rope_parameters": {**YARN, "beta_fast": 32, "attention_factor": None}}),
+    ],
+)
+def test_settings_that_say_what_is_so_anyway(
+    case: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Windows that no layer has, and YaRN's own numbers: no key is another for them."""
+    source = build_checkpoint(case, tmp_path / "source")
+    before = own_keys(exported(source, tmp_path / "a"), "qwen2")
+    change(source, changes)
+    assert own_keys(exported(source, tmp_path / "b"), "qwen2") == before
 
 
 def change(folder: Path, changes: dict[str, Any]) -> None:
@@ -77,7 +100,12 @@ def change(folder: Path, changes: dict[str, Any]) -> None:
     ("case", "changes", "message"),
     [
         ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "layer_types": None, "max_window_layers": 1},
+            "use_sliding_window is True",
+        ),
+        ("qwen2-yarn", {"rope_parameters": {**YARN, "beta_fast": 16}}, "RoPE parameters"),
         ("qwen2", {"head_dim": 32}, "4 heads of 32 do not make 64"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar is 144"),

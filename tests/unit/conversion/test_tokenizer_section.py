@@ -174,6 +174,16 @@ def test_other_surroundings_are_refused(folder: Path) -> None:
         written(folder)
 
 
+def test_a_padding_token_that_nobody_added(folder: Path) -> None:
+    """Fits where transformers can add it to a row that is left over; a GGUF goes without it."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "<|pad|>"}))
+    keys = written(folder, {**CONFIG, "vocab_size": 400})
+    assert "tokenizer.ggml.padding_token_id" not in keys
+    with pytest.raises(ConversionError, match="pad_token"):
+        written(folder)
+
+
 def test_token_types_follow_the_added_tokens(folder: Path) -> None:
     """Special added tokens are CONTROL, others USER_DEFINED."""
 

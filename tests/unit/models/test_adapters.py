@@ -238,6 +238,15 @@ def test_what_cannot_be_merged_is_refused_by_name(
         merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
 
 
+def test_an_adapter_of_mlx_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """With the command of MLX that merges it."""
+    (tmp_path / "adapter_config.json").write_text('{"fine_tune_type": "lora", "model": "org/base"}')
+    (tmp_path / "adapters.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="MLX") as caught:
+        merge_lora(tiny_checkpoint, tmp_path, tmp_path / "merged")
+    assert "mlx_lm.fuse" in str(caught.value.hint)
+
+
 def test_an_adapter_of_another_model_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Factors that do not fit the base's matrices are an error."""
     other = build_tiny_checkpoint(tmp_path / "other", hidden=32)

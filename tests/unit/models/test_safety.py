@@ -124,6 +124,22 @@ def test_an_unsupported_architecture_is_named(folder: Path) -> None:
         load_model(folder)
 
 
+def test_a_class_that_training_in_parallel_made(folder: Path) -> None:
+    """FSDP 2's, whose name older transformers saved; the model is the same."""
+    change_config(folder, architectures=["FSDPLlamaForCausalLM"])
+    assert type(load_model(folder)).__name__ == "LlamaForCausalLM"
+
+
+def test_a_value_head_is_named(folder: Path) -> None:
+    """TRL's model with a value head is saved together with it."""
+    rewrite_weights(
+        folder, lambda tensors: tensors.update({"v_head.summary.weight": torch.ones(1)})
+    )
+    with pytest.raises(ModelError, match="value head") as caught:
+        check_folder(folder)
+    assert "pretrained_model" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("cut", [0, 4, 100, 5000, -1])
 def test_truncated_weights_are_an_error(folder: Path, cut: int) -> None:
     """A safetensors file cut anywhere is a ModelError that names it."""
