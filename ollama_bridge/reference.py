@@ -224,7 +224,7 @@ class ReferenceValues(_Value):
         end_tokens: Tokens that end an answer; the first is the one that training teaches.
         special_texts: What the special tokens among the likeliest are called in the vocabulary.
         bos: The tokenizer's BOS, if any.
-        adds_bos: Whether the tokenizer puts BOS before every text.
+        adds_bos: Whether BOS stands before every text, and the daemon has to put it there.
         pre_tokenizer: How it splits texts, by llama.cpp's name (``models.pretokenizers``); None:
             otherwise than by one of those.
         vocab_size: Tokens that the tokenizer knows.

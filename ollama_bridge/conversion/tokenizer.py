@@ -7,6 +7,7 @@ Everything is written explicitly, for what a GGUF leaves out a runtime fills in:
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class TokenizerSection:
                 hint="name eos_token in tokenizer_config.json, or eos_token_id in config.json",
             )
         self._roles = self._runtime_roles()
+        self._adds_bos, self._adds_eos = self._surrounding(self._role_id("bos"))
         self._note_stripping()
 
     @property
@@ -103,12 +105,8 @@ class TokenizerSection:
         Args:
             chat_template: Write the Jinja chat template where runtimes look for it; else under
                 a key of ours, for the import alone.
-
-        Raises:
-            ConversionError: the post-processor does more than adding BOS and EOS.
         """
         bos = self._role_id("bos")
-        first, last = self._surrounding(bos)
         entries = [
             text(f"{_PREFIX}model", self._kind.model),
             text(f"{_PREFIX}pre", self._kind.pre),
@@ -134,8 +132,8 @@ class TokenizerSection:
             array(f"{_PREFIX}eos_token_ids", self._ends, GGUFValueType.INT32),
         ]
         entries += [
-            flag(f"{_PREFIX}add_bos_token", value=first),
-            flag(f"{_PREFIX}add_eos_token", value=last),
+            flag(f"{_PREFIX}add_bos_token", value=self._adds_bos),
+            flag(f"{_PREFIX}add_eos_token", value=self._adds_eos),
             flag(f"{_PREFIX}add_space_prefix", value=self._kind.space_prefix),
         ]
         template = self._chat_template()
@@ -198,8 +196,7 @@ class TokenizerSection:
         )
 
     def _metaspace_prefix(self, scheme: str) -> bool:
-        prompts = self._prompts()
-        prefix = find_space_prefix(self._document, prompts or _TEXTS)
+        prefix = find_space_prefix(self._document, self._prompts or _TEXTS)
         if prefix is None:
             raise self._error(
                 f"Metaspace ({scheme}) puts spaces into the chat template's prompts; llama.cpp can "
@@ -208,13 +205,14 @@ class TokenizerSection:
                 "AutoTokenizer.from_pretrained(base, legacy=True)",
             )
         if scheme != "never":
-            alike = "the chat template's prompts" if prompts else "texts that begin with a word"
+            alike = "chat template's prompts" if self._prompts else "texts that begin with a word"
             self.notes.append(
-                f"Ollama splits {alike} as the tokenizer does; other texts may have a space more "
-                f"or less in front (Metaspace, {scheme})"
+                f"Ollama splits the {alike} as the tokenizer does; other texts may have a space "
+                f"more or less in front (Metaspace, {scheme})"
             )
         return prefix
 
+    @functools.cached_property
     def _prompts(self) -> list[str]:
         """Some that the chat template writes; none where there is none."""
         source = self._chat_template()
@@ -341,7 +339,10 @@ class TokenizerSection:
         return {role: id_ for role, id_ in named.items() if id_ is not None}
 
     def _surrounding(self, bos: int | None) -> tuple[bool, bool]:
-        """Whether the tokenizer adds BOS in front and EOS behind, by trying it."""
+        """Whether BOS is to be added in front and EOS behind, by trying the tokenizer.
+
+        Conversations are encoded as the chat template writes them: BOS is its business.
+        """
         bare = self._tokenizer.encode("a", add_special_tokens=False).ids
         full = self._tokenizer.encode("a", add_special_tokens=True).ids
         start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
@@ -352,6 +353,11 @@ class TokenizerSection:
                 f"the post-processor adds {first} before and {last} after a text; "
                 f"a GGUF can say only BOS ({bos}) and EOS ({eos})"
             )
+        if first and self._prompts:
+            prompt = self._tokenizer.encode(self._prompts[0], add_special_tokens=False).ids
+            if prompt[:1] != first:
+                self.notes.append("Ollama adds no BOS to raw texts: the chat template writes none")
+                first = []
         return bool(first), bool(last)
 
     def _chat_template(self) -> str | None:

@@ -46,7 +46,7 @@ class TextSide:
         self.folder = folder
         self.limits: list[str] = []
         self.dates: dict[str, str] = {}
-        self.adds_bos = adds_bos(tokenizer)
+        self.adds_bos = adds_bos(tokenizer) and not leaves_bos_out(tokenizer)
         self._template = chat_template_of(tokenizer)
         self.has_chat_template = self._template is not None
         self.default_system = self._find_default_system() if self.has_chat_template else None
@@ -241,6 +241,21 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether a tokenizer puts BOS in front of every text."""
     empty = tokenizer("").input_ids
     return bool(empty) and bool(empty[0] == tokenizer.bos_token_id)
+
+
+def leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a tokenizer puts BOS in front of texts, but its chat template does not.
+
+    Conversations are encoded as the template writes them, in training too: a daemon must add none.
+    """
+    template = chat_template_of(tokenizer)
+    if template is None or not adds_bos(tokenizer):
+        return False
+    try:
+        rendered = template.render(Conversation((Message("user", "Hi"),)), with_bos=True)
+    except RefusedError:
+        return False
+    return not rendered.startswith(str(tokenizer.bos_token))
 
 
 def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate | None:

@@ -25,7 +25,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
-from ollama_bridge.models.reference_texts import TextSide, turns_of
+from ollama_bridge.models.reference_texts import TextSide, leaves_bos_out, turns_of
 from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scored_texts import ScoredTexts, Text
@@ -111,7 +111,8 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=6,  # raised when other values are computed
+        # Raised when other values are computed. Before 7, BOS was expected where none is written.
+        version=7 if leaves_bos_out(load_tokenizer(checkpoint.path)) else 6,
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system}
         | ({"renderer": asdict(renderer)} if renderer is not None else {}),

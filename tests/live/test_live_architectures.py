@@ -41,13 +41,22 @@ def test_the_daemon_splits_as_the_tokenizer_does(name: str, client: Client, tmp_
     assert proofs_of(source, f"live-pre-{name}", ("f16",), client, tmp_path) == {"f16": True}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_daemon_splits_as_sentencepiece_does(form: str, client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "template"),
+    [
+        *((form, CHAT_TEMPLATE) for form in FORMS),
+        ("llama", CHAT_TEMPLATE.removeprefix("{{ bos_token }}")),
+    ],
+    ids=[*FORMS, "no BOS"],
+)
+def test_the_daemon_splits_as_sentencepiece_does(
+    form: str, template: str, client: Client, tmp_path: Path
+) -> None:
     """Llama 2's, as it was and as transformers 5 saves it, and Gemma's: spaces, bytes, BOS."""
     case = "gemma2" if form == "gemma" else "mistral"
     source = build_checkpoint(case, tmp_path / "source", sizes={"vocab_size": SIZE})
     build_sentencepiece(source, form=form)
-    (source / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (source / "chat_template.jinja").write_text(template)
     assert proofs_of(source, f"live-spm-{form}", ("f16",), client, tmp_path) == {"f16": True}
 
 

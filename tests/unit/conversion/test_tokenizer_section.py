@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
+from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
+from ollama_bridge.models.reference_texts import TextSide
 
 CONFIG = {"vocab_size": 384, "eos_token_id": 2}
 
@@ -150,6 +152,14 @@ def test_a_bos_that_the_tokenizer_adds_is_written(folder: Path) -> None:
     keys = written(folder)
     assert keys["tokenizer.ggml.add_bos_token"] is True
     assert keys["tokenizer.ggml.add_eos_token"] is False
+
+
+def test_no_bos_is_added_where_the_chat_template_writes_none(tmp_path: Path) -> None:
+    """Zephyr's and TinyLlama's formats, and ChatML on Llama: trained without it, as encoded."""
+    template = CHAT_TEMPLATE.replace("{{ bos_token }}", "")
+    assert written_of(tmp_path, "llama", CHAT_TEMPLATE)["tokenizer.ggml.add_bos_token"] is True
+    assert written_of(tmp_path, "llama", template)["tokenizer.ggml.add_bos_token"] is False
+    assert TextSide(load_tokenizer(tmp_path), tmp_path, system=None).adds_bos is False
 
 
 def test_a_tokenizer_without_an_end_is_refused(folder: Path) -> None:
@@ -288,7 +298,7 @@ def test_a_role_that_the_tokenizer_names_is_kept(folder: Path) -> None:
     assert ends(written(folder)) == (2, 1, 0, [2, 1, 0])
 
 
-def metaspace(folder: Path, form: str, template: str | None) -> dict[str, Any]:
+def written_of(folder: Path, form: str, template: str | None) -> dict[str, Any]:
     """What is written of a tokenizer in a form, with a chat template."""
     build_sentencepiece(folder, form=form)
     if template is not None:
@@ -310,7 +320,7 @@ def test_metaspace_is_tried_on_what_prompts_look_like(
     tmp_path: Path, form: str, template: str | None, prefix: bool
 ) -> None:
     """transformers 5 saves Llama 2's and TinyLlama's tokenizers so; neither way is always right."""
-    keys = metaspace(tmp_path, form, template)
+    keys = written_of(tmp_path, form, template)
     assert keys["tokenizer.ggml.add_space_prefix"] is prefix
     out = tmp_path / "back"
     out.mkdir()
@@ -329,5 +339,5 @@ def test_metaspace_that_no_way_splits_alike_is_refused(tmp_path: Path) -> None:
     """A space before the first word, none behind special tokens: a format without BOS."""
     template = CHAT_TEMPLATE.replace("{{ bos_token }}", "").replace("' ' + m", "m")
     with pytest.raises(ConversionError, match="Metaspace") as caught:
-        metaspace(tmp_path, "first", template)
+        written_of(tmp_path, "first", template)
     assert "legacy=True" in str(caught.value.hint)
