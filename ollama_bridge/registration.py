@@ -159,6 +159,7 @@ class _Job:
 
     def run(self) -> Certificate:
         reference = ReferenceValues.read(self.gguf.reference_path)
+        self._tell_context(reference.context_length)
         checked = [self._check_file(file) for file in self.files]
         version = self._check_version()
         self._remove_leftovers()
@@ -177,6 +178,16 @@ class _Job:
                 self._raise_if_failed(certificate)
             digest = self._publish(tag, created)
         return certificate.model_copy(update={"tag_digest": digest})
+
+    def _tell_context(self, made_for: int) -> None:
+        """A tag gets less context than most models have, for memory is taken for all of it."""
+        context = self.modelfile.parameters.get("num_ctx")
+        if isinstance(context, int) and context < made_for:
+            said = (
+                f"{self.tag} has a context of {context} tokens, its model was made for {made_for}: "
+                "requests get more by options.num_ctx"
+            )
+            self.reporter.emit(Note(_STAGE, "info", said))
 
     def _prove(
         self, reference: ReferenceValues, metadata: dict[str, object], version: str

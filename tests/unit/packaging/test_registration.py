@@ -111,6 +111,20 @@ def test_a_good_model_gets_its_tag(
     assert written.replace_from(modelfile.from_) == modelfile
 
 
+def test_less_context_than_the_model_has_is_told(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Who serves a model of 128k tokens would not look for its context at 4096."""
+    listener = Listener()
+    for context, told in ((small_reference().context_length, []), (32, ["32", "options.num_ctx"])):
+        asked = replace(modelfile, parameters={**modelfile.parameters, "num_ctx": context})
+        out_dir = tmp_path / str(context)
+        register(gguf, asked, TAG, client=daemon, out_dir=out_dir, reporter=listener)  # type: ignore[arg-type]
+        notes = [event.message for event in listener.events if isinstance(event, Note)]
+        assert all(word in "".join(notes) for word in told)
+        assert bool(notes) is bool(told)
+
+
 def test_the_second_time_nothing_is_sent(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
