@@ -155,6 +155,14 @@ class TextSide:
             for token in unique
         )
 
+    @property
+    def ends_in_plain_text(self) -> bool:
+        """Whether no special token is in what ends a turn: a mark that nobody added as a token."""
+        if self.turn_end is None:
+            return False
+        ids = self.tokenizer(self.turn_end, add_special_tokens=False).input_ids
+        return not any(_is_special(self.tokenizer, token) for token in ids)
+
     def special(self, text: str | list[str] | None) -> Special | None:
         """A special token by its text."""
         if not isinstance(text, str):
@@ -291,10 +299,13 @@ def turn_end_of(template: ChatTemplate) -> str | None:
 
 def turn_end_token(tokenizer: PreTrainedTokenizerFast, turn_end: str) -> int | None:
     """The special token that a turn's end begins with; None: it is written in plain text."""
-    for first in tokenizer(turn_end, add_special_tokens=False).input_ids[:1]:
-        added = tokenizer.added_tokens_decoder.get(first)
-        return int(first) if added is not None and added.special else None
-    return None
+    first = tokenizer(turn_end, add_special_tokens=False).input_ids[:1]
+    return next((int(token) for token in first if _is_special(tokenizer, token)), None)
+
+
+def _is_special(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
+    added = tokenizer.added_tokens_decoder.get(token)
+    return added is not None and added.special
 
 
 def turns_of(conversation: Conversation) -> tuple[Turn, ...]:

@@ -151,6 +151,9 @@ def _compute(
     text = TextSide(tokenizer, folder, system=system or None, renderer=renderer)
     if text.served is not None:
         reporter.emit(Note(_STAGE, "info", text.served.reason))
+    if text.ends_in_plain_text:
+        said = f"turns end with {text.turn_end!r}, which is plain text: no answer ends there"
+        reporter.emit(Note(_STAGE, "warning", said))
     config = read_config(folder)
     context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)
     probes = text.conversations(longest=context - _GREEDY_TOKENS)

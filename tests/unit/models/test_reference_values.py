@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.formats import source_of
-from fakes.models import DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
+from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.probes import CONVERSATIONS
+from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
 from ollama_bridge.reference import NOISE_TYPES, ReferenceValues
 
@@ -125,6 +126,16 @@ def test_ends_and_sizes(values: ReferenceValues, tiny_checkpoint: Path) -> None:
     in_a_row, behind = values.limits  # what holds for every chat template
     assert in_a_row.startswith("a second message of one role in a row")
     assert behind.startswith("a system message behind others")
+
+
+def test_a_turns_end_that_is_no_token(tiny_checkpoint: Path) -> None:
+    """ChatML whose marks nobody added to the tokenizer."""
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    assert not TextSide(tokenizer, tiny_checkpoint, system=None).ends_in_plain_text
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<|over|>")
+    text = TextSide(tokenizer, tiny_checkpoint, system=None)
+    assert text.ends_in_plain_text
+    assert [token.text for token in text.end_tokens({})] == ["<|im_end|>"]  # eos alone
 
 
 def test_noise_of_every_type_is_estimated(values: ReferenceValues) -> None:
