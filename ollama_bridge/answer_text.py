@@ -11,6 +11,8 @@ import re
 THOUGHT_END = "</think>"
 
 _THOUGHT_START = "<think>"
+_OPENING = re.compile(r"<think>\s*")
+_OPENED = re.compile(r"<think>\s*\Z")
 # Marks of Markdown in front of a line; a minus without a blank belongs to its number.
 _LINE_MARK = re.compile(r"^(?:#+|[-+*•>])\s+")
 _SENTENCE_MARKS = " \t\n.,;:!?…。！？"
@@ -22,6 +24,33 @@ _LEADS = re.compile(r"^(?:the )?(?:final )?(?:answer|label|sentiment)(?: is)?\s*
 def with_thought(answer: str, thought: str) -> str:
     """A thought and the answer behind it, as one text."""
     return f"{_THOUGHT_START}\n{thought.strip()}\n{THOUGHT_END}\n\n{answer}"
+
+
+def thought_opening(text: str) -> str:
+    """The mark that a text with a thought begins with; empty where it begins otherwise."""
+    found = _OPENING.match(text)
+    return "" if found is None else found[0]
+
+
+def behind_prompt(prompt: str, text: str, *, length: int) -> str:
+    """A prompt and the beginning of an answer, as a model that is asked goes on from there.
+
+    A prompt may have opened the thought: an answer with a thought goes on in it, one without
+    closes it first.
+
+    Args:
+        prompt: Rendered.
+        text: The whole answer, with its thought or without.
+        length: Of the beginning, in characters.
+    """
+    opened = _OPENED.search(prompt)
+    if opened is None:
+        return prompt + text[:length]
+    if THOUGHT_END not in text:
+        return f"{prompt}\n{THOUGHT_END}\n\n{text[:length]}"
+    if thought_opening(text):
+        return prompt[: opened.start()] + text[:length]
+    return prompt + text[:length]
 
 
 def without_thought(text: str) -> str:

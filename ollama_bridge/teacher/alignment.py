@@ -17,10 +17,12 @@ named in the student's vocabulary is part of the residual, never of another toke
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ollama_bridge.answer_text import thought_opening
 from ollama_bridge.client import TokenLogprob, TopLogprob
 from ollama_bridge.teacher.token_bytes import TokenBytes
 
@@ -66,6 +68,9 @@ class _Placed:
 def spans_of(tokens: Sequence[int], answer: str, vocabulary: TokenBytes) -> list[Span | None]:
     """Where the tokens of a turn lie in its answer; None for those that are no part of it.
 
+    Of an answer whose beginning the prompt has said (a template that opens the thought), the turn
+    holds the rest.
+
     Args:
         tokens: Of one turn: the answer, what the template puts around it, the end token.
         answer: Its text.
@@ -73,12 +78,16 @@ def spans_of(tokens: Sequence[int], answer: str, vocabulary: TokenBytes) -> list
     """
     pieces = [vocabulary.of(token) or b"" for token in tokens]
     whole, wanted = b"".join(pieces), answer.encode(errors="replace")
-    offset = whole.find(wanted)
+    offset = whole.rfind(wanted)
+    first = 0  # byte of the answer from which on the turn has it
+    if offset < 0:
+        offset = len(whole) - len(wanted)
+        first = len(wanted) - _common_end(whole, wanted)
     spans: list[Span | None] = []
     start = -offset
     for token, piece in zip(tokens, pieces, strict=True):
         end = start + len(piece)
-        inside = offset >= 0 and piece and start >= 0 and end <= len(wanted)
+        inside = piece and start >= first and end <= len(wanted)
         spans.append(Span(token, start, end) if inside else None)
         start = end
     return spans
@@ -97,11 +106,13 @@ def align(
     Args:
         spans: Of the student's tokens, from :func:`spans_of`.
         answer: The text that the student learns.
-        entries: What the daemon reported with the text that it generated.
+        entries: What the daemon reported with the text that it generated. Of a thought's marks it
+            may say nothing: they are a hole like others.
         vocabulary: The student's.
         top_k: Tokens kept at most.
     """
-    placed = _place(answer.encode(errors="replace"), entries)
+    opening = thought_opening(answer).encode()
+    placed = _place(answer.encode(errors="replace"), entries, begin=len(opening))
     starts = {one.start: number for number, one in enumerate(placed)}
     found: list[Distribution | None] = []
     for span in spans:
@@ -138,14 +149,26 @@ def named_distribution(
     return _sorted(masses, top_k) if masses else None
 
 
-def _place(answer: bytes, entries: Sequence[TokenLogprob]) -> list[_Placed]:
-    """Find the entries in the text, in order; what has no certain place is left out."""
+def _common_end(left: bytes, right: bytes) -> int:
+    """How many bytes at their end two texts have in common."""
+    pairs = zip(reversed(left), reversed(right), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _place(answer: bytes, entries: Sequence[TokenLogprob], *, begin: int) -> list[_Placed]:
+    """Find the entries in the text, in order; what has no certain place is left out.
+
+    Args:
+        answer: The text.
+        entries: In order.
+        begin: Where the first stands, bytes, unless all that is before is among them.
+    """
     texts = [_content(entry) for entry in entries]
     offset = b"".join(texts).rfind(answer)
     if offset >= 0:  # nothing of it is lost
         return _place_all(len(answer), entries, texts, -offset)
     placed: list[_Placed] = []
-    end = 0
+    end = begin
     for number, (entry, text) in enumerate(zip(entries, texts, strict=True)):
         if not text or _REPLACEMENT in text:
             continue

@@ -92,7 +92,7 @@ def label_by_daemon(
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
-        version=1,
+        version=2,  # 2: thoughts that the prompt opens have distributions
         inputs={"model": respondent.identity, "corpus": corpus.digest, "student": student.digest},
         settings={
             "top_k": settings.top_k,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ollama_bridge.answer_text import THOUGHT_END, behind_prompt
 from ollama_bridge.artifacts import canonical_json, digest_text
 from ollama_bridge.client import AsyncClient
 from ollama_bridge.client.jobs import Job
@@ -91,6 +92,7 @@ def places_of(
 def score(tag: str, passage: Passage, *, identity: str) -> Job[AsyncClient]:
     """The job that asks for a passage; :func:`read_scores` reads its value."""
     content = {
+        "version": 2,  # of what is sent; 2: thoughts go on where the prompt opens one
         "messages": [message.to_dict() for message in passage.messages],
         "answer": passage.answer,
         "prefixes": [place.prefix for place in passage.places],
@@ -99,10 +101,11 @@ def score(tag: str, passage: Passage, *, identity: str) -> Job[AsyncClient]:
     }
 
     async def run(client: AsyncClient) -> JSONRecord:
-        # A template that opens <think> would put the given answer into the thinking.
-        prompt = await client.render(tag, passage.messages, think=False)
+        # As it would have been asked for this answer: with its thought, or for none.
+        think = None if THOUGHT_END in passage.answer else False
+        prompt = await client.render(tag, passage.messages, think=think)
         found = [
-            await client.next_token(tag, prompt + passage.answer[: place.prefix])
+            await client.next_token(tag, behind_prompt(prompt, passage.answer, length=place.prefix))
             for place in passage.places
         ]
         return {"scores": [next_token_to_record(one) for one in found]}

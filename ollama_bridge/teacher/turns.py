@@ -101,11 +101,12 @@ class SplitReader:
         example = self._examples[encoded.row]
         places = [place for place, one in enumerate(example.messages) if one.role == "assistant"]
         runs = encoded.stretches
-        if len(runs) != len(places):  # turns that the template writes without a gap
+        if len(runs) != encoded.turns:  # turns that the template writes without a gap
             tokens = tuple(int(token) for token in encoded.input_ids[encoded.targets])
             yield Turn(tokens, (None,) * len(tokens), None)
             return
-        for place, run in zip(places, runs, strict=True):
+        # Where the template forgets thoughts, the last turn alone is learnt.
+        for place, run in zip(places[-len(runs) :], runs, strict=True):
             tokens = tuple(int(token) for token in encoded.input_ids[run])
             is_last = place == len(example.messages) - 1
             reply = self._generated.read(example.id) if is_last else None

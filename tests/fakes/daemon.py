@@ -71,6 +71,7 @@ class Turn:
         refusal: Status and message of an error reply.
         done_reason: Of the terminal event.
         logprobs: What each piece carries.
+        thought_logprobs: What each piece of the thinking carries.
         prompt_tokens: As the daemon counts them.
         tool_calls: Name and arguments of the tools that the answer asks for.
     """
@@ -81,6 +82,7 @@ class Turn:
     refusal: tuple[int, str] | None = None
     done_reason: str = "stop"
     logprobs: Sequence[Sequence[Mapping[str, Any]]] | None = None
+    thought_logprobs: Sequence[Sequence[Mapping[str, Any]]] | None = None
     prompt_tokens: int = 7
     tool_calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
@@ -100,6 +102,7 @@ class FakeDaemon:
         statuses: What ``create``, ``pull`` and ``push`` say.
         models: Tag to the digest of its manifest.
         shown: What ``show`` says of each.
+        prompt_end: What a rendered prompt ends with.
         context_length: With which each runs. A text to embed may have so many words.
         blobs: Files by digest.
         asked: Every request, in the order of arrival.
@@ -134,6 +137,7 @@ class FakeDaemon:
             "model_info": {},
         }
     )
+    prompt_end: str = ""
     context_length: int = 4096
     blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -200,8 +204,10 @@ class FakeDaemon:
 
     def answer(self, turn: Turn, *, chat: bool) -> Iterator[dict[str, Any]]:
         """The events of one answer."""
-        for thought in self.thinking if turn.thinking is None else turn.thinking:
-            yield _event({"thinking": thought, "content": "", "response": ""}, chat=chat)
+        for number, thought in enumerate(self.thinking if turn.thinking is None else turn.thinking):
+            reported = turn.thought_logprobs
+            extra = {} if reported is None else {"logprobs": reported[number]}
+            yield _event({"thinking": thought, "content": "", "response": ""}, chat=chat) | extra
         for number, piece in enumerate(self.pieces if turn.pieces is None else turn.pieces):
             logprobs = self.logprobs if turn.logprobs is None else turn.logprobs[number]
             extra = {} if logprobs is None else {"logprobs": logprobs}
@@ -328,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
             return status, [{"error": message}]
         if daemon.renders and asked.json.get("_debug_render_only"):
             text = "".join(f"[{m['role']}]{m['content']}" for m in _messages(asked.json))
-            return 200, [{"_debug_info": {"rendered_template": text}}]
+            return 200, [{"_debug_info": {"rendered_template": text + daemon.prompt_end}}]
         events = list(daemon.answer(self.turn, chat=asked.path == "/api/chat"))
         return 200, events if asked.json.get("stream", True) else events[-1:]
 

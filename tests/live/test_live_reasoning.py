@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from fakes.exports import modelfile_of
 from fakes.reasoning import build_reasoner
 from fakes.trainable import commit
@@ -13,14 +14,21 @@ from fakes.trainable import commit
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client import Client
-from ollama_bridge.config import TeacherSection, TuneSection
+from ollama_bridge.config import SoftLabelsSection, TeacherSection, TuneSection
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.encoding import encode
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.labels import SoftTargets
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.registration import register
 from ollama_bridge.teacher.daemon import write_answers
+from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train.finetune import finetune
+from ollama_bridge.train.sparse_losses import kl_top_k
 
 pytestmark = pytest.mark.live
 
@@ -114,4 +122,47 @@ def test_what_was_taught_to_think_teaches(
         "shorten": with_thought("3", "One less than four. So three."),
         "strip": "3",
     }
+    hold_thoughts_against_torch(corpus, checkpoint, daemon, tmp_path)
     client.delete(TAG)
+
+
+def hold_thoughts_against_torch(
+    corpus: Corpus, checkpoint: Checkpoint, daemon: PrivateDaemon, folder: Path
+) -> None:
+    """Thoughts come with distributions, their marks are asked about: all are the weights' own."""
+    settings = TeacherSection(
+        model=f"ollama:{TAG}",
+        answers="daemon",
+        answer_tokens=60,
+        rewrite=True,
+        thinking="keep",
+        soft_labels="daemon",
+        score="both",
+    )
+    respondent = in_daemons(TAG, "d", [daemon.host])
+    answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "thoughts")
+    labels = label_by_daemon(
+        answered,
+        checkpoint,
+        SoftLabelsSection(),
+        settings,
+        respondent=respondent,
+        max_length=256,
+        out_dir=folder / "labels",
+    )
+    origins = labels.facts["tokens_by_origin"]["train"]
+    assert origins["generated"] > 40
+    assert origins["scored"] >= 3 * 3  # </think>, a line end, the end of each
+    assert labels.facts["hard_share"] < 0.05
+    model = load_model(checkpoint.path).float().eval()
+    tokenizer = load_tokenizer(checkpoint.path)
+    store = LabelReader(labels.path)
+    for example in read_examples(answered.split_path("train")):
+        encoded = encode(example, tokenizer, max_length=256)
+        ids = torch.from_numpy(encoded.input_ids).long()[None]
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[0][encoded.targets - 1].float()
+        soft = store.read([row_key(encoded.input_ids, encoded.supervised)])
+        assert isinstance(soft, SoftTargets)
+        kl = kl_top_k(logits, soft.ids, soft.logprobs, soft.residual)
+        assert kl[soft.residual > -torch.inf].max() < 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.answer_text import says, with_thought, without_thought
+from ollama_bridge.answer_text import behind_prompt, says, with_thought, without_thought
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,19 @@ def test_a_thought_is_told_from_the_answer(answer: str) -> None:
     assert without_thought(whole) == answer
     assert without_thought(whole.removeprefix("<think>")) == answer
     assert without_thought(answer) == answer
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "sent"),
+    [
+        ("Q:", "yes", "Q:ye"),
+        ("Q:", "<think>\nHm.\n</think>\n\nyes", "Q:<think>\nHm.\n</think>\n\nye"),
+        ("Q:<think>\n", "<think>\nHm.\n</think>\n\nyes", "Q:<think>\nHm.\n</think>\n\nye"),
+        ("Q:<think>", "Hm.</think>yes", "Q:<think>Hm.</think>ye"),
+        ("Q:<think>\n", "yes", "Q:<think>\n\n</think>\n\nye"),
+        ("Q:<think>\n\n</think>\n\n", "yes", "Q:<think>\n\n</think>\n\nye"),
+    ],
+)
+def test_an_answer_goes_on_where_the_prompt_ends(prompt: str, answer: str, sent: str) -> None:
+    """A thought in the one that it opened; an answer without one behind the end of it."""
+    assert behind_prompt(prompt, answer, length=len(answer) - 1) == sent

@@ -1,0 +1,174 @@
+"""Distributions of a teacher that thinks, for a student that learns its thoughts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.reasoning import build_reasoner
+from fakes.trainable import commit
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import SoftLabelsSection, TeacherSection
+from ollama_bridge.encoding import encode
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.labels import SoftTargets
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.teacher.daemon import write_answers
+from ollama_bridge.teacher.daemon_labels import label_by_daemon
+from ollama_bridge.teacher.respondent import in_daemons
+
+THOUGHT, ANSWER = "Four hundred, and nine and forty.", "449"
+PROMPT = "[user]907-458=?"
+THINKS = "<think>\n"
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Its prompt opens the thought, as DeepSeek-R1's does."""
+    folder = tmp_path_factory.mktemp("reasoner") / "student"
+    return commit(Checkpoint, folder, lambda path: build_reasoner(path))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(student: Checkpoint) -> Any:
+    return load_tokenizer(student.path)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    def fill(path: Path) -> None:
+        asked = Example("a", (Message("user", "907-458=?"),), "a")
+        for split in ("train", "validation", "test"):
+            write_examples(path / f"{split}.jsonl", [asked])
+        (path / "card.json").write_text("{}")
+
+    return commit(Corpus, tmp_path / "corpus", fill)
+
+
+@pytest.fixture
+def daemon(tokenizer: Any) -> Iterator[FakeDaemon]:
+    """Reports its thought and its answer; of the marks between them nothing, as Ollama does."""
+
+    def pieces(text: str) -> list[str]:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [tokenizer.decode([token]) for token in ids]
+
+    def report(text: str, logprob: float) -> list[dict[str, object]]:
+        entry = {"token": text, "logprob": logprob}
+        return [{**entry, "top_logprobs": [entry]}]
+
+    def teaches(asked: Asked) -> Turn:
+        if asked.path == "/api/chat":
+            thought, said = pieces(f"{THOUGHT}\n"), pieces(ANSWER)
+            return Turn(
+                thinking=thought,
+                thought_logprobs=[report(piece, -0.5) for piece in thought],
+                pieces=said,
+                logprobs=[report(piece, -0.5) for piece in said],
+            )
+        given = asked.json["prompt"].removeprefix(PROMPT)
+        whole = f"{THINKS}{THOUGHT}\n</think>\n\n{ANSWER}"
+        if not whole.startswith(given):
+            whole = f"{THINKS}\n</think>\n\n{ANSWER}"
+        assert whole.startswith(given)
+        said = pieces(whole[len(given) :])[:1] or [""]
+        return Turn(
+            pieces=said, logprobs=[report(said[0], -0.25)], prompt_tokens=len(pieces(given))
+        )
+
+    with FakeDaemon(script=teaches, prompt_end=THINKS) as running:
+        yield running
+
+
+def label(
+    corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, folder: Path, **teacher: Any
+) -> tuple[Corpus, SoftLabels]:
+    settings = TeacherSection(
+        model="ollama:m", answers="daemon", soft_labels="daemon", in_flight=1, **teacher
+    )
+    respondent = in_daemons("m", "d", [daemon.host])
+    answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "answers")
+    labels = label_by_daemon(
+        answered,
+        student,
+        SoftLabelsSection(top_k=2),
+        settings,
+        respondent=respondent,
+        max_length=256,
+        out_dir=folder / "labels",
+    )
+    return answered, labels
+
+
+def learnt(answered: Corpus, labels: SoftLabels, tokenizer: Any) -> list[tuple[str, float]]:
+    """Each token of the training split, and how likely the teacher found it; 0.0: hard."""
+    (example,) = read_examples(answered.split_path("train"))
+    encoded = encode(example, tokenizer, max_length=256)
+    found = LabelReader(labels.path).read([row_key(encoded.input_ids, encoded.supervised)])
+    assert isinstance(found, SoftTargets)
+    targets = encoded.input_ids[encoded.targets].tolist()
+    assert found.ids[:, 0].tolist() == targets
+    texts = [tokenizer.decode([token]) for token in targets]
+    return list(zip(texts, found.logprobs[:, 0].tolist(), strict=True))
+
+
+def test_a_thought_that_the_prompt_opens_brings_its_distributions(
+    corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The student's turn begins behind <think>; only the marks around the answer are hard labels."""
+    answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="generated")
+    found = learnt(answered, labels, tokenizer)
+    assert "".join(text for text, _ in found).startswith(THOUGHT)
+    hard = "".join(text for text, logprob in found if logprob == 0.0)
+    assert hard == f"\n</think>\n\n{tokenizer.eos_token}"
+    assert {logprob for _, logprob in found} == {0.0, -0.5}
+
+
+def test_what_is_asked_stands_behind_the_student_own_prompt(
+    corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
+) -> None:
+    """A thought goes on in the one that the prompt opened."""
+    answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="both")
+    found = learnt(answered, labels, tokenizer)
+    assert labels.facts["hard_share"] == 0.0
+    assert [logprob for text, logprob in found if text == "</think>"] == [-0.25]
+    asked = [body["prompt"] for body in daemon.questions if "prompt" in body]
+    assert all(prompt.startswith(f"{PROMPT}{THINKS}{THOUGHT}") for prompt in asked)
+
+
+def test_an_answer_without_a_thought_is_asked_about_behind_its_end(
+    corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The prompt opened one, which the student learns to close at once."""
+    answered, labels = label(corpus, student, daemon, tmp_path, thinking="strip", score="both")
+    found = learnt(answered, labels, tokenizer)
+    asked = [body["prompt"] for body in daemon.questions if "prompt" in body]
+    assert all(prompt.startswith(f"{PROMPT}{THINKS}\n</think>\n\n") for prompt in asked)
+    assert "".join(text for text, logprob in found if logprob == -0.25) == (
+        f"{ANSWER}{tokenizer.eos_token}"
+    )
+
+
+def test_of_several_turns_the_last_brings_its_distributions(
+    student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The template forgets thoughts, so only the last answer is learnt."""
+
+    def fill(path: Path) -> None:
+        before = (Message("user", "Hi"), Message("assistant", "Hello"))
+        asked = Example("a", (*before, Message("user", "907-458=?")), "a")
+        for split in ("train", "validation", "test"):
+            write_examples(path / f"{split}.jsonl", [asked])
+        (path / "card.json").write_text("{}")
+
+    corpus = commit(Corpus, tmp_path / "turns", fill)
+    answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="generated")
+    found = learnt(answered, labels, tokenizer)
+    assert math.fsum(logprob == -0.5 for _, logprob in found) > len(found) / 2
