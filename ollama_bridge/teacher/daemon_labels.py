@@ -92,7 +92,9 @@ def label_by_daemon(
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
-        version=2,  # 2: thoughts that the prompt opens have distributions
+        # 2: thoughts that the prompt opens have distributions. 3: none where the teacher cuts
+        # a text otherwise, in holes as well.
+        version=3,
         inputs={"model": respondent.identity, "corpus": corpus.digest, "student": student.digest},
         settings={
             "top_k": settings.top_k,
@@ -174,21 +176,21 @@ class _Asker:
         if len(todo) < len(passages):
             done = len(passages) - len(todo)
             self._reporter.emit(StageStarted(STAGE, resumed_from=done))
-        keys = sorted(todo, key=lambda key: len(todo[key].places))
+        keys = sorted(todo, key=lambda key: len(todo[key].prefixes))
         # The first loads the model, one of middle length tells the time.
         for probe in (keys[:1], keys[len(keys) // 2 :][:1]):
             start_s = time.monotonic()
             self._settle(probe, todo)
         if len(keys) > 2:
-            places = len(todo[keys[len(keys) // 2]].places)
-            self._estimate((time.monotonic() - start_s) / places, todo)
+            prefixes = len(todo[keys[len(keys) // 2]].prefixes)
+            self._estimate((time.monotonic() - start_s) / prefixes, todo)
         self._settle(keys, todo)
 
     def _job(self, passage: Passage) -> Job[AsyncClient]:
         return score(self._respondent.name, passage, identity=self._respondent.identity)
 
     def _estimate(self, place_s: float, todo: Mapping[str, Passage]) -> None:
-        left = sum(len(one.places) for key, one in todo.items() if key not in self._log)
+        left = sum(len(one.prefixes) for key, one in todo.items() if key not in self._log)
         minutes = left * place_s / len(self._respondent.endpoints) / 60
         message = (
             f"{left} tokens are asked about one by one: about {math.ceil(minutes)} min "
@@ -197,15 +199,15 @@ class _Asker:
         self._reporter.emit(Note(STAGE, "info", message))
 
     def _settle(self, keys: Sequence[str], todo: Mapping[str, Passage]) -> None:
-        total = sum(len(one.places) for one in todo.values())
-        done = sum(len(one.places) for key, one in todo.items() if key in self._log)
+        total = sum(len(one.prefixes) for one in todo.values())
+        done = sum(len(one.prefixes) for key, one in todo.items() if key in self._log)
         jobs = [self._job(todo[key]) for key in keys]
         for event in run_batch(jobs, self._respondent.endpoints, self._log, self._limits):
             if isinstance(event, GivenUp):
                 message = f"{event.name} is asked no more: {event.error.message}"
                 self._reporter.emit(Note(STAGE, "warning", message))
                 continue
-            done += len(todo[event.key].places)
+            done += len(todo[event.key].prefixes)
             self._reporter.emit(Progress(STAGE, done, total, "tokens"))
 
 

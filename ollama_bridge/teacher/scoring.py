@@ -55,6 +55,15 @@ class Passage:
     answer: str
     places: tuple[Place, ...]
 
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """What is sent of the answer, in characters, in order.
+
+        The ends of places, too: how the prompt grows over a token has to be known.
+        """
+        starts = {place.prefix for place in self.places}
+        return tuple(sorted(starts | {one.end for one in self.places if one.end is not None}))
+
 
 def places_of(
     tokens: Sequence[int], spans: Sequence[Span | None], answer: str, vocabulary: TokenBytes
@@ -95,7 +104,7 @@ def score(tag: str, passage: Passage, *, identity: str) -> Job[AsyncClient]:
         "version": 2,  # of what is sent; 2: thoughts go on where the prompt opens one
         "messages": [message.to_dict() for message in passage.messages],
         "answer": passage.answer,
-        "prefixes": [place.prefix for place in passage.places],
+        "prefixes": passage.prefixes,
         "identity": identity,
         "tag": tag,
     }
@@ -105,8 +114,8 @@ def score(tag: str, passage: Passage, *, identity: str) -> Job[AsyncClient]:
         think = None if THOUGHT_END in passage.answer else False
         prompt = await client.render(tag, passage.messages, think=think)
         found = [
-            await client.next_token(tag, behind_prompt(prompt, passage.answer, length=place.prefix))
-            for place in passage.places
+            await client.next_token(tag, behind_prompt(prompt, passage.answer, length=prefix))
+            for prefix in passage.prefixes
         ]
         return {"scores": [next_token_to_record(one) for one in found]}
 
@@ -130,14 +139,14 @@ def read_scores(
         vocabulary: The student's.
         top_k: Tokens kept at most.
     """
-    scores = [next_token_from_record(record) for record in value["scores"]]
-    counts = {
-        place.prefix: one.prompt_tokens for place, one in zip(passage.places, scores, strict=True)
+    scores = {
+        prefix: next_token_from_record(record)
+        for prefix, record in zip(passage.prefixes, value["scores"], strict=True)
     }
     found = {}
-    for place, one in zip(passage.places, scores, strict=True):
-        behind = None if place.end is None else counts.get(place.end)
-        if behind is not None and behind - one.prompt_tokens != 1:
+    for place in passage.places:
+        one = scores[place.prefix]
+        if place.end is not None and scores[place.end].prompt_tokens - one.prompt_tokens != 1:
             continue  # the teacher has other tokens here
         target = tokens[place.number]
         distribution = named_distribution(one.top, vocabulary, target=target, top_k=top_k)

@@ -204,6 +204,30 @@ def test_other_tokens_of_the_teacher_are_seen_by_their_count(
     assert certain == [number == 1 for number in range(len(targets_of(GOLD)))]
 
 
+def test_a_hole_inside_a_token_of_the_teacher_stays_one(label: Label, daemon: FakeDaemon) -> None:
+    """Two tokens of the student are one of the teacher's, and got lost: half of it is no place."""
+    words = pieces(ANSWER)
+    joined = len("".join(words[:2]))
+
+    def writes(asked: Asked) -> Turn:
+        turn = teaches(asked)
+        if asked.path == "/api/chat":
+            lost: list[list[dict[str, object]]] = [[], []]
+            return Turn(pieces=words, logprobs=lost + [[reports(one, -0.5)] for one in words[2:]])
+        answer, prefix = given(asked)
+        shorter = answer == ANSWER and len(prefix) >= joined
+        return Turn(
+            pieces=turn.pieces, logprobs=turn.logprobs, prompt_tokens=turn.prompt_tokens - shorter
+        )
+
+    daemon.script = writes
+    found = read(label("both"), [0])
+    certain = (found.residual == -math.inf).tolist()
+    assert certain == [number == 1 for number in range(len(targets_of(ANSWER)))]
+    assert found.logprobs[0, 0] == -0.25
+    assert (found.logprobs[2:-1, 0] == -0.5).all()
+
+
 def test_a_kill_loses_no_score(label: Label, daemon: FakeDaemon) -> None:
     """The model goes away in mid-stage: the next run asks for the rest only."""
     whole = label("both", name="whole")

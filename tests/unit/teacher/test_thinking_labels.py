@@ -122,7 +122,7 @@ def learnt(answered: Corpus, labels: SoftLabels, tokenizer: Any) -> list[tuple[s
 def test_a_thought_that_the_prompt_opens_brings_its_distributions(
     corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
 ) -> None:
-    """The student's turn begins behind <think>; only the marks around the answer are hard labels."""
+    """The student's turn begins behind <think>; only the marks around it are hard labels."""
     answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="generated")
     found = learnt(answered, labels, tokenizer)
     assert "".join(text for text, _ in found).startswith(THOUGHT)
