@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.client import AsyncClient
 from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog
-from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import BatchLimits, GivenUp
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest
@@ -34,7 +33,7 @@ from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import LOGPROBS_NAME
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent
-from ollama_bridge.teacher.scoring import Passage, score
+from ollama_bridge.teacher.scoring import Part, score
 from ollama_bridge.teacher.splits import counts_of, read_splits
 from ollama_bridge.teacher.token_bytes import TokenBytes
 from ollama_bridge.teacher.turns import Origin, SplitReader, Turn
@@ -160,55 +159,54 @@ class _Asker:
         self._log = log
         self._reporter = reporter
 
-    def answer(self, turn: Turn) -> JSONRecord | None:
-        """What was said of a turn's passage; None: it was not asked, or refused."""
-        if turn.passage is None:
-            return None
-        value: JSONRecord | None = self._log.read(self._job(turn.passage).key).value
-        return value
+    def answers(self, turn: Turn) -> Iterator[JSONRecord]:
+        """What was said of a turn's passage, part by part, as far as it was not refused."""
+        for part in self._parts(turn):
+            value = self._log.read(part.job.key).value
+            if value is not None:
+                yield value
 
-    def run(self, turns: Sequence[Turn]) -> None:
+    def run(self, turns: Iterable[Turn]) -> None:
         """Ask, after saying how long it will take."""
-        passages = {
-            self._job(turn.passage).key: turn.passage for turn in turns if turn.passage is not None
-        }
-        todo = {key: one for key, one in passages.items() if key not in self._log}
-        if len(todo) < len(passages):
-            done = len(passages) - len(todo)
-            self._reporter.emit(StageStarted(STAGE, resumed_from=done))
-        keys = sorted(todo, key=lambda key: len(todo[key].prefixes))
+        parts = {part.job.key: part for turn in turns for part in self._parts(turn)}
+        todo = [part for key, part in parts.items() if key not in self._log]
+        if len(todo) < len(parts):
+            self._reporter.emit(StageStarted(STAGE, resumed_from=len(parts) - len(todo)))
         # The first loads the model, one of middle length tells the time.
-        for probe in (keys[:1], keys[len(keys) // 2 :][:1]):
+        by_length = sorted(todo, key=lambda part: part.questions)
+        for probe in (by_length[:1], by_length[len(todo) // 2 :][:1]):
             start_s = time.monotonic()
             self._settle(probe, todo)
-        if len(keys) > 2:
-            prefixes = len(todo[keys[len(keys) // 2]].prefixes)
-            self._estimate((time.monotonic() - start_s) / prefixes, todo)
-        self._settle(keys, todo)
+        if len(todo) > 2:
+            questions = by_length[len(todo) // 2].questions
+            self._estimate((time.monotonic() - start_s) / questions, todo)
+        self._settle(todo, todo)
 
-    def _job(self, passage: Passage) -> Job[AsyncClient]:
-        return score(self._respondent.name, passage, identity=self._respondent.identity)
+    def _parts(self, turn: Turn) -> list[Part]:
+        if turn.passage is None:
+            return []
+        return score(self._respondent.name, turn.passage, identity=self._respondent.identity)
 
-    def _estimate(self, place_s: float, todo: Mapping[str, Passage]) -> None:
-        left = sum(len(one.prefixes) for key, one in todo.items() if key not in self._log)
-        minutes = left * place_s / len(self._respondent.endpoints) / 60
+    def _estimate(self, question_s: float, todo: Sequence[Part]) -> None:
+        left = sum(part.questions for part in todo if part.job.key not in self._log)
+        minutes = left * question_s / len(self._respondent.endpoints) / 60
         message = (
             f"{left} tokens are asked about one by one: about {math.ceil(minutes)} min "
-            f"({place_s * 1000:.0f} ms a token, {len(self._respondent.endpoints)} daemon(s))"
+            f"({question_s * 1000:.0f} ms a token, {len(self._respondent.endpoints)} daemon(s))"
         )
         self._reporter.emit(Note(STAGE, "info", message))
 
-    def _settle(self, keys: Sequence[str], todo: Mapping[str, Passage]) -> None:
-        total = sum(len(one.prefixes) for one in todo.values())
-        done = sum(len(one.prefixes) for key, one in todo.items() if key in self._log)
-        jobs = [self._job(todo[key]) for key in keys]
+    def _settle(self, parts: Sequence[Part], todo: Sequence[Part]) -> None:
+        questions = {part.job.key: part.questions for part in todo}
+        done = sum(count for key, count in questions.items() if key in self._log)
+        jobs = [part.job for part in parts]
         for event in run_batch(jobs, self._respondent.endpoints, self._log, self._limits):
             if isinstance(event, GivenUp):
                 message = f"{event.name} is asked no more: {event.error.message}"
                 self._reporter.emit(Note(STAGE, "warning", message))
                 continue
-            done += len(todo[event.key].prefixes)
-            self._reporter.emit(Progress(STAGE, done, total, "tokens"))
+            done += questions[event.key]
+            self._reporter.emit(Progress(STAGE, done, sum(questions.values()), "tokens"))
 
 
 def _write(reader: SplitReader, asker: _Asker, store: SharedStore, info: StoreInfo) -> Counter[str]:
@@ -221,7 +219,7 @@ def _write(reader: SplitReader, asker: _Asker, store: SharedStore, info: StoreIn
             found: list[tuple[Distribution | None, Origin]] = []
             for turn in reader.turns_of(encoded):
                 tokens += turn.tokens
-                found += reader.distributions(turn, asker.answer(turn))
+                found += reader.distributions(turn, asker.answers(turn))
             origins.update(origin for _, origin in found)
             key = _key_of(encoded)
             if key not in store:

@@ -12,7 +12,7 @@ count of the prompt's tokens tells, because it grows by one over a token that bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ollama_bridge.answer_text import THOUGHT_END, behind_prompt
@@ -24,6 +24,10 @@ from ollama_bridge.examples import Message
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.teacher.alignment import Distribution, Span, named_distribution
 from ollama_bridge.teacher.token_bytes import TokenBytes
+
+# A part is asked again if it was under way when the stage was killed. Each begins with reading the
+# passage up to there, which the daemon has in its cache where it answered the part before.
+_QUESTIONS_A_PART = 64
 
 
 @dataclass(frozen=True)
@@ -98,32 +102,59 @@ def places_of(
     return places
 
 
-def score(tag: str, passage: Passage, *, identity: str) -> Job[AsyncClient]:
-    """The job that asks for a passage; :func:`read_scores` reads its value."""
+@dataclass(frozen=True)
+class Part:
+    """A part of what is asked of a passage.
+
+    Attributes:
+        job: Asks; :func:`read_scores` reads its value.
+        questions: How many it asks.
+    """
+
+    job: Job[AsyncClient]
+    questions: int
+
+
+def score(tag: str, passage: Passage, *, identity: str) -> list[Part]:
+    """What asks for a passage, in parts that are small enough to be asked again after a kill."""
+    prefixes = passage.prefixes
+    starts = range(0, len(prefixes), _QUESTIONS_A_PART)
+    parts = [prefixes[start : start + _QUESTIONS_A_PART] for start in starts]
+    return [Part(_ask(tag, passage, part, identity=identity), len(part)) for part in parts]
+
+
+def _ask(tag: str, passage: Passage, prefixes: Sequence[int], *, identity: str) -> Job[AsyncClient]:
+    messages, answer = passage.messages, passage.answer  # its places are not needed any more
     content = {
         "version": 2,  # of what is sent; 2: thoughts go on where the prompt opens one
-        "messages": [message.to_dict() for message in passage.messages],
-        "answer": passage.answer,
-        "prefixes": passage.prefixes,
+        "messages": [message.to_dict() for message in messages],
+        "answer": answer,
+        "prefixes": prefixes,
         "identity": identity,
         "tag": tag,
     }
 
     async def run(client: AsyncClient) -> JSONRecord:
         # As it would have been asked for this answer: with its thought, or for none.
-        think = None if THOUGHT_END in passage.answer else False
-        prompt = await client.render(tag, passage.messages, think=think)
+        think = None if THOUGHT_END in answer else False
+        prompt = await client.render(tag, messages, think=think)
         found = [
-            await client.next_token(tag, behind_prompt(prompt, passage.answer, length=prefix))
-            for prefix in passage.prefixes
+            await client.next_token(tag, behind_prompt(prompt, answer, length=prefix))
+            for prefix in prefixes
         ]
-        return {"scores": [next_token_to_record(one) for one in found]}
+        return {
+            "prefixes": list(prefixes),
+            "scores": [next_token_to_record(one) for one in found],
+        }
 
-    return Job(digest_text(canonical_json(content)), run)
+    def canary(client: AsyncClient) -> Awaitable[object]:
+        return client.next_token(tag, "1")
+
+    return Job(digest_text(canonical_json(content)), run, canary)
 
 
 def read_scores(
-    value: JSONRecord,
+    values: Iterable[JSONRecord],
     passage: Passage,
     tokens: Sequence[int],
     vocabulary: TokenBytes,
@@ -133,7 +164,8 @@ def read_scores(
     """The distributions of a passage, by the number of the token in its turn.
 
     Args:
-        value: Of the job.
+        values: Of its parts; without one whose question was refused, what it would have told is
+            not known.
         passage: What was asked.
         tokens: Of the turn.
         vocabulary: The student's.
@@ -141,12 +173,16 @@ def read_scores(
     """
     scores = {
         prefix: next_token_from_record(record)
-        for prefix, record in zip(passage.prefixes, value["scores"], strict=True)
+        for value in values
+        for prefix, record in zip(value["prefixes"], value["scores"], strict=True)
     }
     found = {}
     for place in passage.places:
-        one = scores[place.prefix]
-        if place.end is not None and scores[place.end].prompt_tokens - one.prompt_tokens != 1:
+        one = scores.get(place.prefix)
+        behind = None if place.end is None else scores.get(place.end)
+        if one is None or (place.end is not None and behind is None):
+            continue
+        if behind is not None and behind.prompt_tokens - one.prompt_tokens != 1:
             continue  # the teacher has other tokens here
         target = tokens[place.number]
         distribution = named_distribution(one.top, vocabulary, target=target, top_k=top_k)

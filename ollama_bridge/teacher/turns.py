@@ -7,7 +7,7 @@ others a passage says where the daemon can be asked.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,16 +113,16 @@ class SplitReader:
             yield self._turn(example, place, tokens, reply)
 
     def distributions(
-        self, turn: Turn, scores: JSONRecord | None
+        self, turn: Turn, scores: Iterable[JSONRecord]
     ) -> list[tuple[Distribution | None, Origin]]:
         """What is known of each token of a turn, and from where.
 
         Args:
             turn: Of one of the split's examples.
-            scores: What the respondent said of its passage; None: nothing.
+            scores: What the respondent said of the parts of its passage.
         """
         scored: Mapping[int, Distribution] = {}
-        if turn.passage is not None and scores is not None:
+        if turn.passage is not None:
             scored = read_scores(
                 scores, turn.passage, turn.tokens, self._vocabulary, top_k=self._top_k
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import commit, tiny_base
 
@@ -22,6 +22,7 @@ from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
 from ollama_bridge.reporting import Note
+from ollama_bridge.teacher import scoring
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
@@ -228,23 +229,53 @@ def test_a_hole_inside_a_token_of_the_teacher_stays_one(label: Label, daemon: Fa
     assert (found.logprobs[2:-1, 0] == -0.5).all()
 
 
-def test_a_kill_loses_no_score(label: Label, daemon: FakeDaemon) -> None:
-    """The model goes away in mid-stage: the next run asks for the rest only."""
-    whole = label("both", name="whole")
+@pytest.mark.parametrize("part", [1, 3])
+def test_a_kill_loses_a_part_of_a_passage(
+    label: Label, daemon: FakeDaemon, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model goes away in mid-stage: the next run asks for the rest, and the part under way."""
+    monkeypatch.setattr(scoring, "_QUESTIONS_A_PART", part)
+    whole = label("asked", name="whole")
     calls = len(daemon.questions)
+    answered = calls // 2
     daemon.asked.clear()
 
     def leaves(asked: Asked) -> Turn:
-        if len(daemon.questions) > calls // 2:
+        if len(daemon.questions) > answered:
             return Turn(refusal=(404, "model 'm' not found"))
         return teaches(asked)
 
     daemon.script = leaves
     with pytest.raises(ModelNotFoundError):
-        label("both")
+        label("asked")
     daemon.script = teaches
-    assert label("both").digest == whole.digest
-    assert len(daemon.questions) < calls
+    assert label("asked").digest == whole.digest
+    assert 0 <= len(daemon.questions) - (calls - answered) < part
+
+
+def test_how_a_passage_is_parted_changes_nothing(
+    label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt's growth is seen over the end of a part, too."""
+    whole = label("asked", name="whole")
+    monkeypatch.setattr(scoring, "_QUESTIONS_A_PART", 1)
+    assert label("asked", name="parts").digest == whole.digest
+
+
+def test_one_that_crashed_is_asked_one_token_first(label: Label, daemon: FakeDaemon) -> None:
+    """Not a whole part of a passage again."""
+    crashed: list[str] = []
+
+    def crashes(asked: Asked) -> Turn:
+        if not crashed and "raw" in asked.json and len(daemon.questions) > 2:
+            crashed.append(asked.json["prompt"])
+            return Turn(fault=Fault.ERROR_LINE)
+        return teaches(asked)
+
+    daemon.script = crashes
+    assert label("asked").facts["hard_share"] == 0.0
+    prompts = [body["prompt"] for body in daemon.questions]
+    assert prompts[prompts.index(crashed[0]) + 1] == "1"
 
 
 def test_what_was_asked_serves_other_labels(label: Label, daemon: FakeDaemon) -> None:
