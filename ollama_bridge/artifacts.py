@@ -12,15 +12,16 @@ in the key does not change the result.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TextIO
 
 from ollama_bridge.errors import ArtifactError, DiskFullError
 
@@ -60,16 +61,30 @@ def write_text_atomic(path: Path, text: str) -> None:
     Raises:
         DiskFullError: there is no room; the old file is untouched.
     """
+    with open_atomic(path) as stream:
+        stream.write(text)
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path) -> Iterator[TextIO]:
+    """A file to be written piece by piece, see :func:`write_text_atomic`.
+
+    It is there when the block ends well, and the old one stays if it does not.
+
+    Raises:
+        DiskFullError: there is no room; the old file is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as exc:
+    except BaseException as exc:
         temporary.unlink(missing_ok=True)
-        raise_if_disk_full(exc, path)
+        if isinstance(exc, OSError):
+            raise_if_disk_full(exc, path)
         raise
 
 
@@ -79,9 +94,10 @@ def write_json_atomic(path: Path, value: JSONValue) -> None:
 
 
 def write_json_lines_atomic(path: Path, values: Iterable[JSONValue]) -> None:
-    """Write a value a line, see :func:`write_text_atomic`."""
-    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    write_text_atomic(path, "".join(lines))
+    """Write a value a line, one after the other, see :func:`write_text_atomic`."""
+    with open_atomic(path) as stream:
+        for value in values:
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def read_json_lines(path: Path) -> list[JSONValue]:

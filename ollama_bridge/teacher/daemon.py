@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import (
     Corpus,
     Work,
     digest_text,
+    open_atomic,
     write_json_atomic,
     write_json_lines_atomic,
 )
@@ -41,12 +43,11 @@ from ollama_bridge.reporting import (
     StageStarted,
     Timed,
 )
+from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
 from ollama_bridge.teacher.traces import KEPT, judge, with_thinking
 
 STAGE = "answers"
-# Of an answered corpus whose answers came with distributions: a record a kept answer.
-LOGPROBS_NAME = "logprobs.jsonl"
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
 _GOLD, _REFUSED = "had an answer", "refused"
@@ -225,9 +226,8 @@ def _write_split(
 ) -> Counter[str]:
     """Write what was answered well, and beside it what was not and what came along."""
     outcomes: Counter[str] = Counter()
-    logprobs: list[Mapping[str, object]] = []
 
-    def kept() -> Iterator[Example]:
+    def kept(logprobs: TextIO) -> Iterator[Example]:
         for example in examples:
             if not writing.is_asked(example, split=name):
                 outcomes[_GOLD] += 1
@@ -245,11 +245,16 @@ def _write_split(
                 continue
             # What was likely between other marks says little about the label alone.
             as_said = answered.messages[-1].content.endswith(reply.text.strip())
-            if writing.logprobs and as_said:
-                logprobs.append({"id": example.id, "reply": outcome.value})
+            if writing.logprobs and as_said and name != "test":
+                logprobs.write(logprobs_line(example.id, outcome.value))
             yield answered
 
-    count = write_examples(folder / f"{name}.jsonl", kept())
+    logprobs_path = folder / f"{name}-{LOGPROBS_NAME}"
+    # Both at a time: the likeliest tokens of many answers do not fit into memory.
+    with open_atomic(logprobs_path) as logprobs:
+        count = write_examples(folder / f"{name}.jsonl", kept(logprobs))
+    if not logprobs_path.stat().st_size:
+        logprobs_path.unlink()
     if examples and not count:
         raise DaemonError(
             f"{writing.respondent.name} wrote no usable answer for the {name} split: "
@@ -257,8 +262,6 @@ def _write_split(
             hint="raise teacher.answer_tokens, or choose another teacher",
             model=writing.respondent.name,
         )
-    if logprobs and name != "test":
-        write_json_lines_atomic(folder / f"{name}-{LOGPROBS_NAME}", logprobs)
     return outcomes
 
 

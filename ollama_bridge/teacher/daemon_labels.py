@@ -30,8 +30,8 @@ from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 from ollama_bridge.teacher.alignment import Distribution
-from ollama_bridge.teacher.daemon import LOGPROBS_NAME
 from ollama_bridge.teacher.named_targets import soft_targets
+from ollama_bridge.teacher.replies import LOGPROBS_NAME
 from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent
 from ollama_bridge.teacher.scoring import Part, score
 from ollama_bridge.teacher.splits import counts_of, read_splits
@@ -131,7 +131,8 @@ def label_by_daemon(
         # Beside the artefact: what was said of a passage is not asked again for other labels.
         with BatchLog(out_dir.absolute().with_name(f"{out_dir.name}-scores.jsonl")) as log:
             asker = _Asker(respondent, teacher.in_flight, log, reporter)
-            asker.run([turn for reader in readers.values() for turn in reader.turns()])
+            if teacher.score != "generated":
+                asker.run(turn for reader in readers.values() for turn in reader.turns())
             # Of this artefact alone: what a row's labels are depends on what came along with it.
             stores = draft.path / "resume-stores"
             with open_store(stores, info, teacher_path=Path(respondent.name)) as store:

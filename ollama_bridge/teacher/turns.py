@@ -6,7 +6,6 @@ others a passage says where the daemon can be asked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.teacher.alignment import Distribution, Span, align, spans_of
+from ollama_bridge.teacher.replies import KeptReplies
 from ollama_bridge.teacher.scoring import Passage, Place, places_of, read_scores
 from ollama_bridge.teacher.splits import CorpusSplit
 from ollama_bridge.teacher.token_bytes import TokenBytes
@@ -42,28 +42,6 @@ class Turn:
     passage: Passage | None
 
 
-class _Generated:
-    """The replies of a split that came with distributions, read when they are needed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._starts: dict[str, int] = {}
-        if path.exists():
-            with path.open("rb") as stream:
-                start = 0
-                for line in stream:
-                    self._starts[str(json.loads(line)["id"])] = start
-                    start += len(line)
-
-    def read(self, example_id: str) -> Mapping[str, object] | None:
-        if example_id not in self._starts:
-            return None
-        with self._path.open("rb") as stream:
-            stream.seek(self._starts[example_id])
-            record: Mapping[str, object] = json.loads(stream.readline())["reply"]
-            return record
-
-
 class SplitReader:
     """The turns of a split's examples, with what came along.
 
@@ -86,7 +64,7 @@ class SplitReader:
     ) -> None:
         self._examples = split.examples
         self.encoded = split.encoded.examples
-        self._generated = _Generated(logprobs_path)
+        self._replies = KeptReplies(logprobs_path)
         self._settings = settings
         self._vocabulary = vocabulary
         self._top_k = top_k
@@ -109,7 +87,7 @@ class SplitReader:
         for place, run in zip(places[-len(runs) :], runs, strict=True):
             tokens = tuple(int(token) for token in encoded.input_ids[run])
             is_last = place == len(example.messages) - 1
-            reply = self._generated.read(example.id) if is_last else None
+            reply = self._replies.read(example.id) if is_last else None
             yield self._turn(example, place, tokens, reply)
 
     def distributions(

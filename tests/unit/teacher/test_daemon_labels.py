@@ -14,6 +14,8 @@ from fakes.models import build_tiny_tokenizer
 from fakes.trainable import commit, tiny_base
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.client import Reply
+from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.encoding import encode
 from ollama_bridge.errors import DaemonError, ModelNotFoundError
@@ -22,7 +24,7 @@ from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
 from ollama_bridge.reporting import Note
-from ollama_bridge.teacher import scoring
+from ollama_bridge.teacher import scoring, turns
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
@@ -159,6 +161,23 @@ def test_written_answers_bring_their_distributions(label: Label, daemon: FakeDae
         "generated": 3 * written,
         "hard": 3 + given,
     }
+
+
+@pytest.mark.parametrize(("score", "times"), [("generated", 1), ("both", 2)])
+def test_a_reply_is_read_when_it_is_needed(
+    label: Label, score: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for its labels, and once before that where it decides what is asked."""
+    read_replies = 0
+
+    def counted(record: dict[str, object]) -> Reply:
+        nonlocal read_replies
+        read_replies += 1
+        return reply_from_record(record)
+
+    monkeypatch.setattr(turns, "reply_from_record", counted)
+    label(score)
+    assert read_replies == times * 4
 
 
 def test_answers_are_asked_about_token_by_token(label: Label, daemon: FakeDaemon) -> None:

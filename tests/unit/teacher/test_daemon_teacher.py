@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -329,6 +331,32 @@ def test_distributions_come_along(corpus: Corpus, daemon: FakeDaemon, tmp_path: 
     lines = (answered.path / "train-logprobs.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"train{n}" for n in range(8)]
     assert json.loads(lines[0])["reply"]["logprobs"] == [["Hi", -0.1, 0, [["Hi", -0.1, 0]]]]
+
+
+def test_distributions_are_not_all_in_memory(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Eight replies take hardly more than two."""
+    rivals = [{"token": f"t{number}", "logprob": -1.0 - number / 7} for number in range(20)]
+    entry = {"token": "t0", "logprob": -1.0, "top_logprobs": rivals}
+    daemon.script = lambda asked: Turn(pieces=["Hi"], logprobs=[[entry] * 100])
+    settings = SETTINGS.model_copy(update={"soft_labels": "daemon"})
+    peaks = []
+    for count in (2, 8):
+
+        def fill(path: Path, count: int = count) -> None:
+            write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(count)])
+            for split in ("validation", "test"):
+                write_examples(path / f"{split}.jsonl", [example(split, answer="as given")])
+            (path / "card.json").write_text("{}")
+
+        folder = tmp_path / str(count)
+        corpus = commit(Corpus, folder / "corpus", fill)
+        answered = write(corpus, daemon, folder, settings=settings)
+        shutil.rmtree(answered.path)  # written once more, of the same replies
+        tracemalloc.start()
+        write(corpus, daemon, folder, settings=settings)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_distributions_within_other_marks_do_not_come_along(
