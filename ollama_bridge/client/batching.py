@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ollama_bridge.client import model_check
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.batch import (
@@ -23,15 +24,13 @@ from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp
+from ollama_bridge.client.model_check import check_models, digest_of
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.client.values import ModelSummary, listed_name
-from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError, ModelNotFoundError
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 
 Concurrency = int | Literal["auto"]
-
-_SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
 
 
 def ask_all(
@@ -138,7 +137,7 @@ class _Plan:
         """The daemons whose models are known."""
         there = [address for address in self._addresses if address not in self._away]
         return [
-            replace(one, check=partial(_check, one.name, self._digests, self._api_key))
+            replace(one, check=partial(check_models, one.name, self._digests, self._api_key))
             for one in daemons(there, timeouts=timeouts, api_key=self._api_key)
         ]
 
@@ -181,7 +180,7 @@ def _digests(
     away: dict[str, DaemonError] = {}
     for address in addresses:
         try:
-            with Client(address, timeouts=_SOON, api_key=api_key) as client:
+            with Client(address, timeouts=model_check.SOON, api_key=api_key) as client:
                 there = client.list()
         except DaemonError as error:  # the others do its work
             away[address] = error
@@ -189,37 +188,10 @@ def _digests(
                 raise
             continue
         for model in models:
-            digest = _digest(model, there, address)
+            digest = digest_of(model, there, address)
             if found.setdefault(model, digest) != digest:
                 raise ConfigError(
                     f"{model!r} is another model at {address} than at the daemons before",
                     hint="pull or copy the same one to every daemon",
                 )
     return found, away
-
-
-async def _check(address: str, digests: Mapping[str, str], api_key: str | None) -> None:
-    """Whether a daemon is there and has the same models still."""
-    async with AsyncClient(address, timeouts=_SOON, api_key=api_key) as client:
-        there = await client.list()
-    for model, digest in digests.items():
-        if _digest(model, there, address) != digest:
-            raise ModelNotFoundError(
-                f"{model!r} is another model at {address} than when the batch began",
-                status_code=404,
-                hint="run it again: what the new one has not answered is asked anew",
-                model=model,
-            )
-
-
-def _digest(model: str, there: Sequence[ModelSummary], address: str) -> str:
-    name = listed_name(model)
-    for one in there:
-        if one.name == name:
-            return one.digest
-    raise ModelNotFoundError(
-        f"the daemon at {address} has no model {model!r}",
-        status_code=404,
-        hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
-        model=model,
-    )

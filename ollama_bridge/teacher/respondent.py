@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ollama_bridge.artifacts import digest_text
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import Job
+from ollama_bridge.client.model_check import SOON, check_models, digest_of
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.client.values import ModelDetails
@@ -61,7 +63,7 @@ class Respondent:
 
 
 def in_daemons(tag: str, identity: str, hosts: Sequence[str]) -> Respondent:
-    """A model in Ollama.
+    """A model in Ollama, which is watched: another one under its name is given no work.
 
     Args:
         tag: Its name, the same everywhere.
@@ -72,8 +74,11 @@ def in_daemons(tag: str, identity: str, hosts: Sequence[str]) -> Respondent:
         ConfigError: two daemons have different models under that name.
         DaemonError: a daemon does not answer, or has no such model.
     """
-    if len(hosts) > 1:
-        _check_same(tag, hosts)
+    digests = _digests(tag, hosts)
+    endpoints = [
+        replace(one, check=partial(check_models, one.name, {tag: digests[one.name]}, None))
+        for one in daemons(hosts)
+    ]
 
     def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
         asking = Asking(
@@ -87,7 +92,7 @@ def in_daemons(tag: str, identity: str, hosts: Sequence[str]) -> Respondent:
         call = calls.chat(tag, messages, asking, system=None, tools=None)
         return question(call, identity=identity)
 
-    return Respondent(tag, identity, daemons(hosts), ask)
+    return Respondent(tag, identity, endpoints, ask)
 
 
 def behind_api(model: str, base_url: str) -> Respondent:
@@ -120,18 +125,24 @@ def behind_api(model: str, base_url: str) -> Respondent:
     return Respondent(model, identity, [endpoint], ask, scores=False)
 
 
-def _check_same(tag: str, hosts: Sequence[str]) -> None:
-    """Folders differ from daemon to daemon, so a Modelfile counts by the digests in it."""
+def _digests(tag: str, hosts: Sequence[str]) -> Mapping[str, str]:
+    """The digest of the tag at each daemon, after a look whether it is the same everywhere.
+
+    Folders differ from daemon to daemon, so a Modelfile counts by the digests in it.
+    """
+    digests: dict[str, str] = {}
     wanted: object = None
     for host in hosts:
-        with Client(host) as client:
-            found = _content(client.show(tag))
+        with Client(host, timeouts=SOON) as client:
+            digests[host] = digest_of(tag, client.list(), host)
+            found = _content(client.show(tag)) if len(hosts) > 1 else None
         if wanted is not None and found != wanted:
             raise ConfigError(
                 f"{tag} is another model at {host} than at {hosts[0]}",
                 hint=f"pull it again at both: OLLAMA_HOST={host} ollama pull {tag}",
             )
         wanted = found
+    return digests
 
 
 def _content(details: ModelDetails) -> tuple[object, ...]:

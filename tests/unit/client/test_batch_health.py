@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
-from ollama_bridge.client import Timeouts, batching, calls, coordinator, health
+from ollama_bridge.client import Timeouts, batching, calls, coordinator, health, model_check
 from ollama_bridge.client.batch import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.batching import ask_all
@@ -241,7 +241,7 @@ def test_who_is_wedged_from_the_start_is_left_out(
     daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And told; the others answer everything."""
-    monkeypatch.setattr(batching, "_SOON", Timeouts(between_tokens_s=0.1))
+    monkeypatch.setattr(model_check, "SOON", Timeouts(between_tokens_s=0.1))
     with FakeDaemon(fault=Fault.SILENT) as wedged:
         hosts = [wedged.host, daemon.host]
         found = list(ask_all(prompts("a", "b"), tmp_path / "log", hosts=hosts))

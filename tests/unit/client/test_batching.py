@@ -19,7 +19,14 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.client import Answered, AsyncClient, Client, ModelSummary, Timeouts, batching
+from ollama_bridge.client import (
+    Answered,
+    AsyncClient,
+    Client,
+    ModelSummary,
+    Timeouts,
+    model_check,
+)
 from ollama_bridge.client.batching import ask_all
 from ollama_bridge.client.pacing import Pace, Waited, waited
 from ollama_bridge.errors import (
@@ -215,7 +222,9 @@ def test_a_row_at_which_a_batch_ends_is_named(daemon: FakeDaemon, tmp_path: Path
 def test_a_model_may_be_called_by_its_long_name(tmp_path: Path) -> None:
     """As Ollama takes it; the daemon lists it by the short one."""
     digest = "d" * 64
-    assert batching._digest("library/m", [ModelSummary("m:latest", digest, 1, "")], "x") == digest
+    assert (
+        model_check.digest_of("library/m", [ModelSummary("m:latest", digest, 1, "")], "x") == digest
+    )
 
 
 def test_two_processes_do_not_write_one_log(daemon: FakeDaemon, tmp_path: Path) -> None:

@@ -297,6 +297,22 @@ def test_one_that_crashed_is_asked_one_token_first(label: Label, daemon: FakeDae
     assert prompts[prompts.index(crashed[0]) + 1] == "1"
 
 
+def test_a_model_that_is_replaced_meanwhile_labels_nothing(
+    label: Label, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Its distributions would stand under the name of the one before."""
+
+    def replaced(asked: Asked) -> Turn:
+        if asked.path == "/api/generate":
+            daemon.models["m:latest"] = "e" * 64
+        return teaches(asked)
+
+    daemon.script = replaced
+    with pytest.raises(ModelNotFoundError, match="another model"):
+        label("asked")
+    assert not (tmp_path / "labels").exists()
+
+
 def test_what_was_asked_serves_other_labels(label: Label, daemon: FakeDaemon) -> None:
     """Its log lies beside the artefact: given answers are not asked about a second time."""
     asked = label("asked")

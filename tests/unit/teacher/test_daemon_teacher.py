@@ -236,11 +236,33 @@ def test_a_daemon_that_refuses_everything_is_not_the_rows_fault(
 
 
 def test_a_missing_model_stops_at_once(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
-    """No such model: the first request says it."""
+    """No such model: that is seen before anything is asked."""
     daemon.models.clear()
     with pytest.raises(ModelNotFoundError):
         write(corpus, daemon, tmp_path)
-    assert len(daemon.questions) == 1
+    assert not daemon.questions
+
+
+def test_a_model_that_is_replaced_meanwhile_is_noticed(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """What came of both is no answered corpus; the new one is asked for everything."""
+
+    def replaced(asked: Asked) -> Turn:
+        if len(daemon.questions) == 4:
+            daemon.models["m:latest"] = "e" * 64
+        return polite(asked)
+
+    daemon.script = replaced
+    with pytest.raises(ModelNotFoundError, match="another model"):
+        write(corpus, daemon, tmp_path)
+    assert not (tmp_path / "answers").exists()
+    daemon.script = polite
+    daemon.asked.clear()
+    with Client(daemon.host) as client:
+        identity = find_respondent(SETTINGS, client).identity
+    assert write(corpus, daemon, tmp_path, digest=identity).facts["train"] == 8
+    assert len(daemon.questions) == 10
 
 
 def test_no_usable_answer_for_a_split_is_an_error(

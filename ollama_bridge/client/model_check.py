@@ -1,0 +1,59 @@
+"""Which model stands behind a name at a daemon, and whether it still does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ollama_bridge.client.asynchronous import AsyncClient
+from ollama_bridge.client.exchange import Timeouts
+from ollama_bridge.client.values import ModelSummary, listed_name
+from ollama_bridge.errors import ModelNotFoundError
+
+SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
+
+
+async def check_models(address: str, digests: Mapping[str, str], api_key: str | None) -> None:
+    """Whether a daemon is there and has the same models still.
+
+    Args:
+        address: The daemon's.
+        digests: Of each model's manifest there, when the work began.
+        api_key: For the daemon; None: ``OLLAMA_API_KEY``.
+
+    Raises:
+        ModelNotFoundError: one is gone, or another one.
+        DaemonError: it does not say which it has.
+    """
+    async with AsyncClient(address, timeouts=SOON, api_key=api_key) as client:
+        there = await client.list()
+    for model, digest in digests.items():
+        if digest_of(model, there, address) != digest:
+            raise ModelNotFoundError(
+                f"{model!r} is another model at {address} than when the work began",
+                status_code=404,
+                hint="run it again: what the new one has not answered is asked anew",
+                model=model,
+            )
+
+
+def digest_of(model: str, there: Sequence[ModelSummary], address: str) -> str:
+    """The digest of a model's manifest.
+
+    Args:
+        model: Its name, as Ollama takes it.
+        there: What the daemon lists.
+        address: The daemon's, for the message.
+
+    Raises:
+        ModelNotFoundError: it is not there.
+    """
+    name = listed_name(model)
+    for one in there:
+        if one.name == name:
+            return one.digest
+    raise ModelNotFoundError(
+        f"the daemon at {address} has no model {model!r}",
+        status_code=404,
+        hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
+        model=model,
+    )
