@@ -8,6 +8,7 @@ Source: Kim and Rush, "Sequence-Level Knowledge Distillation" (EMNLP 2016).
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -207,7 +208,10 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
     tokens, start_s = 0, time.monotonic()
     limits = BatchLimits(in_flight=writing.settings.in_flight)
     try:
-        for event in run_batch(jobs.values(), writing.respondent.endpoints, log, limits):
+        for event in itertools.chain(
+            writing.respondent.away,
+            run_batch(jobs.values(), writing.respondent.endpoints, log, limits),
+        ):
             if isinstance(event, GivenUp):
                 message = f"{event.name} is asked no more: {event.error.message}"
                 reporter.emit(Note(STAGE, "warning", message))

@@ -169,6 +169,8 @@ class _Asker:
 
     def run(self, turns: Iterable[Turn]) -> None:
         """Ask, after saying how long it will take."""
+        for given_up in self._respondent.away:
+            self._tell(given_up)
         parts = {part.job.key: part for turn in turns for part in self._parts(turn)}
         todo = [part for key, part in parts.items() if key not in self._log]
         if len(todo) < len(parts):
@@ -197,14 +199,17 @@ class _Asker:
         )
         self._reporter.emit(Note(STAGE, "info", message))
 
+    def _tell(self, given_up: GivenUp) -> None:
+        message = f"{given_up.name} is asked no more: {given_up.error.message}"
+        self._reporter.emit(Note(STAGE, "warning", message))
+
     def _settle(self, parts: Sequence[Part], todo: Sequence[Part]) -> None:
         questions = {part.job.key: part.questions for part in todo}
         done = sum(count for key, count in questions.items() if key in self._log)
         jobs = [part.job for part in parts]
         for event in run_batch(jobs, self._respondent.endpoints, self._log, self._limits):
             if isinstance(event, GivenUp):
-                message = f"{event.name} is asked no more: {event.error.message}"
-                self._reporter.emit(Note(STAGE, "warning", message))
+                self._tell(event)
                 continue
             done += questions[event.key]
             self._reporter.emit(Progress(STAGE, done, sum(questions.values()), "tokens"))

@@ -11,14 +11,13 @@ from typing import Any
 from ollama_bridge.artifacts import digest_text
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
-from ollama_bridge.client.jobs import Job
+from ollama_bridge.client.jobs import GivenUp, Job
 from ollama_bridge.client.model_check import SOON, check_models, digest_of
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.config import TeacherSection
-from ollama_bridge.daemon.tags import model_digest
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DaemonError
 from ollama_bridge.examples import Message
 
 TOP_LOGPROBS = 20  # the most that daemons report
@@ -53,6 +52,7 @@ class Respondent:
         endpoints: Where it is asked.
         ask: Makes the job that gives a reply's record.
         scores: Whether it can be asked about text that it did not write.
+        away: Who was named and takes no part, and why.
     """
 
     name: str
@@ -60,25 +60,27 @@ class Respondent:
     endpoints: Sequence[Endpoint[Any]]
     ask: Callable[[Sequence[Message], AnswerLimits], Job[Any]]
     scores: bool = True
+    away: Sequence[GivenUp] = ()
 
 
-def in_daemons(tag: str, identity: str, hosts: Sequence[str]) -> Respondent:
+def in_daemons(tag: str, identity: str | None, hosts: Sequence[str]) -> Respondent:
     """A model in Ollama, which is watched: another one under its name is given no work.
 
     Args:
         tag: Its name, the same everywhere.
-        identity: Digest of the tag.
-        hosts: Addresses of the daemons.
+        identity: Digest of the tag; None: the one that it has at the first daemon that answers.
+        hosts: Addresses of the daemons; those that do not answer take no part.
 
     Raises:
         ConfigError: two daemons have different models under that name.
-        DaemonError: a daemon does not answer, or has no such model.
+        DaemonError: no daemon answers, or one has no such model.
     """
-    digests = _digests(tag, hosts)
+    digests, away = _look(tag, hosts)
     endpoints = [
         replace(one, check=partial(check_models, one.name, {tag: digests[one.name]}, None))
-        for one in daemons(hosts)
+        for one in daemons(list(digests))
     ]
+    identity = identity or next(iter(digests.values()))
 
     def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
         asking = Asking(
@@ -92,7 +94,7 @@ def in_daemons(tag: str, identity: str, hosts: Sequence[str]) -> Respondent:
         call = calls.chat(tag, messages, asking, system=None, tools=None)
         return question(call, identity=identity)
 
-    return Respondent(tag, identity, endpoints, ask)
+    return Respondent(tag, identity, endpoints, ask, away=away)
 
 
 def behind_api(model: str, base_url: str) -> Respondent:
@@ -125,24 +127,32 @@ def behind_api(model: str, base_url: str) -> Respondent:
     return Respondent(model, identity, [endpoint], ask, scores=False)
 
 
-def _digests(tag: str, hosts: Sequence[str]) -> Mapping[str, str]:
-    """The digest of the tag at each daemon, after a look whether it is the same everywhere.
+def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], Sequence[GivenUp]]:
+    """The digest of the tag at each daemon, where it is the same model; and who does not answer.
 
     Folders differ from daemon to daemon, so a Modelfile counts by the digests in it.
     """
     digests: dict[str, str] = {}
+    away: list[GivenUp] = []
     wanted: object = None
     for host in hosts:
         with Client(host, timeouts=SOON) as client:
-            digests[host] = digest_of(tag, client.list(), host)
+            try:
+                there = client.list()
+            except DaemonError as error:  # the others do its work
+                away.append(GivenUp(host, error))
+                continue
+            digests[host] = digest_of(tag, there, host)
             found = _content(client.show(tag)) if len(hosts) > 1 else None
         if wanted is not None and found != wanted:
             raise ConfigError(
-                f"{tag} is another model at {host} than at {hosts[0]}",
+                f"{tag} is another model at {host} than at {next(iter(digests))}",
                 hint=f"pull it again at both: OLLAMA_HOST={host} ollama pull {tag}",
             )
         wanted = found
-    return digests
+    if not digests:
+        raise away[-1].error
+    return digests, away
 
 
 def _content(details: ModelDetails) -> tuple[object, ...]:
@@ -153,15 +163,15 @@ def _content(details: ModelDetails) -> tuple[object, ...]:
 def find_respondent(settings: TeacherSection, client: Client) -> Respondent:
     """Who is asked: the model in one daemon or more, or behind an API.
 
+    Args:
+        settings: Say which model, and where.
+        client: Of the daemon in use, for settings that name none.
+
     Raises:
         ConfigError: daemons have different models under the tag, or the API's address is none.
-        DaemonError: a daemon does not answer, or has no such model.
+        DaemonError: no daemon answers, or one has no such model.
     """
     if settings.base_url is not None:
         return behind_api(settings.model, settings.base_url)
     tag = settings.model.removeprefix("ollama:")
-    if not settings.hosts:
-        return in_daemons(tag, model_digest(client, tag), (client.host,))
-    with Client(settings.hosts[0]) as first:  # the one in use may have another, or none
-        identity = model_digest(first, tag)
-    return in_daemons(tag, identity, settings.hosts)
+    return in_daemons(tag, None, settings.hosts or (client.host,))

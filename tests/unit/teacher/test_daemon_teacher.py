@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Corpus
@@ -19,10 +19,12 @@ from ollama_bridge.config import TeacherSection
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
+    DaemonUnreachableError,
     ModelNotFoundError,
     RequestRejectedError,
 )
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.reporting import Note
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.respondent import find_respondent, in_daemons
 
@@ -50,6 +52,16 @@ def example(name: str, *, answer: str | None = None) -> Example:
     if answer is not None:
         messages.append(Message("assistant", answer))
     return Example(name, tuple(messages), name)
+
+
+class Heard:
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def emit(self, event: object) -> None:
+        self.events.append(event)
 
 
 @pytest.fixture
@@ -175,6 +187,28 @@ def test_several_daemons_answer_together(
         with pytest.raises(ConfigError, match="another model"):
             in_daemons("m", "d", [daemon.host, other.host])
     assert together.digest == alone.digest
+
+
+@pytest.mark.parametrize("away_first", [True, False])
+def test_a_daemon_that_does_not_answer_takes_no_part(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path, *, away_first: bool
+) -> None:
+    """The others do its work, and it is told; with none there the stage does not begin."""
+    nobody = nobody_listens()
+    hosts = (nobody, daemon.host) if away_first else (daemon.host, nobody)
+    with Client(daemon.host) as client:
+        settings = SETTINGS.model_copy(update={"hosts": hosts})
+        respondent = find_respondent(settings, client)
+        with pytest.raises(DaemonUnreachableError):
+            find_respondent(SETTINGS.model_copy(update={"hosts": (nobody,)}), client)
+    assert respondent.identity == "d" * 64
+    heard = Heard()
+    write_answers(
+        corpus, settings, respondent=respondent, out_dir=tmp_path / "answers", reporter=heard
+    )
+    assert len(daemon.questions) == 10
+    told = [one.message for one in heard.events if isinstance(one, Note)]
+    assert any(message.startswith(f"{nobody} is asked no more: ") for message in told)
 
 
 def test_the_model_is_that_of_the_daemons_that_are_asked(daemon: FakeDaemon) -> None:
