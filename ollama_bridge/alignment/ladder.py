@@ -9,6 +9,7 @@ the same tokens; two fine-tunes of one model need not).
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,11 +147,9 @@ def _comparable(teacher: Side, student: Side, texts: Sequence[str]) -> float:
 
 
 def _starts(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    place, starts = 0, []
-    for id_ in ids:
-        starts.append(place)
-        place += len(vocabulary.spelled(id_))
-    return starts
+    """Where tokens begin, in bytes from the text's end: a tokenizer may put a blank in front."""
+    lengths = [len(vocabulary.spelled(id_)) for id_ in ids]
+    return list(itertools.accumulate(lengths, initial=-sum(lengths)))[:-1]
 
 
 def _split(side: Side, texts: Sequence[str]) -> list[list[int]]:

@@ -11,7 +11,8 @@ from fakes.models import build_tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import normalizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.alignment import Alignment, Rung, Side, Vocabulary, align, read_vocabulary
 from ollama_bridge.alignment.positions import HOLE, match_positions
@@ -48,6 +49,22 @@ def knows_twelve(*, splits_digits: bool) -> Tokenizer:
         document["pre_tokenizer"]["pretokenizers"].pop(0)
     tokenizer._tokenizer = RawTokenizer.from_str(json.dumps(document))
     return tokenizer
+
+
+def with_a_blank_in_front() -> Tokenizer:
+    """SentencePiece's ways, as Llama 2 and Mistral have them: every text begins with a blank."""
+    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += ["▁", *"thefod", "th", "▁th", "▁the", "fo", "▁fo", "od", "▁food"]
+    vocab = {name: id_ for id_, name in enumerate(names)}
+    merges = [("t", "h"), ("▁", "th"), ("▁th", "e"), ("f", "o"), ("▁", "fo"), ("o", "d")]
+    merges.append(("▁fo", "od"))
+    model = models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True)
+    tokenizer = RawTokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
 
 
 def example(*answers: str) -> Example:
@@ -185,6 +202,17 @@ def test_mass_never_grows() -> None:
     assert torch.all(mapped.exp().sum(-1) <= 1.0 + 1e-5)
     plain = spans.isnan()
     assert torch.allclose(mapped[plain].exp().sum(-1), torch.ones(int(plain.sum())))
+
+
+def test_a_blank_in_front_of_a_text_is_no_difference() -> None:
+    """Where tokens begin is told from the text's end, as it is when they are matched."""
+    sentencepiece = with_a_blank_in_front()
+    text = "the food the food"
+    assert sentencepiece.tokenize(text)[:2] == ["▁the", "▁food"]
+    left, right = side(WIDE), side(sentencepiece)
+    found = align(left, right, [text])
+    assert found.rung is Rung.MAPPED
+    assert align(right, right, [text]).rung is Rung.SAME
 
 
 def test_text_alone_where_splits_have_nothing_in_common() -> None:
