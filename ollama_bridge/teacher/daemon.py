@@ -52,6 +52,9 @@ STAGE = "answers"
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
 _GOLD, _REFUSED = "had an answer", "refused"
+# Of the test split: what the teacher says wrong, or not at all, is what is measured.
+_LABEL = "answered by its label"
+_LEARNT = (KEPT, _GOLD, _LABEL)
 
 
 def write_answers(
@@ -65,8 +68,9 @@ def write_answers(
     """Let a model answer every example that ends on the user.
 
     With ``settings.rewrite`` it also answers the examples of the training and the validation split
-    that have an answer. Where an answer does not say the example's label, the example is left out;
-    where the answer was the label, it is so again, as the task spells it.
+    that have an answer. Where an answer does not say the example's label, the example is left out
+    (of the test split its answer is the label: else scores would be taken on what the teacher
+    knows); where the answer was the label, it is so again, as the task spells it.
     Some requests are in flight at a time, each reply is synced to disk as it comes, in a log beside
     ``out_dir``: a run that is killed, or that treats thinking differently, goes on with what it
     has.
@@ -87,7 +91,8 @@ def write_answers(
     work = Work(
         kind=Corpus.kind,
         stage=STAGE,
-        version=2 if settings.rewrite else 1,  # 2: labels as the task spells them
+        # 2: labels as the task spells them. 3: of the test split nothing that has one is left out.
+        version=3,
         inputs={"corpus": corpus.digest, "model": respondent.identity},
         settings=_deciding(settings),
         seed=corpus.manifest.work.seed,
@@ -121,12 +126,12 @@ def write_answers(
         }
         write_json_atomic(draft.path / "card.json", card)
         total = sum(outcomes.values(), Counter[str]())
-        left_out = total - Counter({KEPT: total[KEPT], _GOLD: total[_GOLD]})
+        left_out = total - Counter({outcome: total[outcome] for outcome in _LEARNT})
         if left_out:
             reporter.emit(Note(STAGE, "info", f"answers left out: {_counts(left_out)}"))
         facts: dict[str, object] = {
             **{
-                name: sum(counts[outcome] for outcome in (KEPT, _GOLD))
+                name: sum(counts[outcome] for outcome in _LEARNT)
                 for name, counts in outcomes.items()
             },
             "answers": dict(sorted(total.items())),
@@ -195,8 +200,7 @@ class _Writing:
         text = with_thinking(
             answer, reply.thinking, mode=settings.thinking, max_words=settings.thinking_words
         )
-        message = Message("assistant", text)
-        return verdict, replace(example, messages=(*example.prompt, message))
+        return verdict, _said(example, text)
 
 
 def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter: Reporter) -> None:
@@ -239,18 +243,18 @@ def _write_split(
                 continue
             outcome = log.read(writing.job(example).key)
             if outcome.value is None:
-                outcomes[_REFUSED] += 1
                 writing.refused.append(_refusal(example, outcome))
-                continue
-            reply = reply_from_record(outcome.value)
-            verdict, answered = writing.take(example, reply)
+                verdict, answered = _REFUSED, example
+            else:
+                verdict, answered = writing.take(example, reply_from_record(outcome.value))
+            if verdict != KEPT and name == "test" and example.label is not None:
+                verdict, answered = _LABEL, _said(example, example.label)
             outcomes[verdict] += 1
-            if verdict != KEPT:
+            if verdict not in _LEARNT:
                 continue
-            # What was likely between other marks says little about the label alone.
-            as_said = answered.messages[-1].content.endswith(reply.text.strip())
-            if writing.logprobs and as_said and name != "test":
-                logprobs.write(logprobs_line(example.id, outcome.value))
+            reply = outcome.value
+            if writing.logprobs and name != "test" and reply and _is_as_said(answered, reply):
+                logprobs.write(logprobs_line(example.id, reply))
             yield answered
 
     logprobs_path = folder / f"{name}-{LOGPROBS_NAME}"
@@ -267,6 +271,15 @@ def _write_split(
             model=writing.respondent.name,
         )
     return outcomes
+
+
+def _said(example: Example, answer: str) -> Example:
+    return replace(example, messages=(*example.prompt, Message("assistant", answer)))
+
+
+def _is_as_said(answered: Example, reply: JSONRecord) -> bool:
+    """What was likely between other marks says little about the label alone."""
+    return answered.messages[-1].content.endswith(str(reply["text"]).strip())
 
 
 def _is_answered_by_label(example: Example) -> bool:

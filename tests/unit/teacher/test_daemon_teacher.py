@@ -377,6 +377,39 @@ def test_a_written_reply_has_to_say_what_is_known(
     assert answered.facts["answers"] == {"kept": 5, "wrong answer": 1}
 
 
+def test_what_is_tested_does_not_depend_on_the_teacher(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Open examples with a label stay in the test split, whatever the teacher says to them."""
+    labelled = [replace(example(f"test{number}"), label=str(number)) for number in range(5)]
+
+    def fill(path: Path) -> None:
+        for split in ("train", "validation"):
+            write_examples(path / f"{split}.jsonl", [example(f"{split}1")])
+        write_examples(path / "test.jsonl", [*labelled, example("test7")])
+        (path / "card.json").write_text("{}")
+
+    def says(asked: Asked) -> Turn:
+        turns = {
+            "test1": Turn(pieces=["2"]),
+            "test2": Turn(pieces=["cut"], done_reason="length"),
+            "test3": Turn(refusal=(400, "the request exceeds the available context size")),
+            "test7": Turn(pieces=["cut"], done_reason="length"),
+        }
+        return turns.get(text_of(asked)) or Turn(pieces=[f"**{text_of(asked)[-1]}**"])
+
+    daemon.script = says
+    answered = write(commit(Corpus, tmp_path / "sums", fill), daemon, tmp_path)
+    test = list(read_examples(answered.split_path("test")))
+    assert [one.id for one in test] == [one.id for one in labelled]
+    assert [one.messages[-1].content for one in test] == ["**0**", "1", "2", "3", "**4**"]
+    assert answered.facts["test"] == 5
+    card = json.loads((answered.path / "card.json").read_text())
+    assert card["outcomes"]["test"] == {
+        "answered by its label": 3,
+        "cut at the limit": 1,
+        "kept": 2,
+    }
+
+
 def test_distributions_come_along(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
     """Where the daemon gives the soft labels, its likeliest tokens are kept with the answers."""
     entry = {"token": "Hi", "logprob": -0.1, "top_logprobs": [{"token": "Hi", "logprob": -0.1}]}
