@@ -128,11 +128,15 @@ class Carried:
         several = torch.nonzero((span > 1) & (torch.from_numpy(places.teacher) != HOLE))[:, 0]
         if not len(several):
             return along
-        own = []
-        for part in torch.split(torch.arange(len(taught)), _POSITIONS_PER_CHUNK):
+        covered = [
+            int(places.teacher[place]) + number
+            for place in several.tolist()
+            for number in range(places.span[place])
+        ]
+        said = torch.zeros(len(taught))
+        for part in torch.split(torch.tensor(covered), _POSITIONS_PER_CHUNK):
             logprobs = vocabulary_logits(model, hidden[part.to(hidden.device)]).log_softmax(-1)
-            own.append(logprobs.cpu().gather(1, taught[part][:, None])[:, 0])
-        said = torch.cat(own)
+            said[part] = logprobs.cpu().gather(1, taught[part][:, None])[:, 0]
         for place in several.tolist():
             first = int(places.teacher[place])
             along[place] = said[first : first + int(span[place])].sum()

@@ -19,7 +19,9 @@ from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.info import read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
+from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.teacher import carried as carried_module
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train.distill import distill
 
@@ -68,10 +70,10 @@ def carried(
     )
 
 
-def encoded(of: Checkpoint, corpus: Corpus) -> list[EncodedExample]:
-    examples = list(read_examples(corpus.split_path("train")))
+def encoded(of: Checkpoint, corpus: Corpus, split: str = "train") -> list[EncodedExample]:
+    examples = list(read_examples(corpus.split_path(split)))
     tokenizer = load_tokenizer(of.path)
-    return list(encode_split(examples, tokenizer, max_length=512, name="train").examples)
+    return list(encode_split(examples, tokenizer, max_length=512, name=split).examples)
 
 
 def stored(labels: SoftLabels, example: EncodedExample) -> SoftTargets:
@@ -126,6 +128,41 @@ def test_a_student_learns_from_a_teacher_of_another_vocabulary(
         out_dir=tmp_path / "student",
     )
     assert student.facts["validation_kl"] > 0
+
+
+def test_no_position_is_computed_that_nobody_asks_for(
+    narrow: Checkpoint,
+    wide: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the student's predictions one each, and those that a token of several covers."""
+    computed = 0
+
+    def counted(model: CausalModel, hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal computed
+        computed += len(hidden)
+        return vocabulary_logits(model, hidden)
+
+    monkeypatch.setattr(carried_module, "vocabulary_logits", counted)
+    labels = carried(narrow, wide, corpus, tmp_path / "labels")
+    theirs, ours = (
+        read_vocabulary(load_tokenizer(one.path), width=size)
+        for one, size in ((narrow, 300), (wide, 384))
+    )
+    wanted = 0
+    for split in ("train", "validation"):
+        for left, right in zip(
+            encoded(narrow, corpus, split), encoded(wide, corpus, split), strict=True
+        ):
+            places = match_positions(
+                left, right, teacher_vocabulary=theirs, student_vocabulary=ours
+            )
+            spans = places.span[(places.span > 1) & (places.teacher != HOLE)]
+            wanted += len(right.targets) + int(spans.sum())
+    assert computed == wanted
+    assert labels.facts["labelled_rows"] == 32
 
 
 @pytest.mark.parametrize(("teacher_width", "student_width"), [(448, 416), (416, 448)])
