@@ -100,7 +100,11 @@ class TotalVariationLoss(TemperedLoss):
 
 
 class UniversalLoss(TemperedLoss):
-    """Universal logit distillation: sorted probabilities, whatever the tokens are."""
+    """Universal logit distillation: sorted probabilities, whatever the tokens are.
+
+    Of whole vocabularies, which a live teacher alone gives: so its tokens are the student's all the
+    same (see ``docs/teachers.md``).
+    """
 
     needs: ClassVar[Needs] = "whole"
     short_name: ClassVar[str] = "uld"

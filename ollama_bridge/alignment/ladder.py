@@ -108,8 +108,8 @@ def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
         return Alignment(Rung.MAPPED, sentence, tuple(reasons), to_student)
     reasons.append(f"only {share:.0%} of the answers' tokens begin where one of the teacher's does")
     sentence = (
-        "the vocabularies have too little in common for distributions: the student learns from "
-        "the teacher's text alone"
+        "the vocabularies have too little in common for any loss of distributions: the student "
+        "learns from the teacher's text alone"
     )
     return Alignment(Rung.SEQUENCE, sentence, tuple(reasons), None)
 

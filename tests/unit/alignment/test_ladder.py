@@ -219,6 +219,7 @@ def test_text_alone_where_splits_have_nothing_in_common() -> None:
     """Words to the one, letters to the other: distributions are of no use."""
     found = align(side(WIDE), side(build_tiny_tokenizer(vocab_size=259)), ["negative positive"])
     assert (found.rung, found.to_student) == (Rung.SEQUENCE, None)
+    assert "for any loss of distributions" in found.sentence
     assert "begin where one of the teacher's does" in found.reasons[-1]
     with pytest.raises(TrainingError, match="cannot be carried over"):
         Projection(found, student_width=259)
