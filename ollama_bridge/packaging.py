@@ -238,6 +238,7 @@ def verify(
     tag: str,
     *,
     against: str | None = None,
+    base: str | None = None,
     out_dir: Path | None = None,
     host: str | None = None,
     reporter: Reporter | None = None,
@@ -248,6 +249,8 @@ def verify(
         tag: A tag of the daemon; it may have been made by anybody.
         against: Model reference of the checkpoint that the tag is said to be; None: the values
             that our tags carry, which takes neither torch nor the checkpoint.
+        base: Of a PEFT adapter in ``against``: reference of the model that it was trained on; None:
+            the one that it names.
         out_dir: Folder for what is computed of ``against``; None: ``runs/verify-TAG`` in our home
             folder.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
@@ -260,6 +263,11 @@ def verify(
         OllamaBridgeError: what went wrong and what to do.
     """
     check_tag(tag)
+    if base is not None and against is None:
+        raise ConfigError(
+            "--base is that of an adapter, and none was given",
+            hint=f"ollama-bridge verify {tag} --against ADAPTER --base {base}",
+        )
     reporter = reporter or NullReporter()
     with Client(host) as client:
         if against is None:
@@ -271,7 +279,11 @@ def verify(
         run_dir = (out_dir or home_dir() / "runs" / f"verify-{tag_file_name(tag)}").absolute()
         system = client.show(tag).system or None
         source = resolve_model(
-            against, cache_dir=home_dir() / "models", client=client, reporter=reporter
+            against,
+            cache_dir=home_dir() / "models",
+            base=base,
+            client=client,
+            reporter=reporter,
         )
         checkpoint = with_reference_values(
             source, system=system, out_dir=run_dir / "checkpoint", reporter=reporter

@@ -147,6 +147,7 @@ def verify(
         str | None,
         typer.Option(help="Model reference of what it should be; left out: what the tag carries."),
     ] = None,
+    base: options.BaseOption = None,
     out: options.OutOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -157,12 +158,13 @@ def verify(
     Examples:
       ollama-bridge verify review-sentiment
       ollama-bridge verify my-model --against ./my-finetune
+      ollama-bridge verify my-model --against ./my-adapter --base ./unquantized-base
     """
     from ollama_bridge import packaging
 
     with ConsoleReporter(quiet=quiet) as reporter:
         certificate = packaging.verify(
-            tag, against=against, out_dir=out, host=host, reporter=reporter
+            tag, against=against, base=base, out_dir=out, host=host, reporter=reporter
         )
     if as_json:
         output.data(certificate.to_json())

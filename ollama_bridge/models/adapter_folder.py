@@ -35,8 +35,8 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
 def naming_hint(adapter: Path) -> str:
     """How to say which base model is meant."""
     return (
-        "name the model that it was trained on: --base FOLDER (`package`, `convert`), or set "
-        f"base_model_name_or_path in {adapter / ADAPTER_CONFIG}"
+        "name the model that it was trained on: --base FOLDER (`package`, `convert`, `verify`), or "
+        f"set base_model_name_or_path in {adapter / ADAPTER_CONFIG}"
     )
 
 

@@ -20,6 +20,9 @@ Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling
 LOG_PROBABILITIES = "log-probabilities"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
+# Keys of the numbers of a check: parameters that the tag does not set, capabilities that its
+# TEMPLATE does without.
+LEFT_TO_DAEMON, GIVEN_UP = "left_to_daemon", "given_up"
 
 _HINTS: dict[str, str] = {
     "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
@@ -48,7 +51,9 @@ class Check(BaseModel):
         layer: Where a difference lies.
         passed: Whether it is within its bounds.
         numbers: Counts, measured values and the bounds they were held against; ``proof`` says how
-            prompts were compared (``verify.prompts``).
+            prompts were compared (``verify.prompts``), ``left_to_daemon`` which parameters a tag of
+            others does not set, ``given_up`` what the TEMPLATE of a tag of ours does without
+            (``verify.settings``).
         difference: The first difference, in words.
     """
 
@@ -112,12 +117,15 @@ class Certificate(BaseModel):
             return f"{known} equal to its checkpoint ({failure.layer}: {failure.name}){forced}"
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
         counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
+        left, given_up = numbers.get(LEFT_TO_DAEMON), numbers.get(GIVEN_UP)
         return (
             f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
             f"{numbers.get('prompts', 0)} prompts{counted}, {numbers.get('tokens', 0)} tokens, "
             f"{numbers.get('positions', 0)} positions "
             f"(max difference {numbers.get('max_difference', 0):.3f}, "
             f"mean KL {numbers.get('mean_kl_nats', 0):.5f} nats)"
+            + (f"; its TEMPLATE gives up {given_up}" if given_up else "")
+            + (f"; it leaves to Ollama's defaults: {left}" if left else "")
         )
 
     def raise_if_failed(self) -> None:

@@ -86,7 +86,7 @@ def check_parity(
         *check_vocabulary(reference, metadata),
         _check_counts([*prompts, *answers]),
         run.check_scores(prompts, answers),
-        *check_settings(details, modelfile, reference),
+        *check_settings(details, modelfile, reference, metadata),
         run.check_ends(),
         run.check_generation(),
     )

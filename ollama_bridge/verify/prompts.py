@@ -36,7 +36,7 @@ def check_prompts(
         tag: The tag to check.
         reference: Has the conversations.
         capabilities: Of the tag: tools are refused by the daemon where it finds none, and so is
-            thinking; whether it finds those that were proven, is checked elsewhere.
+            thinking; that it finds those that were proven, is checked elsewhere.
         mean_kl_bound: What the tokens behind the prompts may differ by on average, in nats, where
             the daemon shows no text.
 

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 from ollama_bridge.client import ModelDetails
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.verify.certificate import Check
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+from ollama_bridge.verify.certificate import GIVEN_UP, LEFT_TO_DAEMON, Check
+from ollama_bridge.verify.vocabulary import runner_ends
+
+# What changes an answer, or keeps it from ending, and has another default in another version.
+_ALWAYS_WRITTEN = ("temperature", "repeat_penalty", "num_predict")
 
 
 def check_settings(
-    details: ModelDetails, modelfile: Modelfile, reference: ReferenceValues
+    details: ModelDetails,
+    modelfile: Modelfile,
+    reference: ReferenceValues,
+    metadata: Mapping[str, Any],
 ) -> tuple[Check, ...]:
     """Compare what ``show`` says with what was asked for.
+
+    A tag whose file carries reference values was made with a Modelfile that leaves nothing to the
+    daemon, so a parameter that is missing was lost, and fails. Whoever makes a tag by a bare
+    ``FROM`` decided nothing, and the weights, prompts and ends may be the checkpoint's all the
+    same: the runner ends at what the file names, and what is left to the daemon's defaults is a
+    finding that the verdict names, not a difference to the checkpoint.
 
     Args:
         details: The daemon's answer.
         modelfile: What the tag was made of.
-        reference: Names the end tokens that must be stops.
+        reference: Names the end tokens.
+        metadata: The GGUF's metadata.
     """
     served = read_parameters(details.parameters)
+    ours = REFERENCE_KEY in metadata
+    unstopped = frozenset() if ours else runner_ends(reference, metadata)
     return (
         _check_texts(details, modelfile, reference),
-        _check_capabilities(details, modelfile, reference),
-        _check_stops(served, modelfile, reference),
-        _check_sampling(served, modelfile),
+        _check_capabilities(details, modelfile, reference, ours=ours),
+        _check_stops(served, modelfile, reference, unstopped),
+        _check_sampling(served, modelfile, may_be_left=not ours),
     )
 
 
@@ -53,7 +71,9 @@ def _check_texts(details: ModelDetails, modelfile: Modelfile, reference: Referen
         difference = "the daemon shows another SYSTEM than was sent"
     elif modelfile.template is not None and details.template != modelfile.template:
         difference = "the daemon shows another TEMPLATE than was sent"
-    elif wanted_system != (reference.system or ""):
+    elif wanted_system != (reference.system or "") and not _is_left_to_template(
+        modelfile, reference
+    ):
         difference = (
             f"SYSTEM has {len(wanted_system)} characters, and is not the one of "
             f"{len(reference.system or '')} that the checkpoint's values were made with"
@@ -66,36 +86,55 @@ def _check_texts(details: ModelDetails, modelfile: Modelfile, reference: Referen
     )
 
 
+def _is_left_to_template(modelfile: Modelfile, reference: ReferenceValues) -> bool:
+    """Whether the default of the chat template is missing, which its own rendering puts in."""
+    return not modelfile.system and reference.system == reference.default_system
+
+
 def _check_capabilities(
-    details: ModelDetails, modelfile: Modelfile, reference: ReferenceValues
+    details: ModelDetails, modelfile: Modelfile, reference: ReferenceValues, *, ours: bool
 ) -> Check:
-    """Tools and thinking, as the daemon finds them, are those that were proven."""
+    """Tools and thinking, as the daemon finds them, are those that were proven.
+
+    What the checkpoint can do has to be there, whoever wrote the TEMPLATE: without it no probe of
+    it could be asked. A recipe may name a TEMPLATE that gives it up; then the verdict says so.
+    What a TEMPLATE of others offers beyond the checkpoint is their business.
+    """
     expected = reference.template
     difference = None
-    if expected is not None and modelfile.template == expected.go:
+    numbers: dict[str, float | int | str] = {}
+    if expected is not None:
         served = tuple(name for name in ("tools", "thinking") if name in details.capabilities)
-        if served != expected.capabilities:
+        lost = [name for name in expected.capabilities if name not in served]
+        proven = modelfile.template == expected.go
+        if (proven and served != expected.capabilities) or (lost and not ours):
             difference = (
                 f"the daemon offers {', '.join(served) or 'neither tools nor thinking'}, the chat "
                 f"template has {', '.join(expected.capabilities) or 'neither'}"
             )
+        elif lost:
+            numbers[GIVEN_UP] = " and ".join(lost)
     return Check(
         name="capabilities",
         layer="template",
         passed=difference is None,
+        numbers=numbers,
         difference=difference,
     )
 
 
 def _check_stops(
-    served: dict[str, list[object]], modelfile: Modelfile, reference: ReferenceValues
+    served: dict[str, list[object]],
+    modelfile: Modelfile,
+    reference: ReferenceValues,
+    unstopped: frozenset[int],
 ) -> Check:
     stops = served.get("stop", [])
     asked = modelfile.parameters.get("stop", ())
     wanted = list(asked) if isinstance(asked, tuple) else []
     difference = None
     for token in reference.end_tokens:
-        if token.text not in stops:
+        if token.text not in stops and token.id not in unstopped:
             difference = f"no PARAMETER stop for the end token {token.text!r}"
             break
     if difference is None and sorted(map(repr, stops)) != sorted(map(repr, wanted)):
@@ -109,7 +148,9 @@ def _check_stops(
     )
 
 
-def _check_sampling(served: dict[str, list[object]], modelfile: Modelfile) -> Check:
+def _check_sampling(
+    served: dict[str, list[object]], modelfile: Modelfile, *, may_be_left: bool
+) -> Check:
     difference = None
     wanted = {name: value for name, value in modelfile.parameters.items() if name != "stop"}
     for name, value in sorted(wanted.items()):
@@ -117,13 +158,16 @@ def _check_sampling(served: dict[str, list[object]], modelfile: Modelfile) -> Ch
         if found != [value]:
             shown = "nothing" if not found else found[0]
             difference = difference or f"{name} should be {value}, the daemon has {shown}"
-    for name in ("temperature", "repeat_penalty", "num_predict"):
-        if name not in served:
-            difference = difference or f"{name} is left to the daemon's default"
+    left = [name for name in _ALWAYS_WRITTEN if name not in served]
+    numbers: dict[str, float | int | str] = {"parameters": len(wanted)}
+    if left and may_be_left:
+        numbers[LEFT_TO_DAEMON] = ", ".join(left)
+    elif left:
+        difference = difference or f"{left[0]} is left to the daemon's default"
     return Check(
         name="parameters",
         layer="sampling",
         passed=difference is None,
-        numbers={"parameters": len(wanted)},
+        numbers=numbers,
         difference=difference,
     )

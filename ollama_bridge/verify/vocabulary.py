@@ -9,6 +9,29 @@ from ollama_bridge.models.pretokenizers import by_name
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verify.certificate import Check
 
+# Tokens that llama.cpp takes for ends by their texts alone, in every version since Ollama 0.24.
+_ENDS_BY_TEXT = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>"),
+        *("<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "<|end_of_text|>"),
+    )
+)
+
+
+def runner_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> frozenset[int]:
+    """Ends of the checkpoint at which a runner stops without a PARAMETER stop.
+
+    Args:
+        reference: The checkpoint's values.
+        metadata: The GGUF's metadata.
+    """
+    named = {metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")}
+    return frozenset(
+        token.id
+        for token in reference.end_tokens
+        if token.id in named or token.text in _ENDS_BY_TEXT
+    )
+
 
 def check_vocabulary(
     reference: ReferenceValues, metadata: Mapping[str, Any]
@@ -74,8 +97,7 @@ def _check_splitting(reference: ReferenceValues, metadata: Mapping[str, Any]) ->
 def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
     eos = metadata.get("tokenizer.ggml.eos_token_id")
     listed = metadata.get("tokenizer.ggml.eos_token_ids", [])
-    named = {eos, *listed}
-    named |= {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")}
+    named = {*listed, *runner_ends(reference, metadata)}
     ends = {token.id: token.text for token in reference.end_tokens}
     difference = None
     if ends and eos not in ends:

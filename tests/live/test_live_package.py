@@ -25,7 +25,7 @@ from ollama_bridge.conversion import Target
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import RegistryError
 from ollama_bridge.models.load import load_model
-from ollama_bridge.packaging import package
+from ollama_bridge.packaging import package, verify
 from ollama_bridge.retrieval import pull
 
 pytestmark = pytest.mark.live
@@ -201,6 +201,9 @@ def test_what_another_tool_trained_is_served(
         shown = daemon.client().show(model.tag)
         assert re.search(r"temperature +0\.7\b", shown.parameters)
         assert "You are a helper of the factory." in daemon.client().render(model.tag, "Hi")
+    if make is padded_adapter:
+        base, host = str(tmp_path / "base"), daemon.host
+        assert verify(model.tag, against=str(source), base=base, host=host).passed
     daemon.client().delete(model.tag)
 
 

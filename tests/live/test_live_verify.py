@@ -30,8 +30,9 @@ from fakes.exports import (
     undo_permutation,
     without_stop,
 )
+from llama_converters import LlamaCpp
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.process import PrivateDaemon
@@ -41,6 +42,7 @@ from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import verify
+from ollama_bridge.template.comment import with_comment
 from ollama_bridge.verification import verify_tag
 
 pytestmark = pytest.mark.live
@@ -190,6 +192,27 @@ def test_a_stranger_s_tag_against_its_source(
     )
     assert wrong.first_failure is not None
     assert wrong.first_failure.layer == "tensor"
+
+
+def test_another_converter_s_file_and_a_bare_from(
+    daemon: PrivateDaemon, client: Client, llama_cpp: LlamaCpp, tmp_path: Path
+) -> None:
+    """No PARAMETER at all: the runner ends where the file says; what nobody set is named."""
+    source = build_checkpoint("qwen2", tmp_path / "source")
+    template = source / "chat_template.jinja"  # one that Ollama does not take for its own
+    template.write_text(with_comment(template.read_text()))
+    gguf, tag = tmp_path / "theirs.gguf", "live-verify-bare:latest"
+    llama_cpp.run("convert_hf_to_gguf.py", source, "--outtype", "f16", "--outfile", gguf)
+    digest = f"sha256:{digest_file(gguf)}"
+    client.upload_blob(gguf, digest)
+    client.create({"model": tag, "files": {"theirs.gguf": digest}})
+    assert client.show(tag).parameters == ""
+    try:
+        found = verify(tag, against=str(source), out_dir=tmp_path / "run", host=daemon.host)
+    finally:
+        client.delete(tag)
+    assert found.passed, found.first_failure
+    assert "leaves to Ollama's defaults: temperature, repeat_penalty, num_predict" in found.verdict
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
+from ollama_bridge.packaging import verify
 from ollama_bridge.verification import verify_tag
 
 
@@ -50,3 +51,10 @@ def test_a_tag_without_values_asks_for_its_checkpoint() -> None:
 def test_a_tag_that_leads_elsewhere_is_refused(tag: str) -> None:
     """Tags are parts of paths in folders of ours and of the daemon."""
     assert isinstance(refuse(tag), ConfigError)
+
+
+def test_a_base_without_its_adapter_is_refused() -> None:
+    """Before a daemon is asked for anything."""
+    with pytest.raises(ConfigError, match="that of an adapter") as caught:
+        verify("m", base="./base")
+    assert "--against ADAPTER --base ./base" in (caught.value.hint or "")

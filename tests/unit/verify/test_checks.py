@@ -10,8 +10,8 @@ from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge.errors import ArtifactError, ParityError
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.reference import Special
-from ollama_bridge.verify.certificate import LAYERS, Certificate, Check
+from ollama_bridge.reference import REFERENCE_KEY, Special
+from ollama_bridge.verify.certificate import LAYERS, LEFT_TO_DAEMON, Certificate, Check
 from ollama_bridge.verify.settings import check_settings, read_parameters
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
@@ -21,6 +21,8 @@ GOOD = {
     "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.add_bos_token": False,
 }
+OURS = {**GOOD, REFERENCE_KEY: "{}"}
+BARE = Modelfile("m.gguf", template="{{ .Prompt }}", system="Be brief.")
 MODELFILE = Modelfile(
     "m.gguf",
     template="{{ .Prompt }}",
@@ -89,7 +91,7 @@ def shown(modelfile: Modelfile) -> FakeDaemon:
 
 def test_what_was_asked_for_is_shown() -> None:
     """Every text and parameter that was sent is what the daemon shows."""
-    checks = check_settings(shown(MODELFILE).show("t"), MODELFILE, small_reference())
+    checks = check_settings(shown(MODELFILE).show("t"), MODELFILE, small_reference(), OURS)
     assert [check.difference for check in checks] == [None] * 4
 
 
@@ -117,7 +119,7 @@ def test_what_was_asked_for_is_shown() -> None:
 )
 def test_what_is_shown_otherwise_is_named(served: Modelfile, layer: str, message: str) -> None:
     """Each kind of setting that arrives changed has its own layer."""
-    checks = check_settings(shown(served).show("t"), MODELFILE, small_reference())
+    checks = check_settings(shown(served).show("t"), MODELFILE, small_reference(), OURS)
     failed = [check for check in checks if not check.passed]
     assert [check.layer for check in failed] == [layer]
     assert message in str(failed[0].difference)
@@ -126,30 +128,107 @@ def test_what_is_shown_otherwise_is_named(served: Modelfile, layer: str, message
 def test_a_modelfile_of_another_system_prompt_is_refused() -> None:
     """A SYSTEM that is served as sent, but is not the checkpoint's, fails."""
     other = replace(MODELFILE, system="Be long.")
-    texts, *_ = check_settings(shown(other).show("t"), other, small_reference())
+    texts, *_ = check_settings(shown(other).show("t"), other, small_reference(), OURS)
     assert texts.layer == "template"
     assert not texts.passed
 
 
-def test_capabilities_are_those_that_were_proven() -> None:
-    """A daemon that finds other ones in our TEMPLATE fails; another's TEMPLATE is its business."""
+NOTHING_LEFT = "offers neither tools nor thinking, the chat template has tools"
+
+
+@pytest.mark.parametrize(
+    ("proven", "served", "metadata", "template", "problem"),
+    [
+        (("tools",), (), OURS, "proven", NOTHING_LEFT),
+        (("tools",), (), GOOD, "another", NOTHING_LEFT),
+        (("tools", "thinking"), ("thinking",), GOOD, "another", "offers thinking, the chat"),
+        ((), ("tools",), OURS, "proven", "offers tools, the chat template has neither"),
+        ((), ("tools",), GOOD, "another", None),
+        (("tools",), ("tools",), GOOD, "another", None),
+    ],
+)
+def test_capabilities_are_those_that_were_proven(
+    proven: tuple[str, ...],
+    served: tuple[str, ...],
+    metadata: dict[str, object],
+    template: str,
+    problem: str | None,
+) -> None:
+    """What the checkpoint can do may not be lost; more is only wrong in our own TEMPLATE."""
+    check = capabilities_of(proven, served, metadata, is_proven=template == "proven")
+    assert check.passed == (problem is None)
+    assert check.layer == "template"
+    assert problem is None or problem in str(check.difference)
+
+
+def test_what_a_recipe_s_own_template_gives_up_is_said() -> None:
+    """Whoever trained the model named it: nothing is wrong, but it is no secret either."""
+    check = capabilities_of(("tools", "thinking"), ("thinking",), OURS, is_proven=False)
+    assert check.passed
+    certificate = certificate_of().model_copy(update={"checks": (check,)})
+    assert certificate.verdict.endswith("; its TEMPLATE gives up tools")
+
+
+def capabilities_of(
+    proven: tuple[str, ...],
+    served: tuple[str, ...],
+    metadata: dict[str, object],
+    *,
+    is_proven: bool,
+) -> Check:
+    """The check of a tag with the proven TEMPLATE, or another one."""
     reference = small_reference()
     assert reference.template is not None
-    promised = reference.template.model_copy(update={"capabilities": ("tools",)})
+    promised = reference.template.model_copy(update={"capabilities": proven})
     reference = reference.model_copy(update={"template": promised})
-    ours = replace(MODELFILE, template=promised.go)
-    (failed,) = [
-        check
-        for check in check_settings(shown(ours).show("t"), ours, reference)
-        if not check.passed
-    ]
-    assert (failed.name, failed.layer) == ("capabilities", "template")
-    assert "offers neither tools nor thinking, the chat template has tools" in str(
-        failed.difference
+    modelfile = replace(MODELFILE, template=promised.go) if is_proven else MODELFILE
+    details = replace(shown(modelfile).show("t"), capabilities=("completion", *served))
+    checks = check_settings(details, modelfile, reference, metadata)
+    return next(check for check in checks if check.name == "capabilities")
+
+
+def test_what_a_bare_tag_leaves_to_the_daemon_is_said() -> None:
+    """Its file names the end; nobody decided on sampling. In a tag of ours both were lost."""
+    served = shown(BARE).show("t")
+    checks = check_settings(served, BARE, small_reference(), GOOD)
+    assert [check.difference for check in checks] == [None] * 4
+    assert checks[-1].numbers[LEFT_TO_DAEMON] == "temperature, repeat_penalty, num_predict"
+    certificate = certificate_of().model_copy(update={"checks": checks})
+    assert certificate.verdict.endswith(
+        "it leaves to Ollama's defaults: temperature, repeat_penalty, num_predict"
     )
-    assert all(
-        check.passed for check in check_settings(shown(MODELFILE).show("t"), MODELFILE, reference)
-    )
+    of_ours = check_settings(served, BARE, small_reference(), OURS)
+    assert [check.layer for check in of_ours if not check.passed] == ["stop", "sampling"]
+
+
+@pytest.mark.parametrize(
+    ("end", "metadata", "passed"),
+    [
+        (Special(id=1, text="<|user|>"), {}, False),
+        (Special(id=1, text="<|user|>"), {"tokenizer.ggml.eos_token_ids": [2, 1]}, False),
+        (Special(id=1, text="<|user|>"), {"tokenizer.ggml.eom_token_id": 1}, True),
+        (Special(id=0, text="<|endoftext|>"), {}, True),
+    ],
+    ids=["unnamed", "named for Ollama only", "named for the runner", "known by its text"],
+)
+def test_an_end_that_no_runner_knows_needs_a_stop(
+    end: Special, metadata: dict[str, object], passed: bool
+) -> None:
+    """llama.cpp stops at eos, eot and eom, and at some texts; not at eos_token_ids."""
+    reference = small_reference()
+    ends = (*reference.end_tokens, end)
+    reference = reference.model_copy(update={"end_tokens": ends})
+    checks = check_settings(shown(BARE).show("t"), BARE, reference, GOOD | metadata)
+    failed = [check for check in checks if not check.passed]
+    assert [check.layer for check in failed] == ([] if passed else ["stop"])
+
+
+def test_a_default_system_prompt_may_be_left_to_the_template() -> None:
+    """The chat template puts it in by itself, which the rendered prompts prove."""
+    reference = small_reference().model_copy(update={"default_system": "Be brief."})
+    without = replace(BARE, system=None)
+    texts, *_ = check_settings(shown(without).show("t"), without, reference, GOOD)
+    assert texts.passed
 
 
 def test_parameters_are_read_in_go_notation() -> None:
