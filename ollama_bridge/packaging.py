@@ -25,11 +25,11 @@ from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.template.authority import Renderer, Served, decide, lost_by
 from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.verification import verify_tag
+from ollama_bridge.verification import type_of, verify_tag
 from ollama_bridge.verify.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -122,8 +122,14 @@ def package(
         plain = resolve_model(
             checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
         )
+        # A file whose types are chosen one by one records its own noise.
+        noise_types = noise_types_of(gguf_type) if target is None else ()
         source = with_reference_values(
-            plain, system=system, out_dir=run_dir / "checkpoint", reporter=tee
+            plain,
+            system=system,
+            out_dir=run_dir / "checkpoint",
+            noise_types=noise_types,
+            reporter=tee,
         )
         lora = None
         if parts is not None:
@@ -152,6 +158,7 @@ def package(
                     system=system,
                     renderer=built_in,
                     out_dir=run_dir / "checkpoint-renderer",
+                    noise_types=noise_types,
                     reporter=tee,
                 )
                 gguf = converted(source, f"{name}-renderer")
@@ -277,7 +284,8 @@ def verify(
         from ollama_bridge.models.resolve import resolve_model
 
         run_dir = (out_dir or home_dir() / "runs" / f"verify-{tag_file_name(tag)}").absolute()
-        system = client.show(tag).system or None
+        details = client.show(tag, verbose=True)
+        system = details.system or None
         source = resolve_model(
             against,
             cache_dir=home_dir() / "models",
@@ -286,7 +294,11 @@ def verify(
             reporter=reporter,
         )
         checkpoint = with_reference_values(
-            source, system=system, out_dir=run_dir / "checkpoint", reporter=reporter
+            source,
+            system=system,
+            out_dir=run_dir / "checkpoint",
+            noise_types=noise_types_of(type_of(tag, details)),
+            reporter=reporter,
         )
         return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)
 

@@ -57,6 +57,11 @@ NOISE_OF: Mapping[str, str] = {
 NOISE_TYPES = tuple(dict.fromkeys(NOISE_OF.values()))
 
 
+def noise_types_of(file_type: str) -> tuple[str, ...]:
+    """Of :data:`NOISE_TYPES`, what a tag of one file type is held against; few bits: none."""
+    return (NOISE_OF[file_type],) if file_type in NOISE_OF else ()
+
+
 class _Value(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -67,7 +67,7 @@ def verify_tag(
             client,
             tag,
             reference,
-            type=_type_of(tag, details),
+            type=type_of(tag, details),
             modelfile=_modelfile_of(details, blob.digest),
             metadata=details.model_info,
             blob_digest=blob.digest,
@@ -148,7 +148,16 @@ def _carried_values(tag: str, details: ModelDetails) -> ReferenceValues:
     return ReferenceValues.parse(text, where=f"{tag}, {REFERENCE_KEY}")
 
 
-def _type_of(tag: str, details: ModelDetails) -> str:
+def type_of(tag: str, details: ModelDetails) -> str:
+    """The type of a tag's weights, by the name that the bounds have for it.
+
+    Args:
+        tag: For messages.
+        details: What the daemon shows of it.
+
+    Raises:
+        ParityError: it is one for which there are no bounds.
+    """
     found = name_of(details.model_info.get("general.file_type"))
     if found is None:
         level = details.raw.get("details", {}).get("quantization_level", "?")

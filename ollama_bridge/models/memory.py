@@ -14,9 +14,13 @@ from typing import Self
 import psutil
 import torch
 
-from ollama_bridge.errors import TrainingError
+from ollama_bridge.errors import ModelError, TrainingError
 
 _SAMPLE_S = 0.002
+_FLOAT32_BYTES = 4
+# Of the weights: what the activations of a short text, and one matrix at a time in another type,
+# take beside them at the least.
+_BESIDE_WEIGHTS = 1.1
 # A container's own limit (cgroup version 2), which the system's numbers know nothing of.
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -69,6 +73,27 @@ def _container_free_bytes(group: Path) -> int:
         return int(limit) - held + caches
     except (OSError, ValueError):  # no container, or no limit ("max")
         return sys.maxsize
+
+
+def check_room_in_float32(parameters: int, *, what_for: str, hint: str) -> None:
+    """Make sure that a model can be held on the CPU; the system kills who takes more, unasked.
+
+    Args:
+        parameters: How many numbers it has.
+        what_for: Why it is loaded, as the subject of a sentence.
+        hint: What to do instead.
+
+    Raises:
+        ModelError: it does not fit into what is free.
+    """
+    needed = int(parameters * _FLOAT32_BYTES * _BESIDE_WEIGHTS)
+    free = free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise ModelError(
+            f"{what_for} in float32: {parameters / 1e9:.2g} billion parameters take "
+            f"{needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free",
+            hint=hint,
+        )
 
 
 class PeakMemory:

@@ -7,6 +7,7 @@ synthetic. A 135M checkpoint takes seconds.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,21 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
+from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.memory import check_room_in_float32
+from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide, leaves_bos_out, turns_of
 from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scored_texts import ScoredTexts, Text
-from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
+from ollama_bridge.models.stored import open_weights
+from ollama_bridge.quantization.mixes import TypePlan
 from ollama_bridge.reference import (
     NOISE_TYPES,
     SERVED_TOP,
@@ -54,6 +57,10 @@ _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
 _NEAR_TIE = 0.2
+_LARGER_MACHINE = (
+    "stop what holds memory (ollama-bridge ps), or do it on a larger machine: ollama-bridge "
+    "publish there, ollama-bridge pull here, which proves the tag without the checkpoint"
+)
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -63,6 +70,7 @@ def write_reference_values(
     system: str | None,
     labels: tuple[str, ...] = (),
     renderer: Renderer | None = None,
+    noise_types: Sequence[str] = NOISE_TYPES,
     reporter: Reporter | None = None,
 ) -> None:
     """Write ``folder/reference.json``.
@@ -72,16 +80,18 @@ def write_reference_values(
         system: SYSTEM that the tag will have; None: the chat template's default, if any.
         labels: Answers of a classification; each is scored, beside the model's own answer.
         renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
+        noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated.
         reporter: Hears of progress.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or its chat template fails.
+        ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
     """
     values = _compute(
         folder,
         system=system,
         labels=labels,
         renderer=renderer,
+        noise_types=noise_types,
         reporter=reporter or NullReporter(),
     )
     values.write(folder / "reference.json")
@@ -93,6 +103,7 @@ def with_reference_values(
     system: str | None,
     out_dir: Path,
     renderer: Renderer | None = None,
+    noise_types: Sequence[str] = NOISE_TYPES,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
     """The same weights with reference values for another system prompt (files are linked).
@@ -102,10 +113,12 @@ def with_reference_values(
         system: SYSTEM of the tag; None: the chat template's default, if any.
         out_dir: Folder of the artefact.
         renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
+        noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated; each rounds every
+            weight anew.
         reporter: Hears of progress.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or its chat template fails.
+        ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
     """
     reporter = reporter or NullReporter()
     work = Work(
@@ -115,7 +128,8 @@ def with_reference_values(
         version=7 if leaves_bos_out(load_tokenizer(checkpoint.path)) else 6,
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system}
-        | ({"renderer": asdict(renderer)} if renderer is not None else {}),
+        | ({"renderer": asdict(renderer)} if renderer is not None else {})
+        | ({"noise": list(noise_types)} if tuple(noise_types) != NOISE_TYPES else {}),
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -124,7 +138,13 @@ def with_reference_values(
         for name in checkpoint.manifest.files:
             if name != "reference.json":
                 _link((checkpoint.path / name).resolve(), draft.path / name)
-        write_reference_values(draft.path, system=system, renderer=renderer, reporter=reporter)
+        write_reference_values(
+            draft.path,
+            system=system,
+            renderer=renderer,
+            noise_types=noise_types,
+            reporter=reporter,
+        )
         manifest = draft.commit(checkpoint.facts)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
@@ -145,6 +165,7 @@ def _compute(
     system: str | None,
     labels: tuple[str, ...],
     renderer: Renderer | None,
+    noise_types: Sequence[str],
     reporter: Reporter,
 ) -> ReferenceValues:
     tokenizer = load_tokenizer(folder)
@@ -158,6 +179,11 @@ def _compute(
     context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)
     probes = text.conversations(longest=context - _GREEDY_TOKENS)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
+    check_room_in_float32(
+        sum(math.prod(info.shape) for info in open_weights(folder, config).infos.values()),
+        what_for="the values that prove a tag are computed",
+        hint=_LARGER_MACHINE,
+    )
     model = load_model(folder, dtype=torch.float32)
     scorer = _Scorer(model, tokenizer)
     reporter.emit(Progress(_STAGE, 0, 3, "passes"))
@@ -180,7 +206,7 @@ def _compute(
     end_tokens = text.end_tokens(generation)
     answers = _answers(conversations, end_tokens, labels, scorer)
     reporter.emit(Progress(_STAGE, 2, 3, "passes"))
-    noise = scorer.noise(_noise_plans(architecture, config))
+    noise = scorer.noise(noise_plans(architecture, config, noise_types))
     reporter.emit(Progress(_STAGE, 3, 3, "passes"))
     bos = text.special(tokenizer.bos_token)
     return ReferenceValues(
@@ -388,23 +414,6 @@ def _score(
         certain_text=certain_text,
         positions=tuple(positions),
     )
-
-
-def _noise_plans(
-    architecture: Architecture, config: Mapping[str, Any]
-) -> dict[str, dict[str, GGMLQuantizationType]]:
-    """By file type whose noise is estimated: the type of each weight of the checkpoint."""
-    dims = architecture.dimensions(config)
-    model = ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads)
-    rules = architecture.rules(config)
-    shapes = {rule.target: rule.shape for rule in rules}
-    plans = {}
-    for name in NOISE_TYPES:
-        types = plan_types(name, shapes, model)
-        plans[name] = {rule.source: types[rule.target] for rule in rules}
-        if architecture.tied(config):
-            plans[name]["lm_head.weight"] = types["token_embd.weight"]
-    return plans
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

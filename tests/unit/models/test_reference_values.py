@@ -15,11 +15,12 @@ from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.probes import CONVERSATIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
-from ollama_bridge.reference import NOISE_TYPES, ReferenceValues
+from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, noise_types_of
 
 
 def values_of(
@@ -41,6 +42,14 @@ def values(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> R
         system="Say one word.",
         labels=("positive", "negative"),
     )
+
+
+@pytest.fixture
+def source(tiny_checkpoint: Path, tmp_path: Path) -> Checkpoint:
+    """The tiny checkpoint as an artefact, without values."""
+    with open_draft(tmp_path / "source", Work("checkpoint", "import", 1)) as draft:
+        shutil.copytree(tiny_checkpoint, draft.path, dirs_exist_ok=True)
+        return Checkpoint(tmp_path / "source", draft.commit())
 
 
 def test_every_probe_is_rendered_and_tokenized_by_the_template(
@@ -240,11 +249,37 @@ def test_a_template_that_always_fails_is_an_error(tiny_checkpoint: Path, tmp_pat
         write_reference_values(copy, system=None)
 
 
-def test_with_reference_values_links_the_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would kill the process without a word."""
+    numbers = sum(one.numel() for one in load_model(tiny_checkpoint).parameters())
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 4 * numbers)
+    with pytest.raises(ModelError, match=r"GB of memory, .* GB are free") as caught:
+        write_reference_values(copy, system=None)
+    assert "ollama-bridge publish" in (caught.value.hint or "")
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 5 * numbers)
+    write_reference_values(copy, system=None, noise_types=())
+    assert ReferenceValues.read(copy / "reference.json").noise == {}
+
+
+def test_only_the_noise_that_is_asked_for_is_estimated(source: Checkpoint, tmp_path: Path) -> None:
+    """The same estimate as among all; who asks for others does not get these values again."""
+    out_dir, types = tmp_path / "made", noise_types_of("q4_k_m")
+    made = with_reference_values(source, system=None, noise_types=types, out_dir=out_dir)
+    noise = ReferenceValues.read(made.reference_path).noise
+    assert tuple(noise) == types == ("q4_k_s",)
+    assert noise_types_of("q2_k") == ()
+    every = with_reference_values(source, system=None, out_dir=out_dir)
+    found = ReferenceValues.read(every.reference_path).noise
+    assert tuple(found) == NOISE_TYPES
+    assert found["q4_k_s"] == noise["q4_k_s"]
+
+
+def test_with_reference_values_links_the_weights(source: Checkpoint, tmp_path: Path) -> None:
     """Another system prompt is another checkpoint artefact with the same weights, not a copy."""
-    with open_draft(tmp_path / "source", Work("checkpoint", "import", 1)) as draft:
-        shutil.copytree(tiny_checkpoint, draft.path, dirs_exist_ok=True)
-        source = Checkpoint(tmp_path / "source", draft.commit())
     made = with_reference_values(source, system="Other.", out_dir=tmp_path / "made")
     assert ReferenceValues.read(made.reference_path).system == "Other."
     weights = made.path / "model.safetensors"
