@@ -310,6 +310,11 @@ class Artifact:
                     )
         return cls(folder, manifest)
 
+    def is_as_written(self, name: str) -> bool:
+        """Whether a file is older than the manifest: what is written into later is newer."""
+        written_at_ns = (self.path / MANIFEST_NAME).stat().st_mtime_ns
+        return (self.path / name).stat().st_mtime_ns < written_at_ns
+
     @property
     def digest(self) -> str:
         """Content address of the artefact."""

@@ -242,7 +242,9 @@ class _Job:
         path = file.gguf_path
         metadata = dict(read_gguf(path).metadata)
         state = FileState.of(path)
-        if f"sha256:{digest_file(path)}" != file.blob_digest:
+        # What was just converted was hashed while it was written.
+        written = file.is_as_written(path.name)
+        if not written and f"sha256:{digest_file(path)}" != file.blob_digest:
             raise ArtifactError(
                 f"{path} was changed after it was converted",
                 hint=f"remove the folder to convert it again: rm -r {file.path}",

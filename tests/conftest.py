@@ -53,3 +53,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fakes.models import build_tiny_checkpoint
 
     return build_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are hashed when an artefact is committed."""
+    from ollama_bridge import artifacts, drafts
+
+    names: list[str] = []
+
+    def digest_file(path: Path) -> str:
+        names.append(path.name)
+        return artifacts.digest_file(path)
+
+    monkeypatch.setattr(drafts, "digest_file", digest_file)
+    return names

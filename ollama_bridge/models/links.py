@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ollama_bridge.artifacts import Artifact
+
 
 def link_file(source: Path, target: Path) -> None:
     """Link a file, replacing what is there: hard where the file system can, else symbolic.
@@ -25,3 +27,27 @@ def link_file(source: Path, target: Path) -> None:
     except OSError:  # another file system, another owner, or none that has hard links
         temporary.symlink_to(source)
     temporary.replace(target)
+
+
+def linked_digests(source: Artifact, folder: Path) -> dict[str, str]:
+    """sha256 of the files that a folder shares with an artefact under the same names.
+
+    Gigabytes that were hashed once need not be hashed again for every link.
+
+    Args:
+        source: The artefact.
+        folder: Another one, or the draft of one.
+    """
+    return {
+        name: entry.sha256
+        for name, entry in source.manifest.files.items()
+        if (folder / name).exists()
+        and (folder / name).samefile(source.path / name)
+        and source.is_as_written(name)
+    }
+
+
+def file_state(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's content, so that gigabytes need not be hashed twice."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns

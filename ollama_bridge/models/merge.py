@@ -19,7 +19,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.links import link_file
+from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.model_card import CARD_NAME
 from ollama_bridge.models.safety import check_folder, read_architecture
@@ -101,7 +101,10 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
             for name in checkpoint.manifest.files:
                 if (name in trained) == (checkpoint is adapted):
                     link_file(checkpoint.path / name, folder / name)
-        return Checkpoint(out_dir, draft.finished or draft.commit(adapted.facts))
+        if draft.finished is not None:
+            return Checkpoint(out_dir, draft.finished)
+        digests = linked_digests(base, folder) | linked_digests(adapted, folder)
+        return Checkpoint(out_dir, draft.commit(adapted.facts, digests=digests))
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> None:

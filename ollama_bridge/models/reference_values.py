@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +20,7 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room_in_float32
 from ollama_bridge.models.noise_plans import noise_plans
@@ -137,7 +136,7 @@ def with_reference_values(
             return Checkpoint(out_dir, draft.finished)
         for name in checkpoint.manifest.files:
             if name != "reference.json":
-                _link((checkpoint.path / name).resolve(), draft.path / name)
+                link_file(checkpoint.path / name, draft.path / name)
         write_reference_values(
             draft.path,
             system=system,
@@ -145,18 +144,10 @@ def with_reference_values(
             noise_types=noise_types,
             reporter=reporter,
         )
-        manifest = draft.commit(checkpoint.facts)
+        digests = linked_digests(checkpoint, draft.path)
+        manifest = draft.commit(checkpoint.facts, digests=digests)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
 
 
 def _compute(

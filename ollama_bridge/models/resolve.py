@@ -33,7 +33,7 @@ from ollama_bridge.models.adapter_folder import (
     naming_hint,
 )
 from ollama_bridge.models.left_overs import drop_left_overs
-from ollama_bridge.models.links import link_file
+from ollama_bridge.models.links import file_state, link_file, linked_digests
 from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.weights import INDEX_NAME
@@ -100,7 +100,8 @@ def resolve_model(
     path = parsed.path
     if not is_file(path):
         raise ModelReferenceError(f"{path}: no such file", hint="check the path")
-    return _import(path, digest_file(path), str(path), cache_dir, reporter)
+    before = file_state(path)
+    return _import(path, digest_file(path), before, str(path), cache_dir, reporter)
 
 
 def _existing(folder: Path) -> Path:
@@ -137,6 +138,7 @@ def _from_daemon(
         )
     digest = blob.digest.removeprefix("sha256:")
     known = _import_dir(cache_dir, digest) / GGUF_NAME
+    before = file_state(blob.path)
     # Ollama never checks a blob that was linked into its store, so its name proves nothing.
     imported = known.is_file() and known.samefile(blob.path)
     if not imported and digest_file(blob.path) != digest:
@@ -144,7 +146,7 @@ def _from_daemon(
             f"{blob.path} is not what its name says: the blob of {reference} was changed",
             hint=f"get the model again: ollama rm {reference.value}, then pull or create it",
         )
-    return _import(blob.path, digest, str(reference), cache_dir, reporter)
+    return _import(blob.path, digest, before, str(reference), cache_dir, reporter)
 
 
 def _import_dir(cache_dir: Path, digest: str) -> Path:
@@ -152,7 +154,12 @@ def _import_dir(cache_dir: Path, digest: str) -> Path:
 
 
 def _import(
-    path: Path, digest: str, source: str, cache_dir: Path, reporter: Reporter
+    path: Path,
+    digest: str,
+    before: tuple[int, int, int],
+    source: str,
+    cache_dir: Path,
+    reporter: Reporter,
 ) -> Checkpoint:
     from ollama_bridge.models.gguf_weights import GGUF_NAME
 
@@ -168,7 +175,8 @@ def _import(
         from ollama_bridge.models.gguf_import import import_gguf
 
         facts = {"source": source, **import_gguf(path, draft.path)}
-        manifest = draft.commit(facts)
+        unchanged = before == file_state(draft.path / GGUF_NAME)
+        manifest = draft.commit(facts, digests={GGUF_NAME: digest} if unchanged else None)
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
 
@@ -202,7 +210,7 @@ def _from_folder(
     config = check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
     weights = [path.name for path in weights_files_of(folder)]
-    before = {name: _state(folder / name) for name in weights}
+    before = {name: file_state(folder / name) for name in weights}
     every = (*weights, *names)  # the large ones first, the small ones beside them
     digests = dict(zip(every, digest_files([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
@@ -212,7 +220,7 @@ def _from_folder(
         if draft.finished is not None:
             for name in weights:
                 link_file(folder / name, out_dir / name)
-            if before != {name: _state(out_dir / name) for name in weights}:
+            if before != {name: file_state(out_dir / name) for name in weights}:
                 raise _changed(folder, weights)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
@@ -229,7 +237,7 @@ def _from_folder(
         for name in weights:
             link_file(folder / name, draft.path / name)
         linked = {name: digests[name] for name in weights}
-        unchanged = before == {name: _state(draft.path / name) for name in weights}
+        unchanged = before == {name: file_state(draft.path / name) for name in weights}
         facts = {"source": str(folder)}
         manifest = draft.commit(facts, digests=linked if unchanged else None)
         _check_unchanged(manifest, digests, folder)
@@ -351,15 +359,9 @@ def _with_adapter(
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         facts = {"source": str(adapter), **combine_adapter(base.path, adapter, draft.path)}
-        manifest = draft.commit(facts)
+        manifest = draft.commit(facts, digests=linked_digests(base, draft.path))
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    """What changes with a file's content, so that gigabytes need not be hashed twice."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check_unchanged(manifest: Manifest, digests: dict[str, str], folder: Path) -> None:

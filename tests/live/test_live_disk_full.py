@@ -31,8 +31,15 @@ def store(tmp_path: Path) -> Iterator[Path]:
         yield mount
 
 
+@pytest.fixture
+def scrap(tmp_path: Path) -> Iterator[Path]:
+    """A disk that weights can be linked onto, which has no room for what is written beside them."""
+    with small_disk(tmp_path / "scrap", size_kib=16) as mount:
+        yield mount
+
+
 def test_verifying_onto_a_full_disk(
-    tiny: Exports, daemon: PrivateDaemon, client: Client, store: Path
+    tiny: Exports, daemon: PrivateDaemon, client: Client, scrap: Path
 ) -> None:
     """What is computed of the checkpoint has no room: nothing finished is left."""
     gguf = tiny.gguf("f16")
@@ -42,15 +49,15 @@ def test_verifying_onto_a_full_disk(
         verify(
             "live-full",
             against=str(tiny.checkpoint.path),
-            out_dir=store / "verify",
+            out_dir=scrap / "verify",
             host=daemon.host,
         )
-    assert not (store / "verify" / "checkpoint").exists()
+    assert not (scrap / "verify" / "checkpoint").exists()
     client.delete("live-full")
 
 
 def test_packaging_onto_a_full_disk(
-    tiny: Exports, daemon: PrivateDaemon, client: Client, store: Path
+    tiny: Exports, daemon: PrivateDaemon, client: Client, scrap: Path
 ) -> None:
     """No room for what is computed: no tag, and no folder that looks finished."""
     with pytest.raises(DiskFullError, match="no space left"):
@@ -58,10 +65,10 @@ def test_packaging_onto_a_full_disk(
             str(tiny.checkpoint.path),
             "live-full-run",
             gguf_type="f32",
-            out_dir=store / "run",
+            out_dir=scrap / "run",
             host=daemon.host,
         )
-    assert not [path for path in (store / "run").glob("[!.]*") if path.is_dir()]
+    assert not [path for path in (scrap / "run").glob("[!.]*") if path.is_dir()]
     assert not any(model.name.startswith("live-full-run") for model in client.list())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from ollama_bridge.artifacts import (
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.models.links import linked_digests
 
 
 def work(lr: float = 1.0) -> Work:
@@ -41,6 +43,23 @@ def test_committed_artifact_opens_and_keeps_its_facts(tmp_path: Path) -> None:
     corpus = Corpus.open(tmp_path / "corpus", verify_digests=True)
     assert corpus.facts == {"rows": 1}
     assert {path.name for path in corpus.path.iterdir()} == {"train.jsonl", "manifest.json"}
+
+
+def test_links_are_known_by_what_they_link_to(tmp_path: Path) -> None:
+    """Their digest is that of the manifest, unless somebody wrote into the file since."""
+    corpus = make(tmp_path / "corpus")
+    file, linked = corpus.path / "train.jsonl", tmp_path / "linked"
+    os.utime(file, (1, 1))
+    linked.mkdir()
+    assert linked_digests(corpus, linked) == {}
+    (linked / "train.jsonl").write_bytes(file.read_bytes())
+    assert linked_digests(corpus, linked) == {}  # the same bytes, as far as anybody knows
+    (linked / "train.jsonl").unlink()
+    (linked / "train.jsonl").hardlink_to(file)
+    assert linked_digests(corpus, linked) == {"train.jsonl": digest_text("{}\n")}
+    (linked / "train.jsonl").write_text("[]\n")
+    assert not corpus.is_as_written("train.jsonl")
+    assert linked_digests(corpus, linked) == {}
 
 
 def test_same_work_is_found_done(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
+from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import merge_lora
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
@@ -159,13 +161,18 @@ def test_a_grown_vocabulary_is_merged(tmp_path: Path, case: str) -> None:
         assert torch.allclose(merged(tokens).logits, adapted.eval()(tokens).logits, atol=1e-4)
 
 
-def test_a_reference_to_an_adapter_stores_no_merged_weights(tmp_path: Path) -> None:
+def test_a_reference_to_an_adapter_stores_no_merged_weights(
+    tmp_path: Path, hashed: list[str]
+) -> None:
     """The checkpoint links base and adapter, and computes what the merged folder does."""
     base = build_tiny_checkpoint(tmp_path / "base")
     adapter = build_adapter(base, tmp_path / "adapter", modules_to_save=["lm_head"])
     change_settings(adapter, base_model_name_or_path=str(base))
+    os.utime(base / "model.safetensors", (1, 1))
     checkpoint = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     assert (checkpoint.path / "model.safetensors").samefile(base / "model.safetensors")
+    assert "model.safetensors" not in hashed  # but where the base was read
+    Checkpoint.open(checkpoint.path, verify_digests=True)
     stored = sum(path.stat().st_size for path in checkpoint.path.rglob("*.safetensors"))
     given = sum(path.stat().st_size for path in (*base.iterdir(), *adapter.iterdir())
                 if path.suffix == ".safetensors")  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from datetime import date
 from pathlib import Path
@@ -50,6 +52,11 @@ def source(tiny_checkpoint: Path, tmp_path: Path) -> Checkpoint:
     with open_draft(tmp_path / "source", Work("checkpoint", "import", 1)) as draft:
         shutil.copytree(tiny_checkpoint, draft.path, dirs_exist_ok=True)
         return Checkpoint(tmp_path / "source", draft.commit())
+
+
+def fail_as_across_disks(*_: object) -> None:
+    """What a hard link to another file system does."""
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def test_every_probe_is_rendered_and_tokenized_by_the_template(
@@ -278,11 +285,22 @@ def test_only_the_noise_that_is_asked_for_is_estimated(source: Checkpoint, tmp_p
     assert found["q4_k_s"] == noise["q4_k_s"]
 
 
-def test_with_reference_values_links_the_weights(source: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hard", [True, False], ids=["one disk", "another disk"])
+def test_with_reference_values_links_the_weights(
+    source: Checkpoint,
+    tmp_path: Path,
+    hashed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    hard: bool,
+) -> None:
     """Another system prompt is another checkpoint artefact with the same weights, not a copy."""
+    if not hard:
+        monkeypatch.setattr(os, "link", fail_as_across_disks)
     made = with_reference_values(source, system="Other.", out_dir=tmp_path / "made")
     assert ReferenceValues.read(made.reference_path).system == "Other."
     weights = made.path / "model.safetensors"
     assert weights.samefile(source.path / "model.safetensors")
+    assert "model.safetensors" not in hashed
+    assert Checkpoint.open(made.path, verify_digests=True).digest == made.digest
     again = with_reference_values(source, system="Other.", out_dir=tmp_path / "made")
     assert again.digest == made.digest

@@ -94,10 +94,13 @@ def test_an_artefact_is_taken_as_it_is(tiny_checkpoint: Path, tmp_path: Path) ->
     assert resolve_model(str(first.path), cache_dir=tmp_path).path == first.path
 
 
-def test_a_gguf_is_imported_once(gguf: Path, tmp_path: Path) -> None:
+def test_a_gguf_is_imported_once(gguf: Path, tmp_path: Path, hashed: list[str]) -> None:
     """The second reference to the same file finds the first one's checkpoint."""
     recorder = Recorder()
     first = resolve_model(str(gguf), cache_dir=tmp_path, reporter=recorder)
+    assert "config.json" in hashed
+    assert "model.gguf" not in hashed  # its digest is the checkpoint's name
+    Checkpoint.open(first.path, verify_digests=True)
     again = resolve_model(str(gguf), cache_dir=tmp_path, reporter=recorder)
     assert first.digest == again.digest
     kinds = [type(event) for event in recorder.events]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from fakes.serving import FakeDaemon, small_reference
 
+from ollama_bridge import artifacts, registration
 from ollama_bridge.artifacts import AdapterFile, GGUFFile, Work
 from ollama_bridge.client import Reply
 from ollama_bridge.drafts import open_draft
@@ -413,6 +415,29 @@ def test_a_changed_gguf_is_not_sent(
     with pytest.raises(ArtifactError, match="was changed"):
         register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert daemon.uploads == 0
+
+
+@pytest.mark.parametrize(("modified_s", "times"), [(1, 0), (2**32, 1)], ids=["before", "after"])
+def test_what_was_hashed_while_it_was_written_is_not_hashed_again(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    modified_s: int,
+    times: int,
+) -> None:
+    """Only a file that is newer than its manifest may be another one."""
+    read: list[Path] = []
+
+    def digest_file(path: Path) -> str:
+        read.append(path)
+        return artifacts.digest_file(path)
+
+    monkeypatch.setattr(registration, "digest_file", digest_file)
+    os.utime(gguf.gguf_path, (modified_s, modified_s))
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert read == [gguf.gguf_path] * times
 
 
 def test_a_damaged_gguf_is_not_sent(
