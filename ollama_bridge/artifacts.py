@@ -335,6 +335,11 @@ class Corpus(Artifact):
         """The JSONL file of one split."""
         return self.path / f"{split}.jsonl"
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the published data sets in it; a user's own files are nobody's business."""
+        return tuple(self.facts.get("datasets", ()))
+
 
 class SoftLabels(Artifact):
     """A teacher's next-token distributions on the supervised positions of a corpus."""

@@ -35,11 +35,12 @@ from ollama_bridge.models.architectures.entries import real, text
 from ollama_bridge.models.architectures.frame import TensorRule, permute
 from ollama_bridge.models.floats import Float32Array, to_float32
 from ollama_bridge.models.general import derived_model_entries, general_of
+from ollama_bridge.models.origin import described
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
-_VERSION = 1
+_VERSION = 2
 _STAGE = "convert adapter"
 
 
@@ -76,6 +77,7 @@ def convert_adapter(
         loaded = Adapter(adapter)
         loaded.check_fit(open_weights(base.path, config).infos)
         _refuse_inexpressible(loaded, tied=architecture.tied(config))
+        source = general_of(config) or described(base)
         rules = {rule.source: rule for rule in architecture.rules(config)}
         alpha = _common_alpha(loaded)
         plans = [
@@ -88,10 +90,10 @@ def convert_adapter(
             architecture=architecture.name,
             entries=[
                 text("general.type", "adapter"),
-                text("general.name", f"{general_of(config).get('name', 'model')} adapter"),
+                text("general.name", f"{source.get('name', 'model')} adapter"),
                 text("adapter.type", "lora"),
                 real("adapter.lora.alpha", alpha),
-                *derived_model_entries(general_of(config)),
+                *derived_model_entries(source),
             ],
             plans=plans,
             types={plan.name: GGMLQuantizationType.F32 for plan in plans},

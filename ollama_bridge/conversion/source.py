@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.artifacts import Checkpoint, canonical_json, digest_text
 from ollama_bridge.conversion.tensors import plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.models.architectures import ARCHITECTURES
@@ -21,12 +21,14 @@ from ollama_bridge.models.general import (
 )
 from ollama_bridge.models.gguf_weights import GGUFWeights
 from ollama_bridge.models.model_card import card_entries
+from ollama_bridge.models.origin import missing_entries, origin_of, repository_of
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.quantization.file_types import NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 
+_SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 
 
@@ -105,15 +107,19 @@ class Source:
 
     def _general(self, file_type: str, name: str | None) -> list[Entry]:
         stage = self.checkpoint.manifest.work.stage
-        source = general_of(self.config)
+        facts = self.checkpoint.facts
+        source = general_of(self.config) or origin_of(facts)
         size = _size_label(self.parameters)
         if isinstance(self.weights, GGUFWeights):  # an import as it is, and not what was made of it
             entries = same_model_entries(source, name=name)
         else:
-            entries = derived_model_entries(source) or card_entries(self.checkpoint.path)
+            folder = self.checkpoint.path
+            entries = derived_model_entries(source) or card_entries(folder)
+            entries += missing_entries(folder, facts, entries)
         if name is None:
+            source = source or repository_of(facts)
             origin = source.get("name", f"model {size}")
-            name = origin if stage in ("import", "link", "reference") else f"{origin} {stage}"
+            name = origin if stage in _SAME_WEIGHTS else f"{origin} {stage}"
         own = [
             text("general.type", "model"),
             text("general.name", name),
@@ -126,7 +132,10 @@ class Source:
 
     def _provenance(self) -> list[Entry]:
         work = self.checkpoint.manifest.work
+        trained = bool(work.settings) and work.stage not in _SAME_WEIGHTS
+        recipe = [digest_text(canonical_json(dict(work.settings)))] if trained else []
         return [
+            *(text("ollama_bridge.recipe.sha256", digest) for digest in recipe),
             text("ollama_bridge.checkpoint.digest", self.checkpoint.digest),
             text("ollama_bridge.checkpoint.stage", work.stage),
             *(

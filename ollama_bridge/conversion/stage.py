@@ -29,10 +29,8 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
 
-# Raised when the same checkpoint gives other bytes. The older one goes on for those of whose bytes
-# none has changed: see `_version`.
+# Raised when the same checkpoint gives other bytes.
 _VERSION = 5
-_OLDER_VERSION = 4
 
 
 def convert(
@@ -147,7 +145,7 @@ class _Asked:
         return Work(
             kind=GGUFFile.kind,
             stage="convert",
-            version=_version(checkpoint),
+            version=_VERSION,
             inputs=inputs,
             settings=settings,
         )
@@ -238,15 +236,6 @@ def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPla
             "the importance matrix knows no tensor of this checkpoint",
             hint="measure it on this model: ollama-bridge importance --help",
         )
-
-
-def _version(checkpoint: Checkpoint) -> int:
-    """Before 5, llama.cpp was told of the first end alone, and Metaspace taken for its own way."""
-    values = read_reference(checkpoint)
-    one_end = values is not None and len(values.end_tokens) == 1
-    tokenizer = checkpoint.path / "tokenizer.json"
-    metaspace = tokenizer.is_file() and b'"Metaspace"' in tokenizer.read_bytes()
-    return _OLDER_VERSION if one_end and not metaspace else _VERSION
 
 
 def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:

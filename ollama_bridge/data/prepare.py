@@ -86,6 +86,8 @@ def prepare(
                 )
             write_json_atomic(draft.path / "card.json", card)
             facts: dict[str, object] = {str(name): len(parts[name]) for name in SPLITS}
+            if inputs.packages:
+                facts["datasets"] = list(inputs.packages)
             manifest = draft.commit(facts)
             timer.finish(out_dir, facts)
             return Corpus(out_dir, manifest)
@@ -93,10 +95,17 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Files of a source by the name that the card and the key have them under."""
+    """Files of a source by the name that the card and the key have them under.
+
+    Attributes:
+        files: By name.
+        format: Of a file of the user's.
+        packages: That the others come from.
+    """
 
     files: Mapping[str, Path]
     format: str = ""
+    packages: tuple[str, ...] = ()
 
 
 def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
@@ -107,15 +116,17 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
             )
         is_jsonl = data.source == "messages" or is_json_lines(data.path)
         return _Inputs({"data": data.path}, "jsonl" if is_jsonl else "csv")
-    from ollama_bridge.data.packages import fetch_package_file
+    from ollama_bridge.data.packages import ASSETS, fetch_package_file
 
+    assets = ["vader-ratings"]
     folder = fetch_package_file("vader-ratings", reporter=reporter)
     sources = tuple(FILES) if data.source == "vader" else REVIEW_SOURCES
     files = snippet_files(folder, sources)
     if data.source == "reviews" and data.dialogue_examples:
+        assets.append("chatterbot-corpus")
         dialogues = fetch_package_file("chatterbot-corpus", reporter=reporter)
         files |= {f"{_DIALOGUE}{topic}": path for topic, path in dialogue_files(dialogues).items()}
-    return _Inputs(files)
+    return _Inputs(files, packages=tuple(ASSETS[asset].package.name for asset in assets))
 
 
 def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Collected:

@@ -49,7 +49,11 @@ def kept_general(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def general_of(config: Mapping[str, Any]) -> General:
     """What the config keeps of its source; empty for a checkpoint that came from elsewhere."""
-    value = config.get(SOURCE_KEY)
+    return writable(config.get(SOURCE_KEY))
+
+
+def writable(value: object) -> General:
+    """Of what a JSON file has, the part that a GGUF can say."""
     if not isinstance(value, Mapping):
         return {}
     return {str(key): item for key, item in value.items() if _writable(item)}
@@ -67,13 +71,18 @@ def same_model_entries(source: General, *, name: str | None) -> list[Entry]:
 
 
 def derived_model_entries(source: General) -> list[Entry]:
-    """Licence and tags, and the source as the base model, for an export of other weights."""
+    """Licence and tags, and the source as the base model, for an export of other weights.
+
+    Where the source has no name, its own base models are the next that have.
+    """
     entries = [_entry(key, source[key]) for key in _INHERITED if key in source]
     if isinstance(source.get("name"), str):
         entries.append(_entry("base_model.count", 1))
         entries += [
             _entry(f"base_model.0.{key}", source[key]) for key in _OF_A_BASE if key in source
         ]
+    else:
+        entries += [_entry(key, source[key]) for key in source if key.startswith("base_model.")]
     return entries
 
 

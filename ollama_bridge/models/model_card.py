@@ -45,7 +45,7 @@ def card_entries(folder: Path) -> list[Entry]:
         if values:
             entries.append(array(f"general.{key}", values, GGUFValueType.STRING))
     for name, key in (("base_model", "base_model"), ("datasets", "dataset")):
-        entries += _repositories(f"general.{key}", _texts(card.get(name)))
+        entries += repository_entries(f"general.{key}", _texts(card.get(name)))
     return entries
 
 
@@ -66,8 +66,13 @@ def _texts(value: object) -> list[str]:
     return [item for item in values if isinstance(item, str) and item]
 
 
-def _repositories(prefix: str, names: list[str]) -> Iterator[Entry]:
-    """Each as organization and name, and how many there are."""
+def repository_entries(prefix: str, names: list[str]) -> Iterator[Entry]:
+    """Each as organization and name, and how many there are.
+
+    Args:
+        prefix: Of the keys.
+        names: As the hub has them; what is no such name is left out.
+    """
     names = [name for name in names if _REPOSITORY.fullmatch(name)]
     if names:
         yield number(f"{prefix}.count", len(names))

@@ -136,6 +136,8 @@ def write_answers(
             },
             "answers": dict(sorted(total.items())),
         }
+        if corpus.datasets:
+            facts["datasets"] = list(corpus.datasets)
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return Corpus(out_dir, manifest)

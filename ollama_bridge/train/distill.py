@@ -186,6 +186,8 @@ def distill(
                 "threads": precision.threads,
             },
             facts=facts,
+            start=start,
+            corpus=corpus,
             system=system,
             labels=task_labels,
             reporter=reporter,

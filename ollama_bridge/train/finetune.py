@@ -124,6 +124,8 @@ def finetune(
             result,
             settings={**effective, "dtype": precision.dtype_name, "threads": precision.threads},
             facts=facts,
+            start=base,
+            corpus=corpus,
             system=system,
             labels=labels,
             reporter=reporter,

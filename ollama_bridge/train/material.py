@@ -17,6 +17,7 @@ from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint
+from ollama_bridge.models.origin import origin_facts
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.reporting import Note, Reporter
@@ -131,13 +132,16 @@ def complete_checkpoint(
     *,
     settings: Mapping[str, Any],
     facts: Mapping[str, Any],
+    start: Checkpoint,
+    corpus: Corpus,
     system: str | None,
     labels: tuple[str, ...],
     reporter: Reporter,
 ) -> Checkpoint:
     """Write a trained model, its log and its reference values, and commit.
 
-    Of several processes the first one does, and the others wait.
+    Of several processes the first one does, and the others wait. What the model began as and was
+    trained on is kept in its facts.
 
     Raises:
         DiskFullError: no room; the training state is kept.
@@ -149,7 +153,8 @@ def complete_checkpoint(
         write_reference_values(draft.path, system=system, labels=labels, reporter=reporter)
         result.write(draft.path, dict(settings))
         scores = {f"validation_{name}": score for name, score in result.validation.items()}
-        manifest = draft.commit({**facts, **scores, **result.facts})
+        origin = origin_facts(start, corpus)
+        manifest = draft.commit({**facts, **scores, **result.facts, **origin})
     manifest = ranks.agree(manifest)
     assert manifest is not None
     return Checkpoint(draft.out_dir, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +20,19 @@ _WORDS = ("great", "food", "awful", "service", "we", "hoped", "good", "n't")
 A = TypeVar("A", bound=Artifact)
 
 
-def commit(kind: type[A], folder: Path, fill: Callable[[Path], object], *, name: str = "") -> A:
+def commit(
+    kind: type[A],
+    folder: Path,
+    fill: Callable[[Path], object],
+    *,
+    name: str = "",
+    facts: Mapping[str, object] | None = None,
+) -> A:
     """Make a finished artefact of whatever ``fill`` writes into the folder it is given."""
     work = Work(kind=kind.kind, stage=f"test {name}", version=1)
     with open_draft(folder, work) as draft:
         fill(draft.path)
-        return kind(folder, draft.commit({}))
+        return kind(folder, draft.commit(facts))
 
 
 def sentiment_examples(count: int, *, name: str, seed: int = 0) -> list[Example]:
@@ -48,7 +55,7 @@ def tiny_corpus(folder: Path, *, seed: int = 0, train: int = 24) -> Corpus:
             examples = sentiment_examples(count, name=split, seed=seed)
             write_examples(path / f"{split}.jsonl", examples)
 
-    return commit(Corpus, folder, fill)
+    return commit(Corpus, folder, fill, facts={"datasets": ["some-texts"]})
 
 
 def tiny_base(folder: Path, *, layers: int = 4, seed: int = 0) -> Checkpoint:

@@ -93,6 +93,7 @@ def test_vader_is_split_by_review(packages: Path, tmp_path: Path) -> None:
     left_out = sum(sum(counts.values()) for counts in card["left_out"].values())
     assert sum(card["read"].values()) - left_out == sum(map(len, splits.values()))
     assert card["inputs"]["movie"]["sha256"] == corpus.manifest.work.inputs["movie"]
+    assert corpus.datasets == ("vaderSentiment",)
 
 
 def test_reviews_wait_for_answers_and_dialogues_have_them(packages: Path, tmp_path: Path) -> None:
@@ -105,7 +106,9 @@ def test_reviews_wait_for_answers_and_dialogues_have_them(packages: Path, tmp_pa
         dialogue_examples=9,
     )
     heard = Heard()
-    splits = examples(prepare(data, REPLY, seed=0, out_dir=tmp_path / "out", reporter=heard))
+    corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / "out", reporter=heard)
+    assert corpus.datasets == ("vaderSentiment", "chatterbot-corpus")
+    splits = examples(corpus)
     assert len(splits["train"]) == 50
     everything = [one for part in splits.values() for one in part]
     dialogues = [one for one in everything if one.id.startswith("dialogue")]

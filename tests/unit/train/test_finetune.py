@@ -43,6 +43,7 @@ def test_tuned_checkpoint_is_merged_and_complete(
     assert len(scores) == 2
     assert scores[1] < scores[0]
     assert tuned.reference_path.exists()
+    assert tuned.facts["datasets"] == ["some-texts"]
     assert 0 < tuned.facts["merge_mean_logit_difference"] <= tuned.facts[MAX_DIFFERENCE] < 1e-3
 
 

@@ -1,0 +1,118 @@
+"""What a GGUF says of where its model comes from, of starts that are no GGUF."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.adapters import build_adapter, change_settings
+from fakes.ggufs import metadata_of
+from fakes.models import build_tiny_checkpoint
+from fakes.trainable import tiny_corpus
+
+from ollama_bridge.artifacts import Checkpoint, Work, canonical_json, digest_text
+from ollama_bridge.conversion import convert, convert_adapter
+from ollama_bridge.drafts import open_draft
+from ollama_bridge.models.origin import origin_facts, repository_of
+from ollama_bridge.models.resolve import resolve_model
+
+CARD = "---\nlicense: mit\nbase_model: some-org/older-base\n---\n"
+
+
+def keys_of(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
+    """What its GGUF says."""
+    return metadata_of(convert(checkpoint, type="f32", out_dir=folder).gguf_path)
+
+
+def cached(folder: Path, tmp_path: Path) -> Path:
+    """A checkpoint as the hub's client keeps some-org/some-model, with its card."""
+    copy = tmp_path / "hub" / "models--some-org--some-model" / "snapshots" / "0f"
+    shutil.copytree(folder, copy)
+    (copy / "README.md").write_text(CARD)
+    return copy
+
+
+def trained(start: Checkpoint, folder: Path) -> Checkpoint:
+    """A checkpoint as a training leaves it, and another one that began with that."""
+    corpus = tiny_corpus(folder / "corpus")
+    work = Work("checkpoint", "finetune", 1, settings={"lr": 1.0})
+    with open_draft(folder / "tuned", work) as draft:
+        build_tiny_checkpoint(draft.path, seed=1)
+        return Checkpoint(folder / "tuned", draft.commit(origin_facts(start, corpus)))
+
+
+def test_what_is_trained_names_the_repository_that_it_began_as(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Name and licence of the start, the texts, a digest of the recipe; so does a grandchild."""
+    start = resolve_model(str(cached(tiny_checkpoint, tmp_path)), cache_dir=tmp_path / "cache")
+    own = keys_of(start, tmp_path / "own")
+    assert own["general.name"] == "some-model"
+    assert own["general.base_model.0.name"] == "older-base"
+    assert "ollama_bridge.recipe.sha256" not in own
+    tuned = trained(start, tmp_path / "a")
+    for made, folder in ((tuned, tmp_path / "b"), (trained(tuned, tmp_path / "c"), tmp_path / "d")):
+        keys = keys_of(made, folder)
+        assert keys["general.name"] == "some-model finetune"
+        assert keys["general.license"] == "mit"
+        assert keys["general.base_model.count"] == 1
+        assert keys["general.base_model.0.name"] == "some-model"
+        assert keys["general.base_model.0.organization"] == "some-org"
+        assert keys["general.base_model.0.repo_url"] == "https://huggingface.co/some-org/some-model"
+        assert keys["general.dataset.0.name"] == "some-texts"
+        assert keys["ollama_bridge.recipe.sha256"] == digest_text(canonical_json({"lr": 1.0}))
+
+
+def test_a_start_without_a_name_hands_on_its_own_base(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A folder of the user's is nobody's business; what its card names is."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "private-name")
+    (folder / "README.md").write_text(CARD)
+    start = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    keys = keys_of(trained(start, tmp_path), tmp_path / "gguf")
+    assert keys["general.base_model.0.name"] == "older-base"
+    assert not [key for key, value in keys.items() if "private-name" in str(value)]
+
+
+def test_an_adapter_file_names_the_base_that_it_goes_on(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also where that is no GGUF."""
+    base = resolve_model(str(cached(tiny_checkpoint, tmp_path)), cache_dir=tmp_path / "cache")
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    keys = metadata_of(convert_adapter(adapter, base, out_dir=tmp_path / "gguf").gguf_path)
+    assert keys["general.name"] == "some-model adapter"
+    assert keys["general.base_model.0.organization"] == "some-org"
+
+
+@pytest.mark.parametrize(("named", "count"), [("some-org/some-model", 1), ("{base}", None)])
+def test_an_adapter_without_a_card_names_its_base(
+    tmp_path: Path, named: str, count: int | None
+) -> None:
+    """By the repository that it was trained on; a folder's name stays here."""
+    base = build_tiny_checkpoint(tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter")
+    (adapter / "README.md").unlink(missing_ok=True)
+    change_settings(adapter, base_model_name_or_path=named.format(base=base))
+    merged = resolve_model(str(adapter), base=str(base), cache_dir=tmp_path / "cache")
+    assert keys_of(merged, tmp_path / "gguf").get("general.base_model.count") == count
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "organization"),
+    [
+        ("/home/a/.cache/huggingface/hub/models--gpt2/snapshots/0f", "gpt2", None),
+        ("C:\\hub\\models--org--a-b\\snapshots\\0f\\", "a-b", "org"),
+        ("/srv/models--org--name", None, None),
+        ("ollama:smollm2:135m", None, None),
+    ],
+)
+def test_a_repository_is_told_by_the_hubs_cache(
+    source: str, name: str | None, organization: str | None
+) -> None:
+    """Not by anything else."""
+    found = repository_of({"source": source})
+    assert (found.get("name"), found.get("organization")) == (name, organization)
