@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +10,12 @@ from ollama_bridge.artifacts import (
     AdapterFile,
     Checkpoint,
     Corpus,
-    GGUFFile,
     RegisteredModel,
 )
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
-from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
@@ -136,22 +133,8 @@ def package(
             ensure_daemon(reporter=tee, host=host)  # its version decides
             source, lora = _apart(*parts, source, run_dir, client, tee)
 
-        def converted(checkpoint: Checkpoint, name: str) -> GGUFFile:
-            return convert(
-                checkpoint,
-                type=gguf_type,
-                imatrix=imatrix,
-                target=target,
-                corpus=corpus,
-                out_dir=run_dir / name,
-                reporter=tee,
-            )
-
-        name = f"gguf-{gguf_type}" if target is None else "gguf-budget"
-        gguf = converted(source, name)
-        ensure_daemon(reporter=tee, host=host)
         if renderer and lora is None and settings.template == "auto":
-            built_in = _find_renderer(source, gguf, client, tee, link=link)
+            built_in = _find_renderer(source, client, tee, host=host)
             if built_in is not None:
                 source = with_reference_values(
                     plain,
@@ -161,7 +144,16 @@ def package(
                     noise_types=noise_types,
                     reporter=tee,
                 )
-                gguf = converted(source, f"{name}-renderer")
+        gguf = convert(
+            source,
+            type=gguf_type,
+            imatrix=imatrix,
+            target=target,
+            corpus=corpus,
+            out_dir=run_dir / (f"gguf-{gguf_type}" if target is None else "gguf-budget"),
+            reporter=tee,
+        )
+        ensure_daemon(reporter=tee, host=host)
         model = register(
             gguf,
             render(gguf, settings=settings, system=system),
@@ -189,7 +181,7 @@ def package(
 
 
 def _find_renderer(
-    checkpoint: Checkpoint, gguf: GGUFFile, client: Client, reporter: Reporter, *, link: bool
+    checkpoint: Checkpoint, client: Client, reporter: Reporter, *, host: str | None
 ) -> Renderer | None:
     """Code of Ollama's own that renders what a Go template cannot, if there is such a thing."""
     from ollama_bridge.models.load import load_tokenizer
@@ -203,15 +195,8 @@ def _find_renderer(
     lost = lost_by(template, served.capabilities)
     if served.go is not None and not lost:
         return None
-    path, digest = gguf.gguf_path, gguf.blob_digest
-    with contextlib.ExitStack() as afterwards:
-        if not client.has_blob(digest):
-            placed = place_blob(client, path, digest, state=FileState.of(path)) if link else None
-            if placed is not None:
-                afterwards.callback(placed.restore_time)
-            else:
-                client.upload_blob(path, digest)
-        found = find_renderer(client, digest, template)
+    ensure_daemon(reporter=reporter, host=host)
+    found = find_renderer(client, template)
     what = "prompts" if served.go is None else " and ".join(lost)
     said = f"RENDERER {found.name}" if found is not None else "none of Ollama's own renderers"
     reporter.emit(

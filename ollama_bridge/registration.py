@@ -366,6 +366,8 @@ class _Job:
                     self.client.unload(model.name)
 
     def _remove(self, name: str) -> None:
+        # Unloaded although its tag may be the same file: a runner keeps the name that it was first
+        # asked by, and under one that is gone nobody could look at it, or unload it.
         with contextlib.suppress(ModelNotFoundError):
             if any(model.name == name for model in self.client.ps()):
                 self.client.unload(name)

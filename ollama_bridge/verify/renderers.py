@@ -3,14 +3,18 @@
 Ollama has a RENDERER for formats that its own Go templates cannot express. Few of them render what
 the family's chat template does: tools come out as Go writes JSON (``<`` as an escape, the required
 before the properties), and an answer that is to be continued is closed. So one is taken where it
-was seen to be right, and not for its name.
+was seen to be right, and not for its name. A renderer reads no weights: it is tried with a file
+that has none worth the name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.errors import (
     ModelNotFoundError,
@@ -19,6 +23,7 @@ from ollama_bridge.errors import (
     RequestRejectedError,
     RunnerCrashedError,
 )
+from ollama_bridge.models.blank_gguf import write_blank_gguf
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, fixed, random_ones
@@ -46,23 +51,28 @@ _PARSERS: Mapping[str, str] = {
     "gemma4-large": "gemma4",
 }
 _RANDOM_CONVERSATIONS = 40
+_NUM_CTX = 16384  # of bytes; nothing is cut off a prompt
 
 
-def find_renderer(client: Client, blob_digest: str, template: ChatTemplate) -> Renderer | None:
+def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
     """The renderer that writes what a chat template does; None: none of them.
 
     Args:
         client: Speaks to the daemon.
-        blob_digest: Of a GGUF that the daemon has; it loses it, if no tag has it.
         template: The chat template.
 
     Raises:
         DaemonError: the daemon could not answer.
     """
     wanted = list(_wanted(template))
+    digest = _send_blank(client)
+    request = {
+        "model": _TAG,
+        "files": {"model.gguf": digest},
+        "parameters": {"num_ctx": _NUM_CTX},
+    }
     try:
         for name, parser in _PARSERS.items():
-            request = {"model": _TAG, "files": {"model.gguf": blob_digest}}
             try:
                 client.create({**request, "renderer": name, "parser": parser})
             except (RequestRejectedError, RunnerCrashedError):
@@ -75,6 +85,15 @@ def find_renderer(client: Client, blob_digest: str, template: ChatTemplate) -> R
         with contextlib.suppress(OllamaBridgeError):
             _remove(client)
     return None
+
+
+def _send_blank(client: Client) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "blank.gguf"
+        write_blank_gguf(path)
+        digest = f"sha256:{digest_file(path)}"
+        client.upload_blob(path, digest)
+    return digest
 
 
 def _is_rendered(client: Client, conversation: Conversation, wanted: str) -> bool:
