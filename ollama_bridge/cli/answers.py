@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,13 +14,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Styled
 
-from ollama_bridge.cli.answer_markdown import AnswerMarkdown
+from ollama_bridge.cli.answer_markdown import AnswerMarkdown, Blocks, GrowingMarkdown
 from ollama_bridge.cli.output import line_json, say, visible, write
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options
 from ollama_bridge.client.session import SessionEvent
-
-_FENCE = re.compile(r"^\s{0,3}(```|~~~)", re.MULTILINE)
 
 
 @dataclass
@@ -47,18 +44,6 @@ class Shown:
             self.first_text_s = now_s
         if isinstance(event, Done):
             self.reply = event.reply
-
-
-def whole_blocks(text: str) -> int:
-    """How much of a growing Markdown text will not change any more.
-
-    That is up to its last blank line outside a fence.
-    """
-    end = 0
-    for blank in re.finditer(r"\n[ \t]*\n", text):
-        if len(_FENCE.findall(text[: blank.start()])) % 2 == 0:
-            end = blank.end()
-    return end
 
 
 class AnswerView:
@@ -101,7 +86,6 @@ class AnswerView:
 
     def beside(self, answers: Mapping[str, Iterable[SessionEvent]]) -> dict[str, Shown]:
         """Show the answers of several models beside each other; they are asked in turn."""
-        texts = dict.fromkeys(answers, "")
         shown: dict[str, Shown] = {}
         if self.as_json:
             return {name: self._lines(events, name) for name, events in answers.items()}
@@ -110,7 +94,8 @@ class AnswerView:
                 self._console.print(f"--- {name}", highlight=False, markup=False)
                 shown[name] = self._plain(events)
             return shown
-        with Live(console=self._console, refresh_per_second=8) as live:
+        columns = {name: GrowingMarkdown() for name in answers}
+        with Live(_beside(columns), console=self._console, refresh_per_second=8):
             for name, events in answers.items():
                 shown[name], begun_s = Shown(), time.monotonic()
                 for event in events:
@@ -118,9 +103,7 @@ class AnswerView:
                     if isinstance(event, Dropped):
                         say_dropped(event)
                     if isinstance(event, Text):
-                        texts[name] += visible(event.text)
-                        live.update(_columns(texts))
-            live.update(_columns(texts))
+                        columns[name].text += visible(event.text)
         return shown
 
     def _lines(self, events: Iterable[SessionEvent], model: str | None = None) -> Shown:
@@ -157,29 +140,28 @@ class AnswerView:
 
     def _rendered(self, events: Iterable[SessionEvent]) -> Shown:
         shown, begun_s = Shown(), time.monotonic()
-        thought, text = "", ""
+        growing, blocks = _Growing(), Blocks()
         waiting = Spinner("dots")  # for a model that is being loaded, or thinks unseen
         with Live(waiting, console=self._console, refresh_per_second=8) as live:
             try:
                 for event in events:
                     shown.take(event, begun_s)
                     if isinstance(event, Thinking) and self.show_thinking:
-                        thought += visible(event.text)
+                        growing.thought += visible(event.text)
                     elif isinstance(event, Text):
-                        if thought:
-                            live.console.print(Styled(thought.strip(), style="dim italic"))
-                            thought = ""
-                        text += visible(event.text)
-                        end = whole_blocks(text)
-                        if end:
-                            live.console.print(AnswerMarkdown(text[:end]))
-                            text = text[end:]
+                        if growing.thought:
+                            thought, growing.thought = growing.thought, ""
+                            live.console.print(_dimmed(thought))
+                        whole = blocks.add(visible(event.text))
+                        growing.answer.text = blocks.growing
+                        if whole:
+                            live.console.print(AnswerMarkdown(whole))
                     elif isinstance(event, Dropped):
                         say_dropped(event)
-                    if thought or text:
-                        live.update(_growing(thought, text))
+                    if not growing.is_empty:
+                        live.update(growing)
             finally:
-                live.update(_growing(thought, text))
+                live.update(growing)
         return shown
 
 
@@ -252,19 +234,31 @@ def timing(shown: Shown) -> str:
     return ", ".join(parts)
 
 
-def _growing(thought: str, text: str) -> RenderableType:
-    parts: list[RenderableType] = []
-    if thought:
-        parts.append(Styled(thought.strip(), style="dim italic"))
-    if text:
-        parts.append(AnswerMarkdown(text))
-    return Group(*parts)
+@dataclass
+class _Growing:
+    """What is not whole yet of an answer, as it is painted a few times a second."""
+
+    thought: str = ""
+    answer: GrowingMarkdown = field(default_factory=GrowingMarkdown)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.thought or self.answer.text)
+
+    def __rich__(self) -> RenderableType:
+        thought = self.thought  # another thread paints
+        parts: list[RenderableType] = [_dimmed(thought)] if thought else []
+        return Group(*parts, *([self.answer] if self.answer.text else []))
 
 
-def _columns(texts: dict[str, str]) -> Table:
+def _dimmed(thought: str) -> Styled:
+    return Styled(thought.strip(), style="dim italic")
+
+
+def _beside(columns: Mapping[str, GrowingMarkdown]) -> Table:
     table = Table.grid(padding=(0, 2), expand=True)
-    for _ in texts:
+    for _ in columns:
         table.add_column(ratio=1)
-    table.add_row(*(Styled(name, style="bold") for name in texts))
-    table.add_row(*(AnswerMarkdown(text) for text in texts.values()))
+    table.add_row(*(Styled(name, style="bold") for name in columns))
+    table.add_row(*columns.values())
     return table

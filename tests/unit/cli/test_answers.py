@@ -11,7 +11,9 @@ import pytest
 from fakes.terminal import TerminalText
 from rich.console import Console
 
-from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing, whole_blocks
+from ollama_bridge.cli import answer_markdown
+from ollama_bridge.cli.answer_markdown import Blocks
+from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing
 from ollama_bridge.client import Reply, Text, Thinking, Timings
 
 
@@ -27,14 +29,43 @@ def on_terminal(pieces: Sequence[str], thinking: Sequence[str] = ()) -> str:
     ("text", "whole"),
     [
         ("a", ""),
+        ("\n\na", ""),
         ("a\n\nb", "a\n\n"),
+        ("a\n \t\nb\n\n\nc", "a\n \t\nb\n\n"),
         ("a\n\n```\nb\n\nc", "a\n\n"),
         ("```\nb\n\nc\n```\n\nd", "```\nb\n\nc\n```\n\n"),
+        ("````md\n```\nb\n```\n\nc\n```` \n\nd", "````md\n```\nb\n```\n\nc\n```` \n\n"),
+        ("~~~\n```\n\n~~~\n\nd", "~~~\n```\n\n~~~\n\n"),
+        ("```a``` is one\n\nb", "```a``` is one\n\n"),
     ],
 )
-def test_blocks_that_are_whole_are_left_alone(text: str, whole: str) -> None:
-    """A blank line inside a fence ends nothing."""
-    assert text[: whole_blocks(text)] == whole
+@pytest.mark.parametrize("length", [1, 3, 100])
+def test_blocks_that_are_whole_are_left_alone(text: str, whole: str, length: int) -> None:
+    """A blank line inside a fence ends nothing, in whatever pieces it comes."""
+    blocks = Blocks()
+    pieces = [text[place : place + length] for place in range(0, len(text), length)]
+    assert "".join(map(blocks.add, pieces)) == whole
+    assert blocks.growing == text.removeprefix(whole)
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_an_answer_is_parsed_as_often_as_it_is_painted(
+    models: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few times a second; with every token it took the cores that the daemon needs."""
+    parsed: list[int] = []
+    parse = answer_markdown._PARSER.parse
+    monkeypatch.setattr(
+        answer_markdown._PARSER, "parse", lambda text: [parsed.append(len(text)), parse(text)][1]
+    )
+    pieces = ["```\n", *["a ", "\n", "\n"] * 500]
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    view = AnswerView(console)
+    if models == 1:
+        view.show(map(Text, pieces))
+    else:
+        view.beside({name: map(Text, pieces) for name in "ab"})
+    assert 0 < len(parsed) < len(pieces) / 4
 
 
 def test_markdown_is_rendered_on_a_terminal() -> None:
