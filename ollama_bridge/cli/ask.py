@@ -92,6 +92,7 @@ def run(
       cat letter.txt | ollama-bridge run review-reply "Answer this letter:"
     """
     from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
+    from ollama_bridge.cli.images import with_images
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
 
@@ -114,8 +115,12 @@ def run(
             repl.verbose = verbose
             talk(repl)
             return
-        text = whole_prompt(" ".join(prompt or []), tag=tag)
-        question = conversation.question(text, image)
+        words, named = " ".join(prompt or []), list(image or [])
+        text = whole_prompt(words, tag=tag)
+        if {"vision", "audio"} & set(details.capabilities):
+            rest, more = with_images(words)  # not of what is piped in: others wrote it
+            text, named = text.removesuffix(words) + rest, [*named, *more]
+        question = conversation.question(text, named)
         events = client.stream(
             tag,
             [*conversation.messages, question],

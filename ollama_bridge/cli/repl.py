@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.asking import with_own_limit
+from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, Session
 from ollama_bridge.client.options import check_options
@@ -22,11 +21,6 @@ from ollama_bridge.modelfile.parameters import parse_parameter
 from ollama_bridge.models.paths import expand_home
 
 _Events = Generator[SessionEvent, None, None]
-_IMAGES = ("png", "jpg", "jpeg", "webp")
-_IMAGE_PATH = re.compile(
-    rf"""(?:^|(?<=\s))(?:"([^"]+\.(?:{"|".join(_IMAGES)}))"|((?:[^\s\\]|\\.)+\.(?:{"|".join(_IMAGES)})))(?=[.,;:!?)]*(?:\s|$))""",
-    re.IGNORECASE,
-)
 _LEVELS = ("low", "medium", "high", "max")
 
 HELP = """\
@@ -119,9 +113,7 @@ class Repl:
             self._ask(text)
 
     def _ask(self, text: str) -> None:
-        text, images = images_in(text)
-        for image in images:
-            say(f"(with the image {image})")
+        text, images = with_images(text)
         asked = {name: one.stream(text, images=images) for name, one in self.sessions.items()}
         self._show(asked, self.said.question(text, images))
 
@@ -315,24 +307,6 @@ class Repl:
 
     def _help(self, _: str) -> None:
         say(HELP)
-
-
-def images_in(text: str) -> tuple[str, list[Path]]:
-    """The images whose paths a text names, and the text without them; only files that are there."""
-    found: list[Path] = []
-
-    def take(match: re.Match[str]) -> str:
-        try:
-            path = Path(match[1] or re.sub(r"\\(.)", r"\1", match[2])).expanduser()
-            if not path.is_file():
-                return match[0]
-        except (OSError, RuntimeError, ValueError):  # no name of a file, or of a user
-            return match[0]
-        found.append(path)
-        return ""
-
-    rest = _IMAGE_PATH.sub(take, text)
-    return (re.sub(r"[ \t]{2,}", " ", rest).strip() if found else text), found
 
 
 def _words(text: str) -> list[str]:

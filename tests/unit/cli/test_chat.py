@@ -17,7 +17,7 @@ from fakes.terminal import Screen
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli.chat import joined
-from ollama_bridge.cli.repl import HELP, EndOfChat, images_in
+from ollama_bridge.cli.repl import HELP, EndOfChat
 
 
 @pytest.fixture
@@ -298,21 +298,19 @@ def test_goodbye(chat: Chat, line: str) -> None:
         chat(line)
 
 
-def test_images_go_by_their_paths(tmp_path: Path, chat: Chat) -> None:
-    """Quoted, with escaped blanks, beginning with a slash; only files that are there."""
-    first, second = tmp_path / "a b.png", tmp_path / "c.JPG"
-    first.write_bytes(b"1")
-    second.write_bytes(b"2")
-    escaped = str(first).replace(" ", r"\ ")
-    assert images_in("~nobody/x.png") == ("~nobody/x.png", [])
-    assert images_in("x" * 300 + ".png") == ("x" * 300 + ".png", [])
-    assert images_in(f'What is "{first}" and {escaped}?') == ("What is and ?", [first, first])
-    assert images_in(f"{escaped} or {second} or none.png") == ("or or none.png", [first, second])
-    assert images_in(f"See {second}, please.") == ("See , please.", [second])
-    assert images_in(f"{second}x") == (f"{second}x", [])
-    assert images_in("two  blanks") == ("two  blanks", [])
-    chat(f"{second} What is it?")
-    assert chat.last["messages"] == [{"role": "user", "content": "What is it?", "images": ["Mg=="]}]
+def test_images_go_by_their_paths(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What is sent is told, and what is not there: without it a model would make something up."""
+    image = tmp_path / "a b.png"
+    image.write_bytes(b"2")
+    chat(f"'{image}' What is it? No {tmp_path}/x.png.")
+    assert chat.last["messages"] == [
+        {"role": "user", "content": f"What is it? No {tmp_path}/x.png.", "images": ["Mg=="]}
+    ]
+    told = capsys.readouterr().err
+    assert f"(with the image {image})" in told
+    assert f"(no such image: {tmp_path}/x.png)" in told
 
 
 @pytest.mark.parametrize(
