@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import select
 import stat
 import sys
@@ -23,6 +22,7 @@ from ollama_bridge.cli.asking import (
     ThinkOption,
     VerboseOption,
     read_format,
+    read_keep_alive,
     read_options,
     read_think,
     with_own_limit,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client, ModelDetails
 
 _STDIN_WAITS_S = (2.0, 20.0)
-_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|ms|s|m|h))+")  # as Go writes one
 _NOT_READ = "(nothing was piped in within 22 s: asked without it; a file is read: < FILE)"
 
 TruncateOption = Annotated[
@@ -95,39 +94,46 @@ def run(
     from ollama_bridge.cli.images import with_images
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
+    from ollama_bridge.client.requests import read_image
 
     conversation = Conversation(
-        tag, system, read_options(parameter), read_think(think), format=read_format(format_)
+        tag,
+        system,
+        read_options(parameter),
+        read_think(think),
+        format=read_format(format_),
+        keep_alive=read_keep_alive(keepalive),
     )
+    pictures = [read_image(path) for path in image or ()]
     view = AnswerView(
         markdown=markdown and not nowordwrap, show_thinking=not hide_thinking, as_json=as_json
     )
-    alive = keep_alive(keepalive)
     with connect(host) as client:
         details = _find_or_pull(client, tag, insecure=insecure)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
             text = whole_prompt(" ".join(prompt or []), tag=tag)
+            alive = conversation.keep_alive
             _embed(client, tag, [text], truncate, dimensions, alive, as_json=as_json)
             return
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
             repl = Repl(client, conversation, view)
-            repl.verbose = verbose
+            repl.verbose, repl.images = verbose, pictures
             talk(repl)
             return
-        words, named = " ".join(prompt or []), list(image or [])
+        words = " ".join(prompt or [])
         text = whole_prompt(words, tag=tag)
         if {"vision", "audio"} & set(details.capabilities):
             rest, more = with_images(words)  # not of what is piped in: others wrote it
-            text, named = text.removesuffix(words) + rest, [*named, *more]
-        question = conversation.question(text, named)
+            text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
+        question = conversation.question(text, pictures)
         events = client.stream(
             tag,
             [*conversation.messages, question],
             options=conversation.options,
             think=conversation.think,
             format=conversation.format,
-            keep_alive=alive,
+            keep_alive=conversation.keep_alive,
         )
         shown = view.show(events)
         if verbose:
@@ -158,7 +164,7 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
     text = whole_prompt(prompt or "", tag=tag)
-    given, alive = read_options(parameter), keep_alive(keepalive)
+    given, alive = read_options(parameter), read_keep_alive(keepalive)
     with connect(host) as client:
         given = with_own_limit(given, client.show(tag))
         reply = client.generate(
@@ -205,7 +211,7 @@ def embed(
       ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
     """
     asked = texts or [line for line in whole_prompt("", tag=tag).split("\n") if line.strip()]
-    alive = keep_alive(keepalive)
+    alive = read_keep_alive(keepalive)
     with connect(host) as client:
         _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json)
 
@@ -234,24 +240,6 @@ def whole_prompt(prompt: str, *, tag: str) -> str:
             "no prompt: pass it as an argument or on stdin", hint=f'ollama-bridge run {tag} "..."'
         )
     return text
-
-
-def keep_alive(text: str | None) -> str | float | None:
-    """``--keepalive`` as the API wants it: a bare number is seconds.
-
-    Raises:
-        ConfigError: no time.
-    """
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        if not _DURATION.fullmatch(text):
-            raise ConfigError(
-                f"--keepalive {text}: no time", hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)"
-            ) from None
-        return text
 
 
 def _has_input() -> bool:

@@ -35,6 +35,7 @@ KeepAliveOption = Annotated[
     str | None, typer.Option("--keepalive", help="How long the model stays loaded (5m, 0, -1).")
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Times and rates on stderr.")]
+_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|ms|s|m|h))+")  # as Go writes one
 THINK = {"true": True, "false": False} | {name: name for name in ("low", "medium", "high", "max")}
 
 
@@ -96,3 +97,21 @@ def read_format(text: str | None) -> str | dict[str, Any] | None:
     if not isinstance(schema, dict):
         raise ConfigError(f"--format {text}: a JSON schema is an object")
     return schema
+
+
+def read_keep_alive(text: str | None) -> str | float | None:
+    """``--keepalive`` as the API wants it: a bare number is seconds.
+
+    Raises:
+        ConfigError: no time.
+    """
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        if not _DURATION.fullmatch(text):
+            raise ConfigError(
+                f"--keepalive {text}: no time", hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)"
+            ) from None
+        return text

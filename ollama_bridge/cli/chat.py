@@ -15,11 +15,13 @@ from ollama_bridge.cli import completion, options
 from ollama_bridge.cli.asking import (
     FormatOption,
     HideThinkingOption,
+    KeepAliveOption,
     ParameterOption,
     SystemOption,
     ThinkOption,
     VerboseOption,
     read_format,
+    read_keep_alive,
     read_options,
     read_think,
     with_own_limit,
@@ -58,6 +60,7 @@ def chat(
     think: ThinkOption = None,
     hide_thinking: HideThinkingOption = False,
     format_: FormatOption = None,
+    keepalive: KeepAliveOption = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +99,8 @@ def chat(
     conversation.options = {**conversation.options, **check_options(read_options(parameter))}
     conversation.think = read_think(think) if think is not None else conversation.think
     conversation.format = read_format(format_) if format_ is not None else conversation.format
+    if keepalive is not None:
+        conversation.keep_alive = read_keep_alive(keepalive)
     with connect(host) as client:
         # A wrong tag is told now, not after the first question.
         conversation.options = with_own_limit(conversation.options, client.show(tag))

@@ -62,6 +62,7 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
         "images": any("images" in message for message in turns),
         "think": said.think is not None,
         "format": said.format is not None,
+        "keep_alive": said.keep_alive is not None,
     }
     without = ", ".join(name for name, is_lost in lost.items() if is_lost)
     say(f"(saved: {tag})" if not without else f"(saved: {tag}; only a file keeps {without})")

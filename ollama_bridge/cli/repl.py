@@ -15,6 +15,7 @@ from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, Session
 from ollama_bridge.client.options import check_options
+from ollama_bridge.client.requests import read_image
 from ollama_bridge.client.session import SessionEvent
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
@@ -67,6 +68,7 @@ class Repl:
         self.verbose = False
         self.keeps_history = True
         self.is_typed = True  # by a person, who goes on after Ctrl-C
+        self.images: list[bytes] = []  # that go with the next question
         self.failed: OllamaBridgeError | None = None  # the last error that was told
 
     @property
@@ -113,7 +115,9 @@ class Repl:
             self._ask(text)
 
     def _ask(self, text: str) -> None:
-        text, images = with_images(text)
+        text, paths = with_images(text)
+        images = [*self.images, *map(read_image, paths)]
+        self.images = []
         asked = {name: one.stream(text, images=images) for name, one in self.sessions.items()}
         self._show(asked, self.said.question(text, images))
 
@@ -255,7 +259,9 @@ class Repl:
         else:
             _needed(what, "/load")
             own = with_own_limit({}, self._client.show(what))
-            conversation = Conversation(what, options=own, think=self.said.think)
+            conversation = Conversation(
+                what, options=own, think=self.said.think, keep_alive=self.said.keep_alive
+            )
         self.sessions = {conversation.model: Session(self._client, conversation)}
         say(f"({conversation.model}, {len(conversation.turns)} turns)")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.client.options import Options, check_options
-from ollama_bridge.client.requests import Format, Images, Think, read_image
+from ollama_bridge.client.requests import Format, Images, KeepAlive, Think, read_image
 from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import ArtifactError, ConfigError, ContextOverflowError
 
@@ -69,6 +69,7 @@ class Conversation:
             are left out of it (and listed in ``dropped``); ``never``: it is an error.
         reserve_tokens: Room that is left for an answer; at most half of the context.
         format: Of every answer: ``json`` or a JSON schema.
+        keep_alive: How long the model stays loaded after every answer.
         turns: Those that are still sent.
         dropped: Those that are not any more.
     """
@@ -80,6 +81,7 @@ class Conversation:
     trim: Trim = "oldest"
     reserve_tokens: int = 512
     format: Format = None
+    keep_alive: KeepAlive = None
     turns: list[Turn] = field(default_factory=list)
     dropped: list[Turn] = field(default_factory=list)
     _used_tokens: int | None = field(default=None, repr=False)
@@ -218,6 +220,7 @@ class Conversation:
             "trim": self.trim,
             "reserve_tokens": self.reserve_tokens,
             "format": self.format,
+            "keep_alive": self.keep_alive,
             "dropped": [_to_json(turn) for turn in self.dropped],
             "turns": [_to_json(turn) for turn in self.turns],
         }
@@ -275,4 +278,5 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "system", "options", "think", "trim", "reserve_tokens", "format")
     if not isinstance(data["model"], str) or not isinstance(data["system"], str | None):
         raise TypeError("model and system are texts")
-    return {name: data[name] for name in names}
+    # Files of before have none.
+    return {name: data[name] for name in names} | {"keep_alive": data.get("keep_alive")}

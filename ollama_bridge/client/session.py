@@ -203,6 +203,7 @@ class Session(_Base):
             options=said.options,
             think=said.think,
             format=said.format,
+            keep_alive=said.keep_alive,
         )
 
     def _context_tokens(self) -> int | None:
@@ -284,6 +285,7 @@ class AsyncSession(_Base):
             options=said.options,
             think=said.think,
             format=said.format,
+            keep_alive=said.keep_alive,
         )
 
     async def _context_tokens(self) -> int | None:

@@ -52,8 +52,11 @@ def test_stops_are_words(chat: Chat, typed: str, stops: list[str]) -> None:
 def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Tab, Ctrl-C, an editor at Ctrl-G, Ctrl-D; ``OLLAMA_NOHISTORY`` keeps nothing of it.
 
-    Ctrl-C and Ctrl-D drop a text of several lines that is not ended.
+    Ctrl-C and Ctrl-D drop a text of several lines that is not ended. What ``run`` is given holds
+    for its chat: an image goes with the first question.
     """
+    image = tmp_path / "c.png"
+    image.write_bytes(b"2")
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho written there > "$1"\n')
     editor.chmod(0o755)
@@ -62,7 +65,8 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
         os.environ |= {"OLLAMA_HOST": daemon.host, "OLLAMA_NOHISTORY": "1", "TERM": "xterm"}
         os.environ["OLLAMA_EDITOR"] = str(editor)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", "run", "m"])
+        words = ["run", "m", "--keepalive", "1h", "--image", str(image)]
+        os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", *words])
     termios.tcsetwinsize(terminal, (24, 80))
     screen = Screen(terminal)
     try:
@@ -74,6 +78,8 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             (b"\x03", b"(Ctrl-D or /bye ends the chat)"),
             (b"\x07", b"written there"),
             (b"\r", b"Hello!"),
+            (b"", b">>>"),
+            (b"and?\r", b"Hello!"),
             (b"", b">>>"),
             (b'"""dropped\r', b"..."),
             (b"\x03", b"(the text is dropped)"),
@@ -92,9 +98,10 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         os.close(terminal)
-    (asked,) = daemon.questions
-    assert asked["messages"][0]["content"] == "written there"
-    assert asked["options"]["temperature"] == 0.5
+    asked, then = daemon.questions
+    assert asked["messages"] == [{"role": "user", "content": "written there", "images": ["Mg=="]}]
+    assert "images" not in then["messages"][-1]
+    assert (asked["options"]["temperature"], then["keep_alive"]) == (0.5, "1h")
     assert not (home_dir() / "chat-history").read_text()
 
 

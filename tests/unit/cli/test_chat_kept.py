@@ -23,9 +23,12 @@ def chat() -> Iterator[Chat]:
 def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path) -> None:
     """As a file to go on from, as a file to read, as a model."""
     file, page = tmp_path / "a.json", tmp_path / "a.md"
+    chat.repl.said.keep_alive = "1h"
     chat("/system Be brief.", "/set parameter seed 1", "one", f"/save {file}", f"/export {page}")
     assert page.read_text() == "# m\n\n> Be brief.\n\n**You:** one\n\nHello!\n"
+    chat.repl.said.keep_alive = None
     chat("/clear", "/system", f"/load {file}", "two")
+    assert chat.last["keep_alive"] == "1h"
     assert [one["content"] for one in chat.last["messages"]] == [  # type: ignore[attr-defined]
         "Be brief.",
         "one",
@@ -50,7 +53,7 @@ def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path)
         "stream": True,
     }
     chat("/load other", "hi")
-    assert chat.last["model"] == "other"
+    assert (chat.last["model"], chat.last["keep_alive"]) == ("other", "1h")
 
 
 def test_files_are_named_as_in_a_shell(

@@ -199,10 +199,13 @@ def test_generate_gives_the_whole_reply_as_json(daemon: FakeDaemon) -> None:
 def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Commands too; the exit code is that of a chat."""
     page = tmp_path / "chat.md"
-    done = command(daemon, "chat", "m", stdin=f"hi\nand?\n/export {page}\n/bye\nnever\n")
+    done = command(
+        daemon, "chat", "m", "--keepalive", "10", stdin=f"hi\nand?\n/export {page}\n/bye\nnever\n"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Hello!\nHello!\n"
     assert page.read_text().count("**You:**") == 2
+    assert [asked["keep_alive"] for asked in daemon.questions] == [10, 10]
 
 
 @pytest.mark.parametrize(
