@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from ollama_bridge.reporting import Note
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
+    from ollama_bridge.reporting import Reporter
 
 TagsArgument = Annotated[
     list[str], typer.Argument(metavar="TAG...", autocompletion=completion.tags)
@@ -52,27 +53,24 @@ def create(
     Examples:
       ollama-bridge create my-model -f Modelfile
     """
-    from ollama_bridge.modelfile import check_tag, parse_modelfile
+    from ollama_bridge.cli.creating import read_creation
+    from ollama_bridge.modelfile import check_tag
 
     check_tag(tag)
     try:
-        content = parse_modelfile(modelfile.read_text(encoding="utf-8"))
+        text = modelfile.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise ModelfileError(
             f"{modelfile} cannot be read: {reason}", hint="name it with -f FILE"
         ) from exc
+    content = read_creation(text, tag, modelfile.parent)
+    request = dict(content.request)
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
-        gguf = modelfile.parent / Path(content.from_)
-        request: dict[str, Any]
-        if gguf.is_file():
-            digest = f"sha256:{digest_file(gguf)}"
-            if not client.has_blob(digest):
-                client.upload_blob(gguf, digest, on_progress=bar(reporter, "upload"))
-            request = content.to_request(tag, blob_digest=digest)
-        else:
-            request = content.to_request(tag, blob_digest="") | {"from": content.from_}
-            del request["files"]
+        for place, files in content.files.items():
+            request[place] = {
+                name: _uploaded(client, path, reporter) for name, path in files.items()
+            }
         if quantize is not None:
             request["quantize"] = quantize
         client.create(request, on_status=lambda text: reporter.emit(Note("create", "info", text)))
@@ -176,6 +174,14 @@ def _client(host: str | None) -> Client:
     from ollama_bridge.client import Client
 
     return Client(host)
+
+
+def _uploaded(client: Client, path: Path, reporter: Reporter) -> str:
+    """The digest of a file that the daemon has, or is given."""
+    digest = f"sha256:{digest_file(path)}"
+    if not client.has_blob(digest):
+        client.upload_blob(path, digest, on_progress=bar(reporter, "upload"))
+    return digest
 
 
 def _named(tag: str, *, as_json: bool) -> None:

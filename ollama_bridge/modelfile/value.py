@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from ollama_bridge.errors import ModelfileError
-from ollama_bridge.modelfile.grammar import bare_or_quoted, quoted, read_commands, value_problems
+from ollama_bridge.modelfile.grammar import (
+    Command,
+    bare_or_quoted,
+    quoted,
+    read_commands,
+    value_problems,
+)
 from ollama_bridge.modelfile.parameters import (
     ParameterValue,
     check_parameters,
@@ -160,10 +166,15 @@ def parse_modelfile(text: str) -> Modelfile:
         ModelfileError: what Ollama would refuse, and instructions that this package does not
             carry (ADAPTER, MESSAGE, REQUIRES, DRAFT).
     """
+    return modelfile_of(read_commands(text))
+
+
+def modelfile_of(commands: Iterable[Command]) -> Modelfile:
+    """What instructions say; see :func:`parse_modelfile`."""
     values: dict[str, str] = {}
     parameters: dict[str, ParameterValue] = {}
     licenses: list[str] = []
-    for found in read_commands(text):
+    for found in commands:
         command, argument, value = found.name, found.argument, found.value
         if command == "parameter":
             parsed = parse_parameter(argument, value, where=f"line {found.line}")

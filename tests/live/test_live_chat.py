@@ -53,7 +53,7 @@ def model(
 
 
 def test_a_chat_from_a_pipe(daemon: PrivateDaemon, tmp_path: Path) -> None:
-    """Asked, asked again, saved as a model that has what was said."""
+    """Asked, asked again, saved as a model that has what was said, made anew of what that shows."""
     page, file = tmp_path / "chat.md", tmp_path / "chat.json"
     lines = [
         "What is the capital of France?",
@@ -74,9 +74,16 @@ def test_a_chat_from_a_pipe(daemon: PrivateDaemon, tmp_path: Path) -> None:
     assert "--- chat-test:mine" in rest
     assert "Paris" in page.read_text()
     assert json.loads(file.read_text())["turns"][0]["is_whole"] is True
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text(command(daemon, "show", "chat-test:mine", "--modelfile").stdout)
+    made = command(daemon, "create", "chat-test:anew", "-f", str(modelfile))
+    assert made.returncode == 0, made.stderr
     with daemon.client() as client:
-        assert "Paris" in client.show("chat-test:mine").modelfile
-        client.delete("chat-test:mine")
+        mine, anew = (client.show(f"chat-test:{name}") for name in ("mine", "anew"))
+        assert "Paris" in mine.modelfile
+        assert mine.raw["messages"] == anew.raw["messages"]
+        for name in ("mine", "anew"):
+            client.delete(f"chat-test:{name}")
 
 
 def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:

@@ -274,6 +274,9 @@ def test_create_sends_the_file_or_names_the_model(daemon: FakeDaemon, tmp_path: 
         "system": "Be brief.",
         "stream": True,
     }
+    modelfile.write_text("FROM ./gone.gguf\n")
+    gone = command(daemon, "create", "new", "-f", str(modelfile))
+    assert (gone.returncode, "FROM ./gone.gguf: there is no such file" in gone.stderr) == (2, True)
 
 
 def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:

@@ -1,0 +1,103 @@
+"""What a Modelfile of a person's asks the daemon for: nothing of it is dropped without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ollama_bridge.cli.creating import read_creation
+from ollama_bridge.errors import ModelfileError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With GGUF files, some of one name; it is the user's home, too."""
+    for name in ("m.gguf", "mmproj.gguf", "a.gguf", "sub/m.gguf", "two [x]/m-1.gguf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"GGUF")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_every_instruction_is_sent(folder: Path) -> None:
+    """As the API has them: what a chat saved is made again of what ``show --modelfile`` prints."""
+    text = (
+        "FROM m\nREQUIRES v0.14.0\nLICENSE MIT\nLICENSE More.\nSYSTEM Be brief.\n"
+        'MESSAGE user hi: there\nMESSAGE assistant """Hello!\nYou."""\nPARAMETER stop x\n'
+    )
+    made = read_creation(text, "new", folder)
+    assert not made.files
+    assert made.request == {
+        "model": "new",
+        "from": "m",
+        "requires": "0.14.0",
+        "license": ["MIT", "More."],
+        "system": "Be brief.",
+        "parameters": {"stop": ["x"]},
+        "messages": [
+            {"role": "user", "content": "hi: there"},
+            {"role": "assistant", "content": "Hello!\nYou."},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("FROM m.gguf", {"files": {"model.gguf": "m.gguf"}}),
+        ("FROM ~/m.gguf", {"files": {"model.gguf": "m.gguf"}}),
+        (
+            "FROM ./m.gguf\nFROM mmproj.gguf",
+            {"files": {"m.gguf": "m.gguf", "mmproj.gguf": "mmproj.gguf"}},
+        ),
+        ("FROM m*.gguf", {"files": {"m.gguf": "m.gguf", "mmproj.gguf": "mmproj.gguf"}}),
+        (
+            "FROM m.gguf\nFROM sub/m.gguf",
+            {"files": {"0/m.gguf": "m.gguf", "1/m.gguf": "sub/m.gguf"}},
+        ),
+        ("FROM two [x]/m-1.gguf", {"files": {"model.gguf": "two [x]/m-1.gguf"}}),
+        ("FROM m\nADAPTER ./a.gguf", {"adapters": {"model.gguf": "a.gguf"}}),
+        ("FROM m\nDRAFT a.gguf", {"draft_files": {"model.gguf": "a.gguf"}}),
+    ],
+)
+def test_files_are_looked_for_beside_the_modelfile(
+    text: str, files: dict[str, dict[str, str]], folder: Path
+) -> None:
+    """Several for a model that sees; home folders and patterns as Ollama has them."""
+    made = read_creation(text, "new", folder)
+    expected = {
+        place: {name: folder / path for name, path in named.items()}
+        for place, named in files.items()
+    }
+    assert made.files == expected
+    assert ("from" in made.request) == ("files" not in files)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("SYSTEM x", "no FROM line"),
+        ("FROM ./gone.gguf", "line 1: FROM ./gone.gguf: there is no such file"),
+        ("FROM ~/gone.gguf", "there is no such file"),
+        ("FROM gone.gguf", "there is no such file"),
+        (f"FROM /{'x' * 300}", "there is no such file"),
+        ("FROM ./sub", "line 1: FROM ./sub: a folder"),
+        ("FROM m\nADAPTER gone", "line 2: ADAPTER gone: there is no such file"),
+        ("FROM m\nFROM other", "line 2: a second FROM"),
+        ("FROM m\nFROM m.gguf", "line 2: a second FROM"),
+        ("FROM m\nREQUIRES banana", "line 2: REQUIRES banana: no version"),
+        ("FROM m\nMESSAGE tool hi", "line 2: MESSAGE tool: write system, user, assistant"),
+    ],
+)
+def test_what_ollama_would_refuse_or_drop_is_told(text: str, told: str, folder: Path) -> None:
+    """With its line; a path is never taken for the name of a tag."""
+    with pytest.raises(ModelfileError) as refused:
+        read_creation(text, "new", folder)
+    assert told in refused.value.message
+
+
+def test_a_tag_may_be_named_like_a_file(folder: Path) -> None:
+    """Those of some registries end so; a folder may have its name."""
+    for tag in ("hf.co/team/m-GGUF:m.gguf", "sub"):
+        assert read_creation(f"FROM {tag}", "new", folder).request["from"] == tag
