@@ -119,6 +119,7 @@ def run(
         if not prompt and sys.stdin.isatty():
             repl = Repl(client, conversation, view)
             repl.verbose, repl.images = verbose, pictures
+            repl.recall(details)
             talk(repl)
             return
         words = " ".join(prompt or [])

@@ -103,12 +103,15 @@ def chat(
         conversation.keep_alive = read_keep_alive(keepalive)
     with connect(host) as client:
         # A wrong tag is told now, not after the first question.
-        conversation.options = with_own_limit(conversation.options, client.show(tag))
+        details = client.show(tag)
+        conversation.options = with_own_limit(conversation.options, details)
         view = AnswerView(markdown=markdown, show_thinking=not hide_thinking, as_json=as_json)
         repl = Repl(client, conversation, view)
         repl.verbose = verbose
         if compare is not None:
             repl.do(f"/compare {compare}")
+        if sys.stdin.isatty():
+            repl.recall(details)
         talk(repl)
     if repl.failed is not None and not sys.stdin.isatty():
         raise typer.Exit(repl.failed.exit_code)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ollama_bridge.artifacts import digest_file
-from ollama_bridge.cli import completion, options, output
+from ollama_bridge.cli import completion, loaded, options, output
 from ollama_bridge.cli.progress import ConsoleReporter, bar
 from ollama_bridge.errors import ModelfileError
 from ollama_bridge.reporting import Note
@@ -94,24 +95,29 @@ def push(
     _named(tag, as_json=as_json)
 
 
-def ps(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
+def ps(
+    prefix: options.PrefixArgument = "",
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
     """List the models that are loaded.
 
     Examples:
       ollama-bridge ps
     """
     with _client(host) as client:
-        running = client.ps()
+        running = [one for one in client.ps() if one.name.startswith(prefix)]
     if as_json:
         output.data_json([asdict(one) for one in running])
         return
     rows = [
         {
             "NAME": one.name,
+            "ID": one.digest.removeprefix("sha256:")[:12],
             "SIZE": output.size(one.size_bytes),
-            "GPU": f"{100 * one.size_vram_bytes // max(one.size_bytes, 1)}%",
+            "PROCESSOR": loaded.processor(one.size_bytes, one.size_vram_bytes),
             "CONTEXT": one.context_length,
-            "UNTIL": one.expires_at[:19],
+            "UNTIL": loaded.until(one.expires_at, datetime.now(UTC)),
         }
         for one in running
     ]

@@ -30,7 +30,26 @@ _EXAMPLES = re.compile(r"^Examples:\n((?:[ ]+.*\n?)+)", re.MULTILINE)
 
 
 class Command(TyperCommand):
-    """A command whose examples are shown behind its options."""
+    """A command whose examples are shown behind its options.
+
+    What is on or off may be given as ``--name=false``, too: ``ollama`` writes it so.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """``--name=true`` is the option alone, ``--name=false`` its opposite, or left out."""
+        flags = {name: one for one in self.params if _is_flag(one) for name in one.opts}
+        found: list[str] = []
+        for place, word in enumerate(args):
+            if word == "--":
+                return super().parse_args(ctx, [*found, *args[place:]])
+            name, _, value = word.partition("=")
+            if name not in flags or value not in ("true", "false"):
+                found.append(word)
+            elif value == "true":
+                found.append(name)
+            else:
+                found += flags[name].secondary_opts[:1]
+        return super().parse_args(ctx, found)
 
     def format_help_text(self, _: Any, formatter: Any) -> None:
         """What it does."""
@@ -88,6 +107,10 @@ class Group(TyperGroup):
                         if name in shown
                     ]
                 )
+
+
+def _is_flag(parameter: Any) -> bool:
+    return bool(getattr(parameter, "is_flag", False))
 
 
 def use_in(app: typer.Typer) -> None:

@@ -182,17 +182,22 @@ def verify(
     certificate.raise_if_failed()
 
 
-def ls(host: options.HostOption = None, as_json: options.JSONOption = False) -> None:
+def ls(
+    prefix: options.PrefixArgument = "",
+    host: options.HostOption = None,
+    as_json: options.JSONOption = False,
+) -> None:
     """List the models in Ollama.
 
     Examples:
       ollama-bridge ls
+      ollama-bridge ls review
       ollama-bridge ls --json
     """
     from ollama_bridge.client import Client
 
     with Client(host) as client:
-        models = client.list()
+        models = [one for one in client.list() if one.name.startswith(prefix)]
     if as_json:
         output.data_json([asdict(model) for model in models])
         return
@@ -227,6 +232,7 @@ def show(
       ollama-bridge show review-sentiment
       ollama-bridge show review-sentiment --modelfile > Modelfile
     """
+    from ollama_bridge.cli.facts import model_facts
     from ollama_bridge.client import Client
 
     wanted = {
@@ -253,8 +259,7 @@ def show(
         return
     output.fields(
         {
-            "architecture": details.model_info.get("general.architecture", "?"),
-            "capabilities": ", ".join(details.capabilities) or "?",
+            **model_facts(details),
             "system": details.system or "(none)",
             "parameters": " | ".join(
                 " ".join(line.split()) for line in details.parameters.splitlines()

@@ -99,6 +99,9 @@ RecipeArgument = Annotated[
         autocompletion=completion.recipes,
     ),
 ]
+PrefixArgument = Annotated[
+    str, typer.Argument(help="Only those whose names begin so.", autocompletion=completion.tags)
+]
 TagArgument = Annotated[
     str, typer.Argument(help="A tag in Ollama (see `ls`).", autocompletion=completion.tags)
 ]

@@ -11,9 +11,10 @@ from typing import Any
 from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.asking import with_own_limit
+from ollama_bridge.cli.facts import model_facts
 from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.output import say
-from ollama_bridge.client import Client, Conversation, Session
+from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.requests import read_image
 from ollama_bridge.client.session import SessionEvent
@@ -113,6 +114,15 @@ class Repl:
             self._command(word[1:], text[len(word) :].strip())
         else:
             self._ask(text)
+
+    def recall(self, details: ModelDetails) -> None:
+        """Show the turns that a tag has in it, as one that ``/save`` made: they are sent, too."""
+        for message in details.raw.get("messages") or []:
+            content = str(message.get("content", ""))
+            if message.get("role") == "assistant":
+                self._view.show([Text(content)])
+            else:
+                say(f">>> {content}")
 
     def _ask(self, text: str) -> None:
         text, paths = with_images(text)
@@ -226,12 +236,11 @@ class Repl:
             case "info":
                 values = {
                     "model": self.said.model,
-                    "architecture": details.model_info.get("general.architecture", "?"),
-                    "capabilities": ", ".join(details.capabilities) or "?",
+                    **model_facts(details),
                     "turns": len(self.said.turns),
                     "left out": len(self.said.dropped),
                 }
-                text = "\n".join(f"{name:<12}  {value}" for name, value in values.items())
+                text = "\n".join(f"{name:<16}  {value}" for name, value in values.items())
             case "system":
                 text = self.said.system or details.system
             case "parameters":

@@ -57,6 +57,8 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     """
     image = tmp_path / "c.png"
     image.write_bytes(b"2")
+    kept = [{"role": "user", "content": "Zero?"}, {"role": "assistant", "content": "It is 0."}]
+    daemon.shown = {**daemon.shown, "messages": kept}
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho written there > "$1"\n')
     editor.chmod(0o755)
@@ -71,6 +73,8 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     screen = Screen(terminal)
     try:
         for typed, shown in (
+            (b"", b">>> Zero?"),
+            (b"", b"It is 0."),
             (b"", b">>>"),
             (b"/set para\t", b"/set parameter"),
             (b" temp\t", b"temperature"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,22 @@ def test_a_pipe_is_no_terminal(
 
 
 @pytest.mark.parametrize(
+    ("words", "cut"),
+    [((), None), (("--truncate=false",), None), (("--truncate=true",), 1), (("--truncate",), 1)],
+)
+def test_what_is_on_or_off_may_be_said(
+    daemon: FakeDaemon, words: tuple[str, ...], cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``=false`` as ``ollama`` writes it; behind ``--`` it is a word of the prompt."""
+    daemon.context_length = 4
+    daemon.shown = {**daemon.shown, "capabilities": ["embedding"]}
+    monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+    tail = ["m", "--", "one", "of", "five", "words", "--truncate=false"]
+    done = run_in_process(monkeypatch, ["run", *words, *tail])
+    assert (done.code, "was cut" in done.stderr) == ((3, False) if cut is None else (0, True))
+
+
+@pytest.mark.parametrize(
     ("flag", "text"),
     [
         ("--modelfile", "FROM x\n"),
@@ -161,6 +178,14 @@ def test_names_of_ollama_are_known(daemon: FakeDaemon) -> None:
     assert command(daemon, "list").stdout == command(daemon, "ls").stdout
     assert "a.ids   1, 2, 3, ... (4)\na.size  5\n" in command(daemon, "show", "-v", "m").stdout
     assert command(daemon, "show", "m", "--system", "--license").returncode == 2
+    daemon.shown = {
+        **daemon.shown,
+        "details": {"parameter_size": "7B", "quantization_level": "Q4_0"},
+        "model_info": {"general.architecture": "a", "a.context_length": 8},
+    }
+    told = command(daemon, "show", "m").stdout
+    for name, value in (("size", "7B"), ("context length", "8"), ("quantization", "Q4_0")):
+        assert re.search(f"^{name} +{value}$", told, re.MULTILINE)
 
 
 def test_nothing_is_removed_where_one_is_not_there(daemon: FakeDaemon) -> None:
@@ -239,7 +264,13 @@ def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
     """As ``ollama`` does it."""
     assert command(daemon, "cp", "m", "team/m:1").returncode == 0
     assert "team/m:1" in command(daemon, "ls").stdout
-    assert json.loads(command(daemon, "ps", "--json").stdout)[0]["name"] == "m:latest"
+    assert command(daemon, "ls", "tea").stdout.splitlines()[1:][0].startswith("team/m:1\t")
+    assert [one["name"] for one in json.loads(command(daemon, "ps", "m", "--json").stdout)] == [
+        "m:latest"
+    ]
+    head, first, _ = command(daemon, "ps").stdout.splitlines()
+    assert head.split("\t") == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    assert first.split("\t")[3:] == ["60%/40% CPU/GPU", "4096", "Stopping..."]
     assert command(daemon, "rm", "team/m:1").returncode == 0
     assert list(daemon.models) == ["m:latest"]
     assert command(daemon, "stop", "m").returncode == 0
