@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,11 +31,11 @@ from ollama_bridge.cli.asking import (
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import DataError
+from ollama_bridge.errors import DataError, OllamaBridgeError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.repl import Repl
-    from ollama_bridge.client import Client
+    from ollama_bridge.client import Client, Conversation
 
 _MARK = '"""'
 _PLAIN = (
@@ -131,6 +133,9 @@ def talk(repl: Repl) -> None:
     from ollama_bridge.cli.repl import EndOfChat
 
     repl.is_typed = sys.stdin.isatty()
+    if repl.is_typed:
+        # Else nothing would be loaded while the first question is typed.
+        threading.Thread(target=_load, args=(repl.client.host, repl.said), daemon=True).start()
     piped = (line.rstrip("\n") for line in sys.stdin)
     try:
         for text in joined(_typed(repl) if repl.is_typed else piped):
@@ -141,6 +146,16 @@ def talk(repl: Repl) -> None:
         raise DataError(
             "stdin is no UTF-8 text", hint="iconv -f latin1 -t utf-8 FILE | ollama-bridge chat TAG"
         ) from exc
+
+
+def _load(host: str, said: Conversation) -> None:
+    """Load the model as its questions will want it; what is wrong is told when it is asked."""
+    from ollama_bridge.client import Client
+
+    if said.keep_alive == 0:
+        return
+    with contextlib.suppress(OllamaBridgeError), Client(host) as client:
+        client.load(said.model, options=said.options, keep_alive=said.keep_alive)
 
 
 def joined(lines: Iterator[str | None]) -> Iterator[str]:

@@ -63,7 +63,7 @@ class Repl:
     """
 
     def __init__(self, client: Client, conversation: Conversation, view: AnswerView) -> None:
-        self._client = client
+        self.client = client
         self._view = view
         self.sessions = {conversation.model: Session(client, conversation)}
         self.verbose = False
@@ -231,7 +231,7 @@ class Repl:
         say(f"(times {'are' if self.verbose else 'are not'} shown)")
 
     def _tell(self, what: str) -> None:
-        details = self._client.show(self.said.model)
+        details = self.client.show(self.said.model)
         match what or "info":
             case "info":
                 values = {
@@ -267,18 +267,18 @@ class Repl:
             conversation = Conversation.load(expand_home(what))
         else:
             _needed(what, "/load")
-            own = with_own_limit({}, self._client.show(what))
+            own = with_own_limit({}, self.client.show(what))
             conversation = Conversation(
                 what, options=own, think=self.said.think, keep_alive=self.said.keep_alive
             )
-        self.sessions = {conversation.model: Session(self._client, conversation)}
+        self.sessions = {conversation.model: Session(self.client, conversation)}
         say(f"({conversation.model}, {len(conversation.turns)} turns)")
 
     def _save(self, what: str) -> None:
         if _needed(what, "/save").endswith(".json"):
             keeping.save_file(self.said, expand_home(what))
         else:
-            keeping.save_model(self._client, self.said, what)
+            keeping.save_model(self.client, self.said, what)
 
     def _export(self, what: str) -> None:
         keeping.export(self.said, expand_home(_needed(what, "/export")))
@@ -298,17 +298,17 @@ class Repl:
             self.sessions = {first: self.session}
             say("(one model again)")
             return
-        self._client.show(tag)
+        self.client.show(tag)
         if tag == first:
             raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
-        other = Session(self._client, replace(self.said, model=tag, turns=[], dropped=[]))
+        other = Session(self.client, replace(self.said, model=tag, turns=[], dropped=[]))
         # It hears what was said so far.
         other.go_back(self.said.state(), unanswered=self.session.unanswered)
         self.sessions = {first: self.session, tag: other}
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 
     def _list(self, _: str) -> None:
-        models = self._client.list()
+        models = self.client.list()
         if self._view.as_json:
             rows = [{"name": one.name, "size_bytes": one.size_bytes} for one in models]
             output.line_json({"event": "listed", "models": rows})

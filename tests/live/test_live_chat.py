@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import pytest
 from fakes.terminal import run_command
 from pydantic import BaseModel, Field
@@ -93,8 +94,16 @@ def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def runners_of(daemon: PrivateDaemon) -> set[int]:
+    """Ids of the processes in which a daemon has models loaded."""
+    assert daemon.pid is not None
+    return {child.pid for child in psutil.Process(daemon.pid).children(recursive=True)}
+
+
 def test_ctrl_c_at_a_terminal_stops_the_answer_not_the_chat(daemon: PrivateDaemon) -> None:
-    """Typed into a pseudo-terminal, as a person does it."""
+    """Typed into a pseudo-terminal, as a person does it; the model is loaded before that, once."""
+    assert command(daemon, "stop", TAG).returncode == 0
+    until(lambda: not runners_of(daemon))
     child, terminal = pty.fork()
     if child == 0:
         os.environ |= {"OLLAMA_HOST": daemon.host, "TERM": "xterm"}
@@ -119,8 +128,12 @@ def test_ctrl_c_at_a_terminal_stops_the_answer_not_the_chat(daemon: PrivateDaemo
 
     try:
         until(shows(b">>>"))
+        with Client(daemon.host) as client:
+            until(lambda: any(one.is_called(TAG) for one in client.ps()))
+        loaded = runners_of(daemon)
         os.write(terminal, b"Write a long story about a dog and a bone.\r")
         until(shows(b"Once upon"))
+        assert runners_of(daemon) == loaded
         os.write(terminal, b"\x03")
         until(shows(b"(stopped)"))
         os.write(terminal, b"/bye\r")

@@ -53,7 +53,7 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Tab, Ctrl-C, an editor at Ctrl-G, Ctrl-D; ``OLLAMA_NOHISTORY`` keeps nothing of it.
 
     Ctrl-C and Ctrl-D drop a text of several lines that is not ended. What ``run`` is given holds
-    for its chat: an image goes with the first question.
+    for its chat: an image goes with the first question. The model is loaded while it is typed.
     """
     image = tmp_path / "c.png"
     image.write_bytes(b"2")
@@ -102,7 +102,11 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         os.close(terminal)
-    asked, then = daemon.questions
+    loaded, asked, then = daemon.questions
+    assert "prompt" not in loaded
+    assert {name: asked[name] for name in ("model", "keep_alive", "shift")} == {
+        name: loaded[name] for name in ("model", "keep_alive", "shift")
+    }
     assert asked["messages"] == [{"role": "user", "content": "written there", "images": ["Mg=="]}]
     assert "images" not in then["messages"][-1]
     assert (asked["options"]["temperature"], then["keep_alive"]) == (0.5, "1h")
