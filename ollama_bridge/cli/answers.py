@@ -84,21 +84,23 @@ class AnswerView:
             return self._lines(events)
         return self._rendered(events) if self.renders else self._plain(events)
 
-    def beside(self, answers: Mapping[str, Iterable[SessionEvent]]) -> dict[str, Shown]:
-        """Show the answers of several models beside each other; they are asked in turn."""
+    def beside(
+        self, answers: Mapping[str, Iterable[SessionEvent]], order: Iterable[str]
+    ) -> dict[str, Shown]:
+        """Show the answers of several models beside each other; they are asked in that order."""
         shown: dict[str, Shown] = {}
         if self.as_json:
-            return {name: self._lines(events, name) for name, events in answers.items()}
+            return {name: self._lines(answers[name], name) for name in order}
         if not self.renders:
-            for name, events in answers.items():
+            for name in order:
                 self._console.print(f"--- {name}", highlight=False, markup=False)
-                shown[name] = self._plain(events)
+                shown[name] = self._plain(answers[name])
             return shown
         columns = {name: GrowingMarkdown() for name in answers}
         with Live(_beside(columns), console=self._console, refresh_per_second=8):
-            for name, events in answers.items():
+            for name in order:
                 shown[name], begun_s = Shown(), time.monotonic()
-                for event in events:
+                for event in answers[name]:
                     shown[name].take(event, begun_s)
                     if isinstance(event, Dropped):
                         say_dropped(event)

@@ -69,6 +69,7 @@ class Repl:
         self.verbose = False
         self.keeps_history = True
         self.is_typed = True  # by a person, who goes on after Ctrl-C
+        self._turned = False  # the last of two models is asked first
         self.images: list[bytes] = []  # that go with the next question
         self.failed: OllamaBridgeError | None = None  # the last error that was told
 
@@ -150,8 +151,11 @@ class Repl:
             with contextlib.ExitStack() as stack:
                 for events in answers.values():
                     stack.enter_context(contextlib.closing(events))
-                for name, shown in self._view.beside(answers).items():
+                # Where memory holds one of them, the one that was asked last is loaded.
+                order = reversed(answers) if self._turned else iter(answers)
+                for name, shown in self._view.beside(answers, order).items():
                     say(f"{name}: {timing(shown)}")
+            self._turned = not self._turned
         except (KeyboardInterrupt, OllamaBridgeError):
             for session, state in zip(self.sessions.values(), before, strict=True):
                 session.go_back(state, unanswered=question)
@@ -298,13 +302,18 @@ class Repl:
             self.sessions = {first: self.session}
             say("(one model again)")
             return
-        self.client.show(tag)
+        details = self.client.show(tag)
         if tag == first:
             raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
-        other = Session(self.client, replace(self.said, model=tag, turns=[], dropped=[]))
+        own = with_own_limit({}, self.client.show(first)).items()
+        given = {name: one for name, one in self.said.options.items() if (name, one) not in own}
+        settings = replace(
+            self.said, model=tag, options=with_own_limit(given, details), turns=[], dropped=[]
+        )
+        other = Session(self.client, settings)
         # It hears what was said so far.
         other.go_back(self.said.state(), unanswered=self.session.unanswered)
-        self.sessions = {first: self.session, tag: other}
+        self.sessions, self._turned = {first: self.session, tag: other}, False
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 
     def _list(self, _: str) -> None:

@@ -64,7 +64,7 @@ def test_an_answer_is_parsed_as_often_as_it_is_painted(
     if models == 1:
         view.show(map(Text, pieces))
     else:
-        view.beside({name: map(Text, pieces) for name in "ab"})
+        view.beside({name: map(Text, pieces) for name in "ab"}, "ba")
     assert 0 < len(parsed) < len(pieces) / 4
 
 

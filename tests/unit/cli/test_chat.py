@@ -8,6 +8,7 @@ import signal
 import sys
 import termios
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,8 +229,23 @@ def test_two_models_answer_beside_each_other(
     assert [one["model"] for one in chat.daemon.questions[-2:]] == ["m", "other"]
     assert [len(one["messages"]) for one in chat.daemon.questions[-2:]] == [4, 4]
     assert "other: 7 + 3 tokens" in capsys.readouterr().err
+    chat("three", "four")
+    asked = [one["model"] for one in chat.daemon.questions[-4:]]
+    assert asked == ["other", "m", "m", "other"]  # so that the one that is loaded begins
     chat("/compare off")
     assert chat("three") == "Hello!\n"
+
+
+@pytest.mark.parametrize("given", [None, 7])
+def test_each_of_two_models_has_its_own_limit(chat: Chat, given: int | None) -> None:
+    """Unless the person gave one."""
+    chat.repl.said.options = {"num_predict": given or 24}
+    limits = iter([f"num_predict {limit}" for limit in (48, 24)])  # of the other, of the first
+    show = chat.client.show
+    chat.client.show = lambda tag: replace(show(tag), parameters=next(limits))  # type: ignore[method-assign]
+    chat("/compare other", "hi")
+    asked = [one["options"]["num_predict"] for one in chat.daemon.questions]
+    assert asked == ([7, 7] if given == 7 else [24, 48])
 
 
 @pytest.mark.parametrize("stopped", ["m", "other"])
