@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ollama_bridge.artifacts import open_atomic, raise_if_disk_full
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.asking import (
     FormatOption,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _STAGE = "batch"
 _SET_ASIDE = 1
+_IN_MEMORY_BYTES = 16 * 2**20
 
 
 def add_to(app: typer.Typer) -> None:
@@ -72,7 +76,6 @@ def batch(
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
       ollama-bridge batch in.jsonl out.jsonl --model my-model --host box1 --host box2
     """
-    from ollama_bridge.artifacts import write_text_atomic
     from ollama_bridge.client.batching import ask_all
     from ollama_bridge.client.jobs import GivenUp
     from ollama_bridge.daemon.ensure import ensure_daemon
@@ -90,8 +93,11 @@ def batch(
             hint=f"ollama-bridge batch {questions} answers.jsonl",
         )
     requests, ids = _read(questions, defaults, read_options(parameter))
-    found: list[Answered | None] = [None] * len(requests)
-    with ConsoleReporter(quiet=quiet) as reporter:
+    failed = 0
+    with (
+        ConsoleReporter(quiet=quiet) as reporter,
+        contextlib.closing(_Lines(answers.parent, len(requests))) as lines,
+    ):
         if not host:
             ensure_daemon(reporter=reporter)
         events = ask_all(
@@ -107,22 +113,62 @@ def batch(
                 if isinstance(event, GivenUp):
                     reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
                     continue
-                found[event.index] = event
+                lines.put(event.index, _line(event, ids[event.index]))
+                failed += event.error is not None
                 done += 1
                 reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
-    lines = [_line(one, id_) for one, id_ in zip(found, ids, strict=True) if one is not None]
-    try:
-        write_text_atomic(answers, "".join(f"{line}\n" for line in lines))
-    except OSError as exc:
-        raise ConfigError(f"{answers} cannot be written: {exc.strerror}") from exc
-    failed = sum(one is not None and one.error is not None for one in found)
+        try:
+            with open_atomic(answers) as stream:
+                stream.writelines(lines)
+        except OSError as exc:
+            raise ConfigError(f"{answers} cannot be written: {exc.strerror}") from exc
     if as_json:
-        output.data_json({"path": answers, "answered": len(found) - failed, "set_aside": failed})
+        output.data_json({"path": answers, "answered": done - failed, "set_aside": failed})
     else:
-        output.data(f"{answers}: {len(found) - failed} answered, {failed} set aside")
+        output.data(f"{answers}: {done - failed} answered, {failed} set aside")
     if failed:
         output.say(f"to ask those again: remove {answers}.log, or their lines in it")
         raise typer.Exit(_SET_ASIDE)
+
+
+class _Lines:
+    """Lines that come in any order, and are read in theirs; not in memory where they are many.
+
+    Args:
+        folder: Of a file without a name, which no kill leaves behind.
+        count: How many there will be.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+            _IN_MEMORY_BYTES, dir=str(folder)
+        )
+        self._places: list[tuple[int, int] | None] = [None] * count
+
+    def put(self, index: int, line: str) -> None:
+        """Keep a line.
+
+        Raises:
+            DiskFullError: no room.
+        """
+        data = f"{line}\n".encode()
+        self._places[index] = (self._file.tell(), len(data))
+        try:
+            self._file.write(data)
+        except OSError as exc:
+            raise_if_disk_full(exc, self._folder)
+            raise ConfigError(f"{self._folder} cannot be written to: {exc.strerror}") from exc
+
+    def __iter__(self) -> Iterator[str]:
+        """Those that came."""
+        for begin, length in filter(None, self._places):
+            self._file.seek(begin)
+            yield self._file.read(length).decode()
+
+    def close(self) -> None:
+        """Forget them."""
+        self._file.close()
 
 
 def _read(

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,15 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
+from ollama_bridge.cli import batch
 from ollama_bridge.client import (
     Answered,
     AsyncClient,
     Client,
     ModelSummary,
+    Reply,
     Timeouts,
+    batching,
     model_check,
 )
 from ollama_bridge.client.batching import ask_all
@@ -288,6 +292,33 @@ def test_a_given_pace_stays() -> None:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_are_not_kept_in_memory(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: one is gone when the next one comes; their order is that of IN."""
+    alive: list[int] = []
+    replies: list[weakref.ref[Reply]] = []
+    ask = batching.ask_all
+
+    def watched(*args: Any, **settings: Any) -> Iterator[Any]:
+        for event in ask(*args, **settings):
+            replies.append(weakref.ref(event.reply))
+            yield event
+            del event
+            alive.append(sum(reply() is not None for reply in replies))
+
+    monkeypatch.setattr(batching, "ask_all", watched)
+    monkeypatch.setattr(batch, "_IN_MEMORY_BYTES", 100)
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"é{n}"}) + "\n" for n in range(20)))
+    args = ["batch", str(source), str(target), "--model", "m", "-q", "--host", daemon.host]
+    assert CliRunner().invoke(cli.app, args).exit_code == 0
+    assert len(alive) == 20
+    assert max(alive) <= 2
+    assert [row["text"] for row in rows(target)] == [f"to é{n}" for n in range(20)]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".log", ".lock"}
 
 
 def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ollama_bridge.artifacts import (
     Corpus,
     Work,
     digest_text,
+    open_atomic,
     read_json_lines,
     write_json_lines_atomic,
     write_text_atomic,
@@ -198,3 +199,14 @@ def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     write_text_atomic(tmp_path / "a.json", "2")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "2"
+
+
+def test_what_cannot_be_made_to_its_end_is_not_written(tmp_path: Path) -> None:
+    """Nor is anything of it left."""
+    with (
+        pytest.raises(ValueError, match="no more"),
+        open_atomic(tmp_path / "a.txt") as stream,
+    ):
+        stream.write("half")
+        raise ValueError("no more")
+    assert not list(tmp_path.iterdir())

@@ -30,8 +30,7 @@ def test_peak_is_seen_after_it_is_over() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
 def test_what_was_freed_is_given_back() -> None:
     """The heap keeps it below whatever was allocated last, and it counts as used."""
-    with PeakMemory(CPU) as before:
-        pass
+    release_unused(CPU)  # blocks in holes of the heap would take no more memory
     blocks = [bytes([1]) * 100_000 for _ in range(1000)]
     kept = blocks.pop()
     blocks.clear()
@@ -41,8 +40,7 @@ def test_what_was_freed_is_given_back() -> None:
     with PeakMemory(CPU) as released:
         pass
     assert kept
-    assert held.peak_bytes - before.peak_bytes > 90_000_000
-    assert released.peak_bytes - before.peak_bytes < 10_000_000
+    assert held.peak_bytes - released.peak_bytes > 90_000_000
 
 
 @pytest.mark.parametrize(
