@@ -17,6 +17,8 @@ from ollama_bridge.errors import ConfigError
 if TYPE_CHECKING:
     from ollama_bridge.monitoring import Observer, Snapshot
 
+_SOON_S = 1.0
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -74,8 +76,10 @@ def monitor(
 
 
 def _looks(observer: Observer, interval_s: float, count: int | None) -> Iterator[Snapshot]:
+    wait_s = min(interval_s, _SOON_S)  # rates need two looks, and nobody wants to wait a minute
     done = 0
     while count is None or done < count:
-        time.sleep(interval_s)  # rates need two looks
+        time.sleep(wait_s)
         yield observer.look()
+        wait_s = interval_s
         done += 1

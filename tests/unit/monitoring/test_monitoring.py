@@ -21,6 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
+from ollama_bridge.cli import monitor
 from ollama_bridge.cli.monitor_view import view
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.monitoring import (
@@ -281,7 +282,7 @@ def test_people_see_everything() -> None:
         assert words in text
 
 
-def test_the_command_gives_lines_of_json() -> None:
+def test_the_command_gives_lines_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as were asked for."""
     with FakeDaemon(models={"m:latest": "d" * 64}) as daemon:
         args = ["monitor", "--host", daemon.host, "--count", "2", "--interval", "0.1"]
@@ -291,5 +292,9 @@ def test_the_command_gives_lines_of_json() -> None:
         assert "/metrics" in done.stderr
         text = CliRunner().invoke(cli.app, args).stdout
         assert text.count("Ollama 0.34.4 at") == 2
+        waits: list[float] = []
+        monkeypatch.setattr(monitor, "time", SimpleNamespace(sleep=waits.append))
+        CliRunner().invoke(cli.app, [*args[:-1], "60"])
+        assert waits == [1.0, 60.0]  # the first look is there at once
     refused = CliRunner().invoke(cli.app, ["monitor", "--interval", "0"])
     assert isinstance(refused.exception, ConfigError)
