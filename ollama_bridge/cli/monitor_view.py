@@ -26,8 +26,12 @@ def view(seen: Snapshot) -> RenderableType:
         )
     ]
     parts += [
-        Text(f"{name}: {share:.0%}, {output.size(used)} of {output.size(total)}")
-        for name, share, used, total in machine.gpus
+        Text(
+            f"{gpu.name}: {gpu.share:.0%}, {output.size(gpu.memory_used_bytes)} of "
+            f"{output.size(gpu.memory_bytes)}"
+            + (f", {gpu.temperature_c:.0f} °C" if gpu.temperature_c is not None else "")
+        )
+        for gpu in machine.gpus
     ]
     if seen.loaded:
         table = Table("MODEL", "SIZE", "GPU", "CONTEXT", "UNTIL", box=None, pad_edge=False)

@@ -2,6 +2,6 @@
 
 from ollama_bridge.monitoring.observer import Observer
 from ollama_bridge.monitoring.prometheus import Exporter, exposition
-from ollama_bridge.monitoring.snapshot import Loaded, Machine, Runner, Snapshot
+from ollama_bridge.monitoring.snapshot import GPU, Loaded, Machine, Runner, Snapshot
 
-__all__ = ["Exporter", "Loaded", "Machine", "Observer", "Runner", "Snapshot", "exposition"]
+__all__ = ["GPU", "Exporter", "Loaded", "Machine", "Observer", "Runner", "Snapshot", "exposition"]

@@ -23,7 +23,7 @@ import psutil
 from ollama_bridge.client import Client, Timeouts, read_address
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
-from ollama_bridge.monitoring.snapshot import Loaded, Machine, Runner, Snapshot
+from ollama_bridge.monitoring.snapshot import GPU, Loaded, Machine, Runner, Snapshot
 
 _RUNNERS = ("llama-server", "ollama_llama_server")
 _DAEMONS = ("ollama", "ollama.exe")
@@ -230,18 +230,20 @@ def _decoded(slot: dict[str, Any]) -> int:
 
 
 def _hottest() -> tuple[float, float | None] | None:
-    """The sensor that is nearest to what it calls high."""
+    """The sensor that is nearest to what it calls high; many name what is critical only."""
     read = getattr(psutil, "sensors_temperatures", None)  # Linux only
     if read is None:
         return None
-    sensors = [(one.current, one.high) for group in read().values() for one in group]
+    sensors = [
+        (one.current, one.high or one.critical) for group in read().values() for one in group
+    ]
     sensors = [one for one in sensors if one[0]]
     return max(sensors, key=lambda one: one[0] / (one[1] or 100.0), default=None)
 
 
-def _gpus() -> tuple[tuple[str, float, int, int], ...]:
+def _gpus() -> tuple[GPU, ...]:
     """NVIDIA's GPUs by its own tool; none where it fails."""
-    query = "name,utilization.gpu,memory.used,memory.total"
+    query = "name,utilization.gpu,memory.used,memory.total,temperature.gpu"
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
@@ -252,8 +254,14 @@ def _gpus() -> tuple[tuple[str, float, int, int], ...]:
         )
         rows = [line.split(", ") for line in done.stdout.splitlines()]
         return tuple(
-            (name, float(used) / 100, int(memory) * 2**20, int(total) * 2**20)
-            for name, used, memory, total in rows
+            GPU(
+                name,
+                float(used) / 100,
+                int(memory) * 2**20,
+                int(total) * 2**20,
+                float(hot) if hot.strip().isdecimal() else None,  # "N/A": it has no sensor
+            )
+            for name, used, memory, total, hot in rows
         )
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()

@@ -71,12 +71,12 @@ def _gauges(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
     yield "swap_used_bytes", "Swap in use.", [({}, float(machine.swap_used_bytes))]
     if machine.hottest_c is not None:
         yield "temperature_celsius", "Of the hottest sensor.", [({}, machine.hottest_c[0])]
-    gpus = [({"gpu": f"{number} {gpu[0]}"}, gpu) for number, gpu in enumerate(machine.gpus)]
-    yield "gpu_share", "Share of a GPU that is busy.", [(labels, gpu[1]) for labels, gpu in gpus]
+    gpus = [({"gpu": f"{number} {gpu.name}"}, gpu) for number, gpu in enumerate(machine.gpus)]
+    yield "gpu_share", "Share of a GPU that is busy.", [(labels, gpu.share) for labels, gpu in gpus]
     yield (
         "gpu_memory_used_bytes",
         "Memory of a GPU in use.",
-        [(labels, float(gpu[2])) for labels, gpu in gpus],
+        [(labels, float(gpu.memory_used_bytes)) for labels, gpu in gpus],
     )
     yield "alerts", "What is wrong; ollama-bridge monitor says it.", [({}, len(seen.alerts()))]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 _LOW_MEMORY_SHARE = 0.05
 _HOT_SHARE = 0.97  # of the temperature that the sensor itself calls high
+_HOT_GPU_C = 90.0  # from there on those of NVIDIA slow down, or soon will
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,36 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The machine. ``hottest_c`` is a temperature and what its sensor calls high, if there is one.
+class GPU:
+    """One of NVIDIA's, as its own tool tells it.
 
-    ``gpus`` are (name, used share, memory used, memory in all) of NVIDIA's, where its tool is.
+    Attributes:
+        name: Of the product.
+        share: Of the time in which it is busy.
+        memory_used_bytes: In use.
+        memory_bytes: In all.
+        temperature_c: None: it does not say.
+    """
+
+    name: str
+    share: float
+    memory_used_bytes: int
+    memory_bytes: int
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine.
+
+    Attributes:
+        cpu_share: Of all cores.
+        memory_used_bytes: What no program could have.
+        memory_bytes: In all.
+        swap_used_bytes: In use.
+        swapped_in_bytes: Since the last look.
+        hottest_c: A temperature, and what its sensor calls high or else critical, if it does.
+        gpus: Where NVIDIA's tool is.
     """
 
     cpu_share: float
@@ -59,7 +86,7 @@ class Machine:
     swap_used_bytes: int
     swapped_in_bytes: int = 0
     hottest_c: tuple[float, float | None] | None = None
-    gpus: tuple[tuple[str, float, int, int], ...] = ()
+    gpus: tuple[GPU, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,4 +153,9 @@ def _troubles(machine: Machine) -> list[str]:
         now_c, high_c = machine.hottest_c
         if high_c and now_c >= _HOT_SHARE * high_c:
             found.append(f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down")
+    found += [
+        f"{gpu.name} has {gpu.temperature_c:.0f} °C: it will slow down"
+        for gpu in machine.gpus
+        if gpu.temperature_c is not None and gpu.temperature_c >= _HOT_GPU_C
+    ]
     return found

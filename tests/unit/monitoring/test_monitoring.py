@@ -25,6 +25,7 @@ from ollama_bridge.cli import monitor
 from ollama_bridge.cli.monitor_view import view
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.monitoring import (
+    GPU,
     Exporter,
     Loaded,
     Machine,
@@ -184,7 +185,7 @@ CALM = Snapshot(
     problem=None,
     loaded=(Loaded('a"b\n', 10, 5, 4096, "2026-01-01T10:11:12Z"),),
     runners=(Runner(1, "m", 123_456_789, 1.5, 4, 2, 30, 12.5),),
-    machine=Machine(0.25, 50, 100, 0, 0, (50.0, 90.0), (("T4", 0.5, 1, 2),)),
+    machine=Machine(0.25, 50, 100, 0, 0, (50.0, 90.0), (GPU("T4", 0.5, 1, 2, 60.0),)),
 )
 
 
@@ -194,6 +195,7 @@ CALM = Snapshot(
         (replace(CALM.machine, memory_used_bytes=96), "of memory are left"),
         (replace(CALM.machine, swapped_in_bytes=1), "is being swapped"),
         (replace(CALM.machine, hottest_c=(89.0, 90.0)), "89 °C of 90 °C"),
+        (replace(CALM.machine, gpus=(GPU("T4", 1.0, 1, 2, 91.0),)), "T4 has 91 °C"),
     ],
 )
 def test_a_machine_in_trouble_is_told(machine: Machine, words: str) -> None:
@@ -204,11 +206,14 @@ def test_a_machine_in_trouble_is_told(machine: Machine, words: str) -> None:
 
 
 def test_readings_of_the_machine_become_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Swap that grows between two looks, and the sensor that is nearest to what it calls high."""
+    """Swap that grows between two looks, and the sensor that is nearest to its limit."""
     swapped_in_bytes = iter((100, 100, 4196))
     sensors = {
-        "cpu": [SimpleNamespace(current=70.0, high=100.0), SimpleNamespace(current=0.0, high=None)],
-        "disk": [SimpleNamespace(current=84.0, high=85.0)],
+        "cpu": [
+            SimpleNamespace(current=70.0, high=100.0, critical=None),
+            SimpleNamespace(current=0.0, high=None, critical=None),
+        ],
+        "disk": [SimpleNamespace(current=84.0, high=None, critical=85.0)],
     }
     monkeypatch.setattr(
         observer.psutil, "swap_memory", lambda: SimpleNamespace(sin=next(swapped_in_bytes), used=7)
@@ -220,6 +225,21 @@ def test_readings_of_the_machine_become_alerts(monkeypatch: pytest.MonkeyPatch) 
         sensors["disk"] = []
         (swap,) = watching.look().alerts()
     assert "is being swapped" in swap
+
+
+def test_gpus_are_read_from_nvidia_s_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their temperatures, where they have sensors; none where the tool fails."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\necho "T4, 50, 3, 5, 91"\necho "Old one, 0, 1, 2, [N/A]"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with FakeDaemon() as daemon, Observer(daemon.host) as observer:
+        assert observer.look().machine.gpus == (
+            GPU("T4", 0.5, 3 * 2**20, 5 * 2**20, 91.0),
+            GPU("Old one", 0.0, 2**20, 2 * 2**20, None),
+        )
+        tool.write_text("#!/bin/sh\nexit 9\n")
+        assert observer.look().machine.gpus == ()
 
 
 def test_prometheus_reads_every_number() -> None:
