@@ -38,6 +38,7 @@ class _Seen:
     process: psutil.Process
     at_s: float
     tasks: dict[int, int] | None = None  # tokens of each request; None: not looked at yet
+    tokens_total: int = 0
     moved_at_s: float = 0.0
     progress: object = None
     is_ours: bool = True  # of the daemon that is watched
@@ -160,16 +161,15 @@ class Observer(Closing):
         if made > 0 or not busy or progress != seen.progress:
             seen.moved_at_s = now_s
         seen.tasks, seen.at_s, seen.progress = tasks, now_s, progress
-        return Runner(
-            runner.pid,
-            runner.model,
-            runner.memory_bytes,
-            runner.cpu_share,
-            len(slots),
-            len(busy),
-            sum(_decoded(slot) for slot in busy),
-            made / elapsed_s if elapsed_s > 0 else 0.0,
-            now_s - seen.moved_at_s,
+        seen.tokens_total += made
+        return replace(
+            runner,
+            slots=len(slots),
+            busy=len(busy),
+            tokens=sum(_decoded(slot) for slot in busy),
+            tokens_total=seen.tokens_total,
+            tokens_per_s=made / elapsed_s if elapsed_s > 0 else 0.0,
+            stuck_s=now_s - seen.moved_at_s,
         )
 
     def _read_slots(self, command: list[str]) -> list[dict[str, Any]] | None:
@@ -234,10 +234,8 @@ def _hottest() -> tuple[float, float | None] | None:
     read = getattr(psutil, "sensors_temperatures", None)  # Linux only
     if read is None:
         return None
-    sensors = [
-        (one.current, one.high or one.critical) for group in read().values() for one in group
-    ]
-    sensors = [one for one in sensors if one[0]]
+    found = [one for group in read().values() for one in group if one.current]
+    sensors = [(one.current, one.high or one.critical) for one in found]
     return max(sensors, key=lambda one: one[0] / (one[1] or 100.0), default=None)
 
 

@@ -6,27 +6,64 @@ Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, vers
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import get_args
 
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.monitoring.snapshot import Snapshot
+from ollama_bridge.monitoring.snapshot import Snapshot, Trouble
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_ALWAYS_KNOWN = ("memory_bytes", "cpu_share", "stuck_s")  # also of a runner that tells nothing
-
 Sample = tuple[dict[str, str], float]
+
+# Of each kind of thing: name of the metric, what it tells, and the number.
+_DAEMON = (
+    ("answer_seconds", "How long the daemon took to answer.", "answer_s"),
+    ("tokens_per_second", "Tokens that all runners generate.", "tokens_per_s"),
+)
+_MODEL = (
+    ("model_bytes", "Memory of a loaded model.", "size_bytes"),
+    ("model_gpu_bytes", "Memory of a loaded model on GPUs.", "gpu_bytes"),
+    ("model_context_tokens", "Context length of a loaded model.", "context_tokens"),
+)
+_RUNNER = (
+    ("runner_memory_bytes", "Resident memory of a runner.", "memory_bytes"),
+    ("runner_cpu_cores", "Cores that a runner keeps busy.", "cpu_share"),
+    ("runner_stuck_seconds", "Time that a runner was busy for nothing.", "stuck_s"),
+)
+_TALKING_RUNNER = (  # one that tells of its requests
+    ("runner_slots", "Requests that a runner can work on at once.", "slots"),
+    ("runner_busy_requests", "Requests that a runner works on.", "busy"),
+    ("runner_request_tokens", "Tokens generated for these requests so far.", "tokens"),
+    ("runner_tokens_total", "Tokens that a runner generated while it was seen.", "tokens_total"),
+    ("runner_tokens_per_second", "Tokens that a runner generates.", "tokens_per_s"),
+)
+_MACHINE = (
+    ("cpu_share", "Share of all cores that is busy.", "cpu_share"),
+    ("memory_used_bytes", "Memory in use.", "memory_used_bytes"),
+    ("memory_bytes", "Memory in all.", "memory_bytes"),
+    ("swap_used_bytes", "Swap in use.", "swap_used_bytes"),
+    ("swapped_in_bytes", "Read back from swap since the last look.", "swapped_in_bytes"),
+)
+_GPU = (
+    ("gpu_share", "Share of the time in which a GPU is busy.", "share"),
+    ("gpu_memory_used_bytes", "Memory of a GPU in use.", "memory_used_bytes"),
+    ("gpu_memory_bytes", "Memory of a GPU in all.", "memory_bytes"),
+    ("gpu_temperature_celsius", "Of a GPU.", "temperature_c"),
+)
 
 
 def exposition(snapshot: Snapshot) -> str:
-    """Every number of a snapshot as a gauge, with its unit in its name."""
+    """Every number of a snapshot, with its unit in its name."""
     lines = []
-    for name, text, samples in _gauges(snapshot):
+    for name, text, samples in _metrics(snapshot):
         if not samples:
             continue
-        lines += [f"# HELP ollama_{name} {text}", f"# TYPE ollama_{name} gauge"]
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# HELP ollama_{name} {text}", f"# TYPE ollama_{name} {kind}"]
         for labels, value in samples:
             shown = ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
             place = f"{{{shown}}}" if shown else ""
@@ -34,51 +71,58 @@ def exposition(snapshot: Snapshot) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _gauges(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
-    machine = seen.machine
+def _metrics(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
     yield "up", "Whether the daemon answers.", [({}, float(seen.version is not None))]
-    if seen.answer_s is not None:
-        yield "answer_seconds", "How long it took to answer.", [({}, seen.answer_s)]
-    by_model = [({"model": one.name}, one) for one in seen.loaded]
+    if seen.version is not None:
+        labels = {"version": seen.version, "host": seen.host}
+        yield "info", "The daemon that is watched.", [(labels, 1.0)]
+    yield from _numbers(_DAEMON, [({}, seen)])
+    models = [({"model": one.name}, one) for one in seen.loaded]
+    yield from _numbers(_MODEL, models)
+    until = [(labels, _timestamp_s(one.until)) for labels, one in models]
     yield (
-        "model_bytes",
-        "Memory of a loaded model.",
-        [(labels, float(one.size_bytes)) for labels, one in by_model],
-    )
-    yield (
-        "model_gpu_bytes",
-        "Memory of a loaded model on GPUs.",
-        [(labels, float(one.gpu_bytes)) for labels, one in by_model],
-    )
-    yield (
-        "model_context_tokens",
-        "Context length of a loaded model.",
-        [(labels, float(one.context_tokens)) for labels, one in by_model],
+        "model_until_timestamp_seconds",
+        "When a model leaves memory.",
+        [(labels, at_s) for labels, at_s in until if at_s is not None],
     )
     runners = [({"model": one.model or "", "pid": str(one.pid)}, one) for one in seen.runners]
-    for name, text, attribute in (
-        ("runner_memory_bytes", "Resident memory of a runner.", "memory_bytes"),
-        ("runner_cpu_cores", "Cores that a runner keeps busy.", "cpu_share"),
-        ("runner_busy_requests", "Requests that a runner works on.", "busy"),
-        ("runner_tokens_per_second", "Tokens that a runner generates.", "tokens_per_s"),
-        ("runner_stuck_seconds", "Time that a runner was busy for nothing.", "stuck_s"),
+    yield from _numbers(_RUNNER, runners)
+    talking = [(labels, one) for labels, one in runners if one.slots is not None]
+    yield from _numbers(_TALKING_RUNNER, talking)
+    machine = seen.machine
+    yield from _numbers(_MACHINE, [({}, machine)])
+    now_c, high_c = machine.hottest_c or (None, None)
+    for name, text, value in (
+        ("temperature_celsius", "Of the hottest sensor.", now_c),
+        ("temperature_limit_celsius", "What that sensor calls high, or else critical.", high_c),
     ):
-        known = [one for one in runners if one[1].slots is not None or attribute in _ALWAYS_KNOWN]
-        yield name, text, [(labels, float(getattr(one, attribute))) for labels, one in known]
-    yield "cpu_share", "Share of all cores that is busy.", [({}, machine.cpu_share)]
-    yield "memory_used_bytes", "Memory in use.", [({}, float(machine.memory_used_bytes))]
-    yield "memory_bytes", "Memory in all.", [({}, float(machine.memory_bytes))]
-    yield "swap_used_bytes", "Swap in use.", [({}, float(machine.swap_used_bytes))]
-    if machine.hottest_c is not None:
-        yield "temperature_celsius", "Of the hottest sensor.", [({}, machine.hottest_c[0])]
-    gpus = [({"gpu": f"{number} {gpu.name}"}, gpu) for number, gpu in enumerate(machine.gpus)]
-    yield "gpu_share", "Share of a GPU that is busy.", [(labels, gpu.share) for labels, gpu in gpus]
-    yield (
-        "gpu_memory_used_bytes",
-        "Memory of a GPU in use.",
-        [(labels, float(gpu.memory_used_bytes)) for labels, gpu in gpus],
+        yield name, text, [({}, value)] if value is not None else []
+    yield from _numbers(
+        _GPU, [({"gpu": f"{number} {gpu.name}"}, gpu) for number, gpu in enumerate(machine.gpus)]
     )
-    yield "alerts", "What is wrong; ollama-bridge monitor says it.", [({}, len(seen.alerts()))]
+    kinds = [kind for kind, _ in seen.troubles()]
+    yield (
+        "alerts",
+        "What is wrong; ollama-bridge monitor says it.",
+        [({"kind": kind}, kinds.count(kind)) for kind in get_args(Trouble)],
+    )
+
+
+def _numbers(
+    metrics: Iterable[tuple[str, str, str]], things: Sequence[tuple[dict[str, str], object]]
+) -> Iterator[tuple[str, str, list[Sample]]]:
+    """Numbers of things that are alike; those that are not known are left out."""
+    for name, text, attribute in metrics:
+        found = [(labels, getattr(one, attribute)) for labels, one in things]
+        yield name, text, [(labels, float(value)) for labels, value in found if value is not None]
+
+
+def _timestamp_s(moment: str) -> float | None:
+    """Of a moment as the daemon writes it (RFC 3339)."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _escaped(value: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+Trouble = Literal["daemon", "wedged", "memory", "swap", "heat"]
 _LOW_MEMORY_SHARE = 0.05
 _HOT_SHARE = 0.97  # of the temperature that the sensor itself calls high
 _HOT_GPU_C = 90.0  # from there on those of NVIDIA slow down, or soon will
@@ -32,6 +34,7 @@ class Runner:
         slots: Requests that it can work on at once; None: it does not say.
         busy: Requests that it works on.
         tokens: Generated for those requests so far.
+        tokens_total: Generated since it was first looked at.
         tokens_per_s: Generated since the last look.
         stuck_s: How long it has been busy without anything coming of it.
     """
@@ -43,6 +46,7 @@ class Runner:
     slots: int | None = None
     busy: int = 0
     tokens: int = 0
+    tokens_total: int = 0
     tokens_per_s: float = 0.0
     stuck_s: float = 0.0
 
@@ -128,33 +132,38 @@ class Snapshot:
         Args:
             wedge_s: A runner that is busy for so long and gives nothing is wedged.
         """
-        found = []
+        return tuple(text for _, text in self.troubles(wedge_s=wedge_s))
+
+    def troubles(self, *, wedge_s: float = 30.0) -> tuple[tuple[Trouble, str], ...]:
+        """:meth:`alerts`, each with its kind."""
+        found: list[tuple[Trouble, str]] = []
         if self.problem is not None:
-            found.append(f"{self.problem}: ollama-bridge doctor")
+            found.append(("daemon", f"{self.problem}: ollama-bridge doctor"))
         for runner in self.runners:
             if runner.stuck_s >= wedge_s:
-                found.append(
+                text = (
                     f"{runner.model or 'a model'} is busy and gave nothing for "
                     f"{runner.stuck_s:.0f} s: ollama-bridge stop {runner.model or 'TAG'}"
                 )
+                found.append(("wedged", text))
         return (*found, *(_troubles(self.machine) if self.is_local else ()))
 
 
-def _troubles(machine: Machine) -> list[str]:
-    found = []
+def _troubles(machine: Machine) -> list[tuple[Trouble, str]]:
+    found: list[tuple[Trouble, str]] = []
     free_bytes = machine.memory_bytes - machine.memory_used_bytes
     if machine.memory_bytes and free_bytes < _LOW_MEMORY_SHARE * machine.memory_bytes:
-        found.append(
-            f"{free_bytes / 1e9:.1f} GB of memory are left: ollama-bridge ps, then stop one"
-        )
+        text = f"{free_bytes / 1e9:.1f} GB of memory are left: ollama-bridge ps, then stop one"
+        found.append(("memory", text))
     if machine.swapped_in_bytes:
-        found.append("memory is being swapped: models answer slowly; stop one")
+        found.append(("swap", "memory is being swapped: models answer slowly; stop one"))
     if machine.hottest_c is not None:
         now_c, high_c = machine.hottest_c
         if high_c and now_c >= _HOT_SHARE * high_c:
-            found.append(f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down")
+            text = f"{now_c:.0f} °C of {high_c:.0f} °C: the processor will slow down"
+            found.append(("heat", text))
     found += [
-        f"{gpu.name} has {gpu.temperature_c:.0f} °C: it will slow down"
+        ("heat", f"{gpu.name} has {gpu.temperature_c:.0f} °C: it will slow down")
         for gpu in machine.gpus
         if gpu.temperature_c is not None and gpu.temperature_c >= _HOT_GPU_C
     ]

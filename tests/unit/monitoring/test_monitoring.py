@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -103,6 +105,7 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
             assert runner.pid not in [one.pid for one in seen]  # its daemon is another
     one = found(snapshot, runner)
     assert (one.model, one.slots, one.busy, one.tokens) == ("m:latest", 2, 1, 16)
+    assert one.tokens_total == 6
     assert 0 < one.tokens_per_s <= 6 / 0.05
     assert one.memory_bytes > 0
     assert snapshot.version == "0.34.4"
@@ -184,7 +187,7 @@ CALM = Snapshot(
     answer_s=0.5,
     problem=None,
     loaded=(Loaded('a"b\n', 10, 5, 4096, "2026-01-01T10:11:12Z"),),
-    runners=(Runner(1, "m", 123_456_789, 1.5, 4, 2, 30, 12.5),),
+    runners=(Runner(1, "m", 123_456_789, 1.5, 4, 2, 30, 31, 12.5),),
     machine=Machine(0.25, 50, 100, 0, 0, (50.0, 90.0), (GPU("T4", 0.5, 1, 2, 60.0),)),
 )
 
@@ -242,11 +245,47 @@ def test_gpus_are_read_from_nvidia_s_tool(tmp_path: Path, monkeypatch: pytest.Mo
         assert observer.look().machine.gpus == ()
 
 
-def test_prometheus_reads_every_number() -> None:
-    """As its own client reads it: names with units, labels as they are, numbers whole."""
+def numbered(thing: Any, numbers: Iterator[int], told: dict[str, float]) -> Any:
+    """The same with another number in every place where there is one, which are noted."""
+    if isinstance(thing, tuple):
+        return tuple(numbered(one, numbers, told) for one in thing)
+    if not is_dataclass(thing):
+        return thing
+    changed = {}
+    for one in fields(thing):
+        name, value = f"{type(thing).__name__}.{one.name}", getattr(thing, one.name)
+        if name == "Machine.hottest_c":
+            value = changed[one.name] = (float(next(numbers)), float(next(numbers)))
+            told |= dict(zip(("now", "limit"), value, strict=True))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            changed[one.name] = told[name] = next(numbers)
+        else:
+            changed[one.name] = numbered(value, numbers, told)
+    return replace(thing, **changed)
+
+
+def test_prometheus_reads_every_number_that_there_is() -> None:
+    """Also one that will be added to a snapshot; a process has its number in a label."""
+    told: dict[str, float] = {}
+    snapshot = numbered(CALM, itertools.count(1000), told)
+    assert len(told) > 20
+    samples = {
+        sample.value
+        for family in text_string_to_metric_families(exposition(snapshot))
+        for sample in family.samples
+    }
+    missing = {name for name, value in told.items() if value not in samples}
+    assert missing == {"Snapshot.at_s", "Runner.pid"}  # Prometheus notes the time itself
+
+
+def test_prometheus_reads_them_as_they_are() -> None:
+    """By its own client: names with units, labels as they are, numbers whole."""
     families = list(text_string_to_metric_families(exposition(CALM)))
     assert len({family.name for family in families}) == len(families)
-    assert {(family.type, bool(family.documentation)) for family in families} == {("gauge", True)}
+    assert all(family.documentation for family in families)
+    assert [family.name for family in families if family.type != "gauge"] == [
+        "ollama_runner_tokens"
+    ]
     samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in families
@@ -255,10 +294,15 @@ def test_prometheus_reads_every_number() -> None:
     assert samples["ollama_model_bytes", 'a"b\n'] == 10
     assert samples["ollama_runner_memory_bytes", "1", "m"] == 123_456_789
     assert samples["ollama_gpu_share", "0 T4"] == 0.5
-    assert (samples["ollama_up",], samples["ollama_alerts",]) == (1, 0)
+    assert (samples["ollama_up",], samples["ollama_alerts", "daemon"]) == (1, 0)
+    assert samples["ollama_info", "0.34.4", "http://h"] == 1
+    assert samples["ollama_model_until_timestamp_seconds", 'a"b\n'] == 1_767_262_272
     told = exposition(replace(CALM, version=None, problem="gone", loaded=()))
     after = {one.name: one for one in text_string_to_metric_families(told)}
-    assert after["ollama_alerts"].samples[0].value == 1
+    assert {sample.labels["kind"]: sample.value for sample in after["ollama_alerts"].samples} == {
+        **dict.fromkeys(("wedged", "memory", "swap", "heat"), 0),
+        "daemon": 1,
+    }
     assert "ollama_model_bytes" not in after
 
 
@@ -267,7 +311,7 @@ def test_a_runner_that_tells_nothing_has_no_numbers_of_requests() -> None:
     silent = replace(CALM, runners=(Runner(1, "m", 5, 0.5),))
     names = {family.name for family in text_string_to_metric_families(exposition(silent))}
     assert "ollama_runner_cpu_cores" in names
-    assert "ollama_runner_tokens_per_second" not in names
+    assert not names & {"ollama_runner_tokens_per_second", "ollama_runner_slots"}
 
 
 def test_the_page_is_this_machine_s_alone() -> None:
