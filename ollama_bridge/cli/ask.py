@@ -6,7 +6,9 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +29,7 @@ from ollama_bridge.cli.asking import (
     read_think,
     with_own_limit,
 )
-from ollama_bridge.cli.chat import connect, talk
+from ollama_bridge.cli.chat import connect, load_ahead, talk
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter, bar
 from ollama_bridge.errors import ConfigError, DaemonError, DataError, ModelNotFoundError
@@ -123,7 +125,7 @@ def run(
             talk(repl)
             return
         words = " ".join(prompt or [])
-        text = whole_prompt(words, tag=tag)
+        text = whole_prompt(words, tag=tag, meanwhile=partial(load_ahead, client, conversation))
         if {"vision", "audio"} & set(details.capabilities):
             rest, more = with_images(words)  # not of what is piped in: others wrote it
             text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
@@ -217,17 +219,22 @@ def embed(
         _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json)
 
 
-def whole_prompt(prompt: str, *, tag: str) -> str:
+def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambda: None) -> str:
     """What is asked: piped text in front of the argument.
 
-    A pipe that nobody writes to is not waited for where there is an argument: a program that runs
-    this command may have left its own standard input open.
+    A pipe that nobody writes to is not waited for for ever where there is an argument: a program
+    that runs this command may have left its own standard input open.
+
+    Args:
+        prompt: The argument.
+        tag: For hints.
+        meanwhile: Called where what is piped in does not come at once.
 
     Raises:
         ConfigError: neither.
     """
     piped = ""
-    if not sys.stdin.isatty() and (not prompt or _has_input()):
+    if not sys.stdin.isatty() and (not prompt or _has_input(meanwhile)):
         try:
             piped = sys.stdin.read()
         except UnicodeDecodeError as exc:
@@ -243,7 +250,7 @@ def whole_prompt(prompt: str, *, tag: str) -> str:
     return text
 
 
-def _has_input() -> bool:
+def _has_input(meanwhile: Callable[[], None]) -> bool:
     try:
         kind = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
@@ -255,7 +262,11 @@ def _has_input() -> bool:
     for wait_s in _STDIN_WAITS_S:
         if select.select([sys.stdin], [], [], wait_s)[0]:
             return True
-        output.say("(waiting for what is piped in)" if wait_s < _STDIN_WAITS_S[-1] else _NOT_READ)
+        if wait_s == _STDIN_WAITS_S[-1]:
+            output.say(_NOT_READ)
+            break
+        output.say("(waiting for what is piped in)")
+        meanwhile()
     return False
 
 

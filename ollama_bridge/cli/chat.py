@@ -134,8 +134,7 @@ def talk(repl: Repl) -> None:
 
     repl.is_typed = sys.stdin.isatty()
     if repl.is_typed:
-        # Else nothing would be loaded while the first question is typed.
-        threading.Thread(target=_load, args=(repl.client.host, repl.said), daemon=True).start()
+        load_ahead(repl.client, repl.said)
     piped = (line.rstrip("\n") for line in sys.stdin)
     try:
         for text in joined(_typed(repl) if repl.is_typed else piped):
@@ -148,12 +147,18 @@ def talk(repl: Repl) -> None:
         ) from exc
 
 
+def load_ahead(client: Client, said: Conversation) -> None:
+    """Load the model while the first question is not there yet, as that question will want it.
+
+    What goes wrong is told when it is asked.
+    """
+    if said.keep_alive != 0:
+        threading.Thread(target=_load, args=(client.host, said), daemon=True).start()
+
+
 def _load(host: str, said: Conversation) -> None:
-    """Load the model as its questions will want it; what is wrong is told when it is asked."""
     from ollama_bridge.client import Client
 
-    if said.keep_alive == 0:
-        return
     with contextlib.suppress(OllamaBridgeError), Client(host) as client:
         client.load(said.model, options=said.options, keep_alive=said.keep_alive)
 

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from fakes.terminal import run_command
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import ask
+from ollama_bridge.cli.chat import load_ahead
+from ollama_bridge.client import Client, Conversation
 
 
 @pytest.fixture
@@ -203,13 +207,29 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
     reader, writer = os.pipe()
     with os.fdopen(reader) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        assert ask.whole_prompt("hi", tag="m") == "hi"
+        began: list[str] = []
+        assert ask.whole_prompt("hi", tag="m", meanwhile=lambda: began.append("m")) == "hi"
+        assert began == ["m"]
         told = capsys.readouterr().err
         assert "(waiting for what is piped in)" in told
         assert "nothing was piped in" in told
         os.write(writer, b"Dear Sirs,\n")
         os.close(writer)
-        assert ask.whole_prompt("hi", tag="m") == "Dear Sirs,\nhi"
+        assert ask.whole_prompt("hi", tag="m", meanwhile=began.clear) == "Dear Sirs,\nhi"
+        assert began == ["m"]
+
+
+def test_a_model_is_loaded_while_a_pipe_is_waited_for(daemon: FakeDaemon) -> None:
+    """As the question wants it, so that it is loaded once."""
+    said = Conversation("m", options={"num_ctx": 64}, keep_alive="1h")
+    with Client(daemon.host) as client:
+        load_ahead(client, said)
+        load_ahead(client, replace(said, keep_alive=0))  # it would leave memory at once
+        for thread in threading.enumerate():
+            if thread.name.endswith("(_load)"):
+                thread.join()
+    (asked,) = daemon.questions
+    assert (asked["options"], asked["keep_alive"], asked["shift"]) == ({"num_ctx": 64}, "1h", False)
 
 
 def test_generate_gives_the_whole_reply_as_json(daemon: FakeDaemon) -> None:
