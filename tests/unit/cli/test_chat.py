@@ -303,22 +303,26 @@ def test_both_answers_are_columns_on_a_terminal(daemon: FakeDaemon) -> None:
     ("what", "words"),
     [
         ("", "capabilities"),
-        ("info", "m"),
+        ("info", "context length    8"),
         ("modelfile", "FROM x"),
         ("parameters", "seed"),
         ("system", "Be brief."),
         ("license", "(none)"),
-        ("template", ""),
+        ("template", "{{ .Prompt }}"),
     ],
 )
 def test_the_model_can_be_looked_at(
     chat: Chat, capsys: pytest.CaptureFixture[str], what: str, words: str
 ) -> None:
-    """What the daemon knows, and what was set here."""
+    """What the daemon knows, and what was set here; nothing else."""
+    info = {"general.architecture": "a", "a.context_length": 8}
+    chat.daemon.shown = {**chat.daemon.shown, "template": "{{ .Prompt }}", "model_info": info}
     chat("/system Be brief.", "/set parameter seed 1", f"/show {what}", "/list", "/help")
     done = capsys.readouterr()
-    assert words in done.out
-    assert "other:latest" in done.out
+    shown, _, listed = done.out.partition("NAME\tSIZE\n")
+    assert words in shown
+    assert ("{{ .Prompt }}" in shown) == (what == "template")
+    assert "other:latest" in listed
     assert HELP in done.err
 
 
