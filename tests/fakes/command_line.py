@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,20 @@ EXAMPLES = [
     for command in COMMANDS.values()
     for line in "\n".join(examples(command.help or "")).replace("\\\n", "").splitlines()
 ]
+
+
+def example(line: str, names: Mapping[str, str] | None = None) -> list[str]:
+    """The words of an example, behind ``ollama-bridge``; a test that runs them has it in its text.
+
+    Args:
+        line: As the help shows it, up to ``>``.
+        names: What stands there in place of words.
+
+    Raises:
+        AssertionError: the help does not show it any more.
+    """
+    assert line in [one.partition(" > ")[0].removeprefix("ollama-bridge ") for one in EXAMPLES]
+    return [(names or {}).get(word, word) for word in shlex.split(line)]
 
 
 def run_in_process(patch: pytest.MonkeyPatch, words: list[str], stdin: str = "") -> Done:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.command_line import example
 
 from ollama_bridge.artifacts import GGUFFile, digest_file
 from ollama_bridge.client import Client
@@ -67,7 +68,7 @@ def with_settings(settings: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def built(command: Command) -> dict[str, Any]:
     """What ``build sentiment-quick`` says of itself."""
-    done = command("build", "sentiment-quick", "--json", *with_settings(SMALL))
+    done = command(*example("build sentiment-quick"), "--json", *with_settings(SMALL))
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 
@@ -130,7 +131,7 @@ def test_report_has_teacher_student_and_control(built: dict[str, Any]) -> None:
 
 def test_model_card_tells_it_all(command: Command, built: dict[str, Any]) -> None:
     """Scores in torch and as served, the data, every stage with its input, and the proof."""
-    done = command("card", built["tags"][0])
+    done = command(*example("card review-sentiment", {"review-sentiment": built["tags"][0]}))
     assert done.returncode == 0, done.stderr
     text = done.stdout
     assert text.count("macro F1") >= 2

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fakes.adapters import change_settings
 from fakes.architectures import WIDE, build_checkpoint
+from fakes.command_line import example, run_in_process
 from fakes.endings import answer_and_end, rename_tokens, set_ends
 from fakes.real_registry import RealRegistry
 from fakes.terminal import interrupt
@@ -25,7 +26,7 @@ from ollama_bridge.conversion import Target
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import RegistryError
 from ollama_bridge.models.load import load_model
-from ollama_bridge.packaging import package, verify
+from ollama_bridge.packaging import package
 from ollama_bridge.retrieval import pull
 
 pytestmark = pytest.mark.live
@@ -191,7 +192,10 @@ def factory_export(folder: Path) -> Path:
     ],
 )
 def test_what_another_tool_trained_is_served(
-    make: Callable[[Path], Path], daemon: PrivateDaemon, tmp_path: Path
+    make: Callable[[Path], Path],
+    daemon: PrivateDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """Each folder becomes a proven tag, with nothing done to it by hand."""
     source = make(tmp_path)
@@ -202,8 +206,14 @@ def test_what_another_tool_trained_is_served(
         assert re.search(r"temperature +0\.7\b", shown.parameters)
         assert "You are a helper of the factory." in daemon.client().render(model.tag, "Hi")
     if make is padded_adapter:
-        base, host = str(tmp_path / "base"), daemon.host
-        assert verify(model.tag, against=str(source), base=base, host=host).passed
+        names = {
+            "my-model": model.tag,
+            "./my-adapter": str(source),
+            "./unquantized-base": str(tmp_path / "base"),
+        }
+        line = example("verify my-model --against ./my-adapter --base ./unquantized-base", names)
+        done = run_in_process(monkeypatch, [*line, "--host", daemon.host])
+        assert (done.code, "proven equal" in done.stdout) == (0, True), done.stderr
     daemon.client().delete(model.tag)
 
 
@@ -255,6 +265,39 @@ def test_a_size_is_packaged_and_proven(
     assert gguf.gguf_path.stat().st_size <= limit_bytes
     assert gguf.blob_digest.replace(":", "-") in client.show(model.tag).modelfile
     client.delete(model.tag)
+
+
+def test_examples_do_what_they_show(
+    registry_binary: Path,
+    daemon: PrivateDaemon,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a folder to a registry and back, each line as the help has it."""
+    build_checkpoint("llama", tmp_path / "my-finetune")
+    (tmp_path / "LICENSE").write_text("Do as you like.\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+
+    def run(words: list[str]) -> str:
+        done = run_in_process(monkeypatch, words)
+        assert done.code == 0, done.stderr
+        return done.stdout
+
+    with RealRegistry(registry_binary, tmp_path / "registry") as registry:
+        reference = f"{registry.host}/team/shown:1"
+        names = {"my-model": "live-shown", "localhost:5000/team/my-model:1": reference}
+        run(example("package ./my-finetune my-model --type q8_0", names))
+        run(example("verify my-model --against ./my-finetune", names))
+        run(example("publish my-model localhost:5000/team/my-model:1 --license LICENSE", names))
+        client.delete("live-shown")
+        pulled = run(example("pull localhost:5000/team/my-model:1 --as my-model", names))
+    assert pulled.startswith("live-shown:latest: sha256:")
+    assert client.show("live-shown").raw["license"] == "Do as you like.\n"
+    for model in client.list():
+        if model.name in ("live-shown:latest", reference):
+            client.delete(model.name)
 
 
 def test_ctrl_c_on_the_way(

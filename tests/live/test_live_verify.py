@@ -13,6 +13,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from fakes.architectures import build_checkpoint
+from fakes.command_line import example
 from fakes.exports import (
     Exports,
     damaged,
@@ -307,8 +308,9 @@ def test_the_command_tells_by_its_exit_code(
 
 def verify_command(tag: str, daemon: PrivateDaemon, *options: str) -> CompletedProcess[str]:
     """``ollama-bridge verify`` in a process of its own."""
+    words = example("verify review-sentiment", {"review-sentiment": tag})
     return subprocess.run(
-        [sys.executable, "-m", "ollama_bridge", "verify", tag, "--host", daemon.host, *options],
+        [sys.executable, "-m", "ollama_bridge", *words, "--host", daemon.host, *options],
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fakes.command_line import example
 from fakes.daemon import FakeDaemon, Fault
 from typer.testing import CliRunner
 
@@ -229,7 +230,8 @@ def test_what_can_be_repaired_is(
     monkeypatch.setattr(doctor, "find_binary", lambda: binary)
     monkeypatch.setattr(doctor, "ensure_daemon", start)
     monkeypatch.setattr(install, "install_daemon", lambda **_: done.append("install"))
-    result = CliRunner().invoke(cli.app, ["doctor", "--fix"])
+    result = CliRunner().invoke(cli.app, example("doctor --fix"))
     assert done == ["install"] * installs + ["start"]
     assert "fixed: Ollama 0.34.4 answers at http://h:1" in result.stderr
     assert "Ollama 0.34.4 at http://h:1" in result.stdout
+    assert "Ollama 0.34.4 at http://h:1" in CliRunner().invoke(cli.app, example("doctor")).stdout

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fakes.command_line import example
 from fakes.label_rows import INFO, TEACHER, fill, row
 from typer.testing import CliRunner, Result
 
@@ -40,6 +41,19 @@ def test_ls_says_what_is_there_and_who_uses_it(run_dir: Path) -> None:
     assert (store["rows"], store["positions"], store["finished"]) == (2, 5, True)
     assert store["bytes_per_token"] == pytest.approx(store["size_bytes"] / 5, abs=0.05)
     assert store["used_by"] == [str(run_dir)]
+
+
+def test_examples_do_what_they_show(run_dir: Path) -> None:
+    """Each as the help shows it, for the store that is there."""
+    stored = INFO.store_id[:8]
+    for words in (
+        example("labels ls"),
+        example("labels show 01234567", {"01234567": stored}),
+        example("labels rm 01234567 --yes", {"01234567": stored}),
+    ):
+        done = CliRunner().invoke(cli.app, words)
+        assert done.exit_code == 0, done.stderr
+    assert call("ls").stdout == ""
 
 
 def test_ls_of_nothing_is_nothing() -> None:

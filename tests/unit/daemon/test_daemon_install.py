@@ -9,7 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
+from fakes.command_line import example
+from typer.testing import CliRunner
 
+from ollama_bridge import cli
 from ollama_bridge.daemon import build, find, install, layout, toolchain
 from ollama_bridge.downloads import PinnedPackage
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonInstallError
@@ -85,6 +88,17 @@ def test_install_builds_both_programs_and_leaves_no_scratch(cache: Path) -> None
     assert record["files"]["bin/ollama"]["sha256"] == digest
     left = {path.name for path in cache.iterdir()}
     assert left == {layout.VERSION, f".{layout.VERSION}.lock", f"install-{layout.VERSION}.log"}
+
+
+def test_examples_do_what_they_show(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as the help shows it."""
+    for version, words in (
+        (layout.VERSION, example("daemon install")),
+        ("0.24.0", example("daemon install --version 0.24.0")),
+    ):
+        monkeypatch.setenv("FAKE_SUM", layout.RELEASES[version].module_sum)
+        done = CliRunner().invoke(cli.app, words)
+        assert done.stdout == f"binary  {cache / version / 'bin' / 'ollama'}\n"
 
 
 def test_second_install_does_nothing(cache: Path) -> None:
