@@ -1,4 +1,4 @@
-"""What bash is offered at Tab, asked the way bash asks."""
+"""What shells are offered at Tab, asked the way they ask."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fakes.terminal import Screen
 from ollama_bridge.cli import completion
 
 COMMAND = Path(sys.executable).parent / "ollama-bridge"
+MODELS = {"tiny:135m": "d" * 64, "tiny:latest": "d" * 64, "big:7b": "e" * 64}
 
 
 def offered(words: str, *, cwd: Path, host: str | None = None) -> list[str]:
@@ -98,24 +99,37 @@ def test_names_that_a_shell_could_run_are_not_offered(
     assert [name for name in completion.recipes("") if "." in name] == ["mine.yaml"]
 
 
-def test_a_person_s_tab(tmp_path: Path) -> None:
-    """In an interactive bash that has what ``--show-completion`` prints; a colon is no end."""
-    if (bash := shutil.which("bash")) is None:
-        pytest.skip("there is no bash")
+def completing(name: str, shell: str, host: str) -> tuple[dict[str, str], bytes]:
+    """What a shell runs with, and what ``--show-completion`` prints for it."""
     environment = {**os.environ, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
+    environment |= {"OLLAMA_HOST": host, "TERM": "dumb", "SHELL": shell}
     # Whatever shell runs the tests.
     environment["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
-    models = {"tiny:135m": "d" * 64, "tiny:latest": "d" * 64, "big:7b": "e" * 64}
-    with FakeDaemon(models=models) as daemon:
-        environment |= {"OLLAMA_HOST": daemon.host, "TERM": "dumb", "SHELL": bash}
-        script = subprocess.run(
-            [COMMAND, "--show-completion", "bash"], env=environment, capture_output=True, check=True
-        )
-        (tmp_path / "rc").write_bytes(script.stdout + b"\nPS1='ready> '\n")
+    script = subprocess.run(
+        [COMMAND, "--show-completion", name], env=environment, capture_output=True, check=True
+    )
+    return environment, script.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "before"),
+    [
+        ("bash", ["--noprofile", "--rcfile", ".zshrc", "-i"], b""),
+        ("zsh", ["-i"], b"autoload -Uz compinit\ncompinit -u -D\n"),
+    ],
+)
+def test_a_person_s_tab(name: str, arguments: list[str], before: bytes, tmp_path: Path) -> None:
+    """In an interactive shell that has what ``--show-completion`` prints; a colon is no end."""
+    if (shell := shutil.which(name)) is None:
+        pytest.skip(f"there is no {name}")
+    with FakeDaemon(models=MODELS) as daemon:
+        environment, script = completing(name, shell, daemon.host)
+        (tmp_path / ".zshrc").write_bytes(before + script + b"\nPS1='ready> '\n")
+        environment["ZDOTDIR"] = str(tmp_path)
         child, terminal = pty.fork()
         if child == 0:
             os.chdir(tmp_path)
-            os.execve(bash, [bash, "--noprofile", "--rcfile", "rc", "-i"], environment)
+            os.execve(shell, [shell, *arguments], environment)
         termios.tcsetwinsize(terminal, (24, 200))
         try:
             screen = Screen(terminal)
@@ -132,6 +146,30 @@ def test_a_person_s_tab(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(terminal)
+
+
+def test_fish_offers_the_same(tmp_path: Path) -> None:
+    """Asked for its completions of a line, with what ``--show-completion`` prints."""
+    if (fish := shutil.which("fish")) is None:
+        pytest.skip("there is no fish")
+    with FakeDaemon(models=MODELS) as daemon:
+        environment, script = completing("fish", fish, daemon.host)
+        asked = "".join(
+            f"complete -C 'ollama-bridge {line}'\n"
+            for line in ("chat big:7b --compare tiny:1", "recipes show sentiment-")
+        )
+        (tmp_path / "asked.fish").write_bytes(script + b"\n" + asked.encode())
+        environment |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [fish, "asked.fish"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    assert done.stdout.split() == ["tiny:135m", "sentiment-quick"]
 
 
 def test_tags_come_from_the_daemon(tmp_path: Path) -> None:
