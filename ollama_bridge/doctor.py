@@ -5,6 +5,7 @@ Loads torch only if it is installed, and only to ask for accelerators.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -21,6 +22,7 @@ from ollama_bridge.daemon.ensure import ensure_daemon, is_startable
 from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
+from ollama_bridge.daemon.runners import left_runners
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.extras import missing_train_packages
@@ -92,6 +94,7 @@ def run_doctor(*, host: str | None = None) -> list[Finding]:
         _disk(),
         _packages(),
         *_daemon(host),
+        *_left_runners(),
     ]
 
 
@@ -256,6 +259,19 @@ def _daemon(host: str | None) -> list[Finding]:
         repair="install",
     )
     return [absent, _build_tools()]
+
+
+def _left_runners() -> list[Finding]:
+    """Told where there are some; not ended without asking: they are the user's."""
+    found, held_bytes = [], 0
+    for process in left_runners():
+        with contextlib.suppress(psutil.Error):  # it ended just now
+            held_bytes += process.memory_info().rss
+            found.append(str(process.pid))
+    if not found:
+        return []
+    detail = f"{len(found)} of a daemon that was killed hold {held_bytes / _GIB:.1f} GiB"
+    return [Finding("runners", "warning", detail, f"kill {' '.join(found)}")]
 
 
 def _build_tools() -> Finding:

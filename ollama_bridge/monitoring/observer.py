@@ -9,7 +9,6 @@ reply too; nothing but counts is kept of it. Before, a runner is the daemon's ow
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import subprocess
 import time
@@ -22,12 +21,10 @@ import psutil
 
 from ollama_bridge.client import Client, Timeouts, read_address
 from ollama_bridge.closing import Closing
+from ollama_bridge.daemon.runners import BLOB, runners
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import GPU, Loaded, Machine, Runner, Snapshot
 
-_RUNNERS = ("llama-server", "ollama_llama_server")
-_DAEMONS = ("ollama", "ollama.exe")
-_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _SLOTS_LIMIT_S = 0.5
 
 
@@ -109,7 +106,7 @@ class Observer(Closing):
         for one in loaded:
             if one.name not in known or one.until != self._until.get(one.name):
                 with contextlib.suppress(ModelNotFoundError):  # it was removed just now
-                    found = _BLOB.search(self._client.show(one.name).modelfile)
+                    found = BLOB.search(self._client.show(one.name).modelfile)
                     if found is not None:
                         self._blobs[found[1]] = one.name
             self._until[one.name] = one.until
@@ -117,10 +114,8 @@ class Observer(Closing):
     def _look_at_runners(self) -> tuple[Runner, ...]:
         found = []
         seen: dict[int, _Seen] = {}
-        for process in psutil.process_iter(["name"]):
+        for process in runners():
             with contextlib.suppress(psutil.Error):
-                if not _is_runner(process):
-                    continue
                 before = self._runners.get(process.pid)
                 if before is None or before.process != process:
                     process.cpu_percent()
@@ -135,7 +130,7 @@ class Observer(Closing):
     def _look_at_runner(self, seen: _Seen) -> Runner:
         process = seen.process
         command = process.cmdline()
-        blob = _BLOB.search(" ".join(command))
+        blob = BLOB.search(" ".join(command))
         slots = self._read_slots(command)
         now_s = time.monotonic()
         runner = Runner(
@@ -198,11 +193,6 @@ class Observer(Closing):
             _hottest(),
             _gpus() if self._has_nvidia else (),
         )
-
-
-def _is_runner(process: psutil.Process) -> bool:
-    name = process.info["name"]
-    return name in _RUNNERS or (name in _DAEMONS and process.cmdline()[1:2] == ["runner"])
 
 
 def _is_child_of(process: psutil.Process, port: int | None) -> bool:

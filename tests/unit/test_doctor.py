@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
+import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from fakes.command_line import example
 from fakes.daemon import FakeDaemon, Fault
@@ -208,6 +212,34 @@ def test_an_address_at_which_nothing_can_be_started_is_a_problem(
     assert (finding.status, finding.repair) == ("problem", None)
     with pytest.raises(DaemonUnreachableError):
         start_daemon(host=host)
+
+
+def test_runners_that_a_killed_daemon_left_are_told(tmp_path: Path) -> None:
+    """With what they hold and how they are ended; one that has a parent is somebody's."""
+    runner = tmp_path / "llama-server"
+    runner.symlink_to(Path(sys.executable).resolve())
+    words = [str(runner), "-c", "import time; time.sleep(60)", f"/models/sha256-{'a' * 64}"]
+    script = f"{shlex.join(words)} >&- 2>&- & echo $!"
+    with subprocess.Popen(words) as owned:
+        started = subprocess.run(
+            ["sh", "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            start_new_session=True,  # as a daemon has it
+        )
+        left = psutil.Process(int(started.stdout))
+        try:
+            while left.name() != runner.name:  # it is the shell still
+                time.sleep(0.001)
+            (finding,) = (one for one in run_doctor() if one.name == "runners")
+        finally:
+            left.kill()
+            owned.kill()
+    assert (finding.status, "GiB" in finding.detail) == ("warning", True)
+    ids = str(finding.fix).removeprefix("kill ").split()
+    assert str(left.pid) in ids
+    assert str(owned.pid) not in ids
 
 
 @pytest.mark.parametrize(("binary", "installs"), [(Path("ollama"), 0), (None, 1)])

@@ -1,0 +1,48 @@
+"""Ollama's runners among the processes of this machine, and those that nobody asks any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+import psutil
+
+_RUNNERS = ("llama-server", "ollama_llama_server")
+_DAEMONS = ("ollama", "ollama.exe")
+BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
+
+
+def runners() -> Iterator[psutil.Process]:
+    """Processes that are named and called as Ollama's runners are."""
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error):
+            if _is_runner(process):
+                yield process
+
+
+def left_runners() -> list[psutil.Process]:
+    """Runners of Ollama's models whose daemon was killed: nothing but memory comes of them."""
+    found = []
+    for process in runners():
+        with contextlib.suppress(psutil.Error):
+            if BLOB.search(" ".join(process.cmdline())) and _is_orphan(process):
+                found.append(process)
+    return found
+
+
+def _is_runner(process: psutil.Process) -> bool:
+    name = process.info["name"]
+    return name in _RUNNERS or (name in _DAEMONS and process.cmdline()[1:2] == ["runner"])
+
+
+def _is_orphan(process: psutil.Process) -> bool:
+    """No daemon is its parent, and who began its group, as daemons do, is gone."""
+    parent = process.parent()  # another: the first process, or one that takes orphans
+    if parent is not None and parent.name() in _DAEMONS:
+        return False
+    try:
+        return not psutil.pid_exists(os.getpgid(process.pid))
+    except OSError:  # it ended just now
+        return False
