@@ -47,13 +47,17 @@ def bound(http: _Http) -> None:
     """
     wires: Iterable[object] = [http]
     if isinstance(http, httpx.Client | httpx.AsyncClient):
-        wires = [http._transport, *http._mounts.values()]
+        wires = [getattr(http, "_transport", None), *getattr(http, "_mounts", {}).values()]
     for wire in wires:
-        # httpx has no way of its own to say by what its connections are made.
-        if isinstance(wire, httpx.HTTPTransport) and not wire._pool._uds:
-            wire._pool._network_backend = _Backend(wire._pool._network_backend)
-        elif isinstance(wire, httpx.AsyncHTTPTransport) and not wire._pool._uds:
-            wire._pool._network_backend = _AsyncBackend(wire._pool._network_backend)
+        # httpx has no way of its own to say by what its connections are made. A version that keeps
+        # it elsewhere bounds each silence by itself, as httpx does.
+        pool: Any = getattr(wire, "_pool", None)
+        if not hasattr(pool, "_network_backend") or getattr(pool, "_uds", None):
+            continue
+        if isinstance(wire, httpx.HTTPTransport):
+            pool._network_backend = _Backend(pool._network_backend)
+        elif isinstance(wire, httpx.AsyncHTTPTransport):
+            pool._network_backend = _AsyncBackend(pool._network_backend)
 
 
 class _Stream(httpcore.NetworkStream):

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from httpcore._backends.anyio import AnyIOStream
 from httpcore._backends.sync import SyncStream
 
 from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
+from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import (
     ConfigError,
@@ -124,6 +125,14 @@ def test_no_silence_is_waited_for_beyond_the_whole(
     assert len(waits) > 3
     assert sorted(set(waits), reverse=True) == waits
     assert waits[0] <= 10.0
+
+
+def test_an_httpx_of_other_insides_is_left_as_it_is() -> None:
+    """A version that keeps its connections elsewhere still asks, with the limits that it has."""
+    with httpx.HTTPTransport() as transport:
+        pool, transport._pool = transport._pool, cast(Any, object())
+        bound(transport)
+        transport._pool = pool
 
 
 def connections_in_use(client: Client | AsyncClient) -> int:
