@@ -152,10 +152,9 @@ class Client(ollama.Client):
                     with self._transport.lines(call, answering.ends_s) as lines:
                         for line in lines:
                             part = answering.feed(line)
-                            if (asked := answering.unchecked_context) is not None:
-                                answering.unchecked_context = None
-                                known, ends_s = self._contexts_in_use, answering.ends_s
-                                look_at_context(self._transport, asked, known, ends_s)
+                            if answering.unchecked_context is not None:
+                                known = self._contexts_in_use
+                                look_at_context(self._transport, answering, known)
                             yield part
                     answering.finish()
                 except DaemonError as error:
@@ -246,10 +245,9 @@ class AsyncClient(ollama.AsyncClient):
                     async with self._transport.lines(call, answering.ends_s) as lines:
                         async for line in lines:
                             part = answering.feed(line)
-                            if (asked := answering.unchecked_context) is not None:
-                                answering.unchecked_context = None
-                                known, ends_s = self._contexts_in_use, answering.ends_s
-                                await look_at_context_async(self._transport, asked, known, ends_s)
+                            if answering.unchecked_context is not None:
+                                known = self._contexts_in_use
+                                await look_at_context_async(self._transport, answering, known)
                             yield part
                     answering.finish()
                 except DaemonError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Protocol
 
 from ollama_bridge.client import calls
 from ollama_bridge.client.demands import (
@@ -23,38 +24,49 @@ from ollama_bridge.client.values import RunningModel, read_details, read_running
 from ollama_bridge.errors import DaemonError
 
 
-def look_at_context(
-    transport: Transport, asked: ContextAsked, known: set[ContextAsked], ends_s: float
-) -> None:
+class Begun(Protocol):
+    """A question whose answer has begun.
+
+    Attributes:
+        unchecked_context: What it asked for and nobody has looked at yet; None: nothing.
+        ends_s: When it has to be done, by the monotonic clock.
+    """
+
+    unchecked_context: ContextAsked | None
+    ends_s: float
+
+
+def look_at_context(transport: Transport, question: Begun, known: set[ContextAsked]) -> None:
     """Once a model and context: while it answers, the daemon says what it runs with.
 
     Args:
         transport: To the daemon.
-        asked: By the question.
+        question: From now on it is looked at.
         known: What was looked at before.
-        ends_s: When the question has to be done, by the monotonic clock.
 
     Raises:
         ContextReducedError: it is shorter.
     """
-    if asked in known:
+    asked, question.unchecked_context = question.unchecked_context, None
+    if asked is None or asked in known:
         return
     running: Sequence[RunningModel] = ()
     with contextlib.suppress(DaemonError):  # who does not tell spoils no answer
-        running = read_running(transport.json(calls.PS, ends_s))
+        running = read_running(transport.json(calls.PS, question.ends_s))
     if check_context(asked, running):
         known.add(asked)
 
 
 async def look_at_context_async(
-    transport: AsyncTransport, asked: ContextAsked, known: set[ContextAsked], ends_s: float
+    transport: AsyncTransport, question: Begun, known: set[ContextAsked]
 ) -> None:
     """:func:`look_at_context` without blocking."""
-    if asked in known:
+    asked, question.unchecked_context = question.unchecked_context, None
+    if asked is None or asked in known:
         return
     running: Sequence[RunningModel] = ()
     with contextlib.suppress(DaemonError):
-        running = read_running(await transport.json(calls.PS, ends_s))
+        running = read_running(await transport.json(calls.PS, question.ends_s))
     if check_context(asked, running):
         known.add(asked)
 

@@ -307,10 +307,9 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
                 async with self._transport.lines(answering.call, answering.ends_s) as lines:
                     async for line in lines:
                         events = answering.feed(line)
-                        if (asked := answering.unchecked_context) is not None:
-                            answering.unchecked_context = None
-                            known, ends_s = self._contexts_in_use, answering.ends_s
-                            await look_at_context_async(self._transport, asked, known, ends_s)
+                        if answering.unchecked_context is not None:
+                            known = self._contexts_in_use
+                            await look_at_context_async(self._transport, answering, known)
                         for event in events:
                             yield event
                 answering.finish()

@@ -307,10 +307,9 @@ class Client(ModelStore, BlockingProcedures):
                 with self._transport.lines(answering.call, answering.ends_s) as lines:
                     for line in lines:
                         events = answering.feed(line)
-                        if (asked := answering.unchecked_context) is not None:
-                            answering.unchecked_context = None
-                            known, ends_s = self._contexts_in_use, answering.ends_s
-                            look_at_context(self._transport, asked, known, ends_s)
+                        if answering.unchecked_context is not None:
+                            known = self._contexts_in_use
+                            look_at_context(self._transport, answering, known)
                         yield from events
                 answering.finish()
             except DaemonError as error:
