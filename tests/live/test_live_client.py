@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,16 @@ import psutil
 import pytest
 
 from ollama_bridge.artifacts import digest_file
-from ollama_bridge.client import AsyncClient, Client, Done, Retries, Text, Timeouts
+from ollama_bridge.client import (
+    AsyncClient,
+    Client,
+    Conversation,
+    Done,
+    Retries,
+    Session,
+    Text,
+    Timeouts,
+)
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import (
@@ -367,3 +379,58 @@ def test_crashes_in_mid_answer_are_told(
         assert isinstance(break_by("daemon"), StreamBrokenError)
         daemon.restart()
         assert client.chat(TAG, QUESTION, options=OPTIONS).done_reason == "stop"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resume", [False, True], ids=["asked again", "continued"])
+def test_ten_kills_at_random_points_of_a_conversation(
+    resume: bool, ollama_binary: Path, teacher_gguf: Path, tmp_path: Path
+) -> None:
+    """Of runner and daemon in turns: no piece is lost or doubled, and no question stands twice."""
+    story, chance = "Tell a long story.", random.Random(0)
+    conversation = Conversation(TAG, options={**OPTIONS, "num_predict": 96})
+    broken: list[tuple[int, str, str]] = []
+    with (
+        PrivateDaemon(tmp_path / "root", binary=ollama_binary) as daemon,
+        Client(daemon.host, timeouts=LIMITS, retries=Retries(resume=resume)) as client,
+    ):
+        register(client, teacher_gguf)
+        session = Session(client, conversation)
+        session.ask(story)  # with loading, as after each kill
+        began_s = time.monotonic()
+        session.ask(story)
+        answered_s = time.monotonic() - began_s
+
+        def kill_runners() -> None:
+            for process in daemon.runners():
+                process.kill()
+
+        def heard(events: Iterator[object]) -> Iterator[str]:
+            return (event.text for event in events if isinstance(event, Text))
+
+        for kill in range(10):
+            session.clear()
+            said = ""
+            deadly = threading.Timer(
+                chance.random() * answered_s, daemon.kill if kill % 2 else kill_runners
+            )
+            deadly.start()
+            try:
+                for piece in heard(session.stream(story)):
+                    said += piece
+            except DaemonError as error:
+                broken.append((kill, said, error.partial_text))
+            deadly.join()
+            if kill % 2:
+                daemon.restart()
+            if broken and broken[-1][0] == kill:
+                assert conversation.turns == []
+                said = "".join(heard(session.retry()))
+            (turn,) = conversation.turns
+            assert turn.is_whole
+            assert turn.answer == said != ""
+    assert [said for _, said, _ in broken] == [told for *_, told in broken]
+    assert any(said for _, said, _ in broken)
+    assert len([kill for kill, *_ in broken if kill % 2]) >= 3
+    # A runner that is killed is no end of an answer that may be continued.
+    assert [kill for kill, *_ in broken if resume and kill % 2 == 0] == []
