@@ -9,18 +9,21 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 import torch
 
 from ollama_bridge.errors import ModelError, TrainingError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _SAMPLE_S = 0.002
 _FLOAT32_BYTES = 4
 # Of the weights: what the activations of a short text, and one matrix at a time in another type,
 # take beside them at the least.
-_BESIDE_WEIGHTS = 1.1
+BESIDE_WEIGHTS = 1.1
 # A container's own limit (cgroup version 2), which the system's numbers know nothing of.
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,6 +50,20 @@ def release_unused(device: torch.device) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+def to_cpu(model: PreTrainedModel) -> None:
+    """Move a model layer by layer, and give back what each leaves.
+
+    Memory that a GPU shares with the CPU has no room for two copies, and MPS keeps what was freed.
+    """
+    device = model.device
+    decoder: Any = model.base_model
+    for layer in decoder.layers:
+        layer.cpu()
+        release_unused(device)
+    model.cpu()
+    release_unused(device)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -86,7 +103,7 @@ def check_room_in_float32(parameters: int, *, what_for: str, hint: str) -> None:
     Raises:
         ModelError: it does not fit into what is free.
     """
-    needed = int(parameters * _FLOAT32_BYTES * _BESIDE_WEIGHTS)
+    needed = int(parameters * _FLOAT32_BYTES * BESIDE_WEIGHTS)
     free = free_bytes(torch.device("cpu"))
     if needed > free:
         raise ModelError(

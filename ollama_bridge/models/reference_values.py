@@ -7,8 +7,7 @@ synthetic. A 135M checkpoint takes seconds.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,30 +26,24 @@ from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide, leaves_bos_out, turns_of
-from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.safety import read_architecture, read_config
-from ollama_bridge.models.scored_texts import ScoredTexts, Text
-from ollama_bridge.models.stored import open_weights
-from ollama_bridge.quantization.mixes import TypePlan
+from ollama_bridge.models.scorer import GREEDY_TOKENS, Scorer
+from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.reference import (
     NOISE_TYPES,
-    SERVED_TOP,
     Answer,
     Conversation,
-    Noise,
     Position,
     ReferenceValues,
     Special,
-    TokenScore,
 )
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.template.authority import Renderer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 _STAGE = "reference"
-_GREEDY_TOKENS = 48
 _NUM_CTX = 4096  # what a tag gets, see `rendering`
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
@@ -70,6 +63,7 @@ def write_reference_values(
     labels: tuple[str, ...] = (),
     renderer: Renderer | None = None,
     noise_types: Sequence[str] = NOISE_TYPES,
+    model: PreTrainedModel | None = None,
     reporter: Reporter | None = None,
 ) -> None:
     """Write ``folder/reference.json``.
@@ -80,6 +74,8 @@ def write_reference_values(
         labels: Answers of a classification; each is scored, beside the model's own answer.
         renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
         noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated.
+        model: What was saved in the folder, where it is in memory, float32 and on the CPU; None:
+            it is loaded.
         reporter: Hears of progress.
 
     Raises:
@@ -91,6 +87,7 @@ def write_reference_values(
         labels=labels,
         renderer=renderer,
         noise_types=noise_types,
+        model=model,
         reporter=reporter or NullReporter(),
     )
     values.write(folder / "reference.json")
@@ -157,6 +154,7 @@ def _compute(
     labels: tuple[str, ...],
     renderer: Renderer | None,
     noise_types: Sequence[str],
+    model: PreTrainedModel | None,
     reporter: Reporter,
 ) -> ReferenceValues:
     tokenizer = load_tokenizer(folder)
@@ -168,15 +166,16 @@ def _compute(
         reporter.emit(Note(_STAGE, "warning", said))
     config = read_config(folder)
     context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)
-    probes = text.conversations(longest=context - _GREEDY_TOKENS)
+    probes = text.conversations(longest=context - GREEDY_TOKENS)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
-    check_room_in_float32(
-        sum(math.prod(info.shape) for info in open_weights(folder, config).infos.values()),
-        what_for="the values that prove a tag are computed",
-        hint=_LARGER_MACHINE,
-    )
-    model = load_model(folder, dtype=torch.float32)
-    scorer = _Scorer(model, tokenizer)
+    if model is None:
+        check_room_in_float32(
+            count_parameters(folder, config),
+            what_for="the values that prove a tag are computed",
+            hint=_LARGER_MACHINE,
+        )
+        model = load_model(folder, dtype=torch.float32)
+    scorer = Scorer(model, tokenizer)
     reporter.emit(Progress(_STAGE, 0, 3, "passes"))
     tops = scorer.last_tops([ids for _, _, ids in probes.values()])
     conversations = tuple(
@@ -231,121 +230,11 @@ def _pre_tokenizer(folder: Path) -> str | None:
     return entry.name if entry is not None else None
 
 
-class _Scorer:
-    """Log-probabilities of the weights, in float32."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self._texts: dict[int, str | None] = {}
-        self._compared = ScoredTexts()  # where a daemon is asked
-        self._anchor = tokenizer("a", add_special_tokens=False).input_ids
-        self._anchor_text = self._decode(self._anchor)
-
-    def last_tops(self, prompts: Sequence[Sequence[int]]) -> list[tuple[TokenScore, ...]]:
-        """The likeliest tokens after each prompt."""
-        return [self.top(self._logprobs(prompt, keep=1)[0]) for prompt in prompts]
-
-    def answer_logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
-        """(len(answer) + 1, V) log-probabilities at every token of an answer and after it."""
-        return self._logprobs((*prompt, *answer), keep=len(answer) + 1)
-
-    def compare(
-        self,
-        prompt: Sequence[int],
-        answer: Sequence[int],
-        logprobs: torch.Tensor,
-        *,
-        places: Sequence[int],
-    ) -> None:
-        """Count some places of an answer to what a daemon is compared at, for :meth:`noise`."""
-        if places:
-            end = places[-1]
-            text = Text((*prompt, *answer[:end]), keep=end + 1)
-            self._compared.add(text, logprobs[: end + 1], rows=places)
-
-    def noise(self, plans: Mapping[str, TypePlan]) -> dict[str, Noise]:
-        """How far rounding to each file type moves what a daemon is compared at.
-
-        Args:
-            plans: By file type: the type of each weight.
-        """
-        found = {}
-        for name, types in plans.items():
-            with rounded(self.model, types):
-                moved = self._compared.noise(self.model)
-            found[name] = Noise(
-                max_difference=round(moved.max_difference, 5),
-                mean_kl_nats=round(moved.mean_kl_nats, 7),
-            )
-        return found
-
-    @torch.inference_mode()
-    def greedy(self, prompt: Sequence[int], ends: Sequence[int]) -> tuple[list[int], bool]:
-        """The likeliest token again and again, until an end token or the limit."""
-        answer: list[int] = []
-        ids, cache = torch.tensor([list(prompt)]), None
-        for _ in range(_GREEDY_TOKENS):
-            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
-            token = int(output.logits[0, -1].argmax())
-            if token in ends:
-                return answer, True
-            answer.append(token)
-            ids, cache = torch.tensor([[token]]), output.past_key_values
-        return answer, False
-
-    def top(self, logprobs: torch.Tensor) -> tuple[TokenScore, ...]:
-        """The likeliest of one position's (V,) log-probabilities.
-
-        Rows that no token uses are among them: a daemon lists those too, without a text.
-        """
-        values, ids = logprobs.topk(min(SERVED_TOP, len(logprobs)))
-        return tuple(
-            TokenScore(token, self._text(token), round(min(value, 0.0), 5))
-            for token, value in zip(ids.tolist(), values.tolist(), strict=True)
-        )
-
-    def is_special(self, token: int) -> bool:
-        """Whether a token is a mark and not text."""
-        added = self.tokenizer.added_tokens_decoder.get(token)
-        return added is not None and bool(added.special)
-
-    def special_texts(self) -> tuple[str, ...]:
-        """Names of the special tokens among the likeliest: old daemons print them as texts."""
-        ids = sorted(token for token in self._texts if self.is_special(token))
-        return tuple(self.tokenizer.convert_ids_to_tokens(ids))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of an answer; undecodable bytes show as U+FFFD."""
-        return self._decode([*self._anchor, *ids])[len(self._anchor_text) :]
-
-    @torch.inference_mode()
-    def _logprobs(self, ids: Sequence[int], *, keep: int) -> torch.Tensor:
-        """(keep, V) at the last positions: the vocabulary is wide, the rest is not built."""
-        logits = self.model(
-            input_ids=torch.tensor([list(ids)]), use_cache=False, logits_to_keep=keep
-        ).logits
-        return torch.log_softmax(logits[0].float(), dim=-1)
-
-    def _text(self, token: int) -> str | None:
-        if token not in self._texts:
-            text = self.decode([token]).partition("\ufffd")[0]
-            self._texts[token] = None if self.is_special(token) or not text else text
-        return self._texts[token]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(
-            self.tokenizer.decode(
-                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
-
-
 def _answers(
     conversations: Sequence[Conversation],
     end_tokens: Sequence[Special],
     labels: tuple[str, ...],
-    scorer: _Scorer,
+    scorer: Scorer,
 ) -> tuple[Answer, ...]:
     by_name = {conversation.name: conversation for conversation in conversations}
     questions = [by_name[name] for name in QUESTIONS if name in by_name]
@@ -364,7 +253,7 @@ def _answers(
 def _score(
     conversation: Conversation,
     ids: Sequence[int],
-    scorer: _Scorer,
+    scorer: Scorer,
     *,
     greedy: bool,
     ends: bool,

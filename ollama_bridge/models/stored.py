@@ -9,6 +9,7 @@ The language model of one that also sees lies there under the wrapper's names: r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def open_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
         tied = bool(config.get("tie_word_embeddings")) or OUTPUT not in weights.infos
         weights = MergedWeights(weights, Adapter(path), tied=tied)
     return weights
+
+
+def count_parameters(folder: Path, config: Mapping[str, Any]) -> int:
+    """How many numbers a checkpoint's tensors hold; no weights are read.
+
+    Args:
+        folder: The checkpoint.
+        config: Its ``config.json``.
+
+    Raises:
+        UnsafeCheckpointError: there are weights only as pickle.
+        ModelError: there are none, or a file is truncated or damaged.
+    """
+    return sum(math.prod(info.shape) for info in open_weights(folder, config).infos.values())
 
 
 def weights_files_of(folder: Path) -> list[Path]:

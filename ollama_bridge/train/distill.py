@@ -15,11 +15,12 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
-from ollama_bridge.train.fit import LESS_MEMORY
+from ollama_bridge.train.fit import less_memory
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import train
 from ollama_bridge.train.material import (
     Material,
+    check_room,
     complete_checkpoint,
     key_settings,
     load_material,
@@ -80,7 +81,7 @@ def distill(
             teacher was not given or does not fit, or training went wrong.
         ConfigError: the layers do not exist.
         DataError: the corpus has no usable example.
-        ModelError: a checkpoint cannot be loaded.
+        ModelError: a checkpoint cannot be loaded, or does not fit into memory.
     """
     ranks = Ranks.current()
     reporter = ranks.reporter(reporter or NullReporter())
@@ -107,7 +108,7 @@ def distill(
     with (
         Timed(reporter, stage) as timer,
         ranks.open_draft(out_dir, work) as draft,
-        memory_is_enough(LESS_MEMORY),
+        memory_is_enough(less_memory(settings)),
     ):
         if draft.finished is not None:
             timer.reuse(out_dir)
@@ -120,6 +121,7 @@ def distill(
             start.path, corpus, settings, stage=stage, reporter=reporter, vocabulary=vocabulary
         )
         stores = open_stores(labels, material)
+        check_room(start.path)
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
         model, parts = cut_student(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ollama_bridge.artifacts import Checkpoint, Corpus, Work
-from ollama_bridge.batches import Batches
 from ollama_bridge.config import TuneSection
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
@@ -14,11 +16,17 @@ from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.adapted_products import one_function_each
-from ollama_bridge.train.fit import LESS_MEMORY
+from ollama_bridge.train.fit import less_memory
 from ollama_bridge.train.frozen_products import cast_beside_adapters
-from ollama_bridge.train.loop import train
-from ollama_bridge.train.lora import Adapted, add_lora, merge_lora, onto
-from ollama_bridge.train.material import complete_checkpoint, key_settings, load_material
+from ollama_bridge.train.loop import TrainingResult, train
+from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
+from ollama_bridge.train.material import (
+    Material,
+    check_room,
+    complete_checkpoint,
+    key_settings,
+    load_material,
+)
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.qlora import load_quantized
@@ -26,6 +34,13 @@ from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.validation import Validator, probe_logits
 
 STAGE = "finetune"
+
+# Why all of a base is held in the end; the adapter of qlora is trained beside less.
+_WHOLE = {
+    "lora": "a model to train is held",
+    "full": "a model to train is held",
+    "qlora": "what qlora trains is merged",
+}
 
 
 def finetune(
@@ -55,7 +70,7 @@ def finetune(
     Raises:
         DataError: the corpus has no usable example.
         TrainingError: training cannot start or went wrong.
-        ModelError: the checkpoint cannot be loaded.
+        ModelError: the checkpoint cannot be loaded, or does not fit into memory.
         ConfigError: ``qlora`` cannot be done here.
     """
     ranks = Ranks.current()
@@ -74,7 +89,7 @@ def finetune(
     with (
         Timed(reporter, STAGE) as timer,
         ranks.open_draft(out_dir, work) as draft,
-        memory_is_enough(LESS_MEMORY),
+        memory_is_enough(less_memory(settings)),
     ):
         if draft.finished is not None:
             timer.reuse(out_dir)
@@ -88,35 +103,10 @@ def finetune(
             reporter=reporter,
             max_examples=settings.max_examples,
         )
-        model: CausalModel
-        if settings.method == "qlora":
-            model = load_quantized(base.path, precision)
-        else:
-            model = load_model(base.path)
-        adapted = None
-        if settings.method != "full":
-            adapted = add_lora(model, settings.lora, seed=settings.seed)
-        with _fewer_casts(model, base, settings, precision), one_function_each(model):
-            result = train(
-                model,
-                [Phase("answers", settings.epochs, settings.lr, Objective(model))],
-                material.training,
-                settings,
-                stage=STAGE,
-                precision=precision,
-                state_dir=draft.path,
-                reporter=reporter,
-                validate=Validator(model, material.validation, precision=precision),
-            )
-        facts: dict[str, object] = {**material.facts, "dtype": precision.dtype_name}
-        if adapted is not None:
-            model, gap = _merged(model, adapted, base, settings, material.validation)
-            facts |= gap
-            message = (
-                "merged, the logits differ from the adapter's by at most "
-                f"{gap['merge_max_logit_difference']:.2g}"
-            )
-            reporter.emit(Note(STAGE, "info", message))
+        check_room(base.path, what_for=_WHOLE[settings.method])
+        run = _Run(base, material, settings, precision, draft.path, reporter)
+        model, result, gap = run.tuned()
+        facts = {**material.facts, "dtype": precision.dtype_name, **gap}
         checkpoint = complete_checkpoint(
             draft,
             model,
@@ -134,31 +124,72 @@ def finetune(
         return checkpoint
 
 
-def _fewer_casts(
-    model: CausalModel, base: Checkpoint, settings: TuneSection, precision: Precision
-) -> contextlib.AbstractContextManager[None]:
-    """Weights beside adapters are cast once, not in every call; same results.
+@dataclass(frozen=True)
+class _Run:
+    """One base, tuned in one of the ways."""
 
-    DoRA reads the lengths of the weights beside it, and PiSSA has changed them: both keep them.
-    """
-    if settings.method == "lora" and settings.lora.variant in ("lora", "rslora"):
-        return cast_beside_adapters(model, precision.dtype, base.path)
-    return contextlib.nullcontext()
+    base: Checkpoint
+    material: Material
+    settings: TuneSection
+    precision: Precision
+    state_dir: Path
+    reporter: Reporter
 
-
-def _merged(
-    model: CausalModel, adapted: Adapted, base: Checkpoint, settings: TuneSection, probes: Batches
-) -> tuple[CausalModel, dict[str, float]]:
-    """The model with its adapter merged into weights that are not quantized, and the difference."""
-    before = probe_logits(model, probes)
-    if settings.method == "qlora":
-        device = model.device
-        adapted = onto(adapted, load_model(base.path))
-        model = merge_lora(adapted).to(device)
-    else:
+    def tuned(self) -> tuple[CausalModel, TrainingResult, dict[str, float]]:
+        """The model in float32, what the loop has to say, and what merging an adapter changed."""
+        if self.settings.method == "qlora":
+            adapter, result, before = self._beside_four_bits()
+            # On the CPU: it may be too large for the device that the quantized one was on.
+            model = merge_lora(adapter.onto(load_model(self.base.path)))
+            return model, result, self._gap(model, before)
+        model = load_model(self.base.path)
+        if self.settings.method == "full":
+            return model, self._train(model), {}
+        adapted = add_lora(model, self.settings.lora, seed=self.settings.seed)
+        result = self._train(model)
+        before = probe_logits(model, self.material.validation)
         model = merge_lora(adapted)
-    difference = (probe_logits(model, probes) - before).abs()
-    return model, {
-        "merge_max_logit_difference": float(difference.max()),
-        "merge_mean_logit_difference": float(difference.mean()),
-    }
+        return model, result, self._gap(model, before)
+
+    def _beside_four_bits(self) -> tuple[Adapter, TrainingResult, torch.Tensor]:
+        """An adapter, and the logits with it; the quantized model is let go of."""
+        model = load_quantized(self.base.path, self.precision)
+        adapted = add_lora(model, self.settings.lora, seed=self.settings.seed)
+        result = self._train(model)
+        return Adapter.of(adapted), result, probe_logits(model, self.material.validation)
+
+    def _train(self, model: CausalModel) -> TrainingResult:
+        settings = self.settings
+        with self._fewer_casts(model), one_function_each(model):
+            return train(
+                model,
+                [Phase("answers", settings.epochs, settings.lr, Objective(model))],
+                self.material.training,
+                settings,
+                stage=STAGE,
+                precision=self.precision,
+                state_dir=self.state_dir,
+                reporter=self.reporter,
+                validate=Validator(model, self.material.validation, precision=self.precision),
+            )
+
+    def _fewer_casts(self, model: CausalModel) -> contextlib.AbstractContextManager[None]:
+        """Weights beside adapters are cast once, not in every call; same results.
+
+        DoRA reads the lengths of the weights beside it, and PiSSA has changed them: both keep them.
+        """
+        settings = self.settings
+        if settings.method == "lora" and settings.lora.variant in ("lora", "rslora"):
+            return cast_beside_adapters(model, self.precision.dtype, self.base.path)
+        return contextlib.nullcontext()
+
+    def _gap(self, merged: CausalModel, before: torch.Tensor) -> dict[str, float]:
+        """How far the merged model's logits are from those of the model with its adapter."""
+        difference = (probe_logits(merged, self.material.validation) - before).abs()
+        gap = float(difference.max())
+        message = f"merged, the logits differ from the adapter's by at most {gap:.2g}"
+        self.reporter.emit(Note(STAGE, "info", message))
+        return {
+            "merge_max_logit_difference": gap,
+            "merge_mean_logit_difference": float(difference.mean()),
+        }

@@ -15,16 +15,19 @@ import torch
 from torch import nn
 
 from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.load import load_model
+from ollama_bridge.models.memory import to_cpu
 from ollama_bridge.models.products import cast_products
+from ollama_bridge.models.safety import read_config
+from ollama_bridge.models.stored import open_weights
 
 
 @contextlib.contextmanager
 def cast_beside_adapters(model: CausalModel, dtype: torch.dtype, folder: Path) -> Iterator[None]:
     """Cast the decoder's frozen layers inside the block; behind it they are what they were.
 
-    The original weights are read from where they came from: kept, they would be in memory all the
-    time.
+    The original weights are read from where they came from, one matrix at a time: kept, they would
+    be in memory all the time. Behind the block the model lies on the CPU: a device that had room
+    for half of it may have none for the whole.
 
     Args:
         model: With adapters in its layers; the weights beside them are those of ``folder``.
@@ -36,15 +39,16 @@ def cast_beside_adapters(model: CausalModel, dtype: torch.dtype, folder: Path) -
         return
     cast_products(model.base_model, dtype, frozen_only=True)
     yield
-    whole: CausalModel = load_model(folder)
-    for name, source in whole.base_model.named_modules():
-        if isinstance(source, nn.Linear):
-            layer = model.base_model.get_submodule(name)
-            layer = getattr(layer, "base_layer", layer)
-            layer.weight = _frozen(source.weight.to(layer.weight.device).clone())
-            if source.bias is not None:
-                layer.bias = _frozen(source.bias.to(layer.bias.device).clone())
+    to_cpu(model)
+    weights = open_weights(folder, read_config(folder))
+    for name, layer in model.base_model.named_modules():
+        source = f"{model.base_model_prefix}.{name.removesuffix('.base_layer')}"
+        if not isinstance(layer, nn.Linear) or f"{source}.weight" not in weights.infos:
+            continue  # the latter are the adapter's own
+        layer.weight = _frozen(weights.tensor(f"{source}.weight"))
+        if layer.bias is not None:
+            layer.bias = _frozen(weights.tensor(f"{source}.bias"))
 
 
 def _frozen(values: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach(), requires_grad=False)
+    return nn.Parameter(values.to(torch.float32, copy=True), requires_grad=False)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -91,7 +92,7 @@ def merge_lora(adapted: Adapted) -> CausalModel:
     """Add every product to its weight, in the weights' own type, and take the adapters off.
 
     Args:
-        adapted: Not quantized: of a quantized one see :func:`onto`.
+        adapted: Not quantized: of a quantized one see :meth:`Adapter.onto`.
 
     Raises:
         TrainingError: a merged weight is not finite.
@@ -104,19 +105,34 @@ def merge_lora(adapted: Adapted) -> CausalModel:
         ) from exc
 
 
-def onto(adapted: Adapted, model: CausalModel) -> Adapted:
-    """The same adapter on other weights: those that a quantized base was made from.
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter without the model that it was trained on.
 
-    Args:
-        adapted: Whose adapter.
-        model: Of the same layers, float32; its layers are replaced.
+    Attributes:
+        config: PEFT's.
+        weights: By name, float32, on the CPU.
     """
-    config = copy.copy(adapted.peft_config["default"])
-    config.base_model_name_or_path = None  # PEFT warns of another model, which is meant here
-    moved = get_peft_model(model, config)
-    trained = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    weights = {name: value.detach().float().cpu() for name, value in trained.items()}
-    report: Any = set_peft_model_state_dict(moved, weights)
-    if report.unexpected_keys:
-        raise AssertionError(f"an adapter does not fit its own model: {report.unexpected_keys}")
-    return moved
+
+    config: PeftConfig
+    weights: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, adapted: Adapted) -> Adapter:
+        """That of an adapted model, which is not held by it."""
+        config = copy.copy(adapted.peft_config["default"])
+        config.base_model_name_or_path = None  # PEFT warns of another model, which is meant here
+        trained = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        return cls(config, {name: value.detach().float().cpu() for name, value in trained.items()})
+
+    def onto(self, model: CausalModel) -> Adapted:
+        """The same adapter on other weights: those that a quantized base was made from.
+
+        Args:
+            model: Of the same layers, float32; its layers are replaced.
+        """
+        moved = get_peft_model(model, self.config)
+        report: Any = set_peft_model_state_dict(moved, dict(self.weights))
+        if report.unexpected_keys:
+            raise AssertionError(f"an adapter does not fit its own model: {report.unexpected_keys}")
+        return moved

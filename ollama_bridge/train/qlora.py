@@ -1,7 +1,7 @@
 """A base model in 4 bits, for adapters on a model that would not fit otherwise.
 
 The one module that knows bitsandbytes. Such a model is trained beside, never merged into: the
-adapter goes onto the weights that were not quantized (``lora.onto``).
+adapter goes onto the weights that were not quantized (``lora.Adapter.onto``).
 
 Source: Dettmers et al. 2023, QLoRA, arXiv 2305.14314.
 """

@@ -75,7 +75,12 @@ def no_reference_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the probes for the parity check, which take a second."""
 
     def write_nothing(
-        folder: Path, *, system: str | None, labels: tuple[str, ...], reporter: object
+        folder: Path,
+        *,
+        system: str | None,
+        labels: tuple[str, ...],
+        model: object,
+        reporter: object,
     ) -> None:
         (folder / "reference.json").write_text("{}")
 

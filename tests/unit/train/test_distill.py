@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
-from ollama_bridge.errors import ConfigError, TrainingError
+from ollama_bridge.errors import ConfigError, ModelError, TrainingError
+from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.reporting import Event, StageReused
 from ollama_bridge.teacher.local import label
@@ -64,6 +65,16 @@ def run(
         out_dir=out_dir,
         reporter=reporter,
     )
+
+
+def test_a_start_that_does_not_fit_is_told_before_it_is_trained(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is loaded, however few layers are kept."""
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    with pytest.raises(ModelError, match="a model to train is held in float32"):
+        run(base, corpus, None, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
 
 
 def test_student_is_a_complete_checkpoint(

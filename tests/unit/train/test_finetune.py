@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
+import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +15,23 @@ import torch
 from fakes.trainable import LABELS, SYSTEM
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import LoraSection, TuneSection
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.config import DistillSection, LoraSection, TuneSection
+from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.models import memory
+from ollama_bridge.models.load import load_model
+from ollama_bridge.models.precision import DTypeChoice
+from ollama_bridge.models.reference_values import write_reference_values
+from ollama_bridge.models.safety import read_config
+from ollama_bridge.models.stored import count_parameters
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.train import finetune as stage
 from ollama_bridge.train import loop, qlora
 from ollama_bridge.train.finetune import finetune
+from ollama_bridge.train.fit import less_memory
 
 MAX_DIFFERENCE = "merge_max_logit_difference"
 SETTINGS = TuneSection(
@@ -42,9 +56,73 @@ def test_tuned_checkpoint_is_merged_and_complete(
     scores = [entry["validation"]["ce"] for entry in log if "validation" in entry]
     assert len(scores) == 2
     assert scores[1] < scores[0]
-    assert tuned.reference_path.exists()
+    values = ReferenceValues.read(tuned.reference_path)
+    again = tmp_path / "again"
+    shutil.copytree(tuned.path, again)
+    write_reference_values(again, system=SYSTEM, labels=LABELS, noise_types=())
+    read = ReferenceValues.read(again / "reference.json")
+    assert values.model_copy(update={"noise": {}}) == read
     assert tuned.facts["datasets"] == ["some-texts"]
     assert 0 < tuned.facts["merge_mean_logit_difference"] <= tuned.facts[MAX_DIFFERENCE] < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_second_copy_is_held(
+    base: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: DTypeChoice,
+) -> None:
+    """All that needs the whole model in float32 has the one that was looked for room for."""
+    loads: list[object] = []
+    looks: list[object] = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def counted(*args: object, **kwargs: object) -> object:
+        loads.append(args)
+        return load(*args, **kwargs)
+
+    def free(device: object) -> int:
+        looks.append(device)
+        return sys.maxsize
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    monkeypatch.setattr(memory, "free_bytes", free)
+    settings = SETTINGS.model_copy(update={"epochs": 1, "dtype": dtype})
+    finetune(base, corpus, settings, system=None, out_dir=tmp_path / "tuned")
+    assert (len(looks), len(loads)) == (1, 1)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_what_does_not_fit_is_told_before_it_is_trained(
+    base: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """Of 4 bits, too: what is merged in the end is whole."""
+    numbers = count_parameters(base.path, read_config(base.path))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 4 * numbers)
+    settings = SETTINGS.model_copy(update={"method": method})
+    with pytest.raises(ModelError, match=r"in float32: .* GB of memory, .* GB are free") as caught:
+        finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned")
+    assert ("merged" in caught.value.message) == (method == "qlora")
+    assert "smaller model" in (caught.value.hint or "")
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_four_bits_are_named_where_they_take_less() -> None:
+    """Beside an adapter the base may be quantized; what PiSSA decomposes may not."""
+    assert "qlora" in less_memory(TuneSection())
+    for settings in (
+        TuneSection(method="qlora"),
+        TuneSection(method="full"),
+        TuneSection(lora=LoraSection(variant="pissa")),
+        DistillSection(),
+    ):
+        assert "qlora" not in less_memory(settings)
 
 
 @pytest.mark.usefixtures("no_reference_values")
@@ -154,6 +232,36 @@ def test_qlora_without_its_backend_says_what_to_do(
     assert "pip install bitsandbytes" in caught.value.hint
     assert "method=lora" in caught.value.hint
     assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.usefixtures("no_reference_values")
+def test_the_quantized_base_is_gone_when_the_whole_one_comes(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter alone is kept of the model that it was trained on; here that is not quantized."""
+    quantized: list[weakref.ref[object]] = []
+
+    def load_quantized(folder: Path, _: object) -> object:
+        model = load_model(folder)
+        quantized.append(weakref.ref(model))
+        return model
+
+    def load_whole(folder: Path) -> object:
+        gc.collect()
+        assert [model() for model in quantized] == [None]
+        return load_model(folder)
+
+    monkeypatch.setattr(stage, "load_quantized", load_quantized)
+    ways = {}
+    for method in ("lora", "qlora"):
+        settings = SETTINGS.model_copy(update={"method": method})
+        out_dir = tmp_path / method
+        tuned = finetune(base, corpus, settings, system=SYSTEM, out_dir=out_dir)
+        ways[method] = load_file(tuned.path / "model.safetensors")
+        monkeypatch.setattr(stage, "load_model", load_whole)
+    assert len(quantized) == 1
+    for name, value in ways["lora"].items():
+        torch.testing.assert_close(ways["qlora"][name], value)
 
 
 @pytest.mark.usefixtures("no_reference_values")

@@ -65,6 +65,6 @@ def test_the_result_is_the_same_to_the_bit(
 
     settings = TuneSection(epochs=1, batch_tokens=400, lr=1e-2, dtype="bfloat16", lora=LORA)
     cast = stage.finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "cast")
-    monkeypatch.setattr(stage, "_fewer_casts", nothing)
+    monkeypatch.setattr(stage, "cast_beside_adapters", nothing)
     plain = stage.finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "plain")
     assert cast.digest == plain.digest

@@ -10,7 +10,7 @@ from fakes.models import build_tiny_model
 
 from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.train.lora import add_lora, merge_lora, onto
+from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
 from ollama_bridge.train.optimizer import trainable_parameters
 
 Variant = Literal["lora", "rslora", "dora", "pissa"]
@@ -113,7 +113,9 @@ def test_an_adapter_moves_onto_other_weights() -> None:
             parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(7))
     name = "model.layers.1.mlp.up_proj"
     before = [build_tiny_model(seed=seed).get_submodule(name).weight for seed in (0, 1)]
-    moved = merge_lora(onto(adapted, build_tiny_model(seed=0))).get_submodule(name).weight
+    moved = (
+        merge_lora(Adapter.of(adapted).onto(build_tiny_model(seed=0))).get_submodule(name).weight
+    )
     merged = merge_lora(adapted).get_submodule(name).weight
     torch.testing.assert_close(moved - before[0], merged - before[1])
     assert (moved - before[0]).abs().max() > 0.1
