@@ -63,7 +63,8 @@ def package(
         checkpoint: A model reference; usually a Hugging Face folder.
         tag: The tag in Ollama.
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
-        system: SYSTEM of the tag; None: the default of the checkpoint's chat template, if any.
+        system: SYSTEM of the tag; None: the one that the checkpoint was trained with here, else the
+            default of its chat template, if any.
         base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
             it names.
         adapter: Of a PEFT adapter: serve it on top of its base, where the daemon can, instead of
@@ -119,11 +120,13 @@ def package(
         plain = resolve_model(
             checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
         )
+        system, labels = _trained_with(plain, system, tee)
         # A file whose types are chosen one by one records its own noise.
         noise_types = noise_types_of(gguf_type) if target is None else ()
         source = with_reference_values(
             plain,
             system=system,
+            labels=labels,
             out_dir=run_dir / "checkpoint",
             noise_types=noise_types,
             reporter=tee,
@@ -139,6 +142,7 @@ def package(
                 source = with_reference_values(
                     plain,
                     system=system,
+                    labels=labels,
                     renderer=built_in,
                     out_dir=run_dir / "checkpoint-renderer",
                     noise_types=noise_types,
@@ -178,6 +182,20 @@ def package(
                 reporter=tee,
             )
         return model
+
+
+def _trained_with(
+    checkpoint: Checkpoint, asked: str | None, reporter: Reporter
+) -> tuple[str | None, tuple[str, ...]]:
+    """SYSTEM of the tag, and the labels to score: of what was trained here, those of its task."""
+    if not checkpoint.reference_path.is_file():
+        return asked, ()
+    values = ReferenceValues.read(checkpoint.reference_path)
+    if asked is not None or values.system == values.default_system:
+        return asked, values.labels
+    said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
+    reporter.emit(Note("package", "info", said))
+    return values.system, values.labels
 
 
 def _find_renderer(

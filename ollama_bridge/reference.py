@@ -287,6 +287,13 @@ class ReferenceValues(_Value):
         raise KeyError(name)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The answers of a classification that are scored beside the model's own."""
+        forced = [answer for answer in self.answers if not answer.greedy]
+        named = (answer.name.removeprefix(f"{answer.conversation}: ") for answer in forced)
+        return tuple(dict.fromkeys(named))
+
+    @property
     def thinks(self) -> bool:
         """Whether a daemon tells the tag's thinking from its answers."""
         return self.template is not None and "thinking" in self.template.capabilities

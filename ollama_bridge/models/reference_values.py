@@ -97,6 +97,7 @@ def with_reference_values(
     checkpoint: Checkpoint,
     *,
     system: str | None,
+    labels: tuple[str, ...] = (),
     out_dir: Path,
     renderer: Renderer | None = None,
     noise_types: Sequence[str] = NOISE_TYPES,
@@ -107,6 +108,7 @@ def with_reference_values(
     Args:
         checkpoint: The weights.
         system: SYSTEM of the tag; None: the chat template's default, if any.
+        labels: Answers of a classification; each is scored, beside the model's own answer.
         out_dir: Folder of the artefact.
         renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
         noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated; each rounds every
@@ -124,6 +126,7 @@ def with_reference_values(
         version=7 if leaves_bos_out(load_tokenizer(checkpoint.path)) else 6,
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system}
+        | ({"labels": list(labels)} if labels else {})
         | ({"renderer": asdict(renderer)} if renderer is not None else {})
         | ({"noise": list(noise_types)} if tuple(noise_types) != NOISE_TYPES else {}),
     )
@@ -137,6 +140,7 @@ def with_reference_values(
         write_reference_values(
             draft.path,
             system=system,
+            labels=labels,
             renderer=renderer,
             noise_types=noise_types,
             reporter=reporter,

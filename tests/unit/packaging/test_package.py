@@ -1,0 +1,59 @@
+"""`package`, up to the daemon: what a tag is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.daemon import FakeDaemon
+from fakes.exports import tiny_exports
+
+from ollama_bridge import registration
+from ollama_bridge.artifacts import Checkpoint, GGUFFile
+from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.packaging import package
+from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reporting import NullReporter
+
+TRAINED_WITH = "Is it positive or negative?"
+
+
+class AtTheDaemonError(Exception):
+    """What was made for it."""
+
+    def __init__(self, gguf: GGUFFile, modelfile: Modelfile, *_: object, **__: object) -> None:
+        super().__init__()
+        self.values = ReferenceValues.read(gguf.path / "reference.json")
+        self.system = modelfile.system
+
+
+def made(checkpoint: Checkpoint, out_dir: Path, *, system: str | None) -> AtTheDaemonError:
+    """What `package` would register."""
+    with FakeDaemon() as daemon, pytest.raises(AtTheDaemonError) as caught:
+        package(
+            str(checkpoint.path),
+            "my-model",
+            system=system,
+            out_dir=out_dir,
+            host=daemon.host,
+            reporter=NullReporter(),
+        )
+    return caught.value
+
+
+def test_what_was_trained_here_keeps_its_system_prompt_and_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `register` of its GGUF does; the chat template's default is what it never learnt with."""
+
+    def register(*args: GGUFFile, **kwargs: object) -> None:
+        raise AtTheDaemonError(*args, **kwargs)
+
+    monkeypatch.setattr(registration, "register", register)
+    trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
+    tag = made(trained, tmp_path / "run", system=None)
+    assert tag.values.system == TRAINED_WITH
+    assert tag.values.labels == ("positive", "negative")
+    assert tag.system == TRAINED_WITH
+    other = made(trained, tmp_path / "other", system="Be brief.")
+    assert (other.values.system, other.system) == ("Be brief.", "Be brief.")
