@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from ollama_bridge.models.json_files import read_json_object
 
@@ -20,13 +22,44 @@ _LEFT_OVERS = (
     ("config.json", "auto_map", _OWN_CODE),
     ("tokenizer_config.json", "auto_map", _OWN_CODE),
 )
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
-def drop_left_overs(folder: Path) -> dict[str, set[str]]:
+def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tokens that were added to a tokenizer, and that its model has no row for and no use.
+
+    Published so: Gemma 3's 270M and 1B have the token that stands for an image in the larger ones.
+    One that the chat template or a role of the tokenizer names is not among them: its row is
+    missing.
+
+    Args:
+        folder: A checkpoint.
+        config: Of the language model.
+
+    Raises:
+        ModelError: a file of it is damaged.
+    """
+    rows, path = config.get("vocab_size"), folder / "tokenizer.json"
+    if not isinstance(rows, int) or not path.is_file():
+        return ()
+    unseen = [token["content"] for token in _added(read_json_object(path)) if token["id"] >= rows]
+    settings: Mapping[str, Any] = {}
+    if unseen and (folder / "tokenizer_config.json").is_file():
+        settings = read_json_object(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    named = json.dumps([settings.get(name) for name in ("chat_template", *_ROLES)])
+    if template.is_file():
+        named += json.dumps(template.read_text(encoding="utf-8", errors="replace"))
+    return tuple(token for token in unseen if json.dumps(token)[1:-1] not in named)
+
+
+def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> dict[str, set[str]]:
     """Take settings that do not matter out of a checked checkpoint's copy.
 
     Args:
         folder: The copy.
+        tokens: Of :func:`tokens_without_rows`; taken out, too.
 
     Returns:
         What is to be said of it, and the files that were changed for it.
@@ -38,4 +71,53 @@ def drop_left_overs(folder: Path) -> dict[str, set[str]]:
         if settings.pop(key, None):
             path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             said.setdefault(what, set()).add(name)
+    if tokens:
+        what = f"its model has no row for {', '.join(tokens)}, which is left out of the tokenizer"
+        said[what] = drop_tokens(folder, tokens)
     return said
+
+
+def _added(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The added tokens of a ``tokenizer.json``; what is none is left to who loads it."""
+    listed = document.get("added_tokens")
+    return [
+        token
+        for token in (listed if isinstance(listed, list) else ())
+        if isinstance(token, Mapping)
+        and isinstance(token.get("content"), str)
+        and isinstance(token.get("id"), int)
+    ]
+
+
+def drop_tokens(folder: Path, tokens: Collection[str]) -> set[str]:
+    """Take added tokens out of a tokenizer's files; returns the names of these."""
+    if not tokens:
+        return set()
+    document = read_json_object(folder / "tokenizer.json")
+    document["added_tokens"] = [
+        token for token in _added(document) if token["content"] not in tokens
+    ]
+    model = document.get("model")
+    if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
+        model["vocab"] = {name: id_ for name, id_ in model["vocab"].items() if name not in tokens}
+    changed = {"tokenizer.json": document}
+    for name in _TOKEN_FILES:
+        if (folder / name).is_file():
+            changed[name] = _without(read_json_object(folder / name), tokens)
+    for name, value in changed.items():
+        (folder / name).write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return set(changed)
+
+
+def _without(settings: Any, tokens: Collection[str]) -> Any:
+    """Settings without entries that are one of the tokens, by its text or with its flags."""
+
+    def stays(value: object) -> bool:
+        content = value.get("content") if isinstance(value, Mapping) else value
+        return not isinstance(content, str) or content not in tokens
+
+    if isinstance(settings, dict):
+        return {key: _without(value, tokens) for key, value in settings.items() if stays(value)}
+    if isinstance(settings, list):
+        return [_without(value, tokens) for value in settings if stays(value)]
+    return settings

@@ -19,6 +19,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.left_overs import drop_tokens, tokens_without_rows
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.model_card import CARD_NAME
@@ -141,6 +142,7 @@ def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:
     (out / "config.json").write_text(
         json.dumps(changed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
+    drop_tokens(out, tokens_without_rows(out, changed))  # that came with the adapter's tokenizer
     return weights
 
 

@@ -32,7 +32,7 @@ from ollama_bridge.models.adapter_folder import (
     is_adapter,
     naming_hint,
 )
-from ollama_bridge.models.left_overs import drop_left_overs
+from ollama_bridge.models.left_overs import drop_left_overs, tokens_without_rows
 from ollama_bridge.models.links import file_state, link_file, linked_digests
 from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.references import ModelReference, parse_reference
@@ -215,7 +215,14 @@ def _from_folder(
     digests = dict(zip(every, digest_files([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
-    work = Work(kind=Checkpoint.kind, stage="link", version=1, inputs={"folder": digest})
+    tokens = tokens_without_rows(folder, config)
+    work = Work(
+        kind=Checkpoint.kind,
+        stage="link",
+        version=1,
+        inputs={"folder": digest},
+        settings={"without_tokens": list(tokens)} if tokens else {},
+    )
     with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             for name in weights:
@@ -230,7 +237,7 @@ def _from_folder(
             (draft.path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
             del digests["config.json"]
             reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
-        for said, changed in drop_left_overs(draft.path).items():
+        for said, changed in drop_left_overs(draft.path, tokens=tokens).items():
             reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
             for name in changed & digests.keys():
                 del digests[name]

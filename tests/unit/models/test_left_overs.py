@@ -1,0 +1,95 @@
+"""What the copy of a checkpoint goes without."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fakes.adapters import build_adapter, change_settings
+from fakes.architectures import build_checkpoint
+
+from ollama_bridge.conversion.source import Source
+from ollama_bridge.errors import ConversionError
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reporting import Event, Note
+
+IMAGE = "<image_soft_token>"
+
+
+@dataclass
+class Listener:
+    notes: list[str] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event.message)
+
+
+def add_token(folder: Path, token: str = IMAGE, *, in_vocabulary: bool = False) -> Path:
+    """A token more than the model has rows, named as Gemma 3's image token is."""
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    size = len(document["model"]["vocab"])
+    document["added_tokens"].append(
+        {**document["added_tokens"][0], "id": size, "content": token, "special": True}
+    )
+    if in_vocabulary:
+        document["model"]["vocab"][token] = size
+    path.write_text(json.dumps(document))
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["added_tokens_decoder"] = {str(size): {"content": token, "special": True}}
+    settings["extra_special_tokens"] = {"image_token": token}
+    path.write_text(json.dumps({**settings, "image_token": token}))
+    return folder
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_a_token_that_the_model_has_no_row_for_is_left_out(tmp_path: Path, *, again: bool) -> None:
+    """Gemma 3's 270M and 1B are published with the one that stands for an image in others."""
+    folder = add_token(build_checkpoint("gemma3", tmp_path / "gemma"))
+    listener = Listener()
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=listener)
+    assert any(IMAGE in note for note in listener.notes)
+    if again:
+        checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    tokenizer = load_tokenizer(checkpoint.path)
+    assert len(tokenizer) == 384
+    assert IMAGE not in tokenizer.get_vocab()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert IMAGE in (folder / name).read_text()
+        assert IMAGE not in (checkpoint.path / name).read_text()
+    assert Source(checkpoint).tokenizer.end_tokens == ("<|im_end|>",)
+
+
+def test_one_that_came_with_an_adapter_is_left_out(tmp_path: Path) -> None:
+    """Trainers save the tokenizer beside an adapter, too."""
+    base = build_checkpoint("gemma3", tmp_path / "gemma")
+    adapter = build_adapter(base, tmp_path / "adapter")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, adapter / name)
+    add_token(adapter, in_vocabulary=True)
+    change_settings(adapter, base_model_name_or_path=str(base))
+    checkpoint = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    assert len(load_tokenizer(checkpoint.path)) == 384
+    Source(checkpoint)
+
+
+@pytest.mark.parametrize("place", ["template", "role"])
+def test_one_that_is_used_is_missed(tmp_path: Path, place: str) -> None:
+    """A chat format's own mark without a row is a model that was not saved as it was trained."""
+    folder = add_token(build_checkpoint("gemma3", tmp_path / "gemma"))
+    if place == "template":
+        path = folder / "chat_template.jinja"
+        path.write_text(path.read_text() + "{{ '" + IMAGE + "' }}")
+    else:
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps({**settings, "pad_token": IMAGE}))
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    with pytest.raises(ConversionError, match="a token was added that it never saw"):
+        Source(checkpoint)
