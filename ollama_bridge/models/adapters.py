@@ -25,6 +25,7 @@ from ollama_bridge.models.adapter_folder import (
     weights_file,
 )
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.text_part import is_of_eyes, text_name
 from ollama_bridge.models.weights import SafetensorsWeights, WeightInfo
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Adapter:
     Attributes:
         folder: As given.
         changes: By the base's parameter.
+        left_out: Tensors for what sees, in a model that also sees.
         factors: The adapter's tensors.
 
     Raises:
@@ -152,6 +154,7 @@ class Adapter:
         self._settings = read_json_object(folder / ADAPTER_CONFIG)
         self._refuse_the_unknown()
         self.factors = SafetensorsWeights([weights_file(folder)])
+        self.left_out: list[str] = []
         self.changes = self._read_changes()
         self._check_complete()
 
@@ -274,12 +277,17 @@ class Adapter:
         for name in sorted(names):
             if self._is_repeated(name):
                 continue
+            if is_of_eyes(name.removeprefix(_PREFIX)):
+                self.left_out.append(name.removeprefix(_PREFIX))
+                continue
             module, part = self._parse(name)
             partner = _PARTNERS.get(part)
             if partner is not None and f"{_PREFIX}{module}.{partner}" not in names:
                 raise ModelError(f"{self.folder}: {name} has no {module}.{partner}")
-            parameter = f"{module}.{_PARTS[part]}"
+            parameter = text_name(f"{module}.{_PARTS[part]}")
             changes[parameter] = self._extend(changes.get(parameter, Change()), module, part, name)
+        if not changes:
+            raise ModelError(f"{self.folder} adapts nothing of the language model")
         return changes
 
     def _check_complete(self) -> None:
@@ -293,6 +301,7 @@ class Adapter:
         if settings.get("lora_bias") and not any(c.added for c in self.changes.values()):
             raise self._error("lora_bias, whose biases are not in it")
         whole = [name for name, change in self.changes.items() if change.whole is not None]
+        whole += self.left_out
         for module in settings.get("modules_to_save") or ():
             if not any(f".{module}." in f".{name}" for name in whole):
                 raise self._error(f"modules_to_save {module}, which is not in it")

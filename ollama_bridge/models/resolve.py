@@ -318,8 +318,11 @@ def resolve_base(
 
     if not is_adapter(adapter):
         raise _no_adapter(adapter)
-    Adapter(adapter)  # refused before a base is fetched for it
+    loaded = Adapter(adapter)  # refused before a base is fetched for it
     reporter = reporter or NullReporter()
+    if loaded.left_out:
+        said = f"{adapter.name} also adapts what sees ({len(loaded.left_out)} tensors): left out"
+        reporter.emit(Note("merge", "warning", said))
     if base is not None:
         return resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
     name, revision = base_of(adapter)

@@ -82,11 +82,7 @@ class TextWeights(Weights):
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._names = {
-            _text_name(name): name
-            for name in weights.infos
-            if not name.startswith((*_EYES, *_EYES_OF_MODULES))
-        }
+        self._names = {text_name(name): name for name in weights.infos if not is_of_eyes(name)}
         self._infos = {
             name: replace(weights.infos[there], name=name) for name, there in self._names.items()
         }
@@ -120,7 +116,13 @@ def is_wrapped(weights: Weights) -> bool:
     return any(name.startswith(tuple(_TEXT_NAMES)) for name in weights.infos)
 
 
-def _text_name(name: str) -> str:
+def is_of_eyes(name: str) -> bool:
+    """Whether a parameter or module of a wrapper is what sees."""
+    return f"{name}.".startswith((*_EYES, *_EYES_OF_MODULES))
+
+
+def text_name(name: str) -> str:
+    """A parameter's name without the wrapper's part; any other name as it is."""
     for prefix, own in _TEXT_NAMES.items():
         if name.startswith(prefix):
             return own + name.removeprefix(prefix)

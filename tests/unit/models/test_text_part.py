@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fakes.models import build_tiny_tokenizer
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -21,6 +23,7 @@ from transformers import (
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reporting import JSONLReporter
 
 _TEXT: dict[str, Any] = {
     "vocab_size": 384,
@@ -98,6 +101,56 @@ def test_it_computes_what_the_whole_does(config: Any, names: str, tmp_path: Path
     assert torch.allclose(found, expected, atol=1e-4)
     gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
     assert gguf.facts["architecture"] in ("gemma3", "llama")
+
+
+@pytest.mark.parametrize("spelling", ["model.language_model.", "language_model.model."])
+def test_an_adapter_of_the_whole_is_merged_into_what_is_served(
+    tmp_path: Path, spelling: str
+) -> None:
+    """As transformers names modules now, and before 4.52; what it has for the eyes is left out."""
+    base = tmp_path / "base"
+    whole = saved(gemma(), base)
+    config = LoraConfig(
+        r=4,
+        target_modules=["q_proj", "k_proj", "v_proj", "down_proj"],
+        modules_to_save=["multi_modal_projector"],
+        alpha_pattern={r"language_model\.layers\.1\..*": 3},
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(whole, config)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[1, 70, 80, 90, 100]])
+    with torch.inference_mode():
+        expected = adapted(input_ids=ids).logits
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    named = {
+        name.replace("model.language_model.", spelling): tensor
+        for name, tensor in load_file(path).items()
+    }
+    assert any(spelling in name for name in named)
+    assert any(".vision_tower." in name for name in named)
+    save_file(named, path, metadata={"format": "pt"})
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(base)
+    settings["alpha_pattern"] = {rf"{re.escape(spelling)}layers\.1\..*": 3}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    with JSONLReporter(tmp_path / "events.jsonl") as reporter:
+        checkpoint = resolve_model(
+            str(tmp_path / "adapter"), cache_dir=tmp_path / "cache", reporter=reporter
+        )
+    assert "also adapts what sees" in (tmp_path / "events.jsonl").read_text()
+    with torch.inference_mode():
+        found = load_model(checkpoint.path)(input_ids=ids).logits
+        plain = load_model(resolve_model(str(base), cache_dir=tmp_path / "cache").path)(
+            input_ids=ids
+        ).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-2)
 
 
 def test_a_published_text_config_is_completed(tmp_path: Path) -> None:
