@@ -191,7 +191,7 @@ def _from_folder(
     client: Client | None = None,
 ) -> Checkpoint:
     from ollama_bridge.models.safety import check_folder, has_whole_weights, read_config
-    from ollama_bridge.models.stored import weights_files_of
+    from ollama_bridge.models.stored import adapters_of, weights_files_of
     from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
 
     made_here = (folder / MANIFEST_NAME).is_file()
@@ -207,6 +207,8 @@ def _from_folder(
         raise _needs_no_base(folder)
     if made_here:
         return Checkpoint.open(folder)
+    if inside := adapters_of(folder):
+        raise _holds_adapters(folder, inside[0])
     config = check_folder(folder)
     names = [name for name in _SMALL_FILES if (folder / name).is_file()]
     weights = [path.name for path in weights_files_of(folder)]
@@ -250,6 +252,16 @@ def _from_folder(
         _check_unchanged(manifest, digests, folder)
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
+
+
+def _holds_adapters(folder: Path, adapter: Path) -> ModelError:
+    """Of a folder that is laid out as what we make of a base and adapters, and is not that."""
+    return ModelError(
+        f"{folder} holds an adapter ({adapter.relative_to(folder)}): whether it is meant is not "
+        "said",
+        hint=f"for the adapter on this base: {adapter} with --base {folder}; for the base alone "
+        f"move {adapter.parent} away",
+    )
 
 
 def resolve_adapter(

@@ -36,7 +36,7 @@ _STATE = ("training_args.", "optimizer.", "scheduler.", "rng_state", "scaler.")
 
 def is_plain(folder: Path) -> bool:
     """Whether transformers itself can read a checkpoint's weights as its config has them."""
-    if _is_gguf(folder) or (folder / ADAPTERS_NAME).is_dir():
+    if _is_gguf(folder) or adapters_of(folder):
         return False
     return not isinstance(_base_weights(folder), TextWeights)
 
@@ -85,7 +85,8 @@ def weights_files_of(folder: Path) -> list[Path]:
 
 def adapters_of(folder: Path) -> list[Path]:
     """The adapters on top of a checkpoint's base, in order."""
-    return sorted((folder / ADAPTERS_NAME).glob("*"), key=lambda path: int(path.name))
+    numbered = (path for path in (folder / ADAPTERS_NAME).glob("*") if path.name.isdecimal())
+    return sorted(numbered, key=lambda path: int(path.name))
 
 
 def _has_safetensors(folder: Path) -> bool:

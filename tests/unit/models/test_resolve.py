@@ -19,6 +19,7 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError, ModelError, ModelReferenceError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.stored import is_plain
 from ollama_bridge.reporting import Event, Note, StageFinished, StageReused
 
 if TYPE_CHECKING:
@@ -51,6 +52,28 @@ def gguf(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("resolve")
     checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=root / "cache")
     return convert(checkpoint, type="f32", out_dir=root / "gguf").gguf_path
+
+
+@pytest.mark.parametrize("name", ["adapters.safetensors", "sql/adapter_config.json", ".DS_Store"])
+def test_adapters_beside_a_checkpoint_are_not_its_own(
+    tiny_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """mlx_lm.lora writes them into the model's folder."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    (folder / "adapters" / name).parent.mkdir(parents=True)
+    (folder / "adapters" / name).write_text("{}")
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert is_plain(folder)
+    load_model(checkpoint.path)
+
+
+def test_an_adapter_in_the_place_of_ours_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """It would be looked at as merged, and left behind."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    adapter = build_adapter(tiny_checkpoint, folder / "adapters" / "1")
+    with pytest.raises(ModelError, match="holds an adapter") as caught:
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert f"{adapter} with --base {folder}" in (caught.value.hint or "")
 
 
 @pytest.fixture
