@@ -301,7 +301,11 @@ class TokenizerSection:
                 return None  # transformers adds it where there are rows left; nobody pads here
             raise self._error(f"{role}_token {content!r} is not in the vocabulary")
         id_ = self._config.get(f"{role}_token_id")
-        return self._checked(role, id_) if type(id_) is int else None
+        if type(id_) is not int:
+            return None
+        if role in ("pad", "unk") and not 0 <= id_ < len(self._tokens):
+            return None  # -1, or a token that was never added: nobody needs either
+        return self._checked(role, id_)
 
     def _checked(self, role: str, id_: int) -> int:
         if not 0 <= id_ < len(self._tokens):

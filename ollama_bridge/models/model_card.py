@@ -56,7 +56,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         found = _FRONT_MATTER.match(stream.read(_MAX_BYTES).decode(errors="replace"))
     try:
         card = yaml.safe_load(found.group(1)) if found else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
         return {}
     return card if isinstance(card, Mapping) else {}
 

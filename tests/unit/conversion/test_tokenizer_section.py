@@ -117,6 +117,16 @@ def test_bos_is_seen_through_the_padding_of_a_training(folder: Path, length: int
     assert keys["tokenizer.ggml.add_eos_token"] is False
 
 
+@pytest.mark.parametrize("id_", [-1, 384])
+def test_a_pad_token_that_is_none_is_left_out(folder: Path, id_: int) -> None:
+    """Meta's own configs say -1, and others a token that was never added: nobody pads here."""
+    (folder / "tokenizer_config.json").write_text("{}")
+    keys = written(folder, {**CONFIG, "pad_token_id": id_})
+    assert "tokenizer.ggml.padding_token_id" not in keys
+    with pytest.raises(ConversionError, match="bos token id"):
+        written(folder, {**CONFIG, "bos_token_id": id_})
+
+
 def test_another_splitting_is_refused(folder: Path) -> None:
     """A pre-tokenizer that is not in the table is an error, never `default`."""
 

@@ -47,7 +47,16 @@ def test_what_the_card_says_is_in_the_file(tiny_checkpoint: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# No front matter", "---\n[\n---", "---\n- a list\n---", "---\nlicense: [1]\n---"]
+    "text",
+    [
+        "",
+        "# No front matter",
+        "---\n[\n---",
+        "---\n- a list\n---",
+        "---\nlicense: [1]\n---",
+        "---\nlicense: mit\ndate: 2024-02-30\n---",
+        f"---\ntags: {'[' * 5000}\n---",
+    ],
 )
 def test_a_card_that_says_nothing_stops_nothing(text: str, tmp_path: Path) -> None:
     """People write cards by hand."""
