@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError
@@ -10,6 +11,9 @@ from ollama_bridge.models.json_files import read_json_object
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MLX_WEIGHTS = "adapters.safetensors"
+# What Unsloth's quantized copies are called, behind the name of the model in 16 bits.
+_FOUR_BITS = ("-unsloth-bnb-4bit", "-bnb-4bit")
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -32,11 +36,22 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
-def naming_hint(adapter: Path) -> str:
-    """How to say which base model is meant."""
+def naming_hint(adapter: Path, *, named: str = "", quantized: bool = False) -> str:
+    """How to say which base model is meant.
+
+    Args:
+        adapter: Its folder.
+        named: The base that it names.
+        quantized: Whether that is a quantized one.
+    """
+    whole = named
+    for end in _FOUR_BITS:
+        whole = whole.removesuffix(end)
+    if not _REPOSITORY.fullmatch(whole) or (quantized and whole == named):
+        whole = "org/name"
     return (
-        "name the model that it was trained on: --base FOLDER (`package`, `convert`, `verify`), or "
-        f"set base_model_name_or_path in {adapter / ADAPTER_CONFIG}"
+        f"name the model that it was trained on: --base FOLDER or --base hf:{whole} (`package`, "
+        f"`convert`, `verify`), or set base_model_name_or_path in {adapter / ADAPTER_CONFIG}"
     )
 
 

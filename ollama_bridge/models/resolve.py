@@ -25,13 +25,15 @@ from ollama_bridge.artifacts import (
     digest_text,
 )
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ArtifactError, MissingExtraError, ModelError, ModelReferenceError
+from ollama_bridge.errors import ArtifactError, ModelError, ModelReferenceError
+from ollama_bridge.models.adapter_base import refuse_quantized, refuse_rounded
 from ollama_bridge.models.adapter_folder import (
     ADAPTER_CONFIG,
     base_of,
     is_adapter,
     naming_hint,
 )
+from ollama_bridge.models.hub import download, fetch
 from ollama_bridge.models.left_overs import drop_left_overs, tokens_without_rows
 from ollama_bridge.models.links import file_state, link_file, linked_digests
 from ollama_bridge.models.paths import is_dir, is_file
@@ -60,8 +62,6 @@ _SMALL_FILES = (
     INDEX_NAME,
     "README.md",  # its front matter: licence, base models
 )
-_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "README.md"]
-_HUB_IGNORED = ["*/*", "consolidated*"]  # other formats of the same weights
 
 
 def resolve_model(
@@ -91,7 +91,7 @@ def resolve_model(
     parsed = parse_reference(reference)
     if parsed.kind in ("hf", "folder"):
         hub = parsed.kind == "hf"
-        folder = _download(parsed) if hub else _existing(parsed.path)
+        folder = download(parsed) if hub else _existing(parsed.path)
         return _from_folder(folder, cache_dir, reporter, hub=hub, base=base, client=client)
     if base is not None:
         raise _needs_no_base(reference)
@@ -289,7 +289,7 @@ def resolve_adapter(
     if parsed.kind not in ("hf", "folder"):
         raise _no_adapter(reference)
     hub = parsed.kind == "hf"
-    folder = _download(parsed) if hub else _existing(parsed.path)
+    folder = download(parsed) if hub else _existing(parsed.path)
     found = resolve_base(
         folder, cache_dir=cache_dir, base=base, client=client, reporter=reporter, hub=hub
     )
@@ -326,7 +326,6 @@ def resolve_base(
         ModelError: no such adapter, it cannot be used, or its base is not here.
     """
     from ollama_bridge.models.adapters import Adapter
-    from ollama_bridge.models.safety import quantization_of
 
     if not is_adapter(adapter):
         raise _no_adapter(adapter)
@@ -336,26 +335,27 @@ def resolve_base(
         said = f"{adapter.name} also adapts what sees ({len(loaded.left_out)} tensors): left out"
         reporter.emit(Note("merge", "warning", said))
     if base is not None:
-        return resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
+        found = resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
+        refuse_rounded(adapter, base, found)
+        return found
     name, revision = base_of(adapter)
     # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
     folder = next((p for p in (Path(name), adapter / name) if is_dir(p)), None)
     if folder is None and not hub:
         raise ModelError(
             f"{adapter} is an adapter of {name!r}, which is no folder here",
-            hint=naming_hint(adapter),
+            hint=naming_hint(adapter, named=name),
         )
-    if folder is None:
-        at = f"@{revision}" if revision else ""
-        folder = _download(parse_reference(f"hf:{name}{at}"))
-    method = quantization_of(folder)
-    if method is not None:
-        raise ModelError(
-            f"{adapter} is an adapter of {name!r}, which is quantized ({method}): it is merged "
-            "into the model that this was made of",
-            hint=naming_hint(adapter),
-        )
-    return _from_folder(folder, cache_dir, reporter, hub=hub)
+    if folder is not None:
+        refuse_quantized(adapter, name, folder)
+    else:
+        reference = parse_reference(f"hf:{name}@{revision}" if revision else f"hf:{name}")
+        # Unsloth's adapters name a copy in 4 bits: gigabytes that would come to be refused.
+        refuse_quantized(adapter, name, fetch(reference, ["config.json"]))
+        folder = download(reference)
+    found = _from_folder(folder, cache_dir, reporter, hub=hub)
+    refuse_rounded(adapter, name, found)
+    return found
 
 
 def _with_adapter(
@@ -397,42 +397,3 @@ def _changed(folder: Path, names: list[str]) -> ArtifactError:
         f"{folder} changed while it was read: {', '.join(names)}",
         hint="wait until nothing writes to it, and run the command again",
     )
-
-
-def _download(reference: ModelReference) -> Path:
-    """Get a repository from the hub; the only place that may go there."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as exc:
-        raise MissingExtraError("huggingface_hub", "train") from exc
-    try:
-        folder = Path(
-            snapshot_download(
-                reference.value,
-                revision=reference.revision,
-                allow_patterns=_HUB_PATTERNS,
-                ignore_patterns=_HUB_IGNORED,
-            )
-        )
-    except LocalEntryNotFoundError as exc:
-        raise ModelError(
-            f"{reference} is not in the hub's cache, and the hub cannot be reached",
-            hint="check the network, and that HF_HUB_OFFLINE is not set",
-        ) from exc
-    except HfHubHTTPError as exc:
-        raise ModelError(
-            f"{reference}: the hub refused: {exc.server_message or exc}",
-            hint="check the name; for a gated model log in with: hf auth login",
-        ) from exc
-    except (OSError, ValueError) as exc:
-        raise ModelError(
-            f"{reference} could not be downloaded: {exc}",
-            hint="check the name, the network and the room on the disk",
-        ) from exc
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{reference} has no safetensors; weights that are pickles are never opened",
-            hint=f"look for a pull request that adds them: hf:{reference.value}@refs/pr/1",
-        )
-    return folder

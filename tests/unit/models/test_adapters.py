@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.conversion import merge_lora
+from ollama_bridge.conversion import convert, merge_lora
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.merge import base_with_values
@@ -295,11 +295,55 @@ def test_an_adapter_folder_is_a_model_reference(tiny_checkpoint: Path, tmp_path:
 def test_an_adapter_without_its_base_says_what_to_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A base that is no folder is not fetched behind the user's back."""
     adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
-    change_settings(adapter, base_model_name_or_path="org/base")
-    with pytest.raises(ModelError, match="org/base") as caught:
-        resolve_model(str(adapter), cache_dir=tmp_path / "cache")
-    assert "base_model_name_or_path" in str(caught.value.hint)
-    assert "--base" in str(caught.value.hint)
+    for named in ("org/base", "org/base-bnb-4bit", "org/base-unsloth-bnb-4bit"):
+        change_settings(adapter, base_model_name_or_path=named)
+        with pytest.raises(ModelError, match=named) as caught:
+            resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+        assert "base_model_name_or_path" in str(caught.value.hint)
+        assert "--base hf:org/base (" in str(caught.value.hint)
+
+
+def test_a_base_of_four_bits_is_not_fetched(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its config is enough to refuse it, and Unsloth's names say what it was made of."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    named = "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit"
+    change_settings(adapter, base_model_name_or_path=named)
+    asked: list[tuple[str, list[str]]] = []
+
+    def fetch(name: str, *, allow_patterns: list[str], **_: object) -> str:
+        asked.append((name, allow_patterns))
+        if name == "me/adapter":
+            return str(adapter)
+        (tmp_path / "base").mkdir()
+        config = json.loads((tiny_checkpoint / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+        return str(tmp_path / "base")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(ModelError, match=r"quantized \(bitsandbytes\)") as caught:
+        resolve_model("hf:me/adapter", cache_dir=tmp_path / "cache")
+    assert "--base hf:unsloth/Llama-3.1-8B-Instruct (" in str(caught.value.hint)
+    assert asked[1:] == [(named, ["config.json"])]
+
+
+@pytest.mark.parametrize(("gguf_type", "is_refused"), [("q8_0", True), ("f16", False)])
+def test_a_gguf_of_few_bits_is_no_base(
+    tiny_checkpoint: Path, tmp_path: Path, gguf_type: str, *, is_refused: bool
+) -> None:
+    """Nobody trained on what it decodes to, unlike on its 16 bits."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    cache = tmp_path / "cache"
+    checkpoint = resolve_model(str(tiny_checkpoint), cache_dir=cache)
+    base = str(convert(checkpoint, type=gguf_type, out_dir=tmp_path / "gguf").gguf_path)
+    if not is_refused:
+        load_model(resolve_model(str(adapter), base=base, cache_dir=cache).path)
+        return
+    with pytest.raises(ModelError, match=r"is rounded to Q8_0") as caught:
+        resolve_model(str(adapter), base=base, cache_dir=cache)
+    assert "-fp16" in str(caught.value.hint)
 
 
 def test_the_base_of_an_adapter_can_be_named(tiny_checkpoint: Path, tmp_path: Path) -> None:

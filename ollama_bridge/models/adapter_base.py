@@ -1,0 +1,54 @@
+"""Models that an adapter is not merged into: they are rounded, what it was trained on was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models.adapter_folder import naming_hint
+
+
+def refuse_quantized(adapter: Path, name: str, folder: Path) -> None:
+    """Refuse a base whose own config says that it is quantized.
+
+    Args:
+        adapter: The adapter's folder.
+        name: Of its base, as it has it.
+        folder: Of the base; its config is enough.
+
+    Raises:
+        ModelError: it is.
+    """
+    from ollama_bridge.models.safety import quantization_of
+
+    method = quantization_of(folder)
+    if method is not None:
+        raise ModelError(
+            f"{adapter} is an adapter of {name!r}, which is quantized ({method}): it is merged "
+            "into the model that this was made of",
+            hint=naming_hint(adapter, named=name, quantized=True),
+        )
+
+
+def refuse_rounded(adapter: Path, name: str, base: Checkpoint) -> None:
+    """Refuse a GGUF of few bits: nobody trained an adapter on what it decodes to.
+
+    Args:
+        adapter: The adapter's folder.
+        name: Of the base.
+        base: The base.
+
+    Raises:
+        ModelError: it is one.
+    """
+    from ollama_bridge.models.safety import read_config
+    from ollama_bridge.models.stored import open_weights
+
+    types = open_weights(base.path, read_config(base.path)).quantized
+    if types:
+        raise ModelError(
+            f"{name} is rounded to {', '.join(sorted(types))}: {adapter} is merged into the model "
+            "that this was made of",
+            hint=f"{naming_hint(adapter)}; of a tag in Ollama take the one in 16 bits (NAME-fp16)",
+        )

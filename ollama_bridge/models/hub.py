@@ -1,0 +1,72 @@
+"""Gets repositories from the hub of Hugging Face; the only place that may go there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.errors import MissingExtraError, ModelError
+from ollama_bridge.models.references import ModelReference
+
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "README.md"]
+_IGNORED = ["*/*", "consolidated*"]  # other formats of the same weights
+
+
+def download(reference: ModelReference) -> Path:
+    """Get a checkpoint or an adapter.
+
+    Raises:
+        ModelError: it has no safetensors, or is not to be had.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    folder = fetch(reference, _PATTERNS)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{reference} has no safetensors; weights that are pickles are never opened",
+            hint=f"look for a pull request that adds them: hf:{reference.value}@refs/pr/1",
+        )
+    return folder
+
+
+def fetch(reference: ModelReference, patterns: list[str]) -> Path:
+    """Get some files of a repository.
+
+    Args:
+        reference: Of kind ``hf``.
+        patterns: Which files.
+
+    Returns:
+        The folder, with whatever else of the repository was fetched before.
+
+    Raises:
+        ModelError: they are not to be had.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as exc:
+        raise MissingExtraError("huggingface_hub", "train") from exc
+    try:
+        return Path(
+            snapshot_download(
+                reference.value,
+                revision=reference.revision,
+                allow_patterns=patterns,
+                ignore_patterns=_IGNORED,
+            )
+        )
+    except LocalEntryNotFoundError as exc:
+        raise ModelError(
+            f"{reference} is not in the hub's cache, and the hub cannot be reached",
+            hint="check the network, and that HF_HUB_OFFLINE is not set",
+        ) from exc
+    except HfHubHTTPError as exc:
+        raise ModelError(
+            f"{reference}: the hub refused: {exc.server_message or exc}",
+            hint="check the name; for a gated model log in with: hf auth login",
+        ) from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(
+            f"{reference} could not be downloaded: {exc}",
+            hint="check the name, the network and the room on the disk",
+        ) from exc
