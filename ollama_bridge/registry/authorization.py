@@ -15,7 +15,13 @@ from ollama_bridge.registry.reference import RegistryReference, is_loopback
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
 CREDENTIALS_HINT = (
     "export OLLAMA_BRIDGE_REGISTRY_USER=... and OLLAMA_BRIDGE_REGISTRY_PASSWORD=... "
-    "(or OLLAMA_BRIDGE_REGISTRY_TOKEN=...)"
+    "(a personal access, deploy or robot token is the password)"
+)
+# Where OLLAMA_BRIDGE_REGISTRY_TOKEN was refused by a registry whose token service makes the tokens.
+TOKEN_HINT = (
+    "a personal access, deploy or robot token is a password there: unset "
+    "OLLAMA_BRIDGE_REGISTRY_TOKEN, export OLLAMA_BRIDGE_REGISTRY_USER=... and "
+    "OLLAMA_BRIDGE_REGISTRY_PASSWORD=..., which is the token"
 )
 
 # Asks a token service: URL and Authorization header in, status and body out.

@@ -20,6 +20,7 @@ import httpx
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import (
     CREDENTIALS_HINT,
+    TOKEN_HINT,
     answer_challenge,
     read_challenge,
 )
@@ -126,6 +127,7 @@ class RegistrySession:
         self._credentials = credentials or Credentials()
         self._limits = limits or Limits()
         self._authorization = ""
+        self._makes_tokens = False
         self._http = httpx.Client(
             headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
             trust_env=not reference.loopback,
@@ -267,6 +269,7 @@ class RegistrySession:
             raise self._error(
                 "refuses (401) and does not say what it wants", hint=CREDENTIALS_HINT, status=401
             )
+        self._makes_tokens = challenge.scheme == "bearer" and bool(challenge.realm)
         self._authorization = answer_challenge(
             challenge,
             self.reference,
@@ -315,7 +318,10 @@ class RegistrySession:
         if status in _TRANSIENT:
             after_s = _retry_after_s(response)
             return self._busy(what, hint=_HINTS.get(status, _AGAIN), status=status, after_s=after_s)
-        return self._error(what, hint=_HINTS.get(status), status=status)
+        hint = _HINTS.get(status)
+        if status in (401, 403) and self._makes_tokens and self._credentials.token:
+            hint = TOKEN_HINT
+        return self._error(what, hint=hint, status=status)
 
     def _all_secrets(self) -> tuple[str, ...]:
         current = self._authorization.partition(" ")[2]

@@ -115,6 +115,18 @@ def test_own_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("challenge", "is_password"), [(BEARER, True), ('Basic realm="x"', False), ("Bearer", False)]
+)
+def test_a_token_that_is_a_password(challenge: str, *, is_password: bool) -> None:
+    """What registries call a token is shown to their token service, by the name of its owner."""
+    answer = unless_shown(BASIC, challenge)
+    error = refused(answer, credentials=Credentials(token="ghp_t0ken"))
+    assert error.status_code == 401
+    assert ("unset OLLAMA_BRIDGE_REGISTRY_TOKEN" in (error.hint or "")) == is_password
+    assert "OLLAMA_BRIDGE_REGISTRY_PASSWORD" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
     "realm",
     ["http://auth.example.com/token", "https://127.0.0.1:9/x", "http://localhost/x", "file:///x"]
     + ["", "https://ada@auth.example.com/", "https://["],
