@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _SENTINEL = "Sentinel system prompt."
+_TOOL_TEMPLATE = "tool_use"  # what transformers takes where there are tools
+_TOOLS_LOST = (
+    f"its chat template for tools ({_TOOL_TEMPLATE}) is not served: for a tag with tools make it "
+    "the only one (chat_template.jinja), if it writes conversations without tools as well"
+)
 
 
 class TextSide:
@@ -56,6 +61,8 @@ class TextSide:
         self._served = self._decide()
         if self._served is not None:
             self.limits += self._served.differences
+        if has_tool_template(tokenizer):
+            self.limits.append(_TOOLS_LOST)
         if self.default_system is not None and not self._can_be_given(self.default_system):
             self.default_system = None  # the chat template's own business
         self.system = system or self.default_system
@@ -154,6 +161,18 @@ class TextSide:
             Special(id=token, text=str(self.tokenizer.convert_ids_to_tokens(token)))
             for token in unique
         )
+
+    def warnings(self) -> Iterator[str]:
+        """What a user would not expect of the tag, in sentences."""
+        if not self.has_chat_template:
+            yield (
+                "there is no chat template: the tag continues texts (for one that answers put a "
+                "chat_template.jinja into the checkpoint's folder)"
+            )
+        if self.ends_in_plain_text:
+            yield f"turns end with {self.turn_end!r}, which is plain text: no answer ends there"
+        if has_tool_template(self.tokenizer):
+            yield _TOOLS_LOST
 
     @property
     def ends_in_plain_text(self) -> bool:
@@ -264,6 +283,11 @@ def leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
     except RefusedError:
         return False
     return not rendered.startswith(str(tokenizer.bos_token))
+
+
+def has_tool_template(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether conversations with tools have a chat template of their own, by its name."""
+    return isinstance(tokenizer.chat_template, dict) and _TOOL_TEMPLATE in tokenizer.chat_template
 
 
 def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate | None:

@@ -25,7 +25,12 @@ from ollama_bridge.models.memory import check_room_in_float32
 from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
-from ollama_bridge.models.reference_texts import TextSide, leaves_bos_out, turns_of
+from ollama_bridge.models.reference_texts import (
+    TextSide,
+    has_tool_template,
+    leaves_bos_out,
+    turns_of,
+)
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scorer import GREEDY_TOKENS, Scorer
 from ollama_bridge.models.stored import count_parameters
@@ -41,7 +46,7 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 from ollama_bridge.template.authority import Renderer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _STAGE = "reference"
 _NUM_CTX = 4096  # what a tag gets, see `rendering`
@@ -119,11 +124,11 @@ def with_reference_values(
         ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
     """
     reporter = reporter or NullReporter()
+    tokenizer = load_tokenizer(checkpoint.path)
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        # Raised when other values are computed. Before 7, BOS was expected where none is written.
-        version=7 if leaves_bos_out(load_tokenizer(checkpoint.path)) else 6,
+        version=_version(tokenizer),
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system}
         | ({"labels": list(labels)} if labels else {})
@@ -151,6 +156,17 @@ def with_reference_values(
         return Checkpoint(out_dir, manifest)
 
 
+def _version(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Raised when other values are computed, for the checkpoints that have others.
+
+    Before 7, BOS was expected where none is written; before 8, that a chat template for tools is
+    not served was no limit.
+    """
+    if has_tool_template(tokenizer):
+        return 8
+    return 7 if leaves_bos_out(tokenizer) else 6
+
+
 def _compute(
     folder: Path,
     *,
@@ -165,8 +181,7 @@ def _compute(
     text = TextSide(tokenizer, folder, system=system or None, renderer=renderer)
     if text.served is not None:
         reporter.emit(Note(_STAGE, "info", text.served.reason))
-    if text.ends_in_plain_text:
-        said = f"turns end with {text.turn_end!r}, which is plain text: no answer ends there"
+    for said in text.warnings():
         reporter.emit(Note(_STAGE, "warning", said))
     config = read_config(folder)
     context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)

@@ -37,6 +37,11 @@ from ollama_bridge.models.hub import download, fetch
 from ollama_bridge.models.left_overs import drop_left_overs, tokens_without_rows
 from ollama_bridge.models.links import file_state, link_file, linked_digests
 from ollama_bridge.models.paths import is_dir, is_file
+from ollama_bridge.models.processor_template import (
+    PROCESSOR_TEMPLATE,
+    processor_template,
+    write_template,
+)
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.weights import INDEX_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
@@ -59,6 +64,7 @@ _SMALL_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
     INDEX_NAME,
     "README.md",  # its front matter: licence, base models
 )
@@ -217,13 +223,14 @@ def _from_folder(
     digests = dict(zip(every, digest_files([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
-    tokens = tokens_without_rows(folder, config)
+    tokens, template = tokens_without_rows(folder, config), processor_template(folder)
     work = Work(
         kind=Checkpoint.kind,
         stage="link",
         version=1,
         inputs={"folder": digest},
-        settings={"without_tokens": list(tokens)} if tokens else {},
+        settings=({"without_tokens": list(tokens)} if tokens else {})
+        | ({"processor_template": digest_text(template)} if template else {}),
     )
     with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -234,11 +241,16 @@ def _from_folder(
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         for name in names:
+            (draft.path / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, draft.path / name)
         if is_wrapper(read_config(folder)):
             (draft.path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
             del digests["config.json"]
             reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
+        if template is not None:
+            write_template(draft.path, template)
+            said = f"the chat template is its processor's ({PROCESSOR_TEMPLATE})"
+            reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
         for said, changed in drop_left_overs(draft.path, tokens=tokens).items():
             reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
             for name in changed & digests.keys():

@@ -22,7 +22,9 @@ from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.probes import CONVERSATIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, noise_types_of
+from ollama_bridge.reporting import JSONLReporter
 
 
 def values_of(
@@ -187,7 +189,9 @@ def test_without_a_chat_template_prompts_are_continued(
 ) -> None:
     """A base model's probes are the plain texts, of one turn."""
     copy = edit_template(tiny_checkpoint, tmp_path, None)
-    write_reference_values(copy, system=None)
+    with JSONLReporter(tmp_path / "events.jsonl") as reporter:
+        write_reference_values(copy, system=None, noise_types=(), reporter=reporter)
+    assert "the tag continues texts" in (tmp_path / "events.jsonl").read_text()
     values = ReferenceValues.read(copy / "reference.json")
     assert not values.has_chat_template
     assert values.conversation("greeting").rendered == "Hi"
@@ -209,6 +213,27 @@ def test_what_ollama_cannot_do_is_a_stated_limit(tiny_checkpoint: Path, tmp_path
     assert "white space" in names
     assert "other system" not in names
     assert any("'other system'" in limit for limit in values.limits)
+
+
+def test_a_template_for_tools_alone_is_a_stated_limit(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """transformers takes it by itself where there are tools; a tag has one template."""
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    tokenizer = load_tokenizer(source)
+    default = tokenizer.chat_template
+    tokenizer.chat_template = {"default": default, "tool_use": source_of("qwen2.5")}
+    tokenizer.save_pretrained(source)
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    with JSONLReporter(tmp_path / "events.jsonl") as reporter:
+        made = with_reference_values(
+            checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made", reporter=reporter
+        )
+    values = ReferenceValues.read(made.reference_path)
+    (limit,) = [one for one in values.limits if "tool_use" in one]
+    assert limit in (tmp_path / "events.jsonl").read_text()
+    assert values.template is not None
+    assert values.template.capabilities == ()
 
 
 def test_a_default_of_the_day_is_no_system_prompt(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 import types
@@ -65,6 +66,27 @@ def test_adapters_beside_a_checkpoint_are_not_its_own(
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     assert is_plain(folder)
     load_model(checkpoint.path)
+
+
+def test_the_chat_template_of_a_processor_is_taken(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Where transformers 4 left it for models that also see; the tokenizer's own goes first."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    own = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{{ 'other' }}"}))
+    first = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert load_tokenizer(first.path).chat_template == own
+    (folder / "chat_template.jinja").unlink()
+    recorder = Recorder()
+    found = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=recorder)
+    assert load_tokenizer(found.path).chat_template == "{{ 'other' }}"
+    assert any(
+        "chat_template.json" in event.message
+        for event in recorder.events
+        if isinstance(event, Note)
+    )
+    (folder / "chat_template.json").unlink()
+    without = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert load_tokenizer(without.path).chat_template is None
 
 
 def test_an_adapter_in_the_place_of_ours_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
