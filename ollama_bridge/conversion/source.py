@@ -24,6 +24,7 @@ from ollama_bridge.models.model_card import card_entries
 from ollama_bridge.models.origin import missing_entries, origin_of, repository_of
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.stripping import name_for_rule
 from ollama_bridge.quantization.file_types import NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
@@ -128,7 +129,13 @@ class Source:
             number("general.quantization_version", _QUANTIZATION_VERSION),
         ]
         said = {entry.key for entry in entries}
-        return [*entries, *(entry for entry in own if entry.key not in said)]
+        whole = [*entries, *(entry for entry in own if entry.key not in said)]
+        return [self._spelled(entry) if entry.key == "general.name" else entry for entry in whole]
+
+    def _spelled(self, name: Entry) -> Entry:
+        """The name, by which llama.cpp decides on how texts are split."""
+        follows = self.tokenizer.follows_rule
+        return text(name.key, name_for_rule(str(name.value), follows=follows))
 
     def _provenance(self) -> list[Entry]:
         work = self.checkpoint.manifest.work

@@ -20,6 +20,7 @@ from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
+from ollama_bridge.models.stripping import folder_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import parse
@@ -138,6 +139,8 @@ class _Asked:
         if self.imatrix_digest is not None:
             inputs["imatrix"] = self.imatrix_digest
         settings = {"type": self.type, "chat_template": self.chat_template, "name": self.name}
+        if folder_follows_rule(checkpoint.path):  # which the name says since it is known
+            settings["named_for"] = "phi-3"
         if self.target is not None:
             settings |= {"type": None, "target": asdict(self.target)}
             if self.corpus is not None:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models import pretokenizers
+from ollama_bridge.models import pretokenizers, stripping
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
@@ -92,7 +92,9 @@ class TokenizerSection:
             )
         self._roles = self._runtime_roles()
         self._adds_bos, self._adds_eos = self._surrounding(self._role_id("bos"))
-        self._note_stripping()
+        known = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.follows_rule = stripping.follows_rule(self._added, known.keys())
+        self._check_stripping()
 
     @property
     def end_tokens(self) -> tuple[str, ...]:
@@ -260,17 +262,19 @@ class TokenizerSection:
             raise self._error("a token has the text of a filler such as [PAD100]")
         return tokens, types
 
-    def _note_stripping(self) -> None:
-        stripping = [
-            added["content"]
-            for added in self._added
-            if added.get("lstrip") or added.get("rstrip") or added.get("single_word")
-        ]
-        if stripping:
-            self.notes.append(
-                f"Ollama will not strip spaces around {', '.join(stripping[:5])} as the "
-                "tokenizer does"
-            )
+    def _check_stripping(self) -> None:
+        lost = [] if self.follows_rule else stripping.stripping(self._added)
+        if not lost:
+            return
+        said = f"spaces around {', '.join(lost[:5])} as the tokenizer does"
+        self.notes.append(f"Ollama will not strip {said}")
+        plain = stripping.without_stripping(self._document)
+        for prompt in self._prompts[:1]:
+            encoded = [
+                one.encode(prompt, add_special_tokens=False).ids for one in (self._tokenizer, plain)
+            ]
+            if encoded[0] != encoded[1]:
+                raise self._error(f"Ollama does not strip {said}, and the chat template has some")
 
     def _merges(self) -> list[tuple[str, str]]:
         merges = []

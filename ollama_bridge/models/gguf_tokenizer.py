@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models import pretokenizers
+from ollama_bridge.models.stripping import has_rule, stripped_by_rule
 from ollama_bridge.template.comment import without_comment
 
 # tokenizer.ggml.token_type
@@ -179,13 +180,14 @@ class GGUFTokenizer:
     def _added_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are found in the text before it is split: all that are not normal."""
         roles = {self.ids.bos, self.ids.eos} if set(self._types) == {_NORMAL} else set()
+        strips = has_rule(self._metadata.get("general.name"))
         return [
             {
                 "id": id_,
                 "content": self.tokens[id_],
                 "single_word": False,
                 "lstrip": False,
-                "rstrip": False,
+                "rstrip": strips and stripped_by_rule(self.tokens[id_]),
                 "normalized": False,
                 "special": type_ != _USER_DEFINED,
             }

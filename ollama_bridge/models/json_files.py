@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a {type(value).__name__}, expected an object")
     return value
+
+
+def added_tokens(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The added tokens of a ``tokenizer.json``; what is none is left to who loads it."""
+    listed = document.get("added_tokens")
+    return [
+        token
+        for token in (listed if isinstance(listed, list) else ())
+        if isinstance(token, Mapping)
+        and isinstance(token.get("content"), str)
+        and isinstance(token.get("id"), int)
+    ]

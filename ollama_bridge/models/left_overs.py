@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.json_files import added_tokens, read_json_object
 
 _WHOLE_WEIGHTS = (
     "its config still asks for the 4 or 8 bits that it was trained with (quantization_config); "
@@ -43,7 +43,9 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
     rows, path = config.get("vocab_size"), folder / "tokenizer.json"
     if not isinstance(rows, int) or not path.is_file():
         return ()
-    unseen = [token["content"] for token in _added(read_json_object(path)) if token["id"] >= rows]
+    unseen = [
+        token["content"] for token in added_tokens(read_json_object(path)) if token["id"] >= rows
+    ]
     settings: Mapping[str, Any] = {}
     if unseen and (folder / "tokenizer_config.json").is_file():
         settings = read_json_object(folder / "tokenizer_config.json")
@@ -77,25 +79,13 @@ def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> dict[str, 
     return said
 
 
-def _added(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The added tokens of a ``tokenizer.json``; what is none is left to who loads it."""
-    listed = document.get("added_tokens")
-    return [
-        token
-        for token in (listed if isinstance(listed, list) else ())
-        if isinstance(token, Mapping)
-        and isinstance(token.get("content"), str)
-        and isinstance(token.get("id"), int)
-    ]
-
-
 def drop_tokens(folder: Path, tokens: Collection[str]) -> set[str]:
     """Take added tokens out of a tokenizer's files; returns the names of these."""
     if not tokens:
         return set()
     document = read_json_object(folder / "tokenizer.json")
     document["added_tokens"] = [
-        token for token in _added(document) if token["content"] not in tokens
+        token for token in added_tokens(document) if token["content"] not in tokens
     ]
     model = document.get("model")
     if isinstance(model, dict) and isinstance(model.get("vocab"), dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -14,6 +15,7 @@ from ollama_bridge.models.probes import (
     THINKING_CONVERSATIONS,
     TOOL_CONVERSATIONS,
 )
+from ollama_bridge.models.stripping import follows_rule, stripping, without_stripping
 from ollama_bridge.reference import ServedTemplate, Special, Turn
 from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide
 from ollama_bridge.template.conversation import Conversation, Message
@@ -21,6 +23,7 @@ from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 _SENTINEL = "Sentinel system prompt."
@@ -59,6 +62,9 @@ class TextSide:
         self.turn_end = turn_end_of(self._template) if self._template is not None else None
         self._renderer = renderer
         self._served = self._decide()
+        self._plain: Tokenizer | None = None  # the tokenizer as llama.cpp has it, if that differs
+        if loses_stripping(tokenizer):
+            self._plain = without_stripping(json.loads(tokenizer.backend_tokenizer.to_str()))
         if self._served is not None:
             self.limits += self._served.differences
         if has_tool_template(tokenizer):
@@ -108,6 +114,12 @@ class TextSide:
             text, ids = self._tokens(rendered)
             if not self._is_served(conversation, text):
                 continue  # one of the differences that have a name
+            if not self._is_split_alike(rendered, ids):
+                self.limits.append(
+                    f"conversations like {name!r} have spaces next to special tokens, which the "
+                    "tokenizer strips and Ollama does not"
+                )
+                continue
             if not ids:
                 continue  # nothing at all: no daemon answers that
             if len(ids) > longest:
@@ -115,7 +127,10 @@ class TextSide:
                 continue
             probes[name] = (conversation, text, ids)
         if not probes:
-            raise ModelError(f"{self.folder}: the chat template renders none of the probes")
+            raise ModelError(
+                f"{self.folder}: the chat template renders none of the probes as Ollama can serve "
+                f"it: {self.limits[-1] if self.limits else 'they are empty'}"
+            )
         return probes
 
     def _probes(self) -> Iterator[tuple[str, Conversation]]:
@@ -146,6 +161,13 @@ class TextSide:
             return not conversation.continued and not (past and served.authority == "jinja")
         go = GoTemplate(served.go).render(self._with_system(conversation))
         return go == rendered
+
+    def _is_split_alike(self, rendered: str, ids: list[int]) -> bool:
+        if self._plain is None:
+            return True
+        return (
+            ids == self._plain.encode(rendered, add_special_tokens=not self.has_chat_template).ids
+        )
 
     def end_tokens(self, generation: Mapping[str, Any]) -> tuple[Special, ...]:
         """Tokens that end an answer, the one that the chat template writes first."""
@@ -283,6 +305,20 @@ def leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
     except RefusedError:
         return False
     return not rendered.startswith(str(tokenizer.bos_token))
+
+
+def loses_stripping(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether it strips spaces next to special tokens that Ollama will leave there."""
+    added = [
+        {
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+        }
+        for token in tokenizer.added_tokens_decoder.values()
+    ]
+    return bool(stripping(added)) and not follows_rule(added, tokenizer.get_vocab().keys())
 
 
 def has_tool_template(tokenizer: PreTrainedTokenizerFast) -> bool:

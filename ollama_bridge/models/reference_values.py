@@ -29,6 +29,7 @@ from ollama_bridge.models.reference_texts import (
     TextSide,
     has_tool_template,
     leaves_bos_out,
+    loses_stripping,
     turns_of,
 )
 from ollama_bridge.models.safety import read_architecture, read_config
@@ -159,10 +160,10 @@ def with_reference_values(
 def _version(tokenizer: PreTrainedTokenizerFast) -> int:
     """Raised when other values are computed, for the checkpoints that have others.
 
-    Before 7, BOS was expected where none is written; before 8, that a chat template for tools is
-    not served was no limit.
+    Before 7, BOS was expected where none is written; before 8, spaces were expected to be stripped,
+    and that a chat template for tools is not served was no limit.
     """
-    if has_tool_template(tokenizer):
+    if has_tool_template(tokenizer) or loses_stripping(tokenizer):
         return 8
     return 7 if leaves_bos_out(tokenizer) else 6
 

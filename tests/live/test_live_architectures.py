@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fakes.architectures import CASES, build_checkpoint
 from fakes.exports import modelfile_of
 from fakes.sentencepiece import CHAT_TEMPLATE, FORMS, SIZE, build_sentencepiece
+from fakes.stripping import build_phi3, build_phi4
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
@@ -58,6 +60,15 @@ def test_the_daemon_splits_as_sentencepiece_does(
     build_sentencepiece(source, form=form)
     (source / "chat_template.jinja").write_text(template)
     assert proofs_of(source, f"live-spm-{form}", ("f16",), client, tmp_path) == {"f16": True}
+
+
+@pytest.mark.parametrize("build", [build_phi3, build_phi4])
+def test_the_daemon_strips_what_the_tokenizer_strips(
+    build: Callable[[Path], Path], client: Client, tmp_path: Path
+) -> None:
+    """Behind the marks of a Phi-3, by the name in the file; elsewhere none, and that is said."""
+    source = build(tmp_path / "source")
+    assert proofs_of(source, f"live-{build.__name__}", ("f16",), client, tmp_path) == {"f16": True}
 
 
 def proofs_of(
