@@ -43,7 +43,7 @@ from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.raw_answering import RawAnswering, joined
 from ollama_bridge.client.retries import Attempts, Retries
-from ollama_bridge.client.transport import AsyncTransport, Transport
+from ollama_bridge.client.transport import LIMITS, AsyncTransport, Transport
 from ollama_bridge.errors import (
     DaemonError,
     DaemonUnreachableError,
@@ -368,7 +368,7 @@ def _kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str
         kwargs: As they came.
         trust_env: Whether proxies of the environment count: not between us and our own machine.
     """
-    safe = {"follow_redirects": False, "trust_env": trust_env} | dict(kwargs)
+    safe = {"follow_redirects": False, "trust_env": trust_env, "limits": LIMITS} | dict(kwargs)
     if safe.get("timeout") is None:  # of what does not go to the daemon
         safe["timeout"] = 60.0
     return safe

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from ollama_bridge.client import calls
@@ -22,6 +23,8 @@ from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.transport import AsyncTransport, Transport
 from ollama_bridge.client.values import RunningModel, read_details, read_running
 from ollama_bridge.errors import DaemonError
+
+_LOOK = replace(calls.PS, patience="beside")
 
 
 class Begun(Protocol):
@@ -52,7 +55,7 @@ def look_at_context(transport: Transport, question: Begun, known: set[ContextAsk
         return
     running: Sequence[RunningModel] = ()
     with contextlib.suppress(DaemonError):  # who does not tell spoils no answer
-        running = read_running(transport.json(calls.PS, question.ends_s))
+        running = read_running(transport.json(_LOOK, question.ends_s))
     if check_context(asked, running):
         known.add(asked)
 
@@ -66,7 +69,7 @@ async def look_at_context_async(
         return
     running: Sequence[RunningModel] = ()
     with contextlib.suppress(DaemonError):
-        running = read_running(await transport.json(calls.PS, question.ends_s))
+        running = read_running(await transport.json(_LOOK, question.ends_s))
     if check_context(asked, running):
         known.add(asked)
 

@@ -31,6 +31,7 @@ from ollama_bridge.errors import (
 HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
 
 _FILES_FACTOR = 24  # a day instead of an hour: 40 GB over a slow line
+_BESIDE_S = 0.5  # for a connection, where whoever asks holds one
 
 
 class Clock:
@@ -71,7 +72,8 @@ class Clock:
         # An answer has to begin by then, whatever comes before; but a file is sent.
         self.headers_s = left_s if self.call.content is not None else connect_s + wait_s
         wait = LimitUntil(wait_s, time.monotonic() + self.headers_s)
-        self._sent_limits = {"connect": connect_s, "read": wait, "write": wait, "pool": left_s}
+        pool_s = min(_BESIDE_S, left_s) if self.call.patience == "beside" else left_s
+        self._sent_limits = {"connect": connect_s, "read": wait, "write": wait, "pool": pool_s}
         return self._sent_limits
 
     def begin_answer(self, response: httpx.Response) -> None:

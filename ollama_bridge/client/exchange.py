@@ -52,8 +52,9 @@ class Timeouts:
                 )
 
 
-# What an answer may wait for: nothing, a model that has to be loaded, or work on large files.
-Patience = Literal["reply", "model", "files"]
+# What an answer may wait for: nothing, a model that has to be loaded, or work on large files. What
+# is asked beside a question does not even wait for a connection: the question may hold the last.
+Patience = Literal["reply", "model", "files", "beside"]
 
 
 @dataclass(frozen=True)

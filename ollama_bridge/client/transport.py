@@ -19,7 +19,7 @@ from ollama_bridge.client.requests import encode_body
 from ollama_bridge.errors import ConfigError, DaemonError
 
 # How much is asked at a time is the caller's to decide; httpx would let all above 100 wait.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 
 
 class Transport:
@@ -47,13 +47,13 @@ class Transport:
         if http is None and _may_need_proxy(address):
             with _environment():
                 http = httpx.Client(
-                    verify=_needs_certificates(address), transport=transport, limits=_LIMITS
+                    verify=_needs_certificates(address), transport=transport, limits=LIMITS
                 )
         self._send: Callable[[httpx.Request], httpx.Response]
         if http is None:
             # Cookies, redirects and the like, which no daemon has, cost a tenth of a request.
             wire = transport or httpx.HTTPTransport(
-                verify=_needs_certificates(address), trust_env=False, limits=_LIMITS
+                verify=_needs_certificates(address), trust_env=False, limits=LIMITS
             )
             self._send, self._close = wire.handle_request, wire.close
             bound(wire)
@@ -140,12 +140,12 @@ class AsyncTransport:
         if http is None and _may_need_proxy(address):
             with _environment():
                 http = httpx.AsyncClient(
-                    verify=_needs_certificates(address), transport=transport, limits=_LIMITS
+                    verify=_needs_certificates(address), transport=transport, limits=LIMITS
                 )
         self._send: Callable[[httpx.Request], Awaitable[httpx.Response]]
         if http is None:
             wire = transport or httpx.AsyncHTTPTransport(
-                verify=_needs_certificates(address), trust_env=False, limits=_LIMITS
+                verify=_needs_certificates(address), trust_env=False, limits=LIMITS
             )
             self._send, self._close = wire.handle_async_request, wire.aclose
             bound(wire)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from ollama_bridge.errors import (
 )
 
 SHORT = Timeouts(connect_s=5.0, load_s=0.0, first_token_s=0.2, between_tokens_s=0.2, total_s=5.0)
+
+PATIENT = Timeouts(total_s=20.0)
 
 HASTY = {"timeouts": SHORT, "retries": NO_RETRIES}
 
@@ -256,6 +259,27 @@ def test_a_shorter_context_than_was_asked_for_is_an_error(
         ask(daemon.host, "chat", "m", MESSAGES, stream=stream, options={"num_ctx": 4000})
     assert isinstance(caught.value.__cause__, ContextReducedError)
     ask(daemon.host, "chat", "m", MESSAGES, stream=stream, options={"num_ctx": 100})
+
+
+@pytest.mark.parametrize("given", [{}, {"limits": httpx.Limits(max_connections=1)}])
+def test_a_look_at_the_context_waits_for_no_question(
+    daemon: FakeDaemon, given: dict[str, Any]
+) -> None:
+    """More questions than httpx has connections by itself; and a client that has one in all."""
+    count = 1 if given else 101
+    together = threading.Barrier(count, timeout=20)
+
+    def meets(asked: Asked) -> Turn:
+        together.wait()
+        return Turn()
+
+    async def ask_all() -> list[ollama.ChatResponse]:
+        async with compat.AsyncClient(daemon.host, timeouts=PATIENT, **given) as client:
+            asks = [client.chat("m", MESSAGES, options={"num_ctx": 64}) for _ in range(count)]
+            return await asyncio.gather(*asks)
+
+    daemon.script = meets
+    assert [one.message.content for one in asyncio.run(ask_all())] == ["Hello!"] * count
 
 
 def test_an_overflow_is_estimated_where_the_daemon_tells_no_numbers(
