@@ -45,7 +45,6 @@ class Clock:
 
     Attributes:
         answering: A part of the answer has come.
-        headers_s: How long it may take until an answer begins, from :attr:`before_answer` on.
     """
 
     def __init__(
@@ -59,19 +58,18 @@ class Clock:
         self._partial_since_s = math.inf
         self._line_limit_s = math.inf
         self._sent_limits: dict[str, float] = {}
-        self.headers_s = 0.0
         self.answering = False
 
     @property
     def before_answer(self) -> dict[str, float]:
         """Limits for sending the request and for the beginning of its answer."""
-        left_s = max(0.001, self._left_s)
+        left_s = max(0.001, self.left_s)
         wait_s = min(self._silence[1], left_s)
-        # Waiting for a connection of our own is no fault of the daemon's.
         connect_s = min(self._timeouts.connect_s, left_s)
-        # An answer has to begin by then, whatever comes before; but a file is sent.
-        self.headers_s = left_s if self.call.content is not None else connect_s + wait_s
-        wait = LimitUntil(wait_s, time.monotonic() + self.headers_s)
+        # An answer has to begin by then, whatever comes before; but a file is sent. To wait for a
+        # connection of our own is no fault of the daemon's: only the end of the whole bounds it.
+        within_s = math.inf if self.call.content is not None else wait_s
+        wait = LimitUntil(wait_s, self._ends_s, within_s=within_s)
         pool_s = min(_BESIDE_S, left_s) if self.call.patience == "beside" else left_s
         self._sent_limits = {"connect": connect_s, "read": wait, "write": wait, "pool": pool_s}
         return self._sent_limits
@@ -82,7 +80,7 @@ class Clock:
         if self.call.patience != "files":
             self._line_limit_s = self._silence[1]
         # httpcore reads this dictionary once more, when it begins to read the body.
-        silence_s = max(0.001, min(self._silence[1], self._left_s))
+        silence_s = max(0.001, min(self._silence[1], self.left_s))
         self._sent_limits["read"] = LimitUntil(silence_s, self._ends_s)
 
     def check(self, *, has_lines: bool) -> None:
@@ -110,9 +108,9 @@ class Clock:
         error.phase = error.phase or ("connect" if _is_no_connection(error) else self._silence[0])
 
     def translate(self, exc: Exception) -> DaemonError:
-        """The error of ours for one of httpx, or for what took longer than :attr:`headers_s`."""
+        """The error of ours for one of httpx, or for what took longer than :attr:`left_s`."""
         if isinstance(exc, httpx.TimeoutException | TimeoutError):
-            if self._left_s <= 0.01:  # a timer may fire a little early
+            if self.left_s <= 0.01:  # a timer may fire a little early
                 return self._timeout("total", self._total_s)
             if isinstance(exc, httpx.ConnectTimeout):
                 return self._timeout("connect", self._timeouts.connect_s)
@@ -136,7 +134,8 @@ class Clock:
         )
 
     @property
-    def _left_s(self) -> float:
+    def left_s(self) -> float:
+        """How long the whole may still take, in seconds."""
         return self._ends_s - time.monotonic()
 
     @property

@@ -3,11 +3,13 @@
 httpcore takes one limit for every read of an answer, so a server that sends a little again and
 again, be it headers or interim replies, is waited for without end, and a silence at the end of a
 call overruns it. Here a limit is a number that knows its end as well. It comes through httpcore as
-it is, and the stream underneath waits for what is left.
+it is, and the stream underneath waits for what is left. Only the stream knows when a request has
+left the queue for a connection, so what is counted from there begins at its first wait.
 """
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Iterable
@@ -22,21 +24,31 @@ _LEAST_S = 0.001  # 0 would mean not to wait at all
 
 
 class LimitUntil(float):
-    """A limit of silence in seconds, and when all waiting ends, by the monotonic clock."""
+    """A limit of silence in seconds, and when all waiting ends, by the monotonic clock.
+
+    Attributes:
+        ends_s: At the latest.
+        within_s: How long all of it may take, from the first wait on.
+    """
 
     ends_s: float
+    within_s: float
 
-    def __new__(cls, limit_s: float, ends_s: float) -> Self:
+    def __new__(cls, limit_s: float, ends_s: float, *, within_s: float = math.inf) -> Self:
         """Make one."""
         limit = super().__new__(cls, limit_s)
-        limit.ends_s = ends_s
+        limit.ends_s, limit.within_s = ends_s, within_s
         return limit
+
+    def left_s(self) -> float:
+        """How long may be waited now."""
+        now_s = time.monotonic()
+        self.ends_s, self.within_s = min(self.ends_s, now_s + self.within_s), math.inf
+        return max(_LEAST_S, min(float(self), self.ends_s - now_s))
 
 
 def _left_s(limit_s: float | None) -> float | None:
-    if not isinstance(limit_s, LimitUntil):
-        return limit_s
-    return max(_LEAST_S, min(float(limit_s), limit_s.ends_s - time.monotonic()))
+    return limit_s.left_s() if isinstance(limit_s, LimitUntil) else limit_s
 
 
 def bound(http: _Http) -> None:

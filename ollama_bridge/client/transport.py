@@ -190,8 +190,8 @@ class AsyncTransport:
         try:
             try:
                 request = _request(call, self.address.url, self._headers, clock, self._given)
-                # httpx counts silence only: bytes that drip and interim replies are none.
-                async with asyncio.timeout(clock.headers_s):
+                # An httpx of other insides counts silence only: what drips is none.
+                async with asyncio.timeout(clock.left_s):
                     response = await self._send(request)
             except (*HTTPX_ERRORS, TimeoutError) as exc:
                 raise clock.translate(exc) from exc

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,40 @@ def test_a_look_at_the_context_waits_for_no_question(
 
     daemon.script = meets
     assert [one.message.content for one in asyncio.run(ask_all())] == ["Hello!"] * count
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_who_waits_for_a_connection_of_our_own_waits_for_no_answer_yet(
+    daemon: FakeDaemon, kind: str
+) -> None:
+    """However long: the limit of the daemon's silence is counted from when it was asked."""
+    held_s, daemon.pause_s = 0.8, 0.02
+    given: dict[str, Any] = {
+        "timeouts": Timeouts(connect_s=0.2, load_s=0.0, first_token_s=0.5, total_s=20.0),
+        "retries": NO_RETRIES,
+        "limits": httpx.Limits(max_connections=1),
+    }
+
+    async def run_asyncio() -> ollama.ChatResponse:
+        async with compat.AsyncClient(daemon.host, **given) as client:
+            stream = await client.chat("m", MESSAGES, stream=True)
+            await anext(stream)
+            waiting = asyncio.create_task(client.chat("m", MESSAGES))
+            await asyncio.wait([waiting], timeout=held_s)
+            assert [part async for part in stream]
+            return await waiting
+
+    def run_blocking() -> ollama.ChatResponse:
+        with compat.Client(daemon.host, **given) as client, ThreadPoolExecutor() as others:
+            stream = client.chat("m", MESSAGES, stream=True)
+            next(stream)
+            waiting = others.submit(client.chat, "m", MESSAGES)
+            wait([waiting], timeout=held_s)
+            assert list(stream)
+            return waiting.result()
+
+    found = run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+    assert found.message.content == "Hello!"
 
 
 def test_an_overflow_is_estimated_where_the_daemon_tells_no_numbers(
