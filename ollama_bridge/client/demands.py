@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.values import RunningModel
+from ollama_bridge.client.values import RunningModel, context_in_use
 from ollama_bridge.errors import ContextReducedError, UnsupportedFeatureError
 
 # Model and ``num_ctx`` of a question; model and level of thinking.
@@ -33,20 +33,18 @@ def check_context(asked: ContextAsked, running: Sequence[RunningModel]) -> bool:
         ContextReducedError: it is shorter.
     """
     model, tokens = asked
-    lengths = [one.context_length for one in running if one.is_called(model)]
-    for length in lengths:
-        if 0 < length < tokens:
-            error = ContextReducedError(
-                f"num_ctx is {tokens}, but the daemon runs {model!r} with a context of "
-                f"{length} tokens",
-                asked_tokens=tokens,
-                used_tokens=length,
-                hint=f"ask for num_ctx {length} at most: the model was trained for no more",
-                model=model,
-            )
-            error.phase = "first_token"
-            raise error
-    return any(lengths)
+    length = context_in_use(running, model)
+    if 0 < length < tokens:
+        error = ContextReducedError(
+            f"num_ctx is {tokens}, but the daemon runs {model!r} with a context of {length} tokens",
+            asked_tokens=tokens,
+            used_tokens=length,
+            hint=f"ask for num_ctx {length} at most: the model was trained for no more",
+            model=model,
+        )
+        error.phase = "first_token"
+        raise error
+    return length > 0
 
 
 def level_asked(question: Call) -> LevelAsked | None:

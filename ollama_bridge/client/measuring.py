@@ -15,7 +15,7 @@ from typing import Any
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.fields import read_fields
 from ollama_bridge.client.refusals import overflow_text
-from ollama_bridge.client.values import RunningModel
+from ollama_bridge.client.values import RunningModel, context_in_use
 from ollama_bridge.errors import ContextOverflowError, DaemonError
 
 _PART_CHARACTERS = 240
@@ -62,13 +62,13 @@ class Measuring:
         """
         counts = [read_fields(answer, "a part").whole("prompt_eval_count") for answer in answers]
         characters = sum(len(part) for part in self._parts)
-        limits = [one.context_length for one in running if one.is_called(self._question.model)]
-        if not (characters and sum(counts) and limits and limits[0]):
+        limit = context_in_use(running, self._question.model)
+        if not (characters and sum(counts) and limit):
             return
         error = self._error
         error.needed_tokens = round(len(self._text) * sum(counts) / characters)
-        error.limit_tokens, error.is_estimate = limits[0], True
-        error.message = overflow_text(error.needed_tokens, limits[0], is_estimate=True)
+        error.limit_tokens, error.is_estimate = limit, True
+        error.message = overflow_text(error.needed_tokens, limit, is_estimate=True)
         error.args = (error.message,)
 
     def _reading(self, part: str) -> Call:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.client.conversation import Conversation, State, Turn
 from ollama_bridge.client.requests import Images
-from ollama_bridge.client.values import Done, Reply, RunningModel, StreamEvent, Text, Thinking
+from ollama_bridge.client.values import (
+    Done,
+    Reply,
+    StreamEvent,
+    Text,
+    Thinking,
+    context_in_use,
+)
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
@@ -211,7 +218,7 @@ class Session(_Base):
         if (asked := self.conversation.options.get("num_ctx")) is not None:
             return int(asked)
         try:
-            return _context(self._client.ps(), self.conversation.model)
+            return context_in_use(self._client.ps(), self.conversation.model) or None
         except DaemonError:
             return None
 
@@ -293,15 +300,9 @@ class AsyncSession(_Base):
         if (asked := self.conversation.options.get("num_ctx")) is not None:
             return int(asked)
         try:
-            return _context(await self._client.ps(), self.conversation.model)
+            return context_in_use(await self._client.ps(), self.conversation.model) or None
         except DaemonError:
             return None
-
-
-def _context(running: Sequence[RunningModel], model: str) -> int | None:
-    """Length of the context that a model has right now; None where it is not loaded."""
-    lengths = [one.context_length for one in running if one.is_called(model)]
-    return lengths[0] or None if lengths else None
 
 
 def _last(events: Sequence[SessionEvent]) -> Reply:

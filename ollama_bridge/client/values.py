@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,6 +238,17 @@ class NextToken:
     prompt_tokens: int
     top: tuple[TopLogprob, ...]
     chosen: str
+
+
+def context_in_use(running: Sequence[RunningModel], model: str | None) -> int:
+    """With how many tokens a model runs; 0 where the daemon does not tell.
+
+    Args:
+        running: What is loaded. A tag that was made anew is there twice until its old runner leaves
+            memory; the one that a question gets is then taken to be the longer one.
+        model: As a request names it.
+    """
+    return max((one.context_length for one in running if one.is_called(model)), default=0)
 
 
 def listed_name(model: str) -> str:

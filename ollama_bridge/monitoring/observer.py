@@ -82,6 +82,7 @@ class Observer(Closing):
                     one.size_vram_bytes,
                     one.context_length,
                     one.expires_at,
+                    one.digest,
                 )
                 for one in self._client.ps()
             )

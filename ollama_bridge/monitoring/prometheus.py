@@ -77,7 +77,8 @@ def _metrics(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
         labels = {"version": seen.version, "host": seen.host}
         yield "info", "The daemon that is watched.", [(labels, 1.0)]
     yield from _numbers(_DAEMON, [({}, seen)])
-    models = [({"model": one.name}, one) for one in seen.loaded]
+    # A tag that was made anew is loaded twice for a while, under one name.
+    models = [({"model": one.name, "id": one.digest[:12]}, one) for one in seen.loaded]
     yield from _numbers(_MODEL, models)
     until = [(labels, _timestamp_s(one.until)) for labels, one in models]
     yield (

@@ -20,6 +20,7 @@ class Loaded:
     gpu_bytes: int
     context_tokens: int
     until: str
+    digest: str = ""
 
 
 @dataclass(frozen=True)

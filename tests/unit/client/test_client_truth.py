@@ -212,6 +212,23 @@ def test_a_model_is_known_by_all_its_names(ask: Any, name: str) -> None:
         ask("127.0.0.1:9", "chat", name, "hi", handler=lists, options={"num_ctx": 8192})
 
 
+@pytest.mark.parametrize("lengths", [(4096, 8192), (8192, 4096)])
+def test_the_runner_of_before_is_not_blamed(ask: Any, lengths: tuple[int, int]) -> None:
+    """A tag that was made anew is listed twice until the old one leaves memory, in any order."""
+
+    def lists(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/ps":
+            running = [{"name": "m:latest", "context_length": length} for length in lengths]
+            return httpx.Response(200, json={"models": running})
+        return httpx.Response(200, json={"message": {"content": "Hello!"}, "done": True})
+
+    asked: dict[str, Any] = {"handler": lists, "options": {"num_ctx": 8192}}
+    assert ask("127.0.0.1:9", "chat", "m", "hi", **asked).text == "Hello!"
+    asked["options"] = {"num_ctx": 8193}
+    with pytest.raises(ContextReducedError, match="context of 8192"):
+        ask("127.0.0.1:9", "chat", "m", "hi", **asked)
+
+
 def test_an_answer_that_hit_its_limit_says_so(fake_daemon: FakeDaemon, ask: Any) -> None:
     """``length`` is a reason of its own."""
     assert not ask(fake_daemon.host, "chat", "m", "hi").hit_limit
