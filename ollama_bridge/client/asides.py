@@ -91,10 +91,11 @@ def look_at_level(
     asked = level_asked(question)
     if asked is None or asked in known:
         return
-    levels: Sequence[str] = ()
-    with contextlib.suppress(DaemonError):
+    try:
         shown = transport.json(calls.show(asked[0], verbose=False), ends_s)
         levels = read_details(shown).think_levels
+    except DaemonError:  # spoils no answer; it is looked at with the next question
+        return
     check_level(asked, levels)
     known.add(asked)
 
@@ -106,10 +107,11 @@ async def look_at_level_async(
     asked = level_asked(question)
     if asked is None or asked in known:
         return
-    levels: Sequence[str] = ()
-    with contextlib.suppress(DaemonError):
+    try:
         shown = await transport.json(calls.show(asked[0], verbose=False), ends_s)
         levels = read_details(shown).think_levels
+    except DaemonError:
+        return
     check_level(asked, levels)
     known.add(asked)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ollama
 import pytest
 from fakes.daemon import FakeDaemon
 
-from ollama_bridge.client import ChatRequest, Client, GenerateRequest
+from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
@@ -270,6 +272,32 @@ def test_levels_of_thinking_are_the_model_s_own(fake_daemon: FakeDaemon, ask: An
     assert caught.value.hint == "think: one of low, xhigh"
     assert len(fake_daemon.questions) == 1
     ask(fake_daemon.host, "chat", "m", "hi", think=True)
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_level_that_could_not_be_looked_up_is_looked_up_again(kind: str) -> None:
+    """A daemon that was busy just then: the question is asked, and the next one is told."""
+    shows = iter([httpx.Response(503, json={"error": "busy"})])
+
+    def gateway(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/show":
+            return next(shows, None) or httpx.Response(200, json={"modelfile": "FROM x", **LEVELS})
+        return httpx.Response(200, json={"message": {"content": "Hello!"}, "done": True})
+
+    transport = httpx.MockTransport(gateway)
+
+    async def run_asyncio() -> None:
+        async with AsyncClient("127.0.0.1:9", transport=transport) as client:
+            assert (await client.chat("m", "hi", think="hihg")).text == "Hello!"
+            await client.chat("m", "hi", think="hihg")
+
+    def run_blocking() -> None:
+        with Client("127.0.0.1:9", transport=transport) as client:
+            assert client.chat("m", "hi", think="hihg").text == "Hello!"
+            client.chat("m", "hi", think="hihg")
+
+    with pytest.raises(UnsupportedFeatureError, match="'hihg'"):
+        run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
 
 
 def test_where_no_levels_are_told_the_daemon_decides(fake_daemon: FakeDaemon) -> None:
