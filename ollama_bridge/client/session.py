@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dropped:
-    """The oldest turns were left out, so that the question fits. An event of a session."""
+    """The oldest turns were left out, so that the question fits. An event of a session.
+
+    It comes when the answer begins: of a question that fails nothing was left out.
+    """
 
     turns: tuple[Turn, ...]
 
@@ -176,22 +179,25 @@ class Session(_Base):
         said = self.conversation
         before, self._unanswered = said.state(), question
         try:
-            dropped = said.make_room(question, self._context_tokens())
-            if dropped:
-                yield Dropped(tuple(dropped))
+            untold = said.make_room(question, self._context_tokens())
             while True:
                 answer = _Answer(said, question)
                 try:
                     with contextlib.closing(self._events(question)) as events:
                         for event in events:
                             answer.take(event)
+                            if untold:
+                                left_out, untold = Dropped(tuple(untold)), []
+                                yield left_out
                             yield event
                 except ContextOverflowError as error:
                     dropped = said.make_room_after(question, error) if answer.is_empty else []
                     if not dropped:
                         raise
-                    yield Dropped(tuple(dropped))
+                    untold += dropped
                 except (GeneratorExit, KeyboardInterrupt):
+                    if untold:
+                        said.go_back(before)
                     answer.stop()
                     self._unanswered = question if answer.is_empty else None
                     raise
@@ -258,22 +264,25 @@ class AsyncSession(_Base):
         said = self.conversation
         before, self._unanswered = said.state(), question
         try:
-            dropped = said.make_room(question, await self._context_tokens())
-            if dropped:
-                yield Dropped(tuple(dropped))
+            untold = said.make_room(question, await self._context_tokens())
             while True:
                 answer = _Answer(said, question)
                 try:
                     async with contextlib.aclosing(self._events(question)) as events:
                         async for event in events:
                             answer.take(event)
+                            if untold:
+                                left_out, untold = Dropped(tuple(untold)), []
+                                yield left_out
                             yield event
                 except ContextOverflowError as error:
                     dropped = said.make_room_after(question, error) if answer.is_empty else []
                     if not dropped:
                         raise
-                    yield Dropped(tuple(dropped))
+                    untold += dropped
                 except (GeneratorExit, asyncio.CancelledError):
+                    if untold:
+                        said.go_back(before)
                     answer.stop()
                     self._unanswered = question if answer.is_empty else None
                     raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,54 @@ def test_a_long_conversation_is_shortened_by_the_daemon_s_numbers(
     assert len(told) == 1
     assert len(told[0].turns) == 92  # 8 turns and the question leave room for an answer
     assert len(said.turns) == 9
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_nothing_is_told_as_left_out_of_a_question_that_fails(
+    fake_daemon: FakeDaemon, kind: str
+) -> None:
+    """Alone it is too long, so what was put aside for it is put back, here and in what is told."""
+    fake_daemon.script = lambda asked: Turn(refusal=(400, TOO_LONG))
+    said = Conversation("m")
+    said.turns = [conversations.Turn(said.question("a" * 50), "b" * 50) for _ in range(3)]
+    said._used_tokens = fake_daemon.context_length  # so room is made before it is asked, too
+    told: list[object] = []
+
+    async def read_asyncio() -> None:
+        async with AsyncClient(fake_daemon.host) as client:
+            async for event in AsyncSession(client, said).stream("two"):
+                told.append(event)
+
+    def read() -> None:
+        with Client(fake_daemon.host) as client:
+            told.extend(Session(client, said).stream("two"))
+
+    with pytest.raises(ContextOverflowError):
+        read() if kind == "blocking" else asyncio.run(read_asyncio())
+    assert told == []
+    assert (len(said.turns), said.dropped) == (3, [])
+
+
+def test_who_stops_before_an_answer_begins_loses_no_turn(fake_daemon: FakeDaemon) -> None:
+    """Nobody would have told that it was left out."""
+
+    async def stop() -> None:
+        async with AsyncClient(fake_daemon.host) as client:
+            asking = asyncio.create_task(AsyncSession(client, said).ask("two"))
+            await asyncio.to_thread(asked.wait, 10)
+            asking.cancel()
+            await asyncio.wait([asking])
+
+    def script(_: Asked) -> Turn:
+        asked.set()
+        return Turn(fault=Fault.SILENT)
+
+    fake_daemon.script, asked = script, threading.Event()
+    said = Conversation("m")
+    said.turns = [conversations.Turn(said.question("a" * 50), "b" * 50) for _ in range(3)]
+    said._used_tokens = fake_daemon.context_length
+    asyncio.run(stop())
+    assert (len(said.turns), said.dropped) == (3, [])
 
 
 @pytest.mark.parametrize("settings", [{"trim": "never"}, {}])
