@@ -128,8 +128,7 @@ def measure(transport: Transport, error: DaemonError, question: Call, ends_s: fl
     if (unmeasured := measuring(error, question, ends_s)) is not None:
         ends_s = unmeasured.ends_s
         with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
-            answers = [transport.json(part, ends_s) for part in unmeasured.calls]
-            unmeasured.tell(answers, read_running(transport.json(calls.PS, ends_s)))
+            unmeasured.tell([transport.json(part, ends_s) for part in unmeasured.calls])
 
 
 async def measure_async(
@@ -139,5 +138,4 @@ async def measure_async(
     if (unmeasured := measuring(error, question, ends_s)) is not None:
         ends_s = unmeasured.ends_s
         with contextlib.suppress(DaemonError):
-            answers = [await transport.json(part, ends_s) for part in unmeasured.calls]
-            unmeasured.tell(answers, read_running(await transport.json(calls.PS, ends_s)))
+            unmeasured.tell([await transport.json(part, ends_s) for part in unmeasured.calls])

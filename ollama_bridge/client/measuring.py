@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ollama_bridge.client.calls import PS
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.fields import read_fields
 from ollama_bridge.client.refusals import overflow_text
-from ollama_bridge.client.values import RunningModel, context_in_use
+from ollama_bridge.client.values import context_in_use, read_running
 from ollama_bridge.errors import ContextOverflowError, DaemonError
 
 _PART_CHARACTERS = 240
 _PARTS = 3
 _LIMIT_S = 60.0  # the model is loaded, so it takes a moment, or the daemon is busy
+_STAYS = "10s"  # from one part to the next
 
 
 class Measuring:
@@ -47,22 +49,29 @@ class Measuring:
 
     @property
     def calls(self) -> Sequence[Call]:
-        """What has to be asked: each a part, with the options of the question."""
-        return [self._reading(part) for part in self._parts]
+        """What has to be asked, in this order: parts with the question's options, and the context.
 
-    def tell(self, answers: Sequence[object], running: Sequence[RunningModel]) -> None:
+        How long the model stays loaded is for the last part to say: one that leaves at once would
+        be loaded anew for each, and its context would not be told.
+        """
+        *parts, last = [self._reading(part) for part in self._parts]
+        staying = [replace(one, json={**(one.json or {}), "keep_alive": _STAYS}) for one in parts]
+        return [*staying, PS, last]
+
+    def tell(self, answers: Sequence[object]) -> None:
         """Put the estimate into the error.
 
         Args:
             answers: To :attr:`calls`.
-            running: What is loaded.
 
         Raises:
-            ReplyInvalidError: an answer has no number.
+            ReplyInvalidError: one does not say what it was asked for.
         """
-        counts = [read_fields(answer, "a part").whole("prompt_eval_count") for answer in answers]
+        *read, running, last = answers
+        read.append(last)
+        counts = [read_fields(answer, "a part").whole("prompt_eval_count") for answer in read]
         characters = sum(len(part) for part in self._parts)
-        limit = context_in_use(running, self._question.model)
+        limit = context_in_use(read_running(running), self._question.model)
         if not (characters and sum(counts) and limit):
             return
         error = self._error

@@ -104,6 +104,7 @@ class FakeDaemon:
         shown: What ``show`` says of each.
         prompt_end: What a rendered prompt ends with.
         context_length: With which each runs. A text to embed may have so many words.
+        left: Those that left memory: their last question said ``keep_alive=0``.
         blobs: Files by digest.
         asked: Every request, in the order of arrival.
         script: Meets every question in a way of its own.
@@ -139,6 +140,7 @@ class FakeDaemon:
     )
     prompt_end: str = ""
     context_length: int = 4096
+    left: set[str] = field(default_factory=set)
     blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     script: Callable[[Asked], Turn] | None = None
@@ -310,7 +312,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, [{"version": "0.34.4"}]
             case "/api/tags" | "/api/ps":
                 context = {"context_length": daemon.context_length}
-                listed = [_listed(*item) | context for item in daemon.models.items()]
+                gone = daemon.left if asked.path == "/api/ps" else ()
+                found = [item for item in daemon.models.items() if item[0] not in gone]
+                listed = [_listed(*item) | context for item in found]
                 return 200, [{"models": listed}]
             case "/api/create" | "/api/pull" | "/api/push":
                 return 200, list(daemon.statuses)
@@ -327,6 +331,10 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/delete":
                 del daemon.models[tag]
                 return 200, []
+        if asked.json.get("keep_alive") == 0:
+            daemon.left.add(tag)
+        else:
+            daemon.left.discard(tag)
         if asked.path == "/api/embed":
             return daemon.embed(asked.json)
         if self.turn.refusal is not None:

@@ -144,6 +144,18 @@ def test_a_text_to_embed_is_estimated_too(fake_daemon: FakeDaemon, ask: Any) -> 
     assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
 
 
+@pytest.mark.parametrize("method", ["chat", "embed"])
+def test_a_model_that_is_not_to_stay_is_estimated_with_too(
+    fake_daemon: FakeDaemon, ask: Any, method: str
+) -> None:
+    """It stays for as long as that takes, and leaves with the last part."""
+    fake_daemon.script, fake_daemon.context_length = counts_words, 100
+    with pytest.raises(ContextOverflowError, match="the limit is 100") as caught:
+        ask(fake_daemon.host, method, "m", "some words " * 100, keep_alive=0)
+    assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
+    assert fake_daemon.left == {"m:latest"}
+
+
 @pytest.mark.parametrize("method", ["generate", "chat"])
 def test_how_much_was_cut_is_estimated(fake_daemon: FakeDaemon, ask: Any, method: str) -> None:
     """Where the daemon tells no numbers; and it is said that they are none of its own."""
