@@ -24,7 +24,7 @@ from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp
-from ollama_bridge.client.model_check import check_models, digest_of
+from ollama_bridge.client.model_check import check_models, content_of, digest_of
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
@@ -122,10 +122,10 @@ class _Plan:
         self._addresses = list(dict.fromkeys(urls))
         self._api_key = api_key
         models = {str(call.model) for call in calls}
-        digests, self._away = _digests(models, self._addresses, api_key) if calls else ({}, {})
-        self._digests = digests
+        self._digests, self._away = _look(models, self._addresses, api_key) if calls else ({}, {})
+        identities = next(iter(self._digests.values()), {})
         self.jobs = [
-            question(call, identity=digests[str(call.model)], name=f"request {number}")
+            question(call, identity=identities[str(call.model)], name=f"request {number}")
             for number, call in enumerate(calls, start=1)
         ]
         self.limits = BatchLimits(None if concurrency == "auto" else concurrency, attempts)
@@ -135,10 +135,10 @@ class _Plan:
 
     def endpoints(self, timeouts: Timeouts | None) -> list[Endpoint[AsyncClient]]:
         """The daemons whose models are known."""
-        there = [address for address in self._addresses if address not in self._away]
+        there = daemons(list(self._digests), timeouts=timeouts, api_key=self._api_key)
         return [
-            replace(one, check=partial(check_models, one.name, self._digests, self._api_key))
-            for one in daemons(there, timeouts=timeouts, api_key=self._api_key)
+            replace(one, check=partial(check_models, one.name, digests, self._api_key))
+            for one, digests in zip(there, self._digests.values(), strict=True)
         ]
 
     def before(self, log: BatchLog) -> Iterator[Answered | GivenUp]:
@@ -169,14 +169,14 @@ class _Plan:
             yield Answered(index, reply, outcome.error, outcome.attempts)
 
 
-def _digests(
+def _look(
     models: set[str], addresses: Sequence[str], api_key: str | None
-) -> tuple[Mapping[str, str], Mapping[str, DaemonError]]:
-    """What each model is, so that another one under its name is asked anew; and who is not fit.
+) -> tuple[Mapping[str, Mapping[str, str]], Mapping[str, DaemonError]]:
+    """The digest of each model at each daemon, where they are the same; and who is not fit.
 
     A daemon that does not say which models it has gets no work: they might be others.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Mapping[str, str]] = {}
     away: dict[str, DaemonError] = {}
     for address in addresses:
         try:
@@ -187,11 +187,18 @@ def _digests(
             if len(away) == len(addresses):
                 raise
             continue
-        for model in models:
-            digest = digest_of(model, there, address)
-            if found.setdefault(model, digest) != digest:
+        found[address] = {model: digest_of(model, there, address) for model in models}
+    (first, digests), *others = found.items()
+    for address, these in others:
+        for model in (model for model in models if these[model] != digests[model]):
+            if _content(model, address, api_key) != _content(model, first, api_key):
                 raise ConfigError(
-                    f"{model!r} is another model at {address} than at the daemons before",
+                    f"{model!r} is another model at {address} than at {first}",
                     hint="pull or copy the same one to every daemon",
                 )
     return found, away
+
+
+def _content(model: str, address: str, api_key: str | None) -> tuple[object, ...]:
+    with Client(address, timeouts=model_check.SOON, api_key=api_key) as client:
+        return content_of(client.show(model))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.exchange import Timeouts
-from ollama_bridge.client.values import ModelSummary, listed_name
+from ollama_bridge.client.values import ModelDetails, ModelSummary, listed_name
 from ollama_bridge.errors import ModelNotFoundError
 
 SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
+
+_FILE = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_FORMAT = re.compile(r"^(?:RENDERER|PARSER) .*$", re.MULTILINE)
 
 
 async def check_models(address: str, digests: Mapping[str, str], api_key: str | None) -> None:
@@ -57,3 +61,20 @@ def digest_of(model: str, there: Sequence[ModelSummary], address: str) -> str:
         hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
         model=model,
     )
+
+
+def content_of(details: ModelDetails) -> tuple[object, ...]:
+    """What a model is made of: one that two daemons made by themselves is the same at both.
+
+    Manifests of Ollama before 0.34 name the folder of their store, so digests of them differ.
+
+    Args:
+        details: Of the model at one daemon.
+
+    Returns:
+        What JSON can carry.
+    """
+    files, formats = (found.findall(details.modelfile) for found in (_FILE, _FORMAT))
+    parameters = sorted(details.parameters.splitlines())
+    turns = details.raw.get("messages")
+    return files, formats, details.template, details.system, parameters, turns

@@ -185,9 +185,30 @@ def test_several_daemons_share_the_work(daemon: FakeDaemon, tmp_path: Path) -> N
             assert len(texts(list(again))) == 12
         assert len(daemon.questions) > asked[0]
         assert len(other.questions) > asked[1]
-        other.models["m:latest"] = "e" * 64
-        with pytest.raises(ConfigError, match="is another model at"):
-            list(ask_all(requests, tmp_path / "other", hosts=hosts))
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_same"),
+    [
+        ({"modelfile": f"# FROM m:latest\nFROM /mnt/models/blobs/sha256-{'a' * 64}\n"}, True),
+        ({"modelfile": f"FROM /root/.ollama/models/blobs/sha256-{'b' * 64}\n"}, False),
+        ({"system": "Be brief."}, False),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, False),
+    ],
+)
+def test_a_model_made_at_each_daemon_is_the_same(
+    daemon: FakeDaemon, tmp_path: Path, shown: dict[str, Any], is_same: bool
+) -> None:
+    """Before 0.34 their manifests name the folders of their stores; each is held to its own."""
+    daemon.shown = {**daemon.shown, "modelfile": f"FROM /home/a/blobs/sha256-{'a' * 64}\n"}
+    with FakeDaemon(script=echo, models={"m:latest": "e" * 64}) as other:
+        other.shown = {**daemon.shown, **shown}
+        events = ask_all(prompts("a", "b"), tmp_path / "log", hosts=[daemon.host, other.host])
+        if is_same:
+            assert texts(list(events)) == {0: "to a", 1: "to b"}
+        else:
+            with pytest.raises(ConfigError, match="is another model at"):
+                list(events)
 
 
 @pytest.mark.parametrize(
