@@ -5,7 +5,8 @@ JSON lines, one for every piece that is settled, each synced to disk before it c
     {"key": "3f...", "attempts": 1, "value": {...}}                   done
     {"key": "9a...", "attempts": 3, "error": "RunnerCrashedError: ..."}   set aside
 
-Questions are not in it, only their digests. Values stay on disk until they are read.
+Questions are not in it, only their digests. Values stay on disk until they are read. Of a key that
+is asked anew the last line counts; until then the one before stands, whatever is killed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_bridge.closing import Closing
-from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.errors import ArtifactError, ContextOverflowError, DiskFullError
 from ollama_bridge.journal import JSONRecord, Place, SyncedLines
 
 _BEGINS = b'{"key": "'
+# The same question may fit the context that the daemon is given next.
+_IS_TOO_LONG = f"{ContextOverflowError.__name__}: "
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class BatchLog(Closing):
     """A log that only one process writes.
 
     Args:
-        path: Made if missing; a last line that a kill tore is cut off.
+        path: Made if missing; a last line that a kill tore is cut off. What was too long for the
+            context is not settled any more: to ask costs little, and the context may be another.
 
     Raises:
         ArtifactError: another process has it open, a line other than the last is damaged, or it is
@@ -109,7 +113,10 @@ class BatchLog(Closing):
     def _index(self, record: object, place: Place) -> None:
         if not isinstance(record, dict) or not isinstance(record.get("key"), str):
             raise ArtifactError("a line of it is no outcome of a batch", hint="name another file")
-        self._places[record["key"]] = place
+        if str(record.get("error") or "").startswith(_IS_TOO_LONG):
+            self._places.pop(record["key"], None)
+        else:
+            self._places[record["key"]] = place
 
 
 def _unwritable(path: Path, exc: OSError) -> ArtifactError:

@@ -49,6 +49,8 @@ def echo(asked: Asked) -> Turn:
     text = str(asked.json.get("prompt") or asked.json["messages"][-1]["content"])
     if text == "too long":
         return Turn(refusal=(400, "the input exceeds the available context size"))
+    if text == "odd":
+        return Turn(refusal=(400, "odd row"))
     return Turn(pieces=[f"to {text}"])
 
 
@@ -68,8 +70,8 @@ def texts(found: list[Any]) -> dict[int, str | None]:
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str) -> None:
-    """Equal requests are asked once; what fails has its error; a second call asks nothing."""
-    requests = [*prompts("a", "b", "a", "too long"), {"model": "m", "messages": "c"}]
+    """Equal requests are asked once; what fails has its error; a second call asks no more."""
+    requests = [*prompts("a", "b", "a", "odd"), {"model": "m", "messages": "c"}]
     log = tmp_path / "log"
 
     async def ask() -> list[Any]:
@@ -84,7 +86,7 @@ def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str)
 
     found = texts(run())
     assert found[3] is not None
-    assert found.pop(3).startswith("ContextOverflowError")  # type: ignore[union-attr]
+    assert found.pop(3).startswith("RequestRejectedError")  # type: ignore[union-attr]
     assert found == {0: "to a", 1: "to b", 2: "to a", 4: "to c"}
     asked = len(daemon.questions)
     again = run()
@@ -112,6 +114,22 @@ def test_a_batch_asks_as_its_client_does(daemon: FakeDaemon, tmp_path: Path, kin
     [answered] = run()
     assert answered.attempts == 2
     assert {one.headers["authorization"] for one in daemon.asked} == {"Bearer k"}
+
+
+def test_what_was_too_long_is_asked_anew(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """By the next call, for the context may be longer; if not it is refused again, and once."""
+
+    def call() -> dict[int, str | None]:
+        asked = prompts("a", "too long", "b")
+        return texts(list(ask_all(asked, tmp_path / "log", hosts=[daemon.host])))
+
+    for _ in range(2):
+        assert str(call()[1]).startswith("ContextOverflowError: ")
+    daemon.script = lambda asked: Turn(pieces=["it fits now"])
+    assert call() == {0: "to a", 1: "it fits now", 2: "to b"}
+    asked = len(daemon.questions)
+    assert call() == {0: "to a", 1: "it fits now", 2: "to b"}
+    assert len(daemon.questions) == asked
 
 
 def test_what_was_cut_is_in_the_log(daemon: FakeDaemon, tmp_path: Path) -> None:
