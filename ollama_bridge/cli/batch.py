@@ -58,6 +58,9 @@ def batch(
         str, typer.Option(help="Questions at a time, a daemon: a number, or auto.")
     ] = "auto",
     attempts: Annotated[int, typer.Option(help="Of each question; then it is set aside.")] = 3,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again what earlier runs set aside.")
+    ] = False,
     host: Annotated[
         list[str] | None,
         typer.Option("--host", help="A daemon; repeat it for several that share the work."),
@@ -70,7 +73,8 @@ def batch(
     A line is {"prompt": "..."} or {"messages": [...]}, with any field of Ollama's API, and may have
     an "id". Answers are in the order of the questions. Until all are there they are in
     OUT.jsonl.log, each synced to disk; a question that fails for good has its error as its answer,
-    and the exit code is 1.
+    and the exit code is 1. Run again, what was too long for the context is asked anew; with
+    --retry-failed all that failed is.
 
     Examples:
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
@@ -106,6 +110,7 @@ def batch(
             hosts=host or (),
             concurrency=_concurrency(concurrency),
             attempts=attempts,
+            retry_failed=retry_failed,
         )
         done = 0
         with contextlib.closing(events):  # whatever ends the loop, nothing is asked on
@@ -127,7 +132,7 @@ def batch(
     else:
         output.data(f"{answers}: {done - failed} answered, {failed} set aside")
     if failed:
-        output.say(f"to ask those again: remove {answers}.log, or their lines in it")
+        output.say("to ask those again: the same command with --retry-failed")
         raise typer.Exit(_SET_ASIDE)
 
 

@@ -49,6 +49,7 @@ class BatchLog(Closing):
     Args:
         path: Made if missing; a last line that a kill tore is cut off. What was too long for the
             context is not settled any more: to ask costs little, and the context may be another.
+        retry_failed: Nothing is settled that was set aside, for whatever reason.
 
     Raises:
         ArtifactError: another process has it open, a line other than the last is damaged, or it is
@@ -56,8 +57,9 @@ class BatchLog(Closing):
         DiskFullError: no room.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, retry_failed: bool = False) -> None:
         self._path = path
+        self._retries_failed = retry_failed
         self._places: dict[str, Place] = {}
         try:
             with contextlib.ExitStack() as stack:
@@ -113,7 +115,8 @@ class BatchLog(Closing):
     def _index(self, record: object, place: Place) -> None:
         if not isinstance(record, dict) or not isinstance(record.get("key"), str):
             raise ArtifactError("a line of it is no outcome of a batch", hint="name another file")
-        if str(record.get("error") or "").startswith(_IS_TOO_LONG):
+        error = record.get("error")
+        if error is not None and (self._retries_failed or str(error).startswith(_IS_TOO_LONG)):
             self._places.pop(record["key"], None)
         else:
             self._places[record["key"]] = place

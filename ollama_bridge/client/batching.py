@@ -40,6 +40,7 @@ def ask_all(
     hosts: Sequence[str] = (),
     concurrency: Concurrency = "auto",
     attempts: int = 3,
+    retry_failed: bool = False,
     timeouts: Timeouts | None = None,
     api_key: str | None = None,
 ) -> Generator[Answered | GivenUp, None, None]:
@@ -56,6 +57,7 @@ def ask_all(
             default port.
         concurrency: Requests at a time, a daemon; ``auto``: found by trying.
         attempts: Of each request.
+        retry_failed: Ask again what earlier calls set aside; what was too long is in any case.
         timeouts: Of each request.
         api_key: For all daemons; None: ``OLLAMA_API_KEY``.
 
@@ -68,7 +70,7 @@ def ask_all(
         DaemonError: no daemon is left; what was settled is kept.
     """
     plan = _Plan(requests, hosts, concurrency, attempts, api_key)
-    with BatchLog(log_path) as log:
+    with BatchLog(log_path, retry_failed=retry_failed) as log:
         yield from plan.before(log)
         for event in run_batch(plan.jobs, plan.endpoints(timeouts), log, plan.limits):
             yield from plan.told(event)
@@ -81,12 +83,13 @@ async def ask_all_async(
     hosts: Sequence[str] = (),
     concurrency: Concurrency = "auto",
     attempts: int = 3,
+    retry_failed: bool = False,
     timeouts: Timeouts | None = None,
     api_key: str | None = None,
 ) -> AsyncGenerator[Answered | GivenUp, None]:
     """:func:`ask_all` for asyncio."""
     plan = await asyncio.to_thread(_Plan, requests, hosts, concurrency, attempts, api_key)
-    with BatchLog(log_path) as log:
+    with BatchLog(log_path, retry_failed=retry_failed) as log:
         for answered in plan.before(log):
             yield answered
         events = run_batch_async(plan.jobs, plan.endpoints(timeouts), log, plan.limits)

@@ -137,6 +137,7 @@ class BlockingProcedures(Closing):
         hosts: Sequence[str] = (),
         concurrency: Concurrency = "auto",
         attempts: int = 3,
+        retry_failed: bool = False,
     ) -> Iterator[Answered | GivenUp]:
         """Answer many requests, each exactly once; see :func:`batching.ask_all`.
 
@@ -146,6 +147,7 @@ class BlockingProcedures(Closing):
             hosts: More daemons with the same models, which share the work with this client's.
             concurrency: Requests at a time, a daemon; ``auto``: found by trying.
             attempts: Of each request.
+            retry_failed: Ask again what earlier calls set aside.
 
         Raises:
             OllamaBridgeError: as for :func:`batching.ask_all`.
@@ -158,6 +160,7 @@ class BlockingProcedures(Closing):
             hosts=(self.host, *hosts),
             concurrency=concurrency,
             attempts=attempts,
+            retry_failed=retry_failed,
             timeouts=self._timeouts,
             api_key=self._api_key,
         )
@@ -237,6 +240,7 @@ class AsyncProcedures(ABC):
         hosts: Sequence[str] = (),
         concurrency: Concurrency = "auto",
         attempts: int = 3,
+        retry_failed: bool = False,
     ) -> AsyncIterator[Answered | GivenUp]:
         """As :meth:`BlockingProcedures.batch`."""
         from ollama_bridge.client.batching import ask_all_async
@@ -247,6 +251,7 @@ class AsyncProcedures(ABC):
             hosts=(self.host, *hosts),
             concurrency=concurrency,
             attempts=attempts,
+            retry_failed=retry_failed,
             timeouts=self._timeouts,
             api_key=self._api_key,
         )

@@ -132,6 +132,38 @@ def test_what_was_too_long_is_asked_anew(daemon: FakeDaemon, tmp_path: Path) -> 
     assert len(daemon.questions) == asked
 
 
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_what_was_set_aside_is_asked_again_on_demand(
+    daemon: FakeDaemon, tmp_path: Path, kind: str
+) -> None:
+    """Nothing else is; what fails again keeps its error, which stands until then."""
+    requests, log = prompts("a", "odd", "b"), tmp_path / "log"
+
+    async def call_asyncio(**settings: Any) -> list[Any]:
+        async with AsyncClient(daemon.host) as client:
+            return [one async for one in client.batch(requests, log, **settings)]
+
+    def call(**settings: Any) -> dict[int, str | None]:
+        if kind == "asyncio":
+            return texts(asyncio.run(call_asyncio(**settings)))
+        with Client(daemon.host) as client:
+            return texts(list(client.batch(requests, log, **settings)))
+
+    def asked() -> list[str]:
+        bodies, daemon.asked = daemon.questions, []
+        return [body["prompt"] for body in bodies]
+
+    failed = {0: "to a", 1: "RequestRejectedError: the daemon answered 400: odd row", 2: "to b"}
+    assert (call(), sorted(asked())) == (failed, ["a", "b", "odd"])
+    assert (call(), asked()) == (failed, [])
+    assert (call(retry_failed=True), asked()) == (failed, ["odd"])
+    assert (call(), asked()) == (failed, [])
+    daemon.script = lambda asked: Turn(pieces=["well now"])
+    answered = {**failed, 1: "well now"}
+    assert (call(retry_failed=True), asked()) == (answered, ["odd"])
+    assert (call(retry_failed=True), asked()) == (answered, [])
+
+
 def test_what_was_cut_is_in_the_log(daemon: FakeDaemon, tmp_path: Path) -> None:
     """An answer to half a prompt is never taken for one to the whole."""
 
@@ -376,10 +408,15 @@ def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_p
     first, second, third = rows(target)
     assert (first["id"], first["text"], second["id"], second["text"]) == ("x", "to a", 3, "to b")
     assert third["error"].startswith("ContextOverflowError")
+    assert done.stderr.endswith("the same command with --retry-failed\n")
     bodies = sorted(daemon.questions, key=lambda body: "messages" in body)
     assert bodies[0]["options"]["seed"] == 1
     assert bodies[0]["system"] == "Be brief."
     assert bodies[-1]["options"]["seed"] == 2
+    daemon.script = lambda asked: Turn(pieces=["well now"])
+    args += ["--system", "Be brief.", "--host", daemon.host, "--retry-failed"]
+    assert CliRunner().invoke(cli.app, args).exit_code == 0
+    assert [row["text"] for row in rows(target)] == ["to a", "to b", "well now"]
 
 
 @pytest.mark.parametrize(
