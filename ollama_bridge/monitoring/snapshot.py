@@ -122,8 +122,12 @@ class Snapshot:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Of all runners together; None: one of them does not say, or is on another machine."""
-        if not self.is_local or any(runner.slots is None for runner in self.runners):
+        """Of all runners together; None: one of them does not say, or cannot be seen.
+
+        An address of this machine may lead elsewhere: a tunnel, a container, a virtual machine.
+        """
+        unseen = self.loaded and not self.runners
+        if not self.is_local or unseen or any(runner.slots is None for runner in self.runners):
             return None
         return sum(runner.tokens_per_s for runner in self.runners)
 

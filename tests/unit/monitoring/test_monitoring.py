@@ -326,6 +326,18 @@ def test_a_runner_that_tells_nothing_has_no_numbers_of_requests() -> None:
     assert not names & {"ollama_runner_tokens_per_second", "ollama_runner_slots"}
 
 
+@pytest.mark.parametrize(("loaded", "rate"), [(CALM.loaded, None), ((), 0.0)])
+def test_what_cannot_be_seen_is_not_nought(loaded: tuple[Loaded, ...], rate: float | None) -> None:
+    """Behind a tunnel, or in a container, models are at work on an address of this machine."""
+    seen = replace(CALM, loaded=loaded, runners=())
+    assert seen.tokens_per_s == rate
+    told = {one.name for one in text_string_to_metric_families(exposition(seen))}
+    assert ("ollama_tokens_per_second" in told) == (rate is not None)
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(view(seen))
+    assert ("? tokens/s" in console.export_text()) == (rate is None)
+
+
 def test_the_page_is_this_machine_s_alone() -> None:
     """A taken port is a clear error."""
     with Exporter(0, lambda: exposition(CALM)) as page:
