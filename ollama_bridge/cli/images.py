@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_bridge.cli.output import say
+from ollama_bridge.models.paths import expand_home, is_dir, is_file
 
 # What Ollama's own command line sends (cmd/interactive.go, extractFileNames).
 _SUFFIX = r"\.(?:png|jpg|jpeg|webp|wav)"
-_AFTER = r"(?=[.,;:!?)]*(?:\s|$))"
-_END = re.compile(f"{_SUFFIX}{_AFTER}", re.IGNORECASE)
-_QUOTED = re.compile(rf"""(["'])([^\n]+?{_SUFFIX})\1{_AFTER}""", re.IGNORECASE)
+_END = re.compile(rf"""{_SUFFIX}(["']?)(?=[.,;:!?)]*(?:\s|$))""", re.IGNORECASE)
 _WORD = re.compile(r"(?<!\S)\S")
 _NO_BLANKS = re.compile(r"(?:[^\s\\]|\\.)+")  # but for escaped ones
 _IS_PATH = re.compile(r"(?:~[^/\s]*|\.{1,2})?/|[A-Za-z]:[\\/]")
+_LONGEST = 4096  # characters of a path; no system takes more
+
+_Ends = dict[str, list[int]]  # of names, by the quotation mark behind them
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,9 @@ def images_in(text: str) -> Named:
     """
     files: list[Path] = []
     missing: list[str] = []
-    rest, place = "", 0
-    for word in _WORD.finditer(text):
-        if word.start() < place:
-            continue
-        names = list(_names(text, word.start()))
-        for end, name in names:
-            if (path := _file(name)) is not None:
-                files.append(path)
-                rest, place = rest + text[place : word.start()], end
-                break
-        else:
-            if names and _IS_PATH.match(names[-1][1]):
-                missing.append(names[-1][1])
+    rest = "\n".join(_without_images(line, files, missing) for line in text.split("\n"))
     if files:
-        text = re.sub(r"[ \t]{2,}", " ", rest + text[place:]).strip()
+        text = re.sub(r"[ \t]{2,}", " ", rest).strip()
     return Named(text, tuple(files), tuple(missing))
 
 
@@ -69,26 +60,64 @@ def with_images(text: str) -> tuple[str, list[Path]]:
     return named.text, list(named.files)
 
 
-def _names(text: str, begin: int) -> Iterator[tuple[int, str]]:
-    """What may be the name of an image that begins there, and where it ends; the longest first."""
-    quoted = _QUOTED.match(text, begin)
-    if quoted is not None:
-        yield quoted.end(), quoted[2]
+def _without_images(line: str, files: list[Path], missing: list[str]) -> str:
+    """What is left of a line; what it names is put to the others.
+
+    Lines may be long (a log, JSON): each is searched once, and no word for more than a path.
+    """
+    ends: _Ends = {"": [], "'": [], '"': []}
+    for found in _END.finditer(line):
+        ends[found[1]].append(found.start(1))
+    if not any(ends.values()):
+        return line
+    rest, place = "", 0
+    for word in _WORD.finditer(line):
+        begin = word.start()
+        if begin < place:
+            continue
+        first, there = None, None
+        for end, name in _names(line, begin, ends):
+            first = first or name
+            if (path := _file(name)) is not None:
+                there = (path, end)
+            elif not _is_within_folder(name):  # nor is any that is longer
+                break
+        if there is not None:
+            files.append(there[0])
+            rest, place = rest + line[place:begin], there[1]
+        elif first is not None and _IS_PATH.match(first):
+            missing.append(first)
+    return rest + line[place:]
+
+
+def _names(line: str, begin: int, ends: _Ends) -> Iterator[tuple[int, str]]:
+    """What may be the name of an image that begins there, and where it ends; the shortest first."""
+    limit = begin + _LONGEST
+    for end in _after(begin, limit, ends.get(line[begin], [])):  # a quotation mark, maybe
+        yield end + 1, line[begin + 1 : end]
         return
-    line_end = text.find("\n", begin)
-    line = text[begin : line_end if line_end >= 0 else len(text)]
-    is_path = _IS_PATH.match(line)
-    for end in reversed([found.end() for found in _END.finditer(line)]):
-        if is_path or _NO_BLANKS.fullmatch(line[:end]):
-            yield begin + end, line[:end]
+    if not _IS_PATH.match(line, begin):
+        no_blanks = _NO_BLANKS.match(line, begin, limit)
+        limit = no_blanks.end() if no_blanks is not None else begin
+    for end in _after(begin, limit, ends[""]):
+        yield end, line[begin:end]
+
+
+def _after(begin: int, limit: int, ends: list[int]) -> Iterator[int]:
+    for place in range(bisect_right(ends, begin), len(ends)):
+        if ends[place] > limit:
+            return
+        yield ends[place]
+
+
+def _readings(name: str) -> tuple[Path, Path]:
+    """As it is, and with what is escaped in it."""
+    return expand_home(name), expand_home(re.sub(r"\\(.)", r"\1", name))
 
 
 def _file(name: str) -> Path | None:
-    for one in (name, re.sub(r"\\(.)", r"\1", name)):
-        try:
-            path = Path(one).expanduser()
-            if path.is_file():
-                return path
-        except (OSError, RuntimeError, ValueError):  # no name of a file, or of a user
-            continue
-    return None
+    return next((path for path in _readings(name) if is_file(path)), None)
+
+
+def _is_within_folder(name: str) -> bool:
+    return any(is_dir(path.parent) for path in _readings(name))

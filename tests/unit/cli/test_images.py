@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
 
+from ollama_bridge.cli import images
 from ollama_bridge.cli.images import Named, images_in
 
 BLANK, PLAIN, SOUND, DEEP = "a b.png", "c.JPG", "d.wav", "e f/g (1) h.webp"
@@ -65,6 +67,26 @@ def test_files_that_are_there_are_found(
 def test_what_is_not_there_stays_in_the_text(typed: str, missing: list[str], folder: Path) -> None:
     """And is named, where it looks like a path."""
     assert images_in(typed) == Named(typed, (), tuple(missing))
+
+
+def test_a_long_line_is_searched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log, or JSON on one line: not for every word of it again, nor for every path all others."""
+    searched: list[int] = []
+    ends = images._END
+    monkeypatch.setattr(
+        images,
+        "_END",
+        SimpleNamespace(finditer=lambda text: [searched.append(len(text)), ends.finditer(text)][1]),
+    )
+    asked: list[Path] = []
+    monkeypatch.setattr(images, "is_file", lambda path: [asked.append(path), path.is_file()][1])
+    log = '{"at": "/no/where", "text": "word word"} ' * 500
+    paths = "".join(f"/no/{number}.png " for number in range(200))
+    found = images_in(f"{log}{paths}{log}{folder}/{BLANK}")
+    assert [path.name for path in found.files] == [BLANK]
+    assert len(found.missing) == 200
+    assert sum(searched) == len(f"{log}{paths}{log}{folder}/{BLANK}")
+    assert len(asked) < 3000
 
 
 @pytest.mark.parametrize("capability", ["vision", "tools"])
