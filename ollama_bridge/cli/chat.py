@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,16 +38,6 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client, Conversation
 
 _MARK = '"""'
-_PLAIN = (
-    *("system", "timing", "load", "save", "export", "retry", "undo", "compare", "list", "clear"),
-    *("help", "bye"),
-)
-_LEVELS = ("low", "medium", "high", "max")
-_SHOWN = ("info", "license", "modelfile", "parameters", "system", "template")
-_SET = (
-    *("system", "think", "nothink", "noformat", "verbose", "quiet"),
-    *("history", "nohistory"),
-)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -182,25 +172,15 @@ def joined(lines: Iterator[str | None]) -> Iterator[str]:
             yield f"{begin}{text.strip(chr(10))}{end}"
 
 
-def _offered() -> dict[str, Any]:
-    """What Tab offers, word by word."""
-    from ollama_bridge.option_kinds import OPTION_KINDS
-
-    commands: dict[str, Any] = dict.fromkeys(f"/{name}" for name in _PLAIN)
-    settings: dict[str, Any] = dict.fromkeys(_SET)
-    settings |= {"parameter": dict.fromkeys(OPTION_KINDS), "format": {"json": None}}
-    levels = dict.fromkeys(("on", "off", *_LEVELS))
-    return commands | {"/set": settings, "/show": dict.fromkeys(_SHOWN), "/think": levels}
-
-
 def _typed(repl: Repl) -> Iterator[str | None]:
     """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.completion import NestedCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
+
+    from ollama_bridge.cli import chat_completion
 
     path = home_dir() / "chat-history"
     kept: History = InMemoryHistory()
@@ -222,7 +202,7 @@ def _typed(repl: Repl) -> Iterator[str | None]:
         key_bindings=keys,
         history=kept,
         auto_suggest=AutoSuggestFromHistory(),
-        completer=NestedCompleter.from_nested_dict(_offered()),
+        completer=chat_completion.completer(),
         complete_while_typing=False,
         enable_open_in_editor=True,
     )
