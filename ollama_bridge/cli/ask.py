@@ -23,6 +23,7 @@ from ollama_bridge.cli.asking import (
     SystemOption,
     ThinkOption,
     VerboseOption,
+    check_is_prompt,
     read_format,
     read_keep_alive,
     read_options,
@@ -112,6 +113,7 @@ def run(
     )
     with connect(host) as client:
         details = _find_or_pull(client, tag, insecure=insecure)
+        check_is_prompt(prompt[0] if prompt else "", think, details)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
             text = whole_prompt(" ".join(prompt or []), tag=tag)
             alive = conversation.keep_alive
@@ -169,7 +171,9 @@ def generate(
     text = whole_prompt(prompt or "", tag=tag)
     given, alive = read_options(parameter), read_keep_alive(keepalive)
     with connect(host) as client:
-        given = with_own_limit(given, client.show(tag))
+        details = client.show(tag)
+        check_is_prompt(prompt or "", think, details)
+        given = with_own_limit(given, details)
         reply = client.generate(
             tag,
             text,

@@ -23,7 +23,11 @@ ParameterOption = Annotated[
     typer.Option("--parameter", "-p", help="name=value, such as temperature=0. Repeatable."),
 ]
 ThinkOption = Annotated[
-    str | None, typer.Option("--think", help="true (or nothing), false, low, medium, high or max.")
+    str | None,
+    typer.Option(
+        "--think",
+        help="true (or nothing), false, low, medium, high, max; =LEVEL: one of the model's own.",
+    ),
 ]
 HideThinkingOption = Annotated[
     bool, typer.Option("--hide-thinking", "--hidethinking", help="Do not show thinking.")
@@ -36,7 +40,8 @@ KeepAliveOption = Annotated[
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Times and rates on stderr.")]
 _DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|ms|s|m|h))+")  # as Go writes one
-THINK = {"true": True, "false": False} | {name: name for name in ("low", "medium", "high", "max")}
+LEVELS = ("low", "medium", "high", "max")  # of models that do not tell their own
+THINK = {"true": True, "false": False} | {name: name for name in LEVELS}
 
 
 def read_options(pairs: list[str] | None) -> dict[str, Any]:
@@ -67,16 +72,31 @@ def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
 
 
 def read_think(text: str | None) -> bool | str | None:
-    """What ``--think`` means.
+    """What ``--think`` means; empty: it stands alone.
 
-    Raises:
-        ConfigError: none of its words.
+    Which levels there are the model tells, and the client or the daemon compares.
     """
     if text is None:
         return None
-    if text.lower() not in THINK:
-        raise ConfigError(f"--think {text}: write {', '.join(THINK)}")
-    return THINK[text.lower()]
+    return THINK.get(text.lower(), text) if text else True
+
+
+def check_is_prompt(word: str, think: str | None, details: ModelDetails) -> None:
+    """Of ``--think LEVEL "..."`` only a level that every model may have is none of the prompt.
+
+    Args:
+        word: The first of the prompt.
+        think: What ``--think`` was given.
+        details: Of the model.
+
+    Raises:
+        ConfigError: it is a level of the model's own, behind ``--think`` alone.
+    """
+    if think == "" and word in details.think_levels:
+        raise ConfigError(
+            f"--think {word}: how to think, or a word of the prompt",
+            hint=f"write --think={word}, or --think=true",
+        )
 
 
 def read_format(text: str | None) -> str | dict[str, Any] | None:

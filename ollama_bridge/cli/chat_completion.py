@@ -8,13 +8,13 @@ from typing import Any
 from prompt_toolkit.completion import CompleteEvent, Completion, NestedCompleter, WordCompleter
 from prompt_toolkit.document import Document
 
+from ollama_bridge.cli.asking import LEVELS
 from ollama_bridge.option_kinds import OPTION_KINDS
 
 _PLAIN = (
     *("system", "timing", "load", "save", "export", "retry", "undo", "compare", "list", "clear"),
     *("help", "bye"),
 )
-_LEVELS = ("low", "medium", "high", "max")
 _SHOWN = ("info", "license", "modelfile", "parameters", "system", "template")
 _SET = (
     *("system", "think", "nothink", "noformat", "verbose", "quiet"),
@@ -39,7 +39,7 @@ def completer() -> NestedCompleter:
     commands: dict[str, Any] = dict.fromkeys(f"/{name}" for name in _PLAIN)
     settings: dict[str, Any] = dict.fromkeys(_SET)
     settings |= {"parameter": dict.fromkeys(OPTION_KINDS), "format": {"json": None}}
-    levels = dict.fromkeys(("on", "off", *_LEVELS))
+    levels = dict.fromkeys(("on", "off", *LEVELS))
     return CommandCompleter.from_nested_dict(
         commands | {"/set": settings, "/show": dict.fromkeys(_SHOWN), "/think": levels}
     )

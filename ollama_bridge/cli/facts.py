@@ -19,5 +19,6 @@ def model_facts(details: ModelDetails) -> dict[str, object]:
         "quantization": more.get("quantization_level"),
         "requires": details.raw.get("requires"),
         "capabilities": ", ".join(details.capabilities) or "?",
+        "thinking levels": ", ".join(details.think_levels),
     }
     return {name: value for name, value in facts.items() if value}

@@ -66,7 +66,7 @@ class Command(TyperCommand):
 
 
 class ThinkingCommand(Command):
-    """A command whose ``--think`` may stand alone, as in ``ollama``: it then means true."""
+    """A command whose ``--think`` may stand alone, as in ``ollama``: its value is then empty."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Only a word that says how to think is its value; all else is a prompt."""
@@ -77,7 +77,7 @@ class ThinkingCommand(Command):
         for place, word in enumerate(found[:end]):
             following = found[place + 1] if place + 1 < end else ""
             if word == "--think" and following.lower() not in THINK:
-                found[place] = "--think=true"
+                found[place] = "--think="
         return super().parse_args(ctx, found)
 
 

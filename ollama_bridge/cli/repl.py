@@ -10,7 +10,7 @@ from typing import Any
 
 from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
-from ollama_bridge.cli.asking import with_own_limit
+from ollama_bridge.cli.asking import LEVELS, with_own_limit
 from ollama_bridge.cli.facts import model_facts
 from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.output import say
@@ -23,12 +23,11 @@ from ollama_bridge.modelfile.parameters import parse_parameter
 from ollama_bridge.models.paths import expand_home
 
 _Events = Generator[SessionEvent, None, None]
-_LEVELS = ("low", "medium", "high", "max")
 
 HELP = """\
 /set parameter NAME VALUE   an option of every question (temperature, num_ctx, ...)
 /set system TEXT            the instruction; also /system TEXT
-/set think | nothink        also /think [on|off|low|medium|high|max]
+/set think | nothink        also /think [on|off|low|medium|high|max], or a level of the model's own
 /set format json | noformat answers as JSON, or as they are
 /set verbose | quiet        times after every answer; also /timing
 /set history | nohistory    keep what is typed, or not
@@ -225,10 +224,15 @@ class Repl:
         self._each("system", text or None)
 
     def _think(self, level: str) -> None:
-        values = {"": None, "on": True, "off": False} | {name: name for name in _LEVELS}
+        values: dict[str, bool | None] = {"": None, "on": True, "off": False}
         if level not in values:
-            raise ConfigError(f"/think {level}: write on, off, {', '.join(_LEVELS)}")
-        self._each("think", values[level])
+            for tag in self.sessions:
+                levels = self.client.show(tag).think_levels or LEVELS
+                if level not in levels:
+                    raise ConfigError(
+                        f"/think {level}: of {tag} write on, off, {', '.join(levels)}"
+                    )
+        self._each("think", values.get(level, level))
 
     def _timing(self, _: str) -> None:
         self.verbose = not self.verbose

@@ -143,6 +143,11 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
     chat("/think high", "/set noformat", "hi")
     assert chat.last["think"] == "high"
     assert "format" not in chat.last
+    levels = {"values": [False, "low", "xhigh"], "default": "xhigh"}
+    chat.daemon.shown = {**chat.daemon.shown, "thinking": levels}
+    chat("/think xhigh", "/think high", "hi")
+    assert chat.last["think"] == "xhigh"
+    assert "/think high: of m write on, off, low, xhigh" in capsys.readouterr().err
     chat("/set verbose", "hi")
     assert "7 + 3 tokens, first token" in capsys.readouterr().err
 
@@ -155,7 +160,7 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/set parameter temprature 1", "temperature"),
         ("/set parameter temperature hot", "temperature"),
         ("/set parameter temperature 0 1", "it takes one value"),
-        ("/think hard", "/think hard: write on, off"),
+        ("/think hard", "/think hard: of m write on, off, low, medium, high, max"),
         ("/show banana", "/show banana: not understood"),
         ("/load", "/load what?"),
         ("/load none.json", "none.json cannot be read"),

@@ -76,6 +76,34 @@ def test_think_may_stand_alone(
     assert (asked.get("think"), asked["messages"][0]["content"]) == (think, prompt)
 
 
+@pytest.mark.parametrize(
+    ("words", "think", "told"),
+    [
+        (("run", "m", "--think=xhigh", "hi"), "xhigh", ""),
+        (("run", "m", "--think=true", "xhigh", "hi"), True, ""),
+        (("run", "m", "--think", "xhigh hi"), True, ""),
+        (("run", "m", "--think", "xhigh", "hi"), None, "write --think=xhigh, or --think=true"),
+        (("generate", "m", "--think", "xhigh"), None, "write --think=xhigh, or --think=true"),
+        (("run", "m", "--think", "high", "hi"), None, "think: one of low, xhigh"),
+        (("run", "m", "--think=hard", "hi"), None, "think: one of low, xhigh"),
+        (("show", "m"), None, "low, xhigh"),
+    ],
+)
+def test_a_model_s_own_levels_of_thinking(
+    daemon: FakeDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    think: object,
+    told: str,
+) -> None:
+    """The one that an error names can be typed, and none is asked as a word of the prompt."""
+    levels = {"values": [False, "low", "xhigh"], "default": "xhigh"}
+    daemon.shown = {**daemon.shown, "thinking": levels}
+    done = run_in_process(monkeypatch, [*words, "--host", daemon.host])
+    assert told in done.stdout + done.stderr
+    assert [asked["think"] for asked in daemon.questions] == ([think] if think else [])
+
+
 def test_the_limit_of_a_tag_is_kept(daemon: FakeDaemon) -> None:
     """Unless another is asked for."""
     daemon.shown = {**daemon.shown, "parameters": "num_predict                    24\nstop x"}
@@ -256,7 +284,7 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (("run", "m", "--think=hard", "hi"), 2, "--think hard"),
+        (("run", "m", "--think=on", "hi"), 2, "think is 'on'"),
         (("run", "m", "--format", "none.json", "hi"), 2, "none.json"),
         (("run", "m", "-p", "temperature", "hi"), 2, "write it as name=value"),
         (("run", "m"), 2, "no prompt"),
