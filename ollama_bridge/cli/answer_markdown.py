@@ -12,7 +12,8 @@ from rich.markdown import Markdown
 _NOT_TAKEN = ["reference", "image", "autolink"]
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
 _PARSER.disable(_NOT_TAKEN)
-_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+_OPENS = re.compile(r" *(?:(?:[-*+]|\d{1,9}[.)]) +)*(`{3,}(?=[^`]*$)|~{3,})")  # in a list, too
+_CLOSES = re.compile(r"( *)(`{3,}|~{3,})")
 
 
 class AnswerMarkdown(Markdown):
@@ -66,6 +67,7 @@ class Blocks:
         self._read = 0  # so far its lines are whole
         self._has_words = False  # are there any in them
         self._fence = ""  # that is open
+        self._column = 0  # where it began
 
     def add(self, piece: str) -> str:
         """What became whole by the next piece; empty: nothing."""
@@ -86,11 +88,15 @@ class Blocks:
         return whole
 
     def _look_for_fence(self, line: str) -> None:
-        """A fence is closed by one of its kind that is as long, with nothing behind it."""
-        mark = _FENCE.match(line)
-        if mark is None:
-            return
+        """A fence is closed by one of its kind that is as long, alone, and no deeper.
+
+        Whether a deep one is in a list is not looked at; if it is not, a block waits longer.
+        """
+        line = line.expandtabs(4).rstrip()
         if not self._fence:
-            self._fence = mark[1]
-        elif mark[1].startswith(self._fence) and not line[mark.end() :].strip():
-            self._fence = ""
+            if (mark := _OPENS.match(line)) is not None:
+                self._fence, self._column = mark[1], mark.start(1)
+        elif (mark := _CLOSES.fullmatch(line)) is not None:
+            is_as_deep = len(mark[1]) < self._column + 4
+            if mark[2].startswith(self._fence) and is_as_deep:
+                self._fence = ""

@@ -37,6 +37,11 @@ def on_terminal(pieces: Sequence[str], thinking: Sequence[str] = ()) -> str:
         ("````md\n```\nb\n```\n\nc\n```` \n\nd", "````md\n```\nb\n```\n\nc\n```` \n\n"),
         ("~~~\n```\n\n~~~\n\nd", "~~~\n```\n\n~~~\n\n"),
         ("```a``` is one\n\nb", "```a``` is one\n\n"),
+        ("- ```sh\n  b\n\n  c\n  ```\n\nd", "- ```sh\n  b\n\n  c\n  ```\n\n"),
+        ("* 1) ~~~\n\tb\n\n\t~~~\n\nd", "* 1) ~~~\n\tb\n\n\t~~~\n\n"),
+        ("10. a\n    ```\n    b\n\n    ```\n\nd", "10. a\n    ```\n    b\n\n    ```\n\n"),
+        ("```md\n- b\n    ```\n\nc\n```\n\nd", "```md\n- b\n    ```\n\nc\n```\n\n"),
+        ("> ```\n> b\n\nc", "> ```\n> b\n\n"),
     ],
 )
 @pytest.mark.parametrize("length", [1, 3, 100])
