@@ -113,8 +113,9 @@ def _paths(command: Command, folder: Path) -> list[Path]:
         raise ModelfileError(f"{what}: a folder", hint=f"ollama-bridge package {path} TAG")
     if set("*?[") & set(command.value):
         names = sorted(glob.glob(str(expand_home(command.value)), root_dir=folder))  # noqa: PTH207
-        if names:
-            return [folder / name for name in names]
+        files = [folder / name for name in names if is_file(folder / name)]
+        if files:
+            return files
     if is_path:
         raise ModelfileError(f"{what}: there is no such file", hint=f"ls {path.parent}")
     return []

@@ -184,7 +184,12 @@ def _client(host: str | None) -> Client:
 
 def _uploaded(client: Client, path: Path, reporter: Reporter) -> str:
     """The digest of a file that the daemon has, or is given."""
-    digest = f"sha256:{digest_file(path)}"
+    try:
+        digest = f"sha256:{digest_file(path)}"
+    except OSError as exc:  # such as one of a store that is another user's
+        raise ModelfileError(
+            f"{path} cannot be read: {exc.strerror}", hint=f"ls -l {path}"
+        ) from exc
     if not client.has_blob(digest):
         client.upload_blob(path, digest, on_progress=bar(reporter, "upload"))
     return digest

@@ -56,6 +56,7 @@ def test_every_instruction_is_sent(folder: Path) -> None:
             "FROM m.gguf\nFROM sub/m.gguf",
             {"files": {"0/m.gguf": "m.gguf", "1/m.gguf": "sub/m.gguf"}},
         ),
+        ("FROM ./[as]*", {"files": {"model.gguf": "a.gguf"}}),  # a folder is none of them
         ("FROM two [x]/m-1.gguf", {"files": {"model.gguf": "two [x]/m-1.gguf"}}),
         ("FROM m\nADAPTER ./a.gguf", {"adapters": {"model.gguf": "a.gguf"}}),
         ("FROM m\nDRAFT a.gguf", {"draft_files": {"model.gguf": "a.gguf"}}),

@@ -358,6 +358,18 @@ def test_create_sends_the_file_or_names_the_model(daemon: FakeDaemon, tmp_path: 
     assert (gone.returncode, "FROM ./gone.gguf: there is no such file" in gone.stderr) == (2, True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="a file that nobody can read")
+def test_create_of_what_cannot_be_read(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a GGUF in another user's store."""
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text("FROM /proc/self/mem\n")
+    words = ["create", "new", "-f", str(modelfile), "--host", daemon.host]
+    done = run_in_process(monkeypatch, words)
+    assert (done.code, "/proc/self/mem cannot be read: Input/output" in done.stderr) == (2, True)
+
+
 def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     """Given as arguments or as lines; a text that is too long is an error, or cut and told."""
     daemon.context_length = 2
