@@ -11,6 +11,8 @@ import psutil
 
 _RUNNERS = ("llama-server", "ollama_llama_server")
 _DAEMONS = ("ollama", "ollama.exe")
+# Where Ollama's own is; who built llama.cpp himself, for Ollama's files, has another of that name.
+_OWN = re.compile(r"/(lib/ollama|Ollama\.app)/")
 BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 
 
@@ -23,11 +25,13 @@ def runners() -> Iterator[psutil.Process]:
 
 
 def left_runners() -> list[psutil.Process]:
-    """Runners of Ollama's models whose daemon was killed: nothing but memory comes of them."""
+    """Ollama's own runners whose daemon was killed: nothing but memory comes of them."""
     found = []
     for process in runners():
         with contextlib.suppress(psutil.Error):
-            if BLOB.search(" ".join(process.cmdline())) and _is_orphan(process):
+            command = process.cmdline()
+            is_own = process.name() != "llama-server" or _OWN.search(command[0])
+            if is_own and BLOB.search(" ".join(command)) and _is_orphan(process):
                 found.append(process)
     return found
 

@@ -215,12 +215,19 @@ def test_an_address_at_which_nothing_can_be_started_is_a_problem(
 
 
 def test_runners_that_a_killed_daemon_left_are_told(tmp_path: Path) -> None:
-    """With what they hold and how they are ended; one that has a parent is somebody's."""
-    runner = tmp_path / "llama-server"
-    runner.symlink_to(Path(sys.executable).resolve())
-    words = [str(runner), "-c", "import time; time.sleep(60)", f"/models/sha256-{'a' * 64}"]
-    script = f"{shlex.join(words)} >&- 2>&- & echo $!"
-    with subprocess.Popen(words) as owned:
+    """With what they hold and how they are ended; one that has a parent is somebody's.
+
+    So is a server of llama.cpp's that somebody built and left to run with Ollama's files.
+    """
+    runner, another = tmp_path / "lib" / "ollama" / "llama-server", tmp_path / "llama-server"
+    runner.parent.mkdir(parents=True)
+    for program in (runner, another):
+        program.symlink_to(Path(sys.executable).resolve())
+    words = ["-c", "import time; time.sleep(60)", f"/models/sha256-{'a' * 64}"]
+    script = "".join(
+        f"{shlex.join([str(one), *words])} >&- 2>&- & echo $!\n" for one in (runner, another)
+    )
+    with subprocess.Popen([runner, *words]) as owned:
         started = subprocess.run(
             ["sh", "-c", script],
             capture_output=True,
@@ -228,18 +235,19 @@ def test_runners_that_a_killed_daemon_left_are_told(tmp_path: Path) -> None:
             check=True,
             start_new_session=True,  # as a daemon has it
         )
-        left = psutil.Process(int(started.stdout))
+        left, theirs = (psutil.Process(int(pid)) for pid in started.stdout.split())
         try:
-            while left.name() != runner.name:  # it is the shell still
+            while {left.name(), theirs.name()} != {runner.name}:  # they are the shell still
                 time.sleep(0.001)
             (finding,) = (one for one in run_doctor() if one.name == "runners")
         finally:
             left.kill()
+            theirs.kill()
             owned.kill()
     assert (finding.status, "GiB" in finding.detail) == ("warning", True)
     ids = str(finding.fix).removeprefix("kill ").split()
     assert str(left.pid) in ids
-    assert str(owned.pid) not in ids
+    assert not {str(owned.pid), str(theirs.pid)} & set(ids)
 
 
 @pytest.mark.parametrize(("binary", "installs"), [(Path("ollama"), 0), (None, 1)])
