@@ -99,7 +99,8 @@ def main() -> None:
     output.print_anything()
     quiet_libraries()
     words = sys.argv[1:]
-    as_json = "--json" in words[: words.index("--") if "--" in words else None]
+    options = words[: words.index("--") if "--" in words else None]
+    as_json = not {"--json", "--json=true"}.isdisjoint(options)
     try:
         with completion.whole_words():
             code = app(standalone_mode=False)

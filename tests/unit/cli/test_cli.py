@@ -50,9 +50,10 @@ def test_error_becomes_message_fix_and_exit_code() -> None:
     assert second == "fix:   ollama-bridge recipes ls"
 
 
-def test_error_as_json_keeps_stdout_readable_for_programs() -> None:
+@pytest.mark.parametrize("flag", ["--json", "--json=true"])
+def test_error_as_json_keeps_stdout_readable_for_programs(flag: str) -> None:
     """With ``--json`` the error is an object on stdout, too."""
-    done = command("build", "nonsense", "--json")
+    done = command("build", "nonsense", flag)
     error = json.loads(done.stdout)["error"]
     assert error["exit_code"] == done.returncode == 2
     assert error["hint"] == "ollama-bridge recipes ls"
