@@ -57,7 +57,7 @@ class Observer(Closing):
         self._slots = httpx.Client(timeout=_SLOTS_LIMIT_S, trust_env=False)
         self._runners: dict[int, _Seen] = {}
         self._blobs: dict[str, str] = {}
-        self._until: dict[str, str] = {}  # changes when a model was asked, or made anew
+        self._until: dict[tuple[str, str], str] = {}  # changes when a model was asked
         self._swapped_in_bytes = psutil.swap_memory().sin
         self._has_nvidia = shutil.which("nvidia-smi") is not None
         psutil.cpu_percent()  # the first call has nothing to compare with
@@ -105,12 +105,13 @@ class Observer(Closing):
         """Which file a loaded model runs, so that a process can be given its name."""
         known = set(self._blobs.values())
         for one in loaded:
-            if one.name not in known or one.until != self._until.get(one.name):
+            made = (one.name, one.digest)
+            if one.name not in known or one.until != self._until.get(made):
                 with contextlib.suppress(ModelNotFoundError):  # it was removed just now
                     found = BLOB.search(self._client.show(one.name).modelfile)
                     if found is not None:
                         self._blobs[found[1]] = one.name
-            self._until[one.name] = one.until
+            self._until[made] = one.until
 
     def _look_at_runners(self) -> tuple[Runner, ...]:
         found = []

@@ -77,8 +77,7 @@ def _metrics(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
         labels = {"version": seen.version, "host": seen.host}
         yield "info", "The daemon that is watched.", [(labels, 1.0)]
     yield from _numbers(_DAEMON, [({}, seen)])
-    # A tag that was made anew is loaded twice for a while, under one name.
-    models = [({"model": one.name, "id": one.digest[:12]}, one) for one in seen.loaded]
+    models = [({"model": one.name, "id": _short(one.digest)}, one) for one in seen.loaded]
     yield from _numbers(_MODEL, models)
     until = [(labels, _timestamp_s(one.until)) for labels, one in models]
     yield (
@@ -124,6 +123,11 @@ def _timestamp_s(moment: str) -> float | None:
         return datetime.fromisoformat(moment).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _short(digest: str) -> str:
+    """As ``ollama ps`` shows it."""
+    return digest.removeprefix("sha256:")[:12]
 
 
 def _escaped(value: str) -> str:

@@ -20,7 +20,7 @@ class Loaded:
     gpu_bytes: int
     context_tokens: int
     until: str
-    digest: str = ""
+    digest: str = ""  # of its manifest; two may have one name where it was made anew
 
 
 @dataclass(frozen=True)
