@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ollama_bridge.monitoring import Observer, Snapshot
 
 _SOON_S = 1.0
+_OPEN = (
+    "warning: who reaches this address reads the names of models and how busy this machine is; "
+    "for this machine alone name a PORT without a HOST"
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +35,8 @@ def monitor(
         int | None, typer.Option(min=1, help="End after so many looks. Default: with Ctrl-C.")
     ] = None,
     prometheus: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Also serve 127.0.0.1:PORT/metrics.")
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Also serve /metrics there; HOST: 127.0.0.1."),
     ] = None,
     host: options.HostOption = None,
     as_json: options.JSONLinesOption = False,
@@ -40,7 +45,8 @@ def monitor(
 
     What single requests do is seen of a daemon on this machine only; how many wait for it Ollama
     tells nobody. The processor and the memory are those of this machine, wherever the daemon is.
-    With --json every look is a line; in a pipe every look is a few lines of text.
+    With --json every look is a line; in a pipe every look is a few lines of text, but with
+    --prometheus nothing is printed there.
 
     Examples:
       ollama-bridge monitor
@@ -60,8 +66,11 @@ def monitor(
         observer = stack.enter_context(Observer(host))
         newest.append(observer.look())
         if prometheus is not None:
-            page = stack.enter_context(Exporter(prometheus, lambda: exposition(newest[-1])))
-            output.say(f"http://127.0.0.1:{page.port}/metrics")
+            name, port = _read_listening(prometheus)
+            page = stack.enter_context(Exporter(port, lambda: exposition(newest[-1]), host=name))
+            output.say(page.url)
+            if not page.is_loopback:
+                output.say(_OPEN)
         live = None
         if sys.stdout.isatty() and not as_json:
             live = stack.enter_context(Live(auto_refresh=False, console=Console()))
@@ -71,8 +80,18 @@ def monitor(
                 live.update(view(snapshot), refresh=True)
             elif as_json:
                 output.line_json({**asdict(snapshot), "alerts": snapshot.alerts()})
-            else:
+            elif prometheus is None:
                 Console(width=200, force_terminal=False).print(view(snapshot))
+
+
+def _read_listening(text: str) -> tuple[str, int]:
+    """Where ``--prometheus`` is heard: on loopback, where it names no other address."""
+    name, colon, port = text.rpartition(":")
+    if not port.isdecimal() or (colon and not name):
+        raise ConfigError(
+            f"--prometheus {text}: no port", hint="write 9435, or 0.0.0.0:9435 for other machines"
+        )
+    return name.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _looks(observer: Observer, interval_s: float, count: int | None) -> Iterator[Snapshot]:

@@ -1,10 +1,12 @@
-"""A snapshot in Prometheus' text format, and a page on loopback that serves it.
+"""A snapshot in Prometheus' text format, and a page that serves it.
 
 Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, version 0.0.4).
 """
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -15,6 +17,7 @@ from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.monitoring.snapshot import Snapshot, Trouble
 
+_SILENCE_S = 10.0  # a connection that says nothing holds no thread for longer
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Sample = tuple[dict[str, str], float]
@@ -135,18 +138,25 @@ def _escaped(value: str) -> str:
 
 
 class Exporter(Closing):
-    """Serves the newest text at ``/metrics``, to this machine alone.
+    """Serves the newest text at ``/metrics``.
 
     Args:
-        port: Of loopback; 0: any that is free.
+        port: 0: any that is free.
         text: Asked at each request.
+        host: Name or address of this machine at which it is heard; who reaches it may read.
+
+    Attributes:
+        url: Of the page.
+        is_loopback: Whether this machine alone reaches it.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the address is none of this machine.
     """
 
-    def __init__(self, port: int, text: Callable[[], str]) -> None:
+    def __init__(self, port: int, text: Callable[[], str], *, host: str = "127.0.0.1") -> None:
         class Page(BaseHTTPRequestHandler):
+            timeout = _SILENCE_S
+
             def do_GET(self) -> None:
                 found = self.path.partition("?")[0] == "/metrics"
                 body = (text() if found else "see /metrics\n").encode()
@@ -160,17 +170,22 @@ class Exporter(Closing):
                 """Say nothing on stderr."""
 
         class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
             def handle_error(self, *_: object) -> None:
                 """Whoever hung up needs no answer."""
 
         try:
-            self._server = Server(("127.0.0.1", port), Page)
-        except (OSError, OverflowError) as exc:
+            self._server = Server((host, port), Page)
+        except (OSError, OverflowError, UnicodeError) as exc:  # the last of no host's name
             raise ConfigError(
-                f"port {port} cannot be listened on: {exc}",
+                f"port {port} of {host} cannot be listened on: {exc}",
                 hint="choose another: --prometheus 9435",
             ) from exc
-        self.port = self._server.server_address[1]
+        address, port = self._server.server_address[:2]
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{port}/metrics"
+        self.is_loopback = ipaddress.ip_address(str(address)).is_loopback
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 

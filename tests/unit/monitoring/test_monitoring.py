@@ -1,23 +1,21 @@
-"""What is seen of a daemon and its runners, what is wrong, and how it is told."""
+"""What is seen of a daemon and its runners, what is wrong, and how people are told."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
+from fakes.snapshots import CALM
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from typer.testing import CliRunner
@@ -28,7 +26,6 @@ from ollama_bridge.cli.monitor_view import view
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.monitoring import (
     GPU,
-    Exporter,
     Loaded,
     Machine,
     Observer,
@@ -180,18 +177,6 @@ def test_a_daemon_that_does_not_answer_is_seen(fault: Fault | None) -> None:
     assert snapshot.alerts()[0].endswith(": ollama-bridge doctor")
 
 
-CALM = Snapshot(
-    at_s=1.0,
-    host="http://h",
-    version="0.34.4",
-    answer_s=0.5,
-    problem=None,
-    loaded=(Loaded('a"b\n', 10, 5, 4096, "2026-01-01T10:11:12Z", f"sha256:{'d' * 64}"),),
-    runners=(Runner(1, "m", 123_456_789, 1.5, 4, 2, 30, 31, 12.5),),
-    machine=Machine(0.25, 50, 100, 0, 0, (50.0, 90.0), (GPU("T4", 0.5, 1, 2, 60.0),)),
-)
-
-
 @pytest.mark.parametrize(
     ("machine", "words"),
     [
@@ -245,83 +230,6 @@ def test_gpus_are_read_from_nvidia_s_tool(tmp_path: Path, monkeypatch: pytest.Mo
         assert observer.look().machine.gpus == ()
 
 
-def numbered(thing: Any, numbers: Iterator[int], told: dict[str, float]) -> Any:
-    """The same with another number in every place where there is one, which are noted."""
-    if isinstance(thing, tuple):
-        return tuple(numbered(one, numbers, told) for one in thing)
-    if not is_dataclass(thing):
-        return thing
-    changed = {}
-    for one in fields(thing):
-        name, value = f"{type(thing).__name__}.{one.name}", getattr(thing, one.name)
-        if name == "Machine.hottest_c":
-            value = changed[one.name] = (float(next(numbers)), float(next(numbers)))
-            told |= dict(zip(("now", "limit"), value, strict=True))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            changed[one.name] = told[name] = next(numbers)
-        else:
-            changed[one.name] = numbered(value, numbers, told)
-    return replace(thing, **changed)
-
-
-def test_prometheus_reads_every_number_that_there_is() -> None:
-    """Also one that will be added to a snapshot; a process has its number in a label."""
-    told: dict[str, float] = {}
-    snapshot = numbered(CALM, itertools.count(1000), told)
-    assert len(told) > 20
-    samples = {
-        sample.value
-        for family in text_string_to_metric_families(exposition(snapshot))
-        for sample in family.samples
-    }
-    missing = {name for name, value in told.items() if value not in samples}
-    assert missing == {"Snapshot.at_s", "Runner.pid"}  # Prometheus notes the time itself
-
-
-def test_prometheus_reads_them_as_they_are() -> None:
-    """By its own client: names with units, labels as they are, numbers whole."""
-    families = list(text_string_to_metric_families(exposition(CALM)))
-    assert len({family.name for family in families}) == len(families)
-    assert all(family.documentation for family in families)
-    assert [family.name for family in families if family.type != "gauge"] == [
-        "ollama_runner_tokens"
-    ]
-    samples = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in families
-        for sample in family.samples
-    }
-    assert samples["ollama_model_bytes", 'a"b\n', "d" * 12] == 10
-    assert samples["ollama_runner_memory_bytes", "1", "m"] == 123_456_789
-    assert samples["ollama_gpu_share", "0 T4"] == 0.5
-    assert (samples["ollama_up",], samples["ollama_alerts", "daemon"]) == (1, 0)
-    assert samples["ollama_info", "0.34.4", "http://h"] == 1
-    assert samples["ollama_model_until_timestamp_seconds", 'a"b\n', "d" * 12] == 1_767_262_272
-    told = exposition(replace(CALM, version=None, problem="gone", loaded=()))
-    after = {one.name: one for one in text_string_to_metric_families(told)}
-    assert {sample.labels["kind"]: sample.value for sample in after["ollama_alerts"].samples} == {
-        **dict.fromkeys(("wedged", "memory", "swap", "heat"), 0),
-        "daemon": 1,
-    }
-    assert "ollama_model_bytes" not in after
-
-
-def test_a_tag_that_was_made_anew_is_two_models() -> None:
-    """The old one stays loaded for a while: a metric with the same labels twice is refused."""
-    new = replace(CALM.loaded[0], digest="e" * 64, context_tokens=8192)
-    told = exposition(replace(CALM, loaded=(*CALM.loaded, new)))
-    lines = [line.rpartition(" ")[0] for line in told.splitlines() if not line.startswith("#")]
-    assert len(set(lines)) == len(lines)
-
-
-def test_a_runner_that_tells_nothing_has_no_numbers_of_requests() -> None:
-    """None is not nought."""
-    silent = replace(CALM, runners=(Runner(1, "m", 5, 0.5),))
-    names = {family.name for family in text_string_to_metric_families(exposition(silent))}
-    assert "ollama_runner_cpu_cores" in names
-    assert not names & {"ollama_runner_tokens_per_second", "ollama_runner_slots"}
-
-
 @pytest.mark.parametrize(("loaded", "rate"), [(CALM.loaded, None), ((), 0.0)])
 def test_what_cannot_be_seen_is_not_nought(loaded: tuple[Loaded, ...], rate: float | None) -> None:
     """Behind a tunnel, or in a container, models are at work on an address of this machine."""
@@ -332,19 +240,6 @@ def test_what_cannot_be_seen_is_not_nought(loaded: tuple[Loaded, ...], rate: flo
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(view(seen))
     assert ("? tokens/s" in console.export_text()) == (rate is None)
-
-
-def test_the_page_is_this_machine_s_alone() -> None:
-    """A taken port is a clear error."""
-    with Exporter(0, lambda: exposition(CALM)) as page:
-        answer = httpx.get(f"http://127.0.0.1:{page.port}/metrics")
-        assert answer.text == exposition(CALM)
-        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-        assert httpx.get(f"http://127.0.0.1:{page.port}/").status_code == 404
-        with pytest.raises(ConfigError, match=f"port {page.port}"):
-            Exporter(page.port, str)
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{page.port}/metrics")
 
 
 def test_people_see_everything() -> None:
