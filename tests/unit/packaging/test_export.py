@@ -35,6 +35,25 @@ def test_every_tag_is_checked(tag: str, problem: str) -> None:
         check_tags(recipe_of(f"export.tag={tag}"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "replaced"),
+    [
+        (["teacher.model=ollama:support-bot", "export.tag=support-bot"], "teacher"),
+        (["teacher.model=ollama:Support-Bot:latest", "export.tag=support-bot"], "teacher"),
+        (["teacher.model=ollama:m:f16", "export.tag=m", "export.types=[q8_0, f16]"], "teacher"),
+        (["teacher.model=ollama:m:teacher", "export.tag=m"], "teacher"),
+        (["student.model=ollama:library/m", "student.layers=null", "export.tag=m"], "student"),
+    ],
+)
+def test_no_tag_replaces_what_the_build_is_made_of(overrides: list[str], replaced: str) -> None:
+    """A student called like its teacher would be served as both, and learn from itself then."""
+    with pytest.raises(ConfigError, match=f"is the recipe's {replaced}, ") as caught:
+        check_tags(recipe_of(*overrides))
+    _, _, fix = (caught.value.hint or "").partition("--tag ")
+    check_tags(recipe_of(*overrides, f"export.tag={fix}"))
+    check_tags(recipe_of("teacher.model=ollama:m:7b", "export.tag=m"))
+
+
 def test_a_start_that_no_gguf_can_be_made_of(tmp_path: Path) -> None:
     """Its tokenizer is refused while nothing is trained yet."""
     start = tiny_base(tmp_path / "base")
