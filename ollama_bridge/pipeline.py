@@ -24,7 +24,7 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.packaged_teacher import provide_teacher
-from ollama_bridge.reporting import JSONLReporter, NullReporter, Reporter, TeeReporter
+from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run, run_dir_of
 
 EVENTS_NAME = "events.jsonl"
@@ -339,17 +339,21 @@ class _Build:
     def serve_teacher(self, teacher: _Teacher | None) -> str | None:
         """The tag of the teacher at the student's type, so that they differ in nothing else.
 
-        Where its weights are not at hand, the daemon's own model gets the tag. None: it answers
-        behind an API.
+        Where its weights are not at hand, the daemon's own model gets the tag. None: the daemon in
+        use does not have the model that taught.
         """
         from ollama_bridge.conversion import convert
         from ollama_bridge.export import teacher_tag_of
         from ollama_bridge.models.reference_values import with_reference_values
+        from ollama_bridge.teacher.respondent import why_not_here
 
         system, section = self.recipe.task.system, self.recipe.teacher
         tag = teacher_tag_of(self.recipe)
         if teacher is None:
-            if section.base_url is not None:
+            why_not = why_not_here(section, self.client)
+            if why_not is not None:
+                message = f"the teacher is left out of the scores as served: {why_not}"
+                self.reporter.emit(Note("served", "info", message))
                 return None
             asked = section.model.removeprefix("ollama:")
             self.client.create({"model": tag, "from": asked, "system": system})

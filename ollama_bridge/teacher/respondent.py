@@ -175,3 +175,22 @@ def find_respondent(settings: TeacherSection, client: Client) -> Respondent:
         return behind_api(settings.model, settings.base_url)
     tag = settings.model.removeprefix("ollama:")
     return in_daemons(tag, None, settings.hosts or (client.host,))
+
+
+def why_not_here(settings: TeacherSection, client: Client) -> str | None:
+    """Why the daemon in use cannot stand for who is asked; None: it has the very model.
+
+    Of a model that it lacks, Ollama's ``create`` would pull whatever its registry has.
+
+    Args:
+        settings: Say who is asked.
+        client: Of the daemon in use.
+    """
+    if settings.base_url is not None:
+        return f"{settings.model} answers behind an API"
+    hosts = tuple(dict.fromkeys((*settings.hosts, client.host)))
+    try:
+        find_respondent(settings.model_copy(update={"hosts": hosts}), client)
+    except (ConfigError, DaemonError) as error:
+        return error.message
+    return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes.daemon import FakeDaemon, nobody_listens
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client
@@ -76,3 +78,33 @@ def test_a_teacher_that_is_not_tuned_is_one_model(tiny_checkpoint: Path, tmp_pat
         assert teacher == _Teacher(found, found)
         assert not teacher.is_tuned
         assert build.tune(None, corpus) is None
+
+
+@pytest.mark.parametrize(
+    ("here", "left_out"),
+    [
+        (FakeDaemon(), None),
+        (FakeDaemon(models={}), "has no model 'm'"),
+        (FakeDaemon(shown={"modelfile": "FROM /x/sha256-" + "a" * 64}), "another model"),
+    ],
+)
+def test_a_teacher_elsewhere_is_served_here_only_where_it_is(
+    tmp_path: Path, here: FakeDaemon, left_out: str | None
+) -> None:
+    """Of a model that the daemon lacks, ``create`` pulls another, or ends the build."""
+    told: list[Any] = []
+    reporter: Any = SimpleNamespace(emit=told.append)
+    with FakeDaemon() as box, here, Client(here.host) as client:
+        asked = {"model": "ollama:m", "answers": "daemon", "soft_labels": "none"}
+        asked |= {"hosts": [nobody_listens(), box.host]}
+        built = recipe(teacher=asked, distill={"kd_weight": 0}, student={"model": "./other"})
+        tag = _Build(built, tmp_path, client, reporter).serve_teacher(None)
+        created = [one.json for one in here.asked if one.path == "/api/create"]
+    if left_out is None:
+        assert tag == "mine:teacher"
+        assert [one["from"] for one in created] == ["m"]
+        assert not told
+    else:
+        assert tag is None
+        assert not created
+        assert left_out in told[0].message
