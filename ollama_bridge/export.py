@@ -13,8 +13,8 @@ from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
-from ollama_bridge.rendering import check_labels_fit
-from ollama_bridge.reporting import Reporter
+from ollama_bridge.rendering import check_labels_fit, limits_of
+from ollama_bridge.reporting import Note, Reporter
 
 _IN_OLLAMA = "ollama:"  # of a model reference
 
@@ -84,6 +84,25 @@ def _comparable(tag: str) -> str:
     return listed_name(tag).casefold()
 
 
+def check_start(recipe: Recipe, start: Checkpoint, reporter: Reporter) -> None:
+    """Make sure that a student of this start can be served as the recipe says.
+
+    Args:
+        recipe: What to build.
+        start: What the training begins with.
+        reporter: Hears of what may be left out.
+
+    Raises:
+        ConfigError: a tag would cut its answers.
+        ConversionError: no GGUF can be made of it.
+        ModelError: its folder cannot be used.
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    check_can_be_written(start)
+    check_answers_fit(recipe, start)
+    check_thoughts_fit(recipe, reporter)
+
+
 def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
     """Make sure that the tags of a classifier will not cut its labels.
 
@@ -103,6 +122,44 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
         recipe.task.labels,
         lambda label: len(tokenizer(label, add_special_tokens=False)["input_ids"]),
     )
+
+
+def check_thoughts_fit(recipe: Recipe, reporter: Reporter) -> None:
+    """Make sure that a student that learns to think comes to its answer, as served and scored.
+
+    Args:
+        recipe: What to build.
+        reporter: Hears of examples that the training may leave out.
+
+    Raises:
+        ConfigError: naming the limits that are below that of the answers to be learnt.
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    longest = recipe.teacher.answer_tokens
+    if recipe.teacher.thinking == "strip":
+        return
+    of_tag = limits_of(recipe.modelfile)
+    limits = {
+        "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
+        "evaluate.reply_tokens": (recipe.evaluate.reply_tokens, longest),
+        # The prompt is in the context as well.
+        "modelfile.parameters.num_ctx": (of_tag["num_ctx"], longest + 1),
+    }
+    short = {key: limit for key, (limit, needed) in limits.items() if limit < needed}
+    if short:
+        found = ", ".join(f"{key} is {limit:g}" for key, limit in short.items())
+        fixes = {key: 2 * longest if key.endswith("num_ctx") else longest for key in short}
+        raise ConfigError(
+            f"answers of up to {longest} tokens, thinking included, are to be learnt "
+            f"(teacher.answer_tokens), but {found}: the student's own would be cut in the thought",
+            hint="add " + " ".join(f"--set {key}={needed}" for key, needed in fixes.items()),
+        )
+    if recipe.distill.max_length < longest:
+        message = (
+            f"answers of up to {longest} tokens are to be learnt, and examples of more than "
+            f"{recipe.distill.max_length} are left out: --set distill.max_length={2 * longest}"
+        )
+        reporter.emit(Note("answers", "warning", message))
 
 
 def check_can_be_written(start: Checkpoint) -> None:

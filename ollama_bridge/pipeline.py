@@ -163,12 +163,11 @@ class _Build:
         return self.resolve(self.recipe.teacher.model)
 
     def check_answers(self, found: Checkpoint | None) -> None:
-        """That the tags can be made and will not cut answers, while nothing is trained yet."""
-        from ollama_bridge.export import check_answers_fit, check_can_be_written
+        """That the tags can be made and will not cut answers, while nothing is written yet."""
+        from ollama_bridge.export import check_start
 
         start = self.find_start(None if found is None else _Teacher(found, found))
-        check_can_be_written(start)
-        check_answers_fit(self.recipe, start)
+        check_start(self.recipe, start, self.reporter)
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""

@@ -8,6 +8,7 @@ the result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,24 @@ def choose_parameters(
     return check_parameters({**chosen, **asked})
 
 
+def limits_of(settings: ModelfileSection) -> dict[str, float]:
+    """``num_predict`` and ``num_ctx`` of a tag whose checkpoint names none; below 0: infinite.
+
+    Raises:
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    asked = {
+        name: value
+        for name, value in check_parameters(settings.parameters).items()
+        if isinstance(value, int)
+    }
+    limits = {
+        name: asked.get(name, default)
+        for name, default in (("num_predict", _NUM_PREDICT), ("num_ctx", _NUM_CTX))
+    }
+    return {name: math.inf if limit < 0 else limit for name, limit in limits.items()}
+
+
 def check_labels_fit(
     settings: ModelfileSection, labels: Sequence[str], count_tokens: Callable[[str], int]
 ) -> None:
@@ -126,8 +145,8 @@ def check_labels_fit(
         ConfigError: the tag would cut its longest label.
         ModelfileError: a parameter is unknown, or of another type.
     """
-    limit = check_parameters(settings.parameters).get("num_predict")
-    if not labels or not isinstance(limit, int) or limit < 0:  # below 0: until the model stops
+    limit = limits_of(settings)["num_predict"]
+    if not labels:
         return
     needed, longest = max((count_tokens(label) + 1, label) for label in labels)
     if limit < needed:

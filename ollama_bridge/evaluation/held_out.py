@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ollama_bridge.answer_text import THOUGHT_END
 from ollama_bridge.artifacts import Corpus, digest_text, write_json_lines_atomic
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
@@ -43,6 +44,14 @@ def held_out_examples(corpus: Corpus, *, limit: int | None, by_label: bool) -> l
     }
     chosen = set(sorted(place, key=lambda name: (place[name], digest_text(name)))[:limit])
     return [one for one in examples if one.id in chosen]
+
+
+def teaches_thoughts(corpus: Corpus) -> bool:
+    """Whether any answer to be learnt has a thought in front: its label is not said at once."""
+    path = corpus.split_path("train")
+    return path.is_file() and any(
+        THOUGHT_END in example.messages[-1].content for example in read_examples(path)
+    )
 
 
 def gold_labels(examples: Sequence[Example], labels: Sequence[str]) -> list[str]:

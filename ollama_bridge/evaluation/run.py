@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import (
     Artifact,
     Checkpoint,
@@ -20,7 +21,11 @@ from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.classify import score_labels
-from ollama_bridge.evaluation.held_out import held_out_examples, write_predictions
+from ollama_bridge.evaluation.held_out import (
+    held_out_examples,
+    teaches_thoughts,
+    write_predictions,
+)
 from ollama_bridge.evaluation.metrics import answer_scores
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import add_scores, main_teacher, write_report
@@ -63,7 +68,8 @@ def evaluate(
     Args:
         models: By the name that the report gives them; those of teachers begin with ``teacher``,
             the last of them is what students are held against.
-        corpus: Its test split is scored.
+        corpus: Its test split is scored. Where its answers have thoughts, models of a
+            classification write theirs: a label alone is not what they would say.
         settings: How many texts and bootstrap samples.
         task: Kind and labels.
         out_dir: Folder of the report.
@@ -77,6 +83,7 @@ def evaluate(
     if not models:
         raise ConfigError("evaluate needs at least one model")
     reporter = reporter or NullReporter()
+    writes = task.kind == "reply" or teaches_thoughts(corpus)
     work = Work(
         kind=EvalReport.kind,
         stage=STAGE,
@@ -86,7 +93,7 @@ def evaluate(
             **{f"model {name}": checkpoint.digest for name, checkpoint in models.items()},
         },
         settings={
-            **_settings_key(settings, task),
+            **_settings_key(settings, task, writes=writes),
             "bootstrap_samples": settings.bootstrap_samples,
             "names": list(models),
         },
@@ -107,6 +114,7 @@ def evaluate(
                 examples,
                 settings,
                 task,
+                writes=writes,
                 out_dir=scores_dir / folders[name],
                 reporter=reporter,
             )
@@ -140,6 +148,7 @@ def _score(
     settings: EvaluateSection,
     task: TaskSection,
     *,
+    writes: bool,
     out_dir: Path,
     reporter: Reporter,
 ) -> ModelScores:
@@ -149,7 +158,7 @@ def _score(
         stage=f"{STAGE}-model",
         version=_SCORES_VERSION,
         inputs={"model": checkpoint.digest, "corpus": corpus.digest},
-        settings=_settings_key(settings, task),
+        settings=_settings_key(settings, task, writes=writes),
     )
     with Timed(reporter, stage) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -164,7 +173,7 @@ def _score(
         }
         freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
         model = model.to(precision.device)
-        if task.kind == "classify":
+        if not writes:
             scores = score_labels(
                 model,
                 tokenizer,
@@ -178,7 +187,8 @@ def _score(
             facts["says_label"] = round(scores.says_label, 4)
             said = scores.predictions(task.labels)
         else:
-            facts |= measure_perplexity(model, tokenizer, examples, precision=precision)
+            if task.kind == "reply":
+                facts |= measure_perplexity(model, tokenizer, examples, precision=precision)
             answers = write_greedily(
                 model,
                 tokenizer,
@@ -194,6 +204,8 @@ def _score(
                 ended=[answer.ended for answer in answers],
                 tokens=[answer.tokens for answer in answers],
             )
+            if task.kind == "classify":
+                said = [without_thought(answer) for answer in said]
         write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
@@ -210,12 +222,14 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _settings_key(settings: EvaluateSection, task: TaskSection) -> dict[str, object]:
+def _settings_key(
+    settings: EvaluateSection, task: TaskSection, *, writes: bool
+) -> dict[str, object]:
     return {
         "task": task.kind,
         "labels": list(task.labels),
         "max_examples": settings.max_examples,
-        **({"reply_tokens": settings.reply_tokens} if task.kind == "reply" else {}),
+        **({"reply_tokens": settings.reply_tokens} if writes else {}),
         **({"chosen": "by label"} if settings.max_examples and task.kind == "classify" else {}),
     }
 

@@ -14,17 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import Corpus, EvalReport, Work
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ContextOverflowError, ModelNotFoundError
-from ollama_bridge.evaluation.held_out import held_out_examples, write_predictions
+from ollama_bridge.evaluation.held_out import (
+    held_out_examples,
+    teaches_thoughts,
+    write_predictions,
+)
 from ollama_bridge.evaluation.metrics import answer_scores
 from ollama_bridge.evaluation.report import Report, add_scores, main_teacher, write_report
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import Journal, JSONRecord
-from ollama_bridge.reporting import NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client, ModelDetails
@@ -33,6 +38,7 @@ STAGE = "served"
 _VERSION = 3
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
+_FEW_CUT = 0.05  # of the answers of a model that thinks; more are told of
 
 _Options = dict[str, float]  # of a request, by Ollama's names
 
@@ -49,9 +55,10 @@ def evaluate_served(
 ) -> EvalReport:
     """Ask tags in the daemon about the held-out texts.
 
-    A classification counts what is answered word for word, at temperature 0; a reply is sampled as
-    the tag's own Modelfile says. No tag may say more than its own ``num_predict`` lets it. Every
-    answer is synced to disk as it comes, and never asked for twice.
+    A classification counts what is answered word for word, at temperature 0, behind a thought where
+    the tag thinks or the corpus teaches to; a reply is sampled as the tag's own Modelfile says. No
+    tag may say more than its own ``num_predict`` lets it. Every answer is synced to disk as it
+    comes, and never asked for twice.
 
     Args:
         tags: By the name that the report gives them, such as ``teacher`` and ``student``.
@@ -70,7 +77,7 @@ def evaluate_served(
     reporter = reporter or NullReporter()
     served = _find_models(client, tags)
     details = {name: client.show(tag) for name, tag in tags.items()}
-    thinking = _that_think(details) if task.kind == "classify" else []
+    thinking = _that_think(details, corpus) if task.kind == "classify" else []
     options = {
         name: _options(settings, task, one, thinks=name in thinking)
         for name, one in details.items()
@@ -99,7 +106,9 @@ def evaluate_served(
         examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
         with Journal(draft.path / "resume.jsonl") as journal:
             _Interview(client, tags, task, options, journal, reporter).run(examples)
-            answered = _read_journal(journal, tags, examples)
+            answered = _read_journal(journal, tags, examples, thinking)
+        for name in thinking:
+            _tell_of_cuts(name, answered[name], options[name]["num_predict"], reporter)
         said = {name: one.answers for name, one in answered.items()}
         report: Report = {
             "title": "Scores as served by Ollama",
@@ -125,15 +134,23 @@ class _Answered:
     Attributes:
         records: Of the journal, in the order of the examples.
         memory_bytes: Of the loaded model; None where the daemon did not list it.
+        thinks: Whether its texts may begin with a thought, which is no part of the answer.
     """
 
     records: Sequence[JSONRecord]
     memory_bytes: int | None
+    thinks: bool
 
     @property
     def answers(self) -> list[str]:
         """The texts."""
-        return [str(record["answer"]) for record in self.records]
+        texts = [str(record["answer"]) for record in self.records]
+        return [without_thought(text) for text in texts] if self.thinks else texts
+
+    @property
+    def ended(self) -> list[bool]:
+        """Whether the model ended each, rather than the limit."""
+        return [record["done_reason"] == "stop" for record in self.records]
 
 
 class _Interview:
@@ -230,8 +247,10 @@ def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
     return {name: listed[full_name(tag)] for name, tag in tags.items()}
 
 
-def _that_think(details: Mapping[str, ModelDetails]) -> list[str]:
-    return [name for name, one in details.items() if "thinking" in one.capabilities]
+def _that_think(details: Mapping[str, ModelDetails], corpus: Corpus) -> list[str]:
+    # What was taught to think does so, whatever Ollama finds in its template.
+    taught = teaches_thoughts(corpus)
+    return [name for name, one in details.items() if taught or "thinking" in one.capabilities]
 
 
 def _options(
@@ -256,14 +275,33 @@ def _own_limit(details: ModelDetails) -> float:
     return math.inf
 
 
+def _tell_of_cuts(name: str, answered: _Answered, limit: float, reporter: Reporter) -> None:
+    total = len(answered.records)
+    cut = sum(record["done_reason"] == "length" for record in answered.records)
+    if cut > _FEW_CUT * total:
+        message = (
+            f"{cut} of {total} answers of the {name} were cut at {limit:g} tokens, "
+            "thinking included, and count as wrong: raise evaluate.reply_tokens "
+            "(--set evaluate.reply_tokens=2000), and the tag's num_predict where it is less"
+        )
+        reporter.emit(Note(STAGE, "warning", message))
+
+
 def _read_journal(
-    journal: Journal, names: Iterable[str], examples: Sequence[Example]
+    journal: Journal,
+    names: Iterable[str],
+    examples: Sequence[Example],
+    thinking: Sequence[str],
 ) -> dict[str, _Answered]:
     """What every model answered, by its name."""
     records = {(one["model"], one["id"]): one for one in journal.records if "id" in one}
     memory = {one["model"]: one["memory_bytes"] for one in journal.records if "id" not in one}
     return {
-        name: _Answered([records[name, example.id] for example in examples], memory.get(name))
+        name: _Answered(
+            [records[name, example.id] for example in examples],
+            memory.get(name),
+            thinks=name in thinking,
+        )
         for name in names
     }
 
@@ -272,7 +310,7 @@ def _describe(
     tag: str, served: _Served, answered: _Answered, task: TaskSection
 ) -> dict[str, object]:
     """A model's entry of the report, but for its scores against the labels."""
-    records, answers = answered.records, answered.answers
+    records, answers, ended = answered.records, answered.answers, answered.ended
     entry: dict[str, object] = {
         "tag": tag,
         "size_bytes": served.size_bytes,
@@ -281,12 +319,12 @@ def _describe(
     }
     if task.kind == "classify":
         exact = sum(answer in task.labels for answer in answers)
-        return entry | {"one_word": round(exact / len(answers), 5)}
-    return entry | answer_scores(
-        answers,
-        ended=[record["done_reason"] == "stop" for record in records],
-        tokens=[record["generated_tokens"] for record in records],
-    )
+        return entry | {
+            "one_word": round(exact / len(answers), 5),
+            "ended": round(sum(ended) / len(ended), 5),
+        }
+    tokens = [record["generated_tokens"] for record in records]
+    return entry | answer_scores(answers, ended=ended, tokens=tokens)
 
 
 def _speeds(records: Sequence[JSONRecord]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
 
+from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.encoding import encode
@@ -254,6 +255,23 @@ def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
     assert entry["answers"] == 4
     assert 0 <= entry["ended"] <= 1
     assert "perplexity" in read_markdown(report)
+
+
+def test_a_label_behind_a_thought_is_not_scored_without_it(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    """Who learns to think first writes its answers, whatever it would say at once."""
+    corpus = tiny_corpus(tmp_path / "corpus")
+    at_once = evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "at-once")
+    assert at_once.facts["student: accuracy"] > 0
+    rows = list(read_examples(corpus.split_path("train")))
+    rows[-1] = with_answer(rows[-1], with_thought("positive", "They like it."))
+    write_examples(corpus.split_path("train"), rows)
+    written = evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "written")
+    assert written.facts["student: accuracy"] == 0  # a random model writes none of the labels
+    entry = json.loads(written.report_path.read_text())["models"]["student"]
+    assert 1 <= entry["mean_tokens"] <= SETTINGS.reply_tokens
+    assert "perplexity" not in entry
 
 
 def test_replies_are_held_against_their_labels(base: Checkpoint, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
 
+from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Corpus, read_json_lines
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, ModelNotFoundError
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.served import evaluate_served
-from ollama_bridge.examples import write_examples
+from ollama_bridge.examples import Message, write_examples
+from ollama_bridge.reporting import Note
 
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
 REPLY = TaskSection(kind="reply", system=SYSTEM)
@@ -145,6 +147,54 @@ def test_a_model_that_thinks_may_do_so(corpus: Corpus, tmp_path: Path) -> None:
     word = len("positive") + 1
     assert client.options["big:teacher"]["num_predict"] == word
     assert client.options["small"]["num_predict"] == word + SETTINGS.reply_tokens
+
+
+def test_what_is_cut_in_its_thought_is_told(corpus: Corpus, tmp_path: Path) -> None:
+    """A teacher that needs more tokens looks as if it knew nothing."""
+    client = FakeClient()
+    client.thinks = "big:teacher"
+    told: list[Any] = []
+    report = evaluate_served(
+        TAGS,
+        corpus,
+        SETTINGS,
+        TASK,
+        client=client,
+        out_dir=tmp_path / "served",
+        reporter=SimpleNamespace(emit=told.append),  # type: ignore[arg-type]
+    )
+    cut = sum(len(text) % 2 == 0 for model, text in client.asked if model == "small")
+    (warning,) = [one for one in told if isinstance(one, Note)]
+    assert f"{cut} of 70 answers of the teacher were cut at 15 tokens" in warning.message
+    models = json.loads(report.report_path.read_text())["models"]
+    assert models["teacher"]["ended"] == pytest.approx(1 - cut / 70, abs=1e-4)
+    assert "answers ended by themselves" in read_markdown(report)
+
+
+def test_who_was_taught_to_think_may_do_so(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Ollama sees no thought: it is no part of the answer, and has its own limit."""
+    trace = Message("assistant", with_thought("positive", "They like it."))
+    rows = [
+        replace(one, messages=(*one.prompt, trace)) for one in sentiment_examples(3, name="train")
+    ]
+    write_examples(corpus.split_path("train"), rows)
+    client = FakeClient()
+    answer = client.chat
+
+    def chat(model: str, messages: Any, *, options: Any) -> Any:
+        reply = answer(model, messages, options=options)
+        text = with_thought("positive", "Well.")
+        return reply and SimpleNamespace(**{**vars(reply), "text": text})
+
+    monkeypatch.setattr(client, "chat", chat)
+    report = evaluate_served(
+        TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
+    )
+    word = len("positive") + 1
+    assert client.options["small"]["num_predict"] == word + SETTINGS.reply_tokens
+    assert json.loads(report.report_path.read_text())["models"]["student"]["one_word"] == 1
 
 
 @pytest.mark.parametrize("task", [TASK, REPLY])

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fakes.trainable import tiny_base
 
+from ollama_bridge.assets import find_recipe
 from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.errors import ConfigError, ConversionError
-from ollama_bridge.export import check_answers_fit, check_can_be_written, check_tags
+from ollama_bridge.export import (
+    check_answers_fit,
+    check_can_be_written,
+    check_tags,
+    check_thoughts_fit,
+)
+from ollama_bridge.reporting import NullReporter
 
 
 def recipe_of(*overrides: str) -> Recipe:
@@ -25,6 +35,44 @@ def test_labels_are_counted_in_the_vocabulary_of_the_student(tmp_path: Path) -> 
         check_answers_fit(recipe_of(*long), start)
     _, _, fix = (caught.value.hint or "").partition("--set ")
     check_answers_fit(recipe_of(*long, fix), start)
+
+
+def thinking(*overrides: str) -> Recipe:
+    return load_recipe("reasoning-quick", overrides=["teacher.answer_tokens=2000", *overrides])
+
+
+def fixes_in(text: str) -> list[str]:
+    return re.findall(r"--set (\S+)", text)
+
+
+def test_limits_leave_room_for_what_is_thought() -> None:
+    """Else the student is cut in its thought, as its user asks it and in both reports."""
+    check_thoughts_fit(load_recipe("reasoning-quick"), NullReporter())
+    check_thoughts_fit(thinking("teacher.thinking=strip"), NullReporter())
+    endless = "modelfile.parameters.num_predict=-1"
+    with pytest.raises(ConfigError, match=r"reply_tokens is 64, .*num_ctx is 1024: ") as caught:
+        check_thoughts_fit(thinking(endless, "modelfile.parameters.num_ctx=1024"), NullReporter())
+    assert "num_predict" not in f"{caught.value} {caught.value.hint}"
+    with pytest.raises(ConfigError, match="would be cut in the thought") as caught:
+        check_thoughts_fit(thinking(), NullReporter())
+    told: list[Any] = []
+    heard: Any = SimpleNamespace(emit=told.append)
+    fixed = fixes_in(caught.value.hint or "")
+    check_thoughts_fit(thinking(*fixed), heard)
+    (warning,) = told
+    check_thoughts_fit(thinking(*fixed, *fixes_in(warning.message)), NullReporter())
+
+
+def test_the_advice_of_a_recipe_has_room_for_what_is_thought() -> None:
+    """What the head of `reasoning-quick` says for a teacher of one's own."""
+    head = find_recipe("reasoning-quick").read_text().partition("A teacher of your own")[2]
+    advice = fixes_in(head.partition("\nname:")[0])
+    told: list[Any] = []
+    heard: Any = SimpleNamespace(emit=told.append)
+    recipe = load_recipe("reasoning-quick", overrides=advice)
+    assert recipe.teacher.answer_tokens == 2000
+    check_thoughts_fit(recipe, heard)
+    assert not told
 
 
 @pytest.mark.parametrize(("tag", "problem"), [("m" * 81, "81 characters"), ("a.b/m", "namespace")])
