@@ -113,9 +113,9 @@ class _Build:
         """All of them, in order. Where torch computes, the daemon holds no model."""
         corpus = self.prepare()
         provide_teacher(self.recipe.teacher.model, self.client, self.reporter)
-        corpus = self.write_answers(corpus)
         found = self.find_teacher()
         self.check_answers(found)
+        corpus = self.write_answers(corpus)
         unload_all(self.client, self.reporter)
         teacher = self.tune(found, corpus)
         start = self.find_start(teacher)

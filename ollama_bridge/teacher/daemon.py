@@ -46,7 +46,7 @@ from ollama_bridge.reporting import (
 )
 from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
-from ollama_bridge.teacher.traces import KEPT, judge, with_thinking
+from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
 
 STAGE = "answers"
 
@@ -55,6 +55,7 @@ _GOLD, _REFUSED = "had an answer", "refused"
 # Of the test split: what the teacher says wrong, or not at all, is what is measured.
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
+_TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
 
 
 def write_answers(
@@ -85,7 +86,7 @@ def write_answers(
     Raises:
         ModelNotFoundError: the daemon has no such model.
         DaemonError: the daemon fails, or refuses request after request, or no usable answer came
-            for a split. What was answered is kept.
+            at first, or for a split. What was answered is kept.
     """
     reporter = reporter or NullReporter()
     work = Work(
@@ -205,15 +206,52 @@ class _Writing:
         return verdict, _said(example, text)
 
 
+class _Trial:
+    """Ends the stage where none of the first replies comes to an answer: the others will not.
+
+    A wrong answer is one: which labels a teacher gets right is not known of the first texts.
+    """
+
+    def __init__(self, writing: _Writing) -> None:
+        self.is_over = False
+        self._writing = writing
+        self._outcomes: Counter[str] = Counter()
+
+    def see(self, example: Example, reply: JSONRecord | None) -> None:
+        """Judge one more reply; None: it was refused.
+
+        Raises:
+            DaemonError: nobody can learn from any of so many.
+        """
+        if self.is_over or reply is None:
+            return
+        verdict, _ = self._writing.take(example, reply_from_record(reply))
+        self._outcomes[verdict] += 1
+        if verdict in (KEPT, WRONG):
+            self.is_over = True
+        elif self._outcomes.total() == _TRIAL_REPLIES:
+            raise _nothing_usable(
+                self._writing, f"among the first {_TRIAL_REPLIES}", self._outcomes
+            )
+
+
 def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter: Reporter) -> None:
     """Ask for what the log does not have yet."""
-    jobs = {job.key: job for job in map(writing.job, examples)}
-    done = sum(key in log for key in jobs)
+    jobs: dict[str, Job[object]] = {}
+    asked: dict[str, Example] = {}
+    for example in examples:
+        job = writing.job(example)
+        jobs[job.key], asked[job.key] = job, example
+    kept = [key for key in jobs if key in log]
+    done = len(kept)
     if done:
         reporter.emit(StageStarted(STAGE, resumed_from=done))
     tokens, start_s = 0, time.monotonic()
     limits = BatchLimits(in_flight=writing.settings.in_flight)
+    trial = _Trial(writing)
     try:
+        for key in itertools.takewhile(lambda _: not trial.is_over, kept):
+            trial.see(asked[key], log.read(key).value)
         for event in itertools.chain(
             writing.respondent.away,
             run_batch(jobs.values(), writing.respondent.endpoints, log, limits),
@@ -226,9 +264,19 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
             tokens += int((event.value or {}).get("generated_tokens", 0))
             speed = tokens / max(1e-9, time.monotonic() - start_s)
             reporter.emit(Progress(STAGE, done, len(jobs), "answers", {"tok_s": speed}))
+            trial.see(asked[event.key], event.value)
     except DaemonError:
         reporter.emit(Note(STAGE, "info", f"{done} of {len(jobs)} answers are kept"))
         raise
+
+
+def _nothing_usable(writing: _Writing, where: str, outcomes: Counter[str]) -> DaemonError:
+    name, limit = writing.respondent.name, writing.settings.answer_tokens
+    return DaemonError(
+        f"{name} wrote no usable answer {where}: {_counts(outcomes)}",
+        hint=f"raise teacher.answer_tokens, which is {limit}, or choose another teacher",
+        model=name,
+    )
 
 
 def _write_split(
@@ -266,12 +314,7 @@ def _write_split(
     if not logprobs_path.stat().st_size:
         logprobs_path.unlink()
     if examples and not count:
-        raise DaemonError(
-            f"{writing.respondent.name} wrote no usable answer for the {name} split: "
-            f"{_counts(outcomes)}",
-            hint="raise teacher.answer_tokens, or choose another teacher",
-            model=writing.respondent.name,
-        )
+        raise _nothing_usable(writing, f"for the {name} split", outcomes)
     return outcomes
 
 

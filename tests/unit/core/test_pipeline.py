@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from fakes.daemon import FakeDaemon, nobody_listens
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client
 from ollama_bridge.config import Recipe, parse_recipe
+from ollama_bridge.errors import ModelReferenceError
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.pipeline import _Build, _Teacher
 from ollama_bridge.reporting import NullReporter
@@ -49,6 +51,23 @@ def test_weights_are_fetched_only_where_torch_needs_them(
     teacher = {"model": "ollama:m", "answers": "daemon", "soft_labels": soft_labels}
     built = recipe(teacher=teacher, distill=distill, student={"model": student})
     assert built.needs_teacher_weights == needed
+
+
+def test_what_cannot_be_made_is_told_before_the_teacher_is_asked(tmp_path: Path) -> None:
+    """A start that is not there, while no answer was written."""
+    rows = [{"messages": [{"role": "user", "content": f"Say {n}."}]} for n in range(60)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = recipe(
+        data={"source": "messages", "path": str(file)},
+        teacher={"model": "ollama:m", "answers": "daemon", "soft_labels": "none"},
+        distill={"kd_weight": 0},
+        student={"model": "./nowhere"},
+    )
+    with FakeDaemon() as daemon, Client(daemon.host) as client:
+        with pytest.raises(ModelReferenceError, match="nowhere"):
+            _Build(built, tmp_path / "run", client, NullReporter()).run()
+        assert not daemon.questions
 
 
 def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(

@@ -308,6 +308,37 @@ def test_no_usable_answer_for_a_split_is_an_error(
         write(corpus, daemon, tmp_path)
 
 
+@pytest.mark.parametrize("usable", [None, 3])
+def test_a_teacher_that_comes_to_no_answer_is_not_asked_on(
+    daemon: FakeDaemon, tmp_path: Path, usable: int | None
+) -> None:
+    """After 50 replies that are cut, in this run or the one before, the rest is not asked for."""
+
+    def fill(path: Path) -> None:
+        write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(90)])
+        for split in ("validation", "test"):
+            write_examples(path / f"{split}.jsonl", [example(split, answer="as given")])
+        (path / "card.json").write_text("{}")
+
+    def says(asked: Asked) -> Turn:
+        if text_of(asked) == f"train{usable}":
+            return polite(asked)
+        return Turn(thinking=["Well, "], pieces=[""], done_reason="length")
+
+    corpus = commit(Corpus, tmp_path / "long", fill)
+    daemon.script = says
+    if usable is not None:
+        assert write(corpus, daemon, tmp_path).facts["train"] == 1
+        return
+    for _ in range(2):
+        with pytest.raises(
+            DaemonError, match="no usable answer among the first 50: 50 cut"
+        ) as caught:
+            write(corpus, daemon, tmp_path)
+        assert "which is 7" in (caught.value.hint or "")
+        assert 50 <= len(daemon.questions) < 60
+
+
 def test_thinking_is_kept_where_it_is_right(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
