@@ -143,16 +143,16 @@ class _Build:
     def write_answers(self, corpus: Corpus) -> Corpus:
         """The corpus with the teacher's answers, where the recipe wants them."""
         from ollama_bridge.teacher.daemon import write_answers
-        from ollama_bridge.teacher.respondent import find_respondent
+        from ollama_bridge.teacher.respondent import find_or_recall
 
-        section = self.recipe.teacher
+        section, out_dir = self.recipe.teacher, self.run_dir / "answers"
         if section.answers != "daemon":
             return corpus
         return write_answers(
             corpus,
             section,
-            respondent=find_respondent(section, self.client),
-            out_dir=self.run_dir / "answers",
+            respondent=find_or_recall(section, self.client, [out_dir], self.reporter),
+            out_dir=out_dir,
             reporter=self.reporter,
         )
 
@@ -201,18 +201,19 @@ class _Build:
         """The soft labels that the losses read, of torch or the daemon; None: they read none."""
         from ollama_bridge.teacher.daemon_labels import label_by_daemon
         from ollama_bridge.teacher.local import label
-        from ollama_bridge.teacher.respondent import find_respondent
+        from ollama_bridge.teacher.respondent import find_or_recall
 
         recipe, out_dir = self.recipe, self.run_dir / "labels"
         if not recipe.distill.reads_soft_labels:
             return None
         if recipe.teacher.soft_labels == "daemon":
+            finished = [out_dir, self.run_dir / "answers"]
             labels = label_by_daemon(
                 corpus,
                 start,
                 recipe.soft_labels,
                 recipe.teacher,
-                respondent=find_respondent(recipe.teacher, self.client),
+                respondent=find_or_recall(recipe.teacher, self.client, finished, self.reporter),
                 max_length=recipe.distill.max_length,
                 out_dir=out_dir,
                 reporter=self.reporter,

@@ -136,6 +136,7 @@ def write_answers(
                 for name, counts in outcomes.items()
             },
             "answers": dict(sorted(total.items())),
+            "teacher": respondent.name,
         }
         if corpus.datasets:
             facts["datasets"] = list(corpus.datasets)

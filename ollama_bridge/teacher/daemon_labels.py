@@ -117,7 +117,11 @@ def label_by_daemon(
         )
         vocabulary = TokenBytes(tokenizer)
         splits = read_splits(corpus, tokenizer, max_length=max_length)
-        facts: dict[str, object] = {"content_key": info.content_key, **counts_of(splits)}
+        facts: dict[str, object] = {
+            "content_key": info.content_key,
+            "teacher": respondent.name,
+            **counts_of(splits),
+        }
         readers = {
             name: SplitReader(
                 split,

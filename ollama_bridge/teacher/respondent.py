@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from ollama_bridge.artifacts import digest_text
+from ollama_bridge.artifacts import Manifest, canonical_json, digest_text
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import GivenUp, Job
@@ -17,12 +18,14 @@ from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.config import TeacherSection
-from ollama_bridge.errors import ConfigError, DaemonError
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.examples import Message
+from ollama_bridge.reporting import Note, Reporter
 
 TOP_LOGPROBS = 20  # the most that daemons report
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_FORMAT = re.compile(r"^(?:RENDERER|PARSER) .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -63,25 +66,34 @@ class Respondent:
     away: Sequence[GivenUp] = ()
 
 
-def in_daemons(tag: str, identity: str | None, hosts: Sequence[str]) -> Respondent:
+def in_daemons(
+    tag: str, identity: str | None, hosts: Sequence[str], *, known: Collection[str] = ()
+) -> Respondent:
     """A model in Ollama, which is watched: another one under its name is given no work.
 
     Args:
         tag: Its name, the same everywhere.
-        identity: Digest of the tag; None: the one that it has at the first daemon that answers.
+        identity: Digest of the model; None: that of its tag, or where daemons made the same model
+            by themselves and have other digests, of what it is made of.
         hosts: Addresses of the daemons; those that do not answer take no part.
+        known: Identities of earlier work, which the model may have had at other daemons.
 
     Raises:
         ConfigError: two daemons have different models under that name.
         DaemonError: no daemon answers, or one has no such model.
     """
-    digests, away = _look(tag, hosts)
+    digests, content, away = _look(tag, hosts)
     endpoints = [
         replace(one, check=partial(check_models, one.name, {tag: digests[one.name]}, None))
         for one in daemons(list(digests))
     ]
-    identity = identity or next(iter(digests.values()))
+    if identity is None:
+        of_tags, of_content = set(digests.values()), digest_text(canonical_json(content))
+        identity = of_content if len(of_tags) > 1 or of_content in known else of_tags.pop()
+    return Respondent(tag, identity, endpoints, _asker(tag, identity), away=away)
 
+
+def _asker(tag: str, identity: str) -> Callable[[Sequence[Message], AnswerLimits], Job[Asks]]:
     def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
         asking = Asking(
             options={
@@ -94,7 +106,7 @@ def in_daemons(tag: str, identity: str | None, hosts: Sequence[str]) -> Responde
         call = calls.chat(tag, messages, asking, system=None, tools=None)
         return question(call, identity=identity)
 
-    return Respondent(tag, identity, endpoints, ask, away=away)
+    return ask
 
 
 def behind_api(model: str, base_url: str) -> Respondent:
@@ -127,8 +139,8 @@ def behind_api(model: str, base_url: str) -> Respondent:
     return Respondent(model, identity, [endpoint], ask, scores=False)
 
 
-def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], Sequence[GivenUp]]:
-    """The digest of the tag at each daemon, where it is the same model; and who does not answer.
+def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Sequence[GivenUp]]:
+    """The digest of the tag at each daemon, what the model is, and who does not answer.
 
     Folders differ from daemon to daemon, so a Modelfile counts by the digests in it.
     """
@@ -143,7 +155,7 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], Sequence[G
                 away.append(GivenUp(host, error))
                 continue
             digests[host] = digest_of(tag, there, host)
-            found = _content(client.show(tag)) if len(hosts) > 1 else None
+            found = _content(client.show(tag))
         if wanted is not None and found != wanted:
             raise ConfigError(
                 f"{tag} is another model at {host} than at {next(iter(digests))}",
@@ -152,20 +164,25 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], Sequence[G
         wanted = found
     if not digests:
         raise away[-1].error
-    return digests, away
+    return digests, wanted, away
 
 
 def _content(details: ModelDetails) -> tuple[object, ...]:
-    digests = tuple(_DIGEST.findall(details.modelfile))
-    return digests, details.template, details.system, sorted(details.parameters.splitlines())
+    files = tuple(_DIGEST.findall(details.modelfile))
+    formats = tuple(_FORMAT.findall(details.modelfile))
+    parameters = sorted(details.parameters.splitlines())
+    return files, formats, details.template, details.system, parameters
 
 
-def find_respondent(settings: TeacherSection, client: Client) -> Respondent:
+def find_respondent(
+    settings: TeacherSection, client: Client, *, known: Collection[str] = ()
+) -> Respondent:
     """Who is asked: the model in one daemon or more, or behind an API.
 
     Args:
         settings: Say which model, and where.
         client: Of the daemon in use, for settings that name none.
+        known: Identities of earlier work.
 
     Raises:
         ConfigError: daemons have different models under the tag, or the API's address is none.
@@ -174,7 +191,50 @@ def find_respondent(settings: TeacherSection, client: Client) -> Respondent:
     if settings.base_url is not None:
         return behind_api(settings.model, settings.base_url)
     tag = settings.model.removeprefix("ollama:")
-    return in_daemons(tag, None, settings.hosts or (client.host,))
+    return in_daemons(tag, None, settings.hosts or (client.host,), known=known)
+
+
+def find_or_recall(
+    settings: TeacherSection, client: Client, folders: Sequence[Path], reporter: Reporter
+) -> Respondent:
+    """Who is asked; while it cannot be, who made what is finished, so that it is found again.
+
+    Whatever else would be asked of the latter fails as the looking did.
+
+    Args:
+        settings: Say which model, and where.
+        client: Of the daemon in use, for settings that name none.
+        folders: Where what it said may lie.
+        reporter: Hears of a teacher that is away.
+
+    Raises:
+        ConfigError: daemons have different models under the tag, or the API's address is none.
+        DaemonError: no daemon answers, or one has no such model, and there is nothing finished.
+    """
+    tag = settings.model.removeprefix("ollama:")
+    known = list(filter(None, (_identity_in(folder, tag) for folder in folders)))
+    try:
+        return find_respondent(settings, client, known=known)
+    except DaemonError as error:
+        if not known:
+            raise
+        message = f"{error.message}; what {tag} said before is used"
+        reporter.emit(Note("teacher", "warning", message))
+        nobody = Endpoint[Any](tag, partial(_raise, error))
+        return Respondent(tag, known[0], [nobody], _asker(tag, known[0]))
+
+
+def _identity_in(folder: Path, tag: str) -> str | None:
+    """The identity of a model whose answers, or labels, are in a folder."""
+    try:
+        manifest = Manifest.read(folder)
+    except ArtifactError:
+        return None
+    return manifest.work.inputs.get("model") if manifest.facts.get("teacher") == tag else None
+
+
+def _raise(error: DaemonError) -> NoReturn:
+    raise error
 
 
 def why_not_here(settings: TeacherSection, client: Client) -> str | None:

@@ -26,7 +26,7 @@ from ollama_bridge.errors import (
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.reporting import Note
 from ollama_bridge.teacher.daemon import write_answers
-from ollama_bridge.teacher.respondent import find_respondent, in_daemons
+from ollama_bridge.teacher.respondent import find_or_recall, find_respondent, in_daemons
 
 SETTINGS = TeacherSection(model="ollama:m", answers="daemon", answer_tokens=7, in_flight=1)
 
@@ -129,6 +129,7 @@ def test_prompts_are_answered_and_gold_is_kept(
         "validation": 1,
         "test": 2,
         "answers": {"had an answer": 1, "kept": 10},
+        "teacher": "m",
     }
 
 
@@ -199,9 +200,9 @@ def test_a_daemon_that_does_not_answer_takes_no_part(
     with Client(daemon.host) as client:
         settings = SETTINGS.model_copy(update={"hosts": hosts})
         respondent = find_respondent(settings, client)
+        assert respondent.identity == "d" * 64
         with pytest.raises(DaemonUnreachableError):
             find_respondent(SETTINGS.model_copy(update={"hosts": (nobody,)}), client)
-    assert respondent.identity == "d" * 64
     heard = Heard()
     write_answers(
         corpus, settings, respondent=respondent, out_dir=tmp_path / "answers", reporter=heard
@@ -209,6 +210,48 @@ def test_a_daemon_that_does_not_answer_takes_no_part(
     assert len(daemon.questions) == 10
     told = [one.message for one in heard.events if isinstance(one, Note)]
     assert any(message.startswith(f"{nobody} is asked no more: ") for message in told)
+
+
+def test_one_model_is_the_same_work_at_whichever_daemons(daemon: FakeDaemon) -> None:
+    """Made by hand at each, its tags' digests differ: what it is made of is what counts."""
+    made = "FROM /x/sha256-" + "a" * 64
+    with FakeDaemon(models={"m:latest": "e" * 64}) as other:
+        other.shown = daemon.shown = {**daemon.shown, "modelfile": made}
+        both = [daemon.host, other.host]
+        identity = in_daemons("m", None, both).identity
+        assert in_daemons("m", None, both[::-1]).identity == identity
+        for left in ([nobody_listens(), other.host], [other.host]):
+            assert in_daemons("m", None, left, known=[identity]).identity == identity
+            assert in_daemons("m", None, left).identity == "e" * 64
+        for changed in ("FROM /x/sha256-" + "b" * 64, f"{made}\nRENDERER other"):
+            other.shown = daemon.shown = {**daemon.shown, "modelfile": changed}
+            assert in_daemons("m", None, both, known=[identity]).identity != identity
+
+
+def test_what_was_finished_needs_no_teacher(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A tag that is gone, or a box that was given back, stops only who would ask it."""
+    folder = tmp_path / "answers"
+
+    def again(client: Client, heard: Heard, **changes: object) -> Corpus:
+        settings = SETTINGS.model_copy(update=changes)
+        respondent = find_or_recall(settings, client, [tmp_path / "none", folder], heard)
+        return write_answers(corpus, settings, respondent=respondent, out_dir=folder)
+
+    with Client(daemon.host) as client:
+        first = again(client, Heard())
+        daemon.models.clear()
+        heard = Heard()
+        assert again(client, heard).digest == first.digest
+        (note,) = heard.events
+        assert "no model 'm'; what m said before is used" in note.message
+        assert again(client, Heard(), hosts=(nobody_listens(),)).digest == first.digest
+        with pytest.raises(ModelNotFoundError, match="no model 'm'"):
+            again(client, Heard(), answer_tokens=9)
+        with pytest.raises(ModelNotFoundError, match="no model 'other'"):
+            again(client, Heard(), model="ollama:other")
+    assert len(daemon.questions) == 10
 
 
 def test_the_model_is_that_of_the_daemons_that_are_asked(daemon: FakeDaemon) -> None:
