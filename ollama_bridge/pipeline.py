@@ -153,6 +153,7 @@ class _Build:
             section,
             respondent=find_or_recall(section, self.client, [out_dir], self.reporter),
             out_dir=out_dir,
+            labels=self.recipe.task.labels,
             reporter=self.reporter,
         )
 

@@ -86,6 +86,7 @@ def answers(
             loaded.teacher,
             respondent=_respondent(loaded.teacher, host),
             out_dir=out.absolute(),
+            labels=loaded.task.labels,
             reporter=reporter,
         )
     print_artifact(written, as_json=as_json)

@@ -55,6 +55,7 @@ _GOLD, _REFUSED = "had an answer", "refused"
 # Of the test split: what the teacher says wrong, or not at all, is what is measured.
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
+_FEW_LEFT = 0.1  # of the training examples of a label; fewer are told of
 _TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
 
 
@@ -64,6 +65,7 @@ def write_answers(
     *,
     respondent: Respondent,
     out_dir: Path,
+    labels: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> Corpus:
     """Let a model answer every example that ends on the user.
@@ -81,12 +83,13 @@ def write_answers(
         settings: Limit and temperature of the answers, and what becomes of thinking.
         respondent: Who is asked.
         out_dir: Folder of the answered corpus.
+        labels: Of a classification: each that is in the training split has to stay there.
         reporter: Hears of progress.
 
     Raises:
         ModelNotFoundError: the daemon has no such model.
         DaemonError: the daemon fails, or refuses request after request, or no usable answer came
-            at first, or for a split. What was answered is kept.
+            at first, for a split, or for a label. What was answered is kept.
     """
     reporter = reporter or NullReporter()
     work = Work(
@@ -113,10 +116,12 @@ def write_answers(
                 if writing.is_asked(example, split=name)
             ]
             _ask(examples, writing, log, reporter)
-            outcomes = {
-                name: _write_split(name, splits[name], writing, log, draft.path)
-                for name in ("train", "validation", "test")
-            }
+            outcomes = {}
+            for name in ("train", "validation", "test"):
+                outcomes[name], said = _write_split(name, splits[name], writing, log, draft.path)
+                if name == "train":
+                    before = Counter(example.label for example in splits[name])
+                    _check_labels(labels, before, said, respondent.name, reporter)
         if writing.refused:
             write_json_lines_atomic(draft.path / "refused.jsonl", writing.refused)
         card = {
@@ -282,14 +287,20 @@ def _nothing_usable(writing: _Writing, where: str, outcomes: Counter[str]) -> Da
 
 def _write_split(
     name: str, examples: Sequence[Example], writing: _Writing, log: BatchLog, folder: Path
-) -> Counter[str]:
-    """Write what was answered well, and beside it what was not and what came along."""
+) -> tuple[Counter[str], Counter[str | None]]:
+    """Write what was answered well, and beside it what was not and what came along.
+
+    Returns:
+        How many replies were judged how, and how many examples of each label are left.
+    """
     outcomes: Counter[str] = Counter()
+    labels: Counter[str | None] = Counter()
 
     def kept(logprobs: TextIO) -> Iterator[Example]:
         for example in examples:
             if not writing.is_asked(example, split=name):
                 outcomes[_GOLD] += 1
+                labels[example.label] += 1
                 yield example
                 continue
             outcome = log.read(writing.job(example).key)
@@ -306,6 +317,7 @@ def _write_split(
             reply = outcome.value
             if writing.logprobs and name != "test" and reply and _is_as_said(answered, reply):
                 logprobs.write(logprobs_line(example.id, reply))
+            labels[example.label] += 1
             yield answered
 
     logprobs_path = folder / f"{name}-{LOGPROBS_NAME}"
@@ -316,7 +328,36 @@ def _write_split(
         logprobs_path.unlink()
     if examples and not count:
         raise _nothing_usable(writing, f"for the {name} split", outcomes)
-    return outcomes
+    return outcomes, labels
+
+
+def _check_labels(
+    labels: Sequence[str],
+    before: Counter[str | None],
+    said: Counter[str | None],
+    teacher: str,
+    reporter: Reporter,
+) -> None:
+    """Make sure that no class is gone from the training split, and tell of one that nearly is.
+
+    Raises:
+        DaemonError: naming the label that the teacher never says.
+    """
+    for label in labels:
+        if not before[label] or said[label] >= _FEW_LEFT * before[label]:
+            continue
+        message = (
+            f"{teacher} says {label!r} in {said[label]} of {before[label]} training examples that "
+            "have this label; the others are left out"
+        )
+        if not said[label]:
+            raise DaemonError(
+                message,
+                hint="say in task.system how it is spelt, or learn the data's own answers: "
+                "--set teacher.answers=gold --set teacher.rewrite=false",
+                model=teacher,
+            )
+        reporter.emit(Note(STAGE, "warning", message))
 
 
 def _said(example: Example, answer: str) -> Example:

@@ -417,6 +417,44 @@ def test_thinking_is_kept_where_it_is_right(
     }
 
 
+@pytest.mark.parametrize("said", [0, 1, 3])
+def test_no_class_is_lost_without_a_word(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path, said: int
+) -> None:
+    """A label that is spelt otherwise stops the stage; one that is nearly gone is told."""
+    rows = [replace(example(f"neutral{n}", answer="neutral"), label="neutral") for n in range(11)]
+    train = [*read_examples(labelled.split_path("train")), *rows]
+    write_examples(labelled.split_path("train"), train)
+
+    def says(asked: Asked) -> Turn:
+        text = text_of(asked)
+        if not text.startswith("neutral"):
+            return Turn(pieces=["positive"])
+        return Turn(pieces=["neutral" if int(text[7:]) < said else "Neutral tone"])
+
+    daemon.script = says
+    heard = Heard()
+
+    def answer() -> Corpus:
+        return write_answers(
+            labelled,
+            SETTINGS.model_copy(update={"rewrite": True}),
+            respondent=in_daemons("m", "d", [daemon.host]),
+            out_dir=tmp_path / "answers",
+            labels=("positive", "neutral", "sad"),
+            reporter=heard,
+        )
+
+    if not said:
+        with pytest.raises(DaemonError, match="says 'neutral' in 0 of 11 training examples"):
+            answer()
+        assert not (tmp_path / "answers").exists()
+        return
+    assert answer().facts["train"] == 6 + said
+    warnings = [one for one in heard.events if isinstance(one, Note) and one.level == "warning"]
+    assert len(warnings) == (said == 1)
+
+
 def test_traces_are_treated_anew_without_asking_again(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
