@@ -56,7 +56,7 @@ def model_card(
         ["## Run it", "", "```", *_commands(name, provenance, published=published), "```"],
         ["## Proof", "", *_proof(provenance.certificate)],
         ["## Scores", "", *_scores(provenance)],
-        ["## Data", "", *_data(provenance.data_card())],
+        ["## Data", "", *_data(provenance.data_card()), *_answers(provenance.answers_card())],
         ["## Lineage", "", *_lineage(provenance, details)],
         ["## Licence", "", *_licence(details, license_text)],
     ]
@@ -77,7 +77,9 @@ def _summary(details: ModelDetails, provenance: Provenance) -> str:
     context = info.get(f"{architecture}.context_length")
     if context:
         text += f", context length {context}"
-    if any(made.manifest.work.stage == "distill" for made in provenance.lineage):
+    if provenance.asked_teachers:
+        text += f", distilled from {', '.join(provenance.asked_teachers)}"
+    elif any(made.manifest.work.stage == "distill" for made in provenance.lineage):
         text += ", distilled from a larger one"
     return f"{text}."
 
@@ -138,6 +140,21 @@ def _data(card: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
+def _answers(card: Mapping[str, Any] | None) -> list[str]:
+    if card is None:
+        return []
+    rows = [
+        [split, ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())]
+        for split, outcomes in card["outcomes"].items()
+    ]
+    return [
+        "",
+        f"Of these, answers by {portable(card.get('model'))}:",
+        "",
+        *_table(["split", "what became of them"], rows),
+    ]
+
+
 def _lineage(provenance: Provenance, details: ModelDetails) -> list[str]:
     base = details.model_info.get("general.base_model.0.name")
     lines = [f"Base model: {base}.", ""] if base else []
@@ -172,6 +189,8 @@ def _inputs_text(made: Made, provenance: Provenance) -> str:
 def _settings_text(made: Made) -> str:
     settings = made.manifest.work.settings
     told = [f"{name} {_setting(settings[name])}" for name in _TOLD_SETTINGS if settings.get(name)]
+    if made.manifest.facts.get("teacher"):
+        told.insert(0, f"asked of {portable(made.manifest.facts['teacher'])}")
     if made.manifest.work.seed:
         told.append(f"seed {made.manifest.work.seed}")
     return ", ".join(told)

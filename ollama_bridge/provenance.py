@@ -52,16 +52,33 @@ class Provenance:
         """The artefacts of one kind in the lineage."""
         return tuple(made for made in self.lineage if made.kind == kind)
 
+    @property
+    def asked_teachers(self) -> tuple[str, ...]:
+        """Names of the models that were asked for answers or distributions."""
+        told = [made.manifest.facts.get("teacher") for made in self.lineage]
+        return tuple(dict.fromkeys(str(portable(name)) for name in told if name))
+
     def data_card(self) -> Mapping[str, Any] | None:
-        """Counts and rules of the corpus, if there is one."""
+        """Counts and rules of the corpus as it was prepared, if there is one."""
+        for card in self._corpus_cards():
+            # One that was answered by a teacher keeps the card of its source.
+            source = card.get("corpus", card) if "outcomes" in card else card
+            if isinstance(source, dict):
+                return source
+        return None
+
+    def answers_card(self) -> Mapping[str, Any] | None:
+        """What became of the answers that a teacher wrote, if one did."""
+        return next((card for card in self._corpus_cards() if "outcomes" in card), None)
+
+    def _corpus_cards(self) -> Iterator[dict[str, Any]]:
         for made in self.of_kind(Corpus.kind):
             try:
                 card = json.loads((made.path / "card.json").read_bytes())
             except (OSError, ValueError):
-                continue  # a corpus that was answered by a teacher keeps the card of its source
+                continue
             if isinstance(card, dict):
-                return card
-        return None
+                yield card
 
     def to_json(self) -> list[dict[str, Any]]:
         """The lineage as other machines may see it: without a path of this one."""

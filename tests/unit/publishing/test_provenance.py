@@ -224,6 +224,43 @@ def test_card(run: Path) -> None:
     assert "/home/ada" not in text
 
 
+@pytest.mark.parametrize("name", ["deepseek-r1:7b", "/home/ada/deepseek-r1:7b"])
+def test_card_names_the_teacher_that_was_asked(tmp_path: Path, run: Path, name: str) -> None:
+    """And tells what became of its answers: a student of answers alone is no `distill`.
+
+    Servers of an API may call a model by its folder.
+    """
+    prepared = Made(run / "corpus", Manifest.read(run / "corpus"))
+    card = {
+        "model": name,
+        "outcomes": {"train": {"cut at the limit": 25, "kept": 55}, "test": {"kept": 9}},
+        "corpus": DATA_CARD,
+    }
+    folder = tmp_path / "answers"
+    manifest = made(
+        folder,
+        "corpus",
+        "answers",
+        {"corpus": prepared.manifest.digest, "model": "f" * 64},
+        {"card.json": json.dumps(card)},
+        {"train": 55, "teacher": name},
+    )
+    trained = Made(tmp_path / "s", made(tmp_path / "s", "checkpoint", "control"))
+    answers = Made(folder, manifest)
+    for lineage in ((prepared, answers, trained), (answers, trained)):
+        text = model_card("m", DETAILS, Provenance(lineage=lineage))
+        assert "context length 2048, distilled from deepseek-r1:7b." in text
+        for line in (
+            "| train | 80 | 80 | good 50, bad 30 |",
+            "Of these, answers by deepseek-r1:7b:",
+            "| train | 25 cut at the limit, 55 kept |",
+        ):
+            assert line in text.splitlines()
+        (row,) = [line for line in text.splitlines() if line.startswith("| answers |")]
+        assert row.endswith("| asked of deepseek-r1:7b |")
+        assert "/home/ada" not in text
+
+
 def test_card_of_a_stranger() -> None:
     """What is not known is said to be unknown; nothing is promised."""
     text = model_card("m:latest", DETAILS, Provenance(), published=False)
