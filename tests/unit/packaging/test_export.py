@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from fakes.trainable import tiny_base
 
 from ollama_bridge.assets import find_recipe
-from ollama_bridge.config import Recipe, load_recipe
+from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, ConversionError
 from ollama_bridge.export import (
     check_answers_fit,
@@ -111,3 +112,17 @@ def test_a_start_that_no_gguf_can_be_made_of(tmp_path: Path) -> None:
     path.write_text(json.dumps({**document, "normalizer": {"type": "Lowercase"}}))
     with pytest.raises(ConversionError, match="Lowercase"):
         check_can_be_written(start)
+
+
+def test_the_example_of_the_documents_is_a_recipe() -> None:
+    """Teacher and student of docs/teachers.md as they stand there, in a shipped recipe."""
+    checkout = Path(__file__).parents[3]
+    document = (checkout / "docs" / "teachers.md").read_text(encoding="utf-8")
+    example = yaml.safe_load(document.partition("```yaml\n")[2].partition("```")[0])
+    shipped = yaml.safe_load(find_recipe("reply").read_text(encoding="utf-8"))
+    assert set(example) == {"teacher", "student"}
+    recipe = parse_recipe(shipped | example, source="docs/teachers.md")
+    assert len(recipe.teacher.hosts) == 2
+    assert not recipe.needs_teacher_weights
+    check_tags(recipe)
+    check_thoughts_fit(recipe, NullReporter())
