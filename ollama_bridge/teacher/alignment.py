@@ -13,6 +13,10 @@ distribution only where that can be told:
 
 Elsewhere (inside a teacher's token, where tokens cross, in a hole) there is none. What cannot be
 named in the student's vocabulary is part of the residual, never of another token.
+
+Blanks that a template puts in front of an answer (Llama 2, Mistral) are part of its first token in
+many vocabularies. They belong to each model's format, so that names of first tokens are compared
+without them.
 """
 
 from __future__ import annotations
@@ -51,7 +55,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Span:
-    """A student's token in the text of an answer: bytes ``start`` to ``end``."""
+    """A student's token in the text of an answer: bytes ``start`` to ``end``.
+
+    The first may have blanks in front, which are no part of the answer.
+    """
 
     token: int
     start: int
@@ -87,10 +94,22 @@ def spans_of(tokens: Sequence[int], answer: str, vocabulary: TokenBytes) -> list
     start = -offset
     for token, piece in zip(tokens, pieces, strict=True):
         end = start + len(piece)
-        inside = piece and start >= first and end <= len(wanted)
-        spans.append(Span(token, start, end) if inside else None)
+        begin = _without_blanks(piece, start, end) if first == 0 else start
+        inside = piece and begin >= first and end <= len(wanted)
+        spans.append(Span(token, begin, end) if inside else None)
         start = end
     return spans
+
+
+def lead_of(spans: Sequence[Span | None], vocabulary: TokenBytes) -> bytes:
+    """The blanks that the first token of an answer has in front of it.
+
+    Args:
+        spans: Of a turn, from :func:`spans_of`.
+        vocabulary: Of its tokens.
+    """
+    first = next((span for span in spans if span is not None), None)
+    return b"" if first is None else _lead(first, vocabulary)
 
 
 def align(
@@ -126,7 +145,12 @@ def align(
 
 
 def named_distribution(
-    top: Sequence[TopLogprob], vocabulary: TokenBytes, *, target: int, top_k: int
+    top: Sequence[TopLogprob],
+    vocabulary: TokenBytes,
+    *,
+    target: int,
+    top_k: int,
+    lead: bytes | None = None,
 ) -> Distribution | None:
     """A list of a daemon's likeliest tokens in a student's vocabulary.
 
@@ -136,17 +160,30 @@ def named_distribution(
         target: The right token. If it is a special one, the answer's end, the likeliest token
             without a text is taken for it; elsewhere such tokens are part of the rest.
         top_k: Tokens kept at most.
+        lead: At an answer's beginning: the blanks that the right token has in front; names are
+            compared without theirs. None: everywhere else, and where neither has any.
 
     Returns:
         None if no token could be named.
     """
     masses: dict[int, float] = {}
-    _count(top, masses, vocabulary, target)
+    _count(top, masses, vocabulary, target, lead)
     if vocabulary.of(target) is None:
         nameless = [entry.logprob for entry in top if _is_nameless(entry, vocabulary)]
         if nameless:
             masses[target] = max(nameless)
     return _sorted(masses, top_k) if masses else None
+
+
+def _without_blanks(content: bytes, start: int, end: int) -> int:
+    """Where a token begins in an answer, if all of it that is in front of one is blank."""
+    before = content[: max(0, -start)]
+    return 0 if before.isspace() and end > 0 else start
+
+
+def _lead(span: Span, vocabulary: TokenBytes) -> bytes:
+    content = vocabulary.of(span.token) or b""
+    return content[: len(content) - (span.end - span.start)]
 
 
 def _common_end(left: bytes, right: bytes) -> int:
@@ -195,8 +232,9 @@ def _place_all(
     placed = []
     for entry, text in zip(entries, texts, strict=True):
         end = start + len(text)
-        if text and _REPLACEMENT not in text and start >= 0 and end <= size_bytes:
-            placed.append(_Placed(entry, start, end))
+        begin = _without_blanks(text, start, end)
+        if text and _REPLACEMENT not in text and begin >= 0 and end <= size_bytes:
+            placed.append(_Placed(entry, begin, end))
         start = end
     return placed
 
@@ -231,7 +269,9 @@ def _distribution(
         return None
     masses: dict[int, float] = {}
     rivals = (top for top in first.entry.top if top.token != first.entry.token)
-    _count(rivals, masses, vocabulary, span.token)
+    lead = _lead(span, vocabulary)
+    has_lead = lead or len(_content(first.entry)) > first.end - first.start
+    _count(rivals, masses, vocabulary, span.token, lead if has_lead else None)
     # Of a chain, what the first token would have gone on to otherwise is part of the rest.
     logprob = sum(one.entry.logprob for one in chain)
     masses[span.token] = _log_add(masses.get(span.token), logprob)
@@ -251,7 +291,11 @@ def _is_own(entry: TokenLogprob) -> bool:
 
 
 def _count(
-    tops: Iterable[TopLogprob], masses: dict[int, float], vocabulary: TokenBytes, target: int
+    tops: Iterable[TopLogprob],
+    masses: dict[int, float],
+    vocabulary: TokenBytes,
+    target: int,
+    lead: bytes | None,
 ) -> None:
     """Add what can be named.
 
@@ -265,6 +309,8 @@ def _count(
         if not content or content in seen or _REPLACEMENT in content:
             continue
         seen.add(content)
+        if lead is not None and not content.isspace():
+            content = lead + content.lstrip()
         token = vocabulary.first(content)
         if token is None or (vocabulary.may_be_cut(content) and token != target):
             continue

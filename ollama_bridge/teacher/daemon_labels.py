@@ -22,6 +22,7 @@ from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest
 from ollama_bridge.errors import ConfigError, DaemonError
+from ollama_bridge.examples import read_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.label_store.formats import TopKFormat
 from ollama_bridge.label_store.info import StoreInfo, row_key
@@ -36,7 +37,7 @@ from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent
 from ollama_bridge.teacher.scoring import Part, score
 from ollama_bridge.teacher.splits import counts_of, read_splits
 from ollama_bridge.teacher.token_bytes import TokenBytes
-from ollama_bridge.teacher.turns import Origin, SplitReader, Turn
+from ollama_bridge.teacher.turns import Origin, SplitReader, Turn, begins_in_blanks
 
 STAGE = "label"
 
@@ -88,6 +89,10 @@ def label_by_daemon(
             f"{respondent.name} cannot be asked about text that it did not write",
             hint="say teacher.score=generated",
         )
+    tokenizer = load_tokenizer(student.path)
+    vocabulary = TokenBytes(tokenizer)
+    first = next(read_examples(corpus.split_path("train")), None)
+    in_blanks = first is not None and begins_in_blanks(first, tokenizer, vocabulary)
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
@@ -100,13 +105,14 @@ def label_by_daemon(
             "score": teacher.score,
             "thinking": teacher.thinking,
             "max_length": max_length,
+            # Such tokens had none before.
+            **({"first token": "with its blanks"} if in_blanks else {}),
         },
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
-        tokenizer = load_tokenizer(student.path)
         info = StoreInfo(
             method="top_k",
             vocab_size=len(tokenizer),
@@ -115,7 +121,6 @@ def label_by_daemon(
             dtype="daemon",
             top_k=min(settings.top_k, TOP_LOGPROBS),
         )
-        vocabulary = TokenBytes(tokenizer)
         splits = read_splits(corpus, tokenizer, max_length=max_length)
         facts: dict[str, object] = {
             "content_key": info.content_key,

@@ -53,11 +53,13 @@ class Passage:
         messages: The conversation before it.
         answer: Its text.
         places: In order.
+        lead: Blanks that the student's first token has in front: its template's, not the answer's.
     """
 
     messages: tuple[Message, ...]
     answer: str
     places: tuple[Place, ...]
+    lead: bytes = b""
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -124,7 +126,8 @@ def score(tag: str, passage: Passage, *, identity: str) -> list[Part]:
 
 
 def _ask(tag: str, passage: Passage, prefixes: Sequence[int], *, identity: str) -> Job[AsyncClient]:
-    messages, answer = passage.messages, passage.answer  # its places are not needed any more
+    # Its places are not needed any more.
+    messages, answer, has_lead = passage.messages, passage.answer, passage.lead != b""
     content = {
         "version": 2,  # of what is sent; 2: thoughts go on where the prompt opens one
         "messages": [message.to_dict() for message in messages],
@@ -132,14 +135,21 @@ def _ask(tag: str, passage: Passage, prefixes: Sequence[int], *, identity: str) 
         "prefixes": prefixes,
         "identity": identity,
         "tag": tag,
+        **({"blanks": "as the teacher's template has them"} if has_lead else {}),
     }
 
     async def run(client: AsyncClient) -> JSONRecord:
         # As it would have been asked for this answer: with its thought, or for none.
         think = None if THOUGHT_END in answer else False
         prompt = await client.render(tag, messages, think=think)
+        blanks = ""
+        if has_lead:
+            answered = [*messages, Message("assistant", answer)]
+            blanks = _between(prompt, answer, await client.render(tag, answered, think=think))
         found = [
-            await client.next_token(tag, behind_prompt(prompt, answer, length=prefix))
+            await client.next_token(
+                tag, behind_prompt(prompt + blanks if prefix else prompt, answer, length=prefix)
+            )
             for prefix in prefixes
         ]
         return {
@@ -151,6 +161,15 @@ def _ask(tag: str, passage: Passage, prefixes: Sequence[int], *, identity: str) 
         return client.next_token(tag, "1")
 
     return Job(digest_text(canonical_json(content)), run, canary)
+
+
+def _between(prompt: str, answer: str, rendered: str) -> str:
+    """The blanks that a template has between a prompt and its answer."""
+    if not rendered.startswith(prompt):
+        return ""
+    rest = rendered[len(prompt) :]
+    bare = rest.lstrip()
+    return rest[: len(rest) - len(bare)] if bare.startswith(answer) else ""
 
 
 def read_scores(
@@ -185,7 +204,10 @@ def read_scores(
         if behind is not None and behind.prompt_tokens - one.prompt_tokens != 1:
             continue  # the teacher has other tokens here
         target = tokens[place.number]
-        distribution = named_distribution(one.top, vocabulary, target=target, top_k=top_k)
+        lead = passage.lead if passage.lead and place.prefix == 0 else None
+        distribution = named_distribution(
+            one.top, vocabulary, target=target, top_k=top_k, lead=lead
+        )
         if distribution is not None:
             found[place.number] = distribution
     return found

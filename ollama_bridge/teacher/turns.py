@@ -6,6 +6,7 @@ others a passage says where the daemon can be asked.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Literal
 
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.config import TeacherSection
-from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.encoding import EncodedExample, Tokenizer, encode
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import JSONRecord
-from ollama_bridge.teacher.alignment import Distribution, Span, align, spans_of
+from ollama_bridge.teacher.alignment import Distribution, Span, align, lead_of, spans_of
 from ollama_bridge.teacher.replies import KeptReplies
 from ollama_bridge.teacher.scoring import Passage, Place, places_of, read_scores
 from ollama_bridge.teacher.splits import CorpusSplit
@@ -40,6 +41,25 @@ class Turn:
     tokens: tuple[int, ...]
     known: tuple[Distribution | None, ...]
     passage: Passage | None
+
+
+def begins_in_blanks(example: Example, tokenizer: Tokenizer, vocabulary: TokenBytes) -> bool:
+    """Whether the student's template puts blanks in front of an answer, to be learnt with it.
+
+    Args:
+        example: One that is learnt.
+        tokenizer: The student's, with its chat template.
+        vocabulary: Of the same.
+
+    Raises:
+        DataError: no answer in it.
+        TrainingError: the chat template fails or cannot be used for training.
+    """
+    encoded = encode(example, tokenizer, max_length=sys.maxsize)
+    tokens = encoded.input_ids[encoded.stretches[-1]] if encoded.stretches else ()
+    said = b"".join(vocabulary.of(int(token)) or b"" for token in tokens)
+    answer = example.messages[-1].content.encode(errors="replace")
+    return said.partition(answer)[0].isspace()
 
 
 class SplitReader:
@@ -133,7 +153,10 @@ class SplitReader:
                 for one in places_of(tokens, spans, answer, self._vocabulary)
                 if known[one.number] is None
             ]
-        passage = Passage(example.messages[:place], answer, tuple(places)) if places else None
+        if not places:
+            return Turn(tokens, tuple(known), None)
+        lead = lead_of(spans, self._vocabulary)
+        passage = Passage(example.messages[:place], answer, tuple(places), lead)
         return Turn(tokens, tuple(known), passage)
 
     def _known(

@@ -102,6 +102,7 @@ class FakeDaemon:
         statuses: What ``create``, ``pull`` and ``push`` say.
         models: Tag to the digest of its manifest.
         shown: What ``show`` says of each.
+        rendered: Makes a prompt of messages.
         prompt_end: What a rendered prompt ends with.
         context_length: With which each runs. A text to embed may have so many words.
         left: Those that left memory: their last question said ``keep_alive=0``.
@@ -137,6 +138,9 @@ class FakeDaemon:
             "capabilities": ["tools"],
             "model_info": {},
         }
+    )
+    rendered: Callable[[Sequence[Mapping[str, Any]]], str] = lambda messages: "".join(
+        f"[{message['role']}]{message['content']}" for message in messages
     )
     prompt_end: str = ""
     context_length: int = 4096
@@ -341,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, message = self.turn.refusal
             return status, [{"error": message}]
         if daemon.renders and asked.json.get("_debug_render_only"):
-            text = "".join(f"[{m['role']}]{m['content']}" for m in _messages(asked.json))
+            text = daemon.rendered(_messages(asked.json))
             return 200, [{"_debug_info": {"rendered_template": text + daemon.prompt_end}}]
         events = list(daemon.answer(self.turn, chat=asked.path == "/api/chat"))
         return 200, events if asked.json.get("stream", True) else events[-1:]
