@@ -68,10 +68,12 @@ class EncodedSplit:
     Attributes:
         examples: In the order of the split file.
         too_long: How many examples were longer than the limit.
+        longest: Tokens of the longest example, also where it was left out.
     """
 
     examples: tuple[EncodedExample, ...]
     too_long: int
+    longest: int
 
     @property
     def supervised_tokens(self) -> int:
@@ -127,9 +129,9 @@ def encode_split(
     kept = []
     for start in range(0, len(numbered), _CHUNK_EXAMPLES):
         kept += _encode_many(numbered[start : start + _CHUNK_EXAMPLES], tokenizer)
-    total = len(kept)
+    total, longest = len(kept), max((len(one.input_ids) for one in kept), default=0)
     kept = [example for example in kept if len(example.input_ids) <= max_length]
-    split = EncodedSplit(tuple(kept), too_long=total - len(kept))
+    split = EncodedSplit(tuple(kept), too_long=total - len(kept), longest=longest)
     if not kept:
         raise DataError(
             f"the {name} split has no example of at most {max_length} tokens "

@@ -88,7 +88,8 @@ def recipe_with_data(
     """Load a recipe and point it at the user's own data and tag.
 
     With data of the user's, run and tag are named after the file too (``name_of_data``), so that
-    the recipe's own model is not replaced.
+    the recipe's own model is not replaced. How many examples a shipped recipe takes of the texts
+    that it fetches is no limit for other ones.
 
     Raises:
         ConfigError: the file does not exist, or options that need ``--data`` come without it.
@@ -111,6 +112,7 @@ def recipe_with_data(
             )
         is_table = text_col is not None or label_col is not None
         source = "table" if is_table or not _holds_messages(data) else "messages"
+        changes += _limits_lifted(name)
         changes += [f"data.source={source}", f"data.path={_quoted(str(data.absolute()))}"]
         if text_col:
             changes.append(f"data.text_col={_quoted(text_col)}")
@@ -127,6 +129,25 @@ def recipe_with_data(
             update["export"] = export
         recipe = recipe.model_copy(update=update)
     return recipe
+
+
+def _limits_lifted(name: str) -> list[str]:
+    """Changes that let a shipped recipe take all examples of a file, if its own are fetched ones.
+
+    A recipe of the user's, and a shipped one that waits for a file, have them for that file.
+    """
+    from ollama_bridge.assets import list_assets
+    from ollama_bridge.config import load_recipe
+
+    if name not in list_assets("recipes"):
+        return []
+    own = load_recipe(name)
+    if own.data.path is not None:
+        return []
+    changes = ["data.max_examples=null"]
+    if own.teacher.tune is not None:  # a change of what is not there would make it
+        changes.append("teacher.tune.max_examples=null")
+    return changes
 
 
 def _holds_messages(path: Path) -> bool:

@@ -71,7 +71,9 @@ SetOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Your own data: CSV or JSONL (text and label, or messages)."),
+    typer.Option(
+        "--data", help="Your own data, all of it: CSV or JSONL (text and label, or messages)."
+    ),
 ]
 TextColOption = Annotated[str | None, typer.Option("--text-col", help="Column of the text.")]
 LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]

@@ -161,7 +161,11 @@ def _make_splits(
     unique = _leave_out_duplicates(fit, tally, notes)
     if tally.left_out:
         reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
-    _check_labels(unique, task, tally)
+    longest = max(map(_chars, collected.candidates), default=0)
+    if longest > data.max_chars:
+        count = tally.left_out[_too_long(data.max_chars)].total()
+        reporter.emit(Note(_STAGE, "warning", _lifted(count, "texts", "max_chars", longest)))
+    _check_labels(unique, task, tally, longest=longest, max_chars=data.max_chars)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
     sizes = asked.scaled_to(len(unique))
     if sizes != asked:
@@ -173,6 +177,10 @@ def _make_splits(
     parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
     for candidate in surplus:
         tally.leave_out(candidate.source, "over max_examples")
+    if surplus:
+        whole = f"{len(surplus)} of {len(surplus) + len(parts['train'])}"
+        said = _lifted(whole, "training examples", "max_examples", "null")
+        reporter.emit(Note(_STAGE, "info", said))
     for note in notes:
         reporter.emit(Note(_STAGE, "info", note))
     card: dict[str, object] = {
@@ -197,14 +205,30 @@ def _leave_out_unfit(
 ) -> list[Candidate]:
     fit = []
     for candidate in candidates:
-        spoken = [turn.content for turn in candidate.example.messages if turn.role != "system"]
-        if sum(map(len, spoken)) > max_chars:
-            tally.leave_out(candidate.source, f"longer than {max_chars} characters")
-        elif any(has_control_token(text) for text in spoken):
+        if _chars(candidate) > max_chars:
+            tally.leave_out(candidate.source, _too_long(max_chars))
+        elif any(map(has_control_token, _spoken(candidate))):
             tally.leave_out(candidate.source, "holds a control token of a chat format")
         else:
             fit.append(candidate)
     return fit
+
+
+def _spoken(candidate: Candidate) -> list[str]:
+    return [turn.content for turn in candidate.example.messages if turn.role != "system"]
+
+
+def _chars(candidate: Candidate) -> int:
+    return sum(map(len, _spoken(candidate)))
+
+
+def _too_long(max_chars: int) -> str:
+    return f"longer than {max_chars} characters"
+
+
+def _lifted(count: int | str, what: str, key: str, value: int | str) -> str:
+    """What a key of the section leaves out, and what to type for all of it."""
+    return f"{count} {what} are left out by data.{key}: --set data.{key}={value} keeps them all"
 
 
 def _leave_out_duplicates(
@@ -226,14 +250,27 @@ def _leave_out_duplicates(
     return unique.kept
 
 
-def _check_labels(candidates: Sequence[Candidate], task: TaskSection, tally: Tally) -> None:
+def _check_labels(
+    candidates: Sequence[Candidate],
+    task: TaskSection,
+    tally: Tally,
+    *,
+    longest: int,
+    max_chars: int,
+) -> None:
     """Raise where nothing is left, or a label of the task has nothing.
 
     Raises:
         DataError: with what was left out, and why.
     """
     if not candidates:
-        raise DataError(f"no usable examples: {_left_out_text(tally)}")
+        raise DataError(
+            f"no usable examples: {_left_out_text(tally)}",
+            hint=f"--set data.max_chars={longest} (what is longer than max_length tokens of "
+            "distill and teacher.tune is left out in training)"
+            if longest > max_chars
+            else None,
+        )
     for label in task.labels:
         if not any(candidate.example.label == label for candidate in candidates):
             raise DataError(

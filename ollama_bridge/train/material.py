@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _NOT_IN_KEY = frozenset({"checkpoint_interval_s", "shard_layers"})
 # Off unless a recipe sets them; left out of the key then, so that work done before they existed is
 # found again.
 _OFF_BY_DEFAULT = ("micro_batch_tokens", "activation_checkpointing", "early_stopping")
+# By stage, where they are not called alike: whose limits a note names.
+_SECTIONS = {"finetune": "teacher.tune"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def load_material(
     tokenizer = load_tokenizer(folder) if vocabulary is None else vocabulary.tokenizer
     splits: dict[str, EncodedSplit] = {}
     facts: dict[str, int] = {}
+    section = _SECTIONS.get(stage, stage)
     for name in ("train", "validation"):
         split = encode_split(
             list(read_examples(corpus.split_path(name))),
@@ -106,10 +109,15 @@ def load_material(
         if split.too_long:
             message = (
                 f"{split.too_long} {name} examples are longer than {settings.max_length} tokens "
-                "and were left out"
+                f"and were left out: --set {section}.max_length={split.longest} keeps them all"
             )
             reporter.emit(Note(stage, "warning", message))
-        if name == "train" and max_examples is not None:
+        if name == "train" and max_examples is not None and max_examples < len(split.examples):
+            message = (
+                f"{max_examples} of {len(split.examples)} examples are learnt: "
+                f"--set {section}.max_examples=null takes them all"
+            )
+            reporter.emit(Note(stage, "info", message))
             split = _choose(split, max_examples, seed=settings.seed)
         splits[name] = split
         facts[f"{name}_examples"] = len(split.examples)
@@ -186,8 +194,6 @@ def complete_checkpoint(
 
 
 def _choose(split: EncodedSplit, count: int, *, seed: int) -> EncodedSplit:
-    if count >= len(split.examples):
-        return split
     chosen = np.random.default_rng(seed).permutation(len(split.examples))[:count]
     examples = tuple(split.examples[number] for number in sorted(chosen.tolist()))
-    return EncodedSplit(examples, split.too_long)
+    return replace(split, examples=examples)

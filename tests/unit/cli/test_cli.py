@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ollama_bridge import cli
 from ollama_bridge.__main__ import main as start
-from ollama_bridge.assets import home_dir
+from ollama_bridge.assets import home_dir, list_assets
 from ollama_bridge.errors import DaemonUnreachableError
 from ollama_bridge.run_folder import note_origin
 
@@ -137,6 +137,43 @@ def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
     assert recipe.export.tag == "review-sentiment-quick-my-reviews"
     assert recipe.data.source == "table"
     assert recipe.data.label_col == "mood"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "limits"),
+    [
+        ("sentiment-quick", [], (None, None)),
+        ("sentiment-quick", ["data.max_examples=50"], (50, None)),
+        ("sentiment-quick", ["teacher.tune.max_examples=20"], (None, 20)),
+        ("sentiment-quick", ["teacher.tune=null"], (None, None)),
+        ("reply", [], (None, None)),
+        ("reasoning-quick", [], (3400, None)),
+        ("mine.yaml", [], (1000, 800)),
+    ],
+)
+def test_limits_for_fetched_texts_do_not_hold_for_a_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    overrides: list[str],
+    limits: tuple[int | None, int | None],
+) -> None:
+    """Unless asked for; those of a recipe of one's own, or for a file, do."""
+    from ollama_bridge.cli.build import recipe_with_data
+    from ollama_bridge.config import load_recipe
+
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(list_assets("recipes")["sentiment-quick"].read_text())
+    Path("mine.csv").write_text("text,label\nfine,positive\n")
+    recipe = recipe_with_data(
+        name, data=Path("mine.csv"), text_col=None, label_col=None, tag=None, overrides=overrides
+    )
+    tune = recipe.teacher.tune
+    assert (recipe.data.max_examples, tune and tune.max_examples) == limits
+    before = load_recipe(name)
+    assert (tune is None) == (before.teacher.tune is None or "teacher.tune=null" in overrides)
+    kept = before.data.model_dump(exclude={"source", "path", "max_examples"})
+    assert recipe.data.model_dump(include=set(kept)) == kept
 
 
 def test_run_of_another_file_is_not_replaced(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ollama_bridge.data.packages
 from ollama_bridge.artifacts import Corpus
@@ -63,6 +65,10 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ollama_bridge.data.packages, "fetch_package_file", lambda asset, *, reporter: folder
     )
     return folder
+
+
+def recipe_of(path: Path) -> dict[str, object]:
+    return {"source": "table", "path": path}
 
 
 def examples(corpus: Corpus) -> dict[str, list[Example]]:
@@ -185,6 +191,37 @@ def test_unusable_texts_are_counted(tmp_path: Path) -> None:
         "longer than 200 characters": 1,
         "same text under different labels": 2,
     }
+
+
+def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(tmp_path: Path) -> None:
+    """Typed as it stands, the change of the note keeps all."""
+    chooser = random.Random(1)
+    rows = [f"{sentence(chooser)},{'positive' if n % 2 else 'negative'}" for n in range(60)]
+    long = [f"{'long ' * n}{sentence(chooser)},positive" for n in (50, 70, 60)]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows, *long]))
+    recipe = recipe_of(path) | {"max_chars": 200, "max_examples": 30}
+    kept = {}
+    for name in ("limited", "all"):
+        heard = Heard()
+        data = DataSection.model_validate(recipe)
+        corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / name, reporter=heard)
+        kept[name] = sum(corpus.facts.values())
+        found = re.findall(r"--set data\.(\w+)=(\w+) keeps them all", " ".join(heard.notes))
+        recipe |= {key: yaml.safe_load(value) for key, value in found}
+    assert kept == {"limited": 48, "all": 63}
+    assert dict(recipe)["max_examples"] is None
+    assert not found
+
+
+def test_texts_that_are_all_too_long_are_told_with_the_key(tmp_path: Path) -> None:
+    """The way out is the hint of the error."""
+    path = tmp_path / "mine.csv"
+    path.write_text(f"text,label\n{'long ' * 50},positive\n{'long ' * 60},negative\n")
+    data = DataSection.model_validate(recipe_of(path) | {"max_chars": 200})
+    with pytest.raises(DataError, match="2 longer than 200 characters") as caught:
+        prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    assert str(caught.value.hint).startswith("--set data.max_chars=307 ")
 
 
 def test_every_answer_to_a_question_is_kept(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import OptimizerSection
+from ollama_bridge.encoding import encode
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Event, Note
@@ -37,3 +40,28 @@ def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> N
         count += 1
     notes = [event.message for event in listener.events if isinstance(event, Note)]
     assert notes == [f"{count} examples, {answers / tokens:.1%} of their tokens are supervised"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "section"), [("finetune", "teacher.tune"), ("distill", "distill")]
+)
+def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
+    base: Checkpoint, corpus: Corpus, stage: str, section: str
+) -> None:
+    """By the key of the stage's section; with the values that are said, all are learnt."""
+    tokenizer = load_tokenizer(base.path)
+    lengths = sorted(
+        len(encode(example, tokenizer, max_length=512).input_ids)
+        for example in read_examples(corpus.split_path("train"))
+    )
+    listener = Listener()
+    limit = lengths[len(lengths) // 2]
+    settings = OptimizerSection(max_length=limit)
+    load_material(base.path, corpus, settings, stage=stage, reporter=listener, max_examples=2)
+    notes = [event.message for event in listener.events if isinstance(event, Note)]
+    short = sum(length <= limit for length in lengths)
+    assert 2 < short < len(lengths)
+    assert notes[0].startswith(f"{len(lengths) - short} train examples are longer than {limit} ")
+    assert notes[0].endswith(f"--set {section}.max_length={lengths[-1]} keeps them all")
+    said = f"2 of {short} examples are learnt: --set {section}.max_examples=null takes them all"
+    assert said in notes
