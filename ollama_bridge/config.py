@@ -85,7 +85,11 @@ class DataSection(Section):
         "messages: JSONL with `messages`."
     )
     path: Path | None = Field(default=None, description="File of a table or messages source.")
-    text_col: str = Field(default="text", description="Column of the text (table).")
+    text_col: str | tuple[str, ...] = Field(
+        default="text",
+        description="Column of the text (table). Of several the texts that are not empty are "
+        "joined by a blank line, in the order in which they are named.",
+    )
     label_col: str = Field(default="label", description="Column of the label (table).")
     group_col: str | None = Field(
         default=None,
@@ -108,6 +112,17 @@ class DataSection(Section):
     max_chars: int = Field(
         default=2000, gt=0, description="Longer texts are left out, and counted."
     )
+
+    @property
+    def text_cols(self) -> tuple[str, ...]:
+        """Columns of the text, one or more."""
+        return (self.text_col,) if isinstance(self.text_col, str) else self.text_col
+
+    @model_validator(mode="after")
+    def _columns_are_named_once(self) -> DataSection:
+        if not self.text_cols or len(set(self.text_cols)) < len(self.text_cols):
+            raise ValueError("text_col: name every column of the text once")
+        return self
 
     @model_validator(mode="after")
     def _file_sources_have_a_path(self) -> DataSection:

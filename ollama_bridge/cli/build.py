@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +81,7 @@ def recipe_with_data(
     name: str,
     *,
     data: Path | None,
-    text_col: str | None,
+    text_col: Sequence[str] | None,
     label_col: str | None,
     tag: str | None,
     overrides: list[str],
@@ -110,12 +111,13 @@ def recipe_with_data(
             raise ConfigError(
                 f"--data {data}: no such file", hint="check the path; CSV and JSONL are read"
             )
-        is_table = text_col is not None or label_col is not None
+        is_table = bool(text_col) or label_col is not None
         source = "table" if is_table or not _holds_messages(data) else "messages"
         changes += _limits_lifted(name)
         changes += [f"data.source={source}", f"data.path={_quoted(str(data.absolute()))}"]
         if text_col:
-            changes.append(f"data.text_col={_quoted(text_col)}")
+            columns = ", ".join(map(_quoted, text_col))
+            changes.append(f"data.text_col={columns if len(text_col) == 1 else f'[{columns}]'}")
         if label_col:
             changes.append(f"data.label_col={_quoted(label_col)}")
     if tag:

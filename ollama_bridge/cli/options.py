@@ -75,7 +75,12 @@ DataOption = Annotated[
         "--data", help="Your own data, all of it: CSV or JSONL (text and label, or messages)."
     ),
 ]
-TextColOption = Annotated[str | None, typer.Option("--text-col", help="Column of the text.")]
+TextColOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-col", help="Column of the text. Repeatable: joined by a blank line, in this order."
+    ),
+]
 LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]
 LinkOption = Annotated[
     bool,

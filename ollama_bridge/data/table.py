@@ -7,11 +7,12 @@ Every other problem refuses the file, all row numbers at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
-from ollama_bridge.data.cleaning import clean_line, clean_turn, text_key
+from ollama_bridge.data.cleaning import clean_turn, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import Problems, nearest, numbers_text
@@ -20,6 +21,7 @@ from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 
 MAX_MISSING_SHARE = 0.05
+TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
 _DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
 
@@ -29,14 +31,14 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
 
     For a ``classify`` task the label column holds labels; for a ``reply`` task it holds the
     answers, and may be missing: then the texts are prompts without answers. Rows of one question
-    stay in one split.
+    stay in one split. Texts keep their lines and markup, for so the model will be asked.
 
     Raises:
         DataError: naming file, row numbers and columns.
         ConfigError: ``data.label_map`` leads to a label that the task does not have.
     """
     matcher = LabelMatcher(task.labels, data.label_map) if task.kind == "classify" else None
-    wanted = [data.text_col, data.label_col, *([data.group_col] if data.group_col else [])]
+    wanted = [*data.text_cols, data.label_col, *([data.group_col] if data.group_col else [])]
     table = read_table(path, wanted=wanted)
     unanswered = (
         task.kind == "reply"
@@ -53,11 +55,10 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     documents = Documents()
     for row in table.rows:
         tally.count_read(_SOURCE)
-        text = _cell(row, data.text_col, problems)
+        text = _text(row, data.text_cols, problems)
         answer = "" if unanswered else _cell(row, data.label_col, problems)
         if text is None or answer is None:
             continue
-        text = clean_line(text) if task.kind == "classify" else clean_turn(text)
         if not text or not (answer.strip() or unanswered):
             missing.append(row.number)
             continue
@@ -111,6 +112,15 @@ def _check_columns(path: Path, table: Table, wanted: list[str]) -> None:
     )
 
 
+def _text(row: Row, columns: Sequence[str], problems: Problems) -> str | None:
+    """The texts of some columns as one; empty where all are, None where one is no text."""
+    cells = [_cell(row, column, problems) for column in columns]
+    cleaned = [clean_turn(cell) for cell in cells if cell is not None]
+    if len(cleaned) < len(cells):
+        return None
+    return TEXT_SEPARATOR.join(filter(None, cleaned))
+
+
 def _cell(row: Row, column: str, problems: Problems) -> str | None:
     """A cell as a text; empty where it is missing, None (and a problem) where it is no text."""
     value = row.cells.get(column)
@@ -137,7 +147,8 @@ def _judge_missing(path: Path, data: DataSection, table: Table, missing: list[in
         return []
     share = len(missing) / len(table.rows)
     found = (
-        f"{len(missing)} of {len(table.rows)} rows ({share:.1%}) have no {data.text_col} or no "
+        f"{len(missing)} of {len(table.rows)} rows ({share:.1%}) have no "
+        f"{' and no '.join(data.text_cols)}, or no "
         f"{data.label_col}: {table.unit} {numbers_text(missing)}"
     )
     if share > MAX_MISSING_SHARE:

@@ -206,7 +206,7 @@ def test_messages_file_is_recognised(tmp_path: Path) -> None:
     [
         ("chats.JSONL", '{"messages": []}', None, "messages"),
         ("chats.json", '\n{"messages": []}', None, "messages"),
-        ("rows.jsonl", '{"text": "a", "label": "positive", "messages": []}', "text", "table"),
+        ("rows.jsonl", '{"text": "a", "label": "positive", "messages": []}', ["text"], "table"),
         ("rows.jsonl", '{"text": "a", "label": "positive", "messages": 3}', None, "table"),
         ("rows.jsonl", '{"text": "no \\"messages\\" here", "label": "positive"}', None, "table"),
         ("rows.csv", 'text,label,"messages"', None, "table"),
@@ -214,7 +214,7 @@ def test_messages_file_is_recognised(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_is_told_from_conversations(
-    tmp_path: Path, name: str, line: str, text_col: str | None, source: str
+    tmp_path: Path, name: str, line: str, text_col: list[str] | None, source: str
 ) -> None:
     """By the first line, whatever the case of the suffix; columns that are named make a table."""
     from ollama_bridge.cli.build import recipe_with_data
@@ -233,11 +233,17 @@ def test_columns_and_tags_may_be_numbers(tmp_path: Path) -> None:
 
     file = tmp_path / "mine.csv"
     file.write_text("0,1e3\nfine,positive\n")
-    recipe = recipe_with_data(
-        "sentiment-quick", data=file, text_col="0", label_col="1e3", tag="2024", overrides=[]
-    )
-    assert (recipe.data.text_col, recipe.data.label_col) == ("0", "1e3")
-    assert recipe.export.tag == "2024"
+    for columns, read in ((["0"], "0"), (["0", 'a"]'], ("0", 'a"]'))):
+        recipe = recipe_with_data(
+            "sentiment-quick",
+            data=file,
+            text_col=columns,
+            label_col="1e3",
+            tag="2024",
+            overrides=[],
+        )
+        assert (recipe.data.text_col, recipe.data.label_col) == (read, "1e3")
+        assert recipe.export.tag == "2024"
 
 
 def test_ctrl_c_is_told_in_a_word() -> None:

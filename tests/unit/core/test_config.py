@@ -58,6 +58,7 @@ def test_all_problems_are_told_at_once() -> None:
         ('data.text_col="0"', ("data", "text_col"), "0"),
         ("data.text_col='1e-4'", ("data", "text_col"), "1e-4"),
         ("data.text_col=nan", ("data", "text_col"), "nan"),
+        ("data.text_col=[a, b]", ("data", "text_cols"), ("a", "b")),
     ],
 )
 def test_override_changes_one_key(override: str, path: tuple[str, ...], value: object) -> None:
@@ -73,6 +74,13 @@ def test_bad_override_is_told(override: str) -> None:
     """An override without value, key, YAML or known section is a problem of the recipe."""
     with pytest.raises(RecipeError):
         parse_recipe(minimal(), source="x", overrides=[override])
+
+
+@pytest.mark.parametrize("columns", ["[]", "[a, a]"])
+def test_columns_of_a_text_are_named_once(columns: str) -> None:
+    """None, and one twice, are no text."""
+    with pytest.raises(RecipeError, match=r"data\.text_col: name every column"):
+        parse_recipe(minimal(), source="x", overrides=[f"data.text_col={columns}"])
 
 
 @pytest.mark.parametrize("key", ["seed", "teacher.tune.seed", "distill.seed", "soft_labels.seed"])

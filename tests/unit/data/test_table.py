@@ -31,7 +31,7 @@ def write(folder: Path, text: str, name: str = "mine.csv", encoding: str = "utf-
 
 
 def test_bom_quotes_and_line_breaks(tmp_path: Path) -> None:
-    """A BOM, quotes, embedded separators and line breaks and HTML are read as meant."""
+    """A BOM, quotes and embedded separators are read as meant; lines and HTML stay."""
     path = write(
         tmp_path,
         "text,label\r\n"
@@ -41,12 +41,30 @@ def test_bom_quotes_and_line_breaks(tmp_path: Path) -> None:
     first, second = collect(path).candidates
     assert [turn.content for turn in first.example.messages] == [
         "Which?",
-        'He said "no", twice in a row',
+        'He said "no", twice\nin a row',
         "negative",
     ]
     assert second.example.id == "row-4"
     assert second.example.label == "positive"
-    assert second.text == "tea & cake"
+    assert second.text == "tea &amp; cake"
+
+
+@pytest.mark.parametrize("task", [TASK, REPLY], ids=["classify", "reply"])
+def test_texts_of_several_columns_are_joined(tmp_path: Path, task: TaskSection) -> None:
+    """By a blank line, in the order named; an empty one leaves no gap, two are no text."""
+    rows = [
+        {"body": f"Dear all,\nmail {n}", "subject": "An order", "label": "positive"}
+        for n in range(38)
+    ]
+    rows += [rows[0] | {"subject": " "}, rows[0] | {"subject": None, "body": ""}]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="mails.jsonl")
+    collected = collect(path, task, text_col=["subject", "body"])
+    texts = [one.example.prompt[-1].content for one in collected.candidates]
+    assert texts[:2] == [f"An order\n\nDear all,\nmail {n}" for n in (0, 1)]
+    assert texts[38:] == ["Dear all,\nmail 0"]
+    assert "1 of 40 rows (2.5%) have no subject and no body, or no label" in collected.notes[0]
+    with pytest.raises(DataError, match="did you mean 'subject'"):
+        collect(path, task, text_col=["subjekt", "body"])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
