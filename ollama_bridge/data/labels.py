@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ollama_bridge.errors import ConfigError, DataError
 
 
 class LabelMatcher:
-    """Exact label, mapped label, or the same in other case.
+    """Exact label, mapped label, or the same in other case or composition of accents.
 
     Args:
         labels: Of the task.
@@ -33,17 +34,22 @@ class LabelMatcher:
                     f"(labels: {', '.join(self._labels)})",
                     hint=f"--set data.label_map.{written}={near or self._labels[0]}",
                 )
-        folded = {label.casefold(): label for label in self._labels}
-        folded |= {written.casefold(): label for written, label in label_map.items()}
-        self._known = folded | dict(label_map)
+        self._exact = {_composed(written): label for written, label in label_map.items()}
+        self._folded = {_composed(label).casefold(): label for label in self._labels}
+        self._folded |= {written.casefold(): label for written, label in self._exact.items()}
         self._unknown: dict[str, list[int]] = defaultdict(list)
         self._seen: dict[str, int] = defaultdict(int)
 
+    def label_of(self, written: str) -> str | None:
+        """The task's label, or None."""
+        written = _composed(written)
+        return self._exact.get(written) or self._folded.get(written.casefold())
+
     def match(self, written: str, *, number: int) -> str | None:
         """The task's label, or None; what is unknown is remembered with its row."""
-        written = written.strip()
+        written = _composed(written)
         self._seen[written] += 1
-        label = self._known.get(written) or self._known.get(written.casefold())
+        label = self.label_of(written)
         if label is None:
             self._unknown[written].append(number)
         return label
@@ -83,10 +89,21 @@ class LabelMatcher:
             f"{json.dumps(written, ensure_ascii=False)}: {json.dumps(label, ensure_ascii=False)}"
             for written, label in guesses.items()
         )
-        own = json.dumps([*self._unknown], ensure_ascii=False)
-        as_map = shlex.quote(f"data.label_map={{{mapping}}}")
-        as_labels = shlex.quote(f"task.labels={own}")
+        map_them = f"map them: --set {shlex.quote(f'data.label_map={{{mapping}}}')}"
+        found = {self.label_of(written) for written in self._seen}
+        unknown: dict[str, str] = {}
+        for written in self._unknown:
+            unknown.setdefault(written.casefold(), written)
+        own = [*(label for label in self._labels if label in found), *unknown.values()]
+        if len(own) < 2:
+            return map_them
+        as_labels = shlex.quote(f"task.labels={json.dumps(own, ensure_ascii=False)}")
         return (
-            f"map them: --set {as_map}; or make them the task's own: --set {as_labels} "
+            f"{map_them}; or make all that are found the task's own: --set {as_labels} "
             "(and task.system to match)"
         )
+
+
+def _composed(text: str) -> str:
+    """One spelling of accents (NFC): files of macOS have another."""
+    return unicodedata.normalize("NFC", text.strip())

@@ -122,6 +122,30 @@ def test_other_labels_are_listed_with_the_mapping_to_type(tmp_path: Path) -> Non
     ]
 
 
+def test_labels_of_the_file_can_be_made_the_tasks_own(tmp_path: Path) -> None:
+    """The second way of the hint takes those that are known and those that are not."""
+    path = write(tmp_path, "text,label\na,Neutral\nb,POSITIVE\nc,neutral\nd,mixed\n")
+    with pytest.raises(DataError) as caught:
+        collect(path)
+    override = shlex.split(str(caught.value.hint).rpartition("--set ")[2])[0]
+    assert override == 'task.labels=["positive", "Neutral", "mixed"]'
+    labels = tuple(yaml.safe_load(override.partition("=")[2]))
+    task = TaskSection(kind="classify", system="Which?", labels=labels)
+    found = [one.example.label for one in collect(path, task).candidates]
+    assert found == ["Neutral", "positive", "Neutral", "mixed"]
+    with pytest.raises(DataError) as caught:
+        collect(write(tmp_path, "text,label\na,other\n"))
+    assert "task.labels" not in str(caught.value.hint)
+
+
+def test_accents_have_two_spellings(tmp_path: Path) -> None:
+    """A file of macOS writes a letter and its accent apart; the label is one all the same."""
+    task = TaskSection(kind="classify", system="", labels=("positif", "n\u00e9gatif"))
+    path = write(tmp_path, "text,label\na,Ne\u0301gatif\nb,pe\u0301nible\n")
+    first, second = collect(path, task, label_map={"p\u00e9nible": "n\u00e9gatif"}).candidates
+    assert first.example.label == second.example.label == "n\u00e9gatif"
+
+
 def test_a_map_to_nowhere_is_refused(tmp_path: Path) -> None:
     """A label map must lead to labels of the task."""
     path = write(tmp_path, "text,label\na,1\n")
