@@ -1,8 +1,14 @@
-"""A user's JSONL of ``messages``: conversations in the form that chat APIs use."""
+"""A user's JSONL of ``messages``: conversations in the form that chat APIs use.
+
+A conversation that is not one of user and assistant in turn, or calls tools, is left out, counted
+and noted with its line while these are at most 5 % of the file; beyond that it is refused, all
+lines at once. So is what is wrong with a line otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
@@ -11,12 +17,18 @@ from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_turn, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
-from ollama_bridge.data.problems import Problems, read_text
+from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, numbers_text, read_text
 from ollama_bridge.data.rows import read_json_lines
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, parse_message
 
 _SOURCE = "messages"
+# A document of more than this share of a file does not fit into what is held out of it.
+_LARGE_SHARE = 0.1
+_HINT = (
+    'a line looks like {"messages": [{"role": "user", "content": "..."}, '
+    '{"role": "assistant", "content": "..."}]}'
+)
 
 
 def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collected:
@@ -25,29 +37,27 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     A conversation may end on the user only where answers are still to be written, so not in a
     ``classify`` task, whose last answer is the label. In a ``reply`` task a ``label`` (a field of
     the line) is the right answer to its last question, such as the result of a sum. Conversations
-    that begin with the same question, or are of the same ``group`` (another field), stay in one
-    split: every answer is learnt, so what one of them is scored on may be an early turn of another.
+    that have learnt and scored answers in common (``_questions``), or are of the same ``group``
+    (another field), stay in one split.
 
     Raises:
         DataError: naming file and every bad line.
     """
     matcher = LabelMatcher(task.labels, data.label_map) if task.kind == "classify" else None
     problems = Problems(path, unit="line")
+    odd: dict[int, str] = {}
     tally = Tally()
     candidates = []
     documents = Documents()
     for number, record in read_json_lines(path, read_text(path)):
         tally.count_read(_SOURCE)
         try:
-            turns = _turns(record, where=f"line {number}")
+            turns = _turns(record, where=f"line {number}", is_class=matcher is not None)
         except DataError as exc:
-            problems.add(number, exc.message.partition(": ")[2])
+            odd[number] = exc.message.partition(": ")[2]
             continue
         label = None
         if matcher is not None:
-            if turns[-1].role != "assistant":
-                problems.add(number, "a classify task needs the label as the last, assistant turn")
-                continue
             thought, end, said = turns[-1].content.rpartition(THOUGHT_END)
             label = matcher.match(said.strip(), number=number)
             if label is None:
@@ -64,37 +74,74 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         prompt, whole = _texts(turns)
         own = record.get("group")
         document = f"group-{own}" if isinstance(own, str | int) else f"line-{number}"
-        documents.join(document, f"question-{text_key(_first_question(turns))}")
+        documents.join(
+            document, *(f"question-{text_key(one)}" for one in _questions(turns, matcher))
+        )
         example = Example(f"line-{number}", tuple(turns), document, label)
         is_class = matcher is not None
         text = prompt if is_class else whole
         candidates.append(Candidate(example, _SOURCE, text, is_class=is_class))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
-    problems.raise_if_any(
-        hint='a line looks like {"messages": [{"role": "user", "content": "..."}, '
-        '{"role": "assistant", "content": "..."}]}'
-    )
+    notes = _judge_odd(odd, tally, problems)
     if matcher is not None:
         matcher.raise_if_unknown(path, column="messages", unit="line")
     if not candidates:
         raise DataError(f"{path} has no rows")
     open_ended = sum(one.example.messages[-1].role == "user" for one in candidates)
-    notes = (f"{open_ended} conversation(s) end on the user: answers are to be written",)
-    return Collected(tuple(candidates), tally, notes if open_ended else ())
+    if open_ended:
+        notes.append(f"{open_ended} conversation(s) end on the user: answers are to be written")
+    if matcher is None:
+        notes += _large_document(candidates)
+    return Collected(tuple(candidates), tally, tuple(notes))
 
 
-def _turns(record: dict[str, object], *, where: str) -> list[Message]:
+def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems) -> list[str]:
+    """Count what is left out, or raise: it is too much, or something else is wrong."""
+    read = tally.read.total()
+    is_few = len(odd) <= MAX_LEFT_OUT_SHARE * read
+    if not is_few:
+        for number, reason in odd.items():
+            problems.add(number, reason)
+    problems.raise_if_any(
+        hint=_HINT if is_few else f"{_HINT}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
+    )
+    if not odd:
+        return []
+    tally.leave_out(_SOURCE, "no conversation in turns of user and assistant", count=len(odd))
+    lines: dict[str, list[int]] = defaultdict(list)
+    for number, reason in odd.items():
+        lines[reason].append(number)
+    reasons = (f"{reason} (line {numbers_text(numbers)})" for reason, numbers in lines.items())
+    found = f"{len(odd)} of {read} conversations ({len(odd) / read:.1%})"
+    return [f"{found} are left out: {'; '.join(reasons)}"]
+
+
+def _large_document(candidates: Sequence[Candidate]) -> list[str]:
+    ((_, count),) = Counter(one.example.group for one in candidates).most_common(1)
+    if count == 1 or count <= _LARGE_SHARE * len(candidates):
+        return []
+    return [
+        f"{count} of {len(candidates)} conversations begin with the same question, or are of one "
+        "group: they stay in one split"
+    ]
+
+
+def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[Message]:
     messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{where}: no list of messages")
     turns = []
     for place, item in enumerate(messages, start=1):
-        turn = parse_message(item, where=where)
+        if isinstance(item, dict) and (item.get("tool_calls") or item.get("function_call")):
+            raise DataError(f"{where}: message {place} calls a tool: calls are not learnt")
+        turn = parse_message(_in_our_words(item), where=where)
         turn = Message(turn.role, clean_turn(turn.content))
         if not turn.content:
+            if turn.role == "system" and place == 1:
+                continue  # as good as none
             raise DataError(f"{where}: message {place} ({turn.role}) is empty")
         turns.append(_with_thinking(turn, item, where=where))
-    spoken = turns[1:] if turns[0].role == "system" else turns
+    spoken = [turn for place, turn in enumerate(turns) if place or turn.role != "system"]
     for place, turn in enumerate(spoken):
         expected = "user" if place % 2 == 0 else "assistant"
         if turn.role != expected:
@@ -104,7 +151,26 @@ def _turns(record: dict[str, object], *, where: str) -> list[Message]:
             )
     if not spoken:
         raise DataError(f"{where}: only a system turn")
+    if is_class and spoken[-1].role != "assistant":
+        raise DataError(f"{where}: a classify task needs the label as the last, assistant turn")
     return turns
+
+
+def _in_our_words(item: object) -> object:
+    """A message whose system turn has another name, or whose content is in parts that are texts."""
+    if not isinstance(item, dict):
+        return item
+    role, content = item.get("role"), item.get("content")
+    if role == "developer":  # OpenAI's newer name
+        role = "system"
+    if content is None and role == "system":
+        content = ""
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else {} for part in content]
+        texts = [part.get("text") for part in parts if part.get("type") == "text"]
+        if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
+            content = "\n".join(map(str, texts))
+    return {"role": role, "content": content}
 
 
 def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
@@ -118,8 +184,20 @@ def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
     return Message(turn.role, with_thought(turn.content, clean_turn(thinking)))
 
 
-def _first_question(turns: Sequence[Message]) -> str:
-    return next(turn.content for turn in turns if turn.role == "user")
+def _questions(turns: Sequence[Message], matcher: LabelMatcher | None) -> Iterator[str]:
+    """What a conversation must have in common with no other split.
+
+    Of free text its first question: every answer is learnt, so what one is scored on may be an
+    early turn of another. Of a classification what stands before each label: there the last answer
+    alone is scored, and "Hi" or an instruction begins many that are not alike.
+    """
+    spoken = [turn.content for turn in turns if turn.role != "system"]
+    if matcher is None:
+        yield spoken[0]
+        return
+    for place in range(1, len(spoken), 2):
+        if matcher.label_of(spoken[place].rpartition(THOUGHT_END)[2]):
+            yield "\n".join(spoken[:place])
 
 
 def _texts(turns: Sequence[Message]) -> tuple[str, str]:

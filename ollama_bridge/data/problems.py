@@ -9,6 +9,8 @@ from pathlib import Path
 from ollama_bridge.errors import DataError
 
 MAX_SHOWN = 20
+# Rows that miss something are left out up to this share; beyond it the file is another one.
+MAX_LEFT_OUT_SHARE = 0.05
 _BOMS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",

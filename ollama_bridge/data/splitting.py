@@ -119,7 +119,16 @@ def _give_every_split_every_label(
             raise DataError(
                 f"{what} {texts} usable text(s) in {len(holders)} document(s): too few to be in "
                 f"train, validation and test (missing in {', '.join(missing)})",
-                hint="add texts, or map the label to another one with data.label_map"
-                if label
-                else "add texts that have neither their first question nor their group in common",
+                hint=_hint(label, shares=texts > len(holders)),
             )
+
+
+def _hint(label: str, *, shares: bool) -> str:
+    if not label:
+        return "add texts that have neither their first question nor their group in common"
+    if shares:
+        return (
+            "texts of one group (or question) stay in one split: add texts of other ones, or map "
+            "the label to another one with data.label_map"
+        )
+    return "add texts, or map the label to another one with data.label_map"

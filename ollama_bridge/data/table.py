@@ -15,12 +15,11 @@ from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_turn, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
-from ollama_bridge.data.problems import Problems, nearest, numbers_text
+from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, nearest, numbers_text
 from ollama_bridge.data.rows import Row, Table, read_table
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 
-MAX_MISSING_SHARE = 0.05
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
 _DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
@@ -151,9 +150,9 @@ def _judge_missing(path: Path, data: DataSection, table: Table, missing: list[in
         f"{' and no '.join(data.text_cols)}, or no "
         f"{data.label_col}: {table.unit} {numbers_text(missing)}"
     )
-    if share > MAX_MISSING_SHARE:
+    if share > MAX_LEFT_OUT_SHARE:
         raise DataError(
             f"{path}: {found}",
-            hint=f"fill or delete these rows; up to {MAX_MISSING_SHARE:.0%} are left out for you",
+            hint=f"fill or delete these rows; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you",
         )
     return [f"{found}; left out"]

@@ -118,6 +118,66 @@ def test_groups_that_share_a_question_are_one_document(tmp_path: Path) -> None:
     assert groups == ["group-a", "group-a", "line-3", "group-a"]
 
 
+def test_a_few_odd_conversations_are_left_out(tmp_path: Path) -> None:
+    """Up to 5 %, counted, and noted with line and reason; of more each is named by the error."""
+    good = [turns(f"question {n}", f"answer {n}") for n in range(57)]
+    greeted = turns("Hi", "Hello", "a", "b")
+    greeted["messages"] = [{"role": "assistant", "content": "Welcome!"}, *greeted["messages"]]  # type: ignore[misc]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {}}]}
+    called = {"messages": [{"role": "user", "content": "a"}, call]}
+    collected = collect(tmp_path, [greeted, *good, called, greeted])
+    assert len(collected.candidates) == 57
+    assert collected.tally.left_out == {
+        "no conversation in turns of user and assistant": {"messages": 3}
+    }
+    (note,) = collected.notes
+    assert note.startswith("3 of 60 conversations (5.0%) are left out: turn 1 is assistant")
+    assert "(line 1, 60); message 2 calls a tool" in note
+    with pytest.raises(DataError, match=r"has 4 problem\(s\)(.|\n)*line 61: turn 1") as caught:
+        collect(tmp_path, [greeted, *good, called, greeted, greeted])
+    assert "up to 5% are left out" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("first", "system"),
+    [
+        ({"role": "developer", "content": "Be kind."}, "Be kind."),
+        ({"role": "system", "content": [{"type": "text", "text": "Be kind."}]}, "Be kind."),
+        ({"role": "system", "content": None}, "Answer."),
+        ({"role": "system", "content": " "}, "Answer."),
+    ],
+)
+def test_system_turns_of_chat_apis_are_understood(
+    tmp_path: Path, first: dict[str, object], system: str
+) -> None:
+    """By either name, as a text or in parts; an empty one is none."""
+    parts = {"role": "user", "content": [{"type": "text", "text": one} for one in ("a", "b")]}
+    record = {"messages": [first, parts, {"role": "assistant", "content": "c"}]}
+    (only,) = collect(tmp_path, [record]).candidates
+    assert [turn.content for turn in only.example.messages] == [system, "a\nb", "c"]
+
+
+def test_classified_dialogues_that_begin_alike_are_not_one_document(tmp_path: Path) -> None:
+    """A greeting, or an instruction, is not what is scored; an early label is."""
+    records = [turns("Hi", "Hello", f"text {n}", ("yes", "no")[n % 2]) for n in range(40)]
+    parts = split(
+        collect(tmp_path, records, CLASSIFY).candidates, Sizes(test=8, validation=4), seed=0
+    )
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [28, 4, 8]
+    labelled = [turns("p", "yes"), turns("p", "yes", "q", "no"), turns("q", "no")]
+    groups = [one.example.group for one in collect(tmp_path, labelled, CLASSIFY).candidates]
+    assert groups == ["line-1", "line-1", "line-3"]
+
+
+def test_many_that_begin_alike_are_said(tmp_path: Path) -> None:
+    """They are one document, which is never held out where it is too large."""
+    records = [turns("Hi", f"answer {n}") for n in range(3)]
+    records += [turns(f"question {n}", f"answer {n}") for n in range(20)]
+    (note,) = collect(tmp_path, records).notes
+    assert note.startswith("3 of 23 conversations begin with the same question")
+    assert not collect(tmp_path, records[1:]).notes
+
+
 def test_open_conversations_are_said(tmp_path: Path) -> None:
     """A conversation that ends on the user waits for an answer; a classification cannot."""
     assert "1 conversation(s) end on the user" in collect(tmp_path, [turns("a")]).notes[0]
@@ -132,6 +192,8 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         ({"messages": []}, "no list of messages"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot'"),
         ({"messages": [{"role": "user", "content": None}]}, "not a text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not a text"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "role 'tool'"),
         ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),
         (turns("a", "b") | {"label": ["b"]}, "label is neither a text nor a number"),
         (

@@ -72,6 +72,10 @@ def test_a_rare_label_is_refused() -> None:
     rows = [(str(number), "common") for number in range(50)] + [("x", "rare"), ("y", "rare")]
     with pytest.raises(DataError, match="'rare' has 2 usable text"):
         split(candidates(rows), Sizes(test=10, validation=5), seed=0)
+    rows[-1] = ("x", "rare")
+    with pytest.raises(DataError, match=r"2 usable text\(s\) in 1 document") as caught:
+        split(candidates(rows), Sizes(test=10, validation=5), seed=0)
+    assert str(caught.value.hint).startswith("texts of one group (or question) stay in one split")
 
 
 @pytest.mark.parametrize(
