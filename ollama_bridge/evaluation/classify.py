@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ import torch
 from ollama_bridge.batches import Batches
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import DataError
+from ollama_bridge.evaluation.metrics import OTHER
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Progress, Reporter
+from ollama_bridge.reporting import Note, Progress, Reporter
 
 _BATCH_TOKENS = 2048
 _POSITIONS_PER_CHUNK = 256
@@ -28,18 +30,25 @@ class LabelScores:
 
     Attributes:
         log_probs: (texts, labels) float32; of the label's tokens, the end token included where
-            labels have more than one token.
-        says_label: Share of texts whose likeliest token of the whole vocabulary begins a label.
+            labels have more than one token. NaN where a text does not fit.
+        fits: (texts,) bool; whether the model's context has room for the text.
+        says_label: Share of texts whose likeliest token of the whole vocabulary begins a label,
+            of those that fit.
         texts_per_s: Speed of the scoring.
     """
 
     log_probs: np.ndarray[Any, np.dtype[np.float32]]
+    fits: np.ndarray[Any, np.dtype[np.bool_]]
     says_label: float
     texts_per_s: float
 
     def predictions(self, labels: Sequence[str]) -> list[str]:
-        """The likeliest label of every text."""
-        return [labels[place] for place in self.log_probs.argmax(axis=1)]
+        """The likeliest label of every text; ``OTHER`` where it does not fit."""
+        likeliest = self.log_probs.argmax(axis=1)
+        return [
+            labels[place] if fits else OTHER
+            for place, fits in zip(likeliest, self.fits, strict=True)
+        ]
 
 
 @torch.inference_mode()
@@ -69,10 +78,12 @@ def score_labels(
         reporter: Hears of progress.
 
     Raises:
-        DataError: a text is longer than the model's context.
+        DataError: all texts are longer than the model's context.
     """
     start_s = time.monotonic()
-    variants = [_encode(examples, label, tokenizer, _limit(model)) for label in labels]
+    variants = [_encode(examples, label, tokenizer) for label in labels]
+    fits = _which_fit(variants, _limit(model), stage=stage, reporter=reporter)
+    variants = [[variant[place] for place in np.flatnonzero(fits)] for variant in variants]
     answers = [variant[0].input_ids[variant[0].supervised].tolist() for variant in variants]
     first_ids = [answer[0] for answer in answers]
     prompts_agree = all(
@@ -86,7 +97,9 @@ def score_labels(
     else:
         log_probs, says_label = run.whole_answers(variants, first_ids)
     elapsed_s = max(1e-9, time.monotonic() - start_s)
-    return LabelScores(log_probs, says_label, len(examples) / elapsed_s)
+    scores = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
+    scores[fits] = log_probs
+    return LabelScores(scores, fits, says_label, len(log_probs) / elapsed_s)
 
 
 class _Run:
@@ -157,21 +170,32 @@ class _Run:
             yield batch.members, batch.owners, batch.targets, logits
 
 
-def _encode(
-    examples: Sequence[Example], label: str, tokenizer: Any, limit: int
-) -> list[EncodedExample]:
+def _encode(examples: Sequence[Example], label: str, tokenizer: Any) -> list[EncodedExample]:
     """Every text with ``label`` as its answer; only that answer is supervised."""
     answered = [
         replace(one, messages=(*one.prompt, Message("assistant", label))) for one in examples
     ]
-    split = encode_split(answered, tokenizer, max_length=limit, name="test")
-    if split.too_long:
-        raise DataError(
-            f"{split.too_long} of {len(examples)} test texts are longer than the model's "
-            f"context of {limit} tokens",
-            hint="lower data.max_chars",
-        )
+    split = encode_split(answered, tokenizer, max_length=sys.maxsize, name="test")
     return [_only_last_turn(example) for example in split.examples]
+
+
+def _which_fit(
+    variants: Sequence[Sequence[EncodedExample]], limit: int, *, stage: str, reporter: Reporter
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which texts (texts,) a model can read with any label; how many it cannot is told.
+
+    Raises:
+        DataError: there are none.
+    """
+    lengths = [[len(example.input_ids) for example in variant] for variant in variants]
+    fits = np.max(lengths, axis=0) <= limit
+    found = f"test texts are longer than the model's context of {limit} tokens"
+    if not fits.any():
+        raise DataError(f"all {len(fits)} {found}", hint="lower data.max_chars")
+    if not fits.all():
+        count = f"{int((~fits).sum())} of {len(fits)}"
+        reporter.emit(Note(stage, "warning", f"{count} {found}, and count as answered wrong"))
+    return np.asarray(fits, dtype=np.bool_)
 
 
 def _only_last_turn(example: EncodedExample) -> EncodedExample:

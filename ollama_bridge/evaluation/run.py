@@ -185,6 +185,8 @@ def _score(
             )
             facts["texts_per_s"] = round(scores.texts_per_s, 2)
             facts["says_label"] = round(scores.says_label, 4)
+            if not scores.fits.all():
+                facts["too_long"] = int((~scores.fits).sum())
             said = scores.predictions(task.labels)
         else:
             if task.kind == "reply":

@@ -24,7 +24,7 @@ from ollama_bridge.evaluation.run import ModelScores, evaluate
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Event, NullReporter, Progress, StageFinished, StageReused
+from ollama_bridge.reporting import Event, Note, NullReporter, Progress, StageFinished, StageReused
 
 FLOAT32 = Precision(torch.device("cpu"), torch.float32, 1)
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
@@ -123,6 +123,44 @@ def test_single_tokens_are_read_off_behind_the_prompt(base: Checkpoint) -> None:
         assert found.predictions(labels)[row] == labels[int(last[ids].argmax())]
         says += int(last.argmax()) in ids
     assert found.says_label == says / len(examples)
+
+
+@pytest.mark.parametrize("labels", [LABELS, ("a", "b")], ids=["whole", "one token"])
+def test_texts_beyond_the_context_count_as_answered_wrong(
+    base: Checkpoint, tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    """The others get the scores that they get without them; how many there are is told."""
+    short = [
+        replace(one, label=labels[place % 2])
+        for place, one in enumerate(sentiment_examples(4, name="t"))
+    ]
+    long = replace(multi_turn("long", "awful " * 600), label=labels[0])
+    heard = Heard()
+    reports = {}
+    for name, examples in (("with", [*short[:2], long, *short[2:]]), ("without", short)):
+        corpus = commit(
+            Corpus,
+            tmp_path / name,
+            lambda path, examples=examples: write_examples(path / "test.jsonl", examples),  # type: ignore[misc]
+            name=name,
+        )
+        task = TaskSection(kind="classify", system=SYSTEM, labels=labels)
+        reports[name] = evaluate(
+            {"student": base},
+            corpus,
+            SETTINGS,
+            task,
+            out_dir=tmp_path / f"r-{name}",
+            reporter=heard,
+        )
+    scores = {name: ModelScores.open(tmp_path / f"r-{name}-models" / "student") for name in reports}
+    said = [one["prediction"] for one in scores["with"].predictions()]
+    assert said[2] == "(other)"
+    assert said[:2] + said[3:] == [one["prediction"] for one in scores["without"].predictions()]
+    assert (scores["with"].facts["too_long"], scores["without"].facts.get("too_long")) == (1, None)
+    (note,) = [event.message for event in heard.events if isinstance(event, Note)]
+    assert note.startswith("1 of 5 test texts are longer than the model's context of 512 tokens")
+    assert "(other)" in read_markdown(reports["with"])
 
 
 def test_perplexity_is_that_of_the_answers(base: Checkpoint) -> None:
