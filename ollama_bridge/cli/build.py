@@ -154,11 +154,14 @@ def _limits_lifted(name: str) -> list[str]:
 
 def _holds_messages(path: Path) -> bool:
     """Whether the first line of a file of JSON lines is a conversation."""
+    from ollama_bridge.data.problems import encoding_of
     from ollama_bridge.data.rows import is_json_lines
 
     if not is_json_lines(path):
         return False
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+    with path.open("rb") as binary:
+        encoding = encoding_of(binary.read(4))
+    with path.open(encoding=encoding, errors="replace") as stream:
         line = next((line for line in stream if line.strip()), "")
     try:
         record = json.loads(line)

@@ -16,6 +16,13 @@ _BOMS = {
     b"\xfe\xff": "utf-16",
     b"\xef\xbb\xbf": "utf-8-sig",
 }
+# What is no text, by its first bytes.
+_NO_TEXTS = {
+    b"PK\x03\x04": "a workbook, or another zip archive",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel's old format",
+    b"PAR1": "Parquet",
+    b"\x1f\x8b": "compressed by gzip",
+}
 
 
 class Problems:
@@ -65,12 +72,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_folded[near[0]] if near else None
 
 
+def encoding_of(begin: bytes) -> str:
+    """The encoding that a file's first bytes tell: of its BOM, else UTF-8."""
+    return next((name for bom, name in _BOMS.items() if begin.startswith(bom)), "utf-8")
+
+
 def read_text(path: Path) -> str:
     """A whole text file: UTF-8 with or without BOM, or UTF-16 with one.
 
     Raises:
-        DataError: missing, unreadable, empty, or in another encoding (naming place and likely
-            encoding).
+        DataError: missing, unreadable, empty, no text, or in another encoding (naming place and
+            likely encoding).
     """
     try:
         data = path.read_bytes()
@@ -78,7 +90,14 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: no such file", hint="check the path") from exc
     except OSError as exc:
         raise DataError(f"{path} cannot be read: {exc.strerror}") from exc
-    encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), "utf-8")
+    for begin, kind in _NO_TEXTS.items():
+        if data.startswith(begin):
+            gzip = kind.endswith("gzip")
+            raise DataError(
+                f"{path} is no text: it is {kind}",
+                hint=f"gunzip -k {path.name}" if gzip else "save it as CSV in UTF-8",
+            )
+    encoding = encoding_of(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as exc:

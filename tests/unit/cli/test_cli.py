@@ -216,15 +216,16 @@ def test_messages_file_is_recognised(tmp_path: Path) -> None:
 def test_a_table_is_told_from_conversations(
     tmp_path: Path, name: str, line: str, text_col: list[str] | None, source: str
 ) -> None:
-    """By the first line, whatever the case of the suffix; columns that are named make a table."""
+    """By the first line, whatever suffix and encoding; columns that are named make a table."""
     from ollama_bridge.cli.build import recipe_with_data
 
     file = tmp_path / name
-    file.write_text(f"{line}\n")
-    recipe = recipe_with_data(
-        "sentiment-quick", data=file, text_col=text_col, label_col=None, tag="own", overrides=[]
-    )
-    assert recipe.data.source == source
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_text(f"{line}\n", encoding=encoding)
+        recipe = recipe_with_data(
+            "sentiment-quick", data=file, text_col=text_col, label_col=None, tag="o", overrides=[]
+        )
+        assert recipe.data.source == source
 
 
 def test_columns_and_tags_may_be_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import shlex
 from pathlib import Path
@@ -177,6 +178,25 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 3: byte 0xe9 at offset 26.*cp1252") as caught:
         collect(path)
     assert str(caught.value.hint).startswith("iconv -f cp1252 -t utf-8 mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "kind", "hint"),
+    [
+        ("mine.xlsx", b"PK\x03\x04\x14", "a workbook", "save it as CSV in UTF-8"),
+        ("mine.parquet", b"PAR1\x15", "Parquet", "save it as CSV in UTF-8"),
+        ("mine.csv.gz", gzip.compress(b"text,label\n"), "gzip", "gunzip -k mine.csv.gz"),
+    ],
+)
+def test_what_is_no_text_is_named(
+    tmp_path: Path, name: str, begin: bytes, kind: str, hint: str
+) -> None:
+    """And not taken for one in another encoding."""
+    path = tmp_path / name
+    path.write_bytes(begin + bytes(range(256)))
+    with pytest.raises(DataError, match=f"no text: it is .*{kind}") as caught:
+        collect(path)
+    assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(
