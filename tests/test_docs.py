@@ -76,6 +76,22 @@ def test_losses_are_documented_as_a_recipe_takes_them() -> None:
     assert DistillSection.model_validate(yaml.safe_load(example)["distill"]).losses
 
 
+def test_keys_of_data_are_documented_with_their_defaults() -> None:
+    """The table names every key of the section, and its default as YAML spells it."""
+    import yaml
+
+    from ollama_bridge.config import DataSection
+
+    text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Your own data")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, flags=re.MULTILINE)
+    said = {key: value if value == "required" else yaml.safe_load(value) for key, value in rows}
+    assert said == {
+        name: "required" if field.is_required() else field.get_default(call_default_factory=True)
+        for name, field in DataSection.model_fields.items()
+    }
+
+
 def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
     """The table of exit codes names every code that an error of ours has."""
     from ollama_bridge import errors
