@@ -21,6 +21,9 @@ from ollama_bridge.examples import Example, Message
 
 Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful types
 
+# A few that nobody answered are no reason to learn nothing of the others: five, or this share.
+_FEW = 5
+_FEW_SHARE = 0.05
 _CHUNK_EXAMPLES = 1024  # bounds the memory of the texts that are tokenized in one call
 _OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 # Rendered by `tokenizer_digest`: two tokenizers that agree on it agree on merges and splits.
@@ -69,11 +72,13 @@ class EncodedSplit:
         examples: In the order of the split file.
         too_long: How many examples were longer than the limit.
         longest: Tokens of the longest example, also where it was left out.
+        unanswered: How many examples had nothing to learn.
     """
 
     examples: tuple[EncodedExample, ...]
     too_long: int
     longest: int
+    unanswered: int
 
     @property
     def supervised_tokens(self) -> int:
@@ -113,7 +118,7 @@ def encode(
 def encode_split(
     examples: Sequence[Example], tokenizer: Tokenizer, *, max_length: int, name: str
 ) -> EncodedSplit:
-    """Encode a whole split; examples that are too long are left out and counted.
+    """Encode a whole split; examples that are too long, or a few without an answer, are left out.
 
     Args:
         examples: All rows of the split file, in order.
@@ -122,16 +127,25 @@ def encode_split(
         name: Of the split, for messages.
 
     Raises:
-        DataError: an example has no answer, or nothing is left.
+        DataError: more than a few examples have no answer, or nothing is left.
         TrainingError: nothing would be learnt, or no turn would learn to end.
     """
-    numbered = list(enumerate(examples))
+    numbered = [
+        (row, example)
+        for row, example in enumerate(examples)
+        if any(message.role == "assistant" for message in example.messages)
+    ]
+    unanswered = len(examples) - len(numbered)
+    if not numbered or unanswered > max(_FEW, _FEW_SHARE * len(examples)):
+        numbered = list(enumerate(examples))  # the first of them is named
     kept = []
     for start in range(0, len(numbered), _CHUNK_EXAMPLES):
         kept += _encode_many(numbered[start : start + _CHUNK_EXAMPLES], tokenizer)
     total, longest = len(kept), max((len(one.input_ids) for one in kept), default=0)
     kept = [example for example in kept if len(example.input_ids) <= max_length]
-    split = EncodedSplit(tuple(kept), too_long=total - len(kept), longest=longest)
+    split = EncodedSplit(
+        tuple(kept), too_long=total - len(kept), longest=longest, unanswered=unanswered
+    )
     if not kept:
         raise DataError(
             f"the {name} split has no example of at most {max_length} tokens "

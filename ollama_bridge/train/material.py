@@ -106,6 +106,9 @@ def load_material(
             max_length=settings.max_length,
             name=name,
         )
+        if split.unanswered:
+            message = f"{split.unanswered} {name} examples have no answer and were left out"
+            reporter.emit(Note(stage, "warning", message))
         if split.too_long:
             message = (
                 f"{split.too_long} {name} examples are longer than {settings.max_length} tokens "

@@ -129,6 +129,17 @@ def test_example_without_answer_is_refused(tokenizer: Any) -> None:
         encode(conversation("Hi"), tokenizer, max_length=512)
 
 
+def test_a_few_examples_without_answer_are_left_out(tokenizer: Any) -> None:
+    """Counted, and rows keep their numbers; a corpus whose answers are to be written is refused."""
+    open_ended, answered = conversation("Hi"), [conversation("Hi", f"{n}.") for n in range(4)]
+    split = encode_split([open_ended, *answered], tokenizer, max_length=64, name="train")
+    assert [example.row for example in split.examples] == [1, 2, 3, 4]
+    assert split.unanswered == 1
+    for examples in ([open_ended], [*answered, *(open_ended for _ in range(6))]):
+        with pytest.raises(DataError, match="no assistant turn"):
+            encode_split(examples, tokenizer, max_length=64, name="train")
+
+
 def test_conversation_that_begins_with_the_assistant_is_refused(tokenizer: Any) -> None:
     """An answer before any question has no prompt that could be served."""
     example = Example("a", (Message("assistant", "y"), Message("user", "x")), "g")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 from fakes.command_line import EXAMPLES, run_line
 
 from ollama_bridge import config
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.examples import read_examples
 
 # In the order in which a person types them: what each makes, the next ones read.
 VERBS = (
@@ -43,3 +47,34 @@ def test_examples_of_the_stages_do_what_they_show(
         done = run_line(monkeypatch, line)
         assert done.code == 0, f"{line}\n{done.stderr}"
     assert Path("Modelfile").read_text(encoding="utf-8").startswith("FROM ")
+
+
+def test_conversations_are_tuned_on_as_the_document_shows(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first two lines, with a tiny base; all that can be learnt is, nothing is put in front."""
+    text = (Path(__file__).parents[3] / "training" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("### A model tuned on your conversations")[2]
+    lines = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)[0].splitlines()
+    monkeypatch.chdir(tmp_path)
+    records = [
+        [
+            {"role": "user", "content": f"It fails {n}."},
+            {"role": "assistant", "content": f"Hm {n}."},
+        ]
+        for n in range(40)
+    ]
+    records[7].reverse()
+    records[9:12] = [one[:1] for one in records[9:12]]
+    said = "\n".join(json.dumps({"messages": record}) for record in records)
+    Path("chats.jsonl").write_text(said, encoding="utf-8")
+    for line in lines[:2]:
+        done = run_line(monkeypatch, line.replace("ollama:smollm2:135m", str(tiny_checkpoint)))
+        assert done.code == 0, f"{line}\n{done.stderr}"
+    corpus, tuned = Corpus.open(Path("corpus")), Checkpoint.open(Path("tuned"))
+    assert sum(corpus.facts[split] for split in ("train", "validation", "test")) == 39
+    for split in ("train", "validation"):
+        examples = list(read_examples(corpus.split_path(split)))
+        assert {example.messages[0].role for example in examples} == {"user"}
+        answered = sum(len(example.messages) == 2 for example in examples)
+        assert tuned.facts[f"{split}_examples"] == answered
