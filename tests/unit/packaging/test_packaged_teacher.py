@@ -9,7 +9,9 @@ import pytest
 from fakes.daemon import FakeDaemon
 
 from ollama_bridge import packaged_teacher
+from ollama_bridge.cli.stages import checkpoint_of
 from ollama_bridge.client import Client
+from ollama_bridge.models import resolve
 from ollama_bridge.packaged_teacher import PACKAGED_TEACHER_TAG, provide_teacher
 from ollama_bridge.reporting import NullReporter
 
@@ -30,6 +32,17 @@ def test_teacher_that_is_there_is_not_registered_again() -> None:
     ):
         provide_teacher(f"ollama:{PACKAGED_TEACHER_TAG}", client, NullReporter())
     assert [asked.path for asked in daemon.asked] == ["/api/show"]
+
+
+def test_commands_provide_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``finetune --base ollama:smollm2:135m`` on a fresh daemon is no error."""
+    asked = []
+    monkeypatch.setattr(packaged_teacher, "provide_teacher", lambda *given: asked.append(given[0]))
+    monkeypatch.setattr(resolve, "resolve_model", lambda reference, **named: reference)
+    for reference in ("ollama:smollm2:135m", "./folder"):
+        found: object = checkpoint_of(reference, "http://127.0.0.1:9", NullReporter())
+        assert found == reference
+    assert asked == ["ollama:smollm2:135m"]  # a folder needs no daemon
 
 
 @pytest.mark.parametrize("has_blob", [False, True])
