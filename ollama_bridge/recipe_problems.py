@@ -76,11 +76,13 @@ def unknown_keys(data: Mapping[str, Any], section: type[BaseModel], prefix: str 
 def describe_error(error: Any) -> str:  # pydantic's ErrorDetails
     """A value that is not valid, as ``key: what is wrong``."""
     where = list(error["loc"])
-    # Behind the number of an item pydantic names the item's kind, which is no key.
+    # Behind the number of an item pydantic names the item's kind, and behind the key of a value
+    # that may be of several types the one that it tried: these are no keys.
     key = ".".join(
         str(part)
         for place, part in enumerate(where)
         if not (place and isinstance(where[place - 1], int) and place + 1 < len(where))
+        and not (place > 1 and where[place - 1] != "label_map" and _is_type(part))
     )
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
@@ -109,6 +111,10 @@ def _advice(key: str, section: type[BaseModel], prefix: str) -> str:
     if near:
         return f"did you mean {prefix}{near[0]}?"
     return f"known keys: {', '.join(sorted(section.model_fields))}"
+
+
+def _is_type(part: object) -> bool:
+    return part in ("str", "int", "float") or str(part).startswith("tuple[")
 
 
 def _is_quoted(text: str) -> bool:

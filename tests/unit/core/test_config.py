@@ -76,6 +76,23 @@ def test_bad_override_is_told(override: str) -> None:
         parse_recipe(minimal(), source="x", overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("data.text_col=3", "data.text_col: Input should be a valid string"),
+        ("data.text_col=[a, 3]", "data.text_col.1: Input should be a valid string"),
+        ("student.layers=x", "student.layers: Input should be a valid integer"),
+        ("data.label_map={int: 3}", "data.label_map.int: Input should be a valid string"),
+    ],
+)
+def test_values_of_several_types_are_told_by_their_key(override: str, problem: str) -> None:
+    """And not by the names of the types that were tried."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(minimal(), source="x", overrides=[override])
+    assert any(one.startswith(problem) for one in caught.value.problems)
+    assert not any("tuple[" in one or ".str" in one for one in caught.value.problems)
+
+
 @pytest.mark.parametrize("columns", ["[]", "[a, a]"])
 def test_columns_of_a_text_are_named_once(columns: str) -> None:
     """None, and one twice, are no text."""
