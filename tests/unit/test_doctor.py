@@ -227,7 +227,8 @@ def test_runners_that_a_killed_daemon_left_are_told(tmp_path: Path) -> None:
     script = "".join(
         f"{shlex.join([str(one), *words])} >&- 2>&- & echo $!\n" for one in (runner, another)
     )
-    with subprocess.Popen([runner, *words]) as owned:
+    # As a group of its own: whoever started the tests, and leads this one's, may be gone.
+    with subprocess.Popen([runner, *words], process_group=0) as owned:
         started = subprocess.run(
             ["sh", "-c", script],
             capture_output=True,
