@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.assets import find_asset
@@ -263,7 +264,8 @@ class _Placeholders:
 
 
 def _render_jinja(file: Path, source: str, variables: Mapping[str, object]) -> str:
-    environment = jinja2.Environment(
+    # A recipe may be a stranger's, and has no code.
+    environment = ImmutableSandboxedEnvironment(
         block_start_string="[%",
         block_end_string="%]",
         variable_start_string="[[",  # {{ }} is Go's
@@ -285,6 +287,8 @@ def _render_jinja(file: Path, source: str, variables: Mapping[str, object]) -> s
             f"{file}, line {_line_of(exc)}: {exc.message}",
             hint=f"variables: {', '.join(sorted(variables))}",
         ) from exc
+    except (SyntaxError, RecursionError, MemoryError) as exc:  # of Python's own compiler
+        raise ModelfileError(f"{file} cannot be compiled: {exc}") from exc
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
         raise ModelfileError(f"{file}, line {_line_of(exc)}: {exc}") from exc
 

@@ -231,6 +231,7 @@ def test_own_template_may_add_to_the_system_prompt(tmp_path: Path) -> None:
         ("SYSTEM hi\n", "no FROM"),
         ("FROM [[ from ]]\nSYSTEM a\u00a0b\n", r"line 2: Ollama would silently drop .* U\+00A0"),
         ("FROM [[ from ]]\nADAPTER x\n", "ADAPTER is not supported"),
+        ("FROM [[ from ]]\n" + "[% if 1 %]" * 150 + "[% endif %]" * 150, "cannot be compiled"),
     ],
 )
 def test_template_errors_name_file_and_line(tmp_path: Path, source: str, message: str) -> None:
@@ -238,3 +239,17 @@ def test_template_errors_name_file_and_line(tmp_path: Path, source: str, message
     with pytest.raises(ModelfileError, match=message) as caught:
         render_text(source, tmp_path)
     assert "mine.Modelfile.j2" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "reached",
+    [
+        "cycler.__init__.__globals__.os.popen('id').read()",
+        "from.__class__.__base__.__subclasses__()",
+        "stop.append('x')",
+    ],
+)
+def test_a_template_runs_no_python(tmp_path: Path, reached: str) -> None:
+    """A recipe that came with its own template is YAML without code all the same."""
+    with pytest.raises(ModelfileError, match="line 2: .* is unsafe|is not safely callable"):
+        render_text(f"FROM [[ from ]]\nSYSTEM [[ {reached} ]]\n", tmp_path)
