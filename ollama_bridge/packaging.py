@@ -24,6 +24,7 @@ from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+from ollama_bridge.run_folder import hold_run
 from ollama_bridge.template.authority import Renderer, Served, decide, lost_by
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.verification import type_of, verify_tag
@@ -106,7 +107,11 @@ def package(
 
     settings = ModelfileSection.model_validate(recipe_modelfile or {})
     run_dir = (out_dir or home_dir() / "runs" / f"package-{tag_file_name(tag)}").absolute()
-    with JSONLReporter(run_dir / EVENTS_NAME) as events, Client(host) as client:
+    with (
+        hold_run(run_dir),
+        JSONLReporter(run_dir / EVENTS_NAME) as events,
+        Client(host) as client,
+    ):
         tee = TeeReporter(events, reporter or NullReporter())
         if any(text and text.startswith("ollama:") for text in (checkpoint, base)):
             ensure_daemon(reporter=tee, host=host)
@@ -296,14 +301,15 @@ def verify(
             client=client,
             reporter=reporter,
         )
-        checkpoint = with_reference_values(
-            source,
-            system=system,
-            out_dir=run_dir / "checkpoint",
-            noise_types=noise_types_of(type_of(tag, details)),
-            reporter=reporter,
-        )
-        return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)
+        with hold_run(run_dir):
+            checkpoint = with_reference_values(
+                source,
+                system=system,
+                out_dir=run_dir / "checkpoint",
+                noise_types=noise_types_of(type_of(tag, details)),
+                reporter=reporter,
+            )
+            return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)
 
 
 def read_template(

@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, whose data it is of, and that one process builds in it."""
+"""The folder of a run: where it is, whose data it is of, and that one process works in it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def name_of_data(path: Path) -> str:
 def hold_run(
     run_dir: Path, *, hint: str = "wait for it, or choose another --out"
 ) -> Iterator[None]:
-    """Keep a second build out of a run, whose stages would read what the other one replaces.
+    """Keep a second process out of a run, whose stages would read what the other one replaces.
 
     Raises:
-        ArtifactError: another process builds there.
+        ArtifactError: another process works there.
         DiskFullError: no room.
     """
     try:

@@ -10,10 +10,12 @@ from fakes.exports import tiny_exports
 
 from ollama_bridge import registration
 from ollama_bridge.artifacts import Checkpoint, GGUFFile
+from ollama_bridge.errors import ArtifactError
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.packaging import package
+from ollama_bridge.packaging import package, verify
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.run_folder import hold_run
 
 TRAINED_WITH = "Is it positive or negative?"
 
@@ -57,3 +59,14 @@ def test_what_was_trained_here_keeps_its_system_prompt_and_labels(
     assert tag.system == TRAINED_WITH
     other = made(trained, tmp_path / "other", system="Be brief.")
     assert (other.values.system, other.system) == ("Be brief.", "Be brief.")
+
+
+def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A second would replace the checkpoint that the first one converts, and holds its tag to."""
+    out = tmp_path / "run"
+    with FakeDaemon() as daemon, hold_run(out):
+        with pytest.raises(ArtifactError, match="another process is writing"):
+            package(str(tiny_checkpoint), "my-model", out_dir=out, host=daemon.host)
+        with pytest.raises(ArtifactError, match="another process is writing"):
+            verify("m", against=str(tiny_checkpoint), out_dir=out, host=daemon.host)
+    assert [path.name for path in out.iterdir()] == [".run.lock"]
