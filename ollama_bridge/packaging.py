@@ -323,16 +323,19 @@ def read_template(
         reporter: Hears of progress.
 
     Raises:
-        TemplateError: the chat template is no Jinja, or does not end.
-        ModelError: there is no chat template.
+        TemplateError: the chat template is no Jinja.
+        ModelError: there is no chat template, or it does not end.
         OllamaBridgeError: the checkpoint cannot be read.
     """
+    from ollama_bridge.models.template_trial import check_chat_template
+
     file = Path(checkpoint)
     if file.suffix == ".jinja":
         try:
             source = file.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as exc:
             raise ModelError(f"{file} cannot be read: {exc}") from exc
+        check_chat_template(source, where=str(file))
         return decide(ChatTemplate(source, special={}, adds_bos=False))
     require_training_extra()
     from ollama_bridge.models.load import load_tokenizer

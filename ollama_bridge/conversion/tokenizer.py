@@ -24,6 +24,7 @@ from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
@@ -220,6 +221,7 @@ class TokenizerSection:
         source = self._chat_template()
         if source is None:
             return []
+        check_chat_template(source, where=str(self._folder))
         named = {name: _content(value) for name, value in self._settings.items()}
         special = {
             name: content
@@ -371,7 +373,10 @@ class TokenizerSection:
     def _chat_template(self) -> str | None:
         file = self._folder / "chat_template.jinja"
         if file.is_file():
-            return file.read_bytes().decode()
+            try:
+                return file.read_bytes().decode()
+            except UnicodeDecodeError as exc:
+                raise ConversionError(f"{file} is no UTF-8 text: {exc}") from exc
         template = self._settings.get("chat_template")
         if isinstance(template, list):  # older folders have several, by name
             entries = [entry for entry in template if isinstance(entry, Mapping)]

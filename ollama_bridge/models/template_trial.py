@@ -2,8 +2,9 @@
 
 A chat template is someone else's program. The sandbox keeps it from the system, but not from
 computing for ever or from taking all memory, and neither can be stopped inside this process. So it
-renders the probes once where the operating system limits both. A template that goes astray only on
-other texts than these is not found.
+renders the probes once where the operating system limits both: with tools, thinking and special
+tokens, behind any of which something may wait. A template that goes astray only on other texts than
+these is not found.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jinja2
 
@@ -26,11 +29,13 @@ _CPU_LIMIT_S = 5
 _WALL_LIMIT_S = 120.0
 _MEMORY_LIMIT_BYTES = 1 << 30
 _TEXT_LIMIT = 1_000_000
-_TOO_LONG, _TOO_BIG = 3, 4
+_TOO_LONG, _TOO_BIG, _NOT_COMPILED = 3, 4, 5
+_ON = "on a conversation of a few lines"
+_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 def check_chat_template(template: str, *, where: str) -> None:
-    """Check that a template ends, with a prompt of bearable size.
+    """Check that a template can be compiled and ends, with a prompt of bearable size.
 
     What it raises itself is no matter here: that is how templates refuse a conversation.
 
@@ -39,12 +44,12 @@ def check_chat_template(template: str, *, where: str) -> None:
         where: It comes from, for messages.
 
     Raises:
-        ModelError: it does not end, takes all memory, or writes without end.
+        ModelError: it does not end, takes all memory, writes without end, or cannot be compiled.
     """
     problem = _try(template)
     if problem is not None:
         raise ModelError(
-            f"{where}: the chat template {problem} on a conversation of a few lines",
+            f"{where}: the chat template {problem}",
             hint="replace the chat_template in tokenizer_config.json (or chat_template.jinja) by "
             "the one of the model that it was made of",
         )
@@ -52,13 +57,11 @@ def check_chat_template(template: str, *, where: str) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _try(template: str) -> str | None:
-    from ollama_bridge.models.probes import CONVERSATIONS  # the other process starts without
-
-    conversations = [
-        [{"role": role, "content": content} for role, content in turns]
-        for turns in CONVERSATIONS.values()
-    ]
-    task = {"template": template, "conversations": conversations, "cpu_limit_s": _CPU_LIMIT_S}
+    task = {
+        "template": template,
+        "renderings": list(_renderings()),
+        "cpu_limit_s": _CPU_LIMIT_S,
+    }
     # Without the current folder on its path: only installed modules are run.
     command = [sys.executable, "-P", "-m", "ollama_bridge.models.template_trial"]
     try:
@@ -71,14 +74,48 @@ def _try(template: str) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"does not end within {_WALL_LIMIT_S:.0f} s"
+        return f"does not end within {_WALL_LIMIT_S:.0f} s {_ON}"
     if done.returncode == _TOO_LONG:
-        return f"writes more than {_TEXT_LIMIT} characters"
+        return f"writes more than {_TEXT_LIMIT} characters {_ON}"
     if done.returncode == _TOO_BIG:
-        return f"takes more than {_MEMORY_LIMIT_BYTES >> 30} GiB of memory"
+        return f"takes more than {_MEMORY_LIMIT_BYTES >> 30} GiB of memory {_ON}"
+    if done.returncode == _NOT_COMPILED:
+        return "is nested too deeply, or what Python cannot compile"
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"does not end within {_CPU_LIMIT_S} s of computing"
+        return f"does not end within {_CPU_LIMIT_S} s of computing {_ON}"
     return None
+
+
+def _renderings() -> Iterator[dict[str, Any]]:
+    """What a template may be called with: by us, and by transformers in a training."""
+    from ollama_bridge.models.probes import (  # the other process starts without
+        CONVERSATIONS,
+        THINKING_CONVERSATIONS,
+        TOOL_CONVERSATIONS,
+    )
+    from ollama_bridge.template.jinja import in_parts, with_written_arguments
+
+    said = [
+        [{"role": role, "content": content} for role, content in turns]
+        for turns in CONVERSATIONS.values()
+    ]
+    yield {"messages": said[0], "add_generation_prompt": True}
+    yield {"messages": said[-1], "add_generation_prompt": False}
+    for messages in said:
+        yield {"messages": messages, "add_generation_prompt": True, **_SPECIAL}
+    for conversation in (*TOOL_CONVERSATIONS.values(), *THINKING_CONVERSATIONS.values()):
+        plain = [message.to_jinja() for message in conversation.messages]
+        arguments = {
+            "messages": plain,
+            "tools": list(conversation.tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **_SPECIAL,
+        }
+        yield arguments
+        yield from (arguments | {"enable_thinking": on, "thinking": on} for on in (True, False))
+        for change in (in_parts, with_written_arguments):
+            yield arguments | {"messages": [change(message) for message in plain]}
 
 
 def _main() -> int:
@@ -91,20 +128,22 @@ def _main() -> int:
             resource.setrlimit(kind, (limit, limit))
     try:
         compiled = chat_environment(lambda _: "26 Jul 2024").from_string(task["template"])
-        for messages in task["conversations"]:
-            if _length(compiled, messages) > _TEXT_LIMIT:
+        for arguments in task["renderings"]:
+            if _length(compiled, arguments) > _TEXT_LIMIT:
                 return _TOO_LONG
     except MemoryError:
         return _TOO_BIG
-    except (jinja2.TemplateError, RecursionError):
+    except jinja2.TemplateError:
         pass  # no Jinja at all: whoever renders it says so
+    except (SyntaxError, ValueError, RecursionError):  # of Python's compiler
+        return _NOT_COMPILED
     return 0
 
 
-def _length(compiled: jinja2.Template, messages: list[dict[str, str]]) -> int:
+def _length(compiled: jinja2.Template, arguments: Mapping[str, Any]) -> int:
     length = 0
     try:
-        for part in compiled.generate(messages=messages, add_generation_prompt=True):
+        for part in compiled.generate(arguments):
             length += len(part)
             if length > _TEXT_LIMIT:
                 break

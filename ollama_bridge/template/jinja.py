@@ -20,6 +20,7 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.environment import chat_environment
 
+_HINT = "fix chat_template.jinja in the checkpoint"
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
 # A long conversation takes some thousand lines; a template that needs more does not end.
 _MAX_LINES = 200_000
@@ -48,7 +49,7 @@ class ChatTemplate:
         adds_bos: Whether the tokenizer puts BOS in front by itself; it is then cut off here.
 
     Raises:
-        TemplateError: it is no Jinja.
+        TemplateError: it is no Jinja, or Python cannot compile what Jinja makes of it.
     """
 
     def __init__(self, source: str, *, special: dict[str, str], adds_bos: bool) -> None:
@@ -62,9 +63,11 @@ class ChatTemplate:
             self._compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as exc:
             raise TemplateError(
-                f"the chat template, line {exc.lineno}: {exc.message}",
-                hint="fix chat_template.jinja in the checkpoint",
+                f"the chat template, line {exc.lineno}: {exc.message}", hint=_HINT
             ) from exc
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
+            # Of Python's compiler: depth, a break outside of a loop, a parameter twice.
+            raise TemplateError(f"the chat template cannot be compiled: {exc}", hint=_HINT) from exc
 
     def render(
         self,
@@ -182,9 +185,7 @@ class _LineLimit:
     def _on_line(self, *_: object) -> Any:
         self._lines += 1
         if self._lines > _MAX_LINES:
-            raise TemplateError(
-                "the chat template does not end", hint="fix chat_template.jinja in the checkpoint"
-            )
+            raise TemplateError("the chat template does not end", hint=_HINT)
         return self._on_line
 
 

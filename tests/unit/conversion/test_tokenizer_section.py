@@ -13,7 +13,7 @@ from fakes.sentencepiece import CHAT_TEMPLATE, SIZE, build_sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ollama_bridge.conversion.tokenizer import TokenizerSection
-from ollama_bridge.errors import ConversionError
+from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
@@ -314,6 +314,16 @@ def written_of(folder: Path, form: str, template: str | None) -> dict[str, Any]:
     if template is not None:
         (folder / "chat_template.jinja").write_text(template)
     return written(folder, {"vocab_size": SIZE, "eos_token_id": 2})
+
+
+def test_a_chat_template_is_tried_before_it_is_rendered(tmp_path: Path) -> None:
+    """`convert` of a folder loads no tokenizer of transformers, which would have it tried."""
+    endless = "{% if messages|length == 1 %}{{ 'x' * 2000000 }}{% endif %}"
+    with pytest.raises(ModelError, match=f"{tmp_path}.* more than 1000000 characters"):
+        written_of(tmp_path, "first", endless)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ConversionError, match="no UTF-8"):
+        written_of(tmp_path, "first", None)
 
 
 @pytest.mark.parametrize(

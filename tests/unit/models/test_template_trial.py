@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge.errors import ModelError
+from ollama_bridge.errors import ModelError, TemplateError
 from ollama_bridge.models import template_trial
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.template_trial import check_chat_template
+from ollama_bridge.template.jinja import ChatTemplate
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -40,6 +41,18 @@ def test_a_template_that_ends_is_let_through(template: str) -> None:
         ("{{ 'x' * 9999999 }}", "more than 1000000 characters"),
         ("{{ 'x' * 20000000000 }}", "1 GiB of memory"),
         ("{{ [0] * 20000000000 }}", "1 GiB of memory"),
+        ("{% if tools %}{{ 'x' * 10 ** (tools|length + 9) }}{% endif %}", "1 GiB of memory"),
+        ("{% if enable_thinking %}{{ 'x' * 9999999 }}{% endif %}", "more than 1000000 characters"),
+        ("{% if thinking is false %}{{ 'x' * 9999999 }}{% endif %}", "more than 1000000"),
+        ("{% if bos_token %}{{ 'x' * 9999999 }}{% endif %}", "more than 1000000 characters"),
+        (
+            "{% for m in messages if m.tool_calls %}{{ 'x' * 9999999 }}{% endfor %}",
+            "more than 1000000 characters",
+        ),
+        (
+            "{% if messages[-1].role == 'tool' %}{{ 'x' * 9999999 }}{% endif %}",
+            "more than 1000000 characters",
+        ),
     ],
 )
 def test_a_huge_prompt_is_refused(template: str, problem: str) -> None:
@@ -48,6 +61,25 @@ def test_a_huge_prompt_is_refused(template: str, problem: str) -> None:
         check_chat_template(template, where="here")
     assert "chat_template" in str(caught.value.hint)
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if 1 %}" * 150 + "{% endif %}" * 150,
+        "".join(f"{{% for a{n} in messages %}}" for n in range(25)) + "{% endfor %}" * 25,
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{% break %}",
+        "{{ " + "9" * 5000 + " }}",
+    ],
+    ids=["if", "for", "brackets", "break", "digits"],
+)
+def test_a_template_that_python_cannot_compile_is_refused(template: str) -> None:
+    """Jinja takes it and writes Python of it, which has limits of its own."""
+    with pytest.raises(ModelError, match="cannot compile"):
+        check_chat_template(template, where="here")
+    with pytest.raises(TemplateError, match="cannot be compiled"):
+        ChatTemplate(template, special={}, adds_bos=False)
 
 
 def test_a_template_that_loops_for_ever_is_refused(

@@ -37,13 +37,18 @@ def test_a_file_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [(None, ModelError), ("{% if %}", TemplateError), ("{{ messages[9].x.y }}", TemplateError)],
-    ids=["missing", "no Jinja", "always fails"],
+    [
+        (None, ModelError),
+        ("{% if %}", TemplateError),
+        ("{{ messages[9].x.y }}", TemplateError),
+        ("{{ 'x' * 9999999 }}", ModelError),
+    ],
+    ids=["missing", "no Jinja", "always fails", "without end"],
 )
 def test_a_bad_file_is_one_error(
     tmp_path: Path, content: str | None, error: type[Exception]
 ) -> None:
-    """No file, no Jinja, no prompt."""
+    """No file, no Jinja, no prompt, or one that is tried in a process of its own first."""
     file = tmp_path / "bad.jinja"
     if content is not None:
         file.write_text(content, encoding="utf-8")
