@@ -202,6 +202,8 @@ def _recognise_llama3(
     theta: float,
     head_dim: int,
 ) -> dict[str, Any]:
+    if divisors.shape != (head_dim // 2,):  # before so many are computed
+        raise GGUFError(f"{path}: {FACTORS_NAME} has shape {divisors.shape}, heads {head_dim}")
     for factor in dict.fromkeys((shortest(float(divisors.max())), *_LLAMA3_FACTORS)):
         parameters = {
             "rope_type": "llama3",
@@ -212,6 +214,6 @@ def _recognise_llama3(
             "original_max_position_embeddings": _LLAMA3_CONTEXT,
         }
         expected = llama3_divisors(parameters, head_dim)
-        if expected.shape == divisors.shape and np.allclose(expected, divisors, rtol=1e-4):
+        if np.allclose(expected, divisors, rtol=1e-4):
             return parameters
     raise GGUFError(f"{path}: rope_freqs.weight is not the scaling of Llama 3.1 or 3.2")

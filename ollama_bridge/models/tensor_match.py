@@ -45,6 +45,7 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
     if architecture.tied(config) and _OUTPUT in left:
         _refuse_untied(weights)
         left.discard(_OUTPUT)  # some savers write the shared matrix twice
+    refuse_layers_beyond(architecture.dimensions(config).layers, weights)
     rules = []
     for rule in architecture.rules(config):
         if rule.source not in left:
@@ -76,6 +77,24 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
             hint=_HINT,
         )
     return rules
+
+
+def refuse_layers_beyond(layers: object, weights: Weights) -> None:
+    """Refuse more layers than there are tensors, before a list is made that no memory holds.
+
+    Args:
+        layers: ``num_hidden_layers`` of a config, whatever it is.
+        weights: The checkpoint's tensors.
+
+    Raises:
+        ModelError: there cannot be as many.
+    """
+    if isinstance(layers, int) and layers > len(weights.infos):
+        raise ModelError(
+            f"{weights.place}: config.json says {layers} layers, and there are "
+            f"{len(weights.infos)} tensors",
+            hint=_HINT,
+        )
 
 
 def _refuse_untied(weights: Weights) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ollama_bridge.errors import MissingExtraError
 from ollama_bridge.models.floats import Array
+from ollama_bridge.models.tensor_match import refuse_layers_beyond
 from ollama_bridge.models.weights import WeightInfo, Weights
 
 TEXT_ALONE = (
@@ -51,10 +52,12 @@ def text_config(config: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
         weights: The tensors.
 
     Raises:
+        ModelError: it says more layers than there are tensors.
         MissingExtraError: transformers is not installed.
     """
     _, class_name = _WRAPPERS[config["model_type"]]
     inner = config["text_config"]
+    refuse_layers_beyond(inner.get("num_hidden_layers"), weights)  # the class lists their types
     try:
         import transformers
     except ImportError as exc:

@@ -97,6 +97,7 @@ class SafetensorsWeights(Weights):
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        self._paths = tuple(files)
         self._files: dict[str, Path] = {}
         self._infos: dict[str, WeightInfo] = {}
         self._offsets: dict[str, int] = {}
@@ -120,8 +121,7 @@ class SafetensorsWeights(Weights):
     @property
     def place(self) -> Path:
         """The file, or the folder of the shards."""
-        files = set(self._files.values())
-        return files.pop() if len(files) == 1 else next(iter(files)).parent
+        return self._paths[0] if len(self._paths) == 1 else self._paths[0].parent
 
     def array(self, name: str) -> Array:
         """Map one tensor; it is read where it is used, and let go with its array.
@@ -234,6 +234,8 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
         raise ModelError(f"{index} cannot be read: {exc!r}") from exc
+    if not names:
+        raise ModelError(f"{index} names no file", hint="get the checkpoint again")
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise ModelError(f"{index} names the file {name!r}, which lies outside the folder")

@@ -348,7 +348,10 @@ class Architecture:
         return present > 0
 
     def _dimensions_of(self, keys: Keys) -> Dimensions:
-        path = keys.contents.path
+        path, count = keys.contents.path, len(keys.contents.tensors)
+        layers = keys.integer("block_count")
+        if layers > count:  # before a list is made of them that no memory holds
+            raise keys.error("block_count", layers, f"no more than its {count} tensors")
         heads = keys.integer("attention.head_count")
         hidden = keys.integer("embedding_length")
         head_dim = keys.integer("attention.key_length", hidden // heads)
@@ -362,7 +365,7 @@ class Architecture:
         if embedding is None:
             raise GGUFError(f"{path}: tensor 'token_embd.weight' is missing")
         return Dimensions(
-            layers=keys.integer("block_count"),
+            layers=layers,
             hidden=hidden,
             inner=keys.integer("feed_forward_length"),
             heads=heads,

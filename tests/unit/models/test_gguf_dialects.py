@@ -129,6 +129,21 @@ def test_numbers_that_transformers_cannot_express_are_refused(
         imported(case, {key: value}, tmp_path)
 
 
+@pytest.mark.parametrize("case", ["llama", "gemma3", "smollm3"])
+def test_layers_that_are_not_there_cost_nothing(case: str, tmp_path: Path) -> None:
+    """A number of four bytes, of which lists were made until memory ended."""
+    with pytest.raises(GGUFError, match=r"block_count is 2000000000, expected no more than its"):
+        imported(case, {f"{case}.block_count": 2_000_000_000}, tmp_path)
+
+
+def test_a_head_that_its_divisors_do_not_fit_costs_nothing(tmp_path: Path) -> None:
+    """Llama 3's are computed for its width, to be recognised."""
+    changes = {"llama.attention.key_length": 1 << 30, "llama.attention.value_length": 1 << 30}
+    changes["llama.rope.dimension_count"] = 1 << 30
+    with pytest.raises(GGUFError, match=r"rope_freqs\.weight has shape"):
+        imported("llama-3.1", changes, tmp_path)
+
+
 def test_numbers_that_change_nothing_are_read_over(tmp_path: Path) -> None:
     """Converters write some at the values that they have anyway."""
     changes = {

@@ -285,6 +285,26 @@ def test_a_wrong_shape_is_named_before_anything_is_loaded(folder: Path) -> None:
         check_folder(folder)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_layers_that_are_not_there_cost_nothing(folder: Path, wrapped: bool) -> None:
+    """A few digits, of which lists were made until memory ended."""
+    many = {"num_hidden_layers": 10**12}
+    change_config(folder, **({"model_type": "gemma3", "text_config": many} if wrapped else many))
+    with pytest.raises(ModelError, match=r"says 1000000000000 layers, and there are \d+ tensors"):
+        check_folder(folder)
+
+
+def test_weights_without_a_tensor_are_an_error(folder: Path) -> None:
+    """A file that is whole and empty."""
+    save_file({}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors.* there are 0 tensors"):
+        check_folder(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ModelError, match="names no file"):
+        check_folder(folder)
+
+
 def test_a_tensor_in_no_shard_is_named(folder: Path) -> None:
     """A shard that has lost a tensor."""
     path = next(path for path in shard(folder) if "model.norm.weight" in load_file(path))
