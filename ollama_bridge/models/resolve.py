@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from ollama_bridge.artifacts import (
     digest_files,
     digest_text,
 )
-from ollama_bridge.drafts import open_draft
+from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import ArtifactError, ModelError, ModelReferenceError
 from ollama_bridge.models.adapter_base import refuse_quantized, refuse_rounded
 from ollama_bridge.models.adapter_folder import (
@@ -159,6 +160,12 @@ def _import_dir(cache_dir: Path, digest: str) -> Path:
     return cache_dir / f"gguf-{digest[:16]}"
 
 
+def _open_cached(out_dir: Path, work: Work, reporter: Reporter) -> AbstractContextManager[Draft]:
+    """A draft in the cache, which all runs share."""
+    note = Note("import", "info", "another process is importing the same model; waiting for it")
+    return open_draft(out_dir, work, on_wait=lambda: reporter.emit(note))
+
+
 def _import(
     path: Path,
     digest: str,
@@ -173,7 +180,7 @@ def _import(
     work = Work(
         kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
     )
-    with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_file(path, out_dir / GGUF_NAME)
             timer.reuse(out_dir)
@@ -232,7 +239,7 @@ def _from_folder(
         settings=({"without_tokens": list(tokens)} if tokens else {})
         | ({"processor_template": digest_text(template)} if template else {}),
     )
-    with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             for name in weights:
                 link_file(folder / name, out_dir / name)
@@ -387,7 +394,7 @@ def _with_adapter(
     reporter.emit(
         Note("merge", "info", f"{adapter.name} is read merged into its base: {_WHY_MERGED}")
     )
-    with Timed(reporter, "merge") as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, "merge") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_parts(base.path, adapter, out_dir)
             timer.reuse(out_dir)

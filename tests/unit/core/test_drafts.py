@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -197,3 +199,36 @@ def test_folder_that_a_link_leads_to_is_replaced_as_a_link(tmp_path: Path) -> No
     assert Corpus.open(tmp_path / "elsewhere").manifest.work == work(1.0)
     with pytest.raises(ArtifactError, match="no finished artefact"):
         Corpus.open(tmp_path / ".corpus.replaced")
+
+
+def test_folder_that_runs_share_is_waited_for(tmp_path: Path) -> None:
+    """Two builds that begin at once import the same teacher: the second takes what the first made.
+
+    Any other folder is one run's, and a second writer is refused.
+    """
+    out_dir = tmp_path / "cache" / "model"
+    with contextlib.ExitStack() as other:
+        draft = other.enter_context(open_draft(out_dir, work(1.0)))
+        write(draft.path, 1.0)
+        with pytest.raises(ArtifactError, match="another process is writing"):
+            make(out_dir, 1.0)
+
+        def finish() -> None:
+            draft.commit()
+            other.close()
+
+        with open_draft(out_dir, work(1.0), on_wait=finish) as found:
+            assert found.finished is not None
+
+
+def test_disk_without_locks_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some on a network are; what they answer names no file."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ArtifactError, match=r"\.lock cannot be locked: No locks available"):
+        make(tmp_path / "model", 1.0)
