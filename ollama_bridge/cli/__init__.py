@@ -7,8 +7,10 @@ interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Annotated
 import typer
 from typer import TyperException
 
+from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import (
     ask,
     assets,
@@ -38,7 +41,7 @@ from ollama_bridge.cli import (
     runs,
     stages,
 )
-from ollama_bridge.errors import ConfigError, OllamaBridgeError
+from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
 _INTERRUPTED = 130
 
@@ -115,11 +118,21 @@ def main() -> None:
         _write_no_more()
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _write_no_more()
+            full = OllamaBridgeError(f"what was asked for cannot be written: {error.strerror}")
+            sys.exit(output.fail(full, as_json=False))
+        if error.filename is None or isinstance(error.filename, int):
             raise
-        _write_no_more()
-        full = OllamaBridgeError(f"what was asked for cannot be written: {error.strerror}")
-        sys.exit(output.fail(full, as_json=False))
+        sys.exit(output.fail(_out_of_reach(error), as_json=as_json))
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of pyo3, which gives it no better base
+            raise
+        broken = ModelError(
+            f"a library broke off in its own code: {error}",
+            hint="replace the model's tokenizer.json by the one of the model that it was made of",
+        )
+        sys.exit(output.fail(broken, as_json=as_json))
     if code == _INTERRUPTED:
         output.interrupted(as_json=as_json)
     sys.exit(code)
@@ -135,6 +148,16 @@ def _open_what_is_closed() -> None:
 def _write_no_more() -> None:
     """What could not be written is not tried again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _out_of_reach(error: OSError) -> OllamaBridgeError:
+    """A place of the user's choosing, or our home, that cannot be read or written."""
+    place = Path(os.fsdecode(error.filename)).absolute()
+    hint = f"see whose it is: ls -ld {shlex.quote(str(place.parent))} {shlex.quote(str(place))}"
+    with contextlib.suppress(ConfigError):
+        if place.is_relative_to(home_dir()):
+            hint = "export OLLAMA_BRIDGE_HOME=/a/folder/you/may/write"
+    return OllamaBridgeError(f"{place}: {error.strerror}", hint=hint)
 
 
 def _refuse(wrong: TyperException, *, as_json: bool) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from fakes.command_line import run_in_process
 from fakes.terminal import start_command
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
@@ -87,6 +89,35 @@ def test_bad_input_is_one_clear_error(args: list[str], code: int, message: str) 
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == code
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whichever it is: what `--out` names, or our home, with what to set."""
+    data = tmp_path / "d.csv"
+    data.write_text("text,label\ngood,positive\n")
+    words = ["prepare", "sentiment-quick", "--data", str(data), "--out", "/proc/nix/x", "--json"]
+    done = run_in_process(monkeypatch, words)
+    error = json.loads(done.stdout)["error"]
+    assert (done.code, error["message"]) == (1, "/proc/nix: No such file or directory")
+    assert error["hint"].endswith("ls -ld /proc /proc/nix")
+    monkeypatch.setenv("OLLAMA_BRIDGE_HOME", "/proc/nix")
+    monkeypatch.setattr(cli, "app", lambda **_: note_origin(home_dir() / "runs", tmp_path))
+    assert run_in_process(monkeypatch, ["build"]).stderr.splitlines() == [
+        "error: /proc/nix: No such file or directory",
+        "fix:   export OLLAMA_BRIDGE_HOME=/a/folder/you/may/write",
+    ]
+
+
+def test_a_panic_of_a_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern in a tokenizer.json that its library gives up on, by no Exception."""
+    pattern = Split(Regex("(?:a|aa|aaa)+$"), "isolated")
+    monkeypatch.setattr(cli, "app", lambda **_: pattern.pre_tokenize_str("a" * 60 + "b"))
+    done = run_in_process(monkeypatch, ["finetune"])
+    assert done.code == 4
+    assert done.stderr.startswith("error: a library broke off in its own code")
+    assert "tokenizer.json" in done.stderr
 
 
 @pytest.mark.parametrize("run", ["", ".", ".."])
