@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_bridge.artifacts import sync_to_disk
 from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
@@ -298,6 +299,7 @@ def _keep(built: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.copyfile(built, temporary)
     temporary.chmod(0o755)
+    sync_to_disk(temporary)  # the next run takes what has the name for whole
     temporary.replace(target)
 
 

@@ -112,7 +112,8 @@ def _build(release: Release, folder: Path, lock_fd: int, reporter: Reporter) -> 
     build_ollama(site, toolchain, reporter)
     build_runner(site, toolchain, reporter)
     write_manifest(site.parts, release)
+    # First: once the folder is complete, nobody looks again for what a kill left of it.
+    shutil.rmtree(site.scratch)
     if folder.exists():  # damaged, or built for another processor
         shutil.rmtree(folder)
     site.parts.replace(folder)
-    shutil.rmtree(site.scratch)

@@ -14,7 +14,12 @@ from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.folder_files import statuses
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, read_info
 from ollama_bridge.label_store.segments import OPEN_NAME, open_rows, segments_of
-from ollama_bridge.label_store.shared import lock_path, read_about
+from ollama_bridge.label_store.shared import (
+    finish_removals,
+    lock_path,
+    read_about,
+    removed_path,
+)
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,11 @@ def remove_store(folder: Path) -> tuple[int, int]:
     Raises:
         ArtifactError: a run is writing it.
     """
+    finish_removals(folder.parent)
     with locked(lock_path(folder), folder, hint="wait for the run that is labelling, or stop it"):
         sizes, free = _sizes(folder), _sizes(folder, links=1)
         # Gone at once and as a whole: what a kill leaves of it is no store any more.
-        removed = folder.with_name(f".{folder.name}.removed")
-        shutil.rmtree(removed, ignore_errors=True)
-        folder.replace(removed)
-        shutil.rmtree(removed)
+        shutil.rmtree(folder.replace(removed_path(folder)))
     return sum(free), sum(sizes) - sum(free)
 
 

@@ -119,6 +119,7 @@ def open_store(stores: Path, info: StoreInfo, *, teacher_path: Path) -> Iterator
     """
     folder = stores / info.store_id
     stores.mkdir(parents=True, exist_ok=True)
+    finish_removals(stores)
     with locked(lock_path(folder), folder, hint=_BUSY_HINT):
         if not (folder / INFO_NAME).exists():
             folder.mkdir(exist_ok=True)
@@ -130,6 +131,20 @@ def open_store(stores: Path, info: StoreInfo, *, teacher_path: Path) -> Iterator
 def lock_path(store: Path) -> Path:
     """The lock of a store; beside it, for a lock inside would be removed with it."""
     return store.with_name(f".{store.name}.lock")
+
+
+def removed_path(store: Path) -> Path:
+    """What a store is called while it is removed."""
+    return store.with_name(f".{store.name}.removed")
+
+
+def finish_removals(stores: Path) -> None:
+    """Remove what a kill left of stores that were being removed: it is no store, and not listed."""
+    for removed in stores.glob(removed_path(Path("*")).name):
+        store = removed.with_name(removed.name[1:].removesuffix(".removed"))
+        # One that is being removed right now is another process' business.
+        with contextlib.suppress(ArtifactError), locked(lock_path(store), store, hint=_BUSY_HINT):
+            shutil.rmtree(removed)
 
 
 def read_about(store: Path) -> About:

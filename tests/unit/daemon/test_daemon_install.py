@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from fakes.command_line import example
+from fakes.stops import Killed
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
@@ -88,6 +90,39 @@ def test_install_builds_both_programs_and_leaves_no_scratch(cache: Path) -> None
     assert record["files"]["bin/ollama"]["sha256"] == digest
     left = {path.name for path in cache.iterdir()}
     assert left == {layout.VERSION, f".{layout.VERSION}.lock", f"install-{layout.VERSION}.log"}
+
+
+def test_a_kill_leaves_no_scratch_beside_a_whole_install(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes, for which nobody would look again."""
+    remove = shutil.rmtree
+
+    def killed(path: Path, **options: bool) -> None:
+        if path.name.endswith(".build"):
+            raise Killed
+        remove(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", killed)
+        install.install_daemon()
+    install.install_daemon()
+    assert not (cache / f".{layout.VERSION}.build").exists()
+
+
+def test_a_program_is_on_the_disk_before_it_has_its_name(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one, as a power cut leaves it, would be taken for built, and given out."""
+    synced = []
+
+    def sync(path: Path) -> None:
+        synced.append(path.name)
+        assert not path.with_name(path.name[1:].removesuffix(".tmp")).exists()
+
+    monkeypatch.setattr(build, "sync_to_disk", sync)
+    install.install_daemon()
+    assert synced == [".ollama.tmp", ".llama-server.tmp"]
 
 
 def test_examples_do_what_they_show(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.label_rows import INFO, TEACHER, fill, row
+from fakes.stops import Killed
 
 from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
 from ollama_bridge.label_store import segments, shared
@@ -59,6 +62,30 @@ def test_artifact_outlives_its_store(tmp_path: Path) -> None:
     assert len(LabelReader(tmp_path / "a").read([row(2).key])) == 3
     with pytest.raises(ConfigError, match="no soft labels"):
         find_store(tmp_path / "stores", INFO.store_id)
+
+
+def test_a_removal_that_was_killed_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever labels next, or removes another store; what is left of it is in no list."""
+    stores = tmp_path / "stores"
+    other = replace(INFO, teacher="another")
+
+    def killed(path: Path) -> None:
+        raise Killed
+
+    def label_other() -> None:
+        with open_store(stores, other, teacher_path=TEACHER):
+            pass
+
+    for number, act in enumerate((label_other, lambda: remove_store(stores / other.store_id))):
+        fill(stores, [1, 2], tmp_path / str(number))
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(shutil, "rmtree", killed)
+            remove_store(stores / INFO.store_id)
+        assert (stores / f".{INFO.store_id}.removed").exists()
+        act()
+        assert not (stores / f".{INFO.store_id}.removed").exists()
 
 
 def test_where_links_do_not_reach_it_is_copied(
