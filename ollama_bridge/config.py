@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from ollama_bridge.errors import ConfigError, RecipeError
 from ollama_bridge.loss_sections import problem_of_sampled
 from ollama_bridge.quantization.file_types import FileTypeName
 from ollama_bridge.quantization.sizes import parse_size
-from ollama_bridge.recipe_problems import apply_overrides, describe_error, unknown_keys
+from ollama_bridge.recipe_problems import (
+    apply_overrides,
+    describe_error,
+    read_yaml,
+    unknown_keys,
+)
 from ollama_bridge.sections import Section, Seed
 from ollama_bridge.teacher_section import AskedTeacherSection
 from ollama_bridge.training_sections import (
@@ -316,8 +320,8 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
 
     file = find_recipe(str(path))
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        data = read_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as exc:  # no UTF-8, or no YAML
         raise RecipeError(str(path), [f"not readable as YAML: {exc}"]) from exc
     except OSError as exc:
         raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc

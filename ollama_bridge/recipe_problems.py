@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,24 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollama_bridge.sections import Section
+
+_shown = reprlib.Repr()  # aliases of aliases make a huge value of a few lines
+_shown.maxlevel = 3
+_shown.maxstring = _shown.maxother = _shown.maxlong = 200
+
+
+def read_yaml(text: str) -> object:
+    """Read YAML without code.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return yaml.safe_load(text)
+    except RecursionError as exc:
+        raise ValueError("brackets are nested too deeply") from exc
+    except Exception as exc:  # of a date or a tagged value that is none, PyYAML lets through any
+        raise ValueError(str(exc)) from exc
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -30,8 +49,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]
             problems.append(f"--set {override!r}: write it as key.path=value")
             continue
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = read_yaml(text)
+        except ValueError:
             problems.append(f"--set {key}: {text!r} is not a value")
             continue
         if isinstance(value, str) and not _is_quoted(text) and _is_number(value):
@@ -90,7 +109,14 @@ def describe_error(error: Any) -> str:  # pydantic's ErrorDetails
         return f"{key}: is required"
     if error["type"] == "value_error":
         return f"{key}.{message}" if key else message
-    return f"{key}: {message} (given: {given!r})"
+    return f"{key}: {message} (given: {_show(given)})"
+
+
+def _show(value: object) -> str:
+    try:
+        return _shown.repr(value)
+    except ValueError:  # Python writes no decimals of so many
+        return "a number of thousands of digits"
 
 
 def _unknown_in_item(

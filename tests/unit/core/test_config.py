@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ollama_bridge.assets import list_assets
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
@@ -140,6 +141,39 @@ def test_file_that_is_no_recipe_is_told(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(RecipeError):
         load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("2026-02-30", "day is out of range for month"),
+        ("[" * 900, "nested too deeply"),
+        ("!!bool maybe", "maybe"),
+        ("!!timestamp never", "NoneType"),
+        ("0x" + "f" * 9999, "a number of thousands of digits"),
+    ],
+    ids=["date", "brackets", "truth", "time", "digits"],
+)
+def test_yaml_that_its_library_breaks_off_at_is_told(
+    tmp_path: Path, value: str, problem: str
+) -> None:
+    """It lets errors of Python through, in a file and in an override."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(minimal()).replace("A recipe.", value))
+    with pytest.raises(RecipeError, match=problem):
+        load_recipe(file)
+    with pytest.raises(RecipeError, match="description"):
+        parse_recipe(minimal(), source="x", overrides=[f"description={value}"])
+
+
+def test_a_huge_value_of_a_few_lines_is_told_in_short(tmp_path: Path) -> None:
+    """Each alias is ten times the one before; written out, the last takes all memory."""
+    lists = ["&a0 [x]", *(f"&a{n} [{f'*a{n - 1},' * 10}]" for n in range(1, 12))]
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(minimal()).replace("A recipe.", f"[{', '.join(lists)}]"))
+    with pytest.raises(RecipeError, match=r"description: .* valid string") as caught:
+        load_recipe(file)
+    assert len(caught.value.message) < 10_000
 
 
 def test_unknown_recipe_lists_the_shipped_ones() -> None:
