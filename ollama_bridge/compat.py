@@ -39,11 +39,12 @@ from ollama_bridge.client.asides import (
 )
 from ollama_bridge.client.demands import ContextAsked
 from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
+from ollama_bridge.client.httpx_arguments import kept_safe, timeouts_of, unbounded
 from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.raw_answering import RawAnswering, joined
 from ollama_bridge.client.retries import Attempts, Retries
-from ollama_bridge.client.transport import LIMITS, AsyncTransport, Transport
+from ollama_bridge.client.transport import AsyncTransport, Transport
 from ollama_bridge.errors import (
     DaemonError,
     DaemonUnreachableError,
@@ -100,14 +101,15 @@ class Client(ollama.Client):
         **kwargs: Any,
     ) -> None:
         address = read_address(host)
-        super().__init__(host, **_kept_safe(kwargs, trust_env=not address.loopback))
+        given, at_once = unbounded(kwargs)
+        super().__init__(host, **kept_safe(given, trust_env=not address.loopback))
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
-        self._limits = timeouts or _limits(kwargs.get("timeout"))
+        self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
         self._retries = retries or Retries()
         self._contexts_in_use: set[ContextAsked] = set()
-        self._transport = Transport(address, self._limits, http=self._client)
+        self._transport = Transport(address, self._limits, http=self._client, at_once=at_once)
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)
@@ -115,7 +117,7 @@ class Client(ollama.Client):
             if self._elsewhere is None:
                 return super()._request(cls, *args, stream=stream, **kwargs)
             host, given = self._elsewhere
-            with ollama.Client(host, **_kept_safe(given)) as client:
+            with ollama.Client(host, **kept_safe(given)) as client:
                 return client._request(cls, *args, stream=stream, **kwargs)
         if call.path in _QUESTIONS:
             answering = RawAnswering(call, self._limits, self._retries, gives_out=stream)
@@ -191,14 +193,15 @@ class AsyncClient(ollama.AsyncClient):
         **kwargs: Any,
     ) -> None:
         address = read_address(host)
-        super().__init__(host, **_kept_safe(kwargs, trust_env=not address.loopback))
+        given, at_once = unbounded(kwargs)
+        super().__init__(host, **kept_safe(given, trust_env=not address.loopback))
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
-        self._limits = timeouts or _limits(kwargs.get("timeout"))
+        self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
         self._retries = retries or Retries()
         self._contexts_in_use: set[ContextAsked] = set()
-        self._transport = AsyncTransport(address, self._limits, http=self._client)
+        self._transport = AsyncTransport(address, self._limits, http=self._client, at_once=at_once)
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)
@@ -206,7 +209,7 @@ class AsyncClient(ollama.AsyncClient):
             if self._elsewhere is None:
                 return await super()._request(cls, *args, stream=stream, **kwargs)
             host, given = self._elsewhere
-            async with ollama.AsyncClient(host, **_kept_safe(given)) as client:
+            async with ollama.AsyncClient(host, **kept_safe(given)) as client:
                 return await client._request(cls, *args, stream=stream, **kwargs)
         if call.path in _QUESTIONS:
             answering = RawAnswering(call, self._limits, self._retries, gives_out=stream)
@@ -359,34 +362,6 @@ def _told() -> Iterator[None]:
         raise BridgeConnectionError(f"{error.message} ({error.hint})") from error
     except DaemonError as error:
         raise BridgeResponseError(error) from error
-
-
-def _kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str, Any]:
-    """Arguments of httpx: what is not said is as our own client has it.
-
-    Args:
-        kwargs: As they came.
-        trust_env: Whether proxies of the environment count: not between us and our own machine.
-    """
-    safe = {"follow_redirects": False, "trust_env": trust_env, "limits": LIMITS} | dict(kwargs)
-    if safe.get("timeout") is None:  # of what does not go to the daemon
-        safe["timeout"] = 60.0
-    return safe
-
-
-def _limits(timeout: Any) -> Timeouts:
-    """Httpx's timeout, which bounds every silence, as limits of ours; None is not for ever."""
-    if timeout is None:
-        return Timeouts()
-    found = httpx.Timeout(timeout)
-    defaults = Timeouts()
-    return Timeouts(
-        connect_s=found.connect or defaults.connect_s,
-        load_s=0.0 if found.read else defaults.load_s,
-        first_token_s=found.read or defaults.first_token_s,
-        between_tokens_s=found.read or defaults.between_tokens_s,
-        total_s=max(defaults.total_s, found.read or 0.0),
-    )
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ class Transport:
         timeouts: Of every request.
         transport: Where requests go instead of the network.
         http: Sends them, with its own headers; None: one is made.
+        at_once: So many requests at a time; what is asked beside one does not count. None: any.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Transport:
         transport: httpx.BaseTransport | None = None,
         *,
         http: httpx.Client | None = None,
+        at_once: int | None = None,
     ) -> None:
         self.address = address
+        self._turns = threading.Semaphore(at_once) if at_once is not None else None
         self._timeouts = timeouts
         self._given = http
         self._headers = _prepared(address.headers if http is None else http.headers)
@@ -105,20 +109,35 @@ class Transport:
     def _open(self, call: Call, ends_s: float | None) -> Iterator[tuple[httpx.Response, Clock]]:
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
-            try:
-                request = _request(call, self.address.url, self._headers, clock, self._given)
-                response = self._send(request)
-            except HTTPX_ERRORS as exc:
-                raise clock.translate(exc) from exc
-            try:
-                clock.begin_answer(response)
-                yield response, clock
-            finally:
-                with contextlib.suppress(*HTTPX_ERRORS):
-                    response.close()
+            with self._turn(clock):
+                try:
+                    request = _request(call, self.address.url, self._headers, clock, self._given)
+                    response = self._send(request)
+                except HTTPX_ERRORS as exc:
+                    raise clock.translate(exc) from exc
+                try:
+                    clock.begin_answer(response)
+                    yield response, clock
+                finally:
+                    with contextlib.suppress(*HTTPX_ERRORS):
+                        response.close()
         except DaemonError as error:
             clock.place(error)
             raise
+
+    @contextlib.contextmanager
+    def _turn(self, clock: Clock) -> Iterator[None]:
+        """Wait until less is under way; whoever is asked beside a question would wait for it."""
+        turns = self._turns
+        if turns is None or clock.call.patience == "beside":
+            yield
+            return
+        if not turns.acquire(timeout=max(0.0, clock.left_s)):
+            raise clock.translate(TimeoutError())
+        try:
+            yield
+        finally:
+            turns.release()
 
 
 class AsyncTransport:
@@ -131,8 +150,10 @@ class AsyncTransport:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         http: httpx.AsyncClient | None = None,
+        at_once: int | None = None,
     ) -> None:
         self.address = address
+        self._turns = asyncio.Semaphore(at_once) if at_once is not None else None
         self._timeouts = timeouts
         self._loop: asyncio.AbstractEventLoop | None = None
         self._given = http
@@ -188,22 +209,40 @@ class AsyncTransport:
         self._check_loop()
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
-            try:
-                request = _request(call, self.address.url, self._headers, clock, self._given)
-                # An httpx of other insides counts silence only: what drips is none.
-                async with asyncio.timeout(clock.left_s):
-                    response = await self._send(request)
-            except (*HTTPX_ERRORS, TimeoutError) as exc:
-                raise clock.translate(exc) from exc
-            try:
-                clock.begin_answer(response)
-                yield response, clock
-            finally:
-                with contextlib.suppress(*HTTPX_ERRORS):
-                    await response.aclose()
+            async with self._turn(clock):
+                try:
+                    request = _request(call, self.address.url, self._headers, clock, self._given)
+                    # An httpx of other insides counts silence only: what drips is none.
+                    async with asyncio.timeout(clock.left_s):
+                        response = await self._send(request)
+                except (*HTTPX_ERRORS, TimeoutError) as exc:
+                    raise clock.translate(exc) from exc
+                try:
+                    clock.begin_answer(response)
+                    yield response, clock
+                finally:
+                    with contextlib.suppress(*HTTPX_ERRORS):
+                        await response.aclose()
         except DaemonError as error:
             clock.place(error)
             raise
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, clock: Clock) -> AsyncIterator[None]:
+        """As :meth:`Transport._turn`."""
+        turns = self._turns
+        if turns is None or clock.call.patience == "beside":
+            yield
+            return
+        try:
+            async with asyncio.timeout(clock.left_s):
+                await turns.acquire()
+        except TimeoutError as exc:
+            raise clock.translate(exc) from exc
+        try:
+            yield
+        finally:
+            turns.release()
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()

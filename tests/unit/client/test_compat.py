@@ -262,37 +262,53 @@ def test_a_shorter_context_than_was_asked_for_is_an_error(
     ask(daemon.host, "chat", "m", MESSAGES, stream=stream, options={"num_ctx": 100})
 
 
-@pytest.mark.parametrize("given", [{}, {"limits": httpx.Limits(max_connections=1)}])
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+@pytest.mark.parametrize("count", [1, 3])
 def test_a_look_at_the_context_waits_for_no_question(
-    daemon: FakeDaemon, given: dict[str, Any]
+    daemon: FakeDaemon, kind: str, count: int
 ) -> None:
-    """More questions than httpx has connections by itself; and a client that has one in all."""
-    count = 1 if given else 101
-    together = threading.Barrier(count, timeout=20)
+    """Nor for a connection that one holds: those are bounded, and what is asked beside is not."""
+    together, most = threading.Barrier(count, timeout=20), threading.Semaphore(count)
 
     def meets(asked: Asked) -> Turn:
+        assert most.acquire(blocking=False)  # no more than that at a time
         together.wait()
+        most.release()
         return Turn()
 
-    async def ask_all() -> list[ollama.ChatResponse]:
-        async with compat.AsyncClient(daemon.host, timeouts=PATIENT, **given) as client:
-            asks = [client.chat("m", MESSAGES, options={"num_ctx": 64}) for _ in range(count)]
-            return await asyncio.gather(*asks)
+    async def run_asyncio() -> list[ollama.ChatResponse]:
+        async with compat.AsyncClient(daemon.host, timeouts=PATIENT, limits=limits) as client:
+            return await asyncio.gather(*(client.chat(*asked, options=options) for _ in range(6)))
+
+    def run_blocking() -> list[ollama.ChatResponse]:
+        with (
+            compat.Client(daemon.host, timeouts=PATIENT, limits=limits) as client,
+            ThreadPoolExecutor(6) as threads,
+        ):
+            futures = [threads.submit(client.chat, *asked, options=options) for _ in range(6)]
+            return [future.result() for future in futures]
 
     daemon.script = meets
-    assert [one.message.content for one in asyncio.run(ask_all())] == ["Hello!"] * count
+    asked: tuple[Any, ...] = ("m", MESSAGES)
+    options, limits = {"num_ctx": 64}, httpx.Limits(max_connections=count)
+    found = run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+    assert [one.message.content for one in found] == ["Hello!"] * 6
+    assert "/api/ps" in [one.path for one in daemon.asked]
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+@pytest.mark.parametrize("bounds", ["limits", "transport"])
 def test_who_waits_for_a_connection_of_our_own_waits_for_no_answer_yet(
-    daemon: FakeDaemon, kind: str
+    daemon: FakeDaemon, kind: str, bounds: str
 ) -> None:
     """However long: the limit of the daemon's silence is counted from when it was asked."""
     held_s, daemon.pause_s = 0.8, 0.02
+    one = httpx.Limits(max_connections=1)
+    opened = httpx.HTTPTransport if kind == "blocking" else httpx.AsyncHTTPTransport
     given: dict[str, Any] = {
         "timeouts": Timeouts(connect_s=0.2, load_s=0.0, first_token_s=0.5, total_s=20.0),
         "retries": NO_RETRIES,
-        "limits": httpx.Limits(max_connections=1),
+        bounds: one if bounds == "limits" else opened(limits=one),
     }
 
     async def run_asyncio() -> ollama.ChatResponse:
