@@ -33,7 +33,7 @@ from ollama_bridge.pipeline import tag_file_name
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import check_room, fetch_blob, fetch_manifest
 from ollama_bridge.registry.front import manifest_front
-from ollama_bridge.registry.manifest import GGUF_TYPES, Manifest, digest_bytes
+from ollama_bridge.registry.manifest import Manifest, digest_bytes
 from ollama_bridge.registry.reference import parse_registry_reference
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
@@ -187,6 +187,7 @@ def _fill(
 ) -> int:
     """Give the daemon every file that it lacks; returns how many bytes that were."""
     missing = [layer for layer in manifest.blobs if not client.has_blob(layer.digest)]
+    opened = manifest.opened
     total_bytes = sum(layer.size_bytes for layer in missing)
     done_bytes = 0
 
@@ -200,7 +201,7 @@ def _fill(
         check_room(draft.path, total_bytes - present_bytes)
         for layer in missing:
             path = fetch_blob(session, layer, draft.path, on_bytes=tell)
-            if layer.media_type in GGUF_TYPES:
+            if layer.digest in opened:
                 _check_gguf(path, session, reporter)
             client.upload_blob(path, layer.digest)
             path.unlink()

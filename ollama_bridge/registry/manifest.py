@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -16,7 +16,7 @@ MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL_TYPE = "application/vnd.ollama.image.model"
 # Files that a daemon's runner opens as GGUF.
-GGUF_TYPES = (
+_GGUF_TYPES = (
     MODEL_TYPE,
     "application/vnd.ollama.image.adapter",
     "application/vnd.ollama.image.projector",
@@ -81,6 +81,12 @@ class Manifest:
     def size_bytes(self) -> int:
         """Of all files together."""
         return sum(blob.size_bytes for blob in self.blobs)
+
+    @property
+    def opened(self) -> frozenset[str]:
+        """Digests of what a daemon's runner opens as GGUF, whatever else the same file is."""
+        layers = (*self.layers, self.config)
+        return frozenset(layer.digest for layer in layers if layer.media_type in _GGUF_TYPES)
 
     @property
     def model_digest(self) -> str:
@@ -153,16 +159,24 @@ def parse_manifest(raw: bytes, *, where: str) -> Manifest:
     """
     if len(raw) > MANIFEST_LIMIT_BYTES:
         _refuse(where, f"more than {MANIFEST_LIMIT_BYTES} bytes")
+
+    def read_object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        # As Go does it in the daemon, to which MEDIATYPE is mediaType, and the last of both counts.
+        found = {key.casefold(): value for key, value in pairs}
+        if len(found) != len(pairs):
+            _refuse(where, "contradictory: a key stands twice in one object")
+        return found
+
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_pairs_hook=read_object)
     except (ValueError, RecursionError) as exc:
         raise RegistryContentError(f"{where}: the manifest is not JSON") from exc
     if not isinstance(data, dict):
         _refuse(where, "not an object")
     if "manifests" in data:
         _refuse(where, "a list of images for several platforms, which no model is")
-    if data.get("schemaVersion") != 2:
-        _refuse(where, f"of schema {data.get('schemaVersion')!r}, not 2")
+    if data.get("schemaversion") != 2:
+        _refuse(where, f"of schema {data.get('schemaversion')!r}, not 2")
     entries = data.get("layers")
     if not isinstance(entries, list) or not 0 < len(entries) <= _LAYER_LIMIT:
         _refuse(where, f"without a list of 1 to {_LAYER_LIMIT} layers")
@@ -187,7 +201,7 @@ def _layer(item: object, part: str, where: str) -> Layer:
     whole = isinstance(size_bytes, int) and not isinstance(size_bytes, bool)
     if not whole or not 0 <= int(str(size_bytes)) <= _BLOB_LIMIT_BYTES:
         _refuse(where, f"wrong: {part} has the size {_shown(size_bytes)}")
-    texts = [entry.get(key) or "" for key in ("mediaType", "from", "name")]
+    texts = [entry.get(key) or "" for key in ("mediatype", "from", "name")]
     for text in texts:
         if not isinstance(text, str) or len(text) > _TEXT_LIMIT or not text.isprintable():
             _refuse(where, f"wrong: {part} has the type, source or name {_shown(text)}")

@@ -14,7 +14,7 @@ from ollama_bridge.errors import ConfigError, RegistryContentError, RegistryErro
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import publish
 from ollama_bridge.registry.front import manifest_front
-from ollama_bridge.registry.manifest import CONFIG_TYPE, Manifest, digest_bytes
+from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.retrieval import pull
 
@@ -89,12 +89,19 @@ def test_what_is_no_registry(monkeypatch: pytest.MonkeyPatch, fault: Fault, reas
     assert not daemon.asked
 
 
-def test_a_hostile_gguf_is_not_given_to_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right by its digest, wrong by what it claims: told before a byte of it is uploaded."""
+@pytest.mark.parametrize("also", [None, LICENSE_TYPE])
+def test_a_hostile_gguf_is_not_given_to_the_daemon(
+    monkeypatch: pytest.MonkeyPatch, also: str | None
+) -> None:
+    """Right by its digest, wrong by what it claims: told before a byte of it is uploaded.
+
+    Nor where the manifest lists the same file a second time, as something that nobody opens.
+    """
     weights, config = b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), b"{}"
     registry = MemoryRegistry()
     registry.blobs[digest_bytes(config)] = config
-    manifest = Manifest(layer_of(config, CONFIG_TYPE), (registry.store(weights),))
+    layers = [registry.store(weights), *([layer_of(weights, also)] if also else [])]
+    manifest = Manifest(layer_of(config, CONFIG_TYPE), tuple(layers))
     registry.manifests["1"] = manifest.to_bytes()
     monkeypatch.setattr(
         "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()

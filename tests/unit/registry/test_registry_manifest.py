@@ -91,6 +91,17 @@ def test_hostile_manifests_are_refused(raw: bytes, reason: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+def test_keys_are_read_as_the_daemon_reads_them() -> None:
+    """Which is in any case, the last of several: what it opens as a model must not hide there."""
+    raw = manifest_of().to_bytes()
+    assert parse_manifest(raw.replace(b"mediaType", b"MEDIATYPE"), where="m") == manifest_of()
+    for spelling in ("mediaType", "MediaType"):
+        doubled = raw.replace(b'"size":12', f'"size":12,"{spelling}":"x"'.encode())
+        assert doubled != raw
+        with pytest.raises(RegistryContentError, match="stands twice"):
+            parse_manifest(doubled, where="m")
+
+
 def test_one_file_cannot_have_two_sizes() -> None:
     """A digest that stands twice has one size."""
     data = json.loads(manifest_of().to_bytes())
