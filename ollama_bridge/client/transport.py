@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from functools import lru_cache, partial
 from typing import Any, NoReturn
 
@@ -16,8 +24,9 @@ from ollama_bridge.client.clock import HTTPX_ERRORS, Clock
 from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.exchange import Answer, Call, Timeouts, check_status, decode
 from ollama_bridge.client.lines import Body, LineSplitter, check_ended
+from ollama_bridge.client.refusals import CHECK_ADDRESS
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.errors import ConfigError, DaemonError
+from ollama_bridge.errors import ConfigError, DaemonError, ReplyInvalidError
 
 # How much is asked at a time is the caller's to decide; httpx would let all above 100 wait.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
@@ -257,7 +266,7 @@ class AsyncTransport:
 def _whole(response: httpx.Response, clock: Clock) -> bytes:
     body = Body()
     try:
-        for piece in _raw(response) or response.iter_bytes():
+        for piece in _pieces(response):
             clock.check(has_lines=False)
             body.add(piece)
     except HTTPX_ERRORS as exc:
@@ -268,7 +277,7 @@ def _whole(response: httpx.Response, clock: Clock) -> bytes:
 async def _whole_async(response: httpx.Response, clock: Clock) -> bytes:
     body = Body()
     try:
-        async for piece in _raw_async(response) or response.aiter_bytes():
+        async for piece in _pieces_async(response):
             clock.check(has_lines=False)
             body.add(piece)
     except HTTPX_ERRORS as exc:
@@ -279,7 +288,7 @@ async def _whole_async(response: httpx.Response, clock: Clock) -> bytes:
 def _lines(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
     splitter = LineSplitter()
     try:
-        for piece in _raw(response) or response.iter_bytes():
+        for piece in _pieces(response):
             lines = splitter.feed(piece)
             clock.check(has_lines=bool(lines))
             yield from lines
@@ -291,7 +300,7 @@ def _lines(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
 async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[bytes]:
     splitter = LineSplitter()
     try:
-        async for piece in _raw_async(response) or response.aiter_bytes():
+        async for piece in _pieces_async(response):
             lines = splitter.feed(piece)
             clock.check(has_lines=bool(lines))
             for line in lines:
@@ -302,19 +311,39 @@ async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[
         yield line
 
 
-def _raw(response: httpx.Response) -> httpx.SyncByteStream | None:
-    """The body as it comes, if nothing has to be decoded; httpx's way costs more a piece."""
-    stream = response.stream
-    return stream if isinstance(stream, httpx.SyncByteStream) and _is_plain(response) else None
+def _pieces(response: httpx.Response) -> Iterable[bytes]:
+    """The body as it comes; httpx's way costs more a piece, and unpacks."""
+    stream = _stream(response)
+    return stream if isinstance(stream, httpx.SyncByteStream) else response.iter_raw()
 
 
-def _raw_async(response: httpx.Response) -> httpx.AsyncByteStream | None:
-    stream = response.stream
-    return stream if isinstance(stream, httpx.AsyncByteStream) and _is_plain(response) else None
+def _pieces_async(response: httpx.Response) -> AsyncIterable[bytes]:
+    stream = _stream(response)
+    return stream if isinstance(stream, httpx.AsyncByteStream) else response.aiter_raw()
+
+
+def _stream(response: httpx.Response) -> httpx.SyncByteStream | httpx.AsyncByteStream:
+    """What was asked for as it is; 400 bytes may unpack to all memory.
+
+    Raises:
+        ReplyInvalidError: it is compressed all the same.
+    """
+    if _is_plain(response):
+        return response.stream
+    if response.is_success:
+        raise ReplyInvalidError(
+            "the daemon sent compressed what was asked for as it is: by a proxy?",
+            hint=CHECK_ADDRESS,
+        )
+    return httpx.ByteStream(b"")  # its status says enough
 
 
 def _is_plain(response: httpx.Response) -> bool:
-    return all(name.lower() != b"content-encoding" for name, _ in response.headers.raw)
+    return all(
+        value.lower() == b"identity"
+        for name, value in response.headers.raw
+        if name.lower() == b"content-encoding"
+    )
 
 
 def _prepared(given: Mapping[str, str]) -> httpx.Headers:

@@ -7,6 +7,8 @@ import contextlib
 import socket
 import threading
 import time
+import traceback
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 import httpx
@@ -276,6 +278,34 @@ def test_a_proxy_in_between(ask: Any, method: str, status: int, kind: type[Daemo
     with pytest.raises(kind) as caught:
         ask("127.0.0.1:9", method, *args, handler=lambda _: page)
     assert "ollama-bridge doctor" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("status", "encoding", "kind"),
+    [(200, "gzip, gzip", ReplyInvalidError), (200, "br", ReplyInvalidError)]
+    + [(503, "gzip", DaemonBusyError)],
+)
+@pytest.mark.parametrize("method", ["chat", "stream", "version"])
+def test_nothing_is_unpacked(
+    ask: Any, method: str, status: int, encoding: str, kind: type[DaemonError]
+) -> None:
+    """A few bytes may unpack to all memory, and every request asks for what is not compressed."""
+
+    class Unread(httpx.SyncByteStream, httpx.AsyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            raise AssertionError("read")
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            raise AssertionError("read")
+            yield b""
+
+    def bomb(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        return httpx.Response(status, headers={"Content-Encoding": encoding}, stream=Unread())
+
+    with pytest.raises(kind) as caught:
+        ask("127.0.0.1:9", method, *(() if method == "version" else ("m", "hi")), handler=bomb)
+    assert caught.value.hint
 
 
 def test_redirects_are_not_followed(fake_daemon: FakeDaemon, ask: Any) -> None:
