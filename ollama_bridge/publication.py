@@ -98,7 +98,7 @@ def publish(
         reporter: Hears of progress.
 
     Raises:
-        ConfigError: a name, a credential or a file that cannot be used.
+        ConfigError: a name, a credential, a proxy or a file that cannot be used.
         DaemonError: the daemon has no such tag, or could not push it.
         ArtifactError: its files are damaged.
         RegistryError: the registry refuses or breaks off.
@@ -147,11 +147,10 @@ def check_publication(
     """Tell what would stop :func:`publish`, before the work that comes before it is done.
 
     Raises:
-        ConfigError: a name, a credential or a file that cannot be used.
+        ConfigError: a name, a credential, a proxy or a file that cannot be used.
     """
-    parse_registry_reference(reference, insecure=insecure)
-    read_credentials()
-    _read_license(license_file)
+    with _session(parse_registry_reference(reference, insecure=insecure)):
+        _read_license(license_file)
 
 
 def card(
@@ -249,7 +248,7 @@ def _send(
     def tell(now_bytes: int) -> None:
         reporter.emit(Progress(_STAGE, done_bytes + now_bytes, published.size_bytes, "bytes"))
 
-    with RegistrySession(target, actions="pull,push", credentials=read_credentials()) as session:
+    with _session(target) as session:
         for layer in published.blobs:
             if not is_present(session, layer.digest):
                 blob = by_digest[layer.digest]
@@ -267,6 +266,11 @@ def _send(
         sent_bytes,
         tuple(layer.media_type for layer in published.layers if layer.digest not in own),
     )
+
+
+def _session(target: RegistryReference) -> RegistrySession:
+    credentials = read_credentials(target.host)
+    return RegistrySession(target, actions="pull,push", credentials=credentials)
 
 
 def _through_daemon(

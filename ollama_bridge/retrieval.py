@@ -43,6 +43,10 @@ from ollama_bridge.verify.certificate import Certificate
 _STAGE = "pull"
 # What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
 _HANDED = "ollama-bridge/pulling"
+_SHOWN = (
+    "was shown the credentials of the environment; to keep those of a registry for it alone: "
+    "export OLLAMA_BRIDGE_REGISTRY=HOST"
+)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,14 @@ def pull(
         )
     reporter = reporter or NullReporter()
     folder = (out_dir or home_dir() / "downloads").absolute() / tag_file_name(str(source))
-    session = RegistrySession(source, actions="pull", credentials=read_credentials())
+    credentials = read_credentials(source.host)
+    session = RegistrySession(source, actions="pull", credentials=credentials)
     with Timed(reporter, _STAGE) as timer, session:
-        manifest, raw = fetch_manifest(session)
+        try:
+            manifest, raw = fetch_manifest(session)
+        finally:
+            if session.showed_secret and not credentials.registry and not source.loopback:
+                reporter.emit(Note(_STAGE, "warning", f"{source.host} {_SHOWN}"))
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
             fetched_bytes = _fill(client, session, manifest, folder, reporter)

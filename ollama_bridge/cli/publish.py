@@ -68,7 +68,7 @@ def publish(
     """Publish a tag to a registry; run it again to go on after an interruption.
 
     Credentials: OLLAMA_BRIDGE_REGISTRY_USER with ..._PASSWORD, or ..._TOKEN; or a file that
-    ..._PASSWORD_FILE or ..._TOKEN_FILE names.
+    ..._PASSWORD_FILE or ..._TOKEN_FILE names. OLLAMA_BRIDGE_REGISTRY: the only host they are for.
 
     Examples:
       ollama-bridge publish review-sentiment ghcr.io/team/sentiment:1.0

@@ -13,10 +13,6 @@ from ollama_bridge.registry.credentials import Credentials
 from ollama_bridge.registry.reference import RegistryReference, is_loopback
 
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
-CREDENTIALS_HINT = (
-    "export OLLAMA_BRIDGE_REGISTRY_USER=... and OLLAMA_BRIDGE_REGISTRY_PASSWORD=... "
-    "(a personal access, deploy or robot token is the password)"
-)
 # Where OLLAMA_BRIDGE_REGISTRY_TOKEN was refused by a registry whose token service makes the tokens.
 TOKEN_HINT = (
     "a personal access, deploy or robot token is a password there: unset "
@@ -88,7 +84,7 @@ def answer_challenge(
         if not has_secret:
             raise RegistryError(
                 f"{reference.host} asks for a user and a password",
-                hint=CREDENTIALS_HINT,
+                hint=credentials.hint,
                 status_code=401,
             )
         return credentials.basic
@@ -103,7 +99,7 @@ def answer_challenge(
         raise RegistryError(
             f"the token service of {reference.host} "
             + ("gave no token" if status == 200 else f"answered {status}"),
-            hint=CREDENTIALS_HINT,
+            hint=credentials.hint,
             status_code=status,
         )
     return f"Bearer {token}"

@@ -10,17 +10,32 @@ from pathlib import Path
 
 from ollama_bridge.errors import ConfigError
 
-_PREFIX = "OLLAMA_BRIDGE_REGISTRY_"
+_REGISTRY = "OLLAMA_BRIDGE_REGISTRY"
+_PREFIX = f"{_REGISTRY}_"
+_HINT = (
+    f"export {_PREFIX}USER=... and {_PREFIX}PASSWORD=... "
+    "(a personal access, deploy or robot token is the password)"
+)
 _SECRET_LIMIT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user with a password, or a token; nothing: anonymous. No secret is in the repr."""
+    """A user with a password, or a token; nothing: anonymous. No secret is in the repr.
+
+    Attributes:
+        user: Whose password it is.
+        password: For Basic, and for a token service.
+        token: Of a token service.
+        registry: The only one that they are for; empty: the first that asks.
+        hint: How to have what there is not.
+    """
 
     user: str = ""
     password: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
+    registry: str = ""
+    hint: str = _HINT
 
     @property
     def basic(self) -> str:
@@ -37,15 +52,28 @@ class Credentials:
         return tuple(secret for secret in found if secret)
 
 
-def read_credentials() -> Credentials:
+def read_credentials(host: str) -> Credentials:
     """Read ``OLLAMA_BRIDGE_REGISTRY_USER`` with ``..._PASSWORD``, or ``..._TOKEN``.
 
-    ``..._PASSWORD_FILE`` and ``..._TOKEN_FILE`` name a file that holds the secret instead.
+    ``..._PASSWORD_FILE`` and ``..._TOKEN_FILE`` name a file that holds the secret instead. Where
+    ``OLLAMA_BRIDGE_REGISTRY`` names another registry, there are none for this one.
+
+    Args:
+        host: Of the registry, with its port where it has one.
 
     Raises:
         ConfigError: half of a pair, both kinds, a file that others may read, or a secret that
             no header can carry.
     """
+    registry = os.environ.get(_REGISTRY, "").strip().lower()
+    if "/" in registry or not registry.isprintable():
+        raise ConfigError(
+            f"{_REGISTRY}={registry!r} is no registry's host",
+            hint=f"export {_REGISTRY}={host}   (with its port where it has one)",
+        )
+    if registry not in ("", host.lower()):
+        hint = f"those of the environment are for {registry} alone; if {host} shall have them: "
+        return Credentials(registry=registry, hint=f"{hint}export {_REGISTRY}={host}")
     user = os.environ.get(f"{_PREFIX}USER", "").strip()
     password, token = _secret("PASSWORD"), _secret("TOKEN")
     if token and password:
@@ -60,7 +88,7 @@ def read_credentials() -> Credentials:
         )
     if ":" in user or not user.isprintable():
         raise ConfigError(f"{_PREFIX}USER holds a colon or a control character")
-    return Credentials(user, password, token)
+    return Credentials(user, password, token, registry)
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:

@@ -18,12 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from ollama_bridge.errors import RegistryBusyError, RegistryError
-from ollama_bridge.registry.authorization import (
-    CREDENTIALS_HINT,
-    TOKEN_HINT,
-    answer_challenge,
-    read_challenge,
-)
+from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge
 from ollama_bridge.registry.credentials import Credentials, hide
 from ollama_bridge.registry.manifest import MANIFEST_LIMIT_BYTES
 from ollama_bridge.registry.reference import RegistryReference
@@ -36,12 +31,6 @@ _MESSAGE_CHARS = 200
 _LEAST_BYTES_PER_S = 50_000
 # Everything that httpx raises.
 HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
-_HINTS = {
-    401: CREDENTIALS_HINT,
-    403: CREDENTIALS_HINT,
-    404: "check registry, name and tag; private models need credentials: " + CREDENTIALS_HINT,
-    429: "wait, and run the same command again; it goes on where it was",
-}
 _AGAIN = "run the same command again; it goes on where it was"
 
 _T = TypeVar("_T")
@@ -267,7 +256,9 @@ class RegistrySession:
         challenge = read_challenge(response.headers.get_list("WWW-Authenticate"))
         if challenge is None:
             raise self._error(
-                "refuses (401) and does not say what it wants", hint=CREDENTIALS_HINT, status=401
+                "refuses (401) and does not say what it wants",
+                hint=self._credentials.hint,
+                status=401,
             )
         self._makes_tokens = challenge.scheme == "bearer" and bool(challenge.realm)
         self._authorization = answer_challenge(
@@ -277,8 +268,10 @@ class RegistrySession:
             actions=self._actions,
             ask_service=self._ask_service,
         )
+        self.showed_secret = bool(self._credentials.secrets)
 
     def _ask_service(self, url: str, authorization: str) -> tuple[int, bytes]:
+        self.showed_secret = bool(authorization)
         headers = {"Authorization": authorization} if authorization else {}
         timeout = httpx.Timeout(self._limits.silence_s, connect=self._limits.connect_s)
         try:
@@ -317,11 +310,17 @@ class RegistrySession:
         what = f"answered {status} to {request.method} {response.url.path}{reason}"
         if status in _TRANSIENT:
             after_s = _retry_after_s(response)
-            return self._busy(what, hint=_HINTS.get(status, _AGAIN), status=status, after_s=after_s)
-        hint = _HINTS.get(status)
-        if status in (401, 403) and self._makes_tokens and self._credentials.token:
-            hint = TOKEN_HINT
-        return self._error(what, hint=hint, status=status)
+            hint = f"wait, and {_AGAIN}" if status == 429 else _AGAIN
+            return self._busy(what, hint=hint, status=status, after_s=after_s)
+        return self._error(what, hint=self._hint(status), status=status)
+
+    def _hint(self, status: int) -> str | None:
+        hint = self._credentials.hint
+        if status == 404:
+            return f"check registry, name and tag; private models need credentials: {hint}"
+        if status not in (401, 403):
+            return None
+        return TOKEN_HINT if self._makes_tokens and self._credentials.token else hint
 
     def _all_secrets(self) -> tuple[str, ...]:
         current = self._authorization.partition(" ")[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
-from fakes.registry import REFERENCE, MemoryRegistry, layer_of
+from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 
 from ollama_bridge.errors import ConfigError, RegistryContentError, RegistryError
 from ollama_bridge.packaging import package
@@ -16,6 +16,7 @@ from ollama_bridge.publication import publish
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
+from ollama_bridge.reporting import Event, Note, NullReporter
 from ollama_bridge.retrieval import pull
 
 
@@ -109,6 +110,34 @@ def test_a_hostile_gguf_is_not_given_to_the_daemon(
     with FakeDaemon() as daemon, pytest.raises(RegistryContentError, match="hostile GGUF"):
         pull(str(REFERENCE), host=daemon.host)
     assert digest_bytes(weights) not in daemon.blobs
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_who_was_shown_the_credentials_is_told(
+    monkeypatch: pytest.MonkeyPatch, *, named: bool
+) -> None:
+    """Any registry may ask for them; unless they were said to be for this one, it is told."""
+    monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY_TOKEN", "t0ken")
+    if named:
+        monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY", REFERENCE.host)
+    registry = MemoryRegistry(
+        fault=lambda request: (
+            None if "Authorization" in request.headers else asks_for('Basic realm="x"')
+        )
+    )
+    monkeypatch.setattr(
+        "ollama_bridge.retrieval.RegistrySession",
+        lambda _, *, credentials, **__: registry.session(credentials=credentials),
+    )
+    notes: list[str] = []
+
+    class Notes(NullReporter):
+        def emit(self, event: Event) -> None:
+            notes.extend([event.message] if isinstance(event, Note) else [])
+
+    with pytest.raises(RegistryError, match="404"):  # whatever it answers then
+        pull(str(REFERENCE), host=nobody_listens(), reporter=Notes())
+    assert [REFERENCE.host in note for note in notes] == ([] if named else [True])
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,14 @@ def test_a_refusal_says_what_to_export(challenge: str) -> None:
         assert error.exit_code == 6
 
 
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', BEARER])
+def test_a_refusal_says_for_whom_the_credentials_are(challenge: str) -> None:
+    """Where they are kept for another registry."""
+    kept = Credentials(registry="box:5000", hint="those are for box:5000 alone")
+    error = refused(lambda _: asks_for(challenge), credentials=kept)
+    assert error.hint == kept.hint
+
+
 def test_a_redirect_elsewhere_carries_no_secret() -> None:
     """Storage on another host gets the request, not the header."""
     seen: dict[str, str | None] = {}
