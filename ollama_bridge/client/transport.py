@@ -22,6 +22,7 @@ import httpx
 from ollama_bridge.client.address import Address
 from ollama_bridge.client.clock import HTTPX_ERRORS, Clock
 from ollama_bridge.client.deadlines import bound
+from ollama_bridge.client.environment import reading_environment
 from ollama_bridge.client.exchange import Answer, Call, Timeouts, check_status, decode
 from ollama_bridge.client.lines import Body, LineSplitter, check_ended
 from ollama_bridge.client.refusals import CHECK_ADDRESS
@@ -58,7 +59,7 @@ class Transport:
         self._given = http
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
-            with _environment():
+            with reading_environment():
                 http = httpx.Client(
                     verify=_needs_certificates(address), transport=transport, limits=LIMITS
                 )
@@ -168,7 +169,7 @@ class AsyncTransport:
         self._given = http
         self._headers = _prepared(address.headers if http is None else http.headers)
         if http is None and _may_need_proxy(address):
-            with _environment():
+            with reading_environment():
                 http = httpx.AsyncClient(
                     verify=_needs_certificates(address), transport=transport, limits=LIMITS
                 )
@@ -384,19 +385,6 @@ def _request(
 @lru_cache(maxsize=256)
 def _url(text: str) -> httpx.URL:
     return httpx.URL(text)
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Proxies and certificates that the environment names are read; httpx reads all at once."""
-    try:
-        yield
-    except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
-        raise ConfigError(
-            f"the proxy or the certificates that the environment names cannot be used: {exc}",
-            hint="unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE); "
-            "for socks5: pip install 'httpx[socks]'",
-        ) from exc
 
 
 def _may_need_proxy(address: Address) -> bool:

@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from ollama_bridge.client.environment import reading_environment
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge
 from ollama_bridge.registry.credentials import Credentials, hide
@@ -100,6 +101,13 @@ class RegistrySession:
         credentials: What to show when asked; anonymous without.
         limits: Of time and attempts.
         transport: Where requests go instead of the network; for tests.
+
+    Attributes:
+        reference: The model.
+        showed_secret: The registry asked for a secret, and was shown one.
+
+    Raises:
+        ConfigError: a proxy or certificates of the environment that cannot be used.
     """
 
     def __init__(
@@ -117,13 +125,16 @@ class RegistrySession:
         self._limits = limits or Limits()
         self._authorization = ""
         self._makes_tokens = False
-        self._http = httpx.Client(
-            headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
-            trust_env=not reference.loopback,
-            verify=True,  # also for a plain registry: its token service or storage may be elsewhere
-            follow_redirects=False,
-            transport=transport,
-        )
+        self.showed_secret = False
+        with reading_environment():
+            self._http = httpx.Client(
+                headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
+                trust_env=not reference.loopback,
+                # Also for a plain registry: its token service or storage may be elsewhere.
+                verify=True,
+                follow_redirects=False,
+                transport=transport,
+            )
 
     def __enter__(self) -> Self:
         """Enter the block that closes the connections at its end."""

@@ -187,6 +187,19 @@ def test_a_proxy_that_cannot_be_used_is_told(
         ask(nobody_listens(), "version")
 
 
+@pytest.mark.parametrize("character", list("/#?"))
+def test_half_a_proxy_s_password_is_not_shown(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, character: str
+) -> None:
+    """Which httpx takes for a port, where the password was not escaped; the hint says how."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:geheim{character}42@proxy:3128")
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        ask("https://box", "version")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "geheim" not in shown
+    assert "%2F" in str(caught.value.hint)
+
+
 def test_nobody_listens(ask: Any) -> None:
     """A refused connection says how to start a daemon."""
     with pytest.raises(DaemonUnreachableError, match="no daemon answers at") as caught:

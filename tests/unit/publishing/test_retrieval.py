@@ -61,6 +61,15 @@ def test_package_tells_a_wrong_name_first(reference: str, tmp_path: Path) -> Non
         package(str(tmp_path / "no-checkpoint"), "m", publish_to=reference)
 
 
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Told before anything is fetched, or made to be published."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with FakeDaemon() as daemon, pytest.raises(ConfigError, match="cannot be used"):
+        pull("registry.example.com/team/m:1", host=daemon.host)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        package(str(tmp_path / "no-checkpoint"), "m", publish_to="registry.example.com/team/m:1")
+
+
 def test_a_registry_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One error with its hint; nothing is left behind."""
     monkeypatch.setattr(RegistrySession, "pause", lambda *_: None)
