@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TextIO
 
 from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.replacement import replacement_of
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -53,20 +54,25 @@ def digest_files(paths: Sequence[Path]) -> list[str]:
         return list(threads.map(digest_file, paths))
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text_atomic(path: Path, text: str, *, private: bool = False) -> None:
     """Write a file so that a reader sees the old text or the new one, never half of it.
 
     Half a surrogate pair, which a server's JSON may hold and UTF-8 cannot, becomes a ``?``.
 
+    Args:
+        path: Of the file; where it is a link, what that leads to is written.
+        text: What shall stand in it.
+        private: A new file is for its owner alone; an old one keeps its permissions anyway.
+
     Raises:
         DiskFullError: there is no room; the old file is untouched.
     """
-    with open_atomic(path) as stream:
+    with open_atomic(path, private=private) as stream:
         stream.write(text)
 
 
 @contextlib.contextmanager
-def open_atomic(path: Path) -> Iterator[TextIO]:
+def open_atomic(path: Path, *, private: bool = False) -> Iterator[TextIO]:
     """A file to be written piece by piece, see :func:`write_text_atomic`.
 
     It is there when the block ends well, and the old one stays if it does not.
@@ -74,17 +80,11 @@ def open_atomic(path: Path) -> Iterator[TextIO]:
     Raises:
         DiskFullError: there is no room; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as stream:
+        with replacement_of(path, private=private) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException as exc:
-        temporary.unlink(missing_ok=True)
-        if isinstance(exc, OSError):
-            raise_if_disk_full(exc, path)
+    except OSError as exc:
+        raise_if_disk_full(exc, path)
         raise
 
 

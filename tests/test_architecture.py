@@ -16,7 +16,7 @@ PACKAGE = CHECKOUT / "ollama_bridge"
 
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"closing", "errors", "folder_files"}),
+    frozenset({"closing", "errors", "folder_files", "replacement"}),
     frozenset(
         {
             "artifacts",

@@ -206,7 +206,7 @@ class Conversation:
         self._used_tokens = None
 
     def save(self, path: Path) -> None:
-        """Write everything into a JSON file, whole or not at all.
+        """Write everything into a JSON file, whole or not at all; a new one is the user's alone.
 
         Raises:
             ArtifactError: it cannot be written.
@@ -225,7 +225,8 @@ class Conversation:
             "turns": [_to_json(turn) for turn in self.turns],
         }
         try:
-            write_text_atomic(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+            text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+            write_text_atomic(path, text, private=True)
         except (OSError, UnicodeEncodeError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
             raise ArtifactError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,8 +97,8 @@ class UploadRecords:
         path = self.path(session, digest)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text_atomic(path, json.dumps({"location": location}))
-            os.chmod(path, 0o600)  # noqa: PTH101  # its address alone may allow to write there
+            # Its address alone may allow to write there.
+            write_text_atomic(path, json.dumps({"location": location}), private=True)
         except OSError as exc:
             raise_if_disk_full(exc, path)
             raise

@@ -362,6 +362,7 @@ def test_a_saved_conversation_goes_on(
     again._used_tokens = session.conversation._used_tokens
     assert again == session.conversation
     assert {path.name for path in tmp_path.iterdir()} == {"image.png", "letters.json"}
+    assert (tmp_path / "letters.json").stat().st_mode & 0o077 == 0
     Driver(session.host, again, session.kind)("ask", "two")
     assert fake_daemon.questions[-1]["messages"][1]["images"] == ["iVBORw=="]
 

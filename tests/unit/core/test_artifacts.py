@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +201,35 @@ def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     write_text_atomic(tmp_path / "a.json", "2")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "2"
+
+
+def test_a_file_keeps_its_readers_when_it_is_written_anew(tmp_path: Path) -> None:
+    """A private one stays private, and what a link leads to is written, not the link."""
+    file, link = tmp_path / "a.json", tmp_path / "link.json"
+    write_text_atomic(file, "1", private=True)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    link.symlink_to(file.name)
+    for mode in (0o640, 0o600):
+        file.chmod(mode)
+        write_text_atomic(link, oct(mode))
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert link.is_symlink()
+    assert file.read_text() == oct(0o600)
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    """Not what another one is still writing, nor what has another name."""
+    killed, busy = tmp_path / ".a.json.99999999.tmp", tmp_path / ".a.json.4.tmp"
+    others = [tmp_path / ".b.json.5.tmp", tmp_path / ".a.json.notes.tmp"]
+    for path in (killed, busy, *others):
+        path.write_text("half")
+    with busy.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_text_atomic(tmp_path / "a.json", "1")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.json",
+        *(path.name for path in (busy, *others)),
+    }
 
 
 def test_what_cannot_be_made_to_its_end_is_not_written(tmp_path: Path) -> None:
