@@ -27,6 +27,8 @@ from ollama_bridge.errors import (
     OllamaBridgeError,
     ParityError,
     RegistryContentError,
+    RequestRejectedError,
+    RunnerCrashedError,
 )
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import tag_file_name
@@ -34,7 +36,7 @@ from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import check_room, fetch_blob, fetch_manifest
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import Manifest, digest_bytes
-from ollama_bridge.registry.reference import parse_registry_reference
+from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.verification import verify_tag
@@ -90,7 +92,8 @@ def pull(
         reporter: Hears of progress.
 
     Raises:
-        ConfigError: a name or a credential that cannot be used, or a daemon on another machine.
+        ConfigError: a name, a credential or a proxy that cannot be used, or a daemon on another
+            machine or in a container.
         RegistryError: no such model, or the registry refuses or breaks off.
         RegistryContentError: what it sent is not what its manifest promised, or no sound GGUF.
         DiskFullError: no room; what came is kept.
@@ -115,6 +118,7 @@ def pull(
                 reporter.emit(Note(_STAGE, "warning", f"{source.host} {_SHOWN}"))
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
+            _check_reach(client, source)
             fetched_bytes = _fill(client, session, manifest, folder, reporter)
             digest = _hand_over(client, tag, manifest, raw)
         timer.finish(Path(tag), {"digest": digest, "fetched_bytes": fetched_bytes})
@@ -187,6 +191,24 @@ def verify_pulled(
             return None
 
 
+def _check_reach(client: Client, source: RegistryReference) -> None:
+    """Have the daemon ask for what there is not, before anything is fetched for it.
+
+    Raises:
+        ConfigError: its 127.0.0.1 is not ours.
+    """
+    with manifest_front(_HANDED, "none", None) as front:
+        with contextlib.suppress(RequestRejectedError, RunnerCrashedError):
+            client.pull(front.name, insecure=True)
+        if not front.asked:
+            raise ConfigError(
+                "the daemon cannot fetch the manifest from 127.0.0.1 of this machine: is it in a "
+                "container, or behind a tunnel?",
+                hint=f"run it there: ollama-bridge pull {source}; "
+                "or let the daemon fetch it: --through daemon",
+            )
+
+
 def _fill(
     client: Client,
     session: RegistrySession,
@@ -246,14 +268,14 @@ def _check_gguf(path: Path, session: RegistrySession, reporter: Reporter) -> Non
 def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:
     """Make the tag of files that the daemon has; returns the digest of its manifest."""
     key = digest_text(tag.casefold())[:16]
-    with manifest_front(_HANDED, key, raw) as name:
+    with manifest_front(_HANDED, key, raw) as front:
         _remove_leftovers(client, key)
         try:
-            client.pull(name, insecure=True)
-            client.copy(name, tag)
+            client.pull(front.name, insecure=True)
+            client.copy(front.name, tag)
         finally:
             with contextlib.suppress(OllamaBridgeError):
-                client.delete(name)
+                client.delete(front.name)
     # Daemons before 0.34 write what they understood of it.
     accepted = {digest_bytes(content) for content in (raw, manifest.to_bytes())}
     digest = next((m.digest for m in client.list() if same_tag(m.name, tag)), "")

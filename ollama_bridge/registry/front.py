@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, digest_bytes
@@ -17,22 +18,32 @@ from ollama_bridge.registry.manifest import MANIFEST_TYPE, digest_bytes
 _SILENCE_LIMIT_S = 30.0
 
 
-@contextlib.contextmanager
-def manifest_front(repository: str, tag: str, manifest: bytes) -> Iterator[str]:
-    """Serve one manifest while the block runs.
+@dataclass
+class Front:
+    """A registry that is served.
 
-    Yields:
-        The name to pull: ``127.0.0.1:PORT/NAMESPACE/NAME:TAG``.
+    Attributes:
+        name: To pull: ``127.0.0.1:PORT/NAMESPACE/NAME:TAG``.
+        asked: Somebody has reached it.
     """
+
+    name: str
+    asked: bool = False
+
+
+@contextlib.contextmanager
+def manifest_front(repository: str, tag: str, manifest: bytes | None) -> Iterator[Front]:
+    """Serve one manifest while the block runs; None: none at all."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = _SILENCE_LIMIT_S
 
         def do_GET(self) -> None:
-            known = self.path == f"/v2/{repository}/manifests/{tag}"
-            body = manifest if known else b"{}"
-            self.send_response(200 if known else 404)
+            front.asked = True
+            known = manifest if self.path == f"/v2/{repository}/manifests/{tag}" else None
+            body = known or b"{}"
+            self.send_response(404 if known is None else 200)
             self.send_header("Content-Type", MANIFEST_TYPE)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Docker-Content-Digest", digest_bytes(body))
@@ -48,13 +59,14 @@ def manifest_front(repository: str, tag: str, manifest: bytes) -> Iterator[str]:
             """Say nothing on stderr."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    front = Front(f"127.0.0.1:{server.server_address[1]}/{repository}:{tag}")
     # A daemon thread: an interruption before the block is entered must not keep the process alive.
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
     )
     thread.start()
     try:
-        yield f"127.0.0.1:{server.server_address[1]}/{repository}:{tag}"
+        yield front
     finally:
         server.shutdown()
         server.server_close()

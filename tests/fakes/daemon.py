@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
+
 HTML_PAGE = b"<html>\n<body>Welcome to the proxy</body>\n</html>\n"
 _QUESTIONS = ("/api/chat", "/api/generate")
 CRASH = "an error was encountered while running the model: unexpected EOF"
@@ -100,6 +102,7 @@ class FakeDaemon:
         logprobs: What each piece carries under ``logprobs``.
         renders: Whether it knows ``_debug_render_only``; else it answers as if it were not there.
         statuses: What ``create``, ``pull`` and ``push`` say.
+        contained: Whether it is in a container, whose 127.0.0.1 is another.
         models: Tag to the digest of its manifest.
         shown: What ``show`` says of each.
         rendered: Makes a prompt of messages.
@@ -130,6 +133,7 @@ class FakeDaemon:
     logprobs: list[dict[str, Any]] | None = None
     renders: bool = True
     statuses: Sequence[Mapping[str, Any]] = ({"status": "writing manifest"}, {"status": "success"})
+    contained: bool = False
     models: dict[str, str] = field(default_factory=lambda: {"m:latest": "d" * 64})
     shown: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -192,6 +196,14 @@ class FakeDaemon:
         if self.script is not None and self._is_question(asked):
             return self.script(asked)
         return Turn(fault=self.fault)
+
+    def ask_registry(self, name: str) -> None:
+        """Ask for a manifest where the name says that one lies: on loopback, else nowhere."""
+        host, _, rest = name.partition("/")
+        if host.startswith("127.0.0.1:") and not self.contained:
+            repository, _, tag = rest.rpartition(":")
+            url = f"http://{host}/v2/{repository}/manifests/{tag}"
+            httpx.get(url, trust_env=False)
 
     def embed(self, body: Mapping[str, Any]) -> tuple[int, Sequence[Mapping[str, Any]]]:
         """A vector of each text's number of words, as far as the context goes."""
@@ -321,6 +333,8 @@ class _Handler(BaseHTTPRequestHandler):
                 listed = [_listed(*item) | context for item in found]
                 return 200, [{"models": listed}]
             case "/api/create" | "/api/pull" | "/api/push":
+                if asked.path == "/api/pull":
+                    daemon.ask_registry(asked.json["model"])
                 return 200, list(daemon.statuses)
         wanted = asked.json.get("model", asked.json.get("source"))
         tag = daemon.full_tag(wanted)

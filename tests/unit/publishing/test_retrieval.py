@@ -22,9 +22,10 @@ from ollama_bridge.retrieval import pull
 
 def test_the_front_knows_one_manifest() -> None:
     """And nothing else."""
-    with manifest_front("ns/m", "1", b"{}") as name:
-        host, _, rest = name.partition("/")
+    with manifest_front("ns/m", "1", b"{}") as front:
+        host, _, rest = front.name.partition("/")
         assert rest == "ns/m:1"
+        assert not front.asked
         base = f"http://{host}/v2/ns/m"
         assert httpx.get(f"{base}/manifests/1", trust_env=False).content == b"{}"
         assert httpx.head(f"{base}/manifests/1", trust_env=False).headers["Content-Length"] == "2"
@@ -37,6 +38,26 @@ def test_a_daemon_elsewhere_is_said_before_anything_is_fetched() -> None:
     with pytest.raises(ConfigError, match="on another machine") as caught:
         pull(f"{nobody_listens()}/team/m:1", host="http://192.0.2.1:11434")
     assert "run it there: ollama-bridge pull" in (caught.value.hint or "")
+
+
+def test_a_daemon_in_a_container_is_said_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its port is on loopback, and its own 127.0.0.1 is another."""
+    registry = MemoryRegistry()
+    registry.manifests["1"] = Manifest(
+        layer_of(b"{}", CONFIG_TYPE), (registry.store(b"weights"),)
+    ).to_bytes()
+    monkeypatch.setattr(
+        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+    )
+    refused = [{"error": "dial tcp 127.0.0.1:1: connect: connection refused"}]
+    with FakeDaemon(contained=True, statuses=refused) as daemon:
+        with pytest.raises(ConfigError, match="in a container") as caught:
+            pull(str(REFERENCE), host=daemon.host)
+        assert not daemon.blobs
+    assert "--through daemon" in (caught.value.hint or "")
+    assert not [path for path in registry.paths("GET") if "blobs" in path]
 
 
 @pytest.mark.parametrize(
