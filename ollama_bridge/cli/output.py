@@ -15,6 +15,8 @@ from ollama_bridge.errors import OllamaBridgeError
 # What a terminal obeys instead of showing it, but for tabs and ends of lines.
 _CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
 _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+# Those of them that JSON does not escape by itself.
+_CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def print_anything() -> None:
@@ -66,6 +68,7 @@ def line_json(value: object) -> None:
 
 def _write_json(value: object, indent: int | None = None) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    text = text.translate(_CONTROLS_IN_JSON)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # JSON can say in ASCII what the stream cannot

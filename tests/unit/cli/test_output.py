@@ -76,6 +76,7 @@ def test_programs_get_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     output.data_json({"text": HOSTILE})
     line, document = screen.getvalue().split("\n", 1)
     assert json.loads(line) == json.loads(document) == {"text": HOSTILE}
+    assert not {"\x1b", "\x7f", "\x9b"} & set(screen.getvalue())
 
 
 @pytest.mark.parametrize(
