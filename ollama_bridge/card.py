@@ -65,7 +65,7 @@ def model_card(
 
 
 def _summary(details: ModelDetails, provenance: Provenance) -> str:
-    info, shown = details.model_info, details.raw.get("details", {})
+    info, shown = details.model_info, details.raw.get("details") or {}
     architecture = str(info.get("general.architecture", "unknown architecture"))
     parts = [
         str(shown.get("parameter_size") or "").strip(),

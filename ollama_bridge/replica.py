@@ -73,7 +73,7 @@ def rebuild(
     if parameters:
         numbers = {key: _as_go_writes(value) for key, value in parameters.items()}
         texts.append(small_blob(_PARAMETERS_TYPE, _encoded(numbers)))
-    shown = details.raw.get("details", {})
+    shown = details.raw.get("details") or {}
     config = {key: shown.get(name) for key, name in _CONFIG.items()}
     blobs = [
         Blob(weights, ggufs[0].path / "model.gguf"),

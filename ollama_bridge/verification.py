@@ -160,7 +160,7 @@ def type_of(tag: str, details: ModelDetails) -> str:
     """
     found = name_of(details.model_info.get("general.file_type"))
     if found is None:
-        level = details.raw.get("details", {}).get("quantization_level", "?")
+        level = (details.raw.get("details") or {}).get("quantization_level", "?")
         raise ParityError(
             f"{tag} is of type {level}, for which no bounds are known",
             layer="tensor",

@@ -17,7 +17,7 @@ from ollama_bridge.errors import (
 
 CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
 BUSY = frozenset({429, 502, 503, 504})
-_OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d+).*?"n_ctx":(\d+)')
+_OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
 _UNSUPPORTED = re.compile(r"does not support|missing data required for image")
 

@@ -278,6 +278,7 @@ def read_details(data: object) -> ModelDetails:
     """Read ``/api/show``."""
     fields = read_fields(data, "/api/show")
     values = fields.mapping("thinking").get("values")  # truth values are among them
+    fields.mapping("details"), fields.items("messages")  # are read of ``raw``
     return ModelDetails(
         modelfile=fields.text("modelfile"),
         template=fields.text("template"),

@@ -156,9 +156,10 @@ def _check_reply(
                 "one asked for"
             )
         begins, whole = offset, match[2]
-    if whole is not None and whole.isascii() and whole.isdigit() and int(whole) != layer.size_bytes:
+    told = re.fullmatch(r"[0-9]{1,15}", whole or "")
+    if told and int(told[0]) != layer.size_bytes:
         raise RegistryContentError(
-            f"registry {session.reference.host} has {layer.digest} with {int(whole)} bytes, its "
+            f"registry {session.reference.host} has {layer.digest} with {int(told[0])} bytes, its "
             f"manifest says {layer.size_bytes}",
             hint="do not trust this registry",
         )

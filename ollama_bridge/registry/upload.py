@@ -184,7 +184,7 @@ class _Upload:
             return True
         self.offset = 0
         least = reply.headers.get("OCI-Chunk-Min-Length", "")
-        if least.isascii() and least.isdigit() and int(least) <= 2**30:
+        if re.fullmatch(r"[0-9]{1,10}", least) and int(least) <= 2**30:
             self.chunk_bytes = max(self.chunk_bytes, int(least))
         self._follow(reply)
         return False

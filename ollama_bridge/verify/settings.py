@@ -59,7 +59,7 @@ def read_parameters(text: str) -> dict[str, list[object]]:
         try:
             # Go's %#v: quoted texts are Python literals too, numbers and booleans nearly.
             values[name].append({"true": True, "false": False}.get(value, ast.literal_eval(value)))
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values[name].append({"true": True, "false": False}.get(value, value))
     return dict(values)
 

@@ -26,6 +26,7 @@ from ollama_bridge.client import (
 )
 from ollama_bridge.client.measuring import Measuring
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
+from ollama_bridge.client.refusals import rejection
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
     ArtifactError,
@@ -196,6 +197,14 @@ def test_an_overflow_says_by_how_much(fake_daemon: FakeDaemon, ask: Any) -> None
         ask(fake_daemon.host, "chat", "m", "hi", handler=handler)
 
 
+def test_an_overflow_of_absurd_numbers() -> None:
+    """Is one all the same, without them."""
+    said = f'{{"message":"exceeds the context","n_prompt_tokens":{"9" * 5000},"n_ctx":512}}'
+    error = rejection(400, said, model="m")
+    assert isinstance(error, ContextOverflowError)
+    assert error.needed_tokens is None
+
+
 def test_lists_and_details_are_values(fake_daemon: FakeDaemon, ask: Any) -> None:
     """``list``, ``ps``, ``show``, ``version`` and ``render`` read what the daemon says."""
     host = fake_daemon.host
@@ -206,6 +215,16 @@ def test_lists_and_details_are_values(fake_daemon: FakeDaemon, ask: Any) -> None
     assert (details.modelfile, details.capabilities) == ("FROM x", ("tools",))
     assert ask(host, "render", "m", "hi", think=False) == "[user]hi"
     assert fake_daemon.asked[-1].json["think"] is False
+
+
+@pytest.mark.parametrize("field", [{"details": []}, {"messages": ["x"]}, {"messages": {}}])
+def test_details_of_the_wrong_kind(fake_daemon: FakeDaemon, ask: Any, field: Any) -> None:
+    """Also those that are read of the whole reply are held to be what they should; null is none."""
+    fake_daemon.shown = {**fake_daemon.shown, **dict.fromkeys(field)}
+    assert ask(fake_daemon.host, "show", "m").modelfile == "FROM x"
+    fake_daemon.shown = {**fake_daemon.shown, **field}
+    with pytest.raises(ReplyInvalidError, match="/api/show"):
+        ask(fake_daemon.host, "show", "m")
 
 
 def test_a_hidden_prompt_is_told_from_a_broken_reply(fake_daemon: FakeDaemon, ask: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
 from ollama_bridge.packaging import verify
-from ollama_bridge.verification import verify_tag
+from ollama_bridge.verification import type_of, verify_tag
 
 
 class FakeClient:
@@ -45,6 +46,13 @@ def refuse(tag: str) -> ParityError | ConfigError:
 def test_a_tag_without_values_asks_for_its_checkpoint() -> None:
     """Nothing can be computed from the tag alone."""
     assert "--against" in str(refuse("m").hint)
+
+
+def test_a_type_that_the_daemon_does_not_tell() -> None:
+    """Null, as all of its details may be."""
+    details = replace(FakeClient.details, raw={"details": None})
+    with pytest.raises(ParityError, match="is of type"):
+        type_of("m", details)
 
 
 @pytest.mark.parametrize("tag", ["../m", "a/../m", "m:../x", "/etc/passwd", "m\nn"])

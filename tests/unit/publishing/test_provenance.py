@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,8 @@ def test_card_of_a_stranger() -> None:
     assert "ollama-bridge pull" not in text
     assert "ollama-bridge verify" not in text
     assert "Proven" not in text
+    untold = replace(DETAILS, raw={"details": None})
+    assert "unknown type" in model_card("m", untold, Provenance())
 
 
 def test_a_failed_proof_is_not_dressed_up(run: Path) -> None:

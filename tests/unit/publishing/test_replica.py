@@ -104,6 +104,8 @@ def test_anything_else_is_not_published(provenance: Provenance) -> None:
     other = {"details": {**DETAILS.raw["details"], "parameter_size": "99.0K"}}
     details = ModelDetails("", "", "", "", {}, (), other)
     assert rebuild(provenance, details, tag_digest()) is None
+    details = ModelDetails("", "", "", "", {}, (), {"details": None})
+    assert rebuild(provenance, details, tag_digest()) is None
     assert rebuild(Provenance(), DETAILS, tag_digest()) is None
     assert rebuild(Provenance(lineage=provenance.lineage[:1]), DETAILS, tag_digest()) is None
     (provenance.lineage[1].path / "request.json").write_text("{}")

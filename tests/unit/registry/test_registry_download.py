@@ -164,6 +164,13 @@ def test_another_part_is_refused(tmp_path: Path, sent: str) -> None:
         fetch(MemoryRegistry(fault=lambda _: answer), tmp_path)
 
 
+def test_a_length_beyond_all_reason(tmp_path: Path) -> None:
+    """Is none; what comes is counted anyway."""
+    headers = {"Content-Length": "9" * 5000}
+    answer = httpx.Response(200, content=CONTENT, headers=headers)
+    fetch(MemoryRegistry(fault=lambda _: answer), tmp_path)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     """A manifest may name what the registry does not have."""
     with pytest.raises(RegistryError, match=r"404.*BLOB_UNKNOWN"):

@@ -242,8 +242,14 @@ def test_mount(blob: Blob, records: UploadRecords) -> None:
     assert registry.blobs[blob.layer.digest] == CONTENT
 
 
-def test_a_registry_may_want_larger_chunks(blob: Blob, records: UploadRecords) -> None:
-    """OCI-Chunk-Min-Length is respected."""
+@pytest.mark.parametrize(
+    ("least", "steps"),
+    [("2000", [2000, 2560, 2560]), ("9" * 5000, [500, 1000, 1500, 2000, 2500, 2560, 2560])],
+)
+def test_a_registry_may_want_larger_chunks(
+    blob: Blob, records: UploadRecords, least: str, steps: list[int]
+) -> None:
+    """OCI-Chunk-Min-Length is respected, within reason."""
     registry = MemoryRegistry()
 
     def fault(request: httpx.Request) -> httpx.Response | None:
@@ -251,11 +257,11 @@ def test_a_registry_may_want_larger_chunks(blob: Blob, records: UploadRecords) -
             return None
         registry.fault = None
         answer = registry(request)
-        answer.headers["OCI-Chunk-Min-Length"] = "2000"
+        answer.headers["OCI-Chunk-Min-Length"] = least
         return answer
 
     registry.fault = fault
-    assert push(registry, blob, records) == [2000, 2560, 2560]
+    assert push(registry, blob, records) == steps
 
 
 @pytest.mark.parametrize(

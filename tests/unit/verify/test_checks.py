@@ -242,6 +242,12 @@ def test_parameters_are_read_in_go_notation() -> None:
     }
 
 
+@pytest.mark.parametrize("value", ["{[]: 1}", "-" * 100_000 + "1", "(" * 300, "9" * 5000])
+def test_parameters_in_no_notation(value: str) -> None:
+    """Are the text that they are."""
+    assert read_parameters(f"stop {value}") == {"stop": [value]}
+
+
 def certificate_of(*failed: str) -> Certificate:
     """A certificate whose checks of these layers failed."""
     checks = tuple(
