@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,19 +12,15 @@ from ollama_bridge.artifacts import Manifest, canonical_json, digest_text
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import GivenUp, Job
-from ollama_bridge.client.model_check import SOON, check_models, digest_of
+from ollama_bridge.client.model_check import SOON, check_models, content_of, digest_of
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
-from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.examples import Message
 from ollama_bridge.reporting import Note, Reporter
 
 TOP_LOGPROBS = 20  # the most that daemons report
-
-_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-_FORMAT = re.compile(r"^(?:RENDERER|PARSER) .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Se
                 away.append(GivenUp(host, error))
                 continue
             digests[host] = digest_of(tag, there, host)
-            found = _content(client.show(tag))
+            found = content_of(client.show(tag))
         if wanted is not None and found != wanted:
             raise ConfigError(
                 f"{tag} is another model at {host} than at {next(iter(digests))}",
@@ -165,13 +160,6 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Se
     if not digests:
         raise away[-1].error
     return digests, wanted, away
-
-
-def _content(details: ModelDetails) -> tuple[object, ...]:
-    files = tuple(_DIGEST.findall(details.modelfile))
-    formats = tuple(_FORMAT.findall(details.modelfile))
-    parameters = sorted(details.parameters.splitlines())
-    return files, formats, details.template, details.system, parameters
 
 
 def find_respondent(
