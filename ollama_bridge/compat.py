@@ -44,7 +44,7 @@ from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.raw_answering import RawAnswering, joined
 from ollama_bridge.client.retries import Attempts, Retries
-from ollama_bridge.client.transport import AsyncTransport, Transport
+from ollama_bridge.client.transport import AsyncTransport, Transport, close_all
 from ollama_bridge.errors import (
     DaemonError,
     DaemonUnreachableError,
@@ -202,6 +202,10 @@ class AsyncClient(ollama.AsyncClient):
         self._retries = retries or Retries()
         self._contexts_in_use: set[ContextAsked] = set()
         self._transport = AsyncTransport(address, self._limits, http=self._client, at_once=at_once)
+
+    async def close(self):  # type: ignore[no-untyped-def]  # the signature is ollama's
+        """Close every connection, although it is cancelled meanwhile."""
+        await close_all(self._client.aclose)
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = _call(*args, **kwargs)

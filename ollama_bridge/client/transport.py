@@ -187,7 +187,7 @@ class AsyncTransport:
     async def close(self) -> None:
         """Close every connection."""
         self._send = _refuse
-        await self._close()
+        await close_all(self._close)
 
     async def request(self, call: Call, ends_s: float | None = None) -> Answer:
         """A whole reply, whatever its status; see :meth:`Transport.request`."""
@@ -262,6 +262,22 @@ class AsyncTransport:
                 "this client was used in another event loop, which its connections belong to",
                 hint="make a client within each asyncio.run",
             )
+
+
+async def close_all(close: Callable[[], Awaitable[None]]) -> None:
+    """Close all connections of a client, although its task is cancelled meanwhile.
+
+    httpcore closes one after the other: all behind the one that it is at would stay open.
+
+    Args:
+        close: Of httpx.
+    """
+    closing = asyncio.ensure_future(close())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await closing
+        raise
 
 
 def _whole(response: httpx.Response, clock: Clock) -> bytes:

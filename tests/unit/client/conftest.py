@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,15 @@ Ask = Callable[..., Any]
 PATIENT = Timeouts(
     connect_s=10.0, load_s=10.0, first_token_s=10.0, between_tokens_s=10.0, total_s=20.0
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A connection that a test leaves open is told of that test, not of one that comes later."""
+    gc.freeze()  # what was there before, torch perhaps, is not searched
+    yield
+    gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture

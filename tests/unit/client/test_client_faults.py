@@ -144,6 +144,28 @@ def connections_in_use(client: Client | AsyncClient) -> int:
     return sum(not (one.is_idle() or one.is_closed()) for one in pool._pool.connections)
 
 
+def test_closing_that_is_cancelled_leaves_no_connection(fake_daemon: FakeDaemon) -> None:
+    """As when a batch is left at its last row, or a web service drops a task that exits."""
+
+    async def run() -> None:
+        client = AsyncClient(fake_daemon.host)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(client.chat("m", "hi"))
+        pool: Any = client._transport._send
+        connections = list(pool.__self__._pool.connections)
+        assert len(connections) == 3
+        closing = asyncio.ensure_future(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert all(one.is_closed() for one in connections)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.name)
 def test_no_fault_leaks_a_connection_or_a_task(fake_daemon: FakeDaemon, fault: Fault) -> None:
     """After the error nothing is held, and the same client goes on."""

@@ -204,6 +204,25 @@ def test_what_came_of_a_broken_answer_is_kept(
     assert (caught.value.partial_text, caught.value.partial_thinking) == ("Hello!", "Hm.")
 
 
+def test_closing_that_is_cancelled_leaves_no_connection(daemon: FakeDaemon) -> None:
+    """As with our own client; httpx's would close one of three."""
+
+    async def run() -> None:
+        client = compat.AsyncClient(daemon.host)
+        await asyncio.gather(*(client.chat("m", MESSAGES) for _ in range(3)))
+        pool: Any = client._client._transport
+        connections = list(pool._pool.connections)
+        assert len(connections) == 3
+        closing = asyncio.ensure_future(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert all(one.is_closed() for one in connections)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_failed_in_passing_is_asked_again(daemon: FakeDaemon, ask: Any, stream: bool) -> None:
     """As by our own client: a storm is ridden out, for vectors too, and no part comes twice."""
