@@ -52,14 +52,15 @@ def compare_tops(
         served: The daemon's, best first.
         special: Texts that a daemon may print for tokens without a text of their own.
     """
+    if not reference or not served:  # of nothing, nothing can be said
+        return Comparison(0, math.inf, None, math.inf)
     special_texts = frozenset(special)
     wanted = _by_text(
         (_name(token.text or "", special_texts), token.logprob) for token in reference
     )
     found = _by_text((_name(token.text, special_texts), token.logprob) for token in served)
     # What is missing from a list is at most as likely as the last of it.
-    wanted_end = reference[-1].logprob if reference else 0.0
-    found_end = served[-1].logprob if served else 0.0
+    wanted_end, found_end = reference[-1].logprob, served[-1].logprob
     compared, worst, worst_token = 0, 0.0, None
     pairs: list[tuple[float, float]] = []
     for text in wanted.keys() | found.keys():

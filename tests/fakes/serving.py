@@ -120,9 +120,15 @@ class FakeDaemon:
         shifted_prompt: The only place where it is added; None: everywhere.
         extra_tokens: Added to every prompt's token count.
         never_ends: Answers run into the limit.
+        says: Its answers in a chat; None: the reference's.
+        right_once_unloaded: ``says`` is said by the runner that is loaded, not by the next one.
+        goes_on_raw: It does not end where the reference does.
         drops: Parameter that create loses.
         renders: Whether it shows how it renders a prompt.
         rewrites: Whether it keeps another file than it was sent.
+        copies_wrongly: Whether a copied tag is another one.
+        loaded: Tags in memory.
+        created_at: When each tag was made.
         ollama: Its version.
         fail_at: Name of the method that raises ``failure``.
         host: Another machine's, so that files are sent.
@@ -133,9 +139,15 @@ class FakeDaemon:
     shifted_prompt: str | None = None
     extra_tokens: int = 0
     never_ends: bool = False
+    says: str | None = None
+    right_once_unloaded: bool = False
+    goes_on_raw: bool = False
     drops: str | None = None
     renders: bool = True
     rewrites: bool = False
+    copies_wrongly: bool = False
+    loaded: list[str] = field(default_factory=list)
+    created_at: str = "2026-01-01T00:00:00Z"
     ollama: str = "0.34.4"
     fail_at: str | None = None
     failure: BaseException | None = None
@@ -181,7 +193,8 @@ class FakeDaemon:
     def copy(self, source: str, destination: str) -> None:
         """Both names have the same manifest."""
         self._call("copy")
-        self.tags[destination] = self._stored(source)
+        copied = self._stored(source)
+        self.tags[destination] = replace(copied, digest="other") if self.copies_wrongly else copied
 
     def delete(self, tag: str) -> None:
         """Forget the tag."""
@@ -191,15 +204,21 @@ class FakeDaemon:
     def list(self) -> list[ModelSummary]:
         """All tags."""
         return [
-            ModelSummary(
-                name=name, digest=stored.digest, size_bytes=1, modified_at="2026-01-01T00:00:00Z"
-            )
+            ModelSummary(name=name, digest=stored.digest, size_bytes=1, modified_at=self.created_at)
             for name, stored in self.tags.items()
         ]
 
-    def ps(self) -> list[Any]:
-        """Nothing is loaded."""
-        return []
+    def ps(self) -> list[ModelSummary]:
+        """What is loaded."""
+        return [model for model in self.list() if model.name in self.loaded]
+
+    def unload(self, tag: str) -> None:
+        """Take it out of memory."""
+        self._call(f"unload {tag}")
+        if tag in self.loaded:
+            self.loaded.remove(tag)
+        if self.right_once_unloaded:
+            self.says = None
 
     def show(self, tag: str) -> ModelDetails:
         """What was created, in the daemon's notation."""
@@ -286,7 +305,7 @@ class FakeDaemon:
         top_logprobs: int | None = None,
     ) -> Reply:
         """The reference's own answer; a prompt that is not the reference's has more tokens."""
-        reply = self._reply(self.reference.answers[0].text)
+        reply = self._reply(self.reference.answers[0].text if self.says is None else self.says)
         if not logprobs:
             return reply
         prompt = self._prompt(tag, messages)
@@ -300,7 +319,7 @@ class FakeDaemon:
         self, tag: str, prompt: str, *, raw: bool, think: bool, options: Mapping[str, Any]
     ) -> Reply:
         """Nothing more to say."""
-        return self._reply("")
+        return self._reply("x" if self.goes_on_raw else "")
 
     def _reply(self, text: str) -> Reply:
         return Reply(

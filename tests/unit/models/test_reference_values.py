@@ -17,7 +17,7 @@ from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models import memory
+from ollama_bridge.models import memory, reference_values
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.probes import CONVERSATIONS
 from ollama_bridge.models.reference_texts import TextSide
@@ -131,7 +131,29 @@ def test_greedy_answers_are_those_of_generate(
     )
     text = tokenizer.decode(output[0, prompt.shape[1] :], clean_up_tokenization_spaces=False)
     assert text == answer.text
-    assert answer.text.startswith(answer.certain_text)
+
+
+def test_what_is_certain_ends_at_the_first_near_tie(
+    values: ReferenceValues, tiny_checkpoint: Path
+) -> None:
+    """A daemon is held to the text before it: all of that, and nothing behind."""
+    model, tokenizer = load_model(tiny_checkpoint), load_tokenizer(tiny_checkpoint)
+    cut_by_a_tie = 0
+    for answer in (answer for answer in values.answers if answer.greedy):
+        prompt = torch.tensor([values.conversation(answer.conversation).token_ids])
+        mask, tokens = torch.ones_like(prompt), answer.tokens
+        output = model.generate(prompt, attention_mask=mask, max_new_tokens=tokens, do_sample=False)
+        ids = output[0, prompt.shape[1] :].tolist()
+        with torch.inference_mode():
+            logits = model(output).logits[0, prompt.shape[1] - 1 : -1]
+        best, second = logits.topk(2).values.unbind(-1)
+        is_open = (best - second < reference_values._NEAR_TIE).tolist()
+        ended = [place for place in range(tokens) if is_open[place] or ids[place] < 3]
+        decoded = tokenizer.decode(ids[: ended[0]], clean_up_tokenization_spaces=False)
+        assert answer.certain_text == decoded.partition("\ufffd")[0]
+        known = answer.text.partition("\ufffd")[0]
+        cut_by_a_tie += answer.certain_text not in ("", known)
+    assert cut_by_a_tie
 
 
 def test_ends_and_sizes(values: ReferenceValues, tiny_checkpoint: Path) -> None:

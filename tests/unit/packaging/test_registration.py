@@ -193,13 +193,15 @@ def test_blob_is_uploaded_only_when_missing(
 
 
 @pytest.mark.parametrize(
-    ("fault", "layer"),
+    ("fault", "layer", "failed"),
     [
-        ({"logprob_shift": 0.2}, "tensor"),
-        ({"extra_tokens": 1}, "tokenizer"),
-        ({"never_ends": True}, "stop"),
-        ({"drops": "stop"}, "stop"),
-        ({"drops": "repeat_penalty"}, "sampling"),
+        ({"logprob_shift": 0.2}, "tensor", ["log-probabilities"]),
+        ({"extra_tokens": 1}, "tokenizer", ["token counts"]),
+        ({"never_ends": True}, "stop", ["end of an answer", "greedy answers"]),
+        ({"goes_on_raw": True}, "stop", ["end of an answer"]),
+        ({"says": "No"}, "tensor", ["greedy answers"]),
+        ({"drops": "stop"}, "stop", ["stops"]),
+        ({"drops": "repeat_penalty"}, "sampling", ["parameters"]),
     ],
 )
 def test_a_wrong_model_is_refused_and_the_old_one_stays(
@@ -209,8 +211,9 @@ def test_a_wrong_model_is_refused_and_the_old_one_stays(
     tmp_path: Path,
     fault: dict[str, object],
     layer: str,
+    failed: list[str],
 ) -> None:
-    """Each fault is refused with its layer; the tag's previous version is untouched."""
+    """Each fault is refused by its own checks; the tag's previous version is untouched."""
     register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "good")  # type: ignore[arg-type]
     before = daemon.tags[TAG].digest
     for name, value in fault.items():
@@ -221,6 +224,20 @@ def test_a_wrong_model_is_refused_and_the_old_one_stays(
     assert caught.value.layer == layer
     assert {tag: stored.digest for tag, stored in daemon.tags.items()} == {TAG: before}
     assert not (tmp_path / "bad").exists()
+    forced = register(gguf, other, TAG, client=daemon, out_dir=tmp_path / "bad", force=True)  # type: ignore[arg-type]
+    checks = Certificate.read(forced.path / "certificate.json").checks
+    assert [check.name for check in checks if not check.passed] == failed
+
+
+def test_what_a_fresh_runner_says_is_the_answer(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """States that a runner saved are not exact behind a window; without them it is right."""
+    daemon.says, daemon.right_once_unloaded = "No", True
+    model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    checks = Certificate.read(model.path / "certificate.json").checks
+    (answers,) = [check for check in checks if check.name == "greedy answers"]
+    assert answers.numbers == {"greedy_answers": 1, "asked_after_reload": 1}
 
 
 def test_a_dropped_system_prompt_is_refused(

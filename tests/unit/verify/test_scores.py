@@ -76,6 +76,15 @@ def test_a_missing_token_counts_as_the_end_of_the_list() -> None:
     assert result.max_difference == pytest.approx(2.9)
 
 
+def test_an_empty_list_is_no_match() -> None:
+    """Neither a daemon that lists nothing nor a reference without values is equal to anything."""
+    some = [math.log(0.5)]
+    for wanted, found in ((some, []), ([], some)):
+        result = compare_tops(reference_of(wanted), served_of(found), special=())
+        assert (result.compared, result.max_difference) == (0, math.inf)
+        assert result.kl_nats == math.inf
+
+
 def test_tokens_without_a_text_are_paired_by_rank() -> None:
     """Special and partial tokens, which a daemon prints in different ways, still compare."""
     reference = [TokenScore(2, None, -0.1), TokenScore(7, None, -3.0), TokenScore(5, "x", -4.0)]
