@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -102,11 +103,18 @@ COUNTING = """{%- for message in messages %}
 
 
 def test_what_go_cannot_say_is_rendered_by_the_daemon(client: Client, tmp_path: Path) -> None:
-    """The GGUF keeps the chat template, there is no TEMPLATE, and the proof is the same."""
+    """The GGUF keeps the chat template, there is no TEMPLATE, and the proof is the same.
+
+    Nor does a tag of the same file that is loaded with a TEMPLATE answer for it, as Ollama lets it.
+    """
     checkpoint = checkpoint_with(COUNTING, tmp_path)
     gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
     modelfile = modelfile_of(gguf)
     assert modelfile.template is None
+    client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    neighbour = replace(modelfile, template="{{ .Prompt }}")
+    client.create(neighbour.to_request("live-template:go", blob_digest=gguf.blob_digest))
+    client.chat("live-template:go", "Hi", options={"num_predict": 1})
     model = register(
         gguf, modelfile, "live-template:jinja", client=client, out_dir=tmp_path / "tag"
     )
@@ -114,7 +122,8 @@ def test_what_go_cannot_say_is_rendered_by_the_daemon(client: Client, tmp_path: 
     assert certificate.passed
     assert "Ollama 0.30" in certificate.rendering
     assert client.render(model.tag, "Hi") == "<1 user>Hi<2 assistant>"
-    client.delete(model.tag)
+    for tag in (model.tag, "live-template:go"):
+        client.delete(tag)
 
 
 def test_a_known_template_is_not_replaced(client: Client, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,56 @@ def test_what_another_registration_put_in_its_place_gets_no_tag(
         register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert "copy" not in daemon.calls
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tag_that_is_not_what_was_checked_is_told(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Between the last look at the candidate and its copy another registration may replace it."""
+    daemon.copies_wrongly = True
+    with pytest.raises(DaemonError, match="is not what was checked"):
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_loaded_of_the_same_file_does_not_answer_for_it(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Ollama chooses a runner by the file: another tag's would render as that tag does."""
+    register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    daemon.loaded.append("mine:1")
+    daemon.calls.clear()
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    created, rendered = daemon.calls.index("create"), daemon.calls.index("render")
+    assert "unload mine:1" in daemon.calls[created:rendered]
+
+
+def test_a_candidate_is_unloaded_before_it_goes(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Its runner would stay under a name by which nobody could look at it, or unload it."""
+    render = daemon.render
+
+    def loading(tag: str, *args: Any, **options: Any) -> str:
+        daemon.loaded.append(tag)
+        return render(tag, *args, **options)
+
+    daemon.render = loading  # type: ignore[method-assign]
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    (unloaded,) = [call for call in daemon.calls if call.startswith("unload ")]
+    assert unloaded.startswith("unload ollama-bridge/candidate:")
+
+
+def test_a_candidate_that_another_one_checks_right_now_stays(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Only what is older than any registration takes was left behind."""
+    register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    candidate = "ollama-bridge/candidate:0123456789abcdef"
+    daemon.tags[candidate] = daemon.tags["mine:1"]
+    daemon.created_at = datetime.now(UTC).isoformat()
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert sorted(daemon.tags) == ["mine:1", candidate, TAG]
 
 
 def test_leftovers_are_removed_at_the_next_start(
