@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
 from fakes.exports import tiny_exports
 
-from ollama_bridge import registration
-from ollama_bridge.artifacts import Checkpoint, GGUFFile
+from ollama_bridge import packaging, registration
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, RegisteredModel, Work
+from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.packaging import package, verify
@@ -70,3 +73,30 @@ def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path)
         with pytest.raises(ArtifactError, match="another process is writing"):
             verify("m", against=str(tiny_checkpoint), out_dir=out, host=daemon.host)
     assert [path.name for path in out.iterdir()] == [".run.lock"]
+
+
+def test_only_what_was_proven_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--force` kept stays in the daemon, under its other name, and that is said."""
+    published: list[tuple[object, ...]] = []
+    forced = False
+
+    def register(*_: object, out_dir: Path, **__: object) -> RegisteredModel:
+        with open_draft(out_dir, Work("registered_model", "register", 1)) as draft:
+            draft.restart()
+            return RegisteredModel(out_dir, draft.commit({"tag": "my-model", "forced": forced}))
+
+    monkeypatch.setattr(registration, "register", register)
+    monkeypatch.setattr(packaging, "publish", lambda *args, **_: published.append(args))
+    trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
+    to = "registry.example/team/my-model:1"
+    with FakeDaemon() as daemon:
+        words = ["package", str(trained.path), "my-model", "--force", "--publish", to, "--json"]
+        words += ["--out", str(tmp_path / "run"), "--host", daemon.host]
+        proven = run_in_process(monkeypatch, words)
+        forced = True
+        unproven = run_in_process(monkeypatch, words)
+    assert published == [("my-model", to)]
+    assert [done.code for done in (proven, unproven)] == [0, 0]
+    assert [json.loads(done.stdout)["published"] for done in (proven, unproven)] == [to, None]
+    assert "is not published" not in proven.stderr
+    assert "is not published" in unproven.stderr
