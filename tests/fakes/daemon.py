@@ -259,6 +259,19 @@ def nobody_listens() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def hang_up_late_at_first(daemon: FakeDaemon, *, after_s: float) -> None:
+    """Let it give up the first request after a while, and answer all others."""
+    is_first = iter([True])
+
+    def turn(asked: Asked) -> Turn:
+        if not next(is_first, False):
+            return Turn()
+        daemon.closing.wait(after_s)
+        return Turn(fault=Fault.HANG_UP)
+
+    daemon.turn = turn  # type: ignore[method-assign]
+
+
 def _event(fields: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
     names = ("thinking", "content" if chat else "response")
     said = {name: fields[name] for name in names if name in fields}

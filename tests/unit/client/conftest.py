@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon
+from httpcore._backends.anyio import AnyIOStream
+from httpcore._backends.sync import SyncStream
 
 from ollama_bridge.client import AsyncClient, Client, Retries, Timeouts
 from ollama_bridge.client.retries import NO_RETRIES
@@ -80,3 +82,18 @@ def ask_asyncio(
 def ask(request: pytest.FixtureRequest) -> Ask:
     """Every rule holds for both clients."""
     return request.param
+
+
+@pytest.fixture
+def read_limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each read of a connection might have waited, in seconds, in their order."""
+    waits: list[float] = []
+    for kind in (SyncStream, AnyIOStream):
+        read: Any = kind.read
+
+        def spy(self: Any, max_bytes: int, timeout: float | None = None, read: Any = read) -> Any:
+            waits.append(timeout or 0.0)
+            return read(self, max_bytes, timeout)
+
+        monkeypatch.setattr(kind, "read", spy)
+    return waits

@@ -9,7 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes.daemon import CRASH, Asked, FakeDaemon, Fault, Turn, nobody_listens
+from fakes.daemon import (
+    CRASH,
+    Asked,
+    FakeDaemon,
+    Fault,
+    Turn,
+    hang_up_late_at_first,
+    nobody_listens,
+)
 
 from ollama_bridge.client import AsyncClient, Client, Retries, Text, Timeouts
 from ollama_bridge.client.retries import Attempts
@@ -148,6 +156,19 @@ def test_the_whole_has_one_deadline(fake_daemon: FakeDaemon, ask: Any) -> None:
         retries = Retries(attempts=1000, pause_s=0.02, longest_pause_s=0.02)
         ask(fake_daemon.host, "chat", "m", "hi", timeouts=limits, retries=retries)
     assert 1 < len(fake_daemon.questions) < 1000
+
+
+@pytest.mark.parametrize("method", ["generate", "chat", "stream", "embed"])
+def test_a_later_attempt_has_what_the_first_one_left(
+    fake_daemon: FakeDaemon, ask: Any, read_limits: list[float], method: str
+) -> None:
+    """Else three attempts might take three times as long as the whole."""
+    hang_up_late_at_first(fake_daemon, after_s=0.1)
+    limits = Timeouts(load_s=60.0, first_token_s=60.0, between_tokens_s=60.0, total_s=10.0)
+    ask(fake_daemon.host, method, "m", "hi", timeouts=limits, retries=SOON)
+    assert len(fake_daemon.asked) == 2
+    assert read_limits[-1] <= 9.9
+    assert sorted(read_limits, reverse=True) == read_limits
 
 
 def test_a_storm_of_503_is_ridden_out(fake_daemon: FakeDaemon) -> None:

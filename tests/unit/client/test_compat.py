@@ -13,7 +13,14 @@ from typing import Any
 import httpx
 import ollama
 import pytest
-from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
+from fakes.daemon import (
+    Asked,
+    FakeDaemon,
+    Fault,
+    Turn,
+    hang_up_late_at_first,
+    nobody_listens,
+)
 from pydantic import BaseModel
 
 from ollama_bridge import compat
@@ -221,6 +228,28 @@ def test_closing_that_is_cancelled_leaves_no_connection(daemon: FakeDaemon) -> N
         assert all(one.is_closed() for one in connections)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("chat", {"messages": MESSAGES}),
+        ("generate", {"prompt": "hi", "stream": True}),
+        ("embed", {"input": "hi"}),
+    ],
+    ids=["chat", "generate", "embed"],
+)
+def test_a_later_attempt_has_what_the_first_one_left(
+    daemon: FakeDaemon, ask: Any, read_limits: list[float], method: str, given: dict[str, Any]
+) -> None:
+    """As with our own client: ``total_s`` is for all attempts together."""
+    hang_up_late_at_first(daemon, after_s=0.1)
+    limits = Timeouts(load_s=60.0, first_token_s=60.0, between_tokens_s=60.0, total_s=10.0)
+    quick = {"timeouts": limits, "retries": Retries(attempts=3, pause_s=0.0)}
+    ask(daemon.host, method, "m", client=quick, **given)
+    assert len(daemon.asked) == 2
+    assert read_limits[-1] <= 9.9
+    assert sorted(read_limits, reverse=True) == read_limits
 
 
 @pytest.mark.parametrize("stream", [False, True])
