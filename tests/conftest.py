@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example that took long on a busy machine shows nothing.
+settings.register_profile("unhurried", settings(), deadline=None)
+settings.load_profile("unhurried")
 
 # Caches that the live tier may share with the user; everything else of ours is kept out.
 _KEPT = {"OLLAMA_BRIDGE_DAEMON_DIR", "OLLAMA_BRIDGE_ASSETS_DIR", "OLLAMA_BRIDGE_REQUIRE_LIVE"}

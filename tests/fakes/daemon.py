@@ -12,10 +12,12 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +25,8 @@ import httpx
 
 HTML_PAGE = b"<html>\n<body>Welcome to the proxy</body>\n</html>\n"
 _QUESTIONS = ("/api/chat", "/api/generate")
+_CONNECTIONS = Path("/proc/net/tcp")
+_READ_WITHIN_S = 10.0
 CRASH = "an error was encountered while running the model: unexpected EOF"
 
 
@@ -446,8 +450,7 @@ class _Handler(BaseHTTPRequestHandler):
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.close_connection = True
-                # The client must have read what came before: a reset may overtake it.
-                self._wait(0.05)
+                self._wait_until_read()
                 self.connection.close()
                 return
             case Fault.BAD_CHUNK:
@@ -477,6 +480,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _wait_until_read(self) -> None:
+        """Until the client has taken what was sent: a reset throws the rest away."""
+        if not _CONNECTIONS.exists():  # not Linux
+            self._wait(0.5)
+            return
+        until_s = time.monotonic() + _READ_WITHIN_S
+        while self._unread_bytes() and time.monotonic() < until_s:
+            self._wait(0.005)
+
+    def _unread_bytes(self) -> int:
+        ours, theirs = self.connection.getsockname()[1], self.client_address[1]
+        for line in _CONNECTIONS.read_text(encoding="ascii").splitlines()[1:]:
+            _, local, remote, _, queues = line.split()[:5]
+            if local.endswith(f":{theirs:04X}") and remote.endswith(f":{ours:04X}"):
+                return int(queues.partition(":")[2], 16)
+        return 0
 
     def _wait(self, seconds: float | None = None) -> None:
         if seconds != 0.0:

@@ -149,7 +149,7 @@ def test_questions_that_need_no_model_are_asked_once(fake_daemon: FakeDaemon, as
 
 
 def test_the_whole_has_one_deadline(fake_daemon: FakeDaemon, ask: Any) -> None:
-    """No attempt begins that could not end in time, and each has only what is left."""
+    """No attempt begins that could not end in time."""
     fake_daemon.fault = Fault.BUSY
     limits = Timeouts(total_s=0.2)
     with pytest.raises((DaemonBusyError, DaemonTimeoutError)):

@@ -206,8 +206,9 @@ def test_what_came_of_a_broken_answer_is_kept(
     """The text and the thought."""
     daemon.fault, daemon.thinking = fault, ["Hm", "."]
     question = MESSAGES if method == "chat" else "hi"
+    hasty = {"timeouts": Timeouts(between_tokens_s=0.3), "retries": NO_RETRIES}
     with pytest.raises(compat.BridgeResponseError) as caught:
-        ask(daemon.host, method, "m", question, stream=stream, client=HASTY)
+        ask(daemon.host, method, "m", question, stream=stream, client=hasty)
     assert (caught.value.partial_text, caught.value.partial_thinking) == ("Hello!", "Hm.")
 
 

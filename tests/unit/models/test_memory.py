@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.memory import hold_until_seen
 
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models import memory
@@ -21,9 +20,7 @@ def test_peak_is_seen_after_it_is_over() -> None:
     """Memory that is held for a moment inside the block counts."""
     with PeakMemory(CPU) as peak:
         before = peak.peak_bytes
-        with mmap.mmap(-1, 50_000_000) as held:
-            held[::1024] = bytes(len(range(0, 50_000_000, 1024)))
-            time.sleep(0.05)
+        hold_until_seen(50_000_000)
     assert peak.peak_bytes - before > 45_000_000
 
 

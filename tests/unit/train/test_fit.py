@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.memory import hold_until_seen
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
@@ -36,10 +35,7 @@ def batches() -> Batches:
 
 def hold(tokens: float) -> None:
     """Hold the memory of so many tokens for long enough to be seen."""
-    size = int(tokens * _TOKEN_BYTES)
-    with mmap.mmap(-1, size) as held:  # given back at once, other than the heap's
-        held[:: mmap.PAGESIZE] = bytes(len(range(0, size, mmap.PAGESIZE)))
-        time.sleep(0.05)
+    hold_until_seen(int(tokens * _TOKEN_BYTES))
 
 
 class Step:

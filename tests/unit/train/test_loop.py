@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.memory import hold_until_seen
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
@@ -315,9 +314,7 @@ def test_peak_memory_is_that_of_a_step(tmp_path: Path, monkeypatch: pytest.Monke
         nonlocal calls
         calls += 1
         if calls == 1:
-            with mmap.mmap(-1, held_bytes) as held:
-                held[::1024] = bytes(len(range(0, held_bytes, 1024)))
-                time.sleep(0.1)
+            hold_until_seen(held_bytes)
         return loss(self, batch, soft)
 
     monkeypatch.setattr(Objective, "__call__", hungry)

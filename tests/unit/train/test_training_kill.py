@@ -18,7 +18,7 @@ from ollama_bridge.reporting import Event, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 
-# Prints every step; the test kills it in the middle, between two lines.
+# Prints every step, and waits behind one of them to be killed.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -36,8 +36,10 @@ class Printer:
     def emit(self, event):
         if isinstance(event, Progress) and event.unit == "steps":
             print(event.done, flush=True)
+            if event.done == int(kill_at):
+                sys.stdin.read()
 
-base, corpus, labels, out_dir, settings = sys.argv[1:]
+base, corpus, labels, out_dir, settings, kill_at = sys.argv[1:]
 distill(
     Checkpoint.open(base), Corpus.open(corpus), SoftLabels.open(labels),
     DistillSection.model_validate_json(settings), student=StudentSection(layers=2),
@@ -85,8 +87,9 @@ def test_sigkill_costs_time_and_no_bit(
     """After SIGKILL in mid-distillation the same call gives bitwise the unbroken weights."""
     command = [sys.executable, "-c", PROGRAM]
     command += [str(artifact.path) for artifact in (talker, corpus, labels)]
-    command += [str(tmp_path / "student"), settings.model_dump_json()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command += [str(tmp_path / "student"), settings.model_dump_json(), str(kill_at)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if int(line) == kill_at:
