@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.stops import power_may_fail
 
 from ollama_bridge import artifacts
 from ollama_bridge.artifacts import (
@@ -241,3 +242,12 @@ def test_what_cannot_be_made_to_its_end_is_not_written(tmp_path: Path) -> None:
         stream.write("half")
         raise ValueError("no more")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_power_cut_leaves_the_old_text_or_the_new_one(tmp_path: Path) -> None:
+    """What was written is on the disk before it takes the other's name."""
+    with power_may_fail() as disk:
+        for text in ("old", "new"):
+            write_text_atomic(tmp_path / "a.txt", text)
+        write_json_lines_atomic(tmp_path / "b.jsonl", [{"id": 1}])
+    assert disk.renamed == ["a.txt", "a.txt", "b.jsonl"]

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from fakes.stops import Killed, disk_full_from, killed_at
+from fakes.stops import Killed, disk_full_from, killed_at, power_may_fail
 
 from ollama_bridge import drafts
 from ollama_bridge.artifacts import Corpus, Work
@@ -72,6 +72,18 @@ def stopped_commit(out_dir: Path, stop: Stop, step: int) -> bool:
     with open_draft(out_dir, work(2.0)) as draft:
         write(draft.path, 2.0)
         return stopped(stop, step, lambda: draft.commit({"rows": 1}))
+
+
+def test_a_power_cut_leaves_no_half_artefact(tmp_path: Path) -> None:
+    """Files come to the disk before the manifest that vouches for them, the folder before its name.
+
+    The one that is replaced, too.
+    """
+    with power_may_fail() as disk:
+        make(tmp_path / "corpus", 1.0)
+        make(tmp_path / "corpus", 2.0)
+    assert disk.renamed.count("manifest.json") == disk.renamed.count("corpus") == 2
+    assert ".corpus.replaced" in disk.renamed
 
 
 @STOPS

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fakes.stops import power_may_fail
 
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.journal import Journal
@@ -52,3 +53,13 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
             journal.append({"id": 2})
     with Journal(path) as journal:
         assert journal.records == [{"id": 1}]
+
+
+def test_a_power_cut_takes_no_record(tmp_path: Path) -> None:
+    """A record that was appended is on the disk, and so is the name of its file."""
+    path = tmp_path / "journal.jsonl"
+    with power_may_fail() as disk, Journal(path) as journal:
+        assert disk.has(tmp_path)
+        for number in range(2):
+            journal.append({"id": number})
+            assert disk.has(path)

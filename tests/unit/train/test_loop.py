@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes.memory import hold_until_seen
 from fakes.models import build_tiny_model, build_tiny_tokenizer
+from fakes.stops import power_may_fail
 from fakes.trainable import sentiment_examples
 
 from ollama_bridge.batches import Batch, Batches
@@ -232,6 +233,14 @@ def test_best_weights_are_kept_and_training_stops(tmp_path: Path) -> None:
     precision = Precision(torch.device("cpu"), torch.float32, torch.get_num_threads())
     found = Validator(model.eval(), batches(), precision=precision)()
     assert found["ce"] == pytest.approx(min(scores), rel=1e-4)
+
+
+def test_a_power_cut_leaves_a_whole_state(tmp_path: Path) -> None:
+    """The state, and the best weights, are on the disk before they take the old one's name."""
+    with power_may_fail() as disk:
+        Run(tmp_path, epochs=1, changes=STOPPING)()
+    assert STATE_NAME in disk.renamed
+    assert any(name.startswith("resume-best") for name in disk.renamed)
 
 
 def test_run_that_stops_early_resumes_to_the_bit(tmp_path: Path) -> None:
