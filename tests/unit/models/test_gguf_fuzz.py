@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tracemalloc
 from collections.abc import Iterator
@@ -118,4 +119,39 @@ def test_a_text_bomb_costs_nothing(length: int, tmp_path: Path) -> None:
     path = tmp_path / "bomb.gguf"
     path.write_bytes(HEAD + struct.pack("<IQ", 8, length))
     with little_memory(1 << 20), pytest.raises(GGUFError, match=r"bomb\.gguf"):
+        read_gguf(path)
+
+
+def sparse(path: Path, head: bytes, size_bytes: int) -> Path:
+    """A file that is as large as it claims to be, and takes no room: behind its head are zeros."""
+    path.write_bytes(head)
+    os.truncate(path, size_bytes)
+    return path
+
+
+MANY_KEYS = 2**16 + 1
+LARGE = {
+    "array": (HEAD + struct.pack("<IIQ", 9, 0, 2**27), 2**28, "claims 134217728 values"),
+    "text": (HEAD + struct.pack("<IQ", 8, 2**29), 2**30, "has 536870912 bytes, at most"),
+    "key": (HEAD[:24] + struct.pack("<Q", 2**20), 2**21, "has 1048576 bytes, at most 65535"),
+    "keys": (
+        b"GGUF" + struct.pack("<IQQ", 3, 0, MANY_KEYS),
+        2**21,
+        "metadata count is 65537, at most 65536",
+    ),
+    "tensors": (
+        b"GGUF" + struct.pack("<IQQ", 3, MANY_KEYS, 0),
+        2**21,
+        "tensor count is 65537, at most 65536",
+    ),
+}
+
+
+@pytest.mark.parametrize(("head", "size_bytes", "told"), LARGE.values(), ids=LARGE)
+def test_a_large_file_that_keeps_its_promise_costs_nothing(
+    head: bytes, size_bytes: int, told: str, tmp_path: Path
+) -> None:
+    """A hostile file may be as large as a model: what it claims is there, and is not taken."""
+    path = sparse(tmp_path / "large.gguf", head, size_bytes)
+    with little_memory(1 << 20), pytest.raises(GGUFError, match=told):
         read_gguf(path)

@@ -155,60 +155,119 @@ def test_noise_behind_a_good_header_is_an_error(file: Path, noise: bytes) -> Non
 
 ONE, TWO = header(tensors=1), header(tensors=2)
 ALIGNMENT = header(keys=1) + string(b"general.alignment")
+# The bytes, and what is told of them.
 BOMBS = {
-    "bools 2**40": header(keys=1) + array(b"k", 7, 2**40),
-    "doubles 2**64-1": header(keys=1) + array(b"k", 12, 2**64 - 1),
-    "bytes 2**31": header(keys=1) + array(b"k", 0, 2**31),
-    "strings 2**31": header(keys=1) + array(b"k", 8, 2**31),
-    "strings 2**63": header(keys=1) + array(b"k", 8, 2**63),
-    "strings within the limit": header(keys=1) + array(b"k", 8, 2**22),
-    "bytes within the limit": header(keys=1) + array(b"k", 0, 2**22),
-    "string 2**62": header(keys=1) + string(b"k") + struct.pack(U32, 8) + struct.pack(U64, 2**62),
-    "key 2**62": header(keys=1) + struct.pack(U64, 2**62),
-    "keys 2**32": header(keys=2**32),
-    "keys 2**16": header(keys=2**16),
-    "tensors 2**32": header(tensors=2**32),
-    "tensors 2**64-1": header(tensors=2**64 - 1),
-    "nested arrays": header(keys=1) + array(b"k", 9, 1),
-    "unknown value type": header(keys=1) + string(b"k") + struct.pack(U32, 13),
-    "unknown element type": header(keys=1) + array(b"k", 99, 1),
-    "bool of 2": header(keys=1) + string(b"k") + struct.pack(U32, 7) + b"\x02",
-    "bools of 2": header(keys=1) + array(b"k", 7, 2, b"\x01\x02"),
-    "key that is not UTF-8": header(keys=1) + string(b"\xff") + struct.pack("<IB", 0, 1),
-    "text that is not UTF-8": header(keys=1) + array(b"k", 8, 1, string(b"\xff")),
-    "empty key": header(keys=1) + string(b"") + struct.pack("<IB", 0, 1),
-    "key twice": header(keys=2) + (string(b"k") + struct.pack("<IB", 0, 1)) * 2,
-    "version 1": header(version=1),
-    "version 99": header(version=99),
-    "big-endian": b"GGUF" + struct.pack(">I", 3) + bytes(16),
-    "other magic": header(magic=b"GGML"),
-    "empty": b"",
-    "alignment 3": ALIGNMENT + struct.pack("<II", 4, 3),
-    "alignment 0": ALIGNMENT + struct.pack("<II", 4, 0),
-    "alignment 2**31": ALIGNMENT + struct.pack("<II", 4, 2**31),
-    "alignment text": ALIGNMENT + struct.pack(U32, 8) + string(b"32"),
-    "tensor of type 999": ONE + tensor(b"t", [4], type_=999) + bytes(64),
-    "tensor of a removed type": ONE + tensor(b"t", [32], type_=4) + bytes(64),
-    "tensor with no dimensions": ONE + tensor(b"t", []) + bytes(64),
-    "tensor with 5 dimensions": ONE + tensor(b"t", [1] * 5) + bytes(64),
-    "tensor with 2**31 dimensions": ONE + tensor(b"t", [1], dims=2**31) + bytes(64),
-    "tensor with a dimension of 0": ONE + tensor(b"t", [4, 0]) + bytes(64),
-    "tensor whose size wraps around": ONE + tensor(b"t", [2**32, 2**32, 4]) + bytes(64),
-    "tensor whose offset wraps around": ONE + tensor(b"t", [4], offset=2**64 - 32) + bytes(64),
-    "tensor that is not aligned": ONE + tensor(b"t", [4], offset=4) + bytes(128),
-    "tensor beyond the end": ONE + tensor(b"t", [4], offset=1024) + bytes(64),
-    "tensor of broken rows": ONE + tensor(b"t", [33], type_=8) + bytes(128),
-    "tensor twice": TWO + tensor(b"t", [4]) + tensor(b"t", [4], offset=32) + bytes(128),
-    "tensors that overlap": TWO + tensor(b"a", [16]) + tensor(b"b", [4], offset=32) + bytes(256),
+    "bools 2**40": (header(keys=1) + array(b"k", 7, 2**40), "claims 1099511627776 values"),
+    "doubles 2**64-1": (
+        header(keys=1) + array(b"k", 12, 2**64 - 1),
+        "claims 18446744073709551615 values",
+    ),
+    "bytes 2**31": (header(keys=1) + array(b"k", 0, 2**31), "claims 2147483648 values"),
+    "strings 2**31": (header(keys=1) + array(b"k", 8, 2**31), "claims 2147483648 values"),
+    "strings 2**63": (header(keys=1) + array(b"k", 8, 2**63), "claims 9223372036854775808 values"),
+    "strings within the limit": (
+        header(keys=1) + array(b"k", 8, 2**22),
+        "claims 4194304 strings, 0 bytes are left",
+    ),
+    "bytes within the limit": (
+        header(keys=1) + array(b"k", 0, 2**22),
+        "needs 4194304 bytes, 0 are left",
+    ),
+    "string 2**62": (
+        header(keys=1) + string(b"k") + struct.pack(U32, 8) + struct.pack(U64, 2**62),
+        "'k' has 4611686018427387904 bytes",
+    ),
+    "key 2**62": (
+        header(keys=1) + struct.pack(U64, 2**62),
+        "metadata key 0 has 4611686018427387904 bytes",
+    ),
+    "keys 2**32": (header(keys=2**32), "metadata count is 4294967296"),
+    "keys 2**16": (header(keys=2**16), "name of metadata key 0 needs 8 bytes"),
+    "tensors 2**32": (header(tensors=2**32), "tensor count is 4294967296"),
+    "tensors 2**64-1": (header(tensors=2**64 - 1), "tensor count is 18446744073709551615"),
+    "nested arrays": (header(keys=1) + array(b"k", 9, 1), "array of arrays"),
+    "unknown value type": (
+        header(keys=1) + string(b"k") + struct.pack(U32, 13),
+        "unknown value type 13",
+    ),
+    "unknown element type": (header(keys=1) + array(b"k", 99, 1), "unknown element type 99"),
+    "bool of 2": (
+        header(keys=1) + string(b"k") + struct.pack(U32, 7) + b"\x02",
+        "a bool with value 2",
+    ),
+    "bools of 2": (
+        header(keys=1) + array(b"k", 7, 2, b"\x01\x02"),
+        "bools that are neither 0 nor 1",
+    ),
+    "key that is not UTF-8": (
+        header(keys=1) + string(b"\xff") + struct.pack("<IB", 0, 1),
+        "key 0 is not valid UTF-8",
+    ),
+    "text that is not UTF-8": (
+        header(keys=1) + array(b"k", 8, 1, string(b"\xff")),
+        "'k'[0] is not valid UTF-8",
+    ),
+    "empty key": (header(keys=1) + string(b"") + struct.pack("<IB", 0, 1), "key 0, '', is empty"),
+    "key twice": (
+        header(keys=2) + (string(b"k") + struct.pack("<IB", 0, 1)) * 2,
+        "key 1, 'k', is empty or comes twice",
+    ),
+    "version 1": (header(version=1), "version 1: expected 2 or 3"),
+    "version 99": (header(version=99), "version 99: expected 2 or 3"),
+    "big-endian": (b"GGUF" + struct.pack(">I", 3) + bytes(16), "big-endian files are not read"),
+    "other magic": (header(magic=b"GGML"), "begins with b'GGML'"),
+    "empty": (b"", "0 bytes are too few"),
+    "alignment 3": (ALIGNMENT + struct.pack("<II", 4, 3), "alignment is 3,"),
+    "alignment 0": (ALIGNMENT + struct.pack("<II", 4, 0), "alignment is 0,"),
+    "alignment 2**31": (ALIGNMENT + struct.pack("<II", 4, 2**31), "alignment is 2147483648,"),
+    "alignment text": (ALIGNMENT + struct.pack(U32, 8) + string(b"32"), "alignment is '32',"),
+    "tensor of type 999": (ONE + tensor(b"t", [4], type_=999) + bytes(64), "unknown type 999"),
+    "tensor of a removed type": (ONE + tensor(b"t", [32], type_=4) + bytes(64), "unknown type 4"),
+    "tensor with no dimensions": (ONE + tensor(b"t", []) + bytes(64), "has 0 dimensions"),
+    "tensor with 5 dimensions": (ONE + tensor(b"t", [1] * 5) + bytes(64), "has 5 dimensions"),
+    "tensor with 2**31 dimensions": (
+        ONE + tensor(b"t", [1], dims=2**31) + bytes(64),
+        "has 2147483648 dimensions",
+    ),
+    "tensor with a dimension of 0": (ONE + tensor(b"t", [4, 0]) + bytes(64), "a dimension is 0"),
+    "tensor whose size wraps around": (
+        ONE + tensor(b"t", [2**32, 2**32, 4]) + bytes(64),
+        "ends at byte 295147905179352825952",
+    ),
+    "tensor whose offset wraps around": (
+        ONE + tensor(b"t", [4], offset=2**64 - 32) + bytes(64),
+        "ends at byte 18446744073709551664",
+    ),
+    "tensor that is not aligned": (
+        ONE + tensor(b"t", [4], offset=4) + bytes(128),
+        "not a multiple of the alignment 32",
+    ),
+    "tensor beyond the end": (
+        ONE + tensor(b"t", [4], offset=1024) + bytes(64),
+        "ends at byte 1104",
+    ),
+    "tensor of broken rows": (
+        ONE + tensor(b"t", [33], type_=8) + bytes(128),
+        "not a multiple of Q8_0's block",
+    ),
+    "tensor twice": (
+        TWO + tensor(b"t", [4]) + tensor(b"t", [4], offset=32) + bytes(128),
+        "comes twice",
+    ),
+    "tensors that overlap": (
+        TWO + tensor(b"a", [16]) + tensor(b"b", [4], offset=32) + bytes(256),
+        "overlap",
+    ),
 }
 
 
-@pytest.mark.parametrize("raw", BOMBS.values(), ids=BOMBS.keys())
-def test_hostile_files_are_refused(raw: bytes, file: Path) -> None:
-    """Every lie about counts, lengths, types and places is a GGUFError naming the file."""
+@pytest.mark.parametrize(("raw", "told"), BOMBS.values(), ids=BOMBS.keys())
+def test_hostile_files_are_refused(raw: bytes, told: str, file: Path) -> None:
+    """Every lie about counts, lengths, types and places is a GGUFError naming it and the file."""
     file.write_bytes(raw)
-    with pytest.raises(GGUFError, match=r"model\.gguf"):
+    with pytest.raises(GGUFError, match=r"model\.gguf") as caught:
         read_gguf(file)
+    assert told in caught.value.message
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
