@@ -54,6 +54,17 @@ def test_hidden_and_rounded_weights_have_finite_gradients(loss: Loss) -> None:
     assert torch.isfinite(student.grad).all()
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_teacher_is_not_moved(loss: Loss) -> None:
+    """Gradients flow into the student's maps only."""
+    student, teacher = maps(0, heads=2), maps(1, heads=2).requires_grad_()
+    assert not loss(student, teacher).requires_grad
+    loss(student.requires_grad_(), teacher).sum().backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() > 0
+    assert teacher.grad is None
+
+
 def test_heads_are_matched() -> None:
     """Equal numbers one by one, multiples in neighbouring groups, others all together."""
     two, four, three = (maps(seed, heads=heads) for seed, heads in enumerate((2, 4, 3)))
