@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,7 +122,6 @@ def batch(
                 failed += event.error is not None
                 done += 1
                 reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
-        _remove_left_overs(answers)
         try:
             with open_atomic(answers) as stream:
                 stream.writelines(lines)
@@ -137,20 +134,6 @@ def batch(
     if failed:
         output.say("to ask those again: the same command with --retry-failed")
         raise typer.Exit(_SET_ASIDE)
-
-
-def _remove_left_overs(answers: Path) -> None:
-    """Remove what :func:`open_atomic` had begun in processes that were killed."""
-    for left in answers.parent.glob(f".{glob.escape(answers.name)}.*.tmp"):
-        pid = left.name.split(".")[-2]
-        if not pid.isdecimal():
-            continue
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            left.unlink(missing_ok=True)
-        except (OSError, OverflowError):  # another user's; no process ever had that number
-            continue
 
 
 class _Lines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
-import os
 import random
 import subprocess
 import sys
@@ -391,20 +390,6 @@ def test_answers_are_not_kept_in_memory(
     assert max(alive) <= 2
     assert [row["text"] for row in rows(target)] == [f"to é{n}" for n in range(20)]
     assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".log", ".lock"}
-
-
-def test_what_a_kill_left_of_the_answers_is_removed(daemon: FakeDaemon, tmp_path: Path) -> None:
-    """A file as large as OUT, beside it; not that of a process that is still writing."""
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    source, target = tmp_path / "in.jsonl", tmp_path / "out[1].jsonl"
-    source.write_text('{"prompt": "a"}\n')
-    kept = f".out[1].jsonl.{os.getppid()}.tmp"
-    for name in (kept, f".out[1].jsonl.{gone.pid}.tmp"):
-        (tmp_path / name).write_text("half")
-    args = ["batch", str(source), str(target), "--model", "m", "-q", "--host", daemon.host]
-    assert CliRunner().invoke(cli.app, args).exit_code == 0
-    assert [path.name for path in tmp_path.glob("*.tmp")] == [kept]
 
 
 def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_path: Path) -> None:
