@@ -112,7 +112,8 @@ class _Build:
     def run(self) -> BuildResult:
         """All of them, in order. Where torch computes, the daemon holds no model."""
         corpus = self.prepare()
-        provide_teacher(self.recipe.teacher.model, self.client, self.reporter)
+        for model in (self.recipe.teacher.model, self.recipe.student.model):
+            provide_teacher(model, self.client, self.reporter)
         found = self.find_teacher()
         self.check_answers(found)
         corpus = self.write_answers(corpus)

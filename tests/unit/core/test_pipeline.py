@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fakes.daemon import FakeDaemon, nobody_listens
 
+from ollama_bridge import pipeline
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client
 from ollama_bridge.config import Recipe, parse_recipe
@@ -53,8 +54,12 @@ def test_weights_are_fetched_only_where_torch_needs_them(
     assert built.needs_teacher_weights == needed
 
 
-def test_what_cannot_be_made_is_told_before_the_teacher_is_asked(tmp_path: Path) -> None:
-    """A start that is not there, while no answer was written."""
+def test_what_cannot_be_made_is_told_before_the_teacher_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that is not there, and is none that we could provide, while no answer was written."""
+    provided: list[str] = []
+    monkeypatch.setattr(pipeline, "provide_teacher", lambda model, *_: provided.append(model))
     rows = [{"messages": [{"role": "user", "content": f"Say {n}."}]} for n in range(60)]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -68,6 +73,7 @@ def test_what_cannot_be_made_is_told_before_the_teacher_is_asked(tmp_path: Path)
         with pytest.raises(ModelReferenceError, match="nowhere"):
             _Build(built, tmp_path / "run", client, NullReporter()).run()
         assert not daemon.questions
+    assert provided == ["ollama:m", "./nowhere"]
 
 
 def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(
