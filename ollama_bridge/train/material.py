@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ _NOT_IN_KEY = frozenset({"checkpoint_interval_s", "shard_layers"})
 # found again.
 _OFF_BY_DEFAULT = ("micro_batch_tokens", "activation_checkpointing", "early_stopping")
 # By stage, where they are not called alike: whose limits a note names.
-_SECTIONS = {"finetune": "teacher.tune"}
+_SECTIONS = {"finetune": "teacher.tune", "control": "distill"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def load_material(
     splits: dict[str, EncodedSplit] = {}
     facts: dict[str, int] = {}
     section = _SECTIONS.get(stage, stage)
+    room = read_config(folder).get("max_position_embeddings") or sys.maxsize
     for name in ("train", "validation"):
         split = encode_split(
             list(read_examples(corpus.split_path(name))),
@@ -112,8 +114,12 @@ def load_material(
         if split.too_long:
             message = (
                 f"{split.too_long} {name} examples are longer than {settings.max_length} tokens "
-                f"and were left out: --set {section}.max_length={split.longest} keeps them all"
+                "and were left out"
             )
+            if room > settings.max_length:
+                kept = "all" if split.longest <= room else "all that fit the model's context"
+                longest = min(split.longest, room)
+                message += f": --set {section}.max_length={longest} keeps them {kept}"
             reporter.emit(Note(stage, "warning", message))
         if name == "train" and max_examples is not None and max_examples < len(split.examples):
             message = (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +46,8 @@ def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> N
 
 
 @pytest.mark.parametrize(
-    ("stage", "section"), [("finetune", "teacher.tune"), ("distill", "distill")]
+    ("stage", "section"),
+    [("finetune", "teacher.tune"), ("distill", "distill"), ("control", "distill")],
 )
 def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
     base: Checkpoint, corpus: Corpus, stage: str, section: str
@@ -65,3 +69,29 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
     assert notes[0].endswith(f"--set {section}.max_length={lengths[-1]} keeps them all")
     said = f"2 of {short} examples are learnt: --set {section}.max_examples=null takes them all"
     assert said in notes
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_no_length_is_advised_that_the_model_does_not_know(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path, more: int
+) -> None:
+    """Beyond its context the weights have not learnt positions."""
+    tokenizer = load_tokenizer(base.path)
+    lengths = sorted(
+        len(encode(example, tokenizer, max_length=512).input_ids)
+        for example in read_examples(corpus.split_path("train"))
+    )
+    folder, listener, limit = tmp_path / "model", Listener(), lengths[len(lengths) // 2]
+    shutil.copytree(base.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = limit + more
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = OptimizerSection(max_length=limit)
+    load_material(folder, corpus, settings, stage="distill", reporter=listener)
+    notes = [event.message for event in listener.events if isinstance(event, Note)]
+    assert lengths[-1] > limit + 1
+    assert notes[0].endswith(
+        f": --set distill.max_length={limit + 1} keeps them all that fit the model's context"
+        if more
+        else f"are longer than {limit} tokens and were left out"
+    )
