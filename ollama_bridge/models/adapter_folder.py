@@ -36,6 +36,11 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
+def is_called_quantized(base: str) -> bool:
+    """Whether a base's name says that it is a copy in 4 bits, as Unsloth's adapters name it."""
+    return base.endswith(_FOUR_BITS)
+
+
 def naming_hint(adapter: Path, *, named: str = "", quantized: bool = False) -> str:
     """How to say which base model is meant.
 

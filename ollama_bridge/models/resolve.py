@@ -32,6 +32,7 @@ from ollama_bridge.models.adapter_folder import (
     ADAPTER_CONFIG,
     base_of,
     is_adapter,
+    is_called_quantized,
     naming_hint,
 )
 from ollama_bridge.models.hub import download, fetch
@@ -369,9 +370,10 @@ def resolve_base(
         refuse_quantized(adapter, name, folder)
     else:
         reference = parse_reference(f"hf:{name}@{revision}" if revision else f"hf:{name}")
-        # Unsloth's adapters name a copy in 4 bits: gigabytes that would come to be refused.
-        refuse_quantized(adapter, name, fetch(reference, ["config.json"]))
+        if is_called_quantized(name):  # gigabytes that would come to be refused
+            refuse_quantized(adapter, name, fetch(reference, ["config.json"]))
         folder = download(reference)
+        refuse_quantized(adapter, name, folder)
     found = _from_folder(folder, cache_dir, reporter, hub=hub)
     refuse_rounded(adapter, name, found)
     return found

@@ -329,6 +329,22 @@ def test_a_base_of_four_bits_is_not_fetched(
     assert asked[1:] == [(named, ["config.json"])]
 
 
+def test_a_base_whose_config_only_says_four_bits_is_taken(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merged after such a training: whether its weights are whole is seen when they are there."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    change_settings(adapter, base_model_name_or_path="me/merged-16bit")
+    base = tmp_path / "base"
+    shutil.copytree(tiny_checkpoint, base)
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config))
+    folders = {"me/adapter": adapter, "me/merged-16bit": base}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folders[name]))
+    load_model(resolve_model("hf:me/adapter", cache_dir=tmp_path / "cache").path)
+
+
 @pytest.mark.parametrize(("gguf_type", "is_refused"), [("q8_0", True), ("f16", False)])
 def test_a_gguf_of_few_bits_is_no_base(
     tiny_checkpoint: Path, tmp_path: Path, gguf_type: str, *, is_refused: bool
