@@ -41,11 +41,12 @@ def replacement_of(path: Path, *, private: bool = False) -> Iterator[TextIO]:
             with contextlib.suppress(OSError):  # not every file system has locks
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if mode is not None:
-                os.fchmod(stream.fileno(), mode)
+                with contextlib.suppress(OSError):  # on a share every file may be another user's
+                    os.fchmod(stream.fileno(), mode)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(target)
+            temporary.replace(target)  # with the lock on it: nobody takes it for a leftover
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

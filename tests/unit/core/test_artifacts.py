@@ -218,6 +218,20 @@ def test_a_file_keeps_its_readers_when_it_is_written_anew(tmp_path: Path) -> Non
     assert file.read_text() == oct(0o600)
 
 
+def test_a_share_that_keeps_permissions_to_itself_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file there is another user's, whose mode nobody else may change."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.fchmod", refused)
+    for text in "12":
+        write_text_atomic(tmp_path / "a.json", text)
+    assert (tmp_path / "a.json").read_text() == "2"
+
+
 def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     """Not what another one is still writing, nor what has another name."""
     killed, busy = tmp_path / ".a.json.99999999.tmp", tmp_path / ".a.json.4.tmp"
