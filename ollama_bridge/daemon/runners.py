@@ -30,7 +30,8 @@ def left_runners() -> list[psutil.Process]:
     for process in runners():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
-            is_own = process.name() != "llama-server" or _OWN.search(command[0])
+            # One that is just ending has a name, and no command line any more.
+            is_own = process.name() != "llama-server" or _OWN.search("".join(command[:1]))
             if is_own and BLOB.search(" ".join(command)) and _is_orphan(process):
                 found.append(process)
     return found

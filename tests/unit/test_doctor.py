@@ -20,6 +20,7 @@ from fakes.daemon import FakeDaemon, Fault
 from typer.testing import CliRunner
 
 from ollama_bridge import doctor
+from ollama_bridge.daemon import runners as daemon_runners
 from ollama_bridge.daemon.ensure import start_daemon
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.daemon.process import free_port
@@ -249,6 +250,15 @@ def test_runners_that_a_killed_daemon_left_are_told(tmp_path: Path) -> None:
     ids = str(finding.fix).removeprefix("kill ").split()
     assert str(left.pid) in ids
     assert not {str(owned.pid), str(theirs.pid)} & set(ids)
+
+
+def test_a_runner_that_is_just_ending_is_none_that_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has given up its memory, and its command line with it."""
+    ending = SimpleNamespace(name=lambda: "llama-server", cmdline=list)
+    monkeypatch.setattr(daemon_runners, "runners", lambda: [ending])
+    assert daemon_runners.left_runners() == []
 
 
 @pytest.mark.parametrize(("binary", "installs"), [(Path("ollama"), 0), (None, 1)])
