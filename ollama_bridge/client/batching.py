@@ -126,7 +126,10 @@ class _Plan:
         self._api_key = api_key
         models = {str(call.model) for call in calls}
         self._digests, self._away = _look(models, self._addresses, api_key) if calls else ({}, {})
-        identities = next(iter(self._digests.values()), {})
+        # Daemons that made a model themselves have other digests: one of them, in any order.
+        identities = min(
+            self._digests.values(), key=lambda found: sorted(found.items()), default={}
+        )
         self.jobs = [
             question(call, identity=identities[str(call.model)], name=f"request {number}")
             for number, call in enumerate(calls, start=1)

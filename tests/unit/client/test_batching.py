@@ -253,9 +253,13 @@ def test_a_model_made_at_each_daemon_is_the_same(
     daemon.shown = {**daemon.shown, "modelfile": f"FROM /home/a/blobs/sha256-{'a' * 64}\n"}
     with FakeDaemon(script=echo, models={"m:latest": "e" * 64}) as other:
         other.shown = {**daemon.shown, **shown}
-        events = ask_all(prompts("a", "b"), tmp_path / "log", hosts=[daemon.host, other.host])
+        hosts = [daemon.host, other.host]
+        events = ask_all(prompts("a", "b"), tmp_path / "log", hosts=hosts)
         if is_same:
             assert texts(list(events)) == {0: "to a", 1: "to b"}
+            again = ask_all(prompts("a", "b"), tmp_path / "log", hosts=hosts[::-1])
+            assert texts(list(again)) == {0: "to a", 1: "to b"}
+            assert len(daemon.questions) + len(other.questions) == 2  # in any order
         else:
             with pytest.raises(ConfigError, match="is another model at"):
                 list(events)
