@@ -22,7 +22,7 @@ from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.transport import AsyncTransport, Transport
 from ollama_bridge.client.values import RunningModel, read_details, read_running
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonBusyError, DaemonError, RequestRejectedError
 
 _LOOK = replace(calls.PS, patience="beside")
 
@@ -94,7 +94,9 @@ def look_at_level(
     try:
         shown = transport.json(calls.show(asked[0], verbose=False), ends_s)
         levels = read_details(shown).think_levels
-    except DaemonError:  # spoils no answer; it is looked at with the next question
+    except DaemonError as error:  # spoils no answer
+        if _is_for_good(error):
+            known.add(asked)
         return
     check_level(asked, levels)
     known.add(asked)
@@ -110,10 +112,21 @@ async def look_at_level_async(
     try:
         shown = await transport.json(calls.show(asked[0], verbose=False), ends_s)
         levels = read_details(shown).think_levels
-    except DaemonError:
+    except DaemonError as error:
+        if _is_for_good(error):
+            known.add(asked)
         return
     check_level(asked, levels)
     known.add(asked)
+
+
+def _is_for_good(error: DaemonError) -> bool:
+    """A gateway that lets no such request through; all else is looked at with the next question."""
+    return (
+        isinstance(error, RequestRejectedError)
+        and not isinstance(error, DaemonBusyError)
+        and error.status_code < 500
+    )
 
 
 def measure(transport: Transport, error: DaemonError, question: Call, ends_s: float) -> None:

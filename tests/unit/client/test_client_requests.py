@@ -300,6 +300,34 @@ def test_a_level_that_could_not_be_looked_up_is_looked_up_again(kind: str) -> No
         run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
 
 
+@pytest.mark.parametrize(("status", "looks"), [(403, 1), (503, 2)])
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_what_is_never_given_out_is_not_looked_up_again(kind: str, status: int, looks: int) -> None:
+    """A gateway that lets questions through alone, unlike one that is busy."""
+    paths: list[str] = []
+
+    def gateway(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        if request.url.path == "/api/show":
+            return httpx.Response(status, json={"error": "not now"})
+        return httpx.Response(200, json={"message": {"content": "Hello!"}, "done": True})
+
+    transport = httpx.MockTransport(gateway)
+
+    async def run_asyncio() -> None:
+        async with AsyncClient("127.0.0.1:9", transport=transport) as client:
+            for _ in range(2):
+                await client.chat("m", "hi", think="high")
+
+    def run_blocking() -> None:
+        with Client("127.0.0.1:9", transport=transport) as client:
+            for _ in range(2):
+                client.chat("m", "hi", think="high")
+
+    run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+    assert paths.count("/api/show") == looks
+
+
 def test_where_no_levels_are_told_the_daemon_decides(fake_daemon: FakeDaemon) -> None:
     """It is asked for them once a model and level."""
     with Client(fake_daemon.host) as client:
