@@ -28,9 +28,10 @@ def reading_environment() -> Iterator[None]:
     except (ValueError, httpx.InvalidURL):
         # Not even as the cause: it names a part of the address, which may be half of a password.
         raise _unusable(
-            "an address is unreadable, or none of http://, https:// and socks5://",
-            hint="write / # ? @ : of a password as %2F %23 %3F %40 %3A, or: "
-            "unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY)",
+            "an address is unreadable (NO_PROXY is read, too), or none of http://, https:// and "
+            "socks5://",
+            hint="write / # ? @ : of a password as %2F %23 %3F %40 %3A, leave [::1] and networks "
+            "of IPv6 out of NO_PROXY, or: unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY)",
         ) from None
 
 
