@@ -351,11 +351,11 @@ def test_who_waits_for_a_connection_of_our_own_waits_for_no_answer_yet(
     daemon: FakeDaemon, kind: str, bounds: str
 ) -> None:
     """However long: the limit of the daemon's silence is counted from when it was asked."""
-    held_s, daemon.pause_s = 0.8, 0.02
+    held_s, daemon.pause_s = 3.2, 0.02
     one = httpx.Limits(max_connections=1)
     opened = httpx.HTTPTransport if kind == "blocking" else httpx.AsyncHTTPTransport
     given: dict[str, Any] = {
-        "timeouts": Timeouts(connect_s=0.2, load_s=0.0, first_token_s=0.5, total_s=20.0),
+        "timeouts": Timeouts(connect_s=1.0, load_s=0.0, first_token_s=2.0, total_s=60.0),
         "retries": NO_RETRIES,
         bounds: one if bounds == "limits" else opened(limits=one),
     }

@@ -14,9 +14,10 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from ollama_bridge import compat
 from ollama_bridge.client import Timeouts
 
+ENOUGH = Timeouts(total_s=60.0)
 SHORT = Timeouts(connect_s=5.0, load_s=0.0, first_token_s=0.2, between_tokens_s=0.2, total_s=5.0)
 
-Ask = Callable[[str], Any]
+Ask = Callable[..., Any]
 
 
 @pytest.fixture
@@ -34,17 +35,17 @@ def plain(host: str) -> Any:
         model._client.close()
 
 
-def blocking(host: str) -> Any:
+def blocking(host: str, limits: Timeouts = ENOUGH) -> Any:
     """As docs/integrations.md shows it, with limits that a test can wait for."""
     model = ChatOllama(model="m", base_url=f"http://{host}")
-    with compat.Client(host, timeouts=SHORT) as model._client:
+    with compat.Client(host, timeouts=limits) as model._client:
         return model.invoke("hi")
 
 
-def asynchronous(host: str) -> Any:
+def asynchronous(host: str, limits: Timeouts = ENOUGH) -> Any:
     async def ask() -> Any:
         model = ChatOllama(model="m", base_url=f"http://{host}")
-        async with compat.AsyncClient(host, timeouts=SHORT) as model._async_client:
+        async with compat.AsyncClient(host, timeouts=limits) as model._async_client:
             return await model.ainvoke("hi")
 
     return asyncio.run(ask())
@@ -78,7 +79,7 @@ def test_a_daemon_that_says_nothing_is_not_waited_for(daemon: FakeDaemon, ask: A
     """LangChain's own client waits for ever."""
     daemon.fault = Fault.SILENT
     with pytest.raises(ollama.ResponseError, match="gave no answer"):
-        ask(daemon.host)
+        ask(daemon.host, SHORT)
     assert ChatOllama(model="m")._client._client.timeout.read is None
 
 
