@@ -287,10 +287,11 @@ def checkpoint_of(
     """The checkpoint of a model reference; the packaged teacher's also on a fresh daemon."""
     from ollama_bridge.assets import home_dir
     from ollama_bridge.models.resolve import resolve_model
-    from ollama_bridge.packaged_teacher import provide_teacher
 
     with _client_for([reference, base], host) as client, in_turn():
         if client is not None:
+            from ollama_bridge.packaged_teacher import provide_teacher  # with the client's imports
+
             provide_teacher(reference, client, reporter)
         return resolve_model(
             reference, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter

@@ -136,7 +136,8 @@ class SafetensorsWeights(Weights):
         if not info.size_bytes:
             return np.empty(info.shape, info.dtype)
         try:
-            mapped = np.memmap(path, info.dtype, "c", self._offsets[name], info.shape)
+            # A text: of a Path numpy looks at every folder above it, for each tensor.
+            mapped = np.memmap(str(path), info.dtype, "c", self._offsets[name], info.shape)
         except (OSError, ValueError) as exc:
             raise ModelError(
                 f"{path} is truncated or damaged: {exc}", hint="get the checkpoint again"
