@@ -92,6 +92,11 @@ class Draft:
         return files
 
 
+def draft_path(out_dir: Path) -> Path:
+    """Where an artefact is written until it is complete."""
+    return out_dir.absolute().with_name(f".{out_dir.name}.draft")
+
+
 @contextlib.contextmanager
 def open_draft(
     out_dir: Path, work: Work, *, on_wait: Callable[[], None] | None = None
@@ -114,7 +119,7 @@ def open_draft(
         DiskFullError: no room; what can be resumed is kept.
     """
     out_dir = out_dir.absolute()
-    draft_dir = out_dir.with_name(f".{out_dir.name}.draft")
+    draft_dir = draft_path(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         lock_path = out_dir.with_name(f".{out_dir.name}.lock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,7 @@ def answers(
         written = stage(
             Corpus.open(corpus),
             loaded.teacher,
-            respondent=_respondent(loaded.teacher, host),
+            respondent=_respondent(loaded.teacher, host, [out], reporter),
             out_dir=out.absolute(),
             labels=loaded.task.labels,
             reporter=reporter,
@@ -169,7 +170,7 @@ def label(
                 checkpoint_of(reference, host, reporter),
                 loaded.soft_labels,
                 loaded.teacher,
-                respondent=_respondent(loaded.teacher, host),
+                respondent=_respondent(loaded.teacher, host, [out, corpus], reporter),
                 max_length=loaded.distill.max_length,
                 out_dir=out.absolute(),
                 reporter=reporter,
@@ -317,12 +318,14 @@ def _read_recipe(name: str, overrides: list[str] | None) -> Recipe:
     return load_recipe(name, overrides=overrides or [])
 
 
-def _respondent(settings: TeacherSection, host: str | None) -> Respondent:
+def _respondent(
+    settings: TeacherSection, host: str | None, folders: Sequence[Path], reporter: Reporter
+) -> Respondent:
     from ollama_bridge.client import Client
-    from ollama_bridge.teacher.respondent import find_respondent
+    from ollama_bridge.teacher.respondent import find_or_recall
 
     with Client(host) as client:
-        return find_respondent(settings, client)
+        return find_or_recall(settings, client, folders, reporter)
 
 
 def print_artifact(artifact: Artifact, *, as_json: bool) -> None:

@@ -45,7 +45,7 @@ from ollama_bridge.reporting import (
     Timed,
 )
 from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line
-from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
+from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
 from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
 
 STAGE = "answers"
@@ -105,6 +105,7 @@ def write_answers(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Corpus(out_dir, draft.finished)
+        keep_identity(respondent, draft.path)
         splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
         writing = _Writing(respondent, settings, seed=work.seed)
         # Beside the artefact: another treatment of the same replies asks for none of them again.

@@ -33,7 +33,7 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Stag
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.replies import LOGPROBS_NAME
-from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent
+from ollama_bridge.teacher.respondent import TOP_LOGPROBS, Respondent, keep_identity
 from ollama_bridge.teacher.scoring import Part, score
 from ollama_bridge.teacher.splits import counts_of, read_splits
 from ollama_bridge.teacher.token_bytes import TokenBytes
@@ -113,6 +113,7 @@ def label_by_daemon(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
+        keep_identity(respondent, draft.path)
         info = StoreInfo(
             method="top_k",
             vocab_size=len(tokenizer),

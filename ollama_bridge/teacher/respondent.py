@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ollama_bridge.artifacts import Manifest, canonical_json, digest_text
+from ollama_bridge.artifacts import Manifest, canonical_json, digest_text, write_text_atomic
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import GivenUp, Job
@@ -16,11 +17,14 @@ from ollama_bridge.client.model_check import SOON, check_models, content_of, dig
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.config import TeacherSection
+from ollama_bridge.drafts import draft_path
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.examples import Message
 from ollama_bridge.reporting import Note, Reporter
 
 TOP_LOGPROBS = 20  # the most that daemons report
+
+_ASKED_NAME = "resume-model"  # in a draft: the identity of who is asked
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def in_daemons(
         identity: Digest of the model; None: that of its tag, or where daemons made the same model
             by themselves and have other digests, of what it is made of.
         hosts: Addresses of the daemons; those that do not answer take no part.
-        known: Identities of earlier work, which the model may have had at other daemons.
+        known: Identities of earlier work, which the model may have had at other daemons: the
+            first that can be its own is kept.
 
     Raises:
         ConfigError: two daemons have different models under that name.
@@ -84,7 +89,9 @@ def in_daemons(
     ]
     if identity is None:
         of_tags, of_content = set(digests.values()), digest_text(canonical_json(content))
-        identity = of_content if len(of_tags) > 1 or of_content in known else of_tags.pop()
+        usual = of_content if len(of_tags) > 1 else next(iter(of_tags))
+        # Who is there today decides nothing of what was begun: all of these are this very model.
+        identity = next((one for one in known if one in {*of_tags, of_content}), usual)
     return Respondent(tag, identity, endpoints, _asker(tag, identity), away=away)
 
 
@@ -187,7 +194,8 @@ def find_or_recall(
 ) -> Respondent:
     """Who is asked; while it cannot be, who made what is finished, so that it is found again.
 
-    Whatever else would be asked of the latter fails as the looking did.
+    What is begun or finished is gone on with whichever daemons are there. Whatever else would be
+    asked of who is recalled fails as the looking did.
 
     Args:
         settings: Say which model, and where.
@@ -200,20 +208,36 @@ def find_or_recall(
         DaemonError: no daemon answers, or one has no such model, and there is nothing finished.
     """
     tag = settings.model.removeprefix("ollama:")
-    known = list(filter(None, (_identity_in(folder, tag) for folder in folders)))
+    known = [identity for folder in folders for identity in _identities_in(folder)]
     try:
         return find_respondent(settings, client, known=known)
     except DaemonError as error:
-        if not known:
+        finished = next(filter(None, (_finished_by(tag, folder) for folder in folders)), None)
+        if finished is None:
             raise
         message = f"{error.message}; what {tag} said before is used"
         reporter.emit(Note("teacher", "warning", message))
         nobody = Endpoint[Any](tag, partial(_raise, error))
-        return Respondent(tag, known[0], [nobody], _asker(tag, known[0]))
+        return Respondent(tag, finished, [nobody], _asker(tag, finished))
 
 
-def _identity_in(folder: Path, tag: str) -> str | None:
-    """The identity of a model whose answers, or labels, are in a folder."""
+def keep_identity(respondent: Respondent, draft: Path) -> None:
+    """Note who is asked in a draft, so that a run that goes on with it asks as the same one."""
+    write_text_atomic(draft / _ASKED_NAME, respondent.identity)
+
+
+def _identities_in(folder: Path) -> Iterator[str]:
+    """Of the models that said, or are just asked, what a folder has."""
+    with contextlib.suppress(ArtifactError):
+        identity = Manifest.read(folder).work.inputs.get("model")
+        if identity is not None:
+            yield identity
+    with contextlib.suppress(FileNotFoundError):
+        yield (draft_path(folder) / _ASKED_NAME).read_text(encoding="utf-8")
+
+
+def _finished_by(tag: str, folder: Path) -> str | None:
+    """The identity of a model whose answers, or labels, are complete in a folder."""
     try:
         manifest = Manifest.read(folder)
     except ArtifactError:

@@ -223,9 +223,47 @@ def test_one_model_is_the_same_work_at_whichever_daemons(daemon: FakeDaemon) -> 
         for left in ([nobody_listens(), other.host], [other.host]):
             assert in_daemons("m", None, left, known=[identity]).identity == identity
             assert in_daemons("m", None, left).identity == "e" * 64
+        for begun in ("d" * 64, "e" * 64):
+            assert in_daemons("m", None, both, known=["f" * 64, begun]).identity == begun
         for changed in ("FROM /x/sha256-" + "b" * 64, f"{made}\nRENDERER other"):
             other.shown = daemon.shown = {**daemon.shown, "modelfile": changed}
             assert in_daemons("m", None, both, known=[identity]).identity != identity
+
+
+@pytest.mark.parametrize("first", ["both", "one"])
+def test_what_was_begun_is_gone_on_with_at_whichever_daemons(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path, first: str
+) -> None:
+    """One of two daemons whose tags' digests differ goes, or comes: nothing is asked twice."""
+    folder, questions = tmp_path / "answers", []
+    with FakeDaemon(models={"m:latest": "e" * 64}) as other, Client(daemon.host) as client:
+        other.shown = daemon.shown = {**daemon.shown, "modelfile": "FROM /x/sha256-" + "a" * 64}
+        hosts = {"both": (daemon.host, other.host), "one": (other.host,)}
+        second = "one" if first == "both" else "both"
+
+        def answer(who: str) -> Corpus:
+            settings = SETTINGS.model_copy(update={"hosts": hosts[who]})
+            respondent = find_or_recall(settings, client, [folder], Heard())
+            return write_answers(corpus, settings, respondent=respondent, out_dir=folder)
+
+        def breaks(asked: Asked) -> Turn:
+            questions.append(text_of(asked))
+            if len(questions) > 4:
+                return Turn(refusal=(404, "model 'm' not found"))
+            return polite(asked)
+
+        daemon.script = other.script = breaks
+        with pytest.raises(ModelNotFoundError):
+            answer(first)
+        kept = (tmp_path / "answers-replies.jsonl").read_text().count("\n")
+        assert kept
+        daemon.script = other.script = polite
+        daemon.asked.clear()
+        other.asked.clear()
+        begun = answer(second)
+        assert len(daemon.questions) + len(other.questions) == 10 - kept
+        assert answer(first).digest == begun.digest
+        assert len(daemon.questions) + len(other.questions) == 10 - kept
 
 
 def test_what_was_finished_needs_no_teacher(
