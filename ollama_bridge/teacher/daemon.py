@@ -56,6 +56,12 @@ _GOLD, _REFUSED = "had an answer", "refused"
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
 _FEW_LEFT = 0.1  # of the training examples of a label; fewer are told of
+_RARE = 5  # training examples; that fewer are all answered otherwise says nothing of the spelling
+# What of a recipe cannot stay as it is without written answers; `score` is for a daemon's labels.
+_LEARN_GOLD = (
+    "--set teacher.answers=gold --set teacher.rewrite=false --set teacher.thinking=strip "
+    "--set teacher.score=asked"
+)
 _TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
 
 
@@ -89,7 +95,7 @@ def write_answers(
     Raises:
         ModelNotFoundError: the daemon has no such model.
         DaemonError: the daemon fails, or refuses request after request, or no usable answer came
-            at first, for a split, or for a label. What was answered is kept.
+            at first, for a split, or for a label that is not rare. What was answered is kept.
     """
     reporter = reporter or NullReporter()
     work = Work(
@@ -122,7 +128,7 @@ def write_answers(
                 outcomes[name], said = _write_split(name, splits[name], writing, log, draft.path)
                 if name == "train":
                     before = Counter(example.label for example in splits[name])
-                    _check_labels(labels, before, said, respondent.name, reporter)
+                    _check_labels(labels, before, said, writing, reporter)
         if writing.refused:
             write_json_lines_atomic(draft.path / "refused.jsonl", writing.refused)
         card = {
@@ -336,14 +342,15 @@ def _check_labels(
     labels: Sequence[str],
     before: Counter[str | None],
     said: Counter[str | None],
-    teacher: str,
+    writing: _Writing,
     reporter: Reporter,
 ) -> None:
     """Make sure that no class is gone from the training split, and tell of one that nearly is.
 
     Raises:
-        DaemonError: naming the label that the teacher never says.
+        DaemonError: naming the label that the teacher never says, though it could have often.
     """
+    teacher = writing.respondent.name
     for label in labels:
         if not before[label] or said[label] >= _FEW_LEFT * before[label]:
             continue
@@ -351,13 +358,11 @@ def _check_labels(
             f"{teacher} says {label!r} in {said[label]} of {before[label]} training examples that "
             "have this label; the others are left out"
         )
-        if not said[label]:
-            raise DaemonError(
-                message,
-                hint="say in task.system how it is spelt, or learn the data's own answers: "
-                "--set teacher.answers=gold --set teacher.rewrite=false",
-                model=teacher,
-            )
+        if not said[label] and before[label] >= _RARE:
+            hint = "say in task.system how it is spelt, or map it to another label: data.label_map"
+            if writing.settings.base_url is None:  # an API is there to write answers
+                hint = f"{hint}; or learn the data's own answers: {_LEARN_GOLD}"
+            raise DaemonError(message, hint=hint, model=teacher)
         reporter.emit(Note(STAGE, "warning", message))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tracemalloc
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.client import Client
-from ollama_bridge.config import TeacherSection
+from ollama_bridge.config import TeacherSection, load_recipe
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
@@ -455,12 +456,12 @@ def test_thinking_is_kept_where_it_is_right(
     }
 
 
-@pytest.mark.parametrize("said", [0, 1, 3])
+@pytest.mark.parametrize(("said", "of"), [(0, 11), (1, 11), (3, 11), (0, 4)])
 def test_no_class_is_lost_without_a_word(
-    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path, said: int
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path, said: int, of: int
 ) -> None:
-    """A label that is spelt otherwise stops the stage; one that is nearly gone is told."""
-    rows = [replace(example(f"neutral{n}", answer="neutral"), label="neutral") for n in range(11)]
+    """A label that is spelt otherwise stops the stage; a rare or nearly lost one is told."""
+    rows = [replace(example(f"neutral{n}", answer="neutral"), label="neutral") for n in range(of)]
     train = [*read_examples(labelled.split_path("train")), *rows]
     write_examples(labelled.split_path("train"), train)
 
@@ -483,14 +484,20 @@ def test_no_class_is_lost_without_a_word(
             reporter=heard,
         )
 
-    if not said:
-        with pytest.raises(DaemonError, match="says 'neutral' in 0 of 11 training examples"):
+    if not said and of == 11:
+        with pytest.raises(
+            DaemonError, match="says 'neutral' in 0 of 11 training examples"
+        ) as caught:
             answer()
         assert not (tmp_path / "answers").exists()
+        advice = re.findall(r"--set (\S+)", caught.value.hint or "")
+        for scores in ([], ["teacher.soft_labels=daemon", "soft_labels.method=top_k"]):
+            recipe = load_recipe("reasoning-quick", overrides=[*scores, *advice])
+            assert recipe.teacher.answers == "gold"
         return
     assert answer().facts["train"] == 6 + said
     warnings = [one for one in heard.events if isinstance(one, Note) and one.level == "warning"]
-    assert len(warnings) == (said == 1)
+    assert len(warnings) == (said < 3)
 
 
 def test_traces_are_treated_anew_without_asking_again(
