@@ -130,11 +130,7 @@ def encode_split(
         DataError: more than a few examples have no answer, or nothing is left.
         TrainingError: nothing would be learnt, or no turn would learn to end.
     """
-    numbered = [
-        (row, example)
-        for row, example in enumerate(examples)
-        if any(message.role == "assistant" for message in example.messages)
-    ]
+    numbered = [(row, example) for row, example in enumerate(examples) if example.is_answered]
     unanswered = len(examples) - len(numbered)
     if not numbered or unanswered > max(_FEW, _FEW_SHARE * len(examples)):
         numbered = list(enumerate(examples))  # the first of them is named
@@ -266,7 +262,7 @@ def _as_asked(
 def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple[str, str]]]:
     """The whole conversation, and for every answer the text before it and through its end."""
     messages = example.messages
-    if not any(message.role == "assistant" for message in messages):
+    if not example.is_answered:
         raise DataError(
             f"example {example.id} has no assistant turn: there is nothing to learn from it",
             hint="add the answer, or let the teacher write it (teacher.answers: daemon)",

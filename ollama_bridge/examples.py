@@ -53,6 +53,11 @@ class Example:
             return self.messages[:-1]
         return self.messages
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is an assistant turn."""
+        return any(message.role == "assistant" for message in self.messages)
+
     def to_json(self) -> str:
         """One line of a corpus file."""
         return json.dumps(

@@ -91,7 +91,8 @@ def label_by_daemon(
         )
     tokenizer = load_tokenizer(student.path)
     vocabulary = TokenBytes(tokenizer)
-    first = next(read_examples(corpus.split_path("train")), None)
+    train = read_examples(corpus.split_path("train"))
+    first = next((example for example in train if example.is_answered), None)
     in_blanks = first is not None and begins_in_blanks(first, tokenizer, vocabulary)
     work = Work(
         kind=SoftLabels.kind,

@@ -32,7 +32,7 @@ def corpus_vocabulary(
 
     Raises:
         ConfigError: the tokenizer cannot be trimmed and stay exact.
-        DataError: an example has no answer.
+        DataError: an example begins with the assistant.
         TrainingError: the chat template cannot be used for training.
         ModelError: the tokenizer cannot be loaded.
     """
@@ -40,7 +40,8 @@ def corpus_vocabulary(
     texts: dict[str, None] = {}  # prompts come often
     for name in ("train", "validation"):
         for example in read_examples(corpus.split_path(name)):
-            texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
+            if example.is_answered:  # the others are left out in training
+                texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
     for example in _frames(system, labels):
         texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
     roles: set[int] = set()

@@ -126,6 +126,30 @@ def label(corpus: Corpus, daemon: FakeDaemon, student: Checkpoint, tmp_path: Pat
     return run
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_row_that_nobody_answered_is_left_out(
+    corpus: Corpus, daemon: FakeDaemon, student: Checkpoint, tmp_path: Path, place: int
+) -> None:
+    """Wherever it stands in the split, as in training."""
+    path = corpus.split_path("train")
+    for split in ("train", "validation", "test"):
+        (gold,) = [one for one in read_examples(corpus.split_path(split)) if one.is_answered]
+        write_examples(corpus.split_path(split), [gold])
+    rows = list(read_examples(path))
+    rows.insert(place, Example("open", (Message("user", "q0"),), "g"))
+    write_examples(path, rows)
+    labels = label_by_daemon(
+        corpus,
+        student,
+        SoftLabelsSection(top_k=4),
+        TeacherSection(model="ollama:m", soft_labels="daemon", score="asked", in_flight=1),
+        respondent=in_daemons("m", "d", [daemon.host]),
+        max_length=128,
+        out_dir=tmp_path / "labels",
+    )
+    assert labels.facts["train_examples"] == 1
+
+
 def read(labels: SoftLabels, rows: list[int]) -> SoftTargets:
     """What the store has of rows of the training split: three written ones, and the given."""
     keys = []

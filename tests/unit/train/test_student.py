@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.trainable import LABELS, SYSTEM, tiny_base
+from fakes.trainable import LABELS, SYSTEM, commit, tiny_base
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import ArtifactError, ConfigError, TrainingError
-from ollama_bridge.examples import read_examples
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.train import student as module
+from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.student import Parts
 
@@ -163,6 +164,25 @@ def test_a_trimmed_student_has_the_rows_of_its_tokens(
         for example in read_examples(corpus.split_path(split)):
             for message in example.messages:
                 assert tokenizer.tokenize(message.content) == source.tokenize(message.content)
+
+
+def test_rows_that_nobody_answered_are_not_in_the_vocabulary(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """A few are left out in training; what they say is not learnt."""
+
+    def fill(path: Path) -> None:
+        for split in ("train", "validation"):
+            asked = Example("open", (Message("user", "Größe 12"),), "open")
+            rows = read_examples(corpus.split_path(split))
+            write_examples(path / f"{split}.jsonl", [asked, *rows])
+
+    with_open = commit(Corpus, tmp_path / "corpus", fill)
+    found, plain = (
+        corpus_vocabulary(base.path, one, system=None, labels=LABELS).source_ids.tolist()
+        for one in (with_open, corpus)
+    )
+    assert found == plain
 
 
 def test_hidden_states_are_read_in_the_students_tokens(
