@@ -170,7 +170,7 @@ class EvaluateSection(Section):
         default=96,
         gt=0,
         description="reply: limit of an answer, thinking included, tokens; classify: of the "
-        "thinking of a served model that thinks. A tag's own num_predict holds as well.",
+        "thinking of a model that thinks. A served tag's own num_predict holds as well.",
     )
 
 

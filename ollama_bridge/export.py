@@ -11,6 +11,7 @@ from ollama_bridge.config import Recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.evaluation.held_out import answers_with_thoughts
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.rendering import check_labels_fit, limits_of
@@ -84,12 +85,13 @@ def _comparable(tag: str) -> str:
     return listed_name(tag).casefold()
 
 
-def check_start(recipe: Recipe, start: Checkpoint, reporter: Reporter) -> None:
+def check_start(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter: Reporter) -> None:
     """Make sure that a student of this start can be served as the recipe says.
 
     Args:
         recipe: What to build.
         start: What the training begins with.
+        corpus: What it learns, as far as that is there before a teacher writes answers.
         reporter: Hears of what may be left out.
 
     Raises:
@@ -100,7 +102,9 @@ def check_start(recipe: Recipe, start: Checkpoint, reporter: Reporter) -> None:
     """
     check_can_be_written(start)
     check_answers_fit(recipe, start)
-    check_thoughts_fit(recipe, reporter)
+    # What is written again is not learnt as the data have it.
+    given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
+    check_thoughts_fit(recipe, reporter, given_tokens=given_tokens)
 
 
 def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
@@ -124,20 +128,43 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
     )
 
 
-def check_thoughts_fit(recipe: Recipe, reporter: Reporter) -> None:
+def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:
+    """Tokens of the longest answer to be learnt that the data give a thought; 0: none has one.
+
+    Args:
+        start: Whose vocabulary the student has.
+        corpus: Its training split is looked at.
+
+    Returns:
+        Thought, answer and end together.
+    """
+    from ollama_bridge.models.load import load_tokenizer
+
+    answers = list(answers_with_thoughts(corpus))
+    if not answers:
+        return 0
+    tokenizer = load_tokenizer(start.path)
+    ids = tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
+    return max(map(len, ids)) + 1
+
+
+def check_thoughts_fit(recipe: Recipe, reporter: Reporter, *, given_tokens: int = 0) -> None:
     """Make sure that a student that learns to think comes to its answer, as served and scored.
 
     Args:
         recipe: What to build.
         reporter: Hears of examples that the training may leave out.
+        given_tokens: Of the longest answer with a thought that the data give; 0: they give none.
 
     Raises:
         ConfigError: naming the limits that are below that of the answers to be learnt.
         ModelfileError: a parameter is unknown, or of another type.
     """
-    longest = recipe.teacher.answer_tokens
-    if recipe.teacher.thinking == "strip":
+    written_tokens = 0 if recipe.teacher.thinking == "strip" else recipe.teacher.answer_tokens
+    longest = max(written_tokens, given_tokens)
+    if longest == 0:
         return
+    source = "teacher.answer_tokens" if written_tokens == longest else "of the data"
     of_tag = limits_of(recipe.modelfile)
     limits = {
         "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
@@ -151,7 +178,7 @@ def check_thoughts_fit(recipe: Recipe, reporter: Reporter) -> None:
         fixes = {key: 2 * longest if key.endswith("num_ctx") else longest for key in short}
         raise ConfigError(
             f"answers of up to {longest} tokens, thinking included, are to be learnt "
-            f"(teacher.answer_tokens), but {found}: the student's own would be cut in the thought",
+            f"({source}), but {found}: the student's own would be cut in the thought",
             hint="add " + " ".join(f"--set {key}={needed}" for key, needed in fixes.items()),
         )
     if recipe.distill.max_length < longest:

@@ -115,7 +115,7 @@ class _Build:
         for model in (self.recipe.teacher.model, self.recipe.student.model):
             provide_teacher(model, self.client, self.reporter)
         found = self.find_teacher()
-        self.check_answers(found)
+        self.check_answers(found, corpus)
         corpus = self.write_answers(corpus)
         unload_all(self.client, self.reporter)
         teacher = self.tune(found, corpus)
@@ -164,12 +164,12 @@ class _Build:
             return None
         return self.resolve(self.recipe.teacher.model)
 
-    def check_answers(self, found: Checkpoint | None) -> None:
+    def check_answers(self, found: Checkpoint | None, corpus: Corpus) -> None:
         """That the tags can be made and will not cut answers, while nothing is written yet."""
         from ollama_bridge.export import check_start
 
         start = self.find_start(None if found is None else _Teacher(found, found))
-        check_start(self.recipe, start, self.reporter)
+        check_start(self.recipe, start, corpus, self.reporter)
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""

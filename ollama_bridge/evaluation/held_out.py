@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ollama_bridge.answer_text import THOUGHT_END
@@ -48,10 +48,17 @@ def held_out_examples(corpus: Corpus, *, limit: int | None, by_label: bool) -> l
 
 def teaches_thoughts(corpus: Corpus) -> bool:
     """Whether any answer to be learnt has a thought in front: its label is not said at once."""
+    return any(answers_with_thoughts(corpus))
+
+
+def answers_with_thoughts(corpus: Corpus) -> Iterator[str]:
+    """Whole answers of the training split that have a thought in front."""
     path = corpus.split_path("train")
-    return path.is_file() and any(
-        THOUGHT_END in example.messages[-1].content for example in read_examples(path)
-    )
+    if path.is_file():
+        for example in read_examples(path):
+            last = example.messages[-1]
+            if last.role == "assistant" and THOUGHT_END in last.content:
+                yield last.content
 
 
 def gold_labels(examples: Sequence[Example], labels: Sequence[str]) -> list[str]:

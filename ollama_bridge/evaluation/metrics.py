@@ -17,6 +17,7 @@ import numpy as np
 from ollama_bridge.repetition import is_looping, repeated_share
 
 OTHER = "(other)"
+FEW_CUT = 0.05  # of the answers of a model that thinks; more are told of
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _CONFIDENCE = 0.95

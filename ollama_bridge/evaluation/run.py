@@ -26,15 +26,15 @@ from ollama_bridge.evaluation.held_out import (
     teaches_thoughts,
     write_predictions,
 )
-from ollama_bridge.evaluation.metrics import answer_scores
-from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
+from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
+from ollama_bridge.evaluation.reply import Answer, measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import add_scores, main_teacher, write_report
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.models.products import freeze_in
-from ollama_bridge.reporting import Metric, NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
 
 STAGE = "evaluate"
 _VERSION = 2
@@ -207,11 +207,22 @@ def _score(
                 tokens=[answer.tokens for answer in answers],
             )
             if task.kind == "classify":
+                _tell_of_cuts(answers, settings.reply_tokens, stage, reporter)
                 said = [without_thought(answer) for answer in said]
         write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return ModelScores(out_dir, manifest)
+
+
+def _tell_of_cuts(answers: Sequence[Answer], limit: int, stage: str, reporter: Reporter) -> None:
+    cut = sum(not answer.ended for answer in answers)
+    if cut > FEW_CUT * len(answers):
+        message = (
+            f"{cut} of {len(answers)} answers were cut at {limit} tokens, thinking included, and "
+            f"count as wrong: --set evaluate.reply_tokens={2 * limit} lets them come to an end"
+        )
+        reporter.emit(Note(stage, "warning", message))
 
 
 def _folder_names(names: Sequence[str]) -> dict[str, str]:

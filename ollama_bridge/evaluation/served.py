@@ -25,7 +25,7 @@ from ollama_bridge.evaluation.held_out import (
     teaches_thoughts,
     write_predictions,
 )
-from ollama_bridge.evaluation.metrics import answer_scores
+from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
 from ollama_bridge.evaluation.report import Report, add_scores, main_teacher, write_report
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import Journal, JSONRecord
@@ -38,7 +38,6 @@ STAGE = "served"
 _VERSION = 3
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
-_FEW_CUT = 0.05  # of the answers of a model that thinks; more are told of
 
 _Options = dict[str, float]  # of a request, by Ollama's names
 
@@ -278,7 +277,7 @@ def _own_limit(details: ModelDetails) -> float:
 def _tell_of_cuts(name: str, answered: _Answered, limit: float, reporter: Reporter) -> None:
     total = len(answered.records)
     cut = sum(record["done_reason"] == "length" for record in answered.records)
-    if cut > _FEW_CUT * total:
+    if cut > FEW_CUT * total:
         message = (
             f"{cut} of {total} answers of the {name} were cut at {limit:g} tokens, "
             "thinking included, and count as wrong: raise evaluate.reply_tokens "

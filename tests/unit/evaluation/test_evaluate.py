@@ -305,11 +305,18 @@ def test_a_label_behind_a_thought_is_not_scored_without_it(
     rows = list(read_examples(corpus.split_path("train")))
     rows[-1] = with_answer(rows[-1], with_thought("positive", "They like it."))
     write_examples(corpus.split_path("train"), rows)
-    written = evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "written")
+    heard = Heard()
+    written = evaluate(
+        {"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "written", reporter=heard
+    )
     assert written.facts["student: accuracy"] == 0  # a random model writes none of the labels
     entry = json.loads(written.report_path.read_text())["models"]["student"]
     assert 1 <= entry["mean_tokens"] <= SETTINGS.reply_tokens
     assert "perplexity" not in entry
+    (warning,) = [event for event in heard.events if isinstance(event, Note)]
+    cut = round(entry["answers"] * (1 - entry["ended"]))
+    assert warning.stage == "evaluate student"
+    assert f"{cut} of 4 answers were cut at 6 tokens" in warning.message
 
 
 def test_replies_are_held_against_their_labels(base: Checkpoint, tmp_path: Path) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
-from fakes.trainable import tiny_base
+from fakes.trainable import commit, tiny_base, tiny_corpus
 
+from ollama_bridge.answer_text import with_thought
+from ollama_bridge.artifacts import Corpus
 from ollama_bridge.assets import find_recipe
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, ConversionError
+from ollama_bridge.examples import Example, Message, write_examples
 from ollama_bridge.export import (
     check_answers_fit,
     check_can_be_written,
+    check_start,
     check_tags,
     check_thoughts_fit,
 )
@@ -62,6 +66,45 @@ def test_limits_leave_room_for_what_is_thought() -> None:
     check_thoughts_fit(thinking(*fixed), heard)
     (warning,) = told
     check_thoughts_fit(thinking(*fixed, *fixes_in(warning.message)), NullReporter())
+
+
+def corpus_of_thoughts(folder: Path, *thoughts: str) -> Corpus:
+    examples = [
+        Example(str(number), (Message("user", "Good?"), answer), str(number), "positive")
+        for number, thought in enumerate(thoughts)
+        for answer in [Message("assistant", with_thought("positive", thought))]
+    ]
+    return commit(Corpus, folder, lambda path: write_examples(path / "train.jsonl", examples))
+
+
+def test_limits_leave_room_for_the_thoughts_of_ones_own_data(tmp_path: Path) -> None:
+    """Nobody writes them: how long they are is counted, in the vocabulary of the student."""
+    start = tiny_base(tmp_path / "base")
+    check_start(recipe_of(), start, tiny_corpus(tmp_path / "labels"), NullReporter())
+    corpus = corpus_of_thoughts(tmp_path / "thoughts", "Food. " * 9, "They hoped. " * 200)
+    with pytest.raises(ConfigError, match=r"\(of the data\), but .*num_predict is 8, ") as caught:
+        check_start(recipe_of(), start, corpus, NullReporter())
+    fixed = fixes_in(caught.value.hint or "")
+    told: list[Any] = []
+    heard: Any = SimpleNamespace(emit=told.append)
+    check_start(recipe_of(*fixed), start, corpus, heard)
+    (warning,) = told
+    check_start(recipe_of(*fixed, *fixes_in(warning.message)), start, corpus, NullReporter())
+    one_less = {key: int(value) - 1 for key, _, value in (fix.partition("=") for fix in fixed)}
+    with pytest.raises(ConfigError, match="reply_tokens is"):
+        check_start(recipe_of(*(f"{k}={v}" for k, v in one_less.items())), start, corpus, heard)
+
+
+def test_thoughts_that_a_teacher_writes_again_are_not_learnt(tmp_path: Path) -> None:
+    """Beside its own, the data's are, where it answers nothing but what has no answer."""
+    start = tiny_base(tmp_path / "base")
+    corpus = corpus_of_thoughts(tmp_path / "thoughts", "They hoped. " * 900)
+    rewritten = load_recipe("reasoning-quick")
+    assert rewritten.teacher.rewrite
+    check_start(rewritten, start, corpus, NullReporter())
+    beside = load_recipe("reasoning-quick", overrides=["teacher.rewrite=false"])
+    with pytest.raises(ConfigError, match="of the data"):
+        check_start(beside, start, corpus, NullReporter())
 
 
 def test_the_advice_of_a_recipe_has_room_for_what_is_thought() -> None:
