@@ -45,6 +45,15 @@ def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> N
     assert notes == [f"{count} examples, {answers / tokens:.1%} of their tokens are supervised"]
 
 
+def lengths_in_tokens(base: Checkpoint, corpus: Corpus) -> list[int]:
+    """Of the training examples, the shortest first."""
+    tokenizer = load_tokenizer(base.path)
+    return sorted(
+        len(encode(example, tokenizer, max_length=512).input_ids)
+        for example in read_examples(corpus.split_path("train"))
+    )
+
+
 @pytest.mark.parametrize(
     ("stage", "section"),
     [("finetune", "teacher.tune"), ("distill", "distill"), ("control", "distill")],
@@ -53,11 +62,7 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
     base: Checkpoint, corpus: Corpus, stage: str, section: str
 ) -> None:
     """By the key of the stage's section; with the values that are said, all are learnt."""
-    tokenizer = load_tokenizer(base.path)
-    lengths = sorted(
-        len(encode(example, tokenizer, max_length=512).input_ids)
-        for example in read_examples(corpus.split_path("train"))
-    )
+    lengths = lengths_in_tokens(base, corpus)
     listener = Listener()
     limit = lengths[len(lengths) // 2]
     settings = OptimizerSection(max_length=limit)
@@ -76,11 +81,7 @@ def test_no_length_is_advised_that_the_model_does_not_know(
     base: Checkpoint, corpus: Corpus, tmp_path: Path, more: int
 ) -> None:
     """Beyond its context the weights have not learnt positions."""
-    tokenizer = load_tokenizer(base.path)
-    lengths = sorted(
-        len(encode(example, tokenizer, max_length=512).input_ids)
-        for example in read_examples(corpus.split_path("train"))
-    )
+    lengths = lengths_in_tokens(base, corpus)
     folder, listener, limit = tmp_path / "model", Listener(), lengths[len(lengths) // 2]
     shutil.copytree(base.path, folder)
     config = json.loads((folder / "config.json").read_text())
