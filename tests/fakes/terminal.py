@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import psutil
+
 
 def start_command(*args: str, **environment: str) -> subprocess.Popen[str]:
     """Start ``ollama-bridge``; both its outputs are pipes.
@@ -32,6 +34,22 @@ def start_command(*args: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def wait_until_it_sleeps(process: subprocess.Popen[str], *, limit_s: float = 5) -> None:
+    """Wait until a program that is about to wait does wait.
+
+    Python looks for signals between its own instructions: one that comes after it has looked and
+    before it waits is seen when it has waited.
+
+    Args:
+        process: The program.
+        limit_s: Go on after this long, where the system does not tell who sleeps (macOS).
+    """
+    watched = psutil.Process(process.pid)
+    deadline_s = time.monotonic() + limit_s
+    while watched.status() != psutil.STATUS_SLEEPING and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+
+
 def interrupt(*args: str, when: Callable[[], bool], **environment: str) -> None:
     """Ctrl-C for a command in the middle of its work: exit code 130, and a word as the last line.
 
@@ -44,6 +62,7 @@ def interrupt(*args: str, when: Callable[[], bool], **environment: str) -> None:
     while not when():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)
+    wait_until_it_sleeps(process, limit_s=0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.command_line import run_in_process
-from fakes.terminal import start_command
+from fakes.terminal import start_command, wait_until_it_sleeps
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 from typer.testing import CliRunner
@@ -286,7 +286,8 @@ def test_ctrl_c_is_told_in_a_word() -> None:
             try:
                 asking, _ = silent.accept()
                 with asking:
-                    assert asking.recv(1) == b"G"  # it has asked, and waits
+                    assert asking.recv(1) == b"G"
+                    wait_until_it_sleeps(process)
                     process.send_signal(signal.SIGINT)
                     out, err = process.communicate(timeout=30)
             finally:
