@@ -1,8 +1,9 @@
-"""Checkpoints and tags that were made elsewhere: package, look at, verify."""
+"""A checkpoint, made here or elsewhere, becomes a proven tag: ``_Package.run`` is the order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ from ollama_bridge.artifacts import (
     AdapterFile,
     Checkpoint,
     Corpus,
+    GGUFFile,
     RegisteredModel,
 )
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
-from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
@@ -25,12 +27,10 @@ from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run
-from ollama_bridge.template.authority import Renderer, Served, decide, lost_by
-from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.verification import type_of, verify_tag
-from ollama_bridge.verify.certificate import Certificate
+from ollama_bridge.template.authority import Renderer, lost_by
 
 if TYPE_CHECKING:
+    from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import Target
 
 _UNPROVEN = "its proof failed"
@@ -99,83 +99,36 @@ def package(
     gguf_type = parse(gguf_type)
     require_training_extra()
     from ollama_bridge.config import ModelfileSection
-    from ollama_bridge.conversion import convert
-    from ollama_bridge.models.reference_values import with_reference_values
-    from ollama_bridge.models.resolve import resolve_adapter, resolve_model
-    from ollama_bridge.registration import register
-    from ollama_bridge.rendering import render
 
-    settings = ModelfileSection.model_validate(recipe_modelfile or {})
     run_dir = (out_dir or home_dir() / "runs" / f"package-{tag_file_name(tag)}").absolute()
     with (
         hold_run(run_dir),
         JSONLReporter(run_dir / EVENTS_NAME) as events,
         Client(host) as client,
     ):
-        tee = TeeReporter(events, reporter or NullReporter())
-        if any(text and text.startswith("ollama:") for text in (checkpoint, base)):
-            ensure_daemon(reporter=tee, host=host)
-        # A bad checkpoint is told before a daemon is started for it.
-        models_dir = home_dir() / "models"
-        parts = None
-        if adapter:
-            parts = resolve_adapter(
-                checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
-            )
-        plain = resolve_model(
-            checkpoint, cache_dir=models_dir, base=base, client=client, reporter=tee
-        )
-        system, labels = _trained_with(plain, system, tee)
-        # A file whose types are chosen one by one records its own noise.
-        noise_types = noise_types_of(gguf_type) if target is None else ()
-        source = with_reference_values(
-            plain,
+        stages = _Package(
+            checkpoint=checkpoint,
+            base=base,
+            as_adapter=adapter,
+            tag=tag,
+            settings=ModelfileSection.model_validate(recipe_modelfile or {}),
             system=system,
-            labels=labels,
-            out_dir=run_dir / "checkpoint",
-            noise_types=noise_types,
-            reporter=tee,
-        )
-        lora = None
-        if parts is not None:
-            ensure_daemon(reporter=tee, host=host)  # its version decides
-            source, lora = _apart(*parts, source, run_dir, client, tee)
-
-        if renderer and lora is None and settings.template == "auto":
-            built_in = _find_renderer(source, client, tee, host=host)
-            if built_in is not None:
-                source = with_reference_values(
-                    plain,
-                    system=system,
-                    labels=labels,
-                    renderer=built_in,
-                    out_dir=run_dir / "checkpoint-renderer",
-                    noise_types=noise_types,
-                    reporter=tee,
-                )
-        gguf = convert(
-            source,
-            type=gguf_type,
-            imatrix=imatrix,
+            gguf_type=gguf_type,
             target=target,
             corpus=corpus,
-            out_dir=run_dir / (f"gguf-{gguf_type}" if target is None else "gguf-budget"),
-            reporter=tee,
-        )
-        ensure_daemon(reporter=tee, host=host)
-        model = register(
-            gguf,
-            render(gguf, settings=settings, system=system),
-            tag,
-            client=client,
-            out_dir=run_dir / "tag",
-            adapter=lora,
-            reporter=tee,
+            imatrix=imatrix,
+            may_use_renderer=renderer,
             force=force,
             link=link,
+            run_dir=run_dir,
+            client=client,
+            host=host,
+            reporter=TeeReporter(events, reporter or NullReporter()),
         )
+        model = stages.run()
         if publish_to is not None and model.facts["forced"]:
-            tee.emit(Note("publish", "warning", f"{model.tag} is not published: {_UNPROVEN}"))
+            message = f"{model.tag} is not published: {_UNPROVEN}"
+            stages.reporter.emit(Note("publish", "warning", message))
         elif publish_to is not None:
             publish(
                 model.tag,
@@ -184,172 +137,193 @@ def package(
                 license_file=license_file,
                 insecure=insecure,
                 host=host,
-                reporter=tee,
+                reporter=stages.reporter,
             )
         return model
 
 
-def _trained_with(
-    checkpoint: Checkpoint, asked: str | None, reporter: Reporter
-) -> tuple[str | None, tuple[str, ...]]:
-    """SYSTEM of the tag, and the labels to score: of what was trained here, those of its task."""
-    if not checkpoint.reference_path.is_file():
-        return asked, ()
-    values = ReferenceValues.read(checkpoint.reference_path)
-    if asked is not None or values.system == values.default_system:
-        return asked, values.labels
-    said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
-    reporter.emit(Note("package", "info", said))
-    return values.system, values.labels
+@dataclass(frozen=True)
+class _Probes:
+    """What the reference values of a checkpoint are computed for.
 
-
-def _find_renderer(
-    checkpoint: Checkpoint, client: Client, reporter: Reporter, *, host: str | None
-) -> Renderer | None:
-    """Code of Ollama's own that renders what a Go template cannot, if there is such a thing."""
-    from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.models.reference_texts import chat_template_of
-    from ollama_bridge.verify.renderers import find_renderer
-
-    served = ReferenceValues.read(checkpoint.reference_path).template
-    template = chat_template_of(load_tokenizer(checkpoint.path)) if served is not None else None
-    if template is None or served is None:
-        return None
-    lost = lost_by(template, served.capabilities)
-    if served.go is not None and not lost:
-        return None
-    ensure_daemon(reporter=reporter, host=host)
-    found = find_renderer(client, template)
-    what = "prompts" if served.go is None else " and ".join(lost)
-    said = f"RENDERER {found.name}" if found is not None else "none of Ollama's own renderers"
-    reporter.emit(
-        Note("package", "info", f"Go cannot write the {what} of the chat template; {said} does")
-    )
-    return found
-
-
-def _apart(
-    adapter: Path,
-    base: Checkpoint,
-    adapted: Checkpoint,
-    run_dir: Path,
-    client: Client,
-    reporter: Reporter,
-) -> tuple[Checkpoint, AdapterFile | None]:
-    """Base and adapter for two files; or the adapted model as it is, where a daemon takes one."""
-    from ollama_bridge.conversion import convert_adapter
-    from ollama_bridge.models.merge import base_with_values
-
-    version = client.version()
-    if has_limit(version, NO_ADAPTER):
-        said = f"Ollama {version} takes no LoRA adapter: {NO_ADAPTER.instead}"
-        reporter.emit(Note("package", "warning", said))
-        return adapted, None
-    lora = convert_adapter(adapter, base, out_dir=run_dir / "adapter", reporter=reporter)
-    return base_with_values(base, adapted, out_dir=run_dir / "base"), lora
-
-
-def verify(
-    tag: str,
-    *,
-    against: str | None = None,
-    base: str | None = None,
-    out_dir: Path | None = None,
-    host: str | None = None,
-    reporter: Reporter | None = None,
-) -> Certificate:
-    """Check that a tag which is already in Ollama serves what was trained.
-
-    Args:
-        tag: A tag of the daemon; it may have been made by anybody.
-        against: Model reference of the checkpoint that the tag is said to be; None: the values
-            that our tags carry, which takes neither torch nor the checkpoint.
-        base: Of a PEFT adapter in ``against``: reference of the model that it was trained on; None:
-            the one that it names.
-        out_dir: Folder for what is computed of ``against``; None: ``runs/verify-TAG`` in our home
-            folder.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        reporter: Hears of progress.
-
-    Returns:
-        The certificate; ask it whether it passed.
-
-    Raises:
-        OllamaBridgeError: what went wrong and what to do.
+    Attributes:
+        system: SYSTEM of the tag; None: the default of the chat template, if any.
+        labels: Of the task that it was trained for here.
     """
-    check_tag(tag)
-    if base is not None and against is None:
-        raise ConfigError(
-            "--base is that of an adapter, and none was given",
-            hint=f"ollama-bridge verify {tag} --against ADAPTER --base {base}",
-        )
-    reporter = reporter or NullReporter()
-    with Client(host) as client:
-        if against is None:
-            return verify_tag(tag, client=client, reporter=reporter)
-        require_training_extra()
-        from ollama_bridge.models.reference_values import with_reference_values
-        from ollama_bridge.models.resolve import resolve_model
 
-        run_dir = (out_dir or home_dir() / "runs" / f"verify-{tag_file_name(tag)}").absolute()
-        details = client.show(tag, verbose=True)
-        system = details.system or None
-        source = resolve_model(
-            against,
-            cache_dir=home_dir() / "models",
-            base=base,
-            client=client,
-            reporter=reporter,
-        )
-        with hold_run(run_dir):
-            checkpoint = with_reference_values(
-                source,
-                system=system,
-                out_dir=run_dir / "checkpoint",
-                noise_types=noise_types_of(type_of(tag, details)),
-                reporter=reporter,
+    system: str | None
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Package:
+    """The stages of one package, with what :func:`package` was asked for."""
+
+    checkpoint: str
+    base: str | None
+    as_adapter: bool
+    tag: str
+    settings: ModelfileSection
+    system: str | None
+    gguf_type: str
+    target: Target | None
+    corpus: Corpus | None
+    imatrix: Path | None
+    may_use_renderer: bool
+    force: bool
+    link: bool
+    run_dir: Path
+    client: Client
+    host: str | None
+    reporter: Reporter
+
+    def run(self) -> RegisteredModel:
+        """All of them, in order. A bad checkpoint is told before a daemon is started for it."""
+        if any(text and text.startswith("ollama:") for text in (self.checkpoint, self.base)):
+            self.ensure_daemon()
+        parts, whole = self.resolve()
+        probes = self.find_probes(whole)
+        source, lora = self.with_values(whole, probes), None
+        if parts is not None:
+            source, lora = self.take_apart(*parts, source)
+        if lora is None:
+            source = self.with_renderer(whole, source, probes)
+        gguf = self.convert(source)
+        return self.register(gguf, lora, probes)
+
+    def ensure_daemon(self) -> None:
+        """One answers from here on."""
+        ensure_daemon(reporter=self.reporter, host=self.host)
+
+    def resolve(self) -> tuple[tuple[Path, Checkpoint] | None, Checkpoint]:
+        """Adapter and base, where they are to be served apart, and the whole model."""
+        from ollama_bridge.models.resolve import resolve_adapter, resolve_model
+
+        models_dir, parts = home_dir() / "models", None
+        if self.as_adapter:
+            parts = resolve_adapter(
+                self.checkpoint,
+                cache_dir=models_dir,
+                base=self.base,
+                client=self.client,
+                reporter=self.reporter,
             )
-            return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)
-
-
-def read_template(
-    checkpoint: str, *, host: str | None = None, reporter: Reporter | None = None
-) -> Served:
-    """How a tag of a checkpoint will render its prompts: the Go template, and its proof.
-
-    Args:
-        checkpoint: A model reference, or a file with a chat template (``.jinja``).
-        host: Address of the daemon that an ``ollama:`` reference lies in.
-        reporter: Hears of progress.
-
-    Raises:
-        TemplateError: the chat template is no Jinja.
-        ModelError: there is no chat template, or it does not end.
-        OllamaBridgeError: the checkpoint cannot be read.
-    """
-    from ollama_bridge.models.template_trial import check_chat_template
-
-    file = Path(checkpoint)
-    if file.suffix == ".jinja":
-        try:
-            source = file.read_bytes().decode()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ModelError(f"{file} cannot be read: {exc}") from exc
-        check_chat_template(source, where=str(file))
-        return decide(ChatTemplate(source, special={}, adds_bos=False))
-    require_training_extra()
-    from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.models.reference_texts import chat_template_of
-    from ollama_bridge.models.resolve import resolve_model
-
-    with Client(host) as client:
-        source_folder = resolve_model(
-            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=reporter
+        whole = resolve_model(
+            self.checkpoint,
+            cache_dir=models_dir,
+            base=self.base,
+            client=self.client,
+            reporter=self.reporter,
         )
-    template = chat_template_of(load_tokenizer(source_folder.path))
-    if template is None:
-        raise ModelError(
-            f"{checkpoint} has no chat template: its tags continue a prompt as it is",
-            hint="put a chat_template.jinja into its folder",
+        return parts, whole
+
+    def find_probes(self, checkpoint: Checkpoint) -> _Probes:
+        """What was asked; of what was trained here also what it was trained with."""
+        if not checkpoint.reference_path.is_file():
+            return _Probes(self.system, ())
+        values = ReferenceValues.read(checkpoint.reference_path)
+        if self.system is not None or values.system == values.default_system:
+            return _Probes(self.system, values.labels)
+        said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
+        self.reporter.emit(Note("package", "info", said))
+        return _Probes(values.system, values.labels)
+
+    def with_values(
+        self, checkpoint: Checkpoint, probes: _Probes, *, renderer: Renderer | None = None
+    ) -> Checkpoint:
+        """The checkpoint with what the proof compares."""
+        from ollama_bridge.models.reference_values import with_reference_values
+
+        return with_reference_values(
+            checkpoint,
+            system=probes.system,
+            labels=probes.labels,
+            renderer=renderer,
+            out_dir=self.run_dir / ("checkpoint" if renderer is None else "checkpoint-renderer"),
+            # A file whose types are chosen one by one records its own noise.
+            noise_types=noise_types_of(self.gguf_type) if self.target is None else (),
+            reporter=self.reporter,
         )
-    return decide(template)
+
+    def take_apart(
+        self, adapter: Path, base: Checkpoint, whole: Checkpoint
+    ) -> tuple[Checkpoint, AdapterFile | None]:
+        """Base and adapter for two files; or the whole model, where the daemon takes no adapter."""
+        from ollama_bridge.conversion import convert_adapter
+        from ollama_bridge.models.merge import base_with_values
+
+        self.ensure_daemon()  # its version decides
+        version = self.client.version()
+        if has_limit(version, NO_ADAPTER):
+            said = f"Ollama {version} takes no LoRA adapter: {NO_ADAPTER.instead}"
+            self.reporter.emit(Note("package", "warning", said))
+            return whole, None
+        out_dir = self.run_dir / "adapter"
+        lora = convert_adapter(adapter, base, out_dir=out_dir, reporter=self.reporter)
+        return base_with_values(base, whole, out_dir=self.run_dir / "base"), lora
+
+    def with_renderer(
+        self, checkpoint: Checkpoint, source: Checkpoint, probes: _Probes
+    ) -> Checkpoint:
+        """The checkpoint for code of Ollama's own, where that renders what Go loses."""
+        if not self.may_use_renderer or self.settings.template != "auto":
+            return source
+        renderer = self.find_renderer(source)
+        if renderer is None:
+            return source
+        return self.with_values(checkpoint, probes, renderer=renderer)
+
+    def find_renderer(self, checkpoint: Checkpoint) -> Renderer | None:
+        """Code of Ollama's own that renders what a Go template cannot, if there is such a thing."""
+        from ollama_bridge.models.load import load_tokenizer
+        from ollama_bridge.models.reference_texts import chat_template_of
+        from ollama_bridge.verify.renderers import find_renderer
+
+        served = ReferenceValues.read(checkpoint.reference_path).template
+        template = chat_template_of(load_tokenizer(checkpoint.path)) if served is not None else None
+        if template is None or served is None:
+            return None
+        lost = lost_by(template, served.capabilities)
+        if served.go is not None and not lost:
+            return None
+        self.ensure_daemon()
+        found = find_renderer(self.client, template)
+        what = "prompts" if served.go is None else " and ".join(lost)
+        said = f"RENDERER {found.name}" if found is not None else "none of Ollama's own renderers"
+        message = f"Go cannot write the {what} of the chat template; {said} does"
+        self.reporter.emit(Note("package", "info", message))
+        return found
+
+    def convert(self, source: Checkpoint) -> GGUFFile:
+        """The file that is served."""
+        from ollama_bridge.conversion import convert
+
+        return convert(
+            source,
+            type=self.gguf_type,
+            imatrix=self.imatrix,
+            target=self.target,
+            corpus=self.corpus,
+            out_dir=self.run_dir / f"gguf-{'budget' if self.target else self.gguf_type}",
+            reporter=self.reporter,
+        )
+
+    def register(
+        self, gguf: GGUFFile, adapter: AdapterFile | None, probes: _Probes
+    ) -> RegisteredModel:
+        """The tag, proven."""
+        from ollama_bridge.registration import register
+        from ollama_bridge.rendering import render
+
+        self.ensure_daemon()
+        return register(
+            gguf,
+            render(gguf, settings=self.settings, system=probes.system),
+            self.tag,
+            client=self.client,
+            out_dir=self.run_dir / "tag",
+            adapter=adapter,
+            reporter=self.reporter,
+            force=self.force,
+            link=self.link,
+        )

@@ -69,7 +69,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"pipeline", "card", "replica"}),
     frozenset({"publication", "retrieval"}),
-    frozenset({"packaging"}),
+    frozenset({"inspection", "packaging"}),
     frozenset({"cli"}),
 )
 STAGES = LAYERS[9]

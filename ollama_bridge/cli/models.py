@@ -126,10 +126,10 @@ def template(
       ollama-bridge template ./my-finetune
       ollama-bridge template ./my-finetune/chat_template.jinja --json
     """
-    from ollama_bridge import packaging
+    from ollama_bridge import inspection
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        served = packaging.read_template(checkpoint, host=host, reporter=reporter)
+        served = inspection.read_template(checkpoint, host=host, reporter=reporter)
     if as_json:
         output.data_json(asdict(served))
         return
@@ -160,10 +160,10 @@ def verify(
       ollama-bridge verify my-model --against ./my-finetune
       ollama-bridge verify my-model --against ./my-adapter --base ./unquantized-base
     """
-    from ollama_bridge import packaging
+    from ollama_bridge import inspection
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        certificate = packaging.verify(
+        certificate = inspection.verify(
             tag, against=against, base=base, out_dir=out, host=host, reporter=reporter
         )
     if as_json:

@@ -12,7 +12,8 @@ from fakes.exports import Exports, modelfile_of, tiny_exports
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import DaemonError, DiskFullError, OllamaBridgeError
-from ollama_bridge.packaging import package, verify
+from ollama_bridge.inspection import verify
+from ollama_bridge.packaging import package
 from ollama_bridge.registration import register
 
 pytestmark = pytest.mark.live

@@ -36,8 +36,9 @@ from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
+from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.packaging import package, verify
+from ollama_bridge.packaging import package
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.verification import verify_tag

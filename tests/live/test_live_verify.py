@@ -39,10 +39,10 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ParityError
+from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.packaging import verify
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.verification import verify_tag
 

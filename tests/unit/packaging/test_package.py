@@ -14,8 +14,9 @@ from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, RegisteredModel, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.packaging import package, verify
+from ollama_bridge.packaging import package
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.run_folder import hold_run

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ollama_bridge.cli import app
 from ollama_bridge.errors import ModelError, TemplateError
-from ollama_bridge.packaging import read_template
+from ollama_bridge.inspection import read_template
 
 
 def test_a_checkpoints_template_is_shown(tiny_checkpoint: Path) -> None:

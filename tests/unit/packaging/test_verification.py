@@ -10,7 +10,7 @@ import pytest
 
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
-from ollama_bridge.packaging import verify
+from ollama_bridge.inspection import verify
 from ollama_bridge.verification import type_of, verify_tag
 
 

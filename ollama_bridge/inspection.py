@@ -1,0 +1,125 @@
+"""What is there already: which prompts a checkpoint's tags will have, and what a tag serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollama_bridge.assets import home_dir
+from ollama_bridge.client import Client
+from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.extras import require_training_extra
+from ollama_bridge.modelfile import check_tag
+from ollama_bridge.pipeline import tag_file_name
+from ollama_bridge.reference import noise_types_of
+from ollama_bridge.reporting import NullReporter, Reporter
+from ollama_bridge.run_folder import hold_run
+from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.verification import type_of, verify_tag
+from ollama_bridge.verify.certificate import Certificate
+
+
+def verify(
+    tag: str,
+    *,
+    against: str | None = None,
+    base: str | None = None,
+    out_dir: Path | None = None,
+    host: str | None = None,
+    reporter: Reporter | None = None,
+) -> Certificate:
+    """Check that a tag which is already in Ollama serves what was trained.
+
+    Args:
+        tag: A tag of the daemon; it may have been made by anybody.
+        against: Model reference of the checkpoint that the tag is said to be; None: the values
+            that our tags carry, which takes neither torch nor the checkpoint.
+        base: Of a PEFT adapter in ``against``: reference of the model that it was trained on; None:
+            the one that it names.
+        out_dir: Folder for what is computed of ``against``; None: ``runs/verify-TAG`` in our home
+            folder.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears of progress.
+
+    Returns:
+        The certificate; ask it whether it passed.
+
+    Raises:
+        OllamaBridgeError: what went wrong and what to do.
+    """
+    check_tag(tag)
+    if base is not None and against is None:
+        raise ConfigError(
+            "--base is that of an adapter, and none was given",
+            hint=f"ollama-bridge verify {tag} --against ADAPTER --base {base}",
+        )
+    reporter = reporter or NullReporter()
+    with Client(host) as client:
+        if against is None:
+            return verify_tag(tag, client=client, reporter=reporter)
+        require_training_extra()
+        from ollama_bridge.models.reference_values import with_reference_values
+        from ollama_bridge.models.resolve import resolve_model
+
+        run_dir = (out_dir or home_dir() / "runs" / f"verify-{tag_file_name(tag)}").absolute()
+        details = client.show(tag, verbose=True)
+        system = details.system or None
+        source = resolve_model(
+            against,
+            cache_dir=home_dir() / "models",
+            base=base,
+            client=client,
+            reporter=reporter,
+        )
+        with hold_run(run_dir):
+            checkpoint = with_reference_values(
+                source,
+                system=system,
+                out_dir=run_dir / "checkpoint",
+                noise_types=noise_types_of(type_of(tag, details)),
+                reporter=reporter,
+            )
+            return verify_tag(tag, client=client, against=checkpoint, reporter=reporter)
+
+
+def read_template(
+    checkpoint: str, *, host: str | None = None, reporter: Reporter | None = None
+) -> Served:
+    """How a tag of a checkpoint will render its prompts: the Go template, and its proof.
+
+    Args:
+        checkpoint: A model reference, or a file with a chat template (``.jinja``).
+        host: Address of the daemon that an ``ollama:`` reference lies in.
+        reporter: Hears of progress.
+
+    Raises:
+        TemplateError: the chat template is no Jinja.
+        ModelError: there is no chat template, or it does not end.
+        OllamaBridgeError: the checkpoint cannot be read.
+    """
+    from ollama_bridge.models.template_trial import check_chat_template
+
+    file = Path(checkpoint)
+    if file.suffix == ".jinja":
+        try:
+            source = file.read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ModelError(f"{file} cannot be read: {exc}") from exc
+        check_chat_template(source, where=str(file))
+        return decide(ChatTemplate(source, special={}, adds_bos=False))
+    require_training_extra()
+    from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.reference_texts import chat_template_of
+    from ollama_bridge.models.resolve import resolve_model
+
+    with Client(host) as client:
+        source_folder = resolve_model(
+            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=reporter
+        )
+    template = chat_template_of(load_tokenizer(source_folder.path))
+    if template is None:
+        raise ModelError(
+            f"{checkpoint} has no chat template: its tags continue a prompt as it is",
+            hint="put a chat_template.jinja into its folder",
+        )
+    return decide(template)
