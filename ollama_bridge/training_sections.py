@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -361,8 +362,11 @@ class DistillSection(OptimizerSection):
     def _losses_can_be_computed(self) -> DistillSection:
         if self.losses:
             for name in sorted(_SHORT_FORM):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name}: is said in losses; leave it out")
+                default = type(self).model_fields[name].default
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name}: is said in losses; leave it out, or say {json.dumps(default)}"
+                    )
         for number, term in enumerate(self.losses):
             if term.needs == "whole" and self.teacher == "stored":
                 raise ValueError(

@@ -13,7 +13,7 @@ from ollama_bridge.models.load import load_model
 from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
-from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.fit import less_memory
 from ollama_bridge.train.live_teacher import load_live_teacher
@@ -151,6 +151,9 @@ def distill(
                 model.set_attn_implementation("eager")
         objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)
         phases = _phases(settings, objectives, model, material, stores.get("train"), precision)
+        on_policy = phases[-1].on_policy
+        if on_policy is not None and on_policy.left_out is not None:
+            reporter.emit(Note(stage, "warning", on_policy.left_out))
         with trained_with(model, objectives.projections):
             result = train(
                 model,
@@ -167,7 +170,7 @@ def distill(
                     precision=precision,
                     store=stores.get("validation"),
                     teacher=live if settings.teacher == "live" else None,
-                    on_policy=phases[-1].on_policy,
+                    on_policy=on_policy,
                 ),
             )
         facts: dict[str, Any] = {

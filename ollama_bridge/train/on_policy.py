@@ -26,7 +26,7 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.train.fit import Plan, SideWork
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.rollouts import Rollout, Sampling, prompt_of, roll_out
+from ollama_bridge.train.rollouts import ROWS_AT_ONCE, Rollout, Sampling, prompt_of, roll_out
 
 PREFIX = "rollout_"
 
@@ -96,6 +96,7 @@ class OnPolicy:
             min(len(tokenizer), int(model.config.vocab_size)),
         )
         self._examples = self._usable(examples)
+        self._left_out = len(examples) - len(self._examples)
         if not self._examples:
             raise TrainingError(
                 f"no prompt has room for an answer of {self._section.max_new_tokens} tokens: "
@@ -116,6 +117,17 @@ class OnPolicy:
         """Tokens of the longest prompt and answer."""
         prompts = max(len(prompt_of(example)) for example in self._examples)
         return prompts + self._section.max_new_tokens
+
+    @property
+    def left_out(self) -> str | None:
+        """What to say of the prompts that are never answered; None: all are."""
+        if not self._left_out:
+            return None
+        total = self._left_out + len(self._examples)
+        return (
+            f"{self._left_out} of {total} prompts have no room for an answer of "
+            f"{self._section.max_new_tokens} tokens (together {self._limit}) and get none written"
+        )
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -227,9 +239,12 @@ class OnPolicy:
         longest = by_length[-self._section.buffer :]
 
         def write(_: Plan) -> float:
+            rows = longest[-ROWS_AT_ONCE:]  # takes as much memory as all of them
             start_s = time.perf_counter()
-            self._roll_out(longest, replace(self._sampling, ends=frozenset()), (0,))
-            return self._buffers(count) * (time.perf_counter() - start_s)
+            self._roll_out(rows, replace(self._sampling, ends=frozenset()), (0,))
+            row_s = (time.perf_counter() - start_s) / len(rows)
+            share = self._section.buffer / Ranks.current().size
+            return self._buffers(count) * share * row_s
 
         def learn_once(plan: Plan) -> float:
             stand_in = Rollout((self._pad_id,) * self._section.max_new_tokens, ended=False)

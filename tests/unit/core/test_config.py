@@ -305,7 +305,7 @@ def test_what_is_needed_of_the_teacher_follows_from_the_losses(
         ),
         (
             {"losses": [{"loss": "kl_reverse"}], "kd_weight": 0.5},
-            "distill.kd_weight: is said in losses; leave it out",
+            "distill.kd_weight: is said in losses; leave it out, or say 0.8",
         ),
         (
             {"losses": [{"loss": "kl_reverse"}], "temperature": 2},

@@ -21,10 +21,12 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Note, Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
+from ollama_bridge.train.fit import Plan
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.rollouts import prompt_of
 
 CPU = Precision(torch.device("cpu"), torch.float32, 1)
 ALONE = Ranks()
@@ -157,6 +159,28 @@ def test_prompts_need_room() -> None:
     """A limit that no prompt fits below is refused, with what to change."""
     with pytest.raises(TrainingError, match="no prompt has room for an answer of 500"):
         make(max_new_tokens=500)
+
+
+def test_prompts_without_room_are_told() -> None:
+    """How many of all, and of which limits."""
+    assert make().left_out is None
+    lengths = sorted(len(prompt_of(example)) for example in make()._examples)
+    kept = sum(length <= lengths[9] for length in lengths)
+    told = make(max_new_tokens=make()._limit - lengths[9]).left_out
+    assert told is not None
+    assert told.startswith(f"{20 - kept} of 20 prompts have no room for an answer of ")
+
+
+def test_the_trial_writes_as_many_as_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More take no more memory, and as much longer as there are more; in seconds."""
+    on_policy = make(count=100, buffer=200)
+    asked: list[int] = []
+    monkeypatch.setattr(on_policy, "_roll_out", lambda some, *_: asked.append(len(some)))
+    clock = iter([0.0, 64.0])
+    monkeypatch.setattr("ollama_bridge.train.on_policy.time.perf_counter", lambda: next(clock))
+    _, writing = on_policy.side_work(10, lambda *_: None)
+    assert writing.attempt(Plan(200)) == pytest.approx(on_policy._buffers(5) * 200)
+    assert asked == [64]
 
 
 LEARNING = {
