@@ -32,6 +32,7 @@ from ollama_bridge.evaluation.report import add_scores, main_teacher, write_repo
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
@@ -166,6 +167,7 @@ def _score(
             return ModelScores(out_dir, draft.finished)
         precision = choose_precision()
         tokenizer = load_tokenizer(checkpoint.path)
+        check_room(checkpoint.path, what_for="a model to be scored is held")
         model: CausalModel = load_model(checkpoint.path)
         facts: dict[str, object] = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -15,6 +15,8 @@ import psutil
 import torch
 
 from ollama_bridge.errors import ModelError, TrainingError
+from ollama_bridge.models.safety import read_config
+from ollama_bridge.models.stored import count_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +28,10 @@ _FLOAT32_BYTES = 4
 BESIDE_WEIGHTS = 1.1
 # A container's own limit (cgroup version 2), which the system's numbers know nothing of.
 _CGROUP = Path("/sys/fs/cgroup")
+_MORE_ROOM = (
+    "stop what holds memory (ollama-bridge ps), take a smaller model, or do it on a machine with "
+    "more: the tag can be published there and pulled here"
+)
 
 
 def used_bytes(device: torch.device) -> int:
@@ -92,22 +98,25 @@ def _container_free_bytes(group: Path) -> int:
         return sys.maxsize
 
 
-def check_room_in_float32(parameters: int, *, what_for: str, hint: str) -> None:
+def check_room(folder: Path, *, what_for: str, copies: int = 1, hint: str = _MORE_ROOM) -> None:
     """Make sure that a model can be held on the CPU; the system kills who takes more, unasked.
 
     Args:
-        parameters: How many numbers it has.
+        folder: Of the checkpoint; no weights are read.
         what_for: Why it is loaded, as the subject of a sentence.
+        copies: Processes of this machine that load it at the same time.
         hint: What to do instead.
 
     Raises:
-        ModelError: it does not fit into what is free.
+        ModelError: in float32 it does not fit into what is free.
     """
-    needed = int(parameters * _FLOAT32_BYTES * BESIDE_WEIGHTS)
+    parameters = count_parameters(folder, read_config(folder))
+    needed = int(copies * parameters * _FLOAT32_BYTES * BESIDE_WEIGHTS)
     free = free_bytes(torch.device("cpu"))
     if needed > free:
+        in_each = f" in each of {copies} processes" if copies > 1 else ""
         raise ModelError(
-            f"{what_for} in float32: {parameters / 1e9:.2g} billion parameters take "
+            f"{what_for} in float32{in_each}: {parameters / 1e9:.2g} billion parameters take "
             f"{needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free",
             hint=hint,
         )

@@ -21,7 +21,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room_in_float32
+from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
@@ -34,7 +34,6 @@ from ollama_bridge.models.reference_texts import (
 )
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scorer import GREEDY_TOKENS, Scorer
-from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.reference import (
     NOISE_TYPES,
     Answer,
@@ -189,8 +188,8 @@ def _compute(
     probes = text.conversations(longest=context - GREEDY_TOKENS)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     if model is None:
-        check_room_in_float32(
-            count_parameters(folder, config),
+        check_room(
+            folder,
             what_for="the values that prove a tag are computed",
             hint=_LARGER_MACHINE,
         )

@@ -24,6 +24,7 @@ from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.models.safety import check_folder
@@ -113,6 +114,7 @@ def label(
             facts = counts_of(splits)
             _warn_of_too_long(splits, reporter)
             if missing:
+                check_room(teacher.path, what_for="the teacher that labels is held")
                 model = load_model(teacher.path)
                 run = _LabelRun(model, precision, store, info, reporter, carried=carried)
                 facts |= run.write(rows, missing)

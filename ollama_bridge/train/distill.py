@@ -20,7 +20,6 @@ from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import train
 from ollama_bridge.train.material import (
     Material,
-    check_room,
     complete_checkpoint,
     key_settings,
     load_material,
@@ -121,7 +120,7 @@ def distill(
             start.path, corpus, settings, stage=stage, reporter=reporter, vocabulary=vocabulary
         )
         stores = open_stores(labels, material)
-        check_room(start.path)
+        ranks.check_room(start.path, what_for="a model to train is held")
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
         model, parts = cut_student(

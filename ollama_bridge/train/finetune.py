@@ -22,7 +22,6 @@ from ollama_bridge.train.loop import TrainingResult, train
 from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
 from ollama_bridge.train.material import (
     Material,
-    check_room,
     complete_checkpoint,
     key_settings,
     load_material,
@@ -103,7 +102,7 @@ def finetune(
             reporter=reporter,
             max_examples=settings.max_examples,
         )
-        check_room(base.path, what_for=_WHOLE[settings.method])
+        ranks.check_room(base.path, what_for=_WHOLE[settings.method])
         run = _Run(base, material, settings, precision, draft.path, reporter)
         model, result, gap = run.tuned()
         facts = {**material.facts, "dtype": precision.dtype_name, **gap}

@@ -17,13 +17,14 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.products import cast_products
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
+from ollama_bridge.train.ranks import Ranks
 
 
 class LiveTeacher:
     """What a teacher computes on a batch.
 
     Args:
-        model: On the student's device; its weights get no gradient.
+        model: Moved to where the student computes before it is asked; its weights get no gradient.
     """
 
     def __init__(self, model: CausalModel) -> None:
@@ -80,22 +81,15 @@ def load_live_teacher(
         TrainingError: its tokens are others than the student's.
         ModelError: the checkpoint cannot be loaded.
     """
-    own = tokenizer_digest(tokenizer) if vocabulary is None else vocabulary.source_digest
-    theirs = load_tokenizer(teacher.path)
-    if tokenizer_digest(theirs) != own:
-        why = "" if vocabulary is not None else f" ({_difference(theirs, tokenizer)})"
-        raise TrainingError(
-            f"the teacher in {teacher.path} has another tokenizer or chat template than the "
-            f"student: it cannot read the student's tokens{why}",
-            hint="start the student from layers of the teacher, or from a checkpoint with the "
-            "same tokenizer and chat template",
-        )
+    check_same_tokens(teacher, tokenizer, vocabulary)
+    Ranks.current().check_room(teacher.path, what_for="a teacher is held beside its student")
     model: CausalModel = load_model(teacher.path)
     if vocabulary is not None:
         model = keep_tokens(model, vocabulary)
     if attentions:
         model.set_attn_implementation("eager")
-    live = LiveTeacher(model.to(precision.device))
+    # Still on the CPU, as the student is: what both have is found, and half of it moves.
+    live = LiveTeacher(model)
     live.share_frozen(student)
     if precision.dtype != torch.float32:
         cast_products(model.base_model, precision.dtype)
@@ -106,7 +100,34 @@ def load_live_teacher(
         for parameter in model.parameters():
             if parameter not in shared:
                 parameter.data = parameter.data.clone()
+    model.to(precision.device)
     return live
+
+
+def check_same_tokens(
+    teacher: Checkpoint, tokenizer: Tokenizer, vocabulary: Vocabulary | None = None
+) -> None:
+    """Make sure that a teacher reads the student's tokens as they are.
+
+    Args:
+        teacher: The checkpoint; its tokenizer is loaded.
+        tokenizer: The student's.
+        vocabulary: The student's, if it was trimmed.
+
+    Raises:
+        TrainingError: saying what differs.
+    """
+    own = tokenizer_digest(tokenizer) if vocabulary is None else vocabulary.source_digest
+    theirs = load_tokenizer(teacher.path)
+    if tokenizer_digest(theirs) == own:
+        return
+    why = "" if vocabulary is not None else f" ({_difference(theirs, tokenizer)})"
+    raise TrainingError(
+        f"the teacher in {teacher.path} has another tokenizer or chat template than the "
+        f"student: it cannot read the student's tokens{why}",
+        hint="start the student from layers of the teacher, or from a checkpoint with the "
+        "same tokenizer and chat template",
+    )
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -18,20 +18,15 @@ from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint
-from ollama_bridge.models.memory import check_room_in_float32, to_cpu
+from ollama_bridge.models.memory import to_cpu
 from ollama_bridge.models.origin import origin_facts
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.train.loop import TrainingResult
 from ollama_bridge.train.ranks import Ranks
 
-_MORE_ROOM = (
-    "stop what holds memory (ollama-bridge ps), take a smaller model, or train on a machine with "
-    "more: the tag can be published there and pulled here"
-)
 # When work is saved does not change what comes out of it.
 _NOT_IN_KEY = frozenset({"checkpoint_interval_s", "shard_layers"})
 # Off unless a recipe sets them; left out of the key then, so that work done before they existed is
@@ -146,21 +141,6 @@ def load_material(
         for name, split in splits.items()
     }
     return Material(tokenizer, batches["train"], batches["validation"], facts, vocabulary)
-
-
-def check_room(folder: Path, *, what_for: str = "a model to train is held") -> None:
-    """Before hours go into it, make sure that a model can be held whole, as in the end it must be.
-
-    Args:
-        folder: Of the checkpoint.
-        what_for: Why, as the subject of a sentence.
-
-    Raises:
-        ModelError: memory is short.
-    """
-    check_room_in_float32(
-        count_parameters(folder, read_config(folder)), what_for=what_for, hint=_MORE_ROOM
-    )
 
 
 def complete_checkpoint(

@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ollama_bridge.artifacts import Work
 from ollama_bridge.drafts import Draft, open_draft
+from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.reporting import NullReporter, Reporter
 
@@ -95,6 +96,21 @@ class Ranks:
         """Until all processes have come here."""
         if self.size > 1:
             distributed.barrier()
+
+    def check_room(self, folder: Path, *, what_for: str) -> None:
+        """Make sure that every process of this machine can hold a model.
+
+        Args:
+            folder: Of the checkpoint.
+            what_for: Why it is loaded, as the subject of a sentence.
+
+        Raises:
+            ModelError: memory is short.
+        """
+        self.wait()  # what the others have loaded so far is not free any more
+        if self.rank % self.on_this_machine == 0:
+            check_room(folder, what_for=what_for, copies=self.on_this_machine)
+        self.wait()  # what they load from here on is what was asked for
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:

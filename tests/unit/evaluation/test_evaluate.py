@@ -15,13 +15,14 @@ from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.encoding import encode
-from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.errors import ConfigError, DataError, ModelError
 from ollama_bridge.evaluation import run
 from ollama_bridge.evaluation.classify import LabelScores, score_labels
 from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.run import ModelScores, evaluate
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Note, NullReporter, Progress, StageFinished, StageReused
@@ -263,6 +264,17 @@ def test_the_products_are_cast_once(
     evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "always")
     assert [types for types, _ in seen] == [{torch.bfloat16}, {torch.float32}]
     assert (seen[0][1].log_probs == seen[1][1].log_probs).all()
+
+
+def test_what_does_not_fit_is_told_before_it_is_loaded(
+    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would end the process without a word."""
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    with pytest.raises(ModelError, match="a model to be scored is held in float32"):
+        evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_names_that_read_alike_keep_their_own_scores(

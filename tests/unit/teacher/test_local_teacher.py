@@ -18,12 +18,14 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, digest_file
 from ollama_bridge.batches import Batch
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.encoding import encode_split
+from ollama_bridge.errors import ModelError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import INFO_NAME, read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.label_store.segments import DIGESTS_NAME, LABELS_NAME, ROWS_NAME
 from ollama_bridge.labels import SampledTargets, SoftTargets
+from ollama_bridge.models import memory
 from ollama_bridge.models.forward import States, run_decoder
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice
@@ -213,6 +215,16 @@ def test_the_products_are_cast_once(
     expected = run(teacher, corpus, tmp_path / "always", dtype="bfloat16")
     assert types[-1] == {torch.float32}
     assert found.digest == expected.digest
+
+
+def test_a_teacher_that_does_not_fit_is_told_before_it_is_loaded(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would end the process without a word."""
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    with pytest.raises(ModelError, match="the teacher that labels is held in float32"):
+        run(teacher, corpus, tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
 
 
 def test_second_call_reuses(teacher: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:

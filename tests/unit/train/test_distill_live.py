@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.errors import ConfigError, TrainingError
+from ollama_bridge.errors import ConfigError, ModelError, TrainingError
+from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.reporting import Event, Progress, StageStarted
@@ -184,6 +185,20 @@ class TestLive:
         assert "have the same 384 tokens under the same ids; the chat templates differ" in str(
             info.value
         )
+
+    def test_a_teacher_that_does_not_fit_beside_its_student_is_told(
+        self,
+        base: Checkpoint,
+        corpus: Corpus,
+        teacher: Checkpoint,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Each alone does: what the student took is not free any more."""
+        free = iter([10**12, 1000])
+        monkeypatch.setattr(memory, "free_bytes", lambda _: next(free))
+        with pytest.raises(ModelError, match="a teacher is held beside its student in float32"):
+            run(base, corpus, tmp_path / "student", teacher=teacher)
 
     def test_teacher_with_other_ids_is_told_by_the_first(
         self, base: Checkpoint, corpus: Corpus, tmp_path: Path

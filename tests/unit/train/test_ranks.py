@@ -20,7 +20,11 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection, TuneSection
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models import memory
 from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.safety import read_config
+from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.train import ranks
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
@@ -235,6 +239,21 @@ def test_alone_nothing_is_asked_and_nothing_changes(tmp_path: Path) -> None:
     assert parameter.grad is None
     with ranks.in_turn():
         ranks.wait()
+
+
+def test_every_process_of_a_machine_has_to_hold_the_model(
+    base: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One says so, for all of them; a model that is there once would fit."""
+    numbers = count_parameters(base.path, read_config(base.path))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 6 * numbers)
+    monkeypatch.setattr(Ranks, "wait", lambda _: None)
+    Ranks().check_room(base.path, what_for="it is held")
+    Ranks(rank=1, size=4, on_this_machine=2).check_room(base.path, what_for="it is held")
+    for rank in (0, 2):
+        two = Ranks(rank=rank, size=4, on_this_machine=2)
+        with pytest.raises(ModelError, match="held in float32 in each of 2 processes"):
+            two.check_room(base.path, what_for="it is held")
 
 
 def test_shares_are_whole_and_of_like_lengths() -> None:
