@@ -244,6 +244,12 @@ class Recipe(Section):
         is_taught = self.teacher.soft_labels == "local" or self.distill.loads_teacher
         return is_taught or self.student.model == "teacher"
 
+    @property
+    def needs_same_tokens(self) -> bool:
+        """Whether the student is taught in the teacher's own tokens: beside it, or by its draws."""
+        drawn = self.soft_labels.method == "sampled" and self.distill.reads_soft_labels
+        return drawn or self.distill.loads_teacher
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         written = self.teacher.answers == "daemon"
@@ -272,6 +278,11 @@ class Recipe(Section):
             problem = problem_of_sampled(self.distill.loss_terms)
             if problem is not None:
                 raise ValueError(problem)
+            if self.student.vocabulary == "corpus":
+                raise ValueError(
+                    "student.vocabulary: labels that were drawn cannot be turned into those of "
+                    "fewer tokens; say full, or soft_labels.method: top_k"
+                )
         return self
 
 

@@ -85,22 +85,35 @@ def _comparable(tag: str) -> str:
     return listed_name(tag).casefold()
 
 
-def check_start(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter: Reporter) -> None:
-    """Make sure that a student of this start can be served as the recipe says.
+def check_start(
+    recipe: Recipe,
+    start: Checkpoint,
+    corpus: Corpus,
+    reporter: Reporter,
+    *,
+    teacher: Checkpoint | None = None,
+) -> None:
+    """Make sure that a student of this start can be trained and served as the recipe says.
 
     Args:
         recipe: What to build.
         start: What the training begins with.
         corpus: What it learns, as far as that is there before a teacher writes answers.
         reporter: Hears of what may be left out.
+        teacher: The teacher's weights, where they are at hand.
 
     Raises:
-        ConfigError: a tag would cut its answers.
+        ConfigError: a tag would cut its answers, or the student keeps more than there is.
         ConversionError: no GGUF can be made of it.
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown, or of another type.
+        TrainingError: the student's tokens are not the teacher's, and have to be.
     """
+    from ollama_bridge.train.student_check import check_student
+
     check_can_be_written(start)
+    beside = teacher if recipe.needs_same_tokens else None
+    check_student(recipe.student, recipe.distill, start, beside)
     check_answers_fit(recipe, start)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)

@@ -169,7 +169,7 @@ class _Build:
         from ollama_bridge.export import check_start
 
         start = self.find_start(None if found is None else _Teacher(found, found))
-        check_start(self.recipe, start, corpus, self.reporter)
+        check_start(self.recipe, start, corpus, self.reporter, teacher=found)
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""

@@ -181,8 +181,13 @@ class StudentSection(Section):
     @field_validator("layers")
     @classmethod
     def _layers_rise(cls, value: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
-        if isinstance(value, tuple) and list(value) != sorted(value):
-            raise ValueError("name the layers in the order in which the teacher runs them")
+        if isinstance(value, int):
+            if value < 1:
+                raise ValueError("a student has at least one layer")
+        elif value is not None and list(value) != sorted(set(value)):
+            raise ValueError("name each layer once, in the order in which the teacher runs them")
+        elif value == () or (value is not None and value[0] < 0):
+            raise ValueError("name at least one layer; they count from 0")
         return value
 
     @property

@@ -69,11 +69,12 @@ def make_objectives(
     alone: list[LayerTerm] = []
     projections = None
     if teacher is not None:
-        terms = [layer_term(loss, kept, total, teacher.model) for loss in layers]
+        teacher_layers = len(teacher.model.base_model.layers)
+        terms = [layer_term(loss, kept, total, teacher_layers) for loss in layers]
         if settings.hidden_epochs > 0:
             # By itself a loss needs no weight.
             once = [loss.model_copy(update={"weight": 1.0}) for loss in hidden]
-            alone = [layer_term(loss, kept, total, teacher.model) for loss in once]
+            alone = [layer_term(loss, kept, total, teacher_layers) for loss in once]
         projections = make_projections([*terms, *alone], student, teacher.model, seed=settings.seed)
     answers = Objective(
         student,

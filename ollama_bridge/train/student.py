@@ -240,29 +240,28 @@ def _most_active(model: CausalModel, student: StudentSection, texts: Texts) -> K
     dims = ARCHITECTURES[type(model).__name__].dimensions(config)
     return most_active(
         activity(model, texts),
-        heads_per_group=dims.heads // dims.kv_heads,
+        dims,
         heads=student.heads,
         mlp_channels=student.mlp_channels,
         hidden_size=student.hidden_size,
     )
 
 
-def hidden_goals(kept: tuple[int, ...], total: int, teacher: CausalModel) -> tuple[int, ...]:
+def hidden_goals(kept: tuple[int, ...], total: int, teacher_layers: int) -> tuple[int, ...]:
     """The teacher's hidden state that each layer of the student has to reach.
 
     Args:
         kept: The student's layers by their numbers in what it starts from.
         total: Layers of what it starts from.
-        teacher: Whose hidden states.
+        teacher_layers: How many the teacher has.
     """
-    teacher_layers = len(teacher.base_model.layers)
     if total != teacher_layers:  # the student is no part of this teacher: spread it evenly
         kept = even_layers(len(kept), teacher_layers)
     return layer_targets(kept, teacher_layers=teacher_layers)
 
 
 def layer_term(
-    loss: LayerLoss, kept: tuple[int, ...], total: int, teacher: CausalModel
+    loss: LayerLoss, kept: tuple[int, ...], total: int, teacher_layers: int
 ) -> LayerTerm:
     """Which layers of student and teacher a loss compares.
 
@@ -270,13 +269,12 @@ def layer_term(
         loss: Its ``layer_map``, if it has one, decides.
         kept: The student's layers by their numbers in what it starts from.
         total: Layers of what it starts from.
-        teacher: Whose layers.
+        teacher_layers: How many the teacher has.
 
     Raises:
         ConfigError: the map names a layer that does not exist, or pairs a state behind the final
             norm with one that is not.
     """
-    teacher_layers = len(teacher.base_model.layers)
     # Hidden state 0 is the embedding, so layer i ends in state i + 1.
     shift = 1 if isinstance(loss, HiddenLoss) else 0
     if loss.layer_map is not None:
@@ -297,7 +295,7 @@ def layer_term(
                 )
         pairs = tuple((mine + shift, goal + shift) for mine, goal in loss.layer_map.items())
     elif isinstance(loss, HiddenLoss):
-        pairs = tuple(enumerate(hidden_goals(kept, total, teacher), start=1))
+        pairs = tuple(enumerate(hidden_goals(kept, total, teacher_layers), start=1))
     else:
         pairs = ((len(kept) - 1, teacher_layers - 1),)
     return LayerTerm(loss, pairs)

@@ -31,7 +31,7 @@ def even_layers(keep: int, total: int) -> tuple[int, ...]:
     Raises:
         ConfigError: ``keep`` is not between 1 and ``total``.
     """
-    _check_count(keep, total)
+    check_count(keep, total)
     if keep == 1:
         return (0,)
     gaps = keep - 1
@@ -54,7 +54,7 @@ def first_layers(keep: int, total: int) -> tuple[int, ...]:
     Raises:
         ConfigError: ``keep`` is not between 1 and ``total``.
     """
-    _check_count(keep, total)
+    check_count(keep, total)
     return tuple(range(keep))
 
 
@@ -71,7 +71,7 @@ def best_layers(keep: int, scores: Sequence[float]) -> tuple[int, ...]:
     Raises:
         ConfigError: ``keep`` is not between 1 and the number of layers.
     """
-    _check_count(keep, len(scores))
+    check_count(keep, len(scores))
     return tuple(sorted(highest(scores, keep)))
 
 
@@ -104,7 +104,27 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
             architecture, tuple(ARCHITECTURES), where="choosing layers"
         )
     decoder: Any = model.base_model
-    total = len(decoder.layers)
+    keep_in_config(model.config, architecture, layers)
+    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in layers])
+    for index, layer in enumerate(decoder.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    return model
+
+
+def keep_in_config(config: PreTrainedConfig, architecture: str, layers: Sequence[int]) -> None:
+    """Let a config say that a model has these of its layers.
+
+    Args:
+        config: Of the whole model; it is changed.
+        architecture: Its class in transformers.
+        layers: Numbers of the layers to keep.
+
+    Raises:
+        ConfigError: as :func:`keep_layers`.
+    """
+    total = config.num_hidden_layers
     if not layers:
         raise ConfigError("no layers to keep", hint="name at least one layer in student.layers")
     if len(set(layers)) != len(layers) or not all(0 <= layer < total for layer in layers):
@@ -112,19 +132,12 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
             f"layers {list(layers)}: each must come once and lie between 0 and {total - 1}",
             hint="correct student.layers",
         )
-    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in layers])
-    for index, layer in enumerate(decoder.layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = index
-    config = model.config
     config.num_hidden_layers = len(layers)
     for name in _PER_LAYER:
         values = getattr(config, name, None)
         if values is not None:
             setattr(config, name, [values[layer] for layer in layers])
     check_exportable(config, architecture, f"layers {list(layers)}", key="student.layers")
-    return model
 
 
 def check_exportable(config: PreTrainedConfig, architecture: str, what: str, *, key: str) -> None:
@@ -150,7 +163,12 @@ def check_exportable(config: PreTrainedConfig, architecture: str, what: str, *, 
         raise ConfigError(f"{what}: {exc.__cause__ or exc}", hint=f"correct {key}") from exc
 
 
-def _check_count(keep: int, total: int) -> None:
+def check_count(keep: int, total: int) -> None:
+    """Make sure that there are as many layers.
+
+    Raises:
+        ConfigError: ``keep`` is not between 1 and ``total``.
+    """
     if not 1 <= keep <= total:
         raise ConfigError(
             f"cannot keep {keep} of {total} layers",

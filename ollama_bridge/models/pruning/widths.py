@@ -27,7 +27,7 @@ from ollama_bridge.models.pruning.layers import check_exportable, highest
 from ollama_bridge.models.pruning.rebuilding import rebuilt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _EMBEDDING, _OUTPUT, _NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -49,8 +49,8 @@ class Kept:
 
 def most_active(
     found: Activity,
+    dims: Dimensions,
     *,
-    heads_per_group: int,
     heads: int | None,
     mlp_channels: int | None,
     hidden_size: int | None,
@@ -59,7 +59,7 @@ def most_active(
 
     Args:
         found: Activations on training texts.
-        heads_per_group: Query heads of a key-value head.
+        dims: Of the model that they are of.
         heads: Query heads to keep; None: all, as below.
         mlp_channels: Channels to keep in every layer.
         hidden_size: Directions to keep.
@@ -67,26 +67,42 @@ def most_active(
     Raises:
         ConfigError: more than there are, or heads that are no whole groups.
     """
-    groups_total, inner, hidden = (
-        int(found.groups.shape[1]),
-        int(found.channels.shape[1]),
-        len(found.hidden),
+    groups, channels, hidden = widths_to_keep(
+        dims, heads=heads, mlp_channels=mlp_channels, hidden_size=hidden_size
     )
-    _check("heads", heads, groups_total * heads_per_group)
-    _check("mlp_channels", mlp_channels, inner)
-    _check("hidden_size", hidden_size, hidden)
+    return Kept(
+        tuple(_top(row, groups) for row in found.groups.tolist()),
+        tuple(_top(row, channels) for row in found.channels.tolist()),
+        _top(found.hidden.tolist(), hidden),
+    )
+
+
+def widths_to_keep(
+    dims: Dimensions, *, heads: int | None, mlp_channels: int | None, hidden_size: int | None
+) -> tuple[int, int, int]:
+    """Key-value heads, MLP channels and directions of a narrower student.
+
+    Args:
+        dims: Of its start.
+        heads: Query heads to keep; None: all, as below.
+        mlp_channels: Channels to keep in every layer.
+        hidden_size: Directions to keep.
+
+    Raises:
+        ConfigError: more than there are, or heads that are no whole groups.
+    """
+    heads_per_group = dims.heads // dims.kv_heads
+    _check("heads", heads, dims.heads)
+    _check("mlp_channels", mlp_channels, dims.inner)
+    _check("hidden_size", hidden_size, dims.hidden)
     if heads is not None and heads % heads_per_group:
         raise ConfigError(
             f"student.heads is {heads}, but {heads_per_group} query heads share a key-value head "
             "and stay together",
             hint=f"set student.heads to a multiple of {heads_per_group}",
         )
-    groups = groups_total if heads is None else heads // heads_per_group
-    return Kept(
-        tuple(_top(row, groups) for row in found.groups.tolist()),
-        tuple(_top(row, mlp_channels or inner) for row in found.channels.tolist()),
-        _top(found.hidden.tolist(), hidden_size or hidden),
-    )
+    groups = dims.kv_heads if heads is None else heads // heads_per_group
+    return groups, mlp_channels or dims.inner, hidden_size or dims.hidden
 
 
 def narrow(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
@@ -99,17 +115,34 @@ def narrow(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     Raises:
         ConfigError: the architecture cannot be so narrow, in transformers or in a GGUF.
     """
-    architecture = ARCHITECTURES[type(model).__name__]
+    name = type(model).__name__
+    architecture = ARCHITECTURES[name]
+    config = narrowed(model.config, name, kept)
     cut = _Cut(architecture, architecture.dimensions(model.config.to_dict()), kept)
-    config = cut.config(model.config)
-    check_exportable(
-        config,
-        type(model).__name__,
-        f"{config.num_attention_heads} heads, width {config.hidden_size}",
-        key="student.heads and student.hidden_size",
-    )
     tensors = cut.tensors(model.state_dict(), tied=model.config.tie_word_embeddings)
     return rebuilt(model, config, tensors)
+
+
+def narrowed(config: PreTrainedConfig, architecture: str, kept: Kept) -> Any:
+    """A narrower model's config.
+
+    Args:
+        config: Of the wide one; it is left as it is.
+        architecture: Its class in transformers.
+        kept: What of it stays; of groups and channels one layer's are enough.
+
+    Raises:
+        ConfigError: as :func:`narrow`.
+    """
+    rules = ARCHITECTURES[architecture]
+    found = _Cut(rules, rules.dimensions(config.to_dict()), kept).config(config)
+    check_exportable(
+        found,
+        architecture,
+        f"{found.num_attention_heads} heads, width {found.hidden_size}",
+        key="student.heads and student.hidden_size",
+    )
+    return found
 
 
 class _Cut:

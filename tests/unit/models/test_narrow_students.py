@@ -16,6 +16,7 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures.frame import Dimensions
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.pruning.importance import (
@@ -134,15 +135,18 @@ FOUND = Activity(
     channels=torch.tensor([[0.0, 2.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]]),
     hidden=torch.tensor([1.0, 5.0, 0.0]),
 )
+DIMS = Dimensions(
+    layers=2, hidden=3, inner=4, heads=6, kv_heads=3, head_dim=1, vocab=9, context=9, epsilon=1e-6
+)
 
 
 def test_the_most_active_stay_in_their_order() -> None:
     """Every layer chooses for itself; of equals, the first; numbers rise."""
-    kept = most_active(FOUND, heads_per_group=2, heads=4, mlp_channels=2, hidden_size=2)
+    kept = most_active(FOUND, DIMS, heads=4, mlp_channels=2, hidden_size=2)
     assert kept.groups == ((1, 2), (0, 1))
     assert kept.channels == ((1, 2), (0, 1))
     assert kept.hidden == (0, 1)
-    whole = most_active(FOUND, heads_per_group=2, heads=None, mlp_channels=None, hidden_size=None)
+    whole = most_active(FOUND, DIMS, heads=None, mlp_channels=None, hidden_size=None)
     assert whole.groups == ((0, 1, 2),) * 2
     assert whole.hidden == (0, 1, 2)
 
@@ -160,7 +164,7 @@ def test_impossible_widths_are_refused(wanted: dict[str, int], message: str) -> 
     """More than there is, nothing, or half a group."""
     sizes = {"heads": None, "mlp_channels": None, "hidden_size": None, **wanted}
     with pytest.raises(ConfigError, match=message):
-        most_active(FOUND, heads_per_group=2, **sizes)
+        most_active(FOUND, DIMS, **sizes)
 
 
 def text(*ids: int, answer: int = 2) -> EncodedExample:

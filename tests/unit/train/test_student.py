@@ -141,7 +141,7 @@ def test_plain_students_are_the_work_that_they_were() -> None:
 
 def test_layers_are_named_in_their_order() -> None:
     """What a layer has to reach is what the next one that was kept reads."""
-    with pytest.raises(ValidationError, match="in the order in which the teacher runs them"):
+    with pytest.raises(ValidationError, match="in the order in which the teacher runs"):
         StudentSection(layers=(2, 0))
 
 

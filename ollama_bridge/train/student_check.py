@@ -1,0 +1,84 @@
+"""What a recipe says of its student, held against configs: before anything is trained for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss
+from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures.config import integer
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.pruning.layers import check_count, keep_in_config
+from ollama_bridge.models.pruning.widths import Kept, narrowed, widths_to_keep
+from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.train.live_teacher import check_same_tokens
+from ollama_bridge.train.student import chosen_layers, layer_term
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def check_student(
+    student: StudentSection,
+    settings: DistillSection,
+    start: Checkpoint,
+    teacher: Checkpoint | None,
+) -> None:
+    """Make sure that a student can be cut, exported and taught as a recipe says.
+
+    Reads no weights.
+
+    Args:
+        student: What it keeps of its start.
+        settings: Its losses.
+        start: What it is cut from.
+        teacher: Whose tokens and layers the losses read beside it; None: none is loaded.
+
+    Raises:
+        ConfigError: more than there is, what cannot be exported, or a layer that is not there.
+        TrainingError: the teacher's tokens are others.
+    """
+    config = _config_of(start)
+    total = config.num_hidden_layers
+    kept = _cut(config, read_architecture(start.path, config.to_dict()), student)
+    if teacher is None:
+        return
+    check_same_tokens(teacher, load_tokenizer(start.path))
+    teacher_layers = integer(read_config(teacher.path), "num_hidden_layers")
+    for loss in settings.loss_terms:
+        if isinstance(loss, HiddenLoss | AttentionLoss):
+            layer_term(loss, kept, total, teacher_layers)
+
+
+def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """As transformers has it, with what a file leaves out."""
+    from transformers import CONFIG_MAPPING
+
+    said = read_config(checkpoint.path)
+    found: Any = CONFIG_MAPPING[said["model_type"]].from_dict(said)
+    return found
+
+
+def _cut(config: PreTrainedConfig, architecture: str, student: StudentSection) -> tuple[int, ...]:
+    """Cut the config as the student will be; the layers, as many as it will have."""
+    total = config.num_hidden_layers
+    if student.measures_layers:
+        assert isinstance(student.layers, int)
+        check_count(student.layers, total)
+        layers = tuple(range(student.layers))  # which ones is not known yet
+    else:
+        layers = chosen_layers(student, total)
+        if student.layers is not None:
+            keep_in_config(config, architecture, layers)
+    if student.is_narrow:
+        groups, channels, hidden = widths_to_keep(
+            ARCHITECTURES[architecture].dimensions(config.to_dict()),
+            heads=student.heads,
+            mlp_channels=student.mlp_channels,
+            hidden_size=student.hidden_size,
+        )
+        some = Kept((tuple(range(groups)),), (tuple(range(channels)),), tuple(range(hidden)))
+        narrowed(config, architecture, some)
+    return layers

@@ -1,0 +1,129 @@
+"""What a recipe says of its student is held against configs before anything is trained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from fakes.architectures import CASES, build_checkpoint
+from fakes.trainable import commit, tiny_base
+
+from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.config import DistillSection, Recipe, StudentSection, load_recipe
+from ollama_bridge.errors import ConfigError, RecipeError, TrainingError
+from ollama_bridge.train.student_check import check_student
+
+PLAIN = DistillSection()
+
+
+def start_of(case: str, folder: Path) -> Checkpoint:
+    return commit(Checkpoint, folder / case, lambda path: build_checkpoint(case, path))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Checkpoint:
+    """Of four layers, and without the weights, which nobody may want to read."""
+    start = tiny_base(tmp_path / "base", layers=4)
+    (start.path / "model.safetensors").unlink()
+    return start
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"layers": 99}, "cannot keep 99 of 4 layers"),
+        ({"layers": 99, "layer_choice": "influence"}, "cannot keep 99 of 4 layers"),
+        ({"layers": (0, 4)}, "between 0 and 3"),
+        ({"heads": 1}, "query heads share a key-value head"),
+        ({"heads": 99}, "the model has"),
+        ({"mlp_channels": 10**6}, "the model has"),
+        ({"hidden_size": 10**6}, "the model has"),
+    ],
+)
+def test_a_student_of_more_than_there_is(
+    base: Checkpoint, wanted: dict[str, object], message: str
+) -> None:
+    """Refused by the start's config alone, as the cut itself would."""
+    student = StudentSection.model_validate(wanted)
+    with pytest.raises(ConfigError, match=message):
+        check_student(student, PLAIN, base, None)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"layers": 4},
+        {"layers": 2, "layer_choice": "loss"},
+        {"layers": (1, 3)},
+        {"heads": 2, "mlp_channels": 8, "hidden_size": 16},
+    ],
+)
+def test_a_student_that_can_be(base: Checkpoint, wanted: dict[str, object]) -> None:
+    """What may be, stays allowed."""
+    check_student(StudentSection.model_validate(wanted), PLAIN, base, base)
+
+
+def test_layers_that_no_gguf_can_say(tmp_path: Path) -> None:
+    """Of a SmolLM3 every fourth layer has no positions."""
+    start = start_of("smollm3", tmp_path)
+    check_student(StudentSection(layers=4), PLAIN, start, None)
+    with pytest.raises(ConfigError, match="every fourth"):
+        check_student(StudentSection(layers=(0, 3)), PLAIN, start, None)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_architecture_is_known(case: str, tmp_path: Path) -> None:
+    """Whatever transformers calls its config."""
+    check_student(StudentSection(), PLAIN, start_of(case, tmp_path), None)
+
+
+def test_a_layer_of_a_loss_that_is_not_there(base: Checkpoint) -> None:
+    """Of the student as it will be cut, or of its teacher."""
+    losses = [{"loss": "hidden", "weight": 1.0, "layer_map": {"2": 3}}]
+    settings = DistillSection.model_validate({"losses": losses})
+    check_student(StudentSection(layers=3), settings, base, base)
+    with pytest.raises(ConfigError, match="the student has 2 layers and the teacher 4"):
+        check_student(StudentSection(layers=2), settings, base, base)
+
+
+def test_a_teacher_of_other_tokens(base: Checkpoint, tmp_path: Path) -> None:
+    """It cannot read what its student is given."""
+    other = tiny_base(tmp_path / "other")
+    template = other.path / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    check_student(StudentSection(), PLAIN, base, None)
+    with pytest.raises(TrainingError, match="another tokenizer or chat template"):
+        check_student(StudentSection(), PLAIN, base, other)
+
+
+@pytest.mark.parametrize("layers", ["0", "-1", "[0, 0, 1]", "[-1, 2]", "[]", "[2, 1]"])
+def test_impossible_layers_are_told_when_the_recipe_is_read(layers: str) -> None:
+    """Whatever the start has."""
+    with pytest.raises(RecipeError, match=r"student\.layers"):
+        load_recipe("sentiment-quick", overrides=[f"student.layers={layers}"])
+
+
+def test_drawn_labels_and_a_trimmed_vocabulary(tmp_path: Path) -> None:
+    """They never go together; what is told makes a recipe of it."""
+    wanted = ["student.vocabulary=corpus", "soft_labels.method=sampled"]
+    with pytest.raises(RecipeError, match="fewer tokens") as caught:
+        load_recipe("sentiment-quick", overrides=wanted)
+    told = re.search(r"say (\w+), or (\S+): (\w+)", str(caught.value))
+    assert told is not None
+    load_recipe("sentiment-quick", overrides=[wanted[1], f"student.vocabulary={told[1]}"])
+    load_recipe("sentiment-quick", overrides=[wanted[0], f"{told[2]}={told[3]}"])
+
+
+def needs(*overrides: str) -> bool:
+    recipe: Recipe = load_recipe("sentiment-quick", overrides=list(overrides))
+    return recipe.needs_same_tokens
+
+
+def test_who_has_to_have_the_teachers_tokens() -> None:
+    """Who is taught beside it, or by its draws."""
+    assert not needs()
+    assert needs("distill.teacher=live")
+    assert needs("soft_labels.method=sampled")
+    assert not needs("soft_labels.method=sampled", "distill.kd_weight=0")
