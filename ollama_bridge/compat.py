@@ -38,6 +38,7 @@ from ollama_bridge.client.asides import (
     measure_async,
 )
 from ollama_bridge.client.demands import ContextAsked
+from ollama_bridge.client.embedding import pieces
 from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
 from ollama_bridge.client.httpx_arguments import kept_safe, timeouts_of, unbounded
 from ollama_bridge.client.lines import parse_line
@@ -58,6 +59,7 @@ __all__ = ["AsyncClient", "BridgeConnectionError", "BridgeResponseError", "Clien
 _QUESTIONS = ("/api/generate", "/api/chat")
 _TRANSFERS = ("/api/pull", "/api/push", "/api/create")
 _EMBEDDINGS = ("/api/embed", "/api/embeddings")
+_COUNTS = ("total_duration", "load_duration", "prompt_eval_count")  # of embeddings
 
 
 class BridgeResponseError(ResponseError):
@@ -134,7 +136,7 @@ class Client(ollama.Client):
             return _whole(cls, list(parts))
         with _told():
             if call.path in _EMBEDDINGS:
-                return _typed(cls, self._vectors(call))
+                return _together([_typed(cls, self._vectors(one)) for one in pieces(call)])
             found = self._transport.json(call)
         return _typed(cls, found)
 
@@ -230,7 +232,7 @@ class AsyncClient(ollama.AsyncClient):
             return _whole(cls, [part async for part in parts])
         with _told():
             if call.path in _EMBEDDINGS:
-                return _typed(cls, await self._vectors(call))
+                return _together([_typed(cls, await self._vectors(one)) for one in pieces(call)])
             found = await self._transport.json(call)
         return _typed(cls, found)
 
@@ -338,6 +340,17 @@ def _typed(cls: Any, data: Any) -> Any:
         return cls(**data)
     except (TypeError, ValueError) as exc:  # pydantic's errors are ValueErrors
         _refuse(cls, exc)
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """Replies about texts that follow each other, as one."""
+    first, *others = parts
+    if not others:
+        return first
+    vectors = [vector for one in parts for vector in one.embeddings]
+    told = [name for name in _COUNTS if getattr(first, name) is not None]
+    sums = {name: sum(getattr(one, name) or 0 for one in parts) for name in told}
+    return first.model_copy(update={"embeddings": vectors, **sums})
 
 
 def _refuse(cls: Any, exc: Exception) -> NoReturn:

@@ -33,10 +33,17 @@ from ollama_bridge.cli.asking import (
 from ollama_bridge.cli.chat import connect, load_ahead, talk
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter, bar
-from ollama_bridge.errors import ConfigError, DaemonError, DataError, ModelNotFoundError
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonError,
+    DataError,
+    ModelNotFoundError,
+    OllamaBridgeError,
+)
+from ollama_bridge.reporting import Progress
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import Client, ModelDetails
+    from ollama_bridge.client import Client, Embeddings, ModelDetails
 
 _STDIN_WAITS_S = (2.0, 20.0)
 _NOT_READ = "(nothing was piped in within 22 s: asked without it; a file is read: < FILE)"
@@ -210,8 +217,9 @@ def embed(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, with counts and times.")
     ] = False,
+    quiet: options.QuietOption = False,
 ) -> None:
-    """Print the vector of each text, as a line of JSON.
+    """Print the vector of each text, as a line of JSON; of many as they come.
 
     Examples:
       ollama-bridge embed nomic-embed-text "Works like a charm." "It broke."
@@ -220,7 +228,7 @@ def embed(
     asked = texts or [line for line in whole_prompt("", tag=tag).split("\n") if line.strip()]
     alive = read_keep_alive(keepalive)
     with connect(host) as client:
-        _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json)
+        _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json, quiet=quiet)
 
 
 def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambda: None) -> str:
@@ -305,12 +313,34 @@ def _embed(
     alive: str | float | None,
     *,
     as_json: bool,
+    quiet: bool = False,
 ) -> None:
-    found = client.embed(tag, texts, truncate=truncate, dimensions=dimensions, keep_alive=alive)
-    for number in found.cut:
-        output.say(f"(text {number + 1} was cut: it is longer than the model reads)")
+    """Print vectors as they come; on a terminal they are seen to, elsewhere there is a bar."""
+    from ollama_bridge.client.embedding import joined
+
+    found = client.embed_parts(
+        tag, texts, truncate=truncate, dimensions=dimensions, keep_alive=alive
+    )
+    are_seen = sys.stdout.isatty() and not as_json
+    parts: list[Embeddings] = []
+    done, count = 0, len(texts)
+    with ConsoleReporter(quiet=quiet or are_seen or count == 1) as reporter:
+        reporter.emit(Progress("embed", 0, count, "texts"))
+        try:
+            for part in found:
+                for place in part.cut:
+                    number = done + place + 1
+                    output.say(f"(text {number} was cut: it is longer than the model reads)")
+                if as_json:
+                    parts.append(part)
+                for vector in part.vectors:
+                    if not as_json:
+                        output.line_json(vector)
+                    done += 1
+                reporter.emit(Progress("embed", done, count, "texts"))
+        except (OllamaBridgeError, KeyboardInterrupt):
+            if done and not as_json:
+                output.say(f"({done} vectors are printed: text {done + 1} is the next)")
+            raise
     if as_json:
-        output.line_json(asdict(found))
-        return
-    for vector in found.vectors:
-        output.line_json(vector)
+        output.line_json(asdict(joined(parts)))

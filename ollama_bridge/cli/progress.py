@@ -150,6 +150,8 @@ def _bars() -> Progress:
         progress.TextColumn("{task.fields[extra]}"),
         console=Console(stderr=True),
         transient=False,
+        # What goes into a file or a pipe is data, and does not belong on stderr.
+        redirect_stdout=sys.stdout.isatty(),
     )
 
 

@@ -13,7 +13,7 @@ from ollama_bridge.client.answering import Answering
 from ollama_bridge.client.asides import look_at_context, look_at_level, measure
 from ollama_bridge.client.blocking_models import ModelStore
 from ollama_bridge.client.demands import ContextAsked, LevelAsked
-from ollama_bridge.client.embedding import Embedding
+from ollama_bridge.client.embedding import Embedding, joined, pieces
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import BlockingProcedures
@@ -225,6 +225,33 @@ class Client(ModelStore, BlockingProcedures):
             ContextOverflowError: a text is too long.
             DaemonError: everything else that the daemon can do wrong.
         """
+        parts = self.embed_parts(
+            model,
+            texts,
+            truncate=truncate,
+            dimensions=dimensions,
+            options=options,
+            keep_alive=keep_alive,
+        )
+        return joined(list(parts))
+
+    def embed_parts(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        truncate: bool = False,
+        dimensions: int | None = None,
+        options: Options | None = None,
+        keep_alive: KeepAlive = None,
+    ) -> Generator[Embeddings, None, None]:
+        """The same for many texts, as it comes: some of them at a time, in their order.
+
+        Raises:
+            ConfigError: an option that Ollama does not know, or an empty text, before anything is
+                sent.
+            DaemonError: as :meth:`embed`; what came before stands.
+        """
         question = calls.embed(
             model,
             texts,
@@ -233,14 +260,7 @@ class Client(ModelStore, BlockingProcedures):
             options=options,
             keep_alive=keep_alive,
         )
-        embedding = Embedding(question, self._timeouts, self._retries)
-        while (call := embedding.call) is not None:
-            try:
-                embedding.take(self._transport.json(call, embedding.ends_s))
-            except DaemonError as error:
-                measure(self._transport, error, question, embedding.ends_s)
-                time.sleep(embedding.recover(error))
-        return embedding.found
+        return (self._embedded(piece) for piece in pieces(question))
 
     def render(
         self,
@@ -287,6 +307,16 @@ class Client(ModelStore, BlockingProcedures):
             hint="use Ollama 0.12.11 or newer",
             model=model,
         )
+
+    def _embedded(self, question: Call) -> Embeddings:
+        embedding = Embedding(question, self._timeouts, self._retries)
+        while (call := embedding.call) is not None:
+            try:
+                embedding.take(self._transport.json(call, embedding.ends_s))
+            except DaemonError as error:
+                measure(self._transport, error, question, embedding.ends_s)
+                time.sleep(embedding.recover(error))
+        return embedding.found
 
     def _events(self, call: Call, *, gives_out: bool) -> Generator[StreamEvent, None, None]:
         way = (call.model, str((call.json or {}).get("think")))

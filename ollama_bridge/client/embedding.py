@@ -5,18 +5,77 @@ No input or output here, so both clients share it, as they share ``answering``.
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import astuple, replace
 from typing import Any
 
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.retries import Attempts, Retries
-from ollama_bridge.client.values import Embeddings, read_embeddings
-from ollama_bridge.errors import ContextOverflowError, DaemonError
+from ollama_bridge.client.values import Embeddings, Timings, read_embeddings
+from ollama_bridge.errors import ContextOverflowError, DaemonError, ReplyInvalidError
+
+# Of one request. A daemon that reads 40 tokens a second has it within the limits, to a fast one
+# what lies between two requests is nothing.
+_MOST_TEXTS = 128
+_MOST_CHARACTERS = 32_768
+
+_AT_ONCE = re.compile(r"0+(\.0*)?[a-z]*")  # a keep_alive of no time
+_STAYS = "1m"  # from one request to the next
+
+
+def pieces(question: Call) -> list[Call]:
+    """A question about many texts as several, which are asked one after the other.
+
+    A request is silent until its last vector is there, and whatever ends it takes all of them
+    along; so its limits of time and size are for some of the texts only.
+
+    Args:
+        question: Of ``calls.embed``, or as ollama-python asks it.
+    """
+    texts = (question.json or {}).get("input")
+    if not isinstance(texts, list | tuple):
+        return [question]
+    ranges, begin, characters = [], 0, 0
+    for place, text in enumerate(texts):
+        characters += len(text)
+        is_full = place - begin >= _MOST_TEXTS or characters > _MOST_CHARACTERS
+        if is_full and place > begin:
+            ranges.append(range(begin, place))
+            begin, characters = place, len(text)
+    found = [_part(question, one, is_last=False) for one in ranges]
+    return [*found, _part(question, range(begin, len(texts)), is_last=True)]
+
+
+def joined(parts: Sequence[Embeddings]) -> Embeddings:
+    """What came of texts that follow each other, as one.
+
+    Raises:
+        ReplyInvalidError: the vectors are not of one length.
+    """
+    if len({len(vector) for part in parts for vector in part.vectors[:1]}) > 1:
+        raise ReplyInvalidError(
+            "the daemon sent vectors of several lengths: was the model replaced meanwhile?",
+            hint="ask again",
+            model=parts[0].model,
+        )
+    cut: list[int] = []
+    count = 0
+    for part in parts:
+        cut += [count + place for place in part.cut]
+        count += len(part.vectors)
+    return replace(
+        parts[0],
+        vectors=tuple(vector for part in parts for vector in part.vectors),
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        timings=Timings(*map(sum, zip(*(astuple(part.timings) for part in parts), strict=True))),
+        cut=tuple(cut),
+    )
 
 
 class Embedding:
-    """Asks for all texts at once; where one is too long and may be cut, by halves till it is alone.
+    """One request for all its texts; where one is too long and may be cut, halves till it is alone.
 
     So the daemon reads texts side by side as far as it can: of N texts of which k are too long, it
     is asked about k log N times.
@@ -47,13 +106,7 @@ class Embedding:
     @property
     def found(self) -> Embeddings:
         """One vector a text."""
-        parts = [self._parts[place] for place in sorted(self._parts)]
-        return replace(
-            parts[0],
-            vectors=tuple(vector for part in parts for vector in part.vectors),
-            prompt_tokens=sum(part.prompt_tokens for part in parts),
-            cut=tuple(self._cut),
-        )
+        return joined([self._parts[place] for place in sorted(self._parts)])
 
     def take(self, data: object) -> None:
         """Take the daemon's answer.
@@ -63,7 +116,9 @@ class Embedding:
         """
         texts = self._waiting[0]
         model = str(self._question.model)
-        self._parts[texts.start] = read_embeddings(data, model=model, count=len(texts))
+        found = read_embeddings(data, model=model, count=len(texts))
+        cut = (0,) if texts.start in self._cut else ()
+        self._parts[texts.start] = replace(found, cut=cut)
         self._waiting.popleft()
         self._next()
 
@@ -94,9 +149,15 @@ class Embedding:
         self.call = None
         if self._waiting:
             texts = self._waiting[0]
-            body = {
-                **self._body,
-                "input": self._body["input"][texts.start : texts.stop],
-                "truncate": texts.start in self._cut,
-            }
-            self.call = replace(self._question, json=body)
+            part = _part(self._question, texts, is_last=len(self._waiting) == 1)
+            may_cut = {"truncate": texts.start in self._cut}
+            self.call = replace(part, json={**(part.json or {}), **may_cut})
+
+
+def _part(question: Call, texts: range, *, is_last: bool) -> Call:
+    """A question about some of its texts; a model that is to leave at once stays until the last."""
+    body: dict[str, Any] = dict(question.json or {})
+    body["input"] = body["input"][texts.start : texts.stop]
+    if not is_last and _AT_ONCE.fullmatch(str(body.get("keep_alive"))):
+        body["keep_alive"] = _STAYS
+    return replace(question, json=body)

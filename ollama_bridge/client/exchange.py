@@ -30,7 +30,7 @@ class Timeouts:
         first_token_s: On top of it, until the first token of the answer.
         between_tokens_s: Between two pieces of an answer; also until an answer that needs no model.
         total_s: For the whole call; 24 times as long where files are moved (``pull``, ``push``,
-            ``create``, uploads).
+            ``create``, uploads). Of many texts to embed for each request about some of them.
 
     Raises:
         ConfigError: a limit that is not finite, or not positive (``load_s`` may be 0).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from fakes.command_line import run_in_process
 from fakes.daemon import Asked, FakeDaemon, Turn
-from fakes.terminal import run_command
+from fakes.terminal import Screen, run_command
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import ask
@@ -380,3 +381,47 @@ def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     cut = command(daemon, "embed", "m", "--truncate", stdin="one\n\nof three words\n")
     assert len(cut.stdout.splitlines()) == 2
     assert "(text 2 was cut" in cut.stderr
+
+
+MANY = "".join("word " * (number % 7 + 1) + "\n" for number in range(300))
+
+
+def test_vectors_are_printed_as_they_come(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what stops in the middle leaves what it had, and says where it stopped."""
+    words = ["embed", "m", "--host", daemon.host]
+    done = run_in_process(monkeypatch, words, MANY)
+    assert [json.loads(line)[0] for line in done.stdout.splitlines()] == [
+        number % 7 + 1 for number in range(300)
+    ]
+    whole = json.loads(run_in_process(monkeypatch, [*words, "--json"], MANY).stdout)
+    assert (len(whole["vectors"]), whole["prompt_tokens"]) == (300, 1197)
+    daemon.context_length = 7
+    lines = MANY.splitlines()
+    lines[140] = "word " * 8
+    cut = run_in_process(monkeypatch, [*words, "--truncate", "-q"], "\n".join(lines))
+    assert cut.stderr == "(text 141 was cut: it is longer than the model reads)\n"
+    stopped = run_in_process(monkeypatch, [*words, "-q"], "\n".join(lines))
+    assert (stopped.code, len(stopped.stdout.splitlines())) == (3, 128)
+    assert stopped.stderr.startswith("(128 vectors are printed: text 129 is the next)\nerror: ")
+
+
+def test_a_bar_takes_nothing_of_what_is_piped_on(daemon: FakeDaemon) -> None:
+    """It is drawn where stderr is a terminal; vectors go where they were sent."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ollama_bridge", "embed", "m"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+        env={**os.environ, "OLLAMA_HOST": daemon.host, "TERM": "xterm"},
+    )
+    os.close(slave)
+    try:
+        out, _ = process.communicate(MANY, timeout=60)
+        assert Screen(master).shows(b"300/300")
+    finally:
+        os.close(master)
+    assert (process.returncode, len(out.splitlines())) == (0, 300)

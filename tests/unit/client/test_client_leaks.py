@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "create": ({"model": "m"},),
     "delete": ("m",),
     "embed": ("m", "hi"),
+    "embed_parts": ("m", "hi"),
     "events": ({"model": "m", "messages": [{"role": "user", "content": "hi"}]},),
     "generate": ("m", "hi"),
     "has_blob": (DIGEST,),

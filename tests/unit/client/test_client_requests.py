@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import ollama
 import pytest
-from fakes.daemon import FakeDaemon
+from fakes.daemon import Asked, FakeDaemon, Turn
 
-from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest
+from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest, Timeouts
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
@@ -257,6 +257,81 @@ def test_texts_that_are_too_long_are_found_by_halves(fake_daemon: FakeDaemon, as
     assert found.prompt_tokens == sum(counts)
     assert len(fake_daemon.asked) < 30  # of 48 texts, each alone, more than 50
     assert sum(body["truncate"] for body in (one.json for one in fake_daemon.asked)) == 2
+
+
+MANY = ["word " * (number % 7 + 1) for number in range(300)]
+
+
+def test_many_texts_are_several_requests(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Each within its own limits: all that the daemon had read was lost with the first of them."""
+    turn = fake_daemon.turn
+
+    def slowly(asked: Asked) -> Turn:
+        fake_daemon.closing.wait(0.25)
+        return turn(asked)
+
+    fake_daemon.turn = slowly  # type: ignore[method-assign]
+    limits = Timeouts(connect_s=5.0, total_s=0.7)
+    found = ask(fake_daemon.host, "embed", "m", MANY, timeouts=limits)
+    assert [vector[0] for vector in found.vectors] == [number % 7 + 1.0 for number in range(300)]
+    assert found.prompt_tokens == sum(vector[0] for vector in found.vectors)
+    assert [len(asked.json["input"]) for asked in fake_daemon.asked] == [128, 128, 44]
+
+
+def test_long_texts_are_fewer_at_a_time(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """One that is longer than a request may be is asked about alone."""
+    sizes = (30_000, 2_700, 1_000, 70_000, 10, 10)
+    parts = ask(fake_daemon.host, "embed_parts", "m", ["x" * size for size in sizes])
+    asked = [[len(text) for text in one.json["input"]] for one in fake_daemon.asked]
+    assert asked == [[30_000, 2_700], [1_000], [70_000], [10, 10]]
+    assert [len(part.vectors) for part in parts] == [2, 1, 1, 2]
+
+
+def test_texts_that_are_too_long_have_their_places_among_all(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """Whatever request they were in; and the daemon's times are those of all of them."""
+    fake_daemon.context_length = 50
+    embed = fake_daemon.embed
+
+    def timed(body: Any) -> Any:
+        status, (reply, *_) = embed(body)
+        return status, [{**reply, "total_duration": 2 * 10**9, "load_duration": 10**9}]
+
+    fake_daemon.embed = timed  # type: ignore[method-assign]
+    texts = [
+        text if number not in (5, 130, 299) else "word " * 80 for number, text in enumerate(MANY)
+    ]
+    found = ask(fake_daemon.host, "embed", "m", texts, truncate=True)
+    assert found.cut == (5, 130, 299)
+    assert [found.vectors[place][0] for place in (4, 5, 130, 131, 299)] == [5, 50, 50, 6, 50]
+    answered = [one for one in fake_daemon.asked if one.json["truncate"]]
+    assert len(answered) == 3
+    assert found.timings.total_s == 2 * found.timings.load_s > 6
+    parts = ask(fake_daemon.host, "embed_parts", "m", texts, truncate=True)
+    assert [part.cut for part in parts] == [(5,), (2,), (43,)]
+
+
+def test_a_model_that_is_to_leave_reads_all_texts_first(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """It would be loaded anew for each request."""
+    for alive, first in ((0, "1m"), ("0s", "1m"), ("30m", "30m"), (None, None)):
+        fake_daemon.asked.clear()
+        ask(fake_daemon.host, "embed", "m", MANY, keep_alive=alive)
+        told = [asked.json.get("keep_alive") for asked in fake_daemon.asked]
+        assert told == [first, first, alive]
+
+
+def test_a_model_that_is_replaced_between_texts_is_told(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """At least where its vectors are of another length."""
+    lengths = iter([2, 2, 3])
+
+    def embed(body: Any) -> Any:
+        length = next(lengths)
+        return 200, [{"embeddings": [[1.0] * length for _ in body["input"]]}]
+
+    fake_daemon.embed = embed  # type: ignore[method-assign]
+    with pytest.raises(ReplyInvalidError, match="several lengths"):
+        ask(fake_daemon.host, "embed", "m", MANY)
 
 
 LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "xhigh"}}

@@ -299,6 +299,18 @@ def test_vectors_are_asked_for_again(ask: Any, status: int) -> None:
     assert len(asked) == (1 if status == 400 else 3)
 
 
+def test_many_texts_are_embedded_some_at_a_time(daemon: FakeDaemon, ask: Any) -> None:
+    """What ollama-python asks at once no limit of time would be right for."""
+    texts = ["word " * (number % 7 + 1) for number in range(300)]
+    found = ask(daemon.host, "embed", "m", texts, keep_alive=0)
+    assert [vector[0] for vector in found.embeddings] == [n % 7 + 1.0 for n in range(300)]
+    assert found.prompt_eval_count == sum(vector[0] for vector in found.embeddings)
+    assert (type(found), found.total_duration) == (ollama.EmbedResponse, None)
+    assert [len(asked.json["input"]) for asked in daemon.asked] == [128, 128, 44]
+    assert [asked.json["keep_alive"] for asked in daemon.asked] == ["1m", "1m", 0]
+    assert ask(daemon.host, "embed", "m", []).embeddings == []
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_shorter_context_than_was_asked_for_is_an_error(
     daemon: FakeDaemon, ask: Any, stream: bool
