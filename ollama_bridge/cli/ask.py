@@ -208,7 +208,8 @@ def generate(
 def embed(
     tag: options.TagArgument,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Left out: the lines of stdin, a text each.")
+        list[str] | None,
+        typer.Argument(help="Left out: the lines of stdin, a text each, none empty."),
     ] = None,
     truncate: TruncateOption = False,
     dimensions: DimensionsOption = None,
@@ -225,10 +226,29 @@ def embed(
       ollama-bridge embed nomic-embed-text "Works like a charm." "It broke."
       ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
     """
-    asked = texts or [line for line in whole_prompt("", tag=tag).split("\n") if line.strip()]
+    asked = texts or _lines(whole_prompt("", tag=tag), tag)
     alive = read_keep_alive(keepalive)
     with connect(host) as client:
         _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json, quiet=quiet)
+
+
+def _lines(piped: str, tag: str) -> list[str]:
+    """Texts to embed: the lines up to the last that is not empty, whose vectors have their numbers.
+
+    Raises:
+        DataError: one between them is empty.
+    """
+    lines = piped.split("\n")
+    while not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise DataError(
+                f"line {number} of stdin is empty, and would have no vector: those behind it would "
+                "stand beside other texts",
+                hint=f"grep '[^[:space:]]' FILE | ollama-bridge embed {tag}",
+            )
+    return lines
 
 
 def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambda: None) -> str:

@@ -376,11 +376,22 @@ def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     daemon.context_length = 2
     done = command(daemon, "embed", "m", "one", "two words")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[1.0, 1.0], [2.0, 1.0]]
-    long = command(daemon, "embed", "m", stdin="one\n\nof three words\n")
+    long = command(daemon, "embed", "m", stdin="one\nof three words\n")
     assert (long.returncode, long.stdout) == (3, "")
-    cut = command(daemon, "embed", "m", "--truncate", stdin="one\n\nof three words\n")
+    cut = command(daemon, "embed", "m", "--truncate", stdin="one\nof three words\n \n\n")
     assert len(cut.stdout.splitlines()) == 2
     assert "(text 2 was cut" in cut.stderr
+
+
+def test_a_text_and_its_vector_are_on_lines_of_one_number(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty line was left out, and every vector behind it one line too early."""
+    words = ["embed", "m", "--host", daemon.host]
+    done = run_in_process(monkeypatch, words, "one\n \nthree\n")
+    assert (done.code, done.stdout, daemon.asked) == (2, "", [])
+    assert "line 2 of stdin is empty" in done.stderr
+    assert "grep '[^[:space:]]' FILE | ollama-bridge embed m" in done.stderr
 
 
 MANY = "".join("word " * (number % 7 + 1) + "\n" for number in range(300))
