@@ -68,7 +68,8 @@ def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
     Without it the client would send its own, in place of the tag's.
     """
     own = re.search(r"^num_predict\s+(\d+)\s*$", details.parameters, re.MULTILINE)
-    return ({"num_predict": int(own[1])} if own and int(own[1]) > 0 else {}) | dict(options)
+    given = {name: value for name, value in options.items() if value is not None}
+    return ({"num_predict": int(own[1])} if own and int(own[1]) > 0 else {}) | given
 
 
 def read_think(text: str | None) -> bool | str | None:

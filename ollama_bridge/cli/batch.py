@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,12 +21,21 @@ from ollama_bridge.cli.asking import (
     read_format,
     read_options,
     read_think,
+    with_own_limit,
 )
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonBusyError,
+    DaemonError,
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    DataError,
+)
 
 if TYPE_CHECKING:
+    from ollama_bridge.client import ModelDetails, Reply
     from ollama_bridge.client.jobs import Answered
 
 _STAGE = "batch"
@@ -74,7 +83,8 @@ def batch(
     an "id". Answers are in the order of the questions. Until all are there they are in
     OUT.jsonl.log, each synced to disk; a question that fails for good has its error as its answer,
     and the exit code is 1. Run again, what was too long for the context is asked anew; with
-    --retry-failed all that failed is.
+    --retry-failed all that failed is. Answers that were cut are counted; their done_reason is
+    length.
 
     Examples:
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
@@ -98,12 +108,14 @@ def batch(
         )
     requests, ids = _read(questions, defaults, read_options(parameter))
     failed = 0
+    cut = _CutAnswers()
     with (
         ConsoleReporter(quiet=quiet) as reporter,
         contextlib.closing(_Lines(answers.parent, len(requests))) as lines,
     ):
         if not host:
             ensure_daemon(reporter=reporter)
+        _leave_limits_to_the_tags(requests, host or [None])
         events = ask_all(
             requests,
             answers.with_name(f"{answers.name}.log"),
@@ -120,6 +132,7 @@ def batch(
                     continue
                 lines.put(event.index, _line(event, ids[event.index]))
                 failed += event.error is not None
+                cut.count(event.reply, requests[event.index])
                 done += 1
                 reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
         try:
@@ -127,13 +140,44 @@ def batch(
                 stream.writelines(lines)
         except OSError as exc:
             raise ConfigError(f"{answers} cannot be written: {exc.strerror}") from exc
+    counts = {"answered": done - failed, "set_aside": failed, "hit_limit": cut.number}
     if as_json:
-        output.data_json({"path": answers, "answered": done - failed, "set_aside": failed})
+        output.data_json({"path": answers, **counts})
     else:
-        output.data(f"{answers}: {done - failed} answered, {failed} set aside")
+        those = f" ({cut.number} of them cut)" if cut.number else ""
+        output.data(f"{answers}: {done - failed} answered{those}, {failed} set aside")
+    cut.tell()
     if failed:
         output.say("to ask those again: the same command with --retry-failed")
         raise typer.Exit(_SET_ASIDE)
+
+
+class _CutAnswers:
+    """Those that a limit ended, of which one shows what gives more.
+
+    Attributes:
+        number: So many.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._longest: tuple[Reply, dict[str, Any]] | None = None
+
+    def count(self, reply: Reply | None, request: dict[str, Any]) -> None:
+        """Take an answer, if it is one, and what was asked."""
+        if reply is None or not reply.hit_limit:
+            return
+        self.number += 1
+        if self._longest is None or reply.generated_tokens > self._longest[0].generated_tokens:
+            self._longest = reply, request.get("options") or {}
+
+    def tell(self) -> None:
+        """Tell the setting that gives more."""
+        from ollama_bridge.cli.answers import tell_cut
+
+        if self._longest is not None:
+            more = "{name} {value} in the options of their lines, or -p {name}={value} for all"
+            tell_cut(*self._longest, more)
 
 
 class _Lines:
@@ -219,6 +263,35 @@ def _read(
     if not requests:
         raise DataError(f"{path} has no questions", hint="write one on each line")
     return requests, ids
+
+
+def _leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> None:
+    """Let questions that say none have the ``num_predict`` of their tags, as ``generate`` does."""
+    open_ = [one for one in requests if (one.get("options") or {}).get("num_predict") is None]
+    details = _details({str(one["model"]) for one in open_}, hosts)
+    for one in open_ if details else ():
+        one["options"] = with_own_limit(one.get("options") or {}, details[str(one["model"])])
+
+
+def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDetails]:
+    """What the first daemon that can be asked knows of some models; empty if it does not tell.
+
+    Raises:
+        DaemonError: none can be asked.
+    """
+    from ollama_bridge.client import Client
+    from ollama_bridge.client.model_check import SOON
+
+    for host in hosts:
+        try:
+            with Client(host, timeouts=SOON) as client:
+                return {model: client.show(model) for model in models}
+        except (DaemonUnreachableError, DaemonTimeoutError, DaemonBusyError):
+            if host == hosts[-1]:
+                raise
+        except DaemonError:  # a gateway that lets no such request through, or there is no model
+            break
+    return {}
 
 
 def _line(answered: Answered, id_: object) -> str:

@@ -423,6 +423,64 @@ def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_p
     assert [row["text"] for row in rows(target)] == ["to a", "to b", "well now"]
 
 
+def test_a_tag_s_own_limit_holds_in_a_batch(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """As for ``generate``; a line's own comes first, then that of the command."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"prompt": "a"}, {"prompt": "b", "options": {"num_predict": 9}}]
+    lines += [{"prompt": "c", "options": {"num_predict": None, "seed": 1}}]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    args = ["batch", str(source), str(target), "--model", "m", "--host", daemon.host, "-q"]
+    own = "stop x\nnum_predict 4096"
+    for parameters, more, asked in (
+        ("stop x", [], {"a": 1024, "b": 9, "c": 1024}),
+        ("stop x", [], {}),
+        (own, [], {"a": 4096, "c": 4096}),  # else what there is of them would be cut
+        (own, ["-p", "num_predict=5"], {"a": 5}),
+    ):
+        daemon.shown = {**daemon.shown, "parameters": parameters}
+        daemon.asked.clear()
+        assert CliRunner().invoke(cli.app, [*args, *more]).exit_code == 0
+        limits = {one["prompt"]: one["options"]["num_predict"] for one in daemon.questions}
+        assert limits == asked
+        assert [one.path for one in daemon.asked].count("/api/show") == 1
+
+
+def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Such as a gateway; one that is away leaves it to the next to say what the tag has."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": "a"}\n')
+    daemon.shown = {**daemon.shown, "parameters": "num_predict 30"}
+    args = ["batch", str(source), str(target), "--model", "m", "-q", "--host"]
+    away = CliRunner().invoke(cli.app, [*args, nobody_listens()])
+    assert isinstance(away.exception, DaemonUnreachableError)
+    both = [*args, nobody_listens(), "--host", daemon.host]
+    assert CliRunner().invoke(cli.app, both).exit_code == 0
+    daemon.turn = lambda asked: (  # type: ignore[method-assign]
+        Turn(fault=Fault.HTML_PAGE if asked.path == "/api/show" else None)
+    )
+    assert CliRunner().invoke(cli.app, [*args, daemon.host]).exit_code == 0
+    assert [one["options"]["num_predict"] for one in daemon.questions] == [30, 1024]
+
+
+def test_answers_that_were_cut_are_counted(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """They are answers, and half ones: of a model that thinks often nothing but thoughts."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"q{n}"}) + "\n" for n in range(3)))
+    daemon.script = lambda asked: Turn(
+        done_reason="stop" if asked.json["prompt"] == "q1" else "length"
+    )
+    args = ["batch", str(source), str(target), "--model", "m", "--host", daemon.host, "-q"]
+    for _ in range(2):  # those of an earlier run as well
+        done = CliRunner().invoke(cli.app, [*args, "-p", "num_predict=3"])
+        assert done.stdout == f"{target}: 3 answered (2 of them cut), 0 set aside\n"
+        assert "(cut at num_predict; more: num_predict 12 in " in done.stderr
+        assert "-p num_predict=12 for all)" in done.stderr
+    counted = json.loads(CliRunner().invoke(cli.app, [*args, "--json"]).stdout)
+    assert counted == {"path": str(target), "answered": 3, "set_aside": 0, "hit_limit": 2}
+
+
 @pytest.mark.parametrize(
     ("content", "args", "words"),
     [
