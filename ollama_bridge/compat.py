@@ -59,6 +59,7 @@ __all__ = ["AsyncClient", "BridgeConnectionError", "BridgeResponseError", "Clien
 _QUESTIONS = ("/api/generate", "/api/chat")
 _TRANSFERS = ("/api/pull", "/api/push", "/api/create")
 _EMBEDDINGS = ("/api/embed", "/api/embeddings")
+_UNSTREAMED = (*_EMBEDDINGS, "/v1/systemone")  # questions whose answers do not stream
 _COUNTS = ("total_duration", "load_duration", "prompt_eval_count")  # of embeddings
 
 
@@ -135,8 +136,8 @@ class Client(ollama.Client):
                 return (_typed(cls, part) for part in parts)
             return _whole(cls, list(parts))
         with _told():
-            if call.path in _EMBEDDINGS:
-                return _together([_typed(cls, self._vectors(one)) for one in pieces(call)])
+            if call.path in _UNSTREAMED:
+                return _together([_typed(cls, self._ask(one)) for one in pieces(call)])
             found = self._transport.json(call)
         return _typed(cls, found)
 
@@ -165,7 +166,7 @@ class Client(ollama.Client):
                     measure(self._transport, error, call, answering.ends_s)
                     time.sleep(answering.recover(error))
 
-    def _vectors(self, call: Call) -> Any:
+    def _ask(self, call: Call) -> Any:
         attempts = Attempts(self._retries, self._limits.total_s)
         while True:
             try:
@@ -231,8 +232,8 @@ class AsyncClient(ollama.AsyncClient):
                 return (_typed(cls, part) async for part in parts)
             return _whole(cls, [part async for part in parts])
         with _told():
-            if call.path in _EMBEDDINGS:
-                return _together([_typed(cls, await self._vectors(one)) for one in pieces(call)])
+            if call.path in _UNSTREAMED:
+                return _together([_typed(cls, await self._ask(one)) for one in pieces(call)])
             found = await self._transport.json(call)
         return _typed(cls, found)
 
@@ -263,7 +264,7 @@ class AsyncClient(ollama.AsyncClient):
                     await measure_async(self._transport, error, call, answering.ends_s)
                     await asyncio.sleep(answering.recover(error))
 
-    async def _vectors(self, call: Call) -> Any:
+    async def _ask(self, call: Call) -> Any:
         attempts = Attempts(self._retries, self._limits.total_s)
         while True:
             try:
@@ -301,6 +302,8 @@ def _call(method: str, path: str, **kwargs: Any) -> Call | None:
         body = {"truncate": False} | body
         if body.get("options"):
             body["options"] = _checked(body["options"])
+        patience = "model"
+    elif path in _UNSTREAMED:
         patience = "model"
     elif "content" in kwargs:
         patience = "files"

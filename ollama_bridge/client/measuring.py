@@ -108,6 +108,8 @@ def measuring(error: DaemonError, question: Call, ends_s: float) -> Measuring | 
     body = question.json or {}
     if body.get("truncate") and "input" in body:
         return None  # which texts are cut is told, not by how much
+    if not _text_of(dict(body)):
+        return None  # it is asked for in a way of its own
     return Measuring(error, question, ends_s)
 
 

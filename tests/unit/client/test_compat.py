@@ -299,6 +299,26 @@ def test_vectors_are_asked_for_again(ask: Any, status: int) -> None:
     assert len(asked) == (1 if status == 400 else 3)
 
 
+def test_a_question_of_system_one_may_wait_for_its_model(ask: Any) -> None:
+    """Longer than for what needs none; and what fails in passing is asked again."""
+    waits: list[float] = []
+
+    def daemon(request: httpx.Request) -> httpx.Response:
+        waits.append(request.extensions["timeout"]["read"])
+        if len(waits) == 1:
+            return httpx.Response(503, json={"error": "busy"})
+        answer = {"type": "noul", "noul": 0.75}
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        return httpx.Response(200, json={"model": "m", "answers": {"q": answer}, "usage": usage})
+
+    quick = Retries(attempts=2, pause_s=0.0)
+    given = {"transport": httpx.MockTransport(daemon), "retries": quick}
+    questions = {"q": {"type": "noul", "instructions": "Is it?"}}
+    found = ask("127.0.0.1:9", "systemone", "m", "It is.", questions, client=given)
+    assert found.answers["q"].noul == 0.75
+    assert waits == [600.0, 600.0]
+
+
 def test_many_texts_are_embedded_some_at_a_time(daemon: FakeDaemon, ask: Any) -> None:
     """What ollama-python asks at once no limit of time would be right for."""
     texts = ["word " * (number % 7 + 1) for number in range(300)]
