@@ -268,7 +268,7 @@ def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambd
     piped = ""
     if not sys.stdin.isatty() and (not prompt or _has_input(meanwhile)):
         try:
-            piped = sys.stdin.read()
+            piped = sys.stdin.read().removeprefix("\ufeff")
         except UnicodeDecodeError as exc:
             raise DataError(
                 "stdin is no UTF-8 text",

@@ -109,7 +109,7 @@ def read_format(text: str | None) -> str | dict[str, Any] | None:
     if text is None or text == "json":
         return text
     try:
-        schema = json.loads(Path(text).read_text(encoding="utf-8"))
+        schema = json.loads(Path(text).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no JSON"
         raise ConfigError(

@@ -228,14 +228,14 @@ def _read(
     from ollama_bridge.client.requests import encode_body
 
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise DataError(f"{path} cannot be read: {reason}") from exc
     requests: list[dict[str, Any]] = []
     ids: list[object] = []
     problems = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold other ends of lines
         if not line.strip():
             continue
         try:

@@ -394,6 +394,23 @@ def test_a_text_and_its_vector_are_on_lines_of_one_number(
     assert "grep '[^[:space:]]' FILE | ollama-bridge embed m" in done.stderr
 
 
+def test_a_byte_order_mark_is_no_text(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Excel, PowerShell and Notepad write one."""
+    schema, prompts = tmp_path / "schema.json", tmp_path / "prompts.txt"
+    schema.write_text('{"type": "object"}', encoding="utf-8-sig")
+    prompts.write_text("hi there\n", encoding="utf-8-sig")
+    at = ["--host", daemon.host]
+    run_in_process(monkeypatch, ["generate", "m", "--format", str(schema), *at], "\ufeffhi")
+    (asked,) = daemon.questions
+    assert (asked["prompt"], asked["format"]) == ("hi", {"type": "object"})
+    words = ["bench", "m", "--requests", "1", "--concurrency", "1", "--prompts", str(prompts)]
+    run_in_process(monkeypatch, [*words, *at])
+    chats = [body["messages"] for body in daemon.questions if "messages" in body]
+    assert "hi there" in [messages[-1]["content"] for messages in chats]
+
+
 MANY = "".join("word " * (number % 7 + 1) + "\n" for number in range(300))
 
 
