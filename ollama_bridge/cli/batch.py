@@ -80,11 +80,11 @@ def batch(
     """Answer a file of questions, each exactly once; run it again to go on after an interruption.
 
     A line is {"prompt": "..."} or {"messages": [...]}, with any field of Ollama's API, and may have
-    an "id". Answers are in the order of the questions. Until all are there they are in
-    OUT.jsonl.log, each synced to disk; a question that fails for good has its error as its answer,
-    and the exit code is 1. Run again, what was too long for the context is asked anew; with
-    --retry-failed all that failed is. Answers that were cut are counted; their done_reason is
-    length.
+    an "id". Answers are in the order of the questions, each as generate --json tells it. Until all
+    are there they are in OUT.jsonl.log, each synced to disk; a question that fails for good has its
+    error as its answer, and the exit code is 1. Run again, what was too long for the context is
+    asked anew; with --retry-failed all that failed is. Answers that were cut are counted; their
+    done_reason is length.
 
     Examples:
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
@@ -295,13 +295,16 @@ def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDe
 
 
 def _line(answered: Answered, id_: object) -> str:
-    from ollama_bridge.client.records import reply_to_record
+    from ollama_bridge.cli.answers import reply_record
 
+    record: dict[str, Any] = {"id": id_}
     if answered.reply is None:
-        record: dict[str, Any] = {"error": answered.error}
+        record["error"] = answered.error
     else:
-        record = reply_to_record(answered.reply)
-    line = json.dumps({"id": id_, **record, "attempts": answered.attempts}, ensure_ascii=False)
+        # ``timings`` as well: it stood there before lines were those of ``generate``.
+        record |= reply_record(answered.reply) | {"timings": vars(answered.reply.timings)}
+    record["attempts"] = answered.attempts
+    line = json.dumps(record, ensure_ascii=False, default=list)  # bytes as Ollama writes them
     try:
         line.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which JSON can write as an escape

@@ -464,6 +464,29 @@ def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
     assert [one["options"]["num_predict"] for one in daemon.questions] == [30, 1024]
 
 
+def test_an_answer_is_told_as_by_generate(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """For programs: each thing by its name, whatever the log keeps of it."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    question = {"messages": [{"role": "user", "content": "hi"}], "top_logprobs": 1}
+    source.write_text(json.dumps({"id": 7, **question}), encoding="utf-8-sig")
+    reported = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
+    daemon.script = lambda asked: Turn(
+        pieces=["é"],
+        logprobs=[[{**reported, "top_logprobs": [reported]}]],
+        tool_calls=[("look", {"where": "here"})],
+    )
+    args = ["batch", str(source), str(target), "--model", "m", "--host", daemon.host, "-q"]
+    assert CliRunner().invoke(cli.app, args).exit_code == 0
+    (line,) = rows(target)
+    assert line["tool_calls"] == [{"name": "look", "arguments": {"where": "here"}, "id": "call_0"}]
+    assert line["logprobs"] == [{**reported, "top": [reported]}]
+    assert line["total_s"] == line["timings"]["total_s"] == 4.0
+    alone = ["generate", "m", "hi", "--host", daemon.host, "--json"]
+    daemon.script = None
+    told = json.loads(CliRunner().invoke(cli.app, alone).stdout)
+    assert set(line) == set(told) | {"id", "attempts", "timings", "logprobs"}
+
+
 def test_answers_that_were_cut_are_counted(daemon: FakeDaemon, tmp_path: Path) -> None:
     """They are answers, and half ones: of a model that thinks often nothing but thoughts."""
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
