@@ -194,6 +194,20 @@ def _dtypes() -> Finding:
 def _accelerator() -> Finding:
     if importlib.util.find_spec("torch") is None:
         return Finding("accelerator", "ok", "not looked for: PyTorch is not installed")
+    try:
+        return _found_by_torch()
+    # Half installed, or beside libraries of another version; a folder that was left is a module.
+    except (ImportError, OSError, RuntimeError, AttributeError) as exc:
+        reason = str(exc).partition("\n")[0]
+        return Finding(
+            "accelerator",
+            "problem",
+            f"PyTorch is installed, but cannot be used: {reason}",
+            "pip install --force-reinstall torch",
+        )
+
+
+def _found_by_torch() -> Finding:
     import torch
 
     if torch.cuda.is_available():

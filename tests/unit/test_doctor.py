@@ -11,7 +11,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -136,6 +136,12 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
 
 
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a PyTorch that was taken away a folder is left, which Python takes for a module."""
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: name)
+
+
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
 
@@ -181,6 +187,7 @@ def toolless(monkeypatch: pytest.MonkeyPatch) -> None:
         (small, "memory"),
         (full, "disk"),
         (without_cuda, "accelerator"),
+        (broken, "accelerator"),
         (untrained, "packages"),
         (taken, "daemon"),
         (elsewhere, "daemon"),
@@ -200,6 +207,29 @@ def test_every_finding_says_what_to_type(
         r"(^|: |\(|`)(ollama-bridge \w|pip install|apt-get install|curl -|export \w|unset \w)",
         str(finding.fix),
     ), finding.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise OSError('undefined symbol: x\\nmore')", "undefined symbol: x"),
+        ("import ollama_bridge.none", "No module named 'ollama_bridge.none'"),
+    ],
+)
+def test_a_pytorch_that_cannot_be_loaded_is_a_problem(
+    text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all the rest is told."""
+    (tmp_path / "torch.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: name)
+    findings = by_name(run_doctor())
+    detail = f"PyTorch is installed, but cannot be used: {reason}"
+    assert findings["accelerator"] == Finding(
+        "accelerator", "problem", detail, "pip install --force-reinstall torch"
+    )
+    assert "daemon" in findings
 
 
 @pytest.mark.parametrize("host", ["https://localhost", "localhost/ollama"])
