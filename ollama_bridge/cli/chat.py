@@ -176,21 +176,15 @@ def _typed(repl: Repl) -> Iterator[str | None]:
     """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+    from prompt_toolkit.history import InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
 
     from ollama_bridge.cli import chat_completion
+    from ollama_bridge.cli.chat_history import KeptHistory
 
-    path = home_dir() / "chat-history"
-    kept: History = InMemoryHistory()
+    kept, trouble = KeptHistory(home_dir() / "chat-history"), None
     repl.keeps_history = not os.environ.get("OLLAMA_NOHISTORY")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        kept = FileHistory(path)
-    except OSError as exc:
-        say(f"(what is typed is not kept: {path}: {exc.strerror})")
     if "OLLAMA_EDITOR" in os.environ:
         os.environ["VISUAL"] = os.environ["OLLAMA_EDITOR"]
     keys = KeyBindings()
@@ -209,6 +203,9 @@ def _typed(repl: Repl) -> Iterator[str | None]:
     say(f"{repl.said.model}: /help lists the commands, Ctrl-D ends")
     in_text = False
     while True:
+        if trouble != kept.trouble:
+            trouble = kept.trouble
+            say(f"(what is typed is not kept: {trouble})")
         session.default_buffer.history = kept if repl.keeps_history else forgotten
         try:
             line = session.prompt("... " if in_text else ">>> ")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import pty
+import resource
 import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
+from typing import Self
 
 import psutil
 
@@ -101,6 +105,47 @@ class Screen:
                     break
         _, found, self._unread = self._unread.partition(text)
         return bool(found)
+
+
+class Terminal:
+    """``ollama-bridge`` at a pseudo-terminal of 24 lines and 80 columns, while its block lasts.
+
+    Args:
+        args: Of the command.
+        writes_bytes: How long its files may become at most; None: as long as they like.
+        environment: Changes of ours.
+    """
+
+    def __init__(self, *args: str, writes_bytes: int | None = None, **environment: str) -> None:
+        self._child, self._terminal = pty.fork()
+        if self._child == 0:
+            os.environ |= {"TERM": "xterm", **environment}
+            _hear_interrupts()
+            if writes_bytes is not None:
+                hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                resource.setrlimit(resource.RLIMIT_FSIZE, (writes_bytes, hard))
+            os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", *args])
+        termios.tcsetwinsize(self._terminal, (24, 80))
+        self._screen = Screen(self._terminal)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child:
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+        os.close(self._terminal)
+
+    def shows(self, text: bytes, *, after: bytes = b"") -> bool:
+        """Type something, and wait for a text."""
+        os.write(self._terminal, after)
+        return self._screen.shows(text)
+
+    def ends(self) -> int:
+        """Wait until the command ends; returns its exit code."""
+        child, self._child = self._child, 0
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class TerminalText(io.StringIO):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import signal
-import sys
-import termios
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.chats import Chat
 from fakes.daemon import FakeDaemon, Fault, Turn
-from fakes.terminal import Screen
+from fakes.terminal import Terminal
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli.chat import joined
@@ -63,16 +58,9 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho written there > "$1"\n')
     editor.chmod(0o755)
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ |= {"OLLAMA_HOST": daemon.host, "OLLAMA_NOHISTORY": "1", "TERM": "xterm"}
-        os.environ["OLLAMA_EDITOR"] = str(editor)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        words = ["run", "m", "--keepalive", "1h", "--image", str(image)]
-        os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", *words])
-    termios.tcsetwinsize(terminal, (24, 80))
-    screen = Screen(terminal)
-    try:
+    words = ["run", "m", "--keepalive", "1h", "--image", str(image)]
+    environment = {"OLLAMA_HOST": daemon.host, "OLLAMA_EDITOR": str(editor)}
+    with Terminal(*words, OLLAMA_NOHISTORY="1", **environment) as terminal:
         for typed, shown in (
             (b"", b">>> Zero?"),
             (b"", b"It is 0."),
@@ -95,24 +83,35 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             (b'"""not sent\r', b"..."),
             (b"\x04", b"(the text was not ended: it is not sent)"),
         ):
-            os.write(terminal, typed)
-            assert screen.shows(shown), typed
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        child = 0
-    finally:
-        if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        os.close(terminal)
+            assert terminal.shows(shown, after=typed), typed
+        assert terminal.ends() == 0
     loaded, asked, then = daemon.questions
     assert "prompt" not in loaded
     assert {name: asked[name] for name in ("model", "keep_alive", "shift")} == {
         name: loaded[name] for name in ("model", "keep_alive", "shift")
     }
     assert asked["messages"] == [{"role": "user", "content": "written there", "images": ["Mg=="]}]
-    assert "images" not in then["messages"][-1]
+    assert then["messages"][-1] == {"role": "user", "content": "and?"}
     assert (asked["options"]["temperature"], then["keep_alive"]) == (0.5, "1h")
     assert not (home_dir() / "chat-history").read_text()
+
+
+def test_a_disk_that_is_full_is_told_once(daemon: FakeDaemon) -> None:
+    """What is typed is still there to be asked again, with the arrow up."""
+    with Terminal("chat", "m", writes_bytes=0, OLLAMA_HOST=daemon.host) as terminal:
+        for typed, shown in (
+            (b"", b">>>"),
+            (b"one\r", b"Hello!"),
+            (b"", b"(what is typed is not kept: "),
+            (b"", b"File too large)"),
+            (b"", b">>>"),
+            (b"\x1b[A\r", b"Hello!"),
+            (b"", b">>>"),
+        ):
+            assert terminal.shows(shown, after=typed), typed
+        assert not terminal.shows(b"is not kept", after=b"\x04")
+        assert terminal.ends() == 0
+    assert [one["messages"][-1]["content"] for one in daemon.questions[1:]] == ["one", "one"]
 
 
 def test_questions_are_answered_and_remembered(chat: Chat) -> None:
