@@ -199,6 +199,7 @@ def _typed(repl: Repl) -> Iterator[str | None]:
         completer=chat_completion.completer(),
         complete_while_typing=False,
         enable_open_in_editor=True,
+        enable_suspend=True,
     )
     say(f"{repl.said.model}: /help lists the commands, Ctrl-D ends")
     in_text = False
