@@ -28,6 +28,7 @@ from ollama_bridge.cli.asking import (
     read_think,
     with_own_limit,
 )
+from ollama_bridge.cli.chat_lines import LineReader
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
 from ollama_bridge.cli.progress import ConsoleReporter
@@ -36,8 +37,6 @@ from ollama_bridge.errors import DataError, OllamaBridgeError
 if TYPE_CHECKING:
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Client, Conversation
-
-_MARK = '"""'
 
 
 def add_to(app: typer.Typer) -> None:
@@ -125,10 +124,14 @@ def talk(repl: Repl) -> None:
     repl.is_typed = sys.stdin.isatty()
     if repl.is_typed:
         load_ahead(repl.client, repl.said)
+    reader = LineReader()
     piped = (line.rstrip("\n") for line in sys.stdin)
     try:
-        for text in joined(_typed(repl) if repl.is_typed else piped):
-            repl.take(text)
+        for line in _typed(repl, reader) if repl.is_typed else piped:
+            if (said := reader.take(line)) is not None:
+                repl.take(said.text, is_literal=said.is_literal)
+        if (said := reader.rest()) is not None:
+            repl.take(said.text, is_literal=said.is_literal)
     except EndOfChat:
         return
     except UnicodeDecodeError as exc:
@@ -153,26 +156,7 @@ def _load(host: str, said: Conversation) -> None:
         client.load(said.model, options=said.options, keep_alive=said.keep_alive)
 
 
-def joined(lines: Iterator[str | None]) -> Iterator[str]:
-    '''Lines between """ and """ as one text; None drops a text that is not ended.'''
-    for line in lines:
-        if line is None:
-            continue
-        begin, mark, rest = line.partition(_MARK)
-        if not mark:
-            yield line
-            continue
-        while _MARK not in rest:
-            following = next(lines, _MARK)  # the end of the input ends the text, too
-            if following is None:
-                break
-            rest += f"\n{following}"
-        else:
-            text, _, end = rest.partition(_MARK)
-            yield f"{begin}{text.strip(chr(10))}{end}"
-
-
-def _typed(repl: Repl) -> Iterator[str | None]:
+def _typed(repl: Repl, reader: LineReader) -> Iterator[str]:
     """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -202,23 +186,18 @@ def _typed(repl: Repl) -> Iterator[str | None]:
         enable_suspend=True,
     )
     say(f"{repl.said.model}: /help lists the commands, Ctrl-D ends")
-    in_text = False
     while True:
         if trouble != kept.trouble:
             trouble = kept.trouble
             say(f"(what is typed is not kept: {trouble})")
         session.default_buffer.history = kept if repl.keeps_history else forgotten
         try:
-            line = session.prompt("... " if in_text else ">>> ")
+            yield session.prompt("... " if reader.is_within else ">>> ")
         except KeyboardInterrupt:
-            say("(the text is dropped)" if in_text else "(Ctrl-D or /bye ends the chat)")
-            in_text = False
-            yield None
-            continue
+            say("(the text is dropped)" if reader.is_within else "(Ctrl-D or /bye ends the chat)")
+            reader.drop()
         except EOFError:
-            if in_text:
+            if reader.is_within:
                 say("(the text was not ended: it is not sent)")
-                yield None
+                reader.drop()
             return
-        in_text = line.count(_MARK) == (0 if in_text else 1)
-        yield line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -23,6 +24,8 @@ from ollama_bridge.modelfile.parameters import parse_parameter
 from ollama_bridge.models.paths import expand_home
 
 _Events = Generator[SessionEvent, None, None]
+# The path of an image, ``/etc:`` and ``/*`` begin with a slash, too.
+_COMMAND = re.compile(r"/(?:[a-zA-Z]+|\?)?")
 
 HELP = """\
 /set parameter NAME VALUE   an option of every question (temperature, num_ctx, ...)
@@ -42,7 +45,8 @@ HELP = """\
 /clear                      forget what was said
 /bye                        end; also /exit, Ctrl-D
 /? or /help                 this list
-\"\"\" begins and ends a text of several lines. The path of an image sends the image along.
+\"\"\" at the beginning of a line begins a text of several lines, at the end of one it ends it;
+nothing in it is a command, nor in lines that are pasted. The path of an image sends it along.
 /save and /export replace nothing but what a chat saved before.
 Ctrl-C stops the answer, not the chat. Up and down: what was typed before; Ctrl-R searches it;
 Ctrl-G: write the question in an editor (OLLAMA_EDITOR, else VISUAL or EDITOR)."""
@@ -82,14 +86,18 @@ class Repl:
         """What was said, and how the next question is asked."""
         return self.session.conversation
 
-    def take(self, line: str) -> None:
-        """Do what a line says; errors are told, and the chat goes on.
+    def take(self, text: str, *, is_literal: bool = False) -> None:
+        """Do what a text says; errors are told, and the chat goes on.
+
+        Args:
+            text: A line, or several.
+            is_literal: It is no command, whatever it begins with.
 
         Raises:
             EndOfChat: it says goodbye.
         """
         try:
-            self.do(line)
+            self.do(text, is_literal=is_literal)
         except KeyboardInterrupt:
             if not self.is_typed:
                 raise
@@ -98,22 +106,22 @@ class Repl:
             self.failed = error
             output.fail(error, as_json=self._view.as_json)
 
-    def do(self, line: str) -> None:
-        """Do what a line says.
+    def do(self, text: str, *, is_literal: bool = False) -> None:
+        """Do what a text says; :meth:`take`, but errors are raised.
 
         Raises:
             EndOfChat: it says goodbye.
             OllamaBridgeError: it could not be done.
         """
-        text = line.strip()
-        if not text:
+        # Of code that was pasted the first line may be indented.
+        text = text.strip("\n") if is_literal else text.strip()
+        if not text.strip():
             return
         word = text.split(maxsplit=1)[0]
-        # A path of an image begins with a slash, too.
-        if text.startswith("/") and "/" not in word[1:]:
-            self._command(word[1:], text[len(word) :].strip())
-        else:
+        if is_literal or not _COMMAND.fullmatch(word):
             self._ask(text)
+        else:
+            self._command(word[1:], text[len(word) :].strip())
 
     def recall(self, details: ModelDetails) -> None:
         """Show the turns that a tag has in it, as one that ``/save`` made: they are sent, too."""
@@ -182,7 +190,10 @@ class Repl:
             "exit": _leave,
         }
         if name not in commands:
-            raise ConfigError(f"no command /{name}", hint="/help lists them")
+            raise ConfigError(
+                f"no command /{name}",
+                hint='/help lists them; a question that begins like one goes between """ and """',
+            )
         commands[name](rest)
 
     def _set(self, rest: str) -> None:

@@ -12,7 +12,6 @@ from fakes.daemon import FakeDaemon, Fault, Turn
 from fakes.terminal import Terminal
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli.chat import joined
 from ollama_bridge.cli.repl import HELP, EndOfChat
 
 
@@ -79,14 +78,17 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             (b'"""dropped\r', b"..."),
             (b"\x03", b"(the text is dropped)"),
             (b"", b">>>"),
-            (b'"""/banana""" """\r', b"no command /banana"),
+            (b"/banana\r", b"no command /banana"),
+            (b"", b">>>"),
+            (b'\x1b[200~    def f():\r        """Doc."""\x1b[201~\r', b"Hello!"),
             (b"", b">>>"),
             (b'"""not sent\r', b"..."),
             (b"\x04", b"(the text was not ended: it is not sent)"),
         ):
             assert terminal.shows(shown, after=typed), typed
         assert terminal.ends() == 0
-    loaded, asked, then = daemon.questions
+    loaded, asked, then, pasted = daemon.questions
+    assert pasted["messages"][-1]["content"] == '    def f():\n        """Doc."""'
     assert "prompt" not in loaded
     assert {name: asked[name] for name in ("model", "keep_alive", "shift")} == {
         name: loaded[name] for name in ("model", "keep_alive", "shift")
@@ -123,6 +125,21 @@ def test_questions_are_answered_and_remembered(chat: Chat) -> None:
     assert [one["role"] for one in chat.last["messages"]] == ["user", "assistant", "user"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("text", "is_literal"),
+    [
+        ("/* of a library */", False),
+        ("/etc: what is in it?", False),
+        ("/bye", True),
+        ("\n  /clear\n  is one of mine\n", True),
+    ],
+)
+def test_what_looks_like_a_command_can_be_asked(chat: Chat, text: str, is_literal: bool) -> None:
+    """Where it is none, or was pasted or put between marks."""
+    chat.repl.take(text, is_literal=is_literal)
+    assert chat.last["messages"] == [{"role": "user", "content": text.strip("\n")}]
+
+
 def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     """Options, system, think, format."""
     chat(
@@ -156,6 +173,7 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
     ("line", "words"),
     [
         ("/banana", "no command /banana"),
+        ("/", "no command /"),
         ("/set banana", "/set banana: not understood"),
         ("/set parameter temprature 1", "temperature"),
         ("/set parameter temperature hot", "temperature"),
@@ -352,20 +370,3 @@ def test_images_go_by_their_paths(
     told = capsys.readouterr().err
     assert f"(with the image {image})" in told
     assert f"(no such image: {tmp_path}/x.png)" in told
-
-
-@pytest.mark.parametrize(
-    ("lines", "texts"),
-    [
-        (["a", "b"], ["a", "b"]),
-        (['"""', "a", "", "b", '"""', "c"], ["a\n\nb", "c"]),
-        (['Say """a', 'b"""'], ["Say a\nb"]),
-        (['"""a"""'], ["a"]),
-        (['"""a', "b"], ["a\nb"]),
-        (['"""a', None, "b"], ["b"]),
-        (['"""a""" b """', "c"], ['a b """', "c"]),
-    ],
-)
-def test_texts_of_several_lines(lines: list[str | None], texts: list[str]) -> None:
-    """Between triple quotes; the end of the input ends them, too."""
-    assert list(joined(iter(lines))) == texts

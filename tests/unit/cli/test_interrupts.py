@@ -96,7 +96,7 @@ def test_ctrl_c_ends_a_chat_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None
         def __init__(self) -> None:
             self.is_typed = True
 
-        def do(self, line: str) -> None:
+        def do(self, text: str, *, is_literal: bool = False) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
