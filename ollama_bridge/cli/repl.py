@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ollama_bridge.cli import keeping, output
@@ -46,7 +47,8 @@ HELP = """\
 /bye                        end; also /exit, Ctrl-D
 /? or /help                 this list
 \"\"\" at the beginning of a line begins a text of several lines, at the end of one it ends it;
-nothing in it is a command, nor in lines that are pasted. The path of an image sends it along.
+nothing in it is a command, nor in lines that are pasted.
+The path of an image sends it along, where the model sees.
 /save and /export replace nothing but what a chat saved before.
 Ctrl-C stops the answer, not the chat. Up and down: what was typed before; Ctrl-R searches it;
 Ctrl-G: write the question in an editor (OLLAMA_EDITOR, else VISUAL or EDITOR)."""
@@ -74,6 +76,7 @@ class Repl:
         self.is_typed = True  # by a person, who goes on after Ctrl-C
         self._turned = False  # the last of two models is asked first
         self.images: list[bytes] = []  # that go with the next question
+        self._sees: dict[str, bool] = {}  # which tags take images or sounds, as far as asked
         self.failed: OllamaBridgeError | None = None  # the last error that was told
 
     @property
@@ -133,11 +136,25 @@ class Repl:
                 say(f">>> {content}")
 
     def _ask(self, text: str) -> None:
-        text, paths = with_images(text)
+        text, paths = self._with_images(text)
         images = [*self.images, *map(read_image, paths)]
         self.images = []
         asked = {name: one.stream(text, images=images) for name, one in self.sessions.items()}
         self._show(asked, self.said.question(text, images))
+
+    def _with_images(self, text: str) -> tuple[str, list[Path]]:
+        """What a person names by its path, where a model takes it; else paths are only words.
+
+        What is piped in others wrote.
+        """
+        if not self.is_typed or not any(map(self._takes_images, self.sessions)):
+            return text, []
+        return with_images(text)
+
+    def _takes_images(self, tag: str) -> bool:
+        if tag not in self._sees:
+            self._sees[tag] = bool({"vision", "audio"} & set(self.client.show(tag).capabilities))
+        return self._sees[tag]
 
     def _show(self, answers: dict[str, _Events], question: dict[str, Any] | None) -> None:
         if len(answers) > 1:
@@ -291,6 +308,7 @@ class Repl:
                 what, options=own, think=self.said.think, keep_alive=self.said.keep_alive
             )
         self.sessions = {conversation.model: Session(self.client, conversation)}
+        self._sees = {}  # the tag may be another model by now
         say(f"({conversation.model}, {len(conversation.turns)} turns)")
 
     def _save(self, what: str) -> None:

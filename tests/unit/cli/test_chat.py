@@ -363,6 +363,7 @@ def test_images_go_by_their_paths(
     """What is sent is told, and what is not there: without it a model would make something up."""
     image = tmp_path / "a b.png"
     image.write_bytes(b"2")
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", "vision"]}
     chat(f"'{image}' What is it? No {tmp_path}/x.png.")
     assert chat.last["messages"] == [
         {"role": "user", "content": f"What is it? No {tmp_path}/x.png.", "images": ["Mg=="]}
@@ -370,3 +371,21 @@ def test_images_go_by_their_paths(
     told = capsys.readouterr().err
     assert f"(with the image {image})" in told
     assert f"(no such image: {tmp_path}/x.png)" in told
+
+
+@pytest.mark.parametrize(("capability", "is_typed"), [("tools", True), ("vision", False)])
+def test_a_path_is_only_words_where_nobody_would_send_it(
+    chat: Chat, tmp_path: Path, capability: str, is_typed: bool
+) -> None:
+    """To a model that sees nothing, or in lines that others wrote."""
+    image = tmp_path / "logo.png"
+    image.write_bytes(b"2")
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", capability]}
+    chat.repl.is_typed = is_typed
+    asked = f"Write a script that halves {image} and keeps its name."
+    chat(asked)
+    assert chat.last["messages"] == [{"role": "user", "content": asked}]
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", "vision"]}
+    chat.repl.is_typed = True
+    chat("/load m", asked)
+    assert chat.last["messages"][-1]["images"] == ["Mg=="]  # type: ignore[index]
