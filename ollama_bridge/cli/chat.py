@@ -127,7 +127,7 @@ def talk(repl: Repl) -> None:
     reader = LineReader()
     piped = (line.rstrip("\n") for line in sys.stdin)
     try:
-        for line in _typed(repl, reader) if repl.is_typed else piped:
+        for line in typed(repl, reader) if repl.is_typed else piped:
             if (said := reader.take(line)) is not None:
                 repl.take(said.text, is_literal=said.is_literal)
         if (said := reader.rest()) is not None:
@@ -156,7 +156,7 @@ def _load(host: str, said: Conversation) -> None:
         client.load(said.model, options=said.options, keep_alive=said.keep_alive)
 
 
-def _typed(repl: Repl, reader: LineReader) -> Iterator[str]:
+def typed(repl: Repl, reader: LineReader) -> Iterator[str]:
     """What is typed at a terminal, with a history that is kept in a file of the user's alone."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory

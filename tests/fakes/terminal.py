@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pty
-import resource
 import select
 import signal
 import subprocess
@@ -112,18 +111,14 @@ class Terminal:
 
     Args:
         args: Of the command.
-        writes_bytes: How long its files may become at most; None: as long as they like.
         environment: Changes of ours.
     """
 
-    def __init__(self, *args: str, writes_bytes: int | None = None, **environment: str) -> None:
+    def __init__(self, *args: str, **environment: str) -> None:
         self._child, self._terminal = pty.fork()
         if self._child == 0:
             os.environ |= {"TERM": "xterm", **environment}
             _hear_interrupts()
-            if writes_bytes is not None:
-                hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-                resource.setrlimit(resource.RLIMIT_FSIZE, (writes_bytes, hard))
             os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", *args])
         termios.tcsetwinsize(self._terminal, (24, 80))
         self._screen = Screen(self._terminal)

@@ -10,8 +10,13 @@ import pytest
 from fakes.chats import Chat
 from fakes.daemon import FakeDaemon, Fault, Turn
 from fakes.terminal import Terminal
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from ollama_bridge.assets import home_dir
+from ollama_bridge.cli.chat import typed
+from ollama_bridge.cli.chat_lines import LineReader
 from ollama_bridge.cli.repl import HELP, EndOfChat
 
 
@@ -99,22 +104,23 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     assert not (home_dir() / "chat-history").read_text()
 
 
-def test_a_disk_that_is_full_is_told_once(daemon: FakeDaemon) -> None:
-    """What is typed is still there to be asked again, with the arrow up."""
-    with Terminal("chat", "m", writes_bytes=0, OLLAMA_HOST=daemon.host) as terminal:
-        for typed, shown in (
-            (b"", b">>>"),
-            (b"one\r", b"Hello!"),
-            (b"", b"(what is typed is not kept: "),
-            (b"", b"File too large)"),
-            (b"", b">>>"),
-            (b"\x1b[A\r", b"Hello!"),
-            (b"", b">>>"),
-        ):
-            assert terminal.shows(shown, after=typed), typed
-        assert not terminal.shows(b"is not kept", after=b"\x04")
-        assert terminal.ends() == 0
-    assert [one["messages"][-1]["content"] for one in daemon.questions[1:]] == ["one", "one"]
+def test_a_history_that_cannot_be_written_any_more_is_told_once(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk: each line that was typed ended in a traceback."""
+    with create_pipe_input() as keys, create_app_session(keys, DummyOutput()):
+        lines = typed(chat.repl, LineReader())
+        keys.send_text("one\r")
+        assert next(lines) == "one"
+        history = home_dir() / "chat-history"
+        assert "+one" in history.read_text()
+        history.unlink()
+        history.parent.rmdir()
+        for text in ("two", "three", "four"):
+            keys.send_text(f"{text}\r")
+            assert next(lines) == text
+    told = f"(what is typed is not kept: {history}: No such file or directory)"
+    assert capsys.readouterr().err.count(told) == 1
 
 
 def test_questions_are_answered_and_remembered(chat: Chat) -> None:
