@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Styled
 
-from ollama_bridge.cli.answer_markdown import AnswerMarkdown, Blocks, GrowingMarkdown
-from ollama_bridge.cli.output import line_json, say, visible, write
+from ollama_bridge.cli.growing import Column, GrowingAnswer, Tail
+from ollama_bridge.cli.output import line_json, say, write
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options
 from ollama_bridge.client.session import SessionEvent
@@ -50,7 +50,8 @@ class AnswerView:
     """Shows one answer after the other.
 
     On a terminal a paragraph is rendered again as it grows, and left alone when it is whole, so
-    that long answers scroll as any output does.
+    that long answers scroll as any output does; of one that is longer than the screen the end is
+    seen while it grows.
 
     Args:
         console: Where answers go.
@@ -96,16 +97,22 @@ class AnswerView:
                 self._console.print(f"--- {name}", highlight=False, markup=False)
                 shown[name] = self._plain(answers[name])
             return shown
-        columns = {name: GrowingMarkdown() for name in answers}
-        with Live(_beside(columns), console=self._console, refresh_per_second=8):
-            for name in order:
-                shown[name], begun_s = Shown(), time.monotonic()
-                for event in answers[name]:
-                    shown[name].take(event, begun_s)
-                    if isinstance(event, Dropped):
-                        say_dropped(event)
-                    if isinstance(event, Text):
-                        columns[name].text += visible(event.text)
+        columns = {name: Column(show_thinking=self.show_thinking) for name in answers}
+        view = _beside(columns)
+        try:
+            with Live(view, console=self._console, refresh_per_second=8, transient=True):
+                for name in order:
+                    shown[name], begun_s = Shown(), time.monotonic()
+                    columns[name].is_asked = True
+                    for event in answers[name]:
+                        shown[name].take(event, begun_s)
+                        if isinstance(event, Dropped):
+                            say_dropped(event)
+                        columns[name].take(event)
+        finally:
+            for column in columns.values():
+                column.end()
+            self._console.print(view)
         return shown
 
     def _lines(self, events: Iterable[SessionEvent], model: str | None = None) -> Shown:
@@ -142,28 +149,23 @@ class AnswerView:
 
     def _rendered(self, events: Iterable[SessionEvent]) -> Shown:
         shown, begun_s = Shown(), time.monotonic()
-        growing, blocks = _Growing(), Blocks()
-        waiting = Spinner("dots")  # for a model that is being loaded, or thinks unseen
-        with Live(waiting, console=self._console, refresh_per_second=8) as live:
+        answer = GrowingAnswer(show_thinking=self.show_thinking)
+        is_waiting = True  # for a model that is being loaded, or thinks unseen
+        spinner = Spinner("dots")
+        with Live(spinner, console=self._console, refresh_per_second=8, transient=True) as live:
             try:
                 for event in events:
                     shown.take(event, begun_s)
-                    if isinstance(event, Thinking) and self.show_thinking:
-                        growing.thought += visible(event.text)
-                    elif isinstance(event, Text):
-                        if growing.thought:
-                            thought, growing.thought = growing.thought, ""
-                            live.console.print(_dimmed(thought))
-                        whole = blocks.add(visible(event.text))
-                        growing.answer.text = blocks.growing
-                        if whole:
-                            live.console.print(AnswerMarkdown(whole))
-                    elif isinstance(event, Dropped):
+                    if isinstance(event, Dropped):
                         say_dropped(event)
-                    if not growing.is_empty:
-                        live.update(growing)
+                    for part in answer.take(event):
+                        live.console.print(part)
+                    if is_waiting and not answer.is_empty:
+                        is_waiting = False
+                        live.update(Tail(answer))
             finally:
-                live.update(growing)
+                for part in answer.end():
+                    live.console.print(part)
         return shown
 
 
@@ -236,28 +238,7 @@ def timing(shown: Shown) -> str:
     return ", ".join(parts)
 
 
-@dataclass
-class _Growing:
-    """What is not whole yet of an answer, as it is painted a few times a second."""
-
-    thought: str = ""
-    answer: GrowingMarkdown = field(default_factory=GrowingMarkdown)
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.thought or self.answer.text)
-
-    def __rich__(self) -> RenderableType:
-        thought = self.thought  # another thread paints
-        parts: list[RenderableType] = [_dimmed(thought)] if thought else []
-        return Group(*parts, *([self.answer] if self.answer.text else []))
-
-
-def _dimmed(thought: str) -> Styled:
-    return Styled(thought.strip(), style="dim italic")
-
-
-def _beside(columns: Mapping[str, GrowingMarkdown]) -> Table:
+def _beside(columns: Mapping[str, Column]) -> Table:
     table = Table.grid(padding=(0, 2), expand=True)
     for _ in columns:
         table.add_column(ratio=1)

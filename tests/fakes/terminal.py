@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -149,6 +150,31 @@ class TerminalText(io.StringIO):
     def isatty(self) -> bool:
         """As a terminal's stream answers."""
         return True
+
+
+def lines_left(output: str) -> list[str]:
+    """The lines that a terminal of any height has in the end; colours are not looked at.
+
+    Args:
+        output: Text with the sequences that rich writes: the cursor goes up, a line is erased.
+    """
+    lines, row, column = [""], 0, 0
+    for found in re.finditer(r"\x1b\[\??([\d;]*)(\w)|([\r\n])|[^\x1b\r\n]+", output):
+        count, command, end = found.groups()
+        if end:
+            row, column = row + (end == "\n"), 0
+            lines += [""] * (row + 1 - len(lines))
+        elif command == "A":
+            row -= int(count or 1)
+        elif command == "K":
+            lines[row] = ""
+        elif command is None:
+            line = lines[row].ljust(column)
+            lines[row] = line[:column] + found[0] + line[column + len(found[0]) :]
+            column += len(found[0])
+        else:
+            assert command in "mhl", found[0]
+    return [line.rstrip() for line in lines]
 
 
 def _hear_interrupts() -> None:

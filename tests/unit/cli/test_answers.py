@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from fakes.terminal import TerminalText
-from rich.console import Console
+from fakes.terminal import TerminalText, lines_left
+from rich.console import Console, Group
 
 from ollama_bridge.cli import answer_markdown
-from ollama_bridge.cli.answer_markdown import Blocks
+from ollama_bridge.cli.answer_markdown import AnswerMarkdown, Blocks, Part
 from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing
+from ollama_bridge.cli.growing import Column, GrowingAnswer, Tail
 from ollama_bridge.client import Reply, Text, Thinking, Timings
+from ollama_bridge.client.session import SessionEvent
 
 
 def on_terminal(pieces: Sequence[str], thinking: Sequence[str] = ()) -> str:
@@ -22,6 +24,16 @@ def on_terminal(pieces: Sequence[str], thinking: Sequence[str] = ()) -> str:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=60, color_system=None)
     AnswerView(console).show([*map(Thinking, thinking), *map(Text, pieces)])
+    return screen.getvalue()
+
+
+def beside(
+    answers: Mapping[str, Iterable[SessionEvent]], *, width: int, show_thinking: bool = True
+) -> str:
+    """What a terminal shows of several."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, color_system=None)
+    AnswerView(console, show_thinking=show_thinking).beside(answers, answers)
     return screen.getvalue()
 
 
@@ -49,8 +61,93 @@ def test_blocks_that_are_whole_are_left_alone(text: str, whole: str, length: int
     """A blank line inside a fence ends nothing, in whatever pieces it comes."""
     blocks = Blocks()
     pieces = [text[place : place + length] for place in range(0, len(text), length)]
-    assert "".join(map(blocks.add, pieces)) == whole
+    assert "".join(part.text for piece in pieces for part in blocks.add(piece)) == whole
     assert blocks.growing == text.removeprefix(whole)
+
+
+def test_what_is_long_is_parted() -> None:
+    """A fence where its code begins something, a list at a bullet; not one that is in a list."""
+    function = ["def f(x):", *["    x += 1"] * 15, ""]
+    code = "\n".join(["```py", *function * 3, "```\n"])
+    blocks = Blocks()
+    first, second = "\n".join(["```py", *function * 2, "```\n"]), blocks.add(code)
+    assert second == [Part(first, "nothing", is_cut=True)]
+    assert blocks.rest() == Part("\n".join(["```py", *function, "```\n"]), "same")
+    assert Blocks().add("```\n" + "  a\n" * 49) == [
+        Part("```\n" + "  a\n" * 48 + "```\n", "nothing", is_cut=True)
+    ]
+    (bullets,) = Blocks().add("- a\n" * 25)
+    assert bullets == Part("- a\n" * 24, "nothing", is_cut=True)
+    assert Blocks().add("- a\n  ```\n" + "  b\n" * 99) == []
+    assert Blocks().add("1. a\n" * 99) == []
+
+
+LONG = {
+    "code": "```py\n" + "def f(x):\n    return 1\n\n\n" * 30 + "```\n",
+    "list": "".join(f"- item {number}\n" for number in range(70)),
+    "numbers": "".join(f"{number}. item\n" for number in range(1, 70)),
+    "lines": "".join(f"line {number}\n" for number in range(70)),
+    "words": " ".join(f"word-{number}" for number in range(400)),
+    "blocks": "# T\n\nA.\n\n---\n\nB.\n\n- c\n\n> d\n\n| e |\n|---|\n| f |\n\n"
+    "```\ng\n\n\nh\n```\n\nend",
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("name", LONG)
+def test_what_streams_looks_as_if_it_had_come_at_once(name: str, size: int) -> None:
+    """All of it, in its order, with the same empty lines."""
+    text = LONG[name]
+    pieces = [text[place : place + size] for place in range(0, len(text), size)]
+    whole = io.StringIO()
+    Console(file=whole, force_terminal=True, width=60, color_system=None).print(
+        AnswerMarkdown(Part(text))
+    )
+    assert lines_left(on_terminal(pieces)) == lines_left(whole.getvalue())
+    columns = lines_left(beside({"a": map(Text, pieces), "b": []}, width=124))
+    assert [line.strip() for line in columns[1:]] == [
+        line.strip() for line in lines_left(whole.getvalue())
+    ]
+
+
+@pytest.mark.parametrize("kind", [Text, Thinking])
+@pytest.mark.parametrize("name", ["code", "list", "numbers", "lines", "words"])
+def test_the_newest_words_are_always_seen(name: str, kind: type[Text | Thinking]) -> None:
+    """Of what is longer than the screen; the lines above are not painted again."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, height=24)
+    answer, column = GrowingAnswer(show_thinking=True), Column(show_thinking=True)
+    for piece in re.findall(r".{99}|.*\n", LONG[name]):
+        above = [Group(*answer.take(kind(piece)))]
+        column.take(kind(piece))
+        for shown in (Group(*above, Tail(answer)), column):
+            lines = console.render_lines(shown, pad=False)
+            text = "".join(segment.text for line in lines for segment in line)
+            assert "```" in piece or "".join(re.findall(r"\w+", piece)[-1:]) in text
+        assert max(len(console.render_lines(one, pad=False)) for one in (Tail(answer), column)) < 22
+
+
+def test_a_thought_is_shown_line_by_line() -> None:
+    """Without the empty lines around it; its lines stay as they were."""
+    pieces = [*"\n\nFirst.\n\n  second\nthird\n\n"]
+    assert lines_left(on_terminal(["Hi."], pieces)) == [
+        "First.",
+        "",
+        "  second",
+        "third",
+        "Hi.",
+        "",
+    ]
+    columns = {"a": [*map(Thinking, pieces), Text("Hi.")], "b": [Text("Yes.")]}
+    shown = lines_left(beside(columns, width=60))
+    assert [line.split()[0] for line in shown if line.strip()] == [
+        "a",
+        "First.",
+        "second",
+        "third",
+        "Hi.",
+    ]
+    assert "Yes." in shown[1]
+    assert "First" not in beside(columns, width=60, show_thinking=False)
 
 
 @pytest.mark.parametrize("models", [1, 2])
