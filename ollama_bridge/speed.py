@@ -11,6 +11,7 @@ into the processor's caches can be faster).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import statistics
@@ -18,7 +19,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ollama_bridge.client import AsyncClient, Done, Reply, Text, Thinking, read_address
+import psutil
+
+from ollama_bridge.client import (
+    AsyncClient,
+    Done,
+    ModelDetails,
+    Reply,
+    Text,
+    Thinking,
+    read_address,
+)
+from ollama_bridge.daemon.runners import BLOB, runners
 from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
@@ -126,8 +138,11 @@ class Measured:
         concurrency: Requests at a time.
         requests: How many were measured.
         first_token_s: From the request to the first piece of thinking or text.
-        first_answer_s: From the request to the first piece of the answer.
-        prompt_rate: Prompt tokens that had to be read a second, by the daemon's clock.
+        first_answer_s: From the request to the first piece of the answer; None: not all came to
+            one, and those that did were the quickest.
+        unanswered: How many came to no answer: their thoughts were cut.
+        prompt_rate: Prompt tokens that had to be read a second, by the daemon's clock; None: it
+            does not say how many those were (before 0.34).
         decode_rate: Generated tokens a second of one request, by the daemon's clock.
         throughput: Generated tokens a second of all requests, by ours.
         tokens: Generated tokens a request.
@@ -138,6 +153,7 @@ class Measured:
     requests: int
     first_token_s: Spread | None
     first_answer_s: Spread | None
+    unanswered: int
     prompt_rate: Spread | None
     decode_rate: Spread | None
     throughput: float
@@ -154,7 +170,7 @@ class TagSpeed:
         size_bytes: Of its files.
         read_bytes: Of its weights, those that are read for one token.
         bound_rate: Tokens a second that memory bandwidth allows one request on processors; None:
-            the daemon is on another machine.
+            the model is on a GPU, if in part, or no runner of this machine has it.
         measured: At each concurrency.
     """
 
@@ -180,7 +196,8 @@ def measure_speed(
         tags: Of the daemon.
         load: What is asked.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        bandwidth: Bytes a second; None: measured here, for a daemon of this machine.
+        bandwidth: Bytes a second; None: measured here, for models that the processors of this
+            machine run.
         reporter: Hears of progress.
 
     Raises:
@@ -190,9 +207,8 @@ def measure_speed(
     """
     if not tags:
         raise ConfigError("no tags were named", hint="ollama-bridge ls")
-    if bandwidth is None and read_address(host).loopback:
-        bandwidth = memory_bandwidth()
-    return asyncio.run(_measure_all(tags, load, host, bandwidth, reporter or NullReporter()))
+    here = memory_bandwidth() if bandwidth is None and read_address(host).loopback else None
+    return asyncio.run(_measure_all(tags, load, host, bandwidth, here, reporter or NullReporter()))
 
 
 async def _measure_all(
@@ -200,6 +216,7 @@ async def _measure_all(
     load: Load,
     host: str | None,
     bandwidth: float | None,
+    bandwidth_here: float | None,
     reporter: Reporter,
 ) -> list[TagSpeed]:
     total = len(tags) * len(load.concurrencies) * load.requests
@@ -223,17 +240,36 @@ async def _measure_all(
             size_bytes = sizes[full_name(tag)]
             tensors = details.raw.get("tensors") or ()
             weights_bytes = read_bytes(tensors, details.model_info) or size_bytes
+            allowed = bandwidth
+            if bandwidth_here is not None and await _is_on_processors(client, tag, details):
+                allowed = bandwidth_here
             found.append(
                 TagSpeed(
                     tag,
                     first.timings.load_s,
                     size_bytes,
                     weights_bytes,
-                    None if bandwidth is None else bandwidth / weights_bytes,
+                    None if allowed is None else allowed / weights_bytes,
                     tuple(measured),
                 )
             )
     return found
+
+
+async def _is_on_processors(client: AsyncClient, tag: str, details: ModelDetails) -> bool:
+    """Whether a loaded model is in this machine's memory, and nothing of it on a GPU.
+
+    An address of this machine may lead elsewhere: a tunnel, a container, a virtual machine.
+    """
+    on_gpu = [one.size_vram_bytes for one in await client.ps() if one.is_called(tag)]
+    blob = BLOB.search(details.modelfile)
+    if any(on_gpu) or blob is None:
+        return False
+    for process in runners():
+        with contextlib.suppress(psutil.Error):  # it ended just now
+            if blob[1] in " ".join(process.cmdline()):
+                return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -281,16 +317,20 @@ class _Asker:
             raise failed.exceptions[0] from None
         elapsed_s = time.perf_counter() - begun_s
         replies = [request.reply for request in requests]
+        answers_s = [one.first_answer_s for one in requests if one.first_answer_s is not None]
+        unanswered = len(requests) - len(answers_s)
         return Measured(
             self._tag,
             concurrency,
             len(requests),
             Spread.of([one.first_token_s for one in requests if one.first_token_s is not None]),
-            Spread.of([one.first_answer_s for one in requests if one.first_answer_s is not None]),
+            None if unanswered else Spread.of(answers_s),
+            unanswered,
             _rates(
                 [
-                    (one.prompt_tokens - (one.cached_tokens or 0), one.timings.prompt_s)
+                    (one.prompt_tokens - one.cached_tokens, one.timings.prompt_s)
                     for one in replies
+                    if one.cached_tokens is not None
                 ]
             ),
             _rates([(one.generated_tokens, one.timings.generate_s) for one in replies]),

@@ -224,12 +224,14 @@ def timing(shown: Shown) -> str:
     if reply.thinking and shown.first_text_s is not None:
         parts.append(f"first of the answer {shown.first_text_s:.2f} s")
     parts.append(f"load {timings.load_s:.2f} s")
-    cached = reply.cached_tokens or 0
+    cached = reply.cached_tokens
+    # Before 0.34 the time is of what was not cached, and nobody knows how much that was.
+    read = None if cached is None else reply.prompt_tokens - cached
     for name, tokens, time_s in (
-        ("prompt", reply.prompt_tokens - cached, timings.prompt_s),
+        ("prompt", read, timings.prompt_s),
         ("answer", reply.generated_tokens, timings.generate_s),
     ):
-        if time_s > 0:
+        if tokens is not None and time_s > 0:
             parts.append(f"{name} {tokens / time_s:.1f} tokens/s")
     if cached:
         parts.append(f"{cached} of the prompt known before")

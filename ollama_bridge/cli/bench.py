@@ -46,7 +46,10 @@ def bench(
     FIRST and ANSWER are seconds to the first token and to the first of the answer, PROMPT and
     DECODE tokens a second of one request: what half of the requests and what 95 % of them reach (of
     fewer than 20, all). ALL are tokens a second of all requests together; BOUND is what memory
-    allows one request.
+    allows one request on this machine's processors.
+
+    What is not known is "-": ANSWER where some came to none within --tokens, PROMPT before Ollama
+    0.34, which does not say what was cached, and BOUND on GPUs or elsewhere.
 
     Examples:
       ollama-bridge bench review-sentiment smollm2:135m
@@ -68,7 +71,7 @@ def bench(
     if as_json:
         output.data_json([asdict(speed) for speed in speeds])
     else:
-        _tell(speeds)
+        _tell(speeds, tokens)
     if picture is not None:
         try:
             write_text_atomic(picture, draw(speeds))
@@ -77,7 +80,7 @@ def bench(
             raise typer.Exit(ConfigError.exit_code) from exc
 
 
-def _tell(speeds: Sequence[TagSpeed]) -> None:
+def _tell(speeds: Sequence[TagSpeed], tokens: int) -> None:
     rows = [
         {
             "TAG": one.tag,
@@ -95,6 +98,13 @@ def _tell(speeds: Sequence[TagSpeed]) -> None:
     ]
     output.table(rows)
     for speed in speeds:
+        lacking = sum(one.unanswered for one in speed.measured)
+        if lacking:
+            asked = sum(one.requests for one in speed.measured)
+            output.say(
+                f"{lacking} of {asked} requests to {speed.tag} came to no word of an answer: "
+                f"--tokens {4 * tokens}"
+            )
         length = speed.measured[0].tokens
         if length is not None and length.p50 < 8:
             output.say(

@@ -112,6 +112,7 @@ class FakeDaemon:
         rendered: Makes a prompt of messages.
         prompt_end: What a rendered prompt ends with.
         context_length: With which each runs. A text to embed may have so many words.
+        vram_bytes: Of each that runs, on GPUs.
         left: Those that left memory: their last question said ``keep_alive=0``.
         blobs: Files by digest.
         asked: Every request, in the order of arrival.
@@ -152,6 +153,7 @@ class FakeDaemon:
     )
     prompt_end: str = ""
     context_length: int = 4096
+    vram_bytes: int = 2
     left: set[str] = field(default_factory=set)
     blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -344,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/version":
                 return 200, [{"version": "0.34.4"}]
             case "/api/tags" | "/api/ps":
-                context = {"context_length": daemon.context_length}
+                context = {"context_length": daemon.context_length, "size_vram": daemon.vram_bytes}
                 gone = daemon.left if asked.path == "/api/ps" else ()
                 found = [item for item in daemon.models.items() if item[0] not in gone]
                 listed = [_listed(*item) | context for item in found]

@@ -200,6 +200,7 @@ def test_speeds_are_a_machine_s(daemon: PrivateDaemon) -> None:
     for measured in speed["measured"]:
         assert 0 < measured["decode_rate"]["p50"] < speed["bound_rate"]
         assert measured["first_token_s"]["p50"] > 0
+        assert measured["prompt_rate"]["p50"] > 0
         assert measured["throughput"] > 0
 
 

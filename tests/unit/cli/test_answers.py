@@ -229,10 +229,12 @@ def test_times_are_told_in_one_line() -> None:
     reply = Reply("x", "hm", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
     assert timing(Shown(reply, 1.25, 2.5)) == (
         "7 + 3 tokens, first token 1.25 s, first of the answer 2.50 s, load 1.00 s, "
-        "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut"
+        "answer 1.5 tokens/s, cut"
     )
     known = replace(reply, cached_tokens=6, done_reason="stop")
     assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt known" in timing(Shown(known))
+    fresh = replace(reply, cached_tokens=0)
+    assert "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut" in timing(Shown(fresh))
     assert timing(Shown()) == "stopped"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -34,6 +35,7 @@ def test_every_tag_is_measured_at_every_concurrency() -> None:
     load = Load((1, 3), requests=4, prompt_words=5, tokens=9)
     with FakeDaemon(models=TAGS) as daemon:
         daemon.thinking = ["Hm."]
+        daemon.final["prompt_eval_cached_count"] = 2
         speeds = measure_speed(list(TAGS), load, host=daemon.host, bandwidth=1e3)
         questions = [one for one in daemon.questions if is_measured(one)]
     assert [(speed.tag, one.concurrency) for speed in speeds for one in speed.measured] == [
@@ -46,7 +48,7 @@ def test_every_tag_is_measured_at_every_concurrency() -> None:
     assert len(set(prompts)) == len(prompts) == 16
     one = speeds[0].measured[0]
     assert one.requests == 4
-    assert one.prompt_rate == Spread(14.0, 14.0, 14.0)  # 7 tokens in 0.5 s by the daemon's clock
+    assert one.prompt_rate == Spread(10.0, 10.0, 10.0)  # 5 tokens in 0.5 s by the daemon's clock
     assert one.decode_rate == Spread(1.5, 1.5, 1.5)
     assert one.tokens == Spread(3.0, 3.0, 3.0)
     assert one.first_token_s is not None
@@ -62,6 +64,47 @@ def test_every_tag_is_measured_at_every_concurrency() -> None:
     for text in picture.iterfind("{*}text"):  # nothing is cut at the edge, at 7 units a letter
         begins = float(text.attrib["x"])
         assert "text-anchor" in text.attrib or begins + 7 * len(text.text or "") < width
+
+
+def test_what_is_not_known_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fast a prompt is read whose cached part nobody tells; answers of the quickest alone."""
+
+    def script(asked: Asked) -> Turn:
+        cut = is_measured(asked.json) and len(daemon.questions) % 2 == 0
+        return Turn(pieces=[] if cut else None, thinking=["Hm."])
+
+    monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
+    with FakeDaemon(models=TAGS) as daemon:
+        daemon.script = script
+        args = ["bench", "m", "--host", daemon.host, "--requests", "4", "--concurrency", "1"]
+        done = CliRunner().invoke(cli.app, args)
+    row = dict(zip(*[line.split("\t") for line in done.stdout.splitlines()], strict=True))
+    assert (row["ANSWER"], row["PROMPT"], row["BOUND"]) == ("-", "-", "-")
+    assert "-" not in row["FIRST"]
+    assert "2 of 4 requests to m came to no word of an answer: --tokens 256" in done.stderr
+
+
+@pytest.mark.parametrize(("vram_bytes", "of_others", "is_bound"), [(0, 0, 1), (1, 0, 0), (0, 1, 0)])
+def test_memory_bounds_what_the_processors_of_this_machine_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vram_bytes: int,
+    of_others: int,
+    is_bound: int,
+) -> None:
+    """Not a GPU; nor what a daemon behind a tunnel runs."""
+    monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
+    binary = tmp_path / "llama-server"
+    binary.symlink_to(Path(sys.executable).resolve())
+    words = ["-c", "input()", f"/models/sha256-{'0' * 63}{of_others}"]
+    with (
+        subprocess.Popen([binary, *words], stdin=subprocess.PIPE) as runner,
+        FakeDaemon(models=TAGS, vram_bytes=vram_bytes) as daemon,
+    ):
+        daemon.shown = {**daemon.shown, "modelfile": f"FROM /models/blobs/sha256-{'0' * 64}\n"}
+        (speed,) = measure_speed(["m"], Load((1,), requests=1), host=daemon.host)
+        runner.communicate(b"\n")
+    assert (speed.bound_rate is not None) == is_bound
 
 
 def test_no_more_run_at_once_than_were_asked_for() -> None:
