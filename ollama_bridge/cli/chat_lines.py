@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 MARK = '"""'
@@ -68,3 +69,13 @@ class LineReader:
             return None
         command, self._command = self._command, None
         return Said(command + "\n".join(self._lines).strip("\n"), is_literal=not command)
+
+
+def words(text: str) -> list[str]:
+    """By blanks, but for those between quotation marks: ``stop "User: " END``."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
+    try:
+        return list(lexer)
+    except ValueError:  # a quotation mark that is not closed is one of the text's own
+        return text.split()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.asking import LEVELS, with_own_limit
+from ollama_bridge.cli.chat_lines import words
 from ollama_bridge.cli.facts import model_facts
 from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.output import say
@@ -217,7 +217,7 @@ class Repl:
         what, _, value = rest.partition(" ")
         match what, value.strip():
             case "parameter", pair if " " in pair:
-                name, *texts = _words(pair)
+                name, *texts = words(pair)
                 values = [parse_parameter(name, text, where="/set parameter") for text in texts]
                 stops = [stop for value in values if isinstance(value, tuple) for stop in value]
                 if len(values) > 1 and not stops:
@@ -299,17 +299,22 @@ class Repl:
             output.data(text or "(none)")
 
     def _load(self, what: str) -> None:
+        details = None
         if what.endswith(".json"):
             conversation = Conversation.load(expand_home(what))
         else:
-            _needed(what, "/load")
-            own = with_own_limit({}, self.client.show(what))
+            details = self.client.show(_needed(what, "/load"))
             conversation = Conversation(
-                what, options=own, think=self.said.think, keep_alive=self.said.keep_alive
+                what,
+                options=with_own_limit({}, details),
+                think=_for_it(self.said.think, what, details),
+                keep_alive=self.said.keep_alive,
             )
         self.sessions = {conversation.model: Session(self.client, conversation)}
         self._sees = {}  # the tag may be another model by now
         say(f"({conversation.model}, {len(conversation.turns)} turns)")
+        if details is not None and self.is_typed:
+            self.recall(details)
 
     def _save(self, what: str) -> None:
         if _needed(what, "/save").endswith(".json"):
@@ -341,7 +346,12 @@ class Repl:
         own = with_own_limit({}, self.client.show(first)).items()
         given = {name: one for name, one in self.said.options.items() if (name, one) not in own}
         settings = replace(
-            self.said, model=tag, options=with_own_limit(given, details), turns=[], dropped=[]
+            self.said,
+            model=tag,
+            options=with_own_limit(given, details),
+            think=_for_it(self.said.think, tag, details),
+            turns=[],
+            dropped=[],
         )
         other = Session(self.client, settings)
         # It hears what was said so far.
@@ -366,14 +376,14 @@ class Repl:
         say(HELP)
 
 
-def _words(text: str) -> list[str]:
-    """By blanks, but for those between quotation marks: ``stop "User: " END``."""
-    lexer = shlex.shlex(text, posix=True)
-    lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
-    try:
-        return list(lexer)
-    except ValueError:  # a quotation mark that is not closed is one of the text's own
-        return text.split()
+def _for_it(think: bool | str | None, tag: str, details: ModelDetails) -> bool | str | None:
+    """How another model is to think where it can; else as it does by itself, which is told."""
+    levels = details.think_levels or LEVELS
+    can = "thinking" in details.capabilities and (not isinstance(think, str) or think in levels)
+    if not think or can:
+        return think
+    say(f"({tag} does not think so: /think {think if isinstance(think, str) else 'on'} is off)")
+    return None
 
 
 def _needed(what: str, command: str) -> str:

@@ -56,6 +56,46 @@ def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path)
     assert (chat.last["model"], chat.last["keep_alive"]) == ("other", "1h")
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "level", "think"),
+    [
+        (["thinking"], "high", "high"),
+        (["thinking"], "xhigh", None),
+        ([], "high", None),
+        ([], "on", None),
+        ([], "off", False),
+    ],
+)
+@pytest.mark.parametrize("command", ["load", "compare"])
+def test_another_model_thinks_as_it_can(
+    chat: Chat,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    capabilities: list[str],
+    level: str,
+    think: bool | str | None,
+) -> None:
+    """Asked to think as it cannot, it would refuse every question."""
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": capabilities}
+    chat.repl.said.think = {"on": True, "off": False}.get(level, level)
+    chat(f"/{command} other", "hi")
+    assert (chat.last["model"], chat.last.get("think")) == ("other", think)
+    told = f"(other does not think so: /think {level} is off)"
+    assert (told in capsys.readouterr().err) == (think is None)
+
+
+def test_what_a_loaded_tag_has_in_it_is_shown(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is sent, too; in lines that are piped in nobody wants to be reminded."""
+    own = [{"role": "user", "content": "Zero"}, {"role": "assistant", "content": "It is 0."}]
+    chat.daemon.shown = {**chat.daemon.shown, "messages": own}
+    assert chat("/load other") == "It is 0.\n"
+    assert ">>> Zero" in capsys.readouterr().err
+    chat.repl.is_typed = False
+    assert chat("/load other") == ""
+
+
 def test_files_are_named_as_in_a_shell(
     chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
