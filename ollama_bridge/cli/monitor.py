@@ -44,7 +44,9 @@ def monitor(
     """Watch the daemon: models, requests, tokens a second, memory, and what is wrong.
 
     What single requests do is seen of a daemon on this machine only; how many wait for it Ollama
-    tells nobody. The processor and the memory are those of this machine, wherever the daemon is.
+    tells nobody. A rate is ">=" where more may have come and gone between two looks. The processor
+    and the memory are those of this machine, wherever the daemon is.
+
     With --json every look is a line; in a pipe every look is a few lines of text, but with
     --prometheus nothing is printed there.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ollama_bridge.cli import output
+from ollama_bridge.cli import loaded, output
 from ollama_bridge.monitoring import Snapshot
 
 
@@ -14,7 +16,7 @@ def view(seen: Snapshot) -> RenderableType:
     """A snapshot for people."""
     machine = seen.machine
     state = f"Ollama {seen.version} at {seen.host}" if seen.version else f"{seen.host}: no answer"
-    rate = "?" if seen.tokens_per_s is None else f"{seen.tokens_per_s:.1f}"
+    rate = "?" if seen.tokens_per_s is None else _rate(seen.tokens_per_s, seen.is_partial)
     where = "" if seen.is_local else "this machine: "
     parts: list[RenderableType] = [
         Text(
@@ -27,8 +29,8 @@ def view(seen: Snapshot) -> RenderableType:
     ]
     parts += [
         Text(
-            f"{gpu.name}: {gpu.share:.0%}, {output.size(gpu.memory_used_bytes)} of "
-            f"{output.size(gpu.memory_bytes)}"
+            f"{gpu.name}: {'?' if gpu.share is None else f'{gpu.share:.0%}'}, "
+            f"{_size(gpu.memory_used_bytes)} of {_size(gpu.memory_bytes)}"
             + (f", {gpu.temperature_c:.0f} °C" if gpu.temperature_c is not None else "")
         )
         for gpu in machine.gpus
@@ -42,7 +44,7 @@ def view(seen: Snapshot) -> RenderableType:
                 output.size(one.size_bytes),
                 f"{share:.0%}",
                 str(one.context_tokens),
-                one.until[11:19],
+                loaded.until(one.until, datetime.fromtimestamp(seen.at_s, UTC)),
             )
         parts.append(table)
     if seen.runners:
@@ -57,10 +59,18 @@ def view(seen: Snapshot) -> RenderableType:
                 Text(output.visible(runner.model or "?")),
                 f"{runner.busy} of {runner.slots}" if told else "?",
                 str(runner.tokens) if told else "?",
-                f"{runner.tokens_per_s:.1f}" if told else "?",
+                _rate(runner.tokens_per_s, runner.is_partial) if told else "?",
                 f"{runner.cpu_share:.0%}",
                 output.size(runner.memory_bytes),
             )
         parts.append(table)
     parts += [Text(f"! {output.visible(alert)}", style="red") for alert in seen.alerts()]
     return Group(*parts)
+
+
+def _rate(tokens_per_s: float, is_partial: bool) -> str:
+    return f"{'>= ' if is_partial else ''}{tokens_per_s:.1f}"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "?" if size_bytes is None else output.size(size_bytes)

@@ -12,6 +12,7 @@ import contextlib
 import shutil
 import subprocess
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,15 @@ from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import GPU, Loaded, Machine, Runner, Snapshot
 
 _SLOTS_LIMIT_S = 0.5
+_SWAP_S = 60.0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A request that a runner works on, or that was the last one of a slot."""
+
+    tokens: int
+    is_busy: bool
 
 
 @dataclass
@@ -34,7 +44,7 @@ class _Seen:
 
     process: psutil.Process
     at_s: float
-    tasks: dict[int, int] | None = None  # tokens of each request; None: not looked at yet
+    tasks: dict[int, _Task] | None = None  # the last one of each slot; None: not looked at yet
     tokens_total: int = 0
     moved_at_s: float = 0.0
     progress: object = None
@@ -58,7 +68,8 @@ class Observer(Closing):
         self._runners: dict[int, _Seen] = {}
         self._blobs: dict[str, str] = {}
         self._until: dict[tuple[str, str], str] = {}  # changes when a model was asked
-        self._swapped_in_bytes = psutil.swap_memory().sin
+        # When, and how much by then. Who looks rarely, as Prometheus does, sees the same alert.
+        self._swapped_in = deque([(time.monotonic(), psutil.swap_memory().sin)])
         self._has_nvidia = shutil.which("nvidia-smi") is not None
         psutil.cpu_percent()  # the first call has nothing to compare with
 
@@ -145,12 +156,11 @@ class Observer(Closing):
             stuck_s = now_s - seen.moved_at_s if seen.progress else 0.0
             return replace(runner, stuck_s=stuck_s)
         busy = [slot for slot in slots if slot.get("is_processing")]
-        # Idle slots keep the counts of their last request, whose end would be missed otherwise.
-        tasks = {_whole(slot, "id_task"): _decoded(slot) for slot in slots}
-        before = seen.tasks
-        made = 0
-        if before is not None:
-            made = sum(max(0, count - before.get(task, 0)) for task, count in tasks.items())
+        tasks = {
+            _whole(slot, "id_task"): _Task(_decoded(slot), bool(slot.get("is_processing")))
+            for slot in slots
+        }
+        made, is_partial = _made(seen.tasks, tasks)
         elapsed_s = now_s - seen.at_s
         progress = [
             (_whole(slot, "id_task"), _whole(slot, "n_prompt_tokens_processed")) for slot in busy
@@ -166,6 +176,7 @@ class Observer(Closing):
             tokens=sum(_decoded(slot) for slot in busy),
             tokens_total=seen.tokens_total,
             tokens_per_s=made / elapsed_s if elapsed_s > 0 else 0.0,
+            is_partial=is_partial,
             stuck_s=now_s - seen.moved_at_s,
         )
 
@@ -183,15 +194,17 @@ class Observer(Closing):
         return found
 
     def _look_at_machine(self) -> Machine:
-        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-        swapped_in_bytes = max(0, swap.sin - self._swapped_in_bytes)
-        self._swapped_in_bytes = swap.sin
+        memory, swap, now_s = psutil.virtual_memory(), psutil.swap_memory(), time.monotonic()
+        self._swapped_in.append((now_s, swap.sin))
+        while now_s - self._swapped_in[1][0] >= _SWAP_S:  # one that is as old is kept
+            self._swapped_in.popleft()
         return Machine(
             psutil.cpu_percent() / 100,
             memory.total - memory.available,
             memory.total,
             swap.used,
-            swapped_in_bytes,
+            max(0, swap.sin - self._swapped_in[0][1]),
+            swap.sin,
             _hottest(),
             _gpus() if self._has_nvidia else (),
         )
@@ -206,6 +219,23 @@ def _is_child_of(process: psutil.Process, port: int | None) -> bool:
         return True
     ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
     return not ports or port in ports
+
+
+def _made(before: dict[int, _Task] | None, now: dict[int, _Task]) -> tuple[int, bool]:
+    """Tokens that were made between two looks, and whether there may have been more.
+
+    A slot shows its last request alone. Its count is gone when it ends (seen with 0.34.4), or else
+    whole.
+    """
+    made, is_partial = 0, False
+    if before is None:
+        return made, is_partial
+    for name, task in now.items():
+        last = before.get(name, _Task(0, False))
+        made += max(0, task.tokens - last.tokens)
+        has_ended = last.is_busy and not task.is_busy
+        is_partial |= name not in before or (has_ended and task.tokens <= last.tokens)
+    return made, is_partial
 
 
 def _whole(slot: dict[str, Any], name: str) -> int:
@@ -242,16 +272,22 @@ def _gpus() -> tuple[GPU, ...]:
             timeout=2,
             check=True,
         )
-        rows = [line.split(", ") for line in done.stdout.splitlines()]
-        return tuple(
-            GPU(
-                name,
-                float(used) / 100,
-                int(memory) * 2**20,
-                int(total) * 2**20,
-                float(hot) if hot.strip().isdecimal() else None,  # "N/A": it has no sensor
-            )
-            for name, used, memory, total, hot in rows
-        )
-    except (OSError, subprocess.SubprocessError, ValueError):
+        return tuple(_gpu(*line.rsplit(", ", 4)) for line in done.stdout.splitlines())
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
         return ()
+
+
+def _gpu(name: str, percent: str, used_mib: str, total_mib: str, temperature_c: str) -> GPU:
+    share, used, total = _number(percent), _number(used_mib), _number(total_mib)
+    return GPU(
+        name,
+        None if share is None else share / 100,
+        None if used is None else int(used * 2**20),
+        None if total is None else int(total * 2**20),
+        _number(temperature_c),
+    )
+
+
+def _number(text: str) -> float | None:
+    """What is not known is "[N/A]", "[Not Supported]" and the like."""
+    return float(text) if text.strip().isdecimal() else None

@@ -25,7 +25,7 @@ Sample = tuple[dict[str, str], float]
 # Of each kind of thing: name of the metric, what it tells, and the number.
 _DAEMON = (
     ("answer_seconds", "How long the daemon took to answer.", "answer_s"),
-    ("tokens_per_second", "Tokens that all runners generate.", "tokens_per_s"),
+    ("tokens_per_second", "Tokens that all runners were seen to generate.", "tokens_per_s"),
 )
 _MODEL = (
     ("model_bytes", "Memory of a loaded model.", "size_bytes"),
@@ -41,15 +41,20 @@ _TALKING_RUNNER = (  # one that tells of its requests
     ("runner_slots", "Requests that a runner can work on at once.", "slots"),
     ("runner_busy_requests", "Requests that a runner works on.", "busy"),
     ("runner_request_tokens", "Tokens generated for these requests so far.", "tokens"),
-    ("runner_tokens_total", "Tokens that a runner generated while it was seen.", "tokens_total"),
-    ("runner_tokens_per_second", "Tokens that a runner generates.", "tokens_per_s"),
+    ("runner_tokens_total", "Tokens that a runner was seen to generate.", "tokens_total"),
+    ("runner_tokens_per_second", "Tokens that a runner was seen to generate.", "tokens_per_s"),
+    ("runner_partly_seen", "1 where there may have been more tokens, unseen.", "is_partial"),
 )
 _MACHINE = (
     ("cpu_share", "Share of all cores that is busy.", "cpu_share"),
     ("memory_used_bytes", "Memory in use.", "memory_used_bytes"),
     ("memory_bytes", "Memory in all.", "memory_bytes"),
     ("swap_used_bytes", "Swap in use.", "swap_used_bytes"),
-    ("swapped_in_bytes", "Read back from swap since the last look.", "swapped_in_bytes"),
+    (
+        "swapped_in_bytes_total",
+        "Read back from swap since the machine was started.",
+        "swapped_in_total_bytes",
+    ),
 )
 _GPU = (
     ("gpu_share", "Share of the time in which a GPU is busy.", "share"),

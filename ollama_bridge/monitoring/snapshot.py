@@ -35,8 +35,10 @@ class Runner:
         slots: Requests that it can work on at once; None: it does not say.
         busy: Requests that it works on.
         tokens: Generated for those requests so far.
-        tokens_total: Generated since it was first looked at.
-        tokens_per_s: Generated since the last look.
+        tokens_total: Generated since it was first looked at; at least, see ``is_partial``.
+        tokens_per_s: Generated since the last look; at least, see ``is_partial``.
+        is_partial: Since the last look a request ended or another one began in its slot: its last
+            tokens, and whole requests between the two, may not have been seen.
         stuck_s: How long it has been busy without anything coming of it.
     """
 
@@ -49,25 +51,26 @@ class Runner:
     tokens: int = 0
     tokens_total: int = 0
     tokens_per_s: float = 0.0
+    is_partial: bool = False
     stuck_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class GPU:
-    """One of NVIDIA's, as its own tool tells it.
+    """One of NVIDIA's, as its own tool tells it; None: it does not say.
 
     Attributes:
         name: Of the product.
         share: Of the time in which it is busy.
-        memory_used_bytes: In use.
+        memory_used_bytes: In use; of one that shares the processor's memory it is not told.
         memory_bytes: In all.
-        temperature_c: None: it does not say.
+        temperature_c: Of its sensor.
     """
 
     name: str
-    share: float
-    memory_used_bytes: int
-    memory_bytes: int
+    share: float | None
+    memory_used_bytes: int | None
+    memory_bytes: int | None
     temperature_c: float | None = None
 
 
@@ -80,7 +83,8 @@ class Machine:
         memory_used_bytes: What no program could have.
         memory_bytes: In all.
         swap_used_bytes: In use.
-        swapped_in_bytes: Since the last look.
+        swapped_in_bytes: In the last minute, or since it was first looked at.
+        swapped_in_total_bytes: Since the machine was started.
         hottest_c: A temperature, and what its sensor calls high or else critical, if it does.
         gpus: Where NVIDIA's tool is.
     """
@@ -90,6 +94,7 @@ class Machine:
     memory_bytes: int
     swap_used_bytes: int
     swapped_in_bytes: int = 0
+    swapped_in_total_bytes: int = 0
     hottest_c: tuple[float, float | None] | None = None
     gpus: tuple[GPU, ...] = ()
 
@@ -130,6 +135,11 @@ class Snapshot:
         if not self.is_local or unseen or any(runner.slots is None for runner in self.runners):
             return None
         return sum(runner.tokens_per_s for runner in self.runners)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there may have been more tokens than were seen."""
+        return any(runner.is_partial for runner in self.runners)
 
     def alerts(self, *, wedge_s: float = 30.0) -> tuple[str, ...]:
         """What is wrong, with what to do about it; of this machine only where the daemon is on it.

@@ -229,7 +229,7 @@ def test_what_the_document_shows_works(
 
 
 def test_a_request_is_seen_while_it_runs(daemon: PrivateDaemon) -> None:
-    """The runner of the model, busy, with tokens coming."""
+    """The runner of the model, busy, with tokens coming; that it ended unseen is told."""
     with daemon.client() as client, Observer(daemon.host) as observer:
         story = client.stream(TAG, "Tell a long story.", options={"num_predict": 400})
         next(story)
@@ -238,7 +238,12 @@ def test_a_request_is_seen_while_it_runs(daemon: PrivateDaemon) -> None:
             next(story)
         seen = [one for one in observer.look().runners if one.model == TAG]
         story.close()  # type: ignore[attr-defined]
-    assert [one.busy for one in seen] == [1]
+        ended = seen[0]
+        while ended.busy:
+            (ended,) = (one for one in observer.look().runners if one.model == TAG)
+    assert [(one.busy, one.is_partial) for one in seen] == [(1, False)]
     assert seen[0].tokens > 0
+    assert ended.is_partial
+    assert ended.tokens_total >= seen[0].tokens_total
     assert seen[0].tokens_per_s > 0
     assert seen[0].stuck_s == 0

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,13 +40,15 @@ DIGEST = "a" * 64
 # A runner as the machine shows it: a process of that name, with a port at which it tells its slots.
 RUNNER = """
 import http.server, itertools, json, sys
-tokens = itertools.count(10, int(sys.argv[1]))
+tokens, tasks = itertools.count(10, int(sys.argv[1])), itertools.count(7, int(sys.argv[5]))
+looks = itertools.count()
 class Slots(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        made = next(tokens)
+        is_busy = next(looks) != int(sys.argv[6])
+        made = next(tokens) if is_busy else 0
         body = json.dumps([
-            {"id": 0, "is_processing": True, "id_task": 7, "n_prompt_tokens_processed": 5,
-             "prompt": "a secret", "next_token": [{"n_decoded": made}]},
+            {"id": 0, "is_processing": is_busy, "id_task": next(tasks), "prompt": "a secret",
+             "n_prompt_tokens_processed": 5, "next_token": [{"n_decoded": made}]},
             {"id": 1, "is_processing": False, "id_task": 3, "next_token": {"n_decoded": 99}},
         ]).encode()
         self.send_response(200)
@@ -66,10 +69,22 @@ def free_port() -> int:
 
 @pytest.fixture
 def runner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
-    """A process called llama-server that makes so many tokens between two looks."""
+    """A llama-server that makes so many tokens, in so many tasks, between two looks.
+
+    At a look whose number is given, it is idle: the count is gone then, as of a real one.
+    """
     binary = tmp_path / "llama-server"
     binary.symlink_to(Path(sys.executable).resolve())
-    arguments = [str(request.param), "--port", str(free_port()), f"/models/sha256-{DIGEST}"]
+    made, tasks, *ends_at = request.param
+    blob = f"/models/sha256-{DIGEST}"
+    arguments = [
+        str(made),
+        "--port",
+        str(free_port()),
+        blob,
+        str(tasks),
+        *map(str, ends_at or [-1]),
+    ]
     process = subprocess.Popen(
         [str(binary), "-c", RUNNER, *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -85,7 +100,7 @@ def found(snapshot: Snapshot, process: subprocess.Popen[str]) -> Runner:
     return runner
 
 
-@pytest.mark.parametrize("runner", [6], indirect=True)
+@pytest.mark.parametrize("runner", [(6, 0)], indirect=True)
 def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
     """By the name of the model, with rates from the second look on; prompts are not kept."""
     with FakeDaemon(models={"m:latest": "d" * 64}) as daemon:
@@ -102,7 +117,7 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
             assert runner.pid not in [one.pid for one in seen]  # its daemon is another
     one = found(snapshot, runner)
     assert (one.model, one.slots, one.busy, one.tokens) == ("m:latest", 2, 1, 16)
-    assert one.tokens_total == 6
+    assert (one.tokens_total, one.is_partial) == (6, False)
     assert 0 < one.tokens_per_s <= 6 / 0.05
     assert one.memory_bytes > 0
     assert snapshot.version == "0.34.4"
@@ -110,7 +125,36 @@ def test_a_runner_s_tokens_are_counted(runner: subprocess.Popen[str]) -> None:
     assert "secret" not in repr(snapshot) + exposition(snapshot)
 
 
-@pytest.mark.parametrize("runner", [6], indirect=True)
+@pytest.mark.parametrize("runner", [(0, 20)], indirect=True)
+def test_what_came_and_went_between_two_looks_is_not_said_to_be_nothing(
+    runner: subprocess.Popen[str],
+) -> None:
+    """Of a slot the last request alone is seen: there were at least so many tokens."""
+    with FakeDaemon() as daemon, Observer(daemon.host) as observer:
+        assert not found(observer.look(), runner).is_partial
+        time.sleep(0.01)
+        first, second = observer.look(), observer.look()
+    seen = [found(one, runner) for one in (first, second)]
+    assert [(one.tokens_total, one.is_partial) for one in seen] == [(10, True), (20, True)]
+    assert second.is_partial
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(view(replace(CALM, runners=(seen[1],))))
+    assert console.export_text().count(f">= {seen[1].tokens_per_s:.1f}") == 2
+
+
+@pytest.mark.parametrize("runner", [(6, 0, 2)], indirect=True)
+def test_the_end_of_a_request_is_not_seen(runner: subprocess.Popen[str]) -> None:
+    """What was counted stays counted, as Prometheus wants it."""
+    with FakeDaemon() as daemon, Observer(daemon.host) as observer:
+        seen = [found(observer.look(), runner) for _ in range(3)]
+    assert [(one.tokens_total, one.is_partial) for one in seen] == [
+        (0, False),
+        (6, False),
+        (6, True),
+    ]
+
+
+@pytest.mark.parametrize("runner", [(6, 0)], indirect=True)
 def test_a_daemon_of_another_machine_has_none_of_our_runners(
     runner: subprocess.Popen[str],
 ) -> None:
@@ -125,7 +169,7 @@ def test_a_daemon_of_another_machine_has_none_of_our_runners(
     assert "? tokens/s   this machine: CPU" in console.export_text()
 
 
-@pytest.mark.parametrize("runner", [0], indirect=True)
+@pytest.mark.parametrize("runner", [(0, 0)], indirect=True)
 def test_a_runner_that_gives_nothing_is_wedged(runner: subprocess.Popen[str]) -> None:
     """Busy, but neither reads nor writes tokens."""
     with FakeDaemon() as daemon, Observer(daemon.host) as observer:
@@ -194,8 +238,15 @@ def test_a_machine_in_trouble_is_told(machine: Machine, words: str) -> None:
 
 
 def test_readings_of_the_machine_become_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Swap that grows between two looks, and the sensor that is nearest to its limit."""
-    swapped_in_bytes = iter((100, 100, 4196))
+    """Swap that grew in the last minute, and the sensor that is nearest to its limit."""
+    swapped_in_bytes = iter((100, 100, 4196, 4196, 4196))
+    times_s = iter((0.0, 1.0, 2.0, 61.0, 62.0))
+    monkeypatch.setattr(observer, "runners", tuple)  # whoever else has some here, tells no time
+    monkeypatch.setattr(
+        observer,
+        "time",
+        SimpleNamespace(monotonic=lambda: next(times_s), perf_counter=float, time=float),
+    )
     sensors = {
         "cpu": [
             SimpleNamespace(current=70.0, high=100.0, critical=None),
@@ -211,21 +262,35 @@ def test_readings_of_the_machine_become_alerts(monkeypatch: pytest.MonkeyPatch) 
         (hot,) = watching.look().alerts()
         assert "84 °C of 85 °C" in hot
         sensors["disk"] = []
-        (swap,) = watching.look().alerts()
-    assert "is being swapped" in swap
+        for _ in range(2):
+            seen = watching.look()
+            (swap,) = seen.alerts()
+            assert "is being swapped" in swap
+            assert seen.machine.swapped_in_total_bytes == 4196
+        assert watching.look().alerts() == ()
 
 
 def test_gpus_are_read_from_nvidia_s_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With their temperatures, where they have sensors; none where the tool fails."""
+    """Each with what it tells; none where the tool fails."""
     tool = tmp_path / "nvidia-smi"
-    tool.write_text('#!/bin/sh\necho "T4, 50, 3, 5, 91"\necho "Old one, 0, 1, 2, [N/A]"\n')
+    told = ("T4, 50, 3, 5, 91", "Old one, 0, 1, 2, N/A", "GB10, [N/A], [N/A], [Not Supported], 40")
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in told))
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with FakeDaemon() as daemon, Observer(daemon.host) as observer:
-        assert observer.look().machine.gpus == (
+        machine = observer.look().machine
+        assert machine.gpus == (
             GPU("T4", 0.5, 3 * 2**20, 5 * 2**20, 91.0),
             GPU("Old one", 0.0, 2**20, 2 * 2**20, None),
+            GPU("GB10", None, None, None, 40.0),
         )
+        seen = replace(CALM, machine=machine)
+        families = text_string_to_metric_families(exposition(seen))
+        samples = {one.name: len(one.samples) for one in families}
+        assert (samples["ollama_gpu_share"], samples["ollama_gpu_temperature_celsius"]) == (2, 2)
+        console = Console(width=110, record=True, file=io.StringIO())
+        console.print(view(seen))
+        assert "GB10: ?, ? of ?, 40 °C" in console.export_text()
         tool.write_text("#!/bin/sh\nexit 9\n")
         assert observer.look().machine.gpus == ()
 
@@ -240,6 +305,23 @@ def test_what_cannot_be_seen_is_not_nought(loaded: tuple[Loaded, ...], rate: flo
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(view(seen))
     assert ("? tokens/s" in console.export_text()) == (rate is None)
+
+
+@pytest.mark.parametrize(
+    ("until", "words"),
+    [
+        ("2318-03-04T10:11:12.5Z", "Forever"),
+        ("2026-01-02T12:10:00+02:00", "24 hours from now"),
+        ("2026-01-01T10:15:00Z", "4 minutes from now"),
+    ],
+)
+def test_how_long_a_model_stays_is_told_as_ps_does(until: str, words: str) -> None:
+    """On whatever day, and in whatever zone the daemon is."""
+    now_s = datetime(2026, 1, 1, 10, 10, 30, tzinfo=UTC).timestamp()
+    kept = replace(CALM, at_s=now_s, loaded=(replace(CALM.loaded[0], until=until),))
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(view(kept))
+    assert words in console.export_text()
 
 
 def test_people_see_everything() -> None:
