@@ -45,9 +45,7 @@ def images_in(text: str) -> Named:
     files: list[Path] = []
     missing: list[str] = []
     rest = "\n".join(_without_images(line, files, missing) for line in text.split("\n"))
-    if files:
-        text = re.sub(r"[ \t]{2,}", " ", rest).strip()
-    return Named(text, tuple(files), tuple(missing))
+    return Named(rest.strip("\n") if files else text, tuple(files), tuple(missing))
 
 
 def with_images(text: str) -> tuple[str, list[Path]]:
@@ -87,7 +85,9 @@ def _without_images(line: str, files: list[Path], missing: list[str]) -> str:
             rest, place = rest + line[place:begin], there[1]
         elif first is not None and _IS_PATH.match(first):
             missing.append(first)
-    return rest + line[place:]
+    if not place:
+        return line
+    return re.sub(r"[ \t]{2,}", " ", rest + line[place:]).strip()
 
 
 def _names(line: str, begin: int, ends: _Ends) -> Iterator[tuple[int, str]]:

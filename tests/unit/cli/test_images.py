@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("c.JPG, or b.png", ", or b.png", [PLAIN]),
         ("What is said in d.wav?", "What is said in ?", [SOUND]),
         ("first\n{}/c.JPG\nlast", "first\n\nlast", [PLAIN]),
+        ("{}/c.JPG\n    if a:  # is in\n        b  {}/c.JPG", "    if a:  # is in\nb", [PLAIN] * 2),
     ],
 )
 def test_files_that_are_there_are_found(
