@@ -17,6 +17,7 @@ from typing import Literal
 from ollama_bridge.assets import home_dir
 from ollama_bridge.card import model_card
 from ollama_bridge.client import Client
+from ollama_bridge.client.values import listed_name
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
 from ollama_bridge.daemon.tags import model_digest
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
@@ -110,7 +111,8 @@ def publish(
     license_text = _read_license(license_file)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer, Client(host) as client:
-        provenance = find_provenance(model_digest(client, tag), run_dir=run_dir)
+        digest = model_digest(client, tag)
+        provenance = find_provenance(digest, run_dir=run_dir)
         files = None if way == "daemon" else _files_of(tag, client, provenance)
         if way == "auto":
             way = "daemon" if files is None or target.host in _OLLAMA_HOSTS else "registry"
@@ -122,7 +124,7 @@ def publish(
                     "the daemon pushes a tag as it is, and cannot add a licence",
                     hint="write LICENSE into the Modelfile, or leave --license out",
                 )
-            done = _through_daemon(tag, target, client, reporter)
+            done = _through_daemon(tag, digest, target, client, reporter)
         elif files is None:
             raise ArtifactError(
                 f"the files of {tag} are not on this machine, or may not be read",
@@ -274,18 +276,20 @@ def _session(target: RegistryReference) -> RegistrySession:
 
 
 def _through_daemon(
-    tag: str, target: RegistryReference, client: Client, reporter: Reporter
+    tag: str, digest: str, target: RegistryReference, client: Client, reporter: Reporter
 ) -> Publication:
     """Under the registry's name for the time of the push, where it does not have it anyway."""
     name = str(target)
-    if tag.casefold() == name.casefold():
+    there = next((one for one in client.list() if _is_same_name(one.name, name)), None)
+    if there is not None and there.digest == digest:
+        # Its own name, or what a push left that was killed: which of them, nobody knows.
         _push(name, target, client, reporter)
         return Publication(name, "daemon")
-    if any(model.name.casefold() == name.casefold() for model in client.list()):
+    if there is not None:
         raise ConfigError(
-            f"the daemon already has a {name}, which may be another model",
-            hint=f"publish that one: ollama-bridge publish {name} {name}; or remove it: "
-            f"ollama rm {name}",
+            f"the daemon already has a {there.name}, which is another model",
+            hint=f"publish that one: ollama-bridge publish {there.name} {name}; or remove it: "
+            f"ollama rm {there.name}",
         )
     try:
         client.copy(tag, name)  # who is interrupted here may have copied already
@@ -294,6 +298,11 @@ def _through_daemon(
         with contextlib.suppress(ModelNotFoundError):
             client.delete(name)
     return Publication(name, "daemon")
+
+
+def _is_same_name(listed: str, name: str) -> bool:
+    """Whether the daemon takes both for one: it leaves out what is Ollama's own, and any case."""
+    return listed_name(listed.casefold()) == listed_name(name.casefold())
 
 
 def _push(name: str, target: RegistryReference, client: Client, reporter: Reporter) -> None:

@@ -135,7 +135,13 @@ def test_both_ways_publish_the_same(
     assert publish(TAG, theirs, way="daemon", host=daemon.host).way == "daemon"
     assert pull(theirs, host=other.host).digest == digest
     # The name that the daemon needed for its push is gone again.
-    assert not [m.name for m in daemon.client().list() if m.name.startswith(registry.host)]
+    client = daemon.client()
+    assert not [m.name for m in client.list() if m.name.startswith(registry.host)]
+    # One that it has anyway, or that a killed push left, is not in the way and stays.
+    client.copy(TAG, theirs)
+    assert publish(TAG, theirs, way="daemon", host=daemon.host).way == "daemon"
+    assert [m.name for m in client.list() if m.name == theirs]
+    client.delete(theirs)
 
 
 def test_a_store_that_cannot_be_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 
-from ollama_bridge.errors import ConfigError, RegistryContentError, RegistryError
+from ollama_bridge.errors import ConfigError, DaemonError, RegistryContentError, RegistryError
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import publish
 from ollama_bridge.registry.front import manifest_front
@@ -205,10 +206,38 @@ def test_a_failed_push_leaves_no_name(tmp_path: Path) -> None:
         assert set(daemon.models) == {"m:latest"}
 
 
-def test_a_name_that_is_another_model_s_is_left_alone() -> None:
-    """The daemon may have pulled something under the registry's name."""
+@pytest.mark.parametrize(
+    ("listed", "reference"),
+    [
+        ("localhost:5000/team/m:1", "localhost:5000/team/m:1"),
+        ("me/M:1", "registry.ollama.ai/me/m:1"),
+        ("x:latest", "registry.ollama.ai/library/x"),
+    ],
+)
+def test_a_name_that_is_another_model_s_is_left_alone(listed: str, reference: str) -> None:
+    """The daemon may have something under the registry's name, however it lists it."""
     with FakeDaemon() as daemon:
-        daemon.models["localhost:5000/team/m:1"] = "e" * 64
-        with pytest.raises(ConfigError, match="already has"):
-            publish("m", "localhost:5000/team/m:1", host=daemon.host)
-        assert len(daemon.models) == 2
+        daemon.models[listed] = "e" * 64
+        with pytest.raises(ConfigError, match="already has") as caught:
+            publish("m", reference, host=daemon.host)
+        assert f"ollama-bridge publish {listed} {reference}" in (caught.value.hint or "")
+        assert daemon.models == {"m:latest": "d" * 64, listed: "e" * 64}
+
+
+@pytest.mark.parametrize("tag", ["me/m:1", "mine"])
+@pytest.mark.parametrize("statuses", [[{"status": "success"}], [{"error": "unauthorized"}]])
+def test_the_registry_s_name_of_the_same_model_stays(
+    tag: str, statuses: list[dict[str, str]]
+) -> None:
+    """Ollama's own registry stands in no name that is listed: it would have been deleted.
+
+    Also where a killed push left the name, and where the registry refuses.
+    """
+    models = {tag: "e" * 64} if "/" in tag else {"Me/M:1": "e" * 64, "mine:latest": "e" * 64}
+    with FakeDaemon(models=dict(models), statuses=statuses) as daemon:
+        with contextlib.suppress(DaemonError):
+            publish(tag, "registry.ollama.ai/me/m:1", host=daemon.host)
+        paths = [one.path for one in daemon.asked]
+        assert paths[-1] == "/api/push"
+        assert not {"/api/copy", "/api/delete"} & set(paths)
+        assert daemon.models == models
