@@ -329,6 +329,10 @@ class RegistrySession:
         hint = self._credentials.hint
         if status == 404:
             return f"check registry, name and tag; private models need credentials: {hint}"
+        if status == 413:
+            return (
+                "let the proxy in front of it take 1 MiB a request: client_max_body_size 2m (nginx)"
+            )
         if status not in (401, 403):
             return None
         return TOKEN_HINT if self._makes_tokens and self._credentials.token else hint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ollama_bridge.artifacts import digest_text, raise_if_disk_full, write_text_atomic
@@ -13,7 +13,11 @@ from ollama_bridge.errors import ArtifactError, RegistryBusyError, RegistryError
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession, Reply, Request
 
+# Amazon's registry takes no chunk below 5 MiB but for the last, GitHub's none above 4 MiB, and a
+# proxy in front of one often none above 1 MiB: so they begin large, and become smaller.
 CHUNK_BYTES = 8 * 1024**2
+_LEAST_CHUNK_BYTES = 1024**2
+_MOST_CHUNK_BYTES = 1024**3
 # Attempts without a byte of progress, for one file; and attempts at all, with one more a MiB.
 _FRUITLESS_LIMIT = 4
 _ATTEMPT_LIMIT = 20
@@ -61,6 +65,19 @@ class Blob:
         return piece
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """An upload to go on with.
+
+    Attributes:
+        location: Its address; empty where there is none.
+        chunk_bytes: Size of its chunks; 0: not known.
+    """
+
+    location: str = ""
+    chunk_bytes: int = 0
+
+
 class UploadRecords:
     """Remembers where unfinished uploads go on; one small private file each.
 
@@ -77,28 +94,30 @@ class UploadRecords:
         key = digest_text(f"{reference.origin}/{reference.repository}@{digest}")
         return self._folder / f"{key[:32]}.json"
 
-    def read(self, session: RegistrySession, digest: str) -> str:
-        """The address of the unfinished upload; empty where there is none."""
+    def read(self, session: RegistrySession, digest: str) -> Unfinished:
+        """The unfinished upload of a file; nothing where there is none."""
         try:
-            location = json.loads(self.path(session, digest).read_bytes())["location"]
+            data = json.loads(self.path(session, digest).read_bytes())
+            found = Unfinished(data["location"], data.get("chunk_bytes", 0))
         except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return Unfinished()
+        sound = isinstance(found.location, str) and isinstance(found.chunk_bytes, int)
         # Records of a registry that lets us upload elsewhere are not kept; nor believed.
-        return location if isinstance(location, str) and session.is_own(location) else ""
+        return found if sound and session.is_own(found.location) else Unfinished()
 
-    def write(self, session: RegistrySession, digest: str, location: str) -> None:
+    def write(self, session: RegistrySession, digest: str, found: Unfinished) -> None:
         """Remember an unfinished upload.
 
         Raises:
             DiskFullError: no room.
         """
-        if not session.is_own(location):
+        if not session.is_own(found.location):
             return
         path = self.path(session, digest)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Its address alone may allow to write there.
-            write_text_atomic(path, json.dumps({"location": location}), private=True)
+            write_text_atomic(path, json.dumps(asdict(found)), private=True)
         except OSError as exc:
             raise_if_disk_full(exc, path)
             raise
@@ -135,7 +154,8 @@ def push_blob(
         records: Where unfinished uploads are remembered.
         on_bytes: Called with how many bytes of the file the registry has.
         mount_from: Repository of the same registry that may have the file already.
-        chunk_bytes: Sent with one request; more where the registry wants more.
+        chunk_bytes: Sent with one request; more where the registry wants more, less where it, or
+            what stands in front of it, takes no more.
 
     Raises:
         RegistryError: refused, or it breaks off again and again; run it again to go on.
@@ -151,6 +171,7 @@ class _Upload:
     records: UploadRecords
     on_bytes: OnBytes
     chunk_bytes: int
+    least_chunk_bytes: int = _LEAST_CHUNK_BYTES
     location: str = ""
     offset: int = 0
 
@@ -165,12 +186,30 @@ class _Upload:
                 self._send()
                 return
             except RegistryError as error:
+                if self._shrink(error):
+                    continue
                 fruitless = 0 if self.offset > before else fruitless + 1
                 given_up = fruitless == _FRUITLESS_LIMIT or not attempts_left
                 if given_up or not _is_worth_going_on(error):
                     raise
                 self.session.pause(fruitless + 1)
-                self._ask_status()
+                if error.status_code == 416 and fruitless > 1:
+                    self._forget()  # it tells a place to go on at which it does not go on
+                else:
+                    self._ask_status()
+
+    def _shrink(self, error: RegistryError) -> bool:
+        """Send smaller chunks from now on; False where their size is not what was refused."""
+        # Of the range of a first chunk there is nothing to refuse: some say 416 of its size.
+        too_large = error.status_code == 413 or (error.status_code == 416 and not self.offset)
+        if not too_large or self.chunk_bytes <= self.least_chunk_bytes:
+            return False
+        self.chunk_bytes = max(self.least_chunk_bytes, self.chunk_bytes // 2)
+        if self.offset:
+            self._ask_status()
+        else:
+            self._forget()
+        return True
 
     def _begin(self, mount_from: str | None) -> bool:
         """Open an upload; True where the registry could take the file from ``mount_from``."""
@@ -184,7 +223,8 @@ class _Upload:
             return True
         self.offset = 0
         least = reply.headers.get("OCI-Chunk-Min-Length", "")
-        if re.fullmatch(r"[0-9]{1,10}", least) and int(least) <= 2**30:
+        if re.fullmatch(r"[0-9]{1,10}", least) and int(least) <= _MOST_CHUNK_BYTES:
+            self.least_chunk_bytes = max(self.least_chunk_bytes, int(least))
             self.chunk_bytes = max(self.chunk_bytes, int(least))
         self._follow(reply)
         return False
@@ -206,7 +246,8 @@ class _Upload:
         }
         # Never repeated blindly: how much of it arrived is the registry's to say.
         request = Request("PATCH", self.location, headers=headers, content=chunk, attempts=1)
-        self._follow(self.session.send(request, wanted=(202,)))
+        # 202 by the protocol; Amazon's says 201.
+        self._follow(self.session.send(request, wanted=(201, 202)))
         self.offset = end
         self.on_bytes(end)
 
@@ -230,10 +271,14 @@ class _Upload:
             )
         self.session.check_target(reply.location)
         self.location = reply.location
-        self.records.write(self.session, self.blob.layer.digest, self.location)
+        found = Unfinished(self.location, self.chunk_bytes)
+        self.records.write(self.session, self.blob.layer.digest, found)
 
     def _find_earlier(self) -> None:
-        self.location = self.records.read(self.session, self.blob.layer.digest)
+        found = self.records.read(self.session, self.blob.layer.digest)
+        self.location = found.location
+        if 0 < found.chunk_bytes <= _MOST_CHUNK_BYTES:
+            self.chunk_bytes = found.chunk_bytes
         if self.location:
             self._ask_status()
 

@@ -46,6 +46,9 @@ class MemoryRegistry:
         fault: See :data:`Fault`.
         asked: Every request.
         ranged: Whether parts of a file can be asked for.
+        chunk_limit: Status for whoever sends more bytes than so many with one request.
+        taken: Status for a chunk; 201 is Amazon's.
+        stuck: Whether the status of an upload tells no more than its first chunk, as Amazon's does.
     """
 
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -55,6 +58,10 @@ class MemoryRegistry:
     fault: Fault | None = None
     asked: list[httpx.Request] = field(default_factory=list)
     ranged: bool = True
+    chunk_limit: tuple[int, int] | None = None
+    taken: int = 202
+    stuck: bool = False
+    _first_chunks: dict[str, int] = field(default_factory=dict)
 
     def session(
         self,
@@ -127,13 +134,17 @@ class MemoryRegistry:
             return refusal(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
         if request.method == "GET":
             return self._unfinished(204, number)
+        if self.chunk_limit and len(request.content) > self.chunk_limit[1]:
+            return refusal(self.chunk_limit[0], "SIZE_INVALID", "the request body is too large")
         if request.method == "PATCH":
             begin = int(request.headers["Content-Range"].split("-")[0])
             if begin != len(self.uploads[number]):
                 return refusal(416, "RANGE_INVALID", "invalid content range")
+            if not begin:
+                self._first_chunks[number] = len(request.content)
         self.uploads[number] += request.content
         if request.method == "PATCH":
-            return self._unfinished(202, number)
+            return self._unfinished(self.taken, number)
         content = self.uploads.pop(number)
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != request.url.params["digest"]:
             return refusal(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
@@ -141,7 +152,10 @@ class MemoryRegistry:
         return httpx.Response(201)
 
     def _unfinished(self, status: int, number: str) -> httpx.Response:
-        end = max(0, len(self.uploads[number]) - 1)
+        size_bytes = len(self.uploads[number])
+        if status == 204 and self.stuck:
+            size_bytes = self._first_chunks.get(number, 0)
+        end = max(0, size_bytes - 1)
         location = f"/v2/team/model/blobs/uploads/{number}?_state={end}"
         return httpx.Response(status, headers={"Location": location, "Range": f"0-{end}"})
 

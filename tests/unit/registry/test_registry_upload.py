@@ -14,8 +14,16 @@ from ollama_bridge.errors import (
     RegistryBusyError,
     RegistryError,
 )
-from ollama_bridge.registry.upload import Blob, UploadRecords, is_present, push_blob, push_manifest
+from ollama_bridge.registry.upload import (
+    Blob,
+    Unfinished,
+    UploadRecords,
+    is_present,
+    push_blob,
+    push_manifest,
+)
 
+MIB = 1024**2
 UPLOAD = "/v2/team/model/blobs/uploads/0"
 CONTENT = bytes(range(256)) * 10  # 2,560 bytes: 5 chunks of 500 and a rest
 
@@ -35,7 +43,11 @@ def records(tmp_path: Path) -> UploadRecords:
 
 
 def push(
-    registry: MemoryRegistry, blob: Blob, records: UploadRecords, mount_from: str | None = None
+    registry: MemoryRegistry,
+    blob: Blob,
+    records: UploadRecords,
+    mount_from: str | None = None,
+    chunk_bytes: int = 500,
 ) -> list[int]:
     """Send a file; returns what was told of the progress."""
     told: list[int] = []
@@ -46,7 +58,7 @@ def push(
             records=records,
             on_bytes=told.append,
             mount_from=mount_from,
-            chunk_bytes=500,
+            chunk_bytes=chunk_bytes,
         )
     return told
 
@@ -144,7 +156,7 @@ def test_a_status_that_no_registry_has_to_answer(
     if when == "later":
         with registry.session() as session:
             lost = f"{session.reference.origin}/v2/team/model/blobs/uploads/9"
-            records.write(session, blob.layer.digest, lost)
+            records.write(session, blob.layer.digest, Unfinished(lost))
     push(registry, blob, records)
     assert registry.blobs[blob.layer.digest] == CONTENT
 
@@ -159,7 +171,8 @@ def test_an_upload_is_not_forgotten_for_a_moment(
     )
     registry.uploads["0"] = CONTENT[:1000]
     with registry.session() as session:
-        records.write(session, blob.layer.digest, f"{session.reference.origin}{UPLOAD}")
+        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
+        records.write(session, blob.layer.digest, at)
     with pytest.raises(RegistryError):
         push(registry, blob, records)
     registry.fault = None
@@ -224,7 +237,8 @@ def test_a_token_that_expires_in_mid_push(blob: Blob, records: UploadRecords) ->
 
     registry.uploads["0"] = CONTENT[:1000]
     with registry.session() as session:
-        records.write(session, blob.layer.digest, f"{session.reference.origin}{UPLOAD}")
+        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
+        records.write(session, blob.layer.digest, at)
     registry.fault = fault
     assert push(registry, blob, records)[0] == 1000
     assert made == 2
@@ -264,6 +278,76 @@ def test_a_registry_may_want_larger_chunks(
     assert push(registry, blob, records) == steps
 
 
+def sizes(registry: MemoryRegistry) -> list[int]:
+    """Of what was sent with each request that sends some of a file."""
+    return [len(one.content) for one in registry.asked if one.method in ("PATCH", "PUT")]
+
+
+@pytest.mark.parametrize("status", [413, 416])
+@pytest.mark.parametrize("size_bytes", [3 * MIB, 5 * MIB])
+def test_a_registry_may_want_smaller_chunks(
+    records: UploadRecords, status: int, size_bytes: int
+) -> None:
+    """GitHub's takes 4 MiB and says 416, a proxy often 1 MiB; also where one chunk is the file."""
+    content = bytes(size_bytes)
+    registry = MemoryRegistry(chunk_limit=(status, MIB))
+    push(registry, Blob(layer_of(content), content=content), records, chunk_bytes=4 * MIB)
+    assert registry.blobs == {layer_of(content).digest: content}
+    first = min(size_bytes, 4 * MIB)
+    assert sizes(registry) == [first, 2 * MIB, *([MIB] * (size_bytes // MIB)), 0]
+
+
+@pytest.mark.parametrize("status", [413, 416])
+def test_chunks_become_no_smaller_than_sense(records: UploadRecords, status: int) -> None:
+    """Who takes not even those gets an end, and says why."""
+    content = bytes(3 * MIB)
+    registry = MemoryRegistry(chunk_limit=(status, 1000))
+    with pytest.raises(RegistryError, match="body is too large") as caught:
+        push(registry, Blob(layer_of(content), content=content), records, chunk_bytes=2 * MIB)
+    assert sizes(registry)[0] == 2 * MIB
+    assert set(sizes(registry)[1:]) == {MIB}
+    assert caught.value.hint or status == 416
+
+
+def test_a_size_that_was_taken_is_remembered(records: UploadRecords) -> None:
+    """A later command begins with it: of a chunk in the middle 416 could mean its place."""
+    content = bytes(4 * MIB)
+    blob = Blob(layer_of(content), content=content)
+    registry = MemoryRegistry(chunk_limit=(416, MIB))
+
+    def fault(request: httpx.Request) -> None:
+        if request.method == "PATCH" and request.headers["Content-Range"].startswith(f"{MIB}-"):
+            raise httpx.ConnectError("Connection refused")
+
+    registry.fault = fault
+    with pytest.raises(RegistryBusyError):
+        push(registry, blob, records, chunk_bytes=2 * MIB)
+    registry.fault = None
+    registry.asked.clear()
+    push(registry, blob, records, chunk_bytes=2 * MIB)
+    assert sizes(registry) == [MIB, MIB, MIB, 0]
+    assert registry.blobs[blob.layer.digest] == content
+
+
+def test_amazon_s_registry(blob: Blob, records: UploadRecords) -> None:
+    """Says 201 of a chunk, and of an upload that is there that its first chunk is.
+
+    A later command begins the file anew instead of failing at that place until it expires.
+    """
+
+    def ctrl_c(request: httpx.Request) -> None:
+        if request.headers.get("Content-Range", "").startswith("1500-"):
+            raise KeyboardInterrupt
+
+    registry = MemoryRegistry(taken=201, stuck=True, fault=ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        push(registry, blob, records)
+    registry.fault = None
+    told = push(registry, blob, records)
+    assert told[-1] == 2560
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
 @pytest.mark.parametrize(
     "location",
     ["", "http://registry.example.com/plain", "file:///x", "https://a@b.c/"]
@@ -296,7 +380,9 @@ def test_storage_elsewhere_gets_no_secret_and_no_record(
     assert not (tmp_path / "uploads").exists()
 
 
-@pytest.mark.parametrize("record", ["", "{", "[]", '{"location": 1}', '{"location": "https://x/"}'])
+@pytest.mark.parametrize(
+    "record", ["", "{", "[]", "1", '{"location": 1}', '{"location": "https://x/"}']
+)
 def test_damaged_records_are_ignored(
     blob: Blob, records: UploadRecords, record: str, tmp_path: Path
 ) -> None:
