@@ -101,11 +101,11 @@ def _complete(session: RegistrySession, layer: Layer, partial: Path, on_bytes: O
                         f"bytes of {layer.digest}",
                         hint="run the same command again; it goes on where it was",
                     )
-            except RegistryBusyError:
+            except RegistryBusyError as error:
                 fruitless = 0 if offset > before else fruitless + 1
                 if fruitless == _FRUITLESS_LIMIT or not attempts_left:
                     raise
-                session.pause(fruitless + 1)
+                session.pause(fruitless + 1, error.retry_after_s)
         stream.flush()
         os.fsync(stream.fileno())
     if f"sha256:{hasher.hexdigest()}" != layer.digest:

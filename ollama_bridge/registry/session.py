@@ -7,9 +7,8 @@ header with a secret goes to another origin than the registry's own.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,11 +22,11 @@ from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, r
 from ollama_bridge.registry.credentials import Credentials, hide
 from ollama_bridge.registry.manifest import MANIFEST_LIMIT_BYTES
 from ollama_bridge.registry.reference import RegistryReference
+from ollama_bridge.registry.replies import origin_of, read_reason, read_retry_after_s, whole_url
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT_LIMIT = 5
-_MESSAGE_CHARS = 200
 # Below this rate a reply counts as stalled, however regularly its bytes drip.
 _LEAST_BYTES_PER_S = 50_000
 # Everything that httpx raises.
@@ -89,7 +88,7 @@ class Reply:
     @property
     def location(self) -> str:
         """The whole URL of the Location header; empty where there is none."""
-        return _join(self.url, self.headers.get("Location", ""))
+        return whole_url(self.url, self.headers.get("Location", ""))
 
 
 class RegistrySession:
@@ -151,7 +150,7 @@ class RegistrySession:
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is of the registry's own origin."""
-        return _origin(url) == _origin(self.reference.origin)
+        return origin_of(url) == origin_of(self.reference.origin)
 
     def send(self, request: Request, *, wanted: Collection[int]) -> Reply:
         """A whole reply of one of the wanted statuses.
@@ -287,13 +286,17 @@ class RegistrySession:
         timeout = httpx.Timeout(self._limits.silence_s, connect=self._limits.connect_s)
         try:
             with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+                if response.status_code in _TRANSIENT:
+                    # Without the status, which says nothing of what was asked of the registry.
+                    what = f"has a token service that answered {response.status_code}"
+                    raise self._overloaded(what, response)
                 body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
                 return response.status_code, body
         except HTTPX_ERRORS as exc:
             raise self._broken(exc) from exc
 
     def _redirected(self, request: Request, response: httpx.Response) -> str:
-        target = _join(str(response.url), response.headers.get("Location", ""))
+        target = whole_url(str(response.url), response.headers.get("Location", ""))
         if request.method not in ("GET", "HEAD"):
             raise self._error(f"redirects a {request.method}, which is not followed")
         self.check_target(target)
@@ -305,7 +308,7 @@ class RegistrySession:
         Raises:
             RegistryError: no web address, or without encryption although the registry has it.
         """
-        scheme, name, _ = _origin(url)
+        scheme, name, _ = origin_of(url)
         allowed = ("http", "https") if self.reference.plain else ("https",)
         if scheme not in allowed or not name or "@" in urlsplit(url).netloc:
             raise self._error(
@@ -317,12 +320,10 @@ class RegistrySession:
         body = b""
         with contextlib.suppress(RegistryError):
             body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
-        reason = _reason(body, self._all_secrets())
+        reason = read_reason(body, self._all_secrets())
         what = f"answered {status} to {request.method} {response.url.path}{reason}"
         if status in _TRANSIENT:
-            after_s = _retry_after_s(response)
-            hint = f"wait, and {_AGAIN}" if status == 429 else _AGAIN
-            return self._busy(what, hint=hint, status=status, after_s=after_s)
+            return self._overloaded(what, response, status=status)
         return self._error(what, hint=self._hint(status), status=status)
 
     def _hint(self, status: int) -> str | None:
@@ -350,6 +351,12 @@ class RegistrySession:
             )
         return self._busy(f"broke off: {reason}")
 
+    def _overloaded(
+        self, what: str, response: httpx.Response, *, status: int | None = None
+    ) -> RegistryBusyError:
+        hint = f"wait, and {_AGAIN}" if response.status_code == 429 else _AGAIN
+        return self._busy(what, hint=hint, status=status, after_s=read_retry_after_s(response))
+
     def _busy(
         self,
         what: str,
@@ -371,38 +378,3 @@ class RegistrySession:
         return RegistryError(
             f"registry {self.reference.host} {what}", hint=hint, status_code=status
         )
-
-
-def _join(base: str, target: str) -> str:
-    """A whole URL; empty where there is none, or none that could be read."""
-    try:
-        return urljoin(base, target) if target else ""
-    except ValueError:
-        return ""
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port; empty where they cannot be read."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        return parts.scheme, (parts.hostname or "").lower(), port
-    except ValueError:
-        return "", "", 0
-
-
-def _retry_after_s(response: httpx.Response) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else None
-
-
-def _reason(body: bytes, secrets: Iterable[str]) -> str:
-    """What a registry says for itself: the first error of its list, or the beginning of a text."""
-    try:
-        first = json.loads(body)["errors"][0]
-        text = f"{first.get('code', '')} {first.get('message', '')}"
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        text = body.decode(errors="replace")
-    text = hide(text, secrets)  # before it is cut: half a secret would not be found
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return f": {shown[:_MESSAGE_CHARS]}" if shown else ""

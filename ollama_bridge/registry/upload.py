@@ -192,7 +192,8 @@ class _Upload:
                 given_up = fruitless == _FRUITLESS_LIMIT or not attempts_left
                 if given_up or not _is_worth_going_on(error):
                     raise
-                self.session.pause(fruitless + 1)
+                wish_s = error.retry_after_s if isinstance(error, RegistryBusyError) else None
+                self.session.pause(fruitless + 1, wish_s)
                 if error.status_code == 416 and fruitless > 1:
                     self._forget()  # it tells a place to go on at which it does not go on
                 else:

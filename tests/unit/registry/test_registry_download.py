@@ -20,6 +20,7 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.registry.download import check_room, fetch_blob, fetch_manifest
 from ollama_bridge.registry.manifest import Layer
+from ollama_bridge.registry.session import Limits
 
 CONTENT = bytes(range(256)) * 10
 
@@ -57,6 +58,20 @@ def test_what_came_is_not_fetched_again(tmp_path: Path, ranged: bool) -> None:
     assert fetch(registry, tmp_path).read_bytes() == CONTENT
     (asked,) = registry.asked
     assert asked.headers["Range"] == "bytes=1000-"
+
+
+def test_it_waits_as_long_as_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has had too many requests says for how long."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    busy = iter([httpx.Response(429, headers={"Retry-After": "20"}), httpx.Response(503)])
+    registry = MemoryRegistry(fault=lambda _: next(busy, None))
+    layer = registry.store(CONTENT)
+    with registry.session(limits=Limits()) as session:
+        fetch_blob(session, layer, tmp_path, on_bytes=lambda _: None)
+    assert pauses == [20.0, 2.0]
 
 
 def test_a_break_goes_on_by_itself(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -289,6 +290,30 @@ def test_retry_after_is_obeyed_within_reason(monkeypatch: pytest.MonkeyPatch) ->
 
     refused(busy, limits=Limits())
     assert pauses == [2.0, 30.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_busy_token_service_is_asked_again(status: int) -> None:
+    """Its tokens live minutes, so that a long transfer asks it dozens of times."""
+    busy, asked = iter([True, True]), [0]
+    answer = unless_shown("Bearer made-token", BEARER)
+
+    def at_times_busy(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "auth.example.com":
+            asked[0] += 1
+            if next(busy, False):
+                return httpx.Response(status, headers={"Retry-After": "20"})
+        return answer(request)
+
+    assert ask(at_times_busy, credentials=ADA).body == b"ok"
+    busy = itertools.repeat(True)
+    asked[0] = 0
+    error = refused(at_times_busy, credentials=ADA)
+    assert isinstance(error, RegistryBusyError)
+    assert asked[0] == QUICK.attempts
+    assert f"token service that answered {status}" in str(error)
+    assert "run the same command again" in (error.hint or "")
+    assert error.retry_after_s == 20.0
 
 
 def httpx_errors() -> Iterator[Exception]:

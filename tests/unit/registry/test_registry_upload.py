@@ -14,6 +14,7 @@ from ollama_bridge.errors import (
     RegistryBusyError,
     RegistryError,
 )
+from ollama_bridge.registry.session import Limits
 from ollama_bridge.registry.upload import (
     Blob,
     Unfinished,
@@ -205,6 +206,19 @@ def test_a_registry_that_always_forgets_is_given_up(blob: Blob, records: UploadR
     with pytest.raises(RegistryBusyError):
         push(registry, blob, records)
     assert len(registry.paths("PATCH")) <= 40
+
+
+def test_it_waits_as_long_as_it_is_asked_to(
+    blob: Blob, records: UploadRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who lets nobody begin for a while says for how long."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    busy = iter([httpx.Response(429, headers={"Retry-After": "20"}), httpx.Response(503)])
+    registry = MemoryRegistry(fault=lambda _: next(busy, None))
+    with registry.session(limits=Limits()) as session:
+        push_blob(session, blob, records=records, on_bytes=lambda _: None)
+    assert pauses == [20.0, 2.0]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413])

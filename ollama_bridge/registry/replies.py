@@ -1,0 +1,49 @@
+"""Reads what stands in a registry's replies: addresses, reasons and wishes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from ollama_bridge.registry.credentials import hide
+
+_MESSAGE_CHARS = 200
+
+
+def whole_url(base: str, target: str) -> str:
+    """A whole URL; empty where there is none, or none that could be read."""
+    try:
+        return urljoin(base, target) if target else ""
+    except ValueError:
+        return ""
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port; empty where they cannot be read."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        return parts.scheme, (parts.hostname or "").lower(), port
+    except ValueError:
+        return "", "", 0
+
+
+def read_retry_after_s(response: httpx.Response) -> float | None:
+    """How long a registry wants to be left alone; None where it does not say."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+def read_reason(body: bytes, secrets: Iterable[str]) -> str:
+    """What a registry says for itself: the first error of its list, or the beginning of a text."""
+    try:
+        first = json.loads(body)["errors"][0]
+        text = f"{first.get('code', '')} {first.get('message', '')}"
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        text = body.decode(errors="replace")
+    text = hide(text, secrets)  # before it is cut: half a secret would not be found
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f": {shown[:_MESSAGE_CHARS]}" if shown else ""
