@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,13 @@ from ollama_bridge.daemon.tags import model_digest
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.provenance import Provenance, find_provenance
-from ollama_bridge.registry.attachments import attach, read_attachments, small_blob
+from ollama_bridge.registry.attachments import (
+    attach,
+    media_type_of,
+    own_papers,
+    read_attachments,
+    small_blob,
+)
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.manifest import LICENSE_TYPE, Layer, Manifest, parse_manifest
 from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
@@ -92,7 +98,8 @@ def publish(
             files can be read.
         run_dir: Run that made the tag, for the card; None: it is looked for in our home folder.
         license_file: Text to add as licence, beside those that the tag has.
-        card: Add card, certificate and lineage.
+        card: Add card, certificate and lineage, as far as known here. Those that the tag carries
+            already are kept where we have no others; those of another model never.
         mount_from: ``NAMESPACE/NAME`` of the same registry that may have the weights already.
         insecure: Speak plain http to a registry of another machine.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
@@ -133,7 +140,9 @@ def publish(
         else:
             manifest, blobs = files
             added = [small_blob(LICENSE_TYPE, license_text.encode())] if license_text else []
-            if card:
+            if not card or provenance.certificate is None:
+                added += _carried_papers(manifest, blobs)
+            if card and not any(_is_card(blob.layer) for blob in added):
                 text = model_card(
                     str(target), client.show(tag), provenance, license_text=license_text
                 )
@@ -214,6 +223,22 @@ def _files_of(
         return rebuild(provenance, client.show(tag), model_digest(client, tag))
     manifest = parse_manifest(stored.content, where=tag)
     return manifest, [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
+
+
+def _carried_papers(manifest: Manifest, blobs: Sequence[Blob]) -> list[Blob]:
+    """Card, certificate and lineage that a tag has of who made it; not those of another model."""
+    by_digest = {blob.layer.digest: blob for blob in blobs}
+
+    def read(digest: str) -> bytes:
+        blob = by_digest[digest]
+        return blob.read(0, blob.layer.size_bytes)
+
+    papers = own_papers(manifest, read)
+    return [replace(by_digest[layer.digest], layer=layer) for layer in papers]
+
+
+def _is_card(layer: Layer) -> bool:
+    return layer.media_type == media_type_of("card")
 
 
 def _papers(

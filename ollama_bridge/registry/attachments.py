@@ -7,6 +7,7 @@ and is held against the manifest that it is found in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,17 +81,31 @@ def read_attachments(
     Raises:
         ArtifactError: one is damaged.
     """
+    return tuple(_read(layer, read_blob) for layer in manifest.own_layers())
+
+
+def own_papers(manifest: Manifest, read_blob: Callable[[str], bytes]) -> tuple[Layer, ...]:
+    """The added layers that were written for this model: none that is inherited or damaged.
+
+    Args:
+        manifest: Of the model.
+        read_blob: Reads a file of the model, by its digest.
+    """
     found = []
     for layer in manifest.own_layers():
-        kind = layer.media_type.removeprefix(OWN_TYPES).removesuffix("+json")
-        if layer.size_bytes > SIZE_LIMIT_BYTES:
-            raise ArtifactError(f"the {kind} of the model has {layer.size_bytes} bytes")
-        raw = read_blob(layer.digest)
-        try:
-            data = json.loads(raw)
-            found.append(
-                Attachment(kind, str(data["subject"]), str(data["model"]), data["content"])
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise ArtifactError(f"the {kind} of the model is damaged: {exc!r}") from exc
+        with contextlib.suppress(ArtifactError):
+            if _read(layer, read_blob).belongs_to(manifest):
+                found.append(layer)
     return tuple(found)
+
+
+def _read(layer: Layer, read_blob: Callable[[str], bytes]) -> Attachment:
+    kind = layer.media_type.removeprefix(OWN_TYPES).removesuffix("+json")
+    if layer.size_bytes > SIZE_LIMIT_BYTES:
+        raise ArtifactError(f"the {kind} of the model has {layer.size_bytes} bytes")
+    raw = read_blob(layer.digest)
+    try:
+        data = json.loads(raw)
+        return Attachment(kind, str(data["subject"]), str(data["model"]), data["content"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ArtifactError(f"the {kind} of the model is damaged: {exc!r}") from exc

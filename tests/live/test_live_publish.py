@@ -358,8 +358,11 @@ def test_papers_of_another_model_are_told_from_its_own(
 ) -> None:
     """A model made FROM a published one inherits its card, which verify does not believe."""
     reference = f"{registry.host}/team/papers:1"
-    publish(TAG, reference, run_dir=run_dir, host=daemon.host)
+    published = publish(TAG, reference, run_dir=run_dir, host=daemon.host)
     pull(reference, host=other.host)
+    # Whoever publishes elsewhere what another made hands its papers on.
+    mirrored = publish(reference, f"{registry.host}/team/mirror:1", host=other.host)
+    assert mirrored.digest == published.digest
     client = other.client()
     client.create({"model": "made-from", "from": reference, "parameters": {"num_ctx": 256}})
     certificate = verify_tag("made-from", client=client)
