@@ -55,6 +55,7 @@ def answer_challenge(
     credentials: Credentials,
     *,
     actions: str,
+    also_pull: str,
     ask_service: AskService,
 ) -> str:
     """The Authorization header for further requests.
@@ -67,6 +68,7 @@ def answer_challenge(
         reference: The model.
         credentials: What there is to show.
         actions: ``pull`` or ``pull,push``.
+        also_pull: Another repository, to be read from; empty: none.
         ask_service: Sends a request to the token service.
 
     Raises:
@@ -89,9 +91,11 @@ def answer_challenge(
             )
         return credentials.basic
     _check_realm(challenge.realm, reference)
-    query = {"scope": f"repository:{reference.repository}:{actions}"}
+    query = [("scope", f"repository:{reference.repository}:{actions}")]
+    if also_pull:
+        query.append(("scope", f"repository:{also_pull}:pull"))
     if challenge.service:
-        query["service"] = challenge.service
+        query.append(("service", challenge.service))
     joint = "&" if urlsplit(challenge.realm).query else "?"
     status, body = ask_service(f"{challenge.realm}{joint}{urlencode(query)}", credentials.basic)
     token = _read_token(body) if status == 200 else ""

@@ -66,6 +66,7 @@ class Request:
         content: The body.
         patience_s: What the registry may need on top of ``silence_s`` before it answers.
         attempts: None: as many as the limits allow; 1 for what must not be repeated blindly.
+        also_pull: Another repository of the registry that it reads from.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Request:
     content: bytes = b""
     patience_s: float = 0.0
     attempts: int | None = None
+    also_pull: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class RegistrySession:
             with contextlib.closing(response):
                 if status == 401 and self.is_own(url) and not authorized:
                     authorized = True
-                    self._authorize(response)
+                    self._authorize(response, request.also_pull)
                     continue
                 if status in _REDIRECTS:
                     url = self._redirected(request, response)
@@ -262,7 +264,7 @@ class RegistrySession:
         except HTTPX_ERRORS as exc:
             raise self._broken(exc) from exc
 
-    def _authorize(self, response: httpx.Response) -> None:
+    def _authorize(self, response: httpx.Response, also_pull: str) -> None:
         challenge = read_challenge(response.headers.get_list("WWW-Authenticate"))
         if challenge is None:
             raise self._error(
@@ -276,6 +278,7 @@ class RegistrySession:
             self.reference,
             self._credentials,
             actions=self._actions,
+            also_pull=also_pull,
             ask_service=self._ask_service,
         )
         self.showed_secret = bool(self._credentials.secrets)

@@ -214,11 +214,11 @@ class _Upload:
 
     def _begin(self, mount_from: str | None) -> bool:
         """Open an upload; True where the registry could take the file from ``mount_from``."""
-        digest = self.blob.layer.digest
-        query = f"?mount={digest}&from={mount_from}" if mount_from else ""
-        # One attempt, as for all that follows: run() counts them.
-        request = Request("POST", f"blobs/uploads/{query}", attempts=1)
-        reply = self.session.send(request, wanted=(201, 202))
+        reply = self._mount(mount_from) if mount_from else None
+        if reply is None:
+            # One attempt, as for all that follows: run() counts them.
+            request = Request("POST", "blobs/uploads/", attempts=1)
+            reply = self.session.send(request, wanted=(201, 202))
         if reply.status_code == 201:
             self.on_bytes(self.blob.layer.size_bytes)
             return True
@@ -229,6 +229,17 @@ class _Upload:
             self.chunk_bytes = max(self.chunk_bytes, int(least))
         self._follow(reply)
         return False
+
+    def _mount(self, mount_from: str) -> Reply | None:
+        """Ask for a file of another repository; None where nothing may be taken from there."""
+        url = f"blobs/uploads/?mount={self.blob.layer.digest}&from={mount_from}"
+        request = Request("POST", url, attempts=1, also_pull=mount_from)
+        try:
+            return self.session.send(request, wanted=(201, 202))
+        except RegistryError as error:
+            if error.status_code not in (401, 403, 404):
+                raise
+            return None  # it was to save bytes, no more
 
     def _send(self) -> None:
         size_bytes = self.blob.layer.size_bytes

@@ -270,6 +270,44 @@ def test_mount(blob: Blob, records: UploadRecords) -> None:
     assert registry.blobs[blob.layer.digest] == CONTENT
 
 
+@pytest.mark.parametrize("grants", ["both", "its own", "none of two"])
+def test_mount_where_tokens_are_used(blob: Blob, records: UploadRecords, grants: str) -> None:
+    """A token for both repositories is asked for; where there is none, the file is sent."""
+    registry = MemoryRegistry(elsewhere={blob.layer.digest: CONTENT})
+    own, other = "repository:team/model:pull,push", "repository:team/base:pull"
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.url.host == "auth.example.com":
+            scopes = request.url.params.get_list("scope")
+            if grants == "none of two" and len(scopes) > 1:
+                return refusal(401, "DENIED", "no such repository")
+            return token_reply("+".join(scopes if grants == "both" else scopes[:1]))
+        shown = request.headers.get("Authorization", "").removeprefix("Bearer ").split("+")
+        wanted = {own, other} if "from" in request.url.params else {own}
+        may = wanted <= set(shown)
+        return None if may else asks_for('Bearer realm="https://auth.example.com/token"')
+
+    registry.fault = fault
+    told = push(registry, blob, records, "team/base")
+    assert registry.blobs[blob.layer.digest] == CONTENT
+    assert (told == [2560]) == (grants == "both")
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_repository_that_nothing_may_be_taken_from(
+    blob: Blob, records: UploadRecords, status: int
+) -> None:
+    """The file is sent: an option that saves bytes stops nothing."""
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        mounts = "from" in request.url.params
+        return refusal(status, "NAME_UNKNOWN", "repository name not known") if mounts else None
+
+    registry = MemoryRegistry(fault=fault)
+    push(registry, blob, records, "team/base")
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
 @pytest.mark.parametrize(
     ("least", "steps"),
     [("2000", [2000, 2560, 2560]), ("9" * 5000, [500, 1000, 1500, 2000, 2500, 2560, 2560])],
