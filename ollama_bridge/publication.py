@@ -32,7 +32,11 @@ from ollama_bridge.registry.attachments import (
 )
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.manifest import LICENSE_TYPE, Layer, Manifest, parse_manifest
-from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
+from ollama_bridge.registry.reference import (
+    RegistryReference,
+    check_repository,
+    parse_registry_reference,
+)
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.registry.upload import (
     Blob,
@@ -111,10 +115,9 @@ def publish(
         ArtifactError: its files are damaged.
         RegistryError: the registry refuses or breaks off.
     """
-    tag, target = check_tag(tag), parse_registry_reference(reference, insecure=insecure)
+    tag, target = check_tag(tag), _target(reference, insecure=insecure)
     if mount_from is not None:
-        named = f"{target.host}/{mount_from}"
-        mount_from = parse_registry_reference(named, insecure=insecure).repository
+        mount_from = _target(f"{target.host}/{mount_from}", insecure=insecure).repository
     license_text = _read_license(license_file)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer, Client(host) as client:
@@ -122,7 +125,7 @@ def publish(
         provenance = find_provenance(digest, run_dir=run_dir)
         files = None if way == "daemon" else _files_of(tag, client, provenance)
         if way == "auto":
-            way = "daemon" if files is None or target.host in _OLLAMA_HOSTS else "registry"
+            way = "daemon" if files is None or _is_ollamas(target) else "registry"
             if way == "daemon":
                 reporter.emit(Note(_STAGE, "warning", "the daemon pushes: no layers are added"))
         if way == "daemon":
@@ -160,7 +163,7 @@ def check_publication(
     Raises:
         ConfigError: a name, a credential, a proxy or a file that cannot be used.
     """
-    with _session(parse_registry_reference(reference, insecure=insecure)):
+    with _session(_target(reference, insecure=insecure)):
         _read_license(license_file)
 
 
@@ -196,6 +199,17 @@ def card(
         return model_card(
             tag, client.show(tag), provenance, license_text=license_text, published=False
         )
+
+
+def _target(reference: str, *, insecure: bool) -> RegistryReference:
+    target = parse_registry_reference(reference, insecure=insecure)
+    if not _is_ollamas(target):
+        check_repository(target)
+    return target
+
+
+def _is_ollamas(target: RegistryReference) -> bool:
+    return target.host.lower() in _OLLAMA_HOSTS
 
 
 def _carried_card(tag: str, client: Client) -> str | None:

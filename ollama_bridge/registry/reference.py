@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.modelfile import check_tag
 
 _FORM = "write it as REGISTRY/NAMESPACE/NAME:TAG, such as registry.example.com/team/sentiment:1.0"
+# A part of a repository's name (OCI distribution specification, "Pulling manifests").
+_REPOSITORY_PART = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*")
+# Docker Hub is called by the name of a web page.
+_ORIGINS = {
+    "docker.io": "https://registry-1.docker.io",
+    "index.docker.io": "https://registry-1.docker.io",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class RegistryReference:
     @property
     def origin(self) -> str:
         """Scheme and host of every request."""
-        return f"{'http' if self.plain else 'https'}://{self.host}"
+        return _ORIGINS.get(self.host.lower(), f"{'http' if self.plain else 'https'}://{self.host}")
 
     @property
     def name(self) -> str:
@@ -66,6 +74,11 @@ def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryRe
         raise ConfigError("a registry reference holds no '@'", hint=_FORM)
     if separator and scheme.lower() not in ("http", "https"):
         raise ConfigError(f"{text!r}: {scheme!r} is neither http nor https", hint=_FORM)
+    if rest.count("/") > 2:
+        raise ConfigError(
+            f"{text!r} has more than the three parts of Ollama's names",
+            hint=f"{_FORM} (GitLab: GROUP/PROJECT, no subgroup; Google: gcr.io/PROJECT/NAME)",
+        )
     full, _, tag = check_tag(rest).rpartition(":")
     parts = full.split("/")
     if len(parts) != 3:
@@ -78,6 +91,23 @@ def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryRe
             hint=f"use https://{rest}, or allow it with --insecure",
         )
     return RegistryReference(host, f"{namespace}/{name}", tag, plain)
+
+
+def check_repository(reference: RegistryReference) -> None:
+    """Refuse a repository that no registry but Ollama's can have, before it is sent anything.
+
+    Raises:
+        ConfigError: a capital letter, or a sign where none may be.
+    """
+    parts = reference.repository.split("/")
+    if all(_REPOSITORY_PART.fullmatch(part) for part in parts):
+        return
+    lower = replace(reference, repository=reference.repository.lower())
+    rule = "lower-case letters and digits, with . _ - between them"
+    raise ConfigError(
+        f"{reference}: registries have repositories of {rule}",
+        hint=f"write {lower}" if lower != reference else "choose another name",
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -76,10 +76,10 @@ def test_names_that_lead_elsewhere(reference: str) -> None:
         pull("ghcr.io/team/m:1", tag="../../x", host=daemon.host)
 
 
-@pytest.mark.parametrize("reference", ["team/m:1", "http://box:1/team/m:1"])
+@pytest.mark.parametrize("reference", ["team/m:1", "http://box:1/team/m:1", "box:1/Team/m:1"])
 def test_package_tells_a_wrong_name_first(reference: str, tmp_path: Path) -> None:
     """Not after the checkpoint was converted and proven."""
-    with pytest.raises(ConfigError, match=r"registry|encryption"):
+    with pytest.raises(ConfigError, match=r"registry|encryption|lower-case"):
         package(str(tmp_path / "no-checkpoint"), "m", publish_to=reference)
 
 
@@ -196,6 +196,17 @@ def test_a_daemon_whose_files_cannot_be_read_pushes_itself() -> None:
         (pushed,) = [one.json for one in daemon.asked if one.path == "/api/push"]
         assert pushed["insecure"] is True
         assert set(daemon.models) == {"m:latest"}
+
+
+def test_capital_letters_are_for_ollama_s_own_registry_alone() -> None:
+    """No other can have such a repository, nor one to take files from."""
+    with FakeDaemon() as daemon:
+        with pytest.raises(ConfigError, match="lower-case letters"):
+            publish("m", "localhost:5000/Team/m:1", host=daemon.host)
+        with pytest.raises(ConfigError, match="lower-case letters"):
+            publish("m", "localhost:5000/team/m:1", mount_from="Team/base", host=daemon.host)
+        assert not daemon.asked
+        assert publish("m", "Registry.Ollama.ai/Me/M:1", host=daemon.host).way == "daemon"
 
 
 def test_a_failed_push_leaves_no_name(tmp_path: Path) -> None:

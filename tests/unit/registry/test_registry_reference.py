@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.registry.reference import is_loopback, parse_registry_reference
+from ollama_bridge.registry.reference import (
+    check_repository,
+    is_loopback,
+    parse_registry_reference,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +21,9 @@ from ollama_bridge.registry.reference import is_loopback, parse_registry_referen
         ("127.0.0.1:5000/team/m", "http://127.0.0.1:5000", "127.0.0.1:5000/team/m:latest"),
         ("https://localhost:5000/team/m:1", "https://localhost:5000", "localhost:5000/team/m:1"),
         ("HTTP://localhost:5000/a/b", "http://localhost:5000", "localhost:5000/a/b:latest"),
+        # Docker Hub, as everybody writes it.
+        ("docker.io/me/m:1", "https://registry-1.docker.io", "docker.io/me/m:1"),
+        ("Index.docker.io/me/m", "https://registry-1.docker.io", "Index.docker.io/me/m:latest"),
     ],
 )
 def test_what_a_reference_means(text: str, origin: str, name: str) -> None:
@@ -59,6 +66,36 @@ def test_what_is_no_reference(text: str) -> None:
     """Anything that could mean another path or host is refused."""
     with pytest.raises(ConfigError):
         parse_registry_reference(text)
+
+
+@pytest.mark.parametrize("text", ["us-docker.pkg.dev/a/b/c:1", "https://gitlab.box/a/b/c/d"])
+def test_more_parts_than_ollama_has(text: str) -> None:
+    """Registries have them; the hint says what to do there."""
+    with pytest.raises(ConfigError, match="three parts") as caught:
+        parse_registry_reference(text)
+    assert "REGISTRY/NAMESPACE/NAME:TAG" in (caught.value.hint or "")
+    assert "GitLab" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["team/m", "my-org/a.b_c__d---e", "0/1"])
+def test_repositories_that_registries_have(name: str) -> None:
+    """Whatever the host and tag."""
+    check_repository(parse_registry_reference(f"ghcr.io/{name}:V1_x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("MyOrg/Model", "write ghcr.io/myorg/model:V1"),
+        ("team/m-", "another"),
+        ("a/b_-c", "another"),
+    ],
+)
+def test_repositories_that_no_registry_has(name: str, hint: str) -> None:
+    """Capital letters, which names of organisations have, or odd signs; the tag keeps its own."""
+    with pytest.raises(ConfigError, match="lower-case letters") as caught:
+        check_repository(parse_registry_reference(f"ghcr.io/{name}:V1"))
+    assert hint in (caught.value.hint or "")
 
 
 def test_a_password_in_a_reference_is_not_repeated() -> None:
