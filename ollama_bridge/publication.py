@@ -8,7 +8,6 @@ is Ollama's own, the daemon pushes.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Literal
 from ollama_bridge.assets import home_dir
 from ollama_bridge.card import model_card
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import listed_name
+from ollama_bridge.daemon.push import push_as
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
 from ollama_bridge.daemon.tags import model_digest
-from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
+from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.provenance import Provenance, find_provenance
 from ollama_bridge.registry.attachments import (
@@ -134,7 +133,17 @@ def publish(
                     "the daemon pushes a tag as it is, and cannot add a licence",
                     hint="write LICENSE into the Modelfile, or leave --license out",
                 )
-            done = _through_daemon(tag, digest, target, client, reporter)
+            push_as(
+                client,
+                tag,
+                str(target),
+                digest=digest,
+                insecure=target.plain,
+                on_progress=lambda done, total: reporter.emit(
+                    Progress(_STAGE, done, total, "bytes")
+                ),
+            )
+            done = Publication(str(target), "daemon")
         elif files is None:
             raise ArtifactError(
                 f"the files of {tag} are not on this machine, or may not be read",
@@ -312,44 +321,6 @@ def _send(
 def _session(target: RegistryReference) -> RegistrySession:
     credentials = read_credentials(target.host)
     return RegistrySession(target, actions="pull,push", credentials=credentials)
-
-
-def _through_daemon(
-    tag: str, digest: str, target: RegistryReference, client: Client, reporter: Reporter
-) -> Publication:
-    """Under the registry's name for the time of the push, where it does not have it anyway."""
-    name = str(target)
-    there = next((one for one in client.list() if _is_same_name(one.name, name)), None)
-    if there is not None and there.digest == digest:
-        # Its own name, or what a push left that was killed: which of them, nobody knows.
-        _push(name, target, client, reporter)
-        return Publication(name, "daemon")
-    if there is not None:
-        raise ConfigError(
-            f"the daemon already has a {there.name}, which is another model",
-            hint=f"publish that one: ollama-bridge publish {there.name} {name}; or remove it: "
-            f"ollama rm {there.name}",
-        )
-    try:
-        client.copy(tag, name)  # who is interrupted here may have copied already
-        _push(name, target, client, reporter)
-    finally:
-        with contextlib.suppress(ModelNotFoundError):
-            client.delete(name)
-    return Publication(name, "daemon")
-
-
-def _is_same_name(listed: str, name: str) -> bool:
-    """Whether the daemon takes both for one: it leaves out what is Ollama's own, and any case."""
-    return listed_name(listed.casefold()) == listed_name(name.casefold())
-
-
-def _push(name: str, target: RegistryReference, client: Client, reporter: Reporter) -> None:
-    client.push(
-        name,
-        insecure=target.plain,
-        on_progress=lambda done, total: reporter.emit(Progress(_STAGE, done, total, "bytes")),
-    )
 
 
 def _stored_blob(stored: StoredManifest, layer: Layer, tag: str) -> Blob:
