@@ -19,7 +19,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.daemon.push import push_as
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
 from ollama_bridge.daemon.tags import model_digest
-from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.provenance import Provenance, find_provenance
 from ollama_bridge.registry.attachments import (
@@ -30,7 +30,13 @@ from ollama_bridge.registry.attachments import (
     small_blob,
 )
 from ollama_bridge.registry.credentials import read_credentials
-from ollama_bridge.registry.manifest import LICENSE_TYPE, Layer, Manifest, parse_manifest
+from ollama_bridge.registry.manifest import (
+    LICENSE_TYPE,
+    Layer,
+    Manifest,
+    digest_bytes,
+    parse_manifest,
+)
 from ollama_bridge.registry.reference import (
     RegistryReference,
     check_repository,
@@ -122,17 +128,13 @@ def publish(
     with Timed(reporter, _STAGE) as timer, Client(host) as client:
         digest = model_digest(client, tag)
         provenance = find_provenance(digest, run_dir=run_dir)
-        files = None if way == "daemon" else _files_of(tag, client, provenance)
+        files = None if way == "daemon" else _files_of(tag, digest, client, provenance)
         if way == "auto":
             way = "daemon" if files is None or _is_ollamas(target) else "registry"
             if way == "daemon":
                 reporter.emit(Note(_STAGE, "warning", "the daemon pushes: no layers are added"))
         if way == "daemon":
-            if license_text:
-                raise ConfigError(
-                    "the daemon pushes a tag as it is, and cannot add a licence",
-                    hint="write LICENSE into the Modelfile, or leave --license out",
-                )
+            _refuse_license(license_text)
             push_as(
                 client,
                 tag,
@@ -172,8 +174,11 @@ def check_publication(
     Raises:
         ConfigError: a name, a credential, a proxy or a file that cannot be used.
     """
-    with _session(_target(reference, insecure=insecure)):
-        _read_license(license_file)
+    target = _target(reference, insecure=insecure)
+    with _session(target):
+        license_text = _read_license(license_file)
+    if _is_ollamas(target):
+        _refuse_license(license_text)
 
 
 def card(
@@ -234,16 +239,25 @@ def _carried_card(tag: str, client: Client) -> str | None:
 
 
 def _files_of(
-    tag: str, client: Client, provenance: Provenance
+    tag: str, digest: str, client: Client, provenance: Provenance
 ) -> tuple[Manifest, list[Blob]] | None:
     """Manifest and files of a tag: the daemon's own, else made again; None: neither is to be had.
 
     Raises:
         ArtifactError: the daemon's files are damaged.
+        DaemonError: the tag is another model than a moment ago, which ``provenance`` is of.
     """
     stored = find_manifest(client, tag)
     if stored is None:
-        return rebuild(provenance, client.show(tag), model_digest(client, tag))
+        return rebuild(provenance, client.show(tag), digest)
+    # As in find_manifest: a last newline is not in the daemon's digest.
+    found = {digest_bytes(stored.content), digest_bytes(stored.content.removesuffix(b"\n"))}
+    if f"sha256:{digest.removeprefix('sha256:')}" not in found:
+        raise DaemonError(
+            f"{tag} was made anew while it was being published",
+            hint="run the same command again",
+            model=tag,
+        )
     manifest = parse_manifest(stored.content, where=tag)
     return manifest, [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
 
@@ -334,6 +348,14 @@ def _stored_blob(stored: StoredManifest, layer: Layer, tag: str) -> Blob:
             hint=f"the model in Ollama is damaged: ollama rm {tag}, then pull or create it again",
         )
     return Blob(layer, path)
+
+
+def _refuse_license(text: str) -> None:
+    if text:
+        raise ConfigError(
+            "the daemon pushes a tag as it is, and cannot add a licence",
+            hint="write LICENSE into the Modelfile, or leave --license out",
+        )
 
 
 def _read_license(path: Path | None) -> str:

@@ -131,8 +131,9 @@ class RegistrySession:
             self._http = httpx.Client(
                 headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
                 trust_env=not reference.loopback,
-                # Also for a plain registry: its token service or storage may be elsewhere.
-                verify=True,
+                # Also for a plain registry: its token service or storage may be elsewhere. On this
+                # machine no proxy is asked, but the user's own certificates are read all the same.
+                verify=httpx.create_ssl_context() if reference.loopback else True,
                 follow_redirects=False,
                 transport=transport,
             )

@@ -9,6 +9,8 @@ import pytest
 from fakes.daemon import FakeDaemon
 from fakes.registry import REFERENCE, MemoryRegistry, layer_of, manifest_of
 
+from ollama_bridge.errors import DaemonError
+from ollama_bridge.provenance import Provenance
 from ollama_bridge.publication import Publication, publish
 from ollama_bridge.registry.attachments import Kind, attach, media_type_of
 from ollama_bridge.registry.manifest import Manifest, digest_bytes, parse_manifest
@@ -102,3 +104,19 @@ def test_papers_that_say_nothing_of_the_model_go(stored: Stored, why: str, *, ca
     done, kinds = stored.publish(card=card)
     assert kinds == (["card"] if card else [])
     assert len(done.added) == len(kinds)
+
+
+def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof that was looked up is not of the model that would be sent with it."""
+    stored.hold(manifest_of(WEIGHTS, CONFIG), [WEIGHTS, CONFIG])
+
+    def find(*_: object, **__: object) -> Provenance:
+        stored.hold(manifest_of(b"GGUF others", CONFIG), [b"GGUF others", CONFIG])
+        return Provenance()
+
+    monkeypatch.setattr("ollama_bridge.publication.find_provenance", find)
+    with pytest.raises(DaemonError, match="made anew"):
+        stored.publish()
+    assert not stored.registry.asked
+    monkeypatch.setattr("ollama_bridge.publication.find_provenance", lambda *_, **__: Provenance())
+    stored.publish()

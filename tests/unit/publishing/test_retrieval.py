@@ -13,7 +13,7 @@ from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 
 from ollama_bridge.errors import ConfigError, DaemonError, RegistryContentError, RegistryError
 from ollama_bridge.packaging import package
-from ollama_bridge.publication import publish
+from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
@@ -81,6 +81,30 @@ def test_package_tells_a_wrong_name_first(reference: str, tmp_path: Path) -> Non
     """Not after the checkpoint was converted and proven."""
     with pytest.raises(ConfigError, match=r"registry|encryption|lower-case"):
         package(str(tmp_path / "no-checkpoint"), "m", publish_to=reference)
+
+
+@pytest.mark.parametrize("host", ["ollama.com", "Registry.Ollama.ai"])
+def test_package_tells_first_that_no_licence_is_added(host: str, tmp_path: Path) -> None:
+    """Where the daemon pushes, which adds none."""
+    licence = tmp_path / "LICENCE"
+    licence.write_text("Do what you like.")
+    with pytest.raises(ConfigError, match="cannot add a licence"):
+        package(
+            str(tmp_path / "no-checkpoint"),
+            "m",
+            publish_to=f"{host}/me/m:1",
+            license_file=licence,
+        )
+
+
+@pytest.mark.parametrize("reference", ["registry.example.com/me/m", "https://localhost:5443/me/m"])
+def test_certificates_that_cannot_be_used(
+    reference: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of a private authority count on this machine, too; so what is no file is told."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match="certificates that the environment names"):
+        check_publication(reference)
 
 
 def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
