@@ -291,7 +291,8 @@ class _Run:
     def _answer(self, answer: Answer) -> Reply:
         conversation = self.reference.conversation(answer.conversation)
         options = {**_GREEDY, "num_predict": answer.tokens + 8}
-        if self.reference.thinks:  # the chat API would take the answer apart
+        # The chat API would take a thinker's answer apart, and puts today into prompts with a day.
+        if self.reference.thinks or self.reference.dates:
             return self.client.generate(
                 self.tag, conversation.rendered, raw=True, think=False, options=options
             )

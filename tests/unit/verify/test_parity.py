@@ -11,27 +11,33 @@ from fakes.serving import FakeDaemon, small_reference
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import Noise
-from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Check
+from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Certificate, Check
 from ollama_bridge.verify.parity import check_parity
 
 TAG = "tiny:q8_0"
 
 
-def scores_of(daemon: FakeDaemon, metadata: Mapping[str, Any] | None = None) -> Check:
-    """How a Q8_0 tag compares whose rounding hardly moves the checkpoint."""
+def prove(
+    daemon: FakeDaemon, gguf_type: str = "q8_0", metadata: Mapping[str, Any] | None = None
+) -> Certificate:
+    """What is found of a tag whose rounding hardly moves the checkpoint."""
     noise = {"q8_0": Noise(max_difference=0.1, mean_kl_nats=0.0004)}
     daemon.reference = daemon.reference.model_copy(update={"noise": noise})
     daemon.create({"model": TAG, "files": {"model.gguf": "sha256:0"}, "system": "Be brief."})
-    certificate = check_parity(
+    return check_parity(
         daemon,  # type: ignore[arg-type]
         TAG,
         daemon.reference,
-        type="q8_0",
+        type=gguf_type,
         modelfile=Modelfile("model.gguf"),
         metadata=metadata or {},
         blob_digest="sha256:0",
     )
-    return next(check for check in certificate.checks if check.name == LOG_PROBABILITIES)
+
+
+def check_of(certificate: Certificate, name: str) -> Check:
+    """One check of it."""
+    return next(check for check in certificate.checks if check.name == name)
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
@@ -41,7 +47,7 @@ def test_one_undecided_answer_is_no_wrong_tensor(everywhere: bool) -> None:
     daemon = FakeDaemon(reference, logprob_shift=0.3)
     if not everywhere:
         daemon.shifted_prompt = reference.conversation("plain").rendered
-    check = scores_of(daemon)
+    check = check_of(prove(daemon), LOG_PROBABILITIES)
     assert check.passed == (not everywhere)
     assert check.numbers["mean_kl_nats"] < check.numbers["mean_kl_bound"]
     over = check.numbers["answers_kl_nats"] > check.numbers["answers_kl_bound"]
@@ -66,8 +72,17 @@ def test_windows_that_a_version_has_in_other_layers(
     daemon = FakeDaemon(small_reference(), ollama=version)
     metadata = {"general.architecture": "gemma2", key: layers}
     if not refused:
-        assert scores_of(daemon, metadata).passed
+        assert check_of(prove(daemon, metadata=metadata), LOG_PROBABILITIES).passed
         return
     with pytest.raises(DaemonError, match=key) as caught:
-        scores_of(daemon, metadata)
+        prove(daemon, metadata=metadata)
     assert "0.34.4" in (caught.value.hint or "")
+
+
+def test_an_answer_of_another_day_is_asked_for_with_its_own_prompt() -> None:
+    """Today's day in the prompt may change what was certain; what was certain then, still is."""
+    reference = small_reference()
+    daemon = FakeDaemon(reference, says="No")
+    assert not check_of(prove(daemon, "f16"), "greedy answers").passed
+    daemon.reference = reference.model_copy(update={"dates": {"%d %b %Y": "20 Nov 2026"}})
+    assert check_of(prove(daemon, "f16"), "greedy answers").passed
