@@ -20,10 +20,17 @@ from ollama_bridge.quantization.file_types import ALL_NAMES, name_of
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
+from ollama_bridge.rendering import choose_parameters
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
-from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Certificate, Check
+from ollama_bridge.verify.certificate import (
+    LOG_PROBABILITIES,
+    PARAMETERS,
+    SET_OTHERWISE,
+    Certificate,
+    Check,
+)
 from ollama_bridge.verify.parity import check_parity
-from ollama_bridge.verify.settings import read_parameters
+from ollama_bridge.verify.settings import describe_sampling, read_parameters
 
 _STAGE = "verify"
 
@@ -63,16 +70,18 @@ def verify_tag(
             reference = ReferenceValues.read(against.reference_path)
         else:
             reference = _carried_values(tag, details)
+        modelfile = _modelfile_of(details, blob.digest)
         certificate = check_parity(
             client,
             tag,
             reference,
             type=type_of(tag, details),
-            modelfile=_modelfile_of(details, blob.digest),
+            modelfile=modelfile,
             metadata=details.model_info,
             blob_digest=blob.digest,
             reporter=reporter,
         )
+        certificate = _with_sampling(certificate, modelfile, reference)
         # A model that is served with an adapter is not what its file alone holds.
         adapted = "\nADAPTER " in str(details.raw.get("modelfile", ""))
         if against is not None and blob.path is not None and not adapted:
@@ -83,6 +92,22 @@ def verify_tag(
             certificate = certificate.model_copy(update={"checks": checks})
         digests = [model.digest for model in client.list() if same_tag(model.name, tag)]
         return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
+
+
+def _with_sampling(
+    certificate: Certificate, modelfile: Modelfile, reference: ReferenceValues
+) -> Certificate:
+    """Say what the tag sets otherwise: its own Modelfile cannot tell, whoever changed it."""
+    said = describe_sampling(modelfile.parameters, choose_parameters(reference, {}), reference)
+    if not said:
+        return certificate
+    checks = tuple(
+        one.model_copy(update={"numbers": {**one.numbers, SET_OTHERWISE: said}})
+        if one.name == PARAMETERS
+        else one
+        for one in certificate.checks
+    )
+    return certificate.model_copy(update={"checks": checks})
 
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:

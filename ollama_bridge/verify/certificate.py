@@ -16,13 +16,13 @@ from ollama_bridge.errors import ArtifactError, ParityError
 # In the order in which a difference of one explains differences of the next.
 LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance")
 Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
-# The check that compares them.
-LOG_PROBABILITIES = "log-probabilities"
+# The checks that compare them.
+LOG_PROBABILITIES, PARAMETERS = "log-probabilities", "parameters"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
-# Keys of the numbers of a check: parameters that the tag does not set, capabilities that its
-# TEMPLATE does without.
-LEFT_TO_DAEMON, GIVEN_UP = "left_to_daemon", "given_up"
+# Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
+# than its checkpoint, capabilities that its TEMPLATE does without.
+LEFT_TO_DAEMON, SET_OTHERWISE, GIVEN_UP = "left_to_daemon", "set_otherwise", "given_up"
 
 _HINTS: dict[str, str] = {
     "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
@@ -31,7 +31,8 @@ _HINTS: dict[str, str] = {
     "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",
     "rounding": "take a finer type: --type f16; if that is refused too, the weights are as good as "
     "random: train them first, or look at them unproven: --force",
-    "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint",
+    "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint, and none "
+    "that its answers hold",
     "sampling": "write the parameter into the recipe: modelfile.parameters",
     "provenance": "publish it again, which replaces them; a model that is made FROM another "
     "inherits its layers",
@@ -52,8 +53,8 @@ class Check(BaseModel):
         passed: Whether it is within its bounds.
         numbers: Counts, measured values and the bounds they were held against; ``proof`` says how
             prompts were compared (``verify.prompts``), ``left_to_daemon`` which parameters a tag of
-            others does not set, ``given_up`` what the TEMPLATE of a tag of ours does without
-            (``verify.settings``).
+            others does not set, ``set_otherwise`` which a tag sets otherwise than its checkpoint,
+            ``given_up`` what the TEMPLATE of a tag of ours does without (``verify.settings``).
         difference: The first difference, in words.
     """
 
@@ -118,6 +119,7 @@ class Certificate(BaseModel):
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
         counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
         left, given_up = numbers.get(LEFT_TO_DAEMON), numbers.get(GIVEN_UP)
+        set_otherwise = numbers.get(SET_OTHERWISE)
         return (
             f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
             f"{numbers.get('prompts', 0)} prompts{counted}, {numbers.get('tokens', 0)} tokens, "
@@ -126,6 +128,7 @@ class Certificate(BaseModel):
             f"mean KL {numbers.get('mean_kl_nats', 0):.5f} nats)"
             + (f"; its TEMPLATE gives up {given_up}" if given_up else "")
             + (f"; it leaves to Ollama's defaults: {left}" if left else "")
+            + (f"; it sets {set_otherwise}" if set_otherwise else "")
         )
 
     def raise_if_failed(self) -> None:

@@ -21,7 +21,7 @@ from ollama_bridge.verify.bounds import Bounds, bounds_of, recorded_noise
 from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Certificate, Check
 from ollama_bridge.verify.prompts import check_prompts
 from ollama_bridge.verify.scores import ServedScore, compare_tops, special_texts
-from ollama_bridge.verify.settings import check_settings
+from ollama_bridge.verify.settings import check_settings, read_parameters, text_before_stop
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
 # The likeliest end token has to lead by this before a daemon is held to ending there, and losing
@@ -88,7 +88,7 @@ def check_parity(
         run.check_scores(prompts, answers),
         *check_settings(details, modelfile, reference, metadata),
         run.check_ends(),
-        run.check_generation(),
+        run.check_generation(read_parameters(details.parameters).get("stop", [])),
     )
     return Certificate(
         tag=tag,
@@ -258,15 +258,19 @@ class _Run:
             difference=first,
         )
 
-    def check_generation(self) -> Check:
-        """Through the chat API: certain text is repeated, and a finished answer has ended."""
+    def check_generation(self, stops: Iterable[object]) -> Check:
+        """Through the chat API: certain text is repeated, and a finished answer has ended.
+
+        What a stop of the tag cuts off is not the tensors' fault, and said of the stops.
+        """
         tried, reloaded, first = 0, 0, None
         for answer in self.reference.answers:
             if not answer.greedy:
                 continue
             tried += 1
+            certain = text_before_stop(answer.certain_text, stops)
             reply = self._answer(answer)
-            if self.bounds.same_text and not reply.text.startswith(answer.certain_text):
+            if self.bounds.same_text and not reply.text.startswith(certain):
                 # Runners go on from saved states of earlier prompts, which are not exact where a
                 # model looks through a sliding window. A fresh one has none.
                 reloaded += 1
@@ -274,7 +278,7 @@ class _Run:
                 reply = self._answer(answer)
             problem = None
             same = reply.text == answer.text
-            if self.bounds.same_text and not reply.text.startswith(answer.certain_text):
+            if self.bounds.same_text and not reply.text.startswith(certain):
                 problem = "the greedy answer differs where the checkpoint is certain"
             elif same and answer.ends and reply.done_reason != "stop":
                 problem = f"the answer does not end (done_reason {reply.done_reason!r})"

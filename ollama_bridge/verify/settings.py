@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
-from ollama_bridge.verify.certificate import GIVEN_UP, LEFT_TO_DAEMON, Check
+from ollama_bridge.verify.certificate import GIVEN_UP, LEFT_TO_DAEMON, PARAMETERS, Check
 from ollama_bridge.verify.vocabulary import runner_ends
 
 # What changes an answer, or keeps it from ending, and has another default in another version.
 _ALWAYS_WRITTEN = ("temperature", "repeat_penalty", "num_predict")
+# What else changes an answer, by the value that changes nothing.
+_PENALTIES = {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_DRAWING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # of no effect at temperature 0
 
 
 def check_settings(
@@ -62,6 +65,41 @@ def read_parameters(text: str) -> dict[str, list[object]]:
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values[name].append({"true": True, "false": False}.get(value, value))
     return dict(values)
+
+
+def text_before_stop(text: str, stops: Iterable[object]) -> str:
+    """What a tag with these stops says of an answer."""
+    found = [text.index(stop) for stop in stops if isinstance(stop, str) and stop in text]
+    return text[: min(found, default=len(text))]
+
+
+def describe_sampling(
+    parameters: Mapping[str, ParameterValue],
+    own: Mapping[str, ParameterValue],
+    reference: ReferenceValues,
+) -> str:
+    """What a tag sets otherwise than its checkpoint, as whoever made it may have wanted.
+
+    Args:
+        parameters: Of the tag.
+        own: What they are where nobody asks for anything: the checkpoint's own sampling.
+        reference: Has the checkpoint's answers.
+
+    Returns:
+        Names and values; empty where there is nothing to say.
+    """
+    drawing = _DRAWING if parameters.get("temperature") != 0 else {}
+    said = []
+    for name, neutral in {"temperature": None, **drawing, **_PENALTIES}.items():
+        value = parameters.get(name)
+        if value not in (None, own.get(name, neutral)):
+            known = f" (checkpoint: {own[name]:g})" if name in own else ""
+            said.append(f"{name} {value:g}{known}")
+    limit = parameters.get("num_predict")
+    needed = max((one.tokens + one.ends for one in reference.answers if one.greedy), default=0)
+    if isinstance(limit, int) and 0 <= limit < needed:
+        said.append(f"num_predict {limit} (an answer of the checkpoint: {needed})")
+    return ", ".join(said)
 
 
 def _check_texts(details: ModelDetails, modelfile: Modelfile, reference: ReferenceValues) -> Check:
@@ -139,6 +177,7 @@ def _check_stops(
             break
     if difference is None and sorted(map(repr, stops)) != sorted(map(repr, wanted)):
         difference = f"the Modelfile has the stops {wanted}, the daemon {stops}"
+    difference = difference or _first_cut(stops, reference)
     return Check(
         name="stops",
         layer="stop",
@@ -146,6 +185,19 @@ def _check_stops(
         numbers={"stops": len(stops)},
         difference=difference,
     )
+
+
+def _first_cut(stops: Iterable[object], reference: ReferenceValues) -> str | None:
+    """An answer of the checkpoint, as far as it is certain of it, that the tag does not finish.
+
+    What ends turns is a stop by right, whether it is a token or plain text.
+    """
+    ends = {reference.turn_end, *(token.text for token in reference.end_tokens)}
+    for stop in [stop for stop in stops if isinstance(stop, str) and stop not in ends]:
+        for answer in reference.answers:
+            if answer.greedy and stop in answer.certain_text:
+                return f"the stop {stop!r} cuts the checkpoint's {answer.name!r}"
+    return None
 
 
 def _check_sampling(
@@ -165,7 +217,7 @@ def _check_sampling(
     elif left:
         difference = difference or f"{left[0]} is left to the daemon's default"
     return Check(
-        name="parameters",
+        name=PARAMETERS,
         layer="sampling",
         passed=difference is None,
         numbers=numbers,

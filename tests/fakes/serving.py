@@ -129,6 +129,7 @@ class FakeDaemon:
         copies_wrongly: Whether a copied tag is another one.
         loaded: Tags in memory.
         created_at: When each tag was made.
+        model_info: What it reads in the file.
         ollama: Its version.
         fail_at: Name of the method that raises ``failure``.
         host: Another machine's, so that files are sent.
@@ -148,6 +149,7 @@ class FakeDaemon:
     copies_wrongly: bool = False
     loaded: list[str] = field(default_factory=list)
     created_at: str = "2026-01-01T00:00:00Z"
+    model_info: dict[str, Any] = field(default_factory=dict)
     ollama: str = "0.34.4"
     fail_at: str | None = None
     failure: BaseException | None = None
@@ -220,7 +222,7 @@ class FakeDaemon:
         if self.right_once_unloaded:
             self.says = None
 
-    def show(self, tag: str) -> ModelDetails:
+    def show(self, tag: str, *, verbose: bool = False) -> ModelDetails:
         """What was created, in the daemon's notation."""
         request = self._stored(tag).request
         lines = []
@@ -238,7 +240,7 @@ class FakeDaemon:
             template=request.get("template", ""),
             system=request.get("system", ""),
             parameters="\n".join(lines),
-            model_info={},
+            model_info=self.model_info,
             capabilities=("completion",),
             raw={},
         )

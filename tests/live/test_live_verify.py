@@ -43,6 +43,7 @@ from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.verification import verify_tag
 
@@ -89,10 +90,22 @@ def test_values_survive_a_copy_of_the_tag(
 ) -> None:
     """What ``ollama cp`` and ``FROM tag`` make carries the values too."""
     gguf = tiny.gguf("f16")
-    client.copy(created(gguf, modelfile_of(gguf, "Be brief.")), "live-verify-copy:latest")
+    modelfile = modelfile_of(gguf, "Be brief.")
+    client.copy(created(gguf, modelfile), "live-verify-copy:latest")
     try:
         assert verify_tag("live-verify-copy", client=client).passed
-        client.create({"model": "live-verify-copy", "from": "live-verify", "system": "Be long."})
+        changed = {"model": "live-verify-copy", "from": "live-verify"}
+        client.create({**changed, "parameters": {"temperature": 5.0}})
+        verdict = verify_tag("live-verify-copy", client=client).verdict
+        assert verdict.endswith("; it sets temperature 5 (checkpoint: 0)")
+        answers = ReferenceValues.read(gguf.reference_path).answers
+        said = next(one.certain_text for one in answers if one.greedy and one.certain_text)
+        stops = [*modelfile.parameters["stop"], said[-1]]
+        client.create({**changed, "parameters": {"stop": stops}})
+        failure = verify_tag("live-verify-copy", client=client).first_failure
+        assert failure is not None
+        assert (failure.name, failure.layer) == ("stops", "stop")
+        client.create({**changed, "system": "Be long."})
         failure = verify_tag("live-verify-copy", client=client).first_failure
         assert failure is not None
         assert failure.layer == "template"

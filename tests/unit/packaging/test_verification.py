@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
+from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
 from ollama_bridge.inspection import verify
+from ollama_bridge.reference import REFERENCE_KEY
 from ollama_bridge.verification import type_of, verify_tag
+from ollama_bridge.verify.certificate import Certificate
 
 
 class FakeClient:
@@ -66,3 +69,60 @@ def test_a_base_without_its_adapter_is_refused() -> None:
     with pytest.raises(ConfigError, match="that of an adapter") as caught:
         verify("m", base="./base")
     assert "--against ADAPTER --base ./base" in (caught.value.hint or "")
+
+
+def verify_changed(**parameters: object) -> Certificate:
+    """What is found of a Q8_0 tag that carries its values, made FROM ours with these parameters."""
+    reference = small_reference().model_copy(
+        update={"generation": {"do_sample": True, "temperature": 0.6}}
+    )
+    tokens = ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b", "Yes", "No"]
+    daemon = FakeDaemon(
+        reference,
+        model_info={
+            REFERENCE_KEY: reference.to_json(),
+            "general.file_type": 7,
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.eos_token_id": 2,
+        },
+    )
+    own = {
+        "temperature": 0.6,
+        "top_k": 50,
+        "top_p": 1.0,
+        "repeat_penalty": 1.0,
+        "num_predict": 1024,
+        "stop": ["<|im_end|>"],
+    }
+    daemon.create(
+        {
+            "model": "m:latest",
+            "files": {"model.gguf": f"sha256:{'a' * 64}"},
+            "template": CHATML_GO,
+            "system": SYSTEM,
+            "parameters": {**own, **parameters},
+        }
+    )
+    return verify_tag("m:latest", client=cast(Client, daemon))
+
+
+def test_what_a_tag_sets_otherwise_is_said() -> None:
+    """Whoever made it FROM ours may have wanted it: no failure, but no secret either."""
+    assert "; it sets" not in verify_changed().verdict
+    certificate = verify_changed(temperature=5, repeat_penalty=3, num_predict=1)
+    assert certificate.passed, certificate.first_failure
+    said = (
+        "temperature 5 (checkpoint: 0.6), repeat_penalty 3 (checkpoint: 1), "
+        "num_predict 1 (an answer of the checkpoint: 2)"
+    )
+    assert certificate.verdict.endswith(f"; it sets {said}")
+    assert f'"set_otherwise": "{said}"' in certificate.to_json()
+
+
+def test_a_stop_that_cuts_the_checkpoint_s_answer_fails() -> None:
+    """Every answer would be cut there, of whatever type the weights are."""
+    failure = verify_changed(stop=["<|im_end|>", "e"]).first_failure
+    assert failure is not None
+    assert (failure.name, failure.layer) == ("stops", "stop")
+    assert failure.difference == "the stop 'e' cuts the checkpoint's 'plain: own answer'"
+    assert verify_changed(stop=["<|im_end|>", "### User"]).passed

@@ -9,10 +9,10 @@ import pytest
 from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge.errors import ArtifactError, ParityError
-from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, Special
 from ollama_bridge.verify.certificate import LAYERS, LEFT_TO_DAEMON, Certificate, Check
-from ollama_bridge.verify.settings import check_settings, read_parameters
+from ollama_bridge.verify.settings import check_settings, describe_sampling, read_parameters
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
 TOKENS = ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b", "Yes", "No"]
@@ -229,6 +229,47 @@ def test_a_default_system_prompt_may_be_left_to_the_template() -> None:
     without = replace(BARE, system=None)
     texts, *_ = check_settings(shown(without).show("t"), without, reference, GOOD)
     assert texts.passed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"temperature": 0.6, "top_k": 50, "presence_penalty": 0}, ""),
+        ({"temperature": 0.0, "top_k": 20}, "temperature 0 (checkpoint: 0.6)"),
+        ({"temperature": 0.6, "top_k": 20}, "top_k 20 (checkpoint: 50)"),
+        ({"temperature": 0.6, "min_p": 0.1}, "min_p 0.1"),
+        ({"presence_penalty": 1.5}, "presence_penalty 1.5"),
+        ({"num_predict": 2}, ""),
+        ({"num_predict": -1}, ""),
+        ({"num_ctx": 512, "seed": 7, "stop": ("x",)}, ""),
+    ],
+)
+def test_what_is_said_of_sampling(parameters: dict[str, ParameterValue], said: str) -> None:
+    """What changes an answer, and is not the checkpoint's; nothing of the cuts at temperature 0."""
+    own: dict[str, ParameterValue] = {"temperature": 0.6, "top_k": 50, "repeat_penalty": 1.0}
+    assert describe_sampling(parameters, own, small_reference()) == said
+
+
+@pytest.mark.parametrize(
+    ("stop", "answer", "passed"),
+    [
+        ("e", {}, False),
+        ("e", {"greedy": False}, True),
+        ("e", {"certain_text": "Y"}, True),
+        ("</turn>", {"certain_text": "Yes</turn>"}, True),
+    ],
+    ids=["certain", "a label", "not certain", "what ends turns"],
+)
+def test_stops_may_not_cut_what_is_certain(
+    stop: str, answer: dict[str, object], passed: bool
+) -> None:
+    """Whoever wants that stop wants other answers than the checkpoint's."""
+    reference = small_reference()
+    answers = (reference.answers[0].model_copy(update=answer),)
+    reference = reference.model_copy(update={"answers": answers, "turn_end": "</turn>"})
+    modelfile = replace(MODELFILE, parameters={"stop": ("<|im_end|>", stop)})
+    checks = check_settings(shown(modelfile).show("t"), modelfile, reference, GOOD)
+    assert next(check for check in checks if check.name == "stops").passed == passed
 
 
 def test_parameters_are_read_in_go_notation() -> None:

@@ -18,18 +18,23 @@ TAG = "tiny:q8_0"
 
 
 def prove(
-    daemon: FakeDaemon, gguf_type: str = "q8_0", metadata: Mapping[str, Any] | None = None
+    daemon: FakeDaemon,
+    gguf_type: str = "q8_0",
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    stops: tuple[str, ...] = ("<|im_end|>",),
 ) -> Certificate:
     """What is found of a tag whose rounding hardly moves the checkpoint."""
     noise = {"q8_0": Noise(max_difference=0.1, mean_kl_nats=0.0004)}
     daemon.reference = daemon.reference.model_copy(update={"noise": noise})
-    daemon.create({"model": TAG, "files": {"model.gguf": "sha256:0"}, "system": "Be brief."})
+    modelfile = Modelfile("model.gguf", system="Be brief.", parameters={"stop": stops})
+    daemon.create(modelfile.to_request(TAG, blob_digest="sha256:0"))
     return check_parity(
         daemon,  # type: ignore[arg-type]
         TAG,
         daemon.reference,
         type=gguf_type,
-        modelfile=Modelfile("model.gguf"),
+        modelfile=modelfile,
         metadata=metadata or {},
         blob_digest="sha256:0",
     )
@@ -86,3 +91,11 @@ def test_an_answer_of_another_day_is_asked_for_with_its_own_prompt() -> None:
     assert not check_of(prove(daemon, "f16"), "greedy answers").passed
     daemon.reference = reference.model_copy(update={"dates": {"%d %b %Y": "20 Nov 2026"}})
     assert check_of(prove(daemon, "f16"), "greedy answers").passed
+
+
+@pytest.mark.parametrize(("says", "blamed"), [("Y", ["stops"]), ("N", ["stops", "greedy answers"])])
+def test_a_stop_that_cuts_an_answer_is_not_the_tensors_fault(says: str, blamed: list[str]) -> None:
+    """What the daemon says up to it is what the checkpoint says; other weights would say more."""
+    certificate = prove(FakeDaemon(small_reference(), says=says), "f16", stops=("<|im_end|>", "e"))
+    wrong = [one.name for one in certificate.checks if one.layer in ("stop", "tensor")]
+    assert [name for name in wrong if not check_of(certificate, name).passed] == blamed
