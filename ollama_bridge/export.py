@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
-from ollama_bridge.client.values import listed_name
+from ollama_bridge.client.values import name_key
 from ollama_bridge.config import Recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.source import Source
@@ -66,23 +66,18 @@ def check_tags(recipe: Recipe) -> None:
     """
     of_types = [tag_of(recipe, gguf_type) for gguf_type in recipe.export.types]
     sources = {
-        _comparable(model.removeprefix(_IN_OLLAMA)): (role, model)
+        name_key(model.removeprefix(_IN_OLLAMA)): (role, model)
         for role, model in (("student", recipe.student.model), ("teacher", recipe.teacher.model))
         if model.startswith(_IN_OLLAMA)
     }
     for tag in (*of_types, _budget_tag_of(recipe), teacher_tag_of(recipe)):
         check_tag(tag)
-        if _comparable(tag) in sources:
-            role, model = sources[_comparable(tag)]
+        if name_key(tag) in sources:
+            role, model = sources[name_key(tag)]
             raise ConfigError(
                 f"the tag {tag} is the recipe's {role}, {model}: the build would replace it",
                 hint=f"name another: --tag {recipe.export.tag}-student",
             )
-
-
-def _comparable(tag: str) -> str:
-    """Ollama keeps one model under names that differ in case only."""
-    return listed_name(tag).casefold()
 
 
 def check_start(

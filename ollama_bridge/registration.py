@@ -27,6 +27,7 @@ from ollama_bridge.artifacts import (
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob
+from ollama_bridge.daemon.store import same_tag
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -383,7 +384,7 @@ class _Job:
 
     def _digest_of(self, name: str) -> str | None:
         for model in self.client.list():
-            if model.name.casefold() == name.casefold():
+            if same_tag(model.name, name):
                 return model.digest
         return None
 

@@ -30,8 +30,8 @@ from ollama_bridge.client import (
     Thinking,
     read_address,
 )
+from ollama_bridge.client.values import name_key
 from ollama_bridge.daemon.runners import BLOB, runners
-from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 from ollama_bridge.speed_bound import memory_bandwidth, read_bytes
@@ -222,9 +222,9 @@ async def _measure_all(
     total = len(tags) * len(load.concurrencies) * load.requests
     found: list[TagSpeed] = []
     async with AsyncClient(host) as client:
-        sizes = {model.name: model.size_bytes for model in await client.list()}
+        sizes = {name_key(model.name): model.size_bytes for model in await client.list()}
         for tag in tags:
-            if full_name(tag) not in sizes:
+            if name_key(tag) not in sizes:
                 raise ModelNotFoundError(
                     f"the daemon has no model {tag!r}",
                     status_code=404,
@@ -237,7 +237,7 @@ async def _measure_all(
             asker = _Asker(client, tag, load, reporter, total, len(found))
             measured = [await asker.measure(at) for at in load.concurrencies]
             details = await client.show(tag, verbose=True)
-            size_bytes = sizes[full_name(tag)]
+            size_bytes = sizes[name_key(tag)]
             tensors = details.raw.get("tensors") or ()
             weights_bytes = read_bytes(tensors, details.model_info) or size_bytes
             allowed = bandwidth

@@ -222,7 +222,7 @@ class RunningModel:
 
     def is_called(self, model: str | None) -> bool:
         """Whether a request means it by this name."""
-        return model is not None and self.name in (model, listed_name(model))
+        return model is not None and name_key(model) == name_key(self.name)
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,11 @@ def listed_name(model: str) -> str:
     """A model's name as the daemon lists it: with a tag, and without what is Ollama's own."""
     name = model.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+
+
+def name_key(model: str) -> str:
+    """What all names of one model have in common: to Ollama, case makes no other name."""
+    return listed_name(model.casefold())
 
 
 def read_models(data: object) -> list[ModelSummary]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.client import Client
+from ollama_bridge.client.values import name_key
 from ollama_bridge.errors import DaemonError, RequestRejectedError
 
 _ASKED_TAGS = 3
@@ -121,9 +122,11 @@ def find_manifest(client: Client, tag: str) -> StoredManifest | None:
         ModelNotFoundError: the daemon has no such tag.
         DaemonError: it does not answer.
     """
-    name, _, label = _full_name(tag).rpartition(":")
-    # A tag's digest is that of its manifest: so a store of another daemon is not mistaken.
-    digests = {m.digest.removeprefix("sha256:") for m in client.list() if same_tag(m.name, tag)}
+    listed = next((model for model in client.list() if same_tag(model.name, tag)), None)
+    if listed is None:
+        return None
+    # Its file is called as the daemon lists it; file names have a case.
+    name, _, label = _full_name(listed.name).rpartition(":")
     blob = Path(_from_line(client.show(tag).modelfile) or "")
     shown = [blob.parent.parent] if _BLOB_NAME.search(blob.name) and blob.is_absolute() else []
     for store in (*shown, *_stores()):
@@ -131,9 +134,10 @@ def find_manifest(client: Client, tag: str) -> StoredManifest | None:
             content = (store / "manifests" / name / label).read_bytes()
         except OSError:
             continue
-        # What the daemon's decoder leaves unread is not in its digest: a last newline.
+        # A tag's digest is that of its manifest: so a store of another daemon is not mistaken. What
+        # the daemon's decoder leaves unread is not in it: a last newline.
         for candidate in (content, content.removesuffix(b"\n")):
-            if hashlib.sha256(candidate).hexdigest() in digests:
+            if hashlib.sha256(candidate).hexdigest() == listed.digest.removeprefix("sha256:"):
                 return StoredManifest(content, store)
     return None
 
@@ -188,8 +192,8 @@ def _listed_size(client: Client, tag: str) -> int:
 
 
 def same_tag(listed: str, tag: str) -> bool:
-    """Whether two names are of one tag, whatever parts of them are left out."""
-    return _full_name(listed) == _full_name(tag)
+    """Whether two names are of one tag, whatever parts of them are left out, in any case."""
+    return name_key(listed) == name_key(tag)
 
 
 def _full_name(tag: str) -> str:

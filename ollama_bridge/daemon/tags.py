@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from ollama_bridge.client import Client
+from ollama_bridge.daemon.store import same_tag
 from ollama_bridge.errors import ModelNotFoundError
-
-
-def full_name(tag: str) -> str:
-    """A tag as the daemon lists it: with ``:latest`` where it has no version."""
-    return tag if ":" in tag.rsplit("/", 1)[-1] else f"{tag}:latest"
 
 
 def model_digest(client: Client, tag: str) -> str:
@@ -17,9 +13,8 @@ def model_digest(client: Client, tag: str) -> str:
     Raises:
         ModelNotFoundError: the daemon has no such tag.
     """
-    wanted = full_name(tag)
     for model in client.list():
-        if model.name == wanted:
+        if same_tag(model.name, tag):
             return model.digest
     raise ModelNotFoundError(
         f"the daemon has no model {tag!r}",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import Corpus, EvalReport, Work
+from ollama_bridge.client.values import name_key
 from ollama_bridge.config import EvaluateSection, TaskSection
-from ollama_bridge.daemon.tags import full_name
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ContextOverflowError, ModelNotFoundError
 from ollama_bridge.evaluation.held_out import (
@@ -197,9 +197,9 @@ class _Interview:
         self._client.chat(tag, _WARM_UP, options={**self._options[name], "num_predict": 1})
         if (name, None) in self._known:
             return
-        running = {model.name: model.size_bytes for model in self._client.ps()}
-        if full_name(tag) in running:
-            self._journal.append({"model": name, "memory_bytes": running[full_name(tag)]})
+        running = {name_key(model.name): model.size_bytes for model in self._client.ps()}
+        if name_key(tag) in running:
+            self._journal.append({"model": name, "memory_bytes": running[name_key(tag)]})
             self._known.add((name, None))
 
     def _ask(self, name: str, example: Example) -> None:
@@ -234,16 +234,18 @@ class _Served:
 
 
 def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
-    listed = {model.name: _Served(model.digest, model.size_bytes) for model in client.list()}
+    listed = {
+        name_key(model.name): _Served(model.digest, model.size_bytes) for model in client.list()
+    }
     for tag in tags.values():
-        if full_name(tag) not in listed:
+        if name_key(tag) not in listed:
             raise ModelNotFoundError(
                 f"the daemon has no model {tag!r}",
                 status_code=404,
                 model=tag,
                 hint="ollama-bridge ls shows what it has",
             )
-    return {name: listed[full_name(tag)] for name, tag in tags.items()}
+    return {name: listed[name_key(tag)] for name, tag in tags.items()}
 
 
 def _that_think(details: Mapping[str, ModelDetails], corpus: Corpus) -> list[str]:

@@ -204,9 +204,14 @@ class FakeDaemon:
         del self.tags[tag]
 
     def list(self) -> list[ModelSummary]:
-        """All tags."""
+        """All tags, without what is Ollama's own in their names."""
         return [
-            ModelSummary(name=name, digest=stored.digest, size_bytes=1, modified_at=self.created_at)
+            ModelSummary(
+                name=name.removeprefix("registry.ollama.ai/").removeprefix("library/"),
+                digest=stored.digest,
+                size_bytes=1,
+                modified_at=self.created_at,
+            )
             for name, stored in self.tags.items()
         ]
 

@@ -298,12 +298,11 @@ def test_a_row_at_which_a_batch_ends_is_named(daemon: FakeDaemon, tmp_path: Path
         list(ask_all(requests, tmp_path / "log", hosts=[daemon.host], concurrency=1))
 
 
-def test_a_model_may_be_called_by_its_long_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["library/m", "M:Latest", "Registry.Ollama.ai/library/m"])
+def test_a_model_may_be_called_by_another_name(name: str) -> None:
     """As Ollama takes it; the daemon lists it by the short one."""
-    digest = "d" * 64
-    assert (
-        model_check.digest_of("library/m", [ModelSummary("m:latest", digest, 1, "")], "x") == digest
-    )
+    there = [ModelSummary("m:latest", "d" * 64, 1, "")]
+    assert model_check.digest_of(name, there, "x") == "d" * 64
 
 
 def test_two_processes_do_not_write_one_log(daemon: FakeDaemon, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import cast
 import pytest
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.store import Blob, locate_blob
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.daemon.store import Blob, locate_blob, same_tag
+from ollama_bridge.daemon.tags import model_digest
+from ollama_bridge.errors import DaemonError, ModelNotFoundError
 
 _HEX = "ab" * 32
 _DIGEST = f"sha256:{_HEX}"
@@ -102,6 +103,7 @@ def test_manifest_serves_where_from_is_no_path(store: Path, tag: str, path: str)
     ours = Summary(tag, hashlib.sha256(raw).hexdigest(), 9)
     blob = Blob(_DIGEST, store / "blobs" / f"sha256-{_HEX}", 4)
     assert locate("FROM base", ours, tag=tag) == blob
+    assert locate("FROM base", ours, tag=tag.upper()) == blob
     with pytest.raises(DaemonError, match="no weights"):
         locate("FROM base", Summary(tag, "00" * 32, 9), tag=tag)
 
@@ -110,3 +112,27 @@ def test_tag_without_weights_is_an_error(store: Path) -> None:
     """A cloud model has no file, and the message says which tag and what it is made from."""
     with pytest.raises(DaemonError, match=r"m:1 has no weights .*FROM big-model"):
         locate("FROM big-model")
+
+
+@pytest.mark.parametrize(
+    ("listed", "tag"),
+    [
+        ("my-model:latest", "My-Model"),
+        ("my-model:latest", "registry.ollama.ai/library/my-model:latest"),
+        ("me/m:1", "Registry.Ollama.ai/ME/m:1"),
+        ("hf.co/a/B:Q4_K_M", "hf.co/a/b:q4_k_m"),
+    ],
+)
+def test_names_of_one_model(listed: str, tag: str) -> None:
+    """Ollama lists the first, and takes it for the other, whose digest is to be found."""
+    assert same_tag(listed, tag)
+    client = cast(Client, FakeClient("", (Summary(listed, "d", 1),)))
+    assert model_digest(client, tag) == "d"
+
+
+@pytest.mark.parametrize("tag", ["m:2", "me/m", "hf.co/library/m", "mm"])
+def test_names_of_other_models(tag: str) -> None:
+    """Another version, namespace or registry."""
+    client = cast(Client, FakeClient("", (Summary("m:latest", "d", 1),)))
+    with pytest.raises(ModelNotFoundError):
+        model_digest(client, tag)

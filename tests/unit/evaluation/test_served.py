@@ -139,6 +139,20 @@ def test_the_tag_has_to_bring_its_system_prompt(corpus: Corpus, tmp_path: Path) 
     assert all([turn["role"] for turn in messages] == ["user"] for messages in client.messages)
 
 
+def test_a_tag_may_be_called_by_another_name(corpus: Corpus, tmp_path: Path) -> None:
+    """A build of `Small` replaces `small`, under whose name Ollama goes on listing it."""
+    tags = {"teacher": "big:teacher", "student": "library/Small"}
+    report = evaluate_served(
+        tags,
+        corpus,
+        SETTINGS,
+        TASK,
+        client=FakeClient(),  # type: ignore[arg-type]
+        out_dir=tmp_path / "served",
+    )
+    assert json.loads(report.report_path.read_text())["models"]["student"]["size_bytes"] == 100
+
+
 def test_a_model_that_thinks_may_do_so(corpus: Corpus, tmp_path: Path) -> None:
     """The limit of one word is for the answer: what comes in <think> before has its own."""
     client = FakeClient()

@@ -114,6 +114,19 @@ def test_a_good_model_gets_its_tag(
     assert written.replace_from(modelfile.from_) == modelfile
 
 
+@pytest.mark.parametrize("tag", ["library/tiny:f16", "registry.ollama.ai/library/tiny:f16"])
+def test_a_tag_that_is_listed_by_a_shorter_name(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, tag: str
+) -> None:
+    """Ollama leaves out what is its own: the tag is found again, and not registered twice."""
+    folder = tmp_path / "out"
+    model = register(gguf, modelfile, tag, client=daemon, out_dir=folder)  # type: ignore[arg-type]
+    assert model.facts["tag_digest"] == daemon.tags[tag].digest
+    copies = daemon.calls.count("copy")
+    assert register(gguf, modelfile, tag, client=daemon, out_dir=folder) == model  # type: ignore[arg-type]
+    assert daemon.calls.count("copy") == copies
+
+
 def test_less_context_than_the_model_has_is_told(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
