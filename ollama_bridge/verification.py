@@ -57,19 +57,20 @@ def verify_tag(
     Raises:
         ConfigError: no legal tag.
         ModelNotFoundError: the daemon has no such tag.
-        ParityError: the tag carries no values, and no checkpoint was given; or it is of a type
-            that we do not write.
+        ParityError: the tag carries no values, and no checkpoint was given; or it has no GGUF, or
+            one of a type that we do not write.
         ArtifactError: the values cannot be read.
         DaemonError: the daemon could not answer.
     """
     tag = check_tag(tag)
     with Timed(reporter or NullReporter(), _STAGE):
         details = client.show(tag, verbose=True)
-        blob = locate_blob(client, tag)
+        _check_format(tag, details)
         if against is not None:
             reference = ReferenceValues.read(against.reference_path)
         else:
             reference = _carried_values(tag, details)
+        blob = locate_blob(client, tag)
         modelfile = _modelfile_of(details, blob.digest)
         certificate = check_parity(
             client,
@@ -158,6 +159,22 @@ def _check_attachments(client: Client, tag: str) -> Check | None:
         passed=difference is None,
         numbers={"layers": len(manifest.own_layers())},
         difference=difference,
+    )
+
+
+def _check_format(tag: str, details: ModelDetails) -> None:
+    """A cloud model has no weights here, and MLX's are in no GGUF."""
+    form = (details.raw.get("details") or {}).get("format") or "gguf"
+    if details.raw.get("remote_host"):
+        found = "is a cloud model, whose weights are not here"
+    elif form != "gguf":
+        found = f"has its weights as {form}, not in a GGUF"
+    else:
+        return
+    raise ParityError(
+        f"{tag} {found}: nothing of it can be proven",
+        layer="reference",
+        hint="a tag of its checkpoint can be: ollama-bridge package CHECKPOINT TAG",
     )
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
+from fakes import daemon as http
 from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
 from ollama_bridge.inspection import verify
 from ollama_bridge.reference import REFERENCE_KEY
+from ollama_bridge.retrieval import verify_pulled
 from ollama_bridge.verification import type_of, verify_tag
 from ollama_bridge.verify.certificate import Certificate
 
@@ -49,6 +51,25 @@ def refuse(tag: str) -> ParityError | ConfigError:
 def test_a_tag_without_values_asks_for_its_checkpoint() -> None:
     """Nothing can be computed from the tag alone."""
     assert "--against" in str(refuse("m").hint)
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        ({"remote_host": "https://ollama.com:443", "details": {"format": ""}}, "is a cloud model"),
+        ({"details": {"format": "safetensors"}}, "has its weights as safetensors"),
+    ],
+)
+def test_a_tag_without_a_gguf_is_pulled_and_not_verified(
+    raw: dict[str, object], found: str
+) -> None:
+    """No checkpoint could help, so none is asked for; nothing is wrong with what was pulled."""
+    shown = {"modelfile": "FROM m:latest\n", "template": "", **raw}
+    with http.FakeDaemon(shown=shown) as daemon, Client(daemon.host) as client:
+        with pytest.raises(ParityError, match=found) as caught:
+            verify_tag("m", client=client)
+        assert verify_pulled("m", host=daemon.host) is None
+    assert "--against" not in (caught.value.hint or "")
 
 
 def test_a_type_that_the_daemon_does_not_tell() -> None:
