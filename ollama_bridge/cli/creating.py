@@ -5,7 +5,9 @@ As ``parser.CreateRequest`` of Ollama (v0.34.4) reads them, but for what it drop
 
 from __future__ import annotations
 
+import codecs
 import glob
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,28 @@ _ROLES = ("system", "user", "assistant")
 _VERSION = re.compile(r"v?(\d+(\.\d+){0,2}([-+][\w.+-]+)?)", re.ASCII)
 # No tag is written so, but for one that ends in .gguf, which has a colon.
 _IS_PATH = re.compile(r"([~/]|\.{1,2}/|[A-Za-z]:[\\/]).*|[^:]+\.gguf")
+
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_modelfile(path: Path, *, hint: str) -> str:
+    """A Modelfile's text: UTF-8, or UTF-16 as PowerShell's ``>`` writes it. Ollama takes both.
+
+    Args:
+        path: The file.
+        hint: What to do if it cannot be read.
+
+    Raises:
+        ModelfileError: it cannot be read, or is no text.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith(_UTF16) else "utf-8"
+        return io.TextIOWrapper(io.BytesIO(content), encoding=encoding).read()
+    except (OSError, UnicodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is neither UTF-8 nor UTF-16"
+        raise ModelfileError(f"{path} cannot be read: {reason}", hint=hint) from exc
 
 
 @dataclass(frozen=True)

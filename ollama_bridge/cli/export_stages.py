@@ -143,6 +143,7 @@ def register(
     Examples:
       ollama-bridge register ./gguf my-model --modelfile Modelfile --out ./registered
     """
+    from ollama_bridge.cli.creating import read_modelfile
     from ollama_bridge.client import Client
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.daemon.ensure import ensure_daemon
@@ -154,9 +155,8 @@ def register(
     if modelfile is None:
         parsed = render_stage(opened, settings=ModelfileSection(), system=None)
     else:
-        if not modelfile.is_file():
-            raise ConfigError(f"{modelfile}: no such Modelfile", hint="ollama-bridge render --help")
-        parsed = Modelfile.parse(modelfile.read_text(encoding="utf-8"))
+        text = read_modelfile(modelfile, hint="ollama-bridge render --help")
+        parsed = Modelfile.parse(text)
     with ConsoleReporter() as reporter:
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:

@@ -54,17 +54,11 @@ def create(
     Examples:
       ollama-bridge create my-model -f Modelfile
     """
-    from ollama_bridge.cli.creating import read_creation
+    from ollama_bridge.cli.creating import read_creation, read_modelfile
     from ollama_bridge.modelfile import check_tag
 
     check_tag(tag)
-    try:
-        text = modelfile.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
-        raise ModelfileError(
-            f"{modelfile} cannot be read: {reason}", hint="name it with -f FILE"
-        ) from exc
+    text = read_modelfile(modelfile, hint="name it with -f FILE")
     content = read_creation(text, tag, modelfile.parent)
     request = dict(content.request)
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fakes.command_line import run_line
 
-from ollama_bridge.cli.creating import read_creation
+from ollama_bridge.artifacts import Work
+from ollama_bridge.cli.creating import read_creation, read_modelfile
+from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelfileError
 
 
@@ -102,3 +105,38 @@ def test_a_tag_may_be_named_like_a_file(folder: Path) -> None:
     """Those of some registries end so; a folder may have its name."""
     for tag in ("hf.co/team/m-GGUF:m.gguf", "sub"):
         assert read_creation(f"FROM {tag}", "new", folder).request["from"] == tag
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_modelfile_as_editors_and_shells_write_it(tmp_path: Path, encoding: str) -> None:
+    """PowerShell writes UTF-16 with a mark and other line ends, which Ollama takes as well."""
+    text = "FROM m\r\nSYSTEM Grüße.\r\n"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "Modelfile").write_bytes((mark + text).encode(encoding))
+    read = read_modelfile(tmp_path / "Modelfile", hint="")
+    assert read_creation(read, "new", tmp_path).request["system"] == "Grüße."
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("SYSTEM Grüße".encode("latin-1"), "it is neither UTF-8 nor UTF-16"),
+        (b"\xff\xfeF", "it is neither UTF-8 nor UTF-16"),
+        (None, "No such file"),
+    ],
+)
+def test_a_modelfile_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, reason: str
+) -> None:
+    """One error of `register` as of `create`, before a daemon is asked for anything."""
+    with open_draft(tmp_path / "gguf", Work(kind="gguf", stage="convert", version=1)) as draft:
+        (draft.path / "model.gguf").write_bytes(b"GGUF")
+        draft.commit()
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("Modelfile").write_bytes(content)
+    for line in ("register ./gguf new --modelfile Modelfile --out out", "create new -f Modelfile"):
+        done = run_line(monkeypatch, f"ollama-bridge {line}")
+        assert done.code == 2
+        assert f"Modelfile cannot be read: {reason}" in done.stderr
+        assert "Traceback" not in done.stderr
