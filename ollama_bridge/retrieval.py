@@ -61,12 +61,14 @@ class Pulled:
         size_bytes: Of all files.
         fetched_bytes: Of those that the daemon did not have yet; None: it fetched them itself, and
             does not say.
+        replaced: Digest of what had the name before; None: nothing had, or the same.
     """
 
     tag: str
     digest: str
     size_bytes: int
     fetched_bytes: int | None
+    replaced: str | None = None
 
 
 def pull(
@@ -120,9 +122,11 @@ def pull(
         with Client(daemon.host) as client:
             _check_reach(client, source)
             fetched_bytes = _fill(client, session, manifest, folder, reporter)
+            before = _digest_of(client, tag)
             digest = _hand_over(client, tag, manifest, raw)
         timer.finish(Path(tag), {"digest": digest, "fetched_bytes": fetched_bytes})
-        return Pulled(tag, digest, manifest.size_bytes, fetched_bytes)
+        replaced = before if before != digest else None
+        return Pulled(tag, digest, manifest.size_bytes, fetched_bytes, replaced)
 
 
 def pull_through_daemon(
@@ -151,6 +155,7 @@ def pull_through_daemon(
     with Timed(reporter, _STAGE) as timer:
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
+            before = _digest_of(client, tag)
             client.pull(
                 reference,
                 insecure=insecure,
@@ -167,9 +172,9 @@ def pull_through_daemon(
                 hint="ollama-bridge ls",
                 model=tag,
             )
-        digest = f"sha256:{found.digest.removeprefix('sha256:')}"
+        digest = _with_algorithm(found.digest)
         timer.finish(Path(tag), {"digest": digest})
-        return Pulled(tag, digest, found.size_bytes, None)
+        return Pulled(tag, digest, found.size_bytes, None, before if before != digest else None)
 
 
 def verify_pulled(
@@ -189,6 +194,21 @@ def verify_pulled(
                 raise
             reporter.emit(Note(_STAGE, "warning", error.message))
             return None
+
+
+def raise_if_failed(certificate: Certificate, pulled: Pulled) -> None:
+    """Raise for a pulled model that does not serve its checkpoint here, although it has the tag.
+
+    Raises:
+        ParityError: naming the layer, and what the tag was before.
+    """
+    try:
+        certificate.raise_if_failed()
+    except ParityError as exc:
+        if pulled.replaced is None:
+            raise
+        replaced = f"{pulled.tag} was another model before, which it replaced ({pulled.replaced})"
+        raise ParityError(f"{exc.message}; {replaced}", layer=exc.layer, hint=exc.hint) from exc
 
 
 def _check_reach(client: Client, source: RegistryReference) -> None:
@@ -278,15 +298,24 @@ def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:
                 client.delete(front.name)
     # Daemons before 0.34 write what they understood of it.
     accepted = {digest_bytes(content) for content in (raw, manifest.to_bytes())}
-    digest = next((m.digest for m in client.list() if same_tag(m.name, tag)), "")
-    digest = f"sha256:{digest.removeprefix('sha256:')}"
-    if digest not in accepted:
+    digest = _digest_of(client, tag)
+    if digest is None or digest not in accepted:
         raise DaemonError(
-            f"the daemon has {digest} under {tag} instead of what was pulled",
+            f"the daemon has {digest or 'nothing'} under {tag} instead of what was pulled",
             model=tag,
             hint="run the same command again",
         )
     return digest
+
+
+def _digest_of(client: Client, tag: str) -> str | None:
+    found = (model.digest for model in client.list() if same_tag(model.name, tag))
+    return next(map(_with_algorithm, found), None)
+
+
+def _with_algorithm(digest: str) -> str:
+    """As registries spell it; daemons list the number alone."""
+    return f"sha256:{digest.removeprefix('sha256:')}"
 
 
 def _remove_leftovers(client: Client, key: str) -> None:

@@ -151,7 +151,7 @@ def pull(
         raise typer.Exit(ParityError.exit_code if certificate and not certificate.passed else 0)
     output.data(f"{done.tag}: {done.digest}, {verdict}")
     if certificate is not None:
-        certificate.raise_if_failed()
+        retrieval.raise_if_failed(certificate, done)
 
 
 def card(

@@ -11,14 +11,15 @@ import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 
-from ollama_bridge.errors import ConfigError, DaemonError, RegistryContentError, RegistryError
+from ollama_bridge.errors import ConfigError, DaemonError, ParityError, RegistryContentError, RegistryError
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Event, Note, NullReporter
-from ollama_bridge.retrieval import pull
+from ollama_bridge.retrieval import pull, pull_through_daemon, raise_if_failed
+from ollama_bridge.verify.certificate import Certificate, Check
 
 
 def test_the_front_knows_one_manifest() -> None:
@@ -143,6 +144,23 @@ def test_what_is_no_registry(monkeypatch: pytest.MonkeyPatch, fault: Fault, reas
     ):
         pull(f"{registry.host}/team/m:1", host=daemon.host)
     assert not daemon.asked
+
+
+@pytest.mark.parametrize(("old", "replaced"), [("e" * 64, True), ("d" * 64, False), (None, False)])
+def test_a_failed_proof_says_what_the_pull_replaced(old: str | None, replaced: bool) -> None:
+    """The tag is given away before it is proven here: whoever had another model there is told."""
+    models = {"m:latest": "d" * 64} | ({"mine:latest": old} if old is not None else {})
+    with FakeDaemon(models=models) as daemon:
+        pulled = pull_through_daemon("m", tag="Mine" if old is None else "mine", host=daemon.host)
+    assert pulled.replaced == (f"sha256:{old}" if replaced else None)
+    wrong = Check(name="token counts", layer="tokenizer", passed=False, difference="7 and 8")
+    certificate = Certificate(
+        tag="mine", type="f16", daemon_version="0.34.4", blob_digest="sha256:0", checks=(wrong,)
+    )
+    with pytest.raises(ParityError, match="tokenizer: 7 and 8") as caught:
+        raise_if_failed(certificate, pulled)
+    said = f"mine:latest was another model before, which it replaced (sha256:{old})"
+    assert (said in caught.value.message) == replaced
 
 
 @pytest.mark.parametrize("also", [None, LICENSE_TYPE])
