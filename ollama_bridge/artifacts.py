@@ -239,7 +239,7 @@ class Manifest:
                 f"{folder} is no finished artefact: it has no {MANIFEST_NAME}",
                 hint="run the stage that makes it again; it goes on where it stopped",
             ) from exc
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, OSError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as exc:
             raise ArtifactError(f"{path} cannot be read: {exc!r}", hint=hint) from exc
         for name, entry in manifest.files.items():
             file = folder / name

@@ -134,6 +134,7 @@ def test_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
         (lambda folder: (folder / "train.jsonl").write_text("[]\n"), "was changed"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff{}"), "cannot be read"),
         (lambda folder: (folder / "manifest.json").unlink(), "no finished artefact"),
     ],
 )
