@@ -16,6 +16,7 @@ from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.source import Source, read_reference
 from ollama_bridge.conversion.tensors import TensorPlan
+from ollama_bridge.conversion.token_types import holds_spaces
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
@@ -29,9 +30,6 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
-
-# Raised when the same checkpoint gives other bytes.
-_VERSION = 5
 
 
 def convert(
@@ -148,10 +146,18 @@ class _Asked:
         return Work(
             kind=GGUFFile.kind,
             stage="convert",
-            version=_VERSION,
+            version=_version(checkpoint.path),
             inputs=inputs,
             settings=settings,
         )
+
+
+def _version(folder: Path) -> int:
+    """Raised when a checkpoint gives other bytes, for those that do.
+
+    Before 6, spaces of added tokens were printed as U+2581.
+    """
+    return 6 if holds_spaces(folder) else 5
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gguf.constants import GGUFValueType, TokenType
 from tokenizers import Tokenizer
 
 from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
+from ollama_bridge.conversion.token_types import added_type
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers, stripping
 from ollama_bridge.models.architectures.config import integer
@@ -256,8 +257,7 @@ class TokenizerSection:
             if sentencepiece and _BYTE.fullmatch(token):
                 types[id_] = int(TokenType.BYTE)
         for added in self._added:
-            special = bool(added.get("special"))
-            types[added["id"]] = int(TokenType.CONTROL if special else TokenType.USER_DEFINED)
+            types[added["id"]] = int(added_type(added, sentencepiece=sentencepiece))
         if sentencepiece and unknown in known:
             types[known[unknown]] = int(TokenType.UNKNOWN)
         if len(set(tokens)) != size:

@@ -9,6 +9,8 @@ from ollama_bridge.models.pretokenizers import by_name
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verify.certificate import Check
 
+_SPACE = "\u2581"  # SentencePiece's visible space
+_USER_DEFINED = 4  # of tokenizer.ggml.token_type
 # Tokens that llama.cpp takes for ends by their texts alone, in every version since Ollama 0.24.
 _ENDS_BY_TEXT = frozenset(
     (
@@ -61,17 +63,36 @@ def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Che
     if len(tokens) < reference.vocab_size:
         difference = f"the GGUF has {len(tokens)} tokens, the tokenizer {reference.vocab_size}"
     else:
-        for token, text in sorted(wanted.items()):
-            if token >= len(tokens) or tokens[token] != text:
-                found = repr(tokens[token]) if token < len(tokens) else "missing"
-                difference = f"token {token} is {text!r} in the checkpoint, {found} in the GGUF"
-                break
+        found = (_text_difference(token, text, metadata) for token, text in sorted(wanted.items()))
+        difference = next(filter(None, found), None)
     return Check(
         name="vocabulary",
         layer="tokenizer",
         passed=difference is None,
         numbers={"token_texts": len(wanted)},
         difference=difference,
+    )
+
+
+def _text_difference(token: int, text: str, metadata: Mapping[str, Any]) -> str | None:
+    """How a token of the GGUF is another than the checkpoint's; None: it is not.
+
+    With SentencePiece a space may be written as U+2581 or, in added tokens, as it is: a daemon
+    prints the one where the token is normal, the other where it is user-defined.
+    """
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    if token >= len(tokens):
+        return f"token {token} is {text!r} in the checkpoint, missing in the GGUF"
+    found = tokens[token]
+    if metadata.get("tokenizer.ggml.model") == "llama":
+        types = metadata.get("tokenizer.ggml.token_type", [])
+        if _SPACE in found and types[token : token + 1] == [_USER_DEFINED]:
+            return f"token {token}, {found!r}, is user-defined in the GGUF: it is printed like that"
+        found, text = (one.replace(_SPACE, " ") for one in (found, text))
+    return (
+        None
+        if found == text
+        else f"token {token} is {text!r} in the checkpoint, {found!r} in the GGUF"
     )
 
 

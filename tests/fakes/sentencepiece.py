@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fakes.models import TEXTS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SPACE = "▁"
+RUN = SPACE * 2  # which Gemma has as added tokens that are not special, and merges make as well
 # As Llama 2 has it, without its limits on roles; what follows BOS is text.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -71,6 +72,14 @@ def _pieces() -> tuple[list[str], list[tuple[str, str]]]:
     return pieces, merges
 
 
+def _with_run() -> tuple[list[str], list[tuple[str, str]]]:
+    """The same with a run of spaces instead of the worst piece."""
+    pieces, merges = _pieces()
+    worst = pieces[-1]
+    kept = [(left, right) for left, right in merges if worst not in (left, right, left + right)]
+    return [*pieces[:-1], RUN], [*kept, (SPACE, SPACE)]
+
+
 def build_sentencepiece(folder: Path, *, form: str = "llama") -> Tokenizer:
     """A Llama 2 style tokenizer: BPE with byte fallback, visible spaces, BOS in front.
 
@@ -78,7 +87,7 @@ def build_sentencepiece(folder: Path, *, form: str = "llama") -> Tokenizer:
         folder: Where to; it has no other tokenizer afterwards.
         form: One of :data:`FORMS`.
     """
-    pieces, merges = _pieces()
+    pieces, merges = _with_run() if form == "gemma" else _pieces()
     tokens = {token: id_ for id_, token in enumerate([*_SPECIALS, *_BYTES, *pieces])}
     tokenizer = Tokenizer(
         models.BPE(tokens, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
@@ -92,6 +101,8 @@ def build_sentencepiece(folder: Path, *, form: str = "llama") -> Tokenizer:
         ]
     )
     tokenizer.add_special_tokens(_SPECIALS)
+    if form == "gemma":
+        tokenizer.add_tokens([AddedToken(RUN, normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from fakes.architectures import CASES, build_checkpoint
 from fakes.exports import modelfile_of
-from fakes.sentencepiece import CHAT_TEMPLATE, FORMS, SIZE, build_sentencepiece
+from fakes.sentencepiece import CHAT_TEMPLATE, FORMS, RUN, SIZE, build_sentencepiece
 from fakes.stripping import build_phi3, build_phi4
+from safetensors.torch import load_file, save_file
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 
 pytestmark = pytest.mark.live
@@ -54,12 +56,19 @@ def test_the_daemon_splits_as_the_tokenizer_does(name: str, client: Client, tmp_
 def test_the_daemon_splits_as_sentencepiece_does(
     form: str, template: str, client: Client, tmp_path: Path
 ) -> None:
-    """Llama 2's, as it was and as transformers 5 saves it, and Gemma's: spaces, bytes, BOS."""
+    """Llama 2's, as it was and as transformers 5 saves it, and Gemma's: spaces, bytes, BOS.
+
+    The Gemma answers with runs of spaces, which its daemon has to print.
+    """
     case = "gemma2" if form == "gemma" else "mistral"
     source = build_checkpoint(case, tmp_path / "source", sizes={"vocab_size": SIZE})
-    build_sentencepiece(source, form=form)
+    tokenizer = build_sentencepiece(source, form=form)
     (source / "chat_template.jinja").write_text(template)
+    if form == "gemma":
+        make_likeliest(source, tokenizer.token_to_id(RUN))
     assert proofs_of(source, f"live-spm-{form}", ("f16",), client, tmp_path) == {"f16": True}
+    answers = ReferenceValues.read(tmp_path / "checkpoint" / "reference.json").answers
+    assert any(answer.certain_text.startswith("    ") for answer in answers) == (form == "gemma")
 
 
 @pytest.mark.parametrize("build", [build_phi3, build_phi4])
@@ -69,6 +78,16 @@ def test_the_daemon_strips_what_the_tokenizer_strips(
     """Behind the marks of a Phi-3, by the name in the file; elsewhere none, and that is said."""
     source = build(tmp_path / "source")
     assert proofs_of(source, f"live-{build.__name__}", ("f16",), client, tmp_path) == {"f16": True}
+
+
+def make_likeliest(folder: Path, token: int) -> None:
+    """Let a token follow everything: all embeddings have a dimension, and it has most of it."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    embedding = weights["model.embed_tokens.weight"]
+    embedding[:, 0] = 1.0
+    embedding[token, 0] = 8.0
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def proofs_of(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.sentencepiece import CHAT_TEMPLATE, SIZE, build_sentencepiece
+from fakes.sentencepiece import CHAT_TEMPLATE, RUN, SIZE, build_sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from ollama_bridge.conversion.token_types import holds_spaces
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
@@ -211,6 +212,27 @@ def test_token_types_follow_the_added_tokens(folder: Path) -> None:
         document["added_tokens"][0]["special"] = False
 
     assert written(change(folder, edit))["tokenizer.ggml.token_type"][:3] == [4, 3, 3]
+
+
+def test_runs_of_spaces_are_normal(tmp_path: Path) -> None:
+    """Gemma's: llama.cpp prints added tokens that are user-defined to the letter, with U+2581."""
+    tokenizer = build_sentencepiece(tmp_path, form="gemma")
+    assert holds_spaces(tmp_path)
+    keys = written(tmp_path, {"vocab_size": SIZE, "eos_token_id": 2})
+    id_ = tokenizer.token_to_id(RUN)
+    assert keys["tokenizer.ggml.tokens"][id_] == RUN
+    assert keys["tokenizer.ggml.token_type"][id_] == 1
+    GGUFTokenizer(tmp_path / "x.gguf", keys).write(tmp_path, max_length=128)
+    after = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("hello  world", "a   b", "    hello\n  b", "hello world"):
+        assert after.encode(text).ids == tokenizer.encode(text).ids
+    assert id_ in after.encode("    b").ids
+
+    def edit(document: dict[str, Any]) -> None:
+        document["added_tokens"][-1]["content"] = "<hello>"
+
+    build_sentencepiece(tmp_path, form="gemma")
+    assert not holds_spaces(change(tmp_path, edit))
 
 
 def test_more_tokens_than_rows_are_refused(folder: Path) -> None:

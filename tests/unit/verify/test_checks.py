@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.sentencepiece import RUN
 from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge.errors import ArtifactError, ParityError
@@ -80,6 +81,36 @@ def test_a_wrong_vocabulary_is_named(change: dict[str, object], message: str) ->
     ]
     assert [check.layer for check in failed] == ["tokenizer"]
     assert message in str(failed[0].difference)
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "type_", "passed"),
+    [
+        ("llama", "\u2581\u2581", 1, True),
+        ("llama", "  ", 4, True),
+        ("llama", "\u2581\u2581", 4, False),
+        ("llama", "\u2581", 1, False),
+        ("gpt2", "  ", 4, False),
+    ],
+    ids=["ours", "llama.cpp's", "printed to the letter", "another", "no SentencePiece"],
+)
+def test_a_run_of_spaces_is_what_is_printed(
+    model: str, text: str, type_: int, *, passed: bool
+) -> None:
+    """Gemma's added tokens, of which converters write the spaces in either of two ways."""
+    reference = small_reference()
+    first, *others = reference.conversations
+    runs = first.model_copy(
+        update={"token_ids": (*first.token_ids, 7), "token_texts": (*first.token_texts, RUN)}
+    )
+    reference = reference.model_copy(update={"conversations": (runs, *others), "vocab_size": 8})
+    metadata = {
+        "tokenizer.ggml.tokens": [*TOKENS, text],
+        "tokenizer.ggml.token_type": [*([1] * len(TOKENS)), type_],
+        "tokenizer.ggml.model": model,
+    }
+    check, *_ = check_vocabulary(reference, metadata)
+    assert check.passed == passed
 
 
 def shown(modelfile: Modelfile) -> FakeDaemon:
