@@ -19,6 +19,7 @@ from ollama_bridge.models.general import (
     general_of,
     same_model_entries,
 )
+from ollama_bridge.models.generation_defaults import default_entries
 from ollama_bridge.models.gguf_weights import GGUFWeights
 from ollama_bridge.models.model_card import card_entries
 from ollama_bridge.models.origin import missing_entries, origin_of, repository_of
@@ -127,6 +128,7 @@ class Source:
             text("general.size_label", size),
             number("general.file_type", NUMBERS[file_type]),
             number("general.quantization_version", _QUANTIZATION_VERSION),
+            *default_entries(self.checkpoint.path),
         ]
         said = {entry.key for entry in entries}
         whole = [*entries, *(entry for entry in own if entry.key not in said)]

@@ -21,6 +21,7 @@ from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
+from ollama_bridge.models.generation_defaults import default_entries
 from ollama_bridge.models.stripping import folder_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
@@ -155,9 +156,9 @@ class _Asked:
 def _version(folder: Path) -> int:
     """Raised when a checkpoint gives other bytes, for those that do.
 
-    Before 6, spaces of added tokens were printed as U+2581.
+    Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said.
     """
-    return 6 if holds_spaces(folder) else 5
+    return 6 if holds_spaces(folder) or default_entries(folder) else 5
 
 
 @dataclass(frozen=True)

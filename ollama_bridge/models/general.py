@@ -12,6 +12,7 @@ from typing import Any
 from gguf.constants import GGUFValueType
 
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
+from ollama_bridge.models.generation_defaults import DEFAULTS_KEYS
 
 SOURCE_KEY = "ollama_bridge_source"  # in config.json
 
@@ -37,12 +38,16 @@ General = Mapping[str, Any]
 
 
 def kept_general(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``general.*`` keys of a GGUF that describe the model, without the prefix."""
+    """The ``general.*`` keys of a GGUF that describe the model, without the prefix.
+
+    How it is to be sampled is in the generation config.
+    """
     return {
         key.removeprefix(_PREFIX): value
         for key, value in metadata.items()
         if key.startswith(_PREFIX)
         and key.removeprefix(_PREFIX) not in _OF_THE_FILE
+        and key not in DEFAULTS_KEYS
         and _writable(value)
     }
 

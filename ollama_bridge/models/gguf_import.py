@@ -16,6 +16,12 @@ from typing import Any
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.floats import BF16, F16, F32
 from ollama_bridge.models.general import SOURCE_KEY, kept_general
+from ollama_bridge.models.generation_defaults import (
+    DEFAULTS_KEYS,
+    GENERATION_CONFIG,
+    defaults_of,
+)
+from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.links import link_file
@@ -65,9 +71,10 @@ def import_gguf(path: Path, folder: Path) -> dict[str, Any]:
         "bos_token_id": ids.bos,
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": ids.padding,
+        **defaults_of(metadata),
     }
     _write_json(
-        folder / "generation_config.json",
+        folder / GENERATION_CONFIG,
         {key: value for key, value in generation.items() if value is not None},
     )
     tokenizer.write(folder, max_length=config["max_position_embeddings"])
@@ -78,6 +85,17 @@ def import_gguf(path: Path, folder: Path) -> dict[str, Any]:
         "parameters": sum(math.prod(info.shape) for info in infos),
         "source_types": sorted({info.type for info in weights.contents.tensors.values()}),
     }
+
+
+def version_of(path: Path) -> int:
+    """Raised when a GGUF gives another checkpoint, for those that do.
+
+    Before 5, how a model is to be sampled was lost.
+
+    Raises:
+        GGUFError: damaged.
+    """
+    return 5 if DEFAULTS_KEYS & read_gguf(path).metadata.keys() else 4
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

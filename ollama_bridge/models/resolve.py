@@ -51,8 +51,7 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
-# Raised when an import gives other bytes for the same input.
-_IMPORT_VERSION = 4
+# Raised when a merge gives other bytes for the same input.
 _MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 _MERGED_BESIDE = (
@@ -175,19 +174,18 @@ def _import(
     cache_dir: Path,
     reporter: Reporter,
 ) -> Checkpoint:
+    from ollama_bridge.models.gguf_import import import_gguf, version_of
     from ollama_bridge.models.gguf_weights import GGUF_NAME
 
     out_dir = _import_dir(cache_dir, digest)
     work = Work(
-        kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
+        kind=Checkpoint.kind, stage="import", version=version_of(path), inputs={"gguf": digest}
     )
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_file(path, out_dir / GGUF_NAME)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        from ollama_bridge.models.gguf_import import import_gguf
-
         facts = {"source": source, **import_gguf(path, draft.path)}
         unchanged = before == file_state(draft.path / GGUF_NAME)
         manifest = draft.commit(facts, digests={GGUF_NAME: digest} if unchanged else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,15 @@ DIFFERENCES = {
     "tokenizer.ggml.eos_token_ids": "several end tokens, for Ollama",
     "tokenizer.ggml.eot_token_id": "the token that ends a turn, for llama.cpp",
 }
+# Of a checkpoint that is to be sampled; the others say nothing.
+SAMPLING = {
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_k": 20,
+    "top_p": 0.8,
+    "min_p": 0.05,
+    "repetition_penalty": 1.05,
+}
 # What llama.cpp computes from other keys where it is missing; ours says it.
 EXPLICIT = (
     "attention.key_length",
@@ -47,6 +57,9 @@ def test_same_file_but_for_named_differences(
 ) -> None:
     """Names, types and bytes of all tensors are equal, and so is every key not listed above."""
     source = build_checkpoint(case, tmp_path / "source")
+    if case == "qwen2":
+        path = source / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **SAMPLING}))
     checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
     ours = GGUFReader(convert(checkpoint, type=type_, out_dir=tmp_path / "ours").gguf_path)
     arguments = [source, "--outtype", type_, "--outfile", tmp_path / "theirs.gguf"]
@@ -71,6 +84,8 @@ def test_same_file_but_for_named_differences(
         assert name in ours.fields, f"{name} is missing"
         assert name in theirs.fields, f"{name} is ours alone"
         assert ours.fields[name].contents() == theirs.fields[name].contents(), name
+    sampling = {name for name in ours.fields if name.startswith("general.sampling.")}
+    assert len(sampling) == (5 if case == "qwen2" else 0)
     assert_comes_back(tmp_path / "theirs.gguf", type_, tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from fakes.architectures import CASES, WIDE, build_checkpoint
 from fakes.ggufs import BLOCK_TYPES, decoded, metadata_of, rewrite
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.models.generation_defaults import defaults_of
 from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
 from ollama_bridge.models.resolve import resolve_model
 
@@ -39,6 +42,16 @@ FOREIGN: dict[str, Any] = {
     "tokenizer.ggml.eom_token_id": 1,
     "tokenizer.ggml.fim_pre_token_id": 5,
     "tokenizer.ggml.add_bos_token": True,
+}
+
+
+SAMPLING = {
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_k": 20,
+    "top_p": 0.8,
+    "min_p": 0.05,
+    "repetition_penalty": 1.05,
 }
 
 
@@ -98,6 +111,43 @@ def test_what_the_file_says_of_the_model_comes_back(wide_llama: Path, tmp_path: 
     """Name, authors, licence, tags, base models, all end tokens and other roles."""
     theirs = rewrite(wide_llama, tmp_path / "x.gguf", metadata=lambda keys: keys.update(FOREIGN))
     assert_same(theirs, export(theirs, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("generation", "heeded"),
+    [
+        (SAMPLING, SAMPLING),
+        ({**SAMPLING, "do_sample": False}, {"repetition_penalty": 1.05}),
+        (
+            {"do_sample": True, "top_k": 10**400, "top_p": "0.8", "temperature": 1e300}
+            | {"min_p": True, "repetition_penalty": math.nan},
+            {},
+        ),
+    ],
+    ids=["sampled", "greedy", "no numbers"],
+)
+def test_how_a_model_is_sampled_comes_back(
+    generation: dict[str, Any], heeded: dict[str, Any], tmp_path: Path
+) -> None:
+    """As llama.cpp's converter writes it; nothing that transformers does not heed."""
+    source = build_checkpoint("qwen2", tmp_path / "source")
+    path = source / "generation_config.json"
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps({**plain, **generation}))
+    first = export(source, tmp_path / "1")
+    keys = {key for key in metadata_of(first) if key.startswith("general.sampling.")}
+    assert len(keys) == len(heeded.keys() - {"do_sample"})
+    imported = resolve_model(str(first), cache_dir=tmp_path / "cache").path
+    again = json.loads((imported / path.name).read_text())
+    assert {name: again[name] for name in again.keys() - plain.keys()} == heeded
+    assert_same(first, export(first, tmp_path / "2"))
+
+
+def test_a_temperature_of_zero_is_no_sampling() -> None:
+    """transformers takes none of zero, and is greedy by itself."""
+    keys = {"general.sampling.temp": 0.0, "general.sampling.top_k": 40}
+    assert defaults_of(keys) == {}
+    assert defaults_of({**keys, "general.sampling.temp": 0.5})["do_sample"] is True
 
 
 def test_a_model_made_of_it_inherits_the_licence_and_names_its_base(
