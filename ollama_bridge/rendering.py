@@ -95,12 +95,16 @@ def choose_parameters(
     Raises:
         ModelfileError: unknown name or wrong type.
     """
-    own = reference.generation
+    own, wanted = reference.generation, check_parameters(asked)
+    num_ctx = wanted.get("num_ctx")
+    if not isinstance(num_ctx, int):
+        unstretched = reference.unstretched_context or _NUM_CTX
+        num_ctx = min(reference.context_length, unstretched, _NUM_CTX)
+    # A limit of the checkpoint's own below ours would cut; one above the context lose the prompt.
+    limit = max(_NUM_PREDICT, min(own.get("max_new_tokens", _NUM_PREDICT), num_ctx))
     chosen: dict[str, object] = {
-        "num_predict": own.get("max_new_tokens", _NUM_PREDICT),
-        "num_ctx": min(
-            reference.context_length, reference.unstretched_context or _NUM_CTX, _NUM_CTX
-        ),
+        "num_predict": limit,
+        "num_ctx": num_ctx,
         "repeat_penalty": own.get("repetition_penalty", 1.0),
         "stop": tuple(token.text for token in reference.end_tokens),
         "temperature": 0.0,  # Hugging Face decodes greedily unless the checkpoint says otherwise
@@ -111,7 +115,7 @@ def choose_parameters(
         chosen["top_p"] = own.get("top_p", 1.0)
         if "min_p" in own:
             chosen["min_p"] = own["min_p"]
-    return check_parameters({**chosen, **asked})
+    return check_parameters({**chosen, **wanted})
 
 
 def limits_of(settings: ModelfileSection) -> dict[str, float]:

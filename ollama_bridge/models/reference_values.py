@@ -58,7 +58,10 @@ _LARGER_MACHINE = (
     "stop what holds memory (ollama-bridge ps), or do it on a larger machine: ollama-bridge "
     "publish there, ollama-bridge pull here, which proves the tag without the checkpoint"
 )
-_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SAMPLING = (
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    "max_new_tokens",
+)
 
 
 def write_reference_values(
@@ -128,7 +131,7 @@ def with_reference_values(
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=_version(tokenizer),
+        version=_version(tokenizer, checkpoint.path),
         inputs={"checkpoint": checkpoint.digest},
         settings={"system": system}
         | ({"labels": list(labels)} if labels else {})
@@ -156,12 +159,15 @@ def with_reference_values(
         return Checkpoint(out_dir, manifest)
 
 
-def _version(tokenizer: PreTrainedTokenizerFast) -> int:
+def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     """Raised when other values are computed, for the checkpoints that have others.
 
     Before 7, BOS was expected where none is written; before 8, spaces were expected to be stripped,
-    and that a chat template for tools is not served was no limit.
+    and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
+    limit of an answer was lost.
     """
+    if "max_new_tokens" in _generation_config(folder):
+        return 9
     if has_tool_template(tokenizer) or loses_stripping(tokenizer):
         return 8
     return 7 if leaves_bos_out(tokenizer) else 6

@@ -168,6 +168,19 @@ def test_ends_and_sizes(values: ReferenceValues, tiny_checkpoint: Path) -> None:
     assert behind.startswith("a system message behind others")
 
 
+def test_how_answers_are_made_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Sampling and the longest answer, as generation_config.json has them, and nothing else."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "sampled"))
+    own = {"do_sample": True, "temperature": 0.6, "max_new_tokens": 4096}
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
+    reference = ReferenceValues.read(made.reference_path)
+    assert reference.generation == own
+    assert made.manifest.work.version == 9
+
+
 def test_a_turns_end_that_is_no_token(tiny_checkpoint: Path) -> None:
     """ChatML whose marks nobody added to the tokenizer."""
     tokenizer = load_tokenizer(tiny_checkpoint)

@@ -80,6 +80,25 @@ def test_what_is_asked_for_wins(tmp_path: Path) -> None:
     assert modelfile.parameters["stop"] == ("END",)
 
 
+@pytest.mark.parametrize(
+    ("own", "asked", "limit"),
+    [
+        (2000, {}, 2000),
+        (32768, {}, 4096),
+        (32768, {"num_ctx": 16384}, 16384),
+        (20, {}, 1024),
+        (2000, {"num_predict": 64}, 64),
+    ],
+    ids=["its own", "of the context", "of a longer one", "never less than ours", "asked for"],
+)
+def test_an_answer_may_be_as_long_as_the_checkpoint_says(
+    own: int, asked: dict[str, object], limit: int
+) -> None:
+    """A thought is not cut at our limit; one that is longer than the context has no prompt."""
+    reference = small_reference().model_copy(update={"generation": {"max_new_tokens": own}})
+    assert choose_parameters(reference, asked)["num_predict"] == limit
+
+
 def test_a_tag_has_room_for_its_labels() -> None:
     """num_predict holds the longest label and its end, or says which value would."""
 
