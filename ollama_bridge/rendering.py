@@ -90,7 +90,7 @@ def choose_parameters(
     """PARAMETER values: what was asked for, over the checkpoint's own sampling, over ours.
 
     Nothing that changes an answer is left to the daemon: its defaults differ from version to
-    version (``repeat_penalty`` is 1.1 before 0.30, also at temperature 0).
+    version (``repeat_penalty`` is 1.1 before 0.30, also at temperature 0), and from transformers'.
 
     Raises:
         ModelfileError: unknown name or wrong type.
@@ -109,6 +109,8 @@ def choose_parameters(
         "stop": tuple(token.text for token in reference.end_tokens),
         "temperature": 0.0,  # Hugging Face decodes greedily unless the checkpoint says otherwise
     }
+    if chosen["repeat_penalty"] != 1 and "repeat_penalty" not in wanted:
+        chosen["repeat_last_n"] = num_ctx  # transformers looks at the whole text, Ollama at 64
     if own.get("do_sample"):
         chosen["temperature"] = own.get("temperature", 1.0)
         chosen["top_k"] = own.get("top_k", 50)

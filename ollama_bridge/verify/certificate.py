@@ -52,8 +52,8 @@ class Check(BaseModel):
         layer: Where a difference lies.
         passed: Whether it is within its bounds.
         numbers: Counts, measured values and the bounds they were held against; ``proof`` says how
-            prompts were compared (``verify.prompts``), ``left_to_daemon`` which parameters a tag of
-            others does not set, ``set_otherwise`` which a tag sets otherwise than its checkpoint,
+            prompts were compared (``verify.prompts``), ``left_to_daemon`` which parameters the
+            tag does not set, ``set_otherwise`` which a tag sets otherwise than its checkpoint,
             ``given_up`` what the TEMPLATE of a tag of ours does without (``verify.settings``).
         difference: The first difference, in words.
     """

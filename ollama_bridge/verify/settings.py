@@ -18,6 +18,7 @@ _ALWAYS_WRITTEN = ("temperature", "repeat_penalty", "num_predict")
 # What else changes an answer, by the value that changes nothing.
 _PENALTIES = {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _DRAWING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # of no effect at temperature 0
+_REACH = "repeat_last_n"  # of a penalty: the whole text in transformers, 64 tokens in Ollama
 
 
 def check_settings(
@@ -47,7 +48,7 @@ def check_settings(
         _check_texts(details, modelfile, reference),
         _check_capabilities(details, modelfile, reference, ours=ours),
         _check_stops(served, modelfile, reference, unstopped),
-        _check_sampling(served, modelfile, may_be_left=not ours),
+        _check_sampling(served, modelfile, reference, may_be_left=not ours),
     )
 
 
@@ -201,7 +202,11 @@ def _first_cut(stops: Iterable[object], reference: ReferenceValues) -> str | Non
 
 
 def _check_sampling(
-    served: dict[str, list[object]], modelfile: Modelfile, *, may_be_left: bool
+    served: dict[str, list[object]],
+    modelfile: Modelfile,
+    reference: ReferenceValues,
+    *,
+    may_be_left: bool,
 ) -> Check:
     difference = None
     wanted = {name: value for name, value in modelfile.parameters.items() if name != "stop"}
@@ -210,12 +215,17 @@ def _check_sampling(
         if found != [value]:
             shown = "nothing" if not found else found[0]
             difference = difference or f"{name} should be {value}, the daemon has {shown}"
-    left = [name for name in _ALWAYS_WRITTEN if name not in served]
+    missing = [name for name in _ALWAYS_WRITTEN if name not in served]
+    if missing and not may_be_left:
+        difference = difference or f"{missing[0]} is left to the daemon's default"
+    left = missing if may_be_left else []
+    # Tags of ours once left this one out too: no other model, but other answers.
+    penalty = reference.generation.get("repetition_penalty", 1.0)
+    if penalty != 1 and served.get("repeat_penalty") == [penalty] and not served.get(_REACH):
+        left = [*left, _REACH]
     numbers: dict[str, float | int | str] = {"parameters": len(wanted)}
-    if left and may_be_left:
+    if left:
         numbers[LEFT_TO_DAEMON] = ", ".join(left)
-    elif left:
-        difference = difference or f"{left[0]} is left to the daemon's default"
     return Check(
         name=PARAMETERS,
         layer="sampling",

@@ -99,6 +99,16 @@ def test_an_answer_may_be_as_long_as_the_checkpoint_says(
     assert choose_parameters(reference, asked)["num_predict"] == limit
 
 
+def test_a_penalty_reaches_as_far_as_in_transformers() -> None:
+    """Over prompt and answer, not 64 tokens; whoever asks for a penalty has Ollama's."""
+    reference = small_reference().model_copy(update={"generation": {"repetition_penalty": 1.05}})
+    parameters = choose_parameters(reference, {"num_ctx": 2048})
+    assert parameters["repeat_penalty"] == 1.05
+    assert parameters["repeat_last_n"] == 2048
+    assert choose_parameters(reference, {"repeat_last_n": 128})["repeat_last_n"] == 128
+    assert "repeat_last_n" not in choose_parameters(reference, {"repeat_penalty": 1.1})
+
+
 def test_a_tag_has_room_for_its_labels() -> None:
     """num_predict holds the longest label and its end, or says which value would."""
 

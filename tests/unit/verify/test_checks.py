@@ -233,6 +233,27 @@ def test_what_a_bare_tag_leaves_to_the_daemon_is_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("penalty", "parameters", "left"),
+    [
+        (1.05, {"repeat_penalty": 1.05}, True),
+        (1.05, {"repeat_penalty": 1.05, "repeat_last_n": 4096}, False),
+        (1.05, {"repeat_penalty": 1.1}, False),
+        (1.0, {"repeat_penalty": 1.0}, False),
+    ],
+    ids=["an older tag", "a tag of today", "asked for", "none"],
+)
+def test_a_penalty_of_the_checkpoint_without_its_reach_is_said(
+    penalty: float, parameters: dict[str, float | int], *, left: bool
+) -> None:
+    """64 tokens of the whole text are penalised then: no other model, but another answer."""
+    reference = small_reference().model_copy(update={"generation": {"repetition_penalty": penalty}})
+    modelfile = replace(MODELFILE, parameters={**MODELFILE.parameters, **parameters})
+    *_, check = check_settings(shown(modelfile).show("t"), modelfile, reference, OURS)
+    assert check.passed
+    assert check.numbers.get(LEFT_TO_DAEMON) == ("repeat_last_n" if left else None)
+
+
+@pytest.mark.parametrize(
     ("end", "metadata", "passed"),
     [
         (Special(id=1, text="<|user|>"), {}, False),
