@@ -53,9 +53,9 @@ def convert(
         out_dir: Folder of the artefact.
         reporter: Hears of progress.
         chat_template: Write the Jinja chat template where runtimes look for it; None: where the
-            reference values say that the daemon has to run it. Else it is kept under a key of
-            ours for a later import, because a tag needs one authority on rendering: with a
-            TEMPLATE too, Ollama decides by rules of its own which one it follows.
+            reference values say that the daemon has to run it, and where there are none. Else it
+            is kept under a key of ours for a later import, because a tag needs one authority on
+            rendering: with a TEMPLATE too, Ollama decides by rules of its own which one it follows.
         name: ``general.name``; None: made from the base model's name and the stage.
         imatrix: An importance matrix, in a format of llama.cpp; types of blocks spare the columns
             that count.
@@ -250,8 +250,9 @@ def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPla
 
 def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:
     values = read_reference(checkpoint)
-    template = values.template if values is not None else None
-    return template is not None and template.authority == "jinja"
+    if values is None:  # so nobody made a TEMPLATE of it, and no tag of ours comes of the file
+        return True
+    return values.template is not None and values.template.authority == "jinja"
 
 
 def _fallbacks(plans: list[TensorPlan], types: TypePlan, file_type: str) -> list[str]:

@@ -186,6 +186,17 @@ def test_the_template_is_written_where_asked(checkpoint: Checkpoint, tmp_path: P
         assert (tmp_path / f"back-{asked}" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 
 
+def test_a_file_without_a_tag_has_its_template(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """As `convert` makes it of any folder; a TEMPLATE that was proven is the one authority."""
+    keys = metadata(convert(checkpoint, type="f32", out_dir=tmp_path / "bare").gguf_path)
+    assert keys["tokenizer.chat_template"].startswith(CHAT_TEMPLATE)
+    exports = tiny_exports(tmp_path, seed=3, system="Be brief.")
+    served = ReferenceValues.read(exports.checkpoint.reference_path).template
+    assert served is not None
+    assert served.authority == "template"
+    assert "tokenizer.chat_template" not in metadata(exports.gguf("f32").gguf_path)
+
+
 def test_the_same_input_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Two conversions give one digest; no time and no path is in the file."""
     one = convert(checkpoint, type="q8_0", out_dir=tmp_path / "a" / "x")
