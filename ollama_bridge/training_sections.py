@@ -170,7 +170,8 @@ class StudentSection(Section):
     calibration_tokens: int = Field(
         default=8192,
         gt=0,
-        description="Tokens of the training split on which importance is measured.",
+        description="Tokens of the training split, of all its labels, on which importance is "
+        "measured.",
     )
     vocabulary: Literal["full", "corpus"] = Field(
         default="full",
@@ -212,6 +213,7 @@ class StudentSection(Section):
         )
         if self.is_measured:
             said["calibration_tokens"] = self.calibration_tokens
+            said["calibration_texts"] = "of all labels"  # before: the first ones
         return {"layers": None, "layer_choice": self.layer_choice, **said}
 
 

@@ -61,6 +61,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "speed",
             "speed_bound",
             "speed_picture",
+            "spread",
         }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),

@@ -21,6 +21,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.reporting import NullReporter, Progress, Reporter, Timed
+from ollama_bridge.spread import spread_out
 
 _STAGE = "importance"
 
@@ -49,7 +50,8 @@ def importance(
 
     Args:
         checkpoint: The model that will be quantized.
-        corpus: Its training split is read, in order, as the chat template renders it.
+        corpus: Its training split is read, texts of all labels first, as the chat
+            template renders it.
         max_tokens: Enough is enough.
         max_length: Longer examples are left out, tokens.
         out_dir: Folder of the artefact.
@@ -64,7 +66,7 @@ def importance(
     work = Work(
         kind=Importance.kind,
         stage=_STAGE,
-        version=1,
+        version=2,  # 2: of texts of all labels
         inputs={"checkpoint": checkpoint.digest, "corpus": corpus.digest},
         settings={"max_tokens": max_tokens, "max_length": max_length},
     )
@@ -84,7 +86,7 @@ def importance(
         model = load_model(checkpoint.path, dtype=torch.float32)
         total, tokens = min(max_tokens, split.tokens), 0
         with _measured(model, targets) as found, torch.inference_mode():
-            for example in split.examples:
+            for example in spread_out(split.examples):
                 ids = torch.from_numpy(example.input_ids.astype(np.int64))[None]
                 model(input_ids=ids, use_cache=False, logits_to_keep=1)
                 tokens += ids.shape[1]

@@ -29,6 +29,7 @@ from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precis
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.spread import spread_out
 from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.splits import CorpusSplit, counts_of, read_splits
 
@@ -84,8 +85,8 @@ def label(
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
-        # 3: of tokens that are several of the teacher's, last bits of their product.
-        version=3 if "student" in inputs else 2,
+        # 4: other answers decide what two vocabularies have in common.
+        version=4 if "student" in inputs else 2,
         inputs=inputs,
         settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
     )
@@ -156,7 +157,8 @@ def _carried(
     Args:
         teacher: Whose distributions.
         student: For whom.
-        split: The first of its answers decide how much the two vocabularies have in common.
+        split: Some of its answers, of all labels, decide how much the two vocabularies have in
+            common.
         settings: What is kept of a distribution.
         reporter: Hears what was found out.
     """
@@ -165,7 +167,8 @@ def _carried(
             "labels that are drawn at random cannot be carried into another vocabulary",
             hint="set soft_labels.method to top_k",
         )
-    shown = [split.examples[one.row] for one in split.encoded.examples[:_PROBED_EXAMPLES]]
+    probed = spread_out(split.encoded.examples)[:_PROBED_EXAMPLES]
+    shown = [split.examples[row] for row in sorted(one.row for one in probed)]
     texts = [
         message.content
         for example in shown

@@ -229,11 +229,12 @@ def _phases(
 
 def _version(labels: SoftLabels | None, settings: DistillSection, student: StudentSection) -> int:
     """Of this stage: raised for the work whose result has become another, and for that alone."""
+    if settings.on_policy is not None:
+        return 5  # 4: other numbers draw rollouts; 5: they are scored on prompts of all labels
     fills_up = labels is not None and (
         student.vocabulary == "corpus" or "student" in labels.manifest.work.inputs
     )
-    # 4: tokens that only fill up a list belong to the rest; other numbers draw rollouts.
-    return 4 if fills_up or settings.on_policy is not None else 3
+    return 4 if fills_up else 3  # 4: tokens that only fill up a list belong to the rest
 
 
 def _settings_in_effect(

@@ -23,6 +23,7 @@ from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.end_tokens import end_ids
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.precision import Precision
+from ollama_bridge.spread import spread_out
 from ollama_bridge.train.fit import Plan, SideWork
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.ranks import Ranks
@@ -202,12 +203,12 @@ class OnPolicy:
         """The losses of answers to held-out prompts, the same prompts and draws at every call.
 
         Args:
-            examples: Of the validation split; as many as a buffer holds are used.
+            examples: Of the validation split; as many as a buffer holds are used, of all labels.
 
         Returns:
             Nothing, if no prompt is short enough.
         """
-        chosen = self._usable(examples)[: self._section.buffer]
+        chosen = spread_out(self._usable(examples))[: self._section.buffer]
         if not chosen:
             return {}
         rollouts = self._roll_out(chosen, self._sampling, (self._settings.seed, _HELD_OUT))

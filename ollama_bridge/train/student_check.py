@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, StudentSection
@@ -57,7 +57,8 @@ def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
     said = read_config(checkpoint.path)
-    found: Any = CONFIG_MAPPING[said["model_type"]].from_dict(said)
+    config_class: type[PreTrainedConfig] = CONFIG_MAPPING[said["model_type"]]
+    found: PreTrainedConfig = config_class.from_dict(said)
     return found
 
 

@@ -19,6 +19,7 @@ from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.frame import WIDTH_NORM
 from ollama_bridge.models.forward import CausalModel, vocabulary_logits
+from ollama_bridge.spread import spread_out
 
 Texts = Sequence[EncodedExample]
 
@@ -39,9 +40,9 @@ class Activity:
 
 
 def calibration_texts(examples: Texts, *, tokens: int) -> list[EncodedExample]:
-    """The first examples that have so many tokens together, or all."""
+    """Examples of all labels that have so many tokens together, or all; the same ones always."""
     chosen, sum_tokens = [], 0
-    for example in examples:
+    for example in spread_out(examples):
         if sum_tokens >= tokens:
             break
         chosen.append(example)

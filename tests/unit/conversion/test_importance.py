@@ -22,6 +22,7 @@ from ollama_bridge.examples import read_examples
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.spread import spread_out
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_measures_what_the_matrices_are_multiplied_with(
     assert len(found) == 7 * 2  # every matrix of both layers, and not the output
     assert found["blk.1.ffn_down.weight"].shape == (model.config.intermediate_size,)
     few = importance(checkpoint, corpus, max_tokens=1, out_dir=tmp_path / "few")
-    assert few.facts["tokens"] == len(split.examples[0].input_ids)
+    assert few.facts["tokens"] == len(spread_out(split.examples)[0].input_ids)
 
 
 def test_a_file_made_with_importance_is_closer_on_such_texts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,11 @@ def test_a_layer_without_which_the_answer_is_lost_counts() -> None:
         assert value == pytest.approx(loss(cut) - loss(whole), abs=1e-4)
 
 
-@pytest.mark.parametrize(("tokens", "count"), [(1, 1), (10, 1), (11, 2), (10**6, 3)])
-def test_calibration_takes_the_first_texts(tokens: int, count: int) -> None:
-    """As many as hold the tokens asked for."""
-    assert calibration_texts(TEXTS, tokens=tokens) == TEXTS[:count]
+@pytest.mark.parametrize(("tokens", "count"), [(1, 1), (10, 1), (11, 2), (10**6, 40)])
+def test_calibration_takes_as_many_texts_as_hold_the_tokens(tokens: int, count: int) -> None:
+    """Of a file that is sorted by label both labels, whatever the number."""
+    labels = ["negative"] * 20 + ["positive"] * 20
+    texts = [replace(text(*range(10)), row=row, label=label) for row, label in enumerate(labels)]
+    chosen = calibration_texts(texts, tokens=tokens)
+    assert len(chosen) == count
+    assert {one.label for one in chosen} == set(labels) or count == 1

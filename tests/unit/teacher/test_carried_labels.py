@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fakes.models import build_tiny_checkpoint
-from fakes.trainable import SYSTEM, commit, tiny_corpus
+from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_corpus
 
+from ollama_bridge.alignment import Side
 from ollama_bridge.alignment.positions import HOLE, match_positions
 from ollama_bridge.alignment.vocabulary import read_vocabulary
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import read_examples
+from ollama_bridge.examples import read_examples, write_examples
 from ollama_bridge.label_store.info import read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.teacher import carried as carried_module
+from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train.distill import distill
 
@@ -54,6 +58,18 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return checkpoint(tmp_path_factory.mktemp("wide") / "wide", 384)
+
+
+def by_label(folder: Path) -> Corpus:
+    """A corpus whose files are sorted by label."""
+
+    def fill(path: Path) -> None:
+        for split, count in (("train", 24), ("validation", 8)):
+            examples = sentiment_examples(count, name=split)
+            examples.sort(key=lambda one: str(one.label))
+            write_examples(path / f"{split}.jsonl", examples)
+
+    return commit(Corpus, folder, fill)
 
 
 def carried(
@@ -128,6 +144,24 @@ def test_a_student_learns_from_a_teacher_of_another_vocabulary(
         out_dir=tmp_path / "student",
     )
     assert student.facts["validation_kl"] > 0
+
+
+def test_answers_of_all_labels_decide_what_is_in_common(
+    narrow: Checkpoint, wide: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of a split that is sorted by label: each label's answer is split by both."""
+    corpus = by_label(tmp_path / "corpus")
+    shown: list[str] = []
+
+    def watched(teacher: Side, student: Side, texts: Sequence[str], **named: Any) -> Carried:
+        shown.extend(texts)
+        return Carried(teacher, student, texts, **named)
+
+    monkeypatch.setattr("ollama_bridge.teacher.local._PROBED_EXAMPLES", 8)
+    monkeypatch.setattr("ollama_bridge.teacher.local.Carried", watched)
+    carried(narrow, wide, corpus, tmp_path / "labels")
+    assert len(shown) == 8
+    assert set(shown) == set(LABELS)
 
 
 def test_no_position_is_computed_that_nobody_asks_for(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
-from fakes.trainable import SYSTEM, sentiment_examples
+from fakes.trainable import LABELS, SYSTEM, sentiment_examples
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Note, Progress
@@ -26,7 +28,7 @@ from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.rollouts import prompt_of
+from ollama_bridge.train.rollouts import prompt_of, roll_out
 
 CPU = Precision(torch.device("cpu"), torch.float32, 1)
 ALONE = Ranks()
@@ -153,6 +155,22 @@ def test_empty_answers_are_refused() -> None:
     """A student that only ends has nothing to be scored."""
     with pytest.raises(TrainingError, match=r"all 8 answers .* step 5 are empty"):
         make(ends=tuple(range(384))).lesson(4, ALONE)
+
+
+def test_held_out_prompts_are_of_all_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a split that is sorted by label, and larger than a buffer."""
+    by_label = sorted(sentiment_examples(40, name="validation"), key=lambda one: str(one.label))
+    split = encode_split(by_label, build_tiny_tokenizer(), max_length=512, name="validation")
+    labels: list[str | None] = []
+
+    def watched(model: Any, examples: Sequence[EncodedExample], *rest: Any, **named: Any) -> Any:
+        labels.extend(one.label for one in examples)
+        return roll_out(model, examples, *rest, **named)
+
+    monkeypatch.setattr("ollama_bridge.train.on_policy.roll_out", watched)
+    make().score(split.examples)
+    assert len(labels) == 8
+    assert min(Counter(labels)[label] for label in LABELS) >= 3
 
 
 def test_prompts_need_room() -> None:

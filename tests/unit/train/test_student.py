@@ -134,7 +134,9 @@ def test_plain_students_are_the_work_that_they_were() -> None:
     plain = StudentSection(layers=10)
     assert plain.effective() == {"layers": 10, "layer_choice": "first"}
     assert StudentSection(layers=(1, 2)).effective() == {"layers": [1, 2], "layer_choice": "first"}
-    assert NARROW.effective()["calibration_tokens"] == 300
+    measured = NARROW.effective()
+    assert measured["calibration_tokens"] == 300
+    assert measured["calibration_texts"] == "of all labels"
     other = plain.model_copy(update={"calibration_tokens": 9})
     assert other.effective() == plain.effective()
 
