@@ -24,10 +24,12 @@ _SHORT_FORM = frozenset({"kd_weight", "temperature", "hidden_weight"})
 class EarlyStoppingSection(Section):
     """When to stop before the last epoch, and which weights to keep."""
 
-    metric: Literal["exact", "token_accuracy", "ce"] = Field(
-        default="exact",
+    metric: Literal["exact", "token_accuracy", "ce"] | None = Field(
+        default=None,
         description="Score on the validation split. exact: greedy answers that are right to the "
-        "token; token_accuracy: for free text; ce: the loss, which misleads about both.",
+        "last token; token_accuracy: for free text; ce: the loss, which misleads about both. null: "
+        "exact where the answers are labels, else token_accuracy; of two that are equal the one "
+        "with the lower loss.",
     )
     patience: int = Field(
         default=3, ge=1, description="Evaluations without a better score, then training stops."

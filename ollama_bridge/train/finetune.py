@@ -30,6 +30,7 @@ from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.qlora import load_quantized
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.stopping import score_of_task
 from ollama_bridge.train.validation import Validator, probe_logits
 
 STAGE = "finetune"
@@ -103,7 +104,7 @@ def finetune(
             max_examples=settings.max_examples,
         )
         ranks.check_room(base.path, what_for=_WHOLE[settings.method])
-        run = _Run(base, material, settings, precision, draft.path, reporter)
+        run = _Run(base, material, settings, labels, precision, draft.path, reporter)
         model, result, gap = run.tuned()
         facts = {**material.facts, "dtype": precision.dtype_name, **gap}
         checkpoint = complete_checkpoint(
@@ -130,6 +131,7 @@ class _Run:
     base: Checkpoint
     material: Material
     settings: TuneSection
+    labels: tuple[str, ...]
     precision: Precision
     state_dir: Path
     reporter: Reporter
@@ -170,6 +172,7 @@ class _Run:
                 state_dir=self.state_dir,
                 reporter=self.reporter,
                 validate=Validator(model, self.material.validation, precision=self.precision),
+                score=score_of_task(self.material.validation.examples, self.labels),
             )
 
     def _fewer_casts(self, model: CausalModel) -> contextlib.AbstractContextManager[None]:

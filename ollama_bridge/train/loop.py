@@ -22,7 +22,7 @@ import torch
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
+from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.labels import Targets
 from ollama_bridge.models.forward import (
@@ -52,6 +52,7 @@ from ollama_bridge.train.state import (
     save_best,
     save_state,
 )
+from ollama_bridge.train.stopping import Stopping
 
 LOG_NAME = "training.json"
 
@@ -115,6 +116,7 @@ def train(
     state_dir: Path,
     reporter: Reporter,
     validate: Validation | None = None,
+    score: str = "token_accuracy",
 ) -> TrainingResult:
     """Train the parameters of ``model`` that require a gradient, in place.
 
@@ -130,6 +132,7 @@ def train(
         reporter: Hears of progress.
         validate: Called at the end of every epoch, and as often as ``early_stopping`` says, without
             gradient and in evaluation mode.
+        score: Of ``validate``; early stopping goes by it where it is told no metric.
 
     Raises:
         TrainingError: the loss or gradient is not a number any more, or not even one example fits
@@ -158,6 +161,8 @@ def train(
     if advice := ranks.advice_on_threads(precision):
         reporter.emit(Note(stage, "warning", advice))
     saver = _Saver(state_path, settings.checkpoint_interval_s)
+    section = settings.early_stopping
+    early = None if section is None else Stopping(section, score)
     written = [phase.on_policy for phase in phases if phase.on_policy is not None]
     longest = max([batches.longest, *(one.longest for one in written)])
 
@@ -192,8 +197,8 @@ def train(
                 on_policy.restore(position.rollouts)
                 rollout_steps = on_policy.steps(totals[number])
             done_before, steps = sum(totals[:number]), totals[number]
-            stopping = settings.early_stopping if number + 1 == len(phases) else None
-            every = _evaluation_interval(stopping, len(batches))
+            stopping = early if number + 1 == len(phases) else None
+            every = stopping.interval(len(batches)) if stopping else len(batches)
             order: list[tuple[int, ...]] = []
             while position.step < steps:
                 epoch, index = divmod(position.step, len(batches))
@@ -244,9 +249,9 @@ def train(
                     position.log.append(entry)
                     meter.record(step, entry)
                 if evaluated and stopping is not None:
-                    if _is_best(position, entry, stopping.metric):
+                    if stopping.is_best(position, entry):
                         save_best(best_path(state_dir, position.step), weights)
-                    if position.stale >= stopping.patience:
+                    if stopping.is_over(position):
                         break
                 if position.step < steps and ranks.agree(saver.is_due()):
                     saver.save(position, weights, optimizer)
@@ -257,6 +262,8 @@ def train(
         ranks.wait()
         load_best(best_path(state_dir, position.best["step"]), weights)
         reporter.emit(Note(stage, "info", f"kept the weights of step {position.best['step']}"))
+        if early is not None and (problem := early.problem(position.best["validation"])):
+            reporter.emit(Note(stage, "warning", problem))
     weights.put_back()
     model.eval()
     facts = meter.facts()
@@ -347,25 +354,6 @@ def _side_work(
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _evaluation_interval(stopping: EarlyStoppingSection | None, epoch_steps: int) -> int:
-    """Steps between evaluations, the ends of epochs aside."""
-    if stopping is None:
-        return epoch_steps
-    return max(1, round(stopping.interval_epochs * epoch_steps))
-
-
-def _is_best(position: Position, entry: dict[str, Any], metric: str) -> bool:
-    """Compare an evaluation with the best one, and remember the better."""
-    better = -1 if metric == "ce" else 1
-    score = entry["validation"][metric]
-    if position.best is not None and better * (score - position.best["validation"][metric]) <= 0:
-        position.stale += 1
-        return False
-    position.best = {"step": entry["step"], "validation": entry["validation"]}
-    position.stale = 0
-    return True
 
 
 def _soft_targets(

@@ -292,6 +292,20 @@ def test_the_weights_of_the_best_step_are_kept_though_another_was_better_once(
     assert kept == ["resume-best-1.safetensors"]
 
 
+def test_weights_that_nothing_chose_are_told(tmp_path: Path) -> None:
+    """Where no answer was ever right as a whole, the first evaluation's weights are the best."""
+    listener = Listener()
+    _, result = Run(
+        tmp_path,
+        listener=listener,
+        changes={"early_stopping": EarlyStoppingSection(metric="exact", interval_epochs=0.01)},
+        validate=lambda: {"exact": 0.0},
+    )()
+    assert result.best == {"step": 1, "validation": {"exact": 0.0}}
+    warnings = [one for one in listener.events if isinstance(one, Note) and one.level == "warning"]
+    assert "leave out early_stopping.metric" in warnings[-1].message
+
+
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     """A library must not reseed its caller's random numbers."""
     torch.manual_seed(1)

@@ -1,0 +1,83 @@
+"""Early stopping: by which scores weights are compared, and when no better ones are expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_bridge.config import EarlyStoppingSection
+from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.train.state import Position
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a phase stops early.
+
+    Attributes:
+        section: What the recipe says.
+        by_task: The score that weights are compared by where it names none.
+    """
+
+    section: EarlyStoppingSection
+    by_task: str
+
+    def interval(self, epoch_steps: int) -> int:
+        """Steps between evaluations, the ends of epochs aside."""
+        return max(1, round(self.section.interval_epochs * epoch_steps))
+
+    def is_best(self, position: Position, entry: Mapping[str, Any]) -> bool:
+        """Compare an evaluation with the best one, and remember the better.
+
+        Args:
+            position: Knows the best one.
+            entry: Of the log, with validation scores.
+        """
+        scores = entry["validation"]
+        if position.best is not None and self._rank(scores) <= self._rank(
+            position.best["validation"]
+        ):
+            position.stale += 1
+            return False
+        position.best = {"step": entry["step"], "validation": scores}
+        position.stale = 0
+        return True
+
+    def is_over(self, position: Position) -> bool:
+        """Whether enough evaluations were no better."""
+        return position.stale >= self.section.patience
+
+    def problem(self, best: Mapping[str, float]) -> str | None:
+        """Why the best weights may be no better than others, for people.
+
+        Args:
+            best: Their validation scores.
+        """
+        if self.section.metric != "exact" or best["exact"] > 0:
+            return None
+        return (
+            "no answer was ever right to the last token, so early stopping kept the weights of its "
+            "first evaluation: leave out early_stopping.metric, or say token_accuracy"
+        )
+
+    def _rank(self, scores: Mapping[str, float]) -> tuple[float, ...]:
+        """The higher the better."""
+        metric = self.section.metric
+        if metric is None:
+            return scores[self.by_task], -scores["ce"]
+        return (-scores["ce"] if metric == "ce" else scores[metric],)
+
+
+def score_of_task(examples: Sequence[EncodedExample], labels: Sequence[str]) -> str:
+    """The score of a validation split that says most of what its task is.
+
+    Of answers that are labels it is how many are right. Of free text, thoughts in front of a label
+    included, hardly one is right to the last token, and what counts is how many tokens are.
+
+    Args:
+        examples: Of the split.
+        labels: Of a classification; none for free text.
+    """
+    answers = {example.input_ids[example.targets].tobytes() for example in examples}
+    return "exact" if len(answers) <= len(labels) else "token_accuracy"
