@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
 
 from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
@@ -47,9 +48,10 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
         seed: Of A's initial values, and of PiSSA's randomized SVD.
 
     Raises:
-        TrainingError: the model has no such layer that PEFT can adapt, or it is an embedding and
-            output matrix in one.
+        TrainingError: the model has no layer of a name, or none that PEFT can adapt, or it is an
+            embedding and output matrix in one.
     """
+    _check_targets(model, settings.targets or ())
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -86,6 +88,28 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
             hint="leave embed_tokens and lm_head out of lora.targets",
         )
     return adapted
+
+
+def _check_targets(model: CausalModel, targets: Sequence[str]) -> None:
+    """Refuse names that no layer has: PEFT says nothing of them where another one is found."""
+    names = [name for name, _ in model.named_modules()]
+    missing = [
+        target
+        for target in targets
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if missing:
+        head = model.get_output_embeddings()
+        linear = {
+            name.rpartition(".")[2]: None
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        }
+        raise TrainingError(
+            f"LoRA cannot be added to this model: it has no layer {' or '.join(missing)}; its "
+            f"linear layers are {', '.join(linear)}",
+            hint="correct lora.targets, or adapt all of them: --set teacher.tune.lora.targets=null",
+        )
 
 
 def merge_lora(adapted: Adapted) -> CausalModel:

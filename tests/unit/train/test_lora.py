@@ -46,12 +46,27 @@ def test_nobody_is_warned_of_what_libraries_do_to_each_other() -> None:
 
 
 def test_chosen_layers_alone_are_adapted() -> None:
-    """Names of layers instead of all of them; none by that name is an error."""
+    """Names of layers instead of all of them; a part of their path tells equal names apart."""
     model = build_tiny_model()
-    add_lora(model, LoraSection(r=4, targets=("q_proj", "v_proj")), seed=0)
+    add_lora(model, LoraSection(r=4, targets=("q_proj", "self_attn.v_proj")), seed=0)
     assert len(trainable_parameters(model)) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize("targets", [("query",), ("q_proj", "query", "v_proj"), ("q_pro", "_proj")])
+def test_a_name_that_no_layer_has_is_refused(targets: tuple[str, ...]) -> None:
+    """Beside others, too: of another family's list some names are often found."""
+    with pytest.raises(TrainingError, match="LoRA cannot be added") as caught:
+        add_lora(build_tiny_model(), LoraSection(targets=targets), seed=0)
+    missing = " or ".join(name for name in targets if name not in ("q_proj", "v_proj"))
+    assert f"it has no layer {missing}; its linear layers are q_proj, k_proj" in str(caught.value)
+    assert "lm_head" not in str(caught.value)
+    assert "--set teacher.tune.lora.targets=null" in caught.value.hint
+
+
+def test_a_layer_that_cannot_be_adapted_is_refused() -> None:
+    """A whole block has a name, but no weight."""
     with pytest.raises(TrainingError, match="LoRA cannot be added"):
-        add_lora(build_tiny_model(), LoraSection(targets=("query",)), seed=0)
+        add_lora(build_tiny_model(), LoraSection(targets=("q_proj", "mlp")), seed=0)
 
 
 def test_an_embedding_that_is_the_output_matrix_too_is_not_adapted() -> None:
