@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ollama_bridge.batches import Batches
+from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import DataError
 from ollama_bridge.evaluation.metrics import OTHER
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, Progress, Reporter
 
@@ -73,7 +74,7 @@ def score_labels(
         tokenizer: The checkpoint's own.
         examples: Each ends on an assistant turn, whose text does not matter.
         labels: The task's.
-        precision: Type of the forward pass; log-probabilities are float32.
+        precision: Type of the forward pass; the logits of labels are float32.
         stage: For progress events.
         reporter: Hears of progress.
 
@@ -112,6 +113,7 @@ class _Run:
         reporter: Reporter,
     ) -> None:
         self._model = model
+        self._head = VocabularyHead(model)
         self._precision = precision
         self._pad_id = pad_id
         self._stage = stage
@@ -124,12 +126,12 @@ class _Run:
         scores = np.zeros((len(prompts), len(ids)), dtype=np.float32)
         begins = 0
         done = 0
-        for members, owners, targets, logits in self._logits(prompts):
-            del owners, targets  # one position an example, in order
-            log_probs = torch.log_softmax(logits, dim=-1)
-            scores[list(members)] = log_probs[:, list(ids)].cpu().numpy()
+        tokens = torch.tensor(ids, device=self._precision.device)
+        for batch, hidden, logits in self._logits(prompts):  # one position an example, in order
+            log_probs = self._log_probs(tokens, hidden, logits)
+            scores[list(batch.members)] = log_probs.cpu().numpy()
             begins += sum(int(best) in ids for best in logits.argmax(dim=-1))
-            done += len(members)
+            done += len(batch.members)
             self._reporter.emit(Progress(self._stage, done, len(prompts), "texts"))
         return scores, begins / len(prompts)
 
@@ -140,22 +142,34 @@ class _Run:
         scores = np.zeros((len(variants[0]), len(variants)), dtype=np.float32)
         begins, done = 0, 0
         for place, variant in enumerate(variants):
-            for members, owners, targets, logits in self._logits(variant):
-                log_probs = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-                sums = torch.zeros(len(members), device=log_probs.device)
-                sums.index_add_(0, owners, log_probs)
-                scores[list(members), place] = sums.cpu().numpy()
+            for batch, hidden, logits in self._logits(variant):
+                found = batch.targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+                tokens, places = found
+                log_probs = self._log_probs(tokens, hidden, logits).gather(1, places[:, None])[:, 0]
+                sums = torch.zeros(len(batch.members), device=log_probs.device)
+                sums.index_add_(0, batch.owners, log_probs)
+                scores[list(batch.members), place] = sums.cpu().numpy()
                 if place == 0:
                     # A position that predicts the first token has another owner before it.
-                    first = torch.ones_like(owners, dtype=torch.bool)
-                    first[1:] = owners[1:] != owners[:-1]
+                    first = torch.ones_like(batch.owners, dtype=torch.bool)
+                    first[1:] = batch.owners[1:] != batch.owners[:-1]
                     begins += sum(int(best) in first_ids for best in logits[first].argmax(dim=-1))
-                done += len(members)
+                done += len(batch.members)
                 self._reporter.emit(Progress(self._stage, done, scores.size, "answers"))
         return scores, begins / len(variants[0])
 
-    def _logits(self, examples: Sequence[EncodedExample]) -> Any:
-        """Members, owners, targets and logits, batch by batch."""
+    def _log_probs(
+        self, tokens: torch.Tensor, hidden: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """(positions, k) of some tokens: they are compared, so they are not rounded as the rest."""
+        with self._precision.autocast():
+            own = self._head.logits_of(tokens, hidden)
+        return own - logits.logsumexp(dim=-1, keepdim=True)
+
+    def _logits(
+        self, examples: Sequence[EncodedExample]
+    ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+        """Batch by batch, with the hidden states and logits of its supervised positions."""
         batches = Batches(examples, batch_tokens=_BATCH_TOKENS, pad_id=self._pad_id)
         for batch in batches.in_order():
             batch = batch.to(self._precision.device)
@@ -167,7 +181,7 @@ class _Run:
                         for chunk in torch.split(hidden, _POSITIONS_PER_CHUNK)
                     ]
                 )
-            yield batch.members, batch.owners, batch.targets, logits
+            yield batch, hidden, logits
 
 
 def _encode(examples: Sequence[Example], label: str, tokenizer: Any) -> list[EncodedExample]:

@@ -244,7 +244,7 @@ def _settings_key(
         "task": task.kind,
         "labels": list(task.labels),
         "max_examples": settings.max_examples,
-        **({"reply_tokens": settings.reply_tokens} if writes else {}),
+        **({"reply_tokens": settings.reply_tokens} if writes else {"label_logits": "float32"}),
         **({"chosen": "by label"} if settings.max_examples and task.kind == "classify" else {}),
     }
 

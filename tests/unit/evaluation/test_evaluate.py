@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
@@ -124,6 +125,34 @@ def test_single_tokens_are_read_off_behind_the_prompt(base: Checkpoint) -> None:
         assert found.predictions(labels)[row] == labels[int(last[ids].argmax())]
         says += int(last.argmax()) in ids
     assert found.says_label == says / len(examples)
+
+
+def test_labels_that_are_nearly_as_likely_are_told_apart() -> None:
+    """In bfloat16, too: their logits would be one number, and the label named first the answer."""
+    tokenizer, model = build_tiny_tokenizer(), build_tiny_model(tied=False).requires_grad_(False)
+    labels = ("a", "b")
+    first, second = (tokenizer(name, add_special_tokens=False)["input_ids"][0] for name in labels)
+    rows = model.lm_head.weight
+    rows *= 8.0
+    rows[second] = rows[first]
+    rows[second, 7] += 0.03125
+    model.bfloat16().float()  # the factors are the same in both types
+    examples = sentiment_examples(16, name="t")
+    said = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        found = score_labels(
+            model,
+            tokenizer,
+            examples,
+            labels,
+            precision=replace(FLOAT32, dtype=dtype),
+            stage="s",
+            reporter=NullReporter(),
+        )
+        assert (found.log_probs[:, 0] != found.log_probs[:, 1]).all()
+        said[dtype] = found.predictions(labels)
+    assert set(said[torch.float32]) == set(labels)
+    assert said[torch.bfloat16] == said[torch.float32]
 
 
 @pytest.mark.parametrize("labels", [LABELS, ("a", "b")], ids=["whole", "one token"])

@@ -26,6 +26,23 @@ def test_logits_are_those_of_the_model(case: str, tmp_path: Path) -> None:
     assert VocabularyHead(model).vocabulary == expected.shape[1]
 
 
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_logits_of_some_tokens_are_not_rounded(case: str, tmp_path: Path) -> None:
+    """The factors are those of the head's own product, its result is float32."""
+    model = load_model(build_checkpoint(case, tmp_path)).requires_grad_(False)
+    head = VocabularyHead(model)
+    hidden = torch.randn(5, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([3, 1, 40])
+    assert torch.allclose(head.logits_of(tokens, hidden), head(hidden)[:, tokens], atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, rounded = head.logits_of(tokens, hidden), head(hidden)[:, tokens]
+    assert (found.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.allclose(found, rounded.float(), rtol=2e-2, atol=2e-2)
+    model.get_output_embeddings().to(torch.bfloat16)
+    expected = VocabularyHead(model.float())(hidden.bfloat16().float())[:, tokens]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_the_cast_of_what_is_frozen_is_kept() -> None:
     """Until the weight is another; that of a trained one is made at every call."""
     model = build_tiny_model(tied=False)
