@@ -84,7 +84,7 @@ def little_memory(limit_bytes: int) -> Iterator[None]:
 
 @given(data=st.data())
 @settings(
-    max_examples=150, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_spoiled_file_costs_nothing(whole: bytes, tmp_path: Path, data: st.DataObject) -> None:
     """A file of kilobytes never takes megabytes, whatever it claims; nor another kind of error."""

@@ -127,7 +127,7 @@ def test_every_truncation_is_an_error(good: Path, file: Path) -> None:
 
 @given(data=st.data())
 @settings(
-    max_examples=150, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_changed_bytes_never_hang_or_crash(good: Path, file: Path, data: st.DataObject) -> None:
     """With bytes changed at random the file reads, or is a GGUFError; nothing else."""
@@ -145,7 +145,7 @@ def test_changed_bytes_never_hang_or_crash(good: Path, file: Path, data: st.Data
 
 
 @given(st.binary(max_size=400))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=5000)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=60_000)
 def test_noise_behind_a_good_header_is_an_error(file: Path, noise: bytes) -> None:
     """Counts that promise more than noise can hold are a GGUFError."""
     file.write_bytes(header(keys=3, tensors=2) + noise)
