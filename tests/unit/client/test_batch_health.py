@@ -147,7 +147,7 @@ def test_a_wedged_daemon_is_left_out(daemon: FakeDaemon, log: BatchLog, begins: 
 
 def test_a_wedged_daemon_alone_ends_the_batch(daemon: FakeDaemon, log: BatchLog) -> None:
     """What was answered is kept, and no row is set aside."""
-    limits = BatchLimits(in_flight=1, pause_s=0.001, quiet_s=0.1, canary_s=0.1, outage_s=0.1)
+    limits = BatchLimits(in_flight=1, pause_s=0.001, quiet_s=0.5, canary_s=0.1, outage_s=0.1)
 
     def wedges(asked: Asked) -> Turn:
         if len(daemon.questions) < 3:
@@ -156,7 +156,7 @@ def test_a_wedged_daemon_alone_ends_the_batch(daemon: FakeDaemon, log: BatchLog)
         return SILENCE
 
     daemon.script = wedges
-    with pytest.raises(DaemonTimeoutError, match=r"not even one token within 0\.1 s"):
+    with pytest.raises(DaemonTimeoutError, match=r"not even one token within [\d.]+ s"):
         run("abcd", log, daemon.host, limits=limits)
     assert len(log) == 2
 
@@ -250,7 +250,7 @@ def test_who_is_wedged_from_the_start_is_left_out(
     daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And told; the others answer everything."""
-    monkeypatch.setattr(model_check, "SOON", Timeouts(between_tokens_s=0.1))
+    monkeypatch.setattr(model_check, "SOON", Timeouts(between_tokens_s=0.5))
     with FakeDaemon(fault=Fault.SILENT) as wedged:
         hosts = [wedged.host, daemon.host]
         found = list(ask_all(prompts("a", "b"), tmp_path / "log", hosts=hosts))
@@ -299,7 +299,7 @@ def test_a_model_that_is_replaced_under_a_row_is_noticed(
 
     def replaced(asked: Asked) -> Turn:
         daemon.models["m:latest"] = "e" * 64
-        daemon.closing.wait(1.0)
+        daemon.closing.wait(30.0)
         return echo(asked)
 
     daemon.script = replaced

@@ -97,7 +97,7 @@ def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str)
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_a_batch_asks_as_its_client_does(daemon: FakeDaemon, tmp_path: Path, kind: str) -> None:
     """With its key and its limits."""
-    asked: dict[str, Any] = {"api_key": "k", "timeouts": Timeouts(load_s=0.1, first_token_s=0.1)}
+    asked: dict[str, Any] = {"api_key": "k", "timeouts": Timeouts(load_s=0.4, first_token_s=0.4)}
     silence = iter([Turn(fault=Fault.SILENT)])
     daemon.script = lambda asked: next(silence, None) or echo(asked)
 
@@ -537,7 +537,7 @@ def test_a_killed_batch_goes_on(daemon: FakeDaemon, tmp_path: Path) -> None:
     def script(asked: Asked) -> Turn:
         if len(daemon.questions) > 10:
             slow.set()
-            daemon.closing.wait(0.2)
+            daemon.closing.wait()
         return echo(asked)
 
     daemon.script = script

@@ -191,8 +191,10 @@ def test_every_fault_is_an_error_that_ollama_s_users_catch(
 ) -> None:
     """Nothing of httpx or json comes through, and nothing waits for ever."""
     daemon.fault = fault
+    patient = {"timeouts": PATIENT, "retries": NO_RETRIES}
+    client = HASTY if fault in (Fault.STALL, Fault.SILENT) else patient
     with pytest.raises((ollama.ResponseError, ConnectionError)) as caught:
-        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, client=HASTY)
+        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, client=client)
     if cause is not None:
         assert isinstance(caught.value.__cause__, cause)
 
