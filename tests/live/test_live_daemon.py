@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fakes.processes import has_ended
 
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.daemon import ensure
@@ -39,7 +40,7 @@ def ask(daemon: PrivateDaemon, tag: str) -> None:
 
 def gone(processes: list[psutil.Process]) -> bool:
     """Whether all of them have ended."""
-    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+    return all(map(has_ended, processes))
 
 
 def test_blob_of_a_created_model_is_the_file(daemon: PrivateDaemon, teacher_gguf: Path) -> None:

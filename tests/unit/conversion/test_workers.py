@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from fakes.processes import has_ended, words_of
 from gguf import GGMLQuantizationType
 
 from ollama_bridge.errors import ConversionError
@@ -44,9 +45,9 @@ def ours() -> list[psutil.Process]:
     """Worker processes of this test process."""
     found = psutil.Process().children(recursive=True)
     # Between exec and the program's first instruction a process has no words at all.
-    while any(child.status() != psutil.STATUS_ZOMBIE and not child.cmdline() for child in found):
+    while any(not words_of(child) and not has_ended(child) for child in found):
         time.sleep(0.01)
-    return [child for child in found if "worker_process" in " ".join(child.cmdline())]
+    return [child for child in found if "worker_process" in words_of(child)]
 
 
 def test_processes_do_not_change_a_byte() -> None:
@@ -128,6 +129,6 @@ def test_a_killed_caller_takes_its_workers_along(tmp_path: Path) -> None:
     caller.stdout.close()
     assert len(workers) == 2
     deadline_s = time.monotonic() + 30
-    while any(worker.is_running() and worker.status() != "zombie" for worker in workers):
+    while not all(map(has_ended, workers)):
         assert time.monotonic() < deadline_s, "a worker outlived its caller"
         time.sleep(0.05)

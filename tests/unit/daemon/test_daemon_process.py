@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from fakes.processes import has_ended
 
 from ollama_bridge.daemon import launch, process
 from ollama_bridge.daemon.process import PrivateDaemon
@@ -19,8 +19,8 @@ from ollama_bridge.errors import DaemonError, DaemonInstallError
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
-    """Whether all of them have ended, zombies counting as ended."""
-    return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
+    """Whether all of them have ended."""
+    return all(map(has_ended, processes))
 
 
 def environment_of(daemon: PrivateDaemon) -> dict[str, str]:
@@ -100,18 +100,14 @@ def test_a_taken_port_is_left_for_another(
     fake_ollama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the chosen port was taken meanwhile, the next one is tried."""
-    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        ports = [other.getsockname()[1], free.getsockname()[1]]
-        free.close()
-        other.close()
-        with PrivateDaemon(tmp_path / "first", binary=fake_ollama) as first:
-            taken = int(first.host.rpartition(":")[2])
-            offered = iter([taken, ports[1]])
-            monkeypatch.setattr(process, "free_port", lambda: next(offered))
-            with PrivateDaemon(tmp_path / "root", binary=fake_ollama) as daemon:
-                assert daemon.host.endswith(f":{ports[1]}")
-                assert first.pid is not None
+    with PrivateDaemon(tmp_path / "first", binary=fake_ollama) as first:
+        taken, free_port = int(first.host.rpartition(":")[2]), process.free_port
+        offered = iter([taken])
+        monkeypatch.setattr(process, "free_port", lambda: next(offered, None) or free_port())
+        with PrivateDaemon(tmp_path / "root", binary=fake_ollama) as daemon:
+            assert next(offered, None) is None
+            assert daemon.host != first.host
+            assert first.pid is not None
 
 
 def test_slow_start_ends_in_an_error_and_no_process(
