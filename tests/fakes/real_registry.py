@@ -16,7 +16,7 @@ from ollama_bridge.daemon.process import free_port
 
 USER, PASSWORD = "ada", "correct horse"
 _HTPASSWD = f"{USER}:$2b$04$U28aQr3k/RSpCpSis/Xp.OJvhf.jbWZV/eqUIzVAPR8nsaK7RIGbu\n"
-_STARTS_WITHIN_S = 15.0
+_STARTS_WITHIN_S = 60.0
 
 
 def find_registry(assets_dir: Path) -> Path | None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from ollama_bridge import compat
 from ollama_bridge.client import Client, Conversation, Dropped, Session
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.monitoring import Observer
+from ollama_bridge.monitoring import Observer, observer
 
 pytestmark = pytest.mark.live
 
@@ -228,19 +228,22 @@ def test_what_the_document_shows_works(
     assert (tmp_path / "chat.json").is_file()
 
 
-def test_a_request_is_seen_while_it_runs(daemon: PrivateDaemon) -> None:
+def test_a_request_is_seen_while_it_runs(
+    daemon: PrivateDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The runner of the model, busy, with tokens coming; that it ended unseen is told."""
-    with daemon.client() as client, Observer(daemon.host) as observer:
+    monkeypatch.setattr(observer, "_SLOTS_LIMIT_S", 30.0)  # of a machine that has other work
+    with daemon.client() as client, Observer(daemon.host) as looking:
         story = client.stream(TAG, "Tell a long story.", options={"num_predict": 400})
         next(story)
-        observer.look()
+        looking.look()
         for _ in range(20):
             next(story)
-        seen = [one for one in observer.look().runners if one.model == TAG]
+        seen = [one for one in looking.look().runners if one.model == TAG]
         story.close()  # type: ignore[attr-defined]
         ended = seen[0]
         while ended.busy:
-            (ended,) = (one for one in observer.look().runners if one.model == TAG)
+            (ended,) = (one for one in looking.look().runners if one.model == TAG)
     assert [(one.busy, one.is_partial) for one in seen] == [(1, False)]
     assert seen[0].tokens > 0
     assert ended.is_partial

@@ -196,12 +196,13 @@ def next_token(runner: Path, ids: list[int], *arguments: str) -> dict[int, float
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         request = {"prompt": ids, "n_predict": 1, "n_probs": 20, "temperature": 0}
+        url = f"http://127.0.0.1:{port}"
         transport = httpx.HTTPTransport(retries=8)  # until it listens
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
+        with httpx.Client(base_url=url, transport=transport, timeout=60) as client:
             while client.get("/health").status_code == 503:
                 assert process.poll() is None
                 time.sleep(0.1)
-            reply = client.post("/completion", json=request, timeout=60).json()
+            reply = client.post("/completion", json=request).json()
     finally:
         process.terminate()
         process.wait(timeout=10)
