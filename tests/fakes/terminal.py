@@ -42,7 +42,7 @@ def wait_until_it_sleeps(process: subprocess.Popen[str], *, limit_s: float = 5) 
     """Wait until a program that is about to wait does wait.
 
     Python looks for signals between its own instructions: one that comes after it has looked and
-    before it waits is seen when it has waited.
+    before it waits is seen when it has waited. One look would take a short wait for the long one.
 
     Args:
         process: The program.
@@ -50,23 +50,28 @@ def wait_until_it_sleeps(process: subprocess.Popen[str], *, limit_s: float = 5) 
     """
     watched = psutil.Process(process.pid)
     deadline_s = time.monotonic() + limit_s
-    while watched.status() != psutil.STATUS_SLEEPING and time.monotonic() < deadline_s:
-        time.sleep(0.001)
+    looks_in_a_row = 0
+    while looks_in_a_row < 3 and time.monotonic() < deadline_s:
+        sleeps = watched.status() == psutil.STATUS_SLEEPING
+        looks_in_a_row = looks_in_a_row + 1 if sleeps else 0
+        time.sleep(0.005)
 
 
-def interrupt(*args: str, when: Callable[[], bool], **environment: str) -> None:
+def interrupt(*args: str, when: Callable[[], bool], waits: bool = True, **environment: str) -> None:
     """Ctrl-C for a command in the middle of its work: exit code 130, and a word as the last line.
 
     Args:
         args: Of the command.
         when: Whether it is there.
+        waits: It then waits for what does not come; else it works on, and may soon be done.
         environment: Changes of ours.
     """
     process = start_command(*args, **environment)
     while not when():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)
-    wait_until_it_sleeps(process, limit_s=0.2)
+    if waits:
+        wait_until_it_sleeps(process, limit_s=1.0)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -94,7 +99,7 @@ class Screen:
         self._terminal = terminal
         self._unread = b""
 
-    def shows(self, text: bytes, *, limit_s: float = 20) -> bool:
+    def shows(self, text: bytes, *, limit_s: float = 60) -> bool:
         """Wait for a text; bells are not shown."""
         deadline_s = time.monotonic() + limit_s
         while text not in self._unread and time.monotonic() < deadline_s:
@@ -118,7 +123,8 @@ class Terminal:
     def __init__(self, *args: str, **environment: str) -> None:
         self._child, self._terminal = pty.fork()
         if self._child == 0:
-            os.environ |= {"TERM": "xterm", **environment}
+            # Nobody answers where the cursor is, and after two seconds a prompt would be drawn anew.
+            os.environ |= {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
             _hear_interrupts()
             os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", *args])
         termios.tcsetwinsize(self._terminal, (24, 80))

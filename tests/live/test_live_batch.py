@@ -86,13 +86,13 @@ def test_a_batch_outlives_its_runner_and_its_daemon(mortal: PrivateDaemon, tmp_p
     assert Counter(settled(log)).most_common(1)[0][1] == 1
     with Client(mortal.host) as client:
         client.copy(TAG, "batch-test:gone")
-        gone = [{**one, "model": "batch-test:gone"} for one in requests(12)]
+        gone = [{**one, "model": "batch-test:gone"} for one in requests(40)]
         events = ask_all(gone, tmp_path / "gone", hosts=[mortal.host], concurrency=1)
         assert isinstance(next(events), Answered)
         client.delete("batch-test:gone")
         with pytest.raises(ModelNotFoundError):
             list(events)
-    assert 0 < len(settled(tmp_path / "gone")) < 12
+    assert 0 < len(settled(tmp_path / "gone")) < 40
 
 
 def test_a_daemon_that_is_stopped_is_left_out(
@@ -100,7 +100,7 @@ def test_a_daemon_that_is_stopped_is_left_out(
 ) -> None:
     """Of two, one hangs (SIGSTOP) with rows in flight: the other answers all, each once."""
     limits = BatchLimits(in_flight=2, quiet_s=3.0, canary_s=5.0, outage_s=1.0)
-    jobs = [question(to_call(one)) for one in requests(16)]
+    jobs = [question(to_call(one)) for one in requests(28)]
     found: list[Outcome] = []
     left_out: list[GivenUp] = []
     with (

@@ -362,9 +362,11 @@ def test_crashes_in_mid_answer_are_told(
             said = ""
             going_on = Retries(resume=True)
             with Client(daemon.host, timeouts=LIMITS, retries=going_on) as other:
+                other.load(TAG, options=OPTIONS)
+                runners = daemon.runners()  # looked for now: the answer is short
                 for event in other.stream(TAG, QUESTION, options=OPTIONS):
                     if isinstance(event, Text):
-                        for process in () if said else daemon.runners():
+                        for process in () if said else runners:
                             process.kill()
                         said += event.text
                     if isinstance(event, Done):

@@ -308,9 +308,13 @@ def test_ctrl_c_on_the_way(
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "initializer_range": 0.05}
     source = build_checkpoint("llama", tmp_path / "source", sizes=sizes)  # 31 MB: four pieces
 
+    def blobs() -> set[Path]:
+        return set((daemon.models_dir / "blobs").glob("sha256-*"))
+
+    before = blobs()
+
     def uploading() -> bool:
-        names = (path.name for path in (daemon.models_dir / "blobs").glob("sha256-*"))
-        return any(len(name) < len("sha256-") + 64 for name in names)
+        return bool(blobs() - before)
 
     def proving() -> bool:
         return any("candidate" in model.name for model in client.list())
@@ -320,10 +324,15 @@ def test_ctrl_c_on_the_way(
         command = ("package", str(source), tag, "--type", "f32", "--no-link")
         command = (*command, "--publish", reference)
         for moment in (uploading, proving):
-            interrupt(*command, when=moment, OLLAMA_HOST=daemon.host)
+            interrupt(*command, when=moment, waits=False, OLLAMA_HOST=daemon.host)
             assert tag not in {model.name for model in client.list()}
             assert not proving()
-        interrupt(*command, when=lambda: bool(registry.asked("PATCH")), OLLAMA_HOST=daemon.host)
+        interrupt(
+            *command,
+            when=lambda: bool(registry.asked("PATCH")),
+            waits=False,
+            OLLAMA_HOST=daemon.host,
+        )
         with pytest.raises(RegistryError, match="404"):
             pull(reference, host=daemon.host)
         kept = next(model.digest for model in client.list() if model.name == tag)

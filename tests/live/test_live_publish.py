@@ -280,6 +280,7 @@ def test_ctrl_c_on_the_way(
     interrupt(
         *("publish", large, reference),
         when=lambda: len(registry.asked("PATCH")) >= before + 2,
+        waits=False,
         OLLAMA_HOST=daemon.host,
     )
     with pytest.raises(RegistryError, match="404"):
@@ -287,7 +288,8 @@ def test_ctrl_c_on_the_way(
     published = publish(large, reference, host=daemon.host)
     interrupt(
         *("pull", reference),
-        when=lambda: any((tmp_path / "home").rglob("*.partial")),
+        when=lambda: any((tmp_path / "home").rglob("sha256-*")),
+        waits=False,
         OLLAMA_HOST=other.host,
     )
     assert not other.client().list()

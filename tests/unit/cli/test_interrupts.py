@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
-from fakes.terminal import interrupt, run_command, start_command
+from fakes.terminal import interrupt, run_command, start_command, wait_until_it_sleeps
 
 from ollama_bridge.cli.chat import talk
 from ollama_bridge.cli.repl import Repl
@@ -78,7 +77,7 @@ def test_what_came_is_ended_by_its_line(daemon: StallingDaemon) -> None:
         with start_command("run", "m", "hi", *words, OLLAMA_HOST=daemon.host) as process:
             assert process.stdout is not None
             seen = process.stdout.read(5) if not words else process.stdout.readline()
-            time.sleep(0.05)
+            wait_until_it_sleeps(process)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (130, "interrupted\n")

@@ -239,7 +239,7 @@ def test_second_call_reuses(teacher: Checkpoint, corpus: Corpus, tmp_path: Path)
     assert read_info(other.path).top_k == 3
 
 
-# Prints every batch; the test kills it in the middle, between two lines.
+# Prints every batch, and waits behind the second one to be killed.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -254,9 +254,14 @@ torch.set_num_threads(1)
 local._BATCH_TOKENS = 200
 
 class Printer:
+    lines = 0
+
     def emit(self, event):
         if isinstance(event, Progress):
             print(event.done, flush=True)
+            self.lines += 1
+            if self.lines == 2:
+                sys.stdin.read()
 
 teacher, corpus, out_dir, store_dir, settings = sys.argv[1:]
 local.label(
@@ -273,7 +278,8 @@ def test_sigkill_costs_a_batch_and_no_bit(
     """After SIGKILL in mid-labelling the same call goes on, and draws and bytes are the same."""
     arguments = [teacher.path, corpus.path, tmp_path / "labels", tmp_path / "stores"]
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments), SAMPLED.model_dump_json()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         done = [int(process.stdout.readline()) for _ in range(2)][-1]
         process.kill()
