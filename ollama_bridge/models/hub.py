@@ -16,6 +16,7 @@ def download(reference: ModelReference) -> Path:
 
     Raises:
         ModelError: it has no safetensors, or is not to be had.
+        ConfigError: the proxy that the environment names cannot be used.
         MissingExtraError: huggingface_hub is not installed.
     """
     folder = fetch(reference, _PATTERNS)
@@ -39,6 +40,7 @@ def fetch(reference: ModelReference, patterns: list[str]) -> Path:
 
     Raises:
         ModelError: they are not to be had.
+        ConfigError: the proxy that the environment names cannot be used.
         MissingExtraError: huggingface_hub is not installed.
     """
     try:
@@ -65,8 +67,25 @@ def fetch(reference: ModelReference, patterns: list[str]) -> Path:
             f"{reference}: the hub refused: {exc.server_message or exc}",
             hint="check the name; for a gated model log in with: hf auth login",
         ) from exc
-    except (OSError, ValueError) as exc:
+    except Exception as exc:  # errors of httpx2 have no other base in common with the rest
+        _check_environment()
+        said = ": ".join(filter(None, (type(exc).__name__, str(exc))))
         raise ModelError(
-            f"{reference} could not be downloaded: {exc}",
-            hint="check the name, the network and the room on the disk",
+            f"{reference} could not be downloaded: {said}",
+            hint="run the command again, what came is kept; if that does not help, check the name, "
+            "the network, a proxy and the room on the disk",
         ) from exc
+
+
+def _check_environment() -> None:
+    """Name a proxy or certificates that are no use to httpx, and so to the hub's library.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    import httpx
+
+    from ollama_bridge.client.environment import reading_environment
+
+    with reading_environment():
+        httpx.Client().close()

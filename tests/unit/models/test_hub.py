@@ -1,0 +1,48 @@
+"""What goes wrong on the way to the hub: its own library speaks, and nothing leaves here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from fakes.daemon import FakeDaemon
+
+from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.models.hub import download, fetch
+from ollama_bridge.models.references import parse_reference
+
+NOTHING = parse_reference("hf:org/nothing")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The library is online, has nothing, and reads the environment anew."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()
+
+
+def test_a_proxy_that_lets_nothing_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its refusal is one error, without the password that it was asked with."""
+    with FakeDaemon() as proxy:  # it knows no tunnels
+        monkeypatch.setenv("ALL_PROXY", f"http://me:secret@{proxy.host}")
+        with pytest.raises(ModelError, match="hf:org/nothing could not be downloaded: ") as caught:
+            download(NOTHING)
+        assert proxy.asked == []
+    assert "ProxyError" in str(caught.value)
+    assert "what came is kept" in str(caught.value.hint)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://me:sesame/secret@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It is named as it is in front of a daemon or a registry."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        fetch(NOTHING, ["config.json"])
+    assert "unset ALL_PROXY" in str(caught.value.hint)
+    assert "sesame" not in str(caught.value)
