@@ -21,12 +21,14 @@ from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
+from ollama_bridge.models.references import parse_reference
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
-from ollama_bridge.reference import ReferenceValues, noise_types_of
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run
+from ollama_bridge.source_tag import SourceTag
 from ollama_bridge.template.authority import Renderer, lost_by
 
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ def package(
         checkpoint: A model reference; usually a Hugging Face folder.
         tag: The tag in Ollama.
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
-        system: SYSTEM of the tag; None: the one that the checkpoint was trained with here, else the
-            default of its chat template, if any.
+        system: SYSTEM of the tag; None: that of an ``ollama:`` tag, else the one that was trained
+            with here, else the default of the chat template, if any.
         base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
             it names.
         adapter: Of a PEFT adapter: serve it on top of its base, where the daemon can, instead of
@@ -182,14 +184,15 @@ class _Package:
         if any(text and text.startswith("ollama:") for text in (self.checkpoint, self.base)):
             self.ensure_daemon()
         parts, whole = self.resolve()
-        probes = self.find_probes(whole)
+        source_tag = self.find_source_tag()
+        probes = self.find_probes(whole, source_tag)
         source, lora = self.with_values(whole, probes), None
         if parts is not None:
             source, lora = self.take_apart(*parts, source)
         if lora is None:
             source = self.with_renderer(whole, source, probes)
         gguf = self.convert(source)
-        return self.register(gguf, lora, probes)
+        return self.register(gguf, lora, probes, source_tag)
 
     def ensure_daemon(self) -> None:
         """One answers from here on."""
@@ -217,16 +220,28 @@ class _Package:
         )
         return parts, whole
 
-    def find_probes(self, checkpoint: Checkpoint) -> _Probes:
-        """What was asked; of what was trained here also what it was trained with."""
-        if not checkpoint.reference_path.is_file():
-            return _Probes(self.system, ())
-        values = ReferenceValues.read(checkpoint.reference_path)
-        if self.system is not None or values.system == values.default_system:
-            return _Probes(self.system, values.labels)
+    def find_source_tag(self) -> SourceTag | None:
+        """The tag that it is made of, where it is made of one."""
+        reference = parse_reference(self.checkpoint)
+        if reference.kind != "ollama":
+            return None
+        source_tag = SourceTag.read(self.client, reference.value)
+        if kept := source_tag.kept(self.settings, system=self.system):
+            self.reporter.emit(Note("package", "info", kept))
+        return source_tag
+
+    def find_probes(self, checkpoint: Checkpoint, source_tag: SourceTag | None) -> _Probes:
+        """What was asked; else what the tag has that it is made of, or it was trained with here."""
+        values = _values_of(checkpoint)
+        labels = values.labels if values is not None else ()
+        system = self.system
+        if system is None and source_tag is not None:
+            system = source_tag.system
+        if system is not None or values is None or values.system == values.default_system:
+            return _Probes(system, labels)
         said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
         self.reporter.emit(Note("package", "info", said))
-        return _Probes(values.system, values.labels)
+        return _Probes(values.system, labels)
 
     def with_values(
         self, checkpoint: Checkpoint, probes: _Probes, *, renderer: Renderer | None = None
@@ -309,16 +324,26 @@ class _Package:
         )
 
     def register(
-        self, gguf: GGUFFile, adapter: AdapterFile | None, probes: _Probes
+        self,
+        gguf: GGUFFile,
+        adapter: AdapterFile | None,
+        probes: _Probes,
+        source_tag: SourceTag | None,
     ) -> RegisteredModel:
         """The tag, proven."""
         from ollama_bridge.registration import register
         from ollama_bridge.rendering import render
 
+        settings = self.settings
+        if source_tag is not None:
+            settings = source_tag.settings(settings, ReferenceValues.read(gguf.reference_path))
+        modelfile = render(gguf, settings=settings, system=probes.system)
+        if source_tag is not None and (lost := source_tag.not_kept(settings, modelfile)):
+            self.reporter.emit(Note("package", "warning", lost))
         self.ensure_daemon()
         return register(
             gguf,
-            render(gguf, settings=self.settings, system=probes.system),
+            modelfile,
             self.tag,
             client=self.client,
             out_dir=self.run_dir / "tag",
@@ -327,3 +352,19 @@ class _Package:
             force=self.force,
             link=self.link,
         )
+
+
+def _values_of(checkpoint: Checkpoint) -> ReferenceValues | None:
+    """Those that it was made with here; of an imported GGUF those that it carries."""
+    from ollama_bridge.models.gguf_reader import read_gguf
+    from ollama_bridge.models.gguf_weights import GGUF_NAME
+
+    if checkpoint.reference_path.is_file():
+        return ReferenceValues.read(checkpoint.reference_path)
+    if checkpoint.manifest.work.stage != "import":
+        return None  # a GGUF in it is the base of something else
+    gguf = checkpoint.path / GGUF_NAME
+    text = read_gguf(gguf).metadata.get(REFERENCE_KEY)
+    if not isinstance(text, str):
+        return None
+    return ReferenceValues.parse(text, where=f"{gguf}, {REFERENCE_KEY}")

@@ -71,7 +71,7 @@ def verify_tag(
         else:
             reference = _carried_values(tag, details)
         blob = locate_blob(client, tag)
-        modelfile = _modelfile_of(details, blob.digest)
+        modelfile = modelfile_of(details, blob.digest)
         certificate = check_parity(
             client,
             tag,
@@ -83,9 +83,7 @@ def verify_tag(
             reporter=reporter,
         )
         certificate = _with_sampling(certificate, modelfile, reference)
-        # A model that is served with an adapter is not what its file alone holds.
-        adapted = "\nADAPTER " in str(details.raw.get("modelfile", ""))
-        if against is not None and blob.path is not None and not adapted:
+        if against is not None and blob.path is not None and not blob.is_adapted:
             certificate = _with_tensors(certificate, blob.path, against.path)
         attached = _check_attachments(client, tag)
         if attached is not None:
@@ -211,14 +209,22 @@ def type_of(tag: str, details: ModelDetails) -> str:
     return found
 
 
-def _modelfile_of(details: ModelDetails, blob_digest: str) -> Modelfile:
-    """The Modelfile that the daemon shows, as far as this package carries it."""
+def modelfile_of(details: ModelDetails, from_: str) -> Modelfile:
+    """TEMPLATE, SYSTEM and PARAMETERs that a daemon shows, as far as this package carries them.
+
+    Args:
+        details: What the daemon shows of a tag.
+        from_: FROM of the Modelfile.
+
+    Raises:
+        ModelfileError: a parameter is of a type that the daemon would fail with.
+    """
     values: dict[str, object] = {}
     for name, found in read_parameters(details.parameters).items():
         if name in OPTION_KINDS:
             values[name] = tuple(found) if name == "stop" else found[0]
     return Modelfile(
-        from_=blob_digest,
+        from_=from_,
         template=details.template or None,
         system=details.system or None,
         parameters=check_parameters(values),

@@ -70,7 +70,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"pipeline", "card", "replica"}),
     frozenset({"publication", "retrieval"}),
-    frozenset({"inspection", "packaging"}),
+    frozenset({"inspection", "packaging", "source_tag"}),
     frozenset({"cli"}),
 )
 STAGES = LAYERS[9]

@@ -33,11 +33,13 @@ class Blob:
         digest: As Ollama spells it: ``sha256:<hex>``.
         path: The file, where the store is on this machine and may be read; else None.
         size_bytes: Size of the file; where there is none, what the daemon says of the whole tag.
+        is_adapted: Whether the tag has an ADAPTER: then it is not what the file alone holds.
     """
 
     digest: str
     path: Path | None
     size_bytes: int
+    is_adapted: bool = False
 
 
 def locate_blob(client: Client, tag: str) -> Blob:
@@ -51,7 +53,8 @@ def locate_blob(client: Client, tag: str) -> Blob:
         ModelNotFoundError: the daemon has no such tag.
         DaemonError: the tag has no GGUF of its own (a cloud model, or another format).
     """
-    source = _from_line(client.show(tag).modelfile)
+    modelfile = client.show(tag).modelfile
+    source, is_adapted = _from_line(modelfile), _has_adapter(modelfile)
     path = Path(source) if source is not None else None
     match = _BLOB_NAME.search(source or "")
     digest = f"sha256:{match[1]}" if match else _manifest_digest(client, tag)
@@ -64,8 +67,8 @@ def locate_blob(client: Client, tag: str) -> Blob:
     for candidate in _candidates(path, digest):
         size_bytes = _readable_size(candidate)
         if size_bytes is not None:
-            return Blob(digest, candidate, size_bytes)
-    return Blob(digest, None, _listed_size(client, tag))
+            return Blob(digest, candidate, size_bytes, is_adapted)
+    return Blob(digest, None, _listed_size(client, tag), is_adapted)
 
 
 def blob_folders(client: Client) -> Iterator[Path]:
@@ -149,6 +152,12 @@ def _from_line(modelfile: str) -> str | None:
         if command.upper() == "FROM" and value.strip():
             return value.strip().strip('"')
     return None
+
+
+def _has_adapter(modelfile: str) -> bool:
+    """Whether an ADAPTER follows the first FROM: the daemon writes it there, and texts later."""
+    _, _, behind = f"\n{modelfile}".partition("\nFROM ")
+    return behind.partition("\n")[2].startswith("ADAPTER ")
 
 
 def _candidates(path: Path | None, digest: str) -> Iterator[Path]:

@@ -45,6 +45,7 @@ from ollama_bridge.models.processor_template import (
     write_template,
 )
 from ollama_bridge.models.references import ModelReference, parse_reference
+from ollama_bridge.models.tag_file import file_of_tag
 from ollama_bridge.models.weights import INDEX_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
@@ -130,30 +131,19 @@ def _needs_no_base(reference: str | Path) -> ModelReferenceError:
 def _from_daemon(
     reference: ModelReference, cache_dir: Path, client: Client | None, reporter: Reporter
 ) -> Checkpoint:
-    from ollama_bridge.daemon.store import locate_blob
     from ollama_bridge.models.gguf_weights import GGUF_NAME
 
-    if client is None:
-        raise ModelReferenceError(
-            f"{reference} needs a daemon to ask", hint="pass client=Client() to resolve_model"
-        )
-    blob = locate_blob(client, reference.value)
-    if blob.path is None:
-        raise ModelError(
-            f"the weights of {reference} are not on this machine, so they cannot be trained on",
-            hint="run where the daemon's model folder is, or give the GGUF file",
-        )
-    digest = blob.digest.removeprefix("sha256:")
+    path, digest = file_of_tag(reference, client)
     known = _import_dir(cache_dir, digest) / GGUF_NAME
-    before = file_state(blob.path)
+    before = file_state(path)
     # Ollama never checks a blob that was linked into its store, so its name proves nothing.
-    imported = known.is_file() and known.samefile(blob.path)
-    if not imported and digest_file(blob.path) != digest:
+    imported = known.is_file() and known.samefile(path)
+    if not imported and digest_file(path) != digest:
         raise ModelError(
-            f"{blob.path} is not what its name says: the blob of {reference} was changed",
+            f"{path} is not what its name says: the blob of {reference} was changed",
             hint=f"get the model again: ollama rm {reference.value}, then pull or create it",
         )
-    return _import(blob.path, digest, before, str(reference), cache_dir, reporter)
+    return _import(path, digest, before, str(reference), cache_dir, reporter)
 
 
 def _import_dir(cache_dir: Path, digest: str) -> Path:

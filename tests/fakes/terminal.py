@@ -123,7 +123,7 @@ class Terminal:
     def __init__(self, *args: str, **environment: str) -> None:
         self._child, self._terminal = pty.fork()
         if self._child == 0:
-            # Nobody answers where the cursor is, and after two seconds a prompt would be drawn anew.
+            # Nobody answers where the cursor is; a prompt would be drawn anew after 2 s.
             os.environ |= {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
             _hear_interrupts()
             os.execv(sys.executable, [sys.executable, "-m", "ollama_bridge", *args])

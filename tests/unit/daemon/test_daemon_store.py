@@ -66,6 +66,13 @@ def test_from_line_names_the_file(tmp_path: Path) -> None:
     assert locate(text) == Blob(_DIGEST, blob, 6)
 
 
+def test_an_adapter_is_seen_and_a_text_about_one_is_not(store: Path) -> None:
+    """The daemon shows it behind the model."""
+    model = f"# To build a new Modelfile\n# FROM m\n\nFROM /data/blobs/sha256-{_HEX}\n"
+    assert locate(f"{model}ADAPTER /data/blobs/sha256-{'cd' * 32}\nSYSTEM x\n").is_adapted
+    assert not locate(f'{model}SYSTEM """Write\nADAPTER x\n"""\n').is_adapted
+
+
 def test_a_path_of_another_machine_is_found_by_its_digest(store: Path) -> None:
     """Where the daemon's path is not here, a blob of the same digest in our store serves."""
     found = locate(f"FROM /data/blobs/sha256-{_HEX}")

@@ -45,6 +45,7 @@ class Blob:
     digest: str
     path: Path | None
     size_bytes: int
+    is_adapted: bool = False
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +236,17 @@ def test_a_remote_store_is_said(tmp_path: Path, store: dict[str, Blob]) -> None:
     store["a"] = Blob(f"sha256:{'0' * 64}", None, 1)
     with pytest.raises(ModelError, match="not on this machine"):
         resolve_model("ollama:a", cache_dir=tmp_path, client=NOBODY)
+
+
+def test_a_tag_with_an_adapter_is_refused(
+    gguf: Path, tmp_path: Path, store: dict[str, Blob]
+) -> None:
+    """Its file is the base alone, which is another model."""
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    store["a"] = Blob(f"sha256:{digest}", gguf, gguf.stat().st_size, is_adapted=True)
+    with pytest.raises(ModelError, match="ollama:a is served with an ADAPTER") as caught:
+        resolve_model("ollama:a", cache_dir=tmp_path, client=NOBODY)
+    assert "--base" in (caught.value.hint or "")
 
 
 def test_a_failed_import_leaves_no_checkpoint(gguf: Path, tmp_path: Path) -> None:

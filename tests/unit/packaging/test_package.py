@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from fakes.command_line import run_in_process
@@ -11,17 +14,29 @@ from fakes.daemon import FakeDaemon
 from fakes.exports import tiny_exports
 
 from ollama_bridge import packaging, registration
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, RegisteredModel, Work
+from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.packaging import package
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.reporting import NullReporter
+from ollama_bridge.reporting import Event, Note
 from ollama_bridge.run_folder import hold_run
 
 TRAINED_WITH = "Is it positive or negative?"
+
+
+@dataclass
+class Notes:
+    """Keeps what is said to the user."""
+
+    said: list[str]
+
+    def emit(self, event: Event) -> None:
+        """Keep a note."""
+        if isinstance(event, Note):
+            self.said.append(event.message)
 
 
 class AtTheDaemonError(Exception):
@@ -30,39 +45,100 @@ class AtTheDaemonError(Exception):
     def __init__(self, gguf: GGUFFile, modelfile: Modelfile, *_: object, **__: object) -> None:
         super().__init__()
         self.values = ReferenceValues.read(gguf.path / "reference.json")
+        self.modelfile = modelfile
         self.system = modelfile.system
 
 
-def made(checkpoint: Checkpoint, out_dir: Path, *, system: str | None) -> AtTheDaemonError:
-    """What `package` would register."""
-    with FakeDaemon() as daemon, pytest.raises(AtTheDaemonError) as caught:
-        package(
-            str(checkpoint.path),
-            "my-model",
-            system=system,
-            out_dir=out_dir,
-            host=daemon.host,
-            reporter=NullReporter(),
-        )
-    return caught.value
-
-
-def test_what_was_trained_here_keeps_its_system_prompt_and_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As `register` of its GGUF does; the chat template's default is what it never learnt with."""
+@pytest.fixture
+def at_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is registered: `made` catches what would be."""
 
     def register(*args: GGUFFile, **kwargs: object) -> None:
         raise AtTheDaemonError(*args, **kwargs)
 
     monkeypatch.setattr(registration, "register", register)
+
+
+def made(
+    source: str,
+    out_dir: Path,
+    *,
+    system: str | None = None,
+    parameters: Mapping[str, object] = MappingProxyType({}),
+    shown: Mapping[str, object] = MappingProxyType({}),
+    notes: list[str] | None = None,
+) -> AtTheDaemonError:
+    """What `package` would register; every tag of the daemon is as it is shown."""
+    with FakeDaemon(shown=shown) as daemon, pytest.raises(AtTheDaemonError) as caught:
+        package(
+            source,
+            "my-model",
+            system=system,
+            recipe_modelfile={"parameters": parameters},
+            out_dir=out_dir,
+            host=daemon.host,
+            reporter=Notes([] if notes is None else notes),
+        )
+    return caught.value
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_what_was_trained_here_keeps_its_system_prompt_and_labels(tmp_path: Path) -> None:
+    """As `register` of its GGUF does; the chat template's default is what it never learnt with."""
     trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
-    tag = made(trained, tmp_path / "run", system=None)
+    tag = made(str(trained.path), tmp_path / "run")
     assert tag.values.system == TRAINED_WITH
     assert tag.values.labels == ("positive", "negative")
     assert tag.system == TRAINED_WITH
-    other = made(trained, tmp_path / "other", system="Be brief.")
+    other = made(str(trained.path), tmp_path / "other", system="Be brief.")
     assert (other.values.system, other.system) == ("Be brief.", "Be brief.")
+
+
+@pytest.fixture(scope="module")
+def blob(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF that was made here, as a daemon stores it."""
+    folder = tmp_path_factory.mktemp("store")
+    gguf = tiny_exports(folder / "trained", seed=0, system=TRAINED_WITH).gguf("f16").gguf_path
+    return gguf.rename(folder / f"sha256-{digest_file(gguf)}")
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_tag_of_a_tag_keeps_what_that_says(blob: Path, tmp_path: Path) -> None:
+    """Its file alone has none of it; what was asked for goes first, and the rest is named."""
+    shown = {
+        "modelfile": f"FROM {blob}\nTEMPLATE hand-written\n",
+        "template": "hand-written",
+        "system": "Be brief.",
+        "parameters": 'temperature 0.5\nnum_ctx 512\nlow_vram true\nstop "User:"',
+        "license": "Free for all.",
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    notes: list[str] = []
+    tag = made("ollama:m", tmp_path / "run", parameters={"num_ctx": 256}, shown=shown, notes=notes)
+    assert (tag.values.system, tag.system) == ("Be brief.", "Be brief.")
+    assert tag.values.labels == ("positive", "negative")
+    kept = tag.modelfile.parameters
+    assert (kept["temperature"], kept["num_ctx"]) == (0.5, 256)
+    assert kept["stop"] == (*(end.text for end in tag.values.end_tokens), "User:")
+    assert tag.modelfile.license == "Free for all."
+    assert "the tag keeps of m: SYSTEM; PARAMETER stop, temperature; LICENSE (else" in notes[0]
+    assert "the tag does not keep of m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_file_that_was_made_here_keeps_its_system_prompt_and_labels(
+    blob: Path, tmp_path: Path
+) -> None:
+    """It carries them; a tag of it that has its TEMPLATE, too, loses nothing to be told of."""
+    (tmp_path / "model.gguf").hardlink_to(blob)
+    of_file = made(str(tmp_path / "model.gguf"), tmp_path / "run")
+    shown = {"modelfile": f"FROM {blob}\n", "template": of_file.modelfile.template}
+    notes: list[str] = []
+    of_tag = made("ollama:m", tmp_path / "other", shown=shown, notes=notes)
+    for tag in (of_file, of_tag):
+        assert tag.values.labels == ("positive", "negative")
+        assert tag.system == TRAINED_WITH
+    assert not any("keep" in note for note in notes)
 
 
 def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -11,7 +11,13 @@ import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 
-from ollama_bridge.errors import ConfigError, DaemonError, ParityError, RegistryContentError, RegistryError
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonError,
+    ParityError,
+    RegistryContentError,
+    RegistryError,
+)
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.registry.front import manifest_front
