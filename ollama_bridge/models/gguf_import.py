@@ -25,16 +25,19 @@ from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.links import link_file
+from ollama_bridge.models.text_part import TEXT_ALONE
+from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 _DTYPE_NAMES = {F32: "float32", F16: "float16", BF16: "bfloat16"}
 
 
-def import_gguf(path: Path, folder: Path) -> dict[str, Any]:
+def import_gguf(path: Path, folder: Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
     """Write the checkpoint that a GGUF holds.
 
     Args:
         path: The GGUF; it is linked, not copied.
         folder: Where to; made if missing.
+        reporter: Told what is left out.
 
     Returns:
         Facts: name, architecture, number of parameters, encodings of the source.
@@ -45,9 +48,14 @@ def import_gguf(path: Path, folder: Path) -> dict[str, Any]:
         DiskFullError: there is no room.
     """
     weights = GGUFWeights(path)
-    metadata = weights.contents.metadata
-    tokenizer = GGUFTokenizer(path, metadata)
+    reporter = reporter or NullReporter()
+    if weights.also_sees:
+        reporter.emit(Note("import", "warning", TEXT_ALONE))
     rows = weights.config["vocab_size"]
+    metadata = weights.contents.metadata
+    if weights.architecture.eyes:
+        metadata = _without_their_tokens(metadata, rows, reporter)
+    tokenizer = GGUFTokenizer(path, metadata)
     if len(tokenizer.tokens) != rows:
         raise GGUFError(
             f"{path}: {len(tokenizer.tokens)} tokens, but token_embd.weight has {rows} rows"
@@ -96,6 +104,23 @@ def version_of(path: Path) -> int:
         GGUFError: damaged.
     """
     return 5 if DEFAULTS_KEYS & read_gguf(path).metadata.keys() else 4
+
+
+def _without_their_tokens(
+    metadata: Mapping[str, Any], rows: int, reporter: Reporter
+) -> Mapping[str, Any]:
+    """Without tokens that stand for images, where the embedding has no rows for them.
+
+    Source: ``handle_gemma3`` of Ollama's ``llama/compat`` (0.34).
+    """
+    names = [f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type")]
+    lists = {name: metadata[name] for name in names if isinstance(metadata.get(name), list)}
+    unseen = lists.get(names[0], [])[rows:]
+    if unseen:
+        said = f"its model has no row for {unseen[0]!r}, which is left out of the tokenizer"
+        more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
+        reporter.emit(Note("import", "info", said + more))
+    return {**metadata, **{name: values[:rows] for name, values in lists.items()}}
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

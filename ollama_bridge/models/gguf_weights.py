@@ -8,6 +8,7 @@ architecture's rules do to a tensor on its way into a GGUF is undone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ class GGUFWeights(Weights):
         path: The file.
 
     Attributes:
-        contents: What the file holds.
+        contents: What the file holds of the language model.
         architecture: Its architecture.
         config: The part of ``config.json`` that its metadata and tensors decide.
+        also_sees: Whether the file holds more, which sees.
 
     Raises:
         GGUFError: damaged, or parts contradict each other.
@@ -47,8 +49,10 @@ class GGUFWeights(Weights):
     """
 
     def __init__(self, path: Path) -> None:
-        self.contents = read_gguf(path)
-        self.architecture = _architecture_of(self.contents)
+        contents = read_gguf(path)
+        self.architecture = _architecture_of(contents)
+        self.contents = without_eyes(contents, self.architecture)
+        self.also_sees = len(self.contents.tensors) < len(contents.tensors)
         self.config = self.architecture.config(Keys(self.contents, self.architecture.name))
         try:
             self.architecture.check(self.config)
@@ -97,6 +101,19 @@ class GGUFWeights(Weights):
 
     def _dtype(self, rule: TensorRule) -> np.dtype[Any]:
         return _KEPT_TYPES.get(self.contents.tensors[rule.target].type, F32)
+
+
+def without_eyes(contents: GGUFContents, architecture: Architecture) -> GGUFContents:
+    """The language model alone, where Ollama's converter put into one file what also sees.
+
+    Source: ``handle_gemma3`` of Ollama's ``llama/compat`` (0.34).
+    """
+    tensors = {
+        name: info
+        for name, info in contents.tensors.items()
+        if not name.startswith(architecture.eyes)
+    }
+    return replace(contents, tensors=tensors)
 
 
 def _architecture_of(contents: GGUFContents) -> Architecture:

@@ -176,7 +176,7 @@ def _import(
             link_file(path, out_dir / GGUF_NAME)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        facts = {"source": source, **import_gguf(path, draft.path)}
+        facts = {"source": source, **import_gguf(path, draft.path, reporter=reporter)}
         unchanged = before == file_state(draft.path / GGUF_NAME)
         manifest = draft.commit(facts, digests={GGUF_NAME: digest} if unchanged else None)
         timer.finish(out_dir, facts)

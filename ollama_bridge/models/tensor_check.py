@@ -18,9 +18,11 @@ from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
 from ollama_bridge.models.floats import to_float32
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
+from ollama_bridge.models.gguf_weights import without_eyes
 from ollama_bridge.models.metadata_check import compare_metadata
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.text_part import TEXT_ALONE
 from ollama_bridge.models.weights import Weights
 
 # Relative error (of the Euclidean norm) that rounding to a type was seen to stay below, doubled.
@@ -64,6 +66,9 @@ def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
     found_name = contents.metadata.get("general.architecture")
     if found_name != architecture.name:
         return TensorReport((f"the GGUF is a {found_name}, the checkpoint a {architecture.name}",))
+    every = len(contents.tensors)
+    contents = without_eyes(contents, architecture)
+    notes = [TEXT_ALONE] if len(contents.tensors) < every else []
     weights = open_weights(checkpoint, config)
     rules = {rule.target: rule for rule in architecture.rules(config)}
     computed = architecture.computed(config)
@@ -76,7 +81,6 @@ def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
         elif rule.target in contents.tensors:
             wrong.append(f"{rule.target}: only the GGUF has it")
     wrong += [_compare_computed(name, values, contents) for name, values in computed.items()]
-    notes = []
     for name in sorted(contents.tensors.keys() - rules.keys() - computed.keys()):
         if name != _OUTPUT:
             wrong.append(f"{name}: only the GGUF has it")

@@ -17,8 +17,7 @@ from ollama_bridge.models.tensor_match import refuse_layers_beyond
 from ollama_bridge.models.weights import WeightInfo, Weights
 
 TEXT_ALONE = (
-    "of a model that also sees images the language model alone is taken; what sees (vision_tower, "
-    "multi_modal_projector) is left out"
+    "of a model that also sees images the language model alone is taken; what sees is left out"
 )
 # Names as transformers saves them: as all versions do, and as its modules are called.
 _TEXT_NAMES = {

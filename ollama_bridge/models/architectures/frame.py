@@ -146,6 +146,7 @@ class Architecture:
         activation: Key of the config and the only value that llama.cpp computes with.
         rope_types: Kinds of positions that its place in llama.cpp has.
         unread: Keys of a GGUF that are written and that no runtime computes with.
+        eyes: What begins the names of tensors that see, which files of Ollama's hold beside it.
         attention: transformers' implementation that computes it right.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
         default_epsilon: Of the norms where a GGUF is silent; None: it must not be.
@@ -164,6 +165,7 @@ class Architecture:
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")
     rope_types: ClassVar[Sequence[str]] = ("default", "linear", "yarn")
     unread: ClassVar[Sequence[str]] = ()
+    eyes: ClassVar[tuple[str, ...]] = ()
     attention: ClassVar[str] = "sdpa"
     default_head_dim: ClassVar[int | None] = None
     default_epsilon: ClassVar[float | None] = None

@@ -37,6 +37,7 @@ class Gemma3(Gemma):
         "self_attn.k_norm": HEAD_NORM,
     }
     default_epsilon = 1e-6
+    eyes = ("v.", "mm.")
     period = 6
     wide_layers = 62
 

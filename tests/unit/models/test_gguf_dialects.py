@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from fakes.architectures import build_checkpoint
 from fakes.ggufs import rewrite
 
@@ -15,7 +18,23 @@ from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures import GGUF_ARCHITECTURES
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.tensor_check import TensorReport, compare_tensors
+from ollama_bridge.models.text_part import TEXT_ALONE
+from ollama_bridge.reporting import Event, Note
+
+
+@dataclass
+class Notes:
+    """Keeps what is said to the user."""
+
+    said: list[str]
+
+    def emit(self, event: Event) -> None:
+        """Keep a note."""
+        if isinstance(event, Note):
+            self.said.append(event.message)
 
 
 def imported(case: str, changes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -27,6 +46,33 @@ def imported(case: str, changes: Mapping[str, Any], folder: Path) -> dict[str, A
     contents = read_gguf(path)
     name = contents.metadata["general.architecture"]
     return GGUF_ARCHITECTURES[name].config(Keys(contents, name))
+
+
+def test_a_gemma3_of_ollama_that_also_sees(tmp_path: Path) -> None:
+    """One file for both, and a token that stands for images; its texts are the language model's."""
+    source = build_checkpoint("gemma3", tmp_path / "source")
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    alone = convert(checkpoint, type="f32", out_dir=tmp_path / "gguf").gguf_path
+
+    def with_eyes(keys: dict[str, Any]) -> None:
+        keys["gemma3.mm.tokens_per_image"] = 256
+        keys["tokenizer.ggml.tokens"].append("<image_soft_token>")
+        keys["tokenizer.ggml.token_type"].append(3)
+
+    eyes = dict.fromkeys(
+        ("v.blk.0.attn_k.weight", "mm.mm_input_projection.weight"), np.ones((2, 2), np.float32)
+    )
+    path = rewrite(alone, tmp_path / "whole.gguf", metadata=with_eyes, extra=eyes)
+    notes: list[str] = []
+    found = resolve_model(str(path), cache_dir=tmp_path / "cache", reporter=Notes(notes))
+    assert notes[0] == TEXT_ALONE
+    assert "no row for '<image_soft_token>'" in notes[1]
+    expected = resolve_model(str(alone), cache_dir=tmp_path / "cache")
+    for name in ("config.json", "tokenizer.json"):
+        assert (found.path / name).read_text() == (expected.path / name).read_text()
+    theirs, ours = load_model(found.path).state_dict(), load_model(expected.path).state_dict()
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
+    assert compare_tensors(path, source) == TensorReport((), (TEXT_ALONE,))
 
 
 UNSCALED = {"gemma3.rope.scaling.type": None, "gemma3.rope.scaling.factor": None}
