@@ -50,6 +50,7 @@ class GGUFWeights(Weights):
 
     def __init__(self, path: Path) -> None:
         contents = read_gguf(path)
+        _refuse_part(contents)
         self.architecture = _architecture_of(contents)
         self.contents = without_eyes(contents, self.architecture)
         self.also_sees = len(self.contents.tensors) < len(contents.tensors)
@@ -114,6 +115,16 @@ def without_eyes(contents: GGUFContents, architecture: Architecture) -> GGUFCont
         if not name.startswith(architecture.eyes)
     }
     return replace(contents, tensors=tensors)
+
+
+def _refuse_part(contents: GGUFContents) -> None:
+    parts = contents.metadata.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        raise GGUFError(
+            f"{contents.path} is one of {parts} parts of a model",
+            hint="put them together with llama.cpp: llama-gguf-split --merge "
+            "NAME-00001-of-....gguf WHOLE.gguf",
+        )
 
 
 def _architecture_of(contents: GGUFContents) -> Architecture:

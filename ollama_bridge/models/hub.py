@@ -8,7 +8,8 @@ from ollama_bridge.errors import MissingExtraError, ModelError
 from ollama_bridge.models.references import ModelReference
 
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "README.md"]
-_IGNORED = ["*/*", "consolidated*"]  # other formats of the same weights
+# Other formats of the same weights; but additional_chat_templates/*.jinja is looked at.
+_IGNORED = ["*/*.safetensors", "*/*.json", "consolidated*"]
 
 
 def download(reference: ModelReference) -> Path:
@@ -21,6 +22,12 @@ def download(reference: ModelReference) -> Path:
     """
     folder = fetch(reference, _PATTERNS)
     if not any(folder.glob("*.safetensors")):
+        if "gguf" in reference.value.lower():
+            raise ModelError(
+                f"{reference} has no safetensors, and looks like a repository of GGUF files",
+                hint=f"fetch one and name its path: hf download {reference.value} FILE.gguf "
+                "--local-dir .",
+            )
         raise ModelError(
             f"{reference} has no safetensors; weights that are pickles are never opened",
             hint=f"look for a pull request that adds them: hf:{reference.value}@refs/pr/1",

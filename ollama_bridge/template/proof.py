@@ -13,7 +13,7 @@ from datetime import date
 
 from ollama_bridge.template import json_in_go
 from ollama_bridge.template.answers import unseparated
-from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.generation import PADDINGS, Domain, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate
@@ -25,7 +25,8 @@ from ollama_bridge.template.shrinking import shrink
 _RANDOM_CONVERSATIONS = 300
 # A day whose parts all differ, and one with leading zeros.
 _DAYS = (date(2031, 12, 25), date(2026, 2, 3))
-# Ollama joins messages of one role, and gathers all system messages, before a template sees them.
+# Ollama joins messages of one role, and gathers all system messages, before a template sees them:
+# an empty one, which switches a default off, is none then.
 _MERGED = {
     "a second message of one role in a row": Conversation(
         (Message("user", "One."), Message("user", "Two."))
@@ -33,6 +34,7 @@ _MERGED = {
     "a system message behind others": Conversation(
         (Message("user", "One."), Message("system", "Two."), Message("user", "Three."))
     ),
+    "an empty system message": Conversation((Message("system", ""), Message("user", "One."))),
 }
 
 
@@ -104,6 +106,7 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
     named += run.name("a message that is said twice", _repeated(ordinary))
     for what, conversation in _MERGED.items():
         named += run.name(what, [replace(conversation, think=domain.thinks[0])])
+    named += run.name("calls or thinking of a second answer in a row", _second_answers(domain))
     if None not in domain.thinks and _thinks_less_unasked(template):
         named.append(
             "a request that does not say whether to think: Ollama lets the model think, the chat "
@@ -217,6 +220,19 @@ def _emptied(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
 def _with(ordinary: Iterable[Conversation], literal: str) -> Iterator[Conversation]:
     literal = literal.replace("{", "{{").replace("}", "}}")
     return _changed(ordinary, [literal, "{} " + literal, literal + " {}", "so " + literal + " so"])
+
+
+def _second_answers(domain: Domain) -> Iterator[Conversation]:
+    """What Ollama joins to the answer before it, and drops but for its words."""
+    before = Message("user", "One."), Message("assistant", "Two.")
+    if domain.tools:
+        call = Call("look", id="call00001")
+        asks = Message("assistant", "", calls=(call,))
+        result = Message("tool", "Three.", name=call.name, call_id=call.id)
+        yield Conversation((*before, asks, result), think=domain.thinks[0])
+    if domain.thinking:
+        thought = Message("assistant", "Three.", thinking="Hm.")
+        yield Conversation((*before, thought, Message("user", "Four.")), think=domain.thinks[0])
 
 
 def _repeated(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:

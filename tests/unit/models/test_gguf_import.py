@@ -55,6 +55,14 @@ def test_the_import_gives_back_the_weights(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_part_of_a_model_is_named(gguf: Path, tmp_path: Path) -> None:
+    """Files of 50 GB are published in parts; what is missing in one is in another."""
+    path = rewrite(gguf, tmp_path / "part", metadata=lambda keys: keys.update({"split.count": 3}))
+    with pytest.raises(GGUFError, match="is one of 3 parts of a model") as caught:
+        import_gguf(path, tmp_path / "checkpoint")
+    assert "--merge" in str(caught.value.hint)
+
+
 def test_the_import_gives_back_the_tokenizer(
     gguf: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

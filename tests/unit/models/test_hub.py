@@ -8,9 +8,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from fakes.daemon import FakeDaemon
+from huggingface_hub.utils import filter_repo_objects
 
 from ollama_bridge.errors import ConfigError, ModelError
-from ollama_bridge.models.hub import download, fetch
+from ollama_bridge.models.hub import _IGNORED, _PATTERNS, download, fetch
 from ollama_bridge.models.references import parse_reference
 
 NOTHING = parse_reference("hf:org/nothing")
@@ -36,6 +37,26 @@ def test_a_proxy_that_lets_nothing_through(monkeypatch: pytest.MonkeyPatch) -> N
     assert "ProxyError" in str(caught.value)
     assert "what came is kept" in str(caught.value.hint)
     assert "secret" not in str(caught.value)
+
+
+def test_what_is_fetched_of_a_repository() -> None:
+    """One format of the weights, and every chat template: one for tools is told of."""
+    names = [
+        *("config.json", "model-00001-of-00002.safetensors", "README.md", "chat_template.jinja"),
+        "additional_chat_templates/tool_use.jinja",
+        *("original/params.json", "original/model.safetensors", "docs/README.md", "model.bin"),
+        *("consolidated.safetensors", "checkpoint-500/optimizer.pt", "run.py"),
+    ]
+    found = filter_repo_objects(names, allow_patterns=_PATTERNS, ignore_patterns=_IGNORED)
+    assert list(found) == names[:5]
+
+
+def test_a_repository_of_ggufs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds no pickles, and a file of it is what can be named."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match="repository of GGUF files") as caught:
+        download(parse_reference("hf:org/name-GGUF"))
+    assert "hf download org/name-GGUF FILE.gguf" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://me:sesame/secret@127.0.0.1:9"])

@@ -205,9 +205,20 @@ def test_what_the_prompt_ends_with_is_no_tag_of_calls() -> None:
 
 def test_messages_that_ollama_joins_have_a_name() -> None:
     """Ollama sees one message where there were two, whatever the template."""
-    names = ("a second message of one role in a row", "a system message behind others")
-    differences = decide(chat_template("phi4")).differences
+    names = (
+        "a second message of one role in a row",
+        "a system message behind others",
+        "calls or thinking of a second answer in a row",
+    )
+    differences = decide(chat_template("qwen2.5")).differences
     assert all(any(said.startswith(name) for said in differences) for name in names)
+
+
+def test_an_empty_system_message_has_a_name() -> None:
+    """It switches the default system prompt off; to Ollama it is none."""
+    differences = decide(chat_template("qwen2.5")).differences
+    (said,) = [said for said in differences if said.startswith("an empty system message")]
+    assert "You are Quill" in said
 
 
 def test_every_answer_may_begin_with_its_thinking() -> None:
