@@ -70,10 +70,14 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             (b"", b">>> Zero?"),
             (b"", b"It is 0."),
             (b"", b">>>"),
-            (b"/se\t", b"/set"),
-            (b" para\t", b"parameter"),
-            (b" temp\t", b"temperature"),
-            (b" 0.5\r", b"\x1b[?2004l"),  # the prompt is over: what is entered was drawn once more
+            (b"/se", b"/se"),  # what Tab adds to it may be drawn at once or later, so: one by one
+            (b"\t", b"t"),
+            (b" para", b"para"),
+            (b"\t", b"meter"),
+            (b" temp", b"temp"),
+            (b"\t", b"erature"),
+            (b" 0.5\r", b"/set parameter temperature 0.5"),  # drawn once more, whole
+            (b"", b"\x1b[?2004l"),  # the prompt is over
             (b"", b">>>"),
             (b"\x03", b"(Ctrl-D or /bye ends the chat)"),
             (b"", b">>>"),
