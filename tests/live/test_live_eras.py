@@ -35,9 +35,15 @@ from ollama_bridge.daemon.era import NO_ADAPTER, has_limit, limits_of
 from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.errors import ParityError, RenderingHiddenError, RequestRejectedError
+from ollama_bridge.errors import (
+    ModelError,
+    ParityError,
+    RenderingHiddenError,
+    RequestRejectedError,
+)
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import package
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
@@ -378,6 +384,8 @@ def test_a_packaged_adapter_is_served_as_what_merging_gives(
     assert ("ADAPTER" in client.show(model.tag).modelfile) == (not merges)
     if not merges:
         # The base alone is not what was trained, and the written Modelfile names both.
+        with pytest.raises(ModelError, match="served with an ADAPTER"):
+            resolve_model(f"ollama:{model.tag}", cache_dir=tmp_path / "cache", client=client)
         plain = modelfile_of(gguf, "Be brief.").to_request("era-base", blob_digest=gguf.blob_digest)
         client.create(plain)
         failure = verify_tag("era-base", client=client).first_failure
