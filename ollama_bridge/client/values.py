@@ -251,15 +251,10 @@ def context_in_use(running: Sequence[RunningModel], model: str | None) -> int:
     return max((one.context_length for one in running if one.is_called(model)), default=0)
 
 
-def listed_name(model: str) -> str:
-    """A model's name as the daemon lists it: with a tag, and without what is Ollama's own."""
-    name = model.removeprefix("registry.ollama.ai/").removeprefix("library/")
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
-
-
 def name_key(model: str) -> str:
-    """What all names of one model have in common: to Ollama, case makes no other name."""
-    return listed_name(model.casefold())
+    """What all names of one model have in common, whatever parts are left out, in any case."""
+    name = model.casefold().removeprefix("registry.ollama.ai/").removeprefix("library/")
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
 def read_models(data: object) -> list[ModelSummary]:

@@ -147,7 +147,7 @@ def test_a_tag_may_be_called_by_another_name(corpus: Corpus, tmp_path: Path) -> 
         corpus,
         SETTINGS,
         TASK,
-        client=FakeClient(),  # type: ignore[arg-type]
+        client=FakeClient(),
         out_dir=tmp_path / "served",
     )
     assert json.loads(report.report_path.read_text())["models"]["student"]["size_bytes"] == 100
