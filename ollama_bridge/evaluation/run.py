@@ -167,7 +167,8 @@ def _score(
             return ModelScores(out_dir, draft.finished)
         precision = choose_precision()
         tokenizer = load_tokenizer(checkpoint.path)
-        check_room(checkpoint.path, what_for="a model to be scored is held")
+        what_for, kept_bytes = "a model to be scored is held", precision.frozen_bytes
+        check_room(checkpoint.path, what_for=what_for, kept_bytes=kept_bytes)
         model: CausalModel = load_model(checkpoint.path)
         facts: dict[str, object] = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -16,13 +16,13 @@ import torch
 
 from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stored import count_parameters
+from ollama_bridge.models.stored import count_parameters, is_mapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SAMPLE_S = 0.002
-_FLOAT32_BYTES = 4
+FLOAT32_BYTES = 4
 # Of the weights: what the activations of a short text, and one matrix at a time in another type,
 # take beside them at the least.
 BESIDE_WEIGHTS = 1.1
@@ -98,20 +98,31 @@ def _container_free_bytes(group: Path) -> int:
         return sys.maxsize
 
 
-def check_room(folder: Path, *, what_for: str, copies: int = 1, hint: str = _MORE_ROOM) -> None:
+def check_room(
+    folder: Path,
+    *,
+    what_for: str,
+    copies: int = 1,
+    kept_bytes: float = FLOAT32_BYTES,
+    hint: str = _MORE_ROOM,
+) -> None:
     """Make sure that a model can be held on the CPU; the system kills who takes more, unasked.
 
     Args:
         folder: Of the checkpoint; no weights are read.
         what_for: Why it is loaded, as the subject of a sentence.
         copies: Processes of this machine that load it at the same time.
+        kept_bytes: What each makes of a number of it, where its file is of float32: such a file is
+            mapped, not read, and given up where memory is short.
         hint: What to do instead.
 
     Raises:
         ModelError: in float32 it does not fit into what is free.
     """
-    parameters = count_parameters(folder, read_config(folder))
-    needed = int(copies * parameters * _FLOAT32_BYTES * BESIDE_WEIGHTS)
+    config = read_config(folder)
+    parameters = count_parameters(folder, config)
+    number_bytes = kept_bytes if is_mapped(folder, config) else FLOAT32_BYTES
+    needed = int(copies * parameters * number_bytes * BESIDE_WEIGHTS)
     free = free_bytes(torch.device("cpu"))
     if needed > free:
         in_each = f" in each of {copies} processes" if copies > 1 else ""

@@ -45,6 +45,15 @@ class Precision:
         """The type as a recipe spells it."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def frozen_bytes(self) -> int:
+        """What a frozen number of a file in float32 takes of the CPU's memory beside the file."""
+        if self.device.type == "cuda" or (
+            self.device.type == "cpu" and self.dtype == torch.float32
+        ):
+            return 0
+        return self.dtype.itemsize
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which a forward pass computes in ``dtype``."""
         if self.dtype == torch.float32:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ollama_bridge.errors import UnsafeCheckpointError
 from ollama_bridge.models.adapters import OUTPUT, Adapter
+from ollama_bridge.models.floats import F32
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.text_part import TextWeights, is_wrapped
@@ -72,6 +73,20 @@ def count_parameters(folder: Path, config: Mapping[str, Any]) -> int:
         ModelError: there are none, or a file is truncated or damaged.
     """
     return sum(math.prod(info.shape) for info in open_weights(folder, config).infos.values())
+
+
+def is_mapped(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint in float32 is its files: nothing is decoded, converted or merged.
+
+    Args:
+        folder: The checkpoint.
+        config: Its ``config.json``.
+
+    Raises:
+        ModelError: as :func:`open_weights`.
+    """
+    infos = open_weights(folder, config).infos.values()
+    return is_plain(folder) and all(info.dtype == F32 for info in infos)
 
 
 def weights_files_of(folder: Path) -> list[Path]:

@@ -115,7 +115,8 @@ def label(
             facts = counts_of(splits)
             _warn_of_too_long(splits, reporter)
             if missing:
-                check_room(teacher.path, what_for="the teacher that labels is held")
+                what_for, kept_bytes = "the teacher that labels is held", precision.frozen_bytes
+                check_room(teacher.path, what_for=what_for, kept_bytes=kept_bytes)
                 model = load_model(teacher.path)
                 run = _LabelRun(model, precision, store, info, reporter, carried=carried)
                 facts |= run.write(rows, missing)

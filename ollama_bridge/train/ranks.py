@@ -26,7 +26,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from ollama_bridge.artifacts import Work
 from ollama_bridge.drafts import Draft, open_draft
-from ollama_bridge.models.memory import check_room
+from ollama_bridge.errors import ModelError
+from ollama_bridge.models.memory import FLOAT32_BYTES, check_room
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.reporting import NullReporter, Reporter
 
@@ -97,20 +98,34 @@ class Ranks:
         if self.size > 1:
             distributed.barrier()
 
-    def check_room(self, folder: Path, *, what_for: str) -> None:
+    def check_room(
+        self, folder: Path, precision: Precision, *, what_for: str, frozen: bool = False
+    ) -> None:
         """Make sure that every process of this machine can hold a model.
 
         Args:
             folder: Of the checkpoint.
+            precision: Where and in what it will be computed.
             what_for: Why it is loaded, as the subject of a sentence.
+            frozen: Whether it is not trained.
 
         Raises:
-            ModelError: memory is short.
+            ModelError: memory is short, of this machine or of another one.
         """
+        here, problem = self.on_this_machine, None
+        kept_bytes: float = FLOAT32_BYTES
+        if frozen:
+            kept_bytes = precision.frozen_bytes
+        elif precision.device.type == "cuda":
+            kept_bytes = FLOAT32_BYTES / here  # one of them takes it back, to save it
         self.wait()  # what the others have loaded so far is not free any more
-        if self.rank % self.on_this_machine == 0:
-            check_room(folder, what_for=what_for, copies=self.on_this_machine)
-        self.wait()  # what they load from here on is what was asked for
+        if self.rank % here == 0:
+            try:
+                check_room(folder, what_for=what_for, copies=here, kept_bytes=kept_bytes)
+            except ModelError as error:
+                problem = error
+        if self.largest(float(problem is not None)):
+            raise problem or ModelError("there is too little memory: see the other process's error")
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:

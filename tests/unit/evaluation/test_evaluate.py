@@ -300,6 +300,8 @@ def test_what_does_not_fit_is_told_before_it_is_loaded(
 ) -> None:
     """The system would end the process without a word."""
     monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    bfloat16 = Precision(torch.device("cpu"), torch.bfloat16, 1)
+    monkeypatch.setattr(run, "choose_precision", lambda: bfloat16)
     corpus = tiny_corpus(tmp_path / "corpus")
     with pytest.raises(ModelError, match="a model to be scored is held in float32"):
         evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "report")

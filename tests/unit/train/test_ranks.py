@@ -251,12 +251,20 @@ def test_every_process_of_a_machine_has_to_hold_the_model(
     numbers = count_parameters(base.path, read_config(base.path))
     monkeypatch.setattr(memory, "free_bytes", lambda _: 6 * numbers)
     monkeypatch.setattr(Ranks, "wait", lambda _: None)
-    Ranks().check_room(base.path, what_for="it is held")
-    Ranks(rank=1, size=4, on_this_machine=2).check_room(base.path, what_for="it is held")
+    monkeypatch.setattr(Ranks, "largest", lambda _, value: value)
+    bfloat16, gpu = (Precision(torch.device(name), torch.bfloat16, 1) for name in ("cpu", "cuda"))
+    Ranks().check_room(base.path, bfloat16, what_for="it is held")
+    Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="it is held")
     for rank in (0, 2):
-        two = Ranks(rank=rank, size=4, on_this_machine=2)
+        two = Ranks(rank, 4, on_this_machine=2)
         with pytest.raises(ModelError, match="held in float32 in each of 2 processes"):
-            two.check_room(base.path, what_for="it is held")
+            two.check_room(base.path, bfloat16, what_for="it is held")
+        # Of a file that is mapped, halves of it, or one copy that goes back to be saved.
+        two.check_room(base.path, bfloat16, what_for="it is held", frozen=True)
+        two.check_room(base.path, gpu, what_for="it is held")
+    monkeypatch.setattr(Ranks, "largest", lambda *_: 1.0)
+    with pytest.raises(ModelError, match="see the other process's error"):
+        Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="it is held")
 
 
 def test_shares_are_whole_and_of_like_lengths() -> None:
