@@ -247,8 +247,12 @@ class Recipe(Section):
     @property
     def needs_same_tokens(self) -> bool:
         """Whether the student is taught in the teacher's own tokens: beside it, or by its draws."""
-        drawn = self.soft_labels.method == "sampled" and self.distill.reads_soft_labels
-        return drawn or self.distill.loads_teacher
+        return self.learns_from_draws or self.distill.loads_teacher
+
+    @property
+    def learns_from_draws(self) -> bool:
+        """Whether its soft labels are drawn at random."""
+        return self.soft_labels.method == "sampled" and self.distill.reads_soft_labels
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:

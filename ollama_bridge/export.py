@@ -104,15 +104,19 @@ def check_start(
         ModelfileError: a parameter is unknown, or of another type.
         TrainingError: the student's tokens are not the teacher's, and have to be.
     """
+    from ollama_bridge.models.json_files import read_json_object
     from ollama_bridge.train.student_check import check_student
 
     check_can_be_written(start)
     beside = teacher if recipe.needs_same_tokens else None
-    check_student(recipe.student, recipe.distill, start, beside)
+    check_student(recipe.student, recipe.distill, start, beside, drawn=recipe.learns_from_draws)
     check_answers_fit(recipe, start)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
-    check_thoughts_fit(recipe, reporter, given_tokens=given_tokens)
+    generation = start.path / "generation_config.json"
+    said = read_json_object(generation).get("max_new_tokens") if generation.is_file() else None
+    own = said if isinstance(said, int) else None
+    check_thoughts_fit(recipe, reporter, given_tokens=given_tokens, max_new_tokens=own)
 
 
 def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
@@ -156,13 +160,20 @@ def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:
     return max(map(len, ids)) + 1
 
 
-def check_thoughts_fit(recipe: Recipe, reporter: Reporter, *, given_tokens: int = 0) -> None:
+def check_thoughts_fit(
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    given_tokens: int = 0,
+    max_new_tokens: int | None = None,
+) -> None:
     """Make sure that a student that learns to think comes to its answer, as served and scored.
 
     Args:
         recipe: What to build.
         reporter: Hears of examples that the training may leave out.
         given_tokens: Of the longest answer with a thought that the data give; 0: they give none.
+        max_new_tokens: Of the start's generation config; None: it does not say.
 
     Raises:
         ConfigError: naming the limits that are below that of the answers to be learnt.
@@ -173,7 +184,7 @@ def check_thoughts_fit(recipe: Recipe, reporter: Reporter, *, given_tokens: int 
     if longest == 0:
         return
     source = "teacher.answer_tokens" if written_tokens == longest else "of the data"
-    of_tag = limits_of(recipe.modelfile)
+    of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens)
     limits = {
         "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
         "evaluate.reply_tokens": (recipe.evaluate.reply_tokens, longest),

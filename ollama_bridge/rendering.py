@@ -100,10 +100,8 @@ def choose_parameters(
     if not isinstance(num_ctx, int):
         unstretched = reference.unstretched_context or _NUM_CTX
         num_ctx = min(reference.context_length, unstretched, _NUM_CTX)
-    # A limit of the checkpoint's own below ours would cut; one above the context lose the prompt.
-    limit = max(_NUM_PREDICT, min(own.get("max_new_tokens", _NUM_PREDICT), num_ctx))
     chosen: dict[str, object] = {
-        "num_predict": limit,
+        "num_predict": _own_limit(int(own.get("max_new_tokens", _NUM_PREDICT)), num_ctx),
         "num_ctx": num_ctx,
         "repeat_penalty": own.get("repetition_penalty", 1.0),
         "stop": tuple(token.text for token in reference.end_tokens),
@@ -120,8 +118,12 @@ def choose_parameters(
     return check_parameters({**chosen, **wanted})
 
 
-def limits_of(settings: ModelfileSection) -> dict[str, float]:
-    """``num_predict`` and ``num_ctx`` of a tag whose checkpoint names none; below 0: infinite.
+def limits_of(settings: ModelfileSection, *, max_new_tokens: int | None = None) -> dict[str, float]:
+    """``num_predict`` and ``num_ctx`` of a tag, as far as its context has room; below 0: infinite.
+
+    Args:
+        settings: Of the recipe.
+        max_new_tokens: Of the checkpoint's generation config; None: it does not say.
 
     Raises:
         ModelfileError: a parameter is unknown, or of another type.
@@ -131,11 +133,15 @@ def limits_of(settings: ModelfileSection) -> dict[str, float]:
         for name, value in check_parameters(settings.parameters).items()
         if isinstance(value, int)
     }
-    limits = {
-        name: asked.get(name, default)
-        for name, default in (("num_predict", _NUM_PREDICT), ("num_ctx", _NUM_CTX))
-    }
+    num_ctx = asked.get("num_ctx", _NUM_CTX)
+    num_predict = asked.get("num_predict", _own_limit(max_new_tokens or _NUM_PREDICT, num_ctx))
+    limits = {"num_predict": num_predict, "num_ctx": num_ctx}
     return {name: math.inf if limit < 0 else limit for name, limit in limits.items()}
+
+
+def _own_limit(max_new_tokens: int, num_ctx: int) -> int:
+    """A limit of the checkpoint's below ours would cut; one above the context lose the prompt."""
+    return max(_NUM_PREDICT, min(max_new_tokens, num_ctx))
 
 
 def check_labels_fit(

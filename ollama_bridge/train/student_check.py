@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from huggingface_hub.errors import StrictDataclassError
+
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.config import integer
@@ -25,6 +28,8 @@ def check_student(
     settings: DistillSection,
     start: Checkpoint,
     teacher: Checkpoint | None,
+    *,
+    drawn: bool = False,
 ) -> None:
     """Make sure that a student can be cut, exported and taught as a recipe says.
 
@@ -35,9 +40,11 @@ def check_student(
         settings: Its losses.
         start: What it is cut from.
         teacher: Whose tokens and layers the losses read beside it; None: none is loaded.
+        drawn: Whether soft labels are drawn from it.
 
     Raises:
         ConfigError: more than there is, what cannot be exported, or a layer that is not there.
+        ModelError: transformers cannot read the start's config.
         TrainingError: the teacher's tokens are others.
     """
     config = _config_of(start)
@@ -46,6 +53,13 @@ def check_student(
     if teacher is None:
         return
     check_same_tokens(teacher, load_tokenizer(start.path))
+    vocabularies = [integer(read_config(one.path), "vocab_size") for one in (teacher, start)]
+    if drawn and vocabularies[0] != vocabularies[1]:
+        raise TrainingError(
+            f"the teacher has {vocabularies[0]} rows of tokens and the student {vocabularies[1]}: "
+            "labels that are drawn at random cannot be carried into another vocabulary",
+            hint="set soft_labels.method to top_k",
+        )
     teacher_layers = integer(read_config(teacher.path), "num_hidden_layers")
     for loss in settings.loss_terms:
         if isinstance(loss, HiddenLoss | AttentionLoss):
@@ -57,8 +71,12 @@ def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
     said = read_config(checkpoint.path)
-    config_class: type[PreTrainedConfig] = CONFIG_MAPPING[said["model_type"]]
-    found: PreTrainedConfig = config_class.from_dict(said)
+    try:
+        config_class: type[PreTrainedConfig] = CONFIG_MAPPING[said["model_type"]]
+        found: PreTrainedConfig = config_class.from_dict(said)
+    except (KeyError, ValueError, TypeError, StrictDataclassError) as exc:
+        place = checkpoint.path / "config.json"
+        raise ModelError(f"{place} cannot be read by transformers: {exc.__cause__ or exc}") from exc
     return found
 
 

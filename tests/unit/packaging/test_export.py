@@ -97,6 +97,21 @@ def test_limits_leave_room_for_the_thoughts_of_ones_own_data(tmp_path: Path) -> 
         check_start(recipe_of(*(f"{k}={v}" for k, v in one_less.items())), start, corpus, heard)
 
 
+def test_a_limit_of_the_starts_own_is_that_of_its_tag(tmp_path: Path) -> None:
+    """As the tag will have it: no `num_predict` has to be said for thoughts below."""
+    start = tiny_base(tmp_path / "base")
+    corpus = corpus_of_thoughts(tmp_path / "thoughts", "They hoped. " * 400)
+    own = [*ALL_LAYERS, "teacher.rewrite=false", "teacher.thinking=strip"]
+    own += ["evaluate.reply_tokens=4000", "modelfile.parameters={num_ctx: 8000}"]
+    recipe = load_recipe("reasoning-quick", overrides=own)
+    with pytest.raises(ConfigError, match="num_predict is 1024: "):
+        check_start(recipe, start, corpus, NullReporter())
+    generation = start.path / "generation_config.json"
+    said = json.loads(generation.read_text()) if generation.is_file() else {}
+    generation.write_text(json.dumps({**said, "max_new_tokens": 4000}))
+    check_start(recipe, start, corpus, NullReporter())
+
+
 def test_thoughts_that_a_teacher_writes_again_are_not_learnt(tmp_path: Path) -> None:
     """Beside its own, the data's are, where it answers nothing but what has no answer."""
     start = tiny_base(tmp_path / "base")

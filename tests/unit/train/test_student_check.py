@@ -11,7 +11,7 @@ from fakes.trainable import commit, tiny_base
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, Recipe, StudentSection, load_recipe
-from ollama_bridge.errors import ConfigError, RecipeError, TrainingError
+from ollama_bridge.errors import ConfigError, ModelError, RecipeError, TrainingError
 from ollama_bridge.train.student_check import check_student
 
 PLAIN = DistillSection()
@@ -96,6 +96,25 @@ def test_a_teacher_of_other_tokens(base: Checkpoint, tmp_path: Path) -> None:
     check_student(StudentSection(), PLAIN, base, None)
     with pytest.raises(TrainingError, match="another tokenizer or chat template"):
         check_student(StudentSection(), PLAIN, base, other)
+
+
+def test_draws_of_a_teacher_with_other_rows(base: Checkpoint, tmp_path: Path) -> None:
+    """The same tokens, in more rows, as of Qwen: whole distributions can be read, draws not."""
+    padded = tiny_base(tmp_path / "padded")
+    config = padded.path / "config.json"
+    config.write_text(config.read_text().replace('"vocab_size": 384', '"vocab_size": 400'))
+    check_student(StudentSection(), PLAIN, base, padded)
+    with pytest.raises(TrainingError, match="has 400 rows of tokens and the student 384"):
+        check_student(StudentSection(), PLAIN, base, padded, drawn=True)
+
+
+@pytest.mark.parametrize("wrong", ['"model_type": "none"', '"model_type": 1'])
+def test_a_config_that_transformers_cannot_read(base: Checkpoint, wrong: str) -> None:
+    """One error that names the file."""
+    config = base.path / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "llama"', wrong))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        check_student(StudentSection(), PLAIN, base, None)
 
 
 @pytest.mark.parametrize("layers", ["0", "-1", "[0, 0, 1]", "[-1, 2]", "[]", "[2, 1]"])
