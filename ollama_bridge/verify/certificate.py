@@ -32,7 +32,7 @@ _HINTS: dict[str, str] = {
     "rounding": "take a finer type: --type f16; if that is refused too, the weights are as good as "
     "random: train them first, or look at them unproven: --force",
     "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint, and none "
-    "that its answers hold",
+    "that its answers hold: such a one belongs into requests (options.stop)",
     "sampling": "write the parameter into the recipe: modelfile.parameters",
     "provenance": "publish it again, which replaces them; a model that is made FROM another "
     "inherits its layers",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from ollama_bridge.client import ModelDetails
 from ollama_bridge.modelfile import Modelfile, ParameterValue
-from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+from ollama_bridge.reference import REFERENCE_KEY, Answer, ReferenceValues
 from ollama_bridge.verify.certificate import GIVEN_UP, LEFT_TO_DAEMON, PARAMETERS, Check
 from ollama_bridge.verify.vocabulary import runner_ends
 
@@ -100,6 +101,9 @@ def describe_sampling(
     needed = max((one.tokens + one.ends for one in reference.answers if one.greedy), default=0)
     if isinstance(limit, int) and 0 <= limit < needed:
         said.append(f"num_predict {limit} (an answer of the checkpoint: {needed})")
+    stops = parameters.get("stop")
+    cutting = [stop for stop, _ in _cuts(stops if isinstance(stops, tuple) else (), reference)]
+    said += [f"stop {stop!r} (in a text of the checkpoint)" for stop in dict.fromkeys(cutting)]
     return ", ".join(said)
 
 
@@ -191,14 +195,41 @@ def _check_stops(
 def _first_cut(stops: Iterable[object], reference: ReferenceValues) -> str | None:
     """An answer of the checkpoint, as far as it is certain of it, that the tag does not finish.
 
-    What ends turns is a stop by right, whether it is a token or plain text.
+    A model without a chat template continues texts, and where one is finished nobody knows.
+    """
+    if not reference.has_chat_template:
+        return None
+    for stop, answer in _cuts(stops, reference):
+        return f"the stop {stop!r} cuts the checkpoint's {answer.name!r}"
+    return None
+
+
+def _cuts(stops: Iterable[object], reference: ReferenceValues) -> Iterator[tuple[str, Answer]]:
+    """Stops, and the checkpoint's answers that they cut where it is certain of them.
+
+    What ends turns is a stop by right, whether it is a token or plain text. So is what cuts behind
+    an answer only, where a checkpoint whose turns end in plain text goes on with the next one.
     """
     ends = {reference.turn_end, *(token.text for token in reference.end_tokens)}
+    marks = _turn_marks(reference)
     for stop in [stop for stop in stops if isinstance(stop, str) and stop not in ends]:
         for answer in reference.answers:
-            if answer.greedy and stop in answer.certain_text:
-                return f"the stop {stop!r} cuts the checkpoint's {answer.name!r}"
-    return None
+            said = text_before_stop(answer.text, marks).rstrip()
+            if answer.greedy and 0 <= answer.certain_text.find(stop) < len(said):
+                yield stop, answer
+
+
+def _turn_marks(reference: ReferenceValues) -> set[str]:
+    """What the chat template writes in front of a turn, behind the end of the one before."""
+    marks = set()
+    for conversation in reference.conversations:
+        for before, after in pairwise(turn.content for turn in conversation.turns):
+            if not before or not after:
+                continue  # calls of tools
+            between, found, _ = conversation.rendered.partition(before)[2].partition(after)
+            if found:
+                marks.add(between.strip().removeprefix(reference.turn_end or "").strip())
+    return marks - {""}
 
 
 def _check_sampling(

@@ -11,7 +11,7 @@ from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge.errors import ArtifactError, ParityError
 from ollama_bridge.modelfile import Modelfile, ParameterValue
-from ollama_bridge.reference import REFERENCE_KEY, Special
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, Role, Special, Turn
 from ollama_bridge.verify.certificate import LAYERS, LEFT_TO_DAEMON, Certificate, Check
 from ollama_bridge.verify.settings import check_settings, describe_sampling, read_parameters
 from ollama_bridge.verify.vocabulary import check_vocabulary
@@ -322,6 +322,53 @@ def test_stops_may_not_cut_what_is_certain(
     modelfile = replace(MODELFILE, parameters={"stop": ("<|im_end|>", stop)})
     checks = check_settings(shown(modelfile).show("t"), modelfile, reference, GOOD)
     assert next(check for check in checks if check.name == "stops").passed == passed
+
+
+@pytest.mark.parametrize(
+    ("stop", "passed"),
+    [("### Instruction:", True), ("\n\n###", True), ("\n", True), (".", False), ("a", False)],
+)
+def test_stops_may_cut_where_the_next_turn_begins(stop: str, passed: bool) -> None:
+    """A fine-tune of a plain format goes on by itself, as its chat template would."""
+    answer = "Paris.\n\n### Instruction:\nWhat is"
+    reference = plain_reference(
+        answer, "### Instruction:\n{}\n\n### Response:\n{}\n\n### Instruction:\n{}"
+    )
+    modelfile = replace(MODELFILE, parameters={"stop": ("<|im_end|>", stop)})
+    checks = check_settings(shown(modelfile).show("t"), modelfile, reference, GOOD)
+    check = next(check for check in checks if check.name == "stops")
+    assert check.passed == passed, check.difference
+
+
+def test_a_continued_text_may_be_cut_and_that_is_said() -> None:
+    """A base model ends where a line does because somebody wants it to."""
+    reference = plain_reference("Paris.\nIt is", "{}\n\n{}\n\n{}").model_copy(
+        update={"has_chat_template": False}
+    )
+    parameters: dict[str, ParameterValue] = {"stop": ("<|im_end|>", "\n", "x")}
+    modelfile = replace(MODELFILE, parameters=parameters)
+    checks = check_settings(shown(modelfile).show("t"), modelfile, reference, GOOD)
+    assert next(check for check in checks if check.name == "stops").passed
+    said = describe_sampling(parameters, {}, reference)
+    assert said == r"stop '\n' (in a text of the checkpoint)"
+
+
+def plain_reference(answer: str, rendered: str) -> ReferenceValues:
+    """Of a chat format in plain text: three turns, and an answer that does not end."""
+    reference = small_reference()
+    said = ("Name one.", "Green.", "Another one?")
+    roles: tuple[Role, ...] = ("user", "assistant", "user")
+    turns = tuple(Turn(role=role, content=one) for role, one in zip(roles, said, strict=True))
+    first, *others = reference.conversations
+    first = first.model_copy(update={"turns": turns, "rendered": rendered.format(*said)})
+    running = {"text": answer, "certain_text": answer, "ends": False}
+    return reference.model_copy(
+        update={
+            "conversations": (first, *others),
+            "answers": (reference.answers[0].model_copy(update=running),),
+            "turn_end": None,
+        }
+    )
 
 
 def test_parameters_are_read_in_go_notation() -> None:
