@@ -18,7 +18,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.models.references import parse_reference
@@ -184,7 +184,7 @@ class _Package:
         if any(text and text.startswith("ollama:") for text in (self.checkpoint, self.base)):
             self.ensure_daemon()
         parts, whole = self.resolve()
-        source_tag = self.find_source_tag()
+        source_tag = self.find_source_tag(whole)
         probes = self.find_probes(whole, source_tag)
         source, lora = self.with_values(whole, probes), None
         if parts is not None:
@@ -220,19 +220,21 @@ class _Package:
         )
         return parts, whole
 
-    def find_source_tag(self) -> SourceTag | None:
+    def find_source_tag(self, checkpoint: Checkpoint) -> SourceTag | None:
         """The tag that it is made of, where it is made of one."""
         reference = parse_reference(self.checkpoint)
         if reference.kind != "ollama":
             return None
-        source_tag = SourceTag.read(self.client, reference.value)
+        source_tag = SourceTag.read(self.client, reference.value).provable(
+            checkpoint, self.settings, system=self.system
+        )
         if kept := source_tag.kept(self.settings, system=self.system):
             self.reporter.emit(Note("package", "info", kept))
         return source_tag
 
     def find_probes(self, checkpoint: Checkpoint, source_tag: SourceTag | None) -> _Probes:
         """What was asked; else what the tag has that it is made of, or it was trained with here."""
-        values = _values_of(checkpoint)
+        values = self.find_values(checkpoint)
         labels = values.labels if values is not None else ()
         system = self.system
         if system is None and source_tag is not None:
@@ -242,6 +244,26 @@ class _Package:
         said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
         self.reporter.emit(Note("package", "info", said))
         return _Probes(values.system, labels)
+
+    def find_values(self, checkpoint: Checkpoint) -> ReferenceValues | None:
+        """Those that it was made with here; of an imported GGUF those that it carries."""
+        from ollama_bridge.models.gguf_reader import read_gguf
+        from ollama_bridge.models.gguf_weights import GGUF_NAME
+
+        if checkpoint.reference_path.is_file():
+            return ReferenceValues.read(checkpoint.reference_path)
+        if checkpoint.manifest.work.stage != "import":
+            return None  # a GGUF in it is the base of something else
+        gguf = checkpoint.path / GGUF_NAME
+        text = read_gguf(gguf).metadata.get(REFERENCE_KEY)
+        if not isinstance(text, str):
+            return None
+        try:
+            return ReferenceValues.parse(text, where=f"{gguf}, {REFERENCE_KEY}")
+        except ArtifactError as error:  # such as those of a newer version
+            said = "the system prompt and the labels that it was trained with here are not kept"
+            self.reporter.emit(Note("package", "warning", f"{said}: {error.message}"))
+            return None
 
     def with_values(
         self, checkpoint: Checkpoint, probes: _Probes, *, renderer: Renderer | None = None
@@ -352,19 +374,3 @@ class _Package:
             force=self.force,
             link=self.link,
         )
-
-
-def _values_of(checkpoint: Checkpoint) -> ReferenceValues | None:
-    """Those that it was made with here; of an imported GGUF those that it carries."""
-    from ollama_bridge.models.gguf_reader import read_gguf
-    from ollama_bridge.models.gguf_weights import GGUF_NAME
-
-    if checkpoint.reference_path.is_file():
-        return ReferenceValues.read(checkpoint.reference_path)
-    if checkpoint.manifest.work.stage != "import":
-        return None  # a GGUF in it is the base of something else
-    gguf = checkpoint.path / GGUF_NAME
-    text = read_gguf(gguf).metadata.get(REFERENCE_KEY)
-    if not isinstance(text, str):
-        return None
-    return ReferenceValues.parse(text, where=f"{gguf}, {REFERENCE_KEY}")

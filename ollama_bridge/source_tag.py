@@ -1,20 +1,23 @@
 """What a tag says beside its weights, where another tag is made of it.
 
-SYSTEM, PARAMETERs and LICENSE go on. How it renders does not: prompts are those of the chat
-template in its file, the only ones that can be proven.
+SYSTEM, PARAMETERs and LICENSE go on, as far as a tag with them can be proven. How it renders does
+not: prompts are those of the chat template in its file, the only ones that can be.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.option_kinds import OPTION_KINDS
 from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.jinja import RefusedError
 from ollama_bridge.verification import modelfile_of
 from ollama_bridge.verify.settings import read_parameters
 
@@ -33,7 +36,7 @@ class SourceTag:
         license: LICENSE.
         renderer: RENDERER, which goes before a TEMPLATE.
         template: TEMPLATE, where it has one.
-        lost: What else it has, in words.
+        lost: What else it has, and why not, in words.
     """
 
     name: str
@@ -65,6 +68,32 @@ class SourceTag:
             template=shown.template if shown.template != _NO_TEMPLATE else None,
             lost=tuple(_lost(details)),
         )
+
+    def provable(
+        self, checkpoint: Checkpoint, asked: ModelfileSection, *, system: str | None
+    ) -> SourceTag:
+        """Without what its checkpoint cannot be proven with, which is lost.
+
+        Args:
+            checkpoint: What its file was imported as.
+            asked: Settings of the tag that is made.
+            system: SYSTEM that was asked for.
+        """
+        kept = self
+        if self.system and system is None and not _takes_system(checkpoint):
+            said = "SYSTEM (the chat template in its file refuses one)"
+            kept = replace(kept, system=None, lost=(*kept.lost, said))
+        num_ctx, limit = self.parameters.get("num_ctx"), _unstretched_context(checkpoint)
+        if limit is None or not isinstance(num_ctx, int) or num_ctx <= limit:
+            return kept
+        if "num_ctx" in asked.parameters:
+            return kept
+        said = (
+            f"PARAMETER num_ctx {num_ctx} (above {limit}, short texts are computed otherwise than "
+            "by the checkpoint; requests get more by options.num_ctx)"
+        )
+        others = {name: value for name, value in self.parameters.items() if name != "num_ctx"}
+        return replace(kept, parameters=others, lost=(*kept.lost, said))
 
     def settings(self, asked: ModelfileSection, reference: ReferenceValues) -> ModelfileSection:
         """What was asked for, over what this tag has; answers end where the checkpoint's do, too.
@@ -120,6 +149,30 @@ class SourceTag:
         if self.renderer is not None:
             return made.renderer != self.renderer
         return self.template not in (None, made.template)
+
+
+def _takes_system(checkpoint: Checkpoint) -> bool:
+    """Whether the chat template has a place for it; some raise, and their TEMPLATE has one."""
+    from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.reference_texts import chat_template_of
+
+    template = chat_template_of(load_tokenizer(checkpoint.path))
+    if template is None:
+        return True
+    try:
+        template.render(Conversation((Message("system", "Be brief."), Message("user", "Hi"))))
+    except RefusedError:
+        return False
+    return True
+
+
+def _unstretched_context(checkpoint: Checkpoint) -> int | None:
+    from ollama_bridge.models.architectures import ARCHITECTURES
+    from ollama_bridge.models.safety import read_architecture, read_config
+
+    config = read_config(checkpoint.path)
+    architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
+    return architecture.unstretched_context(config)
 
 
 def _lost(details: ModelDetails) -> Iterator[str]:

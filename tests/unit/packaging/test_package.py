@@ -7,20 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
+from fakes.architectures import build_checkpoint
 from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
 from fakes.exports import tiny_exports
+from fakes.ggufs import rewrite
 
 from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
+from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import package
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Event, Note
 from ollama_bridge.run_folder import hold_run
 
@@ -139,6 +144,63 @@ def test_a_file_that_was_made_here_keeps_its_system_prompt_and_labels(
         assert tag.values.labels == ("positive", "negative")
         assert tag.system == TRAINED_WITH
     assert not any("keep" in note for note in notes)
+
+
+WITHOUT_SYSTEM = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def stretched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Phi-3 of LongRoPE, up to 512 tokens unstretched, whose format has no system turn."""
+    folder = tmp_path_factory.mktemp("stretched")
+    checkpoint = build_checkpoint("phi3-long", folder / "phi3")
+    (checkpoint / "chat_template.jinja").write_text(WITHOUT_SYSTEM)
+    source = resolve_model(str(checkpoint), cache_dir=folder / "models")
+    gguf = convert(source, type="f16", out_dir=folder / "f16").gguf_path
+    return gguf.rename(folder / f"sha256-{digest_file(gguf)}")
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_what_could_not_be_proven_of_a_tag_is_not_kept(stretched: Path, tmp_path: Path) -> None:
+    """Its own TEMPLATE may have a place for SYSTEM; its num_ctx takes the factors of long texts."""
+    shown = {
+        "modelfile": f"FROM {stretched}\n",
+        "system": "Be brief.",
+        "parameters": "num_ctx 2048\ntemperature 0.5",
+    }
+    notes: list[str] = []
+    tag = made("ollama:m", tmp_path / "run", shown=shown, notes=notes)
+    assert (tag.values.system, tag.system) == (None, None)
+    assert (tag.modelfile.parameters["num_ctx"], tag.modelfile.parameters["temperature"]) == (
+        512,
+        0.5,
+    )
+    assert any("keeps of m: PARAMETER temperature (else" in note for note in notes)
+    assert "does not keep of m: SYSTEM (the chat template in its file refuses one)" in notes[-1]
+    assert "PARAMETER num_ctx 2048 (above 512, " in notes[-1]
+    asked = made("ollama:m", tmp_path / "run", parameters={"num_ctx": 1024}, shown=shown)
+    assert asked.modelfile.parameters["num_ctx"] == 1024
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_values_of_another_version_are_computed_anew(blob: Path, tmp_path: Path) -> None:
+    """A GGUF that was made here needs none of its own to be packaged; what is lost is said."""
+
+    def add_a_field(metadata: dict[str, Any]) -> None:
+        values = json.loads(metadata[REFERENCE_KEY])
+        metadata[REFERENCE_KEY] = json.dumps(values | {"of_tomorrow": 1})
+
+    gguf = rewrite(blob, tmp_path / "model.gguf", metadata=add_a_field)
+    notes: list[str] = []
+    tag = made(str(gguf), tmp_path / "run", notes=notes)
+    assert tag.values.labels == ()
+    assert "labels that it was trained with here are not kept: " in notes[0]
+    assert "of_tomorrow: Extra inputs are not permitted" in notes[0]
 
 
 def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
