@@ -92,6 +92,7 @@ def batch(
     """
     from ollama_bridge.client.batching import ask_all
     from ollama_bridge.client.jobs import GivenUp
+    from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
     from ollama_bridge.daemon.ensure import ensure_daemon
     from ollama_bridge.reporting import Note, Progress
 
@@ -115,7 +116,10 @@ def batch(
     ):
         if not host:
             ensure_daemon(reporter=reporter)
-        _leave_limits_to_the_tags(requests, host or [None])
+        if not _leave_limits_to_the_tags(requests, host or [None]):
+            limit = f"{DEFAULT_NUM_PREDICT} holds; -p num_predict=N says another"
+            unknown = f"no daemon tells the num_predict that the tags have of their own: {limit}"
+            reporter.emit(Note(_STAGE, "warning", unknown))
         events = ask_all(
             requests,
             answers.with_name(f"{answers.name}.log"),
@@ -265,16 +269,22 @@ def _read(
     return requests, ids
 
 
-def _leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> None:
-    """Let questions that say none have the ``num_predict`` of their tags, as ``generate`` does."""
+def _leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:
+    """Let questions that say none have the ``num_predict`` of their tags, as ``generate`` does.
+
+    Returns:
+        Whether the tags' own are known, or none is wanted.
+    """
     open_ = [one for one in requests if (one.get("options") or {}).get("num_predict") is None]
-    details = _details({str(one["model"]) for one in open_}, hosts)
+    models = {str(one["model"]) for one in open_}
+    details = _details(models, hosts) if open_ else {}
     for one in open_ if details else ():
         one["options"] = with_own_limit(one.get("options") or {}, details[str(one["model"])])
+    return details.keys() == models
 
 
 def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDetails]:
-    """What the first daemon that can be asked knows of some models; empty if it does not tell.
+    """What the first daemon that tells knows of some models; empty if none that is there does.
 
     Raises:
         DaemonError: none can be asked.
@@ -282,15 +292,18 @@ def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDe
     from ollama_bridge.client import Client
     from ollama_bridge.client.model_check import SOON
 
+    away: DaemonError | None = None
+    is_one_there = False
     for host in hosts:
         try:
             with Client(host, timeouts=SOON) as client:
                 return {model: client.show(model) for model in models}
-        except (DaemonUnreachableError, DaemonTimeoutError, DaemonBusyError):
-            if host == hosts[-1]:
-                raise
+        except (DaemonUnreachableError, DaemonTimeoutError, DaemonBusyError) as error:
+            away = error
         except DaemonError:  # a gateway that lets no such request through, or there is no model
-            break
+            is_one_there = True
+    if away is not None and not is_one_there:
+        raise away
     return {}
 
 

@@ -447,20 +447,26 @@ def test_a_tag_s_own_limit_holds_in_a_batch(daemon: FakeDaemon, tmp_path: Path) 
 def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
     daemon: FakeDaemon, tmp_path: Path
 ) -> None:
-    """Such as a gateway; one that is away leaves it to the next to say what the tag has."""
+    """Such as a gateway, which is said; another one, or one that is away, leaves it to the next."""
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"prompt": "a"}\n')
     daemon.shown = {**daemon.shown, "parameters": "num_predict 30"}
-    args = ["batch", str(source), str(target), "--model", "m", "-q", "--host"]
+    args = ["batch", str(source), str(target), "--model", "m", "--host"]
     away = CliRunner().invoke(cli.app, [*args, nobody_listens()])
     assert isinstance(away.exception, DaemonUnreachableError)
     both = [*args, nobody_listens(), "--host", daemon.host]
     assert CliRunner().invoke(cli.app, both).exit_code == 0
-    daemon.turn = lambda asked: (  # type: ignore[method-assign]
-        Turn(fault=Fault.HTML_PAGE if asked.path == "/api/show" else None)
-    )
-    assert CliRunner().invoke(cli.app, [*args, daemon.host]).exit_code == 0
-    assert [one["options"]["num_predict"] for one in daemon.questions] == [30, 1024]
+    with FakeDaemon() as gateway:
+        gateway.turn = lambda asked: (  # type: ignore[method-assign]
+            Turn(fault=Fault.HTML_PAGE if asked.path == "/api/show" else None)
+        )
+        told = CliRunner().invoke(cli.app, [*args, gateway.host, "--host", daemon.host])
+        assert (told.exit_code, "num_predict" in told.stderr) == (0, False)
+        alone = CliRunner().invoke(cli.app, [*args, gateway.host, "--host", nobody_listens()])
+        assert alone.exit_code == 0
+        assert "no daemon tells the num_predict" in alone.stderr
+        assert [one["options"]["num_predict"] for one in gateway.questions] == [1024]
+    assert [one["options"]["num_predict"] for one in daemon.questions] == [30]
 
 
 def test_an_answer_is_told_as_by_generate(daemon: FakeDaemon, tmp_path: Path) -> None:
