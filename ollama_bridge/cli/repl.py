@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ HELP = """\
 /bye                        end; also /exit, Ctrl-D
 /? or /help                 this list
 \"\"\" at the beginning of a line begins a text of several lines, at the end of one it ends it;
-nothing in it is a command, nor in lines that are pasted.
-The path of an image sends it along, where the model sees.
+it and lines that are pasted are only words: nothing in them is a command, or sends an image.
+The path of an image in a line sends it along, where the model sees.
 /save and /export replace nothing but what a chat saved before.
 Ctrl-C stops the answer, not the chat. Up and down: what was typed before; Ctrl-R searches it;
 Ctrl-G: write the question in an editor (OLLAMA_EDITOR, else VISUAL or EDITOR)."""
@@ -94,7 +94,7 @@ class Repl:
 
         Args:
             text: A line, or several.
-            is_literal: It is no command, whatever it begins with.
+            is_literal: It is only words: no command, and paths in it send nothing.
 
         Raises:
             EndOfChat: it says goodbye.
@@ -121,8 +121,10 @@ class Repl:
         if not text.strip():
             return
         word = text.split(maxsplit=1)[0]
-        if is_literal or not _COMMAND.fullmatch(word):
+        if is_literal:
             self._ask(text)
+        elif not _COMMAND.fullmatch(word):
+            self._ask(*self._with_images(text))
         else:
             self._command(word[1:], text[len(word) :].strip())
 
@@ -135,15 +137,14 @@ class Repl:
             else:
                 say(f">>> {content}")
 
-    def _ask(self, text: str) -> None:
-        text, paths = self._with_images(text)
+    def _ask(self, text: str, paths: Sequence[Path] = ()) -> None:
         images = [*self.images, *map(read_image, paths)]
         self.images = []
         asked = {name: one.stream(text, images=images) for name, one in self.sessions.items()}
         self._show(asked, self.said.question(text, images))
 
     def _with_images(self, text: str) -> tuple[str, list[Path]]:
-        """What a person names by its path, where a model takes it; else paths are only words.
+        """What a line names by its path, where a model takes it; else paths are only words.
 
         What is piped in others wrote.
         """

@@ -389,7 +389,7 @@ def test_images_go_by_their_paths(
 def test_a_path_is_only_words_where_nobody_would_send_it(
     chat: Chat, tmp_path: Path, capability: str, is_typed: bool
 ) -> None:
-    """To a model that sees nothing, or in lines that others wrote."""
+    """To a model that sees nothing, in lines that others wrote, or in what was pasted."""
     image = tmp_path / "logo.png"
     image.write_bytes(b"2")
     chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", capability]}
@@ -399,5 +399,9 @@ def test_a_path_is_only_words_where_nobody_would_send_it(
     assert chat.last["messages"] == [{"role": "user", "content": asked}]
     chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", "vision"]}
     chat.repl.is_typed = True
-    chat("/load m", asked)
+    pasted = f'def logo():\n    it = "{image}"\n    return  it'
+    chat("/load m")
+    chat.repl.take(pasted, is_literal=True)
+    assert chat.last["messages"] == [{"role": "user", "content": pasted}]
+    chat(asked)
     assert chat.last["messages"][-1]["images"] == ["Mg=="]  # type: ignore[index]
