@@ -7,6 +7,7 @@ header with a secret goes to another origin than the registry's own.
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -131,9 +132,7 @@ class RegistrySession:
             self._http = httpx.Client(
                 headers={"User-Agent": "ollama-bridge", "Accept-Encoding": "identity"},
                 trust_env=not reference.loopback,
-                # Also for a plain registry: its token service or storage may be elsewhere. On this
-                # machine no proxy is asked, but the user's own certificates are read all the same.
-                verify=httpx.create_ssl_context() if reference.loopback else True,
+                verify=_certificates(reference),
                 follow_redirects=False,
                 transport=transport,
             )
@@ -382,3 +381,23 @@ class RegistrySession:
         return RegistryError(
             f"registry {self.reference.host} {what}", hint=hint, status_code=status
         )
+
+
+def _certificates(reference: RegistryReference) -> ssl.SSLContext | bool:
+    """What httpx verifies servers with; True: its own, and those that the environment names.
+
+    On this machine the environment is not read, as no proxy is asked; but the user's own
+    certificates count there, too, also for a plain registry: its token service or storage may be
+    elsewhere.
+
+    Raises:
+        OSError: certificates of the environment that cannot be used, where they are needed.
+    """
+    if not reference.loopback:
+        return True
+    try:
+        return httpx.create_ssl_context()
+    except OSError:
+        if not reference.plain:
+            raise
+        return True

@@ -108,10 +108,14 @@ def test_package_tells_first_that_no_licence_is_added(host: str, tmp_path: Path)
 def test_certificates_that_cannot_be_used(
     reference: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Those of a private authority count on this machine, too; so what is no file is told."""
+    """Those of a private authority count on this machine, too; so what is no file is told.
+
+    Where none are needed it hinders nothing.
+    """
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match="certificates that the environment names"):
         check_publication(reference)
+    check_publication("localhost:5000/me/m")
 
 
 def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
