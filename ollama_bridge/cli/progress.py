@@ -29,7 +29,7 @@ class ConsoleReporter:
         self._tasks: dict[str, TaskID] = {}
         self._begun_s: dict[str, float] = {}
         self._begun_done: dict[str, int] = {}
-        self._last_line_s = 0.0
+        self._last_line_s = time.monotonic()  # what takes no longer needs no line
 
     def __enter__(self) -> Self:
         """Start the display."""

@@ -376,6 +376,7 @@ def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     daemon.context_length = 2
     done = command(daemon, "embed", "m", "one", "two words")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[1.0, 1.0], [2.0, 1.0]]
+    assert done.stderr == ""  # it was done at once
     long = command(daemon, "embed", "m", stdin="one\nof three words\n")
     assert (long.returncode, long.stdout) == (3, "")
     cut = command(daemon, "embed", "m", "--truncate", stdin="one\nof three words\n \n\n")
