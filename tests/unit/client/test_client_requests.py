@@ -267,11 +267,11 @@ def test_many_texts_are_several_requests(fake_daemon: FakeDaemon, ask: Any) -> N
     turn = fake_daemon.turn
 
     def slowly(asked: Asked) -> Turn:
-        fake_daemon.closing.wait(0.25)
+        fake_daemon.closing.wait(0.7)
         return turn(asked)
 
     fake_daemon.turn = slowly  # type: ignore[method-assign]
-    limits = Timeouts(connect_s=5.0, total_s=0.7)
+    limits = Timeouts(connect_s=5.0, total_s=2.0)  # all three take longer
     found = ask(fake_daemon.host, "embed", "m", MANY, timeouts=limits)
     assert [vector[0] for vector in found.vectors] == [number % 7 + 1.0 for number in range(300)]
     assert found.prompt_tokens == sum(vector[0] for vector in found.vectors)

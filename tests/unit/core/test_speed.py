@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from xml.etree import ElementTree
 
 import pytest
@@ -93,15 +94,16 @@ def test_memory_bounds_what_the_processors_of_this_machine_run(
     is_bound: int,
 ) -> None:
     """Not a GPU; nor what a daemon behind a tunnel runs."""
+    blob = uuid4().hex * 2  # of this test alone: runners of the whole machine are looked at
     monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
     binary = tmp_path / "llama-server"
     binary.symlink_to(Path(sys.executable).resolve())
-    words = ["-c", "input()", f"/models/sha256-{'0' * 63}{of_others}"]
+    words = ["-c", "input()", f"/models/sha256-{uuid4().hex * 2 if of_others else blob}"]
     with (
         subprocess.Popen([binary, *words], stdin=subprocess.PIPE) as runner,
         FakeDaemon(models=TAGS, vram_bytes=vram_bytes) as daemon,
     ):
-        daemon.shown = {**daemon.shown, "modelfile": f"FROM /models/blobs/sha256-{'0' * 64}\n"}
+        daemon.shown = {**daemon.shown, "modelfile": f"FROM /models/blobs/sha256-{blob}\n"}
         (speed,) = measure_speed(["m"], Load((1,), requests=1), host=daemon.host)
         runner.communicate(b"\n")
     assert (speed.bound_rate is not None) == is_bound
