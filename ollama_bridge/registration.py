@@ -25,9 +25,9 @@ from ollama_bridge.artifacts import (
     write_text_atomic,
 )
 from ollama_bridge.client import Client
+from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob
-from ollama_bridge.daemon.store import same_tag
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -383,10 +383,8 @@ class _Job:
                 self._remove(model.name)
 
     def _digest_of(self, name: str) -> str | None:
-        for model in self.client.list():
-            if same_tag(model.name, name):
-                return model.digest
-        return None
+        found = find_model(self.client.list(), name)
+        return None if found is None else found.digest
 
 
 def _is_older(modified_at: str, moment: datetime) -> bool:

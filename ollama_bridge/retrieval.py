@@ -16,8 +16,8 @@ from pathlib import Path
 from ollama_bridge.artifacts import Work, digest_text
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client, read_address
+from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.ensure import ensure_daemon
-from ollama_bridge.daemon.store import same_tag
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ConfigError,
@@ -165,7 +165,7 @@ def pull_through_daemon(
             )
             if tag != check_tag(reference):
                 client.copy(reference, tag)
-            found = next((one for one in client.list() if same_tag(one.name, tag)), None)
+            found = find_model(client.list(), tag)
         if found is None:
             raise DaemonError(
                 f"the daemon pulled {reference}, but does not list {tag}",
@@ -309,8 +309,8 @@ def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:
 
 
 def _digest_of(client: Client, tag: str) -> str | None:
-    found = (model.digest for model in client.list() if same_tag(model.name, tag))
-    return next(map(_with_algorithm, found), None)
+    found = find_model(client.list(), tag)
+    return None if found is None else _with_algorithm(found.digest)
 
 
 def _with_algorithm(digest: str) -> str:

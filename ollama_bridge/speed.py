@@ -30,7 +30,7 @@ from ollama_bridge.client import (
     Thinking,
     read_address,
 )
-from ollama_bridge.client.values import name_key
+from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.runners import BLOB, runners
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
@@ -222,22 +222,24 @@ async def _measure_all(
     total = len(tags) * len(load.concurrencies) * load.requests
     found: list[TagSpeed] = []
     async with AsyncClient(host) as client:
-        sizes = {name_key(model.name): model.size_bytes for model in await client.list()}
+        there = await client.list()
+        sizes: dict[str, int] = {}
         for tag in tags:
-            if name_key(tag) not in sizes:
+            if (listed := find_model(there, tag)) is None:
                 raise ModelNotFoundError(
                     f"the daemon has no model {tag!r}",
                     status_code=404,
                     hint="ollama-bridge ls",
                     model=tag,
                 )
+            sizes[tag] = listed.size_bytes
         for tag in tags:
             await client.unload(tag)
             first = await client.chat(tag, "Hello.", options={"num_predict": 1})
             asker = _Asker(client, tag, load, reporter, total, len(found))
             measured = [await asker.measure(at) for at in load.concurrencies]
             details = await client.show(tag, verbose=True)
-            size_bytes = sizes[name_key(tag)]
+            size_bytes = sizes[tag]
             tensors = details.raw.get("tensors") or ()
             weights_bytes = read_bytes(tensors, details.model_info) or size_bytes
             allowed = bandwidth

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
-from ollama_bridge.daemon.store import find_manifest, locate_blob, same_tag
+from ollama_bridge.client.values import find_model
+from ollama_bridge.daemon.store import find_manifest, locate_blob
 from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import check_parameters
@@ -89,8 +90,8 @@ def verify_tag(
         if attached is not None:
             checks = (*certificate.checks, attached)
             certificate = certificate.model_copy(update={"checks": checks})
-        digests = [model.digest for model in client.list() if same_tag(model.name, tag)]
-        return certificate.model_copy(update={"tag_digest": digests[0] if digests else ""})
+        listed = find_model(client.list(), tag)
+        return certificate.model_copy(update={"tag_digest": listed.digest if listed else ""})
 
 
 def _with_sampling(

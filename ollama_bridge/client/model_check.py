@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.exchange import Timeouts
-from ollama_bridge.client.values import ModelDetails, ModelSummary, name_key
+from ollama_bridge.client.values import ModelDetails, ModelSummary, find_model
 from ollama_bridge.errors import ModelNotFoundError
 
 SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
@@ -51,9 +51,8 @@ def digest_of(model: str, there: Sequence[ModelSummary], address: str) -> str:
     Raises:
         ModelNotFoundError: it is not there.
     """
-    for one in there:
-        if name_key(one.name) == name_key(model):
-            return one.digest
+    if (found := find_model(there, model)) is not None:
+        return found.digest
     raise ModelNotFoundError(
         f"the daemon at {address} has no model {model!r}",
         status_code=404,

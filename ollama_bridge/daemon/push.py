@@ -6,7 +6,7 @@ import contextlib
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.uploads import ProgressCallback
-from ollama_bridge.daemon.store import same_tag
+from ollama_bridge.client.values import find_model
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 
 
@@ -35,7 +35,7 @@ def push_as(
         ConfigError: another model has the name.
         DaemonError: the daemon could not push it.
     """
-    there = next((one for one in client.list() if same_tag(one.name, name)), None)
+    there = find_model(client.list(), name)
     if there is not None and there.digest == digest:
         # Its own name, or what a push left that was killed: which of them, nobody knows.
         client.push(name, insecure=insecure, on_progress=on_progress)

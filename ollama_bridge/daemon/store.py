@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import name_key
+from ollama_bridge.client.values import find_model
 from ollama_bridge.errors import DaemonError, RequestRejectedError
 
 _ASKED_TAGS = 3
@@ -125,7 +125,7 @@ def find_manifest(client: Client, tag: str) -> StoredManifest | None:
         ModelNotFoundError: the daemon has no such tag.
         DaemonError: it does not answer.
     """
-    listed = next((model for model in client.list() if same_tag(model.name, tag)), None)
+    listed = find_model(client.list(), tag)
     if listed is None:
         return None
     # Its file is called as the daemon lists it; file names have a case.
@@ -197,12 +197,8 @@ def _manifest_digest(client: Client, tag: str) -> str | None:
 
 
 def _listed_size(client: Client, tag: str) -> int:
-    return next((model.size_bytes for model in client.list() if same_tag(model.name, tag)), 0)
-
-
-def same_tag(listed: str, tag: str) -> bool:
-    """Whether two names are of one tag, whatever parts of them are left out, in any case."""
-    return name_key(listed) == name_key(tag)
+    listed = find_model(client.list(), tag)
+    return 0 if listed is None else listed.size_bytes
 
 
 def _full_name(tag: str) -> str:

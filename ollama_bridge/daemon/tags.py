@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.store import same_tag
+from ollama_bridge.client.values import find_model
 from ollama_bridge.errors import ModelNotFoundError
 
 
@@ -13,9 +13,8 @@ def model_digest(client: Client, tag: str) -> str:
     Raises:
         ModelNotFoundError: the daemon has no such tag.
     """
-    for model in client.list():
-        if same_tag(model.name, tag):
-            return model.digest
+    if (found := find_model(client.list(), tag)) is not None:
+        return found.digest
     raise ModelNotFoundError(
         f"the daemon has no model {tag!r}",
         status_code=404,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import Corpus, EvalReport, Work
-from ollama_bridge.client.values import name_key
+from ollama_bridge.client.values import find_model, name_key
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ContextOverflowError, ModelNotFoundError
@@ -32,7 +32,7 @@ from ollama_bridge.journal import Journal, JSONRecord
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import Client, ModelDetails
+    from ollama_bridge.client import Client, ModelDetails, ModelSummary
 
 STAGE = "served"
 _VERSION = 3
@@ -227,25 +227,19 @@ class _Interview:
         self._journal.append(record)
 
 
-@dataclass(frozen=True)
-class _Served:
-    digest: str
-    size_bytes: int
-
-
-def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, _Served]:
-    listed = {
-        name_key(model.name): _Served(model.digest, model.size_bytes) for model in client.list()
-    }
-    for tag in tags.values():
-        if name_key(tag) not in listed:
+def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, ModelSummary]:
+    there = client.list()
+    found: dict[str, ModelSummary] = {}
+    for name, tag in tags.items():
+        if (listed := find_model(there, tag)) is None:
             raise ModelNotFoundError(
                 f"the daemon has no model {tag!r}",
                 status_code=404,
                 model=tag,
                 hint="ollama-bridge ls shows what it has",
             )
-    return {name: listed[name_key(tag)] for name, tag in tags.items()}
+        found[name] = listed
+    return found
 
 
 def _that_think(details: Mapping[str, ModelDetails], corpus: Corpus) -> list[str]:
@@ -308,7 +302,7 @@ def _read_journal(
 
 
 def _describe(
-    tag: str, served: _Served, answered: _Answered, task: TaskSection
+    tag: str, served: ModelSummary, answered: _Answered, task: TaskSection
 ) -> dict[str, object]:
     """A model's entry of the report, but for its scores against the labels."""
     records, answers, ended = answered.records, answered.answers, answered.ended
