@@ -354,7 +354,7 @@ def _refuse_license(text: str) -> None:
     if text:
         raise ConfigError(
             "the daemon pushes a tag as it is, and cannot add a licence",
-            hint="write LICENSE into the Modelfile, or leave --license out",
+            hint="leave --license out, or publish a tag whose Modelfile has LICENSE",
         )
 
 

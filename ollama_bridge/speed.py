@@ -138,8 +138,8 @@ class Measured:
         concurrency: Requests at a time.
         requests: How many were measured.
         first_token_s: From the request to the first piece of thinking or text.
-        first_answer_s: From the request to the first piece of the answer; None: not all came to
-            one, and those that did were the quickest.
+        first_answer_s: From the request to the first piece of the answer; None: thoughts of some
+            were cut, and the others were the quickest.
         unanswered: How many came to no answer: their thoughts were cut.
         prompt_rate: Prompt tokens that had to be read a second, by the daemon's clock; None: it
             does not say how many those were (before 0.34).
@@ -320,7 +320,7 @@ class _Asker:
         elapsed_s = time.perf_counter() - begun_s
         replies = [request.reply for request in requests]
         answers_s = [one.first_answer_s for one in requests if one.first_answer_s is not None]
-        unanswered = len(requests) - len(answers_s)
+        unanswered = sum(one.first_answer_s is None and one.reply.hit_limit for one in requests)
         return Measured(
             self._tag,
             concurrency,

@@ -100,13 +100,14 @@ def check_repository(reference: RegistryReference) -> None:
         ConfigError: a capital letter, or a sign where none may be.
     """
     parts = reference.repository.split("/")
-    if all(_REPOSITORY_PART.fullmatch(part) for part in parts):
+    if all(map(_REPOSITORY_PART.fullmatch, parts)):
         return
     lower = replace(reference, repository=reference.repository.lower())
+    is_better = all(map(_REPOSITORY_PART.fullmatch, lower.repository.split("/")))
     rule = "lower-case letters and digits, with . _ - between them"
     raise ConfigError(
         f"{reference}: registries have repositories of {rule}",
-        hint=f"write {lower}" if lower != reference else "choose another name",
+        hint=f"write {lower}" if is_better else "choose another name",
     )
 
 

@@ -89,6 +89,7 @@ def test_repositories_that_registries_have(name: str) -> None:
         ("MyOrg/Model", "write ghcr.io/myorg/model:V1"),
         ("team/m-", "another"),
         ("a/b_-c", "another"),
+        ("A_-b/m", "another"),  # in lower case, too
     ],
 )
 def test_repositories_that_no_registry_has(name: str, hint: str) -> None:
