@@ -261,7 +261,7 @@ class _Package:
         try:
             return ReferenceValues.parse(text, where=f"{gguf}, {REFERENCE_KEY}")
         except ArtifactError as error:  # such as those of a newer version
-            said = "the system prompt and the labels that it was trained with here are not kept"
+            said = "what it was trained with here (labels, a system prompt) is not read from it"
             self.reporter.emit(Note("package", "warning", f"{said}: {error.message}"))
             return None
 

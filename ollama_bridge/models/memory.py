@@ -117,7 +117,7 @@ def check_room(
         hint: What to do instead.
 
     Raises:
-        ModelError: in float32 it does not fit into what is free.
+        ModelError: it does not fit into what is free.
     """
     config = read_config(folder)
     parameters = count_parameters(folder, config)
@@ -125,9 +125,10 @@ def check_room(
     needed = int(copies * parameters * number_bytes * BESIDE_WEIGHTS)
     free = free_bytes(torch.device("cpu"))
     if needed > free:
+        in_type = " in float32" if number_bytes == FLOAT32_BYTES else ""
         in_each = f" in each of {copies} processes" if copies > 1 else ""
         raise ModelError(
-            f"{what_for} in float32{in_each}: {parameters / 1e9:.2g} billion parameters take "
+            f"{what_for}{in_type}{in_each}: {parameters / 1e9:.2g} billion parameters take "
             f"{needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free",
             hint=hint,
         )

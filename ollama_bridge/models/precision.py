@@ -47,10 +47,11 @@ class Precision:
 
     @property
     def frozen_bytes(self) -> int:
-        """What a frozen number of a file in float32 takes of the CPU's memory beside the file."""
-        if self.device.type == "cuda" or (
-            self.device.type == "cpu" and self.dtype == torch.float32
-        ):
+        """What a frozen number of a file in float32 takes of the CPU's memory beside the file.
+
+        It is cast there, and moved then; what MPS holds is the CPU's memory as well.
+        """
+        if self.dtype == torch.float32 and self.device.type != "mps":
             return 0
         return self.dtype.itemsize
 

@@ -121,7 +121,12 @@ def distill(
             start.path, corpus, settings, stage=stage, reporter=reporter, vocabulary=vocabulary
         )
         stores = open_stores(labels, material)
-        ranks.check_room(start.path, precision, what_for="a model to train is held")
+        ranks.check_room(
+            start.path,
+            precision,
+            what_for="a model to train is held",
+            all_take_back=settings.shard_layers,
+        )
         model: CausalModel = load_model(start.path)
         total = len(model.base_model.layers)
         model, parts = cut_student(

@@ -103,7 +103,12 @@ def finetune(
             reporter=reporter,
             max_examples=settings.max_examples,
         )
-        ranks.check_room(base.path, precision, what_for=_WHOLE[settings.method])
+        ranks.check_room(
+            base.path,
+            precision,
+            what_for=_WHOLE[settings.method],
+            all_take_back=settings.method != "full" or settings.shard_layers,
+        )
         run = _Run(base, material, settings, labels, precision, draft.path, reporter)
         model, result, gap = run.tuned()
         facts = {**material.facts, "dtype": precision.dtype_name, **gap}

@@ -99,7 +99,13 @@ class Ranks:
             distributed.barrier()
 
     def check_room(
-        self, folder: Path, precision: Precision, *, what_for: str, frozen: bool = False
+        self,
+        folder: Path,
+        precision: Precision,
+        *,
+        what_for: str,
+        frozen: bool = False,
+        all_take_back: bool = True,
     ) -> None:
         """Make sure that every process of this machine can hold a model.
 
@@ -108,6 +114,8 @@ class Ranks:
             precision: Where and in what it will be computed.
             what_for: Why it is loaded, as the subject of a sentence.
             frozen: Whether it is not trained.
+            all_take_back: Whether every process has it on the CPU behind its last step, not only
+                the one that saves it.
 
         Raises:
             ModelError: memory is short, of this machine or of another one.
@@ -116,8 +124,8 @@ class Ranks:
         kept_bytes: float = FLOAT32_BYTES
         if frozen:
             kept_bytes = precision.frozen_bytes
-        elif precision.device.type == "cuda":
-            kept_bytes = FLOAT32_BYTES / here  # one of them takes it back, to save it
+        elif precision.device.type == "cuda" and not all_take_back:
+            kept_bytes = FLOAT32_BYTES / here
         self.wait()  # what the others have loaded so far is not free any more
         if self.rank % here == 0:
             try:

@@ -199,7 +199,7 @@ def test_values_of_another_version_are_computed_anew(blob: Path, tmp_path: Path)
     notes: list[str] = []
     tag = made(str(gguf), tmp_path / "run", notes=notes)
     assert tag.values.labels == ()
-    assert "labels that it was trained with here are not kept: " in notes[0]
+    assert "(labels, a system prompt) is not read from it: " in notes[0]
     assert "of_tomorrow: Extra inputs are not permitted" in notes[0]
 
 

@@ -260,8 +260,14 @@ def test_every_process_of_a_machine_has_to_hold_the_model(
         with pytest.raises(ModelError, match="held in float32 in each of 2 processes"):
             two.check_room(base.path, bfloat16, what_for="it is held")
         # Of a file that is mapped, halves of it, or one copy that goes back to be saved.
-        two.check_room(base.path, bfloat16, what_for="it is held", frozen=True)
-        two.check_room(base.path, gpu, what_for="it is held")
+        for precision in (bfloat16, gpu):
+            two.check_room(base.path, precision, what_for="it is held", frozen=True)
+        two.check_room(base.path, gpu, what_for="it is held", all_take_back=False)
+        with pytest.raises(ModelError, match="held in float32 in each of 2 processes"):
+            two.check_room(base.path, gpu, what_for="it is held")
+        four = Ranks(0, 4, on_this_machine=4)
+        with pytest.raises(ModelError, match="held in each of 4 processes"):
+            four.check_room(base.path, gpu, what_for="it is held", frozen=True)
     monkeypatch.setattr(Ranks, "largest", lambda *_: 1.0)
     with pytest.raises(ModelError, match="see the other process's error"):
         Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="it is held")
