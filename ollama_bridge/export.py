@@ -104,7 +104,7 @@ def check_start(
         ModelfileError: a parameter is unknown, or of another type.
         TrainingError: the student's tokens are not the teacher's, and have to be.
     """
-    from ollama_bridge.models.json_files import read_json_object
+    from ollama_bridge.models.generation_defaults import read_generation_config
     from ollama_bridge.train.student_check import check_student
 
     check_can_be_written(start)
@@ -113,8 +113,7 @@ def check_start(
     check_answers_fit(recipe, start)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
-    generation = start.path / "generation_config.json"
-    said = read_json_object(generation).get("max_new_tokens") if generation.is_file() else None
+    said = read_generation_config(start.path).get("max_new_tokens")
     own = said if isinstance(said, int) else None
     check_thoughts_fit(recipe, reporter, given_tokens=given_tokens, max_new_tokens=own)
 

@@ -32,14 +32,24 @@ DEFAULTS_KEYS = frozenset(_NAMES)
 _WITHOUT_SAMPLING = "repetition_penalty"  # what transformers heeds also where it does not sample
 
 
+def read_generation_config(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of how it is to be sampled; empty: nothing.
+
+    Raises:
+        ModelError: generation_config.json is damaged.
+    """
+    path = folder / GENERATION_CONFIG
+    said = read_json_object(path) if path.is_file() else {}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def default_entries(folder: Path) -> list[Entry]:
     """What a GGUF says of a checkpoint's sampling; without ``do_sample`` of its penalty alone.
 
     Raises:
         ModelError: generation_config.json is damaged.
     """
-    path = folder / GENERATION_CONFIG
-    generation = read_json_object(path) if path.is_file() else {}
+    generation = read_generation_config(folder)
     sampled = generation.get("do_sample") is True
     entries = []
     for key, (name, type_) in _NAMES.items():

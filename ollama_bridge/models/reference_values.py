@@ -6,18 +6,17 @@ synthetic. A 135M checkpoint takes seconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.generation_defaults import read_generation_config
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -166,7 +165,7 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
     limit of an answer was lost.
     """
-    if "max_new_tokens" in _generation_config(folder):
+    if "max_new_tokens" in read_generation_config(folder):
         return 9
     if has_tool_template(tokenizer) or loses_stripping(tokenizer):
         return 8
@@ -217,7 +216,7 @@ def _compute(
         for (name, (conversation, rendered, ids)), top in zip(probes.items(), tops, strict=True)
     )
     reporter.emit(Progress(_STAGE, 1, 3, "passes"))
-    generation = _generation_config(folder)
+    generation = read_generation_config(folder)
     end_tokens = text.end_tokens(generation)
     answers = _answers(conversations, end_tokens, labels, scorer)
     reporter.emit(Progress(_STAGE, 2, 3, "passes"))
@@ -319,14 +318,3 @@ def _score(
         certain_text=certain_text,
         positions=tuple(positions),
     )
-
-
-def _generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-        raise ModelError(f"{path} is not JSON: {exc}") from exc
-    return {name: value for name, value in config.items() if value is not None}
