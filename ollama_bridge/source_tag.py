@@ -18,7 +18,7 @@ from ollama_bridge.option_kinds import OPTION_KINDS
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.jinja import RefusedError
-from ollama_bridge.verification import modelfile_of
+from ollama_bridge.verification import shown_modelfile
 from ollama_bridge.verify.settings import read_parameters
 
 _NO_TEMPLATE = "{{ .Prompt }}"  # what the daemon shows of a tag without one
@@ -57,7 +57,7 @@ class SourceTag:
             DaemonError: it does not answer.
         """
         details = client.show(tag)
-        shown = modelfile_of(details, tag)
+        shown = shown_modelfile(details, tag)
         renderer = _RENDERER.search(details.modelfile)
         return cls(
             name=tag,

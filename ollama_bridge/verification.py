@@ -72,7 +72,7 @@ def verify_tag(
         else:
             reference = _carried_values(tag, details)
         blob = locate_blob(client, tag)
-        modelfile = modelfile_of(details, blob.digest)
+        modelfile = shown_modelfile(details, blob.digest)
         certificate = check_parity(
             client,
             tag,
@@ -210,7 +210,7 @@ def type_of(tag: str, details: ModelDetails) -> str:
     return found
 
 
-def modelfile_of(details: ModelDetails, from_: str) -> Modelfile:
+def shown_modelfile(details: ModelDetails, from_: str) -> Modelfile:
     """TEMPLATE, SYSTEM and PARAMETERs that a daemon shows, as far as this package carries them.
 
     Args:
