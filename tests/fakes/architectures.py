@@ -43,6 +43,15 @@ WIDE: Mapping[str, Any] = {
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
 }
+# A generation config of a model that is to be sampled.
+SAMPLING: Mapping[str, Any] = {
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_k": 20,
+    "top_p": 0.8,
+    "min_p": 0.05,
+    "repetition_penalty": 1.05,
+}
 _FACTORS = [1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]
 
 # Name of the case: class of the config, and what is not as in _SIZES.

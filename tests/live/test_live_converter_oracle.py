@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.architectures import CASES, build_checkpoint
+from fakes.architectures import CASES, SAMPLING, build_checkpoint
 from fakes.ggufs import decoded, metadata_of
 from gguf import GGUFReader
 from llama_converters import LlamaCpp
@@ -27,15 +27,6 @@ DIFFERENCES = {
     "tokenizer.ggml.add_space_prefix": "explicit",
     "tokenizer.ggml.eos_token_ids": "several end tokens, for Ollama",
     "tokenizer.ggml.eot_token_id": "the token that ends a turn, for llama.cpp",
-}
-# Of a checkpoint that is to be sampled; the others say nothing.
-SAMPLING = {
-    "do_sample": True,
-    "temperature": 0.7,
-    "top_k": 20,
-    "top_p": 0.8,
-    "min_p": 0.05,
-    "repetition_penalty": 1.05,
 }
 # What llama.cpp computes from other keys where it is missing; ours says it.
 EXPLICIT = (

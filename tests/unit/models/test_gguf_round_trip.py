@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes.architectures import CASES, WIDE, build_checkpoint
+from fakes.architectures import CASES, SAMPLING, WIDE, build_checkpoint
 from fakes.ggufs import BLOCK_TYPES, decoded, metadata_of, rewrite
 
 from ollama_bridge.conversion import convert
@@ -42,16 +42,6 @@ FOREIGN: dict[str, Any] = {
     "tokenizer.ggml.eom_token_id": 1,
     "tokenizer.ggml.fim_pre_token_id": 5,
     "tokenizer.ggml.add_bos_token": True,
-}
-
-
-SAMPLING = {
-    "do_sample": True,
-    "temperature": 0.7,
-    "top_k": 20,
-    "top_p": 0.8,
-    "min_p": 0.05,
-    "repetition_penalty": 1.05,
 }
 
 
