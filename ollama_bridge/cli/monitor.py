@@ -41,11 +41,12 @@ def monitor(
     host: options.HostOption = None,
     as_json: options.JSONLinesOption = False,
 ) -> None:
-    """Watch the daemon: models, requests, tokens a second, memory, and what is wrong.
+    """Watch the daemon: models, requests, queue, tokens a second, memory, and what is wrong.
 
-    What single requests do is seen of a daemon on this machine only; how many wait for it Ollama
-    tells nobody. A rate is ">=" where more may have come and gone between two looks. The processor
-    and the memory are those of this machine, wherever the daemon is.
+    What single requests do, and how many wait, is seen of a daemon on this machine only. The queue
+    is "3 to 4" where one of 4 without an answer may have a slot. A rate is ">=" where more may have
+    come and gone between two looks. The processor and the memory are those of this machine,
+    wherever the daemon is.
 
     With --json every look is a line; in a pipe every look is a few lines of text, but with
     --prometheus nothing is printed there.
@@ -81,7 +82,8 @@ def monitor(
             if live is not None:
                 live.update(view(snapshot), refresh=True)
             elif as_json:
-                output.line_json({**asdict(snapshot), "alerts": snapshot.alerts()})
+                told = {"queued": snapshot.queued, "alerts": snapshot.alerts()}
+                output.line_json({**asdict(snapshot), **told})
             elif prometheus is None:
                 Console(width=200, force_terminal=False).print(view(snapshot))
 

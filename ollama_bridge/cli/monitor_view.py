@@ -20,7 +20,7 @@ def view(seen: Snapshot) -> RenderableType:
     where = "" if seen.is_local else "this machine: "
     parts: list[RenderableType] = [
         Text(
-            f"{state}   {rate} tokens/s   {where}CPU {machine.cpu_share:.0%}   "
+            f"{state}   {rate} tokens/s   {_queue(seen)}   {where}CPU {machine.cpu_share:.0%}   "
             f"memory {output.size(machine.memory_used_bytes)} of "
             f"{output.size(machine.memory_bytes)}   swap {output.size(machine.swap_used_bytes)}"
             + (f"   {machine.hottest_c[0]:.0f} °C" if machine.hottest_c else ""),
@@ -66,6 +66,14 @@ def view(seen: Snapshot) -> RenderableType:
         parts.append(table)
     parts += [Text(f"! {output.visible(alert)}", style="red") for alert in seen.alerts()]
     return Group(*parts)
+
+
+def _queue(seen: Snapshot) -> str:
+    """Between what nothing works on for certain, and all that have no answer yet."""
+    if seen.waiting is None:
+        return "queue ?"
+    least = seen.queued or 0
+    return f"queue {least}" if least == seen.waiting else f"queue {least} to {seen.waiting}"
 
 
 def _rate(tokens_per_s: float, is_partial: bool) -> str:

@@ -25,6 +25,7 @@ from ollama_bridge.closing import Closing
 from ollama_bridge.daemon.runners import BLOB, runners
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import GPU, Loaded, Machine, Runner, Snapshot
+from ollama_bridge.monitoring.waiting import waiting_requests
 
 _SLOTS_LIMIT_S = 0.5
 _SWAP_S = 60.0
@@ -110,6 +111,7 @@ class Observer(Closing):
             self._look_at_runners() if self._is_local else (),
             self._look_at_machine(),
             self._is_local,
+            waiting_requests(self._port) if self._is_local and self._port else None,
         )
 
     def _learn_blobs(self, loaded: tuple[Loaded, ...]) -> None:

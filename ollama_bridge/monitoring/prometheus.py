@@ -26,6 +26,8 @@ Sample = tuple[dict[str, str], float]
 _DAEMON = (
     ("answer_seconds", "How long the daemon took to answer.", "answer_s"),
     ("tokens_per_second", "Tokens that all runners were seen to generate.", "tokens_per_s"),
+    ("waiting_requests", "Requests without a byte of an answer yet, at least.", "waiting"),
+    ("queued_requests", "Those of them that nothing works on, at least.", "queued"),
 )
 _MODEL = (
     ("model_bytes", "Memory of a loaded model.", "size_bytes"),

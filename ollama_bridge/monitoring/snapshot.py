@@ -113,6 +113,7 @@ class Snapshot:
         runners: Its processes; empty for a daemon of another machine.
         machine: This one.
         is_local: Whether the daemon is on this machine.
+        waiting: Requests of which it has sent nothing yet, at least; None: not known.
     """
 
     at_s: float
@@ -124,6 +125,19 @@ class Snapshot:
     runners: tuple[Runner, ...]
     machine: Machine
     is_local: bool = True
+    waiting: int | None = None
+
+    @property
+    def queued(self) -> int | None:
+        """Those of ``waiting`` that nothing works on, at least; None: not known.
+
+        A request whose prompt is computed, or that is answered as a whole, waits and has a slot;
+        one whose answer streams has a slot and waits no more. There may be as many as ``waiting``.
+        """
+        unseen = self.loaded and not self.runners
+        if self.waiting is None or unseen or any(one.slots is None for one in self.runners):
+            return None
+        return max(0, self.waiting - sum(runner.busy for runner in self.runners))
 
     @property
     def tokens_per_s(self) -> float | None:

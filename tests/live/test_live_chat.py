@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -250,3 +251,29 @@ def test_a_request_is_seen_while_it_runs(
     assert ended.tokens_total >= seen[0].tokens_total
     assert seen[0].tokens_per_s > 0
     assert seen[0].stuck_s == 0
+
+
+def test_requests_that_wait_are_counted(daemon: PrivateDaemon) -> None:
+    """Three more than there are slots: these three have no word of an answer yet."""
+    with daemon.client() as client, Observer(daemon.host) as looking:
+        client.load(TAG)
+        (runner,) = (one for one in looking.look().runners if one.model == TAG)
+        assert runner.slots
+        questions = [f"Tell long story {number}." for number in range(runner.slots + 3)]
+        with ThreadPoolExecutor(len(questions)) as pool:
+            answers = [
+                pool.submit(client.generate, TAG, question, options={"num_predict": 200})
+                for question in questions
+            ]
+            looks = []
+            while not all(answer.done() for answer in answers):
+                looks.append(looking.look())
+        last = looking.look()
+    queues = {
+        (one.waiting, one.queued)
+        for one in looks
+        if sum(runner.busy for runner in one.runners) == runner.slots
+    }
+    assert (3, max(0, 3 - runner.slots)) in queues
+    assert max(waiting for waiting, _ in queues if waiting is not None) <= len(questions)
+    assert (last.waiting, last.queued) == (0, 0)

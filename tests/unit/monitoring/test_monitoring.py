@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
@@ -169,7 +170,7 @@ def test_a_daemon_of_another_machine_has_none_of_our_runners(
     assert len(hot.alerts()) == 1  # that it does not answer
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(view(snapshot))
-    assert "? tokens/s   this machine: CPU" in console.export_text()
+    assert "? tokens/s   queue ?   this machine: CPU" in console.export_text()
 
 
 @pytest.mark.parametrize("runner", [(0, 0)], indirect=True)
@@ -337,6 +338,7 @@ def test_people_see_everything() -> None:
     for words in (
         "[m]",
         "12.5 tokens/s",
+        "queue 3 to 5",
         "CPU 25%",
         "50%",
         "2 of 4",
@@ -344,6 +346,24 @@ def test_people_see_everything() -> None:
         "! memory is being swapped",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"waiting": 0}, "queue 0 "),
+        ({"waiting": 1}, "queue 0 to 1 "),  # one of the two busy slots may have it
+        ({"waiting": 4, "runners": (), "loaded": ()}, "queue 4 "),  # none is loaded yet
+        ({"waiting": 4, "runners": ()}, "queue 0 to 4 "),  # its runner is out of sight
+        ({"waiting": 4, "runners": (Runner(1, "m", 5, 0.5),)}, "queue 0 to 4 "),
+        ({"waiting": None}, "queue ? "),
+    ],
+)
+def test_a_queue_is_told_as_far_as_it_is_known(changed: dict[str, Any], words: str) -> None:
+    """From what nothing works on for certain to all that has no answer."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(view(replace(CALM, **changed)))
+    assert words in console.export_text()
 
 
 def test_the_command_gives_lines_of_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,7 @@ def test_prometheus_reads_them_as_they_are() -> None:
     assert samples["ollama_model_bytes", 'a"b\n', "d" * 12] == 10
     assert samples["ollama_runner_memory_bytes", "1", "m"] == 123_456_789
     assert samples["ollama_gpu_share", "0 T4"] == 0.5
+    assert (samples["ollama_waiting_requests",], samples["ollama_queued_requests",]) == (5, 3)
     assert (samples["ollama_up",], samples["ollama_alerts", "daemon"]) == (1, 0)
     assert samples["ollama_info", "0.34.4", "http://h"] == 1
     assert samples["ollama_model_until_timestamp_seconds", 'a"b\n', "d" * 12] == 1_767_262_272
