@@ -29,6 +29,9 @@ def test_cli_reference_is_current(tmp_path: Path) -> None:
         env={**os.environ, "COLUMNS": "100"},
     )
     current = (CHECKOUT / "docs" / "cli.md").read_text(encoding="utf-8")
+    summaries = re.findall(r"^\* `[a-z]+`: (.+)$", current, flags=re.MULTILINE)
+    assert len(summaries) > 30
+    assert [one for one in summaries if one.endswith("...")] == []
     assert current == fenced(out.read_text(encoding="utf-8")), "run scripts/gen-docs"
 
 

@@ -26,6 +26,7 @@ SECTIONS = {
     "Files": ("recipes", "modelfiles", "runs", "labels"),
 }  # fmt: skip
 _ALIASES = {"list": "ls"}
+_SUMMARY_CHARACTERS = 200  # a whole sentence: Typer's own limit of 45 leaves its beginning
 _EXAMPLES = re.compile(r"^Examples:\n((?:[ ]+.*\n?)+)", re.MULTILINE)
 
 
@@ -50,6 +51,10 @@ class Command(TyperCommand):
             else:
                 found += flags[name].secondary_opts[:1]
         return super().parse_args(ctx, found)
+
+    def get_short_help_str(self, limit: int = _SUMMARY_CHARACTERS) -> str:
+        """Its first sentence, for lists of commands."""
+        return super().get_short_help_str(limit).rstrip(".")
 
     def format_help_text(self, _: Any, formatter: Any) -> None:
         """What it does."""
@@ -88,6 +93,10 @@ class Group(TyperGroup):
         """By either name."""
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
 
+    def get_short_help_str(self, limit: int = _SUMMARY_CHARACTERS) -> str:
+        """Its first sentence, for lists of commands."""
+        return super().get_short_help_str(limit).rstrip(".")
+
     def list_commands(self, _: Any) -> list[str]:
         """In the order of the sections; a group of a few has none."""
         placed = [name for names in SECTIONS.values() for name in names]
@@ -102,7 +111,7 @@ class Group(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (f"{name:<{width}}", shown[name].get_short_help_str(limit=200).rstrip("."))
+                        (f"{name:<{width}}", shown[name].get_short_help_str())
                         for name in names
                         if name in shown
                     ]
