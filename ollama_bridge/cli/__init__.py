@@ -12,6 +12,7 @@ import errno
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -108,6 +109,8 @@ def main() -> None:
         with completion.whole_words():
             code = app(standalone_mode=False)
     except OllamaBridgeError as error:
+        if os.environ.get("OLLAMA_BRIDGE_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exception(error)
         sys.exit(output.fail(error, as_json=as_json))
     except typer.Abort:
         sys.exit(output.fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))

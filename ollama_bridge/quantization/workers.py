@@ -18,6 +18,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -297,7 +298,9 @@ class EncoderPool:
 def _answer(line: bytes) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
-        raise ConversionError(f"a tensor could not be encoded: {answer['error']}")
+        error = ConversionError(f"a tensor could not be encoded: {answer['error']}")
+        error.add_note(answer.get("where", ""))
+        raise error
     return answer
 
 
@@ -333,7 +336,7 @@ def serve(layout: Layout, descriptor: int, orders: IO[bytes], answers: IO[bytes]
             slot.encoded[: encoded.size] = encoded.reshape(-1)
             answer: dict[str, Any] = {"slot": index, "size_bytes": encoded.size}
         except Exception as exc:  # whatever it is, the user gets one error from our parent
-            answer = {"error": repr(exc)}
+            answer = {"error": repr(exc), "where": traceback.format_exc()}
         answers.write(json.dumps(answer).encode() + b"\n")
 
 

@@ -315,6 +315,30 @@ def test_unexpected_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
         cli.main()
 
 
+def test_where_an_error_came_from_is_shown_to_who_asks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its causes, with their places, above the message."""
+
+    def broken(**_: object) -> None:
+        try:
+            json.loads("{")
+        except ValueError as exc:
+            raise DaemonUnreachableError("nothing answers") from exc
+
+    monkeypatch.setattr(cli, "app", broken)
+    shown = []
+    for value in ("0", "1"):
+        monkeypatch.setenv("OLLAMA_BRIDGE_TRACEBACK", value)
+        with pytest.raises(SystemExit):
+            cli.main()
+        shown.append(capsys.readouterr().err)
+    assert shown[0] == "error: nothing answers\n"
+    assert "JSONDecodeError" in shown[1]
+    assert "in broken" in shown[1]
+    assert shown[1].endswith(shown[0])
+
+
 def test_exit_code_is_the_branch_of_the_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,13 +86,14 @@ def test_a_worker_that_dies_is_one_error() -> None:
 
 
 def test_an_encoder_that_fails_is_one_error() -> None:
-    """What goes wrong inside a worker is said, without a traceback."""
+    """What goes wrong inside a worker is said; where, to who asks for causes."""
     odd = Rows((1, 100), Q.Q4_K, None, lambda out: out.fill(0))
     with (
-        pytest.raises(ConversionError, match="could not be encoded"),
+        pytest.raises(ConversionError, match="could not be encoded") as caught,
         EncoderPool(1, max_values=4096, max_columns=1024) as pool,
     ):
         list(pool.encode([odd]))
+    assert "encode_rows" in caught.value.__notes__[0]
     assert ours() == []
 
 
