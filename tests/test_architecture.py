@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parent.parent
 PACKAGE = CHECKOUT / "ollama_bridge"
+ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
 
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
@@ -134,6 +136,37 @@ def layer_of(part: str) -> int:
         if part in layer:
             return number
     pytest.fail(f"ollama_bridge/{part} is in no layer: add it to LAYERS")
+
+
+def first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].replace("``", "`").removesuffix(".")
+
+
+def write_map(document: str) -> str:
+    """docs/architecture.md with a table of every part, by layers, between its two marks."""
+    rows = ["| part | what it is |", "|---|---|"]
+    for layer in reversed(LAYERS):
+        for part in sorted(layer):
+            folder = PACKAGE / part / "__init__.py"
+            file = folder if folder.is_file() else PACKAGE / f"{part}.py"
+            name = f"{part}/" if file == folder else f"{part}.py"
+            rows.append(f"| `{name}` | {first_sentence(file)} |")
+        rows.append("| | |")
+    table = "\n".join(rows[:-1])
+    return re.sub(
+        r"(<!-- parts -->\n).*(<!-- /parts -->)",
+        lambda found: f"{found[1]}{table}\n{found[2]}",
+        document,
+        flags=re.DOTALL,
+    )
+
+
+def test_the_map_is_current() -> None:
+    """Of every part there is one line, in its layer."""
+    document = ARCHITECTURE.read_text(encoding="utf-8")
+    assert "| `pipeline.py` |" in document
+    assert document == write_map(document), "run scripts/gen-docs"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
