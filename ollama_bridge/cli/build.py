@@ -27,6 +27,13 @@ def build(
     data: options.DataOption = None,
     text_col: options.TextColOption = None,
     label_col: options.LabelColOption = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Who teaches, in the recipe's place: ollama:TAG, hf:ORG/NAME, a folder or GGUF.",
+        ),
+    ] = None,
     tag: Annotated[str | None, typer.Option(help="Name of the model in Ollama.")] = None,
     set_: options.SetOption = None,
     out: options.OutOption = None,
@@ -43,10 +50,17 @@ def build(
     Examples:
       ollama-bridge build sentiment-quick
       ollama-bridge build sentiment --data mine.csv --text-col review --label-col mood
+      ollama-bridge build sentiment --teacher ollama:qwen2.5:0.5b --tag mood
       ollama-bridge build sentiment --set distill.lr=5e-4 --out ./try
     """
+    taught = [] if teacher is None else [f"teacher.model={_quoted(teacher)}"]
     loaded = recipe_with_data(
-        recipe, data=data, text_col=text_col, label_col=label_col, tag=tag, overrides=set_ or []
+        recipe,
+        data=data,
+        text_col=text_col,
+        label_col=label_col,
+        tag=tag,
+        overrides=[*taught, *(set_ or [])],
     )
     from ollama_bridge import pipeline
     from ollama_bridge.evaluation.report import read_markdown

@@ -170,9 +170,12 @@ def test_changed_learning_rate_is_other_work(command: Command, built: dict[str, 
 
 
 def test_strangers_csv_goes_through(
-    command: Command, daemon: PrivateDaemon, tmp_path: Path
+    command: Command, daemon: PrivateDaemon, built: dict[str, Any], tmp_path: Path
 ) -> None:
-    """300 rows with BOM, quotes, line breaks and missing cells: a tag, and one within a budget."""
+    """300 rows with BOM, quotes, line breaks and missing cells, and a teacher of one's own."""
+    assert built["tags"]
+    with daemon.client() as client:
+        client.copy("smollm2:135m", "house-model:1")
     rng = random.Random(5)
     good = ["works great", "love it", "excellent, really", "fast and quiet", "happy with it"]
     bad = ["broke at once", 'awful "quality"', "waste of money", "too loud,\nand slow", "refund!"]
@@ -192,15 +195,16 @@ def test_strangers_csv_goes_through(
         "sentiment-quick",
         "--json",
         *("--data", str(file), "--text-col", "Review", "--label-col", "Mood"),
+        *("--teacher", "ollama:house-model:1"),
         *with_settings(settings),
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "19" in done.stderr  # the row of the first missing cell, header counted
-    built = json.loads(done.stdout)
+    made = json.loads(done.stdout)
     main, budget = (f"review-sentiment-quick-my-shop:{name}" for name in ("latest", "budget"))
     assert {main, budget} <= {model.name for model in daemon.client().list()}
-    assert all(certificate["passed"] for certificate in built["certificates"])
-    gguf = GGUFFile.open(Path(built["run_dir"]) / "student-budget")
+    assert all(certificate["passed"] for certificate in made["certificates"])
+    gguf = GGUFFile.open(Path(made["run_dir"]) / "student-budget")
     assert gguf.facts["budget"]["chosen_on_kl_nats"] <= 0.02
 
 

@@ -16,9 +16,10 @@ from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 from typer.testing import CliRunner
 
-from ollama_bridge import cli
+from ollama_bridge import cli, pipeline
 from ollama_bridge.__main__ import main as start
 from ollama_bridge.assets import home_dir, list_assets
+from ollama_bridge.config import Recipe
 from ollama_bridge.errors import DaemonUnreachableError
 from ollama_bridge.run_folder import note_origin
 
@@ -168,6 +169,21 @@ def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
     assert recipe.export.tag == "review-sentiment-quick-my-reviews"
     assert recipe.data.source == "table"
     assert recipe.data.label_col == "mood"
+
+
+def test_who_teaches_is_named_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the recipe's; a name with a colon and blanks in it is one name."""
+    seen: list[Recipe] = []
+
+    def build(recipe: Recipe, **_: object) -> None:
+        seen.append(recipe)
+        raise DaemonUnreachableError("far enough")
+
+    monkeypatch.setattr(pipeline, "build", build)
+    for name in ("ollama:qwen2.5:0.5b", "./my models/a: b"):
+        CliRunner().invoke(cli.app, ["build", "sentiment", "--teacher", name])
+    assert [one.teacher.model for one in seen] == ["ollama:qwen2.5:0.5b", "./my models/a: b"]
+    assert seen[0].export.tag == "review-sentiment"
 
 
 @pytest.mark.parametrize(
