@@ -1,4 +1,7 @@
-"""On a GPU: one short distillation and one LoRA, as good as on the CPU."""
+"""On a GPU, NVIDIA's or Apple's: one short distillation and one LoRA, as good as on the CPU.
+
+Where there are two, ``test_ranks`` runs on both of them by nccl.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from ollama_bridge.train.finetune import finetune
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(precision.best_device().type == "cpu", reason="neither CUDA nor MPS"),
     pytest.mark.usefixtures("no_reference_values"),
 ]
 
