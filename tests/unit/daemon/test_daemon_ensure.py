@@ -16,8 +16,9 @@ from fakes.command_line import run_in_process
 from fakes.processes import has_ended
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.daemon import ensure
+from ollama_bridge.daemon import ensure, service
 from ollama_bridge.daemon.process import PrivateDaemon, free_port
+from ollama_bridge.doctor import run_doctor
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 from ollama_bridge.reporting import Event, Note
 
@@ -175,3 +176,42 @@ def test_no_binary_is_an_error_that_offers_the_install(
     with pytest.raises(DaemonInstallError) as caught:
         ensure.ensure_daemon(host=f"127.0.0.1:{free_port()}")
     assert caught.value.hint == "ollama-bridge daemon install"
+
+
+@pytest.fixture
+def stopped_service(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where systemd notes that Ollama's service is enabled; nothing answers at its port."""
+    monkeypatch.setattr(service, "DEFAULT_PORT", int(host.rpartition(":")[2]))
+    monkeypatch.setattr(service, "_BOOTED", tmp_path)
+    monkeypatch.setattr(service, "_UNITS", tmp_path)
+    link = tmp_path / "default.target.wants" / "ollama.service"
+    link.parent.mkdir()
+    (tmp_path / "ollama.service").touch()
+    link.symlink_to("../ollama.service")
+    return link
+
+
+def test_in_the_place_of_a_stopped_service_no_other_store_is_served(stopped_service: Path) -> None:
+    """Its models would seem to be gone, and the port would be kept from it."""
+    with pytest.raises(DaemonInstallError, match="service, which has the models, is stopped") as no:
+        ensure.ensure_daemon()
+    assert (no.value.hint or "").startswith("sudo systemctl start ollama;")
+    assert ensure.daemon_status()["running"] is False
+    (finding,) = [one for one in run_doctor() if one.name == "daemon"]
+    assert (finding.status, finding.repair) == ("problem", None)
+    assert "service is stopped" in finding.detail
+
+
+@pytest.mark.parametrize("which", ["disabled", "another store", "another port"])
+def test_what_is_not_the_services_is_started(
+    stopped_service: Path, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that was disabled, or a store that the user named."""
+    if which == "disabled":
+        stopped_service.unlink()
+    if which == "another store":
+        monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    if which == "another port":
+        monkeypatch.setattr(service, "DEFAULT_PORT", free_port())
+    ensure.ensure_daemon()
+    assert ensure.stop_daemon() is True
