@@ -9,9 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_bridge.client import Client, Timeouts, read_address
+from ollama_bridge.client.refusals import BUSY
 from ollama_bridge.daemon.era import Era, era_of
 from ollama_bridge.daemon.layout import installed_binary
 from ollama_bridge.errors import (
+    DaemonError,
     DaemonInstallError,
     DaemonTimeoutError,
     DaemonUnreachableError,
@@ -24,6 +26,11 @@ from ollama_bridge.errors import (
 PROBE_TIMEOUTS = Timeouts(
     connect_s=3.0, load_s=0.0, first_token_s=10.0, between_tokens_s=10.0, total_s=15.0
 )
+# What a daemon says as well as a proxy in front of it.
+_REFUSALS = {
+    401: "set OLLAMA_API_KEY",
+    403: "the daemon refuses this client; check OLLAMA_ORIGINS there",
+}
 
 
 @dataclass(frozen=True)
@@ -61,31 +68,39 @@ def find_daemon(host: str | None = None) -> RunningDaemon | None:
     Raises:
         ConfigError: the address cannot be read.
         DaemonInstallError: something listens there, but it is not Ollama.
+        DaemonUnreachableError: what listens there speaks TLS, and it failed.
+        RequestRejectedError: it refuses us, or cannot answer now: a daemon, or what stands before.
     """
     url = read_address(host).url
-    version = _ask(url)
-    if version is None and _accepts(url):
+    answer = _ask(url)
+    if isinstance(answer, DaemonError) and _accepts(url):
         # Something listens. A daemon that was just starting answers now; others do not.
-        version = _ask(url)
-        if version is None:
-            raise _taken(url, "it takes connections, but does not speak HTTP")
-    if version is None:
+        answer = _ask(url)
+        if isinstance(answer, DaemonError):
+            raise _silent(url, answer)
+    if isinstance(answer, DaemonError):
         return None
-    return RunningDaemon(url, version, era_of(version), find_binary())
+    return RunningDaemon(url, answer, era_of(answer), find_binary())
 
 
-def _ask(url: str) -> str | None:
+def _ask(url: str) -> str | DaemonError:
+    """The version that is answered; an error where there may be nobody."""
     try:
         with Client(url, timeouts=PROBE_TIMEOUTS) as client:
             version = client.version()
         era_of(version)
-    except DaemonUnreachableError:
-        return None
-    except (ReplyInvalidError, RequestRejectedError, StreamBrokenError) as exc:
-        raise _taken(url, f"it answers, but not as Ollama does ({exc})") from exc
+    except DaemonUnreachableError as exc:
+        return exc
+    except RequestRejectedError as exc:
+        if exc.status_code not in (*_REFUSALS, *BUSY):
+            raise _no_ollama(url, exc) from exc
+        exc.hint = _REFUSALS.get(exc.status_code, "try again in a moment")
+        raise
+    except (ReplyInvalidError, StreamBrokenError) as exc:
+        raise _no_ollama(url, exc) from exc
     except DaemonTimeoutError as exc:
         if exc.phase == "connect":
-            return None
+            return exc
         raise _taken(url, "it takes connections, but does not answer") from exc
     return version
 
@@ -100,9 +115,22 @@ def _accepts(url: str) -> bool:
     return True
 
 
+def _silent(url: str, error: DaemonError) -> DaemonError:
+    if urlsplit(url).scheme == "https":
+        error.hint = "for certificates of your own: export SSL_CERT_FILE=/path/to/ca.pem"
+        return error
+    return _taken(url, "it takes connections, but does not speak HTTP")
+
+
+def _no_ollama(url: str, error: DaemonError) -> DaemonInstallError:
+    return _taken(url, f"it answers, but not as Ollama does ({error})")
+
+
 def _taken(url: str, reason: str) -> DaemonInstallError:
     port = (urlsplit(url).port or 0) + 1
     return DaemonInstallError(
         f"{url} is taken by something that is not Ollama: {reason}",
-        hint=f"stop it, or choose another port: export OLLAMA_HOST=127.0.0.1:{port}",
+        hint=f"stop it, or choose another port: export OLLAMA_HOST=127.0.0.1:{port}"
+        if read_address(url).loopback
+        else "check OLLAMA_HOST: is the daemon at another port?",
     )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ollama_bridge.client import Timeouts
 from ollama_bridge.daemon import find
 from ollama_bridge.daemon.process import free_port
-from ollama_bridge.errors import DaemonInstallError
+from ollama_bridge.errors import (
+    DaemonInstallError,
+    DaemonUnreachableError,
+    RequestRejectedError,
+)
 
 
-@pytest.fixture
-def website() -> Iterator[str]:
-    """Something on a port that is not Ollama."""
+@contextlib.contextmanager
+def page(status: int) -> Iterator[str]:
+    """Something on a port that answers with HTML."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(b"<html>hello</html>")
 
@@ -37,6 +43,18 @@ def website() -> Iterator[str]:
         thread.join()
 
 
+def _to_loopback(look_up: Callable[..., Any]) -> Callable[..., Any]:
+    """A look-up of names that finds them all on this machine."""
+    return lambda host, *args, **kwargs: look_up("127.0.0.1", *args, **kwargs)
+
+
+@pytest.fixture
+def website() -> Iterator[str]:
+    """Something on a port that is not Ollama."""
+    with page(200) as address:
+        yield address
+
+
 def test_nothing_listening_is_no_daemon() -> None:
     """A refused connection means that there is none, and is no error."""
     assert find.find_daemon(f"127.0.0.1:{free_port()}") is None
@@ -48,6 +66,34 @@ def test_another_program_on_the_port_is_named(website: str) -> None:
         find.find_daemon(website)
     assert caught.value.hint is not None
     assert "OLLAMA_HOST=" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(401, "OLLAMA_API_KEY"), (403, "OLLAMA_ORIGINS"), (429, "try again"), (502, "try again")],
+)
+def test_a_proxy_that_refuses_is_no_other_program(status: int, hint: str) -> None:
+    """To stop it, or to take another port, would help nobody."""
+    with page(status) as address, pytest.raises(RequestRejectedError, match=str(status)) as caught:
+        find.find_daemon(address)
+    assert hint in (caught.value.hint or "")
+
+
+def test_what_fails_to_speak_tls_says_why(website: str) -> None:
+    """A certificate of a private authority, or here a server without any."""
+    with pytest.raises(DaemonUnreachableError, match="SSL") as caught:
+        find.find_daemon(f"https://{website}")
+    assert "SSL_CERT_FILE" in (caught.value.hint or "")
+
+
+def test_no_port_of_this_machine_is_offered_for_another(
+    website: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name in place of 127.0.0.1: it may be any machine's."""
+    monkeypatch.setattr(socket, "getaddrinfo", _to_loopback(socket.getaddrinfo))
+    with pytest.raises(DaemonInstallError, match=r"box\.example") as caught:
+        find.find_daemon(website.replace("127.0.0.1", "box.example"))
+    assert caught.value.hint == "check OLLAMA_HOST: is the daemon at another port?"
 
 
 def test_a_port_that_takes_connections_but_is_silent_is_named(
