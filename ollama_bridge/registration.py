@@ -28,6 +28,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob
+from ollama_bridge.daemon.tags import remove_tag
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -51,6 +52,8 @@ _WITHOUT_ADAPTER = f"leave --adapter out: {NO_ADAPTER.instead}, and proven as we
 _CANDIDATES = "ollama-bridge/candidate:"
 # Behind the tag of a model that was kept although its proof failed.
 _UNVERIFIED = "-unverified"
+# What Go says of EPERM and EACCES.
+_NOT_ITS_OWN = ("operation not permitted", "permission denied")
 # A candidate of another tag that is older than this was left behind, not being checked.
 _LEFTOVER_AGE_S = 3600.0
 
@@ -268,14 +271,20 @@ class _Job:
 
     def _create(self, states: Sequence[FileState]) -> None:
         request = self.request(self.candidate)
+        placed = []
         with contextlib.ExitStack() as afterwards:
             for file, state in zip(self.files, states, strict=True):
-                placed = self._send_blob(file, state)
-                if placed is not None:
-                    afterwards.callback(placed.restore_time)
+                blob = self._send_blob(file, state)
+                if blob is not None:
+                    afterwards.callback(blob.restore_time)
+                    placed.append(blob)
             try:
                 self.client.create(request)
-            except (RequestRejectedError, RunnerCrashedError):
+            except (RequestRejectedError, RunnerCrashedError) as exc:
+                # A daemon of another user may not touch what is ours: it gets files of its own.
+                if exc.message.endswith(_NOT_ITS_OWN):
+                    for blob in placed:
+                        blob.path.unlink(missing_ok=True)
                 # A starting daemon prunes blobs that no tag uses: one may be gone again.
                 lost = [file for file in self.files if not self.client.has_blob(file.blob_digest)]
                 if not lost:
@@ -353,9 +362,9 @@ class _Job:
         except BaseException:
             # The first error is the one to show; what stays is removed at the next start.
             with contextlib.suppress(OllamaBridgeError):
-                self._remove(self.candidate)
+                remove_tag(self.client, self.candidate)
             raise
-        self._remove(self.candidate)
+        remove_tag(self.client, self.candidate)
 
     def _unload_sharers(self) -> None:
         # The runner is chosen by the GGUF's path: one that was loaded for another tag of this
@@ -366,21 +375,13 @@ class _Job:
                 if digest in self.client.show(model.name).modelfile:
                     self.client.unload(model.name)
 
-    def _remove(self, name: str) -> None:
-        # Unloaded although its tag may be the same file: a runner keeps the name that it was first
-        # asked by, and under one that is gone nobody could look at it, or unload it.
-        with contextlib.suppress(ModelNotFoundError):
-            if any(model.name == name for model in self.client.ps()):
-                self.client.unload(name)
-            self.client.delete(name)
-
     def _remove_leftovers(self) -> None:
         oldest = datetime.fromtimestamp(time.time() - _LEFTOVER_AGE_S, UTC)
         for model in self.client.list():
             if not model.name.startswith(_CANDIDATES):
                 continue
             if model.name == self.candidate or _is_older(model.modified_at, oldest):
-                self._remove(model.name)
+                remove_tag(self.client, model.name)
 
     def _digest_of(self, name: str) -> str | None:
         found = find_model(self.client.list(), name)

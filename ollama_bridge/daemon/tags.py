@@ -1,6 +1,8 @@
-"""What stands behind a tag of a daemon."""
+"""What stands behind a tag of a daemon, and how that is replaced or taken away."""
 
 from __future__ import annotations
+
+import contextlib
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
@@ -21,3 +23,13 @@ def model_digest(client: Client, tag: str) -> str:
         model=tag,
         hint=f"ollama pull {tag}",
     )
+
+
+def remove_tag(client: Client, tag: str) -> None:
+    """Take a tag away if it is there, with the files that no other needs."""
+    # Unloaded although its tag may be the same file: a runner keeps the name that it was first
+    # asked by, and under one that is gone nobody could look at it, or unload it.
+    with contextlib.suppress(ModelNotFoundError):
+        if any(model.name == tag for model in client.ps()):
+            client.unload(tag)
+        client.delete(tag)

@@ -485,6 +485,37 @@ def test_a_pruned_blob_is_sent_again(
     assert daemon.uploads == 2
 
 
+def test_a_daemon_of_another_user_gets_a_file_of_its_own(
+    gguf: GGUFFile,
+    modelfile: Modelfile,
+    daemon: FakeDaemon,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may see what we link into our folder, yet not set its times, as ``create`` does."""
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    blobs = tmp_path / "models" / "blobs"
+    blobs.mkdir(parents=True)
+    daemon.host = "http://127.0.0.1:11434"
+    linked = blobs / gguf.blob_digest.replace(":", "-")
+    create, uploaded = daemon.create, daemon.blobs
+
+    def has_blob(digest: str) -> bool:
+        return digest in uploaded or (blobs / digest.replace(":", "-")).exists()
+
+    def refuse_a_strangers_file(request: dict[str, object]) -> None:
+        if linked.exists():
+            said = f"the daemon failed while answering: chtimes {linked}: operation not permitted"
+            raise RunnerCrashedError(said)
+        create(request)
+
+    daemon.has_blob = has_blob  # type: ignore[method-assign]
+    daemon.create = refuse_a_strangers_file  # type: ignore[method-assign]
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.uploads == 1
+    assert not list(blobs.iterdir())
+
+
 def test_a_changed_gguf_is_not_sent(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
