@@ -28,7 +28,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob
-from ollama_bridge.daemon.tags import remove_tag
+from ollama_bridge.daemon.tags import remove_tag, replace_tag
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -144,6 +144,11 @@ class _Job:
     def candidate(self) -> str:
         """One name for one tag, so that the next attempt replaces what this one leaves."""
         return f"{_CANDIDATES}{digest_text(self.tag.casefold())[:16]}"
+
+    @property
+    def aside(self) -> str:
+        """What the tag was before, while it is replaced."""
+        return f"{self.candidate}-old"
 
     def request(self, name: str) -> dict[str, object]:
         request = self.modelfile.to_request(name, blob_digest=self.gguf.blob_digest)
@@ -345,7 +350,7 @@ class _Job:
                 model=tag,
                 hint="wait until the other one is done, then run the same command again",
             )
-        self.client.copy(self.candidate, tag)
+        replace_tag(self.client, self.candidate, tag, aside=self.aside)
         digest = self._digest_of(tag)
         if digest is None or digest != checked:
             raise DaemonError(
@@ -380,7 +385,7 @@ class _Job:
         for model in self.client.list():
             if not model.name.startswith(_CANDIDATES):
                 continue
-            if model.name == self.candidate or _is_older(model.modified_at, oldest):
+            if model.name in (self.candidate, self.aside) or _is_older(model.modified_at, oldest):
                 remove_tag(self.client, model.name)
 
     def _digest_of(self, name: str) -> str | None:

@@ -6,7 +6,7 @@ import contextlib
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
-from ollama_bridge.errors import ModelNotFoundError
+from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 
 
 def model_digest(client: Client, tag: str) -> str:
@@ -33,3 +33,31 @@ def remove_tag(client: Client, tag: str) -> None:
         if any(model.name == tag for model in client.ps()):
             client.unload(tag)
         client.delete(tag)
+
+
+def replace_tag(client: Client, source: str, tag: str, *, aside: str) -> None:
+    """Give a tag what another has, and have the daemon remove what only the old one needed.
+
+    Its ``copy`` leaves the replaced files behind: no tag names them, so nothing could remove them
+    until the daemon starts anew. ``delete`` does, so the old one gets a name that can be deleted.
+
+    Args:
+        client: Of the daemon.
+        source: What the tag gets.
+        tag: The tag; it may be a new one.
+        aside: A name for the old one in the meantime; who is killed here leaves it behind.
+
+    Raises:
+        DaemonError: the tag is as it was.
+    """
+    models = client.list()
+    old, new = find_model(models, tag), find_model(models, source)
+    replaces = old is not None and (new is None or old.digest != new.digest)
+    try:
+        if replaces:
+            client.copy(tag, aside)
+        client.copy(source, tag)
+    finally:
+        if replaces:
+            with contextlib.suppress(OllamaBridgeError):
+                client.delete(aside)

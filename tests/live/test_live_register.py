@@ -24,11 +24,14 @@ from fakes.exports import (
 )
 
 from ollama_bridge.client import Client
+from ollama_bridge.daemon.layout import RELEASES
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.daemon.store import find_manifest
 from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
 from ollama_bridge.registration import register
+from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import Event, Progress
 from ollama_bridge.verify.certificate import Certificate
 
@@ -205,6 +208,25 @@ def test_daemon_killed_while_registering(
             assert list(digests(opened)) == ["killed:latest"]
             blob = private.models_dir / "blobs" / gguf.blob_digest.replace(":", "-")
             assert blob.samefile(gguf.gguf_path) == linked
+
+
+@pytest.mark.parametrize("version", list(RELEASES))
+def test_what_a_tag_was_before_leaves_the_store(
+    tiny: Exports, installed: Callable[[str], Path], tmp_path: Path, version: str
+) -> None:
+    """Of a tag that is made anew the daemon keeps what its manifest names, and no file more."""
+    with PrivateDaemon(tmp_path / "store", binary=installed(version)) as private:
+        blobs = private.models_dir / "blobs"
+        with private.client() as client:
+            for gguf in (tiny.gguf("f16"), tiny.gguf("q8_0")):
+                out_dir = tmp_path / gguf.path.name
+                register(gguf, modelfile_of(gguf), "again", client=client, out_dir=out_dir)
+                stored = find_manifest(client, "again")
+                assert stored is not None
+                manifest = parse_manifest(stored.content, where="again")
+                needed = {layer.digest.replace(":", "-") for layer in manifest.blobs}
+                assert {path.name for path in blobs.iterdir()} == needed
+            assert client.chat("again", "Hi").done_reason
 
 
 def create_from_text(daemon: PrivateDaemon, modelfile: Modelfile, tag: str, folder: Path) -> None:

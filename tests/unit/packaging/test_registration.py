@@ -485,6 +485,24 @@ def test_a_pruned_blob_is_sent_again(
     assert daemon.uploads == 2
 
 
+def test_what_a_tag_was_before_is_deleted(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Ollama's ``copy`` leaves the files of what it replaces, ``delete`` does not."""
+    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    old, deleted, delete = daemon.tags[TAG], [], daemon.delete
+
+    def note(tag: str) -> None:
+        deleted.append(daemon.tags[tag].digest)
+        delete(tag)
+
+    daemon.delete = note  # type: ignore[method-assign]
+    shorter = replace(modelfile, parameters={**modelfile.parameters, "num_ctx": 32})
+    register(gguf, shorter, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert list(daemon.tags) == [TAG]
+    assert old.digest in deleted
+
+
 def test_a_daemon_of_another_user_gets_a_file_of_its_own(
     gguf: GGUFFile,
     modelfile: Modelfile,
