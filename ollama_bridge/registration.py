@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ollama_bridge.artifacts import (
+    MANIFEST_NAME,
     AdapterFile,
     GGUFFile,
     RegisteredModel,
@@ -251,8 +252,11 @@ class _Job:
         path = file.gguf_path
         metadata = dict(read_gguf(path).metadata)
         state = FileState.of(path)
-        # What was just converted was hashed while it was written.
-        written = file.is_as_written(path.name)
+        # What was just converted was hashed while it was written. A file that was moved or copied
+        # here may keep its age, but not the time at which it got its name.
+        named_at_ns = path.stat().st_ctime_ns
+        manifest_at_ns = (file.path / MANIFEST_NAME).stat().st_mtime_ns
+        written = file.is_as_written(path.name) and named_at_ns < manifest_at_ns
         if not written and f"sha256:{digest_file(path)}" != file.blob_digest:
             raise ArtifactError(
                 f"{path} was changed after it was converted",

@@ -534,6 +534,20 @@ def test_a_daemon_of_another_user_gets_a_file_of_its_own(
     assert not list(blobs.iterdir())
 
 
+def test_another_gguf_of_the_same_age_is_not_sent(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """``mv`` and ``cp -p`` keep a file's age, and two students of one shape have one size."""
+    found = gguf.gguf_path.stat()
+    another = tmp_path / "another.gguf"
+    another.write_bytes(gguf.gguf_path.read_bytes().replace(b"Yes", b"Yez"))
+    os.utime(another, ns=(found.st_atime_ns, found.st_mtime_ns))
+    another.replace(gguf.gguf_path)
+    with pytest.raises(ArtifactError, match="was changed"):
+        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    assert daemon.uploads == 0
+
+
 def test_a_changed_gguf_is_not_sent(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
@@ -547,14 +561,14 @@ def test_a_changed_gguf_is_not_sent(
     assert daemon.uploads == 0
 
 
-@pytest.mark.parametrize(("modified_s", "times"), [(1, 0), (2**32, 1)], ids=["before", "after"])
+@pytest.mark.parametrize(("manifest_s", "times"), [(2**32, 0), (1, 1)], ids=["before", "after"])
 def test_what_was_hashed_while_it_was_written_is_not_hashed_again(
     gguf: GGUFFile,
     modelfile: Modelfile,
     daemon: FakeDaemon,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    modified_s: int,
+    manifest_s: int,
     times: int,
 ) -> None:
     """Only a file that is newer than its manifest may be another one."""
@@ -565,7 +579,7 @@ def test_what_was_hashed_while_it_was_written_is_not_hashed_again(
         return artifacts.digest_file(path)
 
     monkeypatch.setattr(registration, "digest_file", digest_file)
-    os.utime(gguf.gguf_path, (modified_s, modified_s))
+    os.utime(gguf.path / "manifest.json", (manifest_s, manifest_s))
     register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert read == [gguf.gguf_path] * times
 
