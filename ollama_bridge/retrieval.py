@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,13 @@ from ollama_bridge.errors import (
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import tag_file_name
 from ollama_bridge.registry.credentials import read_credentials
-from ollama_bridge.registry.download import check_room, fetch_blob, fetch_manifest
+from ollama_bridge.registry.download import (
+    PARTIAL,
+    blob_name,
+    check_room,
+    fetch_blob,
+    fetch_manifest,
+)
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import Manifest, digest_bytes
 from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
@@ -246,9 +253,10 @@ def _fill(
         reporter.emit(Progress(_STAGE, done_bytes + now_bytes, total_bytes, "bytes"))
 
     # A draft that is never committed: resumed by the same work, and locked against another's.
-    work = Work("download", _STAGE, 1, inputs={"manifest": digest_bytes(manifest.to_bytes())})
+    # Not by its manifest: one that was published anew may have the same weights.
+    work = Work("download", _STAGE, 1, inputs={"reference": str(session.reference)})
     with open_draft(folder, work) as draft:
-        present_bytes = sum(file.stat().st_size for file in draft.path.iterdir())
+        present_bytes = _keep(draft.path, {blob_name(layer.digest) for layer in missing})
         check_room(draft.path, total_bytes - present_bytes)
         for layer in missing:
             path = fetch_blob(session, layer, draft.path, on_bytes=tell)
@@ -260,6 +268,17 @@ def _fill(
             tell(0)
         shutil.rmtree(draft.path)
     return total_bytes
+
+
+def _keep(folder: Path, names: Collection[str]) -> int:
+    """Remove what an earlier pull left of other files; returns how many bytes stay."""
+    present_bytes = 0
+    for file in folder.iterdir():
+        if file.name.removesuffix(PARTIAL) in names:
+            present_bytes += file.stat().st_size
+        elif file.name.startswith("sha256-"):
+            file.unlink()
+    return present_bytes
 
 
 def _check_gguf(path: Path, session: RegistrySession, reporter: Reporter) -> None:

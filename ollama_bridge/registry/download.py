@@ -22,6 +22,8 @@ _OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _FRUITLESS_LIMIT = 4
 _ATTEMPT_LIMIT = 20
 _PIECE_BYTES = 1024**2
+# Ends the name of a file that is not whole yet.
+PARTIAL = ".partial"
 
 OnBytes = Callable[[int], None]
 
@@ -50,6 +52,11 @@ def check_room(folder: Path, size_bytes: int) -> None:
         raise DiskFullError(folder)
 
 
+def blob_name(digest: str) -> str:
+    """What a file is called on its way."""
+    return digest.replace(":", "-")
+
+
 def fetch_blob(session: RegistrySession, layer: Layer, folder: Path, *, on_bytes: OnBytes) -> Path:
     """Get one file; what an earlier attempt left of it is not fetched again.
 
@@ -67,8 +74,8 @@ def fetch_blob(session: RegistrySession, layer: Layer, folder: Path, *, on_bytes
         RegistryContentError: other bytes than the manifest says; nothing is kept.
         DiskFullError: no room; what came is kept.
     """
-    target = folder / layer.digest.replace(":", "-")
-    partial = target.with_name(f"{target.name}.partial")
+    target = folder / blob_name(layer.digest)
+    partial = target.with_name(f"{target.name}{PARTIAL}")
     if target.is_file() and target.stat().st_size == layer.size_bytes:
         on_bytes(layer.size_bytes)
         return target

@@ -21,9 +21,9 @@ from ollama_bridge.errors import (
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.registry.front import manifest_front
-from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Manifest, digest_bytes
+from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Layer, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
-from ollama_bridge.reporting import Event, Note, NullReporter
+from ollama_bridge.reporting import Event, Note, NullReporter, Progress
 from ollama_bridge.retrieval import pull, pull_through_daemon, raise_if_failed
 from ollama_bridge.verify.certificate import Certificate, Check
 
@@ -171,6 +171,42 @@ def test_a_failed_proof_says_what_the_pull_replaced(old: str | None, replaced: b
         raise_if_failed(certificate, pulled)
     said = f"mine:latest was another model before, which it replaced (sha256:{old})"
     assert (said in caught.value.message) == replaced
+
+
+def test_the_same_weights_of_a_tag_that_was_published_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What came before the interruption is not fetched again; what is not needed goes."""
+    weights, old, config = b"weights" * 100, b"old card", b"{}"
+    registry = MemoryRegistry()
+    first, *others = (layer_of(one, LICENSE_TYPE) for one in (weights, old, b"new card"))
+    registry.blobs = {digest_bytes(one): one for one in (weights, old, b"new card", config)}
+
+    def publish_with(card: Layer) -> None:
+        manifest = Manifest(layer_of(config, CONFIG_TYPE), (card, first))
+        registry.manifests["1"] = manifest.to_bytes()
+
+    class Interrupted(NullReporter):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, Progress) and event.done >= event.total - len(config):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+    )
+    with FakeDaemon() as daemon:
+        publish_with(others[0])
+        with pytest.raises(KeyboardInterrupt):
+            pull(str(REFERENCE), host=daemon.host, reporter=Interrupted())
+        (partial,) = (tmp_path / "home").rglob("sha256-*")
+        partial.with_name(f"sha256-{'0' * 64}").touch()
+        publish_with(others[1])
+        with contextlib.suppress(DaemonError):  # this daemon makes no tag of it
+            pull(str(REFERENCE), host=daemon.host)
+        assert {first.digest, others[1].digest} <= set(daemon.blobs)
+    asked = [path.rpartition("/")[2] for path in registry.paths("GET")]
+    assert asked.count(first.digest) == 1
+    assert not list((tmp_path / "home").rglob("sha256-*"))
 
 
 @pytest.mark.parametrize("also", [None, LICENSE_TYPE])
