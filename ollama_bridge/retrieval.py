@@ -1,9 +1,8 @@
 """Pulls a model from a registry into the daemon, and leaves it there exactly as it was published.
 
 Ollama's own pull fails with Docker's registry, because it wants a ``Location`` on every file
-(ollama#7244). Here the files are fetched and checked, uploaded through the daemon's API, and the
-manifest is handed to it by a registry on loopback; so the daemon's store is only ever written by
-the daemon.
+(ollama#7244). Here the files are fetched and checked, linked into the daemon's store where that is
+a folder of ours, else uploaded, and the manifest is handed to it by a registry on loopback.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client, read_address
 from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ConfigError,
@@ -52,6 +52,8 @@ from ollama_bridge.verify.certificate import Certificate
 _STAGE = "pull"
 # What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
 _HANDED = "ollama-bridge/pulling"
+# Below it, looking for the daemon's store takes longer than the upload.
+_WORTH_LINKING_BYTES = 1024**2
 _SHOWN = (
     "was shown the credentials of the environment; to keep those of a registry for it alone: "
     "export OLLAMA_BRIDGE_REGISTRY=HOST"
@@ -258,11 +260,16 @@ def _fill(
     with open_draft(folder, work) as draft:
         present_bytes = _keep(draft.path, {blob_name(layer.digest) for layer in missing})
         check_room(draft.path, total_bytes - present_bytes)
+        earlier = {file.name for file in draft.path.iterdir()}
         for layer in missing:
             path = fetch_blob(session, layer, draft.path, on_bytes=tell)
             if layer.digest in opened:
                 _check_gguf(path, session, reporter)
-            client.upload_blob(path, layer.digest)
+            # What was hashed just now needs no second copy, where the daemon's store is ours.
+            just_hashed = path.name not in earlier and layer.size_bytes >= _WORTH_LINKING_BYTES
+            state = FileState.of(path)
+            if not just_hashed or not place_blob(client, path, layer.digest, state=state):
+                client.upload_blob(path, layer.digest)
             path.unlink()
             done_bytes += layer.size_bytes
             tell(0)

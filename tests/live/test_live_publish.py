@@ -20,6 +20,7 @@ from fakes.terminal import interrupt
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.daemon.store import locate_blob
 from ollama_bridge.errors import DaemonError, RegistryError
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import card, publish
@@ -269,6 +270,28 @@ def test_a_pull_that_is_cut_goes_on(
         pull(reference, host=other.host, reporter=Told(told))
         assert told[0] > 24 * 10**6
     assert not list((tmp_path / "home").rglob("sha256-*"))
+
+
+def test_a_store_of_ours_gets_no_second_copy(
+    registry: RealRegistry,
+    daemon: PrivateDaemon,
+    other: PrivateDaemon,
+    large: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a large file: it needs its room once. The model is the same."""
+    reference = f"{registry.host}/team/linked:1"
+    published = publish(large, reference, host=daemon.host)
+    monkeypatch.setenv("OLLAMA_MODELS", str(other.models_dir))
+    before = other.log_path.stat().st_size
+    assert pull(reference, host=other.host).digest == published.digest
+    client = other.client()
+    blob = locate_blob(client, reference)
+    assert blob.path is not None
+    assert f"sha256:{digest_file(blob.path)}" == blob.digest
+    log = other.log_path.read_text(encoding="utf-8")[before:].splitlines()
+    assert not [line for line in log if "POST" in line and blob.digest in line]
+    assert client.generate(reference, "Hi", options={"num_predict": 2}).generated_tokens
 
 
 def test_ctrl_c_on_the_way(
