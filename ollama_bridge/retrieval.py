@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client, read_address
 from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.daemon.layout import state_dir
+from ollama_bridge.daemon.locks import hold_lock
 from ollama_bridge.daemon.placement import FileState, place_blob
+from ollama_bridge.daemon.tags import remove_tag, replace_tag
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
     GGUFError,
-    ModelNotFoundError,
     OllamaBridgeError,
     ParityError,
     RegistryContentError,
@@ -47,13 +49,14 @@ from ollama_bridge.registry.reference import RegistryReference, parse_registry_r
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.verification import verify_tag
-from ollama_bridge.verify.certificate import Certificate
 
 _STAGE = "pull"
 # What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
 _HANDED = "ollama-bridge/pulling"
 # Below it, looking for the daemon's store takes longer than the upload.
 _WORTH_LINKING_BYTES = 1024**2
+_LONGEST_PULL_S = 24 * 3600.0
+_UNPROVEN = "not verified"
 _SHOWN = (
     "was shown the credentials of the environment; to keep those of a registry for it alone: "
     "export OLLAMA_BRIDGE_REGISTRY=HOST"
@@ -70,14 +73,14 @@ class Pulled:
         size_bytes: Of all files.
         fetched_bytes: Of those that the daemon did not have yet; None: it fetched them itself, and
             does not say.
-        replaced: Digest of what had the name before; None: nothing had, or the same.
+        verdict: Of its proof here, in words.
     """
 
     tag: str
     digest: str
     size_bytes: int
     fetched_bytes: int | None
-    replaced: str | None = None
+    verdict: str = _UNPROVEN
 
 
 def pull(
@@ -86,19 +89,21 @@ def pull(
     tag: str | None = None,
     out_dir: Path | None = None,
     insecure: bool = False,
+    verify: bool = False,
     host: str | None = None,
     reporter: Reporter | None = None,
 ) -> Pulled:
     """Pull a model into the daemon.
 
     An interrupted call goes on where it was when it is made again. The tag appears when every file
-    is there and checked; until then an older one of that name stays.
+    is there and checked, and the model proven; until then an older one of that name stays.
 
     Args:
         reference: Where it is: ``REGISTRY/NAMESPACE/NAME:TAG``.
         tag: Its name in the daemon; None: the reference, as ``ollama pull`` names it.
         out_dir: Folder for files on their way; None: ``downloads`` in our home folder.
         insecure: Speak plain http to a registry of another machine.
+        verify: Prove what is served by the values that it carries, if it carries some.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
         reporter: Hears of progress.
 
@@ -109,6 +114,7 @@ def pull(
         RegistryContentError: what it sent is not what its manifest promised, or no sound GGUF.
         DiskFullError: no room; what came is kept.
         DaemonError: the daemon did not take it.
+        ParityError: it does not serve its checkpoint here; the tag is as it was.
     """
     source = parse_registry_reference(reference, insecure=insecure)
     tag = check_tag(tag or str(source))
@@ -131,11 +137,10 @@ def pull(
         with Client(daemon.host) as client:
             _check_reach(client, source)
             fetched_bytes = _fill(client, session, manifest, folder, reporter)
-            before = _digest_of(client, tag)
-            digest = _hand_over(client, tag, manifest, raw)
+            proof = _Proof(client, tag, reporter) if verify else None
+            digest, verdict = _hand_over(client, tag, manifest, raw, proof, reporter)
         timer.finish(Path(tag), {"digest": digest, "fetched_bytes": fetched_bytes})
-        replaced = before if before != digest else None
-        return Pulled(tag, digest, manifest.size_bytes, fetched_bytes, replaced)
+        return Pulled(tag, digest, manifest.size_bytes, fetched_bytes, verdict)
 
 
 def pull_through_daemon(
@@ -144,6 +149,7 @@ def pull_through_daemon(
     tag: str | None = None,
     out_dir: Path | None = None,
     insecure: bool = False,
+    verify: bool = False,
     host: str | None = None,
     reporter: Reporter | None = None,
 ) -> Pulled:
@@ -159,21 +165,24 @@ def pull_through_daemon(
         raise ConfigError(
             "files on their way lie where the daemon has its models", hint="leave out --out"
         )
-    tag = check_tag(tag or reference)
+    pulled = check_tag(reference.rpartition("://")[2])
+    tag = check_tag(tag or pulled)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer:
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
-            before = _digest_of(client, tag)
-            client.pull(
-                reference,
-                insecure=insecure,
-                on_progress=lambda done, total: reporter.emit(
-                    Progress(_STAGE, done, total, "bytes")
-                ),
-            )
-            if tag != check_tag(reference):
-                client.copy(reference, tag)
+            proof = _Proof(client, tag, reporter) if verify else None
+            with _alone(pulled, reporter) as key, _old_one_at_hand(client, pulled, key, proof):
+                client.pull(
+                    reference,
+                    insecure=insecure,
+                    on_progress=lambda done, total: reporter.emit(
+                        Progress(_STAGE, done, total, "bytes")
+                    ),
+                )
+                verdict = proof.of(pulled) if proof else _UNPROVEN
+                if tag != pulled:
+                    replace_tag(client, pulled, tag, aside=f"{_HANDED}:{key}-as")
             found = find_model(client.list(), tag)
         if found is None:
             raise DaemonError(
@@ -183,41 +192,72 @@ def pull_through_daemon(
             )
         digest = _with_algorithm(found.digest)
         timer.finish(Path(tag), {"digest": digest})
-        return Pulled(tag, digest, found.size_bytes, None, before if before != digest else None)
+        return Pulled(tag, digest, found.size_bytes, None, verdict)
 
 
-def verify_pulled(
-    tag: str, *, host: str | None = None, reporter: Reporter | None = None
-) -> Certificate | None:
-    """Verify a tag by the values that it carries; None where it carries none.
-
-    Raises:
-        OllamaBridgeError: the daemon could not answer, or the values cannot be read.
-    """
-    reporter = reporter or NullReporter()
-    with Client(host) as client:
-        try:
-            return verify_tag(tag, client=client, reporter=reporter)
-        except ParityError as error:
-            if error.layer != "reference":
-                raise
-            reporter.emit(Note(_STAGE, "warning", error.message))
-            return None
-
-
-def raise_if_failed(certificate: Certificate, pulled: Pulled) -> None:
-    """Raise for a pulled model that does not serve its checkpoint here, although it has the tag.
-
-    Raises:
-        ParityError: naming the layer, and what the tag was before.
-    """
+@contextlib.contextmanager
+def _old_one_at_hand(client: Client, tag: str, key: str, proof: _Proof | None) -> Iterator[None]:
+    """Give a tag back to what had it, if what the daemon pulled under it is not proven."""
+    old = f"{_HANDED}:{key}-old"
+    if proof is None:
+        yield
+        return
+    had = find_model(client.list(), tag) is not None
+    if had:
+        client.copy(tag, old)
     try:
-        certificate.raise_if_failed()
-    except ParityError as exc:
-        if pulled.replaced is None:
-            raise
-        replaced = f"{pulled.tag} was another model before, which it replaced ({pulled.replaced})"
-        raise ParityError(f"{exc.message}; {replaced}", layer=exc.layer, hint=exc.hint) from exc
+        yield
+    except ParityError:
+        if had:
+            replace_tag(client, old, tag, aside=f"{_HANDED}:{key}-new")
+        else:
+            remove_tag(client, tag)
+        raise
+    except BaseException:
+        if had:  # the files that came stay in the store for the next attempt
+            with contextlib.suppress(OllamaBridgeError):
+                client.copy(old, tag)
+        raise
+    finally:
+        with contextlib.suppress(OllamaBridgeError):
+            _remove_leftovers(client, key)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """Proves a model by the values that it carries, before it has its tag.
+
+    Attributes:
+        client: Of the daemon.
+        tag: What it is going to be called.
+        reporter: Hears of a model that carries none.
+    """
+
+    client: Client
+    tag: str
+    reporter: Reporter
+
+    def of(self, name: str) -> str:
+        """The verdict on what the daemon has under a name.
+
+        Raises:
+            ParityError: it does not serve its checkpoint here.
+            OllamaBridgeError: the daemon could not answer, or the values cannot be read.
+        """
+        try:
+            found = verify_tag(name, client=self.client, reporter=self.reporter)
+            found = found.model_copy(update={"tag": self.tag})
+            found.raise_if_failed()
+        except ParityError as error:
+            message = error.message.replace(name, self.tag)
+            if error.layer == "reference":
+                self.reporter.emit(Note(_STAGE, "warning", message))
+                return _UNPROVEN
+            there = find_model(self.client.list(), self.tag) is not None and name != self.tag
+            kept = "; the model that has the tag stays" if there else ""
+            hint = "to have it all the same: --no-verify"
+            raise ParityError(f"{message}{kept}", layer=error.layer, hint=hint) from error
+        return found.verdict
 
 
 def _check_reach(client: Client, source: RegistryReference) -> None:
@@ -311,17 +351,29 @@ def _check_gguf(path: Path, session: RegistrySession, reporter: Reporter) -> Non
         ) from exc
 
 
-def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:
-    """Make the tag of files that the daemon has; returns the digest of its manifest."""
-    key = digest_text(tag.casefold())[:16]
-    with manifest_front(_HANDED, key, raw) as front:
-        _remove_leftovers(client, key)
+def _hand_over(
+    client: Client,
+    tag: str,
+    manifest: Manifest,
+    raw: bytes,
+    proof: _Proof | None,
+    reporter: Reporter,
+) -> tuple[str, str]:
+    """Make the tag of files that the daemon has; returns its manifest's digest and the verdict."""
+    with _alone(tag, reporter) as key, manifest_front(_HANDED, key, raw) as front:
         try:
             client.pull(front.name, insecure=True)
-            client.copy(front.name, tag)
-        finally:
+            _remove_leftovers(client, key, but=front.name)
+            verdict = proof.of(front.name) if proof else _UNPROVEN
+            replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-old")
+        except (DaemonError, KeyboardInterrupt):
+            raise  # the name stays until the next attempt: without one the daemon drops the files
+        except BaseException:
             with contextlib.suppress(OllamaBridgeError):
-                client.delete(front.name)
+                remove_tag(client, front.name)
+            raise
+        with contextlib.suppress(OllamaBridgeError):
+            remove_tag(client, front.name)
     # Daemons before 0.34 write what they understood of it.
     accepted = {digest_bytes(content) for content in (raw, manifest.to_bytes())}
     digest = _digest_of(client, tag)
@@ -331,7 +383,7 @@ def _hand_over(client: Client, tag: str, manifest: Manifest, raw: bytes) -> str:
             model=tag,
             hint="run the same command again",
         )
-    return digest
+    return digest, verdict
 
 
 def _digest_of(client: Client, tag: str) -> str | None:
@@ -344,9 +396,22 @@ def _with_algorithm(digest: str) -> str:
     return f"sha256:{digest.removeprefix('sha256:')}"
 
 
-def _remove_leftovers(client: Client, key: str) -> None:
-    """What a pull of this tag left that was killed."""
+def _remove_leftovers(client: Client, key: str, *, but: str | None = None) -> None:
+    """What a pull of this tag has as a name in the meantime, and what a killed one left."""
     for model in client.list():
-        if model.name.endswith(f"/{_HANDED}:{key}"):
-            with contextlib.suppress(ModelNotFoundError):
-                client.delete(model.name)
+        if model.name != but and f"/{_HANDED}:{key}" in f"/{model.name}":
+            remove_tag(client, model.name)
+
+
+@contextlib.contextmanager
+def _alone(tag: str, reporter: Reporter) -> Iterator[str]:
+    """Let others that pull a tag wait; gives what its names in the meantime have in them."""
+    key = digest_text(tag.casefold())[:16]
+    waits = Note(_STAGE, "info", f"waiting: another process pulls {tag}")
+    with hold_lock(
+        state_dir() / f".pull-{key}.lock",
+        limit_s=_LONGEST_PULL_S,
+        doing=f"pulling {tag}",
+        on_wait=lambda: reporter.emit(waits),
+    ):
+        yield key

@@ -11,7 +11,6 @@ import typer
 
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import ParityError
 
 
 class Through(StrEnum):
@@ -115,7 +114,7 @@ def pull(
             "registries that it knows."
         ),
     ] = Through.AUTO,
-    verify: Annotated[bool, typer.Option(help="Verify it when it is there.")] = True,
+    verify: Annotated[bool, typer.Option(help="Verify it before it gets its name.")] = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for files on their way.", file_okay=False)
     ] = None,
@@ -140,18 +139,18 @@ def pull(
     with ConsoleReporter(quiet=quiet) as reporter:
         fetch = retrieval.pull if through is Through.REGISTRY else retrieval.pull_through_daemon
         done = fetch(
-            reference, tag=tag, out_dir=out, insecure=insecure, host=host, reporter=reporter
+            reference,
+            tag=tag,
+            out_dir=out,
+            insecure=insecure,
+            verify=verify,
+            host=host,
+            reporter=reporter,
         )
-        certificate = None
-        if verify:
-            certificate = retrieval.verify_pulled(done.tag, host=host, reporter=reporter)
-    verdict = certificate.verdict if certificate else "not verified"
     if as_json:
-        output.data_json({**asdict(done), "verdict": verdict})
-        raise typer.Exit(ParityError.exit_code if certificate and not certificate.passed else 0)
-    output.data(f"{done.tag}: {done.digest}, {verdict}")
-    if certificate is not None:
-        retrieval.raise_if_failed(certificate, done)
+        output.data_json(asdict(done))
+    else:
+        output.data(f"{done.tag}: {done.digest}, {done.verdict}")
 
 
 def card(

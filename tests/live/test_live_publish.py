@@ -21,13 +21,13 @@ from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.daemon.store import locate_blob
-from ollama_bridge.errors import DaemonError, RegistryError
+from ollama_bridge.errors import DaemonError, ParityError, RegistryError
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import card, publish
 from ollama_bridge.registration import register
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Event, JSONLReporter, Progress
-from ollama_bridge.retrieval import pull
+from ollama_bridge.retrieval import pull, pull_through_daemon
 from ollama_bridge.verification import verify_tag
 
 pytestmark = pytest.mark.live
@@ -125,6 +125,50 @@ def test_what_is_pulled_is_what_was_published(
     assert (again.tag, again.fetched_bytes) == ("short-name:latest", 0)
     names = {model.name for model in client.list()}
     assert names == {reference, "short-name:latest"}
+
+
+@pytest.mark.parametrize("way", ["ours", "daemon"])
+def test_what_fails_its_proof_leaves_the_tag_as_it_was(
+    registry: RealRegistry,
+    daemon: PrivateDaemon,
+    other: PrivateDaemon,
+    run_dir: Path,
+    client: Client,
+    way: str,
+) -> None:
+    """The old model has the tag still, serves, and nothing of the other one is in the store."""
+    _, _, name = (reference := f"{registry.host}/team/spoilt-{way}:1").partition("/")
+    there = other.client()
+    blobs = other.models_dir / "blobs"
+
+    def fetch(*, verify: bool) -> str:
+        if way == "ours":
+            return pull(reference, tag="mine", verify=verify, host=other.host).verdict
+        with redirect_front(registry.host) as front:
+            return pull_through_daemon(
+                f"http://{front}/{name}",
+                tag="mine",
+                insecure=True,
+                verify=verify,
+                host=other.host,
+            ).verdict
+
+    publish(TAG, reference, card=False, host=daemon.host)
+    assert fetch(verify=True).startswith("proven equal")
+    (before,) = {model.digest for model in there.list()}
+    files = {path.name for path in blobs.iterdir()}
+    client.create({"model": "spoilt", "from": TAG, "template": "{{ .Prompt }}?"})
+    publish("spoilt", reference, card=False, host=daemon.host)
+    client.delete("spoilt")
+    with pytest.raises(ParityError, match=r"^mine:latest .*; the model that has the tag stays"):
+        fetch(verify=True)
+    assert {model.digest for model in there.list() if model.name == "mine:latest"} == {before}
+    assert {path.name for path in blobs.iterdir()} == files
+    assert not [model.name for model in there.ps() if "pulling" in model.name]
+    assert there.generate("mine", "Hi", options={"num_predict": 2}).generated_tokens
+    assert fetch(verify=False) == "not verified"
+    (now,) = {model.digest for model in there.list() if model.name == "mine:latest"}
+    assert now != before
 
 
 def test_both_ways_publish_the_same(

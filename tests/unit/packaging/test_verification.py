@@ -14,7 +14,7 @@ from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
 from ollama_bridge.inspection import verify
 from ollama_bridge.reference import REFERENCE_KEY
-from ollama_bridge.retrieval import verify_pulled
+from ollama_bridge.retrieval import pull_through_daemon
 from ollama_bridge.verification import type_of, verify_tag
 from ollama_bridge.verify.certificate import Certificate
 
@@ -68,7 +68,7 @@ def test_a_tag_without_a_gguf_is_pulled_and_not_verified(
     with http.FakeDaemon(shown=shown) as daemon, Client(daemon.host) as client:
         with pytest.raises(ParityError, match=found) as caught:
             verify_tag("m", client=client)
-        assert verify_pulled("m", host=daemon.host) is None
+        assert pull_through_daemon("m", verify=True, host=daemon.host).verdict == "not verified"
     assert "--against" not in (caught.value.hint or "")
 
 

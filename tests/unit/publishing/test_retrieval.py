@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
+from fakes.serving import small_reference
 
 from ollama_bridge.errors import (
     ConfigError,
@@ -20,12 +23,12 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.packaging import package
 from ollama_bridge.publication import check_publication, publish
+from ollama_bridge.reference import REFERENCE_KEY
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Layer, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Event, Note, NullReporter, Progress
-from ollama_bridge.retrieval import pull, pull_through_daemon, raise_if_failed
-from ollama_bridge.verify.certificate import Certificate, Check
+from ollama_bridge.retrieval import Pulled, pull, pull_through_daemon
 
 
 def test_the_front_knows_one_manifest() -> None:
@@ -156,21 +159,93 @@ def test_what_is_no_registry(monkeypatch: pytest.MonkeyPatch, fault: Fault, reas
     assert not daemon.asked
 
 
-@pytest.mark.parametrize(("old", "replaced"), [("e" * 64, True), ("d" * 64, False), (None, False)])
-def test_a_failed_proof_says_what_the_pull_replaced(old: str | None, replaced: bool) -> None:
-    """The tag is given away before it is proven here: whoever had another model there is told."""
-    models = {"m:latest": "d" * 64} | ({"mine:latest": old} if old is not None else {})
-    with FakeDaemon(models=models) as daemon:
-        pulled = pull_through_daemon("m", tag="Mine" if old is None else "mine", host=daemon.host)
-    assert pulled.replaced == (f"sha256:{old}" if replaced else None)
-    wrong = Check(name="token counts", layer="tokenizer", passed=False, difference="7 and 8")
-    certificate = Certificate(
-        tag="mine", type="f16", daemon_version="0.34.4", blob_digest="sha256:0", checks=(wrong,)
+UNPROVABLE = {
+    "modelfile": f"FROM /models/blobs/sha256-{'a' * 64}",
+    "model_info": {REFERENCE_KEY: small_reference().to_json(), "general.file_type": 999},
+}
+
+
+class Puller(FakeDaemon):
+    """Makes a tag of what it pulls, if that is anywhere."""
+
+    def ask_registry(self, name: str) -> None:
+        """What is elsewhere has a digest of its own."""
+        host, _, rest = name.partition("/")
+        digest = "f" * 64
+        if host.startswith("127.0.0.1:"):
+            repository, _, tag = rest.rpartition(":")
+            reply = httpx.get(f"http://{host}/v2/{repository}/manifests/{tag}", trust_env=False)
+            if reply.status_code != 200:
+                return
+            digest = hashlib.sha256(reply.content).hexdigest()
+        self.models[self.full_tag(name) or name] = digest
+
+
+@pytest.fixture
+def unprovable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Puller]:
+    """A daemon that has ``mine``, and shows everything as what cannot be proven."""
+    registry = MemoryRegistry()
+    config, card = b"{}", b"card"
+    registry.blobs = {digest_bytes(one): one for one in (config, card)}
+    manifest = Manifest(layer_of(config, CONFIG_TYPE), (layer_of(card, LICENSE_TYPE),))
+    registry.manifests["1"] = manifest.to_bytes()
+    monkeypatch.setattr(
+        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
     )
-    with pytest.raises(ParityError, match="tokenizer: 7 and 8") as caught:
-        raise_if_failed(certificate, pulled)
-    said = f"mine:latest was another model before, which it replaced (sha256:{old})"
-    assert (said in caught.value.message) == replaced
+    with Puller(models={"mine:latest": "e" * 64}, shown=UNPROVABLE) as daemon:
+        yield daemon
+
+
+Fetch = Callable[..., Pulled]
+WAYS = pytest.mark.parametrize("fetch", [pull, pull_through_daemon])
+
+
+@WAYS
+def test_what_is_not_proven_leaves_the_tag_as_it_was(unprovable: Puller, fetch: Fetch) -> None:
+    """And no name of its own: neither where the tag is another than the reference, nor a new one.
+
+    Without a proof it gets the tag; a model that has the same tag is then replaced.
+    """
+    reference, before = str(REFERENCE), dict(unprovable.models)
+    with pytest.raises(ParityError, match="mine:latest is of type") as caught:
+        fetch(reference, tag="mine", verify=True, host=unprovable.host)
+    assert "the model that has the tag stays" in caught.value.message
+    assert "--no-verify" in (caught.value.hint or "")
+    with pytest.raises(ParityError, match=f"{reference} is of type"):
+        fetch(reference, verify=True, host=unprovable.host)
+    assert unprovable.models == before
+    pulled = fetch(reference, tag="mine", host=unprovable.host)
+    assert pulled.verdict == "not verified"
+    assert f"sha256:{unprovable.models['mine:latest']}" == pulled.digest
+    assert pulled.digest != f"sha256:{before['mine:latest']}"
+
+
+def test_what_the_daemon_replaced_comes_back(unprovable: Puller) -> None:
+    """Its own pull gives the tag away at once."""
+    before = dict(unprovable.models)
+    with pytest.raises(ParityError):
+        pull_through_daemon("mine", verify=True, host=unprovable.host)
+    assert unprovable.models == before
+    assert "/api/pull" in [asked.path for asked in unprovable.asked]
+
+
+@WAYS
+def test_who_stops_the_proof_need_not_fetch_again(
+    unprovable: Puller, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files without a name are dropped by the daemon; the old model has its tag all the same."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ollama_bridge.retrieval.verify_tag", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(str(REFERENCE), tag="mine", verify=True, host=unprovable.host)
+    assert unprovable.models.pop("mine:latest") == "e" * 64
+    assert len(unprovable.models) == 1  # what came
+    fetch(str(REFERENCE), host=unprovable.host)
+    assert len(unprovable.models) <= 2
 
 
 def test_the_same_weights_of_a_tag_that_was_published_anew(
