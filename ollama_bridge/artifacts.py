@@ -107,18 +107,6 @@ def read_json_lines(path: Path) -> list[JSONValue]:
     return [json.loads(line) for line in lines if line]
 
 
-def sync_to_disk(path: Path) -> None:
-    """Bring a file's contents or a folder's names to the disk.
-
-    A file that was synced may still have no name there.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def raise_if_disk_full(exc: OSError, path: Path) -> None:
     """Turn "no space left" into the error that says what to do; leave others alone."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):

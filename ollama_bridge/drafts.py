@@ -28,10 +28,10 @@ from ollama_bridge.artifacts import (
     Work,
     digest_file,
     raise_if_disk_full,
-    sync_to_disk,
     write_text_atomic,
 )
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.replacement import sync_to_disk
 
 # Their versions can change a number, so they are written into every manifest.
 _RECORDED_PACKAGES = ("ollama-bridge", "torch", "transformers", "peft", "gguf", "tokenizers")

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import raise_if_disk_full, sync_to_disk
+from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.replacement import sync_to_disk
 
 JSONRecord = dict[str, Any]  # whatever json.loads gives
 Place = tuple[int, int]  # where a line begins, and its length in bytes

@@ -1,8 +1,12 @@
-"""Puts a new file in the place of an old one: whole or not at all, and for the same readers."""
+"""Puts a new file in the place of an old one: whole or not at all, and for the same readers.
+
+Also brings to the disk what has its place already.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -50,6 +54,22 @@ def replacement_of(path: Path, *, private: bool = False) -> Iterator[TextIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Bring a file's contents or a folder's names to the disk.
+
+    A file that was synced may still have no name there. A file system that cannot sync folders
+    (one that a virtual machine shares) has nothing to wait for.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
 
 
 def _remove_leftovers(path: Path) -> None:

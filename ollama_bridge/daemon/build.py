@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import sync_to_disk
 from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
 from ollama_bridge.errors import DaemonInstallError, DiskFullError
+from ollama_bridge.replacement import sync_to_disk
 from ollama_bridge.reporting import Note, Progress, Reporter
 
 STAGE = "daemon install"

@@ -29,7 +29,8 @@ def hold_lock(
         The lock's file descriptor; a child that inherits it holds the lock too.
 
     Raises:
-        DaemonInstallError: the other holder did not finish in time, or the file cannot be made.
+        DaemonInstallError: the other holder did not finish in time, or the file cannot be made
+            or locked.
     """
     deadline_s = time.monotonic() + limit_s
     try:
@@ -55,4 +56,9 @@ def hold_lock(
                         hint=f"see who holds it: lsof {path}",
                     ) from exc
                 time.sleep(_POLL_INTERVAL_S)
+            except OSError as exc:  # a network disk, which names no file
+                raise DaemonInstallError(
+                    f"{path} cannot be locked: {exc.strerror}",
+                    hint="export OLLAMA_BRIDGE_HOME=/a/folder/on/a/disk/of/this/machine",
+                ) from exc
         yield lock.fileno()

@@ -28,6 +28,7 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.links import linked_digests
+from ollama_bridge.replacement import sync_to_disk
 
 
 def work(lr: float = 1.0) -> Work:
@@ -266,3 +267,11 @@ def test_a_power_cut_leaves_the_old_text_or_the_new_one(tmp_path: Path) -> None:
             write_text_atomic(tmp_path / "a.txt", text)
         write_json_lines_atomic(tmp_path / "b.jsonl", [{"id": 1}])
     assert disk.renamed == ["a.txt", "a.txt", "b.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="another system")
+def test_folders_of_a_file_system_that_cannot_sync_them() -> None:
+    """As Linux's own, and what virtual machines share; a file has to be synced all the same."""
+    sync_to_disk(Path("/proc/self"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync_to_disk(Path("/proc/self/stat"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 from pathlib import Path
 
@@ -50,6 +53,21 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(DaemonInstallError, match="cannot write") as caught,
         hold_lock(tmp_path / "file" / ".lock", limit_s=0, doing="building"),
+    ):
+        pass
+    assert "OLLAMA_BRIDGE_HOME" in str(caught.value.hint)
+
+
+def test_a_disk_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk says so without the name of a file."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with (
+        pytest.raises(DaemonInstallError, match="cannot be locked: No locks") as caught,
+        hold_lock(tmp_path / ".lock", limit_s=0, doing="building"),
     ):
         pass
     assert "OLLAMA_BRIDGE_HOME" in str(caught.value.hint)
