@@ -7,6 +7,7 @@ appear in an event.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -105,12 +106,12 @@ class JSONLReporter(Closing):
     """Appends every event but mere progress to ``events.jsonl``, a line each.
 
     Progress is written at most once in ``progress_interval_s`` a stage, so that a later view can
-    draw it without the file growing with every step.
+    draw it without the file growing with every step. What cannot be written is left out.
     """
 
     def __init__(self, path: Path, *, progress_interval_s: float = 5.0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("a", encoding="utf-8")
+        self._stream = path.open("a", encoding="utf-8", errors="replace")
         self._progress_interval_s = progress_interval_s
         self._last_progress_s: dict[str, float] = {}
 
@@ -128,12 +129,14 @@ class JSONLReporter(Closing):
             "event": type(event).__name__,
             **asdict(event),
         }
-        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # a full disk: the work itself says so, or goes on
+            self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
 
 class TeeReporter:
