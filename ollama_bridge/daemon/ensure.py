@@ -6,7 +6,9 @@ It is started with the user's model store and address, so that a tag registered 
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 _STAGE = "daemon"
+# Of daemons of this machine: a home may be on a disk that several share.
+_OWN_RECORDS = f"ollama-{platform.node()}-"
 
 
 def ensure_daemon(*, reporter: Reporter | None = None, host: str | None = None) -> RunningDaemon:
@@ -118,7 +122,7 @@ def stop_daemon() -> bool:
     was_running = False
     limit_s = 2 * launch.START_LIMIT_S
     with hold_lock(state_dir() / ".start.lock", limit_s=limit_s, doing="starting Ollama"):
-        for path in sorted(state_dir().glob("ollama-*.json")):
+        for path in sorted(state_dir().glob(f"{glob.escape(_OWN_RECORDS)}*.json")):
             record = launch.ProcessRecord.read(path)
             if record is not None:
                 was_running |= record.process() is not None
@@ -162,7 +166,7 @@ def is_startable(address: Address) -> bool:
 
 
 def _record_path(address: Address) -> Path:
-    return state_dir() / f"ollama-{urlsplit(address.url).port}.json"
+    return state_dir() / f"{_OWN_RECORDS}{urlsplit(address.url).port}.json"
 
 
 def _end_orphans(record_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -91,13 +92,27 @@ def test_a_daemon_is_ours_whatever_the_clock_says(
 def test_a_daemon_whose_record_cannot_be_written_is_ended(host: str) -> None:
     """Nobody could stop it later: a full disk, or here a folder in the record's place."""
     port = host.rpartition(":")[2]
-    record = home_dir() / "daemon" / f"ollama-{port}.json"
+    record = home_dir() / "daemon" / f"ollama-{platform.node()}-{port}.json"
     record.mkdir(parents=True)
     before = psutil.Process().children()
     with pytest.raises(IsADirectoryError):
         ensure.ensure_daemon()
     assert [one for one in psutil.Process().children() if one not in before] == []
     record.rmdir()
+
+
+def test_daemons_of_another_machine_are_left_to_it(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their records lie beside ours where the home is on a disk that machines share."""
+    with monkeypatch.context() as there:
+        there.setattr(ensure, "_OWN_RECORDS", "ollama-another-")
+        ensure.ensure_daemon()
+    assert ensure.daemon_status()["started_by_us"] is False
+    assert ensure.stop_daemon() is False
+    monkeypatch.setattr(ensure, "_OWN_RECORDS", "ollama-another-")
+    assert ensure.daemon_status()["started_by_us"] is True
+    assert ensure.stop_daemon() is True
 
 
 def test_running_daemon_is_used_and_never_stopped(
