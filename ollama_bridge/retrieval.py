@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import Work, digest_text
 from ollama_bridge.assets import home_dir
-from ollama_bridge.client import Client, read_address
+from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.layout import state_dir
@@ -118,11 +118,6 @@ def pull(
     """
     source = parse_registry_reference(reference, insecure=insecure)
     tag = check_tag(tag or str(source))
-    if not read_address(host).loopback:
-        raise ConfigError(
-            "the daemon is on another machine, which cannot fetch the manifest from this one",
-            hint=f"run it there: ollama-bridge pull {source}",
-        )
     reporter = reporter or NullReporter()
     folder = (out_dir or home_dir() / "downloads").absolute() / tag_file_name(str(source))
     credentials = read_credentials(source.host)
@@ -271,8 +266,8 @@ def _check_reach(client: Client, source: RegistryReference) -> None:
             client.pull(front.name, insecure=True)
         if not front.asked:
             raise ConfigError(
-                "the daemon cannot fetch the manifest from 127.0.0.1 of this machine: is it in a "
-                "container, or behind a tunnel?",
+                "the daemon cannot fetch the manifest from 127.0.0.1 of this machine: is it on "
+                "another one, in a container, or behind a tunnel?",
                 hint=f"run it there: ollama-bridge pull {source}; "
                 "or let the daemon fetch it: --through daemon",
             )
