@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TextIO
 
-from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.assets import disk_full
+from ollama_bridge.errors import ArtifactError
 from ollama_bridge.replacement import replacement_of
 
 MANIFEST_NAME = "manifest.json"
@@ -110,7 +111,7 @@ def read_json_lines(path: Path) -> list[JSONValue]:
 def raise_if_disk_full(exc: OSError, path: Path) -> None:
     """Turn "no space left" into the error that says what to do; leave others alone."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise DiskFullError(path) from exc
+        raise disk_full(path) from exc
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ beside this file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Literal
 
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DiskFullError
 
 AssetGroup = Literal["recipes", "prompts", "modelfiles"]
 
@@ -91,3 +92,15 @@ def home_dir() -> Path:
             hint="export OLLAMA_BRIDGE_HOME=/path/to/a/folder",
         ) from exc
     return base / "ollama-bridge"
+
+
+def disk_full(path: Path) -> DiskFullError:
+    """The error for a place without room; in our home it is not ``--out`` that leads elsewhere."""
+    with contextlib.suppress(ConfigError):
+        home, place = home_dir(), path.absolute()
+        daemons = Path(os.environ.get("OLLAMA_BRIDGE_DAEMON_DIR") or home / "daemon").absolute()
+        if place.is_relative_to(daemons) and not daemons.is_relative_to(home):
+            return DiskFullError(path, elsewhere="export OLLAMA_BRIDGE_DAEMON_DIR=/a/larger/disk")
+        if place.is_relative_to(home) and not place.is_relative_to(home / "runs"):
+            return DiskFullError(path, elsewhere="export OLLAMA_BRIDGE_HOME=/a/larger/disk")
+    return DiskFullError(path)

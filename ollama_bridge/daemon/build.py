@@ -23,10 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_bridge.assets import disk_full
 from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
-from ollama_bridge.errors import DaemonInstallError, DiskFullError
+from ollama_bridge.errors import DaemonInstallError
 from ollama_bridge.replacement import sync_to_disk
 from ollama_bridge.reporting import Note, Progress, Reporter
 
@@ -248,7 +249,7 @@ def _run(
     if process.returncode != 0:
         tail = _tail(site.log_path, offset)
         if "No space left on device" in tail:
-            raise DiskFullError(site.scratch)
+            raise disk_full(site.scratch)
         raise DaemonInstallError(
             f"{what} failed with status {process.returncode}: {_complaint(tail)}",
             hint=f"everything it said: {site.log_path}; the same command goes on from here",

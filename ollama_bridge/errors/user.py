@@ -55,11 +55,16 @@ class ArtifactError(OllamaBridgeError):
 
 
 class DiskFullError(ArtifactError):
-    """There is no room to write an artefact; nothing half-written was kept."""
+    """There is no room to write; what is finished was kept.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: What was written.
+        elsewhere: How to have it written to another place.
+    """
+
+    def __init__(self, path: Path, *, elsewhere: str = "pass --out DIR on another disk") -> None:
         super().__init__(
             f"no space left on the device that holds {path}",
-            hint="free some space or pass --out DIR on another disk; finished stages are kept",
+            hint=f"free some space or {elsewhere}; what is finished is kept",
         )
         self.path = path

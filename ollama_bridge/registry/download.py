@@ -13,7 +13,8 @@ from typing import BinaryIO
 import httpx
 
 from ollama_bridge.artifacts import raise_if_disk_full
-from ollama_bridge.errors import DiskFullError, RegistryBusyError, RegistryContentError
+from ollama_bridge.assets import disk_full
+from ollama_bridge.errors import RegistryBusyError, RegistryContentError
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, parse_manifest
 from ollama_bridge.registry.session import RegistrySession, Request
 
@@ -49,7 +50,7 @@ def check_room(folder: Path, size_bytes: int) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).free < size_bytes:
-        raise DiskFullError(folder)
+        raise disk_full(folder)
 
 
 def blob_name(digest: str) -> str:

@@ -171,6 +171,26 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
         Corpus.open(corpus.path)
 
 
+@pytest.mark.parametrize(
+    ("place", "elsewhere"),
+    [
+        ("home/downloads/x", "export OLLAMA_BRIDGE_HOME=/"),
+        ("home/runs/x", "pass --out DIR"),
+        ("daemons/0.34.4", "export OLLAMA_BRIDGE_DAEMON_DIR=/"),
+        ("out", "pass --out DIR"),
+    ],
+)
+def test_where_to_go_from_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, elsewhere: str
+) -> None:
+    """Not every command has an ``--out``."""
+    monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", str(tmp_path / "daemons"))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(DiskFullError) as caught:
+        artifacts.raise_if_disk_full(full, tmp_path / place)
+    assert elsewhere in (caught.value.hint or "")
+
+
 def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     """No space left becomes DiskFullError, on whatever line of the stage it happens."""
     with (
