@@ -78,13 +78,13 @@ def home_dir() -> Path:
     ``XDG_DATA_HOME`` is ignored, as its specification asks.
 
     Raises:
-        ConfigError: the user, or whom ``~NAME`` names, has no home.
+        ConfigError: the user, or whom its ``~NAME`` names, has no home.
     """
-    explicit = os.environ.get("OLLAMA_BRIDGE_HOME")
+    explicit = named_dir("OLLAMA_BRIDGE_HOME")
+    if explicit is not None:
+        return explicit
     data_home = Path(os.environ.get("XDG_DATA_HOME", ""))
     try:
-        if explicit:
-            return Path(explicit).expanduser().absolute()
         base = data_home if data_home.is_absolute() else Path.home() / ".local" / "share"
     except RuntimeError as exc:
         raise ConfigError(
@@ -94,11 +94,26 @@ def home_dir() -> Path:
     return base / "ollama-bridge"
 
 
+def named_dir(variable: str) -> Path | None:
+    """The folder that a variable of the environment names; None: it names none.
+
+    Raises:
+        ConfigError: whom its ``~NAME`` names has no home.
+    """
+    explicit = os.environ.get(variable)
+    try:
+        return Path(explicit).expanduser().absolute() if explicit else None
+    except RuntimeError as exc:
+        raise ConfigError(
+            f"{variable}={explicit}: {exc}", hint=f"export {variable}=/path/to/a/folder"
+        ) from exc
+
+
 def disk_full(path: Path) -> DiskFullError:
     """The error for a place without room; in our home it is not ``--out`` that leads elsewhere."""
     with contextlib.suppress(ConfigError):
         home, place = home_dir(), path.absolute()
-        daemons = Path(os.environ.get("OLLAMA_BRIDGE_DAEMON_DIR") or home / "daemon").absolute()
+        daemons = named_dir("OLLAMA_BRIDGE_DAEMON_DIR") or home / "daemon"
         if place.is_relative_to(daemons) and not daemons.is_relative_to(home):
             return DiskFullError(path, elsewhere="export OLLAMA_BRIDGE_DAEMON_DIR=/a/larger/disk")
         if place.is_relative_to(home) and not place.is_relative_to(home / "runs"):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.artifacts import digest_file, write_text_atomic
-from ollama_bridge.assets import home_dir
+from ollama_bridge.assets import home_dir, named_dir
 from ollama_bridge.downloads import PinnedPackage
 
 # The sources of llama.cpp: the runner is built from them, and its converter is a test's oracle.
@@ -72,8 +72,7 @@ _SCHEMA = 1
 
 def daemon_dir() -> Path:
     """The parent of all installed versions; may be shared by users with different homes."""
-    explicit = os.environ.get("OLLAMA_BRIDGE_DAEMON_DIR")
-    return Path(explicit).expanduser().absolute() if explicit else home_dir() / "daemon"
+    return named_dir("OLLAMA_BRIDGE_DAEMON_DIR") or home_dir() / "daemon"
 
 
 def state_dir() -> Path:

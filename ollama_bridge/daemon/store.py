@@ -170,10 +170,10 @@ def _candidates(path: Path | None, digest: str) -> Iterator[Path]:
 
 
 def _stores() -> Iterator[Path]:
-    explicit = os.environ.get("OLLAMA_MODELS")
-    if explicit:
-        yield Path(explicit).expanduser()
-    yield Path.home() / ".ollama" / "models"
+    for named in (os.environ.get("OLLAMA_MODELS"), "~/.ollama/models"):
+        with contextlib.suppress(RuntimeError):  # a user without a home has none there
+            if named:
+                yield Path(named).expanduser()
     yield Path("/usr/share/ollama/.ollama/models")  # the Linux service of the official installer
 
 

@@ -56,8 +56,7 @@ def find_toolchain() -> Toolchain:
     missing = missing_packages()
     if missing:
         raise DaemonInstallError(
-            "there is no `ollama` on PATH, and building one needs what is missing here: "
-            f"{', '.join(missing)}",
+            f"building Ollama needs what is missing here: {', '.join(missing)}",
             hint=f"{_install_command(missing)}   (or the official release: {OFFICIAL_INSTALL})",
         )
     cmake, uv = shutil.which("cmake"), find_uv()

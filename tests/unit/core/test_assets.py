@@ -33,6 +33,14 @@ def test_a_user_without_a_home_is_told_what_to_set(
     assert (done.code, done.stderr.count("\n")) == (2, 2)
 
 
+def test_a_folder_for_daemons_of_a_user_who_is_unheard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with the variable that says it."""
+    monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", "~unheard-of/x")
+    done = run_in_process(monkeypatch, ["daemon", "install"])
+    assert (done.code, done.stderr.count("\n")) == (2, 2)
+    assert "export OLLAMA_BRIDGE_DAEMON_DIR=" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("data_home", "home"),
     [("/data", "/data"), ("data", "/user/.local/share"), ("", "/user/.local/share")],

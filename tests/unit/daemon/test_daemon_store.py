@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -64,6 +65,17 @@ def test_from_line_names_the_file(tmp_path: Path) -> None:
     blob.write_bytes(b"GGUF..")
     text = f"# To build a new Modelfile\n\nFROM {blob}\nFROM /else/sha256-{'cd' * 32}\nSYSTEM x\n"
     assert locate(text) == Blob(_DIGEST, blob, 6)
+
+
+@pytest.mark.parametrize("named", ["", "~unheard-of/models"])
+def test_a_user_without_a_home_has_no_store_there(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon may be another's, and the file in a store that it names."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # no entry, as in a container
+    monkeypatch.setenv("OLLAMA_MODELS", named)
+    assert locate(f"FROM {tmp_path}/sha256-{_HEX}").path is None
 
 
 def test_an_adapter_is_seen_and_a_text_about_one_is_not(store: Path) -> None:
