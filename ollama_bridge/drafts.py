@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import platform
 import shutil
 import time
@@ -94,7 +95,13 @@ class Draft:
 
 def draft_path(out_dir: Path) -> Path:
     """Where an artefact is written until it is complete."""
-    return out_dir.absolute().with_name(f".{out_dir.name}.draft")
+    out_dir = _behind_link(out_dir)
+    return out_dir.with_name(f".{out_dir.name}.draft")
+
+
+def _behind_link(out_dir: Path) -> Path:
+    """The folder itself: a link may lead to another disk, for whose room it was made."""
+    return Path(os.path.realpath(out_dir)) if out_dir.is_symlink() else out_dir.absolute()
 
 
 @contextlib.contextmanager
@@ -108,7 +115,7 @@ def open_draft(
     call ``draft.commit()``. Another process that asks for the same folder is refused meanwhile.
 
     Args:
-        out_dir: Where the artefact lies in the end.
+        out_dir: Where the artefact lies in the end; where it is a link, what that leads to is it.
         work: What it is.
         on_wait: Of a folder that several runs share: another process that writes it is waited
             for, after this was called once.
@@ -118,7 +125,7 @@ def open_draft(
             that is not ours.
         DiskFullError: no room; what can be resumed is kept.
     """
-    out_dir = out_dir.absolute()
+    out_dir = _behind_link(out_dir)
     draft_dir = draft_path(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)

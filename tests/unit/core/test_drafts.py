@@ -202,17 +202,6 @@ def test_done_work_is_restarted_in_an_empty_draft(tmp_path: Path) -> None:
     assert names(out_dir) == {"train.jsonl", "manifest.json"}
 
 
-def test_folder_that_a_link_leads_to_is_replaced_as_a_link(tmp_path: Path) -> None:
-    """An output folder that is a link: what it led to is kept, the new artefact is in its place."""
-    make(tmp_path / "elsewhere", 1.0)
-    (tmp_path / "corpus").symlink_to(tmp_path / "elsewhere")
-    make(tmp_path / "corpus", 2.0)
-    assert Corpus.open(tmp_path / "corpus").manifest.work == work(2.0)
-    assert Corpus.open(tmp_path / "elsewhere").manifest.work == work(1.0)
-    with pytest.raises(ArtifactError, match="no finished artefact"):
-        Corpus.open(tmp_path / ".corpus.replaced")
-
-
 def test_folder_that_runs_share_is_waited_for(tmp_path: Path) -> None:
     """Two builds that begin at once import the same teacher: the second takes what the first made.
 
@@ -244,3 +233,23 @@ def test_disk_without_locks_is_one_clear_error(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(ArtifactError, match=r"\.lock cannot be locked: No locks available"):
         make(tmp_path / "model", 1.0)
+
+
+@pytest.mark.parametrize("before", ["nothing", "empty", "an older one"])
+def test_a_link_to_a_folder_stays_one(tmp_path: Path, before: str) -> None:
+    """All is written where it leads to: that may be another disk, and this one too small."""
+    there, link = tmp_path / "large" / "gguf", tmp_path / "gguf"
+    link.symlink_to(there)
+    if before == "empty":
+        there.mkdir(parents=True)
+    if before == "an older one":
+        make(there, 0.5)
+    with open_draft(link, work(0.1)) as draft:
+        assert draft.path.parent == there.parent
+        assert drafts.draft_path(link) == draft.path
+    assert make(link, 0.1).path == link
+    assert link.is_symlink()
+    assert (there / "train.jsonl").is_file()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert [path.name for path in there.parent.glob(".*")] == [".gguf.lock"]
+    assert make(there, 0.1).manifest.facts == {"rows": 1}
