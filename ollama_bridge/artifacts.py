@@ -16,7 +16,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any, ClassVar, Self, TextIO
 
 from ollama_bridge.assets import disk_full
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.machine import cores
 from ollama_bridge.replacement import replacement_of
 
 MANIFEST_NAME = "manifest.json"
@@ -51,7 +51,7 @@ def digest_file(path: Path) -> str:
 
 def digest_files(paths: Sequence[Path]) -> list[str]:
     """sha256 of each file, in hex; of as many at a time as there are cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         return list(threads.map(digest_file, paths))
 
 

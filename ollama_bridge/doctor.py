@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from ollama_bridge import machine
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import read_address
 from ollama_bridge.daemon.ensure import ensure_daemon, is_startable
@@ -100,16 +99,11 @@ def run_doctor(*, host: str | None = None) -> list[Finding]:
 
 
 def _cores() -> Finding:
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        cores = os.cpu_count() or 1
-    quota = _cgroup_cores()
-    detail = f"{cores} core(s) for this process"
-    if quota is not None and quota < cores:
+    allowed, quota = machine.allowed_cores(), machine.container_cores(machine.CGROUP)
+    detail = f"{allowed} core(s) for this process"
+    if quota is not None and quota < allowed:
         detail += f", but a container limit of {quota:g}"
-        cores = max(1, int(quota))
-    if cores < 2:
+    if machine.cores() < 2:
         return Finding(
             "cores",
             "warning",
@@ -119,26 +113,13 @@ def _cores() -> Finding:
     return Finding("cores", "ok", detail)
 
 
-def _cgroup_cores() -> float | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
     total_bytes, available_bytes = memory.total, memory.available
-    try:
-        limit_bytes = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used_bytes = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        stat = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
-        caches_bytes = int(stat[stat.index("inactive_file") + 1])  # given up when asked for
-        total_bytes = min(total_bytes, limit_bytes)
-        available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes + caches_bytes))
-    except (OSError, ValueError):
-        pass  # no limit, or no Linux
+    container = machine.container_memory(machine.CGROUP)
+    if container is not None:
+        total_bytes = min(total_bytes, container.limit_bytes)
+        available_bytes = min(available_bytes, container.free_bytes)
     detail = f"{available_bytes / _GIB:.1f} GiB free of {total_bytes / _GIB:.1f} GiB"
     return _amount(
         "memory",

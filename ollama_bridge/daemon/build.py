@@ -28,6 +28,7 @@ from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
 from ollama_bridge.errors import DaemonInstallError
+from ollama_bridge.machine import cores
 from ollama_bridge.replacement import sync_to_disk
 from ollama_bridge.reporting import Note, Progress, Reporter
 
@@ -125,7 +126,7 @@ def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
     cmake, environment = toolchain.cmake, dict(os.environ)
     steps = (
         [*cmake, "-S", str(source), "-B", str(build), *_CMAKE_OPTIONS],
-        [*cmake, "--build", str(build), "--target", "llama-server", "--parallel", str(_cores())],
+        [*cmake, "--build", str(build), "--target", "llama-server", "--parallel", str(cores())],
     )
     for command in steps:
         _run(
@@ -207,8 +208,8 @@ def _check_module(go: Sequence[str], environment: Mapping[str, str], site: Site)
 
 
 def _announce(reporter: Reporter, what: str, work_s: float) -> None:
-    minutes = max(1, round(work_s / _cores() / 60))
-    message = f"{what}: about {minutes} min on {_cores()} core(s)"
+    minutes = max(1, round(work_s / cores() / 60))
+    message = f"{what}: about {minutes} min on {cores()} core(s)"
     reporter.emit(Note(STAGE, "info", message))
 
 
@@ -264,7 +265,7 @@ def _watch(
     work_s: float,
 ) -> None:
     start_s = reported_s = time.monotonic()
-    expected_s = work_s / _cores()
+    expected_s = work_s / cores()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_POLL_INTERVAL_S)
@@ -302,10 +303,3 @@ def _keep(built: Path, target: Path) -> None:
     temporary.chmod(0o755)
     sync_to_disk(temporary)  # the next run takes what has the name for whole
     temporary.replace(target)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1

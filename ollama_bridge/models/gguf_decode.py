@@ -7,13 +7,14 @@ result, and a Q4_K tensor is decoded several times faster than in one piece.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
+
+from ollama_bridge.machine import cores
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Float32Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -49,7 +50,7 @@ def decode(data: Bytes, type_name: str) -> tuple[Float32Array, bool]:
             return bool(np.isfinite(target).all())
 
     pieces = range(-(-data.size // piece_bytes))
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+    with ThreadPoolExecutor(min(cores(), _MAX_THREADS)) as pool:
         return values, all(pool.map(one, pieces))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 import torch
 
+from ollama_bridge import machine
 from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import count_parameters, is_mapped
@@ -26,8 +26,6 @@ FLOAT32_BYTES = 4
 # Of the weights: what the activations of a short text, and one matrix at a time in another type,
 # take beside them at the least.
 BESIDE_WEIGHTS = 1.1
-# A container's own limit (cgroup version 2), which the system's numbers know nothing of.
-_CGROUP = Path("/sys/fs/cgroup")
 _MORE_ROOM = (
     "stop what holds memory (ollama-bridge ps), take a smaller model, or do it on a machine with "
     "more: the tag can be published there and pulled here"
@@ -83,19 +81,9 @@ def free_bytes(device: torch.device) -> int:
         return int(free) + unused
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return min(int(psutil.virtual_memory().available), _container_free_bytes(_CGROUP))
-
-
-def _container_free_bytes(group: Path) -> int:
-    """What the container may still take; without a limit more than any machine has."""
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        held = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = (group / "memory.stat").read_text(encoding="ascii").split()
-        caches = int(stat[stat.index("inactive_file") + 1])  # given up when asked for
-        return int(limit) - held + caches
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return sys.maxsize
+    free_bytes = int(psutil.virtual_memory().available)
+    container = machine.container_memory(machine.CGROUP)
+    return free_bytes if container is None else min(free_bytes, container.free_bytes)
 
 
 def check_room(

@@ -32,6 +32,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.errors import ConversionError
+from ollama_bridge.machine import cores
 from ollama_bridge.quantization.encoders import Bytes, Float32Array, encode_rows
 
 _WORKER = "ollama_bridge.quantization.worker_process"
@@ -101,10 +102,7 @@ def _encode(piece: Piece) -> Bytes:
 
 def default_processes() -> int:
     """As many as there are cores for us."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
+    return cores()
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from fakes.command_line import example
 from fakes.daemon import FakeDaemon, Fault
 from typer.testing import CliRunner
 
-from ollama_bridge import doctor
+from ollama_bridge import doctor, machine
 from ollama_bridge.daemon import runners as daemon_runners
 from ollama_bridge.daemon.ensure import start_daemon
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.daemon.process import free_port
 from ollama_bridge.doctor import Finding, run_doctor
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
+from ollama_bridge.quantization.workers import default_processes
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,19 @@ def test_disk_is_judged_by_what_a_run_needs(
     assert by_name(run_doctor())["disk"].status == status
 
 
+def test_a_container_s_limit_of_cores_is_that_of_the_converter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine of 64 it started 64 processes, while the doctor told of two cores."""
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "allowed_cores", lambda: 64)
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    assert default_processes() == 2
+    assert by_name(run_doctor())["cores"].detail.endswith("but a container limit of 2")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert default_processes() == 64
+
+
 def test_missing_packages_name_the_extra() -> None:
     """Without torch the fix is the extra that brings it."""
     finding = by_name(run_doctor())["packages"]
@@ -114,7 +128,7 @@ def test_missing_packages_name_the_extra() -> None:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0}, raising=False)
 
 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from fakes.memory import hold_until_seen
 
+from ollama_bridge import machine
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.models import memory
+from ollama_bridge.machine import ContainerMemory, container_memory
 from ollama_bridge.models.memory import PeakMemory, free_bytes, memory_is_enough, release_unused
 
 CPU = torch.device("cpu")
@@ -41,21 +42,24 @@ def test_what_was_freed_is_given_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [("8000000000", 8_000_000_000 - 3_000_000_000 + 500_000_000), ("max", 0)]
+    ("limit", "expected"),
+    [
+        ("8000000000", ContainerMemory(8_000_000_000, 8_000_000_000 - 3_000_000_000 + 500_000_000)),
+        ("max", None),
+    ],
 )
 def test_limit_of_a_container_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: ContainerMemory | None
 ) -> None:
     """Less than the machine has is free where a container may take less; caches do not count."""
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text("3000000000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000000\n")
-    found = memory._container_free_bytes(tmp_path)
-    assert found == (expected or sys.maxsize)
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "none")
+    assert container_memory(tmp_path) == expected
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "none")
     unlimited = free_bytes(CPU)
     assert 0 < unlimited < sys.maxsize
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("3000000001\n")
     (tmp_path / "memory.stat").write_text("inactive_file 0\n")
     assert free_bytes(CPU) == 1
