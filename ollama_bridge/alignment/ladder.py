@@ -103,7 +103,7 @@ def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
         sentence = (
             f"the vocabularies differ: {mapped} of the teacher's {theirs.used} tokens are mapped "
             f"by what they say, and {share:.0%} of the answers' tokens begin where one of the "
-            "teacher's does; the rest has hard labels only"
+            "teacher's does"
         )
         return Alignment(Rung.MAPPED, sentence, tuple(reasons), to_student)
     reasons.append(f"only {share:.0%} of the answers' tokens begin where one of the teacher's does")

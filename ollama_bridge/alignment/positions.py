@@ -50,15 +50,19 @@ def match_positions(
 ) -> Places:
     """Match the supervised positions of one conversation, encoded for both.
 
-    Turn by turn from the end, because a tokenizer may have merged the first letters of an answer
-    with the prompt. A turn whose text differs (a template that trims) is all holes.
+    Turn by turn, and in each from the answer's end, because a tokenizer may have merged its first
+    letters with the prompt. A turn whose text differs (a template that trims) is all holes, and so
+    is what a template writes behind the token that ends one. Where one of the two has the last
+    turn alone (a template that drops the thoughts of those before), so has the other.
     """
     theirs, ours = list(_turns(teacher)), list(_turns(student))
     total = sum(len(turn) for _, turn in ours)
     places = Places(np.full(total, HOLE, np.int64), np.ones(total, np.int64))
     if len(theirs) != len(ours):
-        return places
-    for (their_start, their_ids), (our_start, our_ids) in zip(theirs, ours, strict=True):
+        if 1 not in (teacher.turns, student.turns):
+            return places  # which is which, nobody says
+        theirs, ours = theirs[-1:], ours[-1:]
+    for (their_start, their_ids), (our_start, our_ids) in zip(theirs, ours, strict=False):
         their_text, their_marks = _spell(their_ids, teacher_vocabulary)
         our_text, our_marks = _spell(our_ids, student_vocabulary)
         if not (their_text.endswith(our_text) or our_text.endswith(their_text)):
@@ -66,7 +70,7 @@ def match_positions(
         boundaries = {mark: number for number, mark in enumerate(their_marks)}
         for number, (begin, end) in enumerate(itertools.pairwise(our_marks)):
             first = boundaries.get(begin)
-            if first is None:
+            if first is None or first + 1 == len(their_marks):
                 continue
             if end in boundaries:
                 span = boundaries[end] - first
@@ -88,9 +92,12 @@ def _turns(example: EncodedExample) -> Iterator[tuple[int, Sequence[int]]]:
 
 
 def _spell(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[bytes, list[int]]:
-    """The bytes of a turn, and where its tokens begin, counted from its end: (tokens + 1), <= 0."""
-    parts = [vocabulary.spelled(id_) for id_ in ids]
-    total = sum(map(len, parts))
-    return b"".join(parts), [
-        mark - total for mark in itertools.accumulate(map(len, parts), initial=0)
-    ]
+    """The bytes of an answer, and where tokens begin and the last one stops, from the answer's end.
+
+    The token that ends the turn is the last one, and no part of the text.
+    """
+    stop = ids.index(vocabulary.end) if vocabulary.end in ids else len(ids)
+    parts = [vocabulary.spelled(id_) for id_ in ids[: stop + 1]]
+    text = b"".join(parts[:stop])
+    marks = itertools.accumulate(map(len, parts), initial=-len(text))
+    return text, list(marks)

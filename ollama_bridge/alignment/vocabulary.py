@@ -18,6 +18,7 @@ from ollama_bridge.alignment.token_text import (
 )
 from ollama_bridge.encoding import Tokenizer
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.end_tokens import end_of_turns
 
 _END = b"\xff\xff"  # bytes that UTF-8 never has
 
@@ -30,7 +31,7 @@ class Vocabulary:
         tokens: The bytes of each id; None where there is no token (padded rows) and for special
             tokens, which stand for no text.
         special: Names of special tokens by id.
-        end: The id that ends a turn.
+        end: The id that ends a turn: what the chat template writes there, which need not be eos.
         width: Rows of the output matrix: at least as many as there are tokens.
     """
 
@@ -101,4 +102,7 @@ def read_vocabulary(tokenizer: Tokenizer, *, width: int) -> Vocabulary:
             special[id_] = token.content
         else:
             tokens[id_] = token.content.encode()
-    return Vocabulary(tuple(tokens), special, tokenizer.eos_token_id, width)
+    end = end_of_turns(tokenizer)
+    if end is None:
+        end = tokenizer.eos_token_id
+    return Vocabulary(tuple(tokens), special, end, width)

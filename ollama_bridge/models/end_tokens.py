@@ -15,7 +15,12 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
+    ends = (*ids, tokenizer.eos_token_id, end_of_turns(tokenizer))
+    return frozenset(int(id_) for id_ in ends if id_ is not None)
+
+
+def end_of_turns(tokenizer: Any) -> int | None:
+    """The special token that the chat template writes behind an answer; None: it writes none."""
     template = chat_template_of(tokenizer)
     turn_end = turn_end_of(template) if template is not None else None
-    ends = (*ids, tokenizer.eos_token_id, turn_end and turn_end_token(tokenizer, turn_end))
-    return frozenset(int(id_) for id_ in ends if id_ is not None)
+    return turn_end_token(tokenizer, turn_end) if turn_end is not None else None

@@ -68,17 +68,31 @@ class Carried:
             torch.cat([part.residual for part in parts]),
         )
 
-    def facts(self, examples: Sequence[tuple[EncodedExample, EncodedExample]]) -> dict[str, object]:
-        """For the manifest.
+    def hard_share(self, examples: Sequence[tuple[EncodedExample, EncodedExample]]) -> float:
+        """The share of positions that get a certain label; read of the tokens alone.
 
         Args:
             examples: All rows, also those that had labels before, for the teacher and the student.
+
+        Raises:
+            TrainingError: all of them, so that nothing would be learnt of the teacher.
         """
         places = self._places(examples)
+        if places.holes == len(places.teacher):
+            raise TrainingError(
+                f"none of the {places.holes} tokens to be learnt has a distribution of the "
+                "teacher's: its chat template does not write the answers as the student's does",
+                hint="give both chat templates that leave answers as they are, or learn from the "
+                "teacher's text: teacher.answers: daemon, distill.kd_weight: 0",
+            )
+        return places.holes / len(places.teacher)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """For the manifest."""
         return {
             "alignment": self.alignment.rung.name.lower(),
             "alignment_sentence": self.alignment.sentence,
-            "hard_share": round(places.holes / len(places.teacher), 4),
         }
 
     def _places(self, examples: Sequence[tuple[EncodedExample, EncodedExample]]) -> Places:

@@ -38,6 +38,7 @@ STAGE = "label"
 _BATCH_TOKENS = 2048  # some seconds of a small teacher: what a kill can lose
 _POSITIONS_PER_CHUNK = 256
 _PROBED_EXAMPLES = 200  # to find out what two vocabularies have in common
+_MANY_HARD = 0.3  # with more the student is rather trained than taught
 
 
 def label(
@@ -85,8 +86,8 @@ def label(
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
-        # 3: of tokens that are several of the teacher's, last bits of their product.
-        version=3 if "student" in inputs else 2,
+        # 4: ends of turns that are not eos, and last turns of a teacher that has those alone.
+        version=4 if "student" in inputs else 2,
         inputs=inputs,
         settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
     )
@@ -106,22 +107,22 @@ def label(
             dtype = _dtype_of_earlier(stores, info)
         precision = pinned_precision(draft.path / "resume-precision.json", dtype)
         info = replace(info, dtype=precision.dtype_name)
+        read = splits
+        if carried is not None:  # whatever is short enough for the student is read
+            read = read_splits(corpus, tokenizer, max_length=sys.maxsize)
+        rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
+        facts = counts_of(splits)
+        _warn_of_too_long(splits, reporter)
+        if carried is not None:
+            facts |= carried.facts | {"hard_share": _hard_share(carried, rows, reporter)}
         with open_store(stores, info, teacher_path=teacher.path) as store:
-            read = splits
-            if carried is not None:  # whatever is short enough for the student is read
-                read = read_splits(corpus, tokenizer, max_length=sys.maxsize)
-            rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
             missing = rows.missing(store)
-            facts = counts_of(splits)
-            _warn_of_too_long(splits, reporter)
             if missing:
                 what_for, kept_bytes = "the teacher that labels is held", precision.frozen_bytes
                 check_room(teacher.path, what_for=what_for, kept_bytes=kept_bytes)
                 model = load_model(teacher.path)
                 run = _LabelRun(model, precision, store, info, reporter, carried=carried)
                 facts |= run.write(rows, missing)
-            if carried is not None:
-                facts |= carried.facts(list(zip(rows.batches.examples, rows.own, strict=True)))
             facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
             facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
             facts["labelled_rows"] = sum(len(members) for members in missing)
@@ -212,6 +213,25 @@ def _warn_of_too_long(splits: Mapping[str, CorpusSplit], reporter: Reporter) -> 
         count = split.encoded.too_long
         if count:
             reporter.emit(Note(STAGE, "warning", f"{count} {name} examples are too long"))
+
+
+def _hard_share(carried: Carried, rows: _Rows, reporter: Reporter) -> float:
+    """Tell how much is learnt of the teacher, before it is asked.
+
+    Raises:
+        TrainingError: nothing.
+    """
+    pairs = list(zip(rows.batches.examples, rows.own, strict=True))
+    share = carried.hard_share(pairs)
+    message = f"{share:.1%} of the tokens to be learnt have hard labels only"
+    left_out = sum(max(0, ours.turns - theirs.turns) for theirs, ours in pairs)
+    if left_out:
+        message += (
+            f"; among them {left_out} answers that the teacher's chat template has no labels for, "
+            "as it leaves the last of a conversation alone to learn"
+        )
+    reporter.emit(Note(STAGE, "info" if share <= _MANY_HARD else "warning", message))
+    return round(share, 4)
 
 
 class _Rows:

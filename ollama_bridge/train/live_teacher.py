@@ -145,5 +145,5 @@ def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
 
     found = align(side(teacher), side(student), texts=())
     if found.rung <= Rung.PADDED:
-        return f"{found.sentence}; the chat templates differ, or how text is split into tokens"
+        return f"{found.sentence}; the chat templates differ, or eos, or how text is split"
     return found.reasons[0]

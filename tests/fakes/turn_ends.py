@@ -1,0 +1,85 @@
+"""Tiny checkpoints whose chat format ends turns in its own way, often not with eos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fakes.formats import source_of
+from fakes.models import CHAT_TEMPLATE, build_tiny_model, build_tiny_tokenizer
+from fakes.reasoning import ASSISTANT, BOS, EOS, USER
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a family ends a turn.
+
+    Attributes:
+        template: Name of a chat template, or its text.
+        eos: As the tokenizer has it.
+        end: The token behind an answer.
+        specials: What it has beside those of :mod:`fakes.models`.
+    """
+
+    template: str
+    eos: str
+    end: str
+    specials: tuple[str, ...] = ()
+
+
+MANNERS = {
+    "gemma": Manner(
+        "gemma3",
+        "<eos>",
+        "<end_of_turn>",
+        ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+    ),
+    # What follows the end of the last turn is learnt, too: a line end and eos.
+    "phi3": Manner(
+        "phi3",
+        "<|endoftext|>",
+        "<|end|>",
+        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    ),
+    "instruct": Manner(CHAT_TEMPLATE, "<|im_end|>", "<|im_end|>"),
+    # A Qwen that was not taught to chat: its tokenizer ends texts, its template turns.
+    "base": Manner(CHAT_TEMPLATE, "<|endoftext|>", "<|im_end|>"),
+    "reasoner": Manner("deepseek-r1", EOS, EOS, (BOS, EOS, USER, ASSISTANT)),
+    # One whose answers are not the data's.
+    "shouting": Manner(
+        CHAT_TEMPLATE.replace(
+            "message['content'] +",
+            "(message['content'] | upper if message['role'] == 'assistant' "
+            "else message['content']) +",
+        ),
+        "<|im_end|>",
+        "<|im_end|>",
+    ),
+}
+
+
+def build_speaker(
+    manner: str, folder: Path, *, vocab_size: int = 384, width: int | None = None
+) -> Path:
+    """A random checkpoint that speaks so.
+
+    Args:
+        manner: Of :data:`MANNERS`.
+        folder: Where to; made if missing.
+        vocab_size: Without the manner's own special tokens.
+        width: Rows of its matrices; None: as many as there are tokens.
+
+    Returns:
+        The folder.
+    """
+    found = MANNERS[manner]
+    tokenizer = build_tiny_tokenizer(vocab_size=vocab_size)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(found.specials)})
+    tokenizer.eos_token = found.eos
+    template = found.template
+    tokenizer.chat_template = template if "{" in template else source_of(template)
+    model = build_tiny_model(vocab_size=width or len(tokenizer), seed=len(manner))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,203 @@
+"""Soft labels where teacher and student do not end their turns in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.trainable import commit, sentiment_examples
+from fakes.turn_ends import MANNERS, build_speaker
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.labels import SoftTargets
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.reporting import Event, Note
+from ollama_bridge.teacher.local import label
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event)
+
+
+def speaker(
+    manner: str, folder: Path, *, vocab_size: int = 384, width: int | None = None
+) -> Checkpoint:
+    def fill(path: Path) -> None:
+        build_speaker(manner, path, vocab_size=vocab_size, width=width)
+
+    return commit(Checkpoint, folder, fill, name=f"{manner} {vocab_size} {width}")
+
+
+def corpus_of(folder: Path, examples: Sequence[Example]) -> Corpus:
+    def fill(path: Path) -> None:
+        for split in ("train", "validation", "test"):
+            write_examples(path / f"{split}.jsonl", examples)
+
+    return commit(Corpus, folder, fill)
+
+
+def dialogues(answers: int) -> list[Example]:
+    """Each answer is said once in a conversation, so that none is taken for another."""
+    found = []
+    for number in range(8):
+        messages = []
+        for turn in range(answers):
+            messages += [
+                Message("user", f"Was visit {number} good?"),
+                Message("assistant", "great food, awful service"[: 10 + 7 * turn]),
+            ]
+        found.append(Example(f"e{number}", tuple(messages), str(number)))
+    return found
+
+
+def labelled(
+    teacher: Checkpoint, student: Checkpoint, corpus: Corpus, folder: Path
+) -> tuple[SoftLabels, list[Note]]:
+    heard = Listener()
+    labels = label(
+        teacher,
+        corpus,
+        SoftLabelsSection(top_k=384),
+        student=student,
+        max_length=512,
+        dtype="float32",
+        out_dir=folder / "labels",
+        store_dir=folder / "stores",
+        reporter=heard,
+    )
+    return labels, heard.notes
+
+
+def encoded(of: Checkpoint, corpus: Corpus) -> list[EncodedExample]:
+    examples = list(read_examples(corpus.split_path("train")))
+    split = encode_split(examples, load_tokenizer(of.path), max_length=512, name="train")
+    return list(split.examples)
+
+
+def last_answers(
+    teacher: Checkpoint, student: Checkpoint, corpus: Corpus, labels: SoftLabels
+) -> Iterator[tuple[list[float], list[float]]]:
+    """What both say of the last answer's tokens, with the one that ends it: stored, and by torch.
+
+    The two split answers alike.
+    """
+    model = load_model(teacher.path)
+    end = load_tokenizer(teacher.path).convert_tokens_to_ids(MANNERS[teacher_manner(teacher)].end)
+    own = load_tokenizer(student.path).convert_tokens_to_ids("<|im_end|>")
+    reader = LabelReader(labels.path)
+    for left, right in zip(encoded(teacher, corpus), encoded(student, corpus), strict=True):
+        kept = reader.read([row_key(right.input_ids, right.supervised)])
+        assert isinstance(kept, SoftTargets)
+        ids = right.input_ids[right.targets].tolist()
+        assert ids[-1] == own
+        count = len(right.stretches[-1])
+        stored = [
+            dict(zip(kept.ids[place].tolist(), kept.logprobs[place].tolist(), strict=True))[
+                ids[place]
+            ]
+            for place in range(len(ids) - count, len(ids))
+        ]
+        with torch.inference_mode():
+            logprobs = (
+                model(torch.from_numpy(left.input_ids).long()[None]).logits[0].log_softmax(-1)
+            )
+        stop = len(left.input_ids) - 1 - left.input_ids[::-1].tolist().index(end)
+        places = range(stop - count + 1, stop + 1)
+        said = [float(logprobs[place - 1, left.input_ids[place]]) for place in places]
+        yield stored, said
+
+
+def teacher_manner(teacher: Checkpoint) -> str:
+    """By its special tokens."""
+    names = load_tokenizer(teacher.path).get_vocab()
+    return next(
+        name for name, one in MANNERS.items() if one.specials and set(one.specials) <= names.keys()
+    )
+
+
+@pytest.mark.parametrize("manner", ["gemma", "phi3", "reasoner"])
+def test_a_teacher_that_ends_its_turns_otherwise(manner: str, tmp_path: Path) -> None:
+    """Every token of the answer and its end have what the teacher says there."""
+    teacher, student = speaker(manner, tmp_path / "teacher"), speaker("instruct", tmp_path / "own")
+    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    labels, notes = labelled(teacher, student, corpus, tmp_path)
+    assert labels.facts["alignment"] == "mapped"
+    assert labels.facts["hard_share"] == 0
+    assert [note.level for note in notes] == ["info", "info"]
+    assert notes[1].message == "0.0% of the tokens to be learnt have hard labels only"
+    for stored, said in last_answers(teacher, student, corpus, labels):
+        assert stored == pytest.approx(said, abs=2e-2)
+
+
+def test_an_instruct_teacher_of_its_base(tmp_path: Path) -> None:
+    """The same ids and template, in more rows; eos alone differs (Qwen2.5 7B and 0.5B)."""
+    teacher = speaker("instruct", tmp_path / "teacher", width=448)
+    student = speaker("base", tmp_path / "student", width=416)
+    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    labels, _ = labelled(teacher, student, corpus, tmp_path)
+    assert (labels.facts["alignment"], labels.facts["hard_share"]) == ("padded", 0)
+
+
+def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
+    """Phi-3 learns a line end and eos behind <|end|>: what no teacher says has hard labels."""
+    teacher, student = speaker("instruct", tmp_path / "teacher"), speaker("phi3", tmp_path / "own")
+    corpus = corpus_of(tmp_path / "corpus", dialogues(1))
+    labels, _ = labelled(teacher, student, corpus, tmp_path)
+    tokens = sum(len(example.targets) for example in encoded(student, corpus))
+    assert labels.facts["hard_share"] == pytest.approx(2 * 8 / tokens, abs=1e-4)
+
+
+def test_a_teacher_that_has_the_last_turn_alone(tmp_path: Path) -> None:
+    """DeepSeek-R1 drops past thoughts: the last answer is taught, and the others are told."""
+    teacher = speaker("reasoner", tmp_path / "teacher")
+    student = speaker("instruct", tmp_path / "student")
+    corpus = corpus_of(tmp_path / "corpus", dialogues(3))
+    labels, notes = labelled(teacher, student, corpus, tmp_path)
+    ours = encoded(student, corpus)
+    hard = sum(len(one.targets) - len(one.stretches[-1]) for one in ours)
+    share = hard / sum(len(one.targets) for one in ours)
+    assert labels.facts["hard_share"] == pytest.approx(share, abs=1e-4)
+    for stored, said in last_answers(teacher, student, corpus, labels):
+        assert stored == pytest.approx(said, abs=2e-2)
+    (warning,) = [note for note in notes if note.level == "warning"]
+    assert warning.message.startswith(f"{share:.1%} of the tokens")
+    assert "32 answers" in warning.message  # two of each conversation, in two splits
+
+
+def test_a_student_that_has_the_last_turn_alone(tmp_path: Path) -> None:
+    """The other way round: a thought that the teacher never has is hard, the answer is not."""
+    teacher = speaker("instruct", tmp_path / "teacher")
+    student = speaker("reasoner", tmp_path / "student")
+    corpus = corpus_of(tmp_path / "corpus", dialogues(3))
+    labels, notes = labelled(teacher, student, corpus, tmp_path)
+    last = [one.stretches[-1] for one in encoded(teacher, corpus)]
+    tokens = sum(len(one.targets) for one in encoded(student, corpus))
+    hard = 1 - sum(map(len, last)) / tokens
+    assert labels.facts["hard_share"] == pytest.approx(hard, abs=1e-4)
+    assert "answers that" not in notes[-1].message
+
+
+def test_a_teacher_that_says_nothing_of_the_answers_is_refused(tmp_path: Path) -> None:
+    """Before it is asked, and with nothing in the stores."""
+    teacher, student = (
+        speaker("shouting", tmp_path / "teacher"),
+        speaker("instruct", tmp_path / "own"),
+    )
+    corpus = corpus_of(tmp_path / "corpus", dialogues(1))
+    with pytest.raises(TrainingError, match="has a distribution of the teacher's") as caught:
+        labelled(teacher, student, corpus, tmp_path)
+    assert "kd_weight: 0" in str(caught.value.hint)
+    assert not (tmp_path / "stores").exists()
