@@ -34,6 +34,8 @@ class StoreInfo:
         draws: Draws a position (``sampled``).
         seed: Of the draws (``sampled``).
         format_version: Of the files.
+        carried: How they were brought into the student's vocabulary, and the version of the rules;
+            "" where the teacher's ids are the student's.
     """
 
     method: Literal["top_k", "sampled"]
@@ -45,11 +47,12 @@ class StoreInfo:
     draws: int = 0
     seed: int = 0
     format_version: int = FORMAT_VERSION
+    carried: str = ""
 
     @property
     def content_key(self) -> str:
         """sha256 (hex) of all of the above."""
-        return digest_text(canonical_json(asdict(self)))
+        return digest_text(canonical_json(self._fields()))
 
     @property
     def store_id(self) -> str:
@@ -68,7 +71,12 @@ class StoreInfo:
 
     def to_json(self) -> str:
         """The text of ``labels.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self._fields(), indent=2) + "\n"
+
+    def _fields(self) -> dict[str, Any]:
+        """What decides the labels; labels that are not carried keep the name that they had."""
+        fields = asdict(self)
+        return fields if self.carried else {k: v for k, v in fields.items() if k != "carried"}
 
 
 def row_key(input_ids: np.ndarray[Any, Any], supervised: np.ndarray[Any, Any]) -> bytes:

@@ -16,6 +16,8 @@ from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 
 _POSITIONS_PER_CHUNK = 256
+# Part of what a store is found by: raised whenever other labels come out of the same distributions.
+_VERSION = 1
 
 
 class Carried:
@@ -86,6 +88,11 @@ class Carried:
                 "teacher's text: teacher.answers: daemon, distill.kd_weight: 0",
             )
         return places.holes / len(places.teacher)
+
+    @property
+    def rules(self) -> str:
+        """What decides how distributions are carried, beside teacher, student and ``top_k``."""
+        return f"{self.alignment.rung.name.lower()}/{_VERSION}"
 
     @property
     def facts(self) -> dict[str, object]:

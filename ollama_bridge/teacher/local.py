@@ -103,6 +103,8 @@ def label(
         if student is not None and "student" in inputs:
             carried = _carried(teacher, student, splits["train"], settings, reporter)
         info = _info(teacher, settings, student or teacher, own_tokenizer)
+        if carried is not None:
+            info = replace(info, carried=carried.rules)
         if dtype == "auto":
             dtype = _dtype_of_earlier(stores, info)
         precision = pinned_precision(draft.path / "resume-precision.json", dtype)

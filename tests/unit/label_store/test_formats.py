@@ -102,3 +102,11 @@ def test_rows_are_known_by_content() -> None:
     same = row_key(ids.astype("int32"), mask)
     assert row_key(ids.astype("int64"), mask) == same
     assert len({same, row_key(ids + 1, mask), row_key(ids, ~mask), row_key(ids[:8], mask[:8])}) == 4
+
+
+def test_stores_keep_their_names() -> None:
+    """Labels over the teacher's own ids are found where earlier versions put them."""
+    info = StoreInfo("top_k", 384, "teacher", "tokenizer", "float32", 5)
+    assert info.store_id == "409e55dcd6b1a9d3"
+    assert "carried" not in info.to_json()
+    assert replace(info, carried="mapped/1").store_id != info.store_id

@@ -19,6 +19,7 @@ from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSecti
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples, write_examples
+from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
@@ -243,6 +244,33 @@ def test_the_share_of_hard_labels_is_that_of_all_rows(
     whole = carried(wide, narrow, tiny_corpus(tmp_path / "corpus", train=34), tmp_path / "whole")
     assert shares["more"] == shares["again"] == whole.facts["hard_share"]
     assert 0 < shares["more"] != shares["few"]
+
+
+def test_labels_of_other_rules_are_not_taken_for_those_of_today(
+    narrow: Checkpoint,
+    wide: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows that a version carried over otherwise stay where they are, and new ones are made."""
+    made = {}
+    for name, version in (("before", 0), ("now", 1), ("again", 1)):
+        monkeypatch.setattr(carried_module, "_VERSION", version)
+        labels = label(
+            narrow,
+            corpus,
+            SoftLabelsSection(top_k=8),
+            student=wide,
+            max_length=512,
+            dtype="float32",
+            out_dir=tmp_path / name,
+            store_dir=tmp_path / "stores",
+        )
+        made[name] = labels.facts["labelled_rows"]
+        assert read_info(labels.path).carried == f"mapped/{version}"
+    assert made == {"before": 32, "now": 32, "again": 0}
+    assert len(list_stores(tmp_path / "stores")) == 2
 
 
 def test_vocabularies_without_anything_in_common_are_refused(
