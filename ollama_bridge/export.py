@@ -102,14 +102,26 @@ def check_start(
         ConversionError: no GGUF can be made of it.
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown, or of another type.
-        TrainingError: the student's tokens are not the teacher's, and have to be.
+        TrainingError: the student's tokens are not the teacher's, and have to be, or have too
+            little in common with them.
     """
     from ollama_bridge.models.generation_defaults import read_generation_config
+    from ollama_bridge.teacher.local import check_can_label
     from ollama_bridge.train.student_check import check_student
 
     check_can_be_written(start)
     beside = teacher if recipe.needs_same_tokens else None
     check_student(recipe.student, recipe.distill, start, beside, drawn=recipe.learns_from_draws)
+    labelled = recipe.distill.reads_soft_labels and recipe.teacher.soft_labels == "local"
+    if teacher is not None and labelled:
+        check_can_label(
+            teacher,
+            start,
+            corpus,
+            recipe.soft_labels,
+            max_length=recipe.distill.max_length,
+            answers_given=not recipe.teacher.rewrite,
+        )
     check_answers_fit(recipe, start)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)

@@ -15,8 +15,9 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import Tokenizer, tokenizer_digest
+from ollama_bridge.encoding import Tokenizer, encode_split, tokenizer_digest
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
@@ -131,6 +132,50 @@ def label(
             manifest = draft.commit(facts, digests=store.digests())
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
+
+
+def check_can_label(
+    teacher: Checkpoint,
+    student: Checkpoint,
+    corpus: Corpus,
+    settings: SoftLabelsSection,
+    *,
+    max_length: int,
+    answers_given: bool,
+) -> None:
+    """Make sure that a teacher's distributions can be the student's labels.
+
+    Tokenizers alone decide it, so it is known before anything is written or trained.
+
+    Args:
+        teacher: Whose distributions.
+        student: Whose tokens the labels are about.
+        corpus: Some of its training examples are looked at.
+        settings: What is kept of a distribution.
+        max_length: Tokens; longer examples are left out, as in training.
+        answers_given: Whether the student learns the corpus' answers, where it has any.
+
+    Raises:
+        DataError: none of the examples is short enough.
+        TrainingError: the vocabularies have too little in common, or a chat template cannot be
+            used.
+        ModelError: a tokenizer cannot be read.
+    """
+    if _same_tokens(teacher, student):
+        return
+    examples = list(read_examples(corpus.split_path("train"))) if answers_given else []
+    examples = [example for example in examples if example.is_answered]
+    examples = examples[:: 1 + len(examples) // _PROBED_EXAMPLES]
+    if not examples:
+        for one in (teacher, student):
+            _side(one)
+        return
+    theirs, ours = (
+        encode_split(examples, load_tokenizer(one.path), max_length=limit, name="train")
+        for one, limit in ((teacher, sys.maxsize), (student, max_length))
+    )
+    carried = _carried(teacher, student, CorpusSplit(examples, ours), settings, NullReporter())
+    carried.hard_share([(theirs.examples[one.row], one) for one in ours.examples])
 
 
 def _width(checkpoint: Checkpoint) -> int:
