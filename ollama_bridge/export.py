@@ -111,7 +111,7 @@ def check_start(
 
     check_can_be_written(start)
     beside = teacher if recipe.needs_same_tokens else None
-    check_student(recipe.student, recipe.distill, start, beside, drawn=recipe.learns_from_draws)
+    check_student(recipe.student, recipe.distill, start, beside)
     labelled = recipe.distill.reads_soft_labels and recipe.teacher.soft_labels == "local"
     if teacher is not None and labelled:
         check_can_label(

@@ -101,7 +101,7 @@ def label(
         own_tokenizer = tokenizer if student is None else load_tokenizer(student.path)
         splits = read_splits(corpus, own_tokenizer, max_length=max_length)
         carried = None
-        if student is not None and "student" in inputs:
+        if student is not None and _is_carried(teacher, student, settings):
             carried = _carried(teacher, student, splits["train"], settings, reporter)
         info = _info(teacher, settings, student or teacher, own_tokenizer)
         if carried is not None:
@@ -161,7 +161,7 @@ def check_can_label(
             used.
         ModelError: a tokenizer cannot be read.
     """
-    if _same_tokens(teacher, student):
+    if not _is_carried(teacher, student, settings):
         return
     examples = list(read_examples(corpus.split_path("train"))) if answers_given else []
     examples = [example for example in examples if example.is_answered]
@@ -182,11 +182,25 @@ def _width(checkpoint: Checkpoint) -> int:
     return integer(check_folder(checkpoint.path), "vocab_size")
 
 
+def _is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSection) -> bool:
+    """Whether labels have to be brought from the teacher's vocabulary into the student's.
+
+    Where only rows without a token are more or less, what is drawn has the same ids.
+    """
+    if settings.method == "sampled" and _same_tokenizers(teacher, student):
+        return False
+    return not _same_tokens(teacher, student)
+
+
 def _same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
+    return _same_tokenizers(teacher, student) and _width(teacher) == _width(student)
+
+
+def _same_tokenizers(teacher: Checkpoint, student: Checkpoint) -> bool:
     if teacher.digest == student.digest:
         return True
     digests = [tokenizer_digest(load_tokenizer(one.path)) for one in (teacher, student)]
-    return digests[0] == digests[1] and _width(teacher) == _width(student)
+    return digests[0] == digests[1]
 
 
 def _side(checkpoint: Checkpoint) -> Side:
@@ -381,4 +395,5 @@ class _LabelRun:
 
     def _logits(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
         for part in torch.split(hidden, _POSITIONS_PER_CHUNK):
-            yield vocabulary_logits(self._model, part)
+            # Rows that only the teacher has hold no token: nothing is drawn of them.
+            yield vocabulary_logits(self._model, part)[:, : self._info.vocab_size]

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.errors import ModelError, TrainingError
+from ollama_bridge.errors import ModelError
 from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.config import integer
@@ -28,8 +28,6 @@ def check_student(
     settings: DistillSection,
     start: Checkpoint,
     teacher: Checkpoint | None,
-    *,
-    drawn: bool = False,
 ) -> None:
     """Make sure that a student can be cut, exported and taught as a recipe says.
 
@@ -40,7 +38,6 @@ def check_student(
         settings: Its losses.
         start: What it is cut from.
         teacher: Whose tokens and layers the losses read beside it; None: none is loaded.
-        drawn: Whether soft labels are drawn from it.
 
     Raises:
         ConfigError: more than there is, what cannot be exported, or a layer that is not there.
@@ -53,13 +50,6 @@ def check_student(
     if teacher is None:
         return
     check_same_tokens(teacher, load_tokenizer(start.path))
-    vocabularies = [integer(read_config(one.path), "vocab_size") for one in (teacher, start)]
-    if drawn and vocabularies[0] != vocabularies[1]:
-        raise TrainingError(
-            f"the teacher has {vocabularies[0]} rows of tokens and the student {vocabularies[1]}: "
-            "labels that are drawn at random cannot be carried into another vocabulary",
-            hint="set soft_labels.method to top_k",
-        )
     teacher_layers = integer(read_config(teacher.path), "num_hidden_layers")
     for loss in settings.loss_terms:
         if isinstance(loss, HiddenLoss | AttentionLoss):

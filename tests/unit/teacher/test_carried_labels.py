@@ -22,7 +22,7 @@ from ollama_bridge.examples import read_examples, write_examples
 from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.labels import SampledTargets, SoftTargets
 from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.teacher import carried as carried_module
@@ -221,6 +221,51 @@ def test_padded_rows_change_nothing(
             for id_, value in zip(ids.tolist(), logprobs.tolist(), strict=True):
                 if id_ in said:
                     assert value == pytest.approx(said[id_], abs=2e-2)
+
+
+@pytest.mark.parametrize(("teacher_width", "student_width"), [(448, 416), (416, 448)])
+def test_draws_where_only_padded_rows_differ(
+    wide: Checkpoint, corpus: Corpus, tmp_path: Path, teacher_width: int, student_width: int
+) -> None:
+    """Of Qwen's ids: drawn as by a teacher whose matrix ends where the student's does."""
+    section = SoftLabelsSection(method="sampled", draws=30, seed=1)
+    teacher = checkpoint(tmp_path / "teacher", 384, width=teacher_width)
+    student = checkpoint(tmp_path / "student", 384, width=student_width)
+    drawn = label(
+        teacher,
+        corpus,
+        section,
+        student=student,
+        max_length=512,
+        dtype="float32",
+        out_dir=tmp_path / "labels",
+    )
+    assert read_info(drawn.path).vocab_size == student_width
+    model = load_model(teacher.path)
+    reader = LabelReader(drawn.path)
+    for example in encoded(wide, corpus)[:6]:
+        kept = reader.read([row_key(example.input_ids, example.supervised)])
+        assert isinstance(kept, SampledTargets)
+        assert int(kept.ids.max()) < min(teacher_width, student_width)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(example.input_ids).long()[None]).logits[0]
+        logprobs = logits[example.targets - 1, :student_width].log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        assert torch.allclose(kept.entropy, entropy, atol=2e-2)
+        share = torch.nn.functional.pad(logprobs.exp(), (0, student_width - logprobs.shape[1]))
+        # Spread evenly: of 30 draws a token gets its share, to within one.
+        shares = torch.zeros(len(logprobs), student_width).scatter_add(1, kept.ids, kept.weights)
+        assert float((shares - share).abs().max()) < 1 / 30 + 1e-3
+    tuned = distill(
+        student,
+        corpus,
+        drawn,
+        DistillSection(batch_tokens=400, kd_weight=0.5, dtype="float32"),
+        student=StudentSection(),
+        system=SYSTEM,
+        out_dir=tmp_path / "tuned",
+    )
+    assert tuned.facts["validation_kl"] > 0
 
 
 def test_the_share_of_hard_labels_is_that_of_all_rows(
