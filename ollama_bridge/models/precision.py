@@ -92,6 +92,14 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def generators_of(device: torch.device) -> list[int]:
+    """Whose random numbers a computation takes, beside the CPU's: for ``torch.random.fork_rng``.
+
+    Without them it reads those of every GPU of the machine, and warns of it in each process.
+    """
+    return [] if device.type == "cpu" else [torch.accelerator.current_device_index()]
+
+
 def _bfloat16_pays(device: torch.device) -> bool:
     if device.type == "cuda":
         # Emulated, as before Ampere, it is slower than float32.

@@ -119,6 +119,20 @@ def test_loss_falls_and_scores_are_logged(tmp_path: Path) -> None:
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+@pytest.mark.filterwarnings("error:CUDA reports")
+def test_gpus_that_nothing_computes_on_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is their state read, nor does anybody hear of their number."""
+
+    def found(*, check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    Run(tmp_path)()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_killed_run_ends_on_the_same_bits(tmp_path: Path, dtype: torch.dtype) -> None:
     """Killed in either phase and at its border, the rest gives bitwise the unbroken weights."""
