@@ -18,6 +18,10 @@ from typing import Protocol, Self
 
 import torch
 
+# The logarithm that stands for no mass at all. Stores keep float16, which ends at -65504, far below
+# any probability that counts.
+NO_MASS_LOGPROB = -60000.0
+
 # Running sums of a distribution are taken in float64: 64 x 151,936 of them are 78 MB.
 _POSITIONS_AT_ONCE = 64
 
@@ -89,6 +93,11 @@ class SampledTargets:
     def to(self, device: torch.device) -> SampledTargets:
         """The same on another device."""
         return SampledTargets(self.ids.to(device), self.weights.to(device), self.entropy.to(device))
+
+
+def has_no_mass(logprobs: torch.Tensor) -> torch.Tensor:
+    """Where log-probabilities stand for no mass, also after float16; no teacher is so sure."""
+    return logprobs < NO_MASS_LOGPROB / 6
 
 
 def top_k_with_residual(logits: torch.Tensor, *, top_k: int) -> SoftTargets:

@@ -24,6 +24,7 @@ import torch
 
 from ollama_bridge.label_store.info import StoreInfo
 from ollama_bridge.labels import (
+    NO_MASS_LOGPROB,
     SampledTargets,
     SoftTargets,
     Targets,
@@ -34,9 +35,6 @@ from ollama_bridge.labels import (
 )
 
 Array = np.ndarray[Any, Any]
-
-# float16 ends at -65504, far below any probability that counts.
-_LEAST_LOGPROB = -60000.0
 
 
 class LabelFormat(Protocol):
@@ -99,7 +97,7 @@ class TopKFormat:
         """
         records = np.empty(len(kept), dtype=self._record)
         records["ids"] = _narrow(kept.ids, self._record["ids"].shape[-1])
-        records["logprobs"] = kept.logprobs.cpu().numpy().clip(_LEAST_LOGPROB, 0.0)
+        records["logprobs"] = kept.logprobs.cpu().numpy().clip(NO_MASS_LOGPROB, 0.0)
         records["residual"] = kept.residual.cpu().numpy()
         ends = np.cumsum(counts)
         return [records[end - n : end].tobytes() for n, end in zip(counts, ends, strict=True)]

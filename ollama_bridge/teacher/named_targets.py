@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.labels import NO_MASS_LOGPROB, SoftTargets
 from ollama_bridge.teacher.alignment import Distribution
-
-_IMPOSSIBLE = -60000.0  # the smallest logarithm that the store keeps: its exponential is 0
 
 
 def soft_targets(
@@ -33,7 +31,7 @@ def soft_targets(
         vocab_size: Tokens of the student.
     """
     ids = np.empty((len(found), top_k), dtype=np.int64)
-    logprobs = np.full((len(found), top_k), _IMPOSSIBLE, dtype=np.float32)
+    logprobs = np.full((len(found), top_k), NO_MASS_LOGPROB, dtype=np.float32)
     residual = np.full(len(found), -math.inf, dtype=np.float32)
     for row, (one, token) in enumerate(zip(found, tokens, strict=True)):
         named: Sequence[int] = (token,) if one is None else one.ids[:top_k]

@@ -12,7 +12,7 @@ import functools
 import torch
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SampledTargets, SoftTargets, Targets
+from ollama_bridge.labels import SampledTargets, SoftTargets, Targets, has_no_mass
 from ollama_bridge.train.loss_terms import (
     check_matrix,
     check_same,
@@ -20,9 +20,6 @@ from ollama_bridge.train.loss_terms import (
     wide,
 )
 from ollama_bridge.train.losses import kl_forward, kl_reverse
-
-# Stores write -60000 for no mass, in float16; no teacher is so sure of anything.
-_LEAST_LOGPROB = -1e4
 
 
 @functools.singledispatch
@@ -156,7 +153,7 @@ def kl_forward_classes(
         TrainingError: shapes differ, or T is not positive.
     """
     check_same(student, teacher, "student", "teacher")
-    empty = teacher < _LEAST_LOGPROB
+    empty = has_no_mass(teacher)
     if not empty.any():
         return kl_forward(student, teacher, temperature=temperature)
     certain = empty.sum(-1) == teacher.shape[1] - 1
@@ -190,7 +187,7 @@ def kl_reverse_classes(
         TrainingError: shapes differ, or T is not positive.
     """
     check_same(student, teacher, "student", "teacher")
-    empty = teacher < _LEAST_LOGPROB
+    empty = has_no_mass(teacher)
     if not empty.any():
         return kl_reverse(student, teacher, temperature=temperature)
     closed = empty[:, -1] if has_rest else empty.any(-1)
@@ -209,7 +206,7 @@ def _without_fillers(
     """Student's and teacher's classes, those without mass summed into the rest."""
     if not has_rest:
         return student, teacher
-    empty = teacher < _LEAST_LOGPROB
+    empty = has_no_mass(teacher)
     empty[:, -1] = False
     return _into_the_rest(student, empty), teacher.masked_fill(empty, float("-inf"))
 

@@ -9,9 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.label_store.formats import format_of
+from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import StoreInfo, row_key
-from ollama_bridge.labels import SampledTargets, SoftTargets, top_k_with_residual
+from ollama_bridge.labels import (
+    NO_MASS_LOGPROB,
+    SampledTargets,
+    SoftTargets,
+    has_no_mass,
+    top_k_with_residual,
+)
 
 TOP_K = StoreInfo(
     method="top_k", vocab_size=50, teacher="t", tokenizer="k", dtype="float32", top_k=4
@@ -102,6 +108,16 @@ def test_rows_are_known_by_content() -> None:
     same = row_key(ids.astype("int32"), mask)
     assert row_key(ids.astype("int64"), mask) == same
     assert len({same, row_key(ids + 1, mask), row_key(ids, ~mask), row_key(ids[:8], mask[:8])}) == 4
+
+
+def test_what_has_no_mass_is_still_known_when_it_comes_back() -> None:
+    """Certain and trimmed labels have such tokens; one that is merely unlikely is none."""
+    logprobs = torch.tensor([[0.0, -30.0, -9000.0, float("-inf")]])
+    found = SoftTargets(torch.arange(4)[None], logprobs, torch.tensor([float("-inf")]))
+    (block,) = TopKFormat(TOP_K).pack(found, [1])
+    read = TopKFormat(TOP_K).read([(block, 1)])
+    assert has_no_mass(read.logprobs).tolist() == [[False, False, False, True]]
+    assert float(read.logprobs[0, 3]) == NO_MASS_LOGPROB
 
 
 def test_stores_keep_their_names() -> None:

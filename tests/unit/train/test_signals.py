@@ -68,7 +68,7 @@ def value(loss: VocabularyLoss, student: torch.Tensor, soft: SoftTargets) -> tor
 def test_tokens_without_mass_do_not_make_the_reverse_kl_infinite(
     make: Callable[[], SoftTargets], loss: VocabularyLoss
 ) -> None:
-    """Value and gradient are of the size of a divergence, not of a store's -60000."""
+    """Value and gradient are of the size of a divergence, not of what a store has for no mass."""
     soft = make()
     student = logits(2, SIZE // 2 if make is trimmed else SIZE)
     found = value(loss, student, soft)

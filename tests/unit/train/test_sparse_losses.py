@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SampledTargets, SoftTargets, sample_tokens, top_k_with_residual
+from ollama_bridge.labels import (
+    NO_MASS_LOGPROB,
+    SampledTargets,
+    SoftTargets,
+    sample_tokens,
+    top_k_with_residual,
+)
 from ollama_bridge.loss_sections import KLForwardLoss, KLReverseLoss
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.train.losses import cross_entropy, kl_forward
@@ -138,7 +144,7 @@ def test_what_fills_up_a_list_changes_nothing(
     student, teacher = (torch.cat([one, one + 0.5, one - 0.5], -1) for one in pair)
     short = cut(teacher, 2)
     free = torch.ones_like(teacher).scatter(-1, short.ids, 0).topk(2, dim=-1).indices
-    nothing = torch.full_like(short.logprobs, -60000.0)
+    nothing = torch.full_like(short.logprobs, NO_MASS_LOGPROB)
     filled = SoftTargets(
         torch.cat([short.ids, free], -1), torch.cat([short.logprobs, nothing], -1), short.residual
     )
