@@ -119,17 +119,23 @@ def test_tokens_that_cross_have_no_distribution() -> None:
 
 
 def test_a_hole_is_a_hole() -> None:
-    """An entry that got lost leaves its token without a distribution, and no other."""
+    """An entry that got lost leaves its token without a distribution, and no other.
+
+    Only a blank behind it that the lost one begins with may be anywhere.
+    """
     answer = "The food was great, but the service was not good."
     pieces = texts(answer)
     entries = [entry(piece, -0.1 * (number + 1)) for number, piece in enumerate(pieces)]
+    uncertain = {10: {11}, 14: {15}}
+    for lost, places in uncertain.items():
+        assert all(pieces[lost].startswith(pieces[place]) for place in places)
     for lost in range(len(entries)):
         found = aligned(answer, entries[:lost] + entries[lost + 1 :])
         for number, one in enumerate(found):
             if one is not None:
-                assert number != lost
                 assert one.logprobs[0] == pytest.approx(-0.1 * (number + 1))
-        assert sum(one is None for one in found) <= 3
+        holes = {number for number, one in enumerate(found) if one is None}
+        assert holes == {lost} | uncertain.get(lost, set())
 
 
 @pytest.mark.parametrize("thought", ["they were not sure", "good? good!", " "])
@@ -193,16 +199,22 @@ def test_the_end_token_has_no_name_or_its_own(name: str) -> None:
 def test_whatever_is_lost_or_cut_nothing_is_wrong(
     answer: str, cuts: list[int], losses: list[int]
 ) -> None:
-    """The teacher may cut anywhere and lose anything: what is told is about the right token."""
+    """The teacher may cut anywhere and lose anything: what is told is about the right token.
+
+    Where nothing is lost, all is told of tokens that begin and end where the teacher's do.
+    """
     edges = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
     pieces = [answer[a:b] for a, b in itertools.pairwise(edges)]
     # The number says where the entry stands, so that a wrong place shows.
     entries = [entry(piece, -0.01 * (number + 1)) for number, piece in enumerate(pieces)]
     starts = {len(answer[:a].encode()): number for number, a in enumerate(edges[:-1])}
+    stops = {len(answer[:b].encode()) for b in edges[1:]}
     kept = [one for number, one in enumerate(entries) if number not in losses]
     spans = spans_of(ids(answer), answer, vocabulary())
     for span, one in zip(spans, align(spans, answer, kept, vocabulary(), top_k=20), strict=True):
         if one is None:
+            told = span is not None and span.start in starts and span.end in stops
+            assert losses or not told
             continue
         assert span is not None
         assert span.token in one.ids
