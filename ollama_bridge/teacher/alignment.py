@@ -30,8 +30,10 @@ from ollama_bridge.answer_text import thought_opening
 from ollama_bridge.client import TokenLogprob, TopLogprob
 from ollama_bridge.teacher.token_bytes import TokenBytes
 
-# Bytes that a text behind a hole has to agree on, so that a common letter is no proof.
+# Behind a hole, what the next entries say together is looked for, if need be without its end: but
+# not with fewer bytes, for a common letter is no proof. The last entries of an answer may be fewer.
 _RESYNC_ENTRIES = 8
+_RESYNC_BYTES = 8
 # Two prints of one number; the second has been through another float type.
 _SAME = 1e-3
 _SMALLEST_REST = 1e-7  # rounding of twenty printed numbers may leave less than nothing
@@ -245,7 +247,7 @@ def _resync(answer: bytes, ahead: bytes, start: int) -> int:
         found = answer.find(ahead, start)
         if found >= 0:
             return found if answer.find(ahead, found + 1) < 0 else -1
-        ahead = ahead[:-1] if len(ahead) > 8 else b""  # the next hole may be near
+        ahead = ahead[:-1] if len(ahead) > _RESYNC_BYTES else b""  # the next hole may be near
     return -1
 
 
