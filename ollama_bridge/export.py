@@ -106,7 +106,7 @@ def check_start(
             little in common with them.
     """
     from ollama_bridge.models.generation_defaults import read_generation_config
-    from ollama_bridge.teacher.local import check_can_label
+    from ollama_bridge.teacher.vocabularies import check_can_label
     from ollama_bridge.train.student_check import check_student
 
     check_can_be_written(start)

@@ -10,36 +10,34 @@ from pathlib import Path
 
 import torch
 
-from ollama_bridge.alignment import Side, read_vocabulary
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import Tokenizer, encode_split, tokenizer_digest
-from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import read_examples
+from ollama_bridge.encoding import Tokenizer, tokenizer_digest
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
-from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.models.products import freeze_in
-from ollama_bridge.models.safety import check_folder
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
-from ollama_bridge.spread import spread_out
 from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.splits import CorpusSplit, counts_of, read_splits
-
-STAGE = "label"
+from ollama_bridge.teacher.vocabularies import (
+    STAGE,
+    carry,
+    is_carried,
+    same_tokens,
+    tell_hard_share,
+    vocab_size_of,
+)
 
 _BATCH_TOKENS = 2048  # some seconds of a small teacher: what a kill can lose
 _POSITIONS_PER_CHUNK = 256
-_PROBED_EXAMPLES = 200  # to find out what two vocabularies have in common
-_MANY_HARD = 0.3  # with more the student is rather trained than taught
 
 
 def label(
@@ -82,7 +80,7 @@ def label(
     """
     reporter = reporter or NullReporter()
     inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
-    if student is not None and not _same_tokens(teacher, student):
+    if student is not None and not same_tokens(teacher, student):
         inputs["student"] = student.digest
     work = Work(
         kind=SoftLabels.kind,
@@ -101,8 +99,8 @@ def label(
         own_tokenizer = tokenizer if student is None else load_tokenizer(student.path)
         splits = read_splits(corpus, own_tokenizer, max_length=max_length)
         carried = None
-        if student is not None and _is_carried(teacher, student, settings):
-            carried = _carried(teacher, student, splits["train"], settings, reporter)
+        if student is not None and is_carried(teacher, student, settings):
+            carried = carry(teacher, student, splits["train"], settings, reporter)
         info = _info(teacher, settings, student or teacher, own_tokenizer)
         if carried is not None:
             info = replace(info, carried=carried.rules)
@@ -117,7 +115,8 @@ def label(
         facts = counts_of(splits)
         _warn_of_too_long(splits, reporter)
         if carried is not None:
-            facts |= carried.facts | {"hard_share": _hard_share(carried, rows, reporter)}
+            pairs = list(zip(rows.batches.examples, rows.own, strict=True))
+            facts |= carried.facts | {"hard_share": tell_hard_share(carried, pairs, reporter)}
         with open_store(stores, info, teacher_path=teacher.path) as store:
             missing = rows.missing(store)
             if missing:
@@ -134,119 +133,10 @@ def label(
         return SoftLabels(out_dir, manifest)
 
 
-def check_can_label(
-    teacher: Checkpoint,
-    student: Checkpoint,
-    corpus: Corpus,
-    settings: SoftLabelsSection,
-    *,
-    max_length: int,
-    answers_given: bool,
-) -> None:
-    """Make sure that a teacher's distributions can be the student's labels.
-
-    Tokenizers alone decide it, so it is known before anything is written or trained.
-
-    Args:
-        teacher: Whose distributions.
-        student: Whose tokens the labels are about.
-        corpus: Some of its training examples are looked at.
-        settings: What is kept of a distribution.
-        max_length: Tokens; longer examples are left out, as in training.
-        answers_given: Whether the student learns the corpus' answers, where it has any.
-
-    Raises:
-        DataError: none of the examples is short enough.
-        TrainingError: the vocabularies have too little in common, or a chat template cannot be
-            used.
-        ModelError: a tokenizer cannot be read.
-    """
-    if not _is_carried(teacher, student, settings):
-        return
-    examples = list(read_examples(corpus.split_path("train"))) if answers_given else []
-    examples = [example for example in examples if example.is_answered]
-    examples = examples[:: 1 + len(examples) // _PROBED_EXAMPLES]
-    if not examples:
-        for one in (teacher, student):
-            _side(one)
-        return
-    theirs, ours = (
-        encode_split(examples, load_tokenizer(one.path), max_length=limit, name="train")
-        for one, limit in ((teacher, sys.maxsize), (student, max_length))
-    )
-    carried = _carried(teacher, student, CorpusSplit(examples, ours), settings, NullReporter())
-    carried.hard_share([(theirs.examples[one.row], one) for one in ours.examples])
-
-
-def _width(checkpoint: Checkpoint) -> int:
-    return integer(check_folder(checkpoint.path), "vocab_size")
-
-
-def _is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSection) -> bool:
-    """Whether labels have to be brought from the teacher's vocabulary into the student's.
-
-    Where only rows without a token are more or less, what is drawn has the same ids.
-    """
-    if settings.method == "sampled" and _same_tokenizers(teacher, student):
-        return False
-    return not _same_tokens(teacher, student)
-
-
-def _same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
-    return _same_tokenizers(teacher, student) and _width(teacher) == _width(student)
-
-
-def _same_tokenizers(teacher: Checkpoint, student: Checkpoint) -> bool:
-    if teacher.digest == student.digest:
-        return True
-    digests = [tokenizer_digest(load_tokenizer(one.path)) for one in (teacher, student)]
-    return digests[0] == digests[1]
-
-
-def _side(checkpoint: Checkpoint) -> Side:
-    tokenizer = load_tokenizer(checkpoint.path)
-    return Side(read_vocabulary(tokenizer, width=_width(checkpoint)), tokenizer)
-
-
-def _carried(
-    teacher: Checkpoint,
-    student: Checkpoint,
-    split: CorpusSplit,
-    settings: SoftLabelsSection,
-    reporter: Reporter,
-) -> Carried:
-    """What brings the teacher's distributions into the student's vocabulary.
-
-    Args:
-        teacher: Whose distributions.
-        student: For whom.
-        split: Some of its answers, of all labels, decide how much the two vocabularies have in
-            common.
-        settings: What is kept of a distribution.
-        reporter: Hears what was found out.
-    """
-    if settings.method != "top_k":
-        raise TrainingError(
-            "labels that are drawn at random cannot be carried into another vocabulary",
-            hint="set soft_labels.method to top_k",
-        )
-    probed = spread_out(split.encoded.examples)[:_PROBED_EXAMPLES]
-    shown = [split.examples[row] for row in sorted(one.row for one in probed)]
-    texts = [
-        message.content
-        for example in shown
-        for message in example.messages
-        if message.role == "assistant"
-    ]
-    carried = Carried(_side(teacher), _side(student), texts, top_k=settings.top_k)
-    reporter.emit(Note(STAGE, "info", carried.alignment.sentence))
-    return carried
-
-
 def _info(
     teacher: Checkpoint, settings: SoftLabelsSection, student: Checkpoint, tokenizer: Tokenizer
 ) -> StoreInfo:
-    vocab_size = _width(student)
+    vocab_size = vocab_size_of(student)
     top_k = settings.method == "top_k"
     return StoreInfo(
         method=settings.method,
@@ -274,25 +164,6 @@ def _warn_of_too_long(splits: Mapping[str, CorpusSplit], reporter: Reporter) -> 
         count = split.encoded.too_long
         if count:
             reporter.emit(Note(STAGE, "warning", f"{count} {name} examples are too long"))
-
-
-def _hard_share(carried: Carried, rows: _Rows, reporter: Reporter) -> float:
-    """Tell how much is learnt of the teacher, before it is asked.
-
-    Raises:
-        TrainingError: nothing.
-    """
-    pairs = list(zip(rows.batches.examples, rows.own, strict=True))
-    share = carried.hard_share(pairs)
-    message = f"{share:.1%} of the tokens to be learnt have hard labels only"
-    left_out = sum(max(0, ours.turns - theirs.turns) for theirs, ours in pairs)
-    if left_out:
-        message += (
-            f"; among them {left_out} answers that the teacher's chat template has no labels for, "
-            "as it leaves the last of a conversation alone to learn"
-        )
-    reporter.emit(Note(STAGE, "info" if share <= _MANY_HARD else "warning", message))
-    return round(share, 4)
 
 
 class _Rows:

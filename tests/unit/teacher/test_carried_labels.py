@@ -158,8 +158,8 @@ def test_answers_of_all_labels_decide_what_is_in_common(
         shown.extend(texts)
         return Carried(teacher, student, texts, **named)
 
-    monkeypatch.setattr("ollama_bridge.teacher.local._PROBED_EXAMPLES", 8)
-    monkeypatch.setattr("ollama_bridge.teacher.local.Carried", watched)
+    monkeypatch.setattr("ollama_bridge.teacher.vocabularies._PROBED_EXAMPLES", 8)
+    monkeypatch.setattr("ollama_bridge.teacher.vocabularies.Carried", watched)
     carried(narrow, wide, corpus, tmp_path / "labels")
     assert len(shown) == 8
     assert set(shown) == set(LABELS)

@@ -20,7 +20,7 @@ from ollama_bridge.errors import ModelError, OllamaBridgeError, TrainingError
 from ollama_bridge.examples import Message, read_examples, write_examples
 from ollama_bridge.export import check_start
 from ollama_bridge.reporting import NullReporter
-from ollama_bridge.teacher.local import check_can_label
+from ollama_bridge.teacher.vocabularies import check_can_label
 
 
 def checkpoint(folder: Path, fill: Callable[[Path], object]) -> Checkpoint:

@@ -1,0 +1,166 @@
+"""Whether a local teacher can label for a student whose vocabulary is another, and how well."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ollama_bridge.alignment import Side, read_vocabulary
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
+from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import read_examples
+from ollama_bridge.models.architectures.config import integer
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.safety import check_folder
+from ollama_bridge.reporting import Note, NullReporter, Reporter
+from ollama_bridge.spread import spread_out
+from ollama_bridge.teacher.carried import Carried
+from ollama_bridge.teacher.splits import CorpusSplit
+
+STAGE = "label"
+
+_PROBED_EXAMPLES = 200  # to find out what two vocabularies have in common
+_MANY_HARD = 0.3  # with more the student is rather trained than taught
+
+
+def check_can_label(
+    teacher: Checkpoint,
+    student: Checkpoint,
+    corpus: Corpus,
+    settings: SoftLabelsSection,
+    *,
+    max_length: int,
+    answers_given: bool,
+) -> None:
+    """Make sure that a teacher's distributions can be the student's labels.
+
+    Tokenizers alone decide it, so it is known before anything is written or trained.
+
+    Args:
+        teacher: Whose distributions.
+        student: Whose tokens the labels are about.
+        corpus: Some of its training examples are looked at.
+        settings: What is kept of a distribution.
+        max_length: Tokens; longer examples are left out, as in training.
+        answers_given: Whether the student learns the corpus' answers, where it has any.
+
+    Raises:
+        DataError: none of the examples is short enough.
+        TrainingError: the vocabularies have too little in common, or a chat template cannot be
+            used.
+        ModelError: a tokenizer cannot be read.
+    """
+    if not is_carried(teacher, student, settings):
+        return
+    examples = list(read_examples(corpus.split_path("train"))) if answers_given else []
+    examples = [example for example in examples if example.is_answered]
+    examples = examples[:: 1 + len(examples) // _PROBED_EXAMPLES]
+    if not examples:
+        for one in (teacher, student):
+            _side(one)
+        return
+    theirs, ours = (
+        encode_split(examples, load_tokenizer(one.path), max_length=limit, name="train")
+        for one, limit in ((teacher, sys.maxsize), (student, max_length))
+    )
+    carried = carry(teacher, student, CorpusSplit(examples, ours), settings, NullReporter())
+    carried.hard_share([(theirs.examples[one.row], one) for one in ours.examples])
+
+
+def vocab_size_of(checkpoint: Checkpoint) -> int:
+    """Rows of its output matrix."""
+    return integer(check_folder(checkpoint.path), "vocab_size")
+
+
+def is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSection) -> bool:
+    """Whether labels have to be brought from the teacher's vocabulary into the student's.
+
+    Where only rows without a token are more or less, what is drawn has the same ids.
+    """
+    if settings.method == "sampled" and _same_tokenizers(teacher, student):
+        return False
+    return not same_tokens(teacher, student)
+
+
+def same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
+    """Whether rows, ids and their number are those of both."""
+    return _same_tokenizers(teacher, student) and vocab_size_of(teacher) == vocab_size_of(student)
+
+
+def _same_tokenizers(teacher: Checkpoint, student: Checkpoint) -> bool:
+    if teacher.digest == student.digest:
+        return True
+    digests = [tokenizer_digest(load_tokenizer(one.path)) for one in (teacher, student)]
+    return digests[0] == digests[1]
+
+
+def _side(checkpoint: Checkpoint) -> Side:
+    tokenizer = load_tokenizer(checkpoint.path)
+    return Side(read_vocabulary(tokenizer, width=vocab_size_of(checkpoint)), tokenizer)
+
+
+def carry(
+    teacher: Checkpoint,
+    student: Checkpoint,
+    split: CorpusSplit,
+    settings: SoftLabelsSection,
+    reporter: Reporter,
+) -> Carried:
+    """What brings the teacher's distributions into the student's vocabulary.
+
+    Args:
+        teacher: Whose distributions.
+        student: For whom.
+        split: Some of its answers, of all labels, decide how much the two vocabularies have in
+            common.
+        settings: What is kept of a distribution.
+        reporter: Hears what was found out.
+    """
+    if settings.method != "top_k":
+        raise TrainingError(
+            "labels that are drawn at random cannot be carried into another vocabulary",
+            hint="set soft_labels.method to top_k",
+        )
+    probed = spread_out(split.encoded.examples)[:_PROBED_EXAMPLES]
+    shown = [split.examples[row] for row in sorted(one.row for one in probed)]
+    texts = [
+        message.content
+        for example in shown
+        for message in example.messages
+        if message.role == "assistant"
+    ]
+    carried = Carried(_side(teacher), _side(student), texts, top_k=settings.top_k)
+    reporter.emit(Note(STAGE, "info", carried.alignment.sentence))
+    return carried
+
+
+def tell_hard_share(
+    carried: Carried,
+    pairs: Sequence[tuple[EncodedExample, EncodedExample]],
+    reporter: Reporter,
+) -> float:
+    """Tell how much is learnt of the teacher, before it is asked.
+
+    Args:
+        carried: What brings its distributions over.
+        pairs: All rows, for the teacher and the student.
+        reporter: Hears of it.
+
+    Returns:
+        The share of tokens that are not, for the manifest.
+
+    Raises:
+        TrainingError: nothing.
+    """
+    share = carried.hard_share(pairs)
+    message = f"{share:.1%} of the tokens to be learnt have hard labels only"
+    left_out = sum(max(0, ours.turns - theirs.turns) for theirs, ours in pairs)
+    if left_out:
+        message += (
+            f"; among them {left_out} answers that the teacher's chat template has no labels for, "
+            "as it leaves the last of a conversation alone to learn"
+        )
+    reporter.emit(Note(STAGE, "info" if share <= _MANY_HARD else "warning", message))
+    return round(share, 4)
