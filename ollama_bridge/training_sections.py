@@ -48,7 +48,8 @@ class OptimizerSection(Section):
         default=None,
         ge=16,
         description="Padded tokens that are computed at once; gradients of a batch's parts add up "
-        "to its own. null: the whole batch, or as much of it as fits into memory.",
+        "to its own. null: the whole batch, or as much of it as fits into memory. A run that was "
+        "stopped goes on with another number, and with `activation_checkpointing`.",
     )
     activation_checkpointing: bool | None = Field(
         default=None,

@@ -21,6 +21,7 @@ from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection, TuneSection
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.models.memory import PeakMemory, free_bytes, release_unused, used_bytes
+from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
 
@@ -40,20 +41,6 @@ _LESS_MEMORY = (
 _FOUR_BITS = "set method: qlora, whose base takes 4 bits a weight (pip install bitsandbytes), "
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a batch is computed; changes results by rounding only.
-
-    Attributes:
-        micro_batch_tokens: Padded tokens at once; None: the whole batch, where one process computes
-            it.
-        activation_checkpointing: Whether layers are computed again for the gradient.
-    """
-
-    micro_batch_tokens: int | None = None
-    activation_checkpointing: bool = False
 
 
 # Computes losses and gradients of some examples in a phase (by its number) as a plan says.

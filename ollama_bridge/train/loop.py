@@ -3,9 +3,11 @@
 After ``kill -9`` the same call gives bitwise the weights of an unbroken run: the order of the
 data comes from (seed, phase, epoch), the state is saved whole and in one rename, and *when* it is
 saved changes nothing. What may differ between two runs (compute type, threads, how a batch is split
-to fit) is pinned by the caller (``models.precision``) or in the state. The weights of the last step
-are the result, for the rate has fallen to 0 by then; with ``early_stopping`` it is those of the
-best evaluation. Several processes (``train.ranks``) take every step together.
+to fit) is pinned by the caller (``models.precision``) or in the state, the last of them unless the
+settings of the resumed run say otherwise: who was out of memory goes on with smaller parts. The
+weights of the last step are the result, for the rate has fallen to 0 by then; with
+``early_stopping`` it is those of the best evaluation. Several processes (``train.ranks``) take
+every step together.
 """
 
 from __future__ import annotations
@@ -35,11 +37,12 @@ from ollama_bridge.models.gated_activations import lean_activations
 from ollama_bridge.models.memory import PeakMemory
 from ollama_bridge.models.precision import Precision, generators_of
 from ollama_bridge.reporting import Note, Reporter, StageStarted
-from ollama_bridge.train.fit import Forecast, Plan, SideWork, check_disk, forecast
+from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
 from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.on_policy import PREFIX
 from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
 from ollama_bridge.train.phase import Phase
+from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import ShardedWeights, Weights
 from ollama_bridge.train.state import (
@@ -180,7 +183,8 @@ def train(
             if saved is None and ranks.first:
                 check_disk(state_dir, needs.disk_bytes)
             position.plan, position.processes = asdict(needs.plan), ranks.size
-        plan = Plan(**position.plan)
+        plan = Plan(**position.plan).changed_by(settings)
+        position.plan = asdict(plan)
         meter = Meter(stage, sum(totals), reporter, memory)
         torch.manual_seed(settings.seed)
         for number, phase in enumerate(phases):

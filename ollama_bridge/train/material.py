@@ -27,11 +27,14 @@ from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.train.loop import TrainingResult
 from ollama_bridge.train.ranks import Ranks
 
-# When work is saved does not change what comes out of it.
-_NOT_IN_KEY = frozenset({"checkpoint_interval_s", "shard_layers"})
+# When work is saved does not change what comes out of it; how a batch is computed changes rounding
+# alone, and a run that was out of memory has to go on with less.
+_NOT_IN_KEY = frozenset(
+    {"checkpoint_interval_s", "shard_layers", "micro_batch_tokens", "activation_checkpointing"}
+)
 # Off unless a recipe sets them; left out of the key then, so that work done before they existed is
 # found again.
-_OFF_BY_DEFAULT = ("micro_batch_tokens", "activation_checkpointing", "early_stopping")
+_OFF_BY_DEFAULT = ("early_stopping",)
 # By stage, where they are not called alike: whose limits a note names.
 _SECTIONS = {"finetune": "teacher.tune", "control": "distill"}
 

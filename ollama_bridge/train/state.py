@@ -38,7 +38,7 @@ class Position:
         phase: Number of the current phase.
         step: Steps done in it.
         log: Records of the training log so far.
-        plan: How a batch is computed (:class:`ollama_bridge.train.fit.Plan` as a mapping): decided
+        plan: How a batch is computed (:class:`ollama_bridge.train.plan.Plan` as a mapping): decided
             once for a number of processes, for another split adds up in another order, in the last
             bits.
         processes: For how many it was decided.

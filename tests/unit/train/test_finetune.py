@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import DistillSection, LoraSection, TuneSection
-from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.errors import ConfigError, ModelError, TrainingError
 from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.precision import DTypeChoice
@@ -27,7 +27,7 @@ from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.reporting import Event, Progress, StageStarted
 from ollama_bridge.train import finetune as stage
 from ollama_bridge.train import loop, qlora
 from ollama_bridge.train.finetune import finetune
@@ -158,6 +158,27 @@ class KilledAt:
             raise KeyboardInterrupt
 
 
+@dataclass(frozen=True)
+class OutOfMemoryAt:
+    """Stands for a device that has no memory left at a step."""
+
+    step: int
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.step:
+            raise torch.OutOfMemoryError("no memory left")
+
+
+@dataclass
+class Listener:
+    """Keeps events."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
 @pytest.mark.usefixtures("no_reference_values")
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_resumes_to_the_bit(
@@ -193,6 +214,35 @@ def test_every_way_resumes_to_the_bit(
     else:
         assert changed == {name for name in before if "_proj" in name}
         assert runs[0].facts[MAX_DIFFERENCE] < 1e-3
+
+
+@pytest.mark.usefixtures("no_reference_values")
+def test_less_memory_is_tried_where_the_run_was(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said where memory is out costs no step that was taken."""
+    monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
+    settings = SETTINGS.model_copy(update={"checkpoint_interval_s": 1e-9})
+    full = OutOfMemoryAt(step=4)
+    with pytest.raises(TrainingError, match="out of memory") as raised:
+        finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned", reporter=full)
+    assert raised.value.hint is not None
+    changes = {"micro_batch_tokens": 150, "activation_checkpointing": True}
+    assert all(name in raised.value.hint for name in changes)
+    listener = Listener()
+    tuned = finetune(
+        base,
+        corpus,
+        settings.model_copy(update=changes),
+        system=SYSTEM,
+        out_dir=tmp_path / "tuned",
+        reporter=listener,
+    )
+    starts = [one.resumed_from for one in listener.events if isinstance(one, StageStarted)]
+    assert max(one or 0 for one in starts) == 3
+    assert json.loads((tuned.path / "training.json").read_text())["plan"] == changes
+    again = finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned")
+    assert again.digest == tuned.digest
 
 
 def test_settings_that_nobody_changed_are_the_work_that_they_were() -> None:

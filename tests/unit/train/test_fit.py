@@ -17,7 +17,8 @@ from ollama_bridge.config import OptimizerSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.train import fit
-from ollama_bridge.train.fit import Forecast, MicroStep, Plan, SideWork, check_disk, forecast
+from ollama_bridge.train.fit import Forecast, MicroStep, SideWork, check_disk, forecast
+from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
 
@@ -243,3 +244,23 @@ def test_disk_without_room_is_refused(tmp_path: Path) -> None:
     check_disk(tmp_path, 1000)
     with pytest.raises(DiskFullError):
         check_disk(tmp_path, 10**18)
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes", "expected"),
+    [
+        (Plan(), {}, Plan()),
+        (Plan(), {"micro_batch_tokens": 100}, Plan(100)),
+        (Plan(), {"micro_batch_tokens": 800}, Plan()),
+        (Plan(200), {"micro_batch_tokens": 100}, Plan(100)),
+        (Plan(100), {"micro_batch_tokens": 200}, Plan(100)),
+        (Plan(200), {"activation_checkpointing": True}, Plan(200, True)),
+        (Plan(200, True), {}, Plan(200, True)),
+        (Plan(200, True), {"activation_checkpointing": False}, Plan(200)),
+    ],
+)
+def test_a_plan_is_kept_unless_settings_say_less(
+    plan: Plan, changes: dict[str, int], expected: Plan
+) -> None:
+    """Parts never grow in the middle of a run, in which the larger ones may not have fit."""
+    assert plan.changed_by(OptimizerSection(batch_tokens=400, **changes)) == expected

@@ -23,10 +23,10 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Event, Note, Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
-from ollama_bridge.train.fit import Plan
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.on_policy import OnPolicy
+from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.rollouts import prompt_of, roll_out
 
