@@ -128,9 +128,9 @@ class _Run:
         done = 0
         tokens = torch.tensor(ids, device=self._precision.device)
         for batch, hidden, logits in self._logits(prompts):  # one position an example, in order
-            log_probs = self._log_probs(tokens, hidden, logits)
+            likeliest, log_probs = self._compared(tokens, hidden, logits)
             scores[list(batch.members)] = log_probs.cpu().numpy()
-            begins += sum(int(best) in ids for best in logits.argmax(dim=-1))
+            begins += sum(best in ids for best in likeliest.tolist())
             done += len(batch.members)
             self._reporter.emit(Progress(self._stage, done, len(prompts), "texts"))
         return scores, begins / len(prompts)
@@ -145,7 +145,8 @@ class _Run:
             for batch, hidden, logits in self._logits(variant):
                 found = batch.targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
                 tokens, places = found
-                log_probs = self._log_probs(tokens, hidden, logits).gather(1, places[:, None])[:, 0]
+                likeliest, log_probs = self._compared(tokens, hidden, logits)
+                log_probs = log_probs.gather(1, places[:, None])[:, 0]
                 sums = torch.zeros(len(batch.members), device=log_probs.device)
                 sums.index_add_(0, batch.owners, log_probs)
                 scores[list(batch.members), place] = sums.cpu().numpy()
@@ -153,18 +154,25 @@ class _Run:
                     # A position that predicts the first token has another owner before it.
                     first = torch.ones_like(batch.owners, dtype=torch.bool)
                     first[1:] = batch.owners[1:] != batch.owners[:-1]
-                    begins += sum(int(best) in first_ids for best in logits[first].argmax(dim=-1))
+                    begins += sum(best in first_ids for best in likeliest[first].tolist())
                 done += len(batch.members)
                 self._reporter.emit(Progress(self._stage, done, scores.size, "answers"))
         return scores, begins / len(variants[0])
 
-    def _log_probs(
+    def _compared(
         self, tokens: torch.Tensor, hidden: torch.Tensor, logits: torch.Tensor
-    ) -> torch.Tensor:
-        """(positions, k) of some tokens: they are compared, so they are not rounded as the rest."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest token of every position, and log-probabilities (positions, k) of some.
+
+        What is compared must not be rounded as the rest, nor what makes up the sum that it is a
+        share of: that of a label's second token differs from label to label. Overwrites ``logits``.
+        """
         with self._precision.autocast():
+            ids, largest = self._head.largest(hidden, logits)
             own = self._head.logits_of(tokens, hidden)
-        return own - logits.logsumexp(dim=-1, keepdim=True)
+        likeliest = ids.gather(1, largest.argmax(dim=1, keepdim=True))[:, 0]
+        logits.scatter_(1, ids, largest).scatter_(1, tokens.expand(len(logits), -1), own)
+        return likeliest, own - logits.logsumexp(dim=-1, keepdim=True)
 
     def _logits(
         self, examples: Sequence[EncodedExample]

@@ -14,6 +14,7 @@ from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
 from ollama_bridge.models.end_tokens import end_ids
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Progress, Reporter
 
@@ -136,7 +137,7 @@ def _continue(
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     written: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
-    cache = None
+    cache, head = None, VocabularyHead(model)
     for _ in range(max_tokens):
         with precision.autocast():
             output = model.base_model(
@@ -146,7 +147,8 @@ def _continue(
                 past_key_values=cache,
                 use_cache=True,
             )
-            best = vocabulary_logits(model, output.last_hidden_state[:, -1]).argmax(dim=-1)
+            last = output.last_hidden_state[:, -1]
+            best = head.likeliest(last, vocabulary_logits(model, last))
         cache = output.past_key_values
         for place, token in enumerate(best.tolist()):
             if running[place]:

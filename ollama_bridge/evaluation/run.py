@@ -245,7 +245,8 @@ def _settings_key(
         "task": task.kind,
         "labels": list(task.labels),
         "max_examples": settings.max_examples,
-        **({"reply_tokens": settings.reply_tokens} if writes else {"label_logits": "float32"}),
+        "likeliest": "of float32 logits",  # before: of rounded ones, but for labels of one token
+        **({"reply_tokens": settings.reply_tokens} if writes else {}),
         **({"chosen": "by label"} if settings.max_examples and task.kind == "classify" else {}),
     }
 

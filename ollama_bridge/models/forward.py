@@ -122,9 +122,11 @@ def _run_packed(decoder: Any, batch: Batch, *, all_layers: bool) -> States:
 
 
 def vocabulary_logits(model: CausalModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (S, V) in float32 of hidden states (S, D).
+    """Logits (S, V), as float32, of hidden states (S, D).
 
-    The caller chooses the positions, and does many of them in chunks.
+    They have the digits of the type of the product: who compares them asks
+    :meth:`~ollama_bridge.models.head.VocabularyHead.likeliest`. The caller chooses the
+    positions, and does many of them in chunks.
     """
     logits: torch.Tensor = VocabularyHead(model)(hidden)
     return logits.float()

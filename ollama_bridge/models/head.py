@@ -9,6 +9,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.weak import WeakTensorKeyDictionary
 
+# Of the logits of a position so many are computed again where they were rounded: more than are
+# rounded to one number at the top.
+_LARGEST = 8
+
 # Of parameters that are not trained: (address, version, type), and the cast. A student's matrix may
 # also be its teacher's.
 _CASTS = WeakTensorKeyDictionary()
@@ -78,6 +82,39 @@ class VocabularyHead(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             logits = nn.functional.linear(*(part.to(dtype).float() for part in parts))
             return self._bent(logits)
+
+    def largest(
+        self, hidden: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest tokens (N, k) by their ids, which rise, and their logits in float32.
+
+        Args:
+            hidden: (N, D) hidden states.
+            logits: (N, V) of these, rounded to the type of the product.
+        """
+        ids = logits.topk(min(_LARGEST, logits.shape[-1])).indices.sort(-1).values
+        dtype = product_dtype(hidden)
+        # A projection with an adapter has no row of its own for a token.
+        if dtype == torch.float32 or not isinstance(self.projection, nn.Linear):
+            return ids, logits.gather(-1, ids).float()
+        rows, states = self.projection.weight[ids], hidden[:, :, None]
+        with torch.autocast(hidden.device.type, enabled=False):
+            found = (rows.to(dtype).float() @ states.to(dtype).float())[:, :, 0]
+            if self.projection.bias is not None:
+                found = found + self.projection.bias[ids].to(dtype).float()
+            return ids, self._bent(found)
+
+    def likeliest(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Ids (N,) of the likeliest tokens: of equal rounded logits the lower id would always win.
+
+        Args:
+            hidden: (N, D) hidden states.
+            logits: (N, V) of these, rounded to the type of the product.
+        """
+        if product_dtype(hidden) == torch.float32:
+            return logits.argmax(-1)
+        ids, found = self.largest(hidden, logits)
+        return ids.gather(-1, found.argmax(-1, keepdim=True))[:, 0]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (N, V) of hidden states (N, D), in the type of the product."""

@@ -6,6 +6,7 @@ import torch
 
 from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.train.chunked import chunks
 from ollama_bridge.train.live_teacher import LiveTeacher
@@ -37,6 +38,7 @@ class Validator:
         on_policy: OnPolicy | None = None,
     ) -> None:
         self._model = model
+        self._head = VocabularyHead(model)
         self._batches = batches
         self._precision = precision
         self._store = store
@@ -62,7 +64,7 @@ class Validator:
                 hidden = run_decoder(self._model, batch).supervised
                 for part in chunks(hidden.shape[0], self._model.config.vocab_size):
                     logits = vocabulary_logits(self._model, hidden[part])
-                    missed = logits.argmax(-1) != batch.targets[part]
+                    missed = self._head.likeliest(hidden[part], logits) != batch.targets[part]
                     wrong[batch.owners[part][missed].cpu()] = True
                     found = signal.beside(logits, part)
                     sums["ce"] += float(found.cross_entropy().sum())

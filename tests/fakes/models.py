@@ -125,6 +125,20 @@ def build_tiny_model(
     return model.eval()
 
 
+def build_tiny_model_of_twins() -> LlamaForCausalLM:
+    """One whose every other token is nearly as likely as the one before it.
+
+    Between them one number of the hidden state decides. In bfloat16 their logits are one number
+    as a rule, of which the first one counts as the largest; the factors are the same in both types.
+    """
+    model = build_tiny_model(tied=False).requires_grad_(False)
+    rows = model.lm_head.weight
+    rows *= 8.0
+    rows[1::2] = rows[::2]
+    rows[1::2, 7] += 0.03125
+    return model.bfloat16().float()
+
+
 def build_tiny_checkpoint(
     folder: Path,
     *,

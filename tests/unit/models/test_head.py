@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.architectures import CASES, build_checkpoint
-from fakes.models import build_tiny_model
+from fakes.models import build_tiny_model, build_tiny_model_of_twins
 
+from ollama_bridge.config import LoraSection
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.load import load_model
+from ollama_bridge.train.lora import add_lora
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
@@ -41,6 +43,33 @@ def test_logits_of_some_tokens_are_not_rounded(case: str, tmp_path: Path) -> Non
     model.get_output_embeddings().to(torch.bfloat16)
     expected = VocabularyHead(model.float())(hidden.bfloat16().float())[:, tokens]
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_likeliest_token_is_not_the_first_of_equals() -> None:
+    """Where the product is rounded, the largest logits are compared in float32."""
+    head = VocabularyHead(build_tiny_model_of_twins())
+    hidden = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = head(hidden.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = head(hidden)
+        found = head.likeliest(hidden, rounded)
+        ids, largest = head.largest(hidden, rounded.float())
+    assert (rounded.argmax(-1) != exact.argmax(-1)).sum() > 10
+    assert torch.equal(found, exact.argmax(-1))
+    assert torch.allclose(largest, exact.gather(-1, ids), atol=1e-4)
+    assert torch.equal(head.likeliest(hidden.float(), exact), exact.argmax(-1))
+
+
+def test_logits_behind_an_adapter_are_taken_as_they_are() -> None:
+    """No row of the matrix says what an adapter adds to it."""
+    model = build_tiny_model_of_twins()
+    add_lora(model, LoraSection(r=2, targets=("lm_head",)), seed=0)
+    head = VocabularyHead(model)
+    hidden = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(hidden)
+        ids, largest = head.largest(hidden, logits)
+    assert torch.equal(largest, logits.gather(-1, ids).float())
 
 
 def test_the_cast_of_what_is_frozen_is_kept() -> None:
