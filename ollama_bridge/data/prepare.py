@@ -30,8 +30,9 @@ from ollama_bridge.examples import write_examples
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _STAGE = "prepare"
-# By source: raised where what it gives changes, so that what was built of the others stays.
-_VERSIONS = {"vader": 1, "reviews": 1, "table": 3, "messages": 2}
+# By source and format: raised where what it gives changes, so that what was built of the others
+# stays.
+_VERSIONS = {"vader": 1, "reviews": 1, "table csv": 3, "table jsonl": 4, "messages jsonl": 3}
 _DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
 
@@ -62,7 +63,7 @@ def prepare(
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,
-            version=_VERSIONS[data.source],
+            version=_VERSIONS[f"{data.source} {inputs.format}".strip()],
             inputs={name: digest_file(path) for name, path in inputs.files.items()},
             settings={
                 "data": data.model_dump(mode="json", exclude={"path"}),

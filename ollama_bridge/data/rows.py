@@ -70,6 +70,8 @@ def is_json_lines(path: Path) -> bool:
 def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
     """Number and object of every line that is not blank.
 
+    ``NaN`` and ``Infinity``, which are no JSON, are None: dataframes write what is missing so.
+
     Raises:
         DataError: the text is one JSON array; or, after the last good line, with every line that
             is no JSON object.
@@ -81,7 +83,7 @@ def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, obje
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=lambda _: None)
         except (json.JSONDecodeError, RecursionError) as exc:
             reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "nested too deeply"
             problems.add(number, f"not JSON ({reason})")

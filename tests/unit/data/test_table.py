@@ -87,6 +87,19 @@ def test_few_missing_cells_are_left_out_and_said(tmp_path: Path) -> None:
     assert "row 40, 41" in collected.notes[0]
 
 
+@pytest.mark.parametrize("missing", [float("nan"), float("inf"), None])
+def test_missing_cells_of_a_dataframe_are_no_texts(tmp_path: Path, missing: object) -> None:
+    """It writes NaN for them, which was learnt as the answer `nan`."""
+    rows: list[dict[str, object]] = [
+        {"text": f"text {number}", "label": "Yes."} for number in range(38)
+    ]
+    rows += [{"text": missing, "label": "Call us."}, {"text": "When?", "label": missing}]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="mine.jsonl")
+    collected = collect(path, REPLY, label_col="label")
+    assert len(collected.candidates) == 38
+    assert "line 39, 40" in collected.notes[0]
+
+
 def test_many_missing_cells_are_refused(tmp_path: Path) -> None:
     """Beyond 5 % the file is refused, with the row numbers."""
     path = write(tmp_path, "text,label\na,positive\n,negative\nb,negative\nc,\n")
