@@ -73,7 +73,12 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
             turns.insert(0, Message("system", task.system))
         prompt, whole = _texts(turns)
         own = record.get("group")
-        document = f"group-{own}" if isinstance(own, str | int) else f"line-{number}"
+        if isinstance(own, float) and own.is_integer():
+            own = int(own)  # dataframes write a column of numbers so where one is missing
+        if not isinstance(own, str | int | None):
+            problems.add(number, "group is neither a text nor a whole number")
+            continue
+        document = f"line-{number}" if own in (None, "") else f"group-{own}"
         documents.join(
             document, *(f"question-{text_key(one)}" for one in _questions(turns, matcher))
         )

@@ -91,6 +91,14 @@ def test_same_prompt_same_document(tmp_path: Path) -> None:
     assert groups == ["line-1", "line-1", "group-x"]
 
 
+def test_a_group_is_what_a_dataframe_makes_of_it(tmp_path: Path) -> None:
+    """A column of numbers with a gap is written as floats, and the gap as NaN."""
+    groups = [12.0, 12, float("nan"), None, ""]
+    records = [turns(f"q{place}", "a") | {"group": own} for place, own in enumerate(groups)]
+    found = [one.example.group for one in collect(tmp_path, records).candidates]
+    assert found == ["group-12", "group-12", "line-3", "line-4", "line-5"]
+
+
 def test_a_log_exported_turn_by_turn_stays_in_one_split(tmp_path: Path) -> None:
     """Every answer is learnt, so a scored one must not be an early turn of a training text."""
     records = []
@@ -196,6 +204,8 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         ({"messages": [{"role": "tool", "content": "a"}]}, "role 'tool'"),
         ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),
         (turns("a", "b") | {"label": ["b"]}, "label is neither a text nor a number"),
+        (turns("a", "b") | {"group": 1.5}, "group is neither a text nor a whole number"),
+        (turns("a", "b") | {"group": ["x"]}, "group is neither a text nor a whole number"),
         (
             {"messages": [{"role": "user", "content": "a", "thinking": "hm"}]},
             "thinking is a text of an assistant message",
