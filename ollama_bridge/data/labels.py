@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,9 +34,17 @@ class LabelMatcher:
                     f"(labels: {', '.join(self._labels)})",
                     hint=f"--set data.label_map.{written}={near or self._labels[0]}",
                 )
-        self._exact = {_composed(written): label for written, label in label_map.items()}
-        self._folded = {_composed(label).casefold(): label for label in self._labels}
-        self._folded |= {written.casefold(): label for written, label in self._exact.items()}
+        own = {_composed(label): label for label in self._labels}
+        mapped = {_composed(written): label for written, label in label_map.items()}
+        self._exact = own | mapped
+        often = Counter(written.casefold() for written in own)
+        # Of labels that differ in case alone, another case means neither.
+        self._folded = {
+            written.casefold(): label
+            for written, label in own.items()
+            if often[written.casefold()] == 1
+        }
+        self._folded |= {written.casefold(): label for written, label in mapped.items()}
         self._unknown: dict[str, list[int]] = defaultdict(list)
         self._seen: dict[str, int] = defaultdict(int)
 

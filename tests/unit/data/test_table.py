@@ -160,6 +160,19 @@ def test_accents_have_two_spellings(tmp_path: Path) -> None:
     assert first.example.label == second.example.label == "n\u00e9gatif"
 
 
+def test_labels_may_differ_in_case_alone(tmp_path: Path) -> None:
+    """Each is itself, and what has neither's case is asked for."""
+    task = TaskSection(kind="classify", system="Which?", labels=("Pole", "pole", "tree"))
+    path = write(tmp_path, "text,label\na,Pole\nb,pole\nc,TREE\n")
+    found = collect(path, task).candidates
+    assert [one.example.label for one in found] == ["Pole", "pole", "tree"]
+    path = write(tmp_path, "text,label\na,POLE\n")
+    with pytest.raises(DataError, match="'POLE' in 1 row"):
+        collect(path, task)
+    (mapped,) = collect(path, task, label_map={"POLE": "pole"}).candidates
+    assert mapped.example.label == "pole"
+
+
 def test_a_map_to_nowhere_is_refused(tmp_path: Path) -> None:
     """A label map must lead to labels of the task."""
     path = write(tmp_path, "text,label\na,1\n")
