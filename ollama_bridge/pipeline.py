@@ -165,9 +165,11 @@ class _Build:
         return self.resolve(self.recipe.teacher.model)
 
     def check_answers(self, found: Checkpoint | None, corpus: Corpus) -> None:
-        """That the tags can be made and will not cut answers, while nothing is written yet."""
+        """That all can be trained, and the tags will not cut answers, while nothing is written."""
         from ollama_bridge.export import check_start
+        from ollama_bridge.train.finetune import check_tuning
 
+        check_tuning(self.recipe.teacher.tune, self.run_dir / "teacher")
         start = self.find_start(None if found is None else _Teacher(found, found))
         check_start(self.recipe, start, corpus, self.reporter, teacher=found)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, Work
+from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, Corpus, Work
 from ollama_bridge.config import TuneSection
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model
@@ -28,7 +28,7 @@ from ollama_bridge.train.material import (
 )
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
-from ollama_bridge.train.qlora import load_quantized
+from ollama_bridge.train.qlora import check_backend, load_quantized
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.stopping import score_of_task
 from ollama_bridge.train.validation import Validator, probe_logits
@@ -94,6 +94,8 @@ def finetune(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
+        if settings.method == "qlora":
+            check_backend()
         precision = ranks.pinned_precision(draft.path / "resume-precision.json", settings.dtype)
         material = load_material(
             base.path,
@@ -127,6 +129,22 @@ def finetune(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def check_tuning(settings: TuneSection | None, out_dir: Path) -> None:
+    """Make sure that a model can be tuned so, unless it is already: elsewhere, perhaps.
+
+    Args:
+        settings: What is trained; None: nothing is.
+        out_dir: Folder of the tuned checkpoint.
+
+    Raises:
+        ConfigError: ``qlora`` cannot be done here.
+    """
+    if settings is None or settings.method != "qlora":
+        return
+    if not (out_dir / MANIFEST_NAME).exists():
+        check_backend()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,48 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 
+_OTHERWISE = "--set teacher.tune.method=lora trains beside float32 weights"
+
+
+def check_backend() -> None:
+    """Make sure that weights can be quantized here.
+
+    Raises:
+        ConfigError: bitsandbytes is missing, too old, or has nothing for the devices of this
+            machine.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "method qlora needs bitsandbytes, which is not installed",
+            hint=f"pip install bitsandbytes (for CUDA; where it has no kernels, {_OTHERWISE})",
+        )
+    from transformers.quantizers import quantizer_bnb_4bit
+
+    quantizer_class: Any = quantizer_bnb_4bit.Bnb4BitHfQuantizer
+    try:
+        quantizer_class(_quantization(torch.bfloat16)).validate_environment()
+    except (ImportError, RuntimeError) as exc:
+        raise _unusable(exc) from exc
+
+
+def _unusable(exc: Exception) -> ConfigError:
+    return ConfigError(
+        f"method qlora cannot be used here: {exc}",
+        hint=f"pip install --upgrade bitsandbytes; where it has no kernels, {_OTHERWISE}",
+    )
+
+
+def _quantization(dtype: torch.dtype) -> Any:
+    import transformers
+
+    settings_class: Any = transformers.BitsAndBytesConfig
+    return settings_class(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
 
 def load_quantized(folder: Path, precision: Precision) -> CausalModel:
     """Load a model with its linear layers in NF4, frozen.
@@ -31,37 +73,30 @@ def load_quantized(folder: Path, precision: Precision) -> CausalModel:
         precision: Device, and type of the products.
 
     Raises:
-        ConfigError: bitsandbytes is missing.
+        ConfigError: bitsandbytes is missing, or cannot be used here.
         ModelError: the checkpoint is unsafe, unsupported or damaged.
     """
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "method qlora needs bitsandbytes, which is not installed",
-            hint="pip install bitsandbytes (for CUDA; where it has no kernels, --set "
-            "teacher.tune.method=lora trains beside float32 weights)",
-        )
+    check_backend()
     import transformers
 
     config = check_folder(folder)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     weights = open_weights(folder, config)
     model_class: Any = getattr(transformers, architecture.hf_class)
-    settings_class: Any = transformers.BitsAndBytesConfig
-    quantization = settings_class(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.dtype,
-    )
-    with quiet_transformers():
-        model = model_class.from_pretrained(
-            None,
-            config=model_class.config_class.from_pretrained(folder, local_files_only=True),
-            # In bfloat16 on the way: half the memory, and far finer than what becomes of it.
-            state_dict={name: weights.tensor(name).to(torch.bfloat16) for name in weights.infos},
-            quantization_config=quantization,
-            dtype=torch.float32,
-            device_map={"": precision.device},
-            attn_implementation=architecture.attention,
-        )
+    try:
+        with quiet_transformers():
+            model = model_class.from_pretrained(
+                None,
+                config=model_class.config_class.from_pretrained(folder, local_files_only=True),
+                # In bfloat16 on the way: half the memory, and far finer than what becomes of it.
+                state_dict={
+                    name: weights.tensor(name).to(torch.bfloat16) for name in weights.infos
+                },
+                quantization_config=_quantization(precision.dtype),
+                dtype=torch.float32,
+                device_map={"": precision.device},
+                attn_implementation=architecture.attention,
+            )
+    except (ImportError, NotImplementedError) as exc:  # an operation without a kernel here
+        raise _unusable(exc) from exc
     return model.eval().requires_grad_(False)

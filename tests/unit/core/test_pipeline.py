@@ -14,10 +14,11 @@ from ollama_bridge import pipeline
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client
 from ollama_bridge.config import Recipe, parse_recipe
-from ollama_bridge.errors import ModelReferenceError
+from ollama_bridge.errors import ConfigError, ModelReferenceError
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.pipeline import _Build, _Teacher
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.train import qlora
 
 STORED, LIVE = {"kd_weight": 0.5}, {"teacher": "live"}
 
@@ -74,6 +75,18 @@ def test_what_cannot_be_made_is_told_before_the_teacher_is_asked(
             _Build(built, tmp_path / "run", client, NullReporter()).run()
         assert not daemon.questions
     assert provided == ["ollama:m", "./nowhere"]
+
+
+def test_what_cannot_be_tuned_is_told_before_the_teacher_is_asked(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that is missing, while no answer was written."""
+    monkeypatch.setattr(qlora, "find_spec", lambda _: None)
+    found = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    corpus: Any = None  # is not read before
+    built = recipe(teacher={"model": str(tiny_checkpoint), "tune": {"method": "qlora"}})
+    with Client() as client, pytest.raises(ConfigError, match="needs bitsandbytes"):
+        _Build(built, tmp_path, client, NullReporter()).check_answers(found, corpus)
 
 
 def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(

@@ -15,7 +15,8 @@ import torch
 from fakes.trainable import LABELS, SYSTEM
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import DistillSection, LoraSection, TuneSection
@@ -30,7 +31,7 @@ from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Event, Progress, StageStarted
 from ollama_bridge.train import finetune as stage
 from ollama_bridge.train import loop, qlora
-from ollama_bridge.train.finetune import finetune
+from ollama_bridge.train.finetune import check_tuning, finetune
 from ollama_bridge.train.fit import less_memory
 
 MAX_DIFFERENCE = "merge_max_logit_difference"
@@ -105,6 +106,7 @@ def test_what_does_not_fit_is_told_before_it_is_trained(
     """Of 4 bits, too: what is merged in the end is whole."""
     numbers = count_parameters(base.path, read_config(base.path))
     monkeypatch.setattr(memory, "free_bytes", lambda _: 4 * numbers)
+    monkeypatch.setattr(stage, "check_backend", lambda: None)
     settings = SETTINGS.model_copy(update={"method": method})
     with pytest.raises(ModelError, match=r"in float32: .* GB of memory, .* GB are free") as caught:
         finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned")
@@ -284,6 +286,37 @@ def test_qlora_without_its_backend_says_what_to_do(
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [ImportError("requires bitsandbytes>=9"), RuntimeError("None of the devices are supported")],
+)
+def test_a_backend_that_cannot_be_used_is_told_before_anything_is_read(
+    base: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception,
+) -> None:
+    """What transformers would say behind encoding is no traceback; a tuned model needs none."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(qlora, "find_spec", lambda _: True)
+    monkeypatch.setattr(BitsAndBytesConfig, "post_init", lambda _: None)
+    monkeypatch.setattr(Bnb4BitHfQuantizer, "validate_environment", refuse)
+    monkeypatch.setattr(stage, "load_material", lambda *_, **__: pytest.fail("too late"))
+    settings = SETTINGS.model_copy(update={"method": "qlora"})
+    with pytest.raises(ConfigError, match=str(problem)) as caught:
+        finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned")
+    assert "method=lora" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match=str(problem)):
+        check_tuning(settings, tmp_path / "tuned")
+    check_tuning(settings, base.path)
+    for nothing_quantized in (SETTINGS, None):
+        check_tuning(nothing_quantized, tmp_path / "tuned")
+
+
 @pytest.mark.usefixtures("no_reference_values")
 def test_the_quantized_base_is_gone_when_the_whole_one_comes(
     base: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -301,6 +334,7 @@ def test_the_quantized_base_is_gone_when_the_whole_one_comes(
         assert [model() for model in quantized] == [None]
         return load_model(folder)
 
+    monkeypatch.setattr(stage, "check_backend", lambda: None)
     monkeypatch.setattr(stage, "load_quantized", load_quantized)
     ways = {}
     for method in ("lora", "qlora"):
