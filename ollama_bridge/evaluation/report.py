@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ollama_bridge.evaluation.metrics import (
 from ollama_bridge.examples import Example
 
 REPORT_VERSION = 1
+_TRAINING_LOG = "training.json"  # of a checkpoint that was trained here
 # What models are called in a report. A teacher that was tuned is two of them.
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
 ZERO_SHOT, TUNED = "teacher zero-shot", "teacher tuned"
@@ -32,6 +34,28 @@ _RATIOS = ("macro_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_p
 def main_teacher(names: Sequence[str]) -> str | None:
     """What students are held against: the last model whose name begins with ``teacher``."""
     return next((name for name in reversed(names) if name.startswith(TEACHER)), None)
+
+
+def add_training(report: Report, folders: Mapping[str, Path]) -> None:
+    """Add how student and control were trained, which are held against each other.
+
+    Args:
+        report: With the ``models``; is changed.
+        folders: Of their checkpoints. What is no work of ours has no log.
+    """
+    report["training"] = {
+        name: _training(json.loads((folders[name] / _TRAINING_LOG).read_text(encoding="utf-8")))
+        for name in (STUDENT, CONTROL)
+        if name in folders and (folders[name] / _TRAINING_LOG).exists()
+    }
+
+
+def _training(log: Mapping[str, Any]) -> dict[str, object]:
+    """Steps that the weights have, of those of an early stop up to the best ones, and the rate."""
+    steps = {entry["phase"]: entry["step"] for entry in log["log"]}
+    if "best" in log:
+        steps[log["log"][-1]["phase"]] = log["best"]["step"]
+    return {"steps": sum(steps.values()), "lr": log["settings"]["lr"]}
 
 
 def add_scores(
@@ -206,8 +230,22 @@ def _subtitle(report: Mapping[str, Any]) -> str:
     if report["task"] == "classify":
         text += "; scores with 95 % bootstrap intervals"
     if CONTROL in report["models"]:
-        text += f"; {CONTROL}: same start and steps, hard labels only"
+        text += f"; {CONTROL}: {_control(report.get('training', {}))}"
     return f"{text}."
+
+
+def _control(training: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the control has in common with the student, by the logs of both."""
+    if not {STUDENT, CONTROL} <= set(training):
+        return "hard labels only"
+    student, control = training[STUDENT], training[CONTROL]
+    differences = [
+        f"{control[name]:g} {title} (student: {student[name]:g})"
+        for name, title in (("steps", "steps"), ("lr", "learning rate"))
+        if control[name] != student[name]
+    ]
+    same = "same start" if student["steps"] != control["steps"] else "same start and steps"
+    return ", ".join([same, "hard labels only", *differences])
 
 
 def _rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -28,7 +28,7 @@ from ollama_bridge.evaluation.held_out import (
 )
 from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
 from ollama_bridge.evaluation.reply import Answer, measure_perplexity, write_greedily
-from ollama_bridge.evaluation.report import add_scores, main_teacher, write_report
+from ollama_bridge.evaluation.report import add_scores, add_training, main_teacher, write_report
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -132,6 +132,7 @@ def evaluate(
             name: [record["prediction"] for record in scores.predictions()]
             for name, scores in scored.items()
         }
+        add_training(report, {name: one.path for name, one in models.items()})
         add_scores(report, examples, said, task, bootstrap_samples=settings.bootstrap_samples)
         if task.kind == "classify":
             write_predictions(draft.path / "predictions.jsonl", examples, said)
