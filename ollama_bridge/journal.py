@@ -95,7 +95,7 @@ class SyncedLines:
                 if torn_line:
                     raise ArtifactError(
                         f"{self._path}, line {torn_line} is damaged",
-                        hint=f"start this stage afresh: rm -r {self._path.parent}",
+                        hint=f"start this stage afresh: rm {self._path}",
                     )
                 record = _parse(line)
                 if record is None and number == 1 and not self._may_be_ours(line):

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
-from ollama_bridge.artifacts import Corpus, EvalReport, Work
+from ollama_bridge.artifacts import Corpus, EvalReport, Work, canonical_json, digest_text
 from ollama_bridge.client.values import find_model, name_key
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
@@ -57,7 +57,8 @@ def evaluate_served(
     A classification counts what is answered word for word, at temperature 0, behind a thought where
     the tag thinks or the corpus teaches to; a reply is sampled as the tag's own Modelfile says. No
     tag may say more than its own ``num_predict`` lets it. Every answer is synced to disk as it
-    comes, and never asked for twice.
+    comes, beside the report, and never asked for twice of the same tags: where more texts are
+    asked, or other bootstrap samples wanted, it is found again.
 
     Args:
         tags: By the name that the report gives them, such as ``teacher`` and ``student``.
@@ -103,9 +104,11 @@ def evaluate_served(
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
-        with Journal(draft.path / "resume.jsonl") as journal:
-            _Interview(client, tags, task, options, journal, reporter).run(examples)
-            answered = _read_journal(journal, tags, examples, thinking)
+        asked = canonical_json([[name, served[name].digest, options[name]] for name in tags])
+        models = {name: _Model(tags[name], options[name], f"{name} of {asked}") for name in tags}
+        with Journal(out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")) as journal:
+            _Interview(client, models, task, journal, reporter).run(examples)
+            answered = _read_journal(journal, models, examples, task, thinking)
         for name in thinking:
             _tell_of_cuts(name, answered[name], options[name]["num_predict"], reporter)
         said = {name: one.answers for name, one in answered.items()}
@@ -152,66 +155,85 @@ class _Answered:
         return [record["done_reason"] == "stop" for record in self.records]
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A tag that is asked.
+
+    Attributes:
+        tag: Its name.
+        options: Of every request.
+        identity: What it is, and beside which others it is asked: times of another occasion are
+            not compared with theirs.
+    """
+
+    tag: str
+    options: _Options
+    identity: str
+
+    def key(self, example: Example | None, task: TaskSection) -> str:
+        """Of the record of an answer; without an example of what the loaded model takes."""
+        asked = None if example is None else [example.id, _turns(example, task)]
+        return digest_text(canonical_json([self.identity, asked]))
+
+
 class _Interview:
     """Asks what the journal does not have yet, the models taking turns."""
 
     def __init__(
         self,
         client: Client,
-        tags: Mapping[str, str],
+        models: Mapping[str, _Model],
         task: TaskSection,
-        options: Mapping[str, _Options],
         journal: Journal,
         reporter: Reporter,
     ) -> None:
         self._client = client
-        self._tags = tags
+        self._models = models
         self._task = task
-        self._options = options
         self._journal = journal
         self._reporter = reporter
-        self._known = {(record.get("model"), record.get("id")) for record in journal.records}
+        self._known = {record["key"] for record in journal.records}
 
     def run(self, examples: Sequence[Example]) -> None:
-        total = len(examples) * len(self._tags)
-        done = sum((name, one.id) in self._known for one in examples for name in self._tags)
+        total = len(examples) * len(self._models)
+        done = sum(
+            model.key(one, self._task) in self._known
+            for one in examples
+            for model in self._models.values()
+        )
         if done:
             self._reporter.emit(StageStarted(STAGE, resumed_from=done))
         for number, start in enumerate(range(0, len(examples), _BLOCK_TEXTS)):
             block = examples[start : start + _BLOCK_TEXTS]
-            names = list(self._tags)
+            models = list(self._models.values())
             if number % 2:
-                names.reverse()  # nobody always goes first
-            for name in names:
-                todo = [one for one in block if (name, one.id) not in self._known]
+                models.reverse()  # nobody always goes first
+            for model in models:
+                todo = [one for one in block if model.key(one, self._task) not in self._known]
                 if todo:
-                    self._warm_up(name)
+                    self._warm_up(model)
                 for example in todo:
-                    self._ask(name, example)
+                    self._ask(model, example)
                     done += 1
                     self._reporter.emit(Progress(STAGE, done, total, "answers"))
 
-    def _warm_up(self, name: str) -> None:
+    def _warm_up(self, model: _Model) -> None:
         """Load the model outside of the measured time, and note once what it takes."""
-        tag = self._tags[name]
-        self._client.chat(tag, _WARM_UP, options={**self._options[name], "num_predict": 1})
-        if (name, None) in self._known:
+        self._client.chat(model.tag, _WARM_UP, options={**model.options, "num_predict": 1})
+        key = model.key(None, self._task)
+        if key in self._known:
             return
-        running = {name_key(model.name): model.size_bytes for model in self._client.ps()}
-        if name_key(tag) in running:
-            self._journal.append({"model": name, "memory_bytes": running[name_key(tag)]})
-            self._known.add((name, None))
+        running = {name_key(one.name): one.size_bytes for one in self._client.ps()}
+        if name_key(model.tag) in running:
+            self._journal.append({"key": key, "memory_bytes": running[name_key(model.tag)]})
+            self._known.add(key)
 
-    def _ask(self, name: str, example: Example) -> None:
-        turns = list(example.prompt)
-        if turns[0].role == "system" and turns[0].content == self._task.system:
-            turns = turns[1:]  # the tag has it, and has to say it itself
-        record: JSONRecord = {"model": name, "id": example.id}
+    def _ask(self, model: _Model, example: Example) -> None:
+        record: JSONRecord = {"key": model.key(example, self._task)}
         start_s = time.perf_counter()
         try:
-            reply = self._client.chat(
-                self._tags[name], [turn.to_dict() for turn in turns], options=self._options[name]
-            )
+            turns = _turns(example, self._task)
+            reply = self._client.chat(model.tag, turns, options=model.options)
         except ContextOverflowError:
             record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
         else:
@@ -225,6 +247,14 @@ class _Interview:
                 "generate_s": reply.timings.generate_s,
             }
         self._journal.append(record)
+
+
+def _turns(example: Example, task: TaskSection) -> list[dict[str, str]]:
+    """What is sent: not the task's system turn, which the tag has and has to say itself."""
+    turns = list(example.prompt)
+    if turns[0].role == "system" and turns[0].content == task.system:
+        turns = turns[1:]
+    return [turn.to_dict() for turn in turns]
 
 
 def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, ModelSummary]:
@@ -284,20 +314,20 @@ def _tell_of_cuts(name: str, answered: _Answered, limit: float, reporter: Report
 
 def _read_journal(
     journal: Journal,
-    names: Iterable[str],
+    models: Mapping[str, _Model],
     examples: Sequence[Example],
+    task: TaskSection,
     thinking: Sequence[str],
 ) -> dict[str, _Answered]:
     """What every model answered, by its name."""
-    records = {(one["model"], one["id"]): one for one in journal.records if "id" in one}
-    memory = {one["model"]: one["memory_bytes"] for one in journal.records if "id" not in one}
+    records = {record["key"]: record for record in journal.records}
     return {
         name: _Answered(
-            [records[name, example.id] for example in examples],
-            memory.get(name),
+            [records[model.key(example, task)] for example in examples],
+            records.get(model.key(None, task), {}).get("memory_bytes"),
             thinks=name in thinking,
         )
-        for name in names
+        for name, model in models.items()
     }
 
 

@@ -35,8 +35,9 @@ def test_damage_in_the_middle_is_an_error(tmp_path: Path) -> None:
     """A damaged line that more lines follow is no torn end."""
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"id": 1}\n{"id"\n{"id": 3}\n')
-    with pytest.raises(ArtifactError, match="line 2"):
+    with pytest.raises(ArtifactError, match="line 2") as caught:
         Journal(path)
+    assert str(caught.value.hint).endswith(f"rm {path}")  # what lies beside it is not its own
 
 
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,35 @@ def test_nothing_is_asked_twice(corpus: Corpus, tmp_path: Path, breaks_after: in
     third.digest = "another model under the same tag"
     evaluate_served(TAGS, corpus, SETTINGS, TASK, client=third, out_dir=out_dir)
     assert len(third.asked) == 140
+
+
+def test_another_number_asks_for_no_answer_again(corpus: Corpus, tmp_path: Path) -> None:
+    """Of texts, or of bootstrap samples: behind a run that broke, and behind one that did not."""
+    first, out_dir = FakeClient(breaks_after=50), tmp_path / "served"
+    few = SETTINGS.model_copy(update={"served_examples": 40})
+    with pytest.raises(DaemonUnreachableError):
+        evaluate_served(TAGS, corpus, few, TASK, client=first, out_dir=out_dir)
+    second = FakeClient()
+    report = evaluate_served(TAGS, corpus, SETTINGS, TASK, client=second, out_dir=out_dir)
+    asked = Counter(first.asked + second.asked)
+    alone = FakeClient()
+    expected = evaluate_served(
+        TAGS, corpus, SETTINGS, TASK, client=alone, out_dir=tmp_path / "alone"
+    )
+    assert asked == Counter(alone.asked)
+    assert (report.path / "predictions.jsonl").read_text() == (
+        expected.path / "predictions.jsonl"
+    ).read_text()
+    third = FakeClient()
+    for changes in ({"bootstrap_samples": 200}, {"served_examples": 20}):
+        settings = SETTINGS.model_copy(update=changes)
+        evaluate_served(TAGS, corpus, settings, TASK, client=third, out_dir=out_dir)
+    assert not third.asked
+    third.parameters["small"] = "num_predict                    3"
+    again = SETTINGS.model_copy(update={"bootstrap_samples": 300})
+    evaluate_served(TAGS, corpus, again, TASK, client=third, out_dir=out_dir)
+    # Both: they take turns, and times of two occasions would be no ratio.
+    assert Counter(model for model, _ in third.asked) == {"big:teacher": 70, "small": 70}
 
 
 def test_fewer_texts_are_a_fixed_choice(corpus: Corpus, tmp_path: Path) -> None:
