@@ -276,6 +276,13 @@ class Recipe(Section):
             raise ValueError("distill.kd_weight: say 0, teacher.soft_labels is none")
         if teacher.base_url is not None and self.distill.loads_teacher:
             raise ValueError("distill: its losses load a teacher, teacher.base_url has no weights")
+        for name, section in (("teacher.tune", teacher.tune), ("distill", self.distill)):
+            early = None if section is None else section.early_stopping
+            if self.task.kind == "reply" and early is not None and early.metric == "macro_f1":
+                raise ValueError(
+                    f"{name}.early_stopping.metric: macro_f1 is of labels, and replies have none; "
+                    "leave it out"
+                )
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
             raise ValueError("teacher.answers: the reviews source has no answers; say daemon")
         if self.soft_labels.method == "sampled" and self.distill.reads_soft_labels:

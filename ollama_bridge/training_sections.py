@@ -24,10 +24,11 @@ _SHORT_FORM = frozenset({"kd_weight", "temperature", "hidden_weight"})
 class EarlyStoppingSection(Section):
     """When to stop before the last epoch, and which weights to keep."""
 
-    metric: Literal["exact", "token_accuracy", "ce"] | None = Field(
+    metric: Literal["exact", "macro_f1", "token_accuracy", "ce"] | None = Field(
         default=None,
         description="Score on the validation split. exact: greedy answers that are right to the "
-        "last token; token_accuracy: for free text; ce: the loss, which misleads about both. null: "
+        "last token; macro_f1: of labels, each of which counts alike however rare it is; "
+        "token_accuracy: for free text; ce: the loss, which misleads about all of these. null: "
         "exact where the answers are labels, else token_accuracy; of two that are equal the one "
         "with the lower loss.",
     )

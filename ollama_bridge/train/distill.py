@@ -30,7 +30,7 @@ from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import SplitLabels, open_stores
-from ollama_bridge.train.stopping import score_of_task
+from ollama_bridge.train.stopping import answers_of_task, score_of_task
 from ollama_bridge.train.student import cut_student
 from ollama_bridge.train.validation import Validator
 
@@ -176,6 +176,7 @@ def distill(
                     store=stores.get("validation"),
                     teacher=live if settings.teacher == "live" else None,
                     on_policy=on_policy,
+                    answers=answers_of_task(material.validation.examples, task_labels),
                 ),
                 score=score_of_task(material.validation.examples, task_labels),
             )

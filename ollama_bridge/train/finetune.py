@@ -30,7 +30,7 @@ from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.qlora import check_backend, load_quantized
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.stopping import score_of_task
+from ollama_bridge.train.stopping import answers_of_task, score_of_task
 from ollama_bridge.train.validation import Validator, probe_logits
 
 STAGE = "finetune"
@@ -183,7 +183,7 @@ class _Run:
         return Adapter.of(adapted), result, probe_logits(model, self.material.validation)
 
     def _train(self, model: CausalModel) -> TrainingResult:
-        settings = self.settings
+        settings, validation = self.settings, self.material.validation
         with self._fewer_casts(model), one_function_each(model):
             return train(
                 model,
@@ -194,8 +194,13 @@ class _Run:
                 precision=self.precision,
                 state_dir=self.state_dir,
                 reporter=self.reporter,
-                validate=Validator(model, self.material.validation, precision=self.precision),
-                score=score_of_task(self.material.validation.examples, self.labels),
+                validate=Validator(
+                    model,
+                    validation,
+                    precision=self.precision,
+                    answers=answers_of_task(validation.examples, self.labels),
+                ),
+                score=score_of_task(validation.examples, self.labels),
             )
 
     def _fewer_casts(self, model: CausalModel) -> contextlib.AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ollama_bridge.config import EarlyStoppingSection
 from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.errors import TrainingError
 from ollama_bridge.train.state import Position
 
 
@@ -22,6 +23,19 @@ class Stopping:
 
     section: EarlyStoppingSection
     by_task: str
+
+    def __post_init__(self) -> None:
+        """Make sure that the score is there.
+
+        Raises:
+            TrainingError: answers that are no labels have no F1.
+        """
+        if self.section.metric == "macro_f1" and self.by_task != "exact":
+            raise TrainingError(
+                "early_stopping.metric macro_f1: the answers are free text, or have thoughts in "
+                "front of labels",
+                hint="leave out early_stopping.metric, or say token_accuracy",
+            )
 
     def interval(self, epoch_steps: int) -> int:
         """Steps between evaluations, the ends of epochs aside."""
@@ -79,5 +93,17 @@ def score_of_task(examples: Sequence[EncodedExample], labels: Sequence[str]) -> 
         examples: Of the split.
         labels: Of a classification; none for free text.
     """
-    answers = {example.input_ids[example.targets].tobytes() for example in examples}
-    return "exact" if len(answers) <= len(labels) else "token_accuracy"
+    return "exact" if answers_of_task(examples, labels) else "token_accuracy"
+
+
+def answers_of_task(
+    examples: Sequence[EncodedExample], labels: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
+    """The tokens of every answer that a validation split has; empty where they are no labels.
+
+    Args:
+        examples: Of the split.
+        labels: Of a classification; none for free text.
+    """
+    answers = {tuple(example.input_ids[example.targets].tolist()) for example in examples}
+    return tuple(sorted(answers)) if len(answers) <= len(labels) else ()

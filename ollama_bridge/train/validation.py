@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from ollama_bridge.batches import Batch, Batches
@@ -25,6 +30,7 @@ class Validator:
         store: The teacher's distributions, if they are stored.
         teacher: Whose distributions, if they are not.
         on_policy: Also score what the student writes behind the split's prompts.
+        answers: Tokens of the labels of a classification, as the split has them; none of free text.
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class Validator:
         store: SplitLabels | None = None,
         teacher: LiveTeacher | None = None,
         on_policy: OnPolicy | None = None,
+        answers: Sequence[tuple[int, ...]] = (),
     ) -> None:
         self._model = model
         self._head = VocabularyHead(model)
@@ -44,6 +51,7 @@ class Validator:
         self._store = store
         self._teacher = teacher
         self._on_policy = on_policy
+        self._answers = answers
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -51,20 +59,24 @@ class Validator:
 
         ``exact`` is the share of examples all of whose tokens are the likeliest ones: there the
         greedy answer is the right one, ended in the right place. Of a classification that is the
-        accuracy, with answers outside of the labels counted as wrong. Of what the student writes,
-        see :meth:`~ollama_bridge.train.on_policy.OnPolicy.score`.
+        accuracy, with answers outside of the labels counted as wrong; there ``macro_f1`` is the
+        mean of the labels' F1. Of what the student writes, see
+        :meth:`~ollama_bridge.train.on_policy.OnPolicy.score`.
         """
         sums = {"ce": 0.0, "token_accuracy": 0.0}
-        positions, exact = 0, 0
+        positions, exact, f1 = 0, 0, _MacroF1(self._answers)
         for batch in self._batches.in_order():
             batch = batch.to(self._precision.device)
             wrong = torch.zeros(len(batch.members), dtype=torch.bool)
+            said: list[int] = []
             with self._precision.autocast():
                 signal = self._signal(batch)
                 hidden = run_decoder(self._model, batch).supervised
                 for part in chunks(hidden.shape[0], self._model.config.vocab_size):
                     logits = vocabulary_logits(self._model, hidden[part])
-                    missed = self._head.likeliest(hidden[part], logits) != batch.targets[part]
+                    likeliest = self._head.likeliest(hidden[part], logits)
+                    missed = likeliest != batch.targets[part]
+                    said += likeliest.tolist()
                     wrong[batch.owners[part][missed].cpu()] = True
                     found = signal.beside(logits, part)
                     sums["ce"] += float(found.cross_entropy().sum())
@@ -74,8 +86,12 @@ class Validator:
                         sums["kl"] = sums.get("kl", 0.0) + float(kl.sum())
             positions += int(hidden.shape[0])
             exact += int((~wrong).sum())
+            if self._answers:
+                f1.count(batch, said)
         scores = {name: value / positions for name, value in sums.items()}
         scores["exact"] = exact / len(self._batches.examples)
+        if self._answers:
+            scores["macro_f1"] = f1.value
         if self._on_policy is not None:
             scores |= self._on_policy.score(self._batches.examples)
         return scores
@@ -89,6 +105,44 @@ class Validator:
             states = self._teacher.states(batch, all_layers=False, attentions=False)
             return LiveSignal(self._teacher, states.supervised, batch.targets)
         return HardLabels(batch.targets)
+
+
+class _MacroF1:
+    """The mean of the F1 of some answers.
+
+    Which wrong answer is given shows where it leaves the right one, for behind that nothing is
+    known: the one answer that goes on so; none of them, where several do.
+    """
+
+    def __init__(self, answers: Sequence[tuple[int, ...]]) -> None:
+        self._answers = answers
+        self._right, self._given, self._said = np.zeros((3, len(answers)))
+
+    def count(self, batch: Batch, said: Sequence[int]) -> None:
+        """Add a batch whose positions have these likeliest tokens."""
+        positions = zip(batch.owners.tolist(), batch.targets.tolist(), said, strict=True)
+        for _, of_one in itertools.groupby(positions, key=operator.itemgetter(0)):
+            _, targets, tokens = zip(*of_one, strict=True)
+            self._count_one(targets, tokens)
+
+    def _count_one(self, targets: tuple[int, ...], tokens: tuple[int, ...]) -> None:
+        given = self._answers.index(targets)
+        self._given[given] += 1
+        if tokens == targets:
+            self._right[given] += 1
+            self._said[given] += 1
+            return
+        pairs = enumerate(zip(tokens, targets, strict=True), start=1)
+        length = next(place for place, (token, target) in pairs if token != target)
+        begin = tokens[:length]
+        found = [place for place, one in enumerate(self._answers) if one[:length] == begin]
+        if len(found) == 1:
+            self._said[found[0]] += 1
+
+    @property
+    def value(self) -> float:
+        """Of what was counted."""
+        return float((2 * self._right / (self._given + self._said)).mean())
 
 
 @torch.inference_mode()

@@ -386,3 +386,12 @@ def test_a_teacher_without_weights_is_a_recipe() -> None:
     )
     server = ["teacher.base_url=http://box/v1", "teacher.soft_labels=none", "distill.kd_weight=0"]
     assert parse_recipe(minimal(), source="x", overrides=overrides + server).teacher.base_url
+
+
+@pytest.mark.parametrize("key", ["distill", "teacher.tune"])
+def test_the_f1_of_free_text_is_refused(key: str) -> None:
+    """Before the teacher is asked or tuned; labels have one."""
+    override = f"{key}.early_stopping.metric=macro_f1"
+    load_recipe("sentiment", overrides=[override])
+    with pytest.raises(RecipeError, match=f"{key}.early_stopping.metric: macro_f1 is of labels"):
+        load_recipe("reply", overrides=[override])

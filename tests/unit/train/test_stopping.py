@@ -19,6 +19,7 @@ from ollama_bridge.config import (
     TuneSection,
 )
 from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
@@ -69,6 +70,19 @@ def test_a_metric_that_no_text_can_reach_is_told() -> None:
     assert position.stale == 3
     assert "leave out early_stopping.metric" in str(stopping.problem(TEXT[0]))
     assert stopping.problem({"exact": 0.01}) is None
+
+
+def test_rare_labels_may_count_as_much_as_common_ones() -> None:
+    """Who always says the commonest label is right most often, and has no good F1."""
+    scores = [
+        {"exact": 0.9, "macro_f1": 0.47, "ce": 0.3},
+        {"exact": 0.88, "macro_f1": 0.71, "ce": 0.4},
+    ]
+    position = evaluated(Stopping(EarlyStoppingSection(metric="macro_f1"), "exact"), scores)
+    assert position.best == {"step": 2, "validation": scores[1]}
+    with pytest.raises(TrainingError, match="free text") as caught:
+        Stopping(EarlyStoppingSection(metric="macro_f1"), "token_accuracy")
+    assert "token_accuracy" in (caught.value.hint or "")
 
 
 def encoded(examples: Sequence[Example]) -> tuple[EncodedExample, ...]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 import torch
-from fakes.models import build_tiny_model_of_twins, build_tiny_tokenizer
+from fakes.models import build_tiny_model, build_tiny_model_of_twins, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
 from ollama_bridge.batches import Batches
 from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.evaluation.metrics import confusion_matrix, macro_f1_of
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.forward import run_decoder
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
+from ollama_bridge.train.stopping import answers_of_task
 from ollama_bridge.train.validation import Validator
 
 
@@ -28,6 +32,55 @@ def one_token_examples(count: int) -> list[EncodedExample]:
         supervised[example.targets[0]] = True
         examples.append(replace(example, supervised=supervised))
     return examples
+
+
+@dataclass
+class Says:
+    """A head that says what it is told, whatever the states are."""
+
+    tokens: list[int]
+    done: int = 0
+
+    def likeliest(self, hidden: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        said = self.tokens[self.done : self.done + len(hidden)]
+        self.done += len(hidden)
+        return torch.tensor(said)
+
+
+def test_macro_f1_counts_what_wrong_answers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against its definition, on answers one of which begins as another one, and on nonsense."""
+    labels = ("good", "good food", "awful")
+    model, tokenizer = build_tiny_model(), build_tiny_tokenizer()
+    gold = ["good"] * 5 + ["good food"] * 2 + ["awful"]
+    said = ["good", "good", "good food", "awful", "nonsense", "good food", "good", "good"]
+    examples = encode_split(
+        [
+            Example(f"{number}", (Message("user", f"{number}"), Message("assistant", label)), "g")
+            for number, label in enumerate(gold)
+        ],
+        tokenizer,
+        max_length=512,
+        name="t",
+    ).examples
+    answers = {"nonsense": [5, 5, 5, 5]}
+    for label, example in zip(gold, examples, strict=True):
+        answers[label] = example.input_ids[example.targets].tolist()
+    batches = Batches(examples, batch_tokens=400, pad_id=0)
+    tokens: list[int] = []
+    for batch in batches.in_order():
+        for member in batch.members:
+            length = len(examples[member].targets)
+            tokens += (answers[said[member]] + [9] * length)[:length]
+    precision = Precision(torch.device("cpu"), torch.float32, torch.get_num_threads())
+    validator = Validator(
+        model, batches, precision=precision, answers=answers_of_task(examples, labels)
+    )
+    monkeypatch.setattr(validator, "_head", Says(tokens))
+    scores = validator()
+    said[-1] = "nonsense"  # where it leaves "awful" it may become either of the others
+    assert scores["macro_f1"] == pytest.approx(macro_f1_of(confusion_matrix(gold, said, labels)))
+    assert scores["exact"] == pytest.approx(3 / 8)
+    assert "macro_f1" not in Validator(model, batches, precision=precision)()
 
 
 def test_of_two_answers_that_are_nearly_as_likely_the_likelier_one_is_right() -> None:
