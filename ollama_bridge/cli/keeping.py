@@ -8,10 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.assets import home_dir
 from ollama_bridge.cli.output import say
-from ollama_bridge.client import Client, Conversation
-from ollama_bridge.errors import ArtifactError, ConfigError, ModelNotFoundError
+from ollama_bridge.client import Client, Conversation, ModelSummary
+from ollama_bridge.client.values import find_model, name_key
+from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.models.paths import is_file
+
+_SAVED_TAGS = "chat-saved"  # in our home: what each was called, and the digest of what it was
 
 
 def save_file(said: Conversation, path: Path) -> None:
@@ -37,14 +41,12 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
         ConfigError: there is another model of that name.
         DaemonError: it cannot be made.
     """
-    try:
-        if not client.show(tag).raw.get("messages"):
-            raise ConfigError(
-                f"{tag} is a model that no chat saved; it was not replaced",
-                hint=f"/save under another name, or first: ollama-bridge rm {tag}",
-            )
-    except ModelNotFoundError:
-        pass
+    there = find_model(client.list(), tag)
+    if there is not None and _line(there) not in _saved_tags():
+        raise ConfigError(
+            f"{tag} is a model that no chat of yours saved; it was not replaced",
+            hint=f"/save under another name, or first: ollama-bridge rm {tag}",
+        )
     own = client.show(said.model).raw.get("messages") or []
     turns = [message for turn in said.turns for message in turn.messages]
     request: dict[str, object] = {
@@ -57,6 +59,8 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
     if said.options:
         request["parameters"] = dict(said.options)
     client.create(request)
+    if (made := find_model(client.list(), tag)) is not None:
+        _remember(made)
     lost = {
         "left out turns": said.dropped,
         "images": any("images" in message for message in turns),
@@ -66,6 +70,32 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
     }
     without = ", ".join(name for name, is_lost in lost.items() if is_lost)
     say(f"(saved: {tag})" if not without else f"(saved: {tag}; only a file keeps {without})")
+
+
+def _saved_tags() -> list[str]:
+    try:
+        return (home_dir() / _SAVED_TAGS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as exc:
+        say(f"({home_dir() / _SAVED_TAGS} cannot be read: {exc})")
+        return []
+
+
+def _remember(made: ModelSummary) -> None:
+    """That it has turns in it does not tell: a person may have written them into a Modelfile."""
+    path = home_dir() / _SAVED_TAGS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{_line(made)}\n")
+    except OSError as exc:
+        say(f"({path} cannot be written, so /save cannot replace {made.name}: {exc.strerror})")
+
+
+def _line(model: ModelSummary) -> str:
+    return f"{name_key(model.name)} {model.digest}"
 
 
 def export(said: Conversation, path: Path) -> None:

@@ -109,6 +109,7 @@ class FakeDaemon:
         contained: Whether it is in a container, whose 127.0.0.1 is another.
         models: Tag to the digest of its manifest.
         shown: What ``show`` says of each.
+        made: What it says of those that were made with turns in them, besides.
         rendered: Makes a prompt of messages.
         prompt_end: What a rendered prompt ends with.
         context_length: With which each runs. A text to embed may have so many words.
@@ -148,6 +149,7 @@ class FakeDaemon:
             "model_info": {},
         }
     )
+    made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     rendered: Callable[[Sequence[Mapping[str, Any]]], str] = lambda messages: "".join(
         f"[{message['role']}]{message['content']}" for message in messages
     )
@@ -191,6 +193,13 @@ class FakeDaemon:
     def full_tag(self, tag: str) -> str | None:
         """The name under which there is such a model, if there is one."""
         return next((name for name in (tag, f"{tag}:latest") if name in self.models), None)
+
+    def make(self, request: Mapping[str, Any]) -> None:
+        """A tag with turns in it, as a chat saves it."""
+        name = request["model"]
+        tag = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        self.made[tag] = {"messages": request["messages"]}
+        self.models[tag] = hashlib.sha256(json.dumps(request).encode()).hexdigest()
 
     @property
     def questions(self) -> list[Any]:
@@ -354,6 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/create" | "/api/pull" | "/api/push":
                 if asked.path == "/api/pull":
                     daemon.ask_registry(asked.json["model"])
+                elif asked.json.get("messages"):
+                    daemon.make(asked.json)
                 return 200, list(daemon.statuses)
         wanted = asked.json.get("model", asked.json.get("source"))
         tag = daemon.full_tag(wanted)
@@ -361,7 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, [{"error": f"model '{wanted}' not found"}]
         match asked.path:
             case "/api/show":
-                return 200, [daemon.shown]
+                return 200, [{**daemon.shown, **daemon.made.get(tag, {})}]
             case "/api/copy":
                 daemon.models[asked.json["destination"]] = daemon.models[tag]
                 return 200, []

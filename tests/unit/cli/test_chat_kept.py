@@ -125,10 +125,38 @@ def test_what_a_chat_saved_is_saved_anew(
     chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """As a file and as a model; of which it is said what a model cannot have."""
-    chat.daemon.statuses = [{"status": "success"}]
-    chat.daemon.shown = {**chat.daemon.shown, "messages": [{"role": "user", "content": "Zero"}]}
     file = tmp_path / "mine.json"
-    chat("one", f"/save {file}", "two", f"/save {file}", "/think off", "/save other")
+    chat("one", f"/save {file}", "/save mine", "two", f"/save {file}", "/think off", "/save Mine")
     assert len(Conversation.load(file).turns) == 2
-    assert "(saved: other; only a file keeps think)" in capsys.readouterr().err
-    assert "/api/create" in [asked.path for asked in chat.daemon.asked]
+    assert "(saved: Mine; only a file keeps think)" in capsys.readouterr().err
+    made = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
+    assert [len(one["messages"]) for one in made] == [2, 4]
+
+
+@pytest.mark.parametrize("name", ["other", "mine", "copy"])
+def test_a_tag_with_turns_in_it_is_not_for_that_a_chats(
+    chat: Chat, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Written into a Modelfile, made of what a chat saved, or a second name of that."""
+    chat("one", "/save mine")
+    chat.client.copy("mine", "copy")
+    if name != "copy":
+        turns = [{"role": "user", "content": "Zero"}]
+        chat.client.create({"model": name, "from": "m", "messages": turns})
+    before = dict(chat.daemon.models)
+    chat(f"/save {name}")
+    told = capsys.readouterr().err
+    assert f"{name} is a model that no chat of yours saved; it was not replaced" in told
+    assert chat.daemon.models == before
+
+
+def test_without_a_home_a_model_is_saved_once(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that it cannot be replaced is told with it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "file" / "home"))
+    chat("one", "/save mine")
+    told = capsys.readouterr().err
+    assert "so /save cannot replace mine:latest: Not a directory" in told
+    assert "(saved: mine)" in told
