@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
+from ollama_bridge.cli.other_tags import messages_in
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelSummary
 from ollama_bridge.client.values import find_model, name_key
@@ -47,7 +48,7 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
             f"{tag} is a model that no chat of yours saved; it was not replaced",
             hint=f"/save under another name, or first: ollama-bridge rm {tag}",
         )
-    own = client.show(said.model).raw.get("messages") or []
+    own = messages_in(client.show(said.model))
     turns = [message for turn in said.turns for message in turn.messages]
     request: dict[str, object] = {
         "model": tag,

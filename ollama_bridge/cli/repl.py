@@ -15,11 +15,13 @@ from ollama_bridge.cli.asking import LEVELS, with_own_limit
 from ollama_bridge.cli.chat_lines import words
 from ollama_bridge.cli.facts import model_facts
 from ollama_bridge.cli.images import with_images
+from ollama_bridge.cli.other_tags import messages_in, thinking_for, unheard
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.requests import read_image
 from ollama_bridge.client.session import SessionEvent
+from ollama_bridge.client.values import name_key
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
 from ollama_bridge.models.paths import expand_home
@@ -130,7 +132,7 @@ class Repl:
 
     def recall(self, details: ModelDetails) -> None:
         """Show the turns that a tag has in it, as one that ``/save`` made: they are sent, too."""
-        for message in details.raw.get("messages") or []:
+        for message in messages_in(details):
             content = str(message.get("content", ""))
             if message.get("role") == "assistant":
                 self._view.show([Text(content)])
@@ -308,7 +310,7 @@ class Repl:
             conversation = Conversation(
                 what,
                 options=with_own_limit({}, details),
-                think=_for_it(self.said.think, what, details),
+                think=thinking_for(self.said.think, what, details),
                 keep_alive=self.said.keep_alive,
             )
         self.sessions = {conversation.model: Session(self.client, conversation)}
@@ -320,8 +322,17 @@ class Repl:
     def _save(self, what: str) -> None:
         if _needed(what, "/save").endswith(".json"):
             keeping.save_file(self.said, expand_home(what))
-        else:
-            keeping.save_model(self.client, self.said, what)
+            return
+        is_asked = name_key(what) in map(name_key, self.sessions)
+        if is_asked and len(self.sessions) > 1:
+            raise ConfigError(
+                f"{what} is asked beside another", hint="/compare off, or save under another name"
+            )
+        keeping.save_model(self.client, self.said, what)
+        if is_asked:  # the daemon sends what a tag has in it: here it would be sent once more
+            self.session.go_back(([], self.said.dropped), unanswered=self.session.unanswered)
+            self.said.system = None
+            say(f"(what was said is in {what} and sent with it: /undo and /clear leave it there)")
 
     def _export(self, what: str) -> None:
         keeping.export(self.said, expand_home(_needed(what, "/export")))
@@ -344,19 +355,21 @@ class Repl:
         details = self.client.show(tag)
         if tag == first:
             raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
-        own = with_own_limit({}, self.client.show(first)).items()
+        details_of_first = self.client.show(first)
+        own = with_own_limit({}, details_of_first).items()
         given = {name: one for name, one in self.said.options.items() if (name, one) not in own}
         settings = replace(
             self.said,
             model=tag,
             options=with_own_limit(given, details),
-            think=_for_it(self.said.think, tag, details),
+            think=thinking_for(self.said.think, tag, details),
             turns=[],
             dropped=[],
         )
         other = Session(self.client, settings)
-        # It hears what was said so far.
-        other.go_back(self.said.state(), unanswered=self.session.unanswered)
+        # It hears what was said so far, but not twice.
+        new = unheard(self.said.turns, messages_in(details_of_first), messages_in(details))
+        other.go_back((new, self.said.dropped), unanswered=self.session.unanswered)
         self.sessions, self._turned = {first: self.session, tag: other}, False
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 
@@ -375,16 +388,6 @@ class Repl:
 
     def _help(self, _: str) -> None:
         say(HELP)
-
-
-def _for_it(think: bool | str | None, tag: str, details: ModelDetails) -> bool | str | None:
-    """How another model is to think where it can; else as it does by itself, which is told."""
-    levels = details.think_levels or LEVELS
-    can = "thinking" in details.capabilities and (not isinstance(think, str) or think in levels)
-    if not think or can:
-        return think
-    say(f"({tag} does not think so: /think {think if isinstance(think, str) else 'on'} is off)")
-    return None
 
 
 def _needed(what: str, command: str) -> str:

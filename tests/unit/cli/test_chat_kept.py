@@ -133,6 +133,37 @@ def test_what_a_chat_saved_is_saved_anew(
     assert [len(one["messages"]) for one in made] == [2, 4]
 
 
+def words(messages: object) -> list[str]:
+    """What each of them says."""
+    return [one["content"] for one in messages]  # type: ignore[attr-defined]
+
+
+def test_what_is_saved_into_the_tag_that_answers_is_there_once(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon sends what a tag has in it: each save would have stored it once more."""
+    chat("/system Be brief.", "one", "/save mine", "/load mine", "two", "/save mine", "three")
+    assert words(chat.last["messages"]) == ["three"]
+    assert "what was said is in mine and sent with it" in capsys.readouterr().err
+    chat("/save mine")
+    made = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
+    assert words(made[-1]["messages"])[::2] == ["one", "two", "three"]
+
+
+def test_a_tag_that_was_saved_of_a_chat_hears_nothing_twice(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked beside the first, it has the turns in it; what was said since it has not."""
+    chat("one", "/save mine", "two", "/compare mine", "three")
+    asked, beside = chat.daemon.questions[-2:]
+    assert words(asked["messages"])[::2] == ["one", "two", "three"]
+    assert words(beside["messages"])[::2] == ["two", "three"]
+    chat("/save mine")
+    assert "mine is asked beside another" in capsys.readouterr().err
+    chat("/compare off", "/load other", "/compare mine", "four")
+    assert words(chat.last["messages"]) == ["four"]
+
+
 @pytest.mark.parametrize("name", ["other", "mine", "copy"])
 def test_a_tag_with_turns_in_it_is_not_for_that_a_chats(
     chat: Chat, capsys: pytest.CaptureFixture[str], name: str
