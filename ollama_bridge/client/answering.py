@@ -181,8 +181,10 @@ class Answering:
     @property
     def _can_continue(self) -> bool:
         limit = (self._body.get("options") or {}).get("num_predict", 0)
+        messages = self._body.get("messages") or ()
         return (
             not any(self._body.get(name) for name in _NOT_CONTINUED)
+            and not any(one.get("images") for one in messages)
             and not self._assembler.has_tool_calls
             and self._overflow is None
             and 0 < self._assembler.pieces < limit

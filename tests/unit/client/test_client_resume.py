@@ -103,6 +103,24 @@ def test_what_cannot_be_continued_is_an_error(
     assert len(fake_daemon.questions) == 1
 
 
+@pytest.mark.parametrize("method", ["generate", "chat", "stream"])
+def test_what_is_said_of_an_image_is_not_continued_without_it(
+    fake_daemon: FakeDaemon, ask: Any, method: str
+) -> None:
+    """A raw text has ``[img-0]`` in its place, and the model would go on blind; in any turn."""
+    fake_daemon.script = continuing(3, 3, 3, 3)
+    hi = {"role": "user", "content": "hi"}
+    said: Any = [{"role": "user", "content": "What is it?", "images": [b"2"]}, hi]
+    extra: dict[str, Any] = {}
+    if method == "generate":
+        said, extra = "hi", {"images": [b"2"]}
+    with pytest.raises(StreamBrokenError):
+        ask(fake_daemon.host, method, "m", said, retries=RESUME, **extra)
+    # A whole answer may be begun anew; of a stream a part is out already.
+    assert len(fake_daemon.questions) == (1 if method == "stream" else 4)
+    assert not any("raw" in asked for asked in fake_daemon.questions)
+
+
 def test_a_daemon_that_hides_its_prompt(fake_daemon: FakeDaemon, ask: Any) -> None:
     """The break is what is told."""
     fake_daemon.renders = False
