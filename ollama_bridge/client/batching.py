@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ollama_bridge.artifacts import canonical_json, digest_text
 from ollama_bridge.client import model_check
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.batch import (
+    Asks,
     Endpoint,
     daemons,
     question,
@@ -23,7 +25,7 @@ from ollama_bridge.client.batch import (
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.exchange import Timeouts
-from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp
+from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.model_check import check_models, content_of, digest_of
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
@@ -69,8 +71,9 @@ def ask_all(
         ArtifactError: another process writes the log, or it is damaged.
         DaemonError: no daemon is left; what was settled is kept.
     """
-    plan = _Plan(requests, hosts, concurrency, attempts, api_key)
+    plan = _Plan(requests, hosts, concurrency, attempts, api_key, is_begun=log_path.exists())
     with BatchLog(log_path, retry_failed=retry_failed) as log:
+        plan.go_on(log)
         yield from plan.before(log)
         for event in run_batch(plan.jobs, plan.endpoints(timeouts), log, plan.limits):
             yield from plan.told(event)
@@ -88,8 +91,12 @@ async def ask_all_async(
     api_key: str | None = None,
 ) -> AsyncGenerator[Answered | GivenUp, None]:
     """:func:`ask_all` for asyncio."""
-    plan = await asyncio.to_thread(_Plan, requests, hosts, concurrency, attempts, api_key)
+    is_begun = await asyncio.to_thread(log_path.exists)
+    plan = await asyncio.to_thread(
+        _Plan, requests, hosts, concurrency, attempts, api_key, is_begun=is_begun
+    )
     with BatchLog(log_path, retry_failed=retry_failed) as log:
+        plan.go_on(log)
         for answered in plan.before(log):
             yield answered
         events = run_batch_async(plan.jobs, plan.endpoints(timeouts), log, plan.limits)
@@ -100,7 +107,12 @@ async def ask_all_async(
 
 
 class _Plan:
-    """What is asked where, all of it checked."""
+    """What is asked where, all of it checked.
+
+    Attributes:
+        jobs: Of each request, once :meth:`go_on` was called.
+        limits: Of the batch.
+    """
 
     def __init__(
         self,
@@ -109,34 +121,69 @@ class _Plan:
         concurrency: Concurrency,
         attempts: int,
         api_key: str | None,
+        *,
+        is_begun: bool = False,
     ) -> None:
         if concurrency != "auto" and concurrency < 1:
             raise ConfigError(f"concurrency is {concurrency}", hint="write auto, or 1 or more")
         if attempts < 1:
             raise ConfigError(f"attempts is {attempts}", hint="allow at least one")
-        calls = []
+        self._calls = []
         for number, request in enumerate(requests, start=1):
             try:
-                calls.append(to_call(request))
-                encode_body(calls[-1].json or {})
+                self._calls.append(to_call(request))
+                encode_body(self._calls[-1].json or {})
             except ConfigError as error:
                 raise ConfigError(f"request {number}: {error.message}", hint=error.hint) from error
         urls = [read_address(host, api_key=api_key).url for host in hosts or (None,)]
-        self._addresses = list(dict.fromkeys(urls))
+        addresses = list(dict.fromkeys(urls))
         self._api_key = api_key
-        models = {str(call.model) for call in calls}
-        self._digests, self._away = _look(models, self._addresses, api_key) if calls else ({}, {})
-        # Daemons that made a model themselves have other digests: one of them, in any order.
-        identities = min(
-            self._digests.values(), key=lambda found: sorted(found.items()), default={}
-        )
-        self.jobs = [
-            question(call, identity=identities[str(call.model)], name=f"request {number}")
-            for number, call in enumerate(calls, start=1)
-        ]
+        models = {str(call.model) for call in self._calls}
+        self._digests, self._away = _look(models, addresses, api_key) if models else ({}, {})
+        self._identities = {
+            model: self._identities_of(model, is_begun=is_begun) for model in models
+        }
+        self.jobs: list[Job[Asks]] = []
         self.limits = BatchLimits(None if concurrency == "auto" else concurrency, attempts)
         self._places: dict[str, list[int]] = {}
-        for index, job in enumerate(self.jobs):
+
+    def _identities_of(self, model: str, *, is_begun: bool) -> list[str]:
+        """What a model may be called in the log; the first is for what is begun now.
+
+        Daemons that made it themselves have other digests, and who of them is there today decides
+        nothing of what was begun: so there it is what the model is made of.
+        """
+        of_tags = sorted({found[model] for found in self._digests.values()})
+        if not is_begun and len(of_tags) == 1:
+            return of_tags
+        for address in self._digests:
+            with contextlib.suppress(DaemonError):  # a gateway may let no such request through
+                content = _content(model, address, self._api_key)
+                if not content[0]:  # no files that would tell it from others
+                    break
+                of_content = digest_text(canonical_json(content))
+                return [*of_tags, of_content] if len(of_tags) == 1 else [of_content, *of_tags]
+        return of_tags
+
+    def go_on(self, log: BatchLog) -> None:
+        """Make the jobs: what the log has is found, and the rest called as that is."""
+        begun: dict[str, str] = {}
+        found: list[Job[Asks] | None] = []
+        for number, call in enumerate(self._calls, start=1):
+            model = str(call.model)
+            for identity in self._identities[model]:
+                job = question(call, identity=identity, name=f"request {number}")
+                if job.key in log:
+                    begun.setdefault(model, identity)
+                    found.append(job)
+                    break
+            else:
+                found.append(None)
+        for index, (call, kept) in enumerate(zip(self._calls, found, strict=True)):
+            model = str(call.model)
+            identity = begun.get(model, self._identities[model][0])
+            job = kept or question(call, identity=identity, name=f"request {index + 1}")
+            self.jobs.append(job)
             self._places.setdefault(job.key, []).append(index)
 
     def endpoints(self, timeouts: Timeouts | None) -> list[Endpoint[AsyncClient]]:

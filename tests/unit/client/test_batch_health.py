@@ -306,6 +306,7 @@ def test_a_model_that_is_replaced_under_a_row_is_noticed(
     plan = batching._Plan(prompts("a"), [daemon.host], 1, 3, None)
     limits = BatchLimits(in_flight=1, quiet_s=0.2)
     with BatchLog(tmp_path / "log") as log:
+        plan.go_on(log)
         with pytest.raises(ModelNotFoundError, match="is another model at"):
             list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
         assert len(log) == 0
@@ -335,6 +336,7 @@ def test_a_model_that_is_replaced_without_a_word_is_noticed(
     plan = batching._Plan(prompts(*map(str, range(rows))), [daemon.host], 1, 3, None)
     limits = BatchLimits(in_flight=1, quiet_s=5 * row_s)
     with BatchLog(tmp_path / "log") as log:
+        plan.go_on(log)
         with pytest.raises(ModelNotFoundError, match="is another model at"):
             list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
         assert 3 <= len(log) < 100

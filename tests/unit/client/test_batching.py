@@ -265,6 +265,44 @@ def test_a_model_made_at_each_daemon_is_the_same(
                 list(events)
 
 
+@pytest.mark.parametrize("then", ["the other is away", "another comes"])
+def test_which_daemons_are_there_decides_nothing_of_what_was_begun(
+    daemon: FakeDaemon, tmp_path: Path, then: str
+) -> None:
+    """Each made the model itself: under the least digest of today all was asked anew."""
+    daemon.shown = {**daemon.shown, "modelfile": f"FROM /home/a/blobs/sha256-{'a' * 64}\n"}
+    made = {"shown": daemon.shown, "script": echo}
+    with (
+        FakeDaemon(models={"m:latest": "e" * 64}, **made) as second,
+        FakeDaemon(models={"m:latest": "1" * 64}, **made) as third,
+    ):
+
+        def answers(requests: list[dict[str, Any]], *hosts: str) -> list[Any]:
+            return list(ask_all(requests, tmp_path / "log", hosts=hosts))
+
+        answers(prompts("a"), daemon.host, second.host)
+        if then == "another comes":
+            hosts = [daemon.host, second.host, third.host]
+        else:
+            hosts = [nobody_listens(), second.host]
+        answers(prompts("a", "b"), *hosts)
+        answers(prompts("a", "b"), second.host)
+        answers(prompts("a", "b"), third.host)
+        asked = [one["prompt"] for one in daemon.questions + second.questions + third.questions]
+        assert sorted(asked) == ["a", "b"]
+
+
+def test_a_batch_begun_at_one_daemon_goes_on_with_others(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """What is in the log under its digest is found there while it takes part."""
+    daemon.shown = {**daemon.shown, "modelfile": f"FROM /home/a/blobs/sha256-{'a' * 64}\n"}
+    with FakeDaemon(models={"m:latest": "1" * 64}, shown=daemon.shown, script=echo) as second:
+        list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
+        list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host, second.host]))
+        assert len(daemon.questions) + len(second.questions) == 1
+
+
 @pytest.mark.parametrize(
     ("requests", "extra", "error", "words"),
     [
@@ -441,7 +479,8 @@ def test_a_tag_s_own_limit_holds_in_a_batch(daemon: FakeDaemon, tmp_path: Path) 
         assert CliRunner().invoke(cli.app, [*args, *more]).exit_code == 0
         limits = {one["prompt"]: one["options"]["num_predict"] for one in daemon.questions}
         assert limits == asked
-        assert [one.path for one in daemon.asked].count("/api/show") == 1
+        # For its limit, and for what a log that is there may call it; not once a line.
+        assert [one.path for one in daemon.asked].count("/api/show") <= 2
 
 
 def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
