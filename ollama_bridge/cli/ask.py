@@ -6,7 +6,7 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -123,8 +123,15 @@ def run(
         check_is_prompt(prompt[0] if prompt else "", think, details)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
             text = whole_prompt(" ".join(prompt or []), tag=tag)
-            alive = conversation.keep_alive
-            _embed(client, tag, [text], truncate, dimensions, alive, as_json=as_json)
+            vectors = client.embed_parts(
+                tag,
+                [text],
+                truncate=truncate,
+                dimensions=dimensions,
+                options=conversation.options,
+                keep_alive=conversation.keep_alive,
+            )
+            _print_vectors(vectors, 1, as_json=as_json)
             return
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
@@ -211,6 +218,7 @@ def embed(
         list[str] | None,
         typer.Argument(help="Left out: the lines of stdin, a text each, none empty."),
     ] = None,
+    parameter: ParameterOption = None,
     truncate: TruncateOption = False,
     dimensions: DimensionsOption = None,
     keepalive: KeepAliveOption = None,
@@ -227,9 +235,17 @@ def embed(
       ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
     """
     asked = texts or _lines(whole_prompt("", tag=tag), tag)
-    alive = read_keep_alive(keepalive)
+    given, alive = read_options(parameter), read_keep_alive(keepalive)
     with connect(host) as client:
-        _embed(client, tag, asked, truncate, dimensions, alive, as_json=as_json, quiet=quiet)
+        vectors = client.embed_parts(
+            tag,
+            asked,
+            truncate=truncate,
+            dimensions=dimensions,
+            options=given,
+            keep_alive=alive,
+        )
+        _print_vectors(vectors, len(asked), as_json=as_json, quiet=quiet)
 
 
 def _lines(piped: str, tag: str) -> list[str]:
@@ -324,26 +340,15 @@ def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
         return client.show(tag)
 
 
-def _embed(
-    client: Client,
-    tag: str,
-    texts: list[str],
-    truncate: bool,
-    dimensions: int | None,
-    alive: str | float | None,
-    *,
-    as_json: bool,
-    quiet: bool = False,
+def _print_vectors(
+    found: Iterable[Embeddings], count: int, *, as_json: bool, quiet: bool = False
 ) -> None:
     """Print vectors as they come; on a terminal they are seen to, elsewhere there is a bar."""
     from ollama_bridge.client.embedding import joined
 
-    found = client.embed_parts(
-        tag, texts, truncate=truncate, dimensions=dimensions, keep_alive=alive
-    )
     are_seen = sys.stdout.isatty() and not as_json
     parts: list[Embeddings] = []
-    done, count = 0, len(texts)
+    done = 0
     with ConsoleReporter(quiet=quiet or are_seen or count == 1) as reporter:
         reporter.emit(Progress("embed", 0, count, "texts"))
         try:

@@ -15,7 +15,7 @@ from typing import Any
 from ollama_bridge.client.calls import PS
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.fields import read_fields
-from ollama_bridge.client.refusals import overflow_text
+from ollama_bridge.client.refusals import overflow_text, unbatched_text
 from ollama_bridge.client.values import context_in_use, read_running
 from ollama_bridge.errors import ContextOverflowError, DaemonError
 
@@ -29,7 +29,7 @@ class Measuring:
     """Reads parts of one prompt.
 
     Args:
-        error: What the daemon said.
+        error: What the daemon said; of several texts it is told which.
         question: What it was asked.
         ends_s: When the question has to be done, by the monotonic clock.
 
@@ -46,6 +46,7 @@ class Measuring:
         spare = max(0, len(self._text) - _PART_CHARACTERS)
         starts = [spare * number // (_PARTS - 1) for number in range(_PARTS)]
         self._parts = [self._text[start : start + _PART_CHARACTERS] for start in starts]
+        self._say(error.message)
 
     @property
     def calls(self) -> Sequence[Call]:
@@ -75,10 +76,23 @@ class Measuring:
         if not (characters and sum(counts) and limit):
             return
         error = self._error
-        error.needed_tokens = round(len(self._text) * sum(counts) / characters)
-        error.limit_tokens, error.is_estimate = limit, True
-        error.message = overflow_text(error.needed_tokens, limit, is_estimate=True)
-        error.args = (error.message,)
+        needed = round(len(self._text) * sum(counts) / characters)
+        error.needed_tokens, error.is_estimate = needed, True
+        if "input" in self._body and needed <= limit:
+            message = unbatched_text(needed, limit)
+            error.hint = "shorten it, raise the option num_batch, or have it cut: truncate=True"
+        else:
+            error.limit_tokens = limit
+            message = overflow_text(needed, limit, is_estimate=True)
+        self._say(message)
+
+    def _say(self, message: str) -> None:
+        """Put it into the error, with the text that it is about where there are several."""
+        texts = self._body.get("input")
+        if isinstance(texts, list | tuple) and len(texts) > 1:
+            message += f" (of the longest text, which begins with {self._text[:40]!r})"
+        self._error.message = message
+        self._error.args = (message,)
 
     def _reading(self, part: str) -> Call:
         body: dict[str, Any] = {

@@ -74,6 +74,14 @@ def overflow_text(needed: int, limit: int, *, is_estimate: bool = False) -> str:
     )
 
 
+def unbatched_text(needed: int, context: int) -> str:
+    """How long a text to embed is that the context would hold: it is read whole, in one batch."""
+    return (
+        f"the text to embed does not fit: about {needed} tokens, which are read in one batch "
+        f"(num_batch); the context would hold {context}"
+    )
+
+
 def _overflow(message: str, shown: str, model: str | None) -> ContextOverflowError:
     numbers = _OVERFLOW_NUMBERS.search(message)
     needed, limit = (int(numbers[1]), int(numbers[2])) if numbers else (None, None)

@@ -96,7 +96,8 @@ class ContextOverflowError(RequestRejectedError):
 
     Attributes:
         needed_tokens: Length of the prompt; None where the daemon does not say.
-        limit_tokens: Length of the context; None where the daemon does not say.
+        limit_tokens: Length of the context; None where the daemon does not say, or it is the batch
+            that is too short, in which a text to embed is read.
         is_estimate: The daemon did not say; parts of the prompt were counted.
     """
 

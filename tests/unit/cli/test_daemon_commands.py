@@ -379,6 +379,9 @@ def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     assert done.stderr == ""  # it was done at once
     long = command(daemon, "embed", "m", stdin="one\nof three words\n")
     assert (long.returncode, long.stdout) == (3, "")
+    assert "(of the longest text, which begins with 'of three words')" in long.stderr
+    command(daemon, "embed", "m", "one", "-p", "num_batch=4096", "-p", "num_ctx=2")
+    assert daemon.asked[-1].json["options"] == {"num_batch": 4096, "num_ctx": 2}
     cut = command(daemon, "embed", "m", "--truncate", stdin="one\nof three words\n \n\n")
     assert len(cut.stdout.splitlines()) == 2
     assert "(text 2 was cut" in cut.stderr

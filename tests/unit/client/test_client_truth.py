@@ -144,6 +144,18 @@ def test_a_text_to_embed_is_estimated_too(fake_daemon: FakeDaemon, ask: Any) -> 
     assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
 
 
+def test_a_text_that_a_batch_does_not_hold_is_not_too_long_for_the_context(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """Ollama says the same of both: it would be 200 tokens of 4096, about 1 too many."""
+    fake_daemon.embed = FakeDaemon(context_length=100).embed  # type: ignore[method-assign]
+    with pytest.raises(ContextOverflowError, match=r"one batch \(num_batch\)") as caught:
+        ask(fake_daemon.host, "embed", "m", ["short", "some words " * 100])
+    assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
+    assert (caught.value.limit_tokens, "num_batch" in str(caught.value.hint)) == (None, True)
+    assert "begins with 'some words some words" in str(caught.value)
+
+
 @pytest.mark.parametrize("method", ["chat", "embed"])
 def test_a_model_that_is_not_to_stay_is_estimated_with_too(
     fake_daemon: FakeDaemon, ask: Any, method: str
