@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,23 +80,31 @@ def chat(
       cat questions.txt | ollama-bridge chat review-reply
     """
     from ollama_bridge.cli.answers import AnswerView
+    from ollama_bridge.cli.other_tags import settings_for, show_if_there
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
     from ollama_bridge.client.options import check_options
+    from ollama_bridge.client.values import name_key
     from ollama_bridge.models.paths import expand_home
 
     conversation = Conversation(tag) if load is None else Conversation.load(expand_home(str(load)))
-    conversation.model = tag
+    given = check_options(read_options(parameter))
     conversation.system = system if system is not None else conversation.system
-    conversation.options = {**conversation.options, **check_options(read_options(parameter))}
-    conversation.think = read_think(think) if think is not None else conversation.think
     conversation.format = read_format(format_) if format_ is not None else conversation.format
+    if think is not None:
+        conversation.think = None  # that of the file does not matter
     if keepalive is not None:
         conversation.keep_alive = read_keep_alive(keepalive)
     with connect(host) as client:
         # A wrong tag is told now, not after the first question.
         details = client.show(tag)
-        conversation.options = with_own_limit(conversation.options, details)
+        if name_key(conversation.model) != name_key(tag):
+            before = show_if_there(client, conversation.model)
+            settings = settings_for(conversation, tag, details, before)
+            conversation = replace(settings, turns=conversation.turns, dropped=conversation.dropped)
+        conversation.model = tag
+        conversation.think = read_think(think) if think is not None else conversation.think
+        conversation.options = with_own_limit({**conversation.options, **given}, details)
         view = AnswerView(markdown=markdown, show_thinking=not hide_thinking, as_json=as_json)
         repl = Repl(client, conversation, view)
         repl.verbose = verbose

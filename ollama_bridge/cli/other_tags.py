@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ollama_bridge.cli.asking import LEVELS
+from ollama_bridge.cli.asking import LEVELS, with_own_limit
 from ollama_bridge.cli.output import say
-from ollama_bridge.client import ModelDetails
+from ollama_bridge.client import Client, Conversation, ModelDetails
 from ollama_bridge.client.conversation import Turn
+from ollama_bridge.errors import ModelNotFoundError
+
+
+def show_if_there(client: Client, tag: str) -> ModelDetails | None:
+    """What the daemon knows of a tag; None: it is gone."""
+    try:
+        return client.show(tag)
+    except ModelNotFoundError:
+        return None
 
 
 def messages_in(details: ModelDetails) -> list[dict[str, Any]]:
@@ -35,7 +45,30 @@ def unheard(
     return list(turns)
 
 
-def thinking_for(think: bool | str | None, tag: str, details: ModelDetails) -> bool | str | None:
+def settings_for(
+    said: Conversation, tag: str, details: ModelDetails, before: ModelDetails | None
+) -> Conversation:
+    """How another tag is asked: as the one before, where it can, and of nothing that was said.
+
+    Args:
+        said: With the tag before.
+        tag: The other one.
+        details: Of it.
+        before: Of the one before, whose own limit is none that a person gave; None: it is gone.
+    """
+    own = with_own_limit({}, before).items() if before is not None else ()
+    given = {name: value for name, value in said.options.items() if (name, value) not in own}
+    return replace(
+        said,
+        model=tag,
+        options=with_own_limit(given, details),
+        think=_thinking_for(said.think, tag, details),
+        turns=[],
+        dropped=[],
+    )
+
+
+def _thinking_for(think: bool | str | None, tag: str, details: ModelDetails) -> bool | str | None:
     """How another model is to think where it can; else as it does by itself, which is told."""
     levels = details.think_levels or LEVELS
     can = "thinking" in details.capabilities and (not isinstance(think, str) or think in levels)

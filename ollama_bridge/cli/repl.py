@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
-from ollama_bridge.cli.asking import LEVELS, with_own_limit
+from ollama_bridge.cli.asking import LEVELS
 from ollama_bridge.cli.chat_lines import words
 from ollama_bridge.cli.facts import model_facts
 from ollama_bridge.cli.images import with_images
-from ollama_bridge.cli.other_tags import messages_in, thinking_for, unheard
+from ollama_bridge.cli.other_tags import messages_in, settings_for, show_if_there, unheard
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
 from ollama_bridge.client.options import check_options
@@ -302,20 +301,19 @@ class Repl:
             output.data(text or "(none)")
 
     def _load(self, what: str) -> None:
-        details = None
+        details, without = None, ""
         if what.endswith(".json"):
             conversation = Conversation.load(expand_home(what))
         else:
             details = self.client.show(_needed(what, "/load"))
-            conversation = Conversation(
-                what,
-                options=with_own_limit({}, details),
-                think=thinking_for(self.said.think, what, details),
-                keep_alive=self.said.keep_alive,
-            )
+            before = show_if_there(self.client, self.said.model)
+            conversation = settings_for(self.said, what, details, before)
+            # It was written for the other: this one has its own.
+            without = "" if conversation.system is None else "; without what /system said"
+            conversation.system = None
         self.sessions = {conversation.model: Session(self.client, conversation)}
         self._sees = {}  # the tag may be another model by now
-        say(f"({conversation.model}, {len(conversation.turns)} turns)")
+        say(f"({conversation.model}, {len(conversation.turns)} turns{without})")
         if details is not None and self.is_typed:
             self.recall(details)
 
@@ -355,20 +353,11 @@ class Repl:
         details = self.client.show(tag)
         if tag == first:
             raise ConfigError(f"{tag} is the model that you talk to", hint="name another")
-        details_of_first = self.client.show(first)
-        own = with_own_limit({}, details_of_first).items()
-        given = {name: one for name, one in self.said.options.items() if (name, one) not in own}
-        settings = replace(
-            self.said,
-            model=tag,
-            options=with_own_limit(given, details),
-            think=thinking_for(self.said.think, tag, details),
-            turns=[],
-            dropped=[],
-        )
+        before = self.client.show(first)
+        settings = settings_for(self.said, tag, details, before)
         other = Session(self.client, settings)
         # It hears what was said so far, but not twice.
-        new = unheard(self.said.turns, messages_in(details_of_first), messages_in(details))
+        new = unheard(self.said.turns, messages_in(before), messages_in(details))
         other.go_back((new, self.said.dropped), unanswered=self.session.unanswered)
         self.sessions, self._turned = {first: self.session, tag: other}, False
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")

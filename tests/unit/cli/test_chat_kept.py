@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.chats import Chat
+from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
 
 from ollama_bridge.client import Conversation
@@ -18,6 +19,11 @@ def chat() -> Iterator[Chat]:
         found = Chat(daemon)
         yield found
         found.client.close()
+
+
+def words(messages: object) -> list[str]:
+    """What each of them says."""
+    return [one["content"] for one in messages]  # type: ignore[attr-defined]
 
 
 def test_a_conversation_is_saved_loaded_and_exported(chat: Chat, tmp_path: Path) -> None:
@@ -84,6 +90,38 @@ def test_another_model_thinks_as_it_can(
     assert (told in capsys.readouterr().err) == (think is None)
 
 
+def test_another_tag_is_asked_with_what_the_person_gave(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with the first tag's own limit, nor with an instruction, which is told."""
+    chat.daemon.made["m:latest"] = {"parameters": "num_predict 8"}
+    chat.repl.said.options = {"num_predict": 8}
+    chat("/set parameter temperature 0", "/set format json", "/system Be brief.", "/load other")
+    chat("hi")
+    assert chat.last["options"] == {"temperature": 0.0, "num_predict": 1024}
+    assert (chat.last["format"], len(words(chat.last["messages"]))) == ("json", 1)
+    assert "(other, 0 turns; without what /system said)" in capsys.readouterr().err
+    del chat.daemon.models["other:latest"]
+    chat("/load m", "hi")
+    assert chat.last["options"] == {"temperature": 0.0, "num_predict": 8}
+
+
+@pytest.mark.parametrize(("tag", "think"), [("other", []), ("other", ["--think"]), ("m", [])])
+def test_another_tag_goes_on_with_a_file(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, think: list[str]
+) -> None:
+    """As it can: every question was refused by one that cannot think, or cut at another's limit."""
+    thinks = {"parameters": "num_predict 8", "capabilities": ["thinking"]}
+    chat.daemon.made["m:latest"] = thinks
+    said = Conversation("m", options={"num_predict": 8, "seed": 1}, think=True)
+    said.save(tmp_path / "a.json")
+    words = ["chat", "--load", str(tmp_path / "a.json"), tag, *think, "--host", chat.daemon.host]
+    run_in_process(monkeypatch, words, "hi\n")
+    limit = 8 if tag == "m" else 1024
+    assert chat.last["options"] == {"num_predict": limit, "seed": 1}
+    assert chat.last.get("think") == (None if tag == "other" and not think else True)
+
+
 def test_what_a_loaded_tag_has_in_it_is_shown(
     chat: Chat, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,11 +169,6 @@ def test_what_a_chat_saved_is_saved_anew(
     assert "(saved: Mine; only a file keeps think)" in capsys.readouterr().err
     made = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
     assert [len(one["messages"]) for one in made] == [2, 4]
-
-
-def words(messages: object) -> list[str]:
-    """What each of them says."""
-    return [one["content"] for one in messages]  # type: ignore[attr-defined]
 
 
 def test_what_is_saved_into_the_tag_that_answers_is_there_once(
