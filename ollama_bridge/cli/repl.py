@@ -340,9 +340,13 @@ class Repl:
         self._show(again, self.session.unanswered)
 
     def _undo(self, _: str) -> None:
-        undone = [session.undo() for session in self.sessions.values()]
-        turn = undone[0]
-        say(f"(taken back: {turn.question['content'][:60]})" if turn else "(nothing was asked)")
+        is_answered = self.session.unanswered is None
+        turn, *_ = [session.undo() for session in self.sessions.values()]
+        if turn is None:
+            say("(nothing was asked)")
+        else:
+            had_none = "" if is_answered else "; it had no answer"
+            say(f"(taken back: {turn.question['content'][:60]}{had_none})")
 
     def _compare(self, tag: str) -> None:
         first = self.said.model

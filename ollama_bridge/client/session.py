@@ -94,8 +94,13 @@ class _Base:
         self._unanswered = unanswered
 
     def undo(self) -> Turn | None:
-        """Take the last question and its answer back; None if there is none."""
-        self._unanswered = None
+        """Take the last question and its answer back; None if there is none.
+
+        One that had no answer is taken back alone, as a turn that is not whole.
+        """
+        question, self._unanswered = self._unanswered, None
+        if question is not None:
+            return Turn(question, "", is_whole=False)
         return self.conversation.undo()
 
     def clear(self) -> None:

@@ -252,6 +252,10 @@ def test_undo_retry_clear(chat: Chat, capsys: pytest.CaptureFixture[str]) -> Non
     chat.daemon.pieces = ["Other"]
     assert chat("/retry") == "Other\n"
     assert [turn.answer for turn in chat.repl.said.turns] == ["Other"]
+    chat.daemon.fault = Fault.ERROR_LINE
+    chat("three", "/undo")
+    assert "(taken back: three; it had no answer)" in capsys.readouterr().err
+    assert [turn.answer for turn in chat.repl.said.turns] == ["Other"]
     chat("/clear", "/undo")
     assert "(nothing was asked)" in capsys.readouterr().err
 

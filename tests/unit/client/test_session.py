@@ -308,6 +308,23 @@ def test_a_retry_asks_a_question_that_failed(fake_daemon: FakeDaemon, kind: str)
         assert [turn.question["content"] for turn in said.turns] == ["one"]
 
 
+def test_a_question_that_failed_is_what_is_taken_back(fake_daemon: FakeDaemon) -> None:
+    """The answered turn before it went, and nothing of the failed one was there to go."""
+    with Client(fake_daemon.host) as client:
+        session = Session(client, Conversation("m"))
+        session.ask("one")
+        fake_daemon.fault = Fault.ERROR_LINE
+        with pytest.raises(RunnerCrashedError):
+            session.ask("two")
+        undone = session.undo()
+        assert undone is not None
+        assert (undone.question["content"], undone.answer, undone.is_whole) == ("two", "", False)
+        assert (session.unanswered, len(session.conversation.turns)) == (None, 1)
+        undone = session.undo()
+        assert undone is not None
+        assert (undone.question["content"], session.conversation.turns) == ("one", [])
+
+
 def test_an_option_that_is_none_is_not_set(
     fake_daemon: FakeDaemon, start: Callable[..., Driver]
 ) -> None:
