@@ -99,17 +99,21 @@ def _line(model: ModelSummary) -> str:
     return f"{name_key(model.name)} {model.digest}"
 
 
-def export(said: Conversation, path: Path) -> None:
-    """Write what was said as Markdown.
+def export(client: Client, said: Conversation, path: Path) -> None:
+    """Write what was said as Markdown, and before it the turns that the tag has in it.
 
     Raises:
         ConfigError: there is such a file, or it cannot be written.
+        DaemonError: the daemon does not tell of the tag.
     """
     if is_file(path):
         raise _is_there(path, f"{path} exists; it was not overwritten")
     parts = [f"# {said.model}\n"]
     if said.system is not None:
         parts.append(f"> {said.system}\n")
+    marks = {"user": "**You:** ", "system": "> "}
+    for message in messages_in(client.show(said.model)):
+        parts.append(f"{marks.get(message['role'], '')}{message['content']}\n")
     for turn in [*said.dropped, *said.turns]:
         parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]
     try:

@@ -276,6 +276,7 @@ class Repl:
                     "model": self.said.model,
                     **model_facts(details),
                     "turns": len(self.said.turns),
+                    "in the model": f"{len(messages_in(details))} messages",
                     "left out": len(self.said.dropped),
                 }
                 text = "\n".join(f"{name:<16}  {value}" for name, value in values.items())
@@ -333,7 +334,7 @@ class Repl:
             say(f"(what was said is in {what} and sent with it: /undo and /clear leave it there)")
 
     def _export(self, what: str) -> None:
-        keeping.export(self.said, expand_home(_needed(what, "/export")))
+        keeping.export(self.client, self.said, expand_home(_needed(what, "/export")))
 
     def _retry(self, _: str) -> None:
         again = {name: one.retry() for name, one in self.sessions.items()}
@@ -378,6 +379,10 @@ class Repl:
         for session in self.sessions.values():
             session.clear()
         say("(forgotten)")
+        with contextlib.suppress(OllamaBridgeError):  # it is forgotten, whoever is away
+            for tag in self.sessions:
+                if messages_in(self.client.show(tag)):
+                    say(f"(what {tag} has in it is still sent: /load another model)")
 
     def _help(self, _: str) -> None:
         say(HELP)

@@ -134,6 +134,20 @@ def test_what_a_loaded_tag_has_in_it_is_shown(
     assert chat("/load other") == ""
 
 
+def test_what_a_tag_has_in_it_counts_as_said(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It is sent with every question, also after ``/clear``."""
+    page = tmp_path / "a.md"
+    chat("one", "/save mine", "/load mine", "two", f"/export {page}", "/show info", "/clear")
+    assert page.read_text() == "# mine\n\n**You:** one\n\nHello!\n\n**You:** two\n\nHello!\n"
+    done = capsys.readouterr()
+    assert "turns             1\nin the model      2 messages\n" in done.out
+    assert "(what mine has in it is still sent: /load another model)" in done.err
+    chat("/load m", "/clear")
+    assert "still sent" not in capsys.readouterr().err
+
+
 def test_files_are_named_as_in_a_shell(
     chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
