@@ -37,7 +37,7 @@ from ollama_bridge.client.asides import (
     measure,
     measure_async,
 )
-from ollama_bridge.client.demands import ContextAsked
+from ollama_bridge.client.demands import Known
 from ollama_bridge.client.embedding import pieces
 from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
 from ollama_bridge.client.httpx_arguments import kept_safe, timeouts_of, unbounded
@@ -111,7 +111,7 @@ class Client(ollama.Client):
         self._elsewhere = None if keeps else (host, dict(kwargs))
         self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
         self._retries = retries or Retries()
-        self._contexts_in_use: set[ContextAsked] = set()
+        self._known = Known()
         self._transport = Transport(address, self._limits, http=self._client, at_once=at_once)
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
@@ -158,8 +158,7 @@ class Client(ollama.Client):
                         for line in lines:
                             part = answering.feed(line)
                             if answering.unchecked_context is not None:
-                                known = self._contexts_in_use
-                                look_at_context(self._transport, answering, known)
+                                look_at_context(self._transport, answering, self._known)
                             yield part
                     answering.finish()
                 except DaemonError as error:
@@ -203,7 +202,7 @@ class AsyncClient(ollama.AsyncClient):
         self._elsewhere = None if keeps else (host, dict(kwargs))
         self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
         self._retries = retries or Retries()
-        self._contexts_in_use: set[ContextAsked] = set()
+        self._known = Known()
         self._transport = AsyncTransport(address, self._limits, http=self._client, at_once=at_once)
 
     async def close(self):  # type: ignore[no-untyped-def]  # the signature is ollama's
@@ -256,8 +255,7 @@ class AsyncClient(ollama.AsyncClient):
                         async for line in lines:
                             part = answering.feed(line)
                             if answering.unchecked_context is not None:
-                                known = self._contexts_in_use
-                                await look_at_context_async(self._transport, answering, known)
+                                await look_at_context_async(self._transport, answering, self._known)
                             yield part
                     answering.finish()
                 except DaemonError as error:

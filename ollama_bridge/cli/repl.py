@@ -342,8 +342,8 @@ class Repl:
 
     def _undo(self, _: str) -> None:
         is_answered = self.session.unanswered is None
-        turn, *_ = [session.undo() for session in self.sessions.values()]
-        if turn is None:
+        turns = [session.undo() for session in self.sessions.values()]
+        if (turn := turns[0]) is None:
             say("(nothing was asked)")
         else:
             had_none = "" if is_answered else "; it had no answer"

@@ -13,7 +13,7 @@ from typing import Protocol
 from ollama_bridge.client import calls
 from ollama_bridge.client.demands import (
     ContextAsked,
-    LevelAsked,
+    Known,
     check_context,
     check_level,
     level_asked,
@@ -22,8 +22,14 @@ from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.measuring import measuring
 from ollama_bridge.client.transport import AsyncTransport, Transport
 from ollama_bridge.client.values import RunningModel, read_details, read_running
-from ollama_bridge.errors import DaemonBusyError, DaemonError, RequestRejectedError
+from ollama_bridge.errors import (
+    DaemonBusyError,
+    DaemonError,
+    ModelNotFoundError,
+    RequestRejectedError,
+)
 
+_UNAUTHORIZED = 401
 _LOOK = replace(calls.PS, patience="beside")
 
 
@@ -39,7 +45,7 @@ class Begun(Protocol):
     ends_s: float
 
 
-def look_at_context(transport: Transport, question: Begun, known: set[ContextAsked]) -> None:
+def look_at_context(transport: Transport, question: Begun, known: Known) -> None:
     """Once a model and context: while it answers, the daemon says what it runs with.
 
     Args:
@@ -60,9 +66,7 @@ def look_at_context(transport: Transport, question: Begun, known: set[ContextAsk
         known.add(asked)
 
 
-async def look_at_context_async(
-    transport: AsyncTransport, question: Begun, known: set[ContextAsked]
-) -> None:
+async def look_at_context_async(transport: AsyncTransport, question: Begun, known: Known) -> None:
     """:func:`look_at_context` without blocking."""
     asked, question.unchecked_context = question.unchecked_context, None
     if asked is None or asked in known:
@@ -74,9 +78,7 @@ async def look_at_context_async(
         known.add(asked)
 
 
-def look_at_level(
-    transport: Transport, question: Call, known: set[LevelAsked], ends_s: float
-) -> None:
+def look_at_level(transport: Transport, question: Call, known: Known, ends_s: float) -> None:
     """Once a model and level: since 0.34 the daemon takes its default for a level it lacks.
 
     Args:
@@ -103,7 +105,7 @@ def look_at_level(
 
 
 async def look_at_level_async(
-    transport: AsyncTransport, question: Call, known: set[LevelAsked], ends_s: float
+    transport: AsyncTransport, question: Call, known: Known, ends_s: float
 ) -> None:
     """:func:`look_at_level` without blocking."""
     asked = level_asked(question)
@@ -121,11 +123,15 @@ async def look_at_level_async(
 
 
 def _is_for_good(error: DaemonError) -> bool:
-    """A gateway that lets no such request through; all else is looked at with the next question."""
+    """A gateway that lets no such request through; all else is looked at with the next question.
+
+    A model that is not there may come, and be another one; so may a key.
+    """
     return (
         isinstance(error, RequestRejectedError)
-        and not isinstance(error, DaemonBusyError)
+        and not isinstance(error, DaemonBusyError | ModelNotFoundError)
         and error.status_code < 500
+        and error.status_code != _UNAUTHORIZED
     )
 
 

@@ -12,7 +12,6 @@ from ollama_bridge.client.address import read_address
 from ollama_bridge.client.answering import Answering
 from ollama_bridge.client.asides import look_at_context_async, look_at_level_async, measure_async
 from ollama_bridge.client.asynchronous_models import AsyncModelStore
-from ollama_bridge.client.demands import ContextAsked, LevelAsked
 from ollama_bridge.client.embedding import Embedding, joined, pieces
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.options import Options
@@ -77,8 +76,6 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         self._api_key = address.api_key
         self._retries = retries or Retries()
         self._thinking_opened: dict[tuple[str | None, str], bool] = {}
-        self._contexts_in_use: set[ContextAsked] = set()
-        self._levels_known: set[LevelAsked] = set()
         super().__init__(AsyncTransport(address, self._timeouts, transport))
 
     async def generate(
@@ -331,7 +328,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
             gives_out=gives_out,
             thinking_opened=self._thinking_opened.get(way, False),
         )
-        await look_at_level_async(self._transport, call, self._levels_known, answering.ends_s)
+        await look_at_level_async(self._transport, call, self._known, answering.ends_s)
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:
@@ -342,8 +339,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
                     async for line in lines:
                         events = answering.feed(line)
                         if answering.unchecked_context is not None:
-                            known = self._contexts_in_use
-                            await look_at_context_async(self._transport, answering, known)
+                            await look_at_context_async(self._transport, answering, self._known)
                         for event in events:
                             yield event
                 answering.finish()

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ollama_bridge.client import calls
+from ollama_bridge.client.demands import Known
 from ollama_bridge.client.exchange import Call, check_status
 from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.options import Options
@@ -35,6 +36,7 @@ class AsyncModelStore:
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
+        self._known = Known()
 
     @property
     def host(self) -> str:
@@ -77,10 +79,12 @@ class AsyncModelStore:
     async def copy(self, source: str, destination: str) -> None:
         """Give a model a second name; an old model of that name is replaced."""
         await self._done(calls.copy(source, destination))
+        self._known.clear()
 
     async def delete(self, model: str) -> None:
         """Remove a name, and what no other name needs."""
         await self._done(calls.delete(model))
+        self._known.clear()
 
     async def load(
         self, model: str, *, options: Options | None = None, keep_alive: KeepAlive = None
@@ -131,6 +135,7 @@ class AsyncModelStore:
             StreamBrokenError: the daemon did not say that it succeeded.
         """
         await self._follow(calls.create(request), on_status, None)
+        self._known.clear()
 
     async def pull(
         self,
@@ -152,6 +157,7 @@ class AsyncModelStore:
             DaemonError: it could not.
         """
         await self._follow(calls.pull(model, insecure=insecure), on_status, on_progress)
+        self._known.clear()
 
     async def push(
         self,

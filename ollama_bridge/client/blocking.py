@@ -12,7 +12,6 @@ from ollama_bridge.client.address import read_address
 from ollama_bridge.client.answering import Answering
 from ollama_bridge.client.asides import look_at_context, look_at_level, measure
 from ollama_bridge.client.blocking_models import ModelStore
-from ollama_bridge.client.demands import ContextAsked, LevelAsked
 from ollama_bridge.client.embedding import Embedding, joined, pieces
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.options import Options
@@ -77,8 +76,6 @@ class Client(ModelStore, BlockingProcedures):
         self._api_key = address.api_key
         self._retries = retries or Retries()
         self._thinking_opened: dict[tuple[str | None, str], bool] = {}
-        self._contexts_in_use: set[ContextAsked] = set()
-        self._levels_known: set[LevelAsked] = set()
         super().__init__(Transport(address, self._timeouts, transport))
 
     def generate(
@@ -327,7 +324,7 @@ class Client(ModelStore, BlockingProcedures):
             gives_out=gives_out,
             thinking_opened=self._thinking_opened.get(way, False),
         )
-        look_at_level(self._transport, call, self._levels_known, answering.ends_s)
+        look_at_level(self._transport, call, self._known, answering.ends_s)
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:
@@ -338,8 +335,7 @@ class Client(ModelStore, BlockingProcedures):
                     for line in lines:
                         events = answering.feed(line)
                         if answering.unchecked_context is not None:
-                            known = self._contexts_in_use
-                            look_at_context(self._transport, answering, known)
+                            look_at_context(self._transport, answering, self._known)
                         yield from events
                 answering.finish()
             except DaemonError as error:

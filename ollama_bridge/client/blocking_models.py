@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.client import calls
+from ollama_bridge.client.demands import Known
 from ollama_bridge.client.exchange import Call, check_status
 from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.options import Options
@@ -35,6 +36,7 @@ class ModelStore(Closing):
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._known = Known()
 
     @property
     def host(self) -> str:
@@ -64,10 +66,12 @@ class ModelStore(Closing):
     def copy(self, source: str, destination: str) -> None:
         """Give a model a second name; an old model of that name is replaced."""
         self._done(calls.copy(source, destination))
+        self._known.clear()
 
     def delete(self, model: str) -> None:
         """Remove a name, and what no other name needs."""
         self._done(calls.delete(model))
+        self._known.clear()
 
     def load(
         self, model: str, *, options: Options | None = None, keep_alive: KeepAlive = None
@@ -118,6 +122,7 @@ class ModelStore(Closing):
             StreamBrokenError: the daemon did not say that it succeeded.
         """
         self._follow(calls.create(request), on_status, None)
+        self._known.clear()
 
     def pull(
         self,
@@ -139,6 +144,7 @@ class ModelStore(Closing):
             DaemonError: it could not.
         """
         self._follow(calls.pull(model, insecure=insecure), on_status, on_progress)
+        self._known.clear()
 
     def push(
         self,

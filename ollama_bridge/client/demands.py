@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.values import RunningModel, context_in_use
@@ -11,6 +13,32 @@ from ollama_bridge.errors import ContextReducedError, UnsupportedFeatureError
 # Model and ``num_ctx`` of a question; model and level of thinking.
 ContextAsked = tuple[str, int]
 LevelAsked = tuple[str, str]
+
+_KNOWN_FOR_S = 300.0
+
+
+class Known:
+    """What was looked at, for a while: somebody else may make another model of a tag.
+
+    Args:
+        now_s: The clock.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._until_s: dict[ContextAsked | LevelAsked, float] = {}
+
+    def __contains__(self, asked: ContextAsked | LevelAsked) -> bool:
+        """Whether it need not be looked at again."""
+        return self._until_s.get(asked, -math.inf) > self._now_s()
+
+    def add(self, asked: ContextAsked | LevelAsked) -> None:
+        """It was looked at just now."""
+        self._until_s[asked] = self._now_s() + _KNOWN_FOR_S
+
+    def clear(self) -> None:
+        """Know nothing any more: a model was made, or taken away."""
+        self._until_s.clear()
 
 
 def context_asked(question: Call) -> ContextAsked | None:

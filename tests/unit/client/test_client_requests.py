@@ -13,9 +13,11 @@ import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
 
 from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest, Timeouts
+from ollama_bridge.client.demands import Known
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
+    ModelNotFoundError,
     ReplyInvalidError,
     UnsupportedFeatureError,
 )
@@ -375,7 +377,53 @@ def test_a_level_that_could_not_be_looked_up_is_looked_up_again(kind: str) -> No
         run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
 
 
-@pytest.mark.parametrize(("status", "looks"), [(403, 1), (503, 2)])
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_the_levels_of_a_model_that_comes_are_its_own(fake_daemon: FakeDaemon, kind: str) -> None:
+    """That it was not there, or was another one, says nothing of what was pulled, or made anew."""
+    fake_daemon.shown = {**fake_daemon.shown, **LEVELS}
+    fewer = {"thinking": {"values": [False, "low"], "default": "low"}}
+
+    async def run_asyncio() -> None:
+        async with AsyncClient(fake_daemon.host) as client:
+            with pytest.raises(ModelNotFoundError):
+                await client.chat("new", "hi", think="high")
+            fake_daemon.models["new:latest"] = "e" * 64
+            with pytest.raises(UnsupportedFeatureError, match="'high'"):
+                await client.chat("new", "hi", think="high")
+            assert (await client.chat("m", "hi", think="xhigh")).text == "Hello!"
+            await client.create({"model": "m", "from": "m"})
+            fake_daemon.shown = {**fake_daemon.shown, **fewer}
+            await client.chat("m", "hi", think="xhigh")
+
+    def run_blocking() -> None:
+        with Client(fake_daemon.host) as client:
+            with pytest.raises(ModelNotFoundError):
+                client.chat("new", "hi", think="high")
+            fake_daemon.models["new:latest"] = "e" * 64
+            with pytest.raises(UnsupportedFeatureError, match="'high'"):
+                client.chat("new", "hi", think="high")
+            assert client.chat("m", "hi", think="xhigh").text == "Hello!"
+            client.create({"model": "m", "from": "m"})
+            fake_daemon.shown = {**fake_daemon.shown, **fewer}
+            client.chat("m", "hi", think="xhigh")
+
+    with pytest.raises(UnsupportedFeatureError, match="'xhigh'"):
+        run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+
+
+def test_what_was_looked_at_is_known_for_a_while() -> None:
+    """In a service one client asks for days, and somebody else makes models."""
+    clock = [0.0]
+    known = Known(lambda: clock[0])
+    known.add(("m", 4096))
+    clock[0] = 299.0
+    assert ("m", 4096) in known
+    assert ("m", "high") not in known
+    clock[0] = 301.0
+    assert ("m", 4096) not in known
+
+
+@pytest.mark.parametrize(("status", "looks"), [(401, 2), (403, 1), (503, 2)])
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_what_is_never_given_out_is_not_looked_up_again(kind: str, status: int, looks: int) -> None:
     """A gateway that lets questions through alone, unlike one that is busy."""
