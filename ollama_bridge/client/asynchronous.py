@@ -220,6 +220,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         Raises:
             ConfigError: an option that Ollama does not know, or an empty text.
             ContextOverflowError: a text is too long.
+            UnsupportedFeatureError: the vectors are not so long.
             DaemonError: everything else that the daemon can do wrong.
         """
         parts = self.embed_parts(

@@ -14,7 +14,12 @@ from typing import Any
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.client.values import Embeddings, Timings, read_embeddings
-from ollama_bridge.errors import ContextOverflowError, DaemonError, ReplyInvalidError
+from ollama_bridge.errors import (
+    ContextOverflowError,
+    DaemonError,
+    ReplyInvalidError,
+    UnsupportedFeatureError,
+)
 
 # Of one request. A daemon that reads 40 tokens a second has it within the limits, to a fast one
 # what lies between two requests is nothing.
@@ -113,10 +118,13 @@ class Embedding:
 
         Raises:
             ReplyInvalidError: it is not what was asked for.
+            UnsupportedFeatureError: the model, or the daemon, has no vectors of that length.
         """
         texts = self._waiting[0]
         model = str(self._question.model)
         found = read_embeddings(data, model=model, count=len(texts))
+        for vector in found.vectors[:1]:  # all are of one length
+            self._check_length(len(vector))
         cut = (0,) if texts.start in self._cut else ()
         self._parts[texts.start] = replace(found, cut=cut)
         self._waiting.popleft()
@@ -144,6 +152,17 @@ class Embedding:
             self._waiting.extendleft([texts[middle:], texts[:middle]])
         self._next()
         return 0.0
+
+    def _check_length(self, length: int) -> None:
+        """Ollama cuts vectors where they are longer, and says nothing where they are not."""
+        asked = self._body.get("dimensions")
+        if asked not in (None, length):
+            raise UnsupportedFeatureError(
+                f"{asked} dimensions were asked for, but the vectors have {length}",
+                status_code=400,
+                model=str(self._question.model),
+                hint=f"ask for {length} at most" if length < asked else "use a newer Ollama",
+            )
 
     def _next(self) -> None:
         self.call = None

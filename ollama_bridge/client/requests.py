@@ -235,6 +235,8 @@ def embed_body(
 ) -> dict[str, Any]:
     """Body of ``/api/embed``."""
     _check_kinds({"truncate": truncate, "dimensions": dimensions, "keep_alive": keep_alive})
+    if dimensions is not None and dimensions < 1:  # Ollama would say nothing, and cut nothing
+        raise ConfigError(f"dimensions is {dimensions}", hint="1 or more, or leave it out")
     found = [texts] if isinstance(texts, str) else list(texts)
     if not all(isinstance(text, str) and text for text in found):
         raise ConfigError("a text to embed is empty or no text", hint="leave empty texts out")

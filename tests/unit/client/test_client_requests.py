@@ -336,6 +336,26 @@ def test_a_model_that_is_replaced_between_texts_is_told(fake_daemon: FakeDaemon,
         ask(fake_daemon.host, "embed", "m", MANY)
 
 
+@pytest.mark.parametrize(
+    ("dimensions", "words", "hint", "asked"),
+    [
+        (1024, "1024 dimensions were asked for, but the vectors have 2", "ask for 2 at most", 1),
+        (1, "1 dimensions were asked for, but the vectors have 2", "use a newer Ollama", 1),
+        (0, "dimensions is 0", "1 or more, or leave it out", 0),
+        (-5, "dimensions is -5", "1 or more, or leave it out", 0),
+    ],
+)
+def test_vectors_have_the_length_that_was_asked_for(
+    fake_daemon: FakeDaemon, ask: Any, dimensions: int, words: str, hint: str, asked: int
+) -> None:
+    """Ollama cuts where it can, and says nothing where it cannot."""
+    with pytest.raises((UnsupportedFeatureError, ConfigError), match=words) as caught:
+        ask(fake_daemon.host, "embed", "m", ["a"], dimensions=dimensions)
+    assert caught.value.hint == hint
+    assert len(fake_daemon.asked) == asked
+    assert len(ask(fake_daemon.host, "embed", "m", ["a"], dimensions=2).vectors[0]) == 2
+
+
 LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "xhigh"}}
 
 
