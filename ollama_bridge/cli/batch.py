@@ -116,10 +116,7 @@ def batch(
     ):
         if not host:
             ensure_daemon(reporter=reporter)
-        if not _leave_limits_to_the_tags(requests, host or [None]):
-            limit = f"{DEFAULT_NUM_PREDICT} holds; -p num_predict=N says another"
-            unknown = f"no daemon tells the num_predict that the tags have of their own: {limit}"
-            reporter.emit(Note(_STAGE, "warning", unknown))
+        are_limits_told = _leave_limits_to_the_tags(requests, host or [None])
         events = ask_all(
             requests,
             answers.with_name(f"{answers.name}.log"),
@@ -131,6 +128,11 @@ def batch(
         done = 0
         with contextlib.closing(events):  # whatever ends the loop, nothing is asked on
             for event in events:
+                if not are_limits_told:  # said now: who lacks the model, or a key, was refused
+                    are_limits_told = True
+                    limit = f"{DEFAULT_NUM_PREDICT} holds; -p num_predict=N says another"
+                    unknown = f"no daemon tells the tags' own num_predict: {limit}"
+                    reporter.emit(Note(_STAGE, "warning", unknown))
                 if isinstance(event, GivenUp):
                     reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
                     continue

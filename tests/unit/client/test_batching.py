@@ -503,9 +503,21 @@ def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
         assert (told.exit_code, "num_predict" in told.stderr) == (0, False)
         alone = CliRunner().invoke(cli.app, [*args, gateway.host, "--host", nobody_listens()])
         assert alone.exit_code == 0
-        assert "no daemon tells the num_predict" in alone.stderr
+        assert "no daemon tells the tags' own num_predict: 1024 holds" in alone.stderr
         assert [one["options"]["num_predict"] for one in gateway.questions] == [1024]
     assert [one["options"]["num_predict"] for one in daemon.questions] == [30]
+
+
+def test_a_batch_that_cannot_begin_warns_of_nothing_else(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A wrong name is no gateway: what the limit would be does not matter."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "a"}\n')
+    args = ["batch", str(source), str(tmp_path / "out.jsonl"), "--host", daemon.host]
+    done = CliRunner().invoke(cli.app, [*args, "--model", "typo"])
+    assert isinstance(done.exception, ModelNotFoundError)
+    assert "num_predict" not in done.stderr
 
 
 def test_an_answer_is_told_as_by_generate(daemon: FakeDaemon, tmp_path: Path) -> None:
