@@ -177,7 +177,9 @@ def typed(repl: Repl, reader: LineReader) -> Iterator[str]:
     from ollama_bridge.cli.chat_history import KeptHistory
 
     kept, trouble = KeptHistory(home_dir() / "chat-history"), None
-    repl.keeps_history = not os.environ.get("OLLAMA_NOHISTORY")
+    # As Go's ParseBool reads it, and what is no truth value as true: so does Ollama.
+    nohistory = os.environ.get("OLLAMA_NOHISTORY", "").strip().strip("\"'")
+    repl.keeps_history = nohistory in ("", "0", "f", "F", "false", "FALSE", "False")
     if "OLLAMA_EDITOR" in os.environ:
         os.environ["VISUAL"] = os.environ["OLLAMA_EDITOR"]
     keys = KeyBindings()

@@ -129,6 +129,20 @@ def test_a_history_that_cannot_be_written_any_more_is_told_once(
     assert capsys.readouterr().err.count(told) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "is_kept"), [("", True), ("0", True), ("'false'", True), ("1", False), ("yes", False)]
+)
+def test_the_history_is_switched_off_as_ollama_reads_it(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, value: str, is_kept: bool
+) -> None:
+    """``OLLAMA_NOHISTORY=0`` means to keep it."""
+    monkeypatch.setenv("OLLAMA_NOHISTORY", value)
+    with create_pipe_input() as keys, create_app_session(keys, DummyOutput()):
+        keys.send_text("one\r")
+        assert next(typed(chat.repl, LineReader())) == "one"
+    assert ("+one" in (home_dir() / "chat-history").read_text()) == is_kept
+
+
 def test_questions_are_answered_and_remembered(chat: Chat) -> None:
     """An empty line is no question."""
     assert chat("hi", "") == "Hello!\n"
