@@ -12,7 +12,7 @@ import typer
 from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import completion, loaded, options, output
 from ollama_bridge.cli.progress import ConsoleReporter, bar
-from ollama_bridge.errors import ModelfileError
+from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.reporting import Note
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def create(
             "--quantize", "-q", help="Where the daemon does it (before 0.34); see `package --type`."
         ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", hidden=True)] = False,
+    draft_quantize: Annotated[str | None, typer.Option("--draft-quantize", hidden=True)] = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
@@ -58,6 +60,12 @@ def create(
     from ollama_bridge.modelfile import check_tag
 
     check_tag(tag)
+    if force or draft_quantize is not None:
+        raise ConfigError(
+            f"{'--force' if force else '--draft-quantize'} is for a folder of safetensors that "
+            "`ollama create` itself imports, and means nothing here",
+            hint=f"leave it out, or make the tag of the folder: ollama-bridge package FOLDER {tag}",
+        )
     text = read_modelfile(modelfile, hint="name it with -f FILE")
     content = read_creation(text, tag, modelfile.parent)
     request = dict(content.request)
@@ -100,7 +108,7 @@ def ps(
       ollama-bridge ps
     """
     with _client(host) as client:
-        running = [one for one in client.ps() if one.name.startswith(prefix)]
+        running = [one for one in client.ps() if options.begins_with(one.name, prefix)]
     if as_json:
         output.data_json([asdict(one) for one in running])
         return

@@ -197,7 +197,7 @@ def ls(
     from ollama_bridge.client import Client
 
     with Client(host) as client:
-        models = [one for one in client.list() if one.name.startswith(prefix)]
+        models = [one for one in client.list() if options.begins_with(one.name, prefix)]
     if as_json:
         output.data_json([asdict(model) for model in models])
         return

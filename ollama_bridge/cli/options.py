@@ -112,3 +112,8 @@ PrefixArgument = Annotated[
 TagArgument = Annotated[
     str, typer.Argument(help="A tag in Ollama (see `ls`).", autocompletion=completion.tags)
 ]
+
+
+def begins_with(tag: str, prefix: str) -> bool:
+    """Whether it is one that ``ls PREFIX`` means: names of one model are one in any case."""
+    return tag.casefold().startswith(prefix.casefold())

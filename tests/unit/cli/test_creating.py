@@ -140,3 +140,15 @@ def test_a_modelfile_that_is_no_text(
         assert done.code == 2
         assert f"Modelfile cannot be read: {reason}" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--force", "--draft-quantize int4"])
+def test_flags_of_an_import_of_ollama_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flag: str
+) -> None:
+    """They were unknown options; of a Modelfile `ollama create` refuses them, too."""
+    monkeypatch.chdir(tmp_path)
+    done = run_line(monkeypatch, f"ollama-bridge create new {flag} -f Modelfile")
+    assert done.code == 2
+    assert f"{flag.split()[0]} is for a folder of safetensors" in done.stderr
+    assert "ollama-bridge package FOLDER new" in done.stderr

@@ -313,7 +313,7 @@ def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
     """As ``ollama`` does it."""
     assert command(daemon, "cp", "m", "team/m:1").returncode == 0
     assert "team/m:1" in command(daemon, "ls").stdout
-    assert command(daemon, "ls", "tea").stdout.splitlines()[1:][0].startswith("team/m:1\t")
+    assert command(daemon, "ls", "Tea").stdout.splitlines()[1:][0].startswith("team/m:1\t")
     assert [one["name"] for one in json.loads(command(daemon, "ps", "m", "--json").stdout)] == [
         "m:latest"
     ]
