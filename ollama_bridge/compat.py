@@ -4,10 +4,11 @@ Write ``from ollama_bridge import compat as ollama`` and nothing else changes: t
 arguments and return types (they are ollama-python's own), the same exceptions to catch. What does
 change: limits of time that are all finite; a question that failed in passing is asked again; a
 prompt that does not fit is an error that says by how much, instead of half a prompt; a context
-shorter than the ``num_ctx`` that was asked for is an error, and so is an answer or a ``pull`` that
-ends without its last event; no redirect takes a key elsewhere; and no error of httpx or json comes
-through but those of ``web_search`` and ``web_fetch``, which go to ollama.com. An option that the
-daemon would ignore is a ``ConfigError`` of ours, before anything is sent.
+shorter than the ``num_ctx`` that was asked for is an error, and so are a level of thinking that the
+model lacks, and an answer or a ``pull`` that ends without its last event; no redirect takes a key
+elsewhere; and no error of httpx or json comes through but those of ``web_search`` and
+``web_fetch``, which go to ollama.com. An option that the daemon would ignore is a ``ConfigError``
+of ours, before anything is sent.
 
 Other than in our own client, since callers rely on it: without ``num_predict`` an answer is as long
 as it gets, within the limit of the whole call; parts are handed on as the daemon splits them, so a
@@ -34,6 +35,8 @@ from ollama_bridge.client.address import read_address
 from ollama_bridge.client.asides import (
     look_at_context,
     look_at_context_async,
+    look_at_level,
+    look_at_level_async,
     measure,
     measure_async,
 )
@@ -152,6 +155,7 @@ class Client(ollama.Client):
 
     def _answer(self, call: Call, answering: RawAnswering) -> Generator[dict[str, Any], None, None]:
         with _told():
+            look_at_level(self._transport, call, self._known, answering.ends_s)
             while not answering.is_over:
                 try:
                     with self._transport.lines(call, answering.ends_s) as lines:
@@ -175,6 +179,7 @@ class Client(ollama.Client):
                 time.sleep(attempts.next_pause_s(error))
 
     def _transfer(self, call: Call) -> Generator[dict[str, Any], None, None]:
+        self._known.clear()
         with _told(), self._transport.lines(call) as lines:
             part: dict[str, Any] = {}
             for line in lines:
@@ -249,6 +254,7 @@ class AsyncClient(ollama.AsyncClient):
         self, call: Call, answering: RawAnswering
     ) -> AsyncGenerator[dict[str, Any], None]:
         with _told():
+            await look_at_level_async(self._transport, call, self._known, answering.ends_s)
             while not answering.is_over:
                 try:
                     async with self._transport.lines(call, answering.ends_s) as lines:
@@ -272,6 +278,7 @@ class AsyncClient(ollama.AsyncClient):
                 await asyncio.sleep(attempts.next_pause_s(error))
 
     async def _transfer(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
+        self._known.clear()
         with _told():
             async with self._transport.lines(call) as lines:
                 part: dict[str, Any] = {}

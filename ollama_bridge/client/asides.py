@@ -94,7 +94,7 @@ def look_at_level(transport: Transport, question: Call, known: Known, ends_s: fl
     if asked is None or asked in known:
         return
     try:
-        shown = transport.json(calls.show(asked[0], verbose=False), ends_s)
+        shown = transport.json(_look_up(asked[0]), ends_s)
         levels = read_details(shown).think_levels
     except DaemonError as error:  # spoils no answer
         if _is_for_good(error):
@@ -112,7 +112,7 @@ async def look_at_level_async(
     if asked is None or asked in known:
         return
     try:
-        shown = await transport.json(calls.show(asked[0], verbose=False), ends_s)
+        shown = await transport.json(_look_up(asked[0]), ends_s)
         levels = read_details(shown).think_levels
     except DaemonError as error:
         if _is_for_good(error):
@@ -120,6 +120,10 @@ async def look_at_level_async(
         return
     check_level(asked, levels)
     known.add(asked)
+
+
+def _look_up(model: str) -> Call:
+    return replace(calls.show(model, verbose=False), patience="beside")
 
 
 def _is_for_good(error: DaemonError) -> bool:

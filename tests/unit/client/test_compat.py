@@ -35,6 +35,7 @@ from ollama_bridge.errors import (
     ModelNotFoundError,
     RunnerCrashedError,
     StreamBrokenError,
+    UnsupportedFeatureError,
 )
 
 SHORT = Timeouts(connect_s=5.0, load_s=0.0, first_token_s=0.2, between_tokens_s=0.2, total_s=5.0)
@@ -345,6 +346,21 @@ def test_a_shorter_context_than_was_asked_for_is_an_error(
     ask(daemon.host, "chat", "m", MESSAGES, stream=stream, options={"num_ctx": 100})
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_level_of_thinking_that_the_model_lacks_is_an_error(
+    daemon: FakeDaemon, ask: Any, stream: bool
+) -> None:
+    """The daemon would take its default, unsaid."""
+    levels = {"values": [False, "low", "xhigh"], "default": "xhigh"}
+    daemon.shown = {**daemon.shown, "thinking": levels}
+    with pytest.raises(ollama.ResponseError, match="does not think at level 'high'") as caught:
+        ask(daemon.host, "chat", "m", MESSAGES, stream=stream, think="high")
+    assert isinstance(caught.value.__cause__, UnsupportedFeatureError)
+    assert daemon.questions == []
+    ask(daemon.host, "chat", "m", MESSAGES, stream=stream, think="low")
+    assert daemon.questions[-1]["think"] == "low"
+
+
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_look_at_the_context_waits_for_no_question(
@@ -361,18 +377,23 @@ def test_a_look_at_the_context_waits_for_no_question(
 
     async def run_asyncio() -> list[ollama.ChatResponse]:
         async with compat.AsyncClient(daemon.host, timeouts=PATIENT, limits=limits) as client:
-            return await asyncio.gather(*(client.chat(*asked, options=options) for _ in range(6)))
+            return await asyncio.gather(
+                *(client.chat(*asked, options=options, think="low") for _ in range(6))
+            )
 
     def run_blocking() -> list[ollama.ChatResponse]:
         with (
             compat.Client(daemon.host, timeouts=PATIENT, limits=limits) as client,
             ThreadPoolExecutor(6) as threads,
         ):
-            futures = [threads.submit(client.chat, *asked, options=options) for _ in range(6)]
+            futures = [
+                threads.submit(client.chat, *asked, options=options, think="low") for _ in range(6)
+            ]
             return [future.result() for future in futures]
 
     daemon.script = meets
     asked: tuple[Any, ...] = ("m", MESSAGES)
+    daemon.shown = {**daemon.shown, "thinking": {"values": ["low"], "default": "low"}}
     options, limits = {"num_ctx": 64}, httpx.Limits(max_connections=count)
     found = run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
     assert [one.message.content for one in found] == ["Hello!"] * 6
