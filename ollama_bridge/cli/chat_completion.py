@@ -17,7 +17,7 @@ _PLAIN = (
 )
 _SHOWN = ("info", "license", "modelfile", "parameters", "system", "template")
 _SET = (
-    *("system", "think", "nothink", "noformat", "verbose", "quiet"),
+    *("system", "think", "nothink", "noformat", "budget", "verbose", "quiet"),
     *("history", "nohistory"),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ HELP = """\
 /set system TEXT            the instruction; also /system TEXT
 /set think | nothink        also /think [on|off|low|medium|high|max], or a level of the model's own
 /set format json | noformat answers as JSON, or as they are
+/set budget TOKENS | off    what a question may take with all before it; older turns are left out
 /set verbose | quiet        times after every answer; also /timing
 /set history | nohistory    keep what is typed, or not
 /show info | license | modelfile | parameters | system | template
@@ -235,6 +237,11 @@ class Repl:
                 self._each("format", "json")
             case "noformat", "":
                 self._each("format", None)
+            case "budget", "off":
+                self._each("budget_tokens", None)
+            case "budget", number if number.isdecimal():
+                checked_budget = replace(self.said, budget_tokens=int(number)).budget_tokens
+                self._each("budget_tokens", checked_budget)
             case (("verbose" | "quiet"), ""):
                 self.verbose = what == "verbose"
             case (("history" | "nohistory"), ""):

@@ -68,6 +68,8 @@ class Conversation:
         trim: What is done when it does not fit the context any more: ``oldest``: the oldest turns
             are left out of it (and listed in ``dropped``); ``never``: it is an error.
         reserve_tokens: Room that is left for an answer; at most half of the context.
+        budget_tokens: What a question may take with all that is sent in front of it, by what the
+            last answer told: beyond it the oldest turns are left out. None: what the context holds.
         format: Of every answer: ``json`` or a JSON schema.
         keep_alive: How long the model stays loaded after every answer.
         turns: Those that are still sent.
@@ -84,6 +86,7 @@ class Conversation:
     keep_alive: KeepAlive = None
     turns: list[Turn] = field(default_factory=list)
     dropped: list[Turn] = field(default_factory=list)
+    budget_tokens: int | None = None
     _used_tokens: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +94,10 @@ class Conversation:
         check_options(self.options)
         if self.trim not in ("oldest", "never"):
             raise ConfigError(f"trim is {self.trim!r}", hint="write oldest or never")
+        if self.budget_tokens is not None and self.budget_tokens < 1:
+            raise ConfigError(f"budget_tokens is {self.budget_tokens}", hint="1 or more, or None")
+        if self.budget_tokens is not None and self.trim == "never":
+            raise ConfigError("budget_tokens, but trim is never", hint="write trim=oldest")
         if self.reserve_tokens < 0:
             raise ConfigError(f"reserve_tokens is {self.reserve_tokens}: it cannot be negative")
 
@@ -124,12 +131,14 @@ class Conversation:
             The turns that were dropped.
         """
         used, chars = self._used_tokens, sum(turn.size_chars for turn in self.turns)
-        if self.trim == "never" or used is None or context_tokens is None or not chars:
+        limits = [] if context_tokens is None else [self._room_tokens(context_tokens)]
+        limits += [] if self.budget_tokens is None else [self.budget_tokens]
+        if self.trim == "never" or used is None or not limits or not chars:
             return []
         # The instruction and the template are in `used` too, so this is the most that they can be.
         tokens_per_char = min(1.0, used / chars)
         expected = used + len(str(question.get("content", ""))) * tokens_per_char
-        return self._drop(expected, tokens_per_char, context_tokens)
+        return self._drop(expected, tokens_per_char, min(limits))
 
     def make_room_after(
         self, question: Mapping[str, Any], refusal: ContextOverflowError
@@ -151,14 +160,15 @@ class Conversation:
         others = len(self.system or "") + len(str(question.get("content", "")))
         tokens_per_char = needed / max(1, others + sum(turn.size_chars for turn in turns))
         expected = needed - dropped[0].size_chars * tokens_per_char
-        return dropped + self._drop(expected, tokens_per_char, limit)
+        return dropped + self._drop(expected, tokens_per_char, self._room_tokens(limit))
 
-    def _drop(
-        self, expected_tokens: float, tokens_per_char: float, context_tokens: int
-    ) -> list[Turn]:
+    def _room_tokens(self, context_tokens: int) -> int:
+        """What a context has for a question."""
+        return context_tokens - min(self.reserve_tokens, context_tokens // 2)
+
+    def _drop(self, expected_tokens: float, tokens_per_char: float, most_tokens: int) -> list[Turn]:
         dropped: list[Turn] = []
-        reserve_tokens = min(self.reserve_tokens, context_tokens // 2)
-        while self.turns and expected_tokens + reserve_tokens > context_tokens:
+        while self.turns and expected_tokens > most_tokens:
             expected_tokens -= self.turns[0].size_chars * tokens_per_char
             dropped += self.drop_oldest()
         return dropped
@@ -221,6 +231,7 @@ class Conversation:
             "reserve_tokens": self.reserve_tokens,
             "format": self.format,
             "keep_alive": self.keep_alive,
+            "budget_tokens": self.budget_tokens,
             "dropped": [_to_json(turn) for turn in self.dropped],
             "turns": [_to_json(turn) for turn in self.turns],
         }
@@ -279,5 +290,6 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "system", "options", "think", "trim", "reserve_tokens", "format")
     if not isinstance(data["model"], str) or not isinstance(data["system"], str | None):
         raise TypeError("model and system are texts")
-    # Files of before have none.
-    return {name: data[name] for name in names} | {"keep_alive": data.get("keep_alive")}
+    # Files of before have none of these.
+    newer = {name: data.get(name) for name in ("keep_alive", "budget_tokens")}
+    return {name: data[name] for name in names} | newer

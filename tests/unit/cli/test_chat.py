@@ -191,6 +191,10 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
     chat("/think xhigh", "/think high", "hi")
     assert chat.last["think"] == "xhigh"
     assert "/think high: of m write on, off, low, xhigh" in capsys.readouterr().err
+    chat("/set budget 500")
+    assert chat.repl.said.budget_tokens == 500
+    chat("/set budget off")
+    assert chat.repl.said.budget_tokens is None
     chat("/set verbose", "hi")
     assert "7 + 3 tokens, first token" in capsys.readouterr().err
 
@@ -201,6 +205,8 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/banana", "no command /banana"),
         ("/", "no command /"),
         ("/set banana", "/set banana: not understood"),
+        ("/set budget", "/set budget: not understood"),
+        ("/set budget 0", "budget_tokens is 0"),
         ("/set parameter temprature 1", "temperature"),
         ("/set parameter temperature hot", "temperature"),
         ("/set parameter temperature 0 1", "it takes one value"),

@@ -230,6 +230,35 @@ def test_room_for_an_answer_is_made_before_it_is_needed() -> None:
     assert said.make_room(said.question("e" * 10), 75) == []  # not known until the next reply
 
 
+def test_a_budget_bounds_what_is_sent_whatever_the_context_holds(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver]
+) -> None:
+    """By what the last reply took; the context is not asked for, so nothing is loaded anew."""
+    fake_daemon.script = lambda asked: Turn(
+        prompt_tokens=sum(len(one["content"]) for one in asked.json["messages"])
+    )
+    session = start(budget_tokens=70)
+    told = [session("stream", name * 20) for name in "abcdef"]
+    left_out = [
+        len(event.turns) for events in told for event in events if isinstance(event, Dropped)
+    ]
+    assert left_out
+    for asked in fake_daemon.questions:
+        assert sum(len(one["content"]) for one in asked["messages"]) <= 70 + 20
+        assert "num_ctx" not in asked["options"]
+    assert len(session.conversation.turns) + sum(left_out) == 6
+
+
+def test_the_smaller_of_budget_and_context_counts() -> None:
+    """A budget leaves room for no answer of its own; a context does."""
+    said = Conversation("m", reserve_tokens=10, budget_tokens=65)
+    said.turns = [conversations.Turn({"role": "user", "content": c * 10}, c * 10) for c in "abcd"]
+    said._used_tokens = 80
+    assert len(said.make_room(said.question("e" * 10), None)) == 2  # expected: 90, 70, 50
+    said._used_tokens = 40
+    assert len(said.make_room(said.question("e" * 10), 45)) == 1  # expected: 50, 30; there are 35
+
+
 def test_a_small_context_is_not_all_room_for_answers() -> None:
     """At most half of it is; so a short conversation stays whole."""
     said = Conversation("m")
@@ -378,6 +407,10 @@ def test_a_saved_conversation_goes_on(
     again = Conversation.load(tmp_path / "letters.json")
     again._used_tokens = session.conversation._used_tokens
     assert again == session.conversation
+    bounded = Conversation("m", budget_tokens=9)
+    bounded.save(tmp_path / "letters.json")
+    assert Conversation.load(tmp_path / "letters.json") == bounded
+    session.conversation.save(tmp_path / "letters.json")
     assert {path.name for path in tmp_path.iterdir()} == {"image.png", "letters.json"}
     assert (tmp_path / "letters.json").stat().st_mode & 0o077 == 0
     Driver(session.host, again, session.kind)("ask", "two")
@@ -408,6 +441,8 @@ def test_a_session_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
         ({"options": {"num_ctxx": 1}}, "unknown option"),
         ({"trim": "newest"}, "trim is 'newest'"),
         ({"reserve_tokens": -1}, "reserve_tokens"),
+        ({"budget_tokens": 0}, "budget_tokens is 0"),
+        ({"budget_tokens": 9, "trim": "never"}, "trim is never"),
     ],
 )
 def test_wrong_settings_are_told_before_anything_is_asked(
