@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -92,12 +93,15 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def generators_of(device: torch.device) -> list[int]:
-    """Whose random numbers a computation takes, beside the CPU's: for ``torch.random.fork_rng``.
+def random_numbers_aside(device: torch.device) -> AbstractContextManager[None]:
+    """Put aside the random numbers that a computation takes, the CPU's and those of its device.
 
-    Without them it reads those of every GPU of the machine, and warns of it in each process.
+    torch reads those of every GPU of the machine where it is not told which, and warns of it in
+    each process. Nor is it left the kind of device: older versions that we allow take CUDA for it,
+    also on an Apple GPU.
     """
-    return [] if device.type == "cpu" else [torch.accelerator.current_device_index()]
+    own = [] if device.type == "cpu" else [torch.accelerator.current_device_index()]
+    return torch.random.fork_rng(devices=own, device_type=device.type)
 
 
 def _bfloat16_pays(device: torch.device) -> bool:

@@ -35,7 +35,7 @@ from ollama_bridge.models.forward import (
 from ollama_bridge.models.fused_norms import fused_norms
 from ollama_bridge.models.gated_activations import lean_activations
 from ollama_bridge.models.memory import PeakMemory
-from ollama_bridge.models.precision import Precision, generators_of
+from ollama_bridge.models.precision import Precision, random_numbers_aside
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
 from ollama_bridge.train.meter import Meter
@@ -170,7 +170,7 @@ def train(
     longest = max([batches.longest, *(one.longest for one in written)])
 
     with (
-        torch.random.fork_rng(devices=generators_of(precision.device)),
+        random_numbers_aside(precision.device),
         training_attention(model, longest=longest),
         fused_norms(model),
         lean_activations(model),

@@ -20,7 +20,7 @@ from torch import nn
 from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.precision import generators_of
+from ollama_bridge.models.precision import random_numbers_aside
 
 Adapted: TypeAlias = PeftModel
 
@@ -71,8 +71,8 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
             # bits of the SVD: a resumed run would begin with another W.
             parameter.data = parameter.data.clone()
     try:
-        devices = generators_of(model.get_input_embeddings().weight.device)
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        device = model.get_input_embeddings().weight.device
+        with random_numbers_aside(device), warnings.catch_warnings():
             # PEFT (0.21) asks the model for a property that transformers 5 has given another name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)

@@ -18,7 +18,7 @@ from ollama_bridge.config import EarlyStoppingSection, LoraSection, OptimizerSec
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
 from ollama_bridge.labels import Targets
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.precision import Precision, random_numbers_aside
 from ollama_bridge.reporting import Event, Metric, Note, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast
@@ -132,6 +132,26 @@ def test_gpus_that_nothing_computes_on_are_left_alone(
     monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     Run(tmp_path)()
+
+
+def test_generators_are_of_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any torch: for an older one what is not told is CUDA's, which an Apple GPU has not."""
+    fork = torch.random.fork_rng
+    state = [torch.arange(8, dtype=torch.uint8)]
+
+    def older(devices: Any = None, *, device_type: str = "cuda") -> Any:
+        return fork(devices, device_type=device_type)
+
+    monkeypatch.setattr(torch.random, "fork_rng", older)
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda _: state[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda new, _: state.append(new))
+    before = torch.get_rng_state()
+    with random_numbers_aside(torch.device("mps")):
+        torch.rand(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(state) == 2
+    assert state[1] is state[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
