@@ -50,9 +50,10 @@ def match_positions(
 ) -> Places:
     """Match the supervised positions of one conversation, encoded for both.
 
-    Turn by turn, and in each from the answer's end, because a tokenizer may have merged its first
-    letters with the prompt. A turn whose text differs (a template that trims) is all holes, and so
-    is what a template writes behind the token that ends one. Where one of the two has the last
+    Turn by turn, and in each from the answer's end as far as both say the same, because a tokenizer
+    may have merged its first letters with the prompt, and thoughts before it are not written alike.
+    What stands before that is holes, and so is what a template writes behind the token that ends a
+    turn; all of a turn where not even the last byte is the same. Where one of the two has the last
     turn alone (a template that drops the thoughts of those before), so has the other.
     """
     theirs, ours = list(_turns(teacher)), list(_turns(student))
@@ -65,11 +66,12 @@ def match_positions(
     for (their_start, their_ids), (our_start, our_ids) in zip(theirs, ours, strict=False):
         their_text, their_marks = _spell(their_ids, teacher_vocabulary)
         our_text, our_marks = _spell(our_ids, student_vocabulary)
-        if not (their_text.endswith(our_text) or our_text.endswith(their_text)):
+        common = _common_end(their_text, our_text)
+        if not common and their_text and our_text:
             continue
         boundaries = {mark: number for number, mark in enumerate(their_marks)}
         for number, (begin, end) in enumerate(itertools.pairwise(our_marks)):
-            first = boundaries.get(begin)
+            first = boundaries.get(begin) if begin >= -common else None
             if first is None or first + 1 == len(their_marks):
                 continue
             if end in boundaries:
@@ -89,6 +91,12 @@ def _turns(example: EncodedExample) -> Iterator[tuple[int, Sequence[int]]]:
     for stretch in example.stretches:
         yield start, example.input_ids[stretch].tolist()
         start += len(stretch)
+
+
+def _common_end(left: bytes, right: bytes) -> int:
+    """How many bytes at the end are the same."""
+    pairs = zip(reversed(left), reversed(right), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _spell(ids: Sequence[int], vocabulary: Vocabulary) -> tuple[bytes, list[int]]:

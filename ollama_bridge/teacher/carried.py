@@ -17,7 +17,7 @@ from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 
 _POSITIONS_PER_CHUNK = 256
 # Part of what a store is found by: raised whenever other labels come out of the same distributions.
-_VERSION = 1
+_VERSION = 2
 
 
 class Carried:

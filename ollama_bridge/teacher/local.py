@@ -86,7 +86,8 @@ def label(
         kind=SoftLabels.kind,
         stage=STAGE,
         # 4: ends of turns that are not eos, and last turns of a teacher that has those alone.
-        version=4 if "student" in inputs else 2,
+        # 5: answers behind thoughts that the two do not write alike.
+        version=5 if "student" in inputs else 2,
         inputs=inputs,
         settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
     )

@@ -44,6 +44,15 @@ MANNERS = {
     "instruct": Manner(CHAT_TEMPLATE, "<|im_end|>", "<|im_end|>"),
     # A Qwen that was not taught to chat: its tokenizer ends texts, its template turns.
     "base": Manner(CHAT_TEMPLATE, "<|endoftext|>", "<|im_end|>"),
+    # Marks of thoughts are tokens, or have a line end more behind them.
+    "thinker": Manner(CHAT_TEMPLATE, "<|im_end|>", "<|im_end|>", ("<think>", "</think>")),
+    "spacious": Manner(
+        CHAT_TEMPLATE.replace(
+            "['content'] +", "['content'] | replace('</think>', '</think>\\n')) +"
+        ).replace("+ message['content']", "+ (message['content']"),
+        "<|im_end|>",
+        "<|im_end|>",
+    ),
     "reasoner": Manner("deepseek-r1", EOS, EOS, (BOS, EOS, USER, ASSISTANT)),
     # One whose answers are not the data's.
     "shouting": Manner(

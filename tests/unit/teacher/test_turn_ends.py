@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,14 +89,19 @@ def encoded(of: Checkpoint, corpus: Corpus) -> list[EncodedExample]:
 
 
 def last_answers(
-    teacher: Checkpoint, student: Checkpoint, corpus: Corpus, labels: SoftLabels
+    teacher: Checkpoint,
+    student: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels,
+    *,
+    tokens: int | None = None,
 ) -> Iterator[tuple[list[float], list[float]]]:
     """What both say of the last answer's tokens, with the one that ends it: stored, and by torch.
 
-    The two split answers alike.
+    The two split answers alike; of ``tokens`` the last ones alone.
     """
     model = load_model(teacher.path)
-    end = load_tokenizer(teacher.path).convert_tokens_to_ids(MANNERS[teacher_manner(teacher)].end)
+    end = load_tokenizer(teacher.path).convert_tokens_to_ids(MANNERS[teacher.path.name].end)
     own = load_tokenizer(student.path).convert_tokens_to_ids("<|im_end|>")
     reader = LabelReader(labels.path)
     for left, right in zip(encoded(teacher, corpus), encoded(student, corpus), strict=True):
@@ -103,7 +109,7 @@ def last_answers(
         assert isinstance(kept, SoftTargets)
         ids = right.input_ids[right.targets].tolist()
         assert ids[-1] == own
-        count = len(right.stretches[-1])
+        count = tokens or len(right.stretches[-1])
         stored = [
             dict(zip(kept.ids[place].tolist(), kept.logprobs[place].tolist(), strict=True))[
                 ids[place]
@@ -120,18 +126,10 @@ def last_answers(
         yield stored, said
 
 
-def teacher_manner(teacher: Checkpoint) -> str:
-    """By its special tokens."""
-    names = load_tokenizer(teacher.path).get_vocab()
-    return next(
-        name for name, one in MANNERS.items() if one.specials and set(one.specials) <= names.keys()
-    )
-
-
 @pytest.mark.parametrize("manner", ["gemma", "phi3", "reasoner"])
 def test_a_teacher_that_ends_its_turns_otherwise(manner: str, tmp_path: Path) -> None:
     """Every token of the answer and its end have what the teacher says there."""
-    teacher, student = speaker(manner, tmp_path / "teacher"), speaker("instruct", tmp_path / "own")
+    teacher, student = speaker(manner, tmp_path / manner), speaker("instruct", tmp_path / "own")
     corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
     labels, notes = labelled(teacher, student, corpus, tmp_path)
     assert labels.facts["alignment"] == "mapped"
@@ -140,6 +138,25 @@ def test_a_teacher_that_ends_its_turns_otherwise(manner: str, tmp_path: Path) ->
     assert notes[1].message == "0.0% of the tokens to be learnt have hard labels only"
     for stored, said in last_answers(teacher, student, corpus, labels):
         assert stored == pytest.approx(said, abs=2e-2)
+
+
+@pytest.mark.parametrize("manner", ["thinker", "spacious"])
+def test_thoughts_that_are_not_written_alike(manner: str, tmp_path: Path) -> None:
+    """The answers behind them have what the teacher says, with their ends; what differs is hard."""
+    teacher, student = speaker(manner, tmp_path / manner), speaker("instruct", tmp_path / "own")
+    said = "great food, awful service"
+    answer = Message("assistant", f"<think>\nWas it good?\n</think>\n\n{said}")
+    examples = [
+        replace(one, messages=(*one.messages[:-1], answer))
+        for one in sentiment_examples(8, name="x")
+    ]
+    corpus = corpus_of(tmp_path / "corpus", examples)
+    labels, _ = labelled(teacher, student, corpus, tmp_path)
+    tokens = 1 + len(load_tokenizer(student.path)(said, add_special_tokens=False)["input_ids"])
+    for stored, known in last_answers(teacher, student, corpus, labels, tokens=tokens):
+        assert stored == pytest.approx(known, abs=2e-2)
+    whole = len(encoded(student, corpus)[0].targets)
+    assert 0 < labels.facts["hard_share"] <= 1 - tokens / whole
 
 
 def test_an_instruct_teacher_of_its_base(tmp_path: Path) -> None:
@@ -162,7 +179,7 @@ def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
 
 def test_a_teacher_that_has_the_last_turn_alone(tmp_path: Path) -> None:
     """DeepSeek-R1 drops past thoughts: the last answer is taught, and the others are told."""
-    teacher = speaker("reasoner", tmp_path / "teacher")
+    teacher = speaker("reasoner", tmp_path / "reasoner")
     student = speaker("instruct", tmp_path / "student")
     corpus = corpus_of(tmp_path / "corpus", dialogues(3))
     labels, notes = labelled(teacher, student, corpus, tmp_path)
