@@ -106,12 +106,43 @@ def check_start(
             little in common with them.
     """
     from ollama_bridge.models.generation_defaults import read_generation_config
-    from ollama_bridge.teacher.vocabularies import check_can_label
     from ollama_bridge.train.student_check import check_student
 
     check_can_be_written(start)
     beside = teacher if recipe.needs_same_tokens else None
     check_student(recipe.student, recipe.distill, start, beside)
+    check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
+    check_answers_fit(recipe, start)
+    # What is written again is not learnt as the data have it.
+    given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
+    said = read_generation_config(start.path).get("max_new_tokens")
+    own = said if isinstance(said, int) else None
+    check_thoughts_fit(recipe, reporter, given_tokens=given_tokens, max_new_tokens=own)
+
+
+def check_labels(
+    recipe: Recipe,
+    start: Checkpoint,
+    corpus: Corpus,
+    teacher: Checkpoint | None,
+    *,
+    answers_given: bool,
+) -> None:
+    """Make sure that a local teacher can label for the student, where it has to.
+
+    Args:
+        recipe: What to build.
+        start: Whose tokens the labels are about.
+        corpus: What it learns.
+        teacher: Its weights, tuned or not; None: there are none.
+        answers_given: Whether the corpus has the answers that are learnt.
+
+    Raises:
+        ModelError: a tokenizer cannot be read.
+        TrainingError: the two have too little in common.
+    """
+    from ollama_bridge.teacher.vocabularies import check_can_label
+
     labelled = recipe.distill.reads_soft_labels and recipe.teacher.soft_labels == "local"
     if teacher is not None and labelled:
         check_can_label(
@@ -120,14 +151,8 @@ def check_start(
             corpus,
             recipe.soft_labels,
             max_length=recipe.distill.max_length,
-            answers_given=not recipe.teacher.rewrite,
+            answers_given=answers_given,
         )
-    check_answers_fit(recipe, start)
-    # What is written again is not learnt as the data have it.
-    given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
-    said = read_generation_config(start.path).get("max_new_tokens")
-    own = said if isinstance(said, int) else None
-    check_thoughts_fit(recipe, reporter, given_tokens=given_tokens, max_new_tokens=own)
 
 
 def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:

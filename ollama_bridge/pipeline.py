@@ -175,13 +175,16 @@ class _Build:
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""
+        from ollama_bridge.export import check_labels
         from ollama_bridge.train.finetune import finetune
 
         if found is None:
             return None
-        section = self.recipe.teacher.tune
+        section, untuned = self.recipe.teacher.tune, _Teacher(found, found)
         if section is None:
-            return _Teacher(found, found)
+            return untuned
+        # It may have written the answers just now.
+        check_labels(self.recipe, self.find_start(untuned), corpus, found, answers_given=True)
         tuned = finetune(
             found,
             corpus,

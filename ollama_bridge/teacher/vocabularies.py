@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ollama_bridge.alignment import Side, read_vocabulary
 from ollama_bridge.artifacts import Checkpoint, Corpus
@@ -36,7 +37,8 @@ def check_can_label(
 ) -> None:
     """Make sure that a teacher's distributions can be the student's labels.
 
-    Tokenizers alone decide it, so it is known before anything is written or trained.
+    Tokenizers and answers decide it, so it is known before anything is trained, and without the
+    answers something of it before they are written.
 
     Args:
         teacher: Whose distributions.
@@ -47,7 +49,6 @@ def check_can_label(
         answers_given: Whether the student learns the corpus' answers, where it has any.
 
     Raises:
-        DataError: none of the examples is short enough.
         TrainingError: the vocabularies have too little in common, or a chat template cannot be
             used.
         ModelError: a tokenizer cannot be read.
@@ -57,16 +58,21 @@ def check_can_label(
     examples = list(read_examples(corpus.split_path("train"))) if answers_given else []
     examples = [example for example in examples if example.is_answered]
     examples = examples[:: 1 + len(examples) // _PROBED_EXAMPLES]
+    if examples:
+        theirs, ours = (
+            encode_split(examples, load_tokenizer(one.path), max_length=sys.maxsize, name="train")
+            for one in (teacher, student)
+        )
+        # Where none of these is short enough, others of the split may be.
+        fitting = tuple(one for one in ours.examples if len(one.input_ids) <= max_length)
+        examples = examples if fitting else []
     if not examples:
         for one in (teacher, student):
             _side(one)
         return
-    theirs, ours = (
-        encode_split(examples, load_tokenizer(one.path), max_length=limit, name="train")
-        for one, limit in ((teacher, sys.maxsize), (student, max_length))
-    )
-    carried = carry(teacher, student, CorpusSplit(examples, ours), settings, NullReporter())
-    carried.hard_share([(theirs.examples[one.row], one) for one in ours.examples])
+    looked_at = CorpusSplit(examples, replace(ours, examples=fitting))
+    carried = carry(teacher, student, looked_at, settings, NullReporter())
+    carried.hard_share([(theirs.examples[one.row], one) for one in fitting])
 
 
 def vocab_size_of(checkpoint: Checkpoint) -> int:

@@ -15,10 +15,12 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import normalizers
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.client import Client
 from ollama_bridge.config import Recipe, SoftLabelsSection, load_recipe
 from ollama_bridge.errors import ModelError, OllamaBridgeError, TrainingError
 from ollama_bridge.examples import Message, read_examples, write_examples
 from ollama_bridge.export import check_start
+from ollama_bridge.pipeline import _Build
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.teacher.vocabularies import check_can_label
 
@@ -119,6 +121,35 @@ def test_a_student_that_cannot_say_an_answer(
         check_can_label(
             teacher, student, loud, SoftLabelsSection(), max_length=512, answers_given=given
         )
+
+
+def test_answers_that_were_written(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only they tell is told before the teacher is tuned."""
+    monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
+    letters(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    settings = ("teacher.answers=daemon", "teacher.rewrite=true", "teacher.tune={}")
+    check(checkpoint(tmp_path / "student", letters), teacher, corpus, *settings)
+    with Client() as client:
+        build = _Build(recipe_of(*settings), tmp_path / "run", client, NullReporter())
+        with pytest.raises(TrainingError, match="text alone"):
+            build.tune(teacher, corpus)
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_examples_that_are_all_too_long(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """The few that are looked at: the split may have others, which is for ``label`` to say."""
+    for fill, expected in (
+        (letters, contextlib.nullcontext()),
+        (unreadable, pytest.raises(ModelError, match="cannot be read as bytes")),
+    ):
+        student = checkpoint(tmp_path / fill.__name__, fill)
+        with expected:
+            check(student, teacher, corpus, "distill.max_length=16")
 
 
 def test_a_corpus_without_answers(teacher: Checkpoint, tmp_path: Path) -> None:
