@@ -178,14 +178,25 @@ def rendered_texts(example: Example, tokenizer: Tokenizer) -> list[str]:
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """sha256 (hex) of what decides token ids: vocabulary, splits, chat template, eos."""
-    content = {
+    """sha256 (hex) of what decides token ids and which are learnt: ids, and eos."""
+    content = {**_what_decides_ids(tokenizer), "eos": tokenizer.eos_token_id}
+    return digest_text(canonical_json(content))
+
+
+def ids_digest(tokenizer: Tokenizer) -> str:
+    """sha256 (hex) of what decides token ids alone: vocabulary, splits, chat template.
+
+    An instruct model has another eos than its base, and may read every token of it.
+    """
+    return digest_text(canonical_json(_what_decides_ids(tokenizer)))
+
+
+def _what_decides_ids(tokenizer: Tokenizer) -> dict[str, object]:
+    return {
         "vocab": sorted(tokenizer.get_vocab().items()),
         "template": tokenizer.chat_template,
-        "eos": tokenizer.eos_token_id,
         "probe": list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"]),
     }
-    return digest_text(canonical_json(content))
 
 
 def _encode_many(

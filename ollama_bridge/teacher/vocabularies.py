@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ollama_bridge.alignment import Side, read_vocabulary
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
+from ollama_bridge.encoding import (
+    EncodedExample,
+    Tokenizer,
+    encode_split,
+    ids_digest,
+    tokenizer_digest,
+)
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.architectures.config import integer
@@ -83,22 +89,24 @@ def vocab_size_of(checkpoint: Checkpoint) -> int:
 def is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSection) -> bool:
     """Whether labels have to be brought from the teacher's vocabulary into the student's.
 
-    Where only rows without a token are more or less, what is drawn has the same ids.
+    Where only rows without a token are more or less, or eos is another, what is drawn has the same
+    ids.
     """
-    if settings.method == "sampled" and _same_tokenizers(teacher, student):
+    if settings.method == "sampled" and _agree(teacher, student, ids_digest):
         return False
     return not same_tokens(teacher, student)
 
 
 def same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
-    """Whether rows, ids and their number are those of both."""
-    return _same_tokenizers(teacher, student) and vocab_size_of(teacher) == vocab_size_of(student)
+    """Whether rows, ids, their number and eos are those of both."""
+    same = _agree(teacher, student, tokenizer_digest)
+    return same and vocab_size_of(teacher) == vocab_size_of(student)
 
 
-def _same_tokenizers(teacher: Checkpoint, student: Checkpoint) -> bool:
+def _agree(teacher: Checkpoint, student: Checkpoint, digest_of: Callable[[Tokenizer], str]) -> bool:
     if teacher.digest == student.digest:
         return True
-    digests = [tokenizer_digest(load_tokenizer(one.path)) for one in (teacher, student)]
+    digests = [digest_of(load_tokenizer(one.path)) for one in (teacher, student)]
     return digests[0] == digests[1]
 
 

@@ -8,7 +8,7 @@ from ollama_bridge.alignment.ladder import Rung, Side, align
 from ollama_bridge.alignment.vocabulary import read_vocabulary
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.batches import Batch
-from ollama_bridge.encoding import Tokenizer, tokenizer_digest
+from ollama_bridge.encoding import Tokenizer, ids_digest
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel, States, run_decoder
 from ollama_bridge.models.head import VocabularyHead
@@ -118,9 +118,9 @@ def check_same_tokens(
     Raises:
         TrainingError: saying what differs.
     """
-    own = tokenizer_digest(tokenizer) if vocabulary is None else vocabulary.source_digest
+    own = ids_digest(tokenizer) if vocabulary is None else vocabulary.source_ids_digest
     theirs = load_tokenizer(teacher.path)
-    if tokenizer_digest(theirs) == own:
+    if ids_digest(theirs) == own:
         return
     why = "" if vocabulary is not None else f" ({_difference(theirs, tokenizer)})"
     raise TrainingError(
@@ -145,5 +145,5 @@ def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
 
     found = align(side(teacher), side(student), texts=())
     if found.rung <= Rung.PADDED:
-        return f"{found.sentence}; the chat templates differ, or eos, or how text is split"
+        return f"{found.sentence}; the chat templates differ, or how text is split"
     return found.reasons[0]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
-from ollama_bridge.encoding import Tokenizer, tokenizer_digest
+from ollama_bridge.encoding import Tokenizer, ids_digest, tokenizer_digest
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_tokenizer
@@ -44,11 +44,13 @@ class Vocabulary:
         tokenizer: The trimmed one; everything else of it is as it was.
         source_ids: (tokens,) int64, rising: the old id of each new one.
         source_digest: Of the tokenizer that it was made from (``encoding.tokenizer_digest``).
+        source_ids_digest: Of what decides its ids alone (``encoding.ids_digest``).
     """
 
     tokenizer: Tokenizer
     source_ids: Ids
     source_digest: str
+    source_ids_digest: str
 
     def new_ids(self, size: int) -> Ids:
         """(size,) int64: the new id of each old one, -1 of those that are left out.
@@ -84,7 +86,12 @@ def trim_tokenizer(
         kept = cut.closed({*used, *also})
         path.write_text(json.dumps(cut.document(kept), ensure_ascii=False), encoding="utf-8")
         trimmed = load_tokenizer(Path(folder))
-    vocabulary = Vocabulary(trimmed, np.array(kept, dtype=np.int64), tokenizer_digest(tokenizer))
+    vocabulary = Vocabulary(
+        trimmed,
+        np.array(kept, dtype=np.int64),
+        tokenizer_digest(tokenizer),
+        ids_digest(tokenizer),
+    )
     _check_names(tokenizer, vocabulary)
     for text, old, new in zip(texts, before, _encoded(trimmed, texts), strict=True):
         if not np.array_equal(vocabulary.source_ids[new], old):

@@ -13,7 +13,7 @@ from fakes.turn_ends import MANNERS, build_speaker
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
@@ -22,6 +22,8 @@ from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.reporting import Event, Note
 from ollama_bridge.teacher.local import label
+
+WHOLE = SoftLabelsSection(top_k=384)
 
 
 class Listener:
@@ -65,13 +67,18 @@ def dialogues(answers: int) -> list[Example]:
 
 
 def labelled(
-    teacher: Checkpoint, student: Checkpoint, corpus: Corpus, folder: Path
+    teacher: Checkpoint,
+    student: Checkpoint,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    settings: SoftLabelsSection = WHOLE,
 ) -> tuple[SoftLabels, list[Note]]:
     heard = Listener()
     labels = label(
         teacher,
         corpus,
-        SoftLabelsSection(top_k=384),
+        settings,
         student=student,
         max_length=512,
         dtype="float32",
@@ -166,6 +173,17 @@ def test_an_instruct_teacher_of_its_base(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
     labels, _ = labelled(teacher, student, corpus, tmp_path)
     assert (labels.facts["alignment"], labels.facts["hard_share"]) == ("padded", 0)
+    drawn, _ = labelled(
+        teacher,
+        student,
+        corpus,
+        tmp_path / "drawn",
+        settings=SoftLabelsSection(method="sampled", draws=4),
+    )
+    reader, tokens = LabelReader(drawn.path), load_tokenizer(student.path)
+    assert reader.info.tokenizer == tokenizer_digest(tokens)
+    for example in encoded(student, corpus):
+        reader.read([row_key(example.input_ids, example.supervised)])
 
 
 def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:

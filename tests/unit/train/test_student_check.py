@@ -12,6 +12,9 @@ from fakes.trainable import commit, tiny_base
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, Recipe, StudentSection, load_recipe
 from ollama_bridge.errors import ConfigError, ModelError, RecipeError, TrainingError
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.pruning.vocabulary import trim_tokenizer
+from ollama_bridge.train.live_teacher import check_same_tokens
 from ollama_bridge.train.student_check import check_student
 
 PLAIN = DistillSection()
@@ -96,6 +99,17 @@ def test_a_teacher_of_other_tokens(base: Checkpoint, tmp_path: Path) -> None:
     check_student(StudentSection(), PLAIN, base, None)
     with pytest.raises(TrainingError, match="another tokenizer or chat template"):
         check_student(StudentSection(), PLAIN, base, other)
+
+
+def test_a_teacher_of_another_eos(base: Checkpoint, tmp_path: Path) -> None:
+    """An instruct model for its base reads every token of it, also in a trimmed vocabulary."""
+    other = tiny_base(tmp_path / "other")
+    own, theirs = load_tokenizer(base.path), load_tokenizer(other.path)
+    theirs.eos_token = "<|endoftext|>"
+    theirs.save_pretrained(other.path)
+    assert load_tokenizer(other.path).eos_token_id != own.eos_token_id
+    check_student(StudentSection(), PLAIN, base, other)
+    check_same_tokens(other, own, trim_tokenizer(own, ["great food"], also=[own.eos_token_id]))
 
 
 def test_a_teacher_with_other_rows(base: Checkpoint, tmp_path: Path) -> None:
