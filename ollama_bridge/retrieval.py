@@ -8,8 +8,9 @@ a folder of ours, else uploaded, and the manifest is handed to it by a registry 
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,13 @@ from ollama_bridge.errors import (
     DaemonError,
     GGUFError,
     OllamaBridgeError,
-    ParityError,
     RegistryContentError,
     RequestRejectedError,
     RunnerCrashedError,
 )
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.pipeline import tag_file_name
+from ollama_bridge.pull_proof import UNPROVEN, PullProof
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import (
     PARTIAL,
@@ -48,7 +49,6 @@ from ollama_bridge.registry.manifest import Manifest, digest_bytes
 from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
-from ollama_bridge.verification import verify_tag
 
 _STAGE = "pull"
 # What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
@@ -56,7 +56,6 @@ _HANDED = "ollama-bridge/pulling"
 # Below it, looking for the daemon's store takes longer than the upload.
 _WORTH_LINKING_BYTES = 1024**2
 _LONGEST_PULL_S = 24 * 3600.0
-_UNPROVEN = "not verified"
 _SHOWN = (
     "was shown the credentials of the environment; to keep those of a registry for it alone: "
     "export OLLAMA_BRIDGE_REGISTRY=HOST"
@@ -80,7 +79,7 @@ class Pulled:
     digest: str
     size_bytes: int
     fetched_bytes: int | None
-    verdict: str = _UNPROVEN
+    verdict: str = UNPROVEN
 
 
 def pull(
@@ -132,7 +131,7 @@ def pull(
         with Client(daemon.host) as client:
             _check_reach(client, source)
             fetched_bytes = _fill(client, session, manifest, folder, reporter)
-            proof = _Proof(client, tag, reporter) if verify else None
+            proof = PullProof(client, tag, _STAGE, reporter) if verify else None
             digest, verdict = _hand_over(client, tag, manifest, raw, proof, reporter)
         timer.finish(Path(tag), {"digest": digest, "fetched_bytes": fetched_bytes})
         return Pulled(tag, digest, manifest.size_bytes, fetched_bytes, verdict)
@@ -166,18 +165,30 @@ def pull_through_daemon(
     with Timed(reporter, _STAGE) as timer:
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
-            proof = _Proof(client, tag, reporter) if verify else None
-            with _alone(pulled, reporter) as key, _old_one_at_hand(client, pulled, key, proof):
-                client.pull(
-                    reference,
-                    insecure=insecure,
-                    on_progress=lambda done, total: reporter.emit(
-                        Progress(_STAGE, done, total, "bytes")
-                    ),
-                )
-                verdict = proof.of(pulled) if proof else _UNPROVEN
+            proof = PullProof(client, tag, _STAGE, reporter) if verify else None
+            fetch = functools.partial(
+                client.pull,
+                reference,
+                insecure=insecure,
+                on_progress=lambda done, total: reporter.emit(
+                    Progress(_STAGE, done, total, "bytes")
+                ),
+            )
+            verdict = UNPROVEN
+            with _alone(pulled, reporter) as key:
+                old, new, aside = (f"{_HANDED}:{key}-{part}" for part in ("old", "new", "as"))
+                if find_model(client.list(), old) is not None:
+                    _give_back(client, pulled, old)  # who pulled it last was killed
+                if proof is None:
+                    fetch()
+                else:
+                    _pull_aside(client, pulled, fetch, old, new)
+                    verdict = proof.of(new)
+                    replace_tag(client, new, pulled, aside=aside)
                 if tag != pulled:
-                    replace_tag(client, pulled, tag, aside=f"{_HANDED}:{key}-as")
+                    replace_tag(client, pulled, tag, aside=aside)
+                with contextlib.suppress(OllamaBridgeError):
+                    _remove_leftovers(client, key)
             found = find_model(client.list(), tag)
         if found is None:
             raise DaemonError(
@@ -190,69 +201,44 @@ def pull_through_daemon(
         return Pulled(tag, digest, found.size_bytes, None, verdict)
 
 
-@contextlib.contextmanager
-def _old_one_at_hand(client: Client, tag: str, key: str, proof: _Proof | None) -> Iterator[None]:
-    """Give a tag back to what had it, if what the daemon pulled under it is not proven."""
-    old = f"{_HANDED}:{key}-old"
-    if proof is None:
-        yield
-        return
-    had = find_model(client.list(), tag) is not None
-    if had:
-        client.copy(tag, old)
-    try:
-        yield
-    except ParityError:
-        if had:
-            replace_tag(client, old, tag, aside=f"{_HANDED}:{key}-new")
-        else:
-            remove_tag(client, tag)
-        raise
-    except BaseException:
-        if had:  # the files that came stay in the store for the next attempt
-            with contextlib.suppress(OllamaBridgeError):
-                client.copy(old, tag)
-        raise
-    finally:
-        with contextlib.suppress(OllamaBridgeError):
-            _remove_leftovers(client, key)
+def _pull_aside(client: Client, pulled: str, fetch: Callable[[], None], old: str, new: str) -> None:
+    """Have the daemon pull a tag, and give the tag back at once to what had it.
 
+    What came is ``new``: however its proof ends, or this process, the tag is what it was.
 
-@dataclass(frozen=True)
-class _Proof:
-    """Proves a model by the values that it carries, before it has its tag.
-
-    Attributes:
-        client: Of the daemon.
-        tag: What it is going to be called.
-        reporter: Hears of a model that carries none.
+    Raises:
+        DaemonError: the daemon did not pull it, or could not give the tag back.
     """
+    had = find_model(client.list(), pulled) is not None
+    if had:
+        client.copy(pulled, old)
+    try:
+        fetch()
+        replace_tag(client, pulled, new, aside=f"{new}er")
+    except BaseException:
+        if had:
+            _give_back(client, pulled, old)
+        raise
+    if had:
+        _give_back(client, pulled, old)
+    else:
+        remove_tag(client, pulled)
 
-    client: Client
-    tag: str
-    reporter: Reporter
 
-    def of(self, name: str) -> str:
-        """The verdict on what the daemon has under a name.
+def _give_back(client: Client, pulled: str, old: str) -> None:
+    """Let a tag be what it was before the daemon pulled it.
 
-        Raises:
-            ParityError: it does not serve its checkpoint here.
-            OllamaBridgeError: the daemon could not answer, or the values cannot be read.
-        """
-        try:
-            found = verify_tag(name, client=self.client, reporter=self.reporter)
-            found = found.model_copy(update={"tag": self.tag})
-            found.raise_if_failed()
-        except ParityError as error:
-            message = error.message.replace(name, self.tag)
-            if error.layer == "reference":
-                self.reporter.emit(Note(_STAGE, "warning", message))
-                return _UNPROVEN
-            there = find_model(self.client.list(), self.tag) is not None and name != self.tag
-            kept = "; the model that has the tag stays" if there else ""
-            hint = "to have it all the same: --no-verify"
-            raise ParityError(f"{message}{kept}", layer=error.layer, hint=hint) from error
-        return found.verdict
+    ``old`` may be the only name of that model: it goes when the tag is back, and not before.
+    """
+    try:
+        client.copy(old, pulled)
+    except DaemonError as error:
+        raise DaemonError(
+            f"{error.message}; what {pulled} was is there as {old}",
+            hint=f"run the same command again, or: ollama-bridge cp {old} {pulled}",
+            model=pulled,
+        ) from error
+    client.delete(old)
 
 
 def _check_reach(client: Client, source: RegistryReference) -> None:
@@ -351,22 +337,17 @@ def _hand_over(
     tag: str,
     manifest: Manifest,
     raw: bytes,
-    proof: _Proof | None,
+    proof: PullProof | None,
     reporter: Reporter,
 ) -> tuple[str, str]:
     """Make the tag of files that the daemon has; returns its manifest's digest and the verdict."""
     with _alone(tag, reporter) as key, manifest_front(_HANDED, key, raw) as front:
-        try:
-            client.pull(front.name, insecure=True)
-            _remove_leftovers(client, key, but=front.name)
-            verdict = proof.of(front.name) if proof else _UNPROVEN
-            replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-old")
-        except (DaemonError, KeyboardInterrupt):
-            raise  # the name stays until the next attempt: without one the daemon drops the files
-        except BaseException:
-            with contextlib.suppress(OllamaBridgeError):
-                remove_tag(client, front.name)
-            raise
+        # Whatever stops it, the name stays until the next attempt: files that no name is of are
+        # dropped by the daemon.
+        client.pull(front.name, insecure=True)
+        _remove_leftovers(client, key, but=front.name)
+        verdict = proof.of(front.name) if proof else UNPROVEN
+        replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-old")
         with contextlib.suppress(OllamaBridgeError):
             remove_tag(client, front.name)
     # Daemons before 0.34 write what they understood of it.

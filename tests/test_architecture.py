@@ -70,7 +70,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"registration", "verification", "provenance", "export", "packaged_teacher", "run_folder"}
     ),
-    frozenset({"pipeline", "card", "replica"}),
+    frozenset({"pipeline", "card", "replica", "pull_proof"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"inspection", "packaging", "source_tag"}),
     frozenset({"cli"}),
@@ -96,6 +96,7 @@ TORCH_FREE = (
     "registry",
     "verification",
     "publication",
+    "pull_proof",
     "retrieval",
     "tensorboard",
 )

@@ -127,6 +127,13 @@ def test_what_is_pulled_is_what_was_published(
     assert names == {reference, "short-name:latest"}
 
 
+@pytest.fixture
+def front(registry: RealRegistry) -> Iterator[str]:
+    """Where Ollama itself can pull from that registry."""
+    with redirect_front(registry.host) as address:
+        yield address
+
+
 @pytest.mark.parametrize("way", ["ours", "daemon"])
 def test_what_fails_its_proof_leaves_the_tag_as_it_was(
     registry: RealRegistry,
@@ -134,9 +141,10 @@ def test_what_fails_its_proof_leaves_the_tag_as_it_was(
     other: PrivateDaemon,
     run_dir: Path,
     client: Client,
+    front: str,
     way: str,
 ) -> None:
-    """The old model has the tag still, serves, and nothing of the other one is in the store."""
+    """The old model has the tag still, and serves; the other one is not fetched a second time."""
     _, _, name = (reference := f"{registry.host}/team/spoilt-{way}:1").partition("/")
     there = other.client()
     blobs = other.models_dir / "blobs"
@@ -144,14 +152,9 @@ def test_what_fails_its_proof_leaves_the_tag_as_it_was(
     def fetch(*, verify: bool) -> str:
         if way == "ours":
             return pull(reference, tag="mine", verify=verify, host=other.host).verdict
-        with redirect_front(registry.host) as front:
-            return pull_through_daemon(
-                f"http://{front}/{name}",
-                tag="mine",
-                insecure=True,
-                verify=verify,
-                host=other.host,
-            ).verdict
+        return pull_through_daemon(
+            f"http://{front}/{name}", tag="mine", insecure=True, verify=verify, host=other.host
+        ).verdict
 
     publish(TAG, reference, card=False, host=daemon.host)
     assert fetch(verify=True).startswith("proven equal")
@@ -163,10 +166,18 @@ def test_what_fails_its_proof_leaves_the_tag_as_it_was(
     with pytest.raises(ParityError, match=r"^mine:latest .*; the model that has the tag stays"):
         fetch(verify=True)
     assert {model.digest for model in there.list() if model.name == "mine:latest"} == {before}
-    assert {path.name for path in blobs.iterdir()} == files
     assert not [model.name for model in there.ps() if "pulling" in model.name]
     assert there.generate("mine", "Hi", options={"num_predict": 2}).generated_tokens
+    (came,) = (model.name for model in there.list() if "pulling" in model.name)
+    there.delete(came)
+    assert {path.name for path in blobs.iterdir()} == files
+    with pytest.raises(ParityError):
+        fetch(verify=True)
+    asked = len(registry.asked("GET"))
     assert fetch(verify=False) == "not verified"
+    paths = [line for line in registry.asked("GET")[asked:] if "/blobs/" in line]
+    assert not paths
+    assert not [model.name for model in there.list() if "pulling" in model.name]
     (now,) = {model.digest for model in there.list() if model.name == "mine:latest"}
     assert now != before
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes.daemon import FakeDaemon, Fault, nobody_listens
+from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 from fakes.serving import small_reference
 
 from ollama_bridge.errors import (
+    ArtifactError,
     ConfigError,
     DaemonError,
     ParityError,
@@ -196,18 +197,25 @@ WAYS = pytest.mark.parametrize("fetch", [pull, pull_through_daemon])
 
 @WAYS
 def test_what_is_not_proven_leaves_the_tag_as_it_was(unprovable: Puller, fetch: Fetch) -> None:
-    """And no name of its own: neither where the tag is another than the reference, nor a new one.
+    """And gets none: neither where the tag is another than the reference, nor a new one.
 
-    Without a proof it gets the tag; a model that has the same tag is then replaced.
+    Its files keep a name, which the hint says, until it is pulled without a proof: then it gets
+    the tag, and a model that has the same tag is replaced.
     """
     reference, before = str(REFERENCE), dict(unprovable.models)
     with pytest.raises(ParityError, match="mine:latest is of type") as caught:
         fetch(reference, tag="mine", verify=True, host=unprovable.host)
     assert "the model that has the tag stays" in caught.value.message
     assert "--no-verify" in (caught.value.hint or "")
-    with pytest.raises(ParityError, match=f"{reference} is of type"):
+    with pytest.raises(ParityError, match=f"{reference} is of type") as caught:
         fetch(reference, verify=True, host=unprovable.host)
-    assert unprovable.models == before
+    came = set(unprovable.models) - set(before)
+    assert (caught.value.hint or "").endswith(tuple(f"ollama-bridge rm {name}" for name in came))
+    assert {
+        name: unprovable.models[name] for name in unprovable.models if name not in came
+    } == before
+    fetch(reference, host=unprovable.host)
+    assert unprovable.models.pop(reference)
     pulled = fetch(reference, tag="mine", host=unprovable.host)
     assert pulled.verdict == "not verified"
     assert f"sha256:{unprovable.models['mine:latest']}" == pulled.digest
@@ -215,12 +223,74 @@ def test_what_is_not_proven_leaves_the_tag_as_it_was(unprovable: Puller, fetch: 
 
 
 def test_what_the_daemon_replaced_comes_back(unprovable: Puller) -> None:
-    """Its own pull gives the tag away at once."""
-    before = dict(unprovable.models)
+    """Its own pull gives the tag away; it is back before the proof begins."""
+    seen: list[str] = []
+
+    def look(asked: Asked) -> Turn:
+        if asked.path == "/api/show":
+            seen.append(unprovable.models["mine:latest"])
+        return Turn()
+
+    unprovable.turn = look  # type: ignore[method-assign]
     with pytest.raises(ParityError):
         pull_through_daemon("mine", verify=True, host=unprovable.host)
-    assert unprovable.models == before
-    assert "/api/pull" in [asked.path for asked in unprovable.asked]
+    assert unprovable.models["mine:latest"] == "e" * 64
+    assert seen
+    assert set(seen) == {"e" * 64}
+    assert not [name for name in unprovable.models if name.endswith("-old")]
+
+
+def test_the_only_name_of_the_old_model_is_not_given_away(unprovable: Puller) -> None:
+    """Where it could not be given its tag back, nothing is copied over it: the next pull does."""
+    refuses = True
+
+    def refuse(asked: Asked) -> Turn:
+        back = asked.path == "/api/copy" and asked.json["source"].endswith("-old")
+        return Turn(fault=Fault.HANG_UP if back and refuses else None)
+
+    unprovable.turn = refuse  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(DaemonError, match="what mine:latest was is there as") as caught:
+            pull_through_daemon("mine", verify=True, host=unprovable.host)
+        (old,) = (name for name in unprovable.models if name.endswith("-old"))
+        assert unprovable.models[old] == "e" * 64
+        assert f"ollama-bridge cp {old} mine:latest" in (caught.value.hint or "")
+    refuses = False
+    with pytest.raises(ParityError):
+        pull_through_daemon("mine", verify=True, host=unprovable.host)
+    assert unprovable.models["mine:latest"] == "e" * 64
+    assert old not in unprovable.models
+
+
+def test_a_first_pull_has_no_tag_until_it_is_proven(
+    unprovable: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the daemon fetches, and the proof is stopped."""
+    monkeypatch.setattr("ollama_bridge.pull_proof.verify_tag", interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            pull_through_daemon("another:latest", verify=True, host=unprovable.host)
+        (came,) = set(unprovable.models) - {"mine:latest"}
+        assert "pulling" in came
+
+
+@WAYS
+def test_values_that_cannot_be_read_take_no_second_download(
+    unprovable: Puller, fetch: Fetch
+) -> None:
+    """A newer version wrote them: the hint says how to have the model."""
+    unprovable.shown = {**UNPROVABLE, "model_info": {REFERENCE_KEY: '{"schema_version": 99}'}}
+    with pytest.raises(
+        ArtifactError, match=r"^mine:latest, .*the model that has the tag"
+    ) as caught:
+        fetch(str(REFERENCE), tag="mine", verify=True, host=unprovable.host)
+    assert "--no-verify" in (caught.value.hint or "")
+    assert len(unprovable.models) == 2
+
+
+def interrupt(*_: object, **__: object) -> None:
+    """Stand in for whoever presses Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def test_this_machine_by_a_name_of_its_own(
@@ -240,12 +310,8 @@ def test_who_stops_the_proof_need_not_fetch_again(
     unprovable: Puller, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files without a name are dropped by the daemon; the old model has its tag all the same."""
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("ollama_bridge.retrieval.verify_tag", interrupt)
+        patch.setattr("ollama_bridge.pull_proof.verify_tag", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fetch(str(REFERENCE), tag="mine", verify=True, host=unprovable.host)
     assert unprovable.models.pop("mine:latest") == "e" * 64
