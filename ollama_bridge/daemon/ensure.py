@@ -6,9 +6,9 @@ It is started with the user's model store and address, so that a tag registered 
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter
 _STAGE = "daemon"
 # Of daemons of this machine: a home may be on a disk that several share.
 _OWN_RECORDS = f"ollama-{platform.node()}-"
+_OWN_RECORD = re.compile(re.escape(_OWN_RECORDS) + r"\d+\.json")  # and none of "NODE-2"
 
 
 def ensure_daemon(*, reporter: Reporter | None = None, host: str | None = None) -> RunningDaemon:
@@ -123,10 +124,15 @@ def stop_daemon() -> bool:
     was_running = False
     limit_s = 2 * launch.START_LIMIT_S
     with hold_lock(state_dir() / ".start.lock", limit_s=limit_s, doing="starting Ollama"):
-        for path in sorted(state_dir().glob(f"{glob.escape(_OWN_RECORDS)}*.json")):
+        for path in sorted(state_dir().glob("ollama-*.json")):
             record = launch.ProcessRecord.read(path)
+            runs_here = record is not None and record.process() is not None
+            # One that is not ours by its name may be of before this machine was called so; it may
+            # be another machine's as well, which has to find it again.
+            if not runs_here and not _OWN_RECORD.fullmatch(path.name):
+                continue
             if record is not None:
-                was_running |= record.process() is not None
+                was_running |= runs_here
                 launch.end(record)
             path.unlink(missing_ok=True)
     return was_running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import signal
@@ -101,18 +102,33 @@ def test_a_daemon_whose_record_cannot_be_written_is_ended(host: str) -> None:
     record.rmdir()
 
 
-def test_daemons_of_another_machine_are_left_to_it(
-    host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their records lie beside ours where the home is on a disk that machines share."""
-    with monkeypatch.context() as there:
-        there.setattr(ensure, "_OWN_RECORDS", "ollama-another-")
-        ensure.ensure_daemon()
-    assert ensure.daemon_status()["started_by_us"] is False
-    assert ensure.stop_daemon() is False
-    monkeypatch.setattr(ensure, "_OWN_RECORDS", "ollama-another-")
-    assert ensure.daemon_status()["started_by_us"] is True
+def test_daemons_of_another_machine_are_left_to_it(host: str) -> None:
+    """Their records lie beside ours where the home is on a disk that machines share.
+
+    Also where its name begins with ours.
+    """
+    ensure.ensure_daemon()
+    (own,) = (home_dir() / "daemon").glob("ollama-*.json")
+    record = json.loads(own.read_text())
+    gone = json.dumps({**record, "started_s": record["started_s"] + 1})
+    others = [own.with_name(f"ollama-{platform.node()}{name}-1.json") for name in ("-2", "x")]
+    for other in others:
+        other.write_text(gone)
     assert ensure.stop_daemon() is True
+    assert not own.exists()
+    assert [other.read_text() for other in others] == [gone, gone]
+
+
+@pytest.mark.parametrize("name", ["ollama-{port}.json", "ollama-as-it-was-called-{port}.json"])
+def test_a_daemon_of_before_this_machine_had_its_name_is_stopped(host: str, name: str) -> None:
+    """Or of a version that wrote no name: it would have kept its memory until it is killed."""
+    ensure.ensure_daemon()
+    (own,) = (home_dir() / "daemon").glob("ollama-*.json")
+    daemon = psutil.Process(json.loads(own.read_text())["pid"])
+    record = own.rename(own.with_name(name.format(port=host.rpartition(":")[2])))
+    assert ensure.stop_daemon() is True
+    assert not record.exists()
+    assert has_ended(daemon)
 
 
 def test_running_daemon_is_used_and_never_stopped(
