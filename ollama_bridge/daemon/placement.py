@@ -87,7 +87,9 @@ def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -
     if not read_address(client.host).loopback:
         return None
     for folder in dict.fromkeys(path.resolve() for path in blob_folders(client)):
-        if not _is_ours(folder) or not _is_store_of(client, folder):
+        if not _is_ours(folder) or _has_files_of_others(folder):
+            continue
+        if not _is_store_of(client, folder):
             continue
         try:
             return _place(source.resolve(), folder / digest.replace(":", "-"), state)
@@ -95,6 +97,32 @@ def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -
             raise_if_disk_full(exc, folder)
             return None
     return None
+
+
+def take_back(client: Client, digest: str) -> None:
+    """Remove a file of ours from the daemon's store, which a daemon of another user cannot use.
+
+    Args:
+        client: Speaks to the daemon.
+        digest: Of the file, which the caller has, and uploads then.
+
+    Raises:
+        DaemonError: the daemon does not answer.
+    """
+    for folder in dict.fromkeys(path.resolve() for path in blob_folders(client)):
+        blob = folder / digest.replace(":", "-")
+        with contextlib.suppress(OSError):
+            is_ours = _is_ours(folder) and blob.lstat().st_uid == os.geteuid()
+            if is_ours and _is_store_of(client, folder):
+                blob.unlink()
+
+
+def _has_files_of_others(folder: Path) -> bool:
+    """Whether a daemon of another user writes here: it may not be able to use a file of ours."""
+    try:
+        return any(blob.lstat().st_uid != os.geteuid() for blob in folder.glob("sha256-*"))
+    except OSError:
+        return True
 
 
 def _is_ours(folder: Path) -> bool:

@@ -136,6 +136,20 @@ def test_a_store_that_is_not_ours_gets_nothing(
     assert not folder.exists() or list(folder.iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_where_a_daemon_of_another_user_writes_it_gets_nothing_of_ours(
+    daemon: Daemon, source: Path
+) -> None:
+    """It could neither set the file's times nor, perhaps, read it."""
+    theirs = daemon.blobs / f"sha256-{'0' * 64}"
+    theirs.touch()
+    assert place(daemon, source) is not None
+    (daemon.blobs / NAME).unlink()
+    os.chown(theirs, 12345, 12345)
+    assert place(daemon, source) is None
+    assert list(daemon.blobs.iterdir()) == [theirs]
+
+
 def test_nothing_is_written_through_a_symbolic_link(
     daemon: Daemon, source: Path, tmp_path: Path
 ) -> None:

@@ -503,19 +503,26 @@ def test_what_a_tag_was_before_is_deleted(
     assert old.digest in deleted
 
 
+@pytest.mark.parametrize("was_there", [False, True])
 def test_a_daemon_of_another_user_gets_a_file_of_its_own(
     gguf: GGUFFile,
     modelfile: Modelfile,
     daemon: FakeDaemon,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    was_there: bool,
 ) -> None:
-    """It may see what we link into our folder, yet not set its times, as ``create`` does."""
+    """It may see what we link into our folder, yet not set its times, as ``create`` does.
+
+    Also what an earlier call that was killed, or a pull, has linked there.
+    """
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
     blobs = tmp_path / "models" / "blobs"
     blobs.mkdir(parents=True)
     daemon.host = "http://127.0.0.1:11434"
     linked = blobs / gguf.blob_digest.replace(":", "-")
+    if was_there:
+        linked.hardlink_to(gguf.gguf_path)
     create, uploaded = daemon.create, daemon.blobs
 
     def has_blob(digest: str) -> bool:
