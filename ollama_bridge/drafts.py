@@ -121,10 +121,11 @@ def open_draft(
             for, after this was called once.
 
     Raises:
-        ArtifactError: another process is writing this artefact, or ``out_dir`` holds something
-            that is not ours.
+        ArtifactError: another process is writing this artefact, ``out_dir`` holds something that
+            is not ours, or nothing can be renamed to it.
         DiskFullError: no room; what can be resumed is kept.
     """
+    _check_place(out_dir, work)
     out_dir = _behind_link(out_dir)
     draft_dir = draft_path(out_dir)
     try:
@@ -140,6 +141,27 @@ def open_draft(
     except OSError as exc:
         raise_if_disk_full(exc, out_dir)
         raise
+
+
+def _check_place(named: Path, work: Work) -> None:
+    """Tell before the work what could not be done behind it: a draft is renamed into its place."""
+    out_dir = _behind_link(named)
+    if os.path.ismount(out_dir):
+        manifest = _read_manifest(out_dir)
+        if manifest is not None and manifest.work.key == work.key:
+            return
+        reason = "is a disk of its own, which cannot be renamed"
+    elif named.is_symlink() and out_dir.is_dir() and not os.access(out_dir.parent, os.W_OK):
+        reason = "lies in a folder that you may not write, so nothing can be written beside it"
+    else:
+        return
+    inner = out_dir / named.name
+    if named.is_symlink():
+        raise ArtifactError(
+            f"{named} leads to {out_dir}, which {reason}",
+            hint=f"link to a folder in it: mkdir -p {inner}; ln -sfn {inner} {named}",
+        )
+    raise ArtifactError(f"{out_dir} {reason}", hint=f"take a folder in it: --out {out_dir}/NAME")
 
 
 def _finished(out_dir: Path, work: Work) -> Manifest | None:

@@ -235,6 +235,33 @@ def test_disk_without_locks_is_one_clear_error(
         make(tmp_path / "model", 1.0)
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_disk_cannot_be_the_artefact(tmp_path: Path, linked: bool) -> None:
+    """Told before the work: nothing can be renamed to where a disk is mounted."""
+    out_dir = Path("/proc")
+    if linked:
+        out_dir = tmp_path / "gguf"
+        out_dir.symlink_to("/proc")
+    with pytest.raises(ArtifactError, match=r"/proc.* is a disk of its own") as caught:
+        make(out_dir, 0.1)
+    assert ("ln -sfn /proc/gguf" in (caught.value.hint or "")) is linked
+
+
+def test_a_link_into_a_folder_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft would lie there; a folder in the user's own has room for it."""
+    there, link = tmp_path / "scratch" / "alice", tmp_path / "gguf"
+    there.mkdir(parents=True)
+    link.symlink_to(there)
+    with monkeypatch.context() as patch:  # root may write everywhere
+        patch.setattr("os.access", lambda path, _: Path(path) != there.parent)
+        with pytest.raises(ArtifactError, match="may not write") as caught:
+            make(link, 0.1)
+    assert [path.name for path in there.parent.iterdir()] == ["alice"]
+    assert f"mkdir -p {there}/gguf; ln -sfn {there}/gguf {link}" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("before", ["nothing", "empty", "an older one"])
 def test_a_link_to_a_folder_stays_one(tmp_path: Path, before: str) -> None:
     """All is written where it leads to: that may be another disk, and this one too small."""
