@@ -22,7 +22,7 @@ from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
 from ollama_bridge.daemon.runners import left_runners
-from ollama_bridge.daemon.service import SERVICE_FIX, is_service_s
+from ollama_bridge.daemon.service import describe_service, is_service_s
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.extras import missing_train_packages
@@ -245,8 +245,8 @@ def _daemon(host: str | None) -> list[Finding]:
         return [Finding("daemon", "problem", silent, "start Ollama there, or: unset OLLAMA_HOST")]
     binary = find_binary()
     if binary is not None and is_service_s(address):
-        stopped = f"nothing answers at {address.url}: Ollama's service is stopped"
-        return [Finding("daemon", "problem", stopped, SERVICE_FIX)]
+        silent, fix = describe_service()
+        return [Finding("daemon", "problem", f"nothing answers at {address.url}: {silent}", fix)]
     if binary is not None:
         idle = f"not running; {binary} is started when it is needed"
         return [Finding("daemon", "ok", idle, repair="start")]

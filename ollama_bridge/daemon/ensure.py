@@ -18,7 +18,7 @@ from ollama_bridge.daemon import launch
 from ollama_bridge.daemon.find import RunningDaemon, find_binary, find_daemon
 from ollama_bridge.daemon.layout import installed_binary, state_dir
 from ollama_bridge.daemon.locks import hold_lock
-from ollama_bridge.daemon.service import SERVICE_FIX, is_service_s
+from ollama_bridge.daemon.service import describe_service, is_service_s
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 
@@ -39,7 +39,7 @@ def ensure_daemon(*, reporter: Reporter | None = None, host: str | None = None) 
         ConfigError: the address cannot be read.
         DaemonUnreachableError: nothing answers at an address of another machine.
         DaemonInstallError: there is no ``ollama`` here, it does not start, its address is the
-            stopped service's, or something else listens there.
+            silent service's, or something else listens there.
     """
     found = find_daemon(host)
     return found if found is not None else start_daemon(reporter=reporter, host=host)
@@ -64,10 +64,8 @@ def start_daemon(*, reporter: Reporter | None = None, host: str | None = None) -
             hint="ollama-bridge daemon install",
         )
     if is_service_s(address):
-        raise DaemonInstallError(
-            f"nothing answers at {address.url}: Ollama's service, which has the models, is stopped",
-            hint=SERVICE_FIX,
-        )
+        silent, fix = describe_service()
+        raise DaemonInstallError(f"nothing answers at {address.url}: {silent}", hint=fix)
     # Whoever waits longer than a start can take has a problem worth reporting.
     limit_s = 2 * launch.START_LIMIT_S
     with hold_lock(state_dir() / ".start.lock", limit_s=limit_s, doing="starting Ollama"):

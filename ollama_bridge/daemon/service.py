@@ -7,6 +7,7 @@ the service, which systemd starts again and again.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,9 +16,11 @@ from ollama_bridge.client.address import DEFAULT_PORT
 
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _UNITS = Path("/etc/systemd/system")
-SERVICE_FIX = (
-    "sudo systemctl start ollama; or, for a daemon and a model store of your own: "
-    f"export OLLAMA_HOST=127.0.0.1:{DEFAULT_PORT + 1}"
+_ASKED_LIMIT_S = 3.0
+_OWN_STORE = (
+    "or, for a daemon and a model store of your own: "
+    f"export OLLAMA_HOST=127.0.0.1:{DEFAULT_PORT + 1}; or, to serve a store of your own at the "
+    "service's address: export OLLAMA_MODELS=~/.ollama/models"
 )
 
 
@@ -27,3 +30,25 @@ def is_service_s(address: Address) -> bool:
         return False
     # A service that was disabled is nobody's any more. Where it starts is a link in TARGET.wants.
     return _BOOTED.is_dir() and any(_UNITS.glob("*.wants/ollama.service"))
+
+
+def describe_service() -> tuple[str, str]:
+    """What is with the service that does not answer, and what helps."""
+    try:
+        state = subprocess.run(
+            ["systemctl", "is-active", "ollama"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_ASKED_LIMIT_S,
+            check=False,
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        state = ""
+    service = "Ollama's service, which has the models,"
+    if state == "active":
+        where = "systemctl show ollama -p Environment; export OLLAMA_HOST=(the one that it has)"
+        return f"{service} runs, but not there", f"{where}; {_OWN_STORE}"
+    if state in ("failed", "activating"):
+        return f"{service} does not come up", f"journalctl -u ollama -n 50; {_OWN_STORE}"
+    return f"{service} is stopped", f"sudo systemctl start ollama; {_OWN_STORE}"

@@ -230,7 +230,31 @@ def test_in_the_place_of_a_stopped_service_no_other_store_is_served(stopped_serv
     assert ensure.daemon_status()["running"] is False
     (finding,) = [one for one in run_doctor() if one.name == "daemon"]
     assert (finding.status, finding.repair) == ("problem", None)
-    assert "service is stopped" in finding.detail
+    assert finding.detail.endswith("is stopped")
+
+
+@pytest.mark.parametrize(
+    ("state", "found", "fix"),
+    [
+        ("active", "runs, but not there", "systemctl show ollama -p Environment; export OLLAMA_"),
+        ("activating", "does not come up", "journalctl -u ollama"),
+        ("failed", "does not come up", "journalctl -u ollama"),
+    ],
+)
+def test_a_service_that_was_not_stopped(
+    stopped_service: Path, fake_ollama: Path, state: str, found: str, fix: str
+) -> None:
+    """To start it would change nothing: it listens elsewhere, or fails each time."""
+    systemctl = fake_ollama.with_name("systemctl")
+    systemctl.write_text(f'#!/bin/sh\n[ "$*" = "is-active ollama" ] && echo {state}\nexit 3\n')
+    systemctl.chmod(0o755)
+    with pytest.raises(DaemonInstallError, match=found) as caught:
+        ensure.ensure_daemon()
+    (finding,) = [one for one in run_doctor() if one.name == "daemon"]
+    assert finding.detail.endswith(found)
+    for hint in (caught.value.hint, finding.fix):
+        assert (hint or "").startswith(fix)
+        assert "export OLLAMA_MODELS=" in (hint or "")
 
 
 @pytest.mark.parametrize("which", ["disabled", "another store", "another port"])
