@@ -116,6 +116,8 @@ def disk_full(path: Path) -> DiskFullError:
         daemons = named_dir("OLLAMA_BRIDGE_DAEMON_DIR") or home / "daemon"
         if place.is_relative_to(daemons) and not daemons.is_relative_to(home):
             return DiskFullError(path, elsewhere="export OLLAMA_BRIDGE_DAEMON_DIR=/a/larger/disk")
-        if place.is_relative_to(home) and not place.is_relative_to(home / "runs"):
+        # What lies in these is where it is by default, and `--out` moves it alone.
+        by_default = any(place.is_relative_to(home / name) for name in ("runs", "downloads"))
+        if place.is_relative_to(home) and not by_default:
             return DiskFullError(path, elsewhere="export OLLAMA_BRIDGE_HOME=/a/larger/disk")
     return DiskFullError(path)

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.client import Client, read_address
 from ollama_bridge.daemon.store import blob_folders
+from ollama_bridge.errors import DiskFullError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What says that this file system, or this pair of them, has no hard links for us.
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -94,7 +95,7 @@ def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -
         try:
             return _place(source.resolve(), folder / digest.replace(":", "-"), state)
         except OSError as exc:
-            raise_if_disk_full(exc, folder)
+            _raise_if_full(exc, folder)
             return None
     return None
 
@@ -115,6 +116,12 @@ def take_back(client: Client, digest: str) -> None:
             is_ours = _is_ours(folder) and blob.lstat().st_uid == os.geteuid()
             if is_ours and _is_store_of(client, folder):
                 blob.unlink()
+
+
+def _raise_if_full(exc: OSError, folder: Path) -> None:
+    if exc.errno in _FULL:  # no --out of ours moves it
+        elsewhere = "move the daemon's models to another disk (its OLLAMA_MODELS)"
+        raise DiskFullError(folder, elsewhere=elsewhere) from exc
 
 
 def _has_files_of_others(folder: Path) -> bool:
@@ -144,7 +151,7 @@ def _is_store_of(client: Client, folder: Path) -> bool:
         probe.write_bytes(content)
         return client.has_blob(f"sha256:{digest}")
     except OSError as exc:
-        raise_if_disk_full(exc, folder)
+        _raise_if_full(exc, folder)
         return False
     finally:
         probe.unlink(missing_ok=True)

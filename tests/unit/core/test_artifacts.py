@@ -174,7 +174,8 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "elsewhere"),
     [
-        ("home/downloads/x", "export OLLAMA_BRIDGE_HOME=/"),
+        ("home/models/x", "export OLLAMA_BRIDGE_HOME=/"),
+        ("home/downloads/x", "pass --out DIR"),
         ("home/runs/x", "pass --out DIR"),
         ("daemons/0.34.4", "export OLLAMA_BRIDGE_DAEMON_DIR=/"),
         ("out", "pass --out DIR"),

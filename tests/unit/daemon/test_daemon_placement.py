@@ -109,8 +109,10 @@ def test_a_full_disk_leaves_nothing(
         monkeypatch.setattr(placement.shutil, at, refuse(errno.ENOSPC))
     else:
         monkeypatch.setattr(Path, at, refuse(errno.ENOSPC))
-    with pytest.raises(DiskFullError):
+    with pytest.raises(DiskFullError) as caught:
         place(daemon, source)
+    assert "OLLAMA_MODELS" in (caught.value.hint or "")
+    assert "--out" not in (caught.value.hint or "")
     assert list(daemon.blobs.iterdir()) == []
 
 
