@@ -130,6 +130,8 @@ def pull(
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
             _check_reach(client, source)
+            with _alone(tag, reporter):
+                pass  # a home without locks is told of now, not behind hours of fetching
             fetched_bytes = _fill(client, session, manifest, folder, reporter)
             proof = PullProof(client, tag, _STAGE, reporter) if verify else None
             digest, verdict = _hand_over(client, tag, manifest, raw, proof, reporter)
@@ -344,7 +346,14 @@ def _hand_over(
     with _alone(tag, reporter) as key, manifest_front(_HANDED, key, raw) as front:
         # Whatever stops it, the name stays until the next attempt: files that no name is of are
         # dropped by the daemon.
-        client.pull(front.name, insecure=True)
+        try:
+            client.pull(front.name, insecure=True)
+        except (RequestRejectedError, RunnerCrashedError) as error:
+            raise DaemonError(
+                f"the daemon does not take what was fetched: {error.message}",
+                model=tag,
+                hint="run the same command again: another pull that ended may have removed files",
+            ) from error
         _remove_leftovers(client, key, but=front.name)
         verdict = proof.of(front.name) if proof else UNPROVEN
         replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-old")

@@ -19,6 +19,7 @@ from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
     DaemonError,
+    DaemonInstallError,
     ParityError,
     RegistryContentError,
     RegistryError,
@@ -291,6 +292,25 @@ def test_values_that_cannot_be_read_take_no_second_download(
 def interrupt(*_: object, **__: object) -> None:
     """Stand in for whoever presses Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def test_a_home_that_cannot_be_locked_is_told_before_anything_is_fetched(
+    unprovable: Puller, tmp_path: Path
+) -> None:
+    """Also where files on their way lie elsewhere."""
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "daemon").touch()  # no folder can be made there
+    with pytest.raises(DaemonInstallError, match="cannot write"):
+        pull(str(REFERENCE), out_dir=tmp_path / "out", host=unprovable.host)
+    assert not unprovable.blobs
+
+
+def test_files_that_another_pull_took_away(unprovable: Puller) -> None:
+    """The daemon dropped them with the other's name: who asks again gets them."""
+    unprovable.statuses = [{"error": "max retries exceeded: file does not exist"}]
+    with pytest.raises(DaemonError, match="does not take what was fetched") as caught:
+        pull(str(REFERENCE), host=unprovable.host)
+    assert "run the same command again" in (caught.value.hint or "")
 
 
 def test_this_machine_by_a_name_of_its_own(
