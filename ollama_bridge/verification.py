@@ -12,7 +12,7 @@ from pathlib import Path
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.client.values import find_model
-from ollama_bridge.daemon.store import find_manifest, locate_blob
+from ollama_bridge.daemon.store import Blob, find_manifest, locate_blob
 from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import check_parameters
@@ -25,6 +25,7 @@ from ollama_bridge.rendering import choose_parameters
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.verify.certificate import (
     LOG_PROBABILITIES,
+    NOT_COMPARED,
     PARAMETERS,
     SET_OTHERWISE,
     Certificate,
@@ -49,7 +50,8 @@ def verify_tag(
         tag: A tag of the daemon; it may have been made by anybody.
         client: Speaks to the daemon.
         against: Checkpoint with reference values; with it, metadata and tensors of the daemon's
-            file are compared too, where the file is at hand. None: the values that the tag carries.
+            file are compared too; where the file is not at hand, the verdict says so. None: the
+            values that the tag carries.
         reporter: Hears of progress.
 
     Returns:
@@ -84,8 +86,8 @@ def verify_tag(
             reporter=reporter,
         )
         certificate = _with_sampling(certificate, modelfile, reference)
-        if against is not None and blob.path is not None and not blob.is_adapted:
-            certificate = _with_tensors(certificate, blob.path, against.path)
+        if against is not None:
+            certificate = _with_file(certificate, blob, against.path)
         attached = _check_attachments(client, tag)
         if attached is not None:
             checks = (*certificate.checks, attached)
@@ -99,15 +101,27 @@ def _with_sampling(
 ) -> Certificate:
     """Say what the tag sets otherwise: its own Modelfile cannot tell, whoever changed it."""
     said = describe_sampling(modelfile.parameters, choose_parameters(reference, {}), reference)
-    if not said:
-        return certificate
+    return _with_number(certificate, PARAMETERS, SET_OTHERWISE, said) if said else certificate
+
+
+def _with_number(certificate: Certificate, check: str, key: str, said: str) -> Certificate:
     checks = tuple(
-        one.model_copy(update={"numbers": {**one.numbers, SET_OTHERWISE: said}})
-        if one.name == PARAMETERS
-        else one
+        one.model_copy(update={"numbers": {**one.numbers, key: said}}) if one.name == check else one
         for one in certificate.checks
     )
     return certificate.model_copy(update={"checks": checks})
+
+
+def _with_file(certificate: Certificate, blob: Blob, checkpoint: Path) -> Certificate:
+    """Compare the file, or say that nobody did: a wrong window shows in no answer of a probe."""
+    if blob.is_adapted:
+        why = "it has an ADAPTER, so that no file holds what it computes with"
+    elif blob.path is None:
+        why = "its file is in no model folder that can be read here (run this as a user who can; "
+        why += "OLLAMA_MODELS names a folder elsewhere)"
+    else:
+        return _with_tensors(certificate, blob.path, checkpoint)
+    return _with_number(certificate, LOG_PROBABILITIES, NOT_COMPARED, why)
 
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:

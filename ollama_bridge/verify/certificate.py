@@ -21,8 +21,9 @@ LOG_PROBABILITIES, PARAMETERS = "log-probabilities", "parameters"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
-# than its checkpoint, capabilities that its TEMPLATE does without.
+# than its checkpoint, capabilities that its TEMPLATE does without; why its file was not compared.
 LEFT_TO_DAEMON, SET_OTHERWISE, GIVEN_UP = "left_to_daemon", "set_otherwise", "given_up"
+NOT_COMPARED = "file_not_compared"
 
 _HINTS: dict[str, str] = {
     "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
@@ -54,7 +55,8 @@ class Check(BaseModel):
         numbers: Counts, measured values and the bounds they were held against; ``proof`` says how
             prompts were compared (``verify.prompts``), ``left_to_daemon`` which parameters the
             tag does not set, ``set_otherwise`` which a tag sets otherwise than its checkpoint,
-            ``given_up`` what the TEMPLATE of a tag of ours does without (``verify.settings``).
+            ``given_up`` what the TEMPLATE of a tag of ours does without (``verify.settings``),
+            ``file_not_compared`` why the file was not held against a checkpoint that was given.
         difference: The first difference, in words.
     """
 
@@ -119,7 +121,7 @@ class Certificate(BaseModel):
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
         counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
         left, given_up = numbers.get(LEFT_TO_DAEMON), numbers.get(GIVEN_UP)
-        set_otherwise = numbers.get(SET_OTHERWISE)
+        set_otherwise, unread = numbers.get(SET_OTHERWISE), numbers.get(NOT_COMPARED)
         return (
             f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
             f"{numbers.get('prompts', 0)} prompts{counted}, {numbers.get('tokens', 0)} tokens, "
@@ -129,6 +131,7 @@ class Certificate(BaseModel):
             + (f"; its TEMPLATE gives up {given_up}" if given_up else "")
             + (f"; it leaves to Ollama's defaults: {left}" if left else "")
             + (f"; it sets {set_otherwise}" if set_otherwise else "")
+            + (f"; its tensors and metadata were not compared: {unread}" if unread else "")
         )
 
     def raise_if_failed(self) -> None:

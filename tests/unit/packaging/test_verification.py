@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from fakes import daemon as http
 from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
+from ollama_bridge.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import ConfigError, ParityError
 from ollama_bridge.inspection import verify
@@ -94,6 +96,11 @@ def test_a_base_without_its_adapter_is_refused() -> None:
 
 def verify_changed(**parameters: object) -> Certificate:
     """What is found of a Q8_0 tag that carries its values, made FROM ours with these parameters."""
+    return verify_tag("m:latest", client=cast(Client, daemon_with(parameters)))
+
+
+def daemon_with(parameters: dict[str, object], **request: Any) -> FakeDaemon:
+    """A daemon that has such a tag, made with what else is asked for."""
     reference = small_reference().model_copy(
         update={"generation": {"do_sample": True, "temperature": 0.6}}
     )
@@ -122,9 +129,10 @@ def verify_changed(**parameters: object) -> Certificate:
             "template": CHATML_GO,
             "system": SYSTEM,
             "parameters": {**own, **parameters},
+            **request,
         }
     )
-    return verify_tag("m:latest", client=cast(Client, daemon))
+    return daemon
 
 
 def test_what_a_tag_sets_otherwise_is_said() -> None:
@@ -147,3 +155,28 @@ def test_a_stop_that_cuts_the_checkpoint_s_answer_fails() -> None:
     assert (failure.name, failure.layer) == ("stops", "stop")
     assert failure.difference == "the stop 'e' cuts the checkpoint's 'plain: own answer'"
     assert verify_changed(stop=["<|im_end|>", "### User"]).passed
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({}, "its file is in no model folder that can be read here"),
+        ({"adapters": {"a.gguf": f"sha256:{'b' * 64}"}}, "it has an ADAPTER"),
+    ],
+)
+def test_a_file_that_was_not_compared_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], why: str
+) -> None:
+    """The store may be another user's: a window that is wrong shows in no answer of a probe."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    daemon = daemon_with({}, **request_)
+    (tmp_path / "reference.json").write_text(daemon.reference.to_json())
+    work = Work("checkpoint", "import", 1)
+    checkpoint = Checkpoint(tmp_path, Manifest(work, {}, {}, {}, created_at=""))
+    certificate = verify_tag("m:latest", client=cast(Client, daemon), against=checkpoint)
+    assert certificate.passed, certificate.first_failure
+    assert f"; its tensors and metadata were not compared: {why}" in certificate.verdict
+    assert '"file_not_compared": "' in certificate.to_json()
+    alone = verify_tag("m:latest", client=cast(Client, daemon))
+    assert "not compared" not in alone.verdict
