@@ -17,7 +17,7 @@ from ollama_bridge.errors import ArtifactError, ParityError
 LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance")
 Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
 # The checks that compare them.
-LOG_PROBABILITIES, PARAMETERS = "log-probabilities", "parameters"
+LOG_PROBABILITIES, PARAMETERS, MESSAGES = "log-probabilities", "parameters", "MESSAGE"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
@@ -25,7 +25,9 @@ RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 LEFT_TO_DAEMON, SET_OTHERWISE, GIVEN_UP = "left_to_daemon", "set_otherwise", "given_up"
 NOT_COMPARED = "file_not_compared"
 
+# By the check, where it has one of its own, or by its layer.
 _HINTS: dict[str, str] = {
+    MESSAGES: "verify the tag that it was made FROM: of other prompts no values are known",
     "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",
     "tensor": "convert the checkpoint again; a difference this large usually is a wrong "
@@ -146,7 +148,7 @@ class Certificate(BaseModel):
             raise ParityError(
                 f"{self.tag} {broken}: {failure.layer}: {failure.difference}",
                 layer=failure.layer,
-                hint=_HINTS[failure.layer],
+                hint=_HINTS.get(failure.name, _HINTS[failure.layer]),
             )
 
     def to_json(self) -> str:

@@ -21,7 +21,12 @@ from ollama_bridge.verify.bounds import Bounds, bounds_of, recorded_noise
 from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Certificate, Check
 from ollama_bridge.verify.prompts import check_prompts
 from ollama_bridge.verify.scores import ServedScore, compare_tops, special_texts
-from ollama_bridge.verify.settings import check_settings, read_parameters, text_before_stop
+from ollama_bridge.verify.settings import (
+    check_messages,
+    check_settings,
+    read_parameters,
+    text_before_stop,
+)
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
 # The likeliest end token has to lead by this before a daemon is held to ending there, and losing
@@ -82,6 +87,7 @@ def check_parity(
     )
     prompts, answers = run.score_prompts(), run.score_answers()
     checks = (
+        *check_messages(details),  # in front of the difference that it explains
         template,
         *check_vocabulary(reference, metadata),
         _check_counts([*prompts, *answers]),

@@ -11,7 +11,13 @@ from typing import Any
 from ollama_bridge.client import ModelDetails
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, Answer, ReferenceValues
-from ollama_bridge.verify.certificate import GIVEN_UP, LEFT_TO_DAEMON, PARAMETERS, Check
+from ollama_bridge.verify.certificate import (
+    GIVEN_UP,
+    LEFT_TO_DAEMON,
+    MESSAGES,
+    PARAMETERS,
+    Check,
+)
 from ollama_bridge.verify.vocabulary import runner_ends
 
 # What changes an answer, or keeps it from ending, and has another default in another version.
@@ -50,6 +56,30 @@ def check_settings(
         _check_capabilities(details, modelfile, reference, ours=ours),
         _check_stops(served, modelfile, reference, unstopped),
         _check_sampling(served, modelfile, reference, may_be_left=not ours),
+    )
+
+
+def check_messages(details: ModelDetails) -> tuple[Check, ...]:
+    """A failed check of a tag that has MESSAGEs; no check where it has none, as most tags.
+
+    The daemon puts them in front of every chat, so that no prompt is the checkpoint's, whatever the
+    TEMPLATE is.
+    """
+    messages = details.raw.get("messages") or ()
+    if not messages:
+        return ()
+    difference = (
+        f"the tag has {len(messages)} MESSAGE{'s' if len(messages) > 1 else ''} of its own, with "
+        "which every prompt begins"
+    )
+    return (
+        Check(
+            name=MESSAGES,
+            layer="template",
+            passed=False,
+            numbers={"messages": len(messages)},
+            difference=difference,
+        ),
     )
 
 

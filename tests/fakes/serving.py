@@ -247,7 +247,7 @@ class FakeDaemon:
             parameters="\n".join(lines),
             model_info=self.model_info,
             capabilities=("completion",),
-            raw={},
+            raw={"messages": request["messages"]} if "messages" in request else {},
         )
 
     def render(
@@ -265,8 +265,9 @@ class FakeDaemon:
         return self._prompt(tag, messages)
 
     def _prompt(self, tag: str, messages: Sequence[Mapping[str, str]]) -> str:
-        turns = [(message["role"], message["content"]) for message in messages]
-        return chatml(turns, system=self._stored(tag).request.get("system"))
+        request = self._stored(tag).request
+        turns = [(one["role"], one["content"]) for one in (*request.get("messages", ()), *messages)]
+        return chatml(turns, system=request.get("system"))
 
     def next_token(self, tag: str, prompt: str, *, top: int = 20) -> NextToken:
         """The reference's own log-probabilities, shifted."""

@@ -180,3 +180,15 @@ def test_a_file_that_was_not_compared_is_said(
     assert '"file_not_compared": "' in certificate.to_json()
     alone = verify_tag("m:latest", client=cast(Client, daemon))
     assert "not compared" not in alone.verdict
+
+
+def test_messages_of_a_tag_are_named_and_not_its_template() -> None:
+    """They are in front of every prompt, so that all of them differ."""
+    said = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    daemon = daemon_with({}, messages=said)
+    certificate = verify_tag("m:latest", client=cast(Client, daemon))
+    assert "NOT equal to its checkpoint (template: MESSAGE)" in certificate.verdict
+    with pytest.raises(ParityError, match="the tag has 2 MESSAGEs of its own") as caught:
+        certificate.raise_if_failed()
+    assert "the tag that it was made FROM" in (caught.value.hint or "")
+    assert "TEMPLATE" not in (caught.value.hint or "")
