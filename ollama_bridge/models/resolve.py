@@ -192,8 +192,9 @@ def _from_folder(
     base: str | None = None,
     client: Client | None = None,
 ) -> Checkpoint:
+    from ollama_bridge.models.adapters import OUTPUT
     from ollama_bridge.models.safety import check_folder, has_whole_weights, read_config
-    from ollama_bridge.models.stored import adapters_of, weights_files_of
+    from ollama_bridge.models.stored import adapters_of, open_weights, weights_files_of
     from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
 
     made_here = (folder / MANIFEST_NAME).is_file()
@@ -220,13 +221,19 @@ def _from_folder(
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
     tokens, template = tokens_without_rows(folder, config), processor_template(folder)
+    wrapped = is_wrapper(read_config(folder))
+    # Once it was taken for a matrix of its own, and the config that is written here said so.
+    twice = (
+        wrapped and config["tie_word_embeddings"] and OUTPUT in open_weights(folder, config).infos
+    )
     work = Work(
         kind=Checkpoint.kind,
         stage="link",
         version=1,
         inputs={"folder": digest},
         settings=({"without_tokens": list(tokens)} if tokens else {})
-        | ({"processor_template": digest_text(template)} if template else {}),
+        | ({"processor_template": digest_text(template)} if template else {})
+        | ({"tied_twice": True} if twice else {}),
     )
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
@@ -239,7 +246,7 @@ def _from_folder(
         for name in names:
             (draft.path / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, draft.path / name)
-        if is_wrapper(read_config(folder)):
+        if wrapped:
             (draft.path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
             del digests["config.json"]
             reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))

@@ -97,6 +97,25 @@ def refuse_layers_beyond(layers: object, weights: Weights) -> None:
         )
 
 
+def is_stored_twice(weights: Weights) -> bool:
+    """Whether the output matrix is there, and is the embedding again: all of both is read.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    if _EMBEDDING not in weights.infos or _OUTPUT not in weights.infos:
+        return False
+    embedding, output = weights.array(_EMBEDDING), weights.array(_OUTPUT)
+    return embedding.shape == output.shape and all(
+        np.array_equal(
+            to_float32(embedding[row : row + _ROWS]),
+            to_float32(output[row : row + _ROWS]),
+            equal_nan=True,
+        )
+        for row in range(0, len(embedding), _ROWS)
+    )
+
+
 def _refuse_untied(weights: Weights) -> None:
     """The config says of two matrices that they are one: transformers 4 believes it, 5 looks."""
     if _EMBEDDING not in weights.infos:
@@ -106,15 +125,7 @@ def _refuse_untied(weights: Weights) -> None:
             hint="load it with transformers, which ties them, and save it again: "
             "model.save_pretrained(folder)",
         )
-    embedding, output = weights.array(_EMBEDDING), weights.array(_OUTPUT)
-    if embedding.shape == output.shape and all(
-        np.array_equal(
-            to_float32(embedding[row : row + _ROWS]),
-            to_float32(output[row : row + _ROWS]),
-            equal_nan=True,
-        )
-        for row in range(0, len(embedding), _ROWS)
-    ):
+    if is_stored_twice(weights):
         return
     raise ModelError(
         f"{weights.place}: config.json says that {_OUTPUT!r} is the embedding "

@@ -13,7 +13,7 @@ from typing import Any
 
 from ollama_bridge.errors import MissingExtraError
 from ollama_bridge.models.floats import Array
-from ollama_bridge.models.tensor_match import refuse_layers_beyond
+from ollama_bridge.models.tensor_match import is_stored_twice, refuse_layers_beyond
 from ollama_bridge.models.weights import WeightInfo, Weights
 
 TEXT_ALONE = (
@@ -28,6 +28,7 @@ _TEXT_NAMES = {
 _EYES = ("vision_tower.", "multi_modal_projector.")
 _EYES_OF_MODULES = tuple(f"model.{name}" for name in _EYES)
 # By the wrapper's model type: the language model's own, and its class.
+_OUTPUT = "lm_head.weight"
 _WRAPPERS = {
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "mistral3": ("mistral", "MistralForCausalLM"),
@@ -51,7 +52,7 @@ def text_config(config: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
         weights: The tensors.
 
     Raises:
-        ModelError: it says more layers than there are tensors.
+        ModelError: it says more layers than there are tensors, or a file is damaged.
         MissingExtraError: transformers is not installed.
     """
     _, class_name = _WRAPPERS[config["model_type"]]
@@ -70,9 +71,19 @@ def text_config(config: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
         **own,
         "architectures": [class_name],
         "dtype": inner.get("dtype", inner.get("torch_dtype", dtype)),
-        # Wrappers of an untied model say that it is tied, which is their default.
-        "tie_word_embeddings": "lm_head.weight" not in weights.infos,
+        "tie_word_embeddings": _is_tied(config, weights),
     }
+
+
+def _is_tied(config: Mapping[str, Any], weights: Weights) -> bool:
+    """Whether the output matrix is the embedding, as the tensors say.
+
+    Wrappers of an untied model say that it is tied, which is their default; and what gathers a
+    model that was trained in pieces (ZeRO, FSDP) writes the one matrix of a tied one twice.
+    """
+    if _OUTPUT not in weights.infos:
+        return True
+    return config.get("tie_word_embeddings") is not False and is_stored_twice(weights)
 
 
 class TextWeights(Weights):

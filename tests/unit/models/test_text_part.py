@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.tensor_check import compare_tensors
 from ollama_bridge.reporting import JSONLReporter
 
 _TEXT: dict[str, Any] = {
@@ -168,3 +170,33 @@ def test_a_published_text_config_is_completed(tmp_path: Path) -> None:
     assert config["architectures"] == ["Gemma3ForCausalLM"]
     assert config["rope_parameters"]["full_attention"]["factor"] == 8.0
     convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+
+
+@pytest.mark.parametrize("case", ["the same", "another", "the same, and untied"])
+def test_a_tied_matrix_that_is_saved_twice_is_one(case: str, tmp_path: Path) -> None:
+    """As it is gathered from a training in pieces: its GGUF has no second one of 262,144 rows."""
+    folder = tmp_path / "whole"
+    whole = saved(gemma(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    output = tensors["language_model.model.embed_tokens.weight"].clone()
+    if case == "another":
+        output[3] += 1
+    save_file(
+        {**tensors, "language_model.lm_head.weight": output},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    if "untied" in case:
+        document = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**document, "tie_word_embeddings": False}))
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf").gguf_path
+    is_one = case == "the same"
+    assert ("output.weight" in read_gguf(gguf).tensors) is not is_one
+    found = compare_tensors(gguf, checkpoint.path)
+    assert (found.wrong, found.notes) == ((), ())
+    if is_one:
+        ids = torch.tensor([[1, 70, 80, 90, 100]])
+        with torch.inference_mode():
+            expected = whole(input_ids=ids).logits
+            assert torch.allclose(load_model(checkpoint.path)(input_ids=ids).logits, expected)
