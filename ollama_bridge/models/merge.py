@@ -1,4 +1,4 @@
-"""A base and a LoRA adapter as one checkpoint: merged when it is read, or written out merged.
+"""A base and a LoRA adapter as one checkpoint: merged when it is read.
 
 And the base alone, where a daemon puts the adapter on top.
 """
@@ -16,7 +16,6 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.adapters import EMBEDDING, Adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.floats import F32, to_float32
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.left_overs import drop_tokens, tokens_without_rows
@@ -25,7 +24,7 @@ from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.model_card import CARD_NAME
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import ADAPTERS_NAME, adapters_of, open_weights
-from ollama_bridge.models.weights import INDEX_NAME, WEIGHTS_NAME, WeightInfo, write_weights
+from ollama_bridge.models.weights import INDEX_NAME
 
 _TOKENIZER_CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 _COPIED = (
@@ -106,23 +105,6 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
             return Checkpoint(out_dir, draft.finished)
         digests = linked_digests(base, folder) | linked_digests(adapted, folder)
         return Checkpoint(out_dir, draft.commit(adapted.facts, digests=digests))
-
-
-def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
-    """Write base + adapter as one Hugging Face folder with float32 weights, tensor by tensor.
-
-    Args:
-        base: The base model's folder.
-        adapter: The PEFT adapter's folder.
-        out: Where to; made if missing.
-
-    Raises:
-        ModelError: the adapter does not fit the base, or uses what cannot be merged.
-        DiskFullError: there is no room.
-    """
-    weights = _prepare(base, adapter, out)
-    infos = [WeightInfo(info.name, info.shape, F32) for info in weights.infos.values()]
-    write_weights(out / WEIGHTS_NAME, infos, lambda name: to_float32(weights.array(name)))
 
 
 def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.conversion import convert, merge_lora
+from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.merge import base_with_values
@@ -58,13 +58,18 @@ def peft_model(base: Path, adapter: Path) -> PeftModel:
         return PeftModel.from_pretrained(load_model(base), adapter)
 
 
+def merged_folder(base: Path, adapter: Path, cache: Path) -> Path:
+    """The checkpoint that a user's adapter becomes on this base."""
+    return resolve_model(str(adapter), base=str(base), cache_dir=cache).path
+
+
 @pytest.mark.parametrize("feature", FEATURES)
 def test_merged_equals_adapter(tmp_path: Path, feature: str) -> None:
     """The merged model's logits are the adapted model's, within 1e-5 of their size."""
     settings, tied = FEATURES[feature]
     base = build_tiny_checkpoint(tmp_path / "base", tied=tied)
     adapter = build_adapter(base, tmp_path / "adapter", **settings)
-    merged = load_model(merge_lora(base, adapter, tmp_path / "merged"))
+    merged = load_model(merged_folder(base, adapter, tmp_path / "cache"))
     tokens = torch.tensor([[7, 300, *range(3, 40)]])
     with torch.no_grad():
         expected, got = peft_model(base, adapter)(tokens).logits, merged(tokens).logits
@@ -88,15 +93,13 @@ def test_a_base_whose_config_leaves_its_tie_out(tmp_path: Path, case: str, featu
     del config["tie_word_embeddings"]
     (base / "config.json").write_text(json.dumps(config))
     adapter = build_adapter(base, tmp_path / "adapter", **FEATURES[feature][0])
-    merged = merge_lora(base, adapter, tmp_path / "merged")
-    lazy = resolve_model(str(adapter), base=str(base), cache_dir=tmp_path / "cache").path
+    merged = merged_folder(base, adapter, tmp_path / "cache")
+    check_folder(merged)
     tokens = torch.tensor([[7, 300, *range(3, 40)]])
     with torch.no_grad():
         expected = peft_model(base, adapter)(tokens).logits
-        for folder in (merged, lazy):
-            check_folder(folder)
-            got = load_model(folder)(tokens).logits
-            assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+        got = load_model(merged)(tokens).logits
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("feature", [name for name in FEATURES if "tied base" not in name])
@@ -108,7 +111,7 @@ def test_merged_equals_pefts_own_merge(tmp_path: Path, feature: str) -> None:
     settings, tied = FEATURES[feature]
     base = build_tiny_checkpoint(tmp_path / "base", tied=tied)
     adapter = build_adapter(base, tmp_path / "adapter", **settings)
-    ours = load_model(merge_lora(base, adapter, tmp_path / "merged")).state_dict()
+    ours = load_model(merged_folder(base, adapter, tmp_path / "cache")).state_dict()
     for name, tensor in peft_model(base, adapter).merge_and_unload().state_dict().items():
         assert torch.allclose(ours[name], tensor, atol=1e-6), name
 
@@ -120,7 +123,7 @@ def test_biases_are_merged(tmp_path: Path) -> None:
     for settings in ({"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}):
         folder = tmp_path / "-".join(settings)
         adapter = build_adapter(base, folder / "adapter", **settings)
-        merged = load_model(merge_lora(base, adapter, folder / "merged"))
+        merged = load_model(merged_folder(base, adapter, folder / "cache"))
         with torch.no_grad():
             expected, got = peft_model(base, adapter)(tokens).logits, merged(tokens).logits
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), settings
@@ -152,7 +155,7 @@ def test_a_grown_vocabulary_is_merged(tmp_path: Path, case: str) -> None:
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
         adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
-    merged = load_model(merge_lora(base, tmp_path / "adapter", tmp_path / "merged"))
+    merged = load_model(merged_folder(base, tmp_path / "adapter", tmp_path / "cache"))
     assert merged.config.vocab_size == 392
     saved = settings.get("modules_to_save", [])
     assert merged.config.tie_word_embeddings == (tied and "lm_head" not in saved)
@@ -164,7 +167,7 @@ def test_a_grown_vocabulary_is_merged(tmp_path: Path, case: str) -> None:
 def test_a_reference_to_an_adapter_stores_no_merged_weights(
     tmp_path: Path, hashed: list[str]
 ) -> None:
-    """The checkpoint links base and adapter, and computes what the merged folder does."""
+    """The checkpoint links base and adapter; they are merged when it is read."""
     base = build_tiny_checkpoint(tmp_path / "base")
     adapter = build_adapter(base, tmp_path / "adapter", modules_to_save=["lm_head"])
     change_settings(adapter, base_model_name_or_path=str(base))
@@ -177,10 +180,6 @@ def test_a_reference_to_an_adapter_stores_no_merged_weights(
     given = sum(path.stat().st_size for path in (*base.iterdir(), *adapter.iterdir())
                 if path.suffix == ".safetensors")  # fmt: skip
     assert stored == given
-    merged = load_model(merge_lora(base, adapter, tmp_path / "merged")).state_dict()
-    lazy = load_model(checkpoint.path).state_dict()
-    assert merged.keys() == lazy.keys()
-    assert all(torch.equal(merged[name], lazy[name]) for name in merged)
 
 
 def test_an_adapters_template_is_not_lost_to_a_file_of_its_base(tmp_path: Path) -> None:
@@ -197,7 +196,7 @@ def test_an_adapters_template_is_not_lost_to_a_file_of_its_base(tmp_path: Path) 
     adapted = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
     plain = resolve_model(str(base), cache_dir=tmp_path / "cache")
     below = base_with_values(plain, adapted, out_dir=tmp_path / "below")
-    for folder in (merge_lora(base, adapter, tmp_path / "merged"), adapted.path, below.path):
+    for folder in (adapted.path, below.path):
         assert PreTrainedTokenizerFast.from_pretrained(folder).chat_template == trained
 
 
@@ -242,7 +241,7 @@ def test_what_cannot_be_merged_is_refused_by_name(
     adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
     change_settings(adapter, **changes)
     with pytest.raises(ModelError, match=message):
-        merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
+        merged_folder(tiny_checkpoint, adapter, tmp_path / "cache")
 
 
 def test_an_adapter_of_mlx_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -250,7 +249,7 @@ def test_an_adapter_of_mlx_is_named(tiny_checkpoint: Path, tmp_path: Path) -> No
     (tmp_path / "adapter_config.json").write_text('{"fine_tune_type": "lora", "model": "org/base"}')
     (tmp_path / "adapters.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="MLX") as caught:
-        merge_lora(tiny_checkpoint, tmp_path, tmp_path / "merged")
+        merged_folder(tiny_checkpoint, tmp_path, tmp_path / "cache")
     assert "mlx_lm.fuse" in str(caught.value.hint)
 
 
@@ -259,7 +258,7 @@ def test_an_adapter_of_another_model_is_refused(tiny_checkpoint: Path, tmp_path:
     other = build_tiny_checkpoint(tmp_path / "other", hidden=32)
     adapter = build_adapter(other, tmp_path / "adapter")
     with pytest.raises(ModelError, match="do not fit"):
-        merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
+        merged_folder(tiny_checkpoint, adapter, tmp_path / "cache")
 
 
 def test_a_deeper_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -267,7 +266,7 @@ def test_a_deeper_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> N
     other = build_tiny_checkpoint(tmp_path / "other", layers=3)
     adapter = build_adapter(other, tmp_path / "adapter")
     with pytest.raises(ModelError, match="has not"):
-        merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
+        merged_folder(tiny_checkpoint, adapter, tmp_path / "cache")
 
 
 def test_a_pickled_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -276,7 +275,7 @@ def test_a_pickled_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> 
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
     with pytest.raises(UnsafeCheckpointError):
-        merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
+        merged_folder(tiny_checkpoint, adapter, tmp_path / "cache")
 
 
 def test_an_adapter_folder_is_a_model_reference(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -396,5 +395,4 @@ def test_factors_without_a_partner_are_refused(tiny_checkpoint: Path, tmp_path: 
     tensors.pop(next(name for name in tensors if "lora_B" in name))
     save_file(tensors, path)
     with pytest.raises(ModelError, match="has no"):
-        merge_lora(tiny_checkpoint, adapter, tmp_path / "merged")
-    shutil.rmtree(tmp_path / "merged", ignore_errors=True)
+        merged_folder(tiny_checkpoint, adapter, tmp_path / "cache")
