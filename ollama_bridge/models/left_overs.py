@@ -74,9 +74,20 @@ def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> dict[str, 
             path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             said.setdefault(what, set()).add(name)
     if tokens:
-        what = f"its model has no row for {', '.join(tokens)}, which is left out of the tokenizer"
-        said[what] = drop_tokens(folder, tokens)
+        said[_without_rows(tokens)] = drop_tokens(folder, tokens)
     return said
+
+
+def rows_not_saved(tokens: Collection[str]) -> str:
+    """What is to be said of an adapter whose tokens were taken out: one may have been trained."""
+    return (
+        f"{_without_rows(tokens)} (if it was trained, its row was not saved: save the adapter "
+        "again by model.save_pretrained(folder, save_embedding_layers=True))"
+    )
+
+
+def _without_rows(tokens: Collection[str]) -> str:
+    return f"its model has no row for {', '.join(tokens)}, which is left out of the tokenizer"
 
 
 def drop_tokens(folder: Path, tokens: Collection[str]) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,20 @@ _COPIED = (
 )
 
 
-def combine_adapter(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Combined:
+    """What came of a base and an adapter.
+
+    Attributes:
+        merged_matrices: How many parameters the adapter changes.
+        left_out: Tokens that were taken out of the tokenizer: there is no row for them.
+    """
+
+    merged_matrices: int
+    left_out: tuple[str, ...]
+
+
+def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     """Write a checkpoint that is a base and an adapter, both linked.
 
     Args:
@@ -45,16 +59,29 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
         adapter: The PEFT adapter's folder.
         out: Where to; made if missing.
 
-    Returns:
-        Facts: how many parameters the adapter changes.
-
     Raises:
         ModelError: the adapter does not fit the base, or uses what cannot be merged.
         DiskFullError: there is no room.
     """
-    weights = _prepare(base, adapter, out)
+    config = check_folder(base)
+    loaded = Adapter(adapter)
+    tied = ARCHITECTURES[read_architecture(base, config)].tied(config)
+    weights = MergedWeights(open_weights(base, config), loaded, tied=tied)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _COPIED:
+        # The adapter's own tokenizer or template, if it was saved with one, is the trained one.
+        folders = (adapter,) if name == _TEMPLATE and _has_template(adapter) else (adapter, base)
+        source = next((f / name for f in folders if (f / name).is_file()), None)
+        if source is not None:
+            shutil.copyfile(source, out / name)
+    changed = _adapted_config(config, loaded, weights, tied=tied)
+    (out / "config.json").write_text(
+        json.dumps(changed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
+    tokens = tokens_without_rows(out, changed)  # that came with the adapter's tokenizer
+    drop_tokens(out, tokens)
     link_parts(base, adapter, out)
-    return {"merged_matrices": weights.changed}
+    return Combined(weights.changed, tokens)
 
 
 def link_parts(base: Path, adapter: Path, out: Path) -> None:
@@ -105,27 +132,6 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
             return Checkpoint(out_dir, draft.finished)
         digests = linked_digests(base, folder) | linked_digests(adapted, folder)
         return Checkpoint(out_dir, draft.commit(adapted.facts, digests=digests))
-
-
-def _prepare(base: Path, adapter: Path, out: Path) -> MergedWeights:
-    """Write all but the weights; gives those."""
-    config = check_folder(base)
-    loaded = Adapter(adapter)
-    tied = ARCHITECTURES[read_architecture(base, config)].tied(config)
-    weights = MergedWeights(open_weights(base, config), loaded, tied=tied)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in _COPIED:
-        # The adapter's own tokenizer or template, if it was saved with one, is the trained one.
-        folders = (adapter,) if name == _TEMPLATE and _has_template(adapter) else (adapter, base)
-        source = next((f / name for f in folders if (f / name).is_file()), None)
-        if source is not None:
-            shutil.copyfile(source, out / name)
-    changed = _adapted_config(config, loaded, weights, tied=tied)
-    (out / "config.json").write_text(
-        json.dumps(changed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
-    drop_tokens(out, tokens_without_rows(out, changed))  # that came with the adapter's tokenizer
-    return weights
 
 
 def _has_template(folder: Path) -> bool:

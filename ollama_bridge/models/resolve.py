@@ -36,7 +36,7 @@ from ollama_bridge.models.adapter_folder import (
     naming_hint,
 )
 from ollama_bridge.models.hub import download, fetch
-from ollama_bridge.models.left_overs import drop_left_overs, tokens_without_rows
+from ollama_bridge.models.left_overs import drop_left_overs, rows_not_saved, tokens_without_rows
 from ollama_bridge.models.links import file_state, link_file, linked_digests
 from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.processor_template import (
@@ -396,7 +396,11 @@ def _with_adapter(
             link_parts(base.path, adapter, out_dir)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        facts = {"source": str(adapter), **combine_adapter(base.path, adapter, draft.path)}
+        combined = combine_adapter(base.path, adapter, draft.path)
+        if combined.left_out:
+            said = f"{adapter.name}: {rows_not_saved(combined.left_out)}"
+            reporter.emit(Note("merge", "warning", said))
+        facts = {"source": str(adapter), "merged_matrices": combined.merged_matrices}
         manifest = draft.commit(facts, digests=linked_digests(base, draft.path))
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)

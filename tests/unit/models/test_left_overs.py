@@ -66,17 +66,21 @@ def test_a_token_that_the_model_has_no_row_for_is_left_out(tmp_path: Path, *, ag
     assert Source(checkpoint).tokenizer.end_tokens == ("<|im_end|>",)
 
 
-def test_one_that_came_with_an_adapter_is_left_out(tmp_path: Path) -> None:
-    """Trainers save the tokenizer beside an adapter, too."""
+def test_one_that_came_with_an_adapter_is_left_out_and_said(tmp_path: Path) -> None:
+    """Trainers save the tokenizer beside an adapter, too; a token that was trained is lost so."""
     base = build_checkpoint("gemma3", tmp_path / "gemma")
     adapter = build_adapter(base, tmp_path / "adapter")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base / name, adapter / name)
     add_token(adapter, in_vocabulary=True)
     change_settings(adapter, base_model_name_or_path=str(base))
-    checkpoint = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    listener = Listener()
+    checkpoint = resolve_model(str(adapter), cache_dir=tmp_path / "cache", reporter=listener)
     assert len(load_tokenizer(checkpoint.path)) == 384
     Source(checkpoint)
+    said = next(note for note in listener.notes if "no row" in note)
+    assert said.startswith(f"adapter: its model has no row for {IMAGE}, which is left out")
+    assert "save_embedding_layers=True" in said
 
 
 @pytest.mark.parametrize("place", ["template", "role"])
