@@ -17,8 +17,15 @@ from ollama_bridge.models.generation_defaults import DEFAULTS_KEYS
 SOURCE_KEY = "ollama_bridge_source"  # in config.json
 
 _PREFIX = "general."
-# Of the file, not of the model: an export has its own.
-_OF_THE_FILE = ("architecture", "type", "file_type", "quantization_version", "alignment")
+# Of the file, not of the model: an export has its own, and was quantized by nobody named there.
+_OF_THE_FILE = (
+    "architecture",
+    "type",
+    "file_type",
+    "quantization_version",
+    "quantized_by",
+    "alignment",
+)
 # What stays true of a model that was made of another one.
 _INHERITED = ("license", "license.name", "license.link", "languages", "tags")
 # What can be said about a base model, under general.base_model.N.

@@ -22,7 +22,7 @@ from ollama_bridge.models.generation_defaults import (
     defaults_of,
 )
 from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
+from ollama_bridge.models.gguf_tokenizer import TOOL_TEMPLATE_KEY, GGUFTokenizer
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.text_part import TEXT_ALONE
@@ -98,12 +98,16 @@ def import_gguf(path: Path, folder: Path, *, reporter: Reporter | None = None) -
 def version_of(path: Path) -> int:
     """Raised when a GGUF gives another checkpoint, for those that do.
 
-    Before 5, how a model is to be sampled was lost.
+    Before 5, how a model is to be sampled was lost; before 6, who had quantized the file was taken
+    for a property of the model, and a chat template for tools was lost.
 
     Raises:
         GGUFError: damaged.
     """
-    return 5 if DEFAULTS_KEYS & read_gguf(path).metadata.keys() else 4
+    keys = read_gguf(path).metadata.keys()
+    if keys & {"general.quantized_by", TOOL_TEMPLATE_KEY}:
+        return 6
+    return 5 if keys & DEFAULTS_KEYS else 4
 
 
 def _without_their_tokens(

@@ -26,6 +26,9 @@ _PREFIX = "tokenizer.ggml."
 # Where our converter keeps the Jinja template out of the runtimes' sight, so that a model that
 # Ollama renders by a Go template can still become a checkpoint that renders as it was trained.
 KEPT_TEMPLATE_KEY = "ollama_bridge.chat_template"
+# One that is for conversations with tools alone, as llama.cpp's converter writes Hermes'.
+TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
+_TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 # Roles that only runtimes know, as tokenizer_config.json keeps them: "eot" is eot_token there.
 RUNTIME_ROLES = (
     "eot",
@@ -75,7 +78,7 @@ class GGUFTokenizer:
         self.ids = self._special_ids()
 
     def write(self, folder: Path, *, max_length: int) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja.
+        """Write tokenizer.json, tokenizer_config.json and the chat templates.
 
         Args:
             folder: Where to.
@@ -118,6 +121,10 @@ class GGUFTokenizer:
         if template is not None:
             # newline="": a template with \r\n must stay as it is
             (folder / "chat_template.jinja").write_text(template, encoding="utf-8", newline="")
+            for_tools = self._metadata.get(TOOL_TEMPLATE_KEY)
+            if isinstance(for_tools, str) and for_tools:
+                (folder / _TOOL_TEMPLATE).parent.mkdir(exist_ok=True)
+                (folder / _TOOL_TEMPLATE).write_text(for_tools, encoding="utf-8", newline="")
 
     def _chat_template(self) -> str | None:
         for key in ("tokenizer.chat_template", KEPT_TEMPLATE_KEY):

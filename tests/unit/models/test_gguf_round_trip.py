@@ -14,8 +14,11 @@ from fakes.ggufs import BLOCK_TYPES, decoded, metadata_of, rewrite
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.generation_defaults import defaults_of
+from ollama_bridge.models.gguf_tokenizer import TOOL_TEMPLATE_KEY
 from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
+from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.reference import ReferenceValues
 
 # Keys that come back otherwise, and why.
 CHANGED = {
@@ -101,6 +104,27 @@ def test_what_the_file_says_of_the_model_comes_back(wide_llama: Path, tmp_path: 
     """Name, authors, licence, tags, base models, all end tokens and other roles."""
     theirs = rewrite(wide_llama, tmp_path / "x.gguf", metadata=lambda keys: keys.update(FOREIGN))
     assert_same(theirs, export(theirs, tmp_path / "out"))
+
+
+def test_who_quantized_a_file_did_not_quantize_ours(wide_llama: Path, tmp_path: Path) -> None:
+    """Unsloth and bartowski sign their files."""
+    signed = {"general.quantized_by": "Unsloth", "general.author": "Somebody"}
+    theirs = rewrite(wide_llama, tmp_path / "x.gguf", metadata=lambda keys: keys.update(signed))
+    again = metadata_of(export(theirs, tmp_path / "out"))
+    assert "general.quantized_by" not in again
+    assert again["general.author"] == "Somebody"
+
+
+def test_a_template_for_tools_in_a_file_is_a_stated_limit(wide_llama: Path, tmp_path: Path) -> None:
+    """As in a folder: a tag has one template, and it is said that this one is not served."""
+    source = tmp_path / "x.gguf"
+    template = "{{ tools }}"
+    rewrite(wide_llama, source, metadata=lambda keys: keys.update({TOOL_TEMPLATE_KEY: template}))
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    assert load_tokenizer(checkpoint.path).chat_template["tool_use"] == template
+    made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
+    limits = ReferenceValues.read(made.reference_path).limits
+    assert any("tool_use" in limit and "not served" in limit for limit in limits)
 
 
 @pytest.mark.parametrize(
