@@ -14,6 +14,11 @@ from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.stages import CorpusOption, StageOut, checkpoint_of, print_artifact
 from ollama_bridge.errors import ConfigError
 
+_TEMPLATE_HIDDEN = (
+    "the file is for `register`, which gives a tag its TEMPLATE: other runtimes find no chat "
+    "template in it (for llama.cpp, LM Studio or vLLM: --chat-template)"
+)
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -62,6 +67,14 @@ def convert(
     ] = False,
     base: options.BaseOption = None,
     imatrix: options.ImatrixOption = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat-template/--no-chat-template",
+            help="Write the chat template where llama.cpp, LM Studio and vLLM look for it; left "
+            "out: only if no TEMPLATE of a tag was made of it.",
+        ),
+    ] = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -78,6 +91,8 @@ def convert(
     target = read_target(budget, max_size, corpus)
     if adapter and target is not None:
         raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
+    if adapter and chat_template is not None:
+        raise ConfigError("an adapter has no chat template in its file: leave --chat-template out")
     if adapter:
         _convert_adapter(source, out, base=base, host=host, as_json=as_json)
         return
@@ -85,12 +100,15 @@ def convert(
         gguf = stage(
             checkpoint_of(source, host, reporter, base=base),
             type=gguf_type,
+            chat_template=chat_template,
             imatrix=imatrix,
             target=target,
             corpus=Corpus.open(corpus) if corpus is not None else None,
             out_dir=out.absolute(),
             reporter=reporter,
         )
+    if chat_template is None and _hides_template(gguf):
+        output.say(_TEMPLATE_HIDDEN)
     if target is not None and not as_json:
         print_budget(gguf)
     print_artifact(gguf, as_json=as_json)
@@ -174,6 +192,15 @@ def register(
         print_artifact(model, as_json=True)
     else:
         output.data(f"{model.tag}: {model.facts['verdict']}")
+
+
+def _hides_template(gguf: GGUFFile) -> bool:
+    """Whether the checkpoint has a chat template, and no other runtime would find it."""
+    from ollama_bridge.reference import ReferenceValues
+
+    if gguf.facts["chat_template"] or not gguf.reference_path.is_file():
+        return False
+    return ReferenceValues.read(gguf.reference_path).has_chat_template
 
 
 def _convert_adapter(

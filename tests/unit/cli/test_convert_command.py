@@ -1,0 +1,51 @@
+"""``convert`` from the command line: who finds the chat template in its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.exports import tiny_exports
+from fakes.ggufs import metadata_of
+from typer.testing import CliRunner
+
+from ollama_bridge import cli
+from ollama_bridge.errors import ConfigError
+
+runner = CliRunner()
+KEY = "tokenizer.chat_template"
+
+
+@pytest.mark.parametrize(
+    ("asked", "written", "said"),
+    [
+        ([], False, True),
+        (["--chat-template"], True, False),
+        (["--no-chat-template"], False, False),
+    ],
+)
+def test_a_file_that_other_runtimes_can_chat_with(
+    tmp_path: Path, asked: list[str], *, written: bool, said: bool
+) -> None:
+    """What was trained here has a TEMPLATE, so that its file hides the template if not asked."""
+    checkpoint = tiny_exports(tmp_path, seed=3, system="Be brief.").checkpoint
+    command = ["convert", str(checkpoint.path), "--out", str(tmp_path / "gguf"), *asked]
+    done = runner.invoke(cli.app, command)
+    assert done.exit_code == 0, done.output
+    assert (KEY in metadata_of(tmp_path / "gguf" / "model.gguf")) is written
+    assert ("--chat-template" in done.stderr) is said
+
+
+def test_a_folder_s_file_has_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Nobody made a TEMPLATE of it, so nothing is hidden, and nothing is to be said."""
+    done = runner.invoke(cli.app, ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g")])
+    assert done.exit_code == 0, done.output
+    assert KEY in metadata_of(tmp_path / "g" / "model.gguf")
+    assert "--chat-template" not in done.stderr
+
+
+def test_an_adapter_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Its base has it."""
+    command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g"), "--adapter"]
+    refused = runner.invoke(cli.app, [*command, "--chat-template"])
+    assert isinstance(refused.exception, ConfigError)
