@@ -55,7 +55,9 @@ _CANDIDATES = "ollama-bridge/candidate:"
 _UNVERIFIED = "-unverified"
 # What Go says of EPERM and EACCES.
 _NOT_ITS_OWN = ("operation not permitted", "permission denied")
-# A candidate of another tag that is older than this was left behind, not being checked.
+# And what else of ours a kill leaves in `ollama ls`: the trial of `verify.renderers`.
+_OURS = (_CANDIDATES, "ollama-bridge/renderer:")
+# One of another tag that is older than this was left behind, not being checked.
 _LEFTOVER_AGE_S = 3600.0
 
 
@@ -385,7 +387,7 @@ class _Job:
     def _remove_leftovers(self) -> None:
         oldest = datetime.fromtimestamp(time.time() - _LEFTOVER_AGE_S, UTC)
         for model in self.client.list():
-            if not model.name.startswith(_CANDIDATES):
+            if not model.name.startswith(_OURS):
                 continue
             if model.name in (self.candidate, self.aside) or _is_older(model.modified_at, oldest):
                 remove_tag(self.client, model.name)

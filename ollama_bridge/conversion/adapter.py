@@ -99,7 +99,7 @@ def convert_adapter(
             types={plan.name: GGMLQuantizationType.F32 for plan in plans},
             on_tensor=lambda done: reporter.emit(Progress(_STAGE, done, len(plans), "tensors")),
         )
-        note = "Ollama 0.34 and later take no adapter: for those convert without --adapter (merged)"
+        note = "Ollama from 0.34.1 on takes no adapter: for it convert without --adapter (merged)"
         reporter.emit(Note(_STAGE, "info", note))
         facts = {
             "architecture": architecture.name,

@@ -24,7 +24,7 @@ def file_of_tag(reference: ModelReference, client: Client | None) -> tuple[Path,
 
     Raises:
         ModelReferenceError: there is no client.
-        ModelError: it is not on this machine, or is not all that the tag serves.
+        ModelError: it cannot be read here, or is not all that the tag serves.
         DaemonError: the daemon does not know the tag, or does not answer.
     """
     from ollama_bridge.daemon.store import locate_blob
@@ -43,7 +43,8 @@ def file_of_tag(reference: ModelReference, client: Client | None) -> tuple[Path,
         )
     if blob.path is None:
         raise ModelError(
-            f"the weights of {reference} are not on this machine, so they cannot be trained on",
-            hint="run where the daemon's model folder is, or give the GGUF file",
+            f"the weights of {reference} are in no model folder that can be read here",
+            hint="run where the daemon's model folder is, as a user who can read it (OLLAMA_MODELS "
+            "names it), or give the GGUF file",
         )
     return blob.path, blob.digest.removeprefix("sha256:")

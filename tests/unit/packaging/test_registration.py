@@ -452,9 +452,10 @@ def test_a_candidate_that_another_one_checks_right_now_stays(
 def test_leftovers_are_removed_at_the_next_start(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
-    """A candidate that a killed run left in the daemon goes away; other tags do not."""
+    """What a killed run left in the daemon goes away: a candidate, a renderer's trial, no other."""
     register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
-    daemon.tags["ollama-bridge/candidate:0123456789abcdef"] = daemon.tags["mine:1"]
+    for name in ("candidate:0123456789abcdef", "renderer:trial"):
+        daemon.tags[f"ollama-bridge/{name}"] = daemon.tags["mine:1"]
     register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert sorted(daemon.tags) == ["mine:1", TAG]
 
