@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.hf_config import read_hf_config
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import is_plain, open_weights
@@ -39,11 +40,12 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     config = check_folder(folder)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     with quiet_transformers():
-        from transformers import AutoModelForCausalLM
+        import transformers
 
+        known = read_hf_config(getattr(transformers, architecture.hf_class).config_class, folder)
         try:
             if is_plain(folder):
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                     folder,
                     dtype=dtype,
                     attn_implementation=architecture.attention,
@@ -53,7 +55,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
                     output_loading_info=True,
                 )
             else:
-                loaded = _load_decoded(folder, config, dtype)
+                loaded = _load_decoded(folder, config, known, dtype)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as exc:
             raise ModelError(f"{folder} cannot be loaded: {exc}") from exc
     model: PreTrainedModel = loaded[0]
@@ -75,7 +77,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     return model
 
 
-def _load_decoded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def _load_decoded(folder: Path, config: Mapping[str, Any], known: Any, dtype: torch.dtype) -> Any:
     """What from_pretrained gives, of weights that are decoded or merged on the way."""
     import transformers
 
@@ -84,7 +86,7 @@ def _load_decoded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -
     weights = open_weights(folder, config)
     loaded = model_class.from_pretrained(
         None,
-        config=model_class.config_class.from_pretrained(folder, local_files_only=True),
+        config=known,
         state_dict={name: weights.tensor(name).to(dtype) for name in weights.infos},
         dtype=dtype,
         attn_implementation=architecture.attention,

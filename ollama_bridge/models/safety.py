@@ -21,6 +21,7 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.models.adapter_folder import is_adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.hf_config import refusals_named
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
@@ -84,7 +85,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _language_model(folder: Path) -> dict[str, Any]:
     """The config; of a model that also sees, its language model's."""
     config = read_config(folder)
-    return text_config(config, open_weights(folder, config)) if is_wrapper(config) else config
+    if not is_wrapper(config):
+        return config
+    weights = open_weights(folder, config)
+    with refusals_named(folder):
+        return text_config(config, weights)
 
 
 def read_architecture(folder: Path, config: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import torch
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.hf_config import read_hf_config
 from ollama_bridge.models.load import quiet_transformers
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.safety import check_folder, read_architecture
@@ -87,7 +88,7 @@ def load_quantized(folder: Path, precision: Precision) -> CausalModel:
         with quiet_transformers():
             model = model_class.from_pretrained(
                 None,
-                config=model_class.config_class.from_pretrained(folder, local_files_only=True),
+                config=read_hf_config(model_class.config_class, folder),
                 # In bfloat16 on the way: half the memory, and far finer than what becomes of it.
                 state_dict={
                     name: weights.tensor(name).to(torch.bfloat16) for name in weights.infos

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from huggingface_hub.errors import StrictDataclassError
-
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.errors import ModelError
 from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.config import integer
+from ollama_bridge.models.hf_config import refusals_named
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pruning.layers import check_count, keep_in_config
 from ollama_bridge.models.pruning.widths import Kept, narrowed, widths_to_keep
@@ -61,12 +59,9 @@ def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
     said = read_config(checkpoint.path)
-    try:
+    with refusals_named(checkpoint.path):
         config_class: type[PreTrainedConfig] = CONFIG_MAPPING[said["model_type"]]
         found: PreTrainedConfig = config_class.from_dict(said)
-    except (KeyError, ValueError, TypeError, StrictDataclassError) as exc:
-        place = checkpoint.path / "config.json"
-        raise ModelError(f"{place} cannot be read by transformers: {exc.__cause__ or exc}") from exc
     return found
 
 

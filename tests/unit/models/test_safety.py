@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
@@ -368,3 +369,21 @@ def test_nothing_is_kept_of_a_refused_checkpoint(folder: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match="missing"):
         resolve_model(str(folder), cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("change", [{"use_cache": None}, {"initializer_range": 1}])
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_a_config_that_transformers_refuses_is_named(
+    folder: Path, tmp_path: Path, change: dict[str, object], *, is_quantized: bool
+) -> None:
+    """Its error is no ValueError; sizes, which are checked before, are right."""
+    if is_quantized:
+        checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+        gguf = convert(checkpoint, type="q8_0", out_dir=tmp_path / "gguf").gguf_path
+        folder = resolve_model(str(gguf), cache_dir=tmp_path / "cache").path
+    change_config(folder, **change)
+    check_folder(folder)
+    with pytest.raises(ModelError, match=r"config\.json cannot be read by transformers") as caught:
+        load_model(folder)
+    assert next(iter(change)) in caught.value.message
+    assert caught.value.hint

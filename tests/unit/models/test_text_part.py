@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.errors import ModelError
 from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
@@ -200,3 +201,14 @@ def test_a_tied_matrix_that_is_saved_twice_is_one(case: str, tmp_path: Path) -> 
         with torch.inference_mode():
             expected = whole(input_ids=ids).logits
             assert torch.allclose(load_model(checkpoint.path)(input_ids=ids).logits, expected)
+
+
+def test_a_text_config_that_transformers_refuses_is_named(tmp_path: Path) -> None:
+    """It is completed by the class before anything else looks at it."""
+    saved(gemma(), tmp_path / "whole")
+    path = tmp_path / "whole" / "config.json"
+    document = json.loads(path.read_text())
+    document["text_config"]["use_cache"] = "true"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ModelError, match=r"whole/config\.json cannot be read .*use_cache"):
+        resolve_model(str(tmp_path / "whole"), cache_dir=tmp_path / "cache")

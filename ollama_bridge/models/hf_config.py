@@ -1,0 +1,49 @@
+"""A checkpoint's config as transformers has it, or why it takes none.
+
+transformers checks the type of every field, in an error of a class that is no ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.errors import ModelError
+
+
+def read_hf_config(config_class: Any, folder: Path) -> Any:
+    """Read ``config.json`` into a class of transformers, with what the file leaves out.
+
+    Args:
+        config_class: Of the checkpoint's architecture.
+        folder: The checkpoint.
+
+    Raises:
+        ModelError: transformers refuses it.
+    """
+    with refusals_named(folder):
+        return config_class.from_pretrained(folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def refusals_named(folder: Path) -> Iterator[None]:
+    """Turn transformers' refusal of a config into the error that says which file.
+
+    Args:
+        folder: The checkpoint that it is of.
+
+    Raises:
+        ModelError: transformers refuses it.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, StrictDataclassError) as exc:
+        place = folder / "config.json"
+        raise ModelError(
+            f"{place} cannot be read by transformers: {exc.__cause__ or exc}",
+            hint="correct it, or get the checkpoint's own again",
+        ) from exc
