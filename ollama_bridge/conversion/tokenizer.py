@@ -23,8 +23,10 @@ from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers, stripping
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
+from ollama_bridge.models.generation_defaults import read_generation_config
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.named_ends import named_ends
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.template.conversation import Conversation, Message
@@ -71,8 +73,9 @@ class TokenizerSection:
         self._folder = folder
         self._config = config
         self._document = read_json_object(folder / "tokenizer.json")
-        self._settings = _optional(folder / "tokenizer_config.json")
-        self._generation = _optional(folder / "generation_config.json")
+        settings = folder / "tokenizer_config.json"
+        self._settings = read_json_object(settings) if settings.is_file() else {}
+        self._generation = read_generation_config(folder)
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as exc:  # the library raises no other type
@@ -321,12 +324,9 @@ class TokenizerSection:
     def _end_ids(self) -> list[int]:
         """Ids that end an answer: the tokenizer's first, then those of the configs."""
         own = self._role_id("eos") if self._settings.get("eos_token") else None
-        ids = [] if own is None else [own]
-        for source in (self._generation, self._config):
-            value = source.get("eos_token_id")
-            several = value if isinstance(value, list) else [value]
-            ids += [self._checked("eos", id_) for id_ in several if type(id_) is int]
-        return list(dict.fromkeys(ids))
+        ids = named_ends(self._generation, self._config, eos=own)
+        first = () if own is None else (own,)
+        return [self._checked("eos", id_) for id_ in dict.fromkeys((*first, *ids))]
 
     def _runtime_roles(self) -> dict[str, int]:
         """Tokens that only runtimes ask for.
@@ -399,7 +399,3 @@ def _steps(section: object) -> list[Mapping[str, Any]]:
         return [section]
     inner = section.get("normalizers", section.get("pretokenizers", []))
     return [step for part in inner for step in _steps(part)]
-
-
-def _optional(path: Path) -> Mapping[str, Any]:
-    return read_json_object(path) if path.is_file() else {}

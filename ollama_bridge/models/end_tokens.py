@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ollama_bridge.models.named_ends import named_ends
 from ollama_bridge.models.reference_texts import chat_template_of, turn_end_of, turn_end_token
 
 
@@ -13,10 +14,14 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     The last is neither of the others where a base model, which ends whole texts, was taught a chat
     format with marks of its own.
     """
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    ends = (*ids, tokenizer.eos_token_id, end_of_turns(tokenizer))
-    return frozenset(int(id_) for id_ in ends if id_ is not None)
+    return frozenset(
+        named_ends(
+            {"eos_token_id": model.generation_config.eos_token_id},
+            {},  # a config as loaded has its class' default where its file says nothing
+            eos=tokenizer.eos_token_id,
+            turn_end=end_of_turns(tokenizer),
+        )
+    )
 
 
 def end_of_turns(tokenizer: Any) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.named_ends import named_ends
 from ollama_bridge.models.probes import (
     CONVERSATIONS,
     THINKING_CONVERSATIONS,
@@ -169,20 +170,15 @@ class TextSide:
             ids == self._plain.encode(rendered, add_special_tokens=not self.has_chat_template).ids
         )
 
-    def end_tokens(self, generation: Mapping[str, Any]) -> tuple[Special, ...]:
+    def end_tokens(
+        self, generation: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> tuple[Special, ...]:
         """Tokens that end an answer, the one that the chat template writes first."""
-        ids: list[int | None] = []
-        if self.turn_end is not None:
-            ids.append(turn_end_token(self.tokenizer, self.turn_end))
-        listed = generation.get("eos_token_id")
-        ids += listed if isinstance(listed, list) else [listed]
+        turn_end = turn_end_token(self.tokenizer, self.turn_end) if self.turn_end else None
         eos = self.special(self.tokenizer.eos_token)
-        ids.append(eos.id if eos is not None else None)
-        unique = dict.fromkeys(token for token in ids if token is not None)
-        return tuple(
-            Special(id=token, text=str(self.tokenizer.convert_ids_to_tokens(token)))
-            for token in unique
-        )
+        ids = named_ends(generation, config, eos=eos.id if eos else None, turn_end=turn_end)
+        texts = {token: text for text, token in self.tokenizer.get_vocab().items()}
+        return tuple(Special(id=token, text=texts[token]) for token in ids if token in texts)
 
     def warnings(self) -> Iterator[str]:
         """What a user would not expect of the tag, in sentences."""

@@ -21,6 +21,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
+from ollama_bridge.models.named_ends import named_ends
 from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
@@ -163,9 +164,12 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
 
     Before 7, BOS was expected where none is written; before 8, spaces were expected to be stripped,
     and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
-    limit of an answer was lost.
+    limit of an answer was lost; before 10, answers ran over an end that config.json alone names.
     """
-    if "max_new_tokens" in read_generation_config(folder):
+    generation, eos = read_generation_config(folder), tokenizer.eos_token_id
+    if named_ends(generation, read_config(folder), eos=eos) != named_ends(generation, {}, eos=eos):
+        return 10
+    if "max_new_tokens" in generation:
         return 9
     if has_tool_template(tokenizer) or loses_stripping(tokenizer):
         return 8
@@ -217,7 +221,7 @@ def _compute(
     )
     reporter.emit(Progress(_STAGE, 1, 3, "passes"))
     generation = read_generation_config(folder)
-    end_tokens = text.end_tokens(generation)
+    end_tokens = text.end_tokens(generation, config)
     answers = _answers(conversations, end_tokens, labels, scorer)
     reporter.emit(Progress(_STAGE, 2, 3, "passes"))
     noise = scorer.noise(noise_plans(architecture, config, noise_types))

@@ -15,6 +15,7 @@ from fakes.formats import source_of
 from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
 from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models import memory, reference_values
@@ -182,6 +183,24 @@ def test_how_answers_are_made_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> 
     assert made.manifest.work.version == 9
 
 
+def test_an_end_that_config_json_alone_names_is_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The daemon ends there: the GGUF has it. One that is no token of the model is nobody's end."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "ends"))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [2, 0]}))
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
+    reference = ReferenceValues.read(made.reference_path)
+    assert [token.text for token in reference.end_tokens] == ["<|im_end|>", "<|endoftext|>"]
+    assert made.manifest.work.version == 10
+    gguf = convert(made, type="f32", out_dir=tmp_path / "gguf")
+    assert gguf.facts["end_tokens"] == ["<|im_end|>", "<|endoftext|>"]
+    text = TextSide(load_tokenizer(folder), folder, system=None)
+    assert [one.id for one in text.end_tokens({"eos_token_id": [-1, True, None, 1 << 40]}, {})] == [
+        2
+    ]
+
+
 def test_a_turns_end_that_is_no_token(tiny_checkpoint: Path) -> None:
     """ChatML whose marks nobody added to the tokenizer."""
     tokenizer = load_tokenizer(tiny_checkpoint)
@@ -189,7 +208,7 @@ def test_a_turns_end_that_is_no_token(tiny_checkpoint: Path) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<|over|>")
     text = TextSide(tokenizer, tiny_checkpoint, system=None)
     assert text.ends_in_plain_text
-    assert [token.text for token in text.end_tokens({})] == ["<|im_end|>"]  # eos alone
+    assert [token.text for token in text.end_tokens({}, {})] == ["<|im_end|>"]  # eos alone
 
 
 def test_noise_of_every_type_is_estimated(values: ReferenceValues) -> None:
