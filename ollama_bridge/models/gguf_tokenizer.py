@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models import pretokenizers
+from ollama_bridge.models.small_files import CHAT_TEMPLATE, TOKENIZER_CONFIG, TOOL_TEMPLATE
 from ollama_bridge.models.stripping import has_rule, stripped_by_rule
 from ollama_bridge.template.comment import without_comment
 
@@ -28,7 +29,6 @@ _PREFIX = "tokenizer.ggml."
 KEPT_TEMPLATE_KEY = "ollama_bridge.chat_template"
 # One that is for conversations with tools alone, as llama.cpp's converter writes Hermes'.
 TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
-_TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 # Roles that only runtimes know, as tokenizer_config.json keeps them: "eot" is eot_token there.
 RUNTIME_ROLES = (
     "eot",
@@ -114,17 +114,17 @@ class GGUFTokenizer:
         ):
             if id_ is not None:
                 config[f"{role}_token"] = self.tokens[id_]
-        (folder / "tokenizer_config.json").write_text(
+        (folder / TOKENIZER_CONFIG).write_text(
             json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
         )
         template = self._chat_template()
         if template is not None:
             # newline="": a template with \r\n must stay as it is
-            (folder / "chat_template.jinja").write_text(template, encoding="utf-8", newline="")
+            (folder / CHAT_TEMPLATE).write_text(template, encoding="utf-8", newline="")
             for_tools = self._metadata.get(TOOL_TEMPLATE_KEY)
             if isinstance(for_tools, str) and for_tools:
-                (folder / _TOOL_TEMPLATE).parent.mkdir(exist_ok=True)
-                (folder / _TOOL_TEMPLATE).write_text(for_tools, encoding="utf-8", newline="")
+                (folder / TOOL_TEMPLATE).parent.mkdir(exist_ok=True)
+                (folder / TOOL_TEMPLATE).write_text(for_tools, encoding="utf-8", newline="")
 
     def _chat_template(self) -> str | None:
         for key in ("tokenizer.chat_template", KEPT_TEMPLATE_KEY):

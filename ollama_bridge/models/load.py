@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.hf_config import read_hf_config
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.safety import check_folder, read_architecture
@@ -92,7 +93,7 @@ def _load_decoded(folder: Path, config: Mapping[str, Any], known: Any, dtype: to
         attn_implementation=architecture.attention,
         output_loading_info=True,
     )
-    if (folder / "generation_config.json").is_file():
+    if (folder / GENERATION_CONFIG).is_file():
         loaded[0].generation_config = transformers.GenerationConfig.from_pretrained(
             folder, local_files_only=True
         )

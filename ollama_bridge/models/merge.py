@@ -22,20 +22,15 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.left_overs import drop_tokens, tokens_without_rows
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.merged_weights import MergedWeights
-from ollama_bridge.models.model_card import CARD_NAME
 from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.small_files import (
+    CHAT_TEMPLATE,
+    SMALL_FILES,
+    TOKENIZER_CONFIG,
+    TOOL_TEMPLATE,
+)
 from ollama_bridge.models.stored import ADAPTERS_NAME, adapters_of, open_weights
 from ollama_bridge.models.weights import INDEX_NAME
-
-_TOKENIZER_CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-_COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    _TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    _TEMPLATE,
-    CARD_NAME,
-)
 
 
 @dataclass(frozen=True)
@@ -68,11 +63,10 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     tied = ARCHITECTURES[read_architecture(base, config)].tied(config)
     weights = MergedWeights(open_weights(base, config), loaded, tied=tied)
     out.mkdir(parents=True, exist_ok=True)
-    for name in _COPIED:
-        # The adapter's own tokenizer or template, if it was saved with one, is the trained one.
-        folders = (adapter,) if name == _TEMPLATE and _has_template(adapter) else (adapter, base)
-        source = next((f / name for f in folders if (f / name).is_file()), None)
+    for name in SMALL_FILES:
+        source = source_of(name, base, adapter)
         if source is not None:
+            (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, out / name)
     changed = _adapted_config(config, loaded, weights, tied=tied)
     (out / "config.json").write_text(
@@ -82,6 +76,25 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     drop_tokens(out, tokens)
     link_parts(base, adapter, out)
     return Combined(weights.changed, tokens)
+
+
+def source_of(name: str, base: Path, adapter: Path) -> Path | None:
+    """Where a small file of both is taken from; None: neither has it.
+
+    The adapter's own tokenizer or templates, if it was saved with any, are the trained ones.
+
+    Args:
+        name: The file.
+        base: The base model's folder.
+        adapter: The PEFT adapter's folder.
+
+    Raises:
+        ModelError: the adapter's tokenizer_config.json is damaged.
+    """
+    folders: tuple[Path, ...] = (adapter, base)
+    if name in (CHAT_TEMPLATE, TOOL_TEMPLATE) and _has_template(adapter):
+        folders = (adapter,)
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def link_parts(base: Path, adapter: Path, out: Path) -> None:
@@ -122,7 +135,7 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
         inputs={"checkpoint": base.digest, "adapted": adapted.digest},
     )
     with open_draft(out_dir, work) as draft:
-        trained = {*_COPIED, adapted.reference_path.name}
+        trained = {*SMALL_FILES, adapted.reference_path.name}
         folder = draft.path if draft.finished is None else out_dir
         for checkpoint in (base, adapted):
             for name in checkpoint.manifest.files:
@@ -135,11 +148,13 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether its chat template is among the tokenizer's settings, as older transformers saves it.
+    """Whether it has a chat template: a file, or one among the tokenizer's settings.
 
-    Beside the base's file it would not be read any more.
+    Older transformers saves it there; beside the base's file it would not be read any more.
     """
-    path = folder / _TOKENIZER_CONFIG
+    path = folder / TOKENIZER_CONFIG
+    if (folder / CHAT_TEMPLATE).is_file():
+        return True
     return path.is_file() and bool(read_json_object(path).get("chat_template"))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.small_files import CHAT_TEMPLATE, TOKENIZER_CONFIG
 
 PROCESSOR_TEMPLATE = "chat_template.json"
-_TOKENIZERS_OWN = "chat_template.jinja"
 
 
 def processor_template(folder: Path) -> str | None:
@@ -19,8 +19,8 @@ def processor_template(folder: Path) -> str | None:
     Raises:
         ModelError: a file is damaged.
     """
-    path, settings = folder / PROCESSOR_TEMPLATE, folder / "tokenizer_config.json"
-    if not path.is_file() or (folder / _TOKENIZERS_OWN).is_file():
+    path, settings = folder / PROCESSOR_TEMPLATE, folder / TOKENIZER_CONFIG
+    if not path.is_file() or (folder / CHAT_TEMPLATE).is_file():
         return None
     if settings.is_file() and read_json_object(settings).get("chat_template"):
         return None
@@ -30,4 +30,4 @@ def processor_template(folder: Path) -> str | None:
 
 def write_template(folder: Path, template: str) -> None:
     """Make it the tokenizer's."""
-    (folder / _TOKENIZERS_OWN).write_text(template, encoding="utf-8", newline="")
+    (folder / CHAT_TEMPLATE).write_text(template, encoding="utf-8", newline="")

@@ -45,6 +45,7 @@ from ollama_bridge.models.processor_template import (
     write_template,
 )
 from ollama_bridge.models.references import ModelReference, parse_reference
+from ollama_bridge.models.small_files import SMALL_FILES, TOOL_TEMPLATE
 from ollama_bridge.models.tag_file import file_of_tag
 from ollama_bridge.models.weights import INDEX_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
@@ -58,17 +59,6 @@ _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there
 _MERGED_BESIDE = (
     "it holds a whole model beside an adapter, which is taken to be merged into it (if it is not: "
     "--base names the model that the adapter is for)"
-)
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "additional_chat_templates/tool_use.jinja",
-    INDEX_NAME,
-    "README.md",  # its front matter: licence, base models
 )
 
 
@@ -213,7 +203,8 @@ def _from_folder(
     if inside := adapters_of(folder):
         raise _holds_adapters(folder, inside[0])
     config = check_folder(folder)
-    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
+    small = ("config.json", *SMALL_FILES, INDEX_NAME)
+    names = [name for name in small if (folder / name).is_file()]
     weights = [path.name for path in weights_files_of(folder)]
     before = {name: file_state(folder / name) for name in weights}
     every = (*weights, *names)  # the large ones first, the small ones beside them
@@ -377,15 +368,18 @@ def resolve_base(
 def _with_adapter(
     adapter: Path, base: Checkpoint, cache_dir: Path, reporter: Reporter
 ) -> Checkpoint:
-    from ollama_bridge.models.merge import combine_adapter, link_parts
+    from ollama_bridge.models.merge import combine_adapter, link_parts, source_of
 
     files = sorted(path for path in adapter.iterdir() if path.is_file())
     digests = {path.name: digest_file(path) for path in files}
+    for_tools = source_of(TOOL_TEMPLATE, base.path, adapter)
     work = Work(
         kind=Checkpoint.kind,
         stage="merge",
         version=_MERGE_VERSION,
         inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
+        # Without it, as it was before it was copied, nothing is merged anew.
+        settings={"tool_template": digest_file(for_tools)} if for_tools is not None else {},
     )
     out_dir = cache_dir / f"merged-{work.key[:16]}"
     reporter.emit(

@@ -7,12 +7,13 @@ from pathlib import Path
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.encoding import rendered_texts
 from ollama_bridge.examples import Example, Message, read_examples
+from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pruning.tokens import token_ids_of
 from ollama_bridge.models.pruning.vocabulary import Vocabulary, trim_tokenizer
 
-_CONFIGS = ("config.json", "generation_config.json")
+_CONFIGS = ("config.json", GENERATION_CONFIG)
 
 
 def corpus_vocabulary(

@@ -200,6 +200,20 @@ def test_an_adapters_template_is_not_lost_to_a_file_of_its_base(tmp_path: Path) 
         assert PreTrainedTokenizerFast.from_pretrained(folder).chat_template == trained
 
 
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_template_for_tools_comes_with_the_default_one(tmp_path: Path, *, has_own: bool) -> None:
+    """The base's, of which it is said that it is not served; but not beside the adapter's own."""
+    base = build_tiny_checkpoint(tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    if has_own:
+        (adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}<|im_end|>")
+    merged = merged_folder(base, adapter, tmp_path / "cache")
+    template = PreTrainedTokenizerFast.from_pretrained(merged).chat_template
+    assert (isinstance(template, dict) and template["tool_use"] == "{{ tools }}") is not has_own
+
+
 def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
     """A base that is itself a base and an adapter takes another adapter."""
     base = build_tiny_checkpoint(tmp_path / "base")

@@ -1,0 +1,20 @@
+"""The files of a checkpoint beside its weights, by the names that transformers gives them."""
+
+from __future__ import annotations
+
+from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
+from ollama_bridge.models.model_card import CARD_NAME
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
+# What a copy takes along, beside config.json.
+SMALL_FILES = (
+    GENERATION_CONFIG,
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    CHAT_TEMPLATE,
+    TOOL_TEMPLATE,
+    CARD_NAME,  # its front matter: licence, base models
+)
