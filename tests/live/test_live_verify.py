@@ -180,6 +180,26 @@ def test_a_wrong_modelfile_is_named(
     assert failure.layer == layer
 
 
+def test_messages_of_a_tag_are_named(
+    tiny: Exports, client: Client, created: Callable[[GGUFFile, Modelfile], str]
+) -> None:
+    """Of a tag that was made FROM a good one: the daemon puts them in front of every chat."""
+    gguf = tiny.gguf("f16")
+    good = created(gguf, modelfile_of(gguf, "Be brief."))
+    said = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    tag = "live-verify-messages:latest"
+    client.create({"model": tag, "from": good, "messages": said})
+    try:
+        certificate = verify_tag(tag, client=client)
+    finally:
+        client.delete(tag)
+    failed = [check.name for check in certificate.checks if not check.passed]
+    assert failed[:2] == ["MESSAGE", "rendered prompts"]
+    with pytest.raises(ParityError, match="the tag has 2 MESSAGEs of its own") as caught:
+        certificate.raise_if_failed()
+    assert "FROM" in (caught.value.hint or "")
+
+
 def test_a_stranger_s_tag_against_its_source(
     tiny: Exports,
     daemon: PrivateDaemon,
