@@ -22,6 +22,7 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.generation_defaults import default_entries
+from ollama_bridge.models.model_card import names_base_in_tags
 from ollama_bridge.models.stripping import folder_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
@@ -156,8 +157,11 @@ class _Asked:
 def _version(folder: Path) -> int:
     """Raised when a checkpoint gives other bytes, for those that do.
 
-    Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said.
+    Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
+    7, a tag had the path of a base.
     """
+    if names_base_in_tags(folder):
+        return 7
     return 6 if holds_spaces(folder) or default_entries(folder) else 5
 
 

@@ -28,6 +28,9 @@ _OF_THE_FILE = (
 )
 # What stays true of a model that was made of another one.
 _INHERITED = ("license", "license.name", "license.link", "languages", "tags")
+# Of a tag that names the base, as peft writes it: where that is a folder, with its path. The base's
+# own keys name it, and none that is a folder.
+_BASE_TAG = "base_model:"
 # What can be said about a base model, under general.base_model.N.
 _OF_A_BASE = (
     "name",
@@ -68,7 +71,15 @@ def writable(value: object) -> General:
     """Of what a JSON file has, the part that a GGUF can say."""
     if not isinstance(value, Mapping):
         return {}
-    return {str(key): item for key, item in value.items() if _writable(item)}
+    said = {str(key): item for key, item in value.items() if _writable(item)}
+    if isinstance(said.get("tags"), list):
+        said["tags"] = public_tags(said["tags"])
+    return {key: item for key, item in said.items() if item != []}
+
+
+def public_tags(tags: list[str]) -> list[str]:
+    """Without those that name a base."""
+    return [tag for tag in tags if not tag.startswith(_BASE_TAG)]
 
 
 def same_model_entries(source: General, *, name: str | None) -> list[Entry]:

@@ -11,13 +11,14 @@ import yaml
 from gguf.constants import GGUFValueType
 
 from ollama_bridge.models.architectures.entries import Entry, array, number, text
+from ollama_bridge.models.general import public_tags
 
 CARD_NAME = "README.md"
 
 _MAX_BYTES = 1 << 20
 _FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---", re.DOTALL)
 # peft writes the folder of a local base here, which is nobody else's business.
-_REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
+_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _TEXTS = {
     "license": "license",
     "license_name": "license.name",
@@ -40,13 +41,19 @@ def card_entries(folder: Path) -> list[Entry]:
         for name, key in _TEXTS.items()
         if isinstance(card.get(name), str)
     ]
-    tags = [*_texts(card.get("tags")), *_texts(card.get("pipeline_tag"))]
+    tags = [*public_tags(_texts(card.get("tags"))), *_texts(card.get("pipeline_tag"))]
     for key, values in (("tags", tags), ("languages", _texts(card.get("language")))):
         if values:
             entries.append(array(f"general.{key}", values, GGUFValueType.STRING))
     for name, key in (("base_model", "base_model"), ("datasets", "dataset")):
         entries += repository_entries(f"general.{key}", _texts(card.get(name)))
     return entries
+
+
+def names_base_in_tags(folder: Path) -> bool:
+    """Whether a tag of the card is none of the file's, for what it says of a base."""
+    tags = _texts(_read(folder / CARD_NAME).get("tags"))
+    return tags != public_tags(tags)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

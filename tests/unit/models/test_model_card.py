@@ -64,9 +64,11 @@ def test_a_card_that_says_nothing_stops_nothing(text: str, tmp_path: Path) -> No
     assert card_entries(tmp_path) == []
 
 
-def test_a_folder_of_this_machine_is_no_base_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["/home/somebody/base", "./base", "../base", "."])
+def test_a_folder_of_this_machine_is_no_base_model(folder: str, tmp_path: Path) -> None:
     """What peft writes of a base that is a folder stays here."""
-    (tmp_path / "README.md").write_text("---\nbase_model: /home/somebody/base\n---")
+    card = f"---\nbase_model: {folder}\ntags: ['base_model:adapter:{folder}']\n---"
+    (tmp_path / "README.md").write_text(card)
     assert card_entries(tmp_path) == []
 
 

@@ -101,6 +101,21 @@ def test_an_adapter_without_a_card_names_its_base(
     assert keys_of(merged, tmp_path / "gguf").get("general.base_model.count") == count
 
 
+def test_the_card_of_an_adapter_keeps_the_path_of_its_base(tmp_path: Path) -> None:
+    """Peft writes that as a tag, too; nor does what is trained from the model inherit it."""
+    base = build_tiny_checkpoint(tmp_path / "private-name")
+    adapter = build_adapter(base, tmp_path / "adapter")
+    assert f"base_model:adapter:{base}" in (adapter / "README.md").read_text()
+    merged = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    tuned = trained(merged, tmp_path)
+    # As a training of before kept it.
+    tuned.manifest.facts["origin"]["tags"].append(f"base_model:adapter:{base}")
+    for made, folder in ((merged, tmp_path / "a"), (tuned, tmp_path / "b")):
+        keys = keys_of(made, folder)
+        assert keys["general.tags"] == ["lora", "transformers", "text-generation"]
+        assert not [key for key, value in keys.items() if "private-name" in str(value)]
+
+
 @pytest.mark.parametrize(
     ("source", "name", "organization"),
     [
