@@ -98,7 +98,8 @@ def check_start(
         teacher: The teacher's weights, where they are at hand.
 
     Raises:
-        ConfigError: a tag would cut its answers, or the student keeps more than there is.
+        ConfigError: a tag would cut its answers, its prompts have no place for the recipe's system
+            prompt, or the student keeps more than there is.
         ConversionError: no GGUF can be made of it.
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown, or of another type.
@@ -112,6 +113,7 @@ def check_start(
     beside = teacher if recipe.needs_same_tokens else None
     check_student(recipe.student, recipe.distill, start, beside)
     check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
+    check_system_is_written(recipe, start)
     check_answers_fit(recipe, start)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
@@ -152,6 +154,28 @@ def check_labels(
             recipe.soft_labels,
             max_length=recipe.distill.max_length,
             answers_given=answers_given,
+        )
+
+
+def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
+    """Make sure that the recipe's system prompt is in the student's prompts.
+
+    Args:
+        recipe: What to build.
+        start: Whose chat template the student has.
+
+    Raises:
+        ConfigError: the chat template refuses it, or leaves it out.
+    """
+    from ollama_bridge.models.system_prompt import loss_of_system
+
+    loss = loss_of_system(start.path) if recipe.task.system else None
+    if loss is not None:
+        raise ConfigError(
+            f"the chat template of the student's start {loss} a system prompt: it would learn, and "
+            "be served, without task.system",
+            hint="add --set 'task.system=\"\"' and say it in the texts, or start from a folder "
+            "with a chat_template.jinja that writes one",
         )
 
 

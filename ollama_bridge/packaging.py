@@ -234,13 +234,26 @@ class _Package:
 
     def find_probes(self, checkpoint: Checkpoint, source_tag: SourceTag | None) -> _Probes:
         """What was asked; else what the tag has that it is made of, or it was trained with here."""
+        from ollama_bridge.models.system_prompt import loss_of_system
+
         values = self.find_values(checkpoint)
         labels = values.labels if values is not None else ()
+        if self.system and (loss := loss_of_system(checkpoint.path)) is not None:
+            raise ConfigError(
+                f"{self.checkpoint}: its chat template {loss} a system prompt, so that of --system "
+                "cannot reach the model",
+                hint="leave --system out, or put a chat_template.jinja that writes one into the "
+                "checkpoint's folder",
+            )
         system = self.system
         if system is None and source_tag is not None:
             system = source_tag.system
         if system is not None or values is None or values.system == values.default_system:
             return _Probes(system, labels)
+        if (loss := loss_of_system(checkpoint.path)) is not None:
+            said = f"its chat template {loss} the system prompt that it was trained with"
+            self.reporter.emit(Note("package", "warning", f"{said}: the tag has none"))
+            return _Probes(None, labels)
         said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
         self.reporter.emit(Note("package", "info", said))
         return _Probes(values.system, labels)

@@ -16,8 +16,6 @@ from ollama_bridge.config import ModelfileSection
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.option_kinds import OPTION_KINDS
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.template.conversation import Conversation, Message
-from ollama_bridge.template.jinja import RefusedError
 from ollama_bridge.verification import shown_modelfile
 from ollama_bridge.verify.settings import read_parameters
 
@@ -79,9 +77,12 @@ class SourceTag:
             asked: Settings of the tag that is made.
             system: SYSTEM that was asked for.
         """
+        from ollama_bridge.models.system_prompt import loss_of_system
+
         kept = self
-        if self.system and system is None and not _takes_system(checkpoint):
-            said = "SYSTEM (the chat template in its file refuses one)"
+        loss = loss_of_system(checkpoint.path) if self.system and system is None else None
+        if loss is not None:
+            said = f"SYSTEM (the chat template in its file {loss} one)"
             kept = replace(kept, system=None, lost=(*kept.lost, said))
         num_ctx, limit = self.parameters.get("num_ctx"), _unstretched_context(checkpoint)
         if limit is None or not isinstance(num_ctx, int) or num_ctx <= limit:
@@ -149,21 +150,6 @@ class SourceTag:
         if self.renderer is not None:
             return made.renderer != self.renderer
         return self.template not in (None, made.template)
-
-
-def _takes_system(checkpoint: Checkpoint) -> bool:
-    """Whether the chat template has a place for it; some raise, and their TEMPLATE has one."""
-    from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.models.reference_texts import chat_template_of
-
-    template = chat_template_of(load_tokenizer(checkpoint.path))
-    if template is None:
-        return True
-    try:
-        template.render(Conversation((Message("system", "Be brief."), Message("user", "Hi"))))
-    except RefusedError:
-        return False
-    return True
 
 
 def _unstretched_context(checkpoint: Checkpoint) -> int | None:

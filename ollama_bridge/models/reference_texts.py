@@ -22,6 +22,7 @@ from ollama_bridge.template.authority import Renderer, Served, by_renderer, deci
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.observation import use_of_system
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -127,12 +128,24 @@ class TextSide:
                 self.limits.append(f"conversations like {name!r} do not fit the context")
                 continue
             probes[name] = (conversation, text, ids)
+        if not probes and self._use_of_system() == "refused":
+            raise ModelError(
+                f"{self.folder}: the chat template refuses a system prompt, and the tag has SYSTEM",
+                hint="make the tag without it, or put a chat_template.jinja into the checkpoint's "
+                "folder that writes one",
+            )
         if not probes:
             raise ModelError(
                 f"{self.folder}: the chat template renders none of the probes as Ollama can serve "
                 f"it: {self.limits[-1] if self.limits else 'they are empty'}"
             )
         return probes
+
+    def _use_of_system(self) -> str | None:
+        """What becomes of the SYSTEM that was asked for; None: none was, or nothing renders."""
+        if not self._asked_system or self._template is None:
+            return None
+        return use_of_system(self._template)
 
     def _probes(self) -> Iterator[tuple[str, Conversation]]:
         served = self._served
@@ -187,6 +200,8 @@ class TextSide:
                 "there is no chat template: the tag continues texts (for one that answers put a "
                 "chat_template.jinja into the checkpoint's folder)"
             )
+        if self._use_of_system() == "left out":
+            yield "the chat template leaves a system prompt out: SYSTEM does not reach the model"
         if self.ends_in_plain_text:
             yield f"turns end with {self.turn_end!r}, which is plain text: no answer ends there"
         if has_tool_template(self.tokenizer):

@@ -27,6 +27,7 @@ from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import (
     TextSide,
+    chat_template_of,
     has_tool_template,
     leaves_bos_out,
     loses_stripping,
@@ -44,6 +45,7 @@ from ollama_bridge.reference import (
 )
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.template.authority import Renderer
+from ollama_bridge.template.observation import use_of_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -164,10 +166,14 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
 
     Before 7, BOS was expected where none is written; before 8, spaces were expected to be stripped,
     and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
-    limit of an answer was lost; before 10, answers ran over an end that config.json alone names.
+    limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
+    11, answers ran over an end that config.json alone names.
     """
     generation, eos = read_generation_config(folder), tokenizer.eos_token_id
     if named_ends(generation, read_config(folder), eos=eos) != named_ends(generation, {}, eos=eos):
+        return 11
+    template = chat_template_of(tokenizer)
+    if template is not None and use_of_system(template) == "left out":
         return 10
     if "max_new_tokens" in generation:
         return 9

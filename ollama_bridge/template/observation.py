@@ -309,11 +309,16 @@ def find_notation(template: ChatTemplate) -> Notation:
 
 def takes_system(template: ChatTemplate) -> bool:
     """Whether a system prompt may be given."""
+    return use_of_system(template) != "refused"
+
+
+def use_of_system(template: ChatTemplate) -> Literal["written", "left out", "refused"]:
+    """What becomes of a system prompt: some raise, and some leave it out without a word."""
     try:
-        template.render(fill("u", system=True, tools=0, think=None))
+        text = template.render(fill("u", system=True, tools=0, think=None))
     except RefusedError:
-        return False
-    return True
+        return "refused"
+    return "written" if _SYSTEM in text else "left out"
 
 
 def _find_holes(text: str, number: int, message: Message, notation: Notation) -> list[Hole]:

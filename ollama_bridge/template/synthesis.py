@@ -38,7 +38,7 @@ from ollama_bridge.template.observation import (
     find_notation,
     inexpressible,
     observe,
-    takes_system,
+    use_of_system,
 )
 from ollama_bridge.template.probing import (
     CALLED_SHAPES,
@@ -148,9 +148,12 @@ class _Synthesis:
             self._notation = find_notation(template)
             if self._notation.tool is None:
                 raise inexpressible("it does not write tools as JSON")
-        systems = (False, True) if takes_system(template) else (False,)
-        if len(systems) == 1:
+        use = use_of_system(template)
+        systems = (False,) if use == "refused" else (False, True)
+        if use == "refused":
             self._limits.append("the chat template refuses a system prompt; the tag leaves it out")
+        elif use == "left out":
+            self._limits.append("the chat template leaves a system prompt out, and so does the tag")
         capable = self._thinking and shows_thinking(template)
         thinks: tuple[bool | None, ...] = (None,)
         if depends_on_think(template, tools=self._tools):

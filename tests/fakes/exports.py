@@ -46,8 +46,9 @@ def tiny_exports(
     kv_heads: int = 2,
     tied: bool = True,
     head_dim: int | None = None,
+    chat_template: str | None = None,
 ) -> Exports:
-    """A random checkpoint with reference values."""
+    """A random checkpoint with reference values; a chat template of its own is not that of them."""
     work = Work("checkpoint", "test", 1, settings={"seed": seed, "system": system})
     with open_draft(folder / "checkpoint", work) as draft:
         build_tiny_checkpoint(
@@ -59,6 +60,8 @@ def tiny_exports(
             head_dim=head_dim,
         )
         write_reference_values(draft.path, system=system, labels=("positive", "negative"))
+        if chat_template is not None:
+            (draft.path / "chat_template.jinja").write_text(chat_template)
         return Exports(Checkpoint(folder / "checkpoint", draft.commit()), folder)
 
 

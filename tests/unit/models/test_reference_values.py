@@ -270,6 +270,29 @@ def test_what_ollama_cannot_do_is_a_stated_limit(tiny_checkpoint: Path, tmp_path
     assert any("'other system'" in limit for limit in values.limits)
 
 
+def test_a_system_prompt_that_cannot_be_written_is_named(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A template that refuses it renders no probe of such a tag; one that leaves it out, all."""
+    template = (
+        "{% for m in messages %}{% if m['role'] != 'system' %}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    copy = edit_template(tiny_checkpoint, tmp_path / "left-out", template)
+    with JSONLReporter(tmp_path / "events.jsonl") as reporter:
+        write_reference_values(copy, system="Be brief.", noise_types=(), reporter=reporter)
+    assert "SYSTEM does not reach the model" in (tmp_path / "events.jsonl").read_text()
+    values = ReferenceValues.read(copy / "reference.json")
+    assert any("leaves a system prompt out" in limit for limit in values.limits)
+    refusing = template.replace(
+        "{% endif %}", "{% else %}{{ raise_exception('no') }}{% endif %}", 1
+    )
+    copy = edit_template(tiny_checkpoint, tmp_path / "refused", refusing)
+    with pytest.raises(ModelError, match="refuses a system prompt, and the tag has SYSTEM"):
+        write_reference_values(copy, system="Be brief.", noise_types=())
+
+
 def test_a_template_for_tools_alone_is_a_stated_limit(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

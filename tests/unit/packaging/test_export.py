@@ -44,6 +44,27 @@ def test_labels_are_counted_in_the_vocabulary_of_the_student(tmp_path: Path) -> 
     check_answers_fit(recipe_of(*long, fix), start)
 
 
+@pytest.mark.parametrize(
+    ("of_system", "loss"),
+    [("", "leaves out"), ("{{ raise_exception('no system role') }}", "refuses")],
+)
+def test_a_system_prompt_that_is_never_written_is_refused(
+    of_system: str, loss: str, tmp_path: Path
+) -> None:
+    """The student would learn without its instruction; the fix that is told is one."""
+    start = tiny_base(tmp_path / "base")
+    (start.path / "chat_template.jinja").write_text(
+        f"{{% for m in messages %}}{{% if m.role == 'system' %}}{of_system}{{% else %}}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    corpus = tiny_corpus(tmp_path / "corpus")
+    with pytest.raises(ConfigError, match=f"{loss} a system prompt") as caught:
+        check_start(recipe_of(), start, corpus, NullReporter())
+    fix = re.findall(r"--set '(\S+)'", caught.value.hint or "")
+    check_start(recipe_of(*fix), start, corpus, NullReporter())
+
+
 def thinking(*overrides: str) -> Recipe:
     return load_recipe("reasoning-quick", overrides=["teacher.answer_tokens=2000", *overrides])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ArtifactError
+from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.resolve import resolve_model
@@ -154,6 +155,12 @@ WITHOUT_SYSTEM = (
 )
 
 
+# As Phi-3's first one, which has nothing for it.
+LEAVES_SYSTEM_OUT = WITHOUT_SYSTEM.replace(
+    "{{ raise_exception('System role not supported') }}{% endif %}", "{% else %}"
+).replace("{% endfor %}", "{% endif %}{% endfor %}")
+
+
 @pytest.fixture(scope="module")
 def stretched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Phi-3 of LongRoPE, up to 512 tokens unstretched, whose format has no system turn."""
@@ -185,6 +192,42 @@ def test_what_could_not_be_proven_of_a_tag_is_not_kept(stretched: Path, tmp_path
     assert "PARAMETER num_ctx 2048 (above 512, " in notes[-1]
     asked = made("ollama:m", tmp_path / "run", parameters={"num_ctx": 1024}, shown=shown)
     assert asked.modelfile.parameters["num_ctx"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("template", "loss"), [(WITHOUT_SYSTEM, "refuses"), (LEAVES_SYSTEM_OUT, "leaves out")]
+)
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_system_prompt_that_is_never_written_is_in_no_tag(
+    template: str, loss: str, tmp_path: Path
+) -> None:
+    """Prompts with and without it are the same, which no proof can tell: it is told before."""
+    exports = tiny_exports(tmp_path, seed=0, system=TRAINED_WITH, chat_template=template)
+    trained = exports.checkpoint
+    with pytest.raises(ConfigError, match=f"its chat template {loss} a system prompt"):
+        package(str(trained.path), "my-model", system="Be brief.", out_dir=tmp_path / "run")
+    notes: list[str] = []
+    tag = made(str(trained.path), tmp_path / "run", notes=notes)
+    assert (tag.values.system, tag.system) == (None, None)
+    assert any(f"{loss} the system prompt that it was trained with" in note for note in notes)
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_system_prompt_of_a_tag_that_is_never_written_is_not_kept(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its own TEMPLATE may have had a place for it."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "folder")
+    (folder / "chat_template.jinja").write_text(LEAVES_SYSTEM_OUT)
+    source = resolve_model(str(folder), cache_dir=tmp_path / "models")
+    gguf = convert(source, type="f16", out_dir=tmp_path / "f16").gguf_path
+    stored = gguf.rename(tmp_path / f"sha256-{digest_file(gguf)}")
+    notes: list[str] = []
+    shown = {"modelfile": f"FROM {stored}\n", "system": "Be brief."}
+    tag = made("ollama:m", tmp_path / "run", shown=shown, notes=notes)
+    assert (tag.values.system, tag.system) == (None, None)
+    assert "does not keep of m: SYSTEM (the chat template in its file leaves out one)" in notes[-1]
+    assert not any("keeps of m: SYSTEM" in note for note in notes)
 
 
 @pytest.mark.usefixtures("at_the_daemon")

@@ -1,0 +1,29 @@
+"""What a checkpoint's chat template does with a system prompt, told before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.reference_texts import chat_template_of
+from ollama_bridge.template.observation import use_of_system
+
+
+def loss_of_system(folder: Path) -> Literal["refuses", "leaves out"] | None:
+    """How a system prompt gets lost in a checkpoint's prompts; None: it does not.
+
+    Args:
+        folder: A checkpoint; without a chat template, texts are continued as they are.
+
+    Raises:
+        TemplateError: the chat template is no Jinja.
+        ModelError: the folder's tokenizer cannot be loaded.
+    """
+    template = chat_template_of(load_tokenizer(folder))
+    if template is None:
+        return None
+    use = use_of_system(template)
+    if use == "written":
+        return None
+    return "refuses" if use == "refused" else "leaves out"
