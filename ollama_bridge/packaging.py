@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
+from ollama_bridge.client.values import name_key
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
 from ollama_bridge.errors import ArtifactError, ConfigError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import Target
 
+_IN_OLLAMA = "ollama:"  # of a model reference
 _UNPROVEN = "its proof failed"
 
 
@@ -91,6 +93,8 @@ def package(
         OllamaBridgeError: what went wrong and what to do.
     """
     check_tag(tag)
+    gguf_type = parse(gguf_type)
+    _check_replaces_no_source(tag, (checkpoint, base), gguf_type)
     if adapter and target is not None:
         raise ConfigError(
             "a budget is measured on the merged model, and --adapter serves another file",
@@ -98,7 +102,6 @@ def package(
         )
     if publish_to is not None:
         check_publication(publish_to, license_file=license_file, insecure=insecure)
-    gguf_type = parse(gguf_type)
     require_training_extra()
     from ollama_bridge.config import ModelfileSection
 
@@ -144,6 +147,20 @@ def package(
         return model
 
 
+def _check_replaces_no_source(tag: str, sources: Iterable[str | None], gguf_type: str) -> None:
+    """Keep the user's model: what the new tag has not of it would be gone."""
+    for source in sources:
+        if source is None or not source.startswith(_IN_OLLAMA):
+            continue
+        if name_key(source.removeprefix(_IN_OLLAMA)) == name_key(tag):
+            has_variant = ":" in tag.rpartition("/")[2]
+            other = f"{tag}-{gguf_type}" if has_variant else f"{tag}:{gguf_type}"
+            raise ConfigError(
+                f"{tag} is what it is to be made of, {source}: it would be replaced",
+                hint=f"name another: {other}",
+            )
+
+
 @dataclass(frozen=True)
 class _Probes:
     """What the reference values of a checkpoint are computed for.
@@ -181,7 +198,7 @@ class _Package:
 
     def run(self) -> RegisteredModel:
         """All of them, in order. A bad checkpoint is told before a daemon is started for it."""
-        if any(text and text.startswith("ollama:") for text in (self.checkpoint, self.base)):
+        if any(text and text.startswith(_IN_OLLAMA) for text in (self.checkpoint, self.base)):
             self.ensure_daemon()
         parts, whole = self.resolve()
         source_tag = self.find_source_tag(whole)

@@ -131,6 +131,23 @@ def test_a_tag_of_a_tag_keeps_what_that_says(blob: Path, tmp_path: Path) -> None
     assert "the tag does not keep of m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("source", "tag", "other"),
+    [
+        ("ollama:m", "m", "m:q8_0"),
+        ("ollama:M:latest", "m", "m:q8_0"),
+        ("ollama:library/m:4b", "m:4b", "m:4b-q8_0"),
+    ],
+)
+def test_no_tag_replaces_the_one_that_it_is_made_of(source: str, tag: str, other: str) -> None:
+    """Its own TEMPLATE, MESSAGEs and what sees would be gone; so would the base of an adapter."""
+    with pytest.raises(ConfigError, match="would be replaced") as caught:
+        package(source, tag)
+    assert caught.value.hint == f"name another: {other}"
+    with pytest.raises(ConfigError, match="would be replaced"):
+        package("./adapter", tag, base=source)
+
+
 @pytest.mark.usefixtures("at_the_daemon")
 def test_a_file_that_was_made_here_keeps_its_system_prompt_and_labels(
     blob: Path, tmp_path: Path
