@@ -388,7 +388,7 @@ class _Package:
 
         settings = self.settings
         if source_tag is not None:
-            settings = source_tag.settings(settings, ReferenceValues.read(gguf.reference_path))
+            settings = source_tag.settings(settings)
         modelfile = render(gguf, settings=settings, system=probes.system)
         if source_tag is not None and (lost := source_tag.not_kept(settings, modelfile)):
             self.reporter.emit(Note("package", "warning", lost))

@@ -96,6 +96,7 @@ def choose_parameters(
         ModelfileError: unknown name or wrong type.
     """
     own, wanted = reference.generation, check_parameters(asked)
+    ends = (token.text for token in reference.end_tokens)
     num_ctx = wanted.get("num_ctx")
     if not isinstance(num_ctx, int):
         unstretched = reference.unstretched_context or _NUM_CTX
@@ -104,7 +105,6 @@ def choose_parameters(
         "num_predict": _own_limit(int(own.get("max_new_tokens", _NUM_PREDICT)), num_ctx),
         "num_ctx": num_ctx,
         "repeat_penalty": own.get("repetition_penalty", 1.0),
-        "stop": tuple(token.text for token in reference.end_tokens),
         "temperature": 0.0,  # Hugging Face decodes greedily unless the checkpoint says otherwise
     }
     if chosen["repeat_penalty"] != 1 and "repeat_penalty" not in wanted:
@@ -115,6 +115,10 @@ def choose_parameters(
         chosen["top_p"] = own.get("top_p", 1.0)
         if "min_p" in own:
             chosen["min_p"] = own["min_p"]
+    # Ends are the checkpoint's, whatever else an answer is to stop at.
+    stops = wanted.get("stop", ())
+    if isinstance(stops, tuple):
+        wanted["stop"] = tuple(dict.fromkeys((*ends, *stops)))
     return check_parameters({**chosen, **wanted})
 
 

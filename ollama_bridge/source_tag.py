@@ -15,7 +15,6 @@ from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.option_kinds import OPTION_KINDS
-from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verification import shown_modelfile
 from ollama_bridge.verify.settings import read_parameters
 
@@ -96,21 +95,15 @@ class SourceTag:
         others = {name: value for name, value in self.parameters.items() if name != "num_ctx"}
         return replace(kept, parameters=others, lost=(*kept.lost, said))
 
-    def settings(self, asked: ModelfileSection, reference: ReferenceValues) -> ModelfileSection:
-        """What was asked for, over what this tag has; answers end where the checkpoint's do, too.
+    def settings(self, asked: ModelfileSection) -> ModelfileSection:
+        """What was asked for, over what this tag has.
 
         Args:
             asked: Settings of the tag that is made.
-            reference: Names the ends.
         """
-        kept = dict(self.parameters)
-        stops = kept.get("stop")
-        if isinstance(stops, tuple):
-            ends = (token.text for token in reference.end_tokens)
-            kept["stop"] = tuple(dict.fromkeys((*ends, *stops)))
         return asked.model_copy(
             update={
-                "parameters": {**kept, **asked.parameters},
+                "parameters": {**self.parameters, **asked.parameters},
                 "license": asked.license or self.license,
             }
         )

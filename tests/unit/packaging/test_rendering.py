@@ -61,7 +61,10 @@ def test_writes_all_that_the_daemon_must_not_choose(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_wins(tmp_path: Path) -> None:
-    """Recipe over generation_config over our defaults; the system prompt likewise."""
+    """Recipe over generation_config over our defaults; the system prompt likewise.
+
+    A stop comes beside the ends of the checkpoint's turns, without which no tag is proven.
+    """
     reference = small_reference().model_copy(
         update={"generation": {"do_sample": True, "temperature": 0.6, "top_p": 0.95}}
     )
@@ -77,7 +80,8 @@ def test_what_is_asked_for_wins(tmp_path: Path) -> None:
     assert modelfile.parameters["temperature"] == 0.2
     assert modelfile.parameters["top_p"] == 0.95
     assert modelfile.parameters["top_k"] == 50
-    assert modelfile.parameters["stop"] == ("END",)
+    assert modelfile.parameters["stop"] == ("<|im_end|>", "END")
+    assert choose_parameters(reference, {"stop": "<|im_end|>"})["stop"] == ("<|im_end|>",)
 
 
 @pytest.mark.parametrize(
