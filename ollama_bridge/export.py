@@ -16,6 +16,8 @@ from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.rendering import check_labels_fit, limits_of
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.template.authority import decide
+from ollama_bridge.template.probing import shows_thinking
 
 _IN_OLLAMA = "ollama:"  # of a model reference
 
@@ -119,7 +121,13 @@ def check_start(
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
     said = read_generation_config(start.path).get("max_new_tokens")
     own = said if isinstance(said, int) else None
-    check_thoughts_fit(recipe, reporter, given_tokens=given_tokens, max_new_tokens=own)
+    check_thoughts_fit(
+        recipe,
+        reporter,
+        given_tokens=given_tokens,
+        max_new_tokens=own,
+        thinks=_tells_thoughts(start),
+    )
 
 
 def check_labels(
@@ -226,6 +234,7 @@ def check_thoughts_fit(
     *,
     given_tokens: int = 0,
     max_new_tokens: int | None = None,
+    thinks: bool = False,
 ) -> None:
     """Make sure that a student that learns to think comes to its answer, as served and scored.
 
@@ -234,6 +243,7 @@ def check_thoughts_fit(
         reporter: Hears of examples that the training may leave out.
         given_tokens: Of the longest answer with a thought that the data give; 0: they give none.
         max_new_tokens: Of the start's generation config; None: it does not say.
+        thinks: Whether a daemon tells its thinking from its answers.
 
     Raises:
         ConfigError: naming the limits that are below that of the answers to be learnt.
@@ -244,7 +254,7 @@ def check_thoughts_fit(
     if longest == 0:
         return
     source = "teacher.answer_tokens" if written_tokens == longest else "of the data"
-    of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens)
+    of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens, thinks=thinks)
     limits = {
         "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
         "evaluate.reply_tokens": (recipe.evaluate.reply_tokens, longest),
@@ -266,6 +276,15 @@ def check_thoughts_fit(
             f"{recipe.distill.max_length} are left out: --set distill.max_length={2 * longest}"
         )
         reporter.emit(Note("answers", "warning", message))
+
+
+def _tells_thoughts(start: Checkpoint) -> bool:
+    """Whether a daemon tells the thinking of what is made of a model from its answers."""
+    from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.reference_texts import chat_template_of
+
+    template = chat_template_of(load_tokenizer(start.path))
+    return template is not None and shows_thinking(template) and decide(template).thinking
 
 
 def check_can_be_written(start: Checkpoint) -> None:

@@ -21,7 +21,7 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.extras import require_training_extra
-from ollama_bridge.modelfile import check_tag
+from ollama_bridge.modelfile import ParameterValue, check_tag
 from ollama_bridge.models.references import parse_reference
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
 from ollama_bridge.publication import check_publication, publish
@@ -384,12 +384,15 @@ class _Package:
     ) -> RegisteredModel:
         """The tag, proven."""
         from ollama_bridge.registration import register
-        from ollama_bridge.rendering import render
+        from ollama_bridge.rendering import name_unsaid, render
 
-        settings = self.settings
+        settings, unsaid = self.settings, {}
+        reference = ReferenceValues.read(gguf.reference_path)
         if source_tag is not None:
             settings = source_tag.settings(settings)
-        modelfile = render(gguf, settings=settings, system=probes.system)
+            unsaid = source_tag.unsaid(reference, self.client.version())
+        modelfile = render(gguf, settings=settings, system=probes.system, unsaid=unsaid)
+        self.tell_unsaid(name_unsaid(modelfile.parameters, reference, settings.parameters))
         if source_tag is not None and (lost := source_tag.not_kept(settings, modelfile)):
             self.reporter.emit(Note("package", "warning", lost))
         self.ensure_daemon()
@@ -404,3 +407,10 @@ class _Package:
             force=self.force,
             link=self.link,
         )
+
+    def tell_unsaid(self, unsaid: Mapping[str, ParameterValue]) -> None:
+        """What nobody asked for, which changes or ends answers."""
+        if unsaid:
+            written = ", ".join(f"{name} {value}" for name, value in unsaid.items())
+            said = f"nothing says these of {self.checkpoint}, so the tag has: PARAMETER {written}"
+            self.reporter.emit(Note("package", "info", f"{said} (else: -p NAME=VALUE)"))

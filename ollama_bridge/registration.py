@@ -171,7 +171,7 @@ class _Job:
 
     def run(self) -> Certificate:
         reference = ReferenceValues.read(self.gguf.reference_path)
-        self._tell_context(reference.context_length)
+        self._tell_limits(reference)
         checked = [self._check_file(file) for file in self.files]
         version = self._check_version()
         self._remove_leftovers()
@@ -191,9 +191,18 @@ class _Job:
             digest = self._publish(tag, created)
         return certificate.model_copy(update={"tag_digest": digest})
 
-    def _tell_context(self, made_for: int) -> None:
+    def _tell_limits(self, reference: ReferenceValues) -> None:
         """A tag gets less context than most models have, for memory is taken for all of it."""
+        made_for = reference.context_length
         context = self.modelfile.parameters.get("num_ctx")
+        limit = self.modelfile.parameters.get("num_predict")
+        if reference.thinks and isinstance(limit, int) and 0 <= limit < made_for:
+            said = (
+                f"{self.tag} thinks before it answers, and thoughts and answer together end after "
+                f"{limit} tokens (num_predict): PARAMETER or options num_ctx and num_predict give "
+                "more"
+            )
+            self.reporter.emit(Note(_STAGE, "info", said))
         if isinstance(context, int) and context < made_for:
             said = (
                 f"{self.tag} has a context of {context} tokens, its model was made for {made_for}: "

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -35,13 +36,20 @@ _NUM_CTX = 4096
 _OPEN, _CLOSE = "⟦", "⟧"
 
 
-def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) -> Modelfile:
+def render(
+    gguf: GGUFFile,
+    *,
+    settings: ModelfileSection,
+    system: str | None,
+    unsaid: Mapping[str, ParameterValue | None] = MappingProxyType({}),
+) -> Modelfile:
     """The Modelfile of a GGUF.
 
     Args:
         gguf: The converted model and its reference values.
         settings: Template and parameters of the recipe.
         system: SYSTEM; None: the default of the checkpoint's chat template, if it has one.
+        unsaid: As in :func:`choose_parameters`.
 
     Raises:
         ModelfileError: the template is wrong (with its line), a parameter is unknown, or the
@@ -55,7 +63,7 @@ def render(gguf: GGUFFile, *, settings: ModelfileSection, system: str | None) ->
         file,
         from_=str(gguf.gguf_path),
         system=system if system is not None else reference.system,
-        parameters=choose_parameters(reference, settings.parameters),
+        parameters=choose_parameters(reference, settings.parameters, unsaid),
         license_=settings.license,
         turn_end=reference.turn_end,
         template=reference.template.go if reference.template is not None else None,
@@ -85,12 +93,19 @@ def choose_file(reference: ReferenceValues) -> str:
 
 
 def choose_parameters(
-    reference: ReferenceValues, asked: Mapping[str, object]
+    reference: ReferenceValues,
+    asked: Mapping[str, object],
+    unsaid: Mapping[str, ParameterValue | None] = MappingProxyType({}),
 ) -> dict[str, ParameterValue]:
     """PARAMETER values: what was asked for, over the checkpoint's own sampling, over ours.
 
     Nothing that changes an answer is left to the daemon: its defaults differ from version to
     version (``repeat_penalty`` is 1.1 before 0.30, also at temperature 0), and from transformers'.
+
+    Args:
+        reference: Of the checkpoint.
+        asked: PARAMETERs that were asked for.
+        unsaid: What is taken in place of ours; None: the daemon's own, whatever that is.
 
     Raises:
         ModelfileError: unknown name or wrong type.
@@ -102,13 +117,18 @@ def choose_parameters(
         unstretched = reference.unstretched_context or _NUM_CTX
         num_ctx = min(reference.context_length, unstretched, _NUM_CTX)
     chosen: dict[str, object] = {
-        "num_predict": _own_limit(int(own.get("max_new_tokens", _NUM_PREDICT)), num_ctx),
+        "num_predict": _default_limit(num_ctx, thinks=reference.thinks),
         "num_ctx": num_ctx,
-        "repeat_penalty": own.get("repetition_penalty", 1.0),
+        "repeat_penalty": 1.0,
         "temperature": 0.0,  # Hugging Face decodes greedily unless the checkpoint says otherwise
+        **unsaid,
     }
-    if chosen["repeat_penalty"] != 1 and "repeat_penalty" not in wanted:
-        chosen["repeat_last_n"] = num_ctx  # transformers looks at the whole text, Ollama at 64
+    if "max_new_tokens" in own:
+        chosen["num_predict"] = _own_limit(int(own["max_new_tokens"]), num_ctx)
+    if own.get("repetition_penalty", 1.0) != 1:
+        chosen["repeat_penalty"] = own["repetition_penalty"]
+        if "repeat_penalty" not in wanted:
+            chosen["repeat_last_n"] = num_ctx  # transformers looks at the whole text, Ollama at 64
     if own.get("do_sample"):
         chosen["temperature"] = own.get("temperature", 1.0)
         chosen["top_k"] = own.get("top_k", 50)
@@ -119,15 +139,42 @@ def choose_parameters(
     stops = wanted.get("stop", ())
     if isinstance(stops, tuple):
         wanted["stop"] = tuple(dict.fromkeys((*ends, *stops)))
-    return check_parameters({**chosen, **wanted})
+    merged = {**chosen, **wanted}
+    return check_parameters({name: one for name, one in merged.items() if one is not None})
 
 
-def limits_of(settings: ModelfileSection, *, max_new_tokens: int | None = None) -> dict[str, float]:
+def name_unsaid(
+    made: Mapping[str, ParameterValue], reference: ReferenceValues, asked: Mapping[str, object]
+) -> dict[str, ParameterValue]:
+    """The part of a tag's PARAMETERs that neither was asked for nor is the checkpoint's own.
+
+    Args:
+        made: Of the tag.
+        reference: Of the checkpoint.
+        asked: PARAMETERs that were asked for.
+    """
+    own = {
+        "num_predict": "max_new_tokens" in reference.generation,
+        "repeat_penalty": "repetition_penalty" in reference.generation,
+        "temperature": bool(reference.generation.get("do_sample")),
+    }
+    names = ("num_ctx", *own)
+    return {
+        name: made[name]
+        for name in names
+        if name in made and name not in asked and not own.get(name)
+    }
+
+
+def limits_of(
+    settings: ModelfileSection, *, max_new_tokens: int | None = None, thinks: bool = False
+) -> dict[str, float]:
     """``num_predict`` and ``num_ctx`` of a tag, as far as its context has room; below 0: infinite.
 
     Args:
         settings: Of the recipe.
         max_new_tokens: Of the checkpoint's generation config; None: it does not say.
+        thinks: Whether its thinking is told from its answers.
 
     Raises:
         ModelfileError: a parameter is unknown, or of another type.
@@ -138,9 +185,16 @@ def limits_of(settings: ModelfileSection, *, max_new_tokens: int | None = None) 
         if isinstance(value, int)
     }
     num_ctx = asked.get("num_ctx", _NUM_CTX)
-    num_predict = asked.get("num_predict", _own_limit(max_new_tokens or _NUM_PREDICT, num_ctx))
-    limits = {"num_predict": num_predict, "num_ctx": num_ctx}
+    own = _default_limit(num_ctx, thinks=thinks)
+    if max_new_tokens is not None:
+        own = _own_limit(max_new_tokens, num_ctx)
+    limits = {"num_predict": asked.get("num_predict", own), "num_ctx": num_ctx}
     return {name: math.inf if limit < 0 else limit for name, limit in limits.items()}
+
+
+def _default_limit(num_ctx: int, *, thinks: bool) -> int:
+    """Where nobody says one: all of the context for thoughts and answer, which are cut as one."""
+    return max(_NUM_PREDICT, num_ctx) if thinks else _NUM_PREDICT
 
 
 def _own_limit(max_new_tokens: int, num_ctx: int) -> int:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.config import ModelfileSection
+from ollama_bridge.daemon.era import default_repeat_penalty
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.option_kinds import OPTION_KINDS
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verification import shown_modelfile
 from ollama_bridge.verify.settings import read_parameters
 
@@ -107,6 +109,23 @@ class SourceTag:
                 "license": asked.license or self.license,
             }
         )
+
+    def unsaid(self, reference: ReferenceValues, version: str) -> dict[str, ParameterValue | None]:
+        """What stands for PARAMETERs that this tag has not: what a daemon does without them.
+
+        They are written all the same, so that nobody takes them for lost; but for the context,
+        which depends on the machine's memory.
+
+        Args:
+            reference: Of its checkpoint.
+            version: Of the daemon.
+        """
+        unsaid: dict[str, ParameterValue | None] = {
+            "num_predict": -1,
+            "repeat_penalty": default_repeat_penalty(version),
+            "temperature": 0.8,
+        }
+        return unsaid if reference.unstretched_context is not None else {**unsaid, "num_ctx": None}
 
     def kept(self, asked: ModelfileSection, *, system: str | None) -> str | None:
         """What of it the other tag has, in a sentence; None: nothing.

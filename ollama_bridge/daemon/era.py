@@ -56,6 +56,15 @@ def era_of(version: str) -> Era:
     return "0.33" if numbers >= (0, 30, 0) else "0.25"
 
 
+def default_repeat_penalty(version: str) -> float:
+    """The ``repeat_penalty`` of a tag that sets none.
+
+    Raises:
+        ReplyInvalidError: this is no version.
+    """
+    return 1.1 if era_of(version) == "0.25" else 1.0
+
+
 @dataclass(frozen=True)
 class Limit:
     """Something that some versions cannot do.

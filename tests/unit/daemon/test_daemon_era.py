@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.daemon.era import era_of, limits_of, parse_version
+from ollama_bridge.daemon.era import default_repeat_penalty, era_of, limits_of, parse_version
 from ollama_bridge.errors import ReplyInvalidError
 
 
@@ -26,6 +26,7 @@ from ollama_bridge.errors import ReplyInvalidError
 def test_era_changes_where_ollama_changed_its_contract(version: str, era: str) -> None:
     """The borders lie at 0.30.0 and 0.34.1; a build without a version counts as current."""
     assert era_of(version) == era
+    assert default_repeat_penalty(version) == (1.1 if era == "0.25" else 1.0)
 
 
 @pytest.mark.parametrize(

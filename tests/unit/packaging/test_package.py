@@ -131,6 +131,21 @@ def test_a_tag_of_a_tag_keeps_what_that_says(blob: Path, tmp_path: Path) -> None
     assert "the tag does not keep of m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
 
 
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_tag_of_a_tag_answers_as_that_did(blob: Path, tmp_path: Path) -> None:
+    """What it left to Ollama is no business of ours; of a checkpoint that says nothing, it is."""
+    notes: list[str] = []
+    shown = {"modelfile": f"FROM {blob}\n", "parameters": "temperature 0.5"}
+    tag = made("ollama:m", tmp_path / "run", shown=shown, notes=notes)
+    kept = {name: value for name, value in tag.modelfile.parameters.items() if name != "stop"}
+    assert kept == {"num_predict": -1, "repeat_penalty": 1.0, "temperature": 0.5}
+    assert any("PARAMETER num_predict -1, repeat_penalty 1.0 (else" in note for note in notes)
+    (tmp_path / "model.gguf").hardlink_to(blob)
+    of_file = made(str(tmp_path / "model.gguf"), tmp_path / "other", notes=notes)
+    assert of_file.modelfile.parameters["num_predict"] == 1024
+    assert "num_predict 1024, repeat_penalty 1.0, temperature 0.0 (else" in notes[-1]
+
+
 @pytest.mark.parametrize(
     ("source", "tag", "other"),
     [

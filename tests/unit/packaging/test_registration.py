@@ -141,6 +141,29 @@ def test_less_context_than_the_model_has_is_told(
         assert bool(notes) is bool(told)
 
 
+def test_where_thoughts_are_cut_is_told(
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Who asks a model that thinks would get half a thought and no answer, and not know why."""
+    served = small_reference().template
+    assert served is not None
+    thinking = served.model_copy(update={"capabilities": ("thinking",)})
+    for template, told in ((served, False), (thinking, True)):
+        small_reference().model_copy(update={"template": template}).write(gguf.reference_path)
+        listener = Listener()
+        register(
+            gguf,
+            modelfile,
+            TAG,
+            client=daemon,  # type: ignore[arg-type]
+            out_dir=tmp_path / str(told),
+            reporter=listener,
+            force=True,
+        )
+        notes = [event.message for event in listener.events if isinstance(event, Note)]
+        assert any("together end after 64 tokens" in note for note in notes) is told
+
+
 def test_the_second_time_nothing_is_sent(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from ollama_bridge.rendering import (
     check_labels_fit,
     choose_file,
     choose_parameters,
+    limits_of,
+    name_unsaid,
     render,
     render_file,
 )
@@ -101,6 +103,37 @@ def test_an_answer_may_be_as_long_as_the_checkpoint_says(
     """A thought is not cut at our limit; one that is longer than the context has no prompt."""
     reference = small_reference().model_copy(update={"generation": {"max_new_tokens": own}})
     assert choose_parameters(reference, asked)["num_predict"] == limit
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "limit"),
+    [({}, {}, 4096), ({}, {"num_ctx": 16384}, 16384), ({}, {"num_predict": 64}, 64)]
+    + [({"max_new_tokens": 2000}, {}, 2000)],
+    ids=["all of the context", "of a longer one", "asked for", "its own"],
+)
+def test_thoughts_have_the_context_where_nobody_says_less(
+    own: dict[str, int], asked: dict[str, object], limit: int
+) -> None:
+    """At 1024 tokens most models that think are still thinking, and have answered nothing."""
+    served = ServedTemplate(
+        authority="template", go="x", reason="a test", conversations=1, capabilities=("thinking",)
+    )
+    reference = small_reference().model_copy(update={"template": served, "generation": own})
+    assert choose_parameters(reference, asked)["num_predict"] == limit
+    if not own:
+        settings = ModelfileSection.model_validate({"parameters": asked})
+        assert limits_of(settings, thinks=True)["num_predict"] == limit
+
+
+def test_what_nobody_said_is_named() -> None:
+    """Of the checkpoint's own, and of what was asked for, nothing."""
+    reference = small_reference()
+    made = choose_parameters(reference, {"num_ctx": 512, "stop": ("END",)})
+    named = {"num_predict": 1024, "repeat_penalty": 1.0, "temperature": 0.0}
+    assert name_unsaid(made, reference, {"num_ctx": 512, "stop": ("END",)}) == named
+    generation = {"do_sample": True, "repetition_penalty": 1.1, "max_new_tokens": 2000}
+    own = reference.model_copy(update={"generation": generation})
+    assert name_unsaid(choose_parameters(own, {}), own, {}) == {"num_ctx": 4096}
 
 
 def test_a_penalty_reaches_as_far_as_in_transformers() -> None:
