@@ -22,10 +22,12 @@ from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
-from ollama_bridge.conversion import Target
+from ollama_bridge.conversion import Target, convert
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import RegistryError
+from ollama_bridge.inspection import verify
 from ollama_bridge.models.load import load_model
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import package
 from ollama_bridge.retrieval import pull
 
@@ -245,6 +247,25 @@ def test_a_daemon_ends_at_every_end(
     reply = client.chat(model.tag, "Hi", options={"stop": [], "num_predict": 8})
     assert (reply.text, reply.done_reason) == ("Good", "stop")
     client.delete(model.tag)
+
+
+def test_a_tag_of_a_bare_tag_is_left_as_ollama_runs_it(
+    client: Client, daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    """Proven without a PARAMETER of ours, and again by whoever has the tag alone."""
+    source = build_checkpoint("qwen2", tmp_path / "source")
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
+    client.upload_blob(gguf.gguf_path, gguf.blob_digest)
+    client.create({"model": "live-bare", "files": {"model.gguf": gguf.blob_digest}})
+    model = package("ollama:live-bare", "live-bare:q8", gguf_type="q8_0", host=daemon.host)
+    assert model.facts["passed"]
+    lines = [line.split() for line in client.show(model.tag).parameters.splitlines()]
+    set_there = {name: value for name, value in lines if name != "stop"}
+    assert set_there == {"num_predict": "-1", "repeat_penalty": "1", "temperature": "0.8"}
+    assert verify(model.tag, host=daemon.host).passed
+    client.delete(model.tag)
+    client.delete("live-bare")
 
 
 def test_a_size_is_packaged_and_proven(
