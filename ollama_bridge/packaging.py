@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +16,15 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import name_key
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import ParameterValue, check_tag
 from ollama_bridge.models.references import parse_reference
+from ollama_bridge.package_settings import IN_OLLAMA, check_replaces_no_source, read_settings
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
-from ollama_bridge.publication import check_publication, publish
+from ollama_bridge.publication import check_publication, publish, read_license
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import Target
 
-_IN_OLLAMA = "ollama:"  # of a model reference
 _UNPROVEN = "its proof failed"
 
 
@@ -83,7 +82,7 @@ def package(
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
-        license_file: Text to publish as licence.
+        license_file: Text of the tag's LICENSE, in place of that of an ``ollama:`` tag.
         insecure: Speak plain http to a registry of another machine.
         out_dir: Folder of the artefacts; None: ``runs/package-TAG`` in our home folder.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
@@ -94,17 +93,17 @@ def package(
     """
     check_tag(tag)
     gguf_type = parse(gguf_type)
-    _check_replaces_no_source(tag, (checkpoint, base), gguf_type)
+    check_replaces_no_source(tag, (checkpoint, base), gguf_type)
     if adapter and target is not None:
         raise ConfigError(
             "a budget is measured on the merged model, and --adapter serves another file",
             hint="leave out --adapter, or --budget and --max-size",
         )
     if publish_to is not None:
-        check_publication(publish_to, license_file=license_file, insecure=insecure)
+        check_publication(publish_to, insecure=insecure)
+    license_text = read_license(license_file)
     require_training_extra()
-    from ollama_bridge.config import ModelfileSection
-
+    settings = read_settings(recipe_modelfile or {}, license_text)
     run_dir = (out_dir or home_dir() / "runs" / f"package-{tag_file_name(tag)}").absolute()
     with (
         hold_run(run_dir),
@@ -116,7 +115,7 @@ def package(
             base=base,
             as_adapter=adapter,
             tag=tag,
-            settings=ModelfileSection.model_validate(recipe_modelfile or {}),
+            settings=settings,
             system=system,
             gguf_type=gguf_type,
             target=target,
@@ -139,26 +138,11 @@ def package(
                 model.tag,
                 publish_to,
                 run_dir=run_dir,
-                license_file=license_file,
                 insecure=insecure,
                 host=host,
                 reporter=stages.reporter,
             )
         return model
-
-
-def _check_replaces_no_source(tag: str, sources: Iterable[str | None], gguf_type: str) -> None:
-    """Keep the user's model: what the new tag has not of it would be gone."""
-    for source in sources:
-        if source is None or not source.startswith(_IN_OLLAMA):
-            continue
-        if name_key(source.removeprefix(_IN_OLLAMA)) == name_key(tag):
-            has_variant = ":" in tag.rpartition("/")[2]
-            other = f"{tag}-{gguf_type}" if has_variant else f"{tag}:{gguf_type}"
-            raise ConfigError(
-                f"{tag} is what it is to be made of, {source}: it would be replaced",
-                hint=f"name another: {other}",
-            )
 
 
 @dataclass(frozen=True)
@@ -198,7 +182,7 @@ class _Package:
 
     def run(self) -> RegisteredModel:
         """All of them, in order. A bad checkpoint is told before a daemon is started for it."""
-        if any(text and text.startswith(_IN_OLLAMA) for text in (self.checkpoint, self.base)):
+        if any(text and text.startswith(IN_OLLAMA) for text in (self.checkpoint, self.base)):
             self.ensure_daemon()
         parts, whole = self.resolve()
         source_tag = self.find_source_tag(whole)

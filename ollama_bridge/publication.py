@@ -123,7 +123,7 @@ def publish(
     tag, target = check_tag(tag), _target(reference, insecure=insecure)
     if mount_from is not None:
         mount_from = _target(f"{target.host}/{mount_from}", insecure=insecure).repository
-    license_text = _read_license(license_file)
+    license_text = read_license(license_file)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer, Client(host) as client:
         digest = model_digest(client, tag)
@@ -166,19 +166,14 @@ def publish(
         return done
 
 
-def check_publication(
-    reference: str, *, license_file: Path | None = None, insecure: bool = False
-) -> None:
+def check_publication(reference: str, *, insecure: bool = False) -> None:
     """Tell what would stop :func:`publish`, before the work that comes before it is done.
 
     Raises:
-        ConfigError: a name, a credential, a proxy or a file that cannot be used.
+        ConfigError: a name, a credential or a proxy that cannot be used.
     """
-    target = _target(reference, insecure=insecure)
-    with _session(target):
-        license_text = _read_license(license_file)
-    if _is_ollamas(target):
-        _refuse_license(license_text)
+    with _session(_target(reference, insecure=insecure)):
+        pass
 
 
 def card(
@@ -204,7 +199,7 @@ def card(
         DaemonError: the daemon has no such tag.
         ArtifactError: the card that the tag carries is damaged.
     """
-    tag, license_text = check_tag(tag), _read_license(license_file)
+    tag, license_text = check_tag(tag), read_license(license_file)
     with Client(host) as client:
         carried = None if run_dir or license_text else _carried_card(tag, client)
         if carried is not None:
@@ -354,11 +349,16 @@ def _refuse_license(text: str) -> None:
     if text:
         raise ConfigError(
             "the daemon pushes a tag as it is, and cannot add a licence",
-            hint="leave --license out, or publish a tag whose Modelfile has LICENSE",
+            hint="leave --license out, or give it to the tag: ollama-bridge package --license",
         )
 
 
-def _read_license(path: Path | None) -> str:
+def read_license(path: Path | None) -> str:
+    """The text of a licence; of none, nothing.
+
+    Raises:
+        ConfigError: it cannot be read, is empty, or too long.
+    """
     if path is None:
         return ""
     try:

@@ -141,9 +141,8 @@ class SourceTag:
             "LICENSE" if self.license and not asked.license else "",
         )
         said = "; ".join(part for part in parts if part)
-        return (
-            f"the tag keeps of {self.name}: {said} (else: --system, --parameter)" if said else None
-        )
+        others = "--system, --parameter, --license"
+        return f"the tag keeps of {self.name}: {said} (else: {others})" if said else None
 
     def not_kept(self, asked: ModelfileSection, made: Modelfile) -> str | None:
         """What of it the other tag has not, in a sentence; None: nothing.

@@ -72,7 +72,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"pipeline", "card", "replica", "pull_proof"}),
     frozenset({"publication", "retrieval"}),
-    frozenset({"inspection", "packaging", "source_tag"}),
+    frozenset({"inspection", "package_settings", "packaging", "source_tag"}),
     frozenset({"cli"}),
 )
 STAGES = LAYERS[9]

@@ -70,6 +70,7 @@ def made(
     out_dir: Path,
     *,
     system: str | None = None,
+    license_file: Path | None = None,
     parameters: Mapping[str, object] = MappingProxyType({}),
     shown: Mapping[str, object] = MappingProxyType({}),
     notes: list[str] | None = None,
@@ -80,6 +81,7 @@ def made(
             source,
             "my-model",
             system=system,
+            license_file=license_file,
             recipe_modelfile={"parameters": parameters},
             out_dir=out_dir,
             host=daemon.host,
@@ -127,6 +129,10 @@ def test_a_tag_of_a_tag_keeps_what_that_says(blob: Path, tmp_path: Path) -> None
     assert (kept["temperature"], kept["num_ctx"]) == (0.5, 256)
     assert kept["stop"] == (*(end.text for end in tag.values.end_tokens), "User:")
     assert tag.modelfile.license == "Free for all."
+    licence = tmp_path / "LICENCE"
+    licence.write_text("Mine.")
+    other = made("ollama:m", tmp_path / "run", license_file=licence, shown=shown)
+    assert other.modelfile.license == "Mine."
     assert "the tag keeps of m: SYSTEM; PARAMETER stop, temperature; LICENSE (else" in notes[0]
     assert "the tag does not keep of m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
 
@@ -144,6 +150,18 @@ def test_a_tag_of_a_tag_answers_as_that_did(blob: Path, tmp_path: Path) -> None:
     of_file = made(str(tmp_path / "model.gguf"), tmp_path / "other", notes=notes)
     assert of_file.modelfile.parameters["num_predict"] == 1024
     assert "num_predict 1024, repeat_penalty 1.0, temperature 0.0 (else" in notes[-1]
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_licence_is_in_the_tag_whether_it_is_published_or_not(blob: Path, tmp_path: Path) -> None:
+    """Told before the work where there is no such file."""
+    (tmp_path / "model.gguf").hardlink_to(blob)
+    licence = tmp_path / "LICENCE"
+    with pytest.raises(ConfigError, match="cannot read the licence"):
+        package(str(tmp_path / "model.gguf"), "my-model", license_file=licence)
+    licence.write_text("Mine.")
+    tag = made(str(tmp_path / "model.gguf"), tmp_path / "run", license_file=licence)
+    assert tag.modelfile.license == "Mine."
 
 
 @pytest.mark.parametrize(

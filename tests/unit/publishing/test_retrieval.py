@@ -90,17 +90,16 @@ def test_package_tells_a_wrong_name_first(reference: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("host", ["ollama.com", "Registry.Ollama.ai"])
-def test_package_tells_first_that_no_licence_is_added(host: str, tmp_path: Path) -> None:
-    """Where the daemon pushes, which adds none."""
+def test_no_licence_is_added_where_the_daemon_pushes(host: str, tmp_path: Path) -> None:
+    """It sends a tag as it is: the licence has to be the tag's own."""
     licence = tmp_path / "LICENCE"
     licence.write_text("Do what you like.")
-    with pytest.raises(ConfigError, match="cannot add a licence"):
-        package(
-            str(tmp_path / "no-checkpoint"),
-            "m",
-            publish_to=f"{host}/me/m:1",
-            license_file=licence,
-        )
+    with (
+        FakeDaemon() as daemon,
+        pytest.raises(ConfigError, match="cannot add a licence") as caught,
+    ):
+        publish("m", f"{host}/me/m:1", license_file=licence, host=daemon.host)
+    assert "package --license" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("reference", ["registry.example.com/me/m", "https://localhost:5443/me/m"])
