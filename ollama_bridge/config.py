@@ -214,7 +214,7 @@ class ModelfileSection(Section):
     """The Modelfile: a template of `modelfiles/` and its parameters."""
 
     template: str = Field(default="auto", description="A chat format, a .j2 file, or auto.")
-    parameters: Mapping[str, float | int | str | tuple[str, ...]] = Field(
+    parameters: Mapping[str, bool | float | int | str | tuple[str, ...]] = Field(
         default_factory=dict,
         description="PARAMETER lines: temperature, num_predict, repeat_penalty, num_ctx, ...",
     )

@@ -14,7 +14,7 @@ from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
-from ollama_bridge.rendering import check_labels_fit, limits_of
+from ollama_bridge.rendering import check_labels_fit, check_settings, limits_of
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.template.authority import decide
 from ollama_bridge.template.probing import shows_thinking
@@ -104,13 +104,14 @@ def check_start(
             prompt, or the student keeps more than there is.
         ConversionError: no GGUF can be made of it.
         ModelError: its folder cannot be used.
-        ModelfileError: a parameter is unknown, or of another type.
+        ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
         TrainingError: the student's tokens are not the teacher's, and have to be, or have too
             little in common with them.
     """
     from ollama_bridge.models.generation_defaults import read_generation_config
     from ollama_bridge.train.student_check import check_student
 
+    check_settings(recipe.modelfile)
     check_can_be_written(start)
     beside = teacher if recipe.needs_same_tokens else None
     check_student(recipe.student, recipe.distill, start, beside)

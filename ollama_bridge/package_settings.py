@@ -20,10 +20,16 @@ def read_settings(said: Mapping[str, object], license_text: str) -> ModelfileSec
     Args:
         said: As in a recipe's ``modelfile`` section.
         license_text: LICENSE; empty: that of the section.
+
+    Raises:
+        ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
+        ConfigError: no such template.
     """
     from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.rendering import check_settings
 
     settings = ModelfileSection.model_validate(said)
+    check_settings(settings)
     return settings.model_copy(update={"license": license_text}) if license_text else settings
 
 

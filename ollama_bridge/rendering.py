@@ -74,6 +74,18 @@ def render(
     return replace(modelfile, renderer=served.renderer, parser=served.parser)
 
 
+def check_settings(settings: ModelfileSection) -> None:
+    """Tell what would stop :func:`render`, before the work that comes before it is done.
+
+    Raises:
+        ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
+        ConfigError: no such template.
+    """
+    check_parameters(settings.parameters)
+    if settings.template != "auto":
+        _read_template(find_asset("modelfiles", settings.template))
+
+
 def choose_file(reference: ReferenceValues) -> str:
     """The shipped Modelfile template for a checkpoint, by who renders its prompts.
 

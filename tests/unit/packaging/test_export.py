@@ -65,6 +65,13 @@ def test_a_system_prompt_that_is_never_written_is_refused(
     check_start(recipe_of(*fix), start, corpus, NullReporter())
 
 
+def test_a_template_that_is_not_there_is_told_before_a_build(tmp_path: Path) -> None:
+    """Not after hours of training."""
+    start, corpus = tiny_base(tmp_path / "base"), tiny_corpus(tmp_path / "corpus")
+    with pytest.raises(ConfigError, match=r"no modelfile 'mine\.j2'"):
+        check_start(recipe_of("modelfile.template=mine.j2"), start, corpus, NullReporter())
+
+
 def thinking(*overrides: str) -> Recipe:
     return load_recipe("reasoning-quick", overrides=["teacher.answer_tokens=2000", *overrides])
 

@@ -21,7 +21,7 @@ from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.errors import ArtifactError, ConfigError, ModelfileError
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.resolve import resolve_model
@@ -150,6 +150,21 @@ def test_a_tag_of_a_tag_answers_as_that_did(blob: Path, tmp_path: Path) -> None:
     of_file = made(str(tmp_path / "model.gguf"), tmp_path / "other", notes=notes)
     assert of_file.modelfile.parameters["num_predict"] == 1024
     assert "num_predict 1024, repeat_penalty 1.0, temperature 0.0 (else" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"template": "chatlm"}, "no modelfile 'chatlm'"),
+        ({"template": "mine.j2"}, "no modelfile 'mine.j2'"),
+        ({"parameters": {"temprature": 1}}, "temprature"),
+        ({"parameters": {"use_mmap": 1}}, "must be true or false"),
+    ],
+)
+def test_what_no_modelfile_can_have_is_told_first(asked: dict[str, object], problem: str) -> None:
+    """Not after the values and the conversion."""
+    with pytest.raises((ConfigError, ModelfileError), match=problem):
+        package("./no-checkpoint", "my-model", recipe_modelfile=asked)
 
 
 @pytest.mark.usefixtures("at_the_daemon")

@@ -125,6 +125,15 @@ def test_thoughts_have_the_context_where_nobody_says_less(
         assert limits_of(settings, thinks=True)["num_predict"] == limit
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_true_and_false_are_parameters_of_a_recipe(asked: bool) -> None:
+    """They were numbers, which no such PARAMETER can be."""
+    settings = ModelfileSection.model_validate({"parameters": {"use_mmap": asked, "seed": 1}})
+    made = choose_parameters(small_reference(), settings.parameters)
+    assert made["use_mmap"] is asked
+    assert made["seed"] == 1
+
+
 def test_what_nobody_said_is_named() -> None:
     """Of the checkpoint's own, and of what was asked for, nothing."""
     reference = small_reference()
