@@ -192,7 +192,7 @@ def test_an_end_that_config_json_alone_names_is_one(tiny_checkpoint: Path, tmp_p
     made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
     reference = ReferenceValues.read(made.reference_path)
     assert [token.text for token in reference.end_tokens] == ["<|im_end|>", "<|endoftext|>"]
-    assert made.manifest.work.version == 10
+    assert made.manifest.work.version == 11
     gguf = convert(made, type="f32", out_dir=tmp_path / "gguf")
     assert gguf.facts["end_tokens"] == ["<|im_end|>", "<|endoftext|>"]
     text = TextSide(load_tokenizer(folder), folder, system=None)
