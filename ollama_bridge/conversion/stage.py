@@ -21,8 +21,11 @@ from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
-from ollama_bridge.models.generation_defaults import default_entries
+from ollama_bridge.models.generation_defaults import default_entries, read_generation_config
+from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.model_card import names_base_in_tags
+from ollama_bridge.models.named_ends import is_special_in, listed_ends
+from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stripping import folder_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
@@ -158,11 +161,22 @@ def _version(folder: Path) -> int:
     """Raised when a checkpoint gives other bytes, for those that do.
 
     Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
-    7, a tag had the path of a base.
+    7, a tag had the path of a base; before 8, an end was what config.json alone names, if it was
+    any text.
     """
+    if _ignores_ends(folder):
+        return 8
     if names_base_in_tags(folder):
         return 7
     return 6 if holds_spaces(folder) or default_entries(folder) else 5
+
+
+def _ignores_ends(folder: Path) -> bool:
+    others = listed_ends(read_generation_config(folder))
+    alone = [id_ for id_ in listed_ends(read_config(folder)) if id_ not in others]
+    return bool(alone) and not all(
+        is_special_in(read_json_object(folder / "tokenizer.json"), id_) for id_ in alone
+    )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ollama_bridge.models.architectures.entries import Entry, array, flag, numbe
 from ollama_bridge.models.generation_defaults import read_generation_config
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.named_ends import named_ends
+from ollama_bridge.models.named_ends import ignored_ends, is_special_in, named_ends
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.template.conversation import Conversation, Message
@@ -324,7 +324,15 @@ class TokenizerSection:
     def _end_ids(self) -> list[int]:
         """Ids that end an answer: the tokenizer's first, then those of the configs."""
         own = self._role_id("eos") if self._settings.get("eos_token") else None
-        ids = named_ends(self._generation, self._config, eos=own)
+        sources = (self._generation, self._config)
+        is_special = functools.partial(is_special_in, self._document)
+        ids = named_ends(*sources, eos=own, is_special=is_special)
+        for ignored in ignored_ends(*sources, eos=own, is_special=is_special):
+            said = repr(self._tokens[ignored]) if 0 <= ignored < len(self._tokens) else ignored
+            self.notes.append(
+                f"config.json names token {said} as an end, which no other file does and which is "
+                "no special one: answers do not end there"
+            )
         first = () if own is None else (own,)
         return [self._checked("eos", id_) for id_ in dict.fromkeys((*first, *ids))]
 

@@ -19,6 +19,7 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
             {"eos_token_id": model.generation_config.eos_token_id},
             {},  # a config as loaded has its class' default where its file says nothing
             eos=tokenizer.eos_token_id,
+            is_special=lambda _: False,
             turn_end=end_of_turns(tokenizer),
         )
     )

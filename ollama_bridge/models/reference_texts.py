@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.named_ends import named_ends
+from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.named_ends import is_special_in, named_ends
 from ollama_bridge.models.probes import (
     CONVERSATIONS,
     THINKING_CONVERSATIONS,
@@ -189,7 +190,15 @@ class TextSide:
         """Tokens that end an answer, the one that the chat template writes first."""
         turn_end = turn_end_token(self.tokenizer, self.turn_end) if self.turn_end else None
         eos = self.special(self.tokenizer.eos_token)
-        ids = named_ends(generation, config, eos=eos.id if eos else None, turn_end=turn_end)
+        ids = named_ends(
+            generation,
+            config,
+            eos=eos.id if eos else None,
+            turn_end=turn_end,
+            is_special=lambda id_: is_special_in(
+                read_json_object(self.folder / "tokenizer.json"), id_
+            ),
+        )
         texts = {token: text for text, token in self.tokenizer.get_vocab().items()}
         return tuple(Special(id=token, text=texts[token]) for token in ids if token in texts)
 

@@ -21,7 +21,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
-from ollama_bridge.models.named_ends import named_ends
+from ollama_bridge.models.named_ends import is_special_in, named_ends
 from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
@@ -169,8 +169,17 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
     11, answers ran over an end that config.json alone names.
     """
-    generation, eos = read_generation_config(folder), tokenizer.eos_token_id
-    if named_ends(generation, read_config(folder), eos=eos) != named_ends(generation, {}, eos=eos):
+    generation = read_generation_config(folder)
+    ends, without = (
+        named_ends(
+            generation,
+            config,
+            eos=tokenizer.eos_token_id,
+            is_special=lambda id_: is_special_in(read_json_object(folder / "tokenizer.json"), id_),
+        )
+        for config in (read_config(folder), {})
+    )
+    if ends != without:
         return 11
     template = chat_template_of(tokenizer)
     if template is not None and use_of_system(template) == "left out":

@@ -20,6 +20,7 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models import memory, reference_values
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.named_ends import named_ends
 from ollama_bridge.models.probes import CONVERSATIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
@@ -199,6 +200,33 @@ def test_an_end_that_config_json_alone_names_is_one(tiny_checkpoint: Path, tmp_p
     assert [one.id for one in text.end_tokens({"eos_token_id": [-1, True, None, 1 << 40]}, {})] == [
         2
     ]
+
+
+def test_a_piece_of_text_that_config_json_alone_names_is_no_end(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A class' default, such as 2, in a vocabulary of its own: as a stop it would cut texts."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "ends"))
+    plain = load_tokenizer(folder).convert_tokens_to_ids("a")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [plain, 2]}))
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
+    reference = ReferenceValues.read(made.reference_path)
+    assert [token.text for token in reference.end_tokens] == ["<|im_end|>"]
+    assert made.manifest.work.version < 11
+    gguf = convert(made, type="f32", out_dir=tmp_path / "gguf")
+    assert gguf.facts["end_tokens"] == ["<|im_end|>"]
+    assert any("names token 'a' as an end" in note for note in gguf.facts["notes"])
+    assert gguf.manifest.work.version == 8
+
+
+def test_an_end_that_no_other_file_names_is_one_whatever_it_is() -> None:
+    def ends(*others: int, eos: int | None = None) -> tuple[int, ...]:
+        named = {"eos_token_id": list(others)}
+        return named_ends(named, {"eos_token_id": 7}, eos=eos, is_special=lambda _: False)
+
+    assert (ends(), ends(3), ends(eos=3), ends(7, 3)) == ((7,), (3,), (3,), (7, 3))
 
 
 def test_a_turns_end_that_is_no_token(tiny_checkpoint: Path) -> None:
