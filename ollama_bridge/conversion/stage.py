@@ -23,8 +23,8 @@ from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.generation_defaults import default_entries, read_generation_config
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.model_card import names_base_in_tags
 from ollama_bridge.models.named_ends import is_special_in, listed_ends
+from ollama_bridge.models.origin import is_hushed
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stripping import folder_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
@@ -151,22 +151,21 @@ class _Asked:
         return Work(
             kind=GGUFFile.kind,
             stage="convert",
-            version=_version(checkpoint.path),
+            version=_version(checkpoint),
             inputs=inputs,
             settings=settings,
         )
 
 
-def _version(folder: Path) -> int:
+def _version(checkpoint: Checkpoint) -> int:
     """Raised when a checkpoint gives other bytes, for those that do.
 
     Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
-    7, a tag had the path of a base; before 8, an end was what config.json alone names, if it was
-    any text.
+    7, it had the path of a base in a tag, or the signature of its source, or an end was any text
+    that config.json alone names.
     """
-    if _ignores_ends(folder):
-        return 8
-    if names_base_in_tags(folder):
+    folder = checkpoint.path
+    if is_hushed(checkpoint) or _ignores_ends(folder):
         return 7
     return 6 if holds_spaces(folder) or default_entries(folder) else 5
 

@@ -17,15 +17,9 @@ from ollama_bridge.models.generation_defaults import DEFAULTS_KEYS
 SOURCE_KEY = "ollama_bridge_source"  # in config.json
 
 _PREFIX = "general."
-# Of the file, not of the model: an export has its own, and was quantized by nobody named there.
-_OF_THE_FILE = (
-    "architecture",
-    "type",
-    "file_type",
-    "quantization_version",
-    "quantized_by",
-    "alignment",
-)
+# Of the file, not of the model: an export has its own.
+_OF_THE_FILE = ("architecture", "type", "file_type", "quantization_version", "alignment")
+_SIGNATURE = "quantized_by"  # of the source's file: an export was quantized by nobody named there
 # What stays true of a model that was made of another one.
 _INHERITED = ("license", "license.name", "license.link", "languages", "tags")
 # Of a tag that names the base, as peft writes it: where that is a folder, with its path. The base's
@@ -69,12 +63,27 @@ def general_of(config: Mapping[str, Any]) -> General:
 
 def writable(value: object) -> General:
     """Of what a JSON file has, the part that a GGUF can say."""
-    if not isinstance(value, Mapping):
-        return {}
-    said = {str(key): item for key, item in value.items() if _writable(item)}
+    said = {key: item for key, item in _expressible(value).items() if key != _SIGNATURE}
     if isinstance(said.get("tags"), list):
         said["tags"] = public_tags(said["tags"])
     return {key: item for key, item in said.items() if item != []}
+
+
+def names_base(value: object) -> bool:
+    """Whether there is a tag that :func:`writable` leaves out."""
+    tags = _expressible(value).get("tags")
+    return isinstance(tags, list) and tags != public_tags(tags)
+
+
+def is_signed(value: object) -> bool:
+    """Whether it says who quantized a file, which :func:`writable` leaves out."""
+    return _SIGNATURE in _expressible(value)
+
+
+def _expressible(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(key): item for key, item in value.items() if _writable(item)}
 
 
 def public_tags(tags: list[str]) -> list[str]:

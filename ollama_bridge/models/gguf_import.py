@@ -98,14 +98,13 @@ def import_gguf(path: Path, folder: Path, *, reporter: Reporter | None = None) -
 def version_of(path: Path) -> int:
     """Raised when a GGUF gives another checkpoint, for those that do.
 
-    Before 5, how a model is to be sampled was lost; before 6, who had quantized the file was taken
-    for a property of the model, and a chat template for tools was lost.
+    Before 5, how a model is to be sampled was lost; before 6, a chat template for tools was.
 
     Raises:
         GGUFError: damaged.
     """
     keys = read_gguf(path).metadata.keys()
-    if keys & {"general.quantized_by", TOOL_TEMPLATE_KEY}:
+    if TOOL_TEMPLATE_KEY in keys:
         return 6
     return 5 if keys & DEFAULTS_KEYS else 4
 

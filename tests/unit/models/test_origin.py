@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.adapters import build_adapter, change_settings
-from fakes.ggufs import metadata_of
+from fakes.ggufs import metadata_of, rewrite
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
 
@@ -114,6 +114,27 @@ def test_the_card_of_an_adapter_keeps_the_path_of_its_base(tmp_path: Path) -> No
         keys = keys_of(made, folder)
         assert keys["general.tags"] == ["lora", "transformers", "text-generation"]
         assert not [key for key, value in keys.items() if "private-name" in str(value)]
+
+
+def test_a_file_with_the_path_of_a_base_is_made_anew(tmp_path: Path) -> None:
+    """It is there from before, and its checkpoint is the same: it would be published."""
+    start = resolve_model(str(build_tiny_checkpoint(tmp_path / "x")), cache_dir=tmp_path / "cache")
+    assert convert(start, type="f32", out_dir=tmp_path / "a").manifest.work.version < 7
+    tag = "base_model:adapter:/home/somebody/base"
+    tuned = trained(start, tmp_path)
+    tuned.manifest.facts["origin"] = {"tags": [tag]}
+    source = tmp_path / "x.gguf"
+    said = {"general.tags": [tag, "text-generation"]}
+    rewrite(tmp_path / "a" / "model.gguf", source, metadata=lambda keys: keys.update(said))
+    imported = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    for made, folder in ((tuned, tmp_path / "b"), (imported, tmp_path / "c")):
+        gguf = convert(made, type="f32", out_dir=folder)
+        assert gguf.manifest.work.version == 7
+        assert tag not in metadata_of(gguf.gguf_path).get("general.tags", [])
+    adapter = build_adapter(imported.path, tmp_path / "adapter")
+    lora = convert_adapter(adapter, imported, out_dir=tmp_path / "d")
+    assert lora.manifest.work.version == 3
+    assert metadata_of(lora.gguf_path)["general.tags"] == ["text-generation"]
 
 
 @pytest.mark.parametrize(
