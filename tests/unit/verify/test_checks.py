@@ -22,7 +22,7 @@ GOOD = {
     "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.add_bos_token": False,
 }
-OURS = {**GOOD, REFERENCE_KEY: "{}"}
+OURS = {**GOOD, REFERENCE_KEY: small_reference().to_json()}
 BARE = Modelfile("m.gguf", template="{{ .Prompt }}", system="Be brief.")
 MODELFILE = Modelfile(
     "m.gguf",
@@ -273,6 +273,17 @@ def test_an_end_that_no_runner_knows_needs_a_stop(
     checks = check_settings(shown(BARE).show("t"), BARE, reference, GOOD | metadata)
     failed = [check for check in checks if not check.passed]
     assert [check.layer for check in failed] == ([] if passed else ["stop"])
+
+
+def test_a_tag_of_ours_has_a_stop_for_each_end_that_its_values_name() -> None:
+    """Values that are computed anew may name one more: it was made, and proven, without."""
+    reference = small_reference()
+    ends = (*reference.end_tokens, Special(id=0, text="<|endoftext|>"))
+    anew = reference.model_copy(update={"end_tokens": ends})
+    for carried, failed in ((reference, []), (anew, ["stop"])):
+        metadata = {**GOOD, REFERENCE_KEY: carried.to_json()}
+        checks = check_settings(shown(MODELFILE).show("t"), MODELFILE, anew, metadata)
+        assert [check.layer for check in checks if not check.passed] == failed
 
 
 def test_a_default_system_prompt_may_be_left_to_the_template() -> None:
