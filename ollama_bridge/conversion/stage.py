@@ -19,7 +19,7 @@ from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.token_types import holds_spaces
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ConversionError
+from ollama_bridge.errors import ConfigError, ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.generation_defaults import default_entries, read_generation_config
 from ollama_bridge.models.json_files import read_json_object
@@ -71,12 +71,15 @@ def convert(
         ModelError: the folder cannot be used.
         ConversionError: no such type, something cannot be expressed in a GGUF, or the target cannot
             be kept.
+        ConfigError: the daemon needs the chat template that is to be left out.
         DataError: the corpus has too few texts to measure on.
         DiskFullError: there is no room.
     """
     reporter = reporter or NullReporter()
     if chat_template is None:
         chat_template = _is_rendered_by_daemon(checkpoint)
+    elif not chat_template:
+        _check_is_not_needed(checkpoint)
     asked = _Asked(
         type=parse(type),
         chat_template=chat_template,
@@ -270,6 +273,15 @@ def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:
     if values is None:  # so nobody made a TEMPLATE of it, and no tag of ours comes of the file
         return True
     return values.template is not None and values.template.authority == "jinja"
+
+
+def _check_is_not_needed(checkpoint: Checkpoint) -> None:
+    values = read_reference(checkpoint)
+    if values is not None and values.template is not None and values.template.authority == "jinja":
+        raise ConfigError(
+            "Ollama renders this chat template itself: without it no tag comes of the file",
+            hint="leave --no-chat-template out",
+        )
 
 
 def _fallbacks(plans: list[TensorPlan], types: TypePlan, file_type: str) -> list[str]:

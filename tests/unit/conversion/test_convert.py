@@ -23,7 +23,7 @@ from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
-from ollama_bridge.errors import ConversionError, DiskFullError, ModelError
+from ollama_bridge.errors import ConfigError, ConversionError, DiskFullError, ModelError
 from ollama_bridge.models.floats import to_bfloat16
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
@@ -195,6 +195,18 @@ def test_a_file_without_a_tag_has_its_template(checkpoint: Checkpoint, tmp_path:
     assert served is not None
     assert served.authority == "template"
     assert "tokenizer.chat_template" not in metadata(exports.gguf("f32").gguf_path)
+
+
+def test_a_template_that_ollama_has_to_render_is_in_the_file(tmp_path: Path) -> None:
+    """No tag would come of a file without: neither has a TEMPLATE."""
+    checkpoint = tiny_exports(tmp_path, seed=3, system="Be brief.").checkpoint
+    values = ReferenceValues.read(checkpoint.reference_path)
+    assert values.template is not None
+    served = values.template.model_copy(update={"authority": "jinja", "go": None})
+    values.model_copy(update={"template": served}).write(checkpoint.reference_path)
+    with pytest.raises(ConfigError, match="renders this chat template itself") as caught:
+        convert(checkpoint, type="f32", out_dir=tmp_path / "x", chat_template=False)
+    assert "--no-chat-template" in str(caught.value.hint)
 
 
 def test_the_same_input_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
