@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
@@ -17,7 +17,6 @@ from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.rendering import check_labels_fit, check_settings, limits_of
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.template.authority import decide
-from ollama_bridge.template.probing import shows_thinking
 
 _IN_OLLAMA = "ollama:"  # of a model reference
 
@@ -127,7 +126,7 @@ def check_start(
         reporter,
         given_tokens=given_tokens,
         max_new_tokens=own,
-        thinks=_tells_thoughts(start),
+        tells_thoughts=lambda: _tells_thoughts(start),
     )
 
 
@@ -235,7 +234,7 @@ def check_thoughts_fit(
     *,
     given_tokens: int = 0,
     max_new_tokens: int | None = None,
-    thinks: bool = False,
+    tells_thoughts: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make sure that a student that learns to think comes to its answer, as served and scored.
 
@@ -244,7 +243,7 @@ def check_thoughts_fit(
         reporter: Hears of examples that the training may leave out.
         given_tokens: Of the longest answer with a thought that the data give; 0: they give none.
         max_new_tokens: Of the start's generation config; None: it does not say.
-        thinks: Whether a daemon tells its thinking from its answers.
+        tells_thoughts: Whether a daemon tells its thinking from its answers; asked if it thinks.
 
     Raises:
         ConfigError: naming the limits that are below that of the answers to be learnt.
@@ -255,7 +254,7 @@ def check_thoughts_fit(
     if longest == 0:
         return
     source = "teacher.answer_tokens" if written_tokens == longest else "of the data"
-    of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens, thinks=thinks)
+    of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens, thinks=tells_thoughts())
     limits = {
         "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
         "evaluate.reply_tokens": (recipe.evaluate.reply_tokens, longest),
@@ -285,7 +284,7 @@ def _tells_thoughts(start: Checkpoint) -> bool:
     from ollama_bridge.models.reference_texts import chat_template_of
 
     template = chat_template_of(load_tokenizer(start.path))
-    return template is not None and shows_thinking(template) and decide(template).thinking
+    return template is not None and decide(template).thinking
 
 
 def check_can_be_written(start: Checkpoint) -> None:

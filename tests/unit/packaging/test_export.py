@@ -98,6 +98,21 @@ def test_limits_leave_room_for_what_is_thought() -> None:
     check_thoughts_fit(thinking(*fixed, *fixes_in(warning.message)), NullReporter())
 
 
+def test_what_a_daemon_tells_of_thoughts_is_asked_where_there_are_some() -> None:
+    """A template is tried in hundreds of conversations for it."""
+    asked: list[bool] = []
+
+    def tells() -> bool:
+        asked.append(True)
+        return True
+
+    check_thoughts_fit(recipe_of(), NullReporter(), tells_thoughts=tells)
+    assert not asked
+    with pytest.raises(ConfigError, match="reply_tokens is 64"):
+        check_thoughts_fit(thinking(), NullReporter(), tells_thoughts=tells)
+    assert asked
+
+
 def corpus_of_thoughts(folder: Path, *thoughts: str) -> Corpus:
     examples = [
         Example(str(number), (Message("user", "Good?"), answer), str(number), "positive")
