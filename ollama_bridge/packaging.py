@@ -243,8 +243,7 @@ class _Package:
             raise ConfigError(
                 f"{self.checkpoint}: its chat template {loss} a system prompt, so that of --system "
                 "cannot reach the model",
-                hint="leave --system out, or put a chat_template.jinja that writes one into the "
-                "checkpoint's folder",
+                hint=f"leave --system out, or {self.way_to_a_template()}",
             )
         system = self.system
         if system is None and source_tag is not None:
@@ -258,6 +257,12 @@ class _Package:
         said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
         self.reporter.emit(Note("package", "info", said))
         return _Probes(values.system, labels)
+
+    def way_to_a_template(self) -> str:
+        """How the checkpoint gets a chat template that writes a system prompt."""
+        if parse_reference(self.checkpoint).kind == "folder":
+            return "put a chat_template.jinja that writes one into the checkpoint's folder"
+        return "package a folder with a chat_template.jinja that writes one"
 
     def find_values(self, checkpoint: Checkpoint) -> ReferenceValues | None:
         """Those that it was made with here; of an imported GGUF those that it carries."""
@@ -377,6 +382,9 @@ class _Package:
             unsaid = source_tag.unsaid(reference, self.client.version())
         modelfile = render(gguf, settings=settings, system=probes.system, unsaid=unsaid)
         self.tell_unsaid(name_unsaid(modelfile.parameters, reference, settings.parameters))
+        if "num_ctx" not in modelfile.parameters:
+            said = f"the context is left to Ollama and the machine, as in {self.checkpoint}"
+            self.reporter.emit(Note("package", "info", f"{said} (else: -p num_ctx=N)"))
         if source_tag is not None and (lost := source_tag.not_kept(settings, modelfile)):
             self.reporter.emit(Note("package", "warning", lost))
         self.ensure_daemon()

@@ -111,18 +111,20 @@ def choose_parameters(
 ) -> dict[str, ParameterValue]:
     """PARAMETER values: what was asked for, over the checkpoint's own sampling, over ours.
 
-    Nothing that changes an answer is left to the daemon: its defaults differ from version to
-    version (``repeat_penalty`` is 1.1 before 0.30, also at temperature 0), and from transformers'.
+    But by ``unsaid``, nothing that changes an answer is left to the daemon: its defaults differ
+    from version to version (``repeat_penalty`` is 1.1 before 0.30, also at temperature 0), and from
+    transformers'.
 
     Args:
         reference: Of the checkpoint.
         asked: PARAMETERs that were asked for.
-        unsaid: What is taken in place of ours; None: the daemon's own, whatever that is.
+        unsaid: What is taken in place of the checkpoint's sampling and ours, if anything; None: the
+            daemon's own, whatever that is.
 
     Raises:
         ModelfileError: unknown name or wrong type.
     """
-    own, wanted = reference.generation, check_parameters(asked)
+    own, wanted = {} if unsaid else reference.generation, check_parameters(asked)
     ends = (token.text for token in reference.end_tokens)
     num_ctx = wanted.get("num_ctx")
     if not isinstance(num_ctx, int):
@@ -165,10 +167,12 @@ def name_unsaid(
         reference: Of the checkpoint.
         asked: PARAMETERs that were asked for.
     """
+    said = reference.generation
     own = {
-        "num_predict": "max_new_tokens" in reference.generation,
-        "repeat_penalty": "repetition_penalty" in reference.generation,
-        "temperature": bool(reference.generation.get("do_sample")),
+        "num_predict": "max_new_tokens" in said,
+        "repeat_penalty": said.get("repetition_penalty") == made.get("repeat_penalty"),
+        "temperature": bool(said.get("do_sample"))
+        and said.get("temperature", 1.0) == made.get("temperature"),
     }
     names = ("num_ctx", *own)
     return {

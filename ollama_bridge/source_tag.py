@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.config import ModelfileSection
-from ollama_bridge.daemon.era import default_repeat_penalty
+from ollama_bridge.daemon.era import default_repeat_penalty, samples_as_file_says
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.option_kinds import OPTION_KINDS
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verification import shown_modelfile
 from ollama_bridge.verify.settings import read_parameters
 
+_PENALISED_TOKENS = 64  # the daemon's own repeat_last_n
 _NO_TEMPLATE = "{{ .Prompt }}"  # what the daemon shows of a tag without one
 _RENDERER = re.compile(r"^RENDERER (.+)$", re.MULTILINE)
 
@@ -113,8 +115,8 @@ class SourceTag:
     def unsaid(self, reference: ReferenceValues, version: str) -> dict[str, ParameterValue | None]:
         """What stands for PARAMETERs that this tag has not: what a daemon does without them.
 
-        They are written all the same, so that nobody takes them for lost; but for the context,
-        which depends on the machine's memory.
+        Those that change each answer are written all the same, so that nobody takes them for lost;
+        but for the context, which depends on the machine's memory.
 
         Args:
             reference: Of its checkpoint.
@@ -125,6 +127,8 @@ class SourceTag:
             "repeat_penalty": default_repeat_penalty(version),
             "temperature": 0.8,
         }
+        if samples_as_file_says(version):
+            unsaid |= _of_the_file(reference.generation)
         return unsaid if reference.unstretched_context is not None else {**unsaid, "num_ctx": None}
 
     def kept(self, asked: ModelfileSection, *, system: str | None) -> str | None:
@@ -161,6 +165,18 @@ class SourceTag:
         if self.renderer is not None:
             return made.renderer != self.renderer
         return self.template not in (None, made.template)
+
+
+def _of_the_file(generation: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    """What ``general.sampling.*`` says, as it was imported."""
+    said: dict[str, ParameterValue] = {}
+    if generation.get("do_sample"):
+        names = ("temperature", "top_k", "top_p", "min_p")
+        said |= {name: generation[name] for name in names if name in generation}
+    if generation.get("repetition_penalty", 1.0) != 1:
+        said["repeat_penalty"] = generation["repetition_penalty"]
+        said["repeat_last_n"] = _PENALISED_TOKENS  # not the whole text, as transformers has it
+    return said
 
 
 def _unstretched_context(checkpoint: Checkpoint) -> int | None:

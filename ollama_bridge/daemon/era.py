@@ -65,6 +65,16 @@ def default_repeat_penalty(version: str) -> float:
     return 1.1 if era_of(version) == "0.25" else 1.0
 
 
+def samples_as_file_says(version: str) -> bool:
+    """Whether ``general.sampling.*`` of a GGUF counts where a tag sets nothing.
+
+    Raises:
+        ReplyInvalidError: this is no version.
+    """
+    numbers = parse_version(version)
+    return numbers == _UNVERSIONED or numbers >= (0, 34, 0)
+
+
 @dataclass(frozen=True)
 class Limit:
     """Something that some versions cannot do.

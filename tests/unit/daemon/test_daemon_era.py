@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.daemon.era import default_repeat_penalty, era_of, limits_of, parse_version
+from ollama_bridge.daemon.era import (
+    default_repeat_penalty,
+    era_of,
+    limits_of,
+    parse_version,
+    samples_as_file_says,
+)
 from ollama_bridge.errors import ReplyInvalidError
 
 
@@ -49,6 +55,12 @@ def test_what_a_version_cannot_do_is_listed(version: str, words: list[str]) -> N
     assert [limit.what for limit in limits if limit.instead is None] == [
         limit.what for limit in limits if "log-prob" in limit.what
     ]
+
+
+def test_what_a_file_says_of_sampling_counts_since_0_34() -> None:
+    """Also in a build of somebody's own."""
+    for version, counts in (("0.33.9", False), ("0.34.0", True), ("0.0.0", True)):
+        assert samples_as_file_says(version) is counts
 
 
 def test_versions_are_read_with_prefix_and_suffix() -> None:

@@ -19,6 +19,7 @@ from fakes.ggufs import rewrite
 
 from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
+from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelfileError
@@ -152,6 +153,46 @@ def test_a_tag_of_a_tag_answers_as_that_did(blob: Path, tmp_path: Path) -> None:
     assert "num_predict 1024, repeat_penalty 1.0, temperature 0.0 (else" in notes[-1]
 
 
+SAMPLED = {
+    "general.sampling.temp": 0.5,
+    "general.sampling.top_p": 0.75,
+    "general.sampling.penalty_repeat": 1.25,
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "parameters"),
+    [
+        ("0.24.0", {"repeat_penalty": 1.1, "temperature": 0.8}),
+        ("0.33.0", {"repeat_penalty": 1.0, "temperature": 0.8}),
+        (
+            "0.34.4",
+            {"repeat_penalty": 1.25, "repeat_last_n": 64, "temperature": 0.5, "top_p": 0.75},
+        ),
+    ],
+)
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_tag_of_a_tag_is_sampled_as_that_was(
+    version: str,
+    parameters: dict[str, float],
+    blob: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its file from 0.34 on, but over 64 tokens and with Ollama's own top_k, not as torch is."""
+    gguf = rewrite(blob, tmp_path / "m", metadata=lambda keys: keys.update(SAMPLED))
+    stored = gguf.rename(tmp_path / f"sha256-{digest_file(gguf)}")
+    monkeypatch.setattr(Client, "version", lambda _: version)
+    notes: list[str] = []
+    shown = {"modelfile": f"FROM {stored}\n"}
+    tag = made("ollama:m", tmp_path / "run", shown=shown, notes=notes)
+    kept = {name: value for name, value in tag.modelfile.parameters.items() if name != "stop"}
+    assert kept == {"num_predict": -1, **parameters}
+    named = next(note for note in notes if "nothing says these" in note)
+    assert ("temperature" in named) is (version < "0.34")
+    assert "the context is left to Ollama and the machine, as in ollama:m (else" in notes[-1]
+
+
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
@@ -271,6 +312,12 @@ def test_a_system_prompt_that_is_never_written_is_in_no_tag(
     trained = exports.checkpoint
     with pytest.raises(ConfigError, match=f"its chat template {loss} a system prompt"):
         package(str(trained.path), "my-model", system="Be brief.", out_dir=tmp_path / "run")
+    source = exports.gguf("f16").gguf_path
+    with pytest.raises(ConfigError, match="its chat template") as caught:
+        package(str(source), "my-model", system="Be brief.", out_dir=tmp_path / "run")
+    assert str(caught.value.hint).endswith(
+        "package a folder with a chat_template.jinja that writes one"
+    )
     notes: list[str] = []
     tag = made(str(trained.path), tmp_path / "run", notes=notes)
     assert (tag.values.system, tag.system) == (None, None)
