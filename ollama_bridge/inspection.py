@@ -97,16 +97,11 @@ def read_template(
         ModelError: there is no chat template, or it does not end.
         OllamaBridgeError: the checkpoint cannot be read.
     """
-    from ollama_bridge.models.template_trial import check_chat_template
+    from ollama_bridge.models.given_template import read_chat_template
 
     file = Path(checkpoint)
     if file.suffix == ".jinja":
-        try:
-            source = file.read_bytes().decode()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ModelError(f"{file} cannot be read: {exc}") from exc
-        check_chat_template(source, where=str(file))
-        return decide(ChatTemplate(source, special={}, adds_bos=False))
+        return decide(ChatTemplate(read_chat_template(file), special={}, adds_bos=False))
     require_training_extra()
     from ollama_bridge.models.load import load_tokenizer
     from ollama_bridge.models.reference_texts import chat_template_of
@@ -120,6 +115,6 @@ def read_template(
     if template is None:
         raise ModelError(
             f"{checkpoint} has no chat template: its tags continue a prompt as it is",
-            hint="put a chat_template.jinja into its folder",
+            hint="give one to the tag: ollama-bridge package --chat-template FILE.jinja",
         )
     return decide(template)

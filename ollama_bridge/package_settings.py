@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_bridge.client.values import name_key
@@ -10,6 +11,8 @@ from ollama_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from ollama_bridge.config import ModelfileSection
+    from ollama_bridge.conversion import Target
+    from ollama_bridge.modelfile import ParameterValue
 
 IN_OLLAMA = "ollama:"  # of a model reference
 
@@ -33,6 +36,24 @@ def read_settings(said: Mapping[str, object], license_text: str) -> ModelfileSec
     return settings.model_copy(update={"license": license_text}) if license_text else settings
 
 
+def check_served_apart(*, target: Target | None, chat_template: Path | None) -> None:
+    """What cannot be asked of an adapter that is served on top of its base.
+
+    Raises:
+        ConfigError: it is asked for.
+    """
+    if target is not None:
+        raise ConfigError(
+            "a budget is measured on the merged model, and --adapter serves another file",
+            hint="leave out --adapter, or --budget and --max-size",
+        )
+    if chat_template is not None:
+        raise ConfigError(
+            "--adapter serves the base's file, whose chat template is the base's own",
+            hint="leave out --adapter, or --chat-template",
+        )
+
+
 def check_replaces_no_source(tag: str, sources: Iterable[str | None], gguf_type: str) -> None:
     """Keep the user's model: what the new tag has not of it would be gone.
 
@@ -54,3 +75,24 @@ def check_replaces_no_source(tag: str, sources: Iterable[str | None], gguf_type:
                 f"{tag} is what it is to be made of, {source}: it would be replaced",
                 hint=f"name another: {other}",
             )
+
+
+def describe_unsaid(
+    checkpoint: str, unsaid: Mapping[str, ParameterValue], made: Mapping[str, ParameterValue]
+) -> list[str]:
+    """What nobody asked for, and changes or ends answers.
+
+    Args:
+        checkpoint: Of what the tag is made.
+        unsaid: PARAMETERs of the tag that nobody asked for.
+        made: All of its PARAMETERs.
+    """
+    said = []
+    if unsaid:
+        written = ", ".join(f"{name} {value}" for name, value in unsaid.items())
+        begin = f"nothing says these of {checkpoint}, so the tag has"
+        said.append(f"{begin}: PARAMETER {written} (else: -p NAME=VALUE)")
+    if "num_ctx" not in made:
+        begin = "the context is left to Ollama and the machine"
+        said.append(f"{begin}, as in {checkpoint} (else: -p num_ctx=N)")
+    return said

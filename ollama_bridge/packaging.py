@@ -20,9 +20,15 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.extras import require_training_extra
-from ollama_bridge.modelfile import ParameterValue, check_tag
+from ollama_bridge.modelfile import check_tag
 from ollama_bridge.models.references import parse_reference
-from ollama_bridge.package_settings import IN_OLLAMA, check_replaces_no_source, read_settings
+from ollama_bridge.package_settings import (
+    IN_OLLAMA,
+    check_replaces_no_source,
+    check_served_apart,
+    describe_unsaid,
+    read_settings,
+)
 from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
 from ollama_bridge.publication import check_publication, publish, read_license
 from ollama_bridge.quantization.file_types import parse
@@ -46,6 +52,7 @@ def package(
     recipe_modelfile: Mapping[str, object] | None = None,
     system: str | None = None,
     base: str | None = None,
+    chat_template: Path | None = None,
     adapter: bool = False,
     gguf_type: str = "q8_0",
     target: Target | None = None,
@@ -71,6 +78,7 @@ def package(
             with here, else the default of the chat template, if any.
         base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
             it names.
+        chat_template: A file with the chat template, in Jinja, in place of the checkpoint's own.
         adapter: Of a PEFT adapter: serve it on top of its base, where the daemon can, instead of
             merging it; proven against the merged model all the same.
         gguf_type: One of ``quantization.file_types.FILE_TYPES``.
@@ -94,11 +102,8 @@ def package(
     check_tag(tag)
     gguf_type = parse(gguf_type)
     check_replaces_no_source(tag, (checkpoint, base), gguf_type)
-    if adapter and target is not None:
-        raise ConfigError(
-            "a budget is measured on the merged model, and --adapter serves another file",
-            hint="leave out --adapter, or --budget and --max-size",
-        )
+    if adapter:
+        check_served_apart(target=target, chat_template=chat_template)
     if publish_to is not None:
         check_publication(publish_to, insecure=insecure)
     license_text = read_license(license_file)
@@ -113,6 +118,7 @@ def package(
         stages = _Package(
             checkpoint=checkpoint,
             base=base,
+            chat_template=chat_template,
             as_adapter=adapter,
             tag=tag,
             settings=settings,
@@ -164,6 +170,7 @@ class _Package:
 
     checkpoint: str
     base: str | None
+    chat_template: Path | None
     as_adapter: bool
     tag: str
     settings: ModelfileSection
@@ -184,9 +191,10 @@ class _Package:
         """All of them, in order. A bad checkpoint is told before a daemon is started for it."""
         if any(text and text.startswith(IN_OLLAMA) for text in (self.checkpoint, self.base)):
             self.ensure_daemon()
-        parts, whole = self.resolve()
+        parts, original = self.resolve()
+        whole = self.with_chat_template(original)
         source_tag = self.find_source_tag(whole)
-        probes = self.find_probes(whole, source_tag)
+        probes = self.find_probes(whole, self.find_values(original), source_tag)
         source, lora = self.with_values(whole, probes), None
         if parts is not None:
             source, lora = self.take_apart(*parts, source)
@@ -221,29 +229,47 @@ class _Package:
         )
         return parts, whole
 
+    def with_chat_template(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with the chat template that was given."""
+        from ollama_bridge.models.given_template import with_chat_template
+
+        if self.chat_template is None:
+            return checkpoint
+        return with_chat_template(
+            checkpoint,
+            self.chat_template,
+            cache_dir=home_dir() / "models",
+            reporter=self.reporter,
+        )
+
     def find_source_tag(self, checkpoint: Checkpoint) -> SourceTag | None:
         """The tag that it is made of, where it is made of one."""
         reference = parse_reference(self.checkpoint)
         if reference.kind != "ollama":
             return None
-        source_tag = SourceTag.read(self.client, reference.value).provable(
-            checkpoint, self.settings, system=self.system
-        )
+        read = SourceTag.read(self.client, reference.value)
+        read.check_chat_format(checkpoint, self.settings)
+        source_tag = read.provable(checkpoint, self.settings, system=self.system)
         if kept := source_tag.kept(self.settings, system=self.system):
             self.reporter.emit(Note("package", "info", kept))
         return source_tag
 
-    def find_probes(self, checkpoint: Checkpoint, source_tag: SourceTag | None) -> _Probes:
+    def find_probes(
+        self,
+        checkpoint: Checkpoint,
+        values: ReferenceValues | None,
+        source_tag: SourceTag | None,
+    ) -> _Probes:
         """What was asked; else what the tag has that it is made of, or it was trained with here."""
         from ollama_bridge.models.system_prompt import loss_of_system
 
-        values = self.find_values(checkpoint)
         labels = values.labels if values is not None else ()
         if self.system and (loss := loss_of_system(checkpoint.path)) is not None:
             raise ConfigError(
                 f"{self.checkpoint}: its chat template {loss} a system prompt, so that of --system "
                 "cannot reach the model",
-                hint=f"leave --system out, or {self.way_to_a_template()}",
+                hint="leave --system out, or give a chat template that writes one: "
+                "--chat-template FILE.jinja",
             )
         system = self.system
         if system is None and source_tag is not None:
@@ -257,12 +283,6 @@ class _Package:
         said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
         self.reporter.emit(Note("package", "info", said))
         return _Probes(values.system, labels)
-
-    def way_to_a_template(self) -> str:
-        """How the checkpoint gets a chat template that writes a system prompt."""
-        if parse_reference(self.checkpoint).kind == "folder":
-            return "put a chat_template.jinja that writes one into the checkpoint's folder"
-        return "package a folder with a chat_template.jinja that writes one"
 
     def find_values(self, checkpoint: Checkpoint) -> ReferenceValues | None:
         """Those that it was made with here; of an imported GGUF those that it carries."""
@@ -381,10 +401,9 @@ class _Package:
             settings = source_tag.settings(settings)
             unsaid = source_tag.unsaid(reference, self.client.version())
         modelfile = render(gguf, settings=settings, system=probes.system, unsaid=unsaid)
-        self.tell_unsaid(name_unsaid(modelfile.parameters, reference, settings.parameters))
-        if "num_ctx" not in modelfile.parameters:
-            said = f"the context is left to Ollama and the machine, as in {self.checkpoint}"
-            self.reporter.emit(Note("package", "info", f"{said} (else: -p num_ctx=N)"))
+        names = name_unsaid(modelfile.parameters, reference, settings.parameters)
+        for said in describe_unsaid(self.checkpoint, names, modelfile.parameters):
+            self.reporter.emit(Note("package", "info", said))
         if source_tag is not None and (lost := source_tag.not_kept(settings, modelfile)):
             self.reporter.emit(Note("package", "warning", lost))
         self.ensure_daemon()
@@ -399,10 +418,3 @@ class _Package:
             force=self.force,
             link=self.link,
         )
-
-    def tell_unsaid(self, unsaid: Mapping[str, ParameterValue]) -> None:
-        """What nobody asked for, which changes or ends answers."""
-        if unsaid:
-            written = ", ".join(f"{name} {value}" for name, value in unsaid.items())
-            said = f"nothing says these of {self.checkpoint}, so the tag has: PARAMETER {written}"
-            self.reporter.emit(Note("package", "info", f"{said} (else: -p NAME=VALUE)"))

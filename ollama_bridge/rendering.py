@@ -86,6 +86,14 @@ def check_settings(settings: ModelfileSection) -> None:
         _read_template(find_asset("modelfiles", settings.template))
 
 
+def completion_template() -> str | None:
+    """TEMPLATE of a tag that continues texts."""
+    file = find_asset("modelfiles", "completion")
+    return render_file(
+        file, from_="m.gguf", system=None, parameters={}, license_=None, turn_end=None
+    ).template
+
+
 def choose_file(reference: ReferenceValues) -> str:
     """The shipped Modelfile template for a checkpoint, by who renders its prompts.
 

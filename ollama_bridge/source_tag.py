@@ -15,9 +15,11 @@ from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.daemon.era import default_repeat_penalty, samples_as_file_says
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.option_kinds import OPTION_KINDS
 from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.rendering import completion_template
 from ollama_bridge.verification import shown_modelfile
 from ollama_bridge.verify.settings import read_parameters
 
@@ -69,6 +71,32 @@ class SourceTag:
             template=shown.template if shown.template != _NO_TEMPLATE else None,
             lost=tuple(_lost(details)),
         )
+
+    def check_chat_format(self, checkpoint: Checkpoint, asked: ModelfileSection) -> None:
+        """Make sure that the chat format is in its file: prompts cannot be those of its TEMPLATE.
+
+        Args:
+            checkpoint: What its file was imported as.
+            asked: Settings of the tag that is made.
+
+        Raises:
+            ConfigError: it is in its TEMPLATE alone.
+        """
+        from ollama_bridge.models.load import load_tokenizer
+        from ollama_bridge.models.reference_texts import chat_template_of
+
+        if asked.template != "auto" or (self.template is None and self.renderer is None):
+            return
+        if self.renderer is None and self.template == completion_template():
+            return
+        if chat_template_of(load_tokenizer(checkpoint.path)) is None:
+            raise ConfigError(
+                f"the chat format of {self.name} is in its "
+                f"{'RENDERER' if self.renderer else 'TEMPLATE'} alone, and its file has no chat "
+                "template: nothing could be proven of a tag with it",
+                hint="give the chat template of the model that it was made of: --chat-template "
+                "FILE.jinja; for a tag that continues texts: --template completion",
+            )
 
     def provable(
         self, checkpoint: Checkpoint, asked: ModelfileSection, *, system: str | None

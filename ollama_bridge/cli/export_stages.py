@@ -16,7 +16,7 @@ from ollama_bridge.errors import ConfigError
 
 _TEMPLATE_HIDDEN = (
     "the file is for `register`, which gives a tag its TEMPLATE: other runtimes find no chat "
-    "template in it (for llama.cpp, LM Studio or vLLM: --chat-template)"
+    "template in it (for llama.cpp, LM Studio or vLLM: --standalone)"
 )
 
 
@@ -66,11 +66,12 @@ def convert(
         bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
     ] = False,
     base: options.BaseOption = None,
+    chat_template: options.ChatTemplateOption = None,
     imatrix: options.ImatrixOption = None,
-    chat_template: Annotated[
+    standalone: Annotated[
         bool | None,
         typer.Option(
-            "--chat-template/--no-chat-template",
+            "--standalone/--no-standalone",
             help="Write the chat template where llama.cpp, LM Studio and vLLM look for it; left "
             "out: only if no TEMPLATE of a tag was made of it.",
         ),
@@ -86,21 +87,30 @@ def convert(
       ollama-bridge convert ./my-finetune --max-size 80MB --out ./gguf
       ollama-bridge convert ./student --type q8_0 --out ./gguf
     """
+    from ollama_bridge.assets import home_dir
     from ollama_bridge.conversion import convert as stage
+    from ollama_bridge.models.given_template import with_chat_template
 
     target = read_target(budget, max_size, corpus)
     if adapter and target is not None:
         raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
-    if adapter and chat_template is not None:
-        raise ConfigError("an adapter has no chat template in its file: leave --chat-template out")
+    if adapter and (chat_template is not None or standalone is not None):
+        raise ConfigError(
+            "an adapter has no chat template: leave out --chat-template and --standalone"
+        )
     if adapter:
         _convert_adapter(source, out, base=base, host=host, as_json=as_json)
         return
     with ConsoleReporter() as reporter:
+        checkpoint = checkpoint_of(source, host, reporter, base=base)
+        if chat_template is not None:
+            checkpoint = with_chat_template(
+                checkpoint, chat_template, cache_dir=home_dir() / "models", reporter=reporter
+            )
         gguf = stage(
-            checkpoint_of(source, host, reporter, base=base),
+            checkpoint,
             type=gguf_type,
-            chat_template=chat_template,
+            chat_template=standalone,
             imatrix=imatrix,
             target=target,
             corpus=Corpus.open(corpus) if corpus is not None else None,

@@ -32,6 +32,7 @@ def package(
     max_size: options.MaxSizeOption = None,
     corpus: options.BudgetCorpusOption = None,
     base: options.BaseOption = None,
+    chat_template: options.ChatTemplateOption = None,
     adapter: Annotated[
         bool,
         typer.Option(
@@ -87,6 +88,7 @@ def package(
             gguf_type=gguf_type,
             target=target,
             base=base,
+            chat_template=chat_template,
             adapter=adapter,
             corpus=Corpus.open(corpus) if corpus is not None else None,
             imatrix=imatrix,

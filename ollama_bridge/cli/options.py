@@ -92,6 +92,12 @@ InsecureOption = Annotated[
 LicenseOption = Annotated[
     Path | None, typer.Option("--license", help="Text file to add as licence.", dir_okay=False)
 ]
+ChatTemplateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--chat-template", help="A chat template (.jinja), in place of its own.", dir_okay=False
+    ),
+]
 TensorBoardOption = Annotated[
     Path | None,
     typer.Option(

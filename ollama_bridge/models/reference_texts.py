@@ -206,8 +206,8 @@ class TextSide:
         """What a user would not expect of the tag, in sentences."""
         if not self.has_chat_template:
             yield (
-                "there is no chat template: the tag continues texts (for one that answers put a "
-                "chat_template.jinja into the checkpoint's folder)"
+                "there is no chat template: the tag continues texts (for one that answers: package "
+                "--chat-template FILE.jinja)"
             )
         if self._use_of_system() == "left out":
             yield "the chat template leaves a system prompt out: SYSTEM does not reach the model"

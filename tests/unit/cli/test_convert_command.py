@@ -20,8 +20,8 @@ KEY = "tokenizer.chat_template"
     ("asked", "written", "said"),
     [
         ([], False, True),
-        (["--chat-template"], True, False),
-        (["--no-chat-template"], False, False),
+        (["--standalone"], True, False),
+        (["--no-standalone"], False, False),
     ],
 )
 def test_a_file_that_other_runtimes_can_chat_with(
@@ -33,7 +33,7 @@ def test_a_file_that_other_runtimes_can_chat_with(
     done = runner.invoke(cli.app, command)
     assert done.exit_code == 0, done.output
     assert (KEY in metadata_of(tmp_path / "gguf" / "model.gguf")) is written
-    assert ("--chat-template" in done.stderr) is said
+    assert ("--standalone" in done.stderr) is said
 
 
 def test_a_folder_s_file_has_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -41,11 +41,11 @@ def test_a_folder_s_file_has_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     done = runner.invoke(cli.app, ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g")])
     assert done.exit_code == 0, done.output
     assert KEY in metadata_of(tmp_path / "g" / "model.gguf")
-    assert "--chat-template" not in done.stderr
+    assert "--standalone" not in done.stderr
 
 
 def test_an_adapter_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Its base has it."""
     command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g"), "--adapter"]
-    refused = runner.invoke(cli.app, [*command, "--chat-template"])
+    refused = runner.invoke(cli.app, [*command, "--standalone"])
     assert isinstance(refused.exception, ConfigError)

@@ -15,14 +15,14 @@ from fakes.architectures import build_checkpoint
 from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
 from fakes.exports import tiny_exports
-from fakes.ggufs import rewrite
+from fakes.ggufs import metadata_of, rewrite
 
 from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ArtifactError, ConfigError, ModelfileError
+from ollama_bridge.errors import ArtifactError, ConfigError, ModelError, ModelfileError
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.resolve import resolve_model
@@ -72,6 +72,8 @@ def made(
     *,
     system: str | None = None,
     license_file: Path | None = None,
+    chat_template: Path | None = None,
+    template: str = "auto",
     parameters: Mapping[str, object] = MappingProxyType({}),
     shown: Mapping[str, object] = MappingProxyType({}),
     notes: list[str] | None = None,
@@ -83,7 +85,8 @@ def made(
             "my-model",
             system=system,
             license_file=license_file,
-            recipe_modelfile={"parameters": parameters},
+            chat_template=chat_template,
+            recipe_modelfile={"template": template, "parameters": parameters},
             out_dir=out_dir,
             host=daemon.host,
             reporter=Notes([] if notes is None else notes),
@@ -315,9 +318,7 @@ def test_a_system_prompt_that_is_never_written_is_in_no_tag(
     source = exports.gguf("f16").gguf_path
     with pytest.raises(ConfigError, match="its chat template") as caught:
         package(str(source), "my-model", system="Be brief.", out_dir=tmp_path / "run")
-    assert str(caught.value.hint).endswith(
-        "package a folder with a chat_template.jinja that writes one"
-    )
+    assert str(caught.value.hint).endswith("--chat-template FILE.jinja")
     notes: list[str] = []
     tag = made(str(trained.path), tmp_path / "run", notes=notes)
     assert (tag.values.system, tag.system) == (None, None)
@@ -340,6 +341,84 @@ def test_a_system_prompt_of_a_tag_that_is_never_written_is_not_kept(
     assert (tag.values.system, tag.system) == (None, None)
     assert "does not keep of m: SYSTEM (the chat template in its file leaves out one)" in notes[-1]
     assert not any("keeps of m: SYSTEM" in note for note in notes)
+
+
+@pytest.fixture(scope="module")
+def formless(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF without a chat template, as a daemon stores it."""
+    folder = tmp_path_factory.mktemp("formless")
+    copy = shutil.copytree(tiny_checkpoint, folder / "checkpoint")
+    (copy / "chat_template.jinja").unlink()
+    source = resolve_model(str(copy), cache_dir=folder / "models")
+    gguf = convert(source, type="f16", out_dir=folder / "f16").gguf_path
+    return gguf.rename(folder / f"sha256-{digest_file(gguf)}")
+
+
+@pytest.mark.parametrize("said", ["TEMPLATE", "RENDERER"])
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_chat_format_that_no_file_has_can_be_given(
+    said: str, formless: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """It continued texts, and was proven; both ways out that are told are some."""
+    own = "RENDERER x\n" if said == "RENDERER" else ""
+    shown = {
+        "modelfile": f"FROM {formless}\n{own}",
+        "template": "" if own else "User: {{ .Prompt }}",
+        "system": "Be brief.",
+    }
+    with FakeDaemon(shown=shown) as daemon, pytest.raises(ConfigError) as caught:
+        package("ollama:m", "my-model", out_dir=tmp_path / "run", host=daemon.host)
+    assert f"is in its {said} alone" in caught.value.message
+    assert "--chat-template FILE.jinja" in (caught.value.hint or "")
+    given = tiny_checkpoint / "chat_template.jinja"
+    answers = made("ollama:m", tmp_path / "run", chat_template=given, shown=shown)
+    assert answers.values.has_chat_template
+    assert "<|im_start|>" in (answers.modelfile.template or "")
+    assert answers.system == "Be brief."
+    assert "--template completion" in (caught.value.hint or "")
+    continues = made("ollama:m", tmp_path / "other", template="completion", shown=shown)
+    assert not continues.values.has_chat_template
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_a_tag_that_continues_texts_is_made_of_such_a_one(formless: Path, tmp_path: Path) -> None:
+    """Its TEMPLATE is no chat format, and made of it the next one has the same."""
+    first = made(str(formless.rename(tmp_path / "m.gguf")), tmp_path / "run")
+    (tmp_path / "m.gguf").rename(formless)
+    shown = {"modelfile": f"FROM {formless}\n", "template": first.modelfile.template}
+    assert made("ollama:m", tmp_path / "other", shown=shown).modelfile.template == (
+        first.modelfile.template
+    )
+
+
+def test_convert_writes_the_chat_template_that_it_is_given(
+    formless: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that had none."""
+    (tmp_path / "m.gguf").hardlink_to(formless)
+    given = tiny_checkpoint / "chat_template.jinja"
+    words = ["convert", str(tmp_path / "m.gguf"), "--out", str(tmp_path / "out")]
+    done = run_in_process(monkeypatch, [*words, "--chat-template", str(given)])
+    assert done.code == 0, done.stderr
+    keys = metadata_of(tmp_path / "out" / "model.gguf")
+    assert keys["tokenizer.chat_template"].startswith(given.read_text())
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_another_chat_template_is_served_of_what_was_trained_here(tmp_path: Path) -> None:
+    """The instruction and labels stay those that it was trained with; its file is as it was."""
+    trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
+    file = tmp_path / "other.jinja"
+    file.write_text(
+        trained.path.joinpath("chat_template.jinja").read_text().replace(r"\n", r"\n\n")
+    )
+    tag = made(str(trained.path), tmp_path / "run", chat_template=file)
+    assert (tag.system, tag.values.labels) == (TRAINED_WITH, ("positive", "negative"))
+    plain = made(str(trained.path), tmp_path / "plain")
+    greeting = [one.values.conversation("greeting").rendered for one in (tag, plain)]
+    assert greeting[0] != greeting[1]
+    with pytest.raises(ModelError, match="cannot be read"):
+        made(str(trained.path), tmp_path / "run", chat_template=tmp_path / "none.jinja")
 
 
 @pytest.mark.usefixtures("at_the_daemon")
