@@ -9,10 +9,9 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.pipeline import tag_file_name
 from ollama_bridge.reference import noise_types_of
 from ollama_bridge.reporting import NullReporter, Reporter
-from ollama_bridge.run_folder import hold_run
+from ollama_bridge.run_folder import hold_run, tag_file_name
 from ollama_bridge.template.authority import Served, decide
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.verification import type_of, verify_tag

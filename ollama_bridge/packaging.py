@@ -29,12 +29,12 @@ from ollama_bridge.package_settings import (
     describe_unsaid,
     read_settings,
 )
-from ollama_bridge.pipeline import EVENTS_NAME, tag_file_name
+from ollama_bridge.pipeline import EVENTS_NAME
 from ollama_bridge.publication import check_publication, publish, read_license
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
-from ollama_bridge.run_folder import hold_run
+from ollama_bridge.run_folder import hold_run, tag_file_name
 from ollama_bridge.source_tag import SourceTag
 from ollama_bridge.template.authority import Renderer, lost_by
 

@@ -25,7 +25,7 @@ from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
-from ollama_bridge.run_folder import hold_run, run_dir_of
+from ollama_bridge.run_folder import hold_run, run_dir_of, tag_file_name
 
 EVENTS_NAME = "events.jsonl"
 
@@ -415,8 +415,3 @@ def control_settings(recipe: Recipe) -> DistillSection:
             "lr": recipe.control.lr or recipe.distill.lr,
         }
     )
-
-
-def tag_file_name(tag: str) -> str:
-    """A tag as the name of a file."""
-    return tag.replace("/", "+").replace(":", "+")

@@ -34,7 +34,6 @@ from ollama_bridge.errors import (
     RunnerCrashedError,
 )
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.pipeline import tag_file_name
 from ollama_bridge.pull_proof import UNPROVEN, PullProof
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import (
@@ -49,6 +48,7 @@ from ollama_bridge.registry.manifest import Manifest, digest_bytes
 from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.run_folder import tag_file_name
 
 _STAGE = "pull"
 # What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.

@@ -26,6 +26,11 @@ def run_dir_of(recipe: Recipe, out_dir: Path | None = None) -> Path:
     return (out_dir or home_dir() / "runs" / recipe.name).absolute()
 
 
+def tag_file_name(tag: str) -> str:
+    """A tag as the name of a file."""
+    return tag.replace("/", "+").replace(":", "+")
+
+
 def name_of_data(path: Path) -> str:
     """What a run and its tag are called after a data file: small letters, digits and hyphens.
 

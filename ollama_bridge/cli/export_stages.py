@@ -117,7 +117,7 @@ def convert(
             out_dir=out.absolute(),
             reporter=reporter,
         )
-    if chat_template is None and _hides_template(gguf):
+    if standalone is None and _hides_template(gguf):
         output.say(_TEMPLATE_HIDDEN)
     if target is not None and not as_json:
         print_budget(gguf)
