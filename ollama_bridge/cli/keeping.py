@@ -43,13 +43,24 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
         DaemonError: it cannot be made.
     """
     there = find_model(client.list(), tag)
+    turns = [message for turn in said.turns for message in turn.messages]
+    is_asked = name_key(tag) == name_key(said.model)
     if there is not None and _line(there) not in _saved_tags():
+        # Without the tag that answers, the turns that it has in it would be gone.
+        takes_along = f"/save under another name: it takes the turns of {tag} along"
         raise ConfigError(
             f"{tag} is a model that no chat of yours saved; it was not replaced",
-            hint=f"/save under another name, or first: ollama-bridge rm {tag}",
+            hint=takes_along
+            if is_asked
+            else f"/save under another name, or first: ollama-bridge rm {tag}",
+        )
+    if is_asked and any("images" in message for message in turns):
+        # What goes into the tag that answers leaves the chat: the images would be nowhere.
+        raise ConfigError(
+            f"{tag} cannot keep the images of this chat; it was not replaced",
+            hint="/save FILE.json, or /save under another name",
         )
     own = messages_in(client.show(said.model))
-    turns = [message for turn in said.turns for message in turn.messages]
     request: dict[str, object] = {
         "model": tag,
         "from": said.model,

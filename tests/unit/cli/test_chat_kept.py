@@ -238,3 +238,26 @@ def test_without_a_home_a_model_is_saved_once(
     told = capsys.readouterr().err
     assert "so /save cannot replace mine:latest: Not a directory" in told
     assert "(saved: mine)" in told
+
+
+def test_the_tag_that_answers_is_not_to_be_removed_for_a_save(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The turns that it has in it are nowhere else."""
+    chat("one", "/save m")
+    told = capsys.readouterr().err
+    assert "/save under another name: it takes the turns of m along" in told
+    assert "ollama-bridge rm" not in told
+
+
+def test_images_are_not_lost_in_the_tag_that_answers(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tag has no room for them, and the chat would forget them."""
+    chat.daemon.statuses = [{"status": "success"}]
+    chat("one", "/save mine", "/load mine")
+    chat.repl.images = [b"\x89PNG\r\n\x1a\n"]
+    chat("two", "/save mine")
+    assert "mine cannot keep the images of this chat" in capsys.readouterr().err
+    assert len([asked for asked in chat.daemon.asked if asked.path == "/api/create"]) == 1
+    assert "images" in chat.repl.said.turns[-1].question
