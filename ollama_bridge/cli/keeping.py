@@ -13,7 +13,7 @@ from ollama_bridge.cli.other_tags import messages_in
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelSummary
 from ollama_bridge.client.values import find_model, name_key
-from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.models.paths import is_file
 
 _SAVED_TAGS = "chat-saved"  # in our home: what each was called, and the digest of what it was
@@ -115,7 +115,6 @@ def export(client: Client, said: Conversation, path: Path) -> None:
 
     Raises:
         ConfigError: there is such a file, or it cannot be written.
-        DaemonError: the daemon does not tell of the tag.
     """
     if is_file(path):
         raise _is_there(path, f"{path} exists; it was not overwritten")
@@ -123,7 +122,12 @@ def export(client: Client, said: Conversation, path: Path) -> None:
     if said.system is not None:
         parts.append(f"> {said.system}\n")
     marks = {"user": "**You:** ", "system": "> "}
-    for message in messages_in(client.show(said.model)):
+    try:
+        own = messages_in(client.show(said.model))
+    except DaemonError as exc:  # what was said is here, whoever is away
+        own = []
+        say(f"(what {said.model} has in it could not be read, and is left out: {exc.message})")
+    for message in own:
         parts.append(f"{marks.get(message['role'], '')}{message['content']}\n")
     for turn in [*said.dropped, *said.turns]:
         parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]

@@ -261,3 +261,17 @@ def test_images_are_not_lost_in_the_tag_that_answers(
     assert "mine cannot keep the images of this chat" in capsys.readouterr().err
     assert len([asked for asked in chat.daemon.asked if asked.path == "/api/create"]) == 1
     assert "images" in chat.repl.said.turns[-1].question
+
+
+def test_a_page_is_written_while_the_daemon_is_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is then that somebody wants to keep the words."""
+    page = tmp_path / "a.md"
+    with FakeDaemon(models={"m:latest": "d" * 64}) as daemon:
+        chat = Chat(daemon)
+        chat("one")
+    chat(f"/export {page}")
+    chat.client.close()
+    assert page.read_text() == "# m\n\n**You:** one\n\nHello!\n"
+    assert "(what m has in it could not be read, and is left out: " in capsys.readouterr().err
