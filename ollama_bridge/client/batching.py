@@ -140,6 +140,7 @@ class _Plan:
         self._api_key = api_key
         models = {str(call.model) for call in self._calls}
         self._digests, self._away = _look(models, addresses, api_key) if models else ({}, {})
+        self._is_shared = len(addresses) > 1
         self._identities = {
             model: self._identities_of(model, is_begun=is_begun) for model in models
         }
@@ -151,10 +152,10 @@ class _Plan:
         """What a model may be called in the log; the first is for what is begun now.
 
         Daemons that made it themselves have other digests, and who of them is there today decides
-        nothing of what was begun: so there it is what the model is made of.
+        nothing of what was begun: so where several are asked it is what the model is made of.
         """
         of_tags = sorted({found[model] for found in self._digests.values()})
-        if not is_begun and len(of_tags) == 1:
+        if not (is_begun or self._is_shared):
             return of_tags
         for address in self._digests:
             with contextlib.suppress(DaemonError):  # a gateway may let no such request through
@@ -162,7 +163,7 @@ class _Plan:
                 if not content[0]:  # no files that would tell it from others
                     break
                 of_content = digest_text(canonical_json(content))
-                return [*of_tags, of_content] if len(of_tags) == 1 else [of_content, *of_tags]
+                return [of_content, *of_tags] if self._is_shared else [*of_tags, of_content]
         return of_tags
 
     def go_on(self, log: BatchLog) -> None:
@@ -181,7 +182,9 @@ class _Plan:
                 found.append(None)
         for index, (call, kept) in enumerate(zip(self._calls, found, strict=True)):
             model = str(call.model)
-            identity = begun.get(model, self._identities[model][0])
+            identity = self._identities[model][0]
+            if not self._is_shared:  # one daemon goes on as was begun
+                identity = begun.get(model, identity)
             job = kept or question(call, identity=identity, name=f"request {index + 1}")
             self.jobs.append(job)
             self._places.setdefault(job.key, []).append(index)

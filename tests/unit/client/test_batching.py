@@ -292,6 +292,23 @@ def test_which_daemons_are_there_decides_nothing_of_what_was_begun(
         assert sorted(asked) == ["a", "b"]
 
 
+def test_new_rows_of_several_daemons_are_no_single_one_s(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Begun while one was not up yet, or at one alone: what both were asked either can go on."""
+    daemon.shown = {**daemon.shown, "modelfile": f"FROM /home/a/blobs/sha256-{'a' * 64}\n"}
+    with FakeDaemon(models={"m:latest": "1" * 64}, shown=daemon.shown, script=echo) as second:
+        away = nobody_listens()
+        list(ask_all(prompts("a"), tmp_path / "early", hosts=[daemon.host, away]))
+        list(ask_all(prompts("a"), tmp_path / "early", hosts=[away, second.host]))
+        assert [one["prompt"] for one in daemon.questions + second.questions] == ["a"]
+        list(ask_all(prompts("b"), tmp_path / "alone", hosts=[daemon.host]))
+        list(ask_all(prompts("b", "c"), tmp_path / "alone", hosts=[daemon.host, second.host]))
+        list(ask_all(prompts("c"), tmp_path / "alone", hosts=[away, second.host]))
+        asked = [one["prompt"] for one in daemon.questions + second.questions]
+        assert sorted(asked) == ["a", "b", "c"]
+
+
 def test_a_batch_begun_at_one_daemon_goes_on_with_others(
     daemon: FakeDaemon, tmp_path: Path
 ) -> None:
