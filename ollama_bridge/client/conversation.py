@@ -20,6 +20,7 @@ from ollama_bridge.errors import ArtifactError, ConfigError, ContextOverflowErro
 
 Trim = Literal["oldest", "never"]
 _SCHEMA = 1
+_TOKENS_PER_CHAR = 0.33  # of plain English, where no reply has told yet
 
 
 @dataclass
@@ -132,7 +133,11 @@ class Conversation:
         """
         used, chars = self._used_tokens, sum(turn.size_chars for turn in self.turns)
         limits = [] if context_tokens is None else [self._room_tokens(context_tokens)]
-        limits += [] if self.budget_tokens is None else [self.budget_tokens]
+        if self.budget_tokens is not None:
+            # The daemon refuses what its context does not hold; to the budget only we hold it.
+            if used is None:
+                limits, used = [], round((chars + len(self.system or "")) * _TOKENS_PER_CHAR)
+            limits.append(self.budget_tokens)
         if self.trim == "never" or used is None or not limits or not chars:
             return []
         # The instruction and the template are in `used` too, so this is the most that they can be.

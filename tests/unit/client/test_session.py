@@ -249,6 +249,19 @@ def test_a_budget_bounds_what_is_sent_whatever_the_context_holds(
     assert len(session.conversation.turns) + sum(left_out) == 6
 
 
+def test_a_budget_holds_where_no_reply_has_told_yet() -> None:
+    """After a question that failed, `/undo`, or in a saved chat: by the length of the texts."""
+    said = Conversation("m", system="s" * 30, budget_tokens=40)
+    said.turns = [conversations.Turn({"role": "user", "content": c * 30}, c * 30) for c in "abcd"]
+    before = said.state()
+    assert len(said.make_room(said.question("e" * 30), None)) == 3  # of 270 + 30 characters 120
+    said.go_back(before)
+    assert len(said.make_room(said.question("e" * 30), 8192)) == 3
+    said.budget_tokens = None
+    said.go_back(before)
+    assert said.make_room(said.question("e" * 30), 8) == []  # the daemon refuses, with numbers
+
+
 def test_the_smaller_of_budget_and_context_counts() -> None:
     """A budget leaves room for no answer of its own; a context does."""
     said = Conversation("m", reserve_tokens=10, budget_tokens=65)
