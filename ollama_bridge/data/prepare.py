@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ollama_bridge.data.cleaning import has_control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.problems import read_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
     FILES,
@@ -32,7 +34,15 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 _STAGE = "prepare"
 # By source and format: raised where what it gives changes, so that what was built of the others
 # stays.
-_VERSIONS = {"vader": 1, "reviews": 1, "table csv": 3, "table jsonl": 4, "messages jsonl": 3}
+_VERSIONS = {"vader": 1, "reviews": 1, "table csv": 3, "table jsonl": 3, "messages jsonl": 2}
+# What was last changed is in few files: of all others the corpus, and with it all that was trained
+# on it, stays. Here a match too many makes the same corpus anew, no more.
+_NOT_JSON = "NaN|Infinity"
+_GROUP_READ_ANEW = r'"group"\s*+:\s*+(?!"[^"]|-?\d+\s*[,}]|null|true|false)'
+_CHANGED = {
+    "table jsonl": (4, re.compile(_NOT_JSON)),
+    "messages jsonl": (3, re.compile(f"{_NOT_JSON}|{_GROUP_READ_ANEW}")),
+}
 _DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
 
@@ -63,7 +73,7 @@ def prepare(
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,
-            version=_VERSIONS[f"{data.source} {inputs.format}".strip()],
+            version=_version(data, inputs),
             inputs={name: digest_file(path) for name, path in inputs.files.items()},
             settings={
                 "data": data.model_dump(mode="json", exclude={"path"}),
@@ -128,6 +138,15 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
         dialogues = fetch_package_file("chatterbot-corpus", reporter=reporter)
         files |= {f"{_DIALOGUE}{topic}": path for topic, path in dialogue_files(dialogues).items()}
     return _Inputs(files, packages=tuple(ASSETS[asset].package.name for asset in assets))
+
+
+def _version(data: DataSection, inputs: _Inputs) -> int:
+    name = f"{data.source} {inputs.format}".strip()
+    if name in _CHANGED:
+        version, changed = _CHANGED[name]
+        if changed.search(read_text(inputs.files["data"])):
+            return version
+    return _VERSIONS[name]
 
 
 def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Collected:

@@ -169,6 +169,44 @@ def test_the_files_place_does_not_matter_but_its_content_does(tmp_path: Path) ->
     assert digests[0] == digests[1] != digests[2]
 
 
+_ASKED = '"messages": [{"role": "user", "content": "What is %d?"}, {"role": "assistant", '
+_ASKED += '"content": "Number %d."}]'
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "version"),
+    [
+        ("table", '"n": 1.5', 3),
+        ("table", '"n": NaN', 4),
+        ("table", '"n": -Infinity', 4),
+        ("messages", '"n": 1.5', 2),
+        ("messages", '"group": "a"', 2),
+        ("messages", '"group" :  12 ', 2),
+        ("messages", '"group":   null', 2),
+        ("messages", '"group": true', 2),
+        ("messages", '"group": 12.0', 3),
+        ("messages", '"group":1e2', 3),
+        ("messages", '"group":  ""', 3),
+        ("messages", '"label": NaN', 3),
+    ],
+)
+def test_lines_that_are_read_as_before_are_the_same_corpus(
+    tmp_path: Path, source: str, field: str, version: int
+) -> None:
+    """Its version is in the digest that all training behind it has as an input."""
+    path = tmp_path / "mine.jsonl"
+    lines = ['{"text": "What is %d?", "label": "Number %d.", %s, %s}'] * 40
+    path.write_text(
+        "\n".join(
+            line % (n, n, _ASKED % (n, n), field if n == 39 else '"m": 0')
+            for n, line in enumerate(lines)
+        )
+    )
+    data = DataSection(source=source, path=path, test_examples=5, validation_examples=5)  # type: ignore[arg-type]
+    corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / "out")
+    assert corpus.manifest.work.version == version
+
+
 def test_unusable_texts_are_counted(tmp_path: Path) -> None:
     """Too long texts, forged turns, duplicates and contradictions are left out and counted."""
     chooser = random.Random(1)
