@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import Corpus, EvalReport, Work, canonical_json, digest_text
+from ollama_bridge.client.address import read_address
 from ollama_bridge.client.values import find_model, name_key
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
@@ -104,7 +105,11 @@ def evaluate_served(
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
-        asked = canonical_json([[name, served[name].digest, options[name]] for name in tags])
+        # Another version answers otherwise, and what another machine takes is another's time.
+        where = "" if read_address(client.host).loopback else client.host
+        asked = canonical_json(
+            [client.version(), where, [[name, served[name].digest, options[name]] for name in tags]]
+        )
         models = {name: _Model(tags[name], options[name], f"{name} of {asked}") for name in tags}
         with Journal(out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")) as journal:
             _Interview(client, models, task, journal, reporter).run(examples)

@@ -36,10 +36,15 @@ class FakeClient:
         self.messages: list[Any] = []
         self.warm_ups: list[str] = []
         self.digest = "1"
+        self.host = "http://127.0.0.1:11434"
+        self.ollama = "0.34.4"
         self.thinks = ""
         self.parameters: dict[str, str] = {}
         self.options: dict[str, Mapping[str, object]] = {}
         self._breaks_after = breaks_after
+
+    def version(self) -> str:
+        return self.ollama
 
     def list(self) -> list[Any]:
         return [
@@ -272,7 +277,7 @@ def test_nothing_is_asked_twice(corpus: Corpus, tmp_path: Path, breaks_after: in
 
 
 def test_another_number_asks_for_no_answer_again(corpus: Corpus, tmp_path: Path) -> None:
-    """Of texts, or of bootstrap samples: behind a run that broke, and behind one that did not."""
+    """Of texts, or of samples, behind a run that broke or one that did not; of the same Ollama."""
     first, out_dir = FakeClient(breaks_after=50), tmp_path / "served"
     few = SETTINGS.model_copy(update={"served_examples": 40})
     with pytest.raises(DaemonUnreachableError):
@@ -292,7 +297,15 @@ def test_another_number_asks_for_no_answer_again(corpus: Corpus, tmp_path: Path)
     for changes in ({"bootstrap_samples": 200}, {"served_examples": 20}):
         settings = SETTINGS.model_copy(update=changes)
         evaluate_served(TAGS, corpus, settings, TASK, client=third, out_dir=out_dir)
+    third.host = "http://127.0.0.1:5"
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=third, out_dir=out_dir)
     assert not third.asked
+    for name, value, samples in (("ollama", "0.35.0", 150), ("host", "http://box:11434", 160)):
+        other = FakeClient()
+        setattr(other, name, value)
+        settings = SETTINGS.model_copy(update={"bootstrap_samples": samples})
+        evaluate_served(TAGS, corpus, settings, TASK, client=other, out_dir=out_dir)
+        assert len(other.asked) == 140
     third.parameters["small"] = "num_predict                    3"
     again = SETTINGS.model_copy(update={"bootstrap_samples": 300})
     evaluate_served(TAGS, corpus, again, TASK, client=third, out_dir=out_dir)
