@@ -61,7 +61,8 @@ class Material:
 def key_settings(settings: OptimizerSection) -> dict[str, Any]:
     """What of the settings decides the result."""
     values = settings.model_dump(mode="json", exclude=set(_NOT_IN_KEY))
-    if settings.early_stopping is not None and settings.early_stopping.metric != "ce":
+    early = settings.early_stopping
+    if early is not None and early.metric != "ce" and settings.dtype != "float32":
         values["likeliest"] = "of float32 logits"  # before: of rounded ones
     return {
         name: value

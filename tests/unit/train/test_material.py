@@ -6,16 +6,17 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import OptimizerSection
+from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.encoding import encode
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Event, Note
-from ollama_bridge.train.material import load_material
+from ollama_bridge.train.material import key_settings, load_material
 
 
 @dataclass
@@ -96,3 +97,16 @@ def test_no_length_is_advised_that_the_model_does_not_know(
         if more
         else f"are longer than {limit} tokens and were left out"
     )
+
+
+def test_in_float32_nothing_was_rounded() -> None:
+    """What was stopped by scores is other work since near ties are told apart; not there."""
+
+    def keyed(**changes: Any) -> bool:
+        settings = OptimizerSection(early_stopping=EarlyStoppingSection(), **changes)
+        return "likeliest" in key_settings(settings)
+
+    assert keyed()
+    assert keyed(dtype="bfloat16")
+    assert not keyed(dtype="float32")
+    assert "likeliest" not in key_settings(OptimizerSection())
