@@ -80,7 +80,7 @@ def chat(
       cat questions.txt | ollama-bridge chat review-reply
     """
     from ollama_bridge.cli.answers import AnswerView
-    from ollama_bridge.cli.other_tags import settings_for, show_if_there
+    from ollama_bridge.cli.other_tags import settings_for, show_if_there, without_heard
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
     from ollama_bridge.client.options import check_options
@@ -103,6 +103,7 @@ def chat(
             settings = settings_for(conversation, tag, details, before)
             conversation = replace(settings, turns=conversation.turns, dropped=conversation.dropped)
         conversation.model = tag
+        conversation = without_heard(conversation, details)
         conversation.think = read_think(think) if think is not None else conversation.think
         conversation.options = with_own_limit({**conversation.options, **given}, details)
         view = AnswerView(markdown=markdown, show_thinking=not hide_thinking, as_json=as_json)

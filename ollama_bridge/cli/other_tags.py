@@ -27,22 +27,36 @@ def messages_in(details: ModelDetails) -> list[dict[str, Any]]:
 
 
 def unheard(
-    turns: Sequence[Turn], first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
+    turns: Sequence[Turn],
+    other: Sequence[Mapping[str, Any]],
+    *,
+    first: Sequence[Mapping[str, Any]] = (),
 ) -> list[Turn]:
-    """What a second tag has not heard of what was said.
+    """What a tag has not heard of what was said.
+
+    It may have been saved of this chat, which has gone on since, or left out its oldest turns: what
+    the tag has in it ends with what the chat begins with.
 
     Args:
-        turns: Of the chat with the first tag.
-        first: What the first tag has in it.
-        other: What the second has: it may have been saved of this chat.
+        turns: Of the chat.
+        other: What the tag has in it.
+        first: What the tag that was asked has in it, in front of the turns.
     """
-    known = [*map(_words, first)]
     heard = [*map(_words, other)]
-    for place in range(len(turns) + 1):
-        if known == heard:
+    for place in range(len(turns), 0, -1):
+        said = [message for turn in turns[:place] for message in turn.messages]
+        known = [*map(_words, [*first, *said])]
+        if known == heard[max(0, len(heard) - len(known)) :]:
             return list(turns[place:])
-        known += map(_words, turns[place].messages if place < len(turns) else ())
     return list(turns)
+
+
+def without_heard(said: Conversation, details: ModelDetails) -> Conversation:
+    """A loaded chat without the turns that its tag has in it: the daemon sends those by itself."""
+    turns = unheard(said.turns, messages_in(details))
+    if heard := len(said.turns) - len(turns):
+        say(f"({said.model} has {heard} of its turns in it)")
+    return replace(said, turns=turns)
 
 
 def settings_for(

@@ -15,7 +15,13 @@ from ollama_bridge.cli.asking import LEVELS
 from ollama_bridge.cli.chat_lines import words
 from ollama_bridge.cli.facts import model_facts
 from ollama_bridge.cli.images import with_images
-from ollama_bridge.cli.other_tags import messages_in, settings_for, show_if_there, unheard
+from ollama_bridge.cli.other_tags import (
+    messages_in,
+    settings_for,
+    show_if_there,
+    unheard,
+    without_heard,
+)
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
 from ollama_bridge.client.options import check_options
@@ -312,6 +318,8 @@ class Repl:
         details, without = None, ""
         if what.endswith(".json"):
             conversation = Conversation.load(expand_home(what))
+            if (found := show_if_there(self.client, conversation.model)) is not None:
+                conversation = without_heard(conversation, found)
         else:
             details = self.client.show(_needed(what, "/load"))
             before = show_if_there(self.client, self.said.model)
@@ -369,7 +377,7 @@ class Repl:
         settings = settings_for(self.said, tag, details, before)
         other = Session(self.client, settings)
         # It hears what was said so far, but not twice.
-        new = unheard(self.said.turns, messages_in(before), messages_in(details))
+        new = unheard(self.said.turns, messages_in(details), first=messages_in(before))
         other.go_back((new, self.said.dropped), unanswered=self.session.unanswered)
         self.sessions, self._turned = {first: self.session, tag: other}, False
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")

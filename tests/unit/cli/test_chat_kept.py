@@ -211,6 +211,28 @@ def test_a_tag_that_was_saved_of_a_chat_hears_nothing_twice(
     assert words(chat.last["messages"]) == ["four"]
 
 
+def test_a_file_of_turns_that_the_tag_has_in_it_sends_the_others_alone(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Saved into a file and a tag: the daemon sends the tag's by itself."""
+    file = tmp_path / "a.json"
+    chat("one", "/save mine", "/load mine", "two", f"/save {file}", "/save mine", f"/load {file}")
+    assert "(mine has 1 of its turns in it)" in capsys.readouterr().err
+    chat("three")
+    assert words(chat.last["messages"]) == ["three"]
+    chat("/load other", "/compare m", "four", f"/load {file}")  # another chat in between
+    chat("five")
+    assert words(chat.last["messages"]) == ["five"]
+
+
+def test_turns_that_were_left_out_since_are_not_sent_again(chat: Chat) -> None:
+    """The chat begins with what the saved tag has at its end."""
+    chat("one", "two", "/save mine", "three")
+    chat.repl.said.drop_oldest()
+    chat("/compare mine", "four")
+    assert words(chat.last["messages"])[::2] == ["three", "four"]
+
+
 @pytest.mark.parametrize("name", ["other", "mine", "copy"])
 def test_a_tag_with_turns_in_it_is_not_for_that_a_chats(
     chat: Chat, capsys: pytest.CaptureFixture[str], name: str
