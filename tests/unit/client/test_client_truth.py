@@ -153,7 +153,8 @@ def test_a_text_that_a_batch_does_not_hold_is_not_too_long_for_the_context(
         ask(fake_daemon.host, "embed", "m", ["short", "some words " * 100])
     assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
     assert (caught.value.limit_tokens, "num_batch" in str(caught.value.hint)) == (None, True)
-    assert "begins with 'some words some words" in str(caught.value)
+    assert "text 2 of the 2 in this request" in str(caught.value)
+    assert "some words" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", ["chat", "embed"])
