@@ -18,7 +18,7 @@ ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
 
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"closing", "errors", "folder_files", "machine", "replacement"}),
+    frozenset({"closing", "errors", "folder_files", "machine", "replacement", "system_tools"}),
     frozenset(
         {
             "artifacts",

@@ -7,12 +7,12 @@ the service, which systemd starts again and again.
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_bridge.client import Address
 from ollama_bridge.client.address import DEFAULT_PORT
+from ollama_bridge.system_tools import output_of
 
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _UNITS = Path("/etc/systemd/system")
@@ -34,17 +34,8 @@ def is_service_s(address: Address) -> bool:
 
 def describe_service() -> tuple[str, str]:
     """What is with the service that does not answer, and what helps."""
-    try:
-        state = subprocess.run(
-            ["systemctl", "is-active", "ollama"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_ASKED_LIMIT_S,
-            check=False,
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        state = ""
+    told = output_of("systemctl", "is-active", "ollama", limit_s=_ASKED_LIMIT_S, may_fail=True)
+    state = (told or "").strip()
     service = "Ollama's service, which has the models,"
     if state == "active":
         where = "systemctl show ollama -p Environment; export OLLAMA_HOST=(the one that it has)"

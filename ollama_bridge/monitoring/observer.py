@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from ollama_bridge.daemon.runners import BLOB, runners
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 from ollama_bridge.monitoring.snapshot import GPU, Loaded, Machine, Runner, Snapshot
 from ollama_bridge.monitoring.waiting import waiting_requests
+from ollama_bridge.system_tools import output_of
 
 _SLOTS_LIMIT_S = 0.5
 _SWAP_S = 60.0
@@ -266,16 +266,12 @@ def _hottest() -> tuple[float, float | None] | None:
 def _gpus() -> tuple[GPU, ...]:
     """NVIDIA's GPUs by its own tool; none where it fails."""
     query = "name,utilization.gpu,memory.used,memory.total,temperature.gpu"
+    told = output_of(
+        "nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", limit_s=2.0
+    )
     try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=2,
-            check=True,
-        )
-        return tuple(_gpu(*line.rsplit(", ", 4)) for line in done.stdout.splitlines())
-    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
+        return tuple(_gpu(*line.rsplit(", ", 4)) for line in (told or "").splitlines())
+    except (ValueError, TypeError):
         return ()
 
 

@@ -8,8 +8,8 @@ sent, a request is there and nothing of its answer is.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+
+from ollama_bridge.system_tools import output_of
 
 _LIMIT_S = 2.0
 _NUMBER = re.compile(r"\b(bytes_sent|bytes_received|lastsnd|lastrcv):(\d+)")
@@ -29,20 +29,8 @@ def waiting_requests(port: int) -> int | None:
         None: not known. This is no Linux, ``ss`` (iproute2) is not there, or nothing that it sees
         listens at the port: a tunnel or a container does in its place.
     """
-    program = shutil.which("ss")
-    if program is None:
-        return None
-    try:
-        shown = subprocess.run(
-            [program, "-tianHO", f"sport = :{port}"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT_S,
-            check=True,
-        ).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    told = output_of("ss", "-tianHO", f"sport = :{port}", limit_s=_LIMIT_S)
+    shown = [] if told is None else told.splitlines()
     if not any(line.startswith("LISTEN") for line in shown):
         return None
     return sum(_is_waiting(line) for line in shown if line.startswith("ESTAB"))

@@ -163,10 +163,10 @@ def tell_hard_share(
         reporter: Hears of it.
 
     Returns:
-        The share of tokens that are not, for the manifest.
+        The share of tokens with hard labels alone, for the manifest.
 
     Raises:
-        TrainingError: nothing.
+        TrainingError: it is all of them.
     """
     share = carried.hard_share(pairs)
     message = f"{share:.1%} of the tokens to be learnt have hard labels only"
