@@ -179,8 +179,7 @@ def pull_through_daemon(
             verdict = UNPROVEN
             with _alone(pulled, reporter) as key:
                 old, new, aside = (f"{_HANDED}:{key}-{part}" for part in ("old", "new", "as"))
-                if find_model(client.list(), old) is not None:
-                    _give_back(client, pulled, old)  # who pulled it last was killed
+                _restore(client, pulled, key)
                 if proof is None:
                     fetch()
                 else:
@@ -225,6 +224,13 @@ def _pull_aside(client: Client, pulled: str, fetch: Callable[[], None], old: str
         _give_back(client, pulled, old)
     else:
         remove_tag(client, pulled)
+
+
+def _restore(client: Client, tag: str, key: str) -> None:
+    """Give a tag back to what had it, where a pull through the daemon was killed before it did."""
+    old = f"{_HANDED}:{key}-old"
+    if find_model(client.list(), old) is not None:
+        _give_back(client, tag, old)
 
 
 def _give_back(client: Client, pulled: str, old: str) -> None:
@@ -344,6 +350,7 @@ def _hand_over(
 ) -> tuple[str, str]:
     """Make the tag of files that the daemon has; returns its manifest's digest and the verdict."""
     with _alone(tag, reporter) as key, manifest_front(_HANDED, key, raw) as front:
+        _restore(client, tag, key)
         # Whatever stops it, the name stays until the next attempt: files that no name is of are
         # dropped by the daemon.
         try:
@@ -356,7 +363,7 @@ def _hand_over(
             ) from error
         _remove_leftovers(client, key, but=front.name)
         verdict = proof.of(front.name) if proof else UNPROVEN
-        replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-old")
+        replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-as")
         with contextlib.suppress(OllamaBridgeError):
             remove_tag(client, front.name)
     # Daemons before 0.34 write what they understood of it.

@@ -262,6 +262,25 @@ def test_the_only_name_of_the_old_model_is_not_given_away(unprovable: Puller) ->
     assert old not in unprovable.models
 
 
+def test_a_pull_of_our_own_gives_back_what_ollama_s_replaced(unprovable: Puller) -> None:
+    """Killed in the moment between, and done anew the other way: the old model has one name."""
+    reference = str(REFERENCE)
+    unprovable.models[reference] = "e" * 64
+
+    def refuse(asked: Asked) -> Turn:
+        back = asked.path == "/api/copy" and asked.json["source"].endswith("-old")
+        return Turn(fault=Fault.HANG_UP if back else None)
+
+    unprovable.turn = refuse  # type: ignore[method-assign]
+    with pytest.raises(DaemonError, match="is there as"):
+        pull_through_daemon(reference, verify=True, host=unprovable.host)
+    assert unprovable.models[reference] == "f" * 64
+    unprovable.turn = lambda _: Turn()  # type: ignore[method-assign]
+    with pytest.raises(ParityError, match="is of type"):
+        pull(reference, verify=True, host=unprovable.host)
+    assert unprovable.models[reference] == "e" * 64
+
+
 def test_a_first_pull_has_no_tag_until_it_is_proven(
     unprovable: Puller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
