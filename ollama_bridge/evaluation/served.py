@@ -197,7 +197,7 @@ class _Interview:
         self._task = task
         self._journal = journal
         self._reporter = reporter
-        self._known = {record["key"] for record in journal.records}
+        self._known = {record.get("key") for record in journal.records}
 
     def run(self, examples: Sequence[Example]) -> None:
         total = len(examples) * len(self._models)
@@ -325,7 +325,7 @@ def _read_journal(
     thinking: Sequence[str],
 ) -> dict[str, _Answered]:
     """What every model answered, by its name."""
-    records = {record["key"]: record for record in journal.records}
+    records = {record.get("key"): record for record in journal.records}
     return {
         name: _Answered(
             [records[model.key(example, task)] for example in examples],
