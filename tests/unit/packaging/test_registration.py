@@ -150,16 +150,8 @@ def test_where_thoughts_are_cut_is_told(
     thinking = served.model_copy(update={"capabilities": ("thinking",)})
     for template, told in ((served, False), (thinking, True)):
         small_reference().model_copy(update={"template": template}).write(gguf.reference_path)
-        listener = Listener()
-        register(
-            gguf,
-            modelfile,
-            TAG,
-            client=daemon,  # type: ignore[arg-type]
-            out_dir=tmp_path / str(told),
-            reporter=listener,
-            force=True,
-        )
+        listener, asked = Listener(), {"out_dir": tmp_path / str(told), "force": True}
+        register(gguf, modelfile, TAG, client=daemon, reporter=listener, **asked)  # type: ignore[arg-type]
         notes = [event.message for event in listener.events if isinstance(event, Note)]
         assert any("together end after 64 tokens" in note for note in notes) is told
 

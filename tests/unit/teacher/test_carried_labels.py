@@ -61,6 +61,20 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return checkpoint(tmp_path_factory.mktemp("wide") / "wide", 384)
 
 
+def assert_teach(start: Checkpoint, corpus: Corpus, labels: SoftLabels, out_dir: Path) -> None:
+    """A student can be trained on them, and is held against them."""
+    student = distill(
+        start,
+        corpus,
+        labels,
+        DistillSection(batch_tokens=400, kd_weight=0.5, dtype="float32"),
+        student=StudentSection(),
+        system=SYSTEM,
+        out_dir=out_dir,
+    )
+    assert student.facts["validation_kl"] > 0
+
+
 def by_label(folder: Path) -> Corpus:
     """A corpus whose files are sorted by label."""
 
@@ -135,16 +149,7 @@ def test_a_student_learns_from_a_teacher_of_another_vocabulary(
                 assert said[target] == pytest.approx(expected, abs=2e-2)
     assert compared
     assert merged
-    student = distill(
-        wide,
-        corpus,
-        labels,
-        DistillSection(batch_tokens=400, kd_weight=0.5, dtype="float32"),
-        student=StudentSection(),
-        system=SYSTEM,
-        out_dir=tmp_path / "student",
-    )
-    assert student.facts["validation_kl"] > 0
+    assert_teach(wide, corpus, labels, tmp_path / "student")
 
 
 def test_answers_of_all_labels_decide_what_is_in_common(
@@ -256,16 +261,7 @@ def test_draws_where_only_padded_rows_differ(
         # Spread evenly: of 30 draws a token gets its share, to within one.
         shares = torch.zeros(len(logprobs), student_width).scatter_add(1, kept.ids, kept.weights)
         assert float((shares - share).abs().max()) < 1 / 30 + 1e-3
-    tuned = distill(
-        student,
-        corpus,
-        drawn,
-        DistillSection(batch_tokens=400, kd_weight=0.5, dtype="float32"),
-        student=StudentSection(),
-        system=SYSTEM,
-        out_dir=tmp_path / "tuned",
-    )
-    assert tuned.facts["validation_kl"] > 0
+    assert_teach(student, corpus, drawn, tmp_path / "tuned")
 
 
 def test_the_share_of_hard_labels_is_that_of_all_rows(
