@@ -87,8 +87,8 @@ def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -
     """
     if not read_address(client.host).loopback:
         return None
-    for folder in dict.fromkeys(path.resolve() for path in blob_folders(client)):
-        if not _is_ours(folder) or _has_files_of_others(folder):
+    for folder in _folders_of_ours(client):
+        if _has_files_of_others(folder):
             continue
         if not _is_store_of(client, folder):
             continue
@@ -110,12 +110,17 @@ def take_back(client: Client, digest: str) -> None:
     Raises:
         DaemonError: the daemon does not answer.
     """
-    for folder in dict.fromkeys(path.resolve() for path in blob_folders(client)):
+    for folder in _folders_of_ours(client):
         blob = folder / digest.replace(":", "-")
         with contextlib.suppress(OSError):
-            is_ours = _is_ours(folder) and blob.lstat().st_uid == os.geteuid()
-            if is_ours and _is_store_of(client, folder):
+            if blob.lstat().st_uid == os.geteuid() and _is_store_of(client, folder):
                 blob.unlink()
+
+
+def _folders_of_ours(client: Client) -> list[Path]:
+    """Where the daemon's files may lie, as far as the folder belongs to who runs this."""
+    found = dict.fromkeys(path.resolve() for path in blob_folders(client))
+    return [folder for folder in found if _is_ours(folder)]
 
 
 def _raise_if_full(exc: OSError, folder: Path) -> None:
