@@ -132,16 +132,17 @@ class _PackedAttention(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         ctx.types = (query.dtype, key.dtype, value.dtype)
-        query, key, value = (one.to(dtype) for one in (query, key, value))
+        # Scaled while they are few: there are more scores, and these are rounded already.
+        query, key, value = (query * scaling).to(dtype), key.to(dtype), value.to(dtype)
         output = query.new_empty(query.shape)
         kept: list[torch.Tensor] = []
         for block in layout.blocks:
             asks = _by_head(_take(query, block.asking), key.shape[1])
             keys, values = (_by_head(_take(one, block.seen), key.shape[1]) for one in (key, value))
-            scores = torch.bmm(asks, keys.transpose(1, 2)).to(_wide(dtype)).mul_(scaling)
+            scores = torch.bmm(asks, keys.transpose(1, 2))
             of_tokens = scores.view(len(asks), block.asking.shape[1], -1, keys.shape[1])
             of_tokens.add_(block.later)
-            looks = torch.softmax(scores, dim=-1).to(dtype)
+            looks = torch.softmax(scores, dim=-1)  # computes in float32, whatever it is given
             found = _by_token(torch.bmm(looks, values), block.asking)
             output[block.part] = found.index_select(0, block.real)
             kept += [asks, keys, values, looks]
@@ -155,7 +156,8 @@ class _PackedAttention(torch.autograd.Function):
         kept = iter(ctx.saved_tensors)
         shape = (slope.shape[0], ctx.heads, slope.shape[2])
         to_query = slope.new_zeros(slope.shape, dtype=ctx.types[0])
-        to_key, to_value = (slope.new_zeros(shape, dtype=dtype) for dtype in ctx.types[1:])
+        wide = [_wide(dtype) for dtype in ctx.types[1:]]
+        to_key, to_value = (slope.new_zeros(shape, dtype=dtype) for dtype in wide)
         for block in ctx.layout.blocks:
             asks, keys, values, looks = (next(kept) for _ in range(4))
             # Padding was not kept, so nothing comes back from it.
@@ -163,14 +165,13 @@ class _PackedAttention(torch.autograd.Function):
             padded.index_copy_(0, block.real, slope[block.part])
             back = _by_head(padded.view(*block.asking.shape, *slope.shape[1:]), ctx.heads)
             _add_seen(to_value, torch.bmm(looks.transpose(1, 2), back), block)
-            wide = looks.to(_wide(looks.dtype))
-            pull = torch.bmm(back, values.transpose(1, 2)).to(wide.dtype).mul_(wide)
-            pull = pull.addcmul_(wide, pull.sum(dim=-1, keepdim=True), value=-1)
-            pull = pull.mul_(ctx.scaling).to(looks.dtype)
+            pull = torch.bmm(back, values.transpose(1, 2))
+            pull = torch.ops.aten._softmax_backward_data(pull, looks, -1, looks.dtype)
             found = _by_token(torch.bmm(pull, keys), block.asking)
-            to_query[block.part] = found.index_select(0, block.real).to(to_query.dtype)
+            to_query[block.part] = found.index_select(0, block.real)
             _add_seen(to_key, torch.bmm(pull.transpose(1, 2), asks), block)
-        return to_query, to_key, to_value, None, None, None
+        to_key, to_value = to_key.to(ctx.types[1]), to_value.to(ctx.types[2])
+        return to_query.mul_(ctx.scaling), to_key, to_value, None, None, None
 
 
 def _add_seen(total: torch.Tensor, found: torch.Tensor, block: Block) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from ollama_bridge.models.head import VocabularyHead, product_dtype
@@ -97,10 +98,8 @@ class _Call:
             self._head.cast(name, dtype=dtype).requires_grad_(needed)
             for name, needed in zip(self._names, gradients[1:], strict=True)
         ]
-        found: list[torch.Tensor | None] = [
-            torch.zeros_like(value) if needed else None
-            for value, needed in zip((hidden, *parameters), gradients, strict=True)
-        ]
+        to_hidden = torch.empty_like(hidden) if gradients[0] else None
+        to_parameters: list[torch.Tensor | None] = [None] * len(parameters)
         total = wide(hidden.new_zeros(()))
         sums = wide(hidden.new_zeros(len(self._weights)))
         named = dict(zip(self._names, used, strict=True))
@@ -112,13 +111,21 @@ class _Call:
             sums += values
             wanted = [value for value in (states, *used) if value.requires_grad]
             if wanted:
-                steps = iter(torch.autograd.grad(weighted, wanted))
-                if gradients[0]:
-                    found[0][part] = next(steps)  # type: ignore[index]
-                for place, needed in enumerate(gradients[1:], start=1):
-                    if needed:
-                        found[place] += next(steps)  # type: ignore[operator]
-        return total, sums, found
+                slopes = iter(torch.autograd.grad(weighted, wanted))
+                if to_hidden is not None:
+                    to_hidden[part] = next(slopes)
+                for place, parameter in enumerate(parameters):
+                    if gradients[1 + place]:
+                        _add(to_parameters, place, next(slopes), parameter.dtype)
+        return total, sums, [to_hidden, *to_parameters]
+
+
+def _add(
+    sums: list[torch.Tensor | None], place: int, slope: torch.Tensor, dtype: torch.dtype
+) -> None:
+    # The first is the sum: to make zeros of a vocabulary's size takes longer than to add to them.
+    before = sums[place]
+    sums[place] = slope.to(dtype) if before is None else before.add_(slope)
 
 
 class _ChunkedLosses(torch.autograd.Function):
@@ -130,10 +137,15 @@ class _ChunkedLosses(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         total, sums, found = call.run(hidden, parameters, gradients=ctx.needs_input_grad[1:])
         ctx.mark_non_differentiable(sums)
-        ctx.save_for_backward(*found)
+        ctx.found = found
         return total, sums
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-        found = ctx.saved_tensors
-        return (None, *(None if value is None else value * scale for value in found))
+        # Scaled where they are, so they are there for one pass: a second copy of a vocabulary's
+        # gradient would be hundreds of MB.
+        found, ctx.found = ctx.found, None
+        if found is None:
+            raise RuntimeError("a second backward pass through the losses")
+        return (None, *(None if value is None else value.mul_(scale) for value in found))

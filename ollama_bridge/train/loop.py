@@ -33,6 +33,7 @@ from ollama_bridge.models.forward import (
     training_attention,
 )
 from ollama_bridge.models.fused_norms import fused_norms
+from ollama_bridge.models.fused_rotation import fused_rotation
 from ollama_bridge.models.gated_activations import lean_activations
 from ollama_bridge.models.memory import PeakMemory
 from ollama_bridge.models.precision import Precision, random_numbers_aside
@@ -173,6 +174,7 @@ def train(
         random_numbers_aside(precision.device),
         training_attention(model, longest=longest),
         fused_norms(model),
+        fused_rotation(model),
         lean_activations(model),
         PeakMemory(precision.device, interval_s=_MEMORY_INTERVAL_S) as memory,
     ):

@@ -14,6 +14,7 @@ from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.models.forward import attention, run_decoder, training_attention
 from ollama_bridge.models.fused_norms import fused_norms
+from ollama_bridge.models.fused_rotation import fused_rotation
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.packed_attention import PACKED_ATTENTION, Layout
 
@@ -54,13 +55,13 @@ def states_and_gradients(model: Any, batch: Batch) -> tuple[list[torch.Tensor], 
 def test_states_and_gradients_are_those_of_padded_rows(
     case: str, tmp_path: Path, share_prefix: bool
 ) -> None:
-    """Attention in one row and fused norms give what transformers' modules give on rows."""
+    """Attention in one row, fused norms and rotation give what transformers gives on rows."""
     model = load_model(build_checkpoint(case, tmp_path / "checkpoint")).double().train()
     batch = batch_of_texts(share_prefix=share_prefix)
     assert len(batch.prefix_ids) == PREFIX * share_prefix
     with attention(model, "eager"):
         expected = states_and_gradients(model, batch)
-    with training_attention(model, longest=20), fused_norms(model):
+    with training_attention(model, longest=20), fused_norms(model), fused_rotation(model):
         used = model.config._attn_implementation
         found = states_and_gradients(model, batch)
     assert used == ("eager" if case in NOT_PLAIN else PACKED_ATTENTION)

@@ -156,3 +156,22 @@ def test_wide_vocabularies_have_short_chunks(monkeypatch: pytest.MonkeyPatch) ->
     sizes = [found[0].stop * width for found, width in ((narrow, 49_152), (wide, 151_936))]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
     assert chunks(0, 49_152) == []
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    """Gradients are scaled where they are: the second time they would be wrong."""
+    problem = Problem(torch.float64)
+    total, _ = chunked_losses(problem.head, problem.hidden, problem.weights, problem.losses)
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second"):
+        total.backward()
+
+
+def test_a_head_is_trained_by_nothing_where_nothing_is_supervised() -> None:
+    """A part of a batch may have no position: there is no chunk then."""
+    problem = Problem(torch.float32)
+    total, _ = chunked_losses(
+        problem.head, problem.hidden[:0], problem.weights, lambda logits, part: []
+    )
+    total.backward()
+    assert float(total.detach()) == 0
