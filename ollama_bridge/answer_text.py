@@ -7,6 +7,8 @@ answers of its students.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 THOUGHT_END = "</think>"
 
@@ -58,17 +60,30 @@ def without_thought(text: str) -> str:
     return text.rpartition(THOUGHT_END)[2].strip()
 
 
-def says(answer: str, label: str) -> bool:
+def says(answer: str, label: str, *, in_its_case: bool = False) -> bool:
     """Whether an answer says a label: alone, whatever its case and the marks around it.
 
     Marks are those of Markdown, of quoting and of the end of a sentence; all others are part of
     what is said. ``**Positive.**`` and ``Answer: positive`` say ``positive``; ``not positive`` does
     not, nor does ``A+`` say ``A``, or ``.5`` say ``5``.
+
+    Args:
+        answer: Without a thought.
+        label: The right one.
+        in_its_case: Another case says another label, or none; see :func:`told_apart_by_case`.
     """
-    if _folded(answer) == _folded(label):
+    spelt = _spaced if in_its_case else _folded
+    if spelt(answer) == spelt(label):
         return True
     said = _plain(_LEADS.sub("", _plain(answer)))
-    return said != "" and _folded(said) == _folded(_plain(label))
+    return said != "" and spelt(said) == spelt(_plain(label))
+
+
+def told_apart_by_case(labels: Iterable[str]) -> frozenset[str]:
+    """Those of the labels that differ from another one in case alone, as ``US`` and ``us`` do."""
+    labels = set(labels)
+    often = Counter(_folded(_plain(label)) for label in labels)
+    return frozenset(label for label in labels if often[_folded(_plain(label))] > 1)
 
 
 def _plain(text: str) -> str:
@@ -79,4 +94,8 @@ def _plain(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return _spaced(text.casefold())
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from ollama_bridge.answer_text import without_thought
+from ollama_bridge.answer_text import told_apart_by_case, without_thought
 from ollama_bridge.artifacts import (
     Corpus,
     Work,
@@ -89,7 +89,8 @@ def write_answers(
         settings: Limit and temperature of the answers, and what becomes of thinking.
         respondent: Who is asked.
         out_dir: Folder of the answered corpus.
-        labels: Of a classification: each that is in the training split has to stay there.
+        labels: Of a classification: each that is in the training split has to stay there. Of two
+            that differ in case alone only the right one's own case says it.
         reporter: Hears of progress.
 
     Raises:
@@ -104,7 +105,7 @@ def write_answers(
         # 2: labels as the task spells them. 3: of the test split nothing that has one is left out.
         version=3,
         inputs={"corpus": corpus.digest, "model": respondent.identity},
-        settings=_deciding(settings),
+        settings=_deciding(settings, labels),
         seed=corpus.manifest.work.seed,
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -113,7 +114,7 @@ def write_answers(
             return Corpus(out_dir, draft.finished)
         keep_identity(respondent, draft.path)
         splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
-        writing = _Writing(respondent, settings, seed=work.seed)
+        writing = _Writing(respondent, settings, labels, seed=work.seed)
         # Beside the artefact: another treatment of the same replies asks for none of them again.
         with BatchLog(out_dir.absolute().with_name(f"{out_dir.name}-replies.jsonl")) as log:
             examples = [
@@ -157,7 +158,7 @@ def write_answers(
         return Corpus(out_dir, manifest)
 
 
-def _deciding(settings: TeacherSection) -> dict[str, object]:
+def _deciding(settings: TeacherSection, labels: Sequence[str]) -> dict[str, object]:
     """What of the settings decides the result; what is as it always was is not named."""
     named: dict[str, object] = {
         "answer_tokens": settings.answer_tokens,
@@ -171,17 +172,22 @@ def _deciding(settings: TeacherSection) -> dict[str, object]:
         named["rewrite"] = True
     if settings.soft_labels == "daemon" and settings.score != "asked":
         named["logprobs"] = True
+    if by_case := told_apart_by_case(labels):
+        named["told_apart_by_case"] = sorted(by_case)
     return named
 
 
 class _Writing:
     """What is asked for an example, and what is made of the reply."""
 
-    def __init__(self, respondent: Respondent, settings: TeacherSection, *, seed: int) -> None:
+    def __init__(
+        self, respondent: Respondent, settings: TeacherSection, labels: Sequence[str], *, seed: int
+    ) -> None:
         self.respondent = respondent
         self.settings = settings
-        self.logprobs = bool(_deciding(settings).get("logprobs"))
+        self.logprobs = bool(_deciding(settings, labels).get("logprobs"))
         self.refused: list[Mapping[str, object]] = []
+        self._told_apart_by_case = told_apart_by_case(labels)
         self._seed = seed
 
     def is_asked(self, example: Example, *, split: str) -> bool:
@@ -210,6 +216,7 @@ class _Writing:
             cut=reply.done_reason == "length",
             mode=settings.thinking,
             label=example.label,
+            in_its_case=example.label in self._told_apart_by_case,
         )
         if verdict == KEPT and _is_answered_by_label(example):
             answer = str(example.label)  # the one spelling that the task knows, without any marks

@@ -32,6 +32,7 @@ def judge(
     cut: bool,
     mode: ThinkingMode,
     label: str | None,
+    in_its_case: bool = False,
 ) -> str:
     """Whether an answer should be learnt: :data:`KEPT`, or why not.
 
@@ -41,6 +42,7 @@ def judge(
         cut: It ended at the limit of tokens, in the thinking or behind it.
         mode: What becomes of the thinking; where it is thrown away it is not looked at.
         label: The right answer; None: not known.
+        in_its_case: Another label differs from it in case alone.
     """
     if cut:
         return CUT
@@ -52,7 +54,7 @@ def judge(
         return THINKING_MISSING
     if mode != "strip" and is_looping(thinking):
         return THINKING_LOOPS
-    if label is not None and not says(answer, label):
+    if label is not None and not says(answer, label, in_its_case=in_its_case):
         return WRONG
     return KEPT
 

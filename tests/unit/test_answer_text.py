@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.answer_text import behind_prompt, says, with_thought, without_thought
+from ollama_bridge.answer_text import (
+    behind_prompt,
+    says,
+    told_apart_by_case,
+    with_thought,
+    without_thought,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,16 @@ def test_a_minus_belongs_to_its_number(answer: str, label: str, says_it: bool) -
 def test_signs_that_mean_something_count(answer: str, label: str, says_it: bool) -> None:
     """Only marks around an answer are left aside, and what is only marks says nothing else."""
     assert says(answer, label) is says_it
+
+
+@pytest.mark.parametrize(
+    ("answer", "says_it"),
+    [("US", True), ("**US.**", True), ("answer: US", True), ("us", False), ("Us", False)],
+)
+def test_a_label_with_a_twin_of_other_case_is_said_in_its_own(answer: str, says_it: bool) -> None:
+    """Another case means the other label, or neither; the words in front of it have any."""
+    assert told_apart_by_case(["US", "them", "us", "you"]) == {"US", "us"}
+    assert says(answer, "US", in_its_case=True) is says_it
 
 
 @pytest.mark.parametrize("answer", ["42", "", "a\n\nb"])

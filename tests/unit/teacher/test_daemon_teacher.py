@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,12 +97,14 @@ def write(
     *,
     digest: str = "d",
     settings: TeacherSection = SETTINGS,
+    labels: Sequence[str] = (),
 ) -> Corpus:
     return write_answers(
         corpus,
         settings,
         respondent=in_daemons("m", digest, [daemon.host]),
         out_dir=folder / "answers",
+        labels=labels,
     )
 
 
@@ -454,6 +456,25 @@ def test_thinking_is_kept_where_it_is_right(
         "without thinking": 1,
         "wrong answer": 1,
     }
+
+
+def test_labels_that_differ_in_case_are_two(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """What says the one is wrong for the other; with labels that differ otherwise no case counts.
+
+    Which it was is part of the work: answers that were judged otherwise are not found again.
+    """
+    daemon.script = lambda asked: Turn(
+        thinking=["Hm."], pieces=["Positive" if text_of(asked) < "train4" else "**positive**"]
+    )
+    settings = SETTINGS.model_copy(update={"rewrite": True, "thinking": "keep"})
+    kept = {}
+    for labels in (("positive", "negative"), ("positive", "Positive")):
+        answered = write(labelled, daemon, tmp_path, settings=settings, labels=labels)
+        kept[labels[1]] = [one.id for one in read_examples(answered.split_path("train"))]
+    assert kept["negative"] == [f"train{number}" for number in range(6)]
+    assert kept["Positive"] == ["train4", "train5"]
 
 
 @pytest.mark.parametrize(("said", "of"), [(0, 11), (1, 11), (3, 11), (0, 4)])
