@@ -3,8 +3,8 @@
 A stage writes into a *draft* (a hidden folder beside the final one), then commits: every file is
 hashed and synced, ``manifest.json`` is written last, and the folder is renamed into place. So the
 existence of ``OUT/manifest.json`` means complete. A draft that was interrupted stays, and the same
-work (same key) finds it again and can resume from what is inside; other work starts afresh. An
-older artefact in its place stays whole until the new one is.
+work (same key) finds it again and can resume from what is inside; other work starts afresh, and
+leaves it there until it is finished itself. An older artefact in its place stays whole until then.
 
 The key is a digest of stage, stage version, input digests and effective settings. What is *not*
 in the key does not change the result.

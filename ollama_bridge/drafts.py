@@ -7,14 +7,19 @@ A stop (a kill, a full disk, a power cut) may hit between any two calls to the f
 manifest in the draft decides: before it is there, the draft is resumed with its working state;
 once it is, the draft is the artefact, and whoever opens it next moves it into place. An artefact
 that is replaced steps aside as ``.NAME.replaced``, and back if the new one did not come.
+
+Hours of training may be in a draft. So where other work is begun in its place, it steps aside under
+its key, is found again by its own work, and goes when an artefact is finished there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,9 +38,14 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.replacement import sync_to_disk
+from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 # Their versions can change a number, so they are written into every manifest.
 _RECORDED_PACKAGES = ("ollama-bridge", "torch", "transformers", "peft", "gguf", "tokenizers")
+
+_KEY_NAME = ".key"  # in a draft: of its work; what has none is nobody's to go on with
+_KEY_CHARS = 12  # of the name of a draft that stepped aside
+_WORTH_TELLING_BYTES = 1_000_000
 
 
 class Draft:
@@ -78,7 +88,7 @@ class Draft:
     def restart(self) -> None:
         """Do finished work once more; what is there stays until :meth:`commit` replaces it."""
         self.finished = None
-        _prepare_draft(self.path, self.work)
+        _prepare_draft(self.path, self.work, NullReporter())
 
     def _synced_files(self, digests: Mapping[str, str]) -> dict[str, FileEntry]:
         files = {}
@@ -106,7 +116,11 @@ def _behind_link(out_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def open_draft(
-    out_dir: Path, work: Work, *, on_wait: Callable[[], None] | None = None
+    out_dir: Path,
+    work: Work,
+    *,
+    on_wait: Callable[[], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> Iterator[Draft]:
     """Begin, resume or find finished the artefact that ``work`` describes.
 
@@ -119,6 +133,7 @@ def open_draft(
         work: What it is.
         on_wait: Of a folder that several runs share: another process that writes it is waited
             for, after this was called once.
+        reporter: Hears where a draft of other work is kept.
 
     Raises:
         ArtifactError: another process is writing this artefact, ``out_dir`` holds something that
@@ -136,7 +151,7 @@ def open_draft(
             _settle_replacement(out_dir)
             finished = _finished(out_dir, work) or _completed(draft_dir, out_dir, work)
             if finished is None:
-                _prepare_draft(draft_dir, work)
+                _prepare_draft(draft_dir, work, reporter or NullReporter())
             yield Draft(out_dir, draft_dir, work, finished)
     except OSError as exc:
         raise_if_disk_full(exc, out_dir)
@@ -187,15 +202,52 @@ def _completed(draft_dir: Path, out_dir: Path, work: Work) -> Manifest | None:
     return manifest
 
 
-def _prepare_draft(draft_dir: Path, work: Work) -> None:
-    marker = draft_dir / ".key"
-    if marker.exists() and marker.read_text() == work.key:
+def _prepare_draft(draft_dir: Path, work: Work, reporter: Reporter) -> None:
+    if _key_in(draft_dir) != work.key:
+        _set_aside(draft_dir, work, reporter)
+        earlier = _aside_path(draft_dir, work.key)
+        if _key_in(earlier) == work.key:
+            earlier.replace(draft_dir)
+    if _key_in(draft_dir) == work.key:
         (draft_dir / MANIFEST_NAME).unlink(missing_ok=True)
         return
-    marker.unlink(missing_ok=True)  # first: without it nobody resumes what is half removed
-    _remove(draft_dir)
     draft_dir.mkdir()
-    write_text_atomic(marker, work.key)
+    write_text_atomic(draft_dir / _KEY_NAME, work.key)
+
+
+def _set_aside(draft_dir: Path, work: Work, reporter: Reporter) -> None:
+    """Keep the draft of other work where it can be gone on with; remove it where it cannot."""
+    key = _key_in(draft_dir)
+    if key is None or not any(draft_dir.glob("resume*")):
+        _discard(draft_dir)
+        return
+    kept = _aside_path(draft_dir, key)
+    _discard(kept)
+    draft_dir.replace(kept)
+    size_bytes = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
+    if size_bytes >= _WORTH_TELLING_BYTES:
+        message = (
+            f"what was begun with other settings or inputs is kept ({size_bytes / 1e6:.0f} MB): "
+            "with those it goes on where it stopped; it is removed when this is finished, or by: "
+            f"rm -r {shlex.quote(str(kept))}"
+        )
+        reporter.emit(Note(work.stage, "info", message))
+
+
+def _aside_path(draft_dir: Path, key: str) -> Path:
+    return draft_dir.with_name(f"{draft_dir.name}-{key[:_KEY_CHARS]}")
+
+
+def _key_in(draft_dir: Path) -> str | None:
+    try:
+        return (draft_dir / _KEY_NAME).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _discard(draft_dir: Path) -> None:
+    (draft_dir / _KEY_NAME).unlink(missing_ok=True)  # first: nobody resumes what is half removed
+    _remove(draft_dir)
 
 
 def _move_into_place(draft_dir: Path, out_dir: Path) -> None:
@@ -203,6 +255,8 @@ def _move_into_place(draft_dir: Path, out_dir: Path) -> None:
     for child in draft_dir.iterdir():
         if _is_working_state(child.name):
             _remove(child)
+    for kept in draft_dir.parent.glob(glob.escape(f"{draft_dir.name}-") + "[0-9a-f]" * _KEY_CHARS):
+        _discard(kept)
     replaced = _replaced_dir(out_dir)
     if out_dir.exists():
         out_dir.replace(replaced)

@@ -90,7 +90,7 @@ def convert(
         corpus=corpus,
     )
     work = asked.work(checkpoint)
-    with Timed(reporter, "convert") as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, "convert") as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return GGUFFile(out_dir, draft.finished)

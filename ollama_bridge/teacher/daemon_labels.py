@@ -110,7 +110,7 @@ def label_by_daemon(
             **({"first token": "with its blanks"} if in_blanks else {}),
         },
     )
-    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)

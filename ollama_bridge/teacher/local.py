@@ -91,7 +91,7 @@ def label(
         inputs=inputs,
         settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
     )
-    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)

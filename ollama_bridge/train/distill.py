@@ -107,7 +107,7 @@ def distill(
     )
     with (
         Timed(reporter, stage) as timer,
-        ranks.open_draft(out_dir, work) as draft,
+        ranks.open_draft(out_dir, work, reporter) as draft,
         memory_is_enough(less_memory(settings)),
     ):
         if draft.finished is not None:

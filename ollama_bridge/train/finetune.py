@@ -88,7 +88,7 @@ def finetune(
     )
     with (
         Timed(reporter, STAGE) as timer,
-        ranks.open_draft(out_dir, work) as draft,
+        ranks.open_draft(out_dir, work, reporter) as draft,
         memory_is_enough(less_memory(settings)),
     ):
         if draft.finished is not None:

@@ -214,14 +214,14 @@ class Ranks:
         )
 
     @contextlib.contextmanager
-    def open_draft(self, out_dir: Path, work: Work) -> Iterator[Draft]:
+    def open_draft(self, out_dir: Path, work: Work, reporter: Reporter) -> Iterator[Draft]:
         """Like :func:`ollama_bridge.drafts.open_draft`, which the first process alone does.
 
         Raises:
             ArtifactError: another run is writing this artefact.
         """
         if self.first:
-            with open_draft(out_dir, work) as draft:
+            with open_draft(out_dir, work, reporter=reporter) as draft:
                 self.agree((draft.path, draft.finished))
                 yield draft
         else:

@@ -16,6 +16,7 @@ from ollama_bridge import drafts
 from ollama_bridge.artifacts import Corpus, Work
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.reporting import Note
 
 Stop = Callable[[int], AbstractContextManager[None]]
 FILES = {"train.jsonl", "parts/a.jsonl", "manifest.json"}
@@ -173,6 +174,73 @@ def test_draft_that_is_half_removed_is_not_resumed(tmp_path: Path, stop: Stop) -
         if not was_stopped:
             break
         step += 1
+
+
+class Heard:
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def emit(self, event: object) -> None:
+        self.events.append(event)
+
+
+def begin(out_dir: Path, lr: float, heard: Heard, *, state: str | None = None) -> set[str]:
+    """Begin the artefact and stop; what was in the draft before."""
+    with open_draft(out_dir, work(lr), reporter=heard) as draft:
+        assert draft.finished is None
+        before = names(draft.path)
+        if state is not None:
+            (draft.path / "resume.safetensors").write_text(state)
+            (draft.path / "half.gguf").write_text("half")
+    return before
+
+
+def test_unfinished_work_is_kept_while_other_work_is_tried(tmp_path: Path) -> None:
+    """A learning rate that is tried costs no hours of training with the one before.
+
+    How much is kept, and where, is told; it goes when either is finished.
+    """
+    out_dir, heard = tmp_path / "student", Heard()
+    begin(out_dir, 1.0, heard, state="x" * 2_000_000)
+    begin(out_dir, 2.0, heard, state="y")
+    assert begin(out_dir, 3.0, heard) == {".key"}
+    notes = [one for one in heard.events if isinstance(one, Note)]
+    assert [("is kept (2 MB)" in one.message, one.level) for one in notes] == [(True, "info")]
+    kept = Path(notes[0].message.rpartition("rm -r ")[2])
+    assert names(kept) == {".key", "resume.safetensors", "half.gguf"}
+    assert begin(out_dir, 1.0, heard) == {".key", "resume.safetensors", "half.gguf"}
+    with open_draft(out_dir, work(1.0)) as draft:
+        assert (draft.path / "resume.safetensors").stat().st_size == 2_000_000
+    make(out_dir, 2.0)
+    assert {path.name for path in tmp_path.iterdir()} == {"student", ".student.lock"}
+
+
+def test_what_cannot_be_gone_on_with_is_not_kept(tmp_path: Path) -> None:
+    """Half a file without working state takes room and serves nobody."""
+    with open_draft(tmp_path / "gguf", work(1.0)) as draft:
+        (draft.path / "model.gguf").write_text("half")
+    begin(tmp_path / "gguf", 2.0, Heard())
+    assert {path.name for path in tmp_path.iterdir()} == {".gguf.draft", ".gguf.lock"}
+
+
+@STOPS
+def test_a_draft_that_steps_aside_is_not_lost_by_a_stop(tmp_path: Path, stop: Stop) -> None:
+    """At whatever call it stops, both works find what they had."""
+    step = 0
+    while True:
+        out_dir = tmp_path / str(step) / "student"
+        for lr in (1.0, 2.0):
+            begin(out_dir, lr, Heard(), state=str(lr))
+        was_stopped = stopped(stop, step, lambda: begin(out_dir, 1.0, Heard()))  # noqa: B023
+        for lr in (2.0, 1.0):
+            with open_draft(out_dir, work(lr)) as draft:
+                assert (draft.path / "resume.safetensors").read_text() == str(lr), f"call {step}"
+        if not was_stopped:
+            break
+        step += 1
+    assert step > 3
 
 
 def test_resuming_without_room_keeps_the_draft(tmp_path: Path) -> None:
