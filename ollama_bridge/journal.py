@@ -5,6 +5,7 @@ For work that is done one request at a time: what was written is never done agai
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.replacement import sync_to_disk
+from ollama_bridge.replacement import replacement_of, sync_to_disk
 
 JSONRecord = dict[str, Any]  # whatever json.loads gives
 Place = tuple[int, int]  # where a line begins, and its length in bytes
@@ -84,6 +85,21 @@ class SyncedLines:
         record: JSONRecord = json.loads(os.pread(self._stream.fileno(), size_bytes, start))
         return record
 
+    def keep_only(self, is_kept: Callable[[JSONRecord], bool]) -> None:
+        """Forget the other records: in one rename, so that a kill leaves all or these.
+
+        Raises:
+            OSError: the smaller file cannot be written; all are kept.
+        """
+        with replacement_of(self._path) as kept, self._path.open("rb") as lines:
+            for line in lines:
+                if is_kept(json.loads(line)):
+                    kept.buffer.write(line)
+        sync_to_disk(self._path.absolute().parent)
+        forgetful = self._path.open("a+b", buffering=0)
+        self._stream.close()
+        self._stream = forgetful
+
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
@@ -150,6 +166,15 @@ class Journal(Closing):
         """
         self._lines.append(record)
         self.records.append(dict(record))
+
+    def keep_only(self, is_kept: Callable[[JSONRecord], bool]) -> None:
+        """Forget the other records, at once or, where that cannot be written, not now."""
+        kept = [record for record in self.records if is_kept(record)]
+        if len(kept) == len(self.records):
+            return
+        with contextlib.suppress(OSError):
+            self._lines.keep_only(is_kept)
+            self.records = kept
 
     def close(self) -> None:
         """Close the file."""

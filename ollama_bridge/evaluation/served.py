@@ -59,7 +59,8 @@ def evaluate_served(
     the tag thinks or the corpus teaches to; a reply is sampled as the tag's own Modelfile says. No
     tag may say more than its own ``num_predict`` lets it. Every answer is synced to disk as it
     comes, beside the report, and never asked for twice of the same tags: where more texts are
-    asked, or other bootstrap samples wanted, it is found again.
+    asked, or other bootstrap samples wanted, it is found again. Answers of other tags and settings
+    are forgotten when the report is complete.
 
     Args:
         tags: By the name that the report gives them, such as ``teacher`` and ``student``.
@@ -111,7 +112,8 @@ def evaluate_served(
             [client.version(), where, [[name, served[name].digest, options[name]] for name in tags]]
         )
         models = {name: _Model(tags[name], options[name], f"{name} of {asked}") for name in tags}
-        with Journal(out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")) as journal:
+        answers_path = out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")
+        with Journal(answers_path) as journal:
             _Interview(client, models, task, journal, reporter).run(examples)
             answered = _read_journal(journal, models, examples, task, thinking)
         for name in thinking:
@@ -130,6 +132,7 @@ def evaluate_served(
         write_predictions(draft.path / "predictions.jsonl", examples, said)
         facts = write_report(draft.path, report)
         manifest = draft.commit(facts)
+        _forget_other_models(answers_path, models, corpus, task)
         timer.finish(out_dir, facts)
         return EvalReport(out_dir, manifest)
 
@@ -334,6 +337,16 @@ def _read_journal(
         )
         for name, model in models.items()
     }
+
+
+def _forget_other_models(
+    path: Path, models: Mapping[str, _Model], corpus: Corpus, task: TaskSection
+) -> None:
+    """Keep what these models answered to any text of the corpus: a report of more may follow."""
+    examples = [*held_out_examples(corpus, limit=None, by_label=False), None]
+    keys = {model.key(example, task) for model in models.values() for example in examples}
+    with Journal(path) as journal:
+        journal.keep_only(lambda record: record.get("key") in keys)
 
 
 def _describe(

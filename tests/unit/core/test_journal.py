@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from fakes.stops import power_may_fail
+from fakes.stops import Killed, disk_full_from, killed_at, power_may_fail
 
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.journal import Journal
@@ -54,6 +57,37 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
             journal.append({"id": 2})
     with Journal(path) as journal:
         assert journal.records == [{"id": 1}]
+
+
+@pytest.mark.parametrize("stop", [killed_at, disk_full_from])
+def test_forgetting_is_all_or_nothing(
+    tmp_path: Path, stop: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """At whatever call it stops, all records are there or those that were to stay, as written."""
+    records = [{"id": number, "text": "\u2028\ud83d"} for number in range(4)]
+    step, outcomes = 0, set()
+    while True:
+        path = tmp_path / f"{step}.jsonl"
+        with Journal(path) as journal:
+            for record in records:
+                journal.append(record)
+            was_stopped = True
+            with contextlib.suppress(Killed), stop(step):
+                journal.keep_only(lambda record: record["id"] % 2 == 1)
+                was_stopped = False
+        with Journal(path) as journal:
+            assert journal.records in (records, records[1::2]), f"call {step}"
+            outcomes.add(len(journal.records))
+            journal.append({"id": "next"})
+        if not was_stopped and outcomes == {2, 4}:
+            break
+        step += 1
+    with Journal(path) as journal:
+        journal.keep_only(lambda record: record["id"] == 1)
+        journal.append({"id": "last"})
+        assert journal.records == [records[1], {"id": "last"}]
+    with Journal(path) as journal:
+        assert journal.records == [records[1], {"id": "last"}]
 
 
 def test_a_power_cut_takes_no_record(tmp_path: Path) -> None:

@@ -313,6 +313,20 @@ def test_another_number_asks_for_no_answer_again(corpus: Corpus, tmp_path: Path)
     assert Counter(model for model, _ in third.asked) == {"big:teacher": 70, "small": 70}
 
 
+def test_answers_do_not_pile_up(corpus: Corpus, tmp_path: Path) -> None:
+    """A report forgets other models' answers, and none of the texts that it did not ask."""
+    client, out_dir = FakeClient(), tmp_path / "served"
+    few = SETTINGS.model_copy(update={"served_examples": 40})
+    for digest in ("1", "2", "3"):
+        client.digest = digest
+        evaluate_served(TAGS, corpus, SETTINGS, TASK, client=client, out_dir=out_dir)
+        evaluate_served(TAGS, corpus, few, TASK, client=client, out_dir=out_dir)
+        records = read_json_lines(tmp_path / "served-answers.jsonl")
+        assert len([record for record in records if "answer" in record]) == 2 * 70
+        assert len([record for record in records if "memory_bytes" in record]) == 2
+    assert len(client.asked) == 3 * 2 * 70
+
+
 def test_fewer_texts_are_a_fixed_choice(corpus: Corpus, tmp_path: Path) -> None:
     """The smaller of both limits holds, and both models get the same texts."""
     client = FakeClient()
