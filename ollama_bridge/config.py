@@ -254,6 +254,13 @@ class Recipe(Section):
         """Whether its soft labels are drawn at random."""
         return self.soft_labels.method == "sampled" and self.distill.reads_soft_labels
 
+    @property
+    def stops_by_f1(self) -> tuple[str, ...]:
+        """The sections whose weights early stopping compares by the F1 of labels."""
+        sections = {"teacher.tune": self.teacher.tune, "distill": self.distill}
+        early = {name: one.early_stopping for name, one in sections.items() if one is not None}
+        return tuple(name for name, one in early.items() if one and one.metric == "macro_f1")
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         written = self.teacher.answers == "daemon"
@@ -276,12 +283,17 @@ class Recipe(Section):
             raise ValueError("distill.kd_weight: say 0, teacher.soft_labels is none")
         if teacher.base_url is not None and self.distill.loads_teacher:
             raise ValueError("distill: its losses load a teacher, teacher.base_url has no weights")
-        for name, section in (("teacher.tune", teacher.tune), ("distill", self.distill)):
-            early = None if section is None else section.early_stopping
-            if self.task.kind == "reply" and early is not None and early.metric == "macro_f1":
+        for name in self.stops_by_f1:
+            if self.task.kind == "reply":
                 raise ValueError(
                     f"{name}.early_stopping.metric: macro_f1 is of labels, and replies have none; "
                     "leave it out"
+                )
+            if teacher.thinking != "strip":
+                raise ValueError(
+                    f"{name}.early_stopping.metric: macro_f1 is of labels alone, and these have "
+                    "thoughts in front; leave it out, or say token_accuracy (or teacher.thinking: "
+                    "strip)"
                 )
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
             raise ValueError("teacher.answers: the reviews source has no answers; say daemon")

@@ -100,7 +100,8 @@ def check_start(
 
     Raises:
         ConfigError: a tag would cut its answers, its prompts have no place for the recipe's system
-            prompt, or the student keeps more than there is.
+            prompt, the student keeps more than there is, or weights are to be compared by the F1
+            of answers that are no labels.
         ConversionError: no GGUF can be made of it.
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
@@ -119,6 +120,12 @@ def check_start(
     check_answers_fit(recipe, start)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
+    if given_tokens and recipe.stops_by_f1:
+        key = f"{recipe.stops_by_f1[0]}.early_stopping.metric"
+        raise ConfigError(
+            f"{key}: macro_f1 is of labels alone, and the data have thoughts in front of them",
+            hint=f"leave it out, or say --set {key}=token_accuracy",
+        )
     said = read_generation_config(start.path).get("max_new_tokens")
     own = said if isinstance(said, int) else None
     check_thoughts_fit(

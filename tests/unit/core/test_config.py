@@ -395,3 +395,13 @@ def test_the_f1_of_free_text_is_refused(key: str) -> None:
     load_recipe("sentiment", overrides=[override])
     with pytest.raises(RecipeError, match=f"{key}.early_stopping.metric: macro_f1 is of labels"):
         load_recipe("reply", overrides=[override])
+
+
+@pytest.mark.parametrize("key", ["distill", "teacher.tune"])
+def test_the_f1_of_labels_behind_thoughts_is_refused(key: str) -> None:
+    """Before a teacher writes them; labels that are stripped of them have one."""
+    written = ["teacher.answers=daemon", "teacher.rewrite=true", "teacher.model=ollama:t"]
+    written.append(f"{key}.early_stopping.metric=macro_f1")
+    load_recipe("sentiment", overrides=written)
+    with pytest.raises(RecipeError, match=f"{key}.early_stopping.metric: .* thoughts in front"):
+        load_recipe("sentiment", overrides=[*written, "teacher.thinking=shorten"])

@@ -140,6 +140,19 @@ def test_limits_leave_room_for_the_thoughts_of_ones_own_data(tmp_path: Path) -> 
         check_start(recipe_of(*(f"{k}={v}" for k, v in one_less.items())), start, corpus, heard)
 
 
+@pytest.mark.parametrize("key", ["distill", "teacher.tune"])
+def test_the_f1_of_labels_behind_ones_own_thoughts_is_refused(key: str, tmp_path: Path) -> None:
+    """Before anything is trained; the fix that is told is one."""
+    start = tiny_base(tmp_path / "base")
+    override = f"{key}.early_stopping.metric=macro_f1"
+    check_start(recipe_of(override), start, tiny_corpus(tmp_path / "labels"), NullReporter())
+    corpus = corpus_of_thoughts(tmp_path / "thoughts", "Food.")
+    with pytest.raises(ConfigError, match="the data have thoughts in front") as caught:
+        check_start(recipe_of(override), start, corpus, NullReporter())
+    with pytest.raises(ConfigError, match="num_predict"):  # the next thing that is wrong
+        check_start(recipe_of(*fixes_in(caught.value.hint or "")), start, corpus, NullReporter())
+
+
 def test_a_limit_of_the_starts_own_is_that_of_its_tag(tmp_path: Path) -> None:
     """As the tag will have it: no `num_predict` has to be said for thoughts below."""
     start = tiny_base(tmp_path / "base")
