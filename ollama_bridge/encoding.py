@@ -18,6 +18,7 @@ from ollama_bridge.answer_text import THOUGHT_END
 from ollama_bridge.artifacts import canonical_json, digest_text
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.models.end_tokens import end_of_turns
 
 Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful types
 
@@ -191,6 +192,21 @@ def ids_digest(tokenizer: Tokenizer) -> str:
     return digest_text(canonical_json(_what_decides_ids(tokenizer)))
 
 
+def key_of_ends(tokenizer: Tokenizer) -> dict[str, str]:
+    """For the key of work on what is learnt; empty where it never was anything else.
+
+    Where a chat template writes eos behind the token that ends an answer (Phi-3), the tokens
+    through eos were learnt, and of a conversation the last answer alone.
+    """
+    end = end_of_turns(tokenizer)
+    if end is None or tokenizer.eos_token is None or end == tokenizer.eos_token_id:
+        return {}
+    asked = (Message("user", "Hi"), Message("assistant", "Answer."))
+    rendered = _render(asked, tokenizer, generation_prompt=False)
+    is_behind = tokenizer.eos_token in rendered.rpartition("Answer.")[2]
+    return {"answers end": "before eos"} if is_behind else {}
+
+
 def _what_decides_ids(tokenizer: Tokenizer) -> dict[str, object]:
     return {
         "vocab": sorted(tokenizer.get_vocab().items()),
@@ -211,6 +227,7 @@ def _encode_many(
         counts.append(1 + 2 * len(turns))
     ids = list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {tokenizer.eos_token_id, end_of_turns(tokenizer)}
     encoded = []
     place = 0
     for (row, example), count in zip(numbered, counts, strict=True):
@@ -222,7 +239,7 @@ def _encode_many(
         for before, through in zip(bounds[::2], bounds[1::2], strict=True):
             start = _common_length(before, input_ids, inside=True)
             stop = _common_length(through, input_ids, inside=False)
-            end = _end_position(input_ids[start:stop], tokenizer.eos_token_id, special)
+            end = _end_position(input_ids[start:stop], ends, special)
             if end is not None:
                 ended += 1
                 stop = start + end + 1  # what the template writes behind the end is not learnt
@@ -290,6 +307,8 @@ def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple
             continue
         before = _render(messages[:number], tokenizer, generation_prompt=True)
         through = _render(messages[: number + 1], tokenizer, generation_prompt=False)
+        if not text.startswith(through) and tokenizer.eos_token is not None:
+            through = through.removesuffix(tokenizer.eos_token)  # of a whole conversation (Phi-3)
         forgotten = THOUGHT_END in message.content and THOUGHT_END not in through[len(before) :]
         if forgotten or not (through.startswith(before) and text.startswith(through)):
             last = _last_turn(example, tokenizer)
@@ -366,9 +385,9 @@ def _common_length(prefix: Sequence[int], ids: Sequence[int], *, inside: bool) -
     return common + 1 if inside else common
 
 
-def _end_position(ids: Sequence[int], eos: int | None, special: set[int]) -> int | None:
-    """Where the turn ends: its first eos, else its first special token."""
-    for wanted in ({eos}, special):
+def _end_position(ids: Sequence[int], ends: set[int | None], special: set[int]) -> int | None:
+    """Where the turn ends: the first token that ends an answer, else its first special one."""
+    for wanted in (ends, special):
         for position, token in enumerate(ids):
             if token in wanted:
                 return position

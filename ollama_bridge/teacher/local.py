@@ -14,7 +14,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import Tokenizer, tokenizer_digest
+from ollama_bridge.encoding import Tokenizer, key_of_ends, tokenizer_digest
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
@@ -82,6 +82,7 @@ def label(
     inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
     if student is not None and not same_tokens(teacher, student):
         inputs["student"] = student.digest
+    own_tokenizer = load_tokenizer((student or teacher).path)
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
@@ -89,15 +90,19 @@ def label(
         # 5: answers behind thoughts that the two do not write alike.
         version=5 if "student" in inputs else 2,
         inputs=inputs,
-        settings={**settings.effective(), "max_length": max_length, "dtype": dtype},
+        settings={
+            **settings.effective(),
+            "max_length": max_length,
+            "dtype": dtype,
+            **key_of_ends(own_tokenizer),
+        },
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
         stores = store_dir or draft.path / "resume-stores"
-        tokenizer = load_tokenizer(teacher.path)
-        own_tokenizer = tokenizer if student is None else load_tokenizer(student.path)
+        tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)
         splits = read_splits(corpus, own_tokenizer, max_length=max_length)
         carried = None
         if student is not None and is_carried(teacher, student, settings):

@@ -7,9 +7,10 @@ from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.encoding import key_of_ends
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.load import load_model
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
@@ -102,6 +103,7 @@ def distill(
             **student.effective(),
             "system": system,
             "labels": list(task_labels),
+            **key_of_ends(load_tokenizer(start.path)),
         },
         seed=settings.seed,
     )

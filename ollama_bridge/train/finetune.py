@@ -10,8 +10,9 @@ import torch
 
 from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, Corpus, Work
 from ollama_bridge.config import TuneSection
+from ollama_bridge.encoding import key_of_ends
 from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.load import load_model
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
@@ -83,7 +84,12 @@ def finetune(
         stage=STAGE,
         version=3,
         inputs={"base": base.digest, "corpus": corpus.digest},
-        settings={**effective, "system": system, "labels": list(labels)},
+        settings={
+            **effective,
+            "system": system,
+            "labels": list(labels),
+            **key_of_ends(load_tokenizer(base.path)),
+        },
         seed=settings.seed,
     )
     with (

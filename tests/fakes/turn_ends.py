@@ -34,7 +34,7 @@ MANNERS = {
         "<end_of_turn>",
         ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
     ),
-    # What follows the end of the last turn is learnt, too: a line end and eos.
+    # A line end and eos follow the end of the last turn.
     "phi3": Manner(
         "phi3",
         "<|endoftext|>",

@@ -13,7 +13,7 @@ from fakes.turn_ends import MANNERS, build_speaker
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
+from ollama_bridge.encoding import EncodedExample, encode_split, key_of_ends, tokenizer_digest
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
@@ -187,12 +187,22 @@ def test_an_instruct_teacher_of_its_base(tmp_path: Path) -> None:
 
 
 def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
-    """Phi-3 learns a line end and eos behind <|end|>: what no teacher says has hard labels."""
+    """Phi-3 has a line end and eos behind <|end|>: they are not learnt, so nothing is hard."""
     teacher, student = speaker("instruct", tmp_path / "teacher"), speaker("phi3", tmp_path / "own")
-    corpus = corpus_of(tmp_path / "corpus", dialogues(1))
+    corpus = corpus_of(tmp_path / "corpus", dialogues(2))
     labels, _ = labelled(teacher, student, corpus, tmp_path)
-    tokens = sum(len(example.targets) for example in encoded(student, corpus))
-    assert labels.facts["hard_share"] == pytest.approx(2 * 8 / tokens, abs=1e-4)
+    assert labels.facts["hard_share"] == 0
+    tokenizer = load_tokenizer(student.path)
+    for example in encoded(student, corpus):
+        said = [tokenizer.decode(example.input_ids[one]) for one in example.stretches]
+        assert said == ["great food<|end|>", "great food, awful<|end|>"]
+    assert labels.manifest.work.settings["answers end"] == "before eos"
+
+
+@pytest.mark.parametrize("manner", [one for one in MANNERS if one != "phi3"])
+def test_who_never_learnt_past_an_end_has_the_keys_of_before(manner: str, tmp_path: Path) -> None:
+    """What is there of them is found again."""
+    assert key_of_ends(load_tokenizer(build_speaker(manner, tmp_path / manner))) == {}
 
 
 def test_a_teacher_that_has_the_last_turn_alone(tmp_path: Path) -> None:
