@@ -178,7 +178,7 @@ def choose_types(
         texts = corpus_texts(corpus, tokenizer, positions=target.positions)
     else:
         prompts = prompts_of(model.folder, tokenizer)
-        texts = own_texts(loaded, prompts, positions=target.positions)
+        texts = own_texts(loaded, tokenizer, prompts, positions=target.positions)
     probes = probe_texts(model.folder, tokenizer) or texts.reported_on
     with RoundTrip.opened(loaded, model.matrices, model.weights, model.importance) as trip:
         bench = _Bench(trip, texts, probes, _Measurements(scratch), reporter)

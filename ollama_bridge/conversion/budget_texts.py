@@ -7,7 +7,7 @@ prompts by itself, once for each half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ollama_bridge.artifacts import Corpus, digest_text
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import read_examples
+from ollama_bridge.models.end_tokens import end_ids
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.scored_texts import Text
 from ollama_bridge.reference import ReferenceValues
@@ -87,16 +88,24 @@ def corpus_texts(
 
 
 def own_texts(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, positions: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    *,
+    positions: int,
 ) -> BudgetTexts:
     """What the model itself answers to prompts, drawn from its own distribution.
 
     Args:
         model: In float32.
+        tokenizer: Its own, which knows where answers end.
         prompts: Token ids of each.
         positions: Of each half, at most so many.
     """
-    chosen_on, reported_on = (_first(_answers(model, prompts, seed), positions) for seed in _SEEDS)
+    ends = end_ids(model, tokenizer)
+    chosen_on, reported_on = (
+        _first(_answers(model, prompts, ends, seed), positions) for seed in _SEEDS
+    )
     return BudgetTexts(chosen_on, reported_on, OWN_ANSWERS)
 
 
@@ -151,10 +160,11 @@ def _first(texts: Sequence[Text], positions: int) -> list[Text]:
 
 
 @torch.inference_mode()
-def _answers(model: PreTrainedModel, prompts: Sequence[Sequence[int]], seed: int) -> list[Text]:
+def _answers(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Collection[int], seed: int
+) -> list[Text]:
     from transformers import GenerationConfig
 
-    ends = _ends(model.generation_config)
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.zeros((len(prompts), longest), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -165,7 +175,7 @@ def _answers(model: PreTrainedModel, prompts: Sequence[Sequence[int]], seed: int
         do_sample=True,
         top_k=0,
         max_new_tokens=_ANSWER_TOKENS,
-        eos_token_id=ends or None,
+        eos_token_id=sorted(ends) or None,
         pad_token_id=0,
     )
     with torch.random.fork_rng(devices=[]):
@@ -178,10 +188,3 @@ def _answers(model: PreTrainedModel, prompts: Sequence[Sequence[int]], seed: int
         length = next((at for at, token in enumerate(answer) if token in ends), len(answer))
         texts.append(Text((*prompt, *answer[:length]), length + 1))
     return texts
-
-
-def _ends(config: Any) -> list[int]:
-    found = getattr(config, "eos_token_id", None)
-    if found is None:
-        return []
-    return [found] if isinstance(found, int) else list(found)

@@ -151,6 +151,8 @@ class _Asked:
             settings |= {"type": None, "target": asdict(self.target)}
             if self.corpus is not None:
                 inputs["corpus"] = self.corpus.digest
+            elif _ends_unnamed(checkpoint.path):
+                settings["own answers"] = "to every end"  # before: on behind some
         return Work(
             kind=GGUFFile.kind,
             stage="convert",
@@ -179,6 +181,16 @@ def _ignores_ends(folder: Path) -> bool:
     return bool(alone) and not all(
         is_special_in(read_json_object(folder / "tokenizer.json"), id_) for id_ in alone
     )
+
+
+def _ends_unnamed(folder: Path) -> bool:
+    """Whether answers end at more than the configs name: the tokenizer's end, or the template's."""
+    from ollama_bridge.models.end_tokens import end_of_turns
+    from ollama_bridge.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    named = listed_ends(read_generation_config(folder)) or listed_ends(read_config(folder))
+    return not {tokenizer.eos_token_id, end_of_turns(tokenizer)} <= {*named, None}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from fakes.architectures import build_checkpoint
+from fakes.endings import answer_and_end, set_ends
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
 from gguf import GGUFReader
@@ -16,7 +18,7 @@ from ollama_bridge.cli.budget import read_target
 from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.budget_search import search
-from ollama_bridge.conversion.budget_texts import corpus_texts
+from ollama_bridge.conversion.budget_texts import corpus_texts, own_texts
 from ollama_bridge.errors import ConfigError, ConversionError, DataError
 from ollama_bridge.export import export
 from ollama_bridge.models.gguf_import import import_gguf
@@ -136,6 +138,30 @@ def test_without_a_corpus_the_model_answers_itself(checkpoint: Checkpoint, tmp_p
     files = [convert(checkpoint, target=target, out_dir=tmp_path / name) for name in ("one", "two")]
     assert any("own answers" in note for note in files[0].facts["notes"])
     assert files[0].blob_digest == files[1].blob_digest
+
+
+def test_own_answers_end_where_the_daemons_do(tmp_path: Path) -> None:
+    """At the chat template's end though no config names it; such budgets are other work now."""
+    source = build_checkpoint("mistral", tmp_path / "source")
+    set_ends(source, eos="<|im_end|>", generation=2)
+    answer_and_end(source, "Good", "<|im_end|>")
+    keys = {}
+    for eos, end in (("<|im_end|>", 2), ("<|endoftext|>", 0)):
+        set_ends(source, eos=eos, generation=end)
+        tokenizer = load_tokenizer(source)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        found = own_texts(load_model(source), tokenizer, [ids] * 20, positions=10_000)
+        said = {tokenizer.decode(text.token_ids[len(ids) :]) for text in found.chosen_on}
+        assert "Good" in said
+        assert not any("<|im_end|>" in text for text in said)
+        of_base = resolve_model(str(source), cache_dir=tmp_path / eos.strip("<|>"))
+        small = Target(kl_nats=100.0, positions=POSITIONS)
+        gguf = convert(of_base, target=small, out_dir=tmp_path / f"gguf-{end}")
+        keys[end] = gguf.manifest.work.settings.get("own answers")
+    assert keys == {2: None, 0: "to every end"}
 
 
 def test_an_impossible_target_names_the_nearest(
