@@ -49,3 +49,15 @@ def test_an_adapter_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
     command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g"), "--adapter"]
     refused = runner.invoke(cli.app, [*command, "--standalone"])
     assert isinstance(refused.exception, ConfigError)
+
+
+@pytest.mark.parametrize("given", [["--imatrix", "imatrix.gguf"], ["--type", "q8_0"]])
+def test_an_adapter_takes_no_type(tiny_checkpoint: Path, tmp_path: Path, given: list[str]) -> None:
+    """Told before the base is fetched: it would be F32 all the same."""
+    command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g"), "--adapter"]
+    (tmp_path / "imatrix.gguf").touch()
+    given = [str(tmp_path / one) if one.endswith(".gguf") else one for one in given]
+    refused = runner.invoke(cli.app, [*command, *given])
+    assert isinstance(refused.exception, ConfigError)
+    assert f"takes no {given[0]}" in refused.exception.message
+    assert "leave" in (refused.exception.hint or "")
