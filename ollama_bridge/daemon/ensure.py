@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 from ollama_bridge.client import Address, read_address
 from ollama_bridge.daemon import launch
 from ollama_bridge.daemon.find import RunningDaemon, find_binary, find_daemon
@@ -145,8 +147,7 @@ def daemon_status(*, host: str | None = None) -> Mapping[str, object]:
     """
     address = read_address(host)
     found = find_daemon(host)
-    record = launch.ProcessRecord.read(_record_path(address))
-    process = record.process() if record is not None else None
+    process = _own_process(address)
     return {
         "running": found is not None,
         "host": address.url,
@@ -172,6 +173,19 @@ def is_startable(address: Address) -> bool:
 
 def _record_path(address: Address) -> Path:
     return state_dir() / f"{_OWN_RECORDS}{urlsplit(address.url).port}.json"
+
+
+def _own_process(address: Address) -> psutil.Process | None:
+    """The daemon that we started there, whatever this machine was called then."""
+    if not address.loopback:
+        return None
+    for path in sorted(state_dir().glob("ollama-*.json")):
+        record = launch.ProcessRecord.read(path)
+        if record is None or urlsplit(record.host).port != urlsplit(address.url).port:
+            continue
+        if (process := record.process()) is not None:
+            return process
+    return None
 
 
 def _end_orphans(record_path: Path) -> None:

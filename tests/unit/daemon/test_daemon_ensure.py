@@ -120,12 +120,21 @@ def test_daemons_of_another_machine_are_left_to_it(host: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ollama-{port}.json", "ollama-as-it-was-called-{port}.json"])
-def test_a_daemon_of_before_this_machine_had_its_name_is_stopped(host: str, name: str) -> None:
-    """Or of a version that wrote no name: it would have kept its memory until it is killed."""
+def test_a_daemon_of_before_this_machine_had_its_name_is_ours(host: str, name: str) -> None:
+    """Or of a version that wrote no name: it would have kept its memory until it is killed.
+
+    A laptop is called otherwise in every network.
+    """
     ensure.ensure_daemon()
     (own,) = (home_dir() / "daemon").glob("ollama-*.json")
     daemon = psutil.Process(json.loads(own.read_text())["pid"])
-    record = own.rename(own.with_name(name.format(port=host.rpartition(":")[2])))
+    port = host.rpartition(":")[2]
+    record = own.rename(own.with_name(name.format(port=port)))
+    status = ensure.daemon_status()
+    assert (status["started_by_us"], status["pid"]) == (True, daemon.pid)
+    assert status["log"] == ensure.log_path()
+    elsewhere = ensure.daemon_status(host=f"127.0.0.1:{free_port()}")
+    assert elsewhere["started_by_us"] is False
     assert ensure.stop_daemon() is True
     assert not record.exists()
     assert has_ended(daemon)
