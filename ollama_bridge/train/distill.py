@@ -16,7 +16,6 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
-from ollama_bridge.train.fit import less_memory
 from ollama_bridge.train.live_teacher import load_live_teacher
 from ollama_bridge.train.loop import train
 from ollama_bridge.train.material import (
@@ -28,6 +27,7 @@ from ollama_bridge.train.material import (
 from ollama_bridge.train.objectives import Objectives, make_objectives, reads_attention
 from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.phase import Phase
+from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import SplitLabels, open_stores

@@ -17,7 +17,6 @@ from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.adapted_products import one_function_each
-from ollama_bridge.train.fit import less_memory
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import TrainingResult, train
 from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
@@ -29,6 +28,7 @@ from ollama_bridge.train.material import (
 )
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
+from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.qlora import check_backend, load_quantized
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.stopping import answers_of_task, score_of_task

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 
 from ollama_bridge.batches import Batches
-from ollama_bridge.config import OptimizerSection, TuneSection
+from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.models.memory import PeakMemory, free_bytes, release_unused, used_bytes
 from ollama_bridge.train.plan import Plan
@@ -33,12 +33,6 @@ MOMENT_BYTES = 8
 _RESERVE = 1.4
 # Updates are timed on so many weights at most, and scaled.
 _TIMED_WEIGHTS = 4_000_000
-
-_LESS_MEMORY = (
-    "lower micro_batch_tokens, set activation_checkpointing: true, or compute on the CPU: set "
-    "CUDA_VISIBLE_DEVICES= in front of the command"
-)
-_FOUR_BITS = "set method: qlora, whose base takes 4 bits a weight (pip install bitsandbytes), "
 
 R = TypeVar("R")
 
@@ -193,14 +187,6 @@ def forecast(
         batch_tokens=settings.batch_tokens,
         side_work_s={name: work.seconds for name, work in beside.items()},
     )
-
-
-def less_memory(settings: OptimizerSection) -> str:
-    """What to do where a device is out of memory."""
-    if not isinstance(settings, TuneSection) or settings.method != "lora":
-        return _LESS_MEMORY
-    # PiSSA decomposes weights that are not quantized.
-    return _LESS_MEMORY if settings.lora.variant == "pissa" else _FOUR_BITS + _LESS_MEMORY
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

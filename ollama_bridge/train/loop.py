@@ -4,14 +4,15 @@ After ``kill -9`` the same call gives bitwise the weights of an unbroken run: th
 data comes from (seed, phase, epoch), the state is saved whole and in one rename, and *when* it is
 saved changes nothing. What may differ between two runs (compute type, threads, how a batch is split
 to fit) is pinned by the caller (``models.precision``) or in the state, the last of them unless the
-settings of the resumed run say otherwise: who was out of memory goes on with smaller parts. The
-weights of the last step are the result, for the rate has fallen to 0 by then; with
-``early_stopping`` it is those of the best evaluation. Several processes (``train.ranks``) take
-every step together.
+settings of the resumed run say otherwise: who was out of memory goes on with smaller parts, and who
+asks for larger ones than before with those that are found to fit. The weights of the last step are
+the result, for the rate has fallen to 0 by then; with ``early_stopping`` it is those of the best
+evaluation. Several processes (``train.ranks``) take every step together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from ollama_bridge.models.forward import (
 from ollama_bridge.models.fused_norms import fused_norms
 from ollama_bridge.models.fused_rotation import fused_rotation
 from ollama_bridge.models.gated_activations import lean_activations
-from ollama_bridge.models.memory import PeakMemory
+from ollama_bridge.models.memory import PeakMemory, memory_is_enough
 from ollama_bridge.models.precision import Precision, random_numbers_aside
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
@@ -43,7 +44,7 @@ from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.on_policy import PREFIX
 from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
 from ollama_bridge.train.phase import Phase
-from ollama_bridge.train.plan import Plan
+from ollama_bridge.train.plan import Plan, less_memory
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import ShardedWeights, Weights
 from ollama_bridge.train.state import (
@@ -177,16 +178,22 @@ def train(
         fused_rotation(model),
         lean_activations(model),
         PeakMemory(precision.device, interval_s=_MEMORY_INTERVAL_S) as memory,
+        contextlib.ExitStack() as inside,
     ):
         model.train()
-        if saved is None or saved.processes != ranks.size:
+        grows = Plan(**position.plan).has_to_grow(settings, position.asked)
+        if saved is None or saved.processes != ranks.size or grows:
             needs = _forecast(model, weights, phases, batches, settings, precision, ranks)
             reporter.emit(Note(stage, "info", needs.sentence))
             if saved is None and ranks.first:
                 check_disk(state_dir, needs.disk_bytes)
             position.plan, position.processes = asdict(needs.plan), ranks.size
         plan = Plan(**position.plan).changed_by(settings)
-        position.plan = asdict(plan)
+        position.plan, position.asked = asdict(plan), settings.micro_batch_tokens
+        if saved is not None and (grows or plan != Plan()):
+            reporter.emit(Note(stage, "info", plan.sentence(settings)))
+        hint = less_memory(settings, plan, longest=batches.longest)
+        inside.enter_context(memory_is_enough(hint))
         meter = Meter(stage, sum(totals), reporter, memory)
         torch.manual_seed(settings.seed)
         for number, phase in enumerate(phases):

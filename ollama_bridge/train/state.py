@@ -41,6 +41,7 @@ class Position:
         plan: How a batch is computed (:class:`ollama_bridge.train.plan.Plan` as a mapping): decided
             once for a number of processes, for another split adds up in another order, in the last
             bits.
+        asked: ``micro_batch_tokens`` of the settings that it was decided by.
         processes: For how many it was decided.
         best: Step and validation scores of the best weights; None without an evaluation that
             counts.
@@ -53,6 +54,7 @@ class Position:
     step: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
+    asked: int | None = None
     processes: int = 1
     best: dict[str, Any] | None = None
     stale: int = 0

@@ -32,7 +32,7 @@ from ollama_bridge.reporting import Event, Progress, StageStarted
 from ollama_bridge.train import finetune as stage
 from ollama_bridge.train import loop, qlora
 from ollama_bridge.train.finetune import check_tuning, finetune
-from ollama_bridge.train.fit import less_memory
+from ollama_bridge.train.plan import Plan, less_memory
 
 MAX_DIFFERENCE = "merge_max_logit_difference"
 SETTINGS = TuneSection(
@@ -125,6 +125,24 @@ def test_four_bits_are_named_where_they_take_less() -> None:
         DistillSection(),
     ):
         assert "qlora" not in less_memory(settings)
+
+
+@pytest.mark.parametrize(
+    ("plan", "longest", "says", "keeps_silent_about"),
+    [
+        (None, 100, "--set distill.micro_batch_tokens=512 (1024 now)", "max_length"),
+        (Plan(300), 100, "--set distill.micro_batch_tokens=150 (300 now)", "max_length"),
+        (Plan(100, True), 100, "max_length, below 100", "micro_batch_tokens"),
+        (Plan(300, True), 100, "=150 (300 now)", "activation_checkpointing"),
+    ],
+)
+def test_less_memory_is_less_than_is_in_use(
+    plan: Plan | None, longest: int, says: str, keeps_silent_about: str
+) -> None:
+    """The number in use is named, and what is no way out is not."""
+    hint = less_memory(DistillSection(), plan, longest=longest)
+    assert says in hint
+    assert keeps_silent_about not in hint
 
 
 @pytest.mark.usefixtures("no_reference_values")
@@ -230,6 +248,9 @@ def test_less_memory_is_tried_where_the_run_was(
         finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned", reporter=full)
     assert raised.value.hint is not None
     changes = {"micro_batch_tokens": 150, "activation_checkpointing": True}
+    in_use = SETTINGS.batch_tokens
+    smaller = f"--set teacher.tune.micro_batch_tokens={in_use // 2} ({in_use} now)"
+    assert smaller in raised.value.hint
     assert all(name in raised.value.hint for name in changes)
     listener = Listener()
     tuned = finetune(

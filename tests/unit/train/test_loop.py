@@ -239,9 +239,53 @@ def test_another_number_of_processes_is_planned_anew(
     listener = Listener()
     _, result = Run(tmp_path, listener=listener)()
     assert result.plan == Plan()
-    notes = [event.message for event in listener.events if isinstance(event, Note)]
-    assert len(notes) == 1
-    assert "GB of memory" in notes[0]
+    (message,) = notes_of(listener)
+    assert "GB of memory" in message
+
+
+def notes_of(listener: Listener) -> list[str]:
+    return [event.message for event in listener.events if isinstance(event, Note)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "why"),
+    [
+        (100, Plan(100), "100 of 200 tokens at once, as micro_batch_tokens says"),
+        (800, Plan(), "200 of 200 tokens at once, as micro_batch_tokens says"),
+    ],
+)
+def test_larger_parts_are_taken_where_they_fit(
+    tmp_path: Path, asked: int, expected: Plan, why: str
+) -> None:
+    """A run that goes on obeys, and says with how many tokens at once and why."""
+    with pytest.raises(KilledError):
+        Run(tmp_path, changes={"micro_batch_tokens": 50}, listener=Listener(kill_at=3))()
+    listener = Listener()
+    changes = {"micro_batch_tokens": asked}
+    _, result = Run(tmp_path, changes=changes, listener=listener)()
+    assert result.plan == expected
+    needs, goes_on = notes_of(listener)
+    assert "GB of memory" in needs
+    assert why in goes_on
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [(100, "as was found to fit (micro_batch_tokens allows 100)"), (None, "as it was before")],
+)
+def test_parts_that_a_run_began_with_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, why: str
+) -> None:
+    """What did not fit of the same settings is not tried again: bits would hang on free memory."""
+    changes = {"micro_batch_tokens": asked}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "forecast", lambda *_, **__: Forecast(Plan(50), 0, 0, 0.0, 0, 200))
+        with pytest.raises(KilledError):
+            Run(tmp_path, changes=changes, listener=Listener(kill_at=3))()
+    listener = Listener()
+    _, result = Run(tmp_path, changes=changes, listener=listener)()
+    assert result.plan == Plan(50)
+    assert notes_of(listener) == [f"goes on with 50 of 200 tokens at once, {why}"]
 
 
 STOPPING = {
