@@ -13,10 +13,11 @@ evaluation. Several processes (``train.ranks``) take every step together.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,10 @@ import numpy as np
 import torch
 
 from ollama_bridge.artifacts import write_text_atomic
-from ollama_bridge.batches import Batch, Batches
+from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import Targets
-from ollama_bridge.models.forward import (
-    CausalModel,
-    activation_checkpointing,
-    training_attention,
-)
+from ollama_bridge.models.forward import CausalModel, training_attention
 from ollama_bridge.models.fused_norms import fused_norms
 from ollama_bridge.models.fused_rotation import fused_rotation
 from ollama_bridge.models.gated_activations import lean_activations
@@ -40,13 +36,14 @@ from ollama_bridge.models.memory import PeakMemory, memory_is_enough
 from ollama_bridge.models.precision import Precision, random_numbers_aside
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
+from ollama_bridge.train.gradients import Gradients
 from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.on_policy import PREFIX
-from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
+from ollama_bridge.train.optimizer import lr_at, make_optimizer
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan, less_memory
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.shards import ShardedWeights, Weights
+from ollama_bridge.train.shards import Weights, place_weights
 from ollama_bridge.train.state import (
     STATE_NAME,
     Position,
@@ -63,6 +60,8 @@ LOG_NAME = "training.json"
 
 # Saving may take this share of the time; where the disk is slow, states are saved less often.
 _MAX_SAVING_SHARE = 0.05
+# Orders of the data that are a phase's own; of more epochs than that the next one has them again.
+_ORDERS_A_PHASE = 1000
 # Points of the loss curve that are kept of one phase.
 _CURVE_POINTS = 200
 # Looks at the memory that steps hold: many in a step of any size, and no work to speak of.
@@ -145,29 +144,32 @@ def train(
         DiskFullError: there is no room for state and weights.
         ArtifactError: the saved state is damaged.
     """
-    model.to(precision.device)
-    parameters = trainable_parameters(model)
-    for parameter in model.parameters():
-        # Weights that were mapped from a file lie at odd addresses, and that decides last bits.
-        parameter.data = parameter.data.clone()
     ranks = Ranks.current()
-    # Of frozen ones too: a start that each process computed (PiSSA, a cut) differs in last bits.
-    ranks.copy_from_first(model.parameters())
-    weights = Weights(parameters, ranks)
-    if settings.shard_layers and ranks.size > 1:
-        weights = ShardedWeights(model, parameters, ranks)
+    weights = place_weights(model, precision.device, ranks, sharded=settings.shard_layers)
     state_path = state_dir / STATE_NAME
     saved = ranks.agree(load_position(state_path) if ranks.first else None)
     position = saved or Position()
-    totals = [phase.steps(batches) for phase in phases]
+    first, totals = position.phase, [phase.steps(batches) for phase in phases]
     if saved is not None:
-        done = sum(totals[: position.phase]) + position.step
+        done = sum(totals[:first]) + position.step
         reporter.emit(StageStarted(stage, resumed_from=done))
     if advice := ranks.advice_on_threads(precision):
         reporter.emit(Note(stage, "warning", advice))
-    saver = _Saver(state_path, settings.checkpoint_interval_s)
     section = settings.early_stopping
-    early = None if section is None else Stopping(section, score)
+    run = _Run(
+        Gradients(model, weights, precision),
+        phases,
+        batches,
+        settings,
+        stage=stage,
+        ranks=ranks,
+        state_dir=state_dir,
+        reporter=reporter,
+        validate=validate,
+        early=None if section is None else Stopping(section, score),
+        saver=_Saver(state_path, settings.checkpoint_interval_s),
+        position=position,
+    )
     written = [phase.on_policy for phase in phases if phase.on_policy is not None]
     longest = max([batches.longest, *(one.longest for one in written)])
 
@@ -181,102 +183,15 @@ def train(
         contextlib.ExitStack() as inside,
     ):
         model.train()
-        grows = Plan(**position.plan).has_to_grow(settings, position.asked)
-        if saved is None or saved.processes != ranks.size or grows:
-            needs = _forecast(model, weights, phases, batches, settings, precision, ranks)
-            reporter.emit(Note(stage, "info", needs.sentence))
-            if saved is None and ranks.first:
-                check_disk(state_dir, needs.disk_bytes)
-            position.plan, position.processes = asdict(needs.plan), ranks.size
-        plan = Plan(**position.plan).changed_by(settings)
-        position.plan, position.asked = asdict(plan), settings.micro_batch_tokens
-        if saved is not None and (grows or plan != Plan()):
-            reporter.emit(Note(stage, "info", plan.sentence(settings)))
+        plan = run.planned(resumed=saved is not None)
         hint = less_memory(settings, plan, longest=batches.longest)
         inside.enter_context(memory_is_enough(hint))
         meter = Meter(stage, sum(totals), reporter, memory)
         torch.manual_seed(settings.seed)
-        for number, phase in enumerate(phases):
-            if number < position.phase:
-                continue
-            optimizer = make_optimizer(weights.parameters, settings)
-            if saved is not None and number == saved.phase:
-                load_state(state_path, weights=weights, optimizer=optimizer)
-            else:
-                position.phase, position.step, position.rollouts = number, 0, None
-            on_policy = phase.on_policy
-            rollout_steps: frozenset[int] = frozenset()
-            if on_policy is not None:
-                on_policy.restore(position.rollouts)
-                rollout_steps = on_policy.steps(totals[number])
-            done_before, steps = sum(totals[:number]), totals[number]
-            stopping = early if number + 1 == len(phases) else None
-            every = stopping.interval(len(batches)) if stopping else len(batches)
-            order: list[tuple[int, ...]] = []
-            while position.step < steps:
-                epoch, index = divmod(position.step, len(batches))
-                if not order or index == 0:
-                    order = batches.order(seed=settings.seed, epoch=number * 1000 + epoch)
-                lr = lr_at(
-                    position.step,
-                    steps=steps,
-                    peak=phase.lr,
-                    warmup=settings.warmup,
-                    schedule=settings.schedule,
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-
-                if not ranks.first:  # the first one's generator is saved, the others' need not be
-                    torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
-                lesson, source, members = phase, batches, order[index]
-                if on_policy is not None and position.step in rollout_steps:
-                    lesson = phase.on_rollouts
-                    source, members = on_policy.lesson(position.step, ranks)
-                    position.rollouts = on_policy.state
-                share = ranks.share(members)
-                parts = _gradient(model, lesson, source, share, members, plan, precision, weights)
-                parts = ranks.sum_losses(parts, lesson.objective.names)
-                weights.sum_gradients()
-                step = done_before + position.step + 1
-                _check_finite(parts["loss"], "loss", stage, step)
-                norm = weights.clip_gradients(settings.clip_norm)
-                _check_finite(norm, "gradient", stage, step)
-                optimizer.step()
-                weights.clear_gradients()
-                position.step += 1
-
-                losses = {name: float(value) for name, value in parts.items()}
-                if on_policy is not None and lesson is not phase:
-                    losses = {PREFIX + name: value for name, value in losses.items()}
-                    losses |= on_policy.scores()
-                meter.step(step, source.tokens(members), {**losses, "lr": lr})
-                ended = position.step == steps or position.step % len(batches) == 0
-                evaluated = validate is not None and (ended or position.step % every == 0)
-                if ended or evaluated or position.step % max(1, steps // _CURVE_POINTS) == 0:
-                    entry: dict[str, Any] = {"phase": phase.name, "step": position.step, **losses}
-                    if evaluated and validate is not None:
-                        validates = ranks.first or weights.in_step
-                        scores = _validated(model, validate) if validates else {}
-                        entry["validation"] = ranks.agree(scores)
-                    position.log.append(entry)
-                    meter.record(step, entry)
-                if evaluated and stopping is not None:
-                    if stopping.is_best(position, entry):
-                        save_best(best_path(state_dir, position.step), weights)
-                    if stopping.is_over(position):
-                        break
-                if position.step < steps and ranks.agree(saver.is_due()):
-                    saver.save(position, weights, optimizer)
-            # A phase that is over must not be trained again, however short the next one is.
-            if number + 1 < len(phases):
-                saver.save(position, weights, optimizer)
-    if position.best is not None:
-        ranks.wait()
-        load_best(best_path(state_dir, position.best["step"]), weights)
-        reporter.emit(Note(stage, "info", f"kept the weights of step {position.best['step']}"))
-        if early is not None and (problem := early.problem(position.best["validation"])):
-            reporter.emit(Note(stage, "warning", problem))
+        for number in range(first, len(phases)):
+            resumed = saved is not None and number == first
+            run.train_phase(number, plan, meter, resumed=resumed)
+    run.keep_best()
     weights.put_back()
     model.eval()
     facts = meter.facts()
@@ -285,105 +200,184 @@ def train(
     return TrainingResult(position.log, facts, plan, position.best, ranks.size)
 
 
-def _gradient(
-    model: CausalModel,
-    phase: Phase,
-    batches: Batches,
-    members: Sequence[int],
-    whole: Sequence[int],
-    plan: Plan,
-    precision: Precision,
-    weights: Weights,
-) -> dict[str, torch.Tensor]:
-    """Add what some members of a batch give to its gradient, part by part, and to its losses."""
-    parts = [tuple(members)] if members else []
-    if plan.micro_batch_tokens is not None:
-        parts = batches.split(members, plan.micro_batch_tokens)
-    idle = weights.passes(len(parts)) - len(parts)
-    sums: dict[str, torch.Tensor] = {}
-    # One autocast around all parts: what it has cast of the weights serves each of them.
-    with (
-        activation_checkpointing(model, enabled=plan.activation_checkpointing),
-        precision.autocast(),
-    ):
-        for part in parts:
-            batch = batches.collate(part, whole=whole).to(precision.device)
-            losses = phase.objective(batch, _soft_targets(phase, batch, batches, precision))
-            with precision.no_autocast():
-                losses.total.backward()  # type: ignore[no-untyped-call]
-            for name, value in losses.parts.items():
-                sums[name] = sums[name] + value if name in sums else value
-        for _ in range(idle):  # layers are put together only where all come to them
-            batch = batches.collate(tuple(whole[:1]), whole=whole).to(precision.device)
-            losses = phase.objective(batch, _soft_targets(phase, batch, batches, precision))
-            with precision.no_autocast():
-                (0.0 * losses.total).backward()  # type: ignore[no-untyped-call]
-    return sums
+@dataclass(frozen=True)
+class _Run:
+    """What a run is made of, and how far it has come: ``position`` alone changes."""
 
+    gradients: Gradients
+    phases: Sequence[Phase]
+    batches: Batches
+    settings: OptimizerSection
+    _: KW_ONLY
+    stage: str
+    ranks: Ranks
+    state_dir: Path
+    reporter: Reporter
+    validate: Validation | None
+    early: Stopping | None
+    saver: _Saver
+    position: Position
 
-def _forecast(
-    model: CausalModel,
-    weights: Weights,
-    phases: Sequence[Phase],
-    batches: Batches,
-    settings: OptimizerSection,
-    precision: Precision,
-    ranks: Ranks,
-) -> Forecast:
-    """Find out what the run will take, and how a batch has to be computed to fit."""
+    def planned(self, *, resumed: bool) -> Plan:
+        """How batches are computed: as they were before, or as is found to fit now."""
+        position, settings, ranks = self.position, self.settings, self.ranks
+        grows = Plan(**position.plan).has_to_grow(settings, position.asked)
+        if not resumed or position.processes != ranks.size or grows:
+            needs = self._forecast()
+            self.reporter.emit(Note(self.stage, "info", needs.sentence))
+            if not resumed and ranks.first:
+                check_disk(self.state_dir, needs.disk_bytes)
+            position.plan, position.processes = asdict(needs.plan), ranks.size
+        plan = Plan(**position.plan).changed_by(settings)
+        position.plan, position.asked = asdict(plan), settings.micro_batch_tokens
+        if resumed and (grows or plan != Plan()):
+            self.reporter.emit(Note(self.stage, "info", plan.sentence(settings)))
+        return plan
 
-    def micro_step(phase: int, members: Sequence[int], plan: Plan) -> None:
-        _gradient(model, phases[phase], batches, members, members, plan, precision, weights)
+    def train_phase(self, number: int, plan: Plan, meter: Meter, *, resumed: bool) -> None:
+        """All steps of a phase, or those that are left of it."""
+        phase, position, batches = self.phases[number], self.position, self.batches
+        settings, ranks, weights = self.settings, self.ranks, self.gradients.weights
+        optimizer = make_optimizer(weights.parameters, settings)
+        if resumed:
+            load_state(self.state_dir / STATE_NAME, weights=weights, optimizer=optimizer)
+        else:
+            position.phase, position.step, position.rollouts = number, 0, None
+        done_before = sum(one.steps(batches) for one in self.phases[:number])
+        steps = phase.steps(batches)
+        on_policy = phase.on_policy
+        rollout_steps: frozenset[int] = frozenset()
+        if on_policy is not None:
+            on_policy.restore(position.rollouts)
+            rollout_steps = on_policy.steps(steps)
+        is_last = number + 1 == len(self.phases)
+        stopping = self.early if is_last else None
+        every = stopping.interval(len(batches)) if stopping else len(batches)
+        order: list[tuple[int, ...]] = []
 
-    steps: list[int] = []
-    side_work: list[SideWork] = []
-    for phase in phases:
-        steps.append(phase.steps(batches))
-        if phase.on_policy is not None:
-            side_work += _side_work(model, phase, steps[-1], precision, weights)
-            steps[-1] -= len(phase.on_policy.steps(steps[-1]))
-    return forecast(
-        micro_step,
-        batches,
-        settings,
-        phase_steps=steps,
-        weights=weights,
-        model_weights=sum(parameter.numel() for parameter in model.parameters()),
-        device=precision.device,
-        ranks=ranks,
-        side_work=side_work,
-    )
+        while position.step < steps:
+            epoch, index = divmod(position.step, len(batches))
+            if not order or index == 0:
+                order = batches.order(seed=settings.seed, epoch=number * _ORDERS_A_PHASE + epoch)
+            lr = lr_at(
+                position.step,
+                steps=steps,
+                peak=phase.lr,
+                warmup=settings.warmup,
+                schedule=settings.schedule,
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            if not ranks.first:  # the first one's generator is saved, the others' need not be
+                torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
 
+            step = done_before + position.step + 1
+            if on_policy is not None and position.step in rollout_steps:
+                source, members = on_policy.lesson(position.step, ranks)
+                position.rollouts = on_policy.state
+                parts = self._update(phase.on_rollouts, source, members, plan, optimizer, step)
+                losses = {PREFIX + name: value for name, value in parts.items()}
+                losses |= on_policy.scores()
+            else:
+                source, members = batches, order[index]
+                losses = self._update(phase, source, members, plan, optimizer, step)
+            position.step += 1
+            meter.step(step, source.tokens(members), {**losses, "lr": lr})
 
-def _side_work(
-    model: CausalModel, phase: Phase, steps: int, precision: Precision, weights: Weights
-) -> list[SideWork]:
-    def learn(source: Batches, members: Sequence[int], plan: Plan) -> None:
-        _gradient(model, phase.on_rollouts, source, members, members, plan, precision, weights)
+            ended = position.step == steps or position.step % len(batches) == 0
+            evaluated = self.validate is not None and (ended or position.step % every == 0)
+            if ended or evaluated or position.step % max(1, steps // _CURVE_POINTS) == 0:
+                entry: dict[str, Any] = {"phase": phase.name, "step": position.step, **losses}
+                if evaluated:
+                    entry["validation"] = self._validation()
+                position.log.append(entry)
+                meter.record(step, entry)
+            if evaluated and stopping is not None:
+                if stopping.is_best(position, entry):
+                    save_best(best_path(self.state_dir, position.step), weights)
+                if stopping.is_over(position):
+                    break
+            if position.step < steps and ranks.agree(self.saver.is_due()):
+                self.saver.save(position, weights, optimizer)
 
-    assert phase.on_policy is not None
-    return phase.on_policy.side_work(steps, learn)
+        # A phase that is over must not be trained again, however short the next one is.
+        if not is_last:
+            self.saver.save(position, weights, optimizer)
+
+    def keep_best(self) -> None:
+        """Put the best weights back, where early stopping has found any."""
+        best = self.position.best
+        if best is None:
+            return
+        self.ranks.wait()
+        load_best(best_path(self.state_dir, best["step"]), self.gradients.weights)
+        self.reporter.emit(Note(self.stage, "info", f"kept the weights of step {best['step']}"))
+        if self.early is not None and (problem := self.early.problem(best["validation"])):
+            self.reporter.emit(Note(self.stage, "warning", problem))
+
+    def _update(
+        self,
+        lesson: Phase,
+        source: Batches,
+        members: Sequence[int],
+        plan: Plan,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+    ) -> dict[str, float]:
+        """Step the weights by the gradient of a batch, all processes together; its losses."""
+        weights, share = self.gradients.weights, self.ranks.share(members)
+        parts = self.gradients.add(lesson, source, members, plan, share=share)
+        parts = self.ranks.sum_losses(parts, lesson.objective.names)
+        weights.sum_gradients()
+        _check_finite(parts["loss"], "loss", self.stage, step)
+        norm = weights.clip_gradients(self.settings.clip_norm)
+        _check_finite(norm, "gradient", self.stage, step)
+        optimizer.step()
+        weights.clear_gradients()
+        return {name: float(value) for name, value in parts.items()}
+
+    def _validation(self) -> dict[str, float]:
+        """The scores of the weights as they are, the same in every process."""
+        assert self.validate is not None
+        model = self.gradients.model
+        scores: dict[str, float] = {}
+        if self.ranks.first or self.gradients.weights.in_step:
+            model.eval()
+            with torch.no_grad():
+                scores = self.validate()
+            model.train()
+        return self.ranks.agree(scores)
+
+    def _forecast(self) -> Forecast:
+        """Find out what the run will take, and how a batch has to be computed to fit."""
+        gradients, batches = self.gradients, self.batches
+
+        def micro_step(number: int, members: Sequence[int], plan: Plan) -> None:
+            gradients.add(self.phases[number], batches, members, plan)
+
+        steps: list[int] = []
+        side_work: list[SideWork] = []
+        for phase in self.phases:
+            steps.append(phase.steps(batches))
+            if phase.on_policy is not None:
+                learn = functools.partial(gradients.add, phase.on_rollouts)
+                side_work += phase.on_policy.side_work(steps[-1], learn)
+                steps[-1] -= len(phase.on_policy.steps(steps[-1]))
+        return forecast(
+            micro_step,
+            batches,
+            self.settings,
+            phase_steps=steps,
+            weights=gradients.weights,
+            model_weights=sum(parameter.numel() for parameter in gradients.model.parameters()),
+            device=gradients.precision.device,
+            ranks=self.ranks,
+            side_work=side_work,
+        )
 
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _soft_targets(
-    phase: Phase, batch: Batch, batches: Batches, precision: Precision
-) -> Targets | None:
-    if phase.soft_labels is None:
-        return None
-    rows = [batches.examples[member].row for member in batch.members]
-    return phase.soft_labels(rows).to(precision.device)
-
-
-def _validated(model: CausalModel, validate: Validation) -> dict[str, float]:
-    model.eval()
-    with torch.no_grad():
-        scores = validate()
-    model.train()
-    return scores
 
 
 def _check_finite(value: torch.Tensor, what: str, stage: str, step: int) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import distributed, nn
 
 from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.train.optimizer import trainable_parameters
 from ollama_bridge.train.ranks import Ranks
 
 # Of a float32 weight in a saved state: itself, and AdamW's two moments.
@@ -176,6 +177,32 @@ class ShardedWeights(Weights):
             hollow.load_state_dict(values, assign=True)
             layers[number] = hollow.train(layer.training)
         self._model.cpu()
+
+
+def place_weights(
+    model: CausalModel, device: torch.device, ranks: Ranks, *, sharded: bool
+) -> Weights:
+    """Bring a model to where it is trained, the same in every process.
+
+    Args:
+        model: On the CPU; its weights that require a gradient are trained.
+        device: Of this process.
+        ranks: The processes of the run.
+        sharded: Whether each keeps a part of every layer's weights, where there are several.
+
+    Raises:
+        TrainingError: nothing is to be trained, or what is is not float32.
+    """
+    model.to(device)
+    parameters = trainable_parameters(model)
+    for parameter in model.parameters():
+        # Weights that were mapped from a file lie at odd addresses, and that decides last bits.
+        parameter.data = parameter.data.clone()
+    # Of frozen ones too: a start that each process computed (PiSSA, a cut) differs in last bits.
+    ranks.copy_from_first(model.parameters())
+    if sharded and ranks.size > 1:
+        return ShardedWeights(model, parameters, ranks)
+    return Weights(parameters, ranks)
 
 
 def _put_together_for_keys(
