@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
-from ollama_bridge.train.live_teacher import load_live_teacher
-from ollama_bridge.train.loop import train
+from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
+from ollama_bridge.train.loop import TrainingResult, train
 from ollama_bridge.train.material import (
     Material,
     complete_checkpoint,
@@ -32,7 +34,7 @@ from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import SplitLabels, open_stores
 from ollama_bridge.train.stopping import answers_of_task, score_of_task
-from ollama_bridge.train.student import cut_student
+from ollama_bridge.train.student import Parts, cut_student
 from ollama_bridge.train.validation import Validator
 
 STAGE = "distill"
@@ -129,59 +131,20 @@ def distill(
             what_for="a model to train is held",
             all_take_back=settings.shard_layers,
         )
-        model: CausalModel = load_model(start.path)
-        total = len(model.base_model.layers)
-        model, parts = cut_student(
-            model if vocabulary is None else keep_tokens(model, vocabulary),
-            student,
+        run = _Run(
+            start,
             material,
+            stores,
+            teacher,
+            settings,
+            student,
+            task_labels,
             precision=precision,
             state_dir=draft.path,
             stage=stage,
             reporter=reporter,
         )
-        if not settings.train_embeddings:
-            for matrix in (model.get_input_embeddings(), model.get_output_embeddings()):
-                matrix.requires_grad_(False)
-        live = None
-        if teacher is not None:
-            attentions = reads_attention(settings)
-            live = load_live_teacher(
-                teacher,
-                material.tokenizer,
-                precision,
-                student=model,
-                attentions=attentions,
-                vocabulary=vocabulary,
-            )
-            if attentions:
-                model.set_attn_implementation("eager")
-        objectives = make_objectives(settings, model, live, kept=parts.layers, total=total)
-        phases = _phases(settings, objectives, model, material, stores.get("train"), precision)
-        on_policy = phases[-1].on_policy
-        if on_policy is not None and on_policy.left_out is not None:
-            reporter.emit(Note(stage, "warning", on_policy.left_out))
-        with trained_with(model, objectives.projections):
-            result = train(
-                model,
-                phases,
-                material.training,
-                settings,
-                stage=stage,
-                precision=precision,
-                state_dir=draft.path,
-                reporter=reporter,
-                validate=Validator(
-                    model,
-                    material.validation,
-                    precision=precision,
-                    store=stores.get("validation"),
-                    teacher=live if settings.teacher == "live" else None,
-                    on_policy=on_policy,
-                    answers=answers_of_task(material.validation.examples, task_labels),
-                ),
-                score=score_of_task(material.validation.examples, task_labels),
-            )
+        model, parts, result = run.trained()
         facts: dict[str, Any] = {
             **material.facts,
             "dtype": precision.dtype_name,
@@ -208,33 +171,6 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
-
-
-def _phases(
-    settings: DistillSection,
-    objectives: Objectives,
-    model: CausalModel,
-    material: Material,
-    store: SplitLabels | None,
-    precision: Precision,
-) -> list[Phase]:
-    """Hidden states alone, if asked for; then answers, of the corpus and of the student's own."""
-    on_policy = None
-    if objectives.rollouts is not None:
-        on_policy = OnPolicy(
-            model,
-            objectives.rollouts,
-            settings,
-            material.training.examples,
-            tokenizer=material.tokenizer,
-            precision=precision,
-        )
-    read = None if store is None else store.read
-    answers = Phase("answers", settings.epochs, settings.lr, objectives.answers, read, on_policy)
-    if objectives.transfer is None:
-        return [answers]
-    transfer = Phase("hidden", settings.hidden_epochs, settings.lr, objectives.transfer)
-    return [transfer, answers]
 
 
 def _version(labels: SoftLabels | None, settings: DistillSection, student: StudentSection) -> int:
@@ -269,3 +205,111 @@ def _settings_in_effect(
             hint="pass teacher=... (--teacher), or leave these out of the distill section",
         )
     return settings
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One student, cut out of its start and trained."""
+
+    start: Checkpoint
+    material: Material
+    stores: Mapping[str, SplitLabels]
+    teacher: Checkpoint | None
+    settings: DistillSection
+    student: StudentSection
+    task_labels: tuple[str, ...]
+    _: KW_ONLY
+    precision: Precision
+    state_dir: Path
+    stage: str
+    reporter: Reporter
+
+    def trained(self) -> tuple[CausalModel, Parts, TrainingResult]:
+        """The student, which parts of its start it has, and what the loop has to say."""
+        model, parts, total = self._cut()
+        live = None if self.teacher is None else self._beside(model, self.teacher)
+        objectives = make_objectives(self.settings, model, live, kept=parts.layers, total=total)
+        phases = self._phases(model, objectives)
+        on_policy = phases[-1].on_policy
+        if on_policy is not None and on_policy.left_out is not None:
+            self.reporter.emit(Note(self.stage, "warning", on_policy.left_out))
+        validation = self.material.validation
+        with trained_with(model, objectives.projections):
+            result = train(
+                model,
+                phases,
+                self.material.training,
+                self.settings,
+                stage=self.stage,
+                precision=self.precision,
+                state_dir=self.state_dir,
+                reporter=self.reporter,
+                validate=Validator(
+                    model,
+                    validation,
+                    precision=self.precision,
+                    store=self.stores.get("validation"),
+                    teacher=live if self.settings.teacher == "live" else None,
+                    on_policy=on_policy,
+                    answers=answers_of_task(validation.examples, self.task_labels),
+                ),
+                score=score_of_task(validation.examples, self.task_labels),
+            )
+        return model, parts, result
+
+    def _cut(self) -> tuple[CausalModel, Parts, int]:
+        """The student before training, its parts, and how many layers its start has."""
+        model: CausalModel = load_model(self.start.path)
+        total = len(model.base_model.layers)
+        vocabulary = self.material.vocabulary
+        model, parts = cut_student(
+            model if vocabulary is None else keep_tokens(model, vocabulary),
+            self.student,
+            self.material,
+            precision=self.precision,
+            state_dir=self.state_dir,
+            stage=self.stage,
+            reporter=self.reporter,
+        )
+        if not self.settings.train_embeddings:
+            for matrix in (model.get_input_embeddings(), model.get_output_embeddings()):
+                matrix.requires_grad_(False)
+        return model, parts, total
+
+    def _beside(self, model: CausalModel, teacher: Checkpoint) -> LiveTeacher:
+        """The teacher that runs beside the student."""
+        attentions = reads_attention(self.settings)
+        live = load_live_teacher(
+            teacher,
+            self.material.tokenizer,
+            self.precision,
+            student=model,
+            attentions=attentions,
+            vocabulary=self.material.vocabulary,
+        )
+        if attentions:
+            model.set_attn_implementation("eager")
+        return live
+
+    def _phases(self, model: CausalModel, objectives: Objectives) -> list[Phase]:
+        """Hidden states alone, if asked for; then answers, of the corpus and the student's own."""
+        settings = self.settings
+        on_policy = None
+        if objectives.rollouts is not None:
+            on_policy = OnPolicy(
+                model,
+                objectives.rollouts,
+                settings,
+                self.material.training.examples,
+                tokenizer=self.material.tokenizer,
+                precision=self.precision,
+            )
+        store = self.stores.get("train")
+        read = None if store is None else store.read
+        answers = Phase(
+            "answers", settings.epochs, settings.lr, objectives.answers, read, on_policy
+        )
+        if objectives.transfer is None:
+            return [answers]
+        transfer = Phase("hidden", settings.hidden_epochs, settings.lr, objectives.transfer)
+        return [transfer, answers]
