@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.answer_text import says, without_thought
-from ollama_bridge.artifacts import EvalReport, write_json_atomic, write_text_atomic
+from ollama_bridge.artifacts import EvalReport, Manifest, write_json_atomic, write_text_atomic
 from ollama_bridge.config import TaskSection
+from ollama_bridge.drafts import Draft
 from ollama_bridge.evaluation.held_out import gold_labels
 from ollama_bridge.evaluation.metrics import (
     OTHER,
@@ -26,17 +27,65 @@ _TRAINING_LOG = "training.json"  # of a checkpoint that was trained here
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
 ZERO_SHOT, TUNED = "teacher zero-shot", "teacher tuned"
 
-Report = dict[str, Any]  # JSON
+_Report = dict[str, Any]  # JSON
 _LESS_IS_BETTER = ("size_bytes", "memory_bytes")
 _RATIOS = ("macro_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_per_s")
 
 
-def main_teacher(names: Sequence[str]) -> str | None:
+def complete_report(
+    draft: Draft,
+    title: str,
+    task: TaskSection,
+    examples: Sequence[Example],
+    models: Mapping[str, Mapping[str, object]],
+    said: Mapping[str, Sequence[str]],
+    *,
+    bootstrap_samples: int,
+    checkpoints: Mapping[str, Path] | None = None,
+) -> Manifest:
+    """Hold models against each other by what they said, write the report, and commit.
+
+    Args:
+        draft: Of the report.
+        title: For people.
+        task: Of a classification all examples have a label, of replies some.
+        examples: What the models were asked.
+        models: What else is known of each, by the name that the report gives it.
+        said: An answer to every example, by model.
+        bootstrap_samples: For the intervals.
+        checkpoints: The models' folders, which tell how they were trained; None: not at hand.
+
+    Raises:
+        DataError: a label of a classification is none of the task's.
+    """
+    report: _Report = {
+        "title": title,
+        "task": task.kind,
+        "examples": len(examples),
+        "teacher": _main_teacher(list(models)),
+        "models": {name: dict(entry) for name, entry in models.items()},
+    }
+    if checkpoints is not None:
+        _add_training(report, checkpoints)
+    if task.kind == "classify":
+        gold = gold_labels(examples, task.labels)
+        _compare_classifiers(report, gold, said, task.labels, bootstrap_samples=bootstrap_samples)
+    else:
+        labels = [example.label for example in examples]
+        _score_replies(report, labels, said, bootstrap_samples=bootstrap_samples)
+    _add_ratios(report)
+    report["version"] = REPORT_VERSION
+    write_json_atomic(draft.path / "report.json", report)
+    write_text_atomic(draft.path / "report.md", render_markdown(report))
+    return draft.commit(_facts(report))
+
+
+def _main_teacher(names: Sequence[str]) -> str | None:
     """What students are held against: the last model whose name begins with ``teacher``."""
     return next((name for name in reversed(names) if name.startswith(TEACHER)), None)
 
 
-def add_training(report: Report, folders: Mapping[str, Path]) -> None:
+def _add_training(report: _Report, folders: Mapping[str, Path]) -> None:
     """Add how student and control were trained, which are held against each other.
 
     Args:
@@ -58,36 +107,8 @@ def _training(log: Mapping[str, Any]) -> dict[str, object]:
     return {"steps": sum(steps.values()), "lr": log["settings"]["lr"]}
 
 
-def add_scores(
-    report: Report,
-    examples: Sequence[Example],
-    said: Mapping[str, Sequence[str]],
-    task: TaskSection,
-    *,
-    bootstrap_samples: int,
-) -> None:
-    """Add what answers are worth by the examples' labels.
-
-    Args:
-        report: With the ``models`` that spoke; is changed.
-        examples: What they were asked.
-        said: An answer to every example, by model.
-        task: Of a classification all examples have a label, of replies some.
-        bootstrap_samples: For the intervals.
-
-    Raises:
-        DataError: a label of a classification is none of the task's.
-    """
-    if task.kind == "classify":
-        gold = gold_labels(examples, task.labels)
-        compare_classifiers(report, gold, said, task.labels, bootstrap_samples=bootstrap_samples)
-    else:
-        labels = [example.label for example in examples]
-        score_replies(report, labels, said, bootstrap_samples=bootstrap_samples)
-
-
-def compare_classifiers(
-    report: Report,
+def _compare_classifiers(
+    report: _Report,
     gold: Sequence[str],
     said: Mapping[str, Sequence[str]],
     labels: Sequence[str],
@@ -123,8 +144,8 @@ def compare_classifiers(
     }
 
 
-def score_replies(
-    report: Report,
+def _score_replies(
+    report: _Report,
     labels: Sequence[str | None],
     said: Mapping[str, Sequence[str]],
     *,
@@ -138,7 +159,7 @@ def score_replies(
         report["models"][name]["accuracy"] = accuracy.to_dict()
 
 
-def add_ratios(report: Report) -> None:
+def _add_ratios(report: _Report) -> None:
     """Add what the student has of the main teacher: speed, F1 and size as ratios."""
     models, teacher = report["models"], report["teacher"]
     if teacher is None or STUDENT not in models:
@@ -151,12 +172,8 @@ def add_ratios(report: Report) -> None:
     report["student_to_teacher"] = ratios
 
 
-def write_report(folder: Path, report: Report) -> dict[str, object]:
-    """Write ``report.json`` and ``report.md``; returns the facts of the manifest."""
-    add_ratios(report)
-    report["version"] = REPORT_VERSION
-    write_json_atomic(folder / "report.json", report)
-    write_text_atomic(folder / "report.md", render_markdown(report))
+def _facts(report: _Report) -> dict[str, object]:
+    """The numbers that the manifest names, too."""
     facts: dict[str, object] = {"examples": report["examples"]}
     for name, entry in report["models"].items():
         for metric in ("accuracy", "macro_f1", "perplexity", "ended", "texts_per_s"):

@@ -28,7 +28,7 @@ from ollama_bridge.evaluation.held_out import (
 )
 from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
 from ollama_bridge.evaluation.reply import Answer, measure_perplexity, write_greedily
-from ollama_bridge.evaluation.report import add_scores, add_training, main_teacher, write_report
+from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -121,25 +121,24 @@ def evaluate(
             )
             for name, checkpoint in models.items()
         }
-        report: dict[str, object] = {
-            "title": "Scores in torch",
-            "task": task.kind,
-            "examples": len(examples),
-            "teacher": main_teacher(list(models)),
-            "models": {name: dict(scores.facts) for name, scores in scored.items()},
-        }
         said = {
             name: [record["prediction"] for record in scores.predictions()]
             for name, scores in scored.items()
         }
-        add_training(report, {name: one.path for name, one in models.items()})
-        add_scores(report, examples, said, task, bootstrap_samples=settings.bootstrap_samples)
         if task.kind == "classify":
             write_predictions(draft.path / "predictions.jsonl", examples, said)
-        facts = write_report(draft.path, report)
-        reporter.emit(Metric(STAGE, len(examples), _numbers(facts)))
-        manifest = draft.commit(facts)
-        timer.finish(out_dir, facts)
+        manifest = complete_report(
+            draft,
+            "Scores in torch",
+            task,
+            examples,
+            {name: scores.facts for name, scores in scored.items()},
+            said,
+            bootstrap_samples=settings.bootstrap_samples,
+            checkpoints={name: one.path for name, one in models.items()},
+        )
+        reporter.emit(Metric(STAGE, len(examples), _numbers(manifest.facts)))
+        timer.finish(out_dir, manifest.facts)
         return EvalReport(out_dir, manifest)
 
 

@@ -27,7 +27,7 @@ from ollama_bridge.evaluation.held_out import (
     write_predictions,
 )
 from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
-from ollama_bridge.evaluation.report import Report, add_scores, main_teacher, write_report
+from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import Journal, JSONRecord
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
@@ -119,21 +119,18 @@ def evaluate_served(
         for name in thinking:
             _tell_of_cuts(name, answered[name], options[name]["num_predict"], reporter)
         said = {name: one.answers for name, one in answered.items()}
-        report: Report = {
-            "title": "Scores as served by Ollama",
-            "task": task.kind,
-            "examples": len(examples),
-            "teacher": main_teacher(list(tags)),
-            "models": {
-                name: _describe(tags[name], served[name], answered[name], task) for name in tags
-            },
-        }
-        add_scores(report, examples, said, task, bootstrap_samples=settings.bootstrap_samples)
         write_predictions(draft.path / "predictions.jsonl", examples, said)
-        facts = write_report(draft.path, report)
-        manifest = draft.commit(facts)
+        manifest = complete_report(
+            draft,
+            "Scores as served by Ollama",
+            task,
+            examples,
+            {name: _describe(tags[name], served[name], answered[name], task) for name in tags},
+            said,
+            bootstrap_samples=settings.bootstrap_samples,
+        )
         _forget_other_models(answers_path, models, corpus, task)
-        timer.finish(out_dir, facts)
+        timer.finish(out_dir, manifest.facts)
         return EvalReport(out_dir, manifest)
 
 
