@@ -221,15 +221,15 @@ class _Run:
     def planned(self, *, resumed: bool) -> Plan:
         """How batches are computed: as they were before, or as is found to fit now."""
         position, settings, ranks = self.position, self.settings, self.ranks
-        grows = Plan(**position.plan).has_to_grow(settings, position.asked)
+        grows = position.plan.has_to_grow(settings, position.asked)
         if not resumed or position.processes != ranks.size or grows:
             needs = self._forecast()
             self.reporter.emit(Note(self.stage, "info", needs.sentence))
             if not resumed and ranks.first:
                 check_disk(self.state_dir, needs.disk_bytes)
-            position.plan, position.processes = asdict(needs.plan), ranks.size
-        plan = Plan(**position.plan).changed_by(settings)
-        position.plan, position.asked = asdict(plan), settings.micro_batch_tokens
+            position.plan, position.processes = needs.plan, ranks.size
+        plan = position.plan.changed_by(settings)
+        position.plan, position.asked = plan, settings.micro_batch_tokens
         if resumed and (grows or plan != Plan()):
             self.reporter.emit(Note(self.stage, "info", plan.sentence(settings)))
         return plan

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ _STEPS, _PROMPTS, _DRAWS, _HELD_OUT = range(1_000_001, 1_000_005)
 
 
 @dataclass
-class _Buffer:
+class Buffer:
     """Answers that were written together.
 
     Attributes:
@@ -108,7 +107,7 @@ class OnPolicy:
         self._longest_answer = max(
             int(example.targets[-1]) + 1 - len(prompt_of(example)) for example in self._examples
         )
-        self._buffer: _Buffer | None = None
+        self._buffer: Buffer | None = None
         self._batches: Batches | None = None
         self._ordered: tuple[int, list[int]] = (-1, [])
         self._written = self._tokens = self._ended = 0
@@ -132,14 +131,14 @@ class OnPolicy:
         )
 
     @property
-    def state(self) -> dict[str, Any] | None:
-        """What has to be saved, as JSON; None where nothing was written yet."""
-        return None if self._buffer is None else asdict(self._buffer)
+    def state(self) -> Buffer | None:
+        """What has to be saved; None where nothing was written yet."""
+        return None if self._buffer is None else replace(self._buffer)
 
-    def restore(self, state: dict[str, Any] | None) -> None:
+    def restore(self, state: Buffer | None) -> None:
         """Go on with what :attr:`state` was."""
         if state is not None:
-            self._buffer = _Buffer(**state)
+            self._buffer = replace(state)
             self._batches = self._collected(self._buffer)
 
     def steps(self, total: int) -> frozenset[int]:
@@ -306,7 +305,7 @@ class OnPolicy:
         self._tokens += sum(len(rollout.answer) for rollout in rollouts)
         self._check(rollouts, step)
         answers = [list(rollout.answer) for rollout in rollouts]
-        self._buffer = _Buffer(generation, step, 0, members, answers)
+        self._buffer = Buffer(generation, step, 0, members, answers)
         self._batches = self._collected(self._buffer)
 
     def _members(self, generation: int) -> list[int]:
@@ -342,7 +341,7 @@ class OnPolicy:
             implementation=self._attention,
         )
 
-    def _collected(self, buffer: _Buffer) -> Batches:
+    def _collected(self, buffer: Buffer) -> Batches:
         examples = [self._examples[member] for member in buffer.members]
         rollouts = [
             Rollout(tuple(answer), answer[-1] in self._sampling.ends) for answer in buffer.answers

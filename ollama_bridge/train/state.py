@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.train.on_policy import Buffer
+from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.shards import Weights
 
 STATE_NAME = "resume.safetensors"
@@ -38,27 +40,26 @@ class Position:
         phase: Number of the current phase.
         step: Steps done in it.
         log: Records of the training log so far.
-        plan: How a batch is computed (:class:`ollama_bridge.train.plan.Plan` as a mapping): decided
-            once for a number of processes, for another split adds up in another order, in the last
-            bits.
+        plan: How a batch is computed: decided once for a number of processes, for another split
+            adds up in another order, in the last bits.
         asked: ``micro_batch_tokens`` of the settings that it was decided by.
         processes: For how many it was decided.
         best: Step and validation scores of the best weights; None without an evaluation that
             counts.
         stale: Evaluations since then.
-        rollouts: Answers that the student wrote and has not done with, as
-            ``on_policy.OnPolicy`` keeps them: the weights that wrote them are gone.
+        rollouts: Answers that the student wrote and has not done with: the weights that wrote them
+            are gone.
     """
 
     phase: int = 0
     step: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
-    plan: dict[str, Any] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
     asked: int | None = None
     processes: int = 1
     best: dict[str, Any] | None = None
     stale: int = 0
-    rollouts: dict[str, Any] | None = None
+    rollouts: Buffer | None = None
 
 
 def best_path(folder: Path, step: int) -> Path:
@@ -197,15 +198,21 @@ def load_position(path: Path) -> Position | None:
     """How far the saved run had come; None if there is none.
 
     Raises:
-        ArtifactError: damaged.
+        ArtifactError: damaged, or of another version.
     """
     if not path.exists():
         return None
     try:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads(file.metadata()["position"])
-        return Position(**header)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+        plan, rollouts = Plan(**header["plan"]), header["rollouts"]
+        if rollouts is not None:
+            rollouts = Buffer(**rollouts)
+        return Position(**{**header, "plan": plan, "rollouts": rollouts})
+    except TypeError as exc:
+        why = f"another version of ollama-bridge has saved it ({exc})"
+        raise _damaged(path, why) from exc
+    except (SafetensorError, OSError, KeyError, ValueError) as exc:
         raise _damaged(path, str(exc)) from exc
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from fakes.memory import hold_until_seen
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.stops import power_may_fail
 from fakes.trainable import sentiment_examples
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ollama_bridge.batches import Batch, Batches
 from ollama_bridge.config import EarlyStoppingSection, LoraSection, OptimizerSection
@@ -235,7 +238,7 @@ def test_another_number_of_processes_is_planned_anew(
             Run(tmp_path, listener=Listener(kill_at=3))()
     position = load_position(tmp_path / STATE_NAME)
     assert position is not None
-    assert (position.processes, position.plan["micro_batch_tokens"]) == (2, 100)
+    assert (position.processes, position.plan.micro_batch_tokens) == (2, 100)
     listener = Listener()
     _, result = Run(tmp_path, listener=listener)()
     assert result.plan == Plan()
@@ -489,6 +492,25 @@ def test_damaged_state_is_refused(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="cannot be resumed"):
         Run(tmp_path)()
+
+
+@pytest.mark.parametrize("part", [None, "plan", "rollouts"])
+def test_a_state_of_another_version_is_refused(tmp_path: Path, part: str | None) -> None:
+    """What it says and this one does not know is an error with a way out, in whichever part."""
+    with pytest.raises(KilledError):
+        Run(tmp_path, listener=Listener(3))()
+    state = tmp_path / STATE_NAME
+    with safe_open(str(state), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["position"])
+    told = header if part is None else header[part] or {}
+    told["of_the_future"] = 1
+    if part is not None:
+        header[part] = told
+    save_file(tensors, str(state), metadata={"position": json.dumps(header)})
+    with pytest.raises(ArtifactError, match=r"another version .*of_the_future") as caught:
+        Run(tmp_path)()
+    assert caught.value.hint == f"start this stage afresh: rm -r {tmp_path}"
 
 
 def test_full_disk_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

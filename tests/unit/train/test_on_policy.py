@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.objective import Objective
-from ollama_bridge.train.on_policy import OnPolicy
+from ollama_bridge.train.on_policy import Buffer, OnPolicy
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.rollouts import prompt_of, roll_out
@@ -90,7 +90,7 @@ def test_every_answer_is_learnt_from_as_often_as_said_then_replaced() -> None:
     for step in range(40):
         batches, members = on_policy.lesson(step, ALONE)
         assert on_policy.state is not None
-        generation = on_policy.state["generation"]
+        generation = on_policy.state.generation
         if not seen or seen[-1][0] != generation:
             seen.append((generation, []))
         seen[-1][1].append(members)
@@ -109,8 +109,8 @@ def test_all_prompts_are_answered_before_one_is_again() -> None:
     for step in range(60):
         on_policy.lesson(step, ALONE)
         assert on_policy.state is not None
-        if on_policy.state["generation"] * 8 == len(members):
-            members += on_policy.state["members"]
+        if on_policy.state.generation * 8 == len(members):
+            members += on_policy.state.members
     assert sorted(members[:20]) == sorted(members[20:40]) == list(range(20))
     assert members[:20] != members[20:40]
 
@@ -122,7 +122,7 @@ def test_old_answers_go_by_their_age() -> None:
     for step in (0, 3, 4, 5, 9, 30, 31):
         on_policy.lesson(step, ALONE)
         assert on_policy.state is not None
-        born.append(on_policy.state["born"])
+        born.append(on_policy.state.born)
     assert born == [0, 0, 0, 5, 5, 30, 30]
 
 
@@ -131,7 +131,8 @@ def test_state_goes_on_where_it_was() -> None:
     whole, first, second = make(), make(), make()
     expected = [whole.lesson(step, ALONE)[1] for step in range(12)]
     assert [first.lesson(step, ALONE)[1] for step in range(5)] == expected[:5]
-    second.restore(json.loads(json.dumps(first.state)))
+    assert first.state is not None
+    second.restore(Buffer(**json.loads(json.dumps(asdict(first.state)))))
     assert second.scores() == first.scores()
     assert [second.lesson(step, ALONE)[1] for step in range(5, 12)] == expected[5:]
     assert second.state == whole.state
