@@ -288,11 +288,29 @@ class AsyncClient(ollama.AsyncClient):
                 _check_end(part, call)
 
 
-def _call(method: str, path: str, **kwargs: Any) -> Call | None:
-    """A request of ollama-python as one of ours; None: it goes to another server."""
+def _call(
+    method: str,
+    path: str,
+    *,
+    json: dict[str, Any] | None = None,
+    content: Any = None,
+    headers: dict[str, str] | None = None,
+    **unknown: Any,
+) -> Call | None:
+    """A request of ollama-python as one of ours; None: it goes to another server.
+
+    Raises:
+        TypeError: it has a part that would be lost.
+    """
     if not path.startswith("/"):
         return None
-    body: dict[str, Any] | None = kwargs.get("json")
+    if unknown:
+        raise TypeError(
+            f"{method} {path}: this version of ollama_bridge.compat does not know what "
+            f"ollama-python sends as {', '.join(unknown)}: call ollama.Client for this, or update "
+            "ollama-bridge"
+        )
+    body = json
     patience: Patience = "reply"
     if path in _QUESTIONS and body is not None:
         # Inside it is always a stream: only so do the limits hold and is the end seen.
@@ -310,14 +328,14 @@ def _call(method: str, path: str, **kwargs: Any) -> Call | None:
         patience = "model"
     elif path in _UNSTREAMED:
         patience = "model"
-    elif "content" in kwargs:
+    elif content is not None:
         patience = "files"
     return Call(
         method,
         path,
         json=body,
-        content=kwargs.get("content"),
-        headers=kwargs.get("headers") or {},
+        content=content,
+        headers=headers or {},
         model=(body or {}).get("model"),
         patience=patience,
     )

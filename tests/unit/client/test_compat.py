@@ -561,6 +561,21 @@ def test_a_pull_that_does_not_succeed_is_an_error(daemon: FakeDaemon, ask: Any) 
         ask(daemon.host, "pull", "m")
 
 
+def test_what_would_be_lost_is_refused(
+    daemon: FakeDaemon, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later ollama-python may send more than a body; nothing is asked without it."""
+
+    def later(client: Any, cls: Any) -> Any:
+        return client._request(cls, "GET", "/api/tags", params={"page": 2})
+
+    for surface in (ollama.Client, ollama.AsyncClient):
+        monkeypatch.setattr(surface, "list", lambda self: later(self, ollama.ListResponse))
+    with pytest.raises(TypeError, match=r"GET /api/tags: .* as params"):
+        ask(daemon.host, "list")
+    assert daemon.asked == []
+
+
 def test_the_module_s_functions_ask_the_default_daemon(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
