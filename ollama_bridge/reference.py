@@ -40,6 +40,9 @@ LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
 # daemon returns rarely reach further.
 COMPARED_FLOOR = -8.0
 SERVED_TOP = 20  # tokens that a daemon returns at most
+# The num_ctx of a tag at most, unless another is asked for: the daemon's own default depends on the
+# machine's GPU; this is what it takes without one.
+SERVED_CONTEXT = 4096
 TokenId = Annotated[int, Field(ge=0)]
 # Whose estimate of the noise stands for a file type: the coarser one of its family. F32 is
 # estimated as F16, for the daemon's cache of keys and values is F16 with every type. Three bits

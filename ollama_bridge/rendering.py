@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.assets import find_asset
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.modelfile import (
@@ -27,12 +28,8 @@ from ollama_bridge.modelfile import (
     check_parameters,
     dropped_characters,
 )
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import SERVED_CONTEXT, ReferenceValues
 
-# Ollama's default is "until the model stops", which a wrong stop makes forever.
-_NUM_PREDICT = 1024
-# The daemon's default depends on the machine's GPU; this is what it takes without one.
-_NUM_CTX = 4096
 _OPEN, _CLOSE = "⟦", "⟧"
 
 
@@ -136,8 +133,8 @@ def choose_parameters(
     ends = (token.text for token in reference.end_tokens)
     num_ctx = wanted.get("num_ctx")
     if not isinstance(num_ctx, int):
-        unstretched = reference.unstretched_context or _NUM_CTX
-        num_ctx = min(reference.context_length, unstretched, _NUM_CTX)
+        unstretched = reference.unstretched_context or SERVED_CONTEXT
+        num_ctx = min(reference.context_length, unstretched, SERVED_CONTEXT)
     chosen: dict[str, object] = {
         "num_predict": _default_limit(num_ctx, thinks=reference.thinks),
         "num_ctx": num_ctx,
@@ -208,7 +205,7 @@ def limits_of(
         for name, value in check_parameters(settings.parameters).items()
         if isinstance(value, int)
     }
-    num_ctx = asked.get("num_ctx", _NUM_CTX)
+    num_ctx = asked.get("num_ctx", SERVED_CONTEXT)
     own = _default_limit(num_ctx, thinks=thinks)
     if max_new_tokens is not None:
         own = _own_limit(max_new_tokens, num_ctx)
@@ -218,12 +215,12 @@ def limits_of(
 
 def _default_limit(num_ctx: int, *, thinks: bool) -> int:
     """Where nobody says one: all of the context for thoughts and answer, which are cut as one."""
-    return max(_NUM_PREDICT, num_ctx) if thinks else _NUM_PREDICT
+    return max(DEFAULT_NUM_PREDICT, num_ctx) if thinks else DEFAULT_NUM_PREDICT
 
 
 def _own_limit(max_new_tokens: int, num_ctx: int) -> int:
     """A limit of the checkpoint's below ours would cut; one above the context lose the prompt."""
-    return max(_NUM_PREDICT, min(max_new_tokens, num_ctx))
+    return max(DEFAULT_NUM_PREDICT, min(max_new_tokens, num_ctx))
 
 
 def check_labels_fit(

@@ -37,6 +37,7 @@ from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scorer import GREEDY_TOKENS, Scorer
 from ollama_bridge.reference import (
     NOISE_TYPES,
+    SERVED_CONTEXT,
     Answer,
     Conversation,
     Position,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _STAGE = "reference"
-_NUM_CTX = 4096  # what a tag gets, see `rendering`
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
@@ -208,7 +208,7 @@ def _compute(
     for said in text.warnings():
         reporter.emit(Note(_STAGE, "warning", said))
     config = read_config(folder)
-    context = min(int(config.get("max_position_embeddings") or _NUM_CTX), _NUM_CTX)
+    context = min(int(config.get("max_position_embeddings") or SERVED_CONTEXT), SERVED_CONTEXT)
     probes = text.conversations(longest=context - GREEDY_TOKENS)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     if model is None:
