@@ -44,7 +44,7 @@ def digest_text(text: str) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """sha256 of a file, in hex, read in chunks of 1 MiB."""
+    """sha256 of a file, in hex; never read whole into memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

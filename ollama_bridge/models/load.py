@@ -124,7 +124,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as exc:  # tokenizers raises bare Exception for damaged files
-            raise ModelError(f"{folder / 'tokenizer.json'} cannot be loaded: {exc}") from exc
+            raise ModelError(f"{folder}: its tokenizer cannot be loaded: {exc}") from exc
     # It would say of a long text, on the user's stderr, that indexing will fail: no model here has
     # a table of positions. This is the note by which it remembers that it has said so.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True

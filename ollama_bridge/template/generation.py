@@ -41,7 +41,8 @@ class Domain:
         system: System prompts.
         tools: Tools and calls.
         many_calls: More than one call in a message.
-        thinking: Thinking of assistants; ``"past"``: not where a message is continued.
+        thinking: Thinking of assistants.
+        continued_thinking: It, in a last message that is to be continued.
         thinks: The states of ``think``.
     """
 

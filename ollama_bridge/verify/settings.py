@@ -26,6 +26,7 @@ _ALWAYS_WRITTEN = ("temperature", "repeat_penalty", "num_predict")
 # What else changes an answer, by the value that changes nothing.
 _PENALTIES = {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _DRAWING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # of no effect at temperature 0
+_GO_BOOLEANS = {"true": True, "false": False}
 _REACH = "repeat_last_n"  # of a penalty: the whole text in transformers, 64 tokens in Ollama
 
 
@@ -106,13 +107,18 @@ def read_parameters(text: str) -> dict[str, list[object]]:
         name, _, value = line.strip().partition(" ")
         if not name:
             continue
-        value = value.strip()
-        try:
-            # Go's %#v: quoted texts are Python literals too, numbers and booleans nearly.
-            values[name].append({"true": True, "false": False}.get(value, ast.literal_eval(value)))
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            values[name].append({"true": True, "false": False}.get(value, value))
+        values[name].append(_read_go(value.strip()))
     return dict(values)
+
+
+def _read_go(text: str) -> object:
+    """A value in Go's ``%#v``: but for booleans, literals are those of Python; else the text."""
+    if text in _GO_BOOLEANS:
+        return _GO_BOOLEANS[text]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def text_before_stop(text: str, stops: Iterable[object]) -> str:
