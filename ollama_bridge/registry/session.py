@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from ollama_bridge.client.clock import HTTPX_ERRORS
 from ollama_bridge.client.environment import reading_environment
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge
@@ -30,8 +31,6 @@ _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT_LIMIT = 5
 # Below this rate a reply counts as stalled, however regularly its bytes drip.
 _LEAST_BYTES_PER_S = 50_000
-# Everything that httpx raises.
-HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
 _AGAIN = "run the same command again; it goes on where it was"
 
 _T = TypeVar("_T")
