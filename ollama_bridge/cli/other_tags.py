@@ -35,7 +35,8 @@ def unheard(
     """What a tag has not heard of what was said.
 
     It may have been saved of this chat, which has gone on since, or left out its oldest turns: what
-    the tag has in it ends with what the chat begins with.
+    the tag has in it ends with what the chat begins with. A tag keeps no images: from the first
+    turn with some on, nothing was heard.
 
     Args:
         turns: Of the chat.
@@ -43,20 +44,22 @@ def unheard(
         first: What the tag that was asked has in it, in front of the turns.
     """
     heard = [*map(_words, other)]
+    seen = next((place for place, turn in enumerate(turns) if "images" in turn.question), None)
     for place in range(len(turns), 0, -1):
         said = [message for turn in turns[:place] for message in turn.messages]
         known = [*map(_words, [*first, *said])]
         if known == heard[max(0, len(heard) - len(known)) :]:
-            return list(turns[place:])
+            return list(turns[min(place, len(turns) if seen is None else seen) :])
     return list(turns)
 
 
 def without_heard(said: Conversation, details: ModelDetails) -> Conversation:
-    """A loaded chat without the turns that its tag has in it: the daemon sends those by itself."""
+    """A loaded chat that sends no turn that its tag has in it: the daemon does that by itself."""
     turns = unheard(said.turns, messages_in(details))
-    if heard := len(said.turns) - len(turns):
-        say(f"({said.model} has {heard} of its turns in it)")
-    return replace(said, turns=turns)
+    heard = said.turns[: len(said.turns) - len(turns)]
+    if heard:
+        say(f"({said.model} has {len(heard)} of its turns in it)")
+    return replace(said, turns=turns, heard=heard)
 
 
 def settings_for(
@@ -79,6 +82,7 @@ def settings_for(
         think=_thinking_for(said.think, tag, details),
         turns=[],
         dropped=[],
+        heard=[],
     )
 
 

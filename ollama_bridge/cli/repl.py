@@ -344,6 +344,7 @@ class Repl:
             )
         keeping.save_model(self.client, self.said, what)
         if is_asked:  # the daemon sends what a tag has in it: here it would be sent once more
+            self.said.heard += self.said.turns
             self.session.go_back(([], self.said.dropped), unanswered=self.session.unanswered)
             self.said.system = None
             say(f"(what was said is in {what} and sent with it: /undo and /clear leave it there)")
@@ -377,7 +378,11 @@ class Repl:
         settings = settings_for(self.said, tag, details, before)
         other = Session(self.client, settings)
         # It hears what was said so far, but not twice.
-        new = unheard(self.said.turns, messages_in(details), first=messages_in(before))
+        heard = [message for turn in self.said.heard for message in turn.messages]
+        first_has = messages_in(before)
+        earlier = first_has[: len(first_has) - len(heard)]
+        said = [*self.said.heard, *self.said.turns]
+        new = unheard(said, messages_in(details), first=earlier)
         other.go_back((new, self.said.dropped), unanswered=self.session.unanswered)
         self.sessions, self._turned = {first: self.session, tag: other}, False
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")

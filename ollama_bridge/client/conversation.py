@@ -75,6 +75,8 @@ class Conversation:
         keep_alive: How long the model stays loaded after every answer.
         turns: Those that are still sent.
         dropped: Those that are not any more.
+        heard: Those before them that ``model`` has in it, which the daemon sends by itself. A file
+            has them in front of ``turns``: it is read with another model, too.
     """
 
     model: str
@@ -88,6 +90,7 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     dropped: list[Turn] = field(default_factory=list)
     budget_tokens: int | None = None
+    heard: list[Turn] = field(default_factory=list)
     _used_tokens: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -218,6 +221,7 @@ class Conversation:
         """Forget what was said; the settings stay."""
         self.turns.clear()
         self.dropped.clear()
+        self.heard.clear()
         self._used_tokens = None
 
     def save(self, path: Path) -> None:
@@ -238,7 +242,7 @@ class Conversation:
             "keep_alive": self.keep_alive,
             "budget_tokens": self.budget_tokens,
             "dropped": [_to_json(turn) for turn in self.dropped],
-            "turns": [_to_json(turn) for turn in self.turns],
+            "turns": [_to_json(turn) for turn in [*self.heard, *self.turns]],
         }
         try:
             text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"

@@ -225,6 +225,43 @@ def test_a_file_of_turns_that_the_tag_has_in_it_sends_the_others_alone(
     assert words(chat.last["messages"]) == ["five"]
 
 
+def test_a_file_keeps_the_turns_that_its_tag_has_in_it(
+    chat: Chat, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It may be the only place that has them when the tag is gone, or another one goes on."""
+    file = tmp_path / "a.json"
+    chat("one", f"/save {file}", "/save m2", "/load m2")
+    turns = Conversation.load(file).turns
+    Conversation("m2", turns=turns).save(file)
+    chat(f"/load {file}", "two", f"/save {file}")
+    assert words(chat.last["messages"]) == ["two"]
+    kept = Conversation.load(file)
+    assert [turn.question["content"] for turn in kept.turns] == ["one", "two"]
+    chat("/save m2", "three", f"/save {file}")
+    assert words(chat.last["messages"]) == ["three"]
+    assert len(Conversation.load(file).turns) == 3
+    chat("/compare other", "four")
+    assert words(chat.last["messages"])[::2] == ["one", "two", "three", "four"]
+    chat("/compare off", "/clear", f"/save {file}")
+    assert not Conversation.load(file).turns
+
+
+def test_a_tag_has_not_heard_what_its_picture_showed(chat: Chat, tmp_path: Path) -> None:
+    """It keeps none: the turn goes with its picture, and what was said of it after that."""
+    file = tmp_path / "a.json"
+    chat("zero")
+    chat.repl.images = [b"\x89PNG\r\n\x1a\n"]
+    chat("one", "two", "/save mine")
+    said = chat.repl.said
+    Conversation("mine", turns=said.turns).save(file)
+    chat(f"/load {file}", "three", f"/save {file}")
+    sent = chat.last["messages"]
+    assert words(sent)[::2] == ["one", "two", "three"]
+    assert "images" in sent[0]  # type: ignore[index]
+    kept = Conversation.load(file)
+    assert ["images" in turn.question for turn in kept.turns] == [False, True, False, False]
+
+
 def test_turns_that_were_left_out_since_are_not_sent_again(chat: Chat) -> None:
     """The chat begins with what the saved tag has at its end."""
     chat("one", "two", "/save mine", "three")
