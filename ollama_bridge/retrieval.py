@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.layout import state_dir
 from ollama_bridge.daemon.locks import hold_lock
 from ollama_bridge.daemon.placement import FileState, place_blob
-from ollama_bridge.daemon.tags import remove_tag, replace_tag
+from ollama_bridge.daemon.tags import replace_tag
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ConfigError,
@@ -34,6 +34,7 @@ from ollama_bridge.errors import (
     RunnerCrashedError,
 )
 from ollama_bridge.modelfile import check_tag
+from ollama_bridge.pull_names import HANDED, pull_aside, remove_leftovers, restore
 from ollama_bridge.pull_proof import UNPROVEN, PullProof
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import (
@@ -51,8 +52,6 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 from ollama_bridge.run_folder import tag_file_name
 
 _STAGE = "pull"
-# What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
-_HANDED = "ollama-bridge/pulling"
 # Below it, looking for the daemon's store takes longer than the upload.
 _WORTH_LINKING_BYTES = 1024**2
 _LONGEST_PULL_S = 24 * 3600.0
@@ -130,8 +129,10 @@ def pull(
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:
             _check_reach(client, source)
-            with _alone(tag, reporter):
-                pass  # a home without locks is told of now, not behind hours of fetching
+            for name in dict.fromkeys((str(source), tag)):
+                # A home without locks is told of now, too, not behind hours of fetching.
+                with _alone(name, reporter) as key:
+                    restore(client, name, key, reporter)
             fetched_bytes = _fill(client, session, manifest, folder, reporter)
             proof = PullProof(client, tag, _STAGE, reporter) if verify else None
             digest, verdict = _hand_over(client, tag, manifest, raw, proof, reporter)
@@ -178,18 +179,18 @@ def pull_through_daemon(
             )
             verdict = UNPROVEN
             with _alone(pulled, reporter) as key:
-                old, new, aside = (f"{_HANDED}:{key}-{part}" for part in ("old", "new", "as"))
-                _restore(client, pulled, key)
+                old, new, aside = (f"{HANDED}:{key}-{part}" for part in ("old", "new", "as"))
+                restore(client, pulled, key, reporter)
                 if proof is None:
                     fetch()
                 else:
-                    _pull_aside(client, pulled, fetch, old, new)
+                    pull_aside(client, pulled, fetch, old, new)
                     verdict = proof.of(new)
                     replace_tag(client, new, pulled, aside=aside)
                 if tag != pulled:
                     replace_tag(client, pulled, tag, aside=aside)
                 with contextlib.suppress(OllamaBridgeError):
-                    _remove_leftovers(client, key)
+                    remove_leftovers(client, key)
             found = find_model(client.list(), tag)
         if found is None:
             raise DaemonError(
@@ -202,60 +203,13 @@ def pull_through_daemon(
         return Pulled(tag, digest, found.size_bytes, None, verdict)
 
 
-def _pull_aside(client: Client, pulled: str, fetch: Callable[[], None], old: str, new: str) -> None:
-    """Have the daemon pull a tag, and give the tag back at once to what had it.
-
-    What came is ``new``: however its proof ends, or this process, the tag is what it was.
-
-    Raises:
-        DaemonError: the daemon did not pull it, or could not give the tag back.
-    """
-    had = find_model(client.list(), pulled) is not None
-    if had:
-        client.copy(pulled, old)
-    try:
-        fetch()
-        replace_tag(client, pulled, new, aside=f"{new}er")
-    except BaseException:
-        if had:
-            _give_back(client, pulled, old)
-        raise
-    if had:
-        _give_back(client, pulled, old)
-    else:
-        remove_tag(client, pulled)
-
-
-def _restore(client: Client, tag: str, key: str) -> None:
-    """Give a tag back to what had it, where a pull through the daemon was killed before it did."""
-    old = f"{_HANDED}:{key}-old"
-    if find_model(client.list(), old) is not None:
-        _give_back(client, tag, old)
-
-
-def _give_back(client: Client, pulled: str, old: str) -> None:
-    """Let a tag be what it was before the daemon pulled it.
-
-    ``old`` may be the only name of that model: it goes when the tag is back, and not before.
-    """
-    try:
-        client.copy(old, pulled)
-    except DaemonError as error:
-        raise DaemonError(
-            f"{error.message}; what {pulled} was is there as {old}",
-            hint=f"run the same command again, or: ollama-bridge cp {old} {pulled}",
-            model=pulled,
-        ) from error
-    client.delete(old)
-
-
 def _check_reach(client: Client, source: RegistryReference) -> None:
     """Have the daemon ask for what there is not, before anything is fetched for it.
 
     Raises:
         ConfigError: its 127.0.0.1 is not ours.
     """
-    with manifest_front(_HANDED, "none", None) as front:
+    with manifest_front(HANDED, "none", None) as front:
         with contextlib.suppress(RequestRejectedError, RunnerCrashedError):
             client.pull(front.name, insecure=True)
         if not front.asked:
@@ -349,8 +303,8 @@ def _hand_over(
     reporter: Reporter,
 ) -> tuple[str, str]:
     """Make the tag of files that the daemon has; returns its manifest's digest and the verdict."""
-    with _alone(tag, reporter) as key, manifest_front(_HANDED, key, raw) as front:
-        _restore(client, tag, key)
+    with _alone(tag, reporter) as key, manifest_front(HANDED, key, raw) as front:
+        restore(client, tag, key, reporter)
         # Whatever stops it, the name stays until the next attempt: files that no name is of are
         # dropped by the daemon.
         try:
@@ -361,11 +315,11 @@ def _hand_over(
                 model=tag,
                 hint="run the same command again: another pull that ended may have removed files",
             ) from error
-        _remove_leftovers(client, key, but=front.name)
+        remove_leftovers(client, key, but=(front.name, f"{HANDED}:{key}-kept"))
         verdict = proof.of(front.name) if proof else UNPROVEN
-        replace_tag(client, front.name, tag, aside=f"{_HANDED}:{key}-as")
+        replace_tag(client, front.name, tag, aside=f"{HANDED}:{key}-as")
         with contextlib.suppress(OllamaBridgeError):
-            remove_tag(client, front.name)
+            remove_leftovers(client, key)
     # Daemons before 0.34 write what they understood of it.
     accepted = {digest_bytes(content) for content in (raw, manifest.to_bytes())}
     digest = _digest_of(client, tag)
@@ -386,13 +340,6 @@ def _digest_of(client: Client, tag: str) -> str | None:
 def _with_algorithm(digest: str) -> str:
     """As registries spell it; daemons list the number alone."""
     return f"sha256:{digest.removeprefix('sha256:')}"
-
-
-def _remove_leftovers(client: Client, key: str, *, but: str | None = None) -> None:
-    """What a pull of this tag has as a name in the meantime, and what a killed one left."""
-    for model in client.list():
-        if model.name != but and f"/{_HANDED}:{key}" in f"/{model.name}":
-            remove_tag(client, model.name)
 
 
 @contextlib.contextmanager

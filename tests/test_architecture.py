@@ -70,7 +70,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"registration", "verification", "provenance", "export", "packaged_teacher", "run_folder"}
     ),
-    frozenset({"pipeline", "card", "replica", "pull_proof"}),
+    frozenset({"pipeline", "card", "replica", "pull_proof", "pull_names"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"inspection", "package_settings", "packaging", "source_tag"}),
     frozenset({"cli"}),

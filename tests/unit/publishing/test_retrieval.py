@@ -15,6 +15,7 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 from fakes.serving import small_reference
 
+from ollama_bridge.artifacts import digest_text
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
@@ -279,6 +280,33 @@ def test_a_pull_of_our_own_gives_back_what_ollama_s_replaced(unprovable: Puller)
     with pytest.raises(ParityError, match="is of type"):
         pull(reference, verify=True, host=unprovable.host)
     assert unprovable.models[reference] == "e" * 64
+
+
+@WAYS
+@pytest.mark.parametrize("since", ["replaced", "the same", "removed"])
+def test_what_a_tag_was_made_since_a_killed_pull_stays(
+    unprovable: Puller, fetch: Fetch, since: str
+) -> None:
+    """The model of before has a name until another pull succeeds; it goes over nothing newer."""
+    reference, notes = str(REFERENCE), list[str]()
+
+    class Notes(NullReporter):
+        def emit(self, event: Event) -> None:
+            notes.extend([event.message] if isinstance(event, Note) else [])
+
+    key = digest_text(reference.casefold())[:16]
+    old, kept = (f"ollama-bridge/pulling:{key}-{part}" for part in ("old", "kept"))
+    unprovable.models[old] = "b" * 64  # as a kill leaves it, while Ollama fetched
+    if since != "removed":
+        unprovable.models[reference] = "c" * 64 if since == "replaced" else "b" * 64
+    with pytest.raises(ParityError):
+        fetch(reference, tag="mine", verify=True, host=unprovable.host, reporter=Notes())
+    assert unprovable.models[reference] == ("c" if since == "replaced" else "b") * 64
+    assert old not in unprovable.models
+    assert (kept in unprovable.models) == (since == "replaced")
+    assert any(f"{kept} until it is pulled" in one for one in notes) == (since == "replaced")
+    fetch(reference, host=unprovable.host)
+    assert not [name for name in unprovable.models if key in name]
 
 
 def test_a_first_pull_has_no_tag_until_it_is_proven(

@@ -1,0 +1,87 @@
+"""Names that models have while a tag is pulled, and what a killed pull left under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from ollama_bridge.client import Client
+from ollama_bridge.client.values import find_model
+from ollama_bridge.daemon.tags import remove_tag, replace_tag
+from ollama_bridge.errors import DaemonError
+from ollama_bridge.reporting import Note, Reporter
+
+# What the daemon pulls from us, before it gets its name. Of no use to anybody if it is left behind.
+HANDED = "ollama-bridge/pulling"
+
+_STAGE = "pull"
+
+
+def pull_aside(client: Client, pulled: str, fetch: Callable[[], None], old: str, new: str) -> None:
+    """Have the daemon pull a tag, and give the tag back at once to what had it.
+
+    What came is ``new``: however its proof ends, or this process, the tag is what it was.
+
+    Raises:
+        DaemonError: the daemon did not pull it, or could not give the tag back.
+    """
+    had = find_model(client.list(), pulled) is not None
+    if had:
+        client.copy(pulled, old)
+    try:
+        fetch()
+        replace_tag(client, pulled, new, aside=f"{new}er")
+    except BaseException:
+        if had:
+            _give_back(client, pulled, old)
+        raise
+    if had:
+        _give_back(client, pulled, old)
+    else:
+        remove_tag(client, pulled)
+
+
+def restore(client: Client, tag: str, key: str, reporter: Reporter) -> None:
+    """Give a tag back to what had it, where a pull through the daemon was killed before it did.
+
+    What the tag was made since is not replaced: the other has a name until the pull succeeds.
+    """
+    old, new, kept = (f"{HANDED}:{key}-{part}" for part in ("old", "new", "kept"))
+    models = client.list()
+    had, came, now = (find_model(models, name) for name in (old, new, tag))
+    if had is None:
+        return
+    if now is not None and now.digest == had.digest:
+        client.delete(old)
+    elif now is None or (came is not None and now.digest == came.digest):
+        _give_back(client, tag, old)
+    else:
+        client.copy(old, kept)
+        client.delete(old)
+        said = (
+            f"{tag} was replaced since a pull of it was killed, and stays; what it was before is "
+            f"there as {kept} until it is pulled: ollama-bridge cp {kept} NAME keeps it"
+        )
+        reporter.emit(Note(_STAGE, "warning", said))
+
+
+def _give_back(client: Client, pulled: str, old: str) -> None:
+    """Let a tag be what it was before the daemon pulled it.
+
+    ``old`` may be the only name of that model: it goes when the tag is back, and not before.
+    """
+    try:
+        client.copy(old, pulled)
+    except DaemonError as error:
+        raise DaemonError(
+            f"{error.message}; what {pulled} was is there as {old}",
+            hint=f"run the same command again, or: ollama-bridge cp {old} {pulled}",
+            model=pulled,
+        ) from error
+    client.delete(old)
+
+
+def remove_leftovers(client: Client, key: str, *, but: Collection[str] = ()) -> None:
+    """What a pull of this tag has as a name in the meantime, and what a killed one left."""
+    for model in client.list():
+        if model.name not in but and f"/{HANDED}:{key}" in f"/{model.name}":
+            remove_tag(client, model.name)
