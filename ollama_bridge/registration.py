@@ -28,7 +28,7 @@ from ollama_bridge.artifacts import (
 from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
-from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob, take_back
+from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob, taken_back
 from ollama_bridge.daemon.tags import remove_tag, replace_tag
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
@@ -300,15 +300,16 @@ class _Job:
                 self.client.create(request)
             except (RequestRejectedError, RunnerCrashedError) as exc:
                 # A daemon of another user may not touch what is ours: it gets files of its own.
-                if exc.message.endswith(_NOT_ITS_OWN):
-                    for file in self.files:  # be it that an earlier call, or a pull, placed it
-                        take_back(self.client, file.blob_digest)
-                # A starting daemon prunes blobs that no tag uses: one may be gone again.
-                lost = [file for file in self.files if not self.client.has_blob(file.blob_digest)]
-                if not lost:
-                    raise
-                for file in lost:
-                    self._upload(file)
+                with contextlib.ExitStack() as taken:
+                    if exc.message.endswith(_NOT_ITS_OWN):
+                        for file in self.files:  # be it that an earlier call, or a pull, placed it
+                            taken.enter_context(taken_back(self.client, file.blob_digest))
+                    # A starting daemon prunes blobs that no tag uses: one may be gone again.
+                    lost = [one for one in self.files if not self.client.has_blob(one.blob_digest)]
+                    if not lost:
+                        raise
+                    for file in lost:
+                        self._upload(file)
                 self.client.create(request)
 
     def _send_blob(self, file: GGUFFile | AdapterFile, state: FileState) -> PlacedBlob | None:

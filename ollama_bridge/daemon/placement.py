@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -100,21 +101,39 @@ def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -
     return None
 
 
-def take_back(client: Client, digest: str) -> None:
-    """Remove a file of ours from the daemon's store, which a daemon of another user cannot use.
+@contextlib.contextmanager
+def taken_back(client: Client, digest: str) -> Iterator[None]:
+    """Take a file of ours out of the daemon's store, which a daemon of another user cannot use.
+
+    It is back if the block fails: other tags may be made of it.
 
     Args:
         client: Speaks to the daemon.
-        digest: Of the file, which the caller has, and uploads then.
+        digest: Of the file, which the caller has, and uploads in the block.
 
     Raises:
         DaemonError: the daemon does not answer.
     """
-    for folder in _folders_of_ours(client):
-        blob = folder / digest.replace(":", "-")
-        with contextlib.suppress(OSError):
-            if blob.lstat().st_uid == os.geteuid() and _is_store_of(client, folder):
-                blob.unlink()
+    taken: list[tuple[Path, Path]] = []
+    try:
+        for folder in _folders_of_ours(client):
+            blob = folder / digest.replace(":", "-")
+            aside = blob.with_name(f".{blob.name}.aside")  # a starting daemon removes such names
+            with contextlib.suppress(OSError):
+                if blob.lstat().st_uid == os.geteuid() and _is_store_of(client, folder):
+                    blob.rename(aside)
+                    taken.append((blob, aside))
+        yield
+    except BaseException:
+        for blob, aside in taken:
+            with contextlib.suppress(OSError):
+                if not blob.exists():
+                    aside.rename(blob)
+        raise
+    finally:
+        for _, aside in taken:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
 
 
 def _folders_of_ours(client: Client) -> list[Path]:

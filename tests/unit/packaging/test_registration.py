@@ -21,6 +21,7 @@ from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
     DaemonUnreachableError,
+    DiskFullError,
     GGUFError,
     ParityError,
     RequestRejectedError,
@@ -519,6 +520,7 @@ def test_what_a_tag_was_before_is_deleted(
     assert old.digest in deleted
 
 
+@pytest.mark.parametrize("has_room", [True, False])
 @pytest.mark.parametrize("was_there", [False, True])
 def test_a_daemon_of_another_user_gets_a_file_of_its_own(
     gguf: GGUFFile,
@@ -527,10 +529,12 @@ def test_a_daemon_of_another_user_gets_a_file_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     was_there: bool,
+    has_room: bool,
 ) -> None:
     """It may see what we link into our folder, yet not set its times, as ``create`` does.
 
-    Also what an earlier call that was killed, or a pull, has linked there.
+    Also what an earlier call that was killed, or a pull, has linked there. Other tags may be made
+    of that: it stays where nothing else could be sent.
     """
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
     blobs = tmp_path / "models" / "blobs"
@@ -551,7 +555,17 @@ def test_a_daemon_of_another_user_gets_a_file_of_its_own(
         create(request)
 
     daemon.has_blob = has_blob  # type: ignore[method-assign]
+
+    def has_no_room(*_: object, **__: object) -> None:
+        raise DiskFullError(blobs)
+
     daemon.create = refuse_a_strangers_file  # type: ignore[method-assign]
+    if not has_room:
+        daemon.upload_blob = has_no_room  # type: ignore[assignment, method-assign]
+        with pytest.raises(DiskFullError):
+            register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        assert list(blobs.iterdir()) == [linked]
+        return
     register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert daemon.uploads == 1
     assert not list(blobs.iterdir())
