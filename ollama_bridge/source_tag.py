@@ -40,6 +40,7 @@ class SourceTag:
         renderer: RENDERER, which goes before a TEMPLATE.
         template: TEMPLATE, where it has one.
         lost: What else it has, and why not, in words.
+        is_greedy: Whether its file says a temperature of 0, which no import keeps.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SourceTag:
     renderer: str | None
     template: str | None
     lost: tuple[str, ...]
+    is_greedy: bool = False
 
     @classmethod
     def read(cls, client: Client, tag: str) -> SourceTag:
@@ -70,6 +72,7 @@ class SourceTag:
             renderer=renderer[1] if renderer else None,
             template=shown.template if shown.template != _NO_TEMPLATE else None,
             lost=tuple(_lost(details)),
+            is_greedy=_is_greedy(details.model_info),
         )
 
     def check_chat_format(self, checkpoint: Checkpoint, asked: ModelfileSection) -> None:
@@ -157,6 +160,7 @@ class SourceTag:
         }
         if samples_as_file_says(version):
             unsaid |= _of_the_file(reference.generation)
+            unsaid |= {"temperature": 0.0} if self.is_greedy else {}
         return unsaid if reference.unstretched_context is not None else {**unsaid, "num_ctx": None}
 
     def kept(self, asked: ModelfileSection, *, system: str | None) -> str | None:
@@ -205,6 +209,11 @@ def _of_the_file(generation: Mapping[str, Any]) -> dict[str, ParameterValue]:
         said["repeat_penalty"] = generation["repetition_penalty"]
         said["repeat_last_n"] = _PENALISED_TOKENS  # not the whole text, as transformers has it
     return said
+
+
+def _is_greedy(metadata: Mapping[str, Any]) -> bool:
+    said = metadata.get("general.sampling.temp")
+    return isinstance(said, int | float) and said <= 0
 
 
 def _unstretched_context(checkpoint: Checkpoint) -> int | None:

@@ -1,0 +1,37 @@
+"""What a tag says beside its weights, where another tag is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes.daemon import FakeDaemon
+from fakes.serving import small_reference
+
+from ollama_bridge.client import Client
+from ollama_bridge.models.generation_defaults import defaults_of
+from ollama_bridge.source_tag import SourceTag
+
+
+@pytest.mark.parametrize(
+    ("file", "version", "temperature"),
+    [
+        ({"general.sampling.temp": 0.0, "general.sampling.top_k": 40}, "0.34.4", 0.0),
+        ({"general.sampling.temp": 0.0}, "0.24.0", 0.8),
+        ({"general.sampling.temp": 0.5}, "0.34.4", 0.5),
+        ({}, "0.34.4", 0.8),
+    ],
+)
+def test_a_tag_of_a_tag_draws_as_that_one_does(
+    file: dict[str, Any], version: str, temperature: float
+) -> None:
+    """A file that says 0 is greedy from 0.34 on; nothing of it is in an import."""
+    reference = small_reference().model_copy(update={"generation": defaults_of(file)})
+    shown = {"modelfile": "FROM x", "model_info": file}
+    with (
+        FakeDaemon(models={"m:latest": "d" * 64}, shown=shown) as daemon,
+        Client(daemon.host) as client,
+    ):
+        source_tag = SourceTag.read(client, "m")
+    unsaid = source_tag.unsaid(reference, version)
+    assert unsaid["temperature"] == pytest.approx(temperature)
