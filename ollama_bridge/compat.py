@@ -148,9 +148,12 @@ class Client(ollama.Client):
         call = _call(*args, **kwargs)
         if call is None:
             return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
-        with _told():
-            answer = self._transport.request(call)
-            check_status(answer, call)
+        try:
+            with _told():
+                answer = self._transport.request(call)
+                check_status(answer, call)
+        finally:
+            self._known.clear()  # it may have copied or deleted one
         return httpx.Response(answer.status_code, content=answer.body)
 
     def _answer(self, call: Call, answering: RawAnswering) -> Generator[dict[str, Any], None, None]:
@@ -179,13 +182,15 @@ class Client(ollama.Client):
                 time.sleep(attempts.next_pause_s(error))
 
     def _transfer(self, call: Call) -> Generator[dict[str, Any], None, None]:
-        self._known.clear()
-        with _told(), self._transport.lines(call) as lines:
-            part: dict[str, Any] = {}
-            for line in lines:
-                part = parse_line(line, model=call.model)
-                yield part
-            _check_end(part, call)
+        try:
+            with _told(), self._transport.lines(call) as lines:
+                part: dict[str, Any] = {}
+                for line in lines:
+                    part = parse_line(line, model=call.model)
+                    yield part
+                _check_end(part, call)
+        finally:
+            self._known.clear()  # what was looked at meanwhile, too
 
 
 class AsyncClient(ollama.AsyncClient):
@@ -245,9 +250,12 @@ class AsyncClient(ollama.AsyncClient):
         call = _call(*args, **kwargs)
         if call is None:
             return await super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
-        with _told():
-            answer = await self._transport.request(call)
-            check_status(answer, call)
+        try:
+            with _told():
+                answer = await self._transport.request(call)
+                check_status(answer, call)
+        finally:
+            self._known.clear()  # it may have copied or deleted one
         return httpx.Response(answer.status_code, content=answer.body)
 
     async def _answer(
@@ -278,14 +286,16 @@ class AsyncClient(ollama.AsyncClient):
                 await asyncio.sleep(attempts.next_pause_s(error))
 
     async def _transfer(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
-        self._known.clear()
-        with _told():
-            async with self._transport.lines(call) as lines:
-                part: dict[str, Any] = {}
-                async for line in lines:
-                    part = parse_line(line, model=call.model)
-                    yield part
-                _check_end(part, call)
+        try:
+            with _told():
+                async with self._transport.lines(call) as lines:
+                    part: dict[str, Any] = {}
+                    async for line in lines:
+                        part = parse_line(line, model=call.model)
+                        yield part
+                    _check_end(part, call)
+        finally:
+            self._known.clear()  # what was looked at meanwhile, too
 
 
 def _call(

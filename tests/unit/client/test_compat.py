@@ -361,6 +361,62 @@ def test_a_level_of_thinking_that_the_model_lacks_is_an_error(
     assert daemon.questions[-1]["think"] == "low"
 
 
+REMADE: list[tuple[str, list[str]]] = [
+    ("copy", ["other", "m"]),
+    ("delete", ["m"]),
+    ("create", ["m"]),
+    ("pull", ["m"]),
+]
+THINKS_LOW = {"values": [False, "low"], "default": "low"}
+THINKS_HIGH = {"values": [False, "high"], "default": "high"}
+
+
+@pytest.mark.parametrize(("method", "arguments"), REMADE)
+def test_a_tag_that_was_made_another_model_is_looked_at_again(
+    daemon: FakeDaemon, method: str, arguments: list[str]
+) -> None:
+    """Also what was looked at while the daemon made it."""
+    daemon.models["other:latest"] = "e" * 64
+    daemon.shown = {**daemon.shown, "thinking": THINKS_LOW}
+    with compat.Client(daemon.host) as client:
+        client.chat("m", MESSAGES, think="low")
+        if method in ("create", "pull"):
+            parts = getattr(client, method)(*arguments, stream=True)
+            next(parts)
+            client.chat("m", MESSAGES, think="low")
+            list(parts)
+        else:
+            getattr(client, method)(*arguments)
+        daemon.models.setdefault("m:latest", "f" * 64)
+        daemon.shown = {**daemon.shown, "thinking": THINKS_HIGH}
+        with pytest.raises(ollama.ResponseError, match="does not think at level 'low'"):
+            client.chat("m", MESSAGES, think="low")
+
+
+@pytest.mark.parametrize(("method", "arguments"), REMADE)
+def test_so_it_is_without_blocking(daemon: FakeDaemon, method: str, arguments: list[str]) -> None:
+    """As :func:`test_a_tag_that_was_made_another_model_is_looked_at_again`."""
+    daemon.models["other:latest"] = "e" * 64
+    daemon.shown = {**daemon.shown, "thinking": THINKS_LOW}
+
+    async def run() -> None:
+        async with compat.AsyncClient(daemon.host) as client:
+            await client.chat("m", MESSAGES, think="low")
+            if method in ("create", "pull"):
+                parts = await getattr(client, method)(*arguments, stream=True)
+                await anext(parts)
+                await client.chat("m", MESSAGES, think="low")
+                assert [part async for part in parts]
+            else:
+                await getattr(client, method)(*arguments)
+            daemon.models.setdefault("m:latest", "f" * 64)
+            daemon.shown = {**daemon.shown, "thinking": THINKS_HIGH}
+            with pytest.raises(ollama.ResponseError, match="does not think at level 'low'"):
+                await client.chat("m", MESSAGES, think="low")
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_look_at_the_context_waits_for_no_question(
