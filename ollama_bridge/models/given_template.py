@@ -11,7 +11,7 @@ from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.processor_template import write_template
 from ollama_bridge.models.small_files import CHAT_TEMPLATE
 from ollama_bridge.models.template_trial import check_chat_template
-from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 # Of another chat template: one by another name, and what a model was seen to do with it.
 _OF_ANOTHER = ("additional_chat_templates/", "reference.json")
@@ -41,7 +41,11 @@ def with_chat_template(
     )
     out_dir = cache_dir / f"template-{work.key[:16]}"
     reporter = reporter or NullReporter()
-    with Timed(reporter, "import") as timer, open_draft(out_dir, work) as draft:
+    note = Note("import", "info", "another process writes the same template; waiting for it")
+    with (
+        Timed(reporter, "import") as timer,
+        open_draft(out_dir, work, on_wait=lambda: reporter.emit(note)) as draft,
+    ):
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
