@@ -292,7 +292,7 @@ def _check_is_not_needed(checkpoint: Checkpoint) -> None:
     if values is not None and values.template is not None and values.template.authority == "jinja":
         raise ConfigError(
             "Ollama renders this chat template itself: without it no tag comes of the file",
-            hint="leave --no-chat-template out",
+            hint="leave --no-standalone out",
         )
 
 

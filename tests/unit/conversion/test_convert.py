@@ -206,7 +206,7 @@ def test_a_template_that_ollama_has_to_render_is_in_the_file(tmp_path: Path) -> 
     values.model_copy(update={"template": served}).write(checkpoint.reference_path)
     with pytest.raises(ConfigError, match="renders this chat template itself") as caught:
         convert(checkpoint, type="f32", out_dir=tmp_path / "x", chat_template=False)
-    assert "--no-chat-template" in str(caught.value.hint)
+    assert "--no-standalone" in str(caught.value.hint)
 
 
 def test_the_same_input_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
