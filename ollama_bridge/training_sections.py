@@ -152,9 +152,10 @@ class StudentSection(Section):
     layer_choice: Literal["first", "even", "influence", "loss"] = Field(
         default="first",
         description="Which layers a number keeps. first: a student cut off above is still on the "
-        "teacher's distribution; evenly chosen layers learn much more slowly (training/LOG.md). "
-        "influence: those that turn the hidden states most; loss: those without which the answers "
-        "lose most (a pass over the calibration texts a layer).",
+        "teacher's distribution, by far the best for one-word answers. influence: those that turn "
+        "the hidden states most, by far the best for free text (training/LOG.md). even: in equal "
+        "steps; loss: those without which the answers lose most (a pass over the calibration texts "
+        "a layer).",
     )
     heads: int | None = Field(
         default=None,
