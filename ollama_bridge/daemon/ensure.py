@@ -20,7 +20,7 @@ from ollama_bridge.daemon import launch
 from ollama_bridge.daemon.find import RunningDaemon, find_binary, find_daemon
 from ollama_bridge.daemon.layout import installed_binary, state_dir
 from ollama_bridge.daemon.locks import hold_lock
-from ollama_bridge.daemon.service import describe_service, is_service_s
+from ollama_bridge.daemon.service import describe_service, is_service_s, wait_for_service
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 
@@ -66,6 +66,8 @@ def start_daemon(*, reporter: Reporter | None = None, host: str | None = None) -
             hint="ollama-bridge daemon install",
         )
     if is_service_s(address):
+        if (found := wait_for_service(host, reporter or NullReporter())) is not None:
+            return found
         silent, fix = describe_service()
         raise DaemonInstallError(f"nothing answers at {address.url}: {silent}", hint=fix)
     # Whoever waits longer than a start can take has a problem worth reporting.

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from fakes.command_line import run_in_process
+from fakes.daemon import FakeDaemon
 from fakes.processes import has_ended
 
 from ollama_bridge.assets import home_dir
@@ -22,7 +23,7 @@ from ollama_bridge.daemon import ensure, service
 from ollama_bridge.daemon.process import PrivateDaemon, free_port
 from ollama_bridge.doctor import run_doctor
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
-from ollama_bridge.reporting import Event, Note
+from ollama_bridge.reporting import Event, Note, NullReporter
 
 _STARTER = "from ollama_bridge.daemon.ensure import ensure_daemon; print(ensure_daemon().host)"
 
@@ -231,8 +232,11 @@ def stopped_service(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return link
 
 
-def test_in_the_place_of_a_stopped_service_no_other_store_is_served(stopped_service: Path) -> None:
+def test_in_the_place_of_a_stopped_service_no_other_store_is_served(
+    stopped_service: Path, fake_ollama: Path
+) -> None:
     """Its models would seem to be gone, and the port would be kept from it."""
+    write_systemctl(fake_ollama, "inactive")
     with pytest.raises(DaemonInstallError, match="service, which has the models, is stopped") as no:
         ensure.ensure_daemon()
     assert (no.value.hint or "").startswith("sudo systemctl start ollama;")
@@ -248,15 +252,20 @@ def test_in_the_place_of_a_stopped_service_no_other_store_is_served(stopped_serv
         ("active", "runs, but not there", "systemctl show ollama -p Environment; export OLLAMA_"),
         ("activating", "does not come up", "journalctl -u ollama"),
         ("failed", "does not come up", "journalctl -u ollama"),
+        ("", "does not answer", "sudo systemctl restart ollama"),
     ],
 )
 def test_a_service_that_was_not_stopped(
-    stopped_service: Path, fake_ollama: Path, state: str, found: str, fix: str
+    stopped_service: Path,
+    fake_ollama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    found: str,
+    fix: str,
 ) -> None:
     """To start it would change nothing: it listens elsewhere, or fails each time."""
-    systemctl = fake_ollama.with_name("systemctl")
-    systemctl.write_text(f'#!/bin/sh\n[ "$*" = "is-active ollama" ] && echo {state}\nexit 3\n')
-    systemctl.chmod(0o755)
+    monkeypatch.setattr(service, "_START_LIMIT_S", 0.1)
+    write_systemctl(fake_ollama, state)
     with pytest.raises(DaemonInstallError, match=found) as caught:
         ensure.ensure_daemon()
     (finding,) = [one for one in run_doctor() if one.name == "daemon"]
@@ -264,6 +273,35 @@ def test_a_service_that_was_not_stopped(
     for hint in (caught.value.hint, finding.fix):
         assert (hint or "").startswith(fix)
         assert "export OLLAMA_MODELS=" in (hint or "")
+
+
+def test_a_service_that_was_just_started_is_waited_for(
+    stopped_service: Path, fake_ollama: Path, host: str
+) -> None:
+    """systemd calls it active before it listens."""
+    write_systemctl(fake_ollama, "active")
+    port = int(host.rpartition(":")[2])
+    started: list[FakeDaemon] = []
+
+    class Starting(NullReporter):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, Note) and "waiting for Ollama's service" in event.message:
+                started.append(FakeDaemon(port=port).__enter__())
+
+    try:
+        found = ensure.ensure_daemon(reporter=Starting())
+        assert found.host.endswith(str(port))
+    finally:
+        for daemon in started:
+            daemon.__exit__(None, None, None)
+
+
+def write_systemctl(fake_ollama: Path, state: str) -> None:
+    """One that says how Ollama's service is; empty: it fails."""
+    systemctl = fake_ollama.with_name("systemctl")
+    says = f"echo {state}" if state else ":"
+    systemctl.write_text(f'#!/bin/sh\n[ "$*" = "is-active ollama" ] && {says}\nexit 3\n')
+    systemctl.chmod(0o755)
 
 
 @pytest.mark.parametrize("which", ["disabled", "another store", "another port"])
