@@ -16,7 +16,7 @@ from ollama_bridge.client.address import read_address
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.fields import Fields, read_fields
 from ollama_bridge.client.requests import MessageLike, message_list
-from ollama_bridge.client.thinking import ThinkingSplitter
+from ollama_bridge.client.thinking import thinking_apart
 from ollama_bridge.client.transport import AsyncTransport
 from ollama_bridge.client.values import Reply, Timings, read_logprobs
 from ollama_bridge.errors import (
@@ -122,7 +122,10 @@ def chat_completion(
 
 
 def read_completion(data: object, *, model: str) -> Reply:
-    """Read a completion; thinking is what the server calls so, else a leading ``<think>``.
+    """Read a completion; thinking is what the server calls so, else what ends on ``</think>``.
+
+    Without a parser of its own for them, vLLM leaves the thoughts of a model in the answer, and
+    the tag that opened them in the prompt.
 
     Raises:
         ReplyInvalidError: it is none, or does not say how it ended.
@@ -140,9 +143,7 @@ def read_completion(data: object, *, model: str) -> Reply:
     thinking = message.text("reasoning_content") or message.text("reasoning")
     text = message.text("content")
     if not thinking:
-        splitter = ThinkingSplitter()
-        parts = [splitter.feed(text), splitter.finish()]
-        thinking, text = ("".join(part) for part in zip(*parts, strict=True))
+        thinking, text = thinking_apart(text)
     reported = choice.inner("logprobs")
     usage = fields.inner("usage")
     return Reply(

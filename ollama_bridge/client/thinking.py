@@ -65,6 +65,18 @@ class ThinkingSplitter:
         return "", "" if self._state == "gap" else held
 
 
+def thinking_apart(text: str) -> tuple[str, str]:
+    """The thinking and the text of a whole answer of which no more is known.
+
+    A tag that closes what nothing opened: the prompt did, as those of deepseek-r1 do.
+    """
+    before, closed, _ = text.partition(THINKING_CLOSE)
+    splitter = ThinkingSplitter(inside=bool(closed) and THINKING_OPEN not in before)
+    parts = (splitter.feed(text), splitter.finish())
+    thinking, answer = ("".join(part) for part in zip(*parts, strict=True))
+    return thinking.strip(), answer
+
+
 def opens_thinking(prompt: str) -> bool:
     """Whether an answer to this prompt begins within a thought, as deepseek-r1's do."""
     return prompt.rstrip().endswith(THINKING_OPEN)

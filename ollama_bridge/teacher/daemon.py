@@ -30,6 +30,7 @@ from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
+from ollama_bridge.client.thinking import thinking_apart
 from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.drafts import open_draft
@@ -46,7 +47,7 @@ from ollama_bridge.reporting import (
 )
 from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.traces import KEPT, THINKING_MISSING, WRONG, judge, with_thinking
 
 STAGE = "answers"
 
@@ -103,7 +104,8 @@ def write_answers(
         kind=Corpus.kind,
         stage=STAGE,
         # 2: labels as the task spells them. 3: of the test split nothing that has one is left out.
-        version=3,
+        # 4: what an API's server leaves in an answer of the thoughts is told from it.
+        version=3 if settings.base_url is None else 4,
         inputs={"corpus": corpus.digest, "model": respondent.identity},
         settings=_deciding(settings, labels),
         seed=corpus.manifest.work.seed,
@@ -209,10 +211,13 @@ class _Writing:
 
     def take(self, example: Example, reply: Reply) -> tuple[str, Example]:
         """How a reply is judged, and the example with it."""
-        answer, settings = reply.text.strip(), self.settings
+        settings, thinking, text = self.settings, reply.thinking, reply.text
+        if not thinking:
+            thinking, text = thinking_apart(text)
+        answer = text.strip()
         verdict = judge(
             answer,
-            reply.thinking,
+            thinking,
             cut=reply.done_reason == "length",
             mode=settings.thinking,
             label=example.label,
@@ -221,7 +226,7 @@ class _Writing:
         if verdict == KEPT and _is_answered_by_label(example):
             answer = str(example.label)  # the one spelling that the task knows, without any marks
         text = with_thinking(
-            answer, reply.thinking, mode=settings.thinking, max_words=settings.thinking_words
+            answer, thinking, mode=settings.thinking, max_words=settings.thinking_words
         )
         return verdict, _said(example, text)
 
@@ -292,10 +297,17 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
 
 def _nothing_usable(writing: _Writing, where: str, outcomes: Counter[str]) -> DaemonError:
     name, limit = writing.respondent.name, writing.settings.answer_tokens
+    hint = f"raise teacher.answer_tokens, which is {limit}, or choose another teacher"
+    if outcomes.most_common(1)[0][0] == THINKING_MISSING:
+        hint = (
+            "choose a teacher that thinks, or learn the answers alone: --set teacher.thinking=strip"
+        )
+        if writing.settings.base_url is not None:
+            hint = (
+                f"start the server so that it tells thoughts (vLLM: --reasoning-parser); or {hint}"
+            )
     return DaemonError(
-        f"{name} wrote no usable answer {where}: {_counts(outcomes)}",
-        hint=f"raise teacher.answer_tokens, which is {limit}, or choose another teacher",
-        model=name,
+        f"{name} wrote no usable answer {where}: {_counts(outcomes)}", hint=hint, model=name
     )
 
 

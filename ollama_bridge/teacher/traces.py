@@ -13,12 +13,14 @@ import re
 from typing import Literal
 
 from ollama_bridge.answer_text import says, with_thought
+from ollama_bridge.client.thinking import THINKING_CLOSE, THINKING_OPEN
 from ollama_bridge.repetition import is_looping
 
 ThinkingMode = Literal["strip", "keep", "shorten"]
 
 KEPT = "kept"
 CUT, EMPTY, LOOPING = "cut at the limit", "empty", "looping"
+THINKING_WITHIN = "tags of thinking in the answer"
 THINKING_LOOPS, THINKING_MISSING, WRONG = "looping thinking", "without thinking", "wrong answer"
 
 # A sentence or a line, with what separates it from the next.
@@ -48,6 +50,8 @@ def judge(
         return CUT
     if not answer:
         return EMPTY
+    if THINKING_OPEN in answer or THINKING_CLOSE in answer:
+        return THINKING_WITHIN  # whatever the mode: what of it is thought cannot be told
     if is_looping(answer):
         return LOOPING
     if mode != "strip" and not thinking:

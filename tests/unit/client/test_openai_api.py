@@ -72,12 +72,20 @@ def test_an_answer_is_read_with_its_tokens(monkeypatch: pytest.MonkeyPatch) -> N
         {"content": "five", "reasoning_content": "Hm.\n"},
         {"content": "five", "reasoning": "Hm."},
         {"content": "<think>\nHm.\n</think>\n\nfive"},
+        {"content": "Hm.\n</think>\n\nfive"},  # the prompt has opened it
     ],
 )
 def test_thinking_is_told_from_the_answer(message: dict[str, str]) -> None:
     """Under the names that servers give it, and in tags."""
     reply = read_completion(completion(message=message), model="big")
     assert (reply.thinking, reply.text) == ("Hm.", "five")
+
+
+@pytest.mark.parametrize("text", ["five", "in <think>Hm.</think> five", "Hm. So"])
+def test_an_answer_without_a_thought_is_whole(text: str) -> None:
+    """Tags that open within it are its text."""
+    reply = read_completion(completion(message={"content": text}), model="big")
+    assert (reply.thinking, reply.text) == ("", text)
 
 
 def test_without_tokens_there_are_none() -> None:

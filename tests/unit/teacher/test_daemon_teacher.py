@@ -521,6 +521,38 @@ def test_no_class_is_lost_without_a_word(
     assert len(warnings) == (said < 3)
 
 
+def test_a_teacher_without_thoughts_is_told_what_helps(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """More tokens do not; another mode does, and of a server that it tells the thoughts."""
+    daemon.script = lambda asked: Turn(pieces=["positive"])
+    for base_url, advice in (None, "choose a teacher"), ("http://box/v1", "start the server"):
+        changes = {"rewrite": True, "thinking": "keep", "base_url": base_url}
+        with pytest.raises(DaemonError, match="6 without thinking") as caught:
+            write(labelled, daemon, tmp_path, settings=SETTINGS.model_copy(update=changes))
+        assert (caught.value.hint or "").startswith(advice)
+        assert (caught.value.hint or "").endswith("--set teacher.thinking=strip")
+
+
+def test_thoughts_that_a_log_has_in_the_answer_are_told_from_it(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Replies that were kept before they were told apart are not asked for again."""
+    daemon.script = lambda asked: Turn(pieces=["positive"])
+    settings = SETTINGS.model_copy(update={"rewrite": True, "thinking": "keep"})
+    with pytest.raises(DaemonError):
+        write(labelled, daemon, tmp_path, settings=settings)
+    log = tmp_path / "answers-replies.jsonl"
+    log.write_text(
+        log.read_text().replace('"positive"', '"They like it.\\n</think>\\n\\npositive"')
+    )
+    asked = len(daemon.questions)
+    answered = write(labelled, daemon, tmp_path, settings=settings)
+    assert len(daemon.questions) == asked
+    first = next(iter(read_examples(answered.split_path("train"))))
+    assert first.messages[-1].content == "<think>\nThey like it.\n</think>\n\npositive"
+
+
 def test_traces_are_treated_anew_without_asking_again(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ from ollama_bridge.teacher.traces import judge, shorten, with_thinking
         ("", "I was about to", True, "keep", "positive", "cut at the limit"),
         ("", "I see.", False, "keep", "positive", "empty"),
         ("so " * 9, "I see.", False, "keep", None, "looping"),
+        ("I see.\n</think>\n\nten", "", False, "strip", None, "tags of thinking in the answer"),
+        ("so <think>ten", "I see.", False, "keep", None, "tags of thinking in the answer"),
     ],
 )
 def test_what_should_not_be_learnt_is_named(
