@@ -28,7 +28,8 @@ NOT_COMPARED = "file_not_compared"
 # By the check, where it has one of its own, or by its layer.
 _HINTS: dict[str, str] = {
     MESSAGES: "verify the tag that it was made FROM: of other prompts no values are known",
-    "template": "check TEMPLATE and SYSTEM: ollama-bridge modelfiles ls; or pass your own .j2",
+    "template": "leave it to the checkpoint's chat template (--set modelfile.template=auto in a "
+    "build, --template auto in package), or check TEMPLATE and SYSTEM of the one that you chose",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",
     "tensor": "convert the checkpoint again; a difference this large usually is a wrong "
     "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",

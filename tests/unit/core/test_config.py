@@ -26,8 +26,10 @@ def minimal() -> dict[str, object]:
 
 @pytest.mark.parametrize("name", sorted(list_assets("recipes")))
 def test_shipped_recipes_are_valid(name: str) -> None:
-    """Every shipped recipe loads under its file's name."""
-    assert load_recipe(name).name == name
+    """Every shipped recipe loads under its file's name, and serves whatever model one names."""
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.modelfile.template == "auto"  # of another chat format, ChatML would be refused
 
 
 def test_unknown_key_is_told_with_the_nearest_right_one() -> None:
