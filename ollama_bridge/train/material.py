@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.drafts import Draft
 from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
-from ollama_bridge.examples import read_examples
+from ollama_bridge.examples import Example, read_examples
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint
 from ollama_bridge.models.memory import to_cpu
@@ -103,12 +103,8 @@ def load_material(
     section = _SECTIONS.get(stage, stage)
     room = read_config(folder).get("max_position_embeddings") or sys.maxsize
     for name in ("train", "validation"):
-        split = encode_split(
-            list(read_examples(corpus.split_path(name))),
-            tokenizer,
-            max_length=settings.max_length,
-            name=name,
-        )
+        examples = list(read_examples(corpus.split_path(name)))
+        split = encode_split(examples, tokenizer, max_length=settings.max_length, name=name)
         if split.unanswered:
             message = f"{split.unanswered} {name} examples have no answer and were left out"
             reporter.emit(Note(stage, "warning", message))
@@ -129,6 +125,8 @@ def load_material(
             )
             reporter.emit(Note(stage, "info", message))
             split = _choose(split, max_examples, seed=settings.seed)
+        if name == "train":
+            _tell_unlearnt(split, examples, stage=stage, reporter=reporter)
         splits[name] = split
         facts[f"{name}_examples"] = len(split.examples)
         facts[f"{name}_too_long"] = split.too_long
@@ -186,6 +184,26 @@ def complete_checkpoint(
     manifest = ranks.agree(manifest)
     assert manifest is not None
     return Checkpoint(draft.out_dir, manifest)
+
+
+def _tell_unlearnt(
+    split: EncodedSplit, examples: Sequence[Example], *, stage: str, reporter: Reporter
+) -> None:
+    """Of a template that renders past answers otherwise, only the last ones are learnt."""
+    given, learnt = set(), set()
+    for encoded in split.examples:
+        turns = examples[encoded.row].messages
+        ends = [place for place, turn in enumerate(turns, start=1) if turn.role == "assistant"]
+        given |= {turns[:end] for end in ends}
+        learnt |= {turns[:end] for end in ends[-encoded.turns :]}
+    if learnt != given:
+        message = (
+            f"{len(given - learnt)} of {len(given)} answers are not learnt: the chat template "
+            "renders all but the last of a conversation otherwise than a model writes them "
+            "(without their thoughts); a line of the data for each, with all turns before it, "
+            "teaches them"
+        )
+        reporter.emit(Note(stage, "warning", message))
 
 
 def _choose(split: EncodedSplit, count: int, *, seed: int) -> EncodedSplit:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.reasoning import build_reasoner
+from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.encoding import encode
-from ollama_bridge.examples import read_examples
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Event, Note
 from ollama_bridge.train.material import key_settings, load_material
@@ -75,6 +77,29 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
     assert notes[0].endswith(f"--set {section}.max_length={lengths[-1]} keeps them all")
     said = f"2 of {short} examples are learnt: --set {section}.max_examples=null takes them all"
     assert said in notes
+
+
+def test_answers_that_a_forgetful_template_keeps_from_being_learnt_are_told(tmp_path: Path) -> None:
+    """Of every conversation the last one is learnt; what is advised teaches them all."""
+    folder = build_reasoner(tmp_path / "model")
+    said = [Message("user", "Good?"), Message("assistant", "yes"), Message("user", "Sure?")]
+    said += [Message("assistant", "very")]
+
+    def notes(name: str, *conversations: list[Message]) -> list[str]:
+        def fill(path: Path) -> None:
+            rows = [Example(str(n), tuple(turns), "x") for n, turns in enumerate(conversations)]
+            for split in ("train", "validation", "test"):
+                write_examples(path / f"{split}.jsonl", rows)
+
+        listener = Listener()
+        corpus = commit(Corpus, tmp_path / name, fill)
+        load_material(folder, corpus, OptimizerSection(), stage="distill", reporter=listener)
+        heard = [event for event in listener.events if isinstance(event, Note)]
+        return [note.message for note in heard if note.level == "warning"]
+
+    (warning,) = notes("whole", said, said[2:])
+    assert warning.startswith("1 of 3 answers are not learnt")
+    assert notes("a-line-an-answer", said[:2], said, said[2:]) == []
 
 
 @pytest.mark.parametrize("more", [0, 1])
