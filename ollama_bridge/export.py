@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.rendering import check_labels_fit, check_settings, limits_of
@@ -199,20 +201,24 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
 
     Args:
         recipe: What to build.
-        start: Whose vocabulary the student has.
+        start: Whose vocabulary and chat template the student has.
 
     Raises:
         ConfigError: ``num_predict`` is too small.
         ModelfileError: a parameter is unknown, or of another type.
+        TrainingError: the chat template cannot be used for training.
     """
+    from ollama_bridge.encoding import encode
     from ollama_bridge.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(start.path)
-    check_labels_fit(
-        recipe.modelfile,
-        recipe.task.labels,
-        lambda label: len(tokenizer(label, add_special_tokens=False)["input_ids"]),
-    )
+
+    def count_learnt(label: str) -> int:
+        asked = (Message("user", "?"), Message("assistant", label))
+        encoded = encode(Example("label", asked, "label"), tokenizer, max_length=sys.maxsize)
+        return int(encoded.supervised.sum())
+
+    check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
 
 
 def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:

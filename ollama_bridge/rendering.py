@@ -231,7 +231,8 @@ def check_labels_fit(
     Args:
         settings: Of the recipe.
         labels: The answers; none: nothing is checked.
-        count_tokens: How many a label has in the student's vocabulary.
+        count_tokens: How many the student writes to say a label: with its end, and an empty
+            thought where it has to write one.
 
     Raises:
         ConfigError: the tag would cut its longest label.
@@ -240,11 +241,11 @@ def check_labels_fit(
     limit = limits_of(settings)["num_predict"]
     if not labels:
         return
-    needed, longest = max((count_tokens(label) + 1, label) for label in labels)
+    needed, longest = max((count_tokens(label), label) for label in labels)
     if limit < needed:
         raise ConfigError(
             f"modelfile.parameters.num_predict is {limit}, but the label {longest!r} and its end "
-            f"are {needed} tokens: the tag would cut its answer",
+            f"are {needed} tokens as the student writes them: the tag would cut its answer",
             hint=f"add --set modelfile.parameters.num_predict={needed}",
         )
 

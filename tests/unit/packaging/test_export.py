@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from fakes.reasoning import build_reasoner
 from fakes.trainable import commit, tiny_base, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Corpus
+from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.assets import find_recipe
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, ConversionError
@@ -25,6 +26,7 @@ from ollama_bridge.export import (
     check_tags,
     check_thoughts_fit,
 )
+from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import NullReporter
 
 ALL_LAYERS = ("student.layers=null",)  # a tiny start has fewer than the recipe keeps
@@ -42,6 +44,21 @@ def test_labels_are_counted_in_the_vocabulary_of_the_student(tmp_path: Path) -> 
         check_answers_fit(recipe_of(*long), start)
     _, _, fix = (caught.value.hint or "").partition("--set ")
     check_answers_fit(recipe_of(*long, fix), start)
+
+
+def test_the_empty_thought_before_a_label_needs_room(tmp_path: Path) -> None:
+    """A student in DeepSeek-R1's format closes the thought that its prompt opens."""
+    start = commit(Checkpoint, tmp_path / "reasoner", build_reasoner)
+    tokenizer = load_tokenizer(start.path)
+    label = recipe_of().task.labels[0]
+    alone = len(tokenizer(label, add_special_tokens=False)["input_ids"]) + 1
+    thought = len(tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"])
+    limit = "modelfile.parameters.num_predict={}"
+    with pytest.raises(ConfigError, match="the tag would cut its answer") as caught:
+        check_answers_fit(recipe_of(limit.format(alone)), start)
+    fix = fixes_in(caught.value.hint or "")
+    assert int(fix[0].partition("=")[2]) >= alone + thought - 1
+    check_answers_fit(recipe_of(*fix), start)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,9 @@ def test_a_tag_has_room_for_its_labels() -> None:
     """num_predict holds the longest label and its end, or says which value would."""
 
     def check(parameters: dict[str, object], *labels: str) -> None:
-        check_labels_fit(ModelfileSection(parameters=parameters), labels, len)
+        check_labels_fit(
+            ModelfileSection(parameters=parameters), labels, lambda label: len(label) + 1
+        )
 
     check({"num_predict": 8}, "positiv", "good")
     with pytest.raises(ConfigError, match="'positive' and its end are 9 tokens") as caught:
