@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import Corpus, EvalReport, Work, canonical_json, digest_text
-from ollama_bridge.client.address import read_address
+from ollama_bridge.client.address import DEFAULT_PORT, read_address
 from ollama_bridge.client.values import find_model, name_key
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client, ModelDetails, ModelSummary
 
 STAGE = "served"
-_VERSION = 3
+_VERSION = 4
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
 
@@ -87,6 +88,7 @@ def evaluate_served(
     limit = min(
         (one for one in (settings.max_examples, settings.served_examples) if one), default=None
     )
+    version, where = client.version(), _machine(client.host)
     work = Work(
         kind=EvalReport.kind,
         stage=STAGE,
@@ -98,6 +100,7 @@ def evaluate_served(
             "examples": limit,
             "bootstrap_samples": settings.bootstrap_samples,
             "reply_tokens": settings.reply_tokens,
+            "daemon": [version, where],
             **({"thinking": thinking} if thinking else {}),
         },
     )
@@ -106,10 +109,8 @@ def evaluate_served(
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
-        # Another version answers otherwise, and what another machine takes is another's time.
-        where = "" if read_address(client.host).loopback else client.host
         asked = canonical_json(
-            [client.version(), where, [[name, served[name].digest, options[name]] for name in tags]]
+            [version, where, [[name, served[name].digest, options[name]] for name in tags]]
         )
         models = {name: _Model(tags[name], options[name], f"{name} of {asked}") for name in tags}
         answers_path = out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")
@@ -260,6 +261,17 @@ def _turns(example: Example, task: TaskSection) -> list[dict[str, str]]:
     if turns[0].role == "system" and turns[0].content == task.system:
         turns = turns[1:]
     return [turn.to_dict() for turn in turns]
+
+
+def _machine(host: str) -> str:
+    """Whose answers and times they are; empty: this machine's Ollama.
+
+    Another version answers otherwise, and what another machine takes is another's time. A tunnel to
+    one stands at a port of its own.
+    """
+    address = read_address(host)
+    is_own = address.loopback and urlsplit(address.url).port == DEFAULT_PORT
+    return "" if is_own else host
 
 
 def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, ModelSummary]:

@@ -297,15 +297,9 @@ def test_another_number_asks_for_no_answer_again(corpus: Corpus, tmp_path: Path)
     for changes in ({"bootstrap_samples": 200}, {"served_examples": 20}):
         settings = SETTINGS.model_copy(update=changes)
         evaluate_served(TAGS, corpus, settings, TASK, client=third, out_dir=out_dir)
-    third.host = "http://127.0.0.1:5"
+    third.host = "http://[::1]:11434"
     evaluate_served(TAGS, corpus, SETTINGS, TASK, client=third, out_dir=out_dir)
     assert not third.asked
-    for name, value, samples in (("ollama", "0.35.0", 150), ("host", "http://box:11434", 160)):
-        other = FakeClient()
-        setattr(other, name, value)
-        settings = SETTINGS.model_copy(update={"bootstrap_samples": samples})
-        evaluate_served(TAGS, corpus, settings, TASK, client=other, out_dir=out_dir)
-        assert len(other.asked) == 140
     third.parameters["small"] = "num_predict                    3"
     again = SETTINGS.model_copy(update={"bootstrap_samples": 300})
     evaluate_served(TAGS, corpus, again, TASK, client=third, out_dir=out_dir)
@@ -325,6 +319,25 @@ def test_answers_do_not_pile_up(corpus: Corpus, tmp_path: Path) -> None:
         assert len([record for record in records if "answer" in record]) == 2 * 70
         assert len([record for record in records if "memory_bytes" in record]) == 2
     assert len(client.asked) == 3 * 2 * 70
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ollama", "0.35.0"), ("host", "http://box:11434"), ("host", "http://127.0.0.1:11435")],
+)
+def test_another_ollama_s_answers_are_its_own(
+    corpus: Corpus, tmp_path: Path, name: str, value: str
+) -> None:
+    """Also where the report of one is finished; at another port a tunnel may end."""
+    out_dir = tmp_path / "served"
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=FakeClient(), out_dir=out_dir)
+    other = FakeClient()
+    setattr(other, name, value)
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=other, out_dir=out_dir)
+    assert len(other.asked) == 140
+    again = FakeClient()
+    evaluate_served(TAGS, corpus, SETTINGS, TASK, client=again, out_dir=out_dir)
+    assert not again.asked
 
 
 def test_fewer_texts_are_a_fixed_choice(corpus: Corpus, tmp_path: Path) -> None:
