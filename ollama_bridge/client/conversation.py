@@ -20,7 +20,9 @@ from ollama_bridge.errors import ArtifactError, ConfigError, ContextOverflowErro
 
 Trim = Literal["oldest", "never"]
 _SCHEMA = 1
-_TOKENS_PER_CHAR = 0.33  # of plain English, where no reply has told yet
+# Where no reply has told yet. English has 0.25 tokens a character; of other scripts, which have
+# more, hardly any character takes more than one.
+_TOKENS_PER_ASCII, _TOKENS_PER_OTHER = 0.33, 1.0
 
 
 @dataclass
@@ -50,7 +52,12 @@ class Turn:
     @property
     def size_chars(self) -> int:
         """Length of its texts."""
-        return len(str(self.question.get("content", ""))) + len(self.answer)
+        return len(self.text)
+
+    @property
+    def text(self) -> str:
+        """Question and answer."""
+        return str(self.question.get("content", "")) + self.answer
 
 
 # What stands and what was dropped.
@@ -70,7 +77,8 @@ class Conversation:
             are left out of it (and listed in ``dropped``); ``never``: it is an error.
         reserve_tokens: Room that is left for an answer; at most half of the context.
         budget_tokens: What a question may take with all that is sent in front of it, by what the
-            last answer told: beyond it the oldest turns are left out. None: what the context holds.
+            last answer told, before one by a guess (a third of a token a character of ASCII, one of
+            any other): beyond it the oldest turns are left out. None: what the context holds.
         format: Of every answer: ``json`` or a JSON schema.
         keep_alive: How long the model stays loaded after every answer.
         turns: Those that are still sent.
@@ -134,17 +142,18 @@ class Conversation:
         Returns:
             The turns that were dropped.
         """
-        used, chars = self._used_tokens, sum(turn.size_chars for turn in self.turns)
+        text = "".join(turn.text for turn in self.turns)
+        used, chars = self._used_tokens, len(text)
         limits = [] if context_tokens is None else [self._room_tokens(context_tokens)]
         if self.budget_tokens is not None:
             # The daemon refuses what its context does not hold; to the budget only we hold it.
             if used is None:
-                limits, used = [], round((chars + len(self.system or "")) * _TOKENS_PER_CHAR)
+                limits, used = [], _estimate(text + (self.system or ""))
             limits.append(self.budget_tokens)
         if self.trim == "never" or used is None or not limits or not chars:
             return []
         # The instruction and the template are in `used` too, so this is the most that they can be.
-        tokens_per_char = min(1.0, used / chars)
+        tokens_per_char = min(_TOKENS_PER_OTHER, used / chars)
         expected = used + len(str(question.get("content", ""))) * tokens_per_char
         return self._drop(expected, tokens_per_char, min(limits))
 
@@ -275,6 +284,12 @@ class Conversation:
                 f"{path} is no saved conversation: {exc}",
                 hint="save one with: ollama-bridge chat TAG, then /save FILE",
             ) from exc
+
+
+def _estimate(text: str) -> int:
+    ascii_chars = len(text.encode("ascii", errors="ignore"))
+    others = len(text) - ascii_chars
+    return round(ascii_chars * _TOKENS_PER_ASCII + others * _TOKENS_PER_OTHER)
 
 
 def _to_json(turn: Turn) -> dict[str, Any]:

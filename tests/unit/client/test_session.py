@@ -262,6 +262,17 @@ def test_a_budget_holds_where_no_reply_has_told_yet() -> None:
     assert said.make_room(said.question("e" * 30), 8) == []  # the daemon refuses, with numbers
 
 
+@pytest.mark.parametrize("text", ["电池两天后就没电了", "電池は二日で切れた", "แบตเตอรี่หมด"])
+def test_a_budget_holds_in_any_script(text: str) -> None:
+    """Of Chinese, Japanese and Thai a character is about a token."""
+    turn = conversations.Turn({"role": "user", "content": text * 10}, text * 10)
+    said = Conversation("m", budget_tokens=50 * len(text), turns=[turn] * 10)
+    dropped = said.make_room(said.question(text), None)
+    kept = len("".join(one.text for one in said.turns))
+    assert 0 < kept <= 50 * len(text)
+    assert len(dropped) == 8
+
+
 def test_the_smaller_of_budget_and_context_counts() -> None:
     """A budget leaves room for no answer of its own; a context does."""
     said = Conversation("m", reserve_tokens=10, budget_tokens=65)
