@@ -49,8 +49,11 @@ def pieces(question: Call) -> list[Call]:
         if is_full and place > begin:
             ranges.append(range(begin, place))
             begin, characters = place, len(text)
-    found = [_part(question, one, is_last=False) for one in ranges]
-    return [*found, _part(question, range(begin, len(texts)), is_last=True)]
+    ranges.append(range(begin, len(texts)))
+    return [
+        replace(_part(question, one, is_last=one is ranges[-1]), part_of=(one.start, len(texts)))
+        for one in ranges
+    ]
 
 
 def joined(parts: Sequence[Embeddings]) -> Embeddings:

@@ -59,7 +59,11 @@ Patience = Literal["reply", "model", "files", "beside"]
 
 @dataclass(frozen=True)
 class Call:
-    """One request."""
+    """One request.
+
+    Attributes:
+        part_of: Of one about some of many texts: how many are before them, and how many there are.
+    """
 
     method: str
     path: str
@@ -68,6 +72,7 @@ class Call:
     headers: Mapping[str, str] | None = None
     model: str | None = None
     patience: Patience = "reply"
+    part_of: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

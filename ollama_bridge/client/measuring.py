@@ -89,12 +89,15 @@ class Measuring:
     def _say(self, message: str) -> None:
         """Put it into the error, with which text it is about where there are several.
 
-        By its number: whoever logs errors wants none of its words there.
+        By its number among all that the caller gave: whoever logs errors wants none of its words
+        there.
         """
         texts = self._body.get("input")
-        if isinstance(texts, list | tuple) and len(texts) > 1:
-            place = [str(text) for text in texts].index(self._text) + 1
-            message += f" (text {place} of the {len(texts)} in this request, its longest)"
+        if isinstance(texts, list | tuple):
+            before, count = self._question.part_of or (0, len(texts))
+            place = before + [str(text) for text in texts].index(self._text) + 1
+            longest = f", the longest of {len(texts)} in one request" if len(texts) > 1 else ""
+            message += f" (text {place} of {count}{longest})" if count > 1 else ""
         self._error.message = message
         self._error.args = (message,)
 

@@ -379,7 +379,7 @@ def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     assert done.stderr == ""  # it was done at once
     long = command(daemon, "embed", "m", stdin="one\nof three words\n")
     assert (long.returncode, long.stdout) == (3, "")
-    assert "(text 2 of the 2 in this request, its longest)" in long.stderr
+    assert "(text 2 of 2, the longest of 2 in one request)" in long.stderr
     assert "three words" not in long.stderr  # who logs errors has no texts of users there
     command(daemon, "embed", "m", "one", "-p", "num_batch=4096", "-p", "num_ctx=2")
     assert daemon.asked[-1].json["options"] == {"num_batch": 4096, "num_ctx": 2}

@@ -153,8 +153,19 @@ def test_a_text_that_a_batch_does_not_hold_is_not_too_long_for_the_context(
         ask(fake_daemon.host, "embed", "m", ["short", "some words " * 100])
     assert caught.value.needed_tokens == pytest.approx(200, rel=0.05)
     assert (caught.value.limit_tokens, "num_batch" in str(caught.value.hint)) == (None, True)
-    assert "text 2 of the 2 in this request" in str(caught.value)
+    assert "(text 2 of 2, the longest of 2 in one request)" in str(caught.value)
     assert "some words" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [200, 20_000])
+def test_a_text_is_named_by_its_number_among_all_that_were_given(
+    fake_daemon: FakeDaemon, ask: Any, words: int
+) -> None:
+    """How many go in one request nobody sees; a long one goes alone."""
+    fake_daemon.context_length = 100
+    texts = ["short"] * 299 + ["word " * words]
+    with pytest.raises(ContextOverflowError, match=r"\(text 300 of 300[,)]"):
+        ask(fake_daemon.host, "embed", "m", texts)
 
 
 @pytest.mark.parametrize("method", ["chat", "embed"])
