@@ -23,12 +23,15 @@ class Candidate:
         source: Where it comes from, such as ``movie``; splits are stratified by it.
         text: What duplicates are recognised by.
         is_class: Whether its label is one of a few that every split has to hold.
+        instruction: Its own system turn, where that is not the task's; under another one the same
+            text is no duplicate.
     """
 
     example: Example
     source: str
     text: str
     is_class: bool = True
+    instruction: str = ""
 
     @property
     def label(self) -> str:

@@ -29,8 +29,8 @@ class Deduplicated:
         exact: Left out for saying the same as an earlier one, but for case and punctuation.
         near: Left out for nearly saying so, under the same label.
         contradictory: Left out, all of them, for saying the same under different labels.
-        contrasts: How many of the kept nearly say what an earlier one of another class says. Both
-            are in one document.
+        contrasts: How many of the kept nearly say what an earlier one of another class or
+            instruction says. Both are in one document.
     """
 
     kept: tuple[Candidate, ...]
@@ -45,9 +45,10 @@ class Near:
     """The earlier kept texts that a text nearly repeats.
 
     Attributes:
-        original: Place of one that has the same label and nearly the same answer; None: there is
-            none, so this text is kept too.
-        contrasts: Places of those that have another label: all of them if no text has an answer.
+        original: Place of one that has the same label and instruction and nearly the same answer;
+            None: there is none, so this text is kept too.
+        contrasts: Places of those that have another label or instruction: all of them if no text
+            has an answer.
     """
 
     original: int | None
@@ -58,11 +59,11 @@ def remove_duplicates(
     candidates: Sequence[Candidate], *, threshold: float = NEAR_THRESHOLD
 ) -> Deduplicated:
     """Leave out duplicates; deterministic."""
-    keys = [text_key(candidate.text) for candidate in candidates]
-    labels: dict[str, set[str | None]] = defaultdict(set)
+    keys = [(candidate.instruction, text_key(candidate.text)) for candidate in candidates]
+    labels: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     for key, candidate in zip(keys, candidates, strict=True):
         labels[key].add(candidate.example.label)
-    unique: dict[str, Candidate] = {}
+    unique: dict[tuple[str, str], Candidate] = {}
     exact, contradictory = [], []
     for key, candidate in zip(keys, candidates, strict=True):
         if len(labels[key]) > 1:
@@ -73,7 +74,8 @@ def remove_duplicates(
             unique[key] = candidate
     first = list(unique.values())
     found = near_duplicates(
-        list(unique),
+        [text for _, text in unique],
+        instructions=[instruction for instruction, _ in unique],
         labels=[candidate.example.label for candidate in first],
         answers=[text_key(candidate.answer) for candidate in first],
         threshold=threshold,
@@ -99,6 +101,7 @@ def near_duplicates(
     labels: Sequence[str | None],
     answers: Sequence[str],
     threshold: float,
+    instructions: Sequence[str] = (),
 ) -> list[Near]:
     """For every text what it nearly repeats of the earlier ones that are kept.
 
@@ -107,7 +110,9 @@ def near_duplicates(
         labels: Only a text of the same label can be repeated.
         answers: Normalised, or empty; they have to be nearly the same as well.
         threshold: Jaccard similarity of their sets of character 4-grams, in (0, 1].
+        instructions: Only a text under the same one can be repeated; none: they have none.
     """
+    instructions = instructions or [""] * len(texts)
     text_sets, answer_sets = GramSets(texts), GramSets(answers)
     indexes = [SimilarSets(text_sets, threshold=threshold)]
     if any(answers):  # long questions may be alike everywhere, and so may short answers
@@ -118,7 +123,7 @@ def near_duplicates(
         for rival in min(indexes, key=lambda index: index.cost(place)).like(place):
             if not text_sets.are_similar(place, rival, threshold=threshold):
                 continue
-            if labels[place] != labels[rival]:
+            if (labels[place], instructions[place]) != (labels[rival], instructions[rival]):
                 contrasts.append(int(rival))
             elif answer_sets.are_similar(place, rival, threshold=threshold):
                 original = int(rival)

@@ -69,6 +69,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
                 problems.add(number, "label is neither a text nor a number")
                 continue
             label = str(given)
+        own_system = turns[0].content if turns[0].role == "system" else task.system
         if task.system and turns[0].role != "system":
             turns.insert(0, Message("system", task.system))
         prompt, whole = _texts(turns)
@@ -85,7 +86,10 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         example = Example(f"line-{number}", tuple(turns), document, label)
         is_class = matcher is not None
         text = prompt if is_class else whole
-        candidates.append(Candidate(example, _SOURCE, text, is_class=is_class))
+        instruction = "" if own_system == task.system else own_system
+        candidates.append(
+            Candidate(example, _SOURCE, text, is_class=is_class, instruction=instruction)
+        )
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     notes = _judge_odd(odd, tally, problems)
     if matcher is not None:
@@ -98,6 +102,21 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     if matcher is None:
         notes += _large_document(candidates)
     return Collected(tuple(candidates), tally, tuple(notes))
+
+
+def systems_differ(path: Path) -> bool:
+    """Whether some conversations of a file begin with another system turn than others, or none.
+
+    Raises:
+        DataError: a line is no JSON object.
+    """
+    found = set()
+    for _, record in read_json_lines(path, read_text(path)):
+        messages = record.get("messages")
+        first = _in_our_words(messages[0]) if isinstance(messages, list) and messages else None
+        said = first if isinstance(first, dict) and first["role"] == "system" else {}
+        found.add(str(said.get("content") or ""))
+    return len(found) > 1
 
 
 def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems) -> list[str]:

@@ -14,7 +14,7 @@ from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, T
 from ollama_bridge.data.cleaning import has_control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
-from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.messages import collect_messages, systems_differ
 from ollama_bridge.data.problems import read_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
@@ -142,6 +142,8 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
 
 def _version(data: DataSection, inputs: _Inputs) -> int:
     name = f"{data.source} {inputs.format}".strip()
+    if name == "messages jsonl" and systems_differ(inputs.files["data"]):
+        return 4  # the same text under another system turn is no duplicate
     if name in _CHANGED:
         version, changed = _CHANGED[name]
         if changed.search(read_text(inputs.files["data"])):
@@ -264,8 +266,8 @@ def _leave_out_duplicates(
             tally.leave_out(candidate.source, reason)
     if unique.contrasts:
         notes.append(
-            f"{unique.contrasts} text(s) differ little from one of another label: they are kept, "
-            "in one split with it"
+            f"{unique.contrasts} text(s) differ little from one of another label, or system "
+            "turn: they are kept, in one split with it"
         )
     return unique.kept
 

@@ -42,6 +42,31 @@ def test_the_system_turn_is_the_tasks_unless_given(tmp_path: Path) -> None:
     assert len(collected.candidates[1].example.messages) == 5
 
 
+def test_the_same_text_under_another_system_turn_is_no_duplicate(tmp_path: Path) -> None:
+    """Per-row instructions ask different things of one text; a split holds it once all the same."""
+    food, service = "Rate the food.", "Rate the service."
+    texts = ("It was cold, but they came at once.", "They were rude. Nice soup!")
+    rows = [turns(text, "no", system=food) for text in texts]
+    rows += [turns(text, "yes", system=service) for text in texts]
+    rows += [turns(texts[0], "yes", system=service), turns(f"{texts[0]}!?", "no", system=food)]
+    left = remove_duplicates(collect(tmp_path, rows, CLASSIFY).candidates)
+    assert [one.example.id for one in left.kept] == [f"line-{n}" for n in range(1, 5)]
+    assert not left.contradictory
+    assert len({(one.example.messages[1].content, one.example.group) for one in left.kept}) == 2
+
+    longer = [
+        turns(text, "yes", system=s)
+        for s, text in ((food, "a b c d e" * 9), (service, "a b c d e" * 9 + "f"))
+    ]
+    left = remove_duplicates(collect(tmp_path, longer, CLASSIFY).candidates)
+    assert [one.example.group for one in left.kept] == [left.kept[0].example.group] * 2
+
+    shops = [turns("Open on Sunday?", "We are not.", system=shop) for shop in ("A", "B", "B")]
+    shops.append(turns("Open on a Sunday?", "We are not.", system="C"))
+    left = remove_duplicates(collect(tmp_path, shops).candidates)
+    assert [one.example.id for one in left.kept] == ["line-1", "line-2", "line-4"]
+
+
 def test_the_label_of_a_classification_is_the_last_answer(tmp_path: Path) -> None:
     """Labels are matched in any case; unknown ones are listed."""
     (only,) = collect(tmp_path, [turns("a", "YES")], CLASSIFY).candidates
