@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,31 @@ def test_damaged_pin_is_an_error(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ArtifactError, match="damaged"):
         pinned_precision(path)
+
+
+_PRODUCTS = """
+import torch
+from ollama_bridge.models.precision import choose_precision
+choose_precision("bfloat16")
+weight = torch.ones(64, 64, dtype=torch.bfloat16)
+for rows in [*range(100, 200), 100]:
+    print("rows", rows, flush=True)
+    torch.ones(rows, 64, dtype=torch.bfloat16) @ weight
+"""
+
+
+@pytest.mark.parametrize("given", [None, "1024"])
+def test_kernels_of_past_shapes_are_not_kept_for_ever(given: str | None) -> None:
+    """Of 100 other shapes: the first one's is made anew, unless the user keeps more."""
+    named = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"}
+    env = {key: value for key, value in os.environ.items() if key not in named}
+    env["ONEDNN_VERBOSE"] = "profile_create"
+    if given is not None:
+        env["DNNL_PRIMITIVE_CACHE_CAPACITY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", _PRODUCTS], env=env, capture_output=True, text=True, check=True
+    )
+    last = done.stdout.rpartition("rows 100")[2]
+    if "create:" not in last:
+        pytest.skip("this machine multiplies bfloat16 without oneDNN")
+    assert ("cache_miss" in last) == (given is None)
