@@ -55,10 +55,11 @@ class Gradients:
             parts = source.split(own, plan.micro_batch_tokens)
         idle = self.weights.passes(len(parts)) - len(parts)
         sums: dict[str, torch.Tensor] = {}
-        # One autocast around all parts: what it has cast of the weights serves each of them.
+        # One autocast around all parts: what it has cast of the weights serves each of them. A batch
+        # that is computed at once needs no cast for longer than a layer (`lean_products`).
         with (
             activation_checkpointing(self.model, enabled=plan.activation_checkpointing),
-            self.precision.autocast(),
+            self.precision.autocast(keeps_casts=len(parts) + idle > 1),
         ):
             for part in parts:
                 losses = self._losses(lesson, source, part, members)

@@ -34,6 +34,7 @@ from ollama_bridge.models.fused_rotation import fused_rotation
 from ollama_bridge.models.gated_activations import lean_activations
 from ollama_bridge.models.memory import PeakMemory, memory_is_enough
 from ollama_bridge.models.precision import Precision, random_numbers_aside
+from ollama_bridge.models.trained_products import lean_products
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
 from ollama_bridge.train.gradients import Gradients
@@ -179,6 +180,7 @@ def train(
         fused_norms(model),
         fused_rotation(model),
         lean_activations(model),
+        lean_products(model.base_model),
         PeakMemory(precision.device, interval_s=_MEMORY_INTERVAL_S) as memory,
         contextlib.ExitStack() as inside,
     ):
