@@ -26,9 +26,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # bfloat16 costs digits and casts: it has to be clearly faster. Where the CPU has it, it is 2-4x;
 # where not, it is emulated and several times slower.
 _MIN_SPEEDUP = 1.3
-# oneDNN keeps the kernels of the last 1,024 shapes, 0.65 MB each, and every batch has other shapes:
-# a run grew by 11 MB a step until it held 0.7 GB of them. A layer's forward or backward pass takes
-# less than these, and a kernel is made in 0.4 ms.
+# oneDNN keeps the kernels of the last 1,024 shapes, some 0.65 MB each, and every batch has other
+# shapes: a run grew by 11 MB a step, and 1,024 would be 0.7 GB. A layer's forward or backward pass
+# takes less than these, and a kernel is made in 0.4 ms.
 _KEPT_KERNELS = 32
 _KEPT_KERNELS_NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
 
