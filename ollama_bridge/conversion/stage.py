@@ -15,6 +15,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_f
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.source import Source, read_reference
+from ollama_bridge.conversion.surrounding import closes_texts
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.token_types import holds_spaces
 from ollama_bridge.conversion.writer import write_gguf
@@ -167,9 +168,11 @@ def _version(checkpoint: Checkpoint) -> int:
 
     Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
     7, it had the path of a base in a tag, or the signature of its source, or an end was any text
-    that config.json alone names.
+    that config.json alone names; before 8, conversations were closed as texts are.
     """
     folder = checkpoint.path
+    if closes_texts(folder):
+        return 8
     if is_hushed(checkpoint) or _ignores_ends(folder):
         return 7
     return 6 if holds_spaces(folder) or default_entries(folder) else 5

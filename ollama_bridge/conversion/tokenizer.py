@@ -18,6 +18,7 @@ from gguf.constants import GGUFValueType, TokenType
 from tokenizers import Tokenizer
 
 from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
+from ollama_bridge.conversion.surrounding import find_surrounding
 from ollama_bridge.conversion.token_types import added_type
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers, stripping
@@ -357,26 +358,18 @@ class TokenizerSection:
         return {role: id_ for role, id_ in named.items() if id_ is not None}
 
     def _surrounding(self, bos: int | None) -> tuple[bool, bool]:
-        """Whether BOS is to be added in front and EOS behind, by trying the tokenizer.
-
-        Conversations are encoded as the chat template writes them: BOS is its business.
-        """
-        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
-        full = self._tokenizer.encode("a", add_special_tokens=True).ids
-        start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
-        first, last = full[:start], full[start + len(bare) :]
+        """Whether BOS is to be added in front and EOS behind."""
+        found = find_surrounding(self._tokenizer, self._prompts, bos)
+        self.notes += found.notes
         eos = self._ends[:1]
-        if first not in ([], [bos]) or last not in ([], eos):
+        if found.first not in ([], [bos]) or found.last not in ([], eos):
             raise self._error(
-                f"the post-processor adds {first} before and {last} after a text; "
-                f"a GGUF can say only BOS ({bos}) and EOS ({eos})"
+                f"the post-processor adds {found.first} before and {found.last} after a text; "
+                f"a GGUF can say only BOS ({bos}) and EOS ({eos})",
+                hint="name what it adds (tokenizer.bos_token = ..., tokenizer.eos_token = ...; "
+                "tokenizer.save_pretrained(folder)), or give the model a chat template",
             )
-        if first and self._prompts:
-            prompt = self._tokenizer.encode(self._prompts[0], add_special_tokens=False).ids
-            if prompt[:1] != first:
-                self.notes.append("Ollama adds no BOS to raw texts: the chat template writes none")
-                first = []
-        return bool(first), bool(last)
+        return bool(found.first), bool(found.last)
 
     def _chat_template(self) -> str | None:
         file = self._folder / "chat_template.jinja"

@@ -18,6 +18,7 @@ from fakes.real_registry import RealRegistry
 from fakes.terminal import interrupt
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.artifacts import GGUFFile
@@ -26,7 +27,7 @@ from ollama_bridge.conversion import Target, convert
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import RegistryError
 from ollama_bridge.inspection import verify
-from ollama_bridge.models.load import load_model
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import package
 from ollama_bridge.retrieval import pull
@@ -186,11 +187,29 @@ def factory_export(folder: Path) -> Path:
     return source
 
 
+def chat_format_of_trl(folder: Path) -> Path:
+    """TRL's setup_chat_format: another BOS than the tokenizer goes on adding; EOS added, too."""
+    source = build_checkpoint("llama", folder / "out")
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|im_end|>",
+        special_tokens=[("<|endoftext|>", 0), ("<|im_end|>", 2)],
+    )
+    tokenizer.save(str(source / "tokenizer.json"))
+    (source / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+        "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    assert load_tokenizer(source)("Hi").input_ids[0] != load_tokenizer(source).bos_token_id
+    return source
+
+
 @pytest.mark.parametrize(
     "make",
     [
         *(trl_step, unsloth_merge, grown_adapter),
-        *(padded_adapter, merge_after_4_bits, factory_export),
+        *(padded_adapter, merge_after_4_bits, factory_export, chat_format_of_trl),
     ],
 )
 def test_what_another_tool_trained_is_served(

@@ -1,0 +1,65 @@
+"""What a tokenizer puts around texts, and which of it a GGUF has to ask for.
+
+Conversations are encoded as the chat template writes them, in training and by transformers: what
+is in front and behind is its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ollama_bridge.models.json_files import read_json_object
+
+
+@dataclass(frozen=True)
+class Surrounding:
+    """Ids around every text.
+
+    Attributes:
+        first: In front.
+        last: Behind.
+        notes: What a tokenizer adds otherwise, and Ollama will not.
+    """
+
+    first: list[int]
+    last: list[int]
+    notes: list[str]
+
+
+def find_surrounding(tokenizer: Tokenizer, prompts: Sequence[str], bos: int | None) -> Surrounding:
+    """What is to be added to texts, by trying the tokenizer.
+
+    A training that gives a base model a chat format may name another BOS than the one that its
+    tokenizer goes on adding to texts (TRL's ``setup_chat_format``), or have it add EOS.
+
+    Args:
+        tokenizer: Without padding and truncation.
+        prompts: Some that the chat template writes; none where there is none.
+        bos: The id of ``bos_token``.
+    """
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    full = tokenizer.encode("a", add_special_tokens=True).ids
+    start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    first, last, notes = full[:start], full[start + len(bare) :], []
+    if prompts:
+        begins = tokenizer.encode(prompts[0], add_special_tokens=False).ids[:1]
+        if first and not begins == first[:1] == [bos]:
+            own = "one that is not bos_token" if begins == first[:1] else "none"
+            notes.append(f"Ollama adds no BOS to raw texts: the chat template writes {own}")
+            first = []
+        if last:
+            notes.append("Ollama adds no EOS to texts, as the tokenizer does: they are continued")
+            last = []
+    return Surrounding(first, last, notes)
+
+
+def closes_texts(folder: Path) -> bool:
+    """Whether a checkpoint's tokenizer puts something behind every text."""
+    section = read_json_object(folder / "tokenizer.json").get("post_processor")
+    steps = section.get("processors", [section]) if isinstance(section, Mapping) else []
+    singles = [step.get("single") for step in steps if isinstance(step, Mapping)]
+    return any("SpecialToken" in single[-1] for single in singles if single)
