@@ -24,7 +24,12 @@ def read_hf_config(config_class: Any, folder: Path) -> Any:
         ModelError: transformers refuses it.
     """
     with refusals_named(folder):
-        return config_class.from_pretrained(folder, local_files_only=True)
+        config = config_class.from_pretrained(folder, local_files_only=True)
+    pads = getattr(config, "pad_token_id", None)
+    if isinstance(pads, int) and pads >= config.vocab_size:
+        # Of a token that was added without a row: transformers' embedding asserts that it has one.
+        config.pad_token_id = None
+    return config
 
 
 @contextlib.contextmanager

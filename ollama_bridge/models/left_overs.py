@@ -22,7 +22,8 @@ _LEFT_OVERS = (
     ("config.json", "auto_map", _OWN_CODE),
     ("tokenizer_config.json", "auto_map", _OWN_CODE),
 )
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+# Not the one that pads: the line of every tutorial adds it, and what is served pads nothing.
+_ROLES = ("bos_token", "eos_token", "unk_token")
 _TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -30,8 +31,8 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
     """Tokens that were added to a tokenizer, and that its model has no row for and no use.
 
     Published so: Gemma 3's 270M and 1B have the token that stands for an image in the larger ones.
-    One that the chat template or a role of the tokenizer names is not among them: its row is
-    missing.
+    One that the chat template or a role of the tokenizer other than padding names is not among
+    them: its row is missing.
 
     Args:
         folder: A checkpoint.

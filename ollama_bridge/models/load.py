@@ -48,6 +48,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
             if is_plain(folder):
                 loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                     folder,
+                    config=known,
                     dtype=dtype,
                     attn_implementation=architecture.attention,
                     local_files_only=True,

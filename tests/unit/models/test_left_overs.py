@@ -13,7 +13,7 @@ from fakes.architectures import build_checkpoint
 
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reporting import Event, Note
 
@@ -83,6 +83,25 @@ def test_one_that_came_with_an_adapter_is_left_out_and_said(tmp_path: Path) -> N
     assert "save_embedding_layers=True" in said
 
 
+def test_one_that_only_pads_is_left_out(tmp_path: Path) -> None:
+    """The line of every tutorial, without a resize: nobody pads what is served."""
+    folder = add_token(build_checkpoint("llama", tmp_path / "llama"), "[PAD]")
+    for name, setting in (
+        ("tokenizer_config.json", {"pad_token": "[PAD]"}),
+        ("config.json", {"pad_token_id": 384}),
+        ("generation_config.json", {"pad_token_id": 384}),
+    ):
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **setting}))
+    listener = Listener()
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=listener)
+    assert any("no row for [PAD], which is left out" in note for note in listener.notes)
+    assert load_tokenizer(checkpoint.path).pad_token is None
+    assert load_model(checkpoint.path).config.pad_token_id is None
+    entries = Source(checkpoint).tokenizer.entries(chat_template=False)
+    assert "tokenizer.ggml.padding_token_id" not in {entry.key for entry in entries}
+
+
 @pytest.mark.parametrize("place", ["template", "role"])
 def test_one_that_is_used_is_missed(tmp_path: Path, place: str) -> None:
     """A chat format's own mark without a row is a model that was not saved as it was trained."""
@@ -93,7 +112,7 @@ def test_one_that_is_used_is_missed(tmp_path: Path, place: str) -> None:
     else:
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text())
-        path.write_text(json.dumps({**settings, "pad_token": IMAGE}))
+        path.write_text(json.dumps({**settings, "eos_token": IMAGE}))
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     with pytest.raises(ConversionError, match="a token was added that it never saw"):
         Source(checkpoint)
