@@ -47,6 +47,7 @@ from ollama_bridge.reference import (
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.observation import use_of_system
+from ollama_bridge.template.probing import out_of_reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -167,8 +168,12 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     Before 7, BOS was expected where none is written; before 8, spaces were expected to be stripped,
     and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
     limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
-    11, answers ran over an end that config.json alone names.
+    11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
+    request of Ollama's reaches were no limit.
     """
+    template = chat_template_of(tokenizer)
+    if template is not None and out_of_reach(template):
+        return 12
     generation = read_generation_config(folder)
     ends, without = (
         named_ends(
@@ -181,7 +186,6 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     )
     if ends != without:
         return 11
-    template = chat_template_of(tokenizer)
     if template is not None and use_of_system(template) == "left out":
         return 10
     if "max_new_tokens" in generation:

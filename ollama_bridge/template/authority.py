@@ -14,7 +14,7 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.probing import shows_thinking, takes_tools
+from ollama_bridge.template.probing import out_of_reach, shows_thinking, takes_tools
 from ollama_bridge.template.proof import Proof, prove
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
@@ -108,6 +108,7 @@ def decide(template: ChatTemplate) -> Served:
         conversations=proof.conversations,
         differences=(
             *found.limits,
+            *out_of_reach(template),
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),

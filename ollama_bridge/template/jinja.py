@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation
@@ -134,6 +134,18 @@ class ChatTemplate:
             except RefusedError:
                 written.append(False)
         return written == [False, True]
+
+    def reads_tools(self, name: str) -> bool:
+        """Whether tools that are given under another name than ``tools`` change the prompt."""
+        if name not in meta.find_undeclared_variables(self.tree):
+            return False
+        said = {"messages": [{"role": "user", "content": "Hi"}], "tools": None, **self.special}
+        function = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
+        tool = {"type": "function", "function": function}
+        try:
+            return self._run({**said, name: [tool]}, None) != self._run(said, None)
+        except RefusedError:
+            return False
 
     def literals(self) -> tuple[str, ...]:
         """Texts that the template compares or cuts contents with."""

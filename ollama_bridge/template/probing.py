@@ -27,6 +27,9 @@ SAID_AND_CALLED_SHAPES = (
 THOUGHT_CALLED_SHAPES = ("ukt", "ukta", "uktr", "uktru", "uktruau", "uruct", "uruktr", "uaukt")
 _THINKS: tuple[bool | None, ...] = (None, True, False)
 _SPACE = " \n"
+_NAMES_OF_TOOLS = (
+    *("xml_tools", "python_tools", "custom_tools", "available_tools", "builtin_tools", "functions"),
+)
 
 
 def takes_tools(template: ChatTemplate) -> bool:
@@ -39,6 +42,37 @@ def takes_tools(template: ChatTemplate) -> bool:
         except RefusedError:
             continue
     return False
+
+
+def out_of_reach(template: ChatTemplate) -> tuple[str, ...]:
+    """What a chat template does where it is asked in a way in which Ollama never asks.
+
+    Tools by a name of their own (SmolLM3), and thinking that is requested by a sentence and is no
+    part of any message (Granite): a tag has none of it, and nothing else would say so.
+    """
+    said = []
+    names = (name for name in _NAMES_OF_TOOLS if template.reads_tools(name))
+    name = None if takes_tools(template) else next(names, None)
+    if name is not None:
+        said.append(
+            f"tools are not offered: the chat template takes them as {name}, Ollama gives tools"
+        )
+    if not shows_thinking(template) and _thinks_on_request(template):
+        said.append(
+            "thinking is not offered: a request to think changes the chat template's prompt, and "
+            "no message shows where thoughts are"
+        )
+    return tuple(said)
+
+
+def _thinks_on_request(template: ChatTemplate) -> bool:
+    prompts = []
+    for think in (None, True):
+        try:
+            prompts.append(template.render(fill("u", system=False, tools=0, think=think)))
+        except RefusedError:
+            return False
+    return prompts[0] != prompts[1]
 
 
 def depends_on_think(template: ChatTemplate, *, tools: bool) -> bool:

@@ -38,8 +38,9 @@ CASES: Mapping[str, Case] = {
     "qwen2.5": Case(tools=True),
     # thinking kept behind the last user message only, switched off by a pre-filled block
     "qwen3": Case(tools=True, thinking=True),
-    # a system turn with a date and the state of thinking, always; calls are not written
-    "smollm3": Case(tools=True, thinking=True),
+    # a system turn with a date and the state of thinking, always; tools as Python prints them,
+    # which Go cannot; calls are not written
+    "smollm3": Case(thinking=True),
     # thinking cut out of past answers, and opened by the prompt
     "deepseek-r1": Case(
         bos="<\uff5cbegin\u2581of\u2581sentence\uff5c>",
@@ -59,7 +60,8 @@ CASES: Mapping[str, Case] = {
     # tools only where there is a system prompt
     "phi4-mini": Case(eos="<|endoftext|>", tools=True),
     "phi4": Case(),
-    # a date in the default system prompt, tools in a turn of their own, calls before contents
+    # a date in the default system prompt, tools in a turn of their own, calls before contents;
+    # thinking by a sentence to ask for it
     "granite": Case(eos="<|end_of_text|>"),
     # BOS in the text although the tokenizer adds none
     "olmo2": Case("<|endoftext|>", "<|endoftext|>"),

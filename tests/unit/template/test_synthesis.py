@@ -145,6 +145,37 @@ def test_what_fails_with_tools_is_served_without_them() -> None:
     assert any(difference.startswith("tools are not offered") for difference in found.differences)
 
 
+@pytest.mark.parametrize(
+    ("renamed", "reason"),
+    [
+        ({}, "it does not write tools as JSON"),
+        ({"tools": "xml_tools"}, "the chat template takes them as xml_tools, Ollama gives tools"),
+    ],
+    ids=["as Python prints them", "by another name"],
+)
+def test_tools_that_are_lost_have_a_name(renamed: dict[str, str], reason: str) -> None:
+    """SmolLM3's: in one revision no `tools` is read, in others they are printed by Python."""
+    source = source_of("smollm3")
+    for name, other in renamed.items():
+        source = source.replace(f"if {name} ", f"if {other} ").replace(
+            f"in {name} ", f"in {other} "
+        )
+    found = served(source)
+    assert (found.authority, found.tools, found.thinking) == ("template", False, True)
+    lost = [said for said in found.differences if said.startswith("tools are not offered")]
+    assert lost == [f"tools are not offered: {reason}"]
+
+
+def test_thinking_that_a_sentence_asks_for_has_a_name() -> None:
+    """Granite's: no answer shows where thoughts are, so that a tag cannot be asked for them."""
+    assert not decide(chat_template("granite")).thinking
+    (said,) = [x for x in decide(chat_template("granite")).differences if x.startswith("thinking")]
+    assert said.startswith("thinking is not offered: a request to think changes")
+    for name in ("qwen2.5", "qwen3", "deepseek-r1"):
+        lost = [x for x in decide(chat_template(name)).differences if "not offered" in x]
+        assert lost == []
+
+
 def test_thinking_only_when_asked_has_a_name() -> None:
     """Ollama thinks unless it is told not to."""
     found = served(source_of("qwen3").replace("is defined and enable_thinking is false", "!= true"))
@@ -182,7 +213,8 @@ def test_thinking_that_ollama_would_not_find_has_a_name() -> None:
 def test_calls_that_ollama_would_not_find_have_a_name() -> None:
     """A chat template that offers tools need not say how they are called."""
     said = "only where it is JSON"
-    assert any(said in difference for difference in decide(chat_template("smollm3")).differences)
+    written = source_of("smollm3").replace("tool | string", "tool | tojson")
+    assert any(said in difference for difference in served(written).differences)
     assert not any(
         said in difference for difference in decide(chat_template("qwen2.5")).differences
     )
