@@ -42,10 +42,10 @@ from ollama_bridge.client.asides import (
 )
 from ollama_bridge.client.demands import Known
 from ollama_bridge.client.embedding import pieces
-from ollama_bridge.client.exchange import Call, Patience, Timeouts, check_status
+from ollama_bridge.client.exchange import Call, Timeouts, check_status
+from ollama_bridge.client.foreign_calls import QUESTIONS, TRANSFERS, UNSTREAMED, call_of
 from ollama_bridge.client.httpx_arguments import kept_safe, timeouts_of, unbounded
 from ollama_bridge.client.lines import parse_line
-from ollama_bridge.client.options import check_options
 from ollama_bridge.client.raw_answering import RawAnswering, joined
 from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.client.transport import AsyncTransport, Transport, close_all
@@ -59,10 +59,6 @@ from ollama_bridge.errors import (
 
 __all__ = ["AsyncClient", "BridgeConnectionError", "BridgeResponseError", "Client"]
 
-_QUESTIONS = ("/api/generate", "/api/chat")
-_TRANSFERS = ("/api/pull", "/api/push", "/api/create")
-_EMBEDDINGS = ("/api/embed", "/api/embeddings")
-_UNSTREAMED = (*_EMBEDDINGS, "/v1/systemone")  # questions whose answers do not stream
 _COUNTS = ("total_duration", "load_duration", "prompt_eval_count")  # of embeddings
 
 
@@ -118,14 +114,14 @@ class Client(ollama.Client):
         self._transport = Transport(address, self._limits, http=self._client, at_once=at_once)
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
-        call = _call(*args, **kwargs)
+        call = call_of(*args, **kwargs)
         if call is None:  # not the daemon's: ollama.com's search
             if self._elsewhere is None:
                 return super()._request(cls, *args, stream=stream, **kwargs)
             host, given = self._elsewhere
             with ollama.Client(host, **kept_safe(given)) as client:
                 return client._request(cls, *args, stream=stream, **kwargs)
-        if call.path in _QUESTIONS:
+        if call.path in QUESTIONS:
             answering = RawAnswering(call, self._limits, self._retries, gives_out=stream)
             parts = self._answer(call, answering)
             if stream:
@@ -133,19 +129,19 @@ class Client(ollama.Client):
             for _ in parts:
                 pass
             return _whole(cls, answering.came)
-        if call.path in _TRANSFERS:
+        if call.path in TRANSFERS:
             parts = self._transfer(call)
             if stream:
                 return (_typed(cls, part) for part in parts)
             return _whole(cls, list(parts))
         with _told():
-            if call.path in _UNSTREAMED:
+            if call.path in UNSTREAMED:
                 return _together([_typed(cls, self._ask(one)) for one in pieces(call)])
             found = self._transport.json(call)
         return _typed(cls, found)
 
     def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
-        call = _call(*args, **kwargs)
+        call = call_of(*args, **kwargs)
         if call is None:
             return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
         try:
@@ -220,14 +216,14 @@ class AsyncClient(ollama.AsyncClient):
         await close_all(self._client.aclose)
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
-        call = _call(*args, **kwargs)
+        call = call_of(*args, **kwargs)
         if call is None:
             if self._elsewhere is None:
                 return await super()._request(cls, *args, stream=stream, **kwargs)
             host, given = self._elsewhere
             async with ollama.AsyncClient(host, **kept_safe(given)) as client:
                 return await client._request(cls, *args, stream=stream, **kwargs)
-        if call.path in _QUESTIONS:
+        if call.path in QUESTIONS:
             answering = RawAnswering(call, self._limits, self._retries, gives_out=stream)
             parts = self._answer(call, answering)
             if stream:
@@ -235,19 +231,19 @@ class AsyncClient(ollama.AsyncClient):
             async for _ in parts:
                 pass
             return _whole(cls, answering.came)
-        if call.path in _TRANSFERS:
+        if call.path in TRANSFERS:
             parts = self._transfer(call)
             if stream:
                 return (_typed(cls, part) async for part in parts)
             return _whole(cls, [part async for part in parts])
         with _told():
-            if call.path in _UNSTREAMED:
+            if call.path in UNSTREAMED:
                 return _together([_typed(cls, await self._ask(one)) for one in pieces(call)])
             found = await self._transport.json(call)
         return _typed(cls, found)
 
     async def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
-        call = _call(*args, **kwargs)
+        call = call_of(*args, **kwargs)
         if call is None:
             return await super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
         try:
@@ -296,70 +292,6 @@ class AsyncClient(ollama.AsyncClient):
                     _check_end(part, call)
         finally:
             self._known.clear()  # what was looked at meanwhile, too
-
-
-def _call(
-    method: str,
-    path: str,
-    *,
-    json: dict[str, Any] | None = None,
-    content: Any = None,
-    headers: dict[str, str] | None = None,
-    **unknown: Any,
-) -> Call | None:
-    """A request of ollama-python as one of ours; None: it goes to another server.
-
-    Raises:
-        TypeError: it has a part that would be lost.
-    """
-    if not path.startswith("/"):
-        return None
-    if unknown:
-        raise TypeError(
-            f"{method} {path}: this version of ollama_bridge.compat does not know what "
-            f"ollama-python sends as {', '.join(unknown)}: call ollama.Client for this, or update "
-            "ollama-bridge"
-        )
-    body = json
-    patience: Patience = "reply"
-    if path in _QUESTIONS and body is not None:
-        # Inside it is always a stream: only so do the limits hold and is the end seen.
-        body = {"truncate": False, "shift": False} | body | {"stream": True}
-        if body.get("options"):
-            body["options"] = _checked(body["options"])
-        patience = "model"
-    elif path in _TRANSFERS and body is not None:
-        body = body | {"stream": True}
-        patience = "files"
-    elif path in _EMBEDDINGS and body is not None:
-        body = {"truncate": False} | body
-        if body.get("options"):
-            body["options"] = _checked(body["options"])
-        patience = "model"
-    elif path in _UNSTREAMED:
-        patience = "model"
-    elif content is not None:
-        patience = "files"
-    return Call(
-        method,
-        path,
-        json=body,
-        content=content,
-        headers=headers or {},
-        model=(body or {}).get("model"),
-        patience=patience,
-    )
-
-
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that the daemon knows; ``num_predict`` may be as endless as it is there.
-
-    The limit of the whole call bounds the answer then.
-    """
-    limit = options.get("num_predict")
-    if not isinstance(limit, int) or limit > 0:
-        return check_options(options)
-    return check_options({**options, "num_predict": None}) | {"num_predict": limit}
 
 
 def _whole(cls: Any, parts: Sequence[Mapping[str, Any]]) -> Any:

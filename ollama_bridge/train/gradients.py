@@ -55,8 +55,8 @@ class Gradients:
             parts = source.split(own, plan.micro_batch_tokens)
         idle = self.weights.passes(len(parts)) - len(parts)
         sums: dict[str, torch.Tensor] = {}
-        # One autocast around all parts: what it has cast of the weights serves each of them. A batch
-        # that is computed at once needs no cast for longer than a layer (`lean_products`).
+        # One autocast around all parts: what it has cast of the weights serves each of them. One
+        # part alone needs no cast for longer than a layer (`lean_products`).
         with (
             activation_checkpointing(self.model, enabled=plan.activation_checkpointing),
             self.precision.autocast(keeps_casts=len(parts) + idle > 1),
