@@ -336,6 +336,7 @@ def test_another_ollama_s_answers_are_its_own(
     evaluate_served(TAGS, corpus, SETTINGS, TASK, client=other, out_dir=out_dir)
     assert len(other.asked) == 140
     again = FakeClient()
+    setattr(again, name, value)
     evaluate_served(TAGS, corpus, SETTINGS, TASK, client=again, out_dir=out_dir)
     assert not again.asked
 

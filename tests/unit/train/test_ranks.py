@@ -151,7 +151,8 @@ def test_two_processes_give_the_losses_of_one(
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
         losses = {name: mine.pop(name) for name in ("loss", "ce", "kl", "hidden") if name in mine}
-        assert losses == pytest.approx({name: other[name] for name in losses}, rel=1e-4)
+        # Sums in another order, and AdamW divides the difference by the root of small moments.
+        assert losses == pytest.approx({name: other[name] for name in losses}, rel=3e-4)
         assert (mine["phase"], mine["step"]) == (other["phase"], other["step"])
     weights = [load_file(one.path / "model.safetensors") for one in (student, expected)]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
