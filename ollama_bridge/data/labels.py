@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shlex
 import unicodedata
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from ollama_bridge.data.problems import nearest, numbers_text
 from ollama_bridge.errors import ConfigError, DataError
+
+_SURE = 0.85  # as much of two words is the same where one letter of seven is wrong
 
 
 class LabelMatcher:
@@ -91,7 +94,7 @@ class LabelMatcher:
     def _hint(self) -> str:
         if len(self._unknown) > 20:
             return "name the column of the labels: --label-col NAME"
-        guesses = {written: nearest(written, self._labels) or "LABEL" for written in self._unknown}
+        guesses = {written: _meant(written, self._labels) or "LABEL" for written in self._unknown}
         # Quoted as JSON, for YAML reads yes, 1 and 1.0 as other things than texts.
         mapping = ", ".join(
             f"{json.dumps(written, ensure_ascii=False)}: {json.dumps(label, ensure_ascii=False)}"
@@ -110,6 +113,27 @@ class LabelMatcher:
             f"{map_them}; or make all that are found the task's own: --set {as_labels} "
             "(and task.system to match)"
         )
+
+
+def _meant(written: str, labels: Sequence[str]) -> str | None:
+    """The label that is written shorter, longer or with a slip; None: it may be another.
+
+    What is guessed is trained on and tested by, so no score would show a wrong guess:
+    ``irrelevant`` and ``not relevant`` are near to ``relevant`` and mean the reverse.
+    """
+    folded = written.casefold()
+    near = [
+        label
+        for label in labels
+        if len(label.split()) == len(written.split())
+        and label[:1].casefold() == folded[:1]
+        and (
+            label.casefold().startswith(folded)
+            or folded.startswith(label.casefold())
+            or difflib.SequenceMatcher(None, folded, label.casefold()).ratio() >= _SURE
+        )
+    ]
+    return near[0] if len(near) == 1 else None
 
 
 def _composed(text: str) -> str:

@@ -107,6 +107,28 @@ def test_many_missing_cells_are_refused(tmp_path: Path) -> None:
         collect(path)
 
 
+@pytest.mark.parametrize(
+    ("written", "guess"),
+    [
+        ("positiv", "positive"),
+        ("positve", "positive"),
+        ("nicht positiv", "LABEL"),
+        ("nonpositive", "LABEL"),
+        ("neutral", "LABEL"),
+        ("keine Angabe", "LABEL"),
+    ],
+)
+def test_a_label_that_may_mean_another_is_not_guessed(
+    tmp_path: Path, written: str, guess: str
+) -> None:
+    """The command is typed as it is printed: a wrong guess would turn labels round, unseen."""
+    path = write(tmp_path, f"text,label\na,positive\nb,{written}\n")
+    with pytest.raises(DataError) as caught:
+        collect(path)
+    override = shlex.split(str(caught.value.hint).partition("--set ")[2].partition(";")[0])[0]
+    assert yaml.safe_load(override.partition("=")[2]) == {written: guess}
+
+
 def test_missing_columns_are_offered(tmp_path: Path) -> None:
     """All missing columns at once, with the nearest right ones."""
     path = write(tmp_path, "Text,lable,id\na,positive,1\n")
