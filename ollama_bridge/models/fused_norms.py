@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from ollama_bridge.models.precision import product_dtype
 from ollama_bridge.models.stand_ins import computed_by
 
 # Of these classes, the norms of these names are read by linear layers alone.
@@ -55,9 +56,7 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch
     Returns:
         (..., D), in the type of autocast where it is enabled.
     """
-    device, dtype = hidden.device.type, torch.promote_types(hidden.dtype, weight.dtype)
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = product_dtype(hidden, torch.promote_types(hidden.dtype, weight.dtype))
     normed: torch.Tensor = _RMSNorm.apply(hidden, weight, eps, dtype)
     return normed
 

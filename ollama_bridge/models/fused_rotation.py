@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from ollama_bridge.models.precision import product_dtype
+
 # Their attention calls a function of its own module by this name, in the form of :func:`rotated`.
 _NAME = "apply_rotary_pos_emb"
 _CLASSES = tuple(
@@ -61,9 +63,7 @@ def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     Returns:
         (..., N, D), in the type of autocast where it is enabled.
     """
-    device, dtype = states.device.type, torch.promote_types(states.dtype, cos.dtype)
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = product_dtype(states, torch.promote_types(states.dtype, cos.dtype))
     turned: torch.Tensor = _Rotation.apply(states, cos, sin, dtype)
     return turned
 
@@ -96,9 +96,9 @@ def _turned(
     wide = states.to(torch.promote_types(states.dtype, cos.dtype))
     reach = cos.shape[-1]
     half = reach // 2
-    result = wide * cos if reach == wide.shape[-1] else wide.clone()
-    if reach != wide.shape[-1]:
-        result[..., :reach].mul_(cos)
+    result = wide[..., :reach] * cos
+    if reach < wide.shape[-1]:
+        result = torch.cat((result, wide[..., reach:]), dim=-1)
     result[..., :half].addcmul_(wide[..., half:reach], first, value=-1)
     result[..., half:reach].addcmul_(wide[..., :half], second)
     return result

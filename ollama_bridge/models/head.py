@@ -9,6 +9,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ollama_bridge.models.precision import product_dtype
+
 # Of the logits of a position so many are computed again where they were rounded: more than are
 # rounded to one number at the top.
 _LARGEST = 8
@@ -127,11 +129,3 @@ class VocabularyHead(nn.Module):
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         return logits
-
-
-def product_dtype(hidden: torch.Tensor) -> torch.dtype:
-    """In what a linear layer multiplies here."""
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return hidden.dtype

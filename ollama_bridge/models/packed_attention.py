@@ -19,6 +19,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ollama_bridge.batches import Batch
+from ollama_bridge.models.precision import product_dtype
 
 # By this name transformers' models find it; without a layout it is what they call ``eager``.
 PACKED_ATTENTION = "packed"
@@ -225,9 +226,6 @@ def _attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
         return plain
-    device, dtype = query.device.type, query.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
     rows = (one[0].transpose(0, 1) for one in (query, key, value))
-    output: torch.Tensor = _PackedAttention.apply(*rows, layout, scaling, dtype)
+    output: torch.Tensor = _PackedAttention.apply(*rows, layout, scaling, product_dtype(query))
     return output.unsqueeze(0), None

@@ -97,6 +97,19 @@ def choose_precision(choice: DTypeChoice = "auto") -> Precision:
     return Precision(device, _DTYPES[choice], torch.get_num_threads())
 
 
+def product_dtype(values: torch.Tensor, otherwise: torch.dtype | None = None) -> torch.dtype:
+    """In what products are computed here: the type of autocast where it is enabled.
+
+    Args:
+        values: That are multiplied.
+        otherwise: The type without autocast; None: that of the values.
+    """
+    device = values.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return values.dtype if otherwise is None else otherwise
+
+
 def keep_few_kernels() -> None:
     """Tell oneDNN how many kernels to keep, unless the user has; it asks at its first product."""
     if not any(name in os.environ for name in _KEPT_KERNELS_NAMES):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from ollama_bridge.models.precision import product_dtype
 from ollama_bridge.models.stand_ins import computed_by
 
 
@@ -72,6 +73,7 @@ def _forward(module: Any, hidden: torch.Tensor) -> torch.Tensor:
     if not torch.is_autocast_enabled(device) or torch.is_autocast_cache_enabled():
         plain: torch.Tensor = nn.functional.linear(hidden, module.weight, module.bias)
         return plain
-    dtype = torch.get_autocast_dtype(device)
-    product: torch.Tensor = _Product.apply(hidden.to(dtype), module.weight, module.bias)
+    product: torch.Tensor = _Product.apply(
+        hidden.to(product_dtype(hidden)), module.weight, module.bias
+    )
     return product

@@ -17,6 +17,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.precision import product_dtype
 from ollama_bridge.models.stand_ins import computed_by
 
 
@@ -54,11 +55,8 @@ def adapted_product(
     Returns:
         (..., out), in the type of the products.
     """
-    device, dtype = inputs.device.type, inputs.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
     output: torch.Tensor = _AdaptedProduct.apply(
-        inputs, base.weight, base.bias, down, up, scale, dtype
+        inputs, base.weight, base.bias, down, up, scale, product_dtype(inputs)
     )
     return output
 

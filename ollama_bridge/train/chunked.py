@@ -18,7 +18,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from ollama_bridge.models.head import VocabularyHead, product_dtype
+from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.precision import product_dtype
 from ollama_bridge.train.loss_terms import wide
 
 # Logits of a chunk: 50 MB a copy in float32. A step needs about six copies.
