@@ -30,7 +30,7 @@ from ollama_bridge.package_settings import (
     read_settings,
 )
 from ollama_bridge.pipeline import EVENTS_NAME
-from ollama_bridge.publication import check_publication, publish, read_license
+from ollama_bridge.publication import check_publication, publish, read_license, write_card
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
@@ -41,8 +41,6 @@ from ollama_bridge.template.authority import Renderer, lost_by
 if TYPE_CHECKING:
     from ollama_bridge.config import ModelfileSection
     from ollama_bridge.conversion import Target
-
-_UNPROVEN = "its proof failed"
 
 
 def package(
@@ -136,9 +134,10 @@ def package(
             reporter=TeeReporter(events, reporter or NullReporter()),
         )
         model = stages.run()
+        write_card(model.tag, run_dir, host=host)
         if publish_to is not None and model.facts["forced"]:
-            message = f"{model.tag} is not published: {_UNPROVEN}"
-            stages.reporter.emit(Note("publish", "warning", message))
+            unsent = f"{model.tag} is not published: its proof failed"
+            stages.reporter.emit(Note("publish", "warning", unsent))
         elif publish_to is not None:
             publish(
                 model.tag,

@@ -24,6 +24,7 @@ from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.packaged_teacher import provide_teacher
+from ollama_bridge.publication import write_card
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run, run_dir_of, tag_file_name
 
@@ -126,6 +127,7 @@ class _Build:
         report = self.evaluate(teacher, student, control, corpus)
         models = self.convert_and_register(student, corpus)
         served = self.evaluate_served(models[0], teacher, corpus)
+        write_card(models[0].tag, self.run_dir, host=self.client.host)
         unload_all(self.client, self.reporter)
         return BuildResult(self.run_dir, student, report, served, models)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
 from ollama_bridge.card import model_card
 from ollama_bridge.client import Client
@@ -54,6 +55,7 @@ from ollama_bridge.replica import rebuild
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 Way = Literal["auto", "registry", "daemon"]
+CARD_NAME = "card.md"  # in the folder of a run
 
 _STAGE = "publish"
 # They know Ollama's own keys only, which are the daemon's to use.
@@ -208,6 +210,23 @@ def card(
         return model_card(
             tag, client.show(tag), provenance, license_text=license_text, published=False
         )
+
+
+def write_card(tag: str, run_dir: Path, *, host: str | None = None) -> Path:
+    """Write the card of a tag beside what it was made of, as ``card.md``.
+
+    Args:
+        tag: That the run made.
+        run_dir: The run's folder.
+        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+
+    Raises:
+        DaemonError: the daemon does not have the tag any more.
+        DiskFullError: no room.
+    """
+    path = run_dir / CARD_NAME
+    write_text_atomic(path, card(tag, run_dir=run_dir, host=host))
+    return path
 
 
 def _target(reference: str, *, insecure: bool) -> RegistryReference:

@@ -70,8 +70,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"registration", "verification", "provenance", "export", "packaged_teacher", "run_folder"}
     ),
-    frozenset({"pipeline", "card", "replica", "pull_proof", "pull_names"}),
+    frozenset({"card", "replica", "pull_proof", "pull_names"}),
     frozenset({"publication", "retrieval"}),
+    frozenset({"pipeline"}),
     frozenset({"inspection", "package_settings", "packaging", "source_tag"}),
     frozenset({"cli"}),
 )

@@ -19,6 +19,7 @@ from ollama_bridge.artifacts import GGUFFile, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.publication import CARD_NAME
 from ollama_bridge.reporting import Event, Reporter
 
 pytestmark = pytest.mark.live
@@ -141,6 +142,7 @@ def test_model_card_tells_it_all(command: Command, built: dict[str, Any]) -> Non
         assert f"| {stage} |" in text
     assert "distilled from a larger one" in text
     assert str(Path(built["run_dir"]).parent) not in text
+    assert Path(built["run_dir"], CARD_NAME).read_text(encoding="utf-8") == text
 
 
 def test_second_build_does_nothing_again(command: Command, built: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from ollama_bridge.inspection import verify
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import package
+from ollama_bridge.publication import CARD_NAME
 from ollama_bridge.retrieval import pull
 
 pytestmark = pytest.mark.live
@@ -222,6 +223,9 @@ def test_what_another_tool_trained_is_served(
     source = make(tmp_path)
     model = package(str(source), f"live-{make.__name__}", gguf_type="f16", host=daemon.host)
     assert model.facts["passed"]
+    card = model.path.with_name(CARD_NAME).read_text(encoding="utf-8")
+    assert f"ollama run {model.tag}" in card
+    assert "Proven equal to its checkpoint" in card
     if make is factory_export:
         shown = daemon.client().show(model.tag)
         assert re.search(r"temperature +0\.7\b", shown.parameters)

@@ -460,6 +460,7 @@ def test_only_what_was_proven_is_published(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(registration, "register", register)
     monkeypatch.setattr(packaging, "publish", lambda *args, **_: published.append(args))
+    monkeypatch.setattr(packaging, "write_card", lambda *_, **__: None)  # the daemon has no tag
     trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
     to = "registry.example/team/my-model:1"
     with FakeDaemon() as daemon:
