@@ -59,6 +59,24 @@ def test_any_float_type_can_be_the_source(type_: Q, dtype: np.dtype) -> None:
     assert np.array_equal(encode(source, type_), encode(to_float32(source), type_))
 
 
+def test_every_bfloat16_has_its_float16() -> None:
+    """Normal numbers, subnormal ones and zeros of both signs; rounded as numpy does."""
+    every = np.arange(1 << 16, dtype=BF16)
+    source = every[(every & 0x7FFF) < 0x4780].reshape(-1, 32)  # below 65536
+    assert encode(source, Q.F16).tobytes() == to_float32(source).astype(F16).tobytes()
+
+
+def test_halves_and_their_neighbours_are_rounded_away_from_zero() -> None:
+    """As C's roundf: a half is rounded up in size, the number below it down."""
+    halves = (np.arange(-126, 127) / 2).astype(np.float32)
+    below, above = np.nextafter(halves, np.float32(0)), np.nextafter(halves, 2 * halves)
+    values = np.concatenate([halves, below, above])
+    rows = np.full((len(values), 32), 127, dtype=np.float32)  # so the scale of each block is 1
+    rows[:, 1] = values
+    expected = np.sign(values) * np.floor(np.abs(values.astype(np.float64)) + 0.5)
+    assert np.array_equal(dequantize(encode(rows, Q.Q8_0), Q.Q8_0).reshape(-1, 32)[:, 1], expected)
+
+
 @pytest.mark.parametrize("type_", [*PLAIN, *BLOCK_TYPES], ids=lambda type_: type_.name)
 def test_sizes_are_known_before_encoding(type_: Q) -> None:
     """The table of tensors can be written first: sizes are those of the encoded data."""
