@@ -16,15 +16,13 @@ import contextlib
 import errno
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TextIO
 
 from ollama_bridge.assets import disk_full
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.machine import cores
 from ollama_bridge.replacement import replacement_of
 
 MANIFEST_NAME = "manifest.json"
@@ -47,12 +45,6 @@ def digest_file(path: Path) -> str:
     """sha256 of a file, in hex; never read whole into memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_files(paths: Sequence[Path]) -> list[str]:
-    """sha256 of each file, in hex; of as many at a time as there are cores."""
-    with ThreadPoolExecutor(cores()) as threads:
-        return list(threads.map(digest_file, paths))
 
 
 def write_text_atomic(path: Path, text: str, *, private: bool = False) -> None:

@@ -30,7 +30,7 @@ from ollama_bridge.models.small_files import (
     TOOL_TEMPLATE,
 )
 from ollama_bridge.models.stored import ADAPTERS_NAME, adapters_of, open_weights
-from ollama_bridge.models.weights import INDEX_NAME
+from ollama_bridge.models.weight_files import INDEX_NAME
 
 
 @dataclass(frozen=True)

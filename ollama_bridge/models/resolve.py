@@ -22,7 +22,6 @@ from ollama_bridge.artifacts import (
     Work,
     canonical_json,
     digest_file,
-    digest_files,
     digest_text,
 )
 from ollama_bridge.drafts import Draft, open_draft
@@ -35,6 +34,7 @@ from ollama_bridge.models.adapter_folder import (
     is_called_quantized,
     naming_hint,
 )
+from ollama_bridge.models.digests_ahead import digests_of
 from ollama_bridge.models.hub import download, fetch
 from ollama_bridge.models.left_overs import drop_left_overs, rows_not_saved, tokens_without_rows
 from ollama_bridge.models.links import file_state, link_file, linked_digests
@@ -47,7 +47,7 @@ from ollama_bridge.models.processor_template import (
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.small_files import SMALL_FILES, TOOL_TEMPLATE
 from ollama_bridge.models.tag_file import file_of_tag
-from ollama_bridge.models.weights import INDEX_NAME
+from ollama_bridge.models.weight_files import INDEX_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _from_folder(
     weights = [path.name for path in weights_files_of(folder)]
     before = {name: file_state(folder / name) for name in weights}
     every = (*weights, *names)  # the large ones first, the small ones beside them
-    digests = dict(zip(every, digest_files([folder / name for name in every]), strict=True))
+    digests = dict(zip(every, digests_of([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
     tokens, template = tokens_without_rows(folder, config), processor_template(folder)

@@ -20,13 +20,8 @@ from ollama_bridge.models.floats import F32
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.text_part import TextWeights, is_wrapped
-from ollama_bridge.models.weights import (
-    INDEX_NAME,
-    WEIGHTS_NAME,
-    SafetensorsWeights,
-    Weights,
-    weights_files,
-)
+from ollama_bridge.models.weight_files import INDEX_NAME, WEIGHTS_NAME, weights_files
+from ollama_bridge.models.weights import SafetensorsWeights, Weights
 
 ADAPTERS_NAME = "adapters"
 

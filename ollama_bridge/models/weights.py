@@ -21,13 +21,10 @@ from safetensors import SafetensorError, safe_open
 from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.floats import BF16, F16, F32, F64, Array
-from ollama_bridge.models.paths import is_file
+from ollama_bridge.models.weight_files import weights_files
 
 if TYPE_CHECKING:
     import torch
-
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F64": F64, "F32": F32, "F16": F16, "BF16": BF16}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -210,38 +207,3 @@ def write_weights(path: Path, infos: Sequence[WeightInfo], produce: Callable[[st
     except OSError as exc:
         raise_if_disk_full(exc, path)
         raise
-
-
-def weights_files(folder: Path) -> list[Path]:
-    """``model.safetensors``, or the shards that its index names; what else lies there is no weight.
-
-    Raises:
-        ModelError: there are none, or a shard is missing.
-    """
-    single = folder / WEIGHTS_NAME
-    if single.is_file():
-        return [single]
-    index = folder / INDEX_NAME
-    if not index.is_file():
-        raise ModelError(
-            f"{folder} has no {WEIGHTS_NAME}",
-            hint="save the model with model.save_pretrained(folder)",
-        )
-    return _shards(index)
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
-        raise ModelError(f"{index} cannot be read: {exc!r}") from exc
-    if not names:
-        raise ModelError(f"{index} names no file", hint="get the checkpoint again")
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ModelError(f"{index} names the file {name!r}, which lies outside the folder")
-        if not is_file(index.parent / name):
-            raise ModelError(
-                f"{index} names {name!r}, which is missing", hint="get the checkpoint again"
-            )
-    return [index.parent / name for name in names]
