@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, canonical_json, digest_text
+from ollama_bridge.conversion.kept_vocabulary import as_it_came
 from ollama_bridge.conversion.tensors import plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.models.architectures import ARCHITECTURES
@@ -91,6 +92,11 @@ class Source:
             name: ``general.name``; None: made from the base model's name and the stage.
         """
         return [*self._general(file_type, name), *self._provenance(), *self._entries]
+
+    def tokenizer_entries(self, *, chat_template: bool) -> list[Entry]:
+        """All ``tokenizer.*`` keys; see :meth:`TokenizerSection.entries`."""
+        entries = self.tokenizer.entries(chat_template=chat_template)
+        return as_it_came(entries, self.checkpoint.path, self.tokenizer.merges())
 
     def reference_entries(self) -> list[Entry]:
         """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""

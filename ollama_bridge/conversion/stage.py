@@ -14,6 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
+from ollama_bridge.conversion.kept_vocabulary import is_kept
 from ollama_bridge.conversion.source import Source, read_reference
 from ollama_bridge.conversion.surrounding import closes_texts
 from ollama_bridge.conversion.tensors import TensorPlan
@@ -168,9 +169,12 @@ def _version(checkpoint: Checkpoint) -> int:
 
     Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
     7, it had the path of a base in a tag, or the signature of its source, or an end was any text
-    that config.json alone names; before 8, conversations were closed as texts are.
+    that config.json alone names; before 8, conversations were closed as texts are; before 9, a
+    GGUF's vocabulary came back with scores, types and a name of its splitting of our own.
     """
     folder = checkpoint.path
+    if is_kept(folder):
+        return 9
     if closes_texts(folder):
         return 8
     if is_hushed(checkpoint) or _ignores_ends(folder):
@@ -257,7 +261,7 @@ def _entries(source: Source, asked: _Asked, file_type: str, chosen: Chosen | Non
         from ollama_bridge.conversion.budget_record import budget_entries
 
         entries += budget_entries(asked.target, chosen)
-    entries += source.tokenizer.entries(chat_template=asked.chat_template)
+    entries += source.tokenizer_entries(chat_template=asked.chat_template)
     return entries + source.reference_entries()
 
 

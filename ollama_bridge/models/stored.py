@@ -32,7 +32,7 @@ _STATE = ("training_args.", "optimizer.", "scheduler.", "rng_state", "scaler.")
 
 def is_plain(folder: Path) -> bool:
     """Whether transformers itself can read a checkpoint's weights as its config has them."""
-    if _is_gguf(folder) or adapters_of(folder):
+    if gguf_of(folder) is not None or adapters_of(folder):
         return False
     return not isinstance(_base_weights(folder), TextWeights)
 
@@ -90,7 +90,14 @@ def weights_files_of(folder: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or a shard is missing.
     """
-    return [folder / GGUF_NAME] if _is_gguf(folder) else weights_files(folder)
+    gguf = gguf_of(folder)
+    return weights_files(folder) if gguf is None else [gguf]
+
+
+def gguf_of(folder: Path) -> Path | None:
+    """The GGUF that holds the weights of an import, below its adapters if it has any."""
+    path = folder / GGUF_NAME
+    return path if path.is_file() and not _has_safetensors(folder) else None
 
 
 def adapters_of(folder: Path) -> list[Path]:
@@ -103,13 +110,10 @@ def _has_safetensors(folder: Path) -> bool:
     return (folder / WEIGHTS_NAME).is_file() or (folder / INDEX_NAME).is_file()
 
 
-def _is_gguf(folder: Path) -> bool:
-    return (folder / GGUF_NAME).is_file() and not _has_safetensors(folder)
-
-
 def _base_weights(folder: Path) -> Weights:
-    if _is_gguf(folder):
-        return GGUFWeights(folder / GGUF_NAME)
+    gguf = gguf_of(folder)
+    if gguf is not None:
+        return GGUFWeights(gguf)
     if not _has_safetensors(folder):
         pickles = sorted(
             path.name

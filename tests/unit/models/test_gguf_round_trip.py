@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from fakes.architectures import CASES, SAMPLING, WIDE, build_checkpoint
 from fakes.ggufs import BLOCK_TYPES, decoded, metadata_of, rewrite
+from fakes.sentencepiece import SIZE, build_sentencepiece
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.generation_defaults import defaults_of
@@ -104,6 +106,59 @@ def test_what_the_file_says_of_the_model_comes_back(wide_llama: Path, tmp_path: 
     """Name, authors, licence, tags, base models, all end tokens and other roles."""
     theirs = rewrite(wide_llama, tmp_path / "x.gguf", metadata=lambda keys: keys.update(FOREIGN))
     assert_same(theirs, export(theirs, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["refact", "deepseek-r1-qwen", "dbrx", "smollm"])
+def test_the_name_of_a_splitting_comes_back(name: str, wide_llama: Path, tmp_path: Path) -> None:
+    """Several names mean one splitting; and some types of tokens mean the same to Hugging Face."""
+
+    def theirs(keys: dict[str, Any]) -> None:
+        keys["tokenizer.ggml.pre"] = name
+        keys["tokenizer.ggml.token_type"][10:13] = [2, 5, 6]
+
+    source = rewrite(wide_llama, tmp_path / "x.gguf", metadata=theirs)
+    assert_same(source, export(source, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama with a vocabulary of SentencePiece, as llama.cpp's converter writes one."""
+    folder = tmp_path_factory.mktemp("pieces")
+    source = build_checkpoint("llama", folder / "source", sizes={"vocab_size": SIZE + 2})
+    build_sentencepiece(source)
+
+    def as_written(keys: dict[str, Any]) -> None:
+        size, bytes_end = SIZE + 2, 3 + 256
+        learnt = [-float(index) for index in range(size - bytes_end)]
+        keys["tokenizer.ggml.scores"] = [-1000.0] * 3 + [0.0] * 256 + learnt[:-2] + [-10000.0] * 2
+        keys["tokenizer.ggml.token_type"][0] = 3
+
+    return rewrite(export(source, folder), folder / "pieces.gguf", metadata=as_written)
+
+
+def test_scores_of_pieces_come_back(pieces: Path, tmp_path: Path) -> None:
+    """Not ranks of merges, which give the same ids; and <unk> as the control token it was."""
+    imported = resolve_model(str(pieces), cache_dir=tmp_path / "cache")
+    made = convert(imported, type="f32", out_dir=tmp_path / "made", chat_template=True)
+    assert_same(pieces, made.gguf_path)
+    assert made.manifest.work.version == 9, "files of before have other scores"
+
+
+def test_scores_that_merge_otherwise_are_not_kept(pieces: Path, tmp_path: Path) -> None:
+    """An import whose tokenizer was changed: what it does is in the file, not what it did."""
+    imported = resolve_model(str(pieces), cache_dir=tmp_path / "cache").path
+    changed = tmp_path / "changed"
+    shutil.copytree(imported, changed)
+    (changed / "manifest.json").unlink()
+    document = json.loads((changed / "tokenizer.json").read_text())
+    document["model"]["merges"].reverse()
+    (changed / "tokenizer.json").write_text(json.dumps(document))
+    again = metadata_of(export(changed, tmp_path / "out"))
+    worst, best = (
+        document["model"]["vocab"]["".join(document["model"]["merges"][i])] for i in (-1, 0)
+    )
+    assert again["tokenizer.ggml.scores"][best] > again["tokenizer.ggml.scores"][worst]
+    assert again["tokenizer.ggml.scores"][-1] == -1e9
 
 
 def test_who_quantized_a_file_did_not_quantize_ours(wide_llama: Path, tmp_path: Path) -> None:
