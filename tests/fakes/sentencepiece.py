@@ -112,3 +112,31 @@ def build_sentencepiece(folder: Path, *, form: str = "llama") -> Tokenizer:
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def publish(folder: Path) -> None:
+    """Add what models are published with beside ``tokenizer.json``: pieces, and a chat template.
+
+    Args:
+        folder: Of :func:`build_sentencepiece`.
+    """
+    from transformers.utils.sentencepiece_model_pb2_new import ModelProto
+
+    document = json.loads((folder / "tokenizer.json").read_text())
+    made = ModelProto()
+    first = len(_SPECIALS) + len(_BYTES)  # of the learnt ones
+    for piece, id_ in document["model"]["vocab"].items():
+        type_ = "UNKNOWN" if id_ == 0 else "CONTROL" if id_ < len(_SPECIALS) else "BYTE"
+        score = 0.0
+        if id_ >= first:
+            type_, score = "NORMAL", float(first - id_)
+        made.pieces.add(piece=piece, score=score, type=type_)
+    (folder / "tokenizer.model").write_bytes(made.SerializeToString())
+    path = folder / "tokenizer_config.json"
+    settings = {
+        **json.loads(path.read_text()),
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": {str(token.pop("id")): token for token in document["added_tokens"]},
+    }
+    path.write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)

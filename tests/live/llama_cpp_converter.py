@@ -2,7 +2,8 @@
 
 They name a pre-tokenizer by a hash over token ids, which a vocabulary of our own cannot have, and
 read some tokenizers from a file of SentencePiece only: they are told the name, and to read
-``tokenizer.json``. All the rest is their own code.
+``tokenizer.json`` where there is no such file. What they ask SentencePiece about one, which is what
+it lists, is answered without that library. All the rest is their own code.
 
 Usage: llama_cpp_converter.py LLAMA_CPP SCRIPT ARGUMENTS...
        llama_cpp_converter.py LLAMA_CPP
@@ -18,22 +19,68 @@ import json
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class Pieces:
+    """A ``SentencePieceProcessor`` that only tells what its file lists."""
+
+    def __init__(self) -> None:
+        self._pieces: Any = None
+
+    def LoadFromFile(self, path: str) -> None:  # noqa: N802  theirs
+        from transformers.utils.sentencepiece_model_pb2_new import ModelProto
+
+        self._pieces = ModelProto.FromString(Path(path).read_bytes()).pieces
+
+    def vocab_size(self) -> int:
+        return len(self._pieces)
+
+    def IdToPiece(self, id_: int) -> str:  # noqa: N802  theirs
+        return str(self._pieces[id_].piece)
+
+    def GetScore(self, id_: int) -> float:  # noqa: N802  theirs
+        return float(self._pieces[id_].score)
+
+    def __getattr__(self, name: str) -> Callable[[int], bool]:
+        """IsUnknown, IsControl, IsUnused, IsByte."""
+        return lambda id_: self._pieces[id_].type == self._pieces[id_].Type.Value(name[2:].upper())
 
 
 def change_converters() -> None:
     """Change what is named above."""
     from conversion.base import TextModel
-    from conversion.gemma import Gemma2Model, Gemma3Model
+    from conversion.gemma import Gemma2Model
+    from conversion.granite import GraniteModel
     from conversion.phi import Phi3MiniModel
 
-    def no_sentencepiece(_: object) -> None:
-        raise FileNotFoundError("tokenizer.model")
+    by_hash = TextModel.get_vocab_base_pre
 
-    TextModel.get_vocab_base_pre = lambda *_: "smollm"
-    TextModel._set_vocab_sentencepiece = no_sentencepiece
-    for model in (Gemma2Model, Gemma3Model, Phi3MiniModel):
-        model.set_vocab = TextModel._set_vocab_gpt2
+    def told(self: Any, tokenizer: object) -> Any:
+        try:
+            return by_hash(self, tokenizer)
+        except NotImplementedError:
+            return "refact" if isinstance(self, GraniteModel) else "smollm"
+
+    TextModel.get_vocab_base_pre = told
+    sentencepiece: Any = ModuleType("sentencepiece")
+    sentencepiece.SentencePieceProcessor = Pieces
+    sys.modules["sentencepiece"] = sentencepiece
+    for model in (Gemma2Model, Phi3MiniModel):
+        model.set_vocab = or_json(model.set_vocab)
+
+
+def or_json(set_vocab: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Reads ``tokenizer.json`` where there is no file of SentencePiece."""
+
+    def read(self: Any) -> None:
+        listed = (self.dir_model / "tokenizer.model").is_file()
+        set_vocab(self) if listed else self._set_vocab_gpt2()
+
+    return read
 
 
 def run(script: Path, arguments: list[str]) -> None:

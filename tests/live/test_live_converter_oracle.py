@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes.architectures import CASES, SAMPLING, build_checkpoint
 from fakes.ggufs import decoded, metadata_of
+from fakes.sentencepiece import RUN, SIZE, SPACE, build_sentencepiece, publish
 from gguf import GGUFReader
 from llama_converters import LlamaCpp
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.models.general import SOURCE_KEY
+from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
+from ollama_bridge.models.pretokenizers import by_name
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.template.comment import without_comment
 
@@ -27,6 +33,10 @@ DIFFERENCES = {
     "tokenizer.ggml.add_space_prefix": "explicit",
     "tokenizer.ggml.eos_token_ids": "several end tokens, for Ollama",
     "tokenizer.ggml.eot_token_id": "the token that ends a turn, for llama.cpp",
+    "tokenizer.ggml.pre": "found by what it does: the first of several names of one splitting",
+    "tokenizer.ggml.scores": "ranks of tokenizer.json's merges, in the order of tokenizer.model's",
+    "tokenizer.ggml.token_type": "<unk> is unknown, no control token; runs of spaces are normal",
+    "tokenizer.ggml.tokens": "runs of spaces are U+2581 as in tokenizer.json, and so printed alike",
 }
 # What llama.cpp computes from other keys where it is missing; ours says it.
 EXPLICIT = (
@@ -51,11 +61,49 @@ def test_same_file_but_for_named_differences(
     if case == "qwen2":
         path = source / "generation_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **SAMPLING}))
-    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
-    ours = GGUFReader(convert(checkpoint, type=type_, out_dir=tmp_path / "ours").gguf_path)
-    arguments = [source, "--outtype", type_, "--outfile", tmp_path / "theirs.gguf"]
+    keys = assert_same(source, type_, llama_cpp, tmp_path)
+    sampling = {name for name in keys if name.startswith("general.sampling.")}
+    assert len(sampling) == (5 if case == "qwen2" else 0)
+
+
+@pytest.mark.parametrize(
+    ("case", "form"),
+    [
+        ("llama", "llama"),
+        ("mistral", "first"),
+        ("phi3", "always"),
+        ("gemma2", "gemma"),
+        ("gemma3", "gemma"),
+    ],
+)
+def test_pieces_are_the_same(case: str, form: str, llama_cpp: LlamaCpp, tmp_path: Path) -> None:
+    """A vocabulary of SentencePiece, which llama.cpp reads from its own file."""
+    source = build_checkpoint(case, tmp_path / "source", sizes={"vocab_size": SIZE})
+    build_sentencepiece(source, form=form)
+    publish(source)
+    assert assert_same(source, "f16", llama_cpp, tmp_path)["tokenizer.ggml.model"] == "llama"
+
+
+def test_a_real_model_is_the_same(teacher_gguf: Path, llama_cpp: LlamaCpp, tmp_path: Path) -> None:
+    """SmolLM2-135M-Instruct as a folder of transformers; llama.cpp knows its splitting itself."""
+    imported = resolve_model(str(teacher_gguf), cache_dir=tmp_path / "imported").path
+    source = tmp_path / "source"
+    save_checkpoint(load_model(imported), load_tokenizer(imported), source)
+    path = source / "config.json"
+    config = json.loads(path.read_text())
+    del config[SOURCE_KEY]  # no published one says what GGUF it was
+    path.write_text(json.dumps(config))
+    keys = assert_same(source, "f16", llama_cpp, tmp_path)
+    assert len(keys["tokenizer.ggml.tokens"]) == 49152
+
+
+def assert_same(source: Path, type_: str, llama_cpp: LlamaCpp, folder: Path) -> dict[str, Any]:
+    """Both convert a checkpoint: tensors equal, keys but for those listed; what theirs has."""
+    checkpoint = resolve_model(str(source), cache_dir=folder / "cache")
+    ours = GGUFReader(convert(checkpoint, type=type_, out_dir=folder / "ours").gguf_path)
+    arguments = [source, "--outtype", type_, "--outfile", folder / "theirs.gguf"]
     llama_cpp.run("convert_hf_to_gguf.py", *arguments)
-    theirs = GGUFReader(tmp_path / "theirs.gguf")
+    theirs = GGUFReader(folder / "theirs.gguf")
 
     wanted = {tensor.name: tensor for tensor in theirs.tensors}
     assert {tensor.name for tensor in ours.tensors} == set(wanted)
@@ -67,17 +115,43 @@ def test_same_file_but_for_named_differences(
         else:
             assert bytes(tensor.data) == bytes(other.data), tensor.name
 
-    architecture = ours.fields["general.architecture"].contents()
-    allowed = {*DIFFERENCES, *(f"{architecture}.{key}" for key in EXPLICIT)}
-    for name in {*ours.fields, *theirs.fields}:
-        if name.startswith(("GGUF.", "ollama_bridge.")) or name in allowed:
+    new, old = metadata_of(folder / "ours" / "model.gguf"), metadata_of(folder / "theirs.gguf")
+    allowed = {*DIFFERENCES, *(f"{old['general.architecture']}.{key}" for key in EXPLICIT)}
+    for name in {*new, *old}:
+        if name.startswith("ollama_bridge.") or name in allowed:
             continue
-        assert name in ours.fields, f"{name} is missing"
-        assert name in theirs.fields, f"{name} is ours alone"
-        assert ours.fields[name].contents() == theirs.fields[name].contents(), name
-    sampling = {name for name in ours.fields if name.startswith("general.sampling.")}
-    assert len(sampling) == (5 if case == "qwen2" else 0)
-    assert_comes_back(tmp_path / "theirs.gguf", type_, tmp_path)
+        assert name in new, f"{name} is missing"
+        assert name in old, f"{name} is ours alone"
+        assert new[name] == old[name], name
+    assert_same_vocabulary(new, old)
+    assert_comes_back(folder / "theirs.gguf", type_, folder)
+    return old
+
+
+def assert_same_vocabulary(new: dict[str, Any], old: dict[str, Any]) -> None:
+    """Lists that may differ do so only as it is said of them."""
+    names = ("pre", "tokens", "token_type", "scores")
+    pre, tokens, types, scores = (new.get(f"tokenizer.ggml.{name}") for name in names)
+    old_pre, old_tokens, old_types, old_scores = (
+        old.get(f"tokenizer.ggml.{name}") for name in names
+    )
+    assert by_name(pre) == by_name(old_pre)
+    assert (scores is None) == (old_scores is None) == (new["tokenizer.ggml.model"] == "gpt2")
+    for id_, (token, old_token) in enumerate(zip(tokens, old_tokens, strict=True)):
+        if scores is not None and RUN in token:
+            assert old_token in (token, token.replace(SPACE, " "))
+            assert (types[id_], old_types[id_]) in ((1, 4), (1, 1))
+        else:
+            assert token == old_token
+            assert types[id_] == old_types[id_] or token == "<unk>"
+    if scores is not None:
+        assert types.count(2) == 1
+        merged = [
+            id_ for id_, score in enumerate(scores) if score > -1e9 and RUN not in tokens[id_]
+        ]
+        assert merged
+        for better, worse in pairwise(sorted(merged, key=scores.__getitem__, reverse=True)):
+            assert old_scores[better] > old_scores[worse]
 
 
 def assert_comes_back(theirs: Path, type_: str, folder: Path) -> None:
