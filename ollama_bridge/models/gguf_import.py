@@ -22,7 +22,11 @@ from ollama_bridge.models.generation_defaults import (
     defaults_of,
 )
 from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.gguf_tokenizer import TOOL_TEMPLATE_KEY, GGUFTokenizer
+from ollama_bridge.models.gguf_tokenizer import (
+    TOOL_TEMPLATE_KEY,
+    GGUFTokenizer,
+    count_ollama_fillers,
+)
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.text_part import TEXT_ALONE
@@ -98,12 +102,16 @@ def import_gguf(path: Path, folder: Path, *, reporter: Reporter | None = None) -
 def version_of(path: Path) -> int:
     """Raised when a GGUF gives another checkpoint, for those that do.
 
-    Before 5, how a model is to be sampled was lost; before 6, a chat template for tools was.
+    Before 5, how a model is to be sampled was lost; before 6, a chat template for tools was;
+    before 7, fillers of Ollama's converter were tokens.
 
     Raises:
         GGUFError: damaged.
     """
-    keys = read_gguf(path).metadata.keys()
+    metadata = read_gguf(path).metadata
+    if count_ollama_fillers(metadata):
+        return 7
+    keys = metadata.keys()
     if TOOL_TEMPLATE_KEY in keys:
         return 6
     return 5 if keys & DEFAULTS_KEYS else 4

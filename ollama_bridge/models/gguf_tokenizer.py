@@ -76,6 +76,7 @@ class GGUFTokenizer:
             raise self._error(f"token_type has {len(types)} entries, tokens {len(self.tokens)}")
         self._types: list[int] = types
         self.ids = self._special_ids()
+        self._used = self._count_used()
 
     def write(self, folder: Path, *, max_length: int) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat templates.
@@ -175,9 +176,12 @@ class GGUFTokenizer:
             runtime={role: id_ for role, id_ in runtime.items() if id_ is not None},
         )
 
-    def _used(self) -> int:
+    def _count_used(self) -> int:
         """How many tokens there are without the fillers at the end, which no tokenizer has."""
-        size = len(self.tokens)
+        size = len(self.tokens) - count_ollama_fillers(self._metadata)
+        roles = (self.ids.bos, self.ids.eos, self.ids.unknown, self.ids.padding, *self.ids.ends)
+        if any(id_ is not None and id_ >= size for id_ in roles):
+            return len(self.tokens)
         while (
             size and self._types[size - 1] == _UNUSED and self.tokens[size - 1] == filler(size - 1)
         ):
@@ -198,7 +202,7 @@ class GGUFTokenizer:
                 "normalized": False,
                 "special": type_ != _USER_DEFINED,
             }
-            for id_, type_ in enumerate(self._types)
+            for id_, type_ in enumerate(self._types[: self._used])
             if type_ in (_UNKNOWN, _CONTROL, _USER_DEFINED) or id_ in roles
         ]
 
@@ -256,7 +260,7 @@ class GGUFTokenizer:
                 "unk_token": None if unknown is None else self.tokens[unknown],
                 "fuse_unk": True,
                 "byte_fallback": True,
-                "merges": _merges_of_scores(self.tokens, self._types, scores),
+                "merges": _merges_of_scores(self.tokens[: self._used], self._types, scores),
             },
         )
 
@@ -287,7 +291,7 @@ class GGUFTokenizer:
                 "fuse_unk": False,
                 "byte_fallback": False,
                 "ignore_merges": False,
-                "vocab": {token: id_ for id_, token in enumerate(self.tokens[: self._used()])},
+                "vocab": {token: id_ for id_, token in enumerate(self.tokens[: self._used])},
                 **model,
             },
         }
@@ -327,6 +331,25 @@ class GGUFTokenizer:
 def filler(id_: int) -> str:
     """The text of a row of the embedding that no token uses."""
     return f"[PAD{id_}]"
+
+
+def count_ollama_fillers(metadata: Mapping[str, Any]) -> int:
+    """How many tokens at the end are fillers of Ollama's converter, which are like added tokens.
+
+    It counts them from 0, and not by their ids. Source: ``LoadModelMetadata`` of Ollama's
+    ``convert/convert.go`` (0.24).
+
+    Args:
+        metadata: Of a GGUF.
+    """
+    tokens = metadata.get(f"{_PREFIX}tokens")
+    types = metadata.get(f"{_PREFIX}token_type")
+    if not isinstance(tokens, list) or not isinstance(types, list) or filler(0) not in tokens:
+        return 0
+    begin = tokens.index(filler(0))
+    count = len(tokens) - begin
+    are_fillers = tokens[begin:] == [filler(number) for number in range(count)]
+    return count if are_fillers and types[begin:] == [_USER_DEFINED] * count else 0
 
 
 def _merges_of_scores(

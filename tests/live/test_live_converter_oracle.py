@@ -1,8 +1,13 @@
-"""Our export beside llama.cpp's own converter: equal but for named differences of metadata."""
+"""Our export beside llama.cpp's own converter: equal but for named differences of metadata.
+
+And what Ollama's own converter made, while it had one.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ from gguf import GGUFReader
 from llama_converters import LlamaCpp
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.models.general import SOURCE_KEY
 from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
 from ollama_bridge.models.pretokenizers import by_name
@@ -95,6 +101,32 @@ def test_a_real_model_is_the_same(teacher_gguf: Path, llama_cpp: LlamaCpp, tmp_p
     path.write_text(json.dumps(config))
     keys = assert_same(source, "f16", llama_cpp, tmp_path)
     assert len(keys["tokenizer.ggml.tokens"]) == 49152
+
+
+def test_what_ollama_converted_has_the_tokens_of_its_source(
+    installed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its fillers of a padded vocabulary look like added tokens."""
+    source = build_checkpoint("qwen2", tmp_path / "source", sizes={"vocab_size": 400})
+    path = source / "config.json"
+    config = json.loads(path.read_text())  # as transformers 4 wrote it
+    path.write_text(json.dumps({**config, "rope_theta": config["rope_parameters"]["rope_theta"]}))
+    (source / "Modelfile").write_text("FROM .\n")
+    with PrivateDaemon(tmp_path / "daemon", binary=installed("0.24.0")) as daemon:
+        subprocess.run(
+            [str(daemon.binary), "create", "converted"],
+            cwd=source,
+            env={"OLLAMA_HOST": daemon.host, "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+            check=True,
+            capture_output=True,
+        )
+        with daemon.client() as client:
+            imported = resolve_model(
+                "ollama:converted", cache_dir=tmp_path / "cache", client=client
+            )
+    assert metadata_of(imported.path / "model.gguf")["tokenizer.ggml.tokens"][-1] == "[PAD15]"
+    tokens = load_tokenizer(imported.path).get_vocab()
+    assert tokens == load_tokenizer(source).get_vocab()
 
 
 def assert_same(source: Path, type_: str, llama_cpp: LlamaCpp, folder: Path) -> dict[str, Any]:

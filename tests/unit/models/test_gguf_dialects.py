@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from fakes.architectures import build_checkpoint
-from fakes.ggufs import rewrite
+from fakes.ggufs import metadata_of, rewrite
+from fakes.sentencepiece import SIZE, build_sentencepiece
 
+from ollama_bridge.alignment import Rung, Side, align, read_vocabulary
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures import GGUF_ARCHITECTURES
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.load import load_model
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.tensor_check import TensorReport, compare_tensors
 from ollama_bridge.models.text_part import TEXT_ALONE
@@ -173,6 +175,84 @@ def test_numbers_that_transformers_cannot_express_are_refused(
     """A daemon computes with them, so that an import without them would be another model."""
     with pytest.raises(GGUFError, match=f"{key} is {value}"):
         imported(case, {key: value}, tmp_path)
+
+
+def padded_by_ollama(path: Path, used: int, folder: Path, **changes: Any) -> Path:
+    """A GGUF of ours with the fillers, types and scores that Ollama's converter writes."""
+
+    def padded(keys: dict[str, Any]) -> None:
+        tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+        count = len(tokens) - used
+        tokens[used:] = [f"[PAD{number}]" for number in range(count)]
+        types[used:] = [4] * count
+        ids = [float(id_) for id_ in range(used)]
+        keys["tokenizer.ggml.scores"] = (
+            keys.get("tokenizer.ggml.scores", ids)[:used] + [-1.0] * count
+        )
+        keys.update(changes)
+
+    return rewrite(path, folder / "ollama.gguf", metadata=padded)
+
+
+def test_fillers_of_ollama_are_no_tokens(tmp_path: Path) -> None:
+    """Its converter (up to 0.33) counts them from 0, as if they had been added.
+
+    A sibling of another width has the same tokens then, as those of Qwen have.
+    """
+    narrow = build_checkpoint("qwen2", tmp_path / "narrow")
+    wide = build_checkpoint("qwen2", tmp_path / "wide", sizes={"vocab_size": 400})
+    checkpoint = resolve_model(str(wide), cache_dir=tmp_path / "cache")
+    ours = convert(checkpoint, type="f32", out_dir=tmp_path / "gguf").gguf_path
+    theirs = padded_by_ollama(ours, 384, tmp_path)
+    imported = resolve_model(str(theirs), cache_dir=tmp_path / "cache")
+    assert imported.manifest.work.version == 7, "the tokenizer is another than before"
+    tokenizer, other = load_tokenizer(imported.path), load_tokenizer(narrow)
+    assert tokenizer.get_vocab() == other.get_vocab()
+    sides = (
+        Side(read_vocabulary(one, width=rows), one)
+        for one, rows in ((tokenizer, 400), (other, 384))
+    )
+    assert align(*sides, ["The food was great."]).rung == Rung.PADDED
+    keys = metadata_of(convert(imported, type="f32", out_dir=tmp_path / "again").gguf_path)
+    assert keys["tokenizer.ggml.tokens"][-1] == "[PAD399]", "found in no text"
+    assert keys["tokenizer.ggml.token_type"][-1] == 5
+
+
+def test_pieces_are_not_merged_into_fillers_of_ollama(tmp_path: Path) -> None:
+    """It gives them a better score than most pieces have."""
+    source = build_checkpoint("llama", tmp_path / "source", sizes={"vocab_size": SIZE + 2})
+    build_sentencepiece(source)
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    ours = convert(checkpoint, type="f32", out_dir=tmp_path / "gguf").gguf_path
+    theirs = padded_by_ollama(ours, SIZE, tmp_path)
+    tokens, types = (
+        metadata_of(theirs)[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type")
+    )
+    tokens[-4:-2], types[-4:-2] = ["[PAD", "0]"], [1, 1]
+    changes = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
+    theirs = rewrite(theirs, tmp_path / "x.gguf", metadata=lambda keys: keys.update(changes))
+    imported = resolve_model(str(theirs), cache_dir=tmp_path / "cache")
+    assert len(load_tokenizer(imported.path)) == SIZE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer.ggml.padding_token_id": 384},
+        {"tokenizer.ggml.token_type": [1] * 384 + [4] * 15 + [1]},
+    ],
+    ids=["has a role", "of another type"],
+)
+def test_tokens_that_only_read_like_fillers_are_kept(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Somebody added them."""
+    source = build_checkpoint("qwen2", tmp_path / "source", sizes={"vocab_size": 400})
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    ours = convert(checkpoint, type="f32", out_dir=tmp_path / "gguf").gguf_path
+    theirs = padded_by_ollama(ours, 384, tmp_path, **changes)
+    imported = resolve_model(str(theirs), cache_dir=tmp_path / "cache")
+    assert len(load_tokenizer(imported.path)) == 400
 
 
 @pytest.mark.parametrize("case", ["llama", "gemma3", "smollm3"])
