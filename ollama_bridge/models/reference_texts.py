@@ -60,7 +60,7 @@ class TextSide:
         self.adds_bos = adds_bos(tokenizer) and not leaves_bos_out(tokenizer)
         self._template = chat_template_of(tokenizer)
         self.has_chat_template = self._template is not None
-        self.default_system = self._find_default_system() if self.has_chat_template else None
+        self.default_system = self._find_default_system()
         self._asked_system = system
         self.turn_end = turn_end_of(self._template) if self._template is not None else None
         self._renderer = renderer
@@ -270,11 +270,17 @@ class TextSide:
         return rendered, ids
 
     def _find_default_system(self) -> str | None:
+        if self._template is None:
+            return None
         question = Message("user", "Hi")
-        plain = self._apply(question)
+        try:
+            plain = self._template.render(Conversation((question,)))
+        except RefusedError as exc:
+            raise ModelError(
+                f"{self.folder}: the chat template fails on a single user message: {exc}",
+                hint="give it another one: ollama-bridge package --chat-template FILE.jinja",
+            ) from exc
         given = self._apply(Message("system", _SENTINEL), question)
-        if plain is None:
-            raise ModelError(f"{self.folder}: the chat template fails on a single user message")
         if given is None or given.count(_SENTINEL) != 1:
             return None
         before, after = given.split(_SENTINEL)

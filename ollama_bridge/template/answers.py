@@ -31,7 +31,7 @@ def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
     thinking = format_.thinking
     if thinking is not None:
         asked = template.render(Conversation((_QUESTION,), think=True))
-        if asked == template.render(Conversation((_QUESTION,), think=False)):
+        if _unthinking(template) in (asked, None):
             found.append(
                 "a request not to think: the chat template cannot pass it on, and what the model "
                 "thinks all the same stands in its answer"
@@ -57,6 +57,14 @@ def given(format_: Format, text: str) -> str:
     ends = (text[:length] for length in range(len(text), 0, -1))
     found = next((end for end in ends if all(prompt.endswith(end) for prompt in prompts)), "")
     return found if found.strip() else ""
+
+
+def _unthinking(template: ChatTemplate) -> str | None:
+    """The prompt of a request not to think; None: the chat template refuses it."""
+    try:
+        return template.render(Conversation((_QUESTION,), think=False))
+    except RefusedError:
+        return None
 
 
 def _begins_with(template: ChatTemplate, asked: str, tag: str) -> bool:

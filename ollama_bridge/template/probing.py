@@ -90,6 +90,29 @@ def depends_on_think(template: ChatTemplate, *, tools: bool) -> bool:
     return False
 
 
+def states_of_think(
+    template: ChatTemplate, *, tools: bool, capable: bool
+) -> tuple[bool | None, ...]:
+    """What a request may say of thinking, as far as prompts depend on it.
+
+    A daemon turns thinking on for a model that can, unless it is told not to; one that cannot is
+    never told to. What the template refuses for a lone question already, it is not asked again.
+    """
+    if not depends_on_think(template, tools=tools):
+        return (None,)
+    states = (True, False) if capable else (None, False)
+    taken = tuple(think for think in states if _takes_think(template, think=think))
+    return taken or states
+
+
+def _takes_think(template: ChatTemplate, *, think: bool | None) -> bool:
+    try:
+        template.render(fill("u", system=False, tools=0, think=think))
+    except RefusedError:
+        return False
+    return True
+
+
 def shows_thinking(template: ChatTemplate) -> bool:
     """Whether the template knows of an assistant's thinking."""
     return _shows_field(template) or find_dropped_tags(template) is not None
@@ -101,7 +124,10 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     Tags are tried that the template itself names, and one that it ends a prompt with.
     """
     for think, pattern in ((None, r"<(\w+)>\s*$"), (False, r"<(\w+)>\s*</\1>\s*$")):
-        prompt = template.render(fill("u", system=False, tools=0, think=think))
+        try:
+            prompt = template.render(fill("u", system=False, tools=0, think=think))
+        except RefusedError:
+            continue
         opened = re.search(pattern, prompt)
         if opened is not None:
             return f"<{opened[1]}>\n", f"\n</{opened[1]}>\n\n"

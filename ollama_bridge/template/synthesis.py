@@ -46,10 +46,10 @@ from ollama_bridge.template.probing import (
     SAID_AND_CALLED_SHAPES,
     THOUGHT_CALLED_SHAPES,
     THOUGHT_SHAPES,
-    depends_on_think,
     find_dropped_tags,
     find_trims,
     shows_thinking,
+    states_of_think,
     takes_tools,
 )
 
@@ -155,11 +155,7 @@ class _Synthesis:
         elif use == "left out":
             self._limits.append("the chat template leaves a system prompt out, and so does the tag")
         capable = self._thinking and shows_thinking(template)
-        thinks: tuple[bool | None, ...] = (None,)
-        if depends_on_think(template, tools=self._tools):
-            # A daemon turns thinking on for a model that can, unless it is told not to; one that
-            # cannot is never told to.
-            thinks = (True, False) if capable else (None, False)
+        thinks = states_of_think(template, tools=self._tools, capable=capable)
         shapes = [*PLAIN_SHAPES, *(THOUGHT_SHAPES if capable else ())]
         called = [*SAID_AND_CALLED_SHAPES]
         if self._notation.calls:

@@ -388,6 +388,24 @@ def test_a_template_that_always_fails_is_an_error(tiny_checkpoint: Path, tmp_pat
         write_reference_values(copy, system=None)
 
 
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        ("messages[0]['role'] != 'system'", "a system turn is needed"),
+        ("not tools", "tools are needed"),
+    ],
+)
+def test_a_template_that_refuses_a_lone_user_is_one_error(
+    source: Checkpoint, tmp_path: Path, refused: str, reason: str
+) -> None:
+    """Whatever is asked of it before: the key of the work looks at the template, too."""
+    raising = f"{{% if {refused} %}}{{{{ raise_exception('{reason}') }}}}{{% endif %}}"
+    (source.path / "chat_template.jinja").write_text(raising + CHAT_TEMPLATE)
+    with pytest.raises(ModelError, match=f"fails on a single user message: {reason}") as caught:
+        with_reference_values(source, system=None, out_dir=tmp_path / "made")
+    assert "--chat-template" in str(caught.value.hint)
+
+
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

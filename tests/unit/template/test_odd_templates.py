@@ -1,0 +1,67 @@
+"""Chat templates that refuse a part of what they are asked: one decision each, or one error."""
+
+from __future__ import annotations
+
+import pytest
+from fakes.formats import source_of
+
+from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.authority import Served, decide, lost_by
+from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.template.probing import out_of_reach
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def template_of(source: str) -> ChatTemplate:
+    """A chat template given as text."""
+    return ChatTemplate(source, special=SPECIAL, adds_bos=False)
+
+
+def served(source: str) -> Served:
+    """The decision for it."""
+    return decide(template_of(source))
+
+
+def refusing(condition: str) -> str:
+    """The beginning of a template that refuses something."""
+    return f"{{% if {condition} %}}{{{{ raise_exception('not so') }}}}{{% endif %}}"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "enable_thinking is defined and not enable_thinking",
+        "enable_thinking is defined and enable_thinking",
+        "enable_thinking is defined",
+    ],
+)
+def test_a_request_of_thinking_may_be_refused(condition: str) -> None:
+    """A model without thinking is never asked about it, so nothing is lost."""
+    found = served(refusing(condition) + CHATML)
+    assert (found.authority, found.tools, found.thinking) == ("template", False, False)
+    assert not any("not offered" in difference for difference in found.differences)
+    assert lost_by(template_of(refusing(condition) + CHATML), ()) == ()
+
+
+@pytest.mark.parametrize("asking", ["", "{% if enable_thinking %}Think!{% endif %}"])
+def test_a_model_that_always_thinks_is_served_so(asking: str) -> None:
+    """Its thoughts have tags; a request to leave them out is what nobody can pass on."""
+    source = source_of("qwen3").replace("enable_thinking is false", "1 == 2")
+    found = served(refusing("enable_thinking is defined and not enable_thinking") + asking + source)
+    assert (found.authority, found.thinking) == ("template", True)
+    assert any("a request not to think" in difference for difference in found.differences)
+
+
+@pytest.mark.parametrize("condition", ["messages[0].role != 'system'", "not tools"])
+def test_a_template_that_refuses_a_lone_user_is_one_error(condition: str) -> None:
+    """What is asked of it before, or beside it, raises nothing of its own."""
+    template = template_of(refusing(condition) + CHATML)
+    assert out_of_reach(template) == ()
+    with pytest.raises(TemplateError, match="fails on a single user message: not so") as caught:
+        decide(template)
+    assert caught.value.hint
