@@ -2,15 +2,16 @@
 
 A chat template is someone else's program. The sandbox keeps it from the system, but not from
 computing for ever or from taking all memory, and neither can be stopped inside this process. So it
-renders the probes once where the operating system limits both: with tools, thinking and special
-tokens, behind any of which something may wait. A template that goes astray only on other texts than
-these is not found.
+renders the probes once where the operating system limits both: with tools by every name that is
+asked for, thinking and special tokens, and as many turns as are tried later, behind any of which
+something may wait. A template that goes astray only on other texts than these is not found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import resource
 import signal
@@ -93,7 +94,14 @@ def _renderings() -> Iterator[dict[str, Any]]:
         THINKING_CONVERSATIONS,
         TOOL_CONVERSATIONS,
     )
-    from ollama_bridge.template.jinja import in_parts, with_written_arguments
+    from ollama_bridge.template.jinja import (
+        OTHER_NAMES_OF_TOOLS,
+        in_parts,
+        offering,
+        with_written_arguments,
+    )
+    from ollama_bridge.template.observation import fill
+    from ollama_bridge.template.probing import ALL_SHAPES
 
     said = [
         [{"role": role, "content": content} for role, content in turns]
@@ -116,6 +124,16 @@ def _renderings() -> Iterator[dict[str, Any]]:
         yield from (arguments | {"enable_thinking": on, "thinking": on} for on in (True, False))
         for change in (in_parts, with_written_arguments):
             yield arguments | {"messages": [change(message) for message in plain]}
+    for shape, system in itertools.product(ALL_SHAPES, (False, True)):
+        tried = fill(shape, system=system, tools=2 if "t" in shape else 0, think=None)
+        yield {
+            "messages": [message.to_jinja() for message in tried.messages],
+            "tools": list(tried.tools) or None,
+            "add_generation_prompt": not tried.continued,
+            **_SPECIAL,
+        }
+    for name in OTHER_NAMES_OF_TOOLS:
+        yield offering(name) | _SPECIAL
 
 
 def _main() -> int:

@@ -20,6 +20,10 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.environment import chat_environment
 
+# By which templates take tools beside `tools`; whoever renders others' templates tries them first.
+OTHER_NAMES_OF_TOOLS = (
+    *("xml_tools", "python_tools", "custom_tools", "available_tools", "builtin_tools", "functions"),
+)
 _HINT = "fix chat_template.jinja in the checkpoint"
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
 # A long conversation takes some thousand lines; a template that needs more does not end.
@@ -139,11 +143,10 @@ class ChatTemplate:
         """Whether tools that are given under another name than ``tools`` change the prompt."""
         if name not in meta.find_undeclared_variables(self.tree):
             return False
-        said = {"messages": [{"role": "user", "content": "Hi"}], "tools": None, **self.special}
-        function = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
-        tool = {"type": "function", "function": function}
+        offered = {**offering(name), **self.special}
+        bare = {key: value for key, value in offered.items() if key != name}
         try:
-            return self._run({**said, name: [tool]}, None) != self._run(said, None)
+            return self._run(offered, None) != self._run(bare, None)
         except RefusedError:
             return False
 
@@ -199,6 +202,16 @@ class _LineLimit:
         if self._lines > _MAX_LINES:
             raise TemplateError("the chat template does not end", hint=_HINT)
         return self._on_line
+
+
+def offering(name: str) -> dict[str, Any]:
+    """What a template is called with to see whether it takes tools by a name of its own."""
+    function = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
+    return {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": None,
+        name: [{"type": "function", "function": function}],
+    }
 
 
 def with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:

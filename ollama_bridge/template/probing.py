@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.decisions import ConflictError, Leaf, Sample, Tree, learn
-from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.jinja import OTHER_NAMES_OF_TOOLS, ChatTemplate, RefusedError
 from ollama_bridge.template.observation import Notation, fill, observe
 
 # Letters as in `fill`.
@@ -25,11 +25,9 @@ SAID_AND_CALLED_SHAPES = (
     *("ubtt", "ubtta", "ubttau"),
 )
 THOUGHT_CALLED_SHAPES = ("ukt", "ukta", "uktr", "uktru", "uktruau", "uruct", "uruktr", "uaukt")
+ALL_SHAPES = (*PLAIN_SHAPES, *THOUGHT_SHAPES, *CALLED_SHAPES, *THOUGHT_CALLED_SHAPES)
 _THINKS: tuple[bool | None, ...] = (None, True, False)
 _SPACE = " \n"
-_NAMES_OF_TOOLS = (
-    *("xml_tools", "python_tools", "custom_tools", "available_tools", "builtin_tools", "functions"),
-)
 
 
 def takes_tools(template: ChatTemplate) -> bool:
@@ -51,7 +49,7 @@ def out_of_reach(template: ChatTemplate) -> tuple[str, ...]:
     part of any message (Granite): a tag has none of it, and nothing else would say so.
     """
     said = []
-    names = (name for name in _NAMES_OF_TOOLS if template.reads_tools(name))
+    names = (name for name in OTHER_NAMES_OF_TOOLS if template.reads_tools(name))
     name = None if takes_tools(template) else next(names, None)
     if name is not None:
         said.append(

@@ -11,7 +11,7 @@ from ollama_bridge.errors import ModelError, TemplateError
 from ollama_bridge.models import template_trial
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.template_trial import check_chat_template
-from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.template.jinja import OTHER_NAMES_OF_TOOLS, ChatTemplate
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -49,6 +49,11 @@ def test_a_template_that_ends_is_let_through(template: str) -> None:
             "{% for m in messages if m.tool_calls %}{{ 'x' * 9999999 }}{% endfor %}",
             "more than 1000000 characters",
         ),
+        ("{% if messages | length > 7 %}{{ 'x' * 9999999 }}{% endif %}", "more than 1000000"),
+        (
+            "{% for m in messages if m.thinking and m.tool_calls %}{{ 'x' * 9999999 }}{% endfor %}",
+            "more than 1000000 characters",
+        ),
         (
             "{% if messages[-1].role == 'tool' %}{{ 'x' * 9999999 }}{% endif %}",
             "more than 1000000 characters",
@@ -61,6 +66,14 @@ def test_a_huge_prompt_is_refused(template: str, problem: str) -> None:
         check_chat_template(template, where="here")
     assert "chat_template" in str(caught.value.hint)
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES_OF_TOOLS)
+def test_tools_by_other_names_are_tried_as_well(name: str) -> None:
+    """Whoever asks what a template does with them renders it in this process."""
+    template = f"{{% if {name} %}}{{{{ 'x' * 20000000000 }}}}{{% endif %}}"
+    with pytest.raises(ModelError, match="1 GiB of memory"):
+        check_chat_template(template, where="here")
 
 
 @pytest.mark.parametrize(
