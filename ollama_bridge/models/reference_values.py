@@ -47,7 +47,7 @@ from ollama_bridge.reference import (
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.observation import use_of_system
-from ollama_bridge.template.probing import out_of_reach
+from ollama_bridge.template.probing import names_tools, out_of_reach, takes_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -169,11 +169,14 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
     limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
     11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
-    request of Ollama's reaches were no limit.
+    request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
+    either, and tools that a chat template only names were offered.
     """
     template = chat_template_of(tokenizer)
-    if template is not None and out_of_reach(template):
-        return 12
+    if template is not None and (
+        out_of_reach(template) or (names_tools(template) and not takes_tools(template))
+    ):
+        return 13
     generation = read_generation_config(folder)
     ends, without = (
         named_ends(

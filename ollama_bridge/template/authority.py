@@ -14,12 +14,16 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.probing import out_of_reach, shows_thinking, takes_tools
+from ollama_bridge.template.probing import names_tools, out_of_reach, shows_thinking, takes_tools
 from ollama_bridge.template.proof import Proof, prove
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
+_ONLY_NAMED = (
+    "a request with tools is answered as one without: Ollama takes the word in the chat template "
+    "for the ability, and lists it"
+)
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,14 @@ def decide(template: ChatTemplate) -> Served:
             None,
             f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
             f"{exc.message}",
-            tools="tools" in template.source or "tool_call" in template.source,
+            tools=names_tools(template) and takes_tools(template),
             thinking="<think>" in template.source and "</think>" in template.source,
             conversations=0,
             differences=(
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
+                *out_of_reach(template),
+                *([_ONLY_NAMED] if names_tools(template) and not takes_tools(template) else []),
             ),
         )
     ((source, proof),) = proven
@@ -135,5 +141,6 @@ def by_renderer(template: ChatTemplate, renderer: Renderer) -> Served:
             "an answer that is to be continued: Ollama's own renderers may close it",
             f"what is thinking and what a tool call in an answer, Ollama's own parser "
             f"{renderer.parser!r} decides",
+            *out_of_reach(template),
         ),
     )

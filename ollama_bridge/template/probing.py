@@ -42,6 +42,11 @@ def takes_tools(template: ChatTemplate) -> bool:
     return False
 
 
+def names_tools(template: ChatTemplate) -> bool:
+    """Whether a daemon that renders the template itself takes requests with tools for it."""
+    return "tools" in template.source or "tool_call" in template.source
+
+
 def out_of_reach(template: ChatTemplate) -> tuple[str, ...]:
     """What a chat template does where it is asked in a way in which Ollama never asks.
 

@@ -6,7 +6,7 @@ import pytest
 from fakes.formats import source_of
 
 from ollama_bridge.errors import TemplateError
-from ollama_bridge.template.authority import Served, decide, lost_by
+from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide, lost_by
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.probing import out_of_reach
 
@@ -65,3 +65,25 @@ def test_a_template_that_refuses_a_lone_user_is_one_error(condition: str) -> Non
     with pytest.raises(TemplateError, match="fails on a single user message: not so") as caught:
         decide(template)
     assert caught.value.hint
+
+
+OTHER_TOOLS = "{% if xml_tools %}{{ xml_tools | tojson }}{% endif %}"
+IN_ONE_LINE = CHATML.replace("m.content", "m.content | replace('\\n\\n', '\\n')")  # Go cannot
+
+
+def test_tools_that_only_the_daemon_believes_in_are_not_offered() -> None:
+    """It takes the word in a Jinja that it renders itself; no tool comes to the template."""
+    found = served(OTHER_TOOLS + IN_ONE_LINE)
+    assert (found.authority, found.tools) == ("jinja", False)
+    assert any("takes them as xml_tools" in difference for difference in found.differences)
+    assert any("is answered as one without" in difference for difference in found.differences)
+    taken = served(OTHER_TOOLS.replace("xml_tools", "tools") + IN_ONE_LINE)
+    assert (taken.authority, taken.tools) == ("jinja", True)
+    assert not any("tools" in difference for difference in taken.differences)
+
+
+def test_a_renderer_of_ollamas_own_is_held_to_what_is_out_of_reach() -> None:
+    """It writes the same prompts, so the same tools are missing in them."""
+    found = by_renderer(template_of(OTHER_TOOLS + CHATML), Renderer("some", "some", 3))
+    assert not found.tools
+    assert any("takes them as xml_tools" in difference for difference in found.differences)

@@ -192,6 +192,17 @@ def test_capabilities_are_those_that_were_proven(
     assert problem is None or problem in str(check.difference)
 
 
+@pytest.mark.parametrize(
+    ("proven", "served", "passed"), [((), ("tools",), True), (("tools",), (), False)]
+)
+def test_a_daemon_that_renders_the_jinja_may_believe_in_tools(
+    proven: tuple[str, ...], served: tuple[str, ...], *, passed: bool
+) -> None:
+    """It takes the word for them, which is a stated limit; what is promised has to be there."""
+    check = capabilities_of(proven, served, OURS, is_proven=True, by_daemon=True)
+    assert check.passed == passed
+
+
 def test_what_a_recipe_s_own_template_gives_up_is_said() -> None:
     """Whoever trained the model named it: nothing is wrong, but it is no secret either."""
     check = capabilities_of(("tools", "thinking"), ("thinking",), OURS, is_proven=False)
@@ -206,11 +217,14 @@ def capabilities_of(
     metadata: dict[str, object],
     *,
     is_proven: bool,
+    by_daemon: bool = False,
 ) -> Check:
     """The check of a tag with the proven TEMPLATE, or another one."""
     reference = small_reference()
     assert reference.template is not None
     promised = reference.template.model_copy(update={"capabilities": proven})
+    if by_daemon:
+        promised = promised.model_copy(update={"authority": "jinja", "go": None})
     reference = reference.model_copy(update={"template": promised})
     modelfile = replace(MODELFILE, template=promised.go) if is_proven else MODELFILE
     details = replace(shown(modelfile).show("t"), capabilities=("completion", *served))
