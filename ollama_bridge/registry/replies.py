@@ -1,16 +1,42 @@
-"""Reads what stands in a registry's replies: addresses, reasons and wishes."""
+"""Waits for a registry's replies, and reads what stands there: addresses, reasons and wishes."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from ollama_bridge.client.deadlines import LimitUntil
 from ollama_bridge.registry.credentials import hide
 
 _MESSAGE_CHARS = 200
+
+
+def await_header(http: httpx.Client, request: httpx.Request) -> httpx.Response:
+    """Send a request and wait for the header of its reply: so long, however it drips.
+
+    Args:
+        http: Heeds a limit with an end, see ``deadlines.bound``.
+        request: Its read limit holds for the whole header, then between two pieces of the body.
+
+    Raises:
+        httpx.HTTPError: the header did not come.
+    """
+    timeouts = request.extensions["timeout"]
+    wait_s: float = timeouts["read"]
+
+    def begin_waiting(event: str, _: object) -> None:
+        # Not before: a body takes its time on a slow line. Of a proxy there is a header before it.
+        if event == "http11.receive_response_headers.started":
+            timeouts["read"] = LimitUntil(wait_s, time.monotonic() + wait_s)
+
+    request.extensions["trace"] = begin_waiting
+    response = http.send(request, stream=True)
+    timeouts["read"] = wait_s
+    return response
 
 
 def whole_url(base: str, target: str) -> str:

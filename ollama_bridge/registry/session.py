@@ -18,13 +18,20 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from ollama_bridge.client.clock import HTTPX_ERRORS
+from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.environment import reading_environment
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge
 from ollama_bridge.registry.credentials import Credentials, hide
 from ollama_bridge.registry.manifest import MANIFEST_LIMIT_BYTES
 from ollama_bridge.registry.reference import RegistryReference
-from ollama_bridge.registry.replies import origin_of, read_reason, read_retry_after_s, whole_url
+from ollama_bridge.registry.replies import (
+    await_header,
+    origin_of,
+    read_reason,
+    read_retry_after_s,
+    whole_url,
+)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -135,6 +142,7 @@ class RegistrySession:
                 follow_redirects=False,
                 transport=transport,
             )
+        bound(self._http)
 
     def __enter__(self) -> Self:
         """Enter the block that closes the connections at its end."""
@@ -259,7 +267,7 @@ class RegistrySession:
             built = self._http.build_request(
                 request.method, url, headers=headers, content=request.content, timeout=timeout
             )
-            return self._http.send(built, stream=True)
+            return await_header(self._http, built)
         except HTTPX_ERRORS as exc:
             raise self._broken(exc) from exc
 
@@ -287,7 +295,8 @@ class RegistrySession:
         headers = {"Authorization": authorization} if authorization else {}
         timeout = httpx.Timeout(self._limits.silence_s, connect=self._limits.connect_s)
         try:
-            with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+            asked = self._http.build_request("GET", url, headers=headers, timeout=timeout)
+            with contextlib.closing(await_header(self._http, asked)) as response:
                 if response.status_code in _TRANSIENT:
                     # Without the status, which says nothing of what was asked of the registry.
                     what = f"has a token service that answered {response.status_code}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import logging
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,9 +17,11 @@ import httpx
 import pytest
 from fakes.registry import QUICK, REFERENCE, asks_for, refusal, token_reply
 
+from ollama_bridge.client.deadlines import bound
 from ollama_bridge.errors import OllamaBridgeError, RegistryBusyError, RegistryError
 from ollama_bridge.registry.credentials import Credentials
 from ollama_bridge.registry.reference import RegistryReference
+from ollama_bridge.registry.replies import await_header
 from ollama_bridge.registry.session import Limits, RegistrySession, Reply, Request
 
 LOCAL = RegistryReference("127.0.0.1:5000", "team/model", "1", plain=True)
@@ -359,6 +365,65 @@ def test_a_reply_that_drips_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     error = refused(lambda _: httpx.Response(200, content=drip()), limits=Limits(attempts=1))
     assert "stalled" in str(error)
+
+
+@pytest.mark.parametrize("asked", ["the registry", "its token service"])
+@pytest.mark.parametrize("drop", [b"x", b"X-Header: 1\r\n", b"\r\n\r\nHTTP/1.1 102 Working\r\nX: "])
+def test_a_header_that_drips_is_stalled(asked: str, drop: bytes) -> None:
+    """It has as long as a silence: a byte a minute would else be waited for for days."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    service = f'Bearer realm="http://127.0.0.1:{port}/token"'
+    begins = [b"HTTP/1.1 102 Working\r\nX-Header: "]
+    if asked == "its token service":
+        head = f"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {service}\r\n"
+        begins.insert(0, f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+
+    def drip() -> None:
+        with listener:
+            for begin in begins:
+                with contextlib.suppress(OSError), listener.accept()[0] as connection:
+                    connection.recv(4096)
+                    connection.sendall(begin)
+                    for _ in range(200 if begin is begins[-1] else 0):
+                        time.sleep(0.02)
+                        connection.sendall(drop)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    begun_s = time.monotonic()
+    reference = RegistryReference(f"127.0.0.1:{port}", "team/model", "1", plain=True)
+    limits = Limits(silence_s=0.3, attempts=1)
+    with (
+        RegistrySession(reference, actions="pull", limits=limits) as session,
+        pytest.raises(RegistryBusyError, match=r"broke off: .*timed out"),
+    ):
+        session.send(MANIFEST, wanted=(200,))
+    assert time.monotonic() - begun_s < 3
+    thread.join()
+
+
+def test_the_limit_of_a_header_is_none_of_a_body() -> None:
+    """What is sent piece by piece may take longer than the header did."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with listener, listener.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+            for _ in range(6):
+                time.sleep(0.1)
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    host, port = listener.getsockname()
+    with httpx.Client(trust_env=False) as http:
+        bound(http)
+        request = http.build_request("GET", f"http://{host}:{port}/x", timeout=0.3)
+        with contextlib.closing(await_header(http, request)) as response:
+            assert response.read() == b"xxxxxx"
+    thread.join()
 
 
 @pytest.mark.parametrize(
