@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
-import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ollama_bridge.data.problems import nearest, numbers_text
+from ollama_bridge.data.problems import numbers_text
+from ollama_bridge.data.task_prompt import as_option, named_labels, prompt_for
 from ollama_bridge.errors import ConfigError, DataError
 
 _SURE = 0.85  # as much of two words is the same where one letter of seven is wrong
@@ -22,21 +21,27 @@ class LabelMatcher:
     Args:
         labels: Of the task.
         label_map: As written in the file -> label of the task.
+        system: System prompt of the task.
 
     Raises:
         ConfigError: the map leads to a label that the task does not have.
     """
 
-    def __init__(self, labels: Sequence[str], label_map: Mapping[str, str]) -> None:
+    def __init__(
+        self, labels: Sequence[str], label_map: Mapping[str, str], *, system: str = ""
+    ) -> None:
         self._labels = tuple(labels)
-        for written, label in label_map.items():
-            if label not in self._labels:
-                near = nearest(label, self._labels)
-                raise ConfigError(
-                    f"data.label_map.{written}: the task has no label {label!r} "
-                    f"(labels: {', '.join(self._labels)})",
-                    hint=f"--set data.label_map.{written}={near or self._labels[0]}",
-                )
+        self._label_map = dict(label_map)
+        self._system = system
+        lost = {written: label for written, label in label_map.items() if label not in self._labels}
+        if lost:
+            said = ", ".join(f"{written!r} to {label!r}" for written, label in lost.items())
+            guesses = {written: meant(label, labels) or "LABEL" for written, label in lost.items()}
+            raise ConfigError(
+                f"data.label_map leads to labels that the task does not have: {said} "
+                f"(the task's labels: {', '.join(self._labels)})",
+                hint=self._mapping(guesses),
+            )
         own = {_composed(label): label for label in self._labels}
         mapped = {_composed(written): label for written, label in label_map.items()}
         self._exact = own | mapped
@@ -94,13 +99,8 @@ class LabelMatcher:
     def _hint(self) -> str:
         if len(self._unknown) > 20:
             return "name the column of the labels: --label-col NAME"
-        guesses = {written: _meant(written, self._labels) or "LABEL" for written in self._unknown}
-        # Quoted as JSON, for YAML reads yes, 1 and 1.0 as other things than texts.
-        mapping = ", ".join(
-            f"{json.dumps(written, ensure_ascii=False)}: {json.dumps(label, ensure_ascii=False)}"
-            for written, label in guesses.items()
-        )
-        map_them = f"map them: --set {shlex.quote(f'data.label_map={{{mapping}}}')}"
+        guesses = {written: meant(written, self._labels) or "LABEL" for written in self._unknown}
+        map_them = f"map them: {self._mapping(guesses)}"
         found = {self.label_of(written) for written in self._seen}
         unknown: dict[str, str] = {}
         for written in self._unknown:
@@ -108,14 +108,20 @@ class LabelMatcher:
         own = [*(label for label in self._labels if label in found), *unknown.values()]
         if len(own) < 2:
             return map_them
-        as_labels = shlex.quote(f"task.labels={json.dumps(own, ensure_ascii=False)}")
-        return (
-            f"{map_them}; or make all that are found the task's own: --set {as_labels} "
-            "(and task.system to match)"
-        )
+        as_labels = as_option("task.labels", own)
+        if self._system and len(named_labels(self._system, own)) < len(own):
+            as_labels += f" {as_option('task.system', prompt_for(own))}"
+        fitting = {written: label for written, label in self._label_map.items() if label in own}
+        if fitting != self._label_map:
+            as_labels += f" {as_option('data.label_map', fitting)}"
+        return f"{map_them}; or make all that are found the task's own: {as_labels}"
+
+    def _mapping(self, added: Mapping[str, str]) -> str:
+        """The option of a whole map, for one takes the place of the one before."""
+        return as_option("data.label_map", self._label_map | dict(added))
 
 
-def _meant(written: str, labels: Sequence[str]) -> str | None:
+def meant(written: str, labels: Sequence[str]) -> str | None:
     """The label that is written shorter, longer or with a slip; None: it may be another.
 
     What is guessed is trained on and tested by, so no score would show a wrong guess:

@@ -43,7 +43,11 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     Raises:
         DataError: naming file and every bad line.
     """
-    matcher = LabelMatcher(task.labels, data.label_map) if task.kind == "classify" else None
+    matcher = (
+        LabelMatcher(task.labels, data.label_map, system=task.system)
+        if task.kind == "classify"
+        else None
+    )
     problems = Problems(path, unit="line")
     odd: dict[int, str] = {}
     tally = Tally()

@@ -26,6 +26,7 @@ from ollama_bridge.data.snippets import (
 )
 from ollama_bridge.data.splitting import Sizes, seeded_order, split
 from ollama_bridge.data.table import collect_table
+from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples
@@ -69,6 +70,8 @@ def prepare(
     """
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer:
+        if advice := advice_on_prompt(task.system, task.labels):
+            reporter.emit(Note(_STAGE, "warning", advice))
         inputs = _find_inputs(data, reporter)
         work = Work(
             kind=Corpus.kind,

@@ -16,7 +16,9 @@ from pathlib import Path
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_line
+from ollama_bridge.data.labels import meant
 from ollama_bridge.data.problems import Problems, read_text
+from ollama_bridge.data.task_prompt import as_option
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import Example, Message
 
@@ -93,7 +95,10 @@ def collect_vader(files: dict[str, Path], data: DataSection, task: TaskSection) 
         raise ConfigError(
             f"the vader source has the labels positive and negative, the task has "
             f"{', '.join(task.labels) or 'none'}",
-            hint="--set data.label_map.positive=... --set data.label_map.negative=...",
+            hint=as_option(
+                "data.label_map",
+                {sign: meant(sign, task.labels) or "LABEL" for sign in ("positive", "negative")},
+            ),
         )
     tally = Tally()
     candidates = []

@@ -36,7 +36,11 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         DataError: naming file, row numbers and columns.
         ConfigError: ``data.label_map`` leads to a label that the task does not have.
     """
-    matcher = LabelMatcher(task.labels, data.label_map) if task.kind == "classify" else None
+    matcher = (
+        LabelMatcher(task.labels, data.label_map, system=task.system)
+        if task.kind == "classify"
+        else None
+    )
     wanted = [*data.text_cols, data.label_col, *([data.group_col] if data.group_col else [])]
     table = read_table(path, wanted=wanted)
     unanswered = (

@@ -163,8 +163,9 @@ def test_labels_of_the_file_can_be_made_the_tasks_own(tmp_path: Path) -> None:
     path = write(tmp_path, "text,label\na,Neutral\nb,POSITIVE\nc,neutral\nd,mixed\n")
     with pytest.raises(DataError) as caught:
         collect(path)
-    override = shlex.split(str(caught.value.hint).rpartition("--set ")[2])[0]
+    _, override, _, prompt = shlex.split(str(caught.value.hint).rpartition("own: ")[2])
     assert override == 'task.labels=["positive", "Neutral", "mixed"]'
+    assert prompt.startswith('task.system="Classify the text as positive, Neutral or mixed.')
     labels = tuple(yaml.safe_load(override.partition("=")[2]))
     task = TaskSection(kind="classify", system="Which?", labels=labels)
     found = [one.example.label for one in collect(path, task).candidates]
@@ -198,9 +199,9 @@ def test_labels_may_differ_in_case_alone(tmp_path: Path) -> None:
 def test_a_map_to_nowhere_is_refused(tmp_path: Path) -> None:
     """A label map must lead to labels of the task."""
     path = write(tmp_path, "text,label\na,1\n")
-    with pytest.raises(ConfigError, match="no label 'positve'") as caught:
-        collect(path, label_map={"1": "positve"})
-    assert caught.value.hint == "--set data.label_map.1=positive"
+    with pytest.raises(ConfigError, match="the task does not have: '1' to 'positve'") as caught:
+        collect(path, label_map={"1": "positve", "0": "negative"})
+    assert caught.value.hint == """--set 'data.label_map={"1": "positive", "0": "negative"}'"""
 
 
 def test_too_many_cells_name_their_rows(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What is printed about labels works as it is typed into a shell."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from fakes.command_line import Done, run_line
+
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.examples import read_examples
+
+# With blanks, dots, quotes, and what YAML takes for something else.
+LABELS = ("sehr gut", "z.B. so: #1", "it's fine", "no", "positiv")
+COMMAND = "ollama-bridge prepare sentiment-quick --data mine.csv --out corpus"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Path("mine.csv").open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["text", "label"])
+        for number in range(40):
+            rows.writerow([f"Nummer {number * 7919} im Laden", LABELS[number % len(LABELS)]])
+
+
+def refused(done: Done) -> str:
+    assert done.code != 0
+    return done.stderr
+
+
+def test_the_files_labels_become_the_tasks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels and a system prompt that names them, as printed; then nothing is left to say."""
+    said = refused(run_line(monkeypatch, COMMAND))
+    options = said.rpartition("make all that are found the task's own: ")[2]
+    done = run_line(monkeypatch, f"{COMMAND} {options}")
+    assert done.code == 0, done.stderr
+    assert "task.system" not in done.stderr
+    train = list(read_examples(Corpus.open("corpus").split_path("train")))
+    assert {one.label for one in train} == set(LABELS)
+    assert {one.messages[0].content for one in train} == {
+        "Classify the text as sehr gut, z.B. so: #1, it's fine, no or positiv. "
+        "Answer with the label alone."
+    }
+
+
+def test_a_printed_map_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the place of what was mapped before, so it has that too."""
+    first = json.dumps({"sehr gut": "positive", "no": "negative"})
+    said = refused(run_line(monkeypatch, f"{COMMAND} --set 'data.label_map={first}'"))
+    option = said.partition("map them: ")[2].partition("; or make")[0]
+    option = option.replace('"LABEL"', '"negative"')
+    done = run_line(monkeypatch, f"{COMMAND} {option}")
+    assert done.code == 0, done.stderr
+    train = read_examples(Corpus.open("corpus").split_path("train"))
+    assert {one.label for one in train} == {"positive", "negative"}
+
+
+def test_a_map_to_labels_that_are_none_is_printed_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them, with what was probably meant."""
+    wrong = dict.fromkeys(LABELS, "positve") | {"no": "bad", "sehr gut": "positive"}
+    option = shlex.quote(f"data.label_map={json.dumps(wrong)}")
+    said = refused(run_line(monkeypatch, f"{COMMAND} --set {option}"))
+    assert "'no' to 'bad'" in said
+    assert "'z.B. so: #1' to 'positve'" in said
+    option = said[said.index("--set") :].replace('"LABEL"', '"negative"')
+    done = run_line(monkeypatch, f"{COMMAND} {option}")
+    assert done.code == 0, done.stderr
+
+
+def test_a_prompt_of_other_labels_is_told_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained and served under a prompt of two English labels is said, reused or not."""
+    labels = shlex.quote(f"task.labels={json.dumps(LABELS)}")
+    for _ in range(2):
+        done = run_line(monkeypatch, f"{COMMAND} --set {labels}")
+        assert done.code == 0, done.stderr
+        assert "task.system names none of the labels sehr gut, z.B. so: #1" in done.stderr
+    option = done.stderr[done.stderr.index("--set 'task.system") :].splitlines()[0]
+    done = run_line(monkeypatch, f"{COMMAND} --set {labels} {option}")
+    assert "task.system" not in done.stderr
