@@ -29,8 +29,8 @@ class Deduplicated:
         exact: Left out for saying the same as an earlier one, but for case and punctuation.
         near: Left out for nearly saying so, under the same label.
         contradictory: Left out, all of them, for saying the same under different labels.
-        contrasts: How many of the kept nearly say what an earlier one of another class or
-            instruction says. Both are in one document.
+        contrasts: How many of the kept nearly say what an earlier one of another class, or under
+            another instruction, says. Both are in one document.
     """
 
     kept: tuple[Candidate, ...]
@@ -49,10 +49,13 @@ class Near:
             None: there is none, so this text is kept too.
         contrasts: Places of those that have another label or instruction: all of them if no text
             has an answer.
+        repeats: Of these, the places of those that another instruction alone keeps from being
+            repeated.
     """
 
     original: int | None
     contrasts: tuple[int, ...]
+    repeats: tuple[int, ...] = ()
 
 
 def remove_duplicates(
@@ -87,9 +90,10 @@ def remove_duplicates(
             near.append(candidate)
             continue
         kept.append(candidate)
-        if one.contrasts and candidate.is_class:
+        # Free text of another label is not alike: 12 + 7 and 12 + 8 are two sums.
+        if alike := one.contrasts if candidate.is_class else one.repeats:
             contrasts += 1
-            others = (first[place].example.group for place in one.contrasts)
+            others = (first[place].example.group for place in alike)
             documents.join(*others, candidate.example.group)
     kept = [candidate.in_document_of(documents) for candidate in kept]
     return Deduplicated(tuple(kept), tuple(exact), tuple(near), tuple(contradictory), contrasts)
@@ -119,16 +123,23 @@ def near_duplicates(
         indexes.append(SimilarSets(answer_sets, threshold=threshold))
     found = []
     for place in range(len(texts)):
-        original, contrasts = None, []
+        original, contrasts, repeats = None, [], []
         for rival in min(indexes, key=lambda index: index.cost(place)).like(place):
             if not text_sets.are_similar(place, rival, threshold=threshold):
                 continue
-            if (labels[place], instructions[place]) != (labels[rival], instructions[rival]):
+            other_label = labels[place] != labels[rival]
+            other_instruction = instructions[place] != instructions[rival]
+            repeated = not other_label and answer_sets.are_similar(
+                place, rival, threshold=threshold
+            )
+            if other_label or other_instruction:
                 contrasts.append(int(rival))
-            elif answer_sets.are_similar(place, rival, threshold=threshold):
+                if repeated:
+                    repeats.append(int(rival))
+            elif repeated:
                 original = int(rival)
                 break
-        found.append(Near(original, tuple(contrasts)))
+        found.append(Near(original, tuple(contrasts), tuple(repeats)))
         if original is None:
             for index in indexes:
                 index.add(place)

@@ -76,7 +76,7 @@ def prepare(
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,
-            version=_version(data, inputs),
+            version=_version(data, inputs, task),
             inputs={name: digest_file(path) for name, path in inputs.files.items()},
             settings={
                 "data": data.model_dump(mode="json", exclude={"path"}),
@@ -143,10 +143,11 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
     return _Inputs(files, packages=tuple(ASSETS[asset].package.name for asset in assets))
 
 
-def _version(data: DataSection, inputs: _Inputs) -> int:
+def _version(data: DataSection, inputs: _Inputs, task: TaskSection) -> int:
     name = f"{data.source} {inputs.format}".strip()
     if name == "messages jsonl" and systems_differ(inputs.files["data"]):
-        return 4  # the same text under another system turn is no duplicate
+        # 4: the same text under another system turn is no duplicate; 5: nor in another split.
+        return 5 if task.kind == "reply" else 4
     if name in _CHANGED:
         version, changed = _CHANGED[name]
         if changed.search(read_text(inputs.files["data"])):

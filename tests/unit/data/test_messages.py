@@ -67,6 +67,29 @@ def test_the_same_text_under_another_system_turn_is_no_duplicate(tmp_path: Path)
     assert [one.example.id for one in left.kept] == ["line-1", "line-2", "line-4"]
 
 
+def test_what_is_alike_under_other_system_turns_is_in_one_split(tmp_path: Path) -> None:
+    """As it would be a duplicate under the same one; other answers and right answers differ."""
+    ask, say = "Could you tell me until when you are open {}?", "We are open until six o'clock {}."
+    rows = [
+        turns(ask.format("today"), say.format("today"), system="A"),
+        turns(ask.format("then"), "No idea.", system="A"),
+        turns(ask.format("todays"), say.format("todays"), system="B"),
+        turns(ask.format("to-day"), "Ask at the desk, please, it depends on the day.", system="B"),
+        turns("How much is twelve and nine, in a word?") | {"label": "21"},
+        turns("How much is twelve and nine, in words?", system="B") | {"label": "twenty one"},
+        turns("Where do you have the seven lamps?"),
+        turns("Where do you have the seven lamps", "Upstairs.", system="B"),
+        turns("Where do you have the seven lamps now?", system="C"),
+    ]
+    left = remove_duplicates(collect(tmp_path, rows).candidates)
+    assert len(left.kept) == len(rows)
+    groups = [one.example.group for one in left.kept]
+    assert groups[0] == groups[2]
+    assert groups[6] == groups[7] == groups[8]
+    assert len(set(groups)) == 6
+    assert left.contrasts == 2
+
+
 def test_the_label_of_a_classification_is_the_last_answer(tmp_path: Path) -> None:
     """Labels are matched in any case; unknown ones are listed."""
     (only,) = collect(tmp_path, [turns("a", "YES")], CLASSIFY).candidates

@@ -188,7 +188,7 @@ _ASKED += '"content": "Number %d."}]'
         ("messages", '"group":1e2', 3),
         ("messages", '"group":  ""', 3),
         ("messages", '"label": NaN', 3),
-        ("messages", '"messages": [{"role": "system", "content": "x"}]', 4),
+        ("messages", '"messages": [{"role": "system", "content": "x"}]', 5),
     ],
 )
 def test_lines_that_are_read_as_before_are_the_same_corpus(
