@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ _NOT_IN_KEY = frozenset(
 # Off unless a recipe sets them; left out of the key then, so that work done before they existed is
 # found again.
 _OFF_BY_DEFAULT = ("early_stopping",)
+# Of fewer steps a student has hardly begun to learn (training/LOG.md).
+_FEW_STEPS = 100
 # By stage, where they are not called alike: whose limits a note names.
 _SECTIONS = {"finetune": "teacher.tune", "control": "distill"}
 
@@ -144,6 +147,8 @@ def load_material(
         )
         for name, split in splits.items()
     }
+    if max_examples is None or facts["train_examples"] < max_examples:  # else it is meant so
+        _tell_few_steps(len(batches["train"]), settings.epochs, section, stage, reporter)
     return Material(tokenizer, batches["train"], batches["validation"], facts, vocabulary)
 
 
@@ -204,6 +209,18 @@ def _tell_unlearnt(
             "teaches them"
         )
         reporter.emit(Note(stage, "warning", message))
+
+
+def _tell_few_steps(
+    an_epoch: int, epochs: float, section: str, stage: str, reporter: Reporter
+) -> None:
+    """Of a small file a recipe's epochs may be over before anything is learnt."""
+    steps = max(1, round(epochs * an_epoch))
+    if steps >= _FEW_STEPS:
+        return
+    more = math.ceil(_FEW_STEPS / an_epoch)
+    message = f"{steps} steps are few: --set {section}.epochs={more} makes {more * an_epoch}"
+    reporter.emit(Note(stage, "info", message))
 
 
 def _choose(split: EncodedSplit, count: int, *, seed: int) -> EncodedSplit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,41 @@ def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> N
         answers += ids[len(prompt) :].index(tokenizer.eos_token_id) + 1
         count += 1
     notes = [event.message for event in listener.events if isinstance(event, Note)]
-    assert notes == [f"{count} examples, {answers / tokens:.1%} of their tokens are supervised"]
+    share = f"{answers / tokens:.1%} of their tokens are supervised"
+    assert notes[0] == f"{count} examples, {share}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "section"),
+    [("finetune", "teacher.tune"), ("distill", "distill"), ("control", "distill")],
+)
+def test_few_steps_are_told_with_the_epochs_that_make_more(
+    base: Checkpoint, corpus: Corpus, stage: str, section: str
+) -> None:
+    """What is printed makes so many steps, and then nothing is said; who chose few is not told."""
+
+    def notes(epochs: float, max_examples: int | None = None) -> tuple[list[str], int]:
+        listener = Listener()
+        material = load_material(
+            base.path,
+            corpus,
+            OptimizerSection(batch_tokens=100, epochs=epochs),
+            stage=stage,
+            reporter=listener,
+            max_examples=max_examples,
+        )
+        heard = [event.message for event in listener.events if isinstance(event, Note)]
+        return [one for one in heard if "are few" in one], len(material.training)
+
+    (said,), an_epoch = notes(1.5)
+    found = re.fullmatch(rf"(\d+) steps are few: --set {section}\.epochs=(\d+) makes (\d+)", said)
+    assert found is not None
+    steps, epochs, more = map(int, found.groups())
+    assert (steps, more) == (round(1.5 * an_epoch), epochs * an_epoch)
+    assert more - an_epoch < 100 <= more
+    assert notes(epochs)[0] == []
+    assert notes(epochs - 1)[0] != []
+    assert notes(1.5, max_examples=4)[0] == []
 
 
 def lengths_in_tokens(base: Checkpoint, corpus: Corpus) -> list[int]:
