@@ -225,7 +225,7 @@ _TITLES = {
     "macro_f1": "macro F1",
     "agreement": "agreement with the teacher",
     "says_label": "greedy answer begins a label",
-    "one_word": "exact one-word answers",
+    "one_word": "answers that are a label alone",
     "perplexity": "perplexity",
     "ended": "answers ended by themselves",
     "mean_tokens": "tokens an answer",
