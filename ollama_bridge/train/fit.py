@@ -96,6 +96,18 @@ class Forecast:
             f"{beside}, {self.disk_bytes / 1e9:.2g} GB on disk{how}"
         )
 
+    def facts(self, *, all_steps: bool) -> dict[str, float]:
+        """What was foretold of what the run has measured in the end.
+
+        Args:
+            all_steps: Whether it took all of them; of some the time was not foretold.
+        """
+        found = {"forecast_peak_memory_mb": round(self.peak_bytes / 1e6, 1)}
+        if all_steps:
+            steps_s = self.training_s + sum(self.side_work_s.values())
+            found["forecast_steps_s"] = round(steps_s, 1)
+        return found
+
 
 def forecast(
     micro_step: MicroStep,

@@ -185,7 +185,7 @@ def train(
         contextlib.ExitStack() as inside,
     ):
         model.train()
-        plan = run.planned(resumed=saved is not None)
+        plan, foretold = run.planned(resumed=saved is not None)
         hint = less_memory(settings, plan, longest=batches.longest)
         inside.enter_context(memory_is_enough(hint))
         meter = Meter(stage, sum(totals), reporter, memory)
@@ -197,6 +197,9 @@ def train(
     weights.put_back()
     model.eval()
     facts = meter.facts()
+    if foretold is not None and saved is None:  # else the steps before it are not measured here
+        facts |= foretold.facts(all_steps=position.step == totals[-1])
+        meter.tell(facts)
     for one in written:
         facts |= one.facts()
     return TrainingResult(position.log, facts, plan, position.best, ranks.size)
@@ -220,9 +223,10 @@ class _Run:
     saver: _Saver
     position: Position
 
-    def planned(self, *, resumed: bool) -> Plan:
-        """How batches are computed: as they were before, or as is found to fit now."""
+    def planned(self, *, resumed: bool) -> tuple[Plan, Forecast | None]:
+        """How batches are computed: as before, or as is found to fit now, with what they need."""
         position, settings, ranks = self.position, self.settings, self.ranks
+        needs = None
         grows = position.plan.has_to_grow(settings, position.asked)
         if not resumed or position.processes != ranks.size or grows:
             needs = self._forecast()
@@ -234,7 +238,7 @@ class _Run:
         position.plan, position.asked = plan, settings.micro_batch_tokens
         if resumed and (grows or plan != Plan()):
             self.reporter.emit(Note(self.stage, "info", plan.sentence(settings)))
-        return plan
+        return plan, needs
 
     def train_phase(self, number: int, plan: Plan, meter: Meter, *, resumed: bool) -> None:
         """All steps of a phase, or those that are left of it."""
@@ -273,7 +277,7 @@ class _Run:
             if not ranks.first:  # the first one's generator is saved, the others' need not be
                 torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
 
-            step = done_before + position.step + 1
+            step, start_s = done_before + position.step + 1, time.monotonic()
             if on_policy is not None and position.step in rollout_steps:
                 source, members = on_policy.lesson(position.step, ranks)
                 position.rollouts = on_policy.state
@@ -283,8 +287,9 @@ class _Run:
             else:
                 source, members = batches, order[index]
                 losses = self._update(phase, source, members, plan, optimizer, step)
+            seconds = time.monotonic() - start_s
             position.step += 1
-            meter.step(step, source.tokens(members), {**losses, "lr": lr})
+            meter.step(step, source.tokens(members), {**losses, "lr": lr}, seconds=seconds)
 
             ended = position.step == steps or position.step % len(batches) == 0
             evaluated = self.validate is not None and (ended or position.step % every == 0)

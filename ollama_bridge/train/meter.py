@@ -6,7 +6,13 @@ import time
 from typing import Any
 
 from ollama_bridge.models.memory import PeakMemory
-from ollama_bridge.reporting import Metric, Progress, Reporter
+from ollama_bridge.reporting import Metric, Note, Progress, Reporter
+
+# What of the facts is foretold, and how it is said.
+_FORETOLD = (
+    ("peak_memory_mb", 1e3, "GB of memory at its peak"),
+    ("steps_s", 60, "minutes of steps"),
+)
 
 
 class Meter:
@@ -27,17 +33,20 @@ class Meter:
         self._memory.lap_bytes()  # what was before is not its own
         self._start_s = time.monotonic()
         self._tokens = 0
+        self._steps_s = 0.0
         self._peak_bytes = 0
 
-    def step(self, done: int, tokens: int, values: dict[str, float]) -> None:
+    def step(self, done: int, tokens: int, values: dict[str, float], *, seconds: float) -> None:
         """A step is done.
 
         Args:
             done: Steps so far, an interrupted run's included.
             tokens: Real ones of its batch.
             values: Its losses and the like.
+            seconds: It took, the writing of what it learns from included.
         """
         self._tokens += tokens
+        self._steps_s += seconds
         memory_bytes = self._memory.lap_bytes()
         self._peak_bytes = max(self._peak_bytes, memory_bytes)
         fields = {**values, "tok_s": self._speed(), "memory_mb": memory_bytes / 1e6}
@@ -55,8 +64,22 @@ class Meter:
         return {
             "tokens_per_s": round(self._speed(), 1),
             "peak_memory_mb": round(self._peak_bytes / 1e6, 1),
+            "steps_s": round(self._steps_s, 1),
             "training_s": round(time.monotonic() - self._start_s, 1),
         }
+
+    def tell(self, facts: dict[str, float]) -> None:
+        """What a run took, beside what was foretold.
+
+        Args:
+            facts: Of both.
+        """
+        said = [
+            f"{facts[name] / unit:.2g} {what} ({facts[f'forecast_{name}'] / unit:.2g} foretold)"
+            for name, unit, what in _FORETOLD
+            if f"forecast_{name}" in facts
+        ]
+        self._reporter.emit(Note(self._stage, "info", f"took {', '.join(said)}"))
 
     def _speed(self) -> float:
         return self._tokens / max(1e-9, time.monotonic() - self._start_s)

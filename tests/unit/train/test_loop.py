@@ -220,7 +220,7 @@ def test_forecast_changes_nothing_and_is_made_once(
         [event for event in one.events if isinstance(event, Note)] for one in (listener, again)
     ]
     assert [len(one) for one in notes] == [1, 0]
-    assert "GB of memory" in notes[0][0].message
+    assert notes[0][0].message.startswith("needs about")
     unmeasured = Forecast(Plan(), 0, 0, 0.0, 0, 200)
     monkeypatch.setattr(loop, "forecast", lambda *_, **__: unmeasured)
     expected, _ = Run(tmp_path / "without")()
@@ -243,7 +243,38 @@ def test_another_number_of_processes_is_planned_anew(
     _, result = Run(tmp_path, listener=listener)()
     assert result.plan == Plan()
     (message,) = notes_of(listener)
-    assert "GB of memory" in message
+    assert message.startswith("needs about")
+
+
+def test_what_was_foretold_stands_beside_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory and time of the steps, in the facts and for people; of an early stop no time."""
+    foretold = Forecast(Plan(), 3_000_000_000, 0, 90.0, 0, 200, {"rollouts": 60.0})
+    monkeypatch.setattr(loop, "forecast", lambda *_, **__: foretold)
+    (tmp_path / "whole").mkdir()
+    listener = Listener()
+    facts = Run(tmp_path / "whole", listener=listener)()[1].facts
+    assert (facts["forecast_peak_memory_mb"], facts["forecast_steps_s"]) == (3000, 150)
+    assert 0 < facts["steps_s"] <= facts["training_s"]
+    peak_gb, minutes = facts["peak_memory_mb"] / 1e3, facts["steps_s"] / 60
+    assert notes_of(listener)[-1] == (
+        f"took {peak_gb:.2g} GB of memory at its peak (3 foretold), "
+        f"{minutes:.2g} minutes of steps (2.5 foretold)"
+    )
+
+    (tmp_path / "stopped").mkdir()
+    listener = Listener()
+    stopping = EarlyStoppingSection(metric="exact", interval_epochs=0.01, patience=1)
+    run = Run(
+        tmp_path / "stopped",
+        listener=listener,
+        changes={"early_stopping": stopping},
+        validate=lambda: {"exact": 0.0},
+    )
+    assert "forecast_steps_s" not in run()[1].facts
+    (taken,) = [note for note in notes_of(listener) if note.startswith("took")]
+    assert "minutes" not in taken
 
 
 def notes_of(listener: Listener) -> list[str]:
@@ -268,7 +299,7 @@ def test_larger_parts_are_taken_where_they_fit(
     _, result = Run(tmp_path, changes=changes, listener=listener)()
     assert result.plan == expected
     needs, goes_on = notes_of(listener)
-    assert "GB of memory" in needs
+    assert needs.startswith("needs about")
     assert why in goes_on
 
 

@@ -245,9 +245,11 @@ def test_killed_run_ends_on_the_same_bits(
     learnt = [event.done for event in steps if "rollout_kl_reverse" in event.fields]
     assert len(learnt) == round(0.8 * (len(steps) - round(0.3 * len(steps))))
     assert {"rollout_loss", "rollout_ended", "rollout_tokens"} <= set(steps[learnt[0] - 1].fields)
-    (forecast,) = [event for event in listener.events if isinstance(event, Note)][-1:]
+    forecast, taken = [event for event in listener.events if isinstance(event, Note)][-2:]
     assert "of rollout steps, " in forecast.message
     assert "of writing rollouts, " in forecast.message
+    assert " minutes of steps (" in taken.message
+    assert whole.facts["steps_s"] >= whole.facts["rollouts_s"]
     for kill_at in (learnt[0], learnt[2]):
         folder = tmp_path / str(kill_at)
         with pytest.raises(KilledError):
