@@ -47,7 +47,12 @@ from ollama_bridge.reference import (
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.observation import use_of_system
-from ollama_bridge.template.probing import names_tools, out_of_reach, takes_tools
+from ollama_bridge.template.probing import (
+    find_answer_tag,
+    names_tools,
+    out_of_reach,
+    takes_tools,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -170,11 +175,14 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
     11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
     request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
-    either, and tools that a chat template only names were offered.
+    either, tools that a chat template only names were offered, and a tag that opens answers was
+    thinking's.
     """
     template = chat_template_of(tokenizer)
     if template is not None and (
-        out_of_reach(template) or (names_tools(template) and not takes_tools(template))
+        find_answer_tag(template) is not None
+        or out_of_reach(template)
+        or (names_tools(template) and not takes_tools(template))
     ):
         return 13
     generation = read_generation_config(folder)

@@ -28,6 +28,7 @@ THOUGHT_CALLED_SHAPES = ("ukt", "ukta", "uktr", "uktru", "uktruau", "uruct", "ur
 ALL_SHAPES = (*PLAIN_SHAPES, *THOUGHT_SHAPES, *CALLED_SHAPES, *THOUGHT_CALLED_SHAPES)
 _THINKS: tuple[bool | None, ...] = (None, True, False)
 _SPACE = " \n"
+_ENDS_WITH_TAG = r"<(\w+)>\s*$"
 
 
 def takes_tools(template: ChatTemplate) -> bool:
@@ -124,15 +125,16 @@ def shows_thinking(template: ChatTemplate) -> bool:
 def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     """The tags between which the template cuts thinking out of what was said, or opens it itself.
 
-    Tags are tried that the template itself names, and one that it ends a prompt with.
+    Tags are tried that the template itself names, and one that it ends a prompt with, unless that
+    is how it begins every answer.
     """
-    for think, pattern in ((None, r"<(\w+)>\s*$"), (False, r"<(\w+)>\s*</\1>\s*$")):
+    for think, pattern in ((None, _ENDS_WITH_TAG), (False, r"<(\w+)>\s*</\1>\s*$")):
         try:
             prompt = template.render(fill("u", system=False, tools=0, think=think))
         except RefusedError:
             continue
         opened = re.search(pattern, prompt)
-        if opened is not None:
+        if opened is not None and opened[1] != find_answer_tag(template):
             return f"<{opened[1]}>\n", f"\n</{opened[1]}>\n\n"
     asked = fill("uau", system=False, tools=0, think=None)
     first, said, last = asked.messages
@@ -147,6 +149,24 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
         if "Xmused0Z" not in text and said.content in text:
             return opening, closing
     return None
+
+
+def find_answer_tag(template: ChatTemplate) -> str | None:
+    """The name of a tag that prompts end with, and that stands right before what was answered.
+
+    Taken for thinking's, it would have Ollama look for thoughts in every answer, find no end of
+    them, and leave nothing else: ``<assistant>`` in formats of that look.
+    """
+    asked = fill("uau", system=False, tools=0, think=None)
+    try:
+        text = template.render(asked)
+    except RefusedError:
+        return None
+    front, said, prompt = text.partition(asked.messages[1].content)
+    before, behind = (re.search(_ENDS_WITH_TAG, part) for part in (front, prompt))
+    if not said or before is None or behind is None or before[1] != behind[1]:
+        return None
+    return before[1]
 
 
 def find_trims(

@@ -24,6 +24,9 @@ from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
 
 BOS = {"bos_token": "<s>", "eos_token": "</s>"}
+# Of the chat templates in Ollama's Go module: Llama 3.1's. None of them has thinking; what the
+# others of today have is asked of the formats in fakes/formats.py.
+PUBLISHED_WITH_TOOLS = {"llama3-instruct-24"}
 
 
 @functools.cache
@@ -79,6 +82,13 @@ def test_published_templates_are_proven(name: str) -> None:
         pytest.skip("no Ollama in Go's module cache; run scripts/install-ollama")
     found = decide(ChatTemplate(published()[name], special=BOS, adds_bos=True))
     assert found.authority == "template"
+    assert (found.tools, found.thinking) == (name in PUBLISHED_WITH_TOOLS, False)
+
+
+@pytest.mark.skipif(not published(), reason="no Ollama in Go's module cache")
+def test_the_published_templates_with_tools_are_there() -> None:
+    """Or the table above would ask for nothing."""
+    assert published().keys() >= PUBLISHED_WITH_TOOLS
 
 
 def test_a_wrong_go_template_is_shown_by_the_smallest_conversation() -> None:
@@ -251,6 +261,20 @@ def test_an_empty_system_message_has_a_name() -> None:
     differences = decide(chat_template("qwen2.5")).differences
     (said,) = [said for said in differences if said.startswith("an empty system message")]
     assert "You are Quill" in said
+
+
+@pytest.mark.parametrize("end", ["</{{ m.role }}>", "</s>"])
+def test_a_tag_that_opens_answers_is_no_thinking(end: str) -> None:
+    """Ollama would look for the end of thoughts in every answer, and find nothing but thoughts."""
+    source = (
+        f"{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ m.content }}}}{end}{{% endfor %}}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    found = served(source)
+    assert found.authority == "template"
+    assert not found.thinking
+    assert ".Thinking" not in (found.go or "")
+    assert served(source.replace("<assistant>{% endif", "<assistant><think>{% endif")).thinking
 
 
 def test_every_answer_may_begin_with_its_thinking() -> None:
