@@ -46,12 +46,13 @@ def with_chat_template(
         Timed(reporter, "import") as timer,
         open_draft(out_dir, work, on_wait=lambda: reporter.emit(note)) as draft,
     ):
+        folder = draft.path if draft.finished is None else out_dir
+        for name in checkpoint.manifest.files:
+            if name != CHAT_TEMPLATE and not name.startswith(_OF_ANOTHER):
+                link_file(checkpoint.path / name, folder / name)
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        for name in checkpoint.manifest.files:
-            if name != CHAT_TEMPLATE and not name.startswith(_OF_ANOTHER):
-                link_file(checkpoint.path / name, draft.path / name)
         write_template(draft.path, text)
         digests = linked_digests(checkpoint, draft.path)
         manifest = draft.commit(checkpoint.facts, digests=digests)

@@ -147,12 +147,13 @@ def with_reference_values(
         | ({"noise": list(noise_types)} if tuple(noise_types) != NOISE_TYPES else {}),
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
+        folder = draft.path if draft.finished is None else out_dir
+        for name in checkpoint.manifest.files:
+            if name != "reference.json":
+                link_file(checkpoint.path / name, folder / name)
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        for name in checkpoint.manifest.files:
-            if name != "reference.json":
-                link_file(checkpoint.path / name, draft.path / name)
         write_reference_values(
             draft.path,
             system=system,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
+from fakes.models import build_tiny_checkpoint
+
+from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.given_template import with_chat_template
+from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.reporting import Event, Note, NullReporter
 
@@ -30,3 +35,27 @@ def test_who_writes_the_same_is_waited_for(tiny_checkpoint: Path, tmp_path: Path
             checkpoint, template, cache_dir=tmp_path / "models", reporter=Waiting()
         )
     assert again.digest == first.digest
+
+
+def test_weights_overwritten_in_place_are_not_those_that_are_used_again(tmp_path: Path) -> None:
+    """Nor are they, in the folders behind an import, where a copy of the former comes back."""
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+
+    def made(folder: Path) -> Checkpoint:
+        imported = resolve_model(str(folder), cache_dir=tmp_path / "models")
+        given = with_chat_template(imported, template, cache_dir=tmp_path / "models")
+        return with_reference_values(
+            given, system=None, noise_types=(), out_dir=tmp_path / "values"
+        )
+
+    folder = build_tiny_checkpoint(tmp_path / "model")
+    saved = Path(shutil.copytree(folder, tmp_path / "saved"))
+    first = made(folder)
+    other = build_tiny_checkpoint(tmp_path / "other", seed=1)
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    again = made(saved)
+    assert again.digest == first.digest
+    for path in (again.path, *(tmp_path / "models").iterdir()):
+        if path.is_dir():
+            Checkpoint.open(path, verify_digests=True)
