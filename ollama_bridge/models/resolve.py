@@ -29,6 +29,7 @@ from ollama_bridge.errors import ArtifactError, ModelError, ModelReferenceError
 from ollama_bridge.models.adapter_base import refuse_quantized, refuse_rounded
 from ollama_bridge.models.adapter_folder import (
     ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     base_of,
     is_adapter,
     is_called_quantized,
@@ -370,7 +371,9 @@ def _with_adapter(
 ) -> Checkpoint:
     from ollama_bridge.models.merge import combine_adapter, link_parts, source_of
 
-    files = sorted(path for path in adapter.iterdir() if path.is_file())
+    # What a training leaves beside them (an optimizer's state is gigabytes) is not even opened.
+    names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES} - {TOOL_TEMPLATE}
+    files = [adapter / name for name in sorted(names) if (adapter / name).is_file()]
     digests = {path.name: digest_file(path) for path in files}
     for_tools = source_of(TOOL_TEMPLATE, base.path, adapter)
     work = Work(

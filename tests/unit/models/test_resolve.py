@@ -15,9 +15,11 @@ import pytest
 from fakes.adapters import build_adapter, change_settings
 from fakes.models import build_tiny_checkpoint
 
+from ollama_bridge import artifacts
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError, ModelError, ModelReferenceError
+from ollama_bridge.models import resolve
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.stored import is_plain
@@ -170,6 +172,34 @@ def test_weights_overwritten_in_place_are_not_the_imported_ones(tmp_path: Path) 
     again = resolve_model(str(adapter), base=str(saved), cache_dir=cache)
     assert again.digest == adapted.digest
     Checkpoint.open(again.path, verify_digests=True)
+
+
+def test_what_a_training_leaves_beside_an_adapter_is_not_read(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of its optimizer is gigabytes; only what is merged makes another model."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "checkpoint-500")
+    (adapter / "tokenizer_config.json").write_text("{}")
+    state = ("optimizer.pt", "rng_state.pth", "training_args.bin", "trainer_state.json")
+    hashed, found = [], []
+
+    def digest_file(path: Path) -> str:
+        hashed.append(path.name)
+        return artifacts.digest_file(path)
+
+    monkeypatch.setattr(resolve, "digest_file", digest_file)
+    for content in ("of one run", "of another"):
+        for name in state:
+            (adapter / name).write_text(content)
+        found.append(
+            resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+        )
+    assert found[0].path == found[1].path
+    assert "adapter_model.safetensors" in hashed
+    assert not set(state) & set(hashed)
+    (adapter / "tokenizer_config.json").write_text('{"pad_token": null}')
+    other = resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    assert other.path != found[0].path
 
 
 def test_a_whole_model_beside_an_adapter_is_taken(tmp_path: Path) -> None:
