@@ -114,7 +114,7 @@ def convert_adapter(
 def _version(base: Checkpoint) -> int:
     """Raised when other bytes are written, for the bases that give others.
 
-    Before 3, it had the path of a base's own base in a tag.
+    Before 3, it had the path of a base's own base.
     """
     return 3 if is_hushed(base) else 2
 

@@ -168,7 +168,7 @@ def _version(checkpoint: Checkpoint) -> int:
     """Raised when a checkpoint gives other bytes, for those that do.
 
     Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
-    7, it had the path of a base in a tag, or the signature of its source, or an end was any text
+    7, it had the path of a base, or the signature of its source, or an end was any text
     that config.json alone names; before 8, conversations were closed as texts are; before 9, a
     GGUF's vocabulary came back with scores, types and a name of its splitting of our own.
     """

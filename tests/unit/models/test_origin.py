@@ -137,6 +137,23 @@ def test_a_file_with_the_path_of_a_base_is_made_anew(tmp_path: Path) -> None:
     assert metadata_of(lora.gguf_path)["general.tags"] == ["text-generation"]
 
 
+@pytest.mark.parametrize("carded", [True, False], ids=["in its card", "in its config"])
+def test_a_file_that_names_a_folder_above_as_its_base_is_made_anew(
+    tiny_checkpoint: Path, tmp_path: Path, carded: bool
+) -> None:
+    """Such a path once passed for a repository of the hub, with ``..`` as its owner."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    (adapter / "README.md").unlink(missing_ok=True)
+    if carded:
+        (adapter / "README.md").write_text("---\nbase_model: ../base\n---\n")
+    else:
+        change_settings(adapter, base_model_name_or_path="../base")
+    merged = resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    gguf = convert(merged, type="f32", out_dir=tmp_path / "gguf")
+    assert gguf.manifest.work.version == 7
+    assert "general.base_model.count" not in metadata_of(gguf.gguf_path)
+
+
 @pytest.mark.parametrize(
     ("source", "name", "organization"),
     [
