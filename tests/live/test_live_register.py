@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.architectures import WIDE, build_checkpoint
 from fakes.exports import (
     SYSTEM,
     Exports,
@@ -23,13 +24,17 @@ from fakes.exports import (
     without_stop,
 )
 
+from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
+from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.layout import RELEASES
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.daemon.store import find_manifest
 from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
+from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.registration import register
 from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import Event, Progress
@@ -135,9 +140,40 @@ def test_wrong_modelfile_leaves_no_tag(
     assert digests(client) == before
 
 
+@pytest.mark.parametrize("case", ["gemma3", "phi3", "qwen3", "olmo2", "granite"])
+def test_twenty_good_exports_are_not_refused(client: Client, tmp_path: Path, case: str) -> None:
+    """Five architectures in four types each, down to four bits: all are proven, none by force."""
+    # As narrow ones are drawn, wide ones would lose more than half a nat by four bits alone.
+    sizes = {**WIDE, "initializer_range": 0.1}
+    source = build_checkpoint(case, tmp_path / "source", sizes=sizes)
+    checkpoint = with_reference_values(
+        resolve_model(str(source), cache_dir=tmp_path / "cache"),
+        system="Be brief.",
+        out_dir=tmp_path / "checkpoint",
+    )
+    for gguf_type in ("f16", "q8_0", "q6_k", "q4_k_m"):
+        gguf = convert(checkpoint, type=gguf_type, out_dir=tmp_path / gguf_type)
+        certificate = proof_of(gguf, "Be brief.", f"live-twenty-{case}", client, tmp_path / "tag")
+        assert certificate.passed, f"{gguf_type}: {certificate.first_failure}"
+        assert certificate.type == gguf_type
+
+
+def proof_of(
+    gguf: GGUFFile, system: str | None, tag: str, client: Client, folder: Path
+) -> Certificate:
+    """Register, and remove again."""
+    model = register(
+        gguf, modelfile_of(gguf, system), tag, client=client, out_dir=folder / gguf.path.name
+    )
+    client.delete(tag)
+    return Certificate.read(model.path / "certificate.json")
+
+
 @pytest.mark.parametrize("number", range(5))
-def test_twenty_good_exports_are_not_refused(client: Client, tmp_path: Path, number: int) -> None:
-    """Five different checkpoints in four types each pass, whatever their shape and system."""
+def test_shapes_and_system_prompts_are_not_refused(
+    client: Client, tmp_path: Path, number: int
+) -> None:
+    """Llamas of five shapes, each with what is hard to write as a system prompt."""
     shapes: list[dict[str, object]] = [
         {},
         {"layers": 3, "kv_heads": 4, "system": "Answer with one word: positive or negative."},
@@ -146,15 +182,9 @@ def test_twenty_good_exports_are_not_refused(client: Client, tmp_path: Path, num
         {"layers": 1, "system": "  Größe zählt.  "},
     ]
     exports = tiny_exports(tmp_path, seed=number + 1, **shapes[number])  # type: ignore[arg-type]
-    for gguf_type in ("f32", "f16", "bf16", "q8_0"):
+    for gguf_type in ("f32", "bf16"):
         gguf = exports.gguf(gguf_type)
-        tag = f"live-good-{number}:{gguf_type}"
-        model = register(
-            gguf, modelfile_of(gguf), tag, client=client, out_dir=tmp_path / f"tag-{gguf_type}"
-        )
-        certificate = Certificate.read(model.path / "certificate.json")
-        assert certificate.passed
-        client.delete(tag)
+        assert proof_of(gguf, None, f"live-good-{number}", client, tmp_path / "tag").passed
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["uploaded", "linked"])
