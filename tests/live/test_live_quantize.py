@@ -17,13 +17,14 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from llama_quantize import find_tool
 
-from ollama_bridge.artifacts import Checkpoint
+from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client import Client
 from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.importance import importance
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ParityError
+from ollama_bridge.examples import read_examples
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.reference_values import with_reference_values
@@ -34,8 +35,10 @@ from ollama_bridge.verify.bounds import recorded_noise
 pytestmark = pytest.mark.live
 
 SYSTEM = "You are a terse assistant. Answer in one short sentence."
-TEXT = """The museum opens at nine, except on Mondays, and the last visitors are let in an hour
-before it closes. Photographs may be taken without a flash. Children under twelve pay nothing."""
+# Of real text: on fifty, two files of one mix may lie a tenth apart by chance. On these ours were
+# seen at 0.97 (q6_k) to 1.00 times the KL of llama-quantize's.
+POSITIONS = 600
+NOT_WORSE = 1.02
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +114,23 @@ def relative_errors(path: Path, exact: Path) -> dict[str, float]:
     return errors
 
 
-def divergences(checkpoint: Checkpoint, files: Sequence[Path], folder: Path) -> list[float]:
-    """Mean KL(exact || what each file's weights give) over the positions of a text, in nats."""
-    ids = load_tokenizer(checkpoint.path)(TEXT, return_tensors="pt")["input_ids"]
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Real sentences, those of a recipe."""
+    recipe = load_recipe("sentiment-quick")
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    return prepare(recipe.data, recipe.task, seed=recipe.seed, out_dir=folder)
+
+
+def divergences(
+    checkpoint: Checkpoint, files: Sequence[Path], corpus: Corpus, folder: Path
+) -> list[float]:
+    """Mean KL(exact || what each file's weights give) over held-out text, in nats."""
+    examples = read_examples(corpus.split_path("test"))
+    said = [one.content for example in examples for one in example.messages if one.role == "user"]
+    ids = load_tokenizer(checkpoint.path)("\n".join(said), return_tensors="pt")["input_ids"]
+    ids = ids[:, :POSITIONS]
+    assert ids.shape[1] == POSITIONS
     found = []
     with torch.inference_mode():
         exact = load_model(checkpoint.path)(ids).logits.log_softmax(-1)
@@ -126,7 +143,7 @@ def divergences(checkpoint: Checkpoint, files: Sequence[Path], folder: Path) -> 
 
 @pytest.mark.parametrize("gguf_type", ["q4_k_m", "q6_k"])
 def test_no_further_from_the_model_than_llama_quantize(
-    smollm: Exports, tmp_path: Path, caches: dict[str, str], gguf_type: str
+    smollm: Exports, corpus: Corpus, tmp_path: Path, caches: dict[str, str], gguf_type: str
 ) -> None:
     """Same source, same mix: the same types, no larger errors, and no larger KL."""
     tool = find_tool(caches)
@@ -136,18 +153,15 @@ def test_no_further_from_the_model_than_llama_quantize(
     assert types_of(ours) == types_of(theirs)
     left, right = relative_errors(ours, exact), relative_errors(theirs, exact)
     assert sum(left.values()) <= 1.001 * sum(right.values())
-    found, reference = divergences(smollm.checkpoint, (ours, theirs), tmp_path)
-    # A text of fifty tokens cannot tell apart what lies a few percent apart.
-    assert found <= 1.1 * reference
+    found, reference = divergences(smollm.checkpoint, (ours, theirs), corpus, tmp_path)
+    assert found <= NOT_WORSE * reference
 
 
 def test_no_further_than_llama_quantize_with_the_same_importance(
-    smollm: Exports, tmp_path: Path, caches: dict[str, str]
+    smollm: Exports, corpus: Corpus, tmp_path: Path, caches: dict[str, str]
 ) -> None:
     """llama.cpp's tool reads the matrix that we measured, and comes no closer with it."""
     tool = find_tool(caches)
-    recipe = load_recipe("sentiment-quick")
-    corpus = prepare(recipe.data, recipe.task, seed=recipe.seed, out_dir=tmp_path / "corpus")
     imatrix = importance(
         smollm.checkpoint, corpus, max_tokens=4000, out_dir=tmp_path / "importance"
     ).imatrix_path
@@ -161,8 +175,8 @@ def test_no_further_than_llama_quantize_with_the_same_importance(
     assert set(without) == {"token_embd.weight"}  # looked up, multiplied with nothing
     assert types_of(ours) == types_of(theirs)
     assert ours.read_bytes() != smollm.gguf("q4_k_m").gguf_path.read_bytes()
-    found, reference = divergences(smollm.checkpoint, (ours, theirs), tmp_path)
-    assert found <= 1.1 * reference
+    found, reference = divergences(smollm.checkpoint, (ours, theirs), corpus, tmp_path)
+    assert found <= NOT_WORSE * reference
 
 
 @pytest.mark.slow
