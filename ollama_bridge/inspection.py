@@ -23,6 +23,7 @@ def verify(
     *,
     against: str | None = None,
     base: str | None = None,
+    chat_template: Path | None = None,
     out_dir: Path | None = None,
     host: str | None = None,
     reporter: Reporter | None = None,
@@ -35,6 +36,8 @@ def verify(
             that our tags carry, which takes neither torch nor the checkpoint.
         base: Of a PEFT adapter in ``against``: reference of the model that it was trained on; None:
             the one that it names.
+        chat_template: A file with the chat template, in Jinja, that the tag was made with in place
+            of that of ``against``.
         out_dir: Folder for what is computed of ``against``; None: ``runs/verify-TAG`` in our home
             folder.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
@@ -52,11 +55,17 @@ def verify(
             "--base is that of an adapter, and none was given",
             hint=f"ollama-bridge verify {tag} --against ADAPTER --base {base}",
         )
+    if chat_template is not None and against is None:
+        raise ConfigError(
+            "--chat-template is that of a checkpoint, and none was given",
+            hint=f"ollama-bridge verify {tag} --against FOLDER --chat-template {chat_template}",
+        )
     reporter = reporter or NullReporter()
     with Client(host) as client:
         if against is None:
             return verify_tag(tag, client=client, reporter=reporter)
         require_training_extra()
+        from ollama_bridge.models.given_template import with_chat_template
         from ollama_bridge.models.reference_values import with_reference_values
         from ollama_bridge.models.resolve import resolve_model
 
@@ -70,6 +79,10 @@ def verify(
             client=client,
             reporter=reporter,
         )
+        if chat_template is not None:
+            source = with_chat_template(
+                source, chat_template, cache_dir=home_dir() / "models", reporter=reporter
+            )
         with hold_run(run_dir):
             checkpoint = with_reference_values(
                 source,
@@ -82,35 +95,47 @@ def verify(
 
 
 def read_template(
-    checkpoint: str, *, host: str | None = None, reporter: Reporter | None = None
+    checkpoint: str,
+    *,
+    chat_template: Path | None = None,
+    host: str | None = None,
+    reporter: Reporter | None = None,
 ) -> Served:
     """How a tag of a checkpoint will render its prompts: the Go template, and its proof.
 
     Args:
         checkpoint: A model reference, or a file with a chat template (``.jinja``).
+        chat_template: Such a file, in place of the checkpoint's own, with its tokens.
         host: Address of the daemon that an ``ollama:`` reference lies in.
         reporter: Hears of progress.
 
     Raises:
+        ConfigError: two chat templates, and no checkpoint.
         TemplateError: the chat template is no Jinja.
         ModelError: there is no chat template, or it does not end.
         OllamaBridgeError: the checkpoint cannot be read.
     """
-    from ollama_bridge.models.given_template import read_chat_template
+    from ollama_bridge.models.given_template import read_chat_template, with_chat_template
 
     file = Path(checkpoint)
     if file.suffix == ".jinja":
+        if chat_template is not None:
+            raise ConfigError(
+                f"{file} is a chat template itself, and no checkpoint",
+                hint=f"ollama-bridge template {chat_template}",
+            )
         return decide(ChatTemplate(read_chat_template(file), special={}, adds_bos=False))
     require_training_extra()
     from ollama_bridge.models.load import load_tokenizer
     from ollama_bridge.models.reference_texts import chat_template_of
     from ollama_bridge.models.resolve import resolve_model
 
+    models_dir = home_dir() / "models"
     with Client(host) as client:
-        source_folder = resolve_model(
-            checkpoint, cache_dir=home_dir() / "models", client=client, reporter=reporter
-        )
-    template = chat_template_of(load_tokenizer(source_folder.path))
+        source = resolve_model(checkpoint, cache_dir=models_dir, client=client, reporter=reporter)
+    if chat_template is not None:
+        source = with_chat_template(source, chat_template, cache_dir=models_dir, reporter=reporter)
+    template = chat_template_of(load_tokenizer(source.path))
     if template is None:
         raise ModelError(
             f"{checkpoint} has no chat template: its tags continue a prompt as it is",

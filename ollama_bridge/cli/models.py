@@ -118,6 +118,7 @@ def template(
     checkpoint: Annotated[
         str, typer.Argument(help="Model reference, usually a folder; or a .jinja file.")
     ],
+    chat_template: options.ChatTemplateOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
@@ -133,7 +134,9 @@ def template(
     from ollama_bridge import inspection
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        served = inspection.read_template(checkpoint, host=host, reporter=reporter)
+        served = inspection.read_template(
+            checkpoint, chat_template=chat_template, host=host, reporter=reporter
+        )
     if as_json:
         output.data_json(asdict(served))
         return
@@ -152,6 +155,7 @@ def verify(
         typer.Option(help="Model reference of what it should be; left out: what the tag carries."),
     ] = None,
     base: options.BaseOption = None,
+    chat_template: options.ChatTemplateOption = None,
     out: options.OutOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -168,7 +172,13 @@ def verify(
 
     with ConsoleReporter(quiet=quiet) as reporter:
         certificate = inspection.verify(
-            tag, against=against, base=base, out_dir=out, host=host, reporter=reporter
+            tag,
+            against=against,
+            base=base,
+            chat_template=chat_template,
+            out_dir=out,
+            host=host,
+            reporter=reporter,
         )
     if as_json:
         output.data(certificate.to_json())

@@ -43,6 +43,7 @@ from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.packaging import package
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.verification import verify_tag
@@ -226,6 +227,34 @@ def test_a_stranger_s_tag_against_its_source(
     )
     assert wrong.first_failure is not None
     assert wrong.first_failure.layer == "tensor"
+
+
+def test_a_tag_with_a_given_chat_template_is_held_against_its_checkpoint_with_it(
+    daemon: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """Of the folder alone it has other prompts, and that is what is found."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    file = tmp_path / "other.jinja"
+    file.write_text((source / "chat_template.jinja").read_text().replace(r"\n", r"\n\n"))
+    model = package(
+        str(source), "live-verify-given", chat_template=file, gguf_type="f16", host=daemon.host
+    )
+    try:
+        alone, given = (
+            verify(
+                model.tag,
+                against=str(source),
+                chat_template=template,
+                out_dir=tmp_path / "run",
+                host=daemon.host,
+            )
+            for template in (None, file)
+        )
+    finally:
+        client.delete(model.tag)
+    assert alone.first_failure is not None
+    assert alone.first_failure.layer == "template"
+    assert given.passed, given.first_failure
 
 
 def test_another_converter_s_file_and_a_bare_from(

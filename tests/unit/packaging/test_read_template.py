@@ -11,7 +11,7 @@ from fakes.models import DEFAULT_SYSTEM
 from typer.testing import CliRunner
 
 from ollama_bridge.cli import app
-from ollama_bridge.errors import ModelError, TemplateError
+from ollama_bridge.errors import ConfigError, ModelError, TemplateError
 from ollama_bridge.inspection import read_template
 
 
@@ -33,6 +33,25 @@ def test_a_file_is_enough(tmp_path: Path) -> None:
     assert found["authority"] == "template"
     assert found["tools"]
     assert found["conversations"] > 300
+
+
+def test_one_that_is_given_is_shown_in_place_of_a_checkpoints_own(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """With the checkpoint's tokens, as `package --chat-template` serves it."""
+    file = tmp_path / "other.jinja"
+    file.write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    words = ["template", str(tiny_checkpoint), "--chat-template", str(file), "--quiet"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    assert "<system>{{ $.System }}<|im_end|>" in done.stdout
+    assert DEFAULT_SYSTEM not in done.stdout
+    with pytest.raises(ConfigError, match="itself") as caught:
+        read_template(str(file), chat_template=tmp_path / "a.jinja")
+    assert caught.value.hint == f"ollama-bridge template {tmp_path / 'a.jinja'}"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,13 @@ def test_a_base_without_its_adapter_is_refused() -> None:
     assert "--against ADAPTER --base ./base" in (caught.value.hint or "")
 
 
+def test_a_chat_template_without_its_checkpoint_is_refused() -> None:
+    """Before a daemon is asked for anything."""
+    with pytest.raises(ConfigError, match="that of a checkpoint") as caught:
+        verify("m", chat_template=Path("t.jinja"))
+    assert "--against FOLDER --chat-template t.jinja" in (caught.value.hint or "")
+
+
 def verify_changed(**parameters: object) -> Certificate:
     """What is found of a Q8_0 tag that carries its values, made FROM ours with these parameters."""
     return verify_tag("m:latest", client=cast(Client, daemon_with(parameters)))
