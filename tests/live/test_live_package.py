@@ -258,7 +258,17 @@ def chat_with_ends(folder: Path) -> tuple[Path, str]:
     return source, "<|asks back|>"
 
 
-@pytest.mark.parametrize("make", [chat_of_a_base, chat_with_ends])
+def chat_in_tags(folder: Path) -> tuple[Path, str]:
+    """A prompt ends with a tag, as those do that open a thought; here every answer begins so."""
+    source = build_checkpoint("mistral", folder / "tags")
+    (source / "chat_template.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return source, "<|im_end|>"
+
+
+@pytest.mark.parametrize("make", [chat_of_a_base, chat_with_ends, chat_in_tags])
 def test_a_daemon_ends_at_every_end(
     make: Callable[[Path], tuple[Path, str]], client: Client, daemon: PrivateDaemon, tmp_path: Path
 ) -> None:
@@ -268,7 +278,7 @@ def test_a_daemon_ends_at_every_end(
     model = package(str(source), f"live-{make.__name__}", gguf_type="f16", host=daemon.host)
     assert model.facts["passed"]
     reply = client.chat(model.tag, "Hi", options={"stop": [], "num_predict": 8})
-    assert (reply.text, reply.done_reason) == ("Good", "stop")
+    assert (reply.text, reply.thinking, reply.done_reason) == ("Good", "", "stop")
     client.delete(model.tag)
 
 
