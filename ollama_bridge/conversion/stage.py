@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gguf.constants import GGML_QUANT_SIZES
 
@@ -28,7 +28,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.named_ends import is_special_in, listed_ends
 from ollama_bridge.models.origin import is_hushed
 from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stripping import folder_follows_rule
+from ollama_bridge.models.stripping import document_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import parse
@@ -91,12 +91,13 @@ def convert(
         target=target,
         corpus=corpus,
     )
-    work = asked.work(checkpoint)
+    tokenizer = read_json_object(checkpoint.path / "tokenizer.json")
+    work = asked.work(checkpoint, tokenizer)
     with Timed(reporter, "convert") as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return GGUFFile(out_dir, draft.finished)
-        source = Source(checkpoint)
+        source = Source(checkpoint, tokenizer)
         _check_importance(asked.importance, source.plans)
         types = _choose_types(source, asked, draft.path, reporter)
         notes = [*source.notes, *types.notes]
@@ -142,12 +143,12 @@ class _Asked:
     target: Target | None
     corpus: Corpus | None
 
-    def work(self, checkpoint: Checkpoint) -> Work:
+    def work(self, checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> Work:
         inputs = {"checkpoint": checkpoint.digest}
         if self.imatrix_digest is not None:
             inputs["imatrix"] = self.imatrix_digest
         settings = {"type": self.type, "chat_template": self.chat_template, "name": self.name}
-        if folder_follows_rule(checkpoint.path):  # which the name says since it is known
+        if document_follows_rule(tokenizer):  # which the name says since it is known
             settings["named_for"] = "phi-3"
         if self.target is not None:
             settings |= {"type": None, "target": asdict(self.target)}
@@ -158,13 +159,13 @@ class _Asked:
         return Work(
             kind=GGUFFile.kind,
             stage="convert",
-            version=_version(checkpoint),
+            version=_version(checkpoint, tokenizer),
             inputs=inputs,
             settings=settings,
         )
 
 
-def _version(checkpoint: Checkpoint) -> int:
+def _version(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> int:
     """Raised when a checkpoint gives other bytes, for those that do.
 
     Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
@@ -175,19 +176,17 @@ def _version(checkpoint: Checkpoint) -> int:
     folder = checkpoint.path
     if is_kept(folder):
         return 9
-    if closes_texts(folder):
+    if closes_texts(tokenizer):
         return 8
-    if is_hushed(checkpoint) or _ignores_ends(folder):
+    if is_hushed(checkpoint) or _ignores_ends(folder, tokenizer):
         return 7
-    return 6 if holds_spaces(folder) or default_entries(folder) else 5
+    return 6 if holds_spaces(tokenizer) or default_entries(folder) else 5
 
 
-def _ignores_ends(folder: Path) -> bool:
+def _ignores_ends(folder: Path, tokenizer: Mapping[str, Any]) -> bool:
     others = listed_ends(read_generation_config(folder))
     alone = [id_ for id_ in listed_ends(read_config(folder)) if id_ not in others]
-    return bool(alone) and not all(
-        is_special_in(read_json_object(folder / "tokenizer.json"), id_) for id_ in alone
-    )
+    return bool(alone) and not all(is_special_in(tokenizer, id_) for id_ in alone)
 
 
 def _ends_unnamed(folder: Path) -> bool:

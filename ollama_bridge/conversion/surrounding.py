@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
-
-from ollama_bridge.models.json_files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ def find_surrounding(tokenizer: Tokenizer, prompts: Sequence[str], bos: int | No
     return Surrounding(first, last, notes)
 
 
-def closes_texts(folder: Path) -> bool:
-    """Whether a checkpoint's tokenizer puts something behind every text."""
-    section = read_json_object(folder / "tokenizer.json").get("post_processor")
+def closes_texts(document: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer of a tokenizer.json puts something behind every text."""
+    section = document.get("post_processor")
     steps = section.get("processors", [section]) if isinstance(section, Mapping) else []
     singles = [step.get("single") for step in steps if isinstance(step, Mapping)]
     return any("SpecialToken" in single[-1] for single in singles if single)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gguf.constants import TokenType
 
 from ollama_bridge.conversion.space_prefix import SPACE
-from ollama_bridge.models.json_files import added_tokens, read_json_object
+from ollama_bridge.models.json_files import added_tokens
 
 
 def added_type(added: Mapping[str, Any], *, sentencepiece: bool) -> TokenType:
@@ -27,13 +26,8 @@ def added_type(added: Mapping[str, Any], *, sentencepiece: bool) -> TokenType:
     return TokenType.NORMAL if shows_spaces else TokenType.USER_DEFINED
 
 
-def holds_spaces(folder: Path) -> bool:
-    """Whether tokens with spaces were added to a checkpoint's vocabulary.
-
-    Raises:
-        ModelError: tokenizer.json is missing or damaged.
-    """
-    document = read_json_object(folder / "tokenizer.json")
+def holds_spaces(document: Mapping[str, Any]) -> bool:
+    """Whether tokens with spaces were added to the vocabulary of a tokenizer.json."""
     model = document.get("model")
     return (
         isinstance(model, Mapping)

@@ -12,12 +12,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from ollama_bridge.models.json_files import added_tokens, read_json_object
+from ollama_bridge.models.json_files import added_tokens
 
 _NAMES = re.compile(r"phi-?3", re.IGNORECASE)
 _LEFT_ALONE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
@@ -61,13 +60,8 @@ def follows_rule(added: Sequence[Added], vocabulary: AbstractSet[str]) -> bool:
     )
 
 
-def folder_follows_rule(folder: Path) -> bool:
-    """Whether the tokenizer of a checkpoint does.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    document = read_json_object(folder / "tokenizer.json")
+def document_follows_rule(document: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json does."""
     added, model = added_tokens(document), document.get("model")
     if not stripping(added) or not isinstance(model, Mapping):
         return False
