@@ -51,6 +51,7 @@ from ollama_bridge.template.probing import (
     find_answer_tag,
     names_tools,
     out_of_reach,
+    takes_think,
     takes_tools,
 )
 
@@ -176,14 +177,15 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
     11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
     request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
-    either, tools that a chat template only names were offered, and a tag that opens answers was
-    thinking's.
+    either, tools that a chat template only names were offered, a tag that opens answers was
+    thinking's, and whoever refuses not to think lost it.
     """
     template = chat_template_of(tokenizer)
     if template is not None and (
         find_answer_tag(template) is not None
         or out_of_reach(template)
         or (names_tools(template) and not takes_tools(template))
+        or not takes_think(template, think=False)
     ):
         return 13
     generation = read_generation_config(folder)

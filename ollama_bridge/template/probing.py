@@ -105,11 +105,12 @@ def states_of_think(
     if not depends_on_think(template, tools=tools):
         return (None,)
     states = (True, False) if capable else (None, False)
-    taken = tuple(think for think in states if _takes_think(template, think=think))
+    taken = tuple(think for think in states if takes_think(template, think=think))
     return taken or states
 
 
-def _takes_think(template: ChatTemplate, *, think: bool | None) -> bool:
+def takes_think(template: ChatTemplate, *, think: bool | None) -> bool:
+    """Whether a lone question may come with a request that says so of thinking."""
     try:
         template.render(fill("u", system=False, tools=0, think=think))
     except RefusedError:
