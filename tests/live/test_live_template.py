@@ -126,6 +126,36 @@ def test_what_go_cannot_say_is_rendered_by_the_daemon(client: Client, tmp_path: 
         client.delete(tag)
 
 
+def test_tools_that_only_the_daemon_believes_in_are_a_limit(client: Client, tmp_path: Path) -> None:
+    """It lists them for the word alone; the tag is right, and says that they reach nothing."""
+    other = "{% if xml_tools %}{{ xml_tools | tojson }}{% endif %}"
+    gguf = convert(checkpoint_with(other + COUNTING, tmp_path), type="f16", out_dir=tmp_path / "g")
+    model = register(
+        gguf, modelfile_of(gguf), "live-template:other", client=client, out_dir=tmp_path / "tag"
+    )
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.passed
+    assert any("takes them as xml_tools" in limit for limit in certificate.limits)
+    assert "tools" in client.show(model.tag).capabilities
+    client.delete(model.tag)
+
+
+def test_an_answer_behind_the_turns_own_tag_is_no_thought(client: Client, tmp_path: Path) -> None:
+    """Ollama takes what stands around a thought for its tags, and a prompt may end with them."""
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    gguf = convert(checkpoint_with(source, tmp_path), type="f16", out_dir=tmp_path / "g")
+    model = register(
+        gguf, modelfile_of(gguf), "live-template:tag", client=client, out_dir=tmp_path / "tag"
+    )
+    assert "thinking" not in client.show(model.tag).capabilities
+    answer = client.chat(model.tag, "Hi", options={"num_predict": 8})
+    assert (bool(answer.text), answer.thinking) == (True, "")
+    client.delete(model.tag)
+
+
 def test_a_known_template_is_not_replaced(client: Client, tmp_path: Path) -> None:
     """Ollama knows SmolLM2's format, and loses its default system prompt; not with our comment."""
     source = build_checkpoint("llama", tmp_path / "source")
