@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -173,7 +174,7 @@ def rendered_texts(example: Example, tokenizer: Tokenizer) -> list[str]:
         DataError: it has no answer.
         TrainingError: the chat template fails or cannot be used for training.
     """
-    text, turns = _turn_texts(example, tokenizer)
+    text, turns = _turn_texts(example, tokenizer, _Ends(tokenizer))
     alone = [text[len(turns[0][0]) :]] if len(turns) == 1 else []
     return [text, *(part for turn in turns for part in turn), *alone]
 
@@ -192,21 +193,6 @@ def ids_digest(tokenizer: Tokenizer) -> str:
     return digest_text(canonical_json(_what_decides_ids(tokenizer)))
 
 
-def key_of_ends(tokenizer: Tokenizer) -> dict[str, str]:
-    """For the key of work on what is learnt; empty where it never was anything else.
-
-    Where a chat template writes eos behind the token that ends an answer (Phi-3), the tokens
-    through eos were learnt, and of a conversation the last answer alone.
-    """
-    end = end_of_turns(tokenizer)
-    if end is None or tokenizer.eos_token is None or end == tokenizer.eos_token_id:
-        return {}
-    asked = (Message("user", "Hi"), Message("assistant", "Answer."))
-    rendered = _render(asked, tokenizer, generation_prompt=False)
-    is_behind = tokenizer.eos_token in rendered.rpartition("Answer.")[2]
-    return {"answers end": "before eos"} if is_behind else {}
-
-
 def _what_decides_ids(tokenizer: Tokenizer) -> dict[str, object]:
     return {
         "vocab": sorted(tokenizer.get_vocab().items()),
@@ -221,13 +207,13 @@ def _encode_many(
     # All texts go through the tokenizer in one call: it works in parallel then.
     texts: list[str] = []
     counts: list[int] = []
+    ends = _Ends(tokenizer)
     for _, example in numbered:
-        text, turns = _turn_texts(example, tokenizer)
+        text, turns = _turn_texts(example, tokenizer, ends)
         texts += [text, *(part for turn in turns for part in turn)]
         counts.append(1 + 2 * len(turns))
     ids = list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = {tokenizer.eos_token_id, end_of_turns(tokenizer)}
     encoded = []
     place = 0
     for (row, example), count in zip(numbered, counts, strict=True):
@@ -239,7 +225,7 @@ def _encode_many(
         for before, through in zip(bounds[::2], bounds[1::2], strict=True):
             start = _common_length(before, input_ids, inside=True)
             stop = _common_length(through, input_ids, inside=False)
-            end = _end_position(input_ids[start:stop], ends, special)
+            end = _end_position(input_ids[start:stop], ends.ids, special)
             if end is not None:
                 ended += 1
                 stop = start + end + 1  # what the template writes behind the end is not learnt
@@ -287,7 +273,26 @@ def _as_asked(
     return [whole, ids[1], through] if same else ids
 
 
-def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple[str, str]]]:
+class _Ends:
+    """What ends an answer; found out where it is asked for, as it takes longer than rendering."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def ids(self) -> frozenset[int]:
+        """The tokens: eos, and what the chat template writes behind an answer."""
+        ids = (self._tokenizer.eos_token_id, end_of_turns(self._tokenizer))
+        return frozenset(id_ for id_ in ids if id_ is not None)
+
+    def are_in(self, text: str) -> bool:
+        """Whether it has one of them."""
+        return any(end in text for end in self._tokenizer.convert_ids_to_tokens([*self.ids]))
+
+
+def _turn_texts(
+    example: Example, tokenizer: Tokenizer, ends: _Ends
+) -> tuple[str, list[tuple[str, str]]]:
     """The whole conversation, and for every answer the text before it and through its end."""
     messages = example.messages
     if not example.is_answered:
@@ -300,15 +305,18 @@ def _turn_texts(example: Example, tokenizer: Tokenizer) -> tuple[str, list[tuple
             f"example {example.id} begins with the assistant: there is nothing that it answers",
             hint="remove that turn, or put the user's turn before it",
         )
-    text = _render(messages, tokenizer, generation_prompt=False)
+    text = render_turns(messages, tokenizer, generation_prompt=False)
     turns = []
     for number, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = _render(messages[:number], tokenizer, generation_prompt=True)
-        through = _render(messages[: number + 1], tokenizer, generation_prompt=False)
+        before = render_turns(messages[:number], tokenizer, generation_prompt=True)
+        through = render_turns(messages[: number + 1], tokenizer, generation_prompt=False)
         if not text.startswith(through) and tokenizer.eos_token is not None:
-            through = through.removesuffix(tokenizer.eos_token)  # of a whole conversation (Phi-3)
+            # Of a whole conversation (Phi-3). Where nothing else ends its last answer, the others
+            # have no end that could be learnt.
+            own = through.removesuffix(tokenizer.eos_token)
+            through = own if ends.are_in(own[len(before) :]) else through
         forgotten = THOUGHT_END in message.content and THOUGHT_END not in through[len(before) :]
         if forgotten or not (through.startswith(before) and text.startswith(through)):
             last = _last_turn(example, tokenizer)
@@ -339,8 +347,8 @@ def _last_turn(example: Example, tokenizer: Tokenizer) -> tuple[str, str] | None
     *earlier, answer = example.messages
     if answer.role != "assistant":
         return None
-    before = _render(earlier, tokenizer, generation_prompt=True)
-    whole = _render(example.messages, tokenizer, generation_prompt=False)
+    before = render_turns(earlier, tokenizer, generation_prompt=True)
+    whole = render_turns(example.messages, tokenizer, generation_prompt=False)
     opened = _OPENED_THOUGHT.search(before)
     start = before if opened is None else before[: opened.start()]
     if not whole.startswith(start):
@@ -356,7 +364,14 @@ def _last_turn(example: Example, tokenizer: Tokenizer) -> tuple[str, str] | None
     return before, before + rest
 
 
-def _render(messages: Sequence[Message], tokenizer: Tokenizer, *, generation_prompt: bool) -> str:
+def render_turns(
+    messages: Sequence[Message], tokenizer: Tokenizer, *, generation_prompt: bool
+) -> str:
+    """What the checkpoint's own chat template makes of some turns.
+
+    Raises:
+        TrainingError: the chat template fails.
+    """
     try:
         text = tokenizer.apply_chat_template(
             [message.to_dict() for message in messages],
@@ -385,7 +400,7 @@ def _common_length(prefix: Sequence[int], ids: Sequence[int], *, inside: bool) -
     return common + 1 if inside else common
 
 
-def _end_position(ids: Sequence[int], ends: set[int | None], special: set[int]) -> int | None:
+def _end_position(ids: Sequence[int], ends: frozenset[int], special: set[int]) -> int | None:
     """Where the turn ends: the first token that ends an answer, else its first special one."""
     for wanted in (ends, special):
         for position, token in enumerate(ids):

@@ -54,6 +54,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "models",
             "modelfile",
             "encoding",
+            "end_keys",
             "batches",
             "labels",
             "label_store",

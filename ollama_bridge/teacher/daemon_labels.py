@@ -20,7 +20,8 @@ from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.jobs import BatchLimits, GivenUp
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import EncodedExample, key_of_ends, tokenizer_digest
+from ollama_bridge.encoding import EncodedExample, tokenizer_digest
+from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import ConfigError, DaemonError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.journal import JSONRecord
@@ -108,7 +109,7 @@ def label_by_daemon(
             "max_length": max_length,
             # Such tokens had none before.
             **({"first token": "with its blanks"} if in_blanks else {}),
-            **key_of_ends(tokenizer),
+            **key_of_ends(tokenizer, corpus),
         },
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:

@@ -14,7 +14,8 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import Tokenizer, key_of_ends, tokenizer_digest
+from ollama_bridge.encoding import Tokenizer, tokenizer_digest
+from ollama_bridge.end_keys import key_of_ends, key_of_matched_ends
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
@@ -83,6 +84,13 @@ def label(
     if student is not None and not same_tokens(teacher, student):
         inputs["student"] = student.digest
     own_tokenizer = load_tokenizer((student or teacher).path)
+    tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)
+    their_ends: dict[str, str] = {}
+    if student is not None and "student" in inputs and is_carried(teacher, student, settings):
+        their_ends = {
+            f"teacher's {name}": ends
+            for name, ends in key_of_matched_ends(tokenizer, corpus).items()
+        }
     work = Work(
         kind=SoftLabels.kind,
         stage=STAGE,
@@ -94,7 +102,8 @@ def label(
             **settings.effective(),
             "max_length": max_length,
             "dtype": dtype,
-            **key_of_ends(own_tokenizer),
+            **key_of_ends(own_tokenizer, corpus),
+            **their_ends,
         },
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
@@ -102,14 +111,13 @@ def label(
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
         stores = store_dir or draft.path / "resume-stores"
-        tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)
         splits = read_splits(corpus, own_tokenizer, max_length=max_length)
         carried = None
         if student is not None and is_carried(teacher, student, settings):
             carried = carry(teacher, student, splits["train"], settings, reporter)
         info = _info(teacher, settings, student or teacher, own_tokenizer)
         if carried is not None:
-            info = replace(info, carried=carried.rules)
+            info = replace(info, carried="/".join([carried.rules, *their_ends.values()]))
         if dtype == "auto":
             dtype = _dtype_of_earlier(stores, info)
         precision = pinned_precision(draft.path / "resume-precision.json", dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.encoding import key_of_ends
+from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -105,7 +105,7 @@ def distill(
             **student.effective(),
             "system": system,
             "labels": list(task_labels),
-            **key_of_ends(load_tokenizer(start.path)),
+            **key_of_ends(load_tokenizer(start.path), corpus),
         },
         seed=settings.seed,
     )

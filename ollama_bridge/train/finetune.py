@@ -10,7 +10,7 @@ import torch
 
 from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, Corpus, Work
 from ollama_bridge.config import TuneSection
-from ollama_bridge.encoding import key_of_ends
+from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import memory_is_enough
@@ -88,7 +88,7 @@ def finetune(
             **effective,
             "system": system,
             "labels": list(labels),
-            **key_of_ends(load_tokenizer(base.path)),
+            **key_of_ends(load_tokenizer(base.path), corpus),
         },
         seed=settings.seed,
     )

@@ -205,8 +205,8 @@ def _tell_unlearnt(
         message = (
             f"{len(given - learnt)} of {len(given)} answers are not learnt: the chat template "
             "renders all but the last of a conversation otherwise than a model writes them "
-            "(without their thoughts); a line of the data for each, with all turns before it, "
-            "teaches them"
+            "(without their thoughts or ends); a line of the data for each, with all turns before "
+            "it, teaches them"
         )
         reporter.emit(Note(stage, "warning", message))
 

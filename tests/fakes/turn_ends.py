@@ -27,6 +27,13 @@ class Manner:
     specials: tuple[str, ...] = ()
 
 
+# Home-made: eos where a whole conversation ends, and nowhere else.
+_PLAIN = (
+    "{% for message in messages %}### {{ message['role'] }}:\n{{ message['content'] }}\n\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n{% else %}{{ eos_token }}{% endif %}"
+)
+
 MANNERS = {
     "gemma": Manner(
         "gemma3",
@@ -44,6 +51,17 @@ MANNERS = {
     "instruct": Manner(CHAT_TEMPLATE, "<|im_end|>", "<|im_end|>"),
     # A Qwen that was not taught to chat: its tokenizer ends texts, its template turns.
     "base": Manner(CHAT_TEMPLATE, "<|endoftext|>", "<|im_end|>"),
+    "plain": Manner(_PLAIN, "<|endoftext|>", "<|endoftext|>"),
+    # And behind every answer.
+    "twice": Manner(
+        _PLAIN.replace(
+            "['content'] }}",
+            "['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}",
+        ),
+        "<|endoftext|>",
+        "<|endoftext|>",
+    ),
+    "base thinker": Manner(CHAT_TEMPLATE, "<|endoftext|>", "<|im_end|>", ("<think>", "</think>")),
     # Marks of thoughts are tokens, or have a line end more behind them.
     "thinker": Manner(CHAT_TEMPLATE, "<|im_end|>", "<|im_end|>", ("<think>", "</think>")),
     "spacious": Manner(

@@ -13,7 +13,8 @@ from fakes.turn_ends import MANNERS, build_speaker
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.encoding import EncodedExample, encode_split, key_of_ends, tokenizer_digest
+from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
+from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
@@ -199,10 +200,87 @@ def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
     assert labels.manifest.work.settings["answers end"] == "before eos"
 
 
-@pytest.mark.parametrize("manner", [one for one in MANNERS if one != "phi3"])
-def test_who_never_learnt_past_an_end_has_the_keys_of_before(manner: str, tmp_path: Path) -> None:
+def thoughtful(examples: Sequence[Example]) -> list[Example]:
+    """The same with a thought in the last answer."""
+    return [
+        replace(
+            one,
+            messages=(
+                *one.messages[:-1],
+                Message("assistant", f"<think>\nHm.\n</think>\n\n{one.messages[-1].content}"),
+            ),
+        )
+        for one in examples
+    ]
+
+
+@pytest.mark.parametrize(
+    ("manner", "examples"),
+    [
+        *((one, dialogues(2)) for one in MANNERS if one not in ("phi3", "plain", "twice")),
+        ("plain", dialogues(1)),
+        ("twice", dialogues(1)),
+        ("instruct", thoughtful(dialogues(2))),
+        ("thinker", thoughtful(dialogues(2))),
+        ("base", thoughtful(dialogues(2))),
+    ],
+)
+def test_who_never_learnt_past_an_end_has_the_keys_of_before(
+    manner: str, examples: Sequence[Example], tmp_path: Path
+) -> None:
     """What is there of them is found again."""
-    assert key_of_ends(load_tokenizer(build_speaker(manner, tmp_path / manner))) == {}
+    tokenizer = load_tokenizer(build_speaker(manner, tmp_path / manner))
+    assert key_of_ends(tokenizer, corpus_of(tmp_path / "corpus", examples)) == {}
+
+
+@pytest.mark.parametrize(
+    ("manner", "examples", "key"),
+    [
+        ("phi3", dialogues(1), "before eos"),
+        ("phi3", thoughtful(dialogues(2)), "before eos"),
+        ("plain", dialogues(2), "each by itself"),
+        ("twice", dialogues(2), "each by itself"),
+        ("base thinker", thoughtful(dialogues(1)), "behind special tokens"),
+    ],
+)
+def test_what_is_learnt_otherwise_than_before_is_other_work(
+    manner: str, examples: Sequence[Example], key: str, tmp_path: Path
+) -> None:
+    """Rows of before are none of what is trained now: such labels would be refused without end."""
+    tokenizer = load_tokenizer(build_speaker(manner, tmp_path / manner))
+    corpus = corpus_of(tmp_path / "corpus", examples)
+    assert key_of_ends(tokenizer, corpus) == {"answers end": key}
+
+
+@pytest.mark.parametrize(
+    ("manner", "said"),
+    [
+        ("plain", ["great food, awful\n\n<|endoftext|>"]),
+        ("twice", ["great food<|endoftext|>", "great food, awful<|endoftext|>"]),
+    ],
+)
+def test_no_answer_is_taught_without_its_end(manner: str, said: list[str], tmp_path: Path) -> None:
+    """An eos of the whole conversation is left out only where an answer keeps one of its own."""
+    student = speaker(manner, tmp_path / "own")
+    tokenizer = load_tokenizer(student.path)
+    for example in encoded(student, corpus_of(tmp_path / "corpus", dialogues(2))):
+        assert [tokenizer.decode(example.input_ids[one]) for one in example.stretches] == said
+        assert example.ended_turns == example.turns == len(said)
+
+
+def test_labels_of_a_teacher_that_ended_its_answers_otherwise_are_made_again(
+    tmp_path: Path,
+) -> None:
+    """Of its conversations the last answer alone had any; of one answer they are as they were."""
+    teacher, student = speaker("phi3", tmp_path / "phi3"), speaker("instruct", tmp_path / "own")
+    carried = {}
+    for answers in (1, 2):
+        corpus = corpus_of(tmp_path / f"corpus-{answers}", dialogues(answers))
+        labels, _ = labelled(teacher, student, corpus, tmp_path / str(answers))
+        carried[answers] = LabelReader(labels.path).info.carried
+        ends = labels.manifest.work.settings.get("teacher's answers end")
+        assert ends == {1: None, 2: "each by itself"}[answers]
+    assert carried == {1: "mapped/2", 2: "mapped/2/each by itself"}
 
 
 def test_a_teacher_that_has_the_last_turn_alone(tmp_path: Path) -> None:
