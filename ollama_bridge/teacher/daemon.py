@@ -20,6 +20,7 @@ from typing import TextIO
 from ollama_bridge.answer_text import told_apart_by_case, without_thought
 from ollama_bridge.artifacts import (
     Corpus,
+    Manifest,
     Work,
     digest_text,
     open_atomic,
@@ -45,24 +46,17 @@ from ollama_bridge.reporting import (
     StageStarted,
     Timed,
 )
-from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line
+from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line, read_tagged
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import KEPT, THINKING_MISSING, WRONG, judge, with_thinking
-
-STAGE = "answers"
+from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.unusable import STAGE, check_labels, counts_text, nothing_usable
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
 _GOLD, _REFUSED = "had an answer", "refused"
 # Of the test split: what the teacher says wrong, or not at all, is what is measured.
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
-_FEW_LEFT = 0.1  # of the training examples of a label; fewer are told of
-_RARE = 5  # training examples; that fewer are all answered otherwise says nothing of the spelling
-# What of a recipe cannot stay as it is without written answers; `score` is for a daemon's labels.
-_LEARN_GOLD = (
-    "--set teacher.answers=gold --set teacher.rewrite=false --set teacher.thinking=strip "
-    "--set teacher.score=asked"
-)
+_TAGGED = "tags of thinking in replies"  # a fact
 _TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
 
 
@@ -104,34 +98,40 @@ def write_answers(
         kind=Corpus.kind,
         stage=STAGE,
         # 2: labels as the task spells them. 3: of the test split nothing that has one is left out.
-        # 4: what an API's server leaves in an answer of the thoughts is told from it.
+        # 4: what an API's server leaves in an answer of the thoughts is told from it. Of a
+        # daemon's answers see `_is_of_before`.
         version=3 if settings.base_url is None else 4,
         inputs={"corpus": corpus.digest, "model": respondent.identity},
         settings=_deciding(settings, labels),
         seed=corpus.manifest.work.seed,
     )
+    writing = _Writing(respondent, settings, labels, seed=work.seed)
+    # Beside the artefact: another treatment of the same replies asks for none of them again.
+    log_path = out_dir.absolute().with_name(f"{out_dir.name}-replies.jsonl")
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
-            timer.reuse(out_dir)
-            return Corpus(out_dir, draft.finished)
+            if not _is_of_before(draft.finished, corpus, writing, log_path):
+                timer.reuse(out_dir)
+                return Corpus(out_dir, draft.finished)
+            draft.restart()
         keep_identity(respondent, draft.path)
         splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
-        writing = _Writing(respondent, settings, labels, seed=work.seed)
-        # Beside the artefact: another treatment of the same replies asks for none of them again.
-        with BatchLog(out_dir.absolute().with_name(f"{out_dir.name}-replies.jsonl")) as log:
-            examples = [
-                example
-                for name in _SPLITS
-                for example in splits[name]
-                if writing.is_asked(example, split=name)
-            ]
+        with BatchLog(log_path) as log:
+            examples = _asked(splits, writing)
             _ask(examples, writing, log, reporter)
             outcomes = {}
             for name in ("train", "validation", "test"):
                 outcomes[name], said = _write_split(name, splits[name], writing, log, draft.path)
                 if name == "train":
                     before = Counter(example.label for example in splits[name])
-                    _check_labels(labels, before, said, writing, reporter)
+                    check_labels(
+                        labels,
+                        before,
+                        said,
+                        teacher=respondent.name,
+                        settings=settings,
+                        reporter=reporter,
+                    )
         if writing.refused:
             write_json_lines_atomic(draft.path / "refused.jsonl", writing.refused)
         card = {
@@ -144,7 +144,7 @@ def write_answers(
         total = sum(outcomes.values(), Counter[str]())
         left_out = total - Counter({outcome: total[outcome] for outcome in _LEARNT})
         if left_out:
-            reporter.emit(Note(STAGE, "info", f"answers left out: {_counts(left_out)}"))
+            reporter.emit(Note(STAGE, "info", f"answers left out: {counts_text(left_out)}"))
         facts: dict[str, object] = {
             **{
                 name: sum(counts[outcome] for outcome in _LEARNT)
@@ -155,6 +155,8 @@ def write_answers(
         }
         if corpus.datasets:
             facts["datasets"] = list(corpus.datasets)
+        if tagged := read_tagged(log_path)[1] & {writing.job(one).key for one in examples}:
+            facts[_TAGGED] = len(tagged)
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return Corpus(out_dir, manifest)
@@ -177,6 +179,32 @@ def _deciding(settings: TeacherSection, labels: Sequence[str]) -> dict[str, obje
     if by_case := told_apart_by_case(labels):
         named["told_apart_by_case"] = sorted(by_case)
     return named
+
+
+def _asked(splits: Mapping[str, Sequence[Example]], writing: _Writing) -> list[Example]:
+    """Whom the respondent answers."""
+    return [
+        example
+        for name in _SPLITS
+        for example in splits[name]
+        if writing.is_asked(example, split=name)
+    ]
+
+
+def _is_of_before(finished: Manifest, corpus: Corpus, writing: _Writing, log_path: Path) -> bool:
+    """Whether a daemon's replies had tags of thinking in their text when those were left there.
+
+    Only such answers have become others. They are made again of the replies, so only while all of
+    these are there: nobody is asked for what was finished.
+    """
+    if writing.settings.base_url is not None or _TAGGED in finished.facts:
+        return False
+    replied, tagged = read_tagged(log_path)
+    if not tagged:
+        return False
+    splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
+    keys = {writing.job(example).key for example in _asked(splits, writing)}
+    return bool(keys & tagged) and keys <= replied
 
 
 class _Writing:
@@ -208,6 +236,10 @@ class _Writing:
             logprobs=self.logprobs,
         )
         return self.respondent.ask(example.prompt, limits)
+
+    def nothing_usable(self, where: str, outcomes: Counter[str]) -> DaemonError:
+        """The error where nobody can learn from any reply."""
+        return nothing_usable(self.respondent.name, where, outcomes, self.settings)
 
     def take(self, example: Example, reply: Reply) -> tuple[str, Example]:
         """How a reply is judged, and the example with it."""
@@ -255,9 +287,8 @@ class _Trial:
         if verdict in (KEPT, WRONG):
             self.is_over = True
         elif self._outcomes.total() == _TRIAL_REPLIES:
-            raise _nothing_usable(
-                self._writing, f"among the first {_TRIAL_REPLIES}", self._outcomes
-            )
+            where = f"among the first {_TRIAL_REPLIES}"
+            raise self._writing.nothing_usable(where, self._outcomes)
 
 
 def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter: Reporter) -> None:
@@ -293,22 +324,6 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
     except DaemonError:
         reporter.emit(Note(STAGE, "info", f"{done} of {len(jobs)} answers are kept"))
         raise
-
-
-def _nothing_usable(writing: _Writing, where: str, outcomes: Counter[str]) -> DaemonError:
-    name, limit = writing.respondent.name, writing.settings.answer_tokens
-    hint = f"raise teacher.answer_tokens, which is {limit}, or choose another teacher"
-    if outcomes.most_common(1)[0][0] == THINKING_MISSING:
-        hint = (
-            "choose a teacher that thinks, or learn the answers alone: --set teacher.thinking=strip"
-        )
-        if writing.settings.base_url is not None:
-            hint = (
-                f"start the server so that it tells thoughts (vLLM: --reasoning-parser); or {hint}"
-            )
-    return DaemonError(
-        f"{name} wrote no usable answer {where}: {_counts(outcomes)}", hint=hint, model=name
-    )
 
 
 def _write_split(
@@ -353,36 +368,8 @@ def _write_split(
     if not logprobs_path.stat().st_size:
         logprobs_path.unlink()
     if examples and not count:
-        raise _nothing_usable(writing, f"for the {name} split", outcomes)
+        raise writing.nothing_usable(f"for the {name} split", outcomes)
     return outcomes, labels
-
-
-def _check_labels(
-    labels: Sequence[str],
-    before: Counter[str | None],
-    said: Counter[str | None],
-    writing: _Writing,
-    reporter: Reporter,
-) -> None:
-    """Make sure that no class is gone from the training split, and tell of one that nearly is.
-
-    Raises:
-        DaemonError: naming the label that the teacher never says, though it could have often.
-    """
-    teacher = writing.respondent.name
-    for label in labels:
-        if not before[label] or said[label] >= _FEW_LEFT * before[label]:
-            continue
-        message = (
-            f"{teacher} says {label!r} in {said[label]} of {before[label]} training examples that "
-            "have this label; the others are left out"
-        )
-        if not said[label] and before[label] >= _RARE:
-            hint = "say in task.system how it is spelt, or map it to another label: data.label_map"
-            if writing.settings.base_url is None:  # an API is there to write answers
-                hint = f"{hint}; or learn the data's own answers: {_LEARN_GOLD}"
-            raise DaemonError(message, hint=hint, model=teacher)
-        reporter.emit(Note(STAGE, "warning", message))
 
 
 def _said(example: Example, answer: str) -> Example:
@@ -407,7 +394,3 @@ def _refusal(example: Example, outcome: Outcome) -> JSONRecord:
         "error": outcome.error,
         "attempts": outcome.attempts,
     }
-
-
-def _counts(outcomes: Counter[str]) -> str:
-    return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())

@@ -1,23 +1,50 @@
-"""Replies that came with distributions, as an answered corpus keeps them: a line a kept answer.
+"""Replies as files keep them: in the log of all, and beside an answered corpus.
 
-A line of an answer of 500 tokens has 10,000 rivals, so lines are read one by one.
+There a line is a kept answer that came with distributions. One of 500 tokens has 10,000 rivals, so
+lines are read one by one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
+from ollama_bridge.client.thinking import THINKING_CLOSE, THINKING_OPEN
 from ollama_bridge.journal import JSONRecord
 
 LOGPROBS_NAME = "logprobs.jsonl"
 
+_TAGS = (THINKING_OPEN, THINKING_CLOSE)
+_KEY = re.compile(rb'{"key": "([^"]+)"')
 _REPLY = b', "reply": '  # not in an id: it would be escaped there
 
 
 def logprobs_line(example_id: str, reply: JSONRecord) -> str:
     """The line of one reply."""
     return json.dumps({"id": example_id, "reply": reply}, ensure_ascii=False) + "\n"
+
+
+def read_tagged(log_path: Path) -> tuple[set[str], set[str]]:
+    """The keys of a log's replies, and of those with tags of thinking in what is not thinking.
+
+    Args:
+        log_path: Need not be there.
+    """
+    replied: set[str] = set()
+    tagged: set[str] = set()
+    with contextlib.suppress(FileNotFoundError), log_path.open("rb") as lines:
+        for line in lines:
+            key = _KEY.match(line)
+            if key is None or not line.endswith(b"\n"):  # a kill tore it
+                continue
+            replied.add(key[1].decode())
+            if any(tag.encode() in line for tag in _TAGS):  # few are worth reading
+                value = json.loads(line).get("value") or {}
+                if any(tag in str(value.get("text")) for tag in _TAGS):
+                    tagged.add(key[1].decode())
+    return replied, tagged
 
 
 class KeptReplies:

@@ -553,6 +553,39 @@ def test_thoughts_that_a_log_has_in_the_answer_are_told_from_it(
     assert first.messages[-1].content == "<think>\nThey like it.\n</think>\n\npositive"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_answers_with_tags_of_thinking_that_were_kept_are_judged_again(
+    corpus: Corpus, daemon: FakeDaemon, tmp_path: Path, *, whole: bool
+) -> None:
+    """Of the replies, so only while all of them are there; others are what they were."""
+    first = write(corpus, daemon, tmp_path)
+    assert first.manifest.work.version == 3
+    log = tmp_path / "answers-replies.jsonl"
+    tagged = log.read_text().replace("for train3", "<think>Hm.</think>")
+    assert "<think>" in tagged
+    log.write_text(tagged if whole else tagged.partition("\n")[2])
+    again = write(corpus, daemon, tmp_path)
+    assert again.facts["train"] == (7 if whole else 8)
+    assert again.facts["answers"].get("tags of thinking in the answer") == (1 if whole else None)
+    written_ns = (again.path / "manifest.json").stat().st_mtime_ns
+    assert write(corpus, daemon, tmp_path).digest == again.digest
+    assert (again.path / "manifest.json").stat().st_mtime_ns == written_ns
+    assert len(daemon.questions) == 10
+
+
+def test_a_teacher_whose_thoughts_nobody_tells_apart_is_not_given_more_tokens(
+    labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Another teacher helps, or a server that tells them."""
+    daemon.script = lambda asked: Turn(pieces=["Well. <think>Hm.</think> positive"])
+    for base_url, advice in (None, "choose a teacher whose"), ("http://box/v1", "start the server"):
+        changes = {"rewrite": True, "base_url": base_url}
+        with pytest.raises(DaemonError, match="6 tags of thinking in the answer") as caught:
+            write(labelled, daemon, tmp_path, settings=SETTINGS.model_copy(update=changes))
+        assert (caught.value.hint or "").startswith(advice)
+        assert "answer_tokens" not in (caught.value.hint or "")
+
+
 def test_traces_are_treated_anew_without_asking_again(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
