@@ -12,6 +12,8 @@ from ollama_bridge.data.problems import numbers_text
 from ollama_bridge.data.task_prompt import as_option, named_labels, prompt_for
 from ollama_bridge.errors import ConfigError, DataError
 
+_INFLECTIONS = ("s", "es", "d", "ed", "ly", "ing")
+_REVERSING = ("less", "free", "-", "_", "/")  # harmless, toxic-free, hate_none
 _SURE = 0.85  # as much of two words is the same where one letter of seven is wrong
 
 
@@ -122,24 +124,33 @@ class LabelMatcher:
 
 
 def meant(written: str, labels: Sequence[str]) -> str | None:
-    """The label that is written shorter, longer or with a slip; None: it may be another.
+    """The label that is written shorter, inflected or with a slip; None: it may be another.
 
     What is guessed is trained on and tested by, so no score would show a wrong guess:
-    ``irrelevant`` and ``not relevant`` are near to ``relevant`` and mean the reverse.
+    ``irrelevant`` and ``not relevant`` are near to ``relevant``, ``harmless`` begins with ``harm``,
+    and they mean the reverse.
     """
-    folded = written.casefold()
     near = [
         label
         for label in labels
         if len(label.split()) == len(written.split())
-        and label[:1].casefold() == folded[:1]
-        and (
-            label.casefold().startswith(folded)
-            or folded.startswith(label.casefold())
-            or difflib.SequenceMatcher(None, folded, label.casefold()).ratio() >= _SURE
-        )
+        and _is_near(written.casefold(), label.casefold())
     ]
     return near[0] if len(near) == 1 else None
+
+
+def _is_near(written: str, label: str) -> bool:
+    if written[:1] != label[:1]:
+        return False
+    shorter, longer = sorted((written, label), key=len)
+    ending = longer.removeprefix(shorter)
+    if ending != longer and ending.startswith(_REVERSING):
+        return False
+    return (
+        label.startswith(written)
+        or written in {label + inflection for inflection in _INFLECTIONS}
+        or difflib.SequenceMatcher(None, written, label).ratio() >= _SURE
+    )
 
 
 def _composed(text: str) -> str:

@@ -129,6 +129,32 @@ def test_a_label_that_may_mean_another_is_not_guessed(
     assert yaml.safe_load(override.partition("=")[2]) == {written: guess}
 
 
+@pytest.mark.parametrize(
+    ("written", "label", "guess"),
+    [
+        ("harmless", "harm", "LABEL"),
+        ("hopeless", "hope", "LABEL"),
+        ("toxic-free", "toxic", "LABEL"),
+        ("spamfree", "spam", "LABEL"),
+        ("discriminationless", "discrimination", "LABEL"),
+        ("harm", "harmless", "LABEL"),
+        ("toxic", "toxic_none", "LABEL"),
+        ("jokingly", "joking", "joking"),
+        ("complaints", "complaint", "complaint"),
+        ("entail", "entailment", "entailment"),
+    ],
+)
+def test_a_word_and_its_reverse_are_not_guessed_for_each_other(
+    tmp_path: Path, written: str, label: str, guess: str
+) -> None:
+    """Both begin alike; an inflection of a label means the label."""
+    task = TaskSection(kind="classify", system="Which?", labels=(label, "other"))
+    with pytest.raises(DataError) as caught:
+        collect(write(tmp_path, f"text,label\na,other\nb,{written}\n"), task)
+    override = shlex.split(str(caught.value.hint).partition("--set ")[2].partition(";")[0])[0]
+    assert yaml.safe_load(override.partition("=")[2]) == {written: guess}
+
+
 def test_missing_columns_are_offered(tmp_path: Path) -> None:
     """All missing columns at once, with the nearest right ones."""
     path = write(tmp_path, "Text,lable,id\na,positive,1\n")
