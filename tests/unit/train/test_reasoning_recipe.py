@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +18,16 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.conversion import convert
+from ollama_bridge.encoding import encode
 from ollama_bridge.evaluation.run import evaluate
+from ollama_bridge.examples import read_examples
+from ollama_bridge.export import check_start
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import BESIDE_WEIGHTS
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.pipeline import control_settings
 from ollama_bridge.rendering import render
+from ollama_bridge.reporting import Event, Note, NullReporter
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
@@ -45,14 +53,31 @@ STUDENT = Qwen2Config(
     num_key_value_heads=2,
     tie_word_embeddings=False,
 )
+# Rows of the two made small: as the big ones', more than there are tokens, and the teacher's more.
+ROWS = {"7b": 448, "1.5b": 416}
 SMALL = (
-    "distill.epochs=1",
+    "distill.epochs=4",
+    "distill.batch_tokens=128",
     "distill.lr=1e-3",
     "distill.dtype=float32",
     "teacher.tune.dtype=float32",
     "teacher.tune.lora.r=4",
     "evaluate.bootstrap_samples=100",
 )
+
+
+@dataclass
+class Listener:
+    notes: list[str] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event.message)
+
+
+def log_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    log: list[dict[str, Any]] = json.loads((checkpoint.path / "training.json").read_text())["log"]
+    return log
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +87,7 @@ def recipe() -> Recipe:
 
 
 def reasoner(folder: Path, *, layers: int) -> Checkpoint:
-    sizes = {"num_hidden_layers": layers, "vocab_size": 400}
+    sizes = {"num_hidden_layers": layers, "vocab_size": ROWS[folder.name]}
     return commit(
         Checkpoint, folder, lambda path: build_reasoner(path, sizes=sizes), name=str(layers)
     )
@@ -72,11 +97,14 @@ def reasoner(folder: Path, *, layers: int) -> Checkpoint:
 def test_every_stage_runs_on_a_small_reasoner(
     recipe: Recipe, corpus: Corpus, tmp_path: Path
 ) -> None:
-    """Tuned teacher, soft labels, trimmed student, control, scores, GGUF and Modelfile."""
+    """Checked start, tuned teacher, carried labels, trimmed student, control, scores, GGUF."""
     assert recipe.teacher.tune is not None
     task = recipe.task.model_copy(update={"system": SYSTEM, "labels": LABELS})
+    recipe = recipe.model_copy(update={"task": task})
+    teacher, start = reasoner(tmp_path / "7b", layers=3), reasoner(tmp_path / "1.5b", layers=2)
+    check_start(recipe, start, corpus, NullReporter(), teacher=teacher)
     tuned = finetune(
-        reasoner(tmp_path / "7b", layers=3),
+        teacher,
         corpus,
         recipe.teacher.tune,
         system=SYSTEM,
@@ -84,15 +112,20 @@ def test_every_stage_runs_on_a_small_reasoner(
         out_dir=tmp_path / "tuned",
     )
     assert tuned.facts["train_supervised_tokens"] > 0
+    listener = Listener()
     labels = label(
         tuned,
         corpus,
         recipe.soft_labels,
+        student=start,
         max_length=recipe.distill.max_length,
         dtype="float32",
         out_dir=tmp_path / "labels",
+        store_dir=tmp_path / "store",
+        reporter=listener,
     )
-    start = reasoner(tmp_path / "1.5b", layers=2)
+    assert any("32 of the teacher's 448 rows hold no token" in note for note in listener.notes)
+    assert set(labels.manifest.work.inputs) >= {"student"}
     scored = {"teacher": tuned}
     for name, settings in {
         "student": recipe.distill,
@@ -109,7 +142,13 @@ def test_every_stage_runs_on_a_small_reasoner(
             out_dir=tmp_path / name,
         )
     student = scored["student"]
+    assert student.manifest.work.version == 4  # tokens that only fill up a list are of the rest
     assert student.facts["vocabulary_size"] < 380
+    first, *_, last = (
+        entry["validation"]["kl"] for entry in log_of(student) if "validation" in entry
+    )
+    assert last < first
+    assert last == pytest.approx(distance(tuned, student, corpus, top_k=20), rel=0.01)
     report = evaluate(scored, corpus, recipe.evaluate, task, out_dir=tmp_path / "report")
     assert report.manifest.files
     exported = with_reference_values(student, system=SYSTEM, out_dir=tmp_path / "exported")
@@ -117,6 +156,37 @@ def test_every_stage_runs_on_a_small_reasoner(
         gguf = convert(exported, type=gguf_type, out_dir=tmp_path / gguf_type)
         modelfile = render(gguf, settings=recipe.modelfile, system=SYSTEM)
         assert modelfile.parameters["num_predict"] == 64
+
+
+def likeliness(checkpoint: Checkpoint, corpus: Corpus) -> tuple[list[str], torch.Tensor]:
+    """The spelling of every token, and their log-probabilities where validation answers are."""
+    model = load_model(checkpoint.path).double().eval()
+    tokenizer = load_tokenizer(checkpoint.path)
+    found = []
+    for example in read_examples(corpus.split_path("validation")):
+        encoded = encode(example, tokenizer, max_length=512)
+        with torch.inference_mode():
+            logits = model(input_ids=torch.from_numpy(encoded.input_ids).long()[None]).logits[0]
+        found.append(logits[encoded.targets - 1])
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return tokens, torch.log_softmax(torch.cat(found), dim=-1)
+
+
+def distance(teacher: Checkpoint, student: Checkpoint, corpus: Corpus, *, top_k: int) -> float:
+    """Mean KL of the teacher's likeliest tokens and the rest, token by token as it is spelled."""
+    theirs, p = likeliness(teacher, corpus)
+    ours, q = likeliness(student, corpus)
+    place = {token: number for number, token in enumerate(ours)}
+    total = 0.0
+    for left, right in zip(p, q, strict=True):
+        # Rows without a token that the student's start has as well count like its tokens.
+        likely = left[: ROWS["1.5b"]].topk(top_k).indices.tolist()
+        known = [id_ for id_ in likely if id_ < len(theirs) and theirs[id_] in place]
+        own = left[known]
+        other = right[[place[theirs[id_]] for id_ in known]]
+        rest, other_rest = 1 - own.exp().sum(), 1 - other.exp().sum()
+        total += float((own.exp() * (own - other)).sum() + rest * (rest / other_rest).log())
+    return total / len(p)
 
 
 def without_memory(config: Qwen2Config) -> Qwen2ForCausalLM:
