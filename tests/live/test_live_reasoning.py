@@ -9,24 +9,29 @@ import pytest
 import torch
 from fakes.exports import modelfile_of
 from fakes.reasoning import build_reasoner
-from fakes.trainable import commit
+from fakes.trainable import LABELS, SYSTEM, commit, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client import Client
-from ollama_bridge.config import SoftLabelsSection, TeacherSection, TuneSection
+from ollama_bridge.config import SoftLabelsSection, TeacherSection, TuneSection, load_recipe
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.encoding import encode
+from ollama_bridge.evaluation.run import evaluate
+from ollama_bridge.evaluation.served import evaluate_served
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.registration import register
+from ollama_bridge.rendering import render
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
+from ollama_bridge.teacher.local import label
 from ollama_bridge.teacher.respondent import in_daemons
+from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
 from ollama_bridge.train.sparse_losses import kl_top_k
 
@@ -166,3 +171,54 @@ def hold_thoughts_against_torch(
         assert isinstance(soft, SoftTargets)
         kl = kl_top_k(logits, soft.ids, soft.logprobs, soft.residual)
         assert kl[soft.residual > -torch.inf].max() < 1e-3
+
+
+def test_a_student_of_the_big_recipe_is_served(client: Client, tmp_path: Path) -> None:
+    """deepseek-r1-7b, made small: labels of a wider teacher, a trimmed vocabulary, its template."""
+    recipe = load_recipe("deepseek-r1-7b", overrides=["distill.dtype=float32", "distill.lr=4e-3"])
+    task = recipe.task.model_copy(update={"system": SYSTEM, "labels": LABELS})
+    teacher, start = (
+        commit(
+            Checkpoint,
+            tmp_path / str(rows),
+            lambda path, rows=rows: build_reasoner(path, sizes={"vocab_size": rows}),
+        )
+        for rows in (448, 416)
+    )
+    corpus = tiny_corpus(tmp_path / "corpus")
+    labels = label(
+        teacher,
+        corpus,
+        recipe.soft_labels,
+        student=start,
+        max_length=512,
+        dtype="float32",
+        out_dir=tmp_path / "labels",
+    )
+    # A random teacher has nothing to teach, and a random start everything to learn.
+    taught = {"epochs": 80.0, "batch_tokens": 256, "kd_weight": 0.05, "train_embeddings": True}
+    student = distill(
+        start,
+        corpus,
+        labels,
+        recipe.distill.model_copy(update=taught),
+        student=recipe.student,
+        system=SYSTEM,
+        task_labels=LABELS,
+        out_dir=tmp_path / "student",
+    )
+    gguf = convert(student, type="q8_0", out_dir=tmp_path / "gguf")
+    modelfile = render(gguf, settings=recipe.modelfile, system=SYSTEM)
+    tag = "live-trimmed-reasoner"
+    model = register(gguf, modelfile, tag, client=client, out_dir=tmp_path / "tag")
+    assert model.facts["passed"]
+    inside = evaluate({"student": student}, corpus, recipe.evaluate, task, out_dir=tmp_path / "in")
+    served = evaluate_served(
+        {"student": tag}, corpus, recipe.evaluate, task, client=client, out_dir=tmp_path / "served"
+    )
+    entries = [
+        json.loads(one.report_path.read_text())["models"]["student"] for one in (inside, served)
+    ]
+    assert entries[1]["one_word"] == 1
+    assert entries[0]["accuracy"]["value"] == entries[1]["accuracy"]["value"]
+    client.delete(tag)
