@@ -33,7 +33,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return digest_file(path)
 
-    monkeypatch.setattr(digests_ahead, "digest_file", digest)
+    for name in ("digest_file", "_digest_beside"):
+        monkeypatch.setattr(digests_ahead, name, digest)
     return found
 
 
