@@ -29,6 +29,7 @@ _TOLD_SETTINGS = (
     "type",
 )
 _LICENSE_HEAD_CHARS = 300
+WRITTEN_BY = "Written by ollama-bridge"
 
 
 def model_card(
@@ -60,7 +61,7 @@ def model_card(
         ["## Lineage", "", *_lineage(provenance, details)],
         ["## Licence", "", *_licence(details, license_text)],
     ]
-    made_by = f"Written by ollama-bridge {metadata.version('ollama-bridge')}."
+    made_by = f"{WRITTEN_BY} {metadata.version('ollama-bridge')}."
     return "\n\n".join("\n".join(section) for section in sections) + f"\n\n{made_by}\n"
 
 

@@ -134,7 +134,7 @@ def package(
             reporter=TeeReporter(events, reporter or NullReporter()),
         )
         model = stages.run()
-        write_card(model.tag, run_dir, host=host)
+        write_card(model.tag, run_dir, host=host, reporter=stages.reporter)
         if publish_to is not None and model.facts["forced"]:
             unsent = f"{model.tag} is not published: its proof failed"
             stages.reporter.emit(Note("publish", "warning", unsent))

@@ -127,8 +127,8 @@ class _Build:
         report = self.evaluate(teacher, student, control, corpus)
         models = self.convert_and_register(student, corpus)
         served = self.evaluate_served(models[0], teacher, corpus)
-        write_card(models[0].tag, self.run_dir, host=self.client.host)
         unload_all(self.client, self.reporter)
+        write_card(models[0].tag, self.run_dir, host=self.client.host, reporter=self.reporter)
         return BuildResult(self.run_dir, student, report, served, models)
 
     def prepare(self) -> Corpus:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
-from ollama_bridge.card import model_card
+from ollama_bridge.card import WRITTEN_BY, model_card
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.push import push_as
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
@@ -212,21 +212,28 @@ def card(
         )
 
 
-def write_card(tag: str, run_dir: Path, *, host: str | None = None) -> Path:
+def write_card(
+    tag: str, run_dir: Path, *, host: str | None = None, reporter: Reporter | None = None
+) -> None:
     """Write the card of a tag beside what it was made of, as ``card.md``.
 
     Args:
         tag: That the run made.
-        run_dir: The run's folder.
+        run_dir: The run's folder; a file of that name that is not ours stays as it is.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+        reporter: Hears where it is.
 
     Raises:
         DaemonError: the daemon does not have the tag any more.
         DiskFullError: no room.
     """
-    path = run_dir / CARD_NAME
+    reporter, path = reporter or NullReporter(), run_dir / CARD_NAME
+    if path.is_file() and WRITTEN_BY not in path.read_text(encoding="utf-8", errors="replace"):
+        kept = f"{path} is a file of yours, and stays: ollama-bridge card {tag} prints the card"
+        reporter.emit(Note("card", "warning", kept))
+        return
     write_text_atomic(path, card(tag, run_dir=run_dir, host=host))
-    return path
+    reporter.emit(Note("card", "info", f"the model card is {path}"))
 
 
 def _target(reference: str, *, insecure: bool) -> RegistryReference:

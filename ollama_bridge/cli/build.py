@@ -64,7 +64,6 @@ def build(
     )
     from ollama_bridge import pipeline
     from ollama_bridge.evaluation.report import read_markdown
-    from ollama_bridge.publication import CARD_NAME
     from ollama_bridge.run_folder import note_origin, run_dir_of
 
     if data is not None and out is None:
@@ -88,7 +87,7 @@ def build(
         output.data(read_markdown(result.served))
     for model in result.models:
         output.data(f"{model.tag}: {model.facts['verdict']}")
-    output.say(f"artefacts: {result.run_dir} (its model card: {CARD_NAME})")
+    output.say(f"artefacts: {result.run_dir}")
     output.say(f'try:       ollama-bridge run {result.models[0].tag} "..."')
 
 

@@ -74,7 +74,6 @@ def package(
       ollama-bridge package ./my-finetune my-model --publish ghcr.io/team/my-model:1
     """
     from ollama_bridge import packaging
-    from ollama_bridge.publication import CARD_NAME
 
     target = read_target(budget, max_size, corpus)
     with ConsoleReporter(quiet=quiet) as reporter:
@@ -111,7 +110,6 @@ def package(
     output.data(f"{model.tag}: {model.facts['verdict']}")
     if published:
         output.data(f"{published}: published")
-    output.say(f"model card: {model.path.with_name(CARD_NAME)}")
 
 
 def template(

@@ -9,12 +9,16 @@ import pytest
 from fakes.daemon import FakeDaemon
 from fakes.registry import REFERENCE, MemoryRegistry, layer_of, manifest_of
 
+from ollama_bridge import publication
+from ollama_bridge.card import model_card
+from ollama_bridge.client import ModelDetails
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.provenance import Provenance
-from ollama_bridge.publication import Publication, publish
+from ollama_bridge.publication import CARD_NAME, Publication, publish, write_card
 from ollama_bridge.registry.attachments import Kind, attach, media_type_of
 from ollama_bridge.registry.manifest import Manifest, digest_bytes, parse_manifest
 from ollama_bridge.registry.upload import Blob
+from ollama_bridge.reporting import Event, Note, Reporter
 
 KINDS: tuple[Kind, ...] = ("card", "certificate", "lineage")
 WEIGHTS, CONFIG = b"GGUF weights", b"{}"
@@ -120,3 +124,29 @@ def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.M
     assert not stored.registry.asked
     monkeypatch.setattr("ollama_bridge.publication.find_provenance", lambda *_, **__: Provenance())
     stored.publish()
+
+
+class Listener(Reporter):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_a_card_of_the_users_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of a run; ours is written anew, and each time it is said where it is."""
+    details = ModelDetails("", "", "", "", {}, (), {})
+    text = model_card("m", details, Provenance(), published=False)
+    monkeypatch.setattr(publication, "card", lambda *_, **__: text)
+    path, listener = tmp_path / CARD_NAME, Listener()
+    for _ in range(2):
+        write_card("m", tmp_path, reporter=listener)
+        assert path.read_text(encoding="utf-8") == text
+    path.write_text("My own notes.", encoding="utf-8")
+    write_card("m", tmp_path, reporter=listener)
+    assert path.read_text(encoding="utf-8") == "My own notes."
+    levels = [event.level for event in listener.events if isinstance(event, Note)]
+    assert levels == ["info", "info", "warning"]
