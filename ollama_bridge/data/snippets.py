@@ -91,14 +91,14 @@ def collect_vader(files: dict[str, Path], data: DataSection, task: TaskSection) 
         DataError: a file is damaged.
     """
     label_of = {sign: data.label_map.get(sign, sign) for sign in ("positive", "negative")}
-    if set(label_of.values()) - set(task.labels):
+    lost = [sign for sign, label in label_of.items() if label not in task.labels]
+    if lost:
+        guesses = {sign: meant(sign, task.labels) or "LABEL" for sign in lost}
         raise ConfigError(
             f"the vader source has the labels positive and negative, the task has "
             f"{', '.join(task.labels) or 'none'}",
-            hint=as_option(
-                "data.label_map",
-                {sign: meant(sign, task.labels) or "LABEL" for sign in ("positive", "negative")},
-            ),
+            # All of it: one map takes the place of the one before.
+            hint=as_option("data.label_map", {**data.label_map, **guesses}),
         )
     tally = Tally()
     candidates = []

@@ -11,6 +11,9 @@ import pytest
 from fakes.command_line import Done, run_line
 
 from ollama_bridge.artifacts import Corpus
+from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.snippets import collect_vader
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import read_examples
 
 # With blanks, dots, quotes, and what YAML takes for something else.
@@ -82,3 +85,14 @@ def test_a_prompt_of_other_labels_is_told_every_time(monkeypatch: pytest.MonkeyP
     option = done.stderr[done.stderr.index("--set 'task.system") :].splitlines()[0]
     done = run_line(monkeypatch, f"{COMMAND} --set {labels} {option}")
     assert "task.system" not in done.stderr
+
+
+def test_what_a_map_had_right_is_printed_with_it() -> None:
+    """One map takes the place of the one before, also of the texts that are fetched."""
+    task = TaskSection(kind="classify", labels=("good", "bad"), system="")
+    data = DataSection(source="vader", label_map={"positive": "good"})
+    with pytest.raises(ConfigError) as caught:
+        collect_vader({}, data, task)
+    assert caught.value.hint == (
+        """--set 'data.label_map={"positive": "good", "negative": "LABEL"}'"""
+    )
