@@ -83,12 +83,14 @@ def is_kept(folder: Path) -> bool:
             return True
     if not isinstance(tokens, list) or not isinstance(types, list):
         return False
-    return any(
-        type_ in _LOST
-        and type_ != TokenType.CONTROL
-        and not (type_ == TokenType.UNUSED and token == filler(id_))
-        for id_, (token, type_) in enumerate(zip(tokens, types, strict=False))
-    )
+    used = len(tokens)  # fillers at the end come back by themselves
+    while (
+        used
+        and types[used - 1 : used] == [TokenType.UNUSED]
+        and tokens[used - 1] == filler(used - 1)
+    ):
+        used -= 1
+    return any(type_ in _LOST and type_ != TokenType.CONTROL for type_ in types[:used])
 
 
 def _said(folder: Path) -> Mapping[str, Any]:

@@ -120,6 +120,20 @@ def test_the_name_of_a_splitting_comes_back(name: str, wide_llama: Path, tmp_pat
     assert_same(source, export(source, tmp_path / "out"))
 
 
+def test_a_filler_within_a_vocabulary_comes_back(wide_llama: Path, tmp_path: Path) -> None:
+    """At the end they are none of the tokenizer's; within, a token that nobody uses."""
+
+    def with_a_hole(keys: dict[str, Any]) -> None:
+        keys["tokenizer.ggml.tokens"][20] = "[PAD20]"
+        keys["tokenizer.ggml.token_type"][20] = 5
+
+    source = rewrite(wide_llama, tmp_path / "x.gguf", metadata=with_a_hole)
+    imported = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    made = convert(imported, type="f32", out_dir=tmp_path / "made", chat_template=True)
+    assert_same(source, made.gguf_path)
+    assert made.manifest.work.version == 9, "files of before call it a normal token"
+
+
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama with a vocabulary of SentencePiece, as llama.cpp's converter writes one."""
