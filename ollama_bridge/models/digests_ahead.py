@@ -67,7 +67,7 @@ def _hash(files: dict[Path, _Begun]) -> None:
             continue
         try:
             begun.digest.set_result(_digest_beside(path))
-        except OSError as exc:
+        except Exception as exc:  # somebody waits for it
             begun.digest.set_exception(exc)
 
 
@@ -89,7 +89,7 @@ def _digest_of(path: Path) -> str:
     begun = _begun.pop(path, None)
     if begun is None or begun.digest.cancel():  # it was not its turn yet
         return digest_file(path)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, MemoryError):
         digest = begun.digest.result()
         if file_state(path) == begun.state:
             return digest

@@ -67,6 +67,19 @@ def test_what_has_gone_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
         digests_of([weights])
 
 
+def test_no_room_for_an_early_digest_is_no_failure(
+    shards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a thread that came to nothing: the file is hashed again."""
+
+    def full(path: Path) -> str:
+        raise MemoryError(path)
+
+    monkeypatch.setattr(digests_ahead, "_digest_beside", full)
+    begin_digests(str(shards[0].parent))
+    assert digests_of(shards) == [digest_file(path) for path in shards]
+
+
 @pytest.mark.parametrize("reference", ["ollama:m", "hf:org/name", "./nowhere", "a b:c", ""])
 def test_other_references_are_left_alone(reference: str, hashed: list[Path]) -> None:
     """What is no folder with weights is for others to tell."""
