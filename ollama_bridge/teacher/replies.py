@@ -39,11 +39,16 @@ def read_tagged(log_path: Path) -> tuple[set[str], set[str]]:
             key = _KEY.match(line)
             if key is None or not line.endswith(b"\n"):  # a kill tore it
                 continue
-            replied.add(key[1].decode())
-            if any(tag.encode() in line for tag in _TAGS):  # few are worth reading
-                value = json.loads(line).get("value") or {}
-                if any(tag in str(value.get("text")) for tag in _TAGS):
-                    tagged.add(key[1].decode())
+            name = key[1].decode()
+            tagged.discard(name)  # the last line of a key counts
+            if any(word.encode() in line for word in (*_TAGS, '"error"')):  # few are worth reading
+                record = json.loads(line)
+                if "error" in record:  # set aside, which may be asked again
+                    replied.discard(name)
+                    continue
+                if any(tag in str((record.get("value") or {}).get("text")) for tag in _TAGS):
+                    tagged.add(name)
+            replied.add(name)
     return replied, tagged
 
 
