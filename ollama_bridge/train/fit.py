@@ -21,6 +21,7 @@ from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.models.memory import PeakMemory, free_bytes, release_unused, used_bytes
+from ollama_bridge.train.meter import rounded
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
@@ -88,12 +89,13 @@ class Forecast:
         if self.plan.activation_checkpointing:
             how += "; activations computed twice"
         beside = "".join(
-            f", {seconds / 60:.2g} minutes of {name}" for name, seconds in self.side_work_s.items()
+            f", {rounded(seconds / 60)} minutes of {name}"
+            for name, seconds in self.side_work_s.items()
         )
         return (
-            f"needs about {self.peak_bytes / 1e9:.2g} GB of memory at its peak "
-            f"({self.free_bytes / 1e9:.3g} GB free), {self.training_s / 60:.2g} minutes of steps"
-            f"{beside}, {self.disk_bytes / 1e9:.2g} GB on disk{how}"
+            f"needs about {rounded(self.peak_bytes / 1e9)} GB of memory at its peak "
+            f"({self.free_bytes / 1e9:.3g} GB free), {rounded(self.training_s / 60)} minutes of "
+            f"steps{beside}, {rounded(self.disk_bytes / 1e9)} GB on disk{how}"
         )
 
     def facts(self, *, all_steps: bool) -> dict[str, float]:

@@ -15,6 +15,11 @@ _FORETOLD = (
 )
 
 
+def rounded(value: float) -> str:
+    """A number of which two digits, or those before the point, are worth reading."""
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
+
+
 class Meter:
     """Turns steps into events, and into the facts at the end.
 
@@ -75,7 +80,8 @@ class Meter:
             facts: Of both.
         """
         said = [
-            f"{facts[name] / unit:.2g} {what} ({facts[f'forecast_{name}'] / unit:.2g} foretold)"
+            f"{rounded(facts[name] / unit)} {what} "
+            f"({rounded(facts[f'forecast_{name}'] / unit)} foretold)"
             for name, unit, what in _FORETOLD
             if f"forecast_{name}" in facts
         ]

@@ -105,6 +105,7 @@ def test_enough_memory_needs_three_micro_steps(batches: Batches) -> None:
     assert found.training_s > 0
     assert "GB of memory" in found.sentence
     assert "at once" not in found.sentence
+    assert " 120 minutes of steps" in replace(found, training_s=7212).sentence
 
 
 def test_every_phase_is_tried(batches: Batches) -> None:
