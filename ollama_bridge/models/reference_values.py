@@ -177,8 +177,8 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
     11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
     request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
-    either, tools that a chat template only names were offered, a tag that opens answers was
-    thinking's, and whoever refuses not to think lost it.
+    either, tools that a chat template only names were offered, and whoever refuses not to think
+    lost it; before 14, a tag of any name that opens answers could be thinking's.
     """
     template = chat_template_of(tokenizer)
     if template is not None and (
@@ -187,7 +187,7 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
         or (names_tools(template) and not takes_tools(template))
         or not takes_think(template, think=False)
     ):
-        return 13
+        return 14
     generation = read_generation_config(folder)
     ends, without = (
         named_ends(

@@ -29,6 +29,7 @@ ALL_SHAPES = (*PLAIN_SHAPES, *THOUGHT_SHAPES, *CALLED_SHAPES, *THOUGHT_CALLED_SH
 _THINKS: tuple[bool | None, ...] = (None, True, False)
 _SPACE = " \n"
 _ENDS_WITH_TAG = r"<(\w+)>\s*$"
+_MEANS_THINKING = r"(?i)think|thought|reason|reflect|analysis|rationale|scratchpad|\bcot\b"
 
 
 def takes_tools(template: ChatTemplate) -> bool:
@@ -127,7 +128,7 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     """The tags between which the template cuts thinking out of what was said, or opens it itself.
 
     Tags are tried that the template itself names, and one that it ends a prompt with, unless that
-    is how it begins every answer.
+    opens an answer.
     """
     for think, pattern in ((None, _ENDS_WITH_TAG), (False, r"<(\w+)>\s*</\1>\s*$")):
         try:
@@ -153,21 +154,18 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
 
 
 def find_answer_tag(template: ChatTemplate) -> str | None:
-    """The name of a tag that prompts end with, and that stands right before what was answered.
+    """The name of a tag that prompts end with, where it is none that a thought would have.
 
     Taken for thinking's, it would have Ollama look for thoughts in every answer, find no end of
-    them, and leave nothing else: ``<assistant>`` in formats of that look.
+    them, and leave nothing else: ``<assistant>`` in formats of that look, ``<answer>`` in others.
+    The name decides, as past answers do not: ``<think>`` before them may be kept of the thoughts.
     """
-    asked = fill("uau", system=False, tools=0, think=None)
     try:
-        text = template.render(asked)
+        prompt = template.render(fill("u", system=False, tools=0, think=None))
     except RefusedError:
         return None
-    front, said, prompt = text.partition(asked.messages[1].content)
-    before, behind = (re.search(_ENDS_WITH_TAG, part) for part in (front, prompt))
-    if not said or before is None or behind is None or before[1] != behind[1]:
-        return None
-    return before[1]
+    opened = re.search(_ENDS_WITH_TAG, prompt)
+    return None if opened is None or re.search(_MEANS_THINKING, opened[1]) else opened[1]
 
 
 def find_trims(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.answers import unseparated
-from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.authority import Served, decide, lost_by
 from ollama_bridge.template.comment import with_comment, without_comment
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, random_ones
@@ -275,6 +275,35 @@ def test_a_tag_that_opens_answers_is_no_thinking(end: str) -> None:
     assert not found.thinking
     assert ".Thinking" not in (found.go or "")
     assert served(source.replace("<assistant>{% endif", "<assistant><think>{% endif")).thinking
+
+
+ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("begin", "opened"), [(ONE_TURN, "<assistant>\n"), ("", "<assistant>\n<answer>\n")]
+)
+def test_a_tag_that_no_thought_would_have_is_no_thinking(begin: str, opened: str) -> None:
+    """Whether or not past answers stand behind the same one, or can be asked for at all."""
+    source = (
+        begin
+        + "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}</{{ m.role }}>\n{% endfor %}"
+        + f"{{% if add_generation_prompt %}}{opened}{{% endif %}}"
+    )
+    assert not served(source).thinking
+    assert lost_by(ChatTemplate(source, special=BOS, adds_bos=False), ()) == ()
+
+
+@pytest.mark.parametrize("tag", ["think", "Thought", "inner_reasoning"])
+def test_a_tag_of_thinking_may_stand_before_past_answers(tag: str) -> None:
+    """Of a model trained on raw traces: what it said is a thought, its end and the answer."""
+    found = served(
+        "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}"
+        f"<{tag}>\n{{% endif %}}{{{{ m.content }}}}</s>{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}<|assistant|>\n<{tag}>\n{{% endif %}}"
+    )
+    assert (found.authority, found.thinking) == ("template", True)
+    assert f"</{tag}>" in (found.go or "")
 
 
 def test_every_answer_may_begin_with_its_thinking() -> None:
