@@ -178,7 +178,8 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
     request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
     either, tools that a chat template only names were offered, and whoever refuses not to think
-    lost it; before 14, a tag of any name that opens answers could be thinking's.
+    lost it; before 14, a tag of any name that opens answers could be thinking's, and what a daemon
+    that renders lists was said not to be offered.
     """
     template = chat_template_of(tokenizer)
     if template is not None and (

@@ -20,10 +20,6 @@ from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
-_ONLY_NAMED = (
-    "a request with tools is answered as one without: Ollama takes the word in the chat template "
-    "for the ability, and lists it"
-)
 
 
 @dataclass(frozen=True)
@@ -89,19 +85,21 @@ def decide(template: ChatTemplate) -> Served:
     except TemplateError as exc:
         if not exc.is_inexpressible:
             raise
+        tools = names_tools(template)
+        thinking = "<think>" in template.source and "</think>" in template.source
+        listed = (*(("tools",) if tools else ()), *(("thinking",) if thinking else ()))
         return Served(
             "jinja",
             None,
             f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
             f"{exc.message}",
-            tools=names_tools(template) and takes_tools(template),
-            thinking="<think>" in template.source and "</think>" in template.source,
+            tools=tools and takes_tools(template),
+            thinking=thinking,
             conversations=0,
             differences=(
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
-                *out_of_reach(template),
-                *([_ONLY_NAMED] if names_tools(template) and not takes_tools(template) else []),
+                *out_of_reach(template, listed=listed),
             ),
         )
     ((source, proof),) = proven

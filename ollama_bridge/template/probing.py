@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ollama_bridge.template.conversation import Conversation
@@ -49,20 +49,30 @@ def names_tools(template: ChatTemplate) -> bool:
     return "tools" in template.source or "tool_call" in template.source
 
 
-def out_of_reach(template: ChatTemplate) -> tuple[str, ...]:
+def out_of_reach(template: ChatTemplate, *, listed: Collection[str] = ()) -> tuple[str, ...]:
     """What a chat template does where it is asked in a way in which Ollama never asks.
 
     Tools by a name of their own (SmolLM3), and thinking that is requested by a sentence and is no
     part of any message (Granite): a tag has none of it, and nothing else would say so.
+
+    Args:
+        template: The chat template.
+        listed: Of tools and thinking, what Ollama offers for the template's words alone.
     """
     said = []
+    reached = takes_tools(template)
     names = (name for name in OTHER_NAMES_OF_TOOLS if template.reads_tools(name))
-    name = None if takes_tools(template) else next(names, None)
-    if name is not None:
+    name = None if reached else next(names, None)
+    if not reached and "tools" in listed:
+        said.append(
+            "a request with tools is answered as one without, though Ollama lists them: the chat "
+            "template " + (f"takes them as {name}" if name else "only has the word")
+        )
+    elif name is not None:
         said.append(
             f"tools are not offered: the chat template takes them as {name}, Ollama gives tools"
         )
-    if not shows_thinking(template) and _thinks_on_request(template):
+    if "thinking" not in listed and not shows_thinking(template) and _thinks_on_request(template):
         said.append(
             "thinking is not offered: a request to think changes the chat template's prompt, and "
             "no message shows where thoughts are"

@@ -75,11 +75,24 @@ def test_tools_that_only_the_daemon_believes_in_are_not_offered() -> None:
     """It takes the word in a Jinja that it renders itself; no tool comes to the template."""
     found = served(OTHER_TOOLS + IN_ONE_LINE)
     assert (found.authority, found.tools) == ("jinja", False)
-    assert any("takes them as xml_tools" in difference for difference in found.differences)
-    assert any("is answered as one without" in difference for difference in found.differences)
+    (said,) = [difference for difference in found.differences if "tools" in difference]
+    assert said.startswith("a request with tools is answered as one without, though Ollama lists")
+    assert "takes them as xml_tools" in said
+    (said,) = [one for one in served("{# tool_call #}" + IN_ONE_LINE).differences if "tools" in one]
+    assert said.endswith("though Ollama lists them: the chat template only has the word")
     taken = served(OTHER_TOOLS.replace("xml_tools", "tools") + IN_ONE_LINE)
     assert (taken.authority, taken.tools) == ("jinja", True)
     assert not any("tools" in difference for difference in taken.differences)
+
+
+@pytest.mark.parametrize(("tags", "offered"), [("<think></think>", True), ("brackets", False)])
+def test_thinking_that_only_the_daemon_believes_in_is_offered(tags: str, *, offered: bool) -> None:
+    """It lists it for the tags in a sentence, and a request to think reaches the template."""
+    asking = f"{{% if enable_thinking %}}Write your thoughts between {tags}.{{% endif %}}"
+    found = served(asking + IN_ONE_LINE)
+    assert (found.authority, found.thinking) == ("jinja", offered)
+    said = [one for one in found.differences if one.startswith("thinking is not offered")]
+    assert bool(said) != offered
 
 
 def test_a_renderer_of_ollamas_own_is_held_to_what_is_out_of_reach() -> None:
