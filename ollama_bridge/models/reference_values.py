@@ -49,6 +49,7 @@ from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.observation import use_of_system
 from ollama_bridge.template.probing import (
     find_answer_tag,
+    names_thinking,
     names_tools,
     out_of_reach,
     takes_think,
@@ -179,13 +180,14 @@ def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
     request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
     either, tools that a chat template only names were offered, and whoever refuses not to think
     lost it; before 14, a tag of any name that opens answers could be thinking's, and what a daemon
-    that renders lists was said not to be offered.
+    that renders lists was said not to be offered, or not said to be listed.
     """
     template = chat_template_of(tokenizer)
     if template is not None and (
         find_answer_tag(template) is not None
         or out_of_reach(template)
         or (names_tools(template) and not takes_tools(template))
+        or names_thinking(template) is None
         or not takes_think(template, think=False)
     ):
         return 14

@@ -14,12 +14,22 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.probing import names_tools, out_of_reach, shows_thinking, takes_tools
+from ollama_bridge.template.probing import (
+    names_thinking,
+    names_tools,
+    out_of_reach,
+    shows_thinking,
+    takes_tools,
+)
 from ollama_bridge.template.proof import Proof, prove
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
+_MAY_THINK = (
+    "versions of Ollama that go by </think> alone in a chat template list thinking, which is not "
+    "proven"
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def decide(template: ChatTemplate) -> Served:
         if not exc.is_inexpressible:
             raise
         tools = names_tools(template)
-        thinking = "<think>" in template.source and "</think>" in template.source
+        thinking = names_thinking(template)
         listed = (*(("tools",) if tools else ()), *(("thinking",) if thinking else ()))
         return Served(
             "jinja",
@@ -94,12 +104,13 @@ def decide(template: ChatTemplate) -> Served:
             f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
             f"{exc.message}",
             tools=tools and takes_tools(template),
-            thinking=thinking,
+            thinking=bool(thinking),
             conversations=0,
             differences=(
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
                 *out_of_reach(template, listed=listed),
+                *((_MAY_THINK,) if thinking is None else ()),
             ),
         )
     ((source, proof),) = proven

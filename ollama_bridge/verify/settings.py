@@ -202,9 +202,10 @@ def _check_capabilities(
         served = tuple(name for name in ("tools", "thinking") if name in details.capabilities)
         lost = [name for name in expected.capabilities if name not in served]
         proven = modelfile.template == expected.go
-        # One that renders the Jinja itself offers tools wherever the word is: that is a limit.
-        offers_more = expected.authority != "jinja" and served != expected.capabilities
-        if (proven and (lost or offers_more)) or (lost and not ours):
+        more = set(served) - set(expected.capabilities)
+        if expected.authority == "jinja":
+            more -= _named_in(details.template or "")
+        if (proven and (lost or more)) or (lost and not ours):
             difference = (
                 f"the daemon offers {', '.join(served) or 'neither tools nor thinking'}, the chat "
                 f"template has {', '.join(expected.capabilities) or 'neither'}"
@@ -218,6 +219,11 @@ def _check_capabilities(
         numbers=numbers,
         difference=difference,
     )
+
+
+def _named_in(source: str) -> set[str]:
+    """What a daemon may list for a word in the Jinja that it renders itself: those are limits."""
+    return {"tools", *(("thinking",) if "</think>" in source else ())}
 
 
 def _check_stops(

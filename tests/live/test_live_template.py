@@ -141,6 +141,22 @@ def test_tools_that_only_the_daemon_believes_in_are_a_limit(client: Client, tmp_
     client.delete(model.tag)
 
 
+def test_thinking_that_only_the_daemon_believes_in_is_a_limit(
+    client: Client, tmp_path: Path
+) -> None:
+    """It lists it where past answers are cut at the end of thoughts; the tag is right."""
+    source = COUNTING.replace("message.content", "message.content.split('</think>')[-1]")
+    gguf = convert(checkpoint_with(source, tmp_path), type="f16", out_dir=tmp_path / "g")
+    model = register(
+        gguf, modelfile_of(gguf), "live-template:cut", client=client, out_dir=tmp_path / "tag"
+    )
+    certificate = Certificate.read(model.path / "certificate.json")
+    assert certificate.passed
+    assert any("list thinking, which is not proven" in limit for limit in certificate.limits)
+    assert "thinking" in client.show(model.tag).capabilities
+    client.delete(model.tag)
+
+
 def test_an_answer_behind_the_turns_own_tag_is_no_thought(client: Client, tmp_path: Path) -> None:
     """Ollama takes what stands around a thought for its tags, and a prompt may end with them."""
     source = (

@@ -95,6 +95,17 @@ def test_thinking_that_only_the_daemon_believes_in_is_offered(tags: str, *, offe
     assert bool(said) != offered
 
 
+def test_thinking_that_some_daemons_believe_in_is_a_limit() -> None:
+    """They list it where the end of thoughts is cut at, and nothing of it was asked for."""
+    source = IN_ONE_LINE.replace("m.content", "m.content.split('</think>')[-1]")
+    found = served(source)
+    assert (found.authority, found.thinking) == ("jinja", False)
+    assert any("list thinking, which is not proven" in said for said in found.differences)
+    tagged = served("{# <think> #}" + source)
+    assert tagged.thinking
+    assert not any("not proven" in said for said in tagged.differences)
+
+
 def test_a_renderer_of_ollamas_own_is_held_to_what_is_out_of_reach() -> None:
     """It writes the same prompts, so the same tools are missing in them."""
     found = by_renderer(template_of(OTHER_TOOLS + CHATML), Renderer("some", "some", 3))

@@ -193,14 +193,21 @@ def test_capabilities_are_those_that_were_proven(
 
 
 @pytest.mark.parametrize(
-    ("proven", "served", "passed"), [((), ("tools",), True), (("tools",), (), False)]
+    ("proven", "served", "source", "passed"),
+    [
+        ((), ("tools",), "", True),
+        (("tools",), (), "", False),
+        ((), ("tools", "thinking"), "{{ tools }}", False),
+        ((), ("thinking",), "{{ m.content.split('</think>') }}", True),
+    ],
 )
-def test_a_daemon_that_renders_the_jinja_may_believe_in_tools(
-    proven: tuple[str, ...], served: tuple[str, ...], *, passed: bool
+def test_a_daemon_that_renders_the_jinja_goes_by_words(
+    proven: tuple[str, ...], served: tuple[str, ...], source: str, *, passed: bool
 ) -> None:
-    """It takes the word for them, which is a stated limit; what is promised has to be there."""
-    check = capabilities_of(proven, served, OURS, is_proven=True, by_daemon=True)
+    """What it takes them for is a stated limit, no more; what is promised has to be there."""
+    check = capabilities_of(proven, served, OURS, is_proven=True, jinja=source)
     assert check.passed == passed
+    assert passed or "the daemon offers" in str(check.difference)
 
 
 def test_what_a_recipe_s_own_template_gives_up_is_said() -> None:
@@ -217,17 +224,19 @@ def capabilities_of(
     metadata: dict[str, object],
     *,
     is_proven: bool,
-    by_daemon: bool = False,
+    jinja: str | None = None,
 ) -> Check:
     """The check of a tag with the proven TEMPLATE, or another one."""
     reference = small_reference()
     assert reference.template is not None
     promised = reference.template.model_copy(update={"capabilities": proven})
-    if by_daemon:
+    if jinja is not None:
         promised = promised.model_copy(update={"authority": "jinja", "go": None})
     reference = reference.model_copy(update={"template": promised})
     modelfile = replace(MODELFILE, template=promised.go) if is_proven else MODELFILE
     details = replace(shown(modelfile).show("t"), capabilities=("completion", *served))
+    if jinja is not None:
+        details = replace(details, template=jinja)
     checks = check_settings(details, modelfile, reference, metadata)
     return next(check for check in checks if check.name == "capabilities")
 
