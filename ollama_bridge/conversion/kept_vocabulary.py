@@ -16,7 +16,7 @@ from gguf.constants import GGUFValueType, TokenType
 from ollama_bridge.models import pretokenizers
 from ollama_bridge.models.architectures.entries import Entry, array, text
 from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.gguf_tokenizer import filler
+from ollama_bridge.models.gguf_tokenizer import count_without_fillers
 from ollama_bridge.models.stored import gguf_of
 
 _MODEL, _PRE, _TOKENS, _TYPES, _SCORES = (
@@ -83,13 +83,7 @@ def is_kept(folder: Path) -> bool:
             return True
     if not isinstance(tokens, list) or not isinstance(types, list):
         return False
-    used = len(tokens)  # fillers at the end come back by themselves
-    while (
-        used
-        and types[used - 1 : used] == [TokenType.UNUSED]
-        and tokens[used - 1] == filler(used - 1)
-    ):
-        used -= 1
+    used = count_without_fillers(tokens, types)  # which come back by themselves
     return any(type_ in _LOST and type_ != TokenType.CONTROL for type_ in types[:used])
 
 

@@ -98,7 +98,7 @@ class Source:
     def tokenizer_entries(self, *, chat_template: bool) -> list[Entry]:
         """All ``tokenizer.*`` keys; see :meth:`TokenizerSection.entries`."""
         entries = self.tokenizer.entries(chat_template=chat_template)
-        return as_it_came(entries, self.checkpoint.path, self.tokenizer.merges())
+        return as_it_came(entries, self.checkpoint.path, self.tokenizer.merges)
 
     def reference_entries(self) -> list[Entry]:
         """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""

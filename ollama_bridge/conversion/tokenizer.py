@@ -127,7 +127,7 @@ class TokenizerSection:
             array(f"{_PREFIX}tokens", self._tokens, GGUFValueType.STRING),
             array(f"{_PREFIX}token_type", self._types, GGUFValueType.INT32),
         ]
-        merges = self.merges()
+        merges = self.merges
         if self._kind.model == "llama":
             entries.append(array(f"{_PREFIX}scores", self._scores(merges), GGUFValueType.FLOAT32))
         elif merges:
@@ -288,6 +288,7 @@ class TokenizerSection:
             if encoded[0] != encoded[1]:
                 raise self._error(f"Ollama does not strip {said}, and the chat template has some")
 
+    @functools.cached_property
     def merges(self) -> list[tuple[str, str]]:
         """Pairs of pieces that are put together, in their order."""
         merges = []

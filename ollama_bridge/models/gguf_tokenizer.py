@@ -182,11 +182,7 @@ class GGUFTokenizer:
         roles = (self.ids.bos, self.ids.eos, self.ids.unknown, self.ids.padding, *self.ids.ends)
         if any(id_ is not None and id_ >= size for id_ in roles):
             return len(self.tokens)
-        while (
-            size and self._types[size - 1] == _UNUSED and self.tokens[size - 1] == filler(size - 1)
-        ):
-            size -= 1
-        return size
+        return count_without_fillers(self.tokens[:size], self._types)
 
     def _added_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are found in the text before it is split: all that are not normal."""
@@ -331,6 +327,14 @@ class GGUFTokenizer:
 def filler(id_: int) -> str:
     """The text of a row of the embedding that no token uses."""
     return f"[PAD{id_}]"
+
+
+def count_without_fillers(tokens: Sequence[str], types: Sequence[int]) -> int:
+    """How many tokens there are before the fillers at the end."""
+    size = min(len(tokens), len(types))
+    while size and types[size - 1] == _UNUSED and tokens[size - 1] == filler(size - 1):
+        size -= 1
+    return size
 
 
 def count_ollama_fillers(metadata: Mapping[str, Any]) -> int:

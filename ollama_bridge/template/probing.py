@@ -147,13 +147,14 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     Tags are tried that the template itself names, and one that it ends a prompt with, unless that
     opens an answer.
     """
+    answer_tag = find_answer_tag(template)
     for think, pattern in ((None, _ENDS_WITH_TAG), (False, r"<(\w+)>\s*</\1>\s*$")):
         try:
             prompt = template.render(fill("u", system=False, tools=0, think=think))
         except RefusedError:
             continue
         opened = re.search(pattern, prompt)
-        if opened is not None and opened[1] != find_answer_tag(template):
+        if opened is not None and opened[1] != answer_tag:
             return f"<{opened[1]}>\n", f"\n</{opened[1]}>\n\n"
     asked = fill("uau", system=False, tools=0, think=None)
     first, said, last = asked.messages
