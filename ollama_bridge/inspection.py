@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
@@ -53,12 +54,13 @@ def verify(
     if base is not None and against is None:
         raise ConfigError(
             "--base is that of an adapter, and none was given",
-            hint=f"ollama-bridge verify {tag} --against ADAPTER --base {base}",
+            hint=f"ollama-bridge verify {tag} --against ADAPTER --base {quote(base)}",
         )
     if chat_template is not None and against is None:
         raise ConfigError(
             "--chat-template is that of a checkpoint, and none was given",
-            hint=f"ollama-bridge verify {tag} --against FOLDER --chat-template {chat_template}",
+            hint=f"ollama-bridge verify {tag} --against FOLDER --chat-template "
+            f"{quote(str(chat_template))}",
         )
     reporter = reporter or NullReporter()
     with Client(host) as client:
@@ -122,7 +124,7 @@ def read_template(
         if chat_template is not None:
             raise ConfigError(
                 f"{file} is a chat template itself, and no checkpoint",
-                hint=f"ollama-bridge template {chat_template}",
+                hint=f"ollama-bridge template {quote(str(chat_template))}",
             )
         return decide(ChatTemplate(read_chat_template(file), special={}, adds_bos=False))
     require_training_extra()
@@ -139,6 +141,6 @@ def read_template(
     if template is None:
         raise ModelError(
             f"{checkpoint} has no chat template: its tags continue a prompt as it is",
-            hint="give one to the tag: ollama-bridge package --chat-template FILE.jinja",
+            hint="give it one: --chat-template FILE.jinja (also package, convert, verify)",
         )
     return decide(template)

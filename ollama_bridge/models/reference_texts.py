@@ -278,7 +278,7 @@ class TextSide:
         except RefusedError as exc:
             raise ModelError(
                 f"{self.folder}: the chat template fails on a single user message: {exc}",
-                hint="give it another one: ollama-bridge package --chat-template FILE.jinja",
+                hint="give it another one: --chat-template FILE.jinja (package, convert, verify)",
             ) from exc
         given = self._apply(Message("system", _SENTINEL), question)
         if given is None or given.count(_SENTINEL) != 1:

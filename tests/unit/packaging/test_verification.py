@@ -99,6 +99,9 @@ def test_a_chat_template_without_its_checkpoint_is_refused() -> None:
     with pytest.raises(ConfigError, match="that of a checkpoint") as caught:
         verify("m", chat_template=Path("t.jinja"))
     assert "--against FOLDER --chat-template t.jinja" in (caught.value.hint or "")
+    with pytest.raises(ConfigError) as caught:
+        verify("m", chat_template=Path("my own.jinja"))
+    assert "--chat-template 'my own.jinja'" in (caught.value.hint or "")
 
 
 def verify_changed(**parameters: object) -> Certificate:
