@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
+from fakes.listening import Listener
 
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.reporting import Event, Note
 
 IMAGE = "<image_soft_token>"
-
-
-@dataclass
-class Listener:
-    notes: list[str] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Note):
-            self.notes.append(event.message)
 
 
 def add_token(folder: Path, token: str = IMAGE, *, in_vocabulary: bool = False) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.listening import Listener
 from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge import artifacts, registration
@@ -30,21 +31,10 @@ from ollama_bridge.errors import (
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import Noise
 from ollama_bridge.registration import register
-from ollama_bridge.reporting import Event, Note, StageReused
+from ollama_bridge.reporting import Note, StageReused
 from ollama_bridge.verify.certificate import Certificate
 
 TAG = "tiny:f16"
-
-
-class Listener:
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        """Keep it."""
-        self.events.append(event)
 
 
 @pytest.fixture

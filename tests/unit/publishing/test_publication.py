@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.daemon import FakeDaemon
+from fakes.listening import Listener
 from fakes.registry import REFERENCE, MemoryRegistry, layer_of, manifest_of
 
 from ollama_bridge import publication
@@ -18,7 +19,7 @@ from ollama_bridge.publication import CARD_NAME, Publication, publish, write_car
 from ollama_bridge.registry.attachments import Kind, attach, media_type_of
 from ollama_bridge.registry.manifest import Manifest, digest_bytes, parse_manifest
 from ollama_bridge.registry.upload import Blob
-from ollama_bridge.reporting import Event, Note, Reporter
+from ollama_bridge.reporting import Note
 
 KINDS: tuple[Kind, ...] = ("card", "certificate", "lineage")
 WEIGHTS, CONFIG = b"GGUF weights", b"{}"
@@ -124,16 +125,6 @@ def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.M
     assert not stored.registry.asked
     monkeypatch.setattr("ollama_bridge.publication.find_provenance", lambda *_, **__: Provenance())
     stored.publish()
-
-
-class Listener(Reporter):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
 
 
 def test_a_card_of_the_users_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

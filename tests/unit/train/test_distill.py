@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.listening import Listener
 from fakes.trainable import LABELS, SYSTEM, commit, tiny_base, tiny_corpus
 from safetensors.torch import load_file
 
@@ -17,21 +17,13 @@ from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSecti
 from ollama_bridge.errors import ConfigError, ModelError, TrainingError
 from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.reporting import Event, StageReused
+from ollama_bridge.reporting import StageReused
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train import distill as module
 from ollama_bridge.train.distill import distill
 
 SETTINGS = DistillSection(epochs=1, batch_tokens=400, lr=1e-2, dtype="float32")
 TWO_LAYERS = StudentSection(layers=2, layer_choice="even")
-
-
-@dataclass
-class Listener:
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
 
 
 def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -7,11 +7,12 @@ import json
 import shutil
 import sys
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.listening import Listener
 from fakes.trainable import LABELS, SYSTEM
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -187,16 +188,6 @@ class OutOfMemoryAt:
     def emit(self, event: Event) -> None:
         if isinstance(event, Progress) and event.unit == "steps" and event.done == self.step:
             raise torch.OutOfMemoryError("no memory left")
-
-
-@dataclass
-class Listener:
-    """Keeps events."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
 
 
 @pytest.mark.usefixtures("no_reference_values")

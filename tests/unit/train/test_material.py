@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.listening import Listener
 from fakes.reasoning import build_reasoner
 from fakes.trainable import commit
 
@@ -18,16 +18,8 @@ from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.encoding import encode
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.reporting import Event, Note
+from ollama_bridge.reporting import Note
 from ollama_bridge.train.material import key_settings, load_material
-
-
-@dataclass
-class Listener:
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
 
 
 def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> None:

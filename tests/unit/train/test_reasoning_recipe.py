@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.listening import Listener
 from fakes.reasoning import build_reasoner
 from fakes.trainable import LABELS, SYSTEM, commit
 from torch import nn
@@ -27,7 +27,7 @@ from ollama_bridge.models.memory import BESIDE_WEIGHTS
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.pipeline import control_settings
 from ollama_bridge.rendering import render
-from ollama_bridge.reporting import Event, Note, NullReporter
+from ollama_bridge.reporting import NullReporter
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
@@ -64,15 +64,6 @@ SMALL = (
     "teacher.tune.lora.r=4",
     "evaluate.bootstrap_samples=100",
 )
-
-
-@dataclass
-class Listener:
-    notes: list[str] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Note):
-            self.notes.append(event.message)
 
 
 def log_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:

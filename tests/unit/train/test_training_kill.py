@@ -5,16 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.listening import Listener
 from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
-from ollama_bridge.reporting import Event, StageStarted
+from ollama_bridge.reporting import StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 
@@ -61,16 +61,6 @@ ON_POLICY = SETTINGS.model_copy(
         "on_policy": OnPolicySection(buffer=8, reuse=2, max_new_tokens=12, share=0.8),
     }
 )
-
-
-@dataclass
-class Listener:
-    """Keeps events."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
 
 
 @pytest.mark.parametrize(
