@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import Callable, Sequence
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.values import ModelSummary, find_model
 from ollama_bridge.daemon.tags import remove_tag, replace_tag
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.reporting import Note, Reporter
@@ -45,7 +46,7 @@ def restore(client: Client, tag: str, key: str, reporter: Reporter) -> None:
 
     What the tag was made since is not replaced: the other has a name until the pull succeeds.
     """
-    old, new, kept = (f"{HANDED}:{key}-{part}" for part in ("old", "new", "kept"))
+    old, new = (f"{HANDED}:{key}-{part}" for part in ("old", "new"))
     models = client.list()
     had, came, now = (find_model(models, name) for name in (old, new, tag))
     if had is None:
@@ -55,6 +56,7 @@ def restore(client: Client, tag: str, key: str, reporter: Reporter) -> None:
     elif now is None or (came is not None and now.digest == came.digest):
         _give_back(client, tag, old)
     else:
+        kept = _free_name(models, kept_names(key), had.digest)
         client.copy(old, kept)
         client.delete(old)
         said = (
@@ -62,6 +64,18 @@ def restore(client: Client, tag: str, key: str, reporter: Reporter) -> None:
             f"there as {kept} until it is pulled: ollama-bridge cp {kept} NAME keeps it"
         )
         reporter.emit(Note(_STAGE, "warning", said))
+
+
+def kept_names(key: str) -> str:
+    """What the names begin with of models that could not have their tag back."""
+    return f"{HANDED}:{key}-kept"
+
+
+def _free_name(models: Sequence[ModelSummary], start: str, digest: str) -> str:
+    """One that no other model has: two killed pulls leave two that the tag was before."""
+    names = itertools.chain([start], (f"{start}-{number}" for number in itertools.count(2)))
+    found = ((name, find_model(models, name)) for name in names)
+    return next(name for name, model in found if model is None or model.digest == digest)
 
 
 def _give_back(client: Client, pulled: str, old: str) -> None:
@@ -80,8 +94,14 @@ def _give_back(client: Client, pulled: str, old: str) -> None:
     client.delete(old)
 
 
-def remove_leftovers(client: Client, key: str, *, but: Collection[str] = ()) -> None:
-    """What a pull of this tag has as a name in the meantime, and what a killed one left."""
+def remove_leftovers(client: Client, key: str, *, but: tuple[str, ...] = ()) -> None:
+    """What a pull of this tag has as a name in the meantime, and what a killed one left.
+
+    Args:
+        client: Of the daemon.
+        key: Of the tag.
+        but: What names begin with that stay.
+    """
     for model in client.list():
-        if model.name not in but and f"/{HANDED}:{key}" in f"/{model.name}":
+        if f"/{HANDED}:{key}" in f"/{model.name}" and not model.name.startswith(but):
             remove_tag(client, model.name)

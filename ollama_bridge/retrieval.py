@@ -34,7 +34,7 @@ from ollama_bridge.errors import (
     RunnerCrashedError,
 )
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.pull_names import HANDED, pull_aside, remove_leftovers, restore
+from ollama_bridge.pull_names import HANDED, kept_names, pull_aside, remove_leftovers, restore
 from ollama_bridge.pull_proof import UNPROVEN, PullProof
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.download import (
@@ -315,7 +315,7 @@ def _hand_over(
                 model=tag,
                 hint="run the same command again: another pull that ended may have removed files",
             ) from error
-        remove_leftovers(client, key, but=(front.name, f"{HANDED}:{key}-kept"))
+        remove_leftovers(client, key, but=(front.name, kept_names(key)))
         verdict = proof.of(front.name) if proof else UNPROVEN
         replace_tag(client, front.name, tag, aside=f"{HANDED}:{key}-as")
         with contextlib.suppress(OllamaBridgeError):

@@ -309,6 +309,23 @@ def test_what_a_tag_was_made_since_a_killed_pull_stays(
     assert not [name for name in unprovable.models if key in name]
 
 
+@WAYS
+def test_a_pull_that_is_killed_twice_loses_none_of_the_models_that_the_tag_was(
+    unprovable: Puller, fetch: Fetch
+) -> None:
+    """The first has its name already when the second is found: all three stay until a pull ends."""
+    reference = str(REFERENCE)
+    key = digest_text(reference.casefold())[:16]
+    old = f"ollama-bridge/pulling:{key}-old"
+    for before, now in ("ab", "bc"):  # as a kill leaves it, while Ollama fetched
+        unprovable.models |= {old: before * 64, reference: now * 64}
+        with pytest.raises(ParityError):
+            fetch(reference, tag="mine", verify=True, host=unprovable.host)
+    assert {one * 64 for one in "abc"} <= set(unprovable.models.values())
+    fetch(reference, host=unprovable.host)
+    assert not [name for name in unprovable.models if key in name]
+
+
 def test_a_first_pull_has_no_tag_until_it_is_proven(
     unprovable: Puller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
