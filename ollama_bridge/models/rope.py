@@ -183,6 +183,27 @@ def from_gguf(
     raise GGUFError(f"{path}: {prefix}.rope.scaling.type is {kind!r}; none, linear, yarn are read")
 
 
+def refuse_no_base(path: Path, metadata: Mapping[str, Any], prefix: str) -> None:
+    """What the angles are powers of must be there.
+
+    Ollama's converters for Qwen 2 and 3 and Phi-3 (``convert_qwen2.go`` and others, 0.24) look for
+    ``rope_theta`` at the top of a config, where transformers 5 no longer writes it. Which number
+    was meant the file does not say: families of one architecture have several. Ollama 0.24 stops
+    at the first question to such a tag, 0.34 repeats one token.
+
+    Raises:
+        GGUFError: it is 0.
+    """
+    key = f"{prefix}.rope.freq_base"
+    if metadata.get(key) == 0:
+        raise GGUFError(
+            f"{path}: {key} is 0, which no model computes with: Ollama's own converter writes that "
+            "for a folder that transformers 5 has saved, and Ollama cannot answer with it either",
+            hint="take the folder that it was made of: ollama-bridge package FOLDER TAG "
+            "makes the tag anew (a GGUF alone: ollama-bridge convert FOLDER)",
+        )
+
+
 def _refuse_unread(path: Path, metadata: Mapping[str, Any], prefix: str) -> None:
     for key, value in metadata.items():
         name = key.removeprefix(prefix)

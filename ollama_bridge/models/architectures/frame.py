@@ -300,6 +300,7 @@ class Architecture:
         Raises:
             GGUFError: a key is missing, wrong, or means what transformers cannot compute.
         """
+        rope.refuse_no_base(keys.contents.path, keys.contents.metadata, self.name)
         dims = self._dimensions_of(keys)
         tensors = keys.contents.tensors
         return {

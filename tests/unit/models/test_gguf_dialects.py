@@ -177,6 +177,14 @@ def test_numbers_that_transformers_cannot_express_are_refused(
         imported(case, {key: value}, tmp_path)
 
 
+@pytest.mark.parametrize("case", ["qwen2", "qwen3", "phi3"])
+def test_a_base_of_0_is_said_to_be_ollama_s(case: str, tmp_path: Path) -> None:
+    """Its converter of 0.24 writes it for what transformers 5 saved; the folder has the number."""
+    with pytest.raises(GGUFError, match=r"freq_base is 0, .* transformers 5") as caught:
+        imported(case, {f"{case}.rope.freq_base": 0.0}, tmp_path)
+    assert "ollama-bridge package FOLDER TAG" in (caught.value.hint or "")
+
+
 def padded_by_ollama(path: Path, used: int, folder: Path, **changes: Any) -> Path:
     """A GGUF of ours with the fillers, types and scores that Ollama's converter writes."""
 
