@@ -74,5 +74,5 @@ def read_chat_template(file: Path) -> str:
         ) from exc
     if not text.strip():
         raise ModelError(f"{file} is empty", hint="name a file with a chat template in Jinja")
-    check_chat_template(text, where=str(file))
+    check_chat_template(text, where=str(file), hint=f"fix {file}, or name another file")
     return text

@@ -32,10 +32,14 @@ _MEMORY_LIMIT_BYTES = 1 << 30
 _TEXT_LIMIT = 1_000_000
 _TOO_LONG, _TOO_BIG, _NOT_COMPILED = 3, 4, 5
 _ON = "on a conversation of a few lines"
+_HINT = (
+    "replace the chat_template in tokenizer_config.json (or chat_template.jinja) by the one of the "
+    "model that it was made of"
+)
 _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
-def check_chat_template(template: str, *, where: str) -> None:
+def check_chat_template(template: str, *, where: str, hint: str = _HINT) -> None:
     """Check that a template can be compiled and ends, with a prompt of bearable size.
 
     What it raises itself is no matter here: that is how templates refuse a conversation.
@@ -43,17 +47,14 @@ def check_chat_template(template: str, *, where: str) -> None:
     Args:
         template: The Jinja.
         where: It comes from, for messages.
+        hint: What is done about it, there.
 
     Raises:
         ModelError: it does not end, takes all memory, writes without end, or cannot be compiled.
     """
     problem = _try(template)
     if problem is not None:
-        raise ModelError(
-            f"{where}: the chat template {problem}",
-            hint="replace the chat_template in tokenizer_config.json (or chat_template.jinja) by "
-            "the one of the model that it was made of",
-        )
+        raise ModelError(f"{where}: the chat template {problem}", hint=hint)
 
 
 @functools.lru_cache(maxsize=16)

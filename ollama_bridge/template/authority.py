@@ -13,7 +13,7 @@ from typing import Literal
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
-from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
 from ollama_bridge.template.probing import (
     names_thinking,
     names_tools,
@@ -82,7 +82,7 @@ def decide(template: ChatTemplate) -> Served:
     except RefusedError as exc:
         raise TemplateError(
             f"the chat template fails on a single user message: {exc}",
-            hint="fix chat_template.jinja in the checkpoint",
+            hint=HINT,
         ) from exc
     proven: list[tuple[str, Proof]] = []
 

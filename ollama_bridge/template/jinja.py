@@ -24,7 +24,10 @@ from ollama_bridge.template.environment import chat_environment
 OTHER_NAMES_OF_TOOLS = (
     *("xml_tools", "python_tools", "custom_tools", "available_tools", "builtin_tools", "functions"),
 )
-_HINT = "fix chat_template.jinja in the checkpoint"
+HINT = (
+    "fix it: chat_template.jinja in the checkpoint, or the file that you gave; or give another "
+    "one: --chat-template FILE.jinja (package, convert, verify)"
+)
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
 # A long conversation takes some thousand lines; a template that needs more does not end.
 _MAX_LINES = 200_000
@@ -67,11 +70,11 @@ class ChatTemplate:
             self._compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as exc:
             raise TemplateError(
-                f"the chat template, line {exc.lineno}: {exc.message}", hint=_HINT
+                f"the chat template, line {exc.lineno}: {exc.message}", hint=HINT
             ) from exc
         except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
             # Of Python's compiler: depth, a break outside of a loop, a parameter twice.
-            raise TemplateError(f"the chat template cannot be compiled: {exc}", hint=_HINT) from exc
+            raise TemplateError(f"the chat template cannot be compiled: {exc}", hint=HINT) from exc
 
     def render(
         self,
@@ -170,11 +173,11 @@ class ChatTemplate:
                     parts.append(part)
                     length += len(part)
                     if length > _MAX_LENGTH:
-                        raise TemplateError("the chat template writes without end")
+                        raise TemplateError("the chat template writes without end", hint=HINT)
         except _RENDER_ERRORS as exc:
             raise RefusedError(str(exc)) from exc
         except MemoryError as exc:
-            raise TemplateError("the chat template takes all memory") from exc
+            raise TemplateError("the chat template takes all memory", hint=HINT) from exc
         finally:
             self._clock = usual
         return "".join(parts)
@@ -200,7 +203,7 @@ class _LineLimit:
     def _on_line(self, *_: object) -> Any:
         self._lines += 1
         if self._lines > _MAX_LINES:
-            raise TemplateError("the chat template does not end", hint=_HINT)
+            raise TemplateError("the chat template does not end", hint=HINT)
         return self._on_line
 
 

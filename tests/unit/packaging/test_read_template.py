@@ -71,5 +71,8 @@ def test_a_bad_file_is_one_error(
     file = tmp_path / "bad.jinja"
     if content is not None:
         file.write_text(content, encoding="utf-8")
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         read_template(str(file))
+    hint = caught.value.hint or ""
+    assert "file" in hint, "what is bad is in no checkpoint"
+    assert "tokenizer_config.json" not in hint
