@@ -7,7 +7,7 @@ says so; everywhere else it is as it was, and what is there is found.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.encoding import Tokenizer, render_turns
@@ -16,11 +16,14 @@ from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.end_tokens import end_of_turns
 
 _NAME = "answers end"
+_LEARNT = ("train", "validation")
 _ASKED, _ANSWERED = Message("user", "Hi"), Message("assistant", "Answer.")
 
 
-def key_of_ends(tokenizer: Tokenizer, corpus: Corpus) -> dict[str, str]:
-    """For the key of work on what is learnt; empty where it never was anything else.
+def key_of_ends(
+    tokenizer: Tokenizer, corpus: Corpus, *, splits: Sequence[str] = _LEARNT
+) -> dict[str, str]:
+    """For the key of work on what is learnt of some splits; empty where it never was another.
 
     Where a chat template writes eos behind the token that ends an answer (Phi-3), the tokens
     through eos were learnt, and of a conversation the last answer alone.
@@ -29,17 +32,19 @@ def key_of_ends(tokenizer: Tokenizer, corpus: Corpus) -> dict[str, str]:
         rendered = render_turns((_ASKED, _ANSWERED), tokenizer, generation_prompt=False)
         if tokenizer.eos_token in rendered.rpartition(_ANSWERED.content)[2]:
             return {_NAME: "before eos"}
-    return key_of_matched_ends(tokenizer, corpus)
+    return key_of_matched_ends(tokenizer, corpus, splits=splits)
 
 
-def key_of_matched_ends(tokenizer: Tokenizer, corpus: Corpus) -> dict[str, str]:
+def key_of_matched_ends(
+    tokenizer: Tokenizer, corpus: Corpus, *, splits: Sequence[str] = _LEARNT
+) -> dict[str, str]:
     """The same where nothing but the answers through their ends counts, as in a teacher's labels.
 
     Of a conversation whose template writes eos at its very end, the last answer alone was learnt,
     or the others too, though without an end. An answer ended at its first special token where the
     token that ends it is not eos.
     """
-    if _ends_whole(tokenizer) and any(_is_several(one) for one in _examples(corpus)):
+    if _ends_whole(tokenizer) and any(_is_several(one) for one in _examples(corpus, splits)):
         return {_NAME: "each by itself"}
     if _has_own_end(tokenizer):
         kept = {tokenizer.eos_token_id, end_of_turns(tokenizer)}
@@ -49,7 +54,7 @@ def key_of_matched_ends(tokenizer: Tokenizer, corpus: Corpus) -> dict[str, str]:
             if token.special and id_ not in kept
         ]
         within = re.compile("|".join(marks) or r"(?!)")
-        if any(within.search(said) for one in _examples(corpus) for said in _answers(one)):
+        if any(within.search(said) for one in _examples(corpus, splits) for said in _answers(one)):
             return {_NAME: "behind special tokens"}
     return {}
 
@@ -73,8 +78,8 @@ def _ends_whole(tokenizer: Tokenizer) -> bool:
     return not two.startswith(one) and two.startswith(within)
 
 
-def _examples(corpus: Corpus) -> Iterator[Example]:
-    for split in ("train", "validation"):
+def _examples(corpus: Corpus, splits: Sequence[str]) -> Iterator[Example]:
+    for split in splits:
         yield from read_examples(corpus.split_path(split))
 
 

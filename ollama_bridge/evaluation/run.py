@@ -19,6 +19,7 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.drafts import open_draft
+from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.held_out import (
@@ -85,6 +86,11 @@ def evaluate(
         raise ConfigError("evaluate needs at least one model")
     reporter = reporter or NullReporter()
     writes = task.kind == "reply" or teaches_thoughts(corpus)
+    ends = {
+        name: key_of_ends(load_tokenizer(checkpoint.path), corpus, splits=["test"])
+        for name, checkpoint in models.items()
+        if task.kind == "reply"  # of which the answers' tokens are scored, through their ends
+    }
     work = Work(
         kind=EvalReport.kind,
         stage=STAGE,
@@ -97,6 +103,7 @@ def evaluate(
             **_settings_key(settings, task, writes=writes),
             "bootstrap_samples": settings.bootstrap_samples,
             "names": list(models),
+            **{f"model {name}": key for name, key in ends.items() if key},
         },
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -113,9 +120,10 @@ def evaluate(
                 checkpoint,
                 corpus,
                 examples,
-                settings,
                 task,
+                key=_settings_key(settings, task, writes=writes) | ends.get(name, {}),
                 writes=writes,
+                max_tokens=settings.reply_tokens,
                 out_dir=scores_dir / folders[name],
                 reporter=reporter,
             )
@@ -146,10 +154,11 @@ def _score(
     checkpoint: Checkpoint,
     corpus: Corpus,
     examples: Sequence[Example],
-    settings: EvaluateSection,
     task: TaskSection,
     *,
+    key: Mapping[str, object],
     writes: bool,
+    max_tokens: int,
     out_dir: Path,
     reporter: Reporter,
 ) -> ModelScores:
@@ -159,7 +168,7 @@ def _score(
         stage=f"{STAGE}-model",
         version=_SCORES_VERSION,
         inputs={"model": checkpoint.digest, "corpus": corpus.digest},
-        settings=_settings_key(settings, task, writes=writes),
+        settings=key,
     )
     with Timed(reporter, stage) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -198,7 +207,7 @@ def _score(
                 model,
                 tokenizer,
                 examples,
-                max_tokens=settings.reply_tokens,
+                max_tokens=max_tokens,
                 precision=precision,
                 stage=stage,
                 reporter=reporter,
@@ -210,7 +219,7 @@ def _score(
                 tokens=[answer.tokens for answer in answers],
             )
             if task.kind == "classify":
-                _tell_of_cuts(answers, settings.reply_tokens, stage, reporter)
+                _tell_of_cuts(answers, max_tokens, stage, reporter)
                 said = [without_thought(answer) for answer in said]
         write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
         manifest = draft.commit(facts)

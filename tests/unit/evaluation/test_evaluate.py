@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
+from fakes.turn_ends import build_speaker
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
@@ -270,6 +271,25 @@ def test_a_changed_model_alone_is_scored_again(
     assert ModelScores.open(tmp_path / "r-models" / "student").manifest.work.inputs["model"] == (
         other.digest
     )
+
+
+@pytest.mark.parametrize(("manner", "kept"), [("plain", False), ("instruct", True)])
+def test_scores_of_other_tokens_are_not_used_again(
+    manner: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two answers of a conversation the last one alone was scored, where eos ends it whole."""
+    model = commit(Checkpoint, tmp_path / "model", lambda path: build_speaker(manner, path))
+    test = [multi_turn(name, "awful service") for name in ("a", "b")]
+    corpus = commit(
+        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", test)
+    )
+    task, out_dir = TaskSection(kind="reply", system=SYSTEM), tmp_path / "report"
+    with monkeypatch.context() as before:
+        before.setattr(run, "key_of_ends", lambda *_, **__: {}, raising=False)
+        evaluate({"student": model}, corpus, SETTINGS, task, out_dir=out_dir)
+    heard = Heard()
+    evaluate({"student": model}, corpus, SETTINGS, task, out_dir=out_dir, reporter=heard)
+    assert any(isinstance(event, StageReused) for event in heard.events) == kept
 
 
 def test_the_products_are_cast_once(
