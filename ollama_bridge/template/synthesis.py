@@ -65,17 +65,21 @@ def synthesise(template: ChatTemplate, accept: Callable[[Format], None] = lambda
     Args:
         template: The chat template.
         accept: Raises an inexpressible TemplateError where a result will not do; it is then tried
-            with less, first without tools, then without thinking.
+            with less: without tools, without thinking, and without both.
 
     Raises:
         TemplateError: it does something that no Go template of ours says, with the reason.
     """
-    tools, thinking = takes_tools(template), True
-    limits: list[str] = []
-    while True:
+    # What is rarest is given up first: a template without tools is worth more than none.
+    trials = [(True, True), (False, True)] if takes_tools(template) else [(False, True)]
+    if shows_thinking(template):
+        trials += [(tools, False) for tools, _ in trials]
+    tools_lost = thinking_lost = reason = ""
+    for tools, thinking in trials:
+        lost = [*([] if tools else [tools_lost]), *([] if thinking else [thinking_lost])]
         try:
             found = _Synthesis(template, tools=tools, thinking=thinking).run()
-            found = replace(found, limits=(*limits, *found.limits))
+            found = replace(found, limits=(*filter(None, lost), *found.limits))
             accept(found)
             return found
         except ConflictError as exc:
@@ -87,15 +91,11 @@ def synthesise(template: ChatTemplate, accept: Callable[[Format], None] = lambda
             reason = exc.message
         except RefusedError as exc:
             reason = f"it refuses a conversation that Ollama may send: {exc}"
-        # What is rarest is given up first: a template without tools is worth more than none.
         if tools:
-            tools = False
-            limits.append(f"tools are not offered: {reason}")
-        elif thinking and shows_thinking(template):
-            thinking = False
-            limits.append(f"thinking is not offered: {reason}")
+            tools_lost = tools_lost or f"tools are not offered: {reason}"
         else:
-            raise inexpressible(f"Go cannot express the chat template: {reason}")
+            thinking_lost = f"thinking is not offered: {reason}"
+    raise inexpressible(f"Go cannot express the chat template: {reason}")
 
 
 class _Synthesis:

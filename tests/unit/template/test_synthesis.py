@@ -155,6 +155,24 @@ def test_what_fails_with_tools_is_served_without_them() -> None:
     assert any(difference.startswith("tools are not offered") for difference in found.differences)
 
 
+def test_what_fails_with_thinking_keeps_its_tools() -> None:
+    """Thoughts that Go would write otherwise cost the tag its thinking, and nothing else."""
+    source = source_of("qwen3").replace("thought.strip('\\n')", "(thought.strip('\\n') | upper)")
+    found = served(source)
+    assert (found.authority, found.tools, found.thinking) == ("template", True, False)
+    (lost,) = [said for said in found.differences if "not offered" in said]
+    assert lost.startswith("thinking is not offered: it writes")
+
+
+def test_what_fails_with_either_loses_both_with_a_reason_each() -> None:
+    """As long as the rest can be said."""
+    source = source_of("qwen3").replace("thought.strip('\\n')", "(thought.strip('\\n') | upper)")
+    found = served(source.replace("arguments | tojson", "arguments | tojson(ensure_ascii=true)"))
+    assert (found.authority, found.tools, found.thinking) == ("template", False, False)
+    lost = [said for said in found.differences if "not offered" in said]
+    assert [said.split(" not ")[0] for said in lost] == ["tools are", "thinking is"]
+
+
 @pytest.mark.parametrize(
     ("renamed", "reason"),
     [
