@@ -98,7 +98,7 @@ def is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSec
 
 
 def same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
-    """Whether rows, ids, their number and eos are those of both."""
+    """Whether rows, ids, their number, eos, and BOS where prompts have it, are those of both."""
     same = _agree(teacher, student, tokenizer_digest)
     return same and vocab_size_of(teacher) == vocab_size_of(student)
 
@@ -106,8 +106,14 @@ def same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
 def _agree(teacher: Checkpoint, student: Checkpoint, digest_of: Callable[[Tokenizer], str]) -> bool:
     if teacher.digest == student.digest:
         return True
-    digests = [digest_of(load_tokenizer(one.path)) for one in (teacher, student)]
-    return digests[0] == digests[1]
+    tokenizers = [load_tokenizer(one.path) for one in (teacher, student)]
+    # Beside the digests, which stores are found by: they have no BOS.
+    return all(len({of(one) for one in tokenizers}) == 1 for of in (digest_of, _written_bos))
+
+
+def _written_bos(tokenizer: Tokenizer) -> str | None:
+    """BOS, if the chat template may write it: one name is another token in another tokenizer."""
+    return tokenizer.bos_token if "bos_token" in str(tokenizer.chat_template) else None
 
 
 def _side(checkpoint: Checkpoint) -> Side:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.models import CHAT_TEMPLATE
 from fakes.trainable import commit, sentiment_examples
 from fakes.turn_ends import MANNERS, build_speaker
 
@@ -185,6 +187,31 @@ def test_an_instruct_teacher_of_its_base(tmp_path: Path) -> None:
     assert reader.info.tokenizer == tokenizer_digest(tokens)
     for example in encoded(student, corpus):
         reader.read([row_key(example.input_ids, example.supervised)])
+
+
+def test_a_teacher_whose_prompts_begin_with_another_bos(tmp_path: Path) -> None:
+    """Ids, template and eos are the student's: it reads its own BOS, and its labels have no other.
+
+    Where no prompt has one, they are made as they were.
+    """
+    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    for template, carried in (("{{ bos_token }}" + CHAT_TEMPLATE, True), (CHAT_TEMPLATE, False)):
+        folder = tmp_path / str(carried)
+
+        def begin(path: Path, bos: str, template: str = template) -> None:
+            build_speaker("instruct", path)
+            tokenizer = load_tokenizer(path)
+            tokenizer.bos_token, tokenizer.chat_template = bos, template
+            tokenizer.save_pretrained(path)
+
+        teacher, student = (
+            commit(Checkpoint, folder / name / "instruct", functools.partial(begin, bos=bos))
+            for name, bos in (("teacher", "<|im_start|>"), ("student", "<|endoftext|>"))
+        )
+        labels, _ = labelled(teacher, student, corpus, folder)
+        assert labels.facts.get("alignment") == ("same" if carried else None)
+        for stored, said in last_answers(teacher, student, corpus, labels):
+            assert stored == pytest.approx(said, abs=2e-2)
 
 
 def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
