@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ollama_bridge.reporting import Event, Note
+from ollama_bridge.reporting import Event, Note, Progress
+
+
+class KilledError(Exception):
+    """Stands for a kill between two steps."""
 
 
 @dataclass
 class Listener:
-    """Keeps events."""
+    """Keeps events.
+
+    Attributes:
+        events: In order.
+        kill_at: The step of a training that it raises at, if any.
+    """
 
     events: list[Event] = field(default_factory=list)
+    kill_at: int | None = None
 
     def emit(self, event: Event) -> None:
         """Keep it."""
         self.events.append(event)
+        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.kill_at:
+            raise KilledError
 
     @property
     def notes(self) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+from fakes.listening import KilledError, Listener
 from fakes.models import build_tiny_checkpoint, build_tiny_model
 from fakes.trainable import SYSTEM, commit
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ from ollama_bridge.errors import ConfigError, ModelError, TrainingError
 from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import choose_precision
-from ollama_bridge.reporting import Event, Progress, StageStarted
+from ollama_bridge.reporting import StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
@@ -46,23 +46,6 @@ MIXED = DistillSection.model_validate(
     }
 )
 NAMES = {"ce", "kl_reverse", "js", "uld", "hidden", "attention"}
-
-
-class KilledError(Exception):
-    """Stands for a kill between two steps."""
-
-
-@dataclass
-class Listener:
-    """Keeps events, and raises at a step if told to."""
-
-    kill_at: int | None = None
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.kill_at:
-            raise KilledError
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +99,7 @@ class TestLive:
         monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
         whole = run(base, corpus, tmp_path / "whole", teacher=teacher)
         with pytest.raises(KilledError):
-            run(base, corpus, tmp_path / "killed", teacher=teacher, reporter=Listener(3))
+            run(base, corpus, tmp_path / "killed", teacher=teacher, reporter=Listener(kill_at=3))
         (state,) = tmp_path.glob(f".killed*/{STATE_NAME}")
         assert any("hidden_projections" in name for name in load_file(state))
         listener = Listener()

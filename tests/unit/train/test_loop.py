@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.listening import KilledError, Listener
 from fakes.memory import hold_until_seen
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.stops import power_may_fail
@@ -22,7 +23,7 @@ from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
 from ollama_bridge.labels import Targets
 from ollama_bridge.models.precision import Precision, random_numbers_aside
-from ollama_bridge.reporting import Event, Metric, Note, Progress, StageStarted
+from ollama_bridge.reporting import Metric, Note, Progress, StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast
 from ollama_bridge.train.loop import TrainingResult, Validation, train
@@ -35,23 +36,6 @@ from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
 from ollama_bridge.train.state import STATE_NAME, load_position, save_best
 from ollama_bridge.train.validation import Validator
-
-
-class KilledError(Exception):
-    """Stands for a kill between two steps."""
-
-
-@dataclass
-class Listener:
-    """Keeps events, and raises at a step if told to."""
-
-    kill_at: int | None = None
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Progress) and event.done == self.kill_at:
-            raise KilledError
 
 
 def batches(count: int = 10) -> Batches:
@@ -167,7 +151,7 @@ def test_killed_run_ends_on_the_same_bits(tmp_path: Path, dtype: torch.dtype) ->
         folder = tmp_path / str(kill_at)
         folder.mkdir()
         with pytest.raises(KilledError):
-            Run(folder, dtype=dtype, listener=Listener(kill_at))()
+            Run(folder, dtype=dtype, listener=Listener(kill_at=kill_at))()
         torch.manual_seed(kill_at)  # what others draw must not matter
         listener = Listener()
         resumed, again = Run(folder, dtype=dtype, listener=listener)()
@@ -242,7 +226,7 @@ def test_another_number_of_processes_is_planned_anew(
     listener = Listener()
     _, result = Run(tmp_path, listener=listener)()
     assert result.plan == Plan()
-    (message,) = notes_of(listener)
+    (message,) = listener.notes
     assert message.startswith("needs about")
 
 
@@ -258,7 +242,7 @@ def test_what_was_foretold_stands_beside_what_came(
     assert (facts["forecast_peak_memory_mb"], facts["forecast_steps_s"]) == (3000, 150)
     assert 0 < facts["steps_s"] <= facts["training_s"]
     peak_gb, minutes = facts["peak_memory_mb"] / 1e3, facts["steps_s"] / 60
-    assert notes_of(listener)[-1] == (
+    assert listener.notes[-1] == (
         f"took {peak_gb:.2g} GB of memory at its peak (3 foretold), "
         f"{minutes:.2g} minutes of steps (2.5 foretold)"
     )
@@ -273,12 +257,8 @@ def test_what_was_foretold_stands_beside_what_came(
         validate=lambda: {"exact": 0.0},
     )
     assert "forecast_steps_s" not in run()[1].facts
-    (taken,) = [note for note in notes_of(listener) if note.startswith("took")]
+    (taken,) = [note for note in listener.notes if note.startswith("took")]
     assert "minutes" not in taken
-
-
-def notes_of(listener: Listener) -> list[str]:
-    return [event.message for event in listener.events if isinstance(event, Note)]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +278,7 @@ def test_larger_parts_are_taken_where_they_fit(
     changes = {"micro_batch_tokens": asked}
     _, result = Run(tmp_path, changes=changes, listener=listener)()
     assert result.plan == expected
-    needs, goes_on = notes_of(listener)
+    needs, goes_on = listener.notes
     assert needs.startswith("needs about")
     assert why in goes_on
 
@@ -319,7 +299,7 @@ def test_parts_that_a_run_began_with_stay(
     listener = Listener()
     _, result = Run(tmp_path, changes=changes, listener=listener)()
     assert result.plan == Plan(50)
-    assert notes_of(listener) == [f"goes on with 50 of 200 tokens at once, {why}"]
+    assert listener.notes == [f"goes on with 50 of 200 tokens at once, {why}"]
 
 
 STOPPING = {
@@ -361,10 +341,10 @@ def test_run_that_stops_early_resumes_to_the_bit(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole, result = Run(tmp_path / "whole", lr=0.3, epochs=8, changes=STOPPING)()
     assert result.best is not None
-    kill_at = len(batches()) + result.best["step"] + 2
+    killer = Listener(kill_at=len(batches()) + result.best["step"] + 2)
     (tmp_path / "killed").mkdir()
     with pytest.raises(KilledError):
-        Run(tmp_path / "killed", lr=0.3, epochs=8, changes=STOPPING, listener=Listener(kill_at))()
+        Run(tmp_path / "killed", lr=0.3, epochs=8, changes=STOPPING, listener=killer)()
     resumed, again = Run(tmp_path / "killed", lr=0.3, epochs=8, changes=STOPPING)()
     assert again.log == result.log
     assert again.best == result.best
@@ -518,7 +498,7 @@ def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
 def test_damaged_state_is_refused(tmp_path: Path) -> None:
     """A truncated state is an error that says what to remove, not a fresh start."""
     with pytest.raises(KilledError):
-        Run(tmp_path, listener=Listener(3))()
+        Run(tmp_path, listener=Listener(kill_at=3))()
     state = tmp_path / STATE_NAME
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="cannot be resumed"):
@@ -529,7 +509,7 @@ def test_damaged_state_is_refused(tmp_path: Path) -> None:
 def test_a_state_of_another_version_is_refused(tmp_path: Path, part: str | None) -> None:
     """What it says and this one does not know is an error with a way out, in whichever part."""
     with pytest.raises(KilledError):
-        Run(tmp_path, listener=Listener(3))()
+        Run(tmp_path, listener=Listener(kill_at=3))()
     state = tmp_path / STATE_NAME
     with safe_open(str(state), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -551,7 +531,7 @@ def test_full_disk_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.Monk
     from ollama_bridge.train import state as module
 
     with pytest.raises(KilledError):
-        Run(tmp_path, listener=Listener(3))()
+        Run(tmp_path, listener=Listener(kill_at=3))()
     before = (tmp_path / STATE_NAME).read_bytes()
 
     def full(*_: object, **__: object) -> None:

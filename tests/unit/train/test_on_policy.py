@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.listening import KilledError, Listener
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import LABELS, SYSTEM, sentiment_examples
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Event, Note, Progress
+from ollama_bridge.reporting import Note, Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher
@@ -32,23 +33,6 @@ from ollama_bridge.train.rollouts import prompt_of, roll_out
 
 CPU = Precision(torch.device("cpu"), torch.float32, 1)
 ALONE = Ranks()
-
-
-class KilledError(Exception):
-    """Stands for a kill between two steps."""
-
-
-@dataclass
-class Listener:
-    """Keeps events, and raises at a step if told to."""
-
-    kill_at: int | None = None
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.kill_at:
-            raise KilledError
 
 
 def make(
@@ -253,7 +237,7 @@ def test_killed_run_ends_on_the_same_bits(
     for kill_at in (learnt[0], learnt[2]):
         folder = tmp_path / str(kill_at)
         with pytest.raises(KilledError):
-            run(talker, corpus, folder, Listener(kill_at))
+            run(talker, corpus, folder, Listener(kill_at=kill_at))
         torch.manual_seed(kill_at)
         resumed = run(talker, corpus, folder)
         ours, theirs = (load_file(one.path / "model.safetensors") for one in (resumed, whole))
