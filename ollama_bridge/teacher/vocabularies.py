@@ -15,6 +15,7 @@ from ollama_bridge.encoding import (
     encode_split,
     ids_digest,
     tokenizer_digest,
+    written_bos,
 )
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
@@ -107,13 +108,7 @@ def _agree(teacher: Checkpoint, student: Checkpoint, digest_of: Callable[[Tokeni
     if teacher.digest == student.digest:
         return True
     tokenizers = [load_tokenizer(one.path) for one in (teacher, student)]
-    # Beside the digests, which stores are found by: they have no BOS.
-    return all(len({of(one) for one in tokenizers}) == 1 for of in (digest_of, _written_bos))
-
-
-def _written_bos(tokenizer: Tokenizer) -> str | None:
-    """BOS, if the chat template may write it: one name is another token in another tokenizer."""
-    return tokenizer.bos_token if "bos_token" in str(tokenizer.chat_template) else None
+    return all(len({of(one) for one in tokenizers}) == 1 for of in (digest_of, written_bos))
 
 
 def _side(checkpoint: Checkpoint) -> Side:

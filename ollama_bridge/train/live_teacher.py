@@ -8,7 +8,7 @@ from ollama_bridge.alignment.ladder import Rung, Side, align
 from ollama_bridge.alignment.vocabulary import read_vocabulary
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.batches import Batch
-from ollama_bridge.encoding import Tokenizer, ids_digest
+from ollama_bridge.encoding import Tokenizer, ids_digest, written_bos
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel, States, run_decoder
 from ollama_bridge.models.head import VocabularyHead
@@ -120,7 +120,7 @@ def check_same_tokens(
     """
     own = ids_digest(tokenizer) if vocabulary is None else vocabulary.source_ids_digest
     theirs = load_tokenizer(teacher.path)
-    if ids_digest(theirs) == own:
+    if ids_digest(theirs) == own and written_bos(theirs) == written_bos(tokenizer):
         return
     why = "" if vocabulary is not None else f" ({_difference(theirs, tokenizer)})"
     raise TrainingError(
@@ -144,6 +144,8 @@ def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
         return Side(read_vocabulary(tokenizer, width=width), tokenizer)
 
     found = align(side(teacher), side(student), texts=())
+    if found.rung <= Rung.PADDED and written_bos(teacher) != written_bos(student):
+        return f"prompts begin with {teacher.bos_token!r} and with {student.bos_token!r}"
     if found.rung <= Rung.PADDED:
         return f"{found.sentence}; the chat templates differ, or how text is split"
     return found.reasons[0]

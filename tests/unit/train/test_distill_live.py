@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -168,6 +169,26 @@ class TestLive:
         assert "have the same 384 tokens under the same ids; the chat templates differ" in str(
             info.value
         )
+
+    def test_a_teacher_whose_prompts_begin_otherwise_is_refused(
+        self, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """With the same ids and template: BOS, which the template writes by its name."""
+
+        def build(path: Path, bos: str) -> None:
+            build_tiny_checkpoint(path, layers=2)
+            tokenizer = load_tokenizer(path)
+            tokenizer.bos_token = bos
+            tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+            tokenizer.save_pretrained(path)
+
+        student, teacher = (
+            commit(Checkpoint, tmp_path / str(number), functools.partial(build, bos=bos))
+            for number, bos in enumerate(("<|im_start|>", "<|endoftext|>"))
+        )
+        with pytest.raises(TrainingError, match="another tokenizer or chat template") as info:
+            run(student, corpus, tmp_path / "student", teacher=teacher)
+        assert "prompts begin with '<|endoftext|>' and with '<|im_start|>'" in str(info.value)
 
     def test_a_teacher_that_does_not_fit_beside_its_student_is_told(
         self,
