@@ -35,12 +35,13 @@ from ollama_bridge.models.architectures.entries import real, text
 from ollama_bridge.models.architectures.frame import TensorRule, permute
 from ollama_bridge.models.floats import Float32Array, to_float32
 from ollama_bridge.models.general import derived_model_entries, general_of
-from ollama_bridge.models.origin import described, is_hushed
+from ollama_bridge.models.origin import described
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 _STAGE = "convert adapter"
+_VERSION = 3  # raised when an adapter gives other bytes
 
 
 def convert_adapter(
@@ -64,7 +65,7 @@ def convert_adapter(
     work = Work(
         kind=AdapterFile.kind,
         stage=_STAGE,
-        version=_version(base),
+        version=_VERSION,
         inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -109,14 +110,6 @@ def convert_adapter(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return AdapterFile(out_dir, manifest)
-
-
-def _version(base: Checkpoint) -> int:
-    """Raised when other bytes are written, for the bases that give others.
-
-    Before 3, it had the path of a base's own base.
-    """
-    return 3 if is_hushed(base) else 2
 
 
 def _refuse_inexpressible(adapter: Adapter, *, tied: bool) -> None:

@@ -16,7 +16,6 @@ from gguf.constants import GGUFValueType, TokenType
 from ollama_bridge.models import pretokenizers
 from ollama_bridge.models.architectures.entries import Entry, array, text
 from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.gguf_tokenizer import count_without_fillers
 from ollama_bridge.models.stored import gguf_of
 
 _MODEL, _PRE, _TOKENS, _TYPES, _SCORES = (
@@ -62,29 +61,6 @@ def as_it_came(
         if _SCORES not in own or _merge_alike(tokens, scores, merges):
             own[_SCORES] = array(_SCORES, scores, GGUFValueType.FLOAT32)
     return list(own.values())
-
-
-def is_kept(folder: Path) -> bool:
-    """Whether a checkpoint's file may differ by what is kept.
-
-    Args:
-        folder: The checkpoint.
-
-    Raises:
-        GGUFError: its GGUF is damaged.
-    """
-    said = _said(folder)
-    pre, tokens, types = said.get(_PRE), said.get(_TOKENS), said.get(_TYPES)
-    if _SCORES in said:
-        return True
-    if isinstance(pre, str):
-        known = pretokenizers.by_name(pre)
-        if known is not None and known.name != pre:
-            return True
-    if not isinstance(tokens, list) or not isinstance(types, list):
-        return False
-    used = count_without_fillers(tokens, types)  # which come back by themselves
-    return any(type_ in _LOST and type_ != TokenType.CONTROL for type_ in types[:used])
 
 
 def _said(folder: Path) -> Mapping[str, Any]:

@@ -40,7 +40,6 @@ class Source:
 
     Args:
         checkpoint: A merged model with its tokenizer.
-        document: Its ``tokenizer.json``; None: it is read.
 
     Attributes:
         checkpoint: As given.
@@ -58,7 +57,7 @@ class Source:
         ConversionError: something cannot be expressed in a GGUF.
     """
 
-    def __init__(self, checkpoint: Checkpoint, document: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = check_folder(checkpoint.path)
         self.architecture = ARCHITECTURES[read_architecture(checkpoint.path, self.config)]
@@ -67,7 +66,6 @@ class Source:
             checkpoint.path,
             self.config,
             ends=[] if values is None else [token.id for token in values.end_tokens],
-            document=document,
         )
         self._entries = self.architecture.entries(self.config)
         self.weights = open_weights(checkpoint.path, self.config)

@@ -7,28 +7,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gguf.constants import GGML_QUANT_SIZES
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
-from ollama_bridge.conversion.kept_vocabulary import is_kept
 from ollama_bridge.conversion.source import Source, read_reference
-from ollama_bridge.conversion.surrounding import closes_texts
 from ollama_bridge.conversion.tensors import TensorPlan
-from ollama_bridge.conversion.token_types import holds_spaces
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
-from ollama_bridge.models.generation_defaults import default_entries, read_generation_config
-from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.named_ends import is_special_in, listed_ends
-from ollama_bridge.models.origin import is_hushed
-from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stripping import document_follows_rule
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import parse
@@ -37,6 +28,8 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
+
+_VERSION = 10  # raised when a checkpoint gives other bytes
 
 
 def convert(
@@ -91,13 +84,12 @@ def convert(
         target=target,
         corpus=corpus,
     )
-    tokenizer = read_json_object(checkpoint.path / "tokenizer.json")
-    work = asked.work(checkpoint, tokenizer)
+    work = asked.work(checkpoint)
     with Timed(reporter, "convert") as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return GGUFFile(out_dir, draft.finished)
-        source = Source(checkpoint, tokenizer)
+        source = Source(checkpoint)
         _check_importance(asked.importance, source.plans)
         types = _choose_types(source, asked, draft.path, reporter)
         notes = [*source.notes, *types.notes]
@@ -143,60 +135,22 @@ class _Asked:
     target: Target | None
     corpus: Corpus | None
 
-    def work(self, checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> Work:
+    def work(self, checkpoint: Checkpoint) -> Work:
         inputs = {"checkpoint": checkpoint.digest}
         if self.imatrix_digest is not None:
             inputs["imatrix"] = self.imatrix_digest
         settings = {"type": self.type, "chat_template": self.chat_template, "name": self.name}
-        if document_follows_rule(tokenizer):  # which the name says since it is known
-            settings["named_for"] = "phi-3"
         if self.target is not None:
             settings |= {"type": None, "target": asdict(self.target)}
             if self.corpus is not None:
                 inputs["corpus"] = self.corpus.digest
-            elif _ends_unnamed(checkpoint.path):
-                settings["own answers"] = "to every end"  # before: on behind some
         return Work(
             kind=GGUFFile.kind,
             stage="convert",
-            version=_version(checkpoint, tokenizer),
+            version=_VERSION,
             inputs=inputs,
             settings=settings,
         )
-
-
-def _version(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> int:
-    """Raised when a checkpoint gives other bytes, for those that do.
-
-    Before 6, spaces of added tokens were printed as U+2581, and how to sample was not said; before
-    7, it had the path of a base, or the signature of its source, or an end was any text
-    that config.json alone names; before 8, conversations were closed as texts are; before 9, a
-    GGUF's vocabulary came back with scores, types and a name of its splitting of our own.
-    """
-    folder = checkpoint.path
-    if is_kept(folder):
-        return 9
-    if closes_texts(tokenizer):
-        return 8
-    if is_hushed(checkpoint) or _ignores_ends(folder, tokenizer):
-        return 7
-    return 6 if holds_spaces(tokenizer) or default_entries(folder) else 5
-
-
-def _ignores_ends(folder: Path, tokenizer: Mapping[str, Any]) -> bool:
-    others = listed_ends(read_generation_config(folder))
-    alone = [id_ for id_ in listed_ends(read_config(folder)) if id_ not in others]
-    return bool(alone) and not all(is_special_in(tokenizer, id_) for id_ in alone)
-
-
-def _ends_unnamed(folder: Path) -> bool:
-    """Whether answers end at more than the configs name: the tokenizer's end, or the template's."""
-    from ollama_bridge.models.end_tokens import end_of_turns
-    from ollama_bridge.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    named = listed_ends(read_generation_config(folder)) or listed_ends(read_config(folder))
-    return not {tokenizer.eos_token_id, end_of_turns(tokenizer)} <= {*named, None}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ is in front and behind is its business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -53,11 +52,3 @@ def find_surrounding(tokenizer: Tokenizer, prompts: Sequence[str], bos: int | No
             notes.append("Ollama adds no EOS to texts, as the tokenizer does: they are continued")
             last = []
     return Surrounding(first, last, notes)
-
-
-def closes_texts(document: Mapping[str, Any]) -> bool:
-    """Whether the tokenizer of a tokenizer.json puts something behind every text."""
-    section = document.get("post_processor")
-    steps = section.get("processors", [section]) if isinstance(section, Mapping) else []
-    singles = [step.get("single") for step in steps if isinstance(step, Mapping)]
-    return any("SpecialToken" in single[-1] for single in singles if single)

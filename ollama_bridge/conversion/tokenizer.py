@@ -63,7 +63,6 @@ class TokenizerSection:
         folder: The checkpoint.
         config: Its ``config.json``.
         ends: Ids of more tokens that end an answer, such as the chat template's end of a turn.
-        document: Its ``tokenizer.json``; None: it is read.
 
     Raises:
         ConversionError: the tokenizer does something that a GGUF cannot say.
@@ -75,11 +74,10 @@ class TokenizerSection:
         config: Mapping[str, Any],
         *,
         ends: Sequence[int] = (),
-        document: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = folder
         self._config = config
-        self._document = document or read_json_object(folder / "tokenizer.json")
+        self._document = read_json_object(folder / "tokenizer.json")
         settings = folder / "tokenizer_config.json"
         self._settings = read_json_object(settings) if settings.is_file() else {}
         self._generation = read_generation_config(folder)

@@ -63,27 +63,12 @@ def general_of(config: Mapping[str, Any]) -> General:
 
 def writable(value: object) -> General:
     """Of what a JSON file has, the part that a GGUF can say."""
-    said = {key: item for key, item in _expressible(value).items() if key != _SIGNATURE}
+    if not isinstance(value, Mapping):
+        return {}
+    said = {str(key): item for key, item in value.items() if key != _SIGNATURE and _writable(item)}
     if isinstance(said.get("tags"), list):
         said["tags"] = public_tags(said["tags"])
     return {key: item for key, item in said.items() if item != []}
-
-
-def names_base(value: object) -> bool:
-    """Whether there is a tag that :func:`writable` leaves out."""
-    tags = _expressible(value).get("tags")
-    return isinstance(tags, list) and tags != public_tags(tags)
-
-
-def is_signed(value: object) -> bool:
-    """Whether it says who quantized a file, which :func:`writable` leaves out."""
-    return _SIGNATURE in _expressible(value)
-
-
-def _expressible(value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(key): item for key, item in value.items() if _writable(item)}
 
 
 def public_tags(tags: list[str]) -> list[str]:

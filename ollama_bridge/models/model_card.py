@@ -19,7 +19,6 @@ _MAX_BYTES = 1 << 20
 _FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---", re.DOTALL)
 # peft writes the folder of a local base here, which is nobody else's business.
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
-_ONCE_TAKEN_FOR_ONE = re.compile(r"([\w.-]+/)?[\w.-]+")  # also ../base
 _TEXTS = {
     "license": "license",
     "license_name": "license.name",
@@ -49,19 +48,6 @@ def card_entries(folder: Path) -> list[Entry]:
     for name, key in (("base_model", "base_model"), ("datasets", "dataset")):
         entries += repository_entries(f"general.{key}", _texts(card.get(name)))
     return entries
-
-
-def hushes_card(folder: Path) -> bool:
-    """Whether the card names a base in a tag, or by a path: files of before have it."""
-    card = _read(folder / CARD_NAME)
-    tags = _texts(card.get("tags"))
-    named = [name for key in ("base_model", "datasets") for name in _texts(card.get(key))]
-    return tags != public_tags(tags) or any(map(was_taken_for_repository, named))
-
-
-def was_taken_for_repository(name: str) -> bool:
-    """Whether files of before name a path as if it were a repository of the hub."""
-    return bool(_ONCE_TAKEN_FOR_ONE.fullmatch(name)) and not _REPOSITORY.fullmatch(name)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

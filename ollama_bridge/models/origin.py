@@ -15,17 +15,10 @@ from typing import Any
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.architectures.entries import Entry
-from ollama_bridge.models.general import SOURCE_KEY, General, is_signed, names_base, writable
-from ollama_bridge.models.gguf_weights import GGUF_NAME
+from ollama_bridge.models.general import General, writable
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.model_card import (
-    card_entries,
-    hushes_card,
-    repository_entries,
-    was_taken_for_repository,
-)
+from ollama_bridge.models.model_card import card_entries, repository_entries
 from ollama_bridge.models.paths import is_dir
-from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import adapters_of
 
 _ORIGIN, _DATASETS = "origin", "datasets"
@@ -58,20 +51,6 @@ def described(start: Checkpoint) -> General:
 def origin_of(facts: Mapping[str, Any]) -> General:
     """What a trained model began as; empty for what was not trained, and where nothing is known."""
     return writable(facts.get(_ORIGIN))
-
-
-def is_hushed(checkpoint: Checkpoint) -> bool:
-    """Whether something that is known of a checkpoint's source goes into no file of it.
-
-    That is the path of a base, in a tag or as its name, and who quantized the source. Files of
-    before have it.
-    """
-    folder, source = checkpoint.path, read_config(checkpoint.path).get(SOURCE_KEY)
-    named = names_base(source) or names_base(checkpoint.facts.get(_ORIGIN))
-    # What was trained from a file never had its signature.
-    signed = is_signed(source) and (folder / GGUF_NAME).is_file()
-    path = any(map(was_taken_for_repository, _named_by_adapter(folder)))
-    return named or signed or path or hushes_card(folder)
 
 
 def repository_of(facts: Mapping[str, Any]) -> General:
@@ -110,13 +89,9 @@ def missing_entries(
 
 def _base_of_adapter(folder: Path) -> list[str]:
     """The repository that an adapter was trained on, where it names one and no folder."""
-    return [name for name in _named_by_adapter(folder) if not is_dir(Path(name))]
-
-
-def _named_by_adapter(folder: Path) -> list[str]:
-    """What the first adapter of a checkpoint calls its base."""
     for adapter in adapters_of(folder)[:1]:
-        return _texts(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        named = _texts(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        return [name for name in named if not is_dir(Path(name))]
     return []
 
 

@@ -60,14 +60,6 @@ def follows_rule(added: Sequence[Added], vocabulary: AbstractSet[str]) -> bool:
     )
 
 
-def document_follows_rule(document: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer.json does."""
-    added, model = added_tokens(document), document.get("model")
-    if not stripping(added) or not isinstance(model, Mapping):
-        return False
-    return follows_rule(added, {*model.get("vocab", ()), *(token["content"] for token in added)})
-
-
 def name_for_rule(name: str, *, follows: bool) -> str:
     """A model's name, spelled so that llama.cpp does what its tokenizer does."""
     if not follows:

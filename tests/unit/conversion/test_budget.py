@@ -141,11 +141,10 @@ def test_without_a_corpus_the_model_answers_itself(checkpoint: Checkpoint, tmp_p
 
 
 def test_own_answers_end_where_the_daemons_do(tmp_path: Path) -> None:
-    """At the chat template's end though no config names it; such budgets are other work now."""
+    """At the chat template's end, though no config names it."""
     source = build_checkpoint("mistral", tmp_path / "source")
     set_ends(source, eos="<|im_end|>", generation=2)
     answer_and_end(source, "Good", "<|im_end|>")
-    keys = {}
     for eos, end in (("<|im_end|>", 2), ("<|endoftext|>", 0)):
         set_ends(source, eos=eos, generation=end)
         tokenizer = load_tokenizer(source)
@@ -157,11 +156,6 @@ def test_own_answers_end_where_the_daemons_do(tmp_path: Path) -> None:
         said = {tokenizer.decode(text.token_ids[len(ids) :]) for text in found.chosen_on}
         assert "Good" in said
         assert not any("<|im_end|>" in text for text in said)
-        of_base = resolve_model(str(source), cache_dir=tmp_path / eos.strip("<|>"))
-        small = Target(kl_nats=100.0, positions=POSITIONS)
-        gguf = convert(of_base, target=small, out_dir=tmp_path / f"gguf-{end}")
-        keys[end] = gguf.manifest.work.settings.get("own answers")
-    assert keys == {2: None, 0: "to every end"}
 
 
 def test_an_impossible_target_names_the_nearest(

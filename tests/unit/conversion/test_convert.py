@@ -322,7 +322,7 @@ def test_a_full_disk_is_said(
 
 
 def test_a_chat_templates_end_is_one_of_the_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Of a base model that was taught ChatML; what an older version wrote of it is written anew."""
+    """Of a base model that was taught ChatML."""
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
     set_ends(folder, eos="<|endoftext|>", generation=0)
     checkpoint = with_reference_values(

@@ -131,7 +131,6 @@ def test_a_filler_within_a_vocabulary_comes_back(wide_llama: Path, tmp_path: Pat
     imported = resolve_model(str(source), cache_dir=tmp_path / "cache")
     made = convert(imported, type="f32", out_dir=tmp_path / "made", chat_template=True)
     assert_same(source, made.gguf_path)
-    assert made.manifest.work.version == 9, "files of before call it a normal token"
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +154,6 @@ def test_scores_of_pieces_come_back(pieces: Path, tmp_path: Path) -> None:
     imported = resolve_model(str(pieces), cache_dir=tmp_path / "cache")
     made = convert(imported, type="f32", out_dir=tmp_path / "made", chat_template=True)
     assert_same(pieces, made.gguf_path)
-    assert made.manifest.work.version == 9, "files of before have other scores"
 
 
 def test_scores_that_merge_otherwise_are_not_kept(pieces: Path, tmp_path: Path) -> None:
@@ -182,7 +180,6 @@ def test_who_quantized_a_file_did_not_quantize_ours(wide_llama: Path, tmp_path: 
     imported = resolve_model(str(theirs), cache_dir=tmp_path / "cache")
     assert imported.manifest.work.version < 6, "a line of the file is not worth a new training"
     made = convert(imported, type="f32", out_dir=tmp_path / "made")
-    assert made.manifest.work.version == 7
     again = metadata_of(made.gguf_path)
     assert "general.quantized_by" not in again
     assert again["general.author"] == "Somebody"
