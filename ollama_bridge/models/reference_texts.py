@@ -57,7 +57,7 @@ class TextSide:
         self.folder = folder
         self.limits: list[str] = []
         self.dates: dict[str, str] = {}
-        self.adds_bos = adds_bos(tokenizer) and not leaves_bos_out(tokenizer)
+        self.adds_bos = adds_bos(tokenizer) and not _leaves_bos_out(tokenizer)
         self._template = chat_template_of(tokenizer)
         self.has_chat_template = self._template is not None
         self.default_system = self._find_default_system()
@@ -66,11 +66,11 @@ class TextSide:
         self._renderer = renderer
         self._served = self._decide()
         self._plain: Tokenizer | None = None  # the tokenizer as llama.cpp has it, if that differs
-        if loses_stripping(tokenizer):
+        if _loses_stripping(tokenizer):
             self._plain = without_stripping(json.loads(tokenizer.backend_tokenizer.to_str()))
         if self._served is not None:
             self.limits += self._served.differences
-        if has_tool_template(tokenizer):
+        if _has_tool_template(tokenizer):
             self.limits.append(_TOOLS_LOST)
         if self.default_system is not None and not self._can_be_given(self.default_system):
             self.default_system = None  # the chat template's own business
@@ -213,7 +213,7 @@ class TextSide:
             yield "the chat template leaves a system prompt out: SYSTEM does not reach the model"
         if self.ends_in_plain_text:
             yield f"turns end with {self.turn_end!r}, which is plain text: no answer ends there"
-        if has_tool_template(self.tokenizer):
+        if _has_tool_template(self.tokenizer):
             yield _TOOLS_LOST
 
     @property
@@ -318,7 +318,7 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
     return bool(empty) and bool(empty[0] == tokenizer.bos_token_id)
 
 
-def leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
+def _leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether a tokenizer puts BOS in front of texts, but its chat template does not.
 
     Conversations are encoded as the template writes them, in training too: a daemon must add none.
@@ -333,7 +333,7 @@ def leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
     return not rendered.startswith(str(tokenizer.bos_token))
 
 
-def loses_stripping(tokenizer: PreTrainedTokenizerFast) -> bool:
+def _loses_stripping(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether it strips spaces next to special tokens that Ollama will leave there."""
     added = [
         {
@@ -347,7 +347,7 @@ def loses_stripping(tokenizer: PreTrainedTokenizerFast) -> bool:
     return bool(stripping(added)) and not follows_rule(added, tokenizer.get_vocab().keys())
 
 
-def has_tool_template(tokenizer: PreTrainedTokenizerFast) -> bool:
+def _has_tool_template(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether conversations with tools have a chat template of their own, by its name."""
     return isinstance(tokenizer.chat_template, dict) and _TOOL_TEMPLATE in tokenizer.chat_template
 

@@ -21,18 +21,10 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
-from ollama_bridge.models.named_ends import is_special_in, named_ends
 from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
-from ollama_bridge.models.reference_texts import (
-    TextSide,
-    chat_template_of,
-    has_tool_template,
-    leaves_bos_out,
-    loses_stripping,
-    turns_of,
-)
+from ollama_bridge.models.reference_texts import TextSide, turns_of
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scorer import GREEDY_TOKENS, Scorer
 from ollama_bridge.reference import (
@@ -46,20 +38,12 @@ from ollama_bridge.reference import (
 )
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.template.authority import Renderer
-from ollama_bridge.template.observation import use_of_system
-from ollama_bridge.template.probing import (
-    find_answer_tag,
-    names_thinking,
-    names_tools,
-    out_of_reach,
-    takes_think,
-    takes_tools,
-)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 _STAGE = "reference"
+_VERSION = 15  # raised when other values are computed
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
@@ -137,16 +121,17 @@ def with_reference_values(
         ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
     """
     reporter = reporter or NullReporter()
-    tokenizer = load_tokenizer(checkpoint.path)
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
-        version=_version(tokenizer, checkpoint.path),
+        version=_VERSION,
         inputs={"checkpoint": checkpoint.digest},
-        settings={"system": system}
-        | ({"labels": list(labels)} if labels else {})
-        | ({"renderer": asdict(renderer)} if renderer is not None else {})
-        | ({"noise": list(noise_types)} if tuple(noise_types) != NOISE_TYPES else {}),
+        settings={
+            "system": system,
+            "labels": list(labels),
+            "renderer": None if renderer is None else asdict(renderer),
+            "noise": list(noise_types),
+        },
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
         folder = draft.path if draft.finished is None else out_dir
@@ -168,48 +153,6 @@ def with_reference_values(
         manifest = draft.commit(checkpoint.facts, digests=digests)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
-
-
-def _version(tokenizer: PreTrainedTokenizerFast, folder: Path) -> int:
-    """Raised when other values are computed, for the checkpoints that have others.
-
-    Before 7, BOS was expected where none is written; before 8, spaces were expected to be stripped,
-    and that a chat template for tools is not served was no limit; before 9, a checkpoint's own
-    limit of an answer was lost; before 10, that a system prompt is left out was no limit; before
-    11, answers ran over an end that config.json alone names; before 12, tools and thinking that no
-    request of Ollama's reaches were no limit; before 13, where the daemon renders, they were none
-    either, tools that a chat template only names were offered, and whoever refuses not to think
-    lost it; before 14, a tag of any name that opens answers could be thinking's, and what a daemon
-    that renders lists was said not to be offered, or not said to be listed.
-    """
-    template = chat_template_of(tokenizer)
-    if template is not None and (
-        find_answer_tag(template) is not None
-        or out_of_reach(template)
-        or (names_tools(template) and not takes_tools(template))
-        or names_thinking(template) is None
-        or not takes_think(template, think=False)
-    ):
-        return 14
-    generation = read_generation_config(folder)
-    ends, without = (
-        named_ends(
-            generation,
-            config,
-            eos=tokenizer.eos_token_id,
-            is_special=lambda id_: is_special_in(read_json_object(folder / "tokenizer.json"), id_),
-        )
-        for config in (read_config(folder), {})
-    )
-    if ends != without:
-        return 11
-    if template is not None and use_of_system(template) == "left out":
-        return 10
-    if "max_new_tokens" in generation:
-        return 9
-    if has_tool_template(tokenizer) or loses_stripping(tokenizer):
-        return 8
-    return 7 if leaves_bos_out(tokenizer) else 6
 
 
 def _compute(

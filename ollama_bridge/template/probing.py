@@ -147,7 +147,7 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     Tags are tried that the template itself names, and one that it ends a prompt with, unless that
     opens an answer.
     """
-    answer_tag = find_answer_tag(template)
+    answer_tag = _find_answer_tag(template)
     for think, pattern in ((None, _ENDS_WITH_TAG), (False, r"<(\w+)>\s*</\1>\s*$")):
         try:
             prompt = template.render(fill("u", system=False, tools=0, think=think))
@@ -171,7 +171,7 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     return None
 
 
-def find_answer_tag(template: ChatTemplate) -> str | None:
+def _find_answer_tag(template: ChatTemplate) -> str | None:
     """The name of a tag that prompts end with, where it is none that a thought would have.
 
     Taken for thinking's, it would have Ollama look for thoughts in every answer, find no end of
