@@ -16,17 +16,8 @@ from typing import Any
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.floats import BF16, F16, F32
 from ollama_bridge.models.general import SOURCE_KEY, kept_general
-from ollama_bridge.models.generation_defaults import (
-    DEFAULTS_KEYS,
-    GENERATION_CONFIG,
-    defaults_of,
-)
-from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.gguf_tokenizer import (
-    TOOL_TEMPLATE_KEY,
-    GGUFTokenizer,
-    count_ollama_fillers,
-)
+from ollama_bridge.models.generation_defaults import GENERATION_CONFIG, defaults_of
+from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
 from ollama_bridge.models.gguf_weights import GGUF_NAME, GGUFWeights
 from ollama_bridge.models.links import link_file
 from ollama_bridge.models.text_part import TEXT_ALONE
@@ -97,24 +88,6 @@ def import_gguf(path: Path, folder: Path, *, reporter: Reporter | None = None) -
         "parameters": sum(math.prod(info.shape) for info in infos),
         "source_types": sorted({info.type for info in weights.contents.tensors.values()}),
     }
-
-
-def version_of(path: Path) -> int:
-    """Raised when a GGUF gives another checkpoint, for those that do.
-
-    Before 5, how a model is to be sampled was lost; before 6, a chat template for tools was;
-    before 7, fillers of Ollama's converter were tokens.
-
-    Raises:
-        GGUFError: damaged.
-    """
-    metadata = read_gguf(path).metadata
-    if count_ollama_fillers(metadata):
-        return 7
-    keys = metadata.keys()
-    if TOOL_TEMPLATE_KEY in keys:
-        return 6
-    return 5 if keys & DEFAULTS_KEYS else 4
 
 
 def _without_their_tokens(

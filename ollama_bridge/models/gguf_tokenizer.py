@@ -178,7 +178,7 @@ class GGUFTokenizer:
 
     def _count_used(self) -> int:
         """How many tokens there are without the fillers at the end, which no tokenizer has."""
-        size = len(self.tokens) - count_ollama_fillers(self._metadata)
+        size = len(self.tokens) - _count_ollama_fillers(self._metadata)
         roles = (self.ids.bos, self.ids.eos, self.ids.unknown, self.ids.padding, *self.ids.ends)
         if any(id_ is not None and id_ >= size for id_ in roles):
             return len(self.tokens)
@@ -337,7 +337,7 @@ def count_without_fillers(tokens: Sequence[str], types: Sequence[int]) -> int:
     return size
 
 
-def count_ollama_fillers(metadata: Mapping[str, Any]) -> int:
+def _count_ollama_fillers(metadata: Mapping[str, Any]) -> int:
     """How many tokens at the end are fillers of Ollama's converter, which are like added tokens.
 
     It counts them from 0, and not by their ids. Source: ``LoadModelMetadata`` of Ollama's

@@ -64,7 +64,7 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     weights = MergedWeights(open_weights(base, config), loaded, tied=tied)
     out.mkdir(parents=True, exist_ok=True)
     for name in SMALL_FILES:
-        source = source_of(name, base, adapter)
+        source = _source_of(name, base, adapter)
         if source is not None:
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, out / name)
@@ -76,25 +76,6 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     drop_tokens(out, tokens)
     link_parts(base, adapter, out)
     return Combined(weights.changed, tokens)
-
-
-def source_of(name: str, base: Path, adapter: Path) -> Path | None:
-    """Where a small file of both is taken from; None: neither has it.
-
-    The adapter's own tokenizer or templates, if it was saved with any, are the trained ones.
-
-    Args:
-        name: The file.
-        base: The base model's folder.
-        adapter: The PEFT adapter's folder.
-
-    Raises:
-        ModelError: the adapter's tokenizer_config.json is damaged.
-    """
-    folders: tuple[Path, ...] = (adapter, base)
-    if name in (CHAT_TEMPLATE, TOOL_TEMPLATE) and _has_template(adapter):
-        folders = (adapter,)
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def link_parts(base: Path, adapter: Path, out: Path) -> None:
@@ -145,6 +126,17 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
             return Checkpoint(out_dir, draft.finished)
         digests = linked_digests(base, folder) | linked_digests(adapted, folder)
         return Checkpoint(out_dir, draft.commit(adapted.facts, digests=digests))
+
+
+def _source_of(name: str, base: Path, adapter: Path) -> Path | None:
+    """Where a small file of both is taken from; None: neither has it.
+
+    The adapter's own tokenizer or templates, if it was saved with any, are the trained ones.
+    """
+    folders: tuple[Path, ...] = (adapter, base)
+    if name in (CHAT_TEMPLATE, TOOL_TEMPLATE) and _has_template(adapter):
+        folders = (adapter,)
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _has_template(folder: Path) -> bool:

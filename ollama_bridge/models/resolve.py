@@ -46,7 +46,7 @@ from ollama_bridge.models.processor_template import (
     write_template,
 )
 from ollama_bridge.models.references import ModelReference, parse_reference
-from ollama_bridge.models.small_files import SMALL_FILES, TOOL_TEMPLATE
+from ollama_bridge.models.small_files import SMALL_FILES
 from ollama_bridge.models.tag_file import file_of_tag
 from ollama_bridge.models.weight_files import INDEX_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
@@ -54,7 +54,8 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
-# Raised when a merge gives other bytes for the same input.
+# Raised when an import or a merge gives other bytes for the same input.
+_IMPORT_VERSION = 4
 _MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 _MERGED_BESIDE = (
@@ -155,12 +156,12 @@ def _import(
     cache_dir: Path,
     reporter: Reporter,
 ) -> Checkpoint:
-    from ollama_bridge.models.gguf_import import import_gguf, version_of
+    from ollama_bridge.models.gguf_import import import_gguf
     from ollama_bridge.models.gguf_weights import GGUF_NAME
 
     out_dir = _import_dir(cache_dir, digest)
     work = Work(
-        kind=Checkpoint.kind, stage="import", version=version_of(path), inputs={"gguf": digest}
+        kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
     )
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
@@ -183,9 +184,8 @@ def _from_folder(
     base: str | None = None,
     client: Client | None = None,
 ) -> Checkpoint:
-    from ollama_bridge.models.adapters import OUTPUT
     from ollama_bridge.models.safety import check_folder, has_whole_weights, read_config
-    from ollama_bridge.models.stored import adapters_of, open_weights, weights_files_of
+    from ollama_bridge.models.stored import adapters_of, weights_files_of
     from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
 
     made_here = (folder / MANIFEST_NAME).is_file()
@@ -212,20 +212,14 @@ def _from_folder(
     digests = dict(zip(every, digests_of([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
-    tokens, template = tokens_without_rows(folder, config), processor_template(folder)
-    wrapped = is_wrapper(read_config(folder))
-    # Once it was taken for a matrix of its own, and the config that is written here said so.
-    twice = (
-        wrapped and config["tie_word_embeddings"] and OUTPUT in open_weights(folder, config).infos
-    )
+    template = processor_template(folder)
     work = Work(
         kind=Checkpoint.kind,
         stage="link",
         version=1,
         inputs={"folder": digest},
-        settings=({"without_tokens": list(tokens)} if tokens else {})
-        | ({"processor_template": digest_text(template)} if template else {})
-        | ({"tied_twice": True} if twice else {}),
+        # Its file is not copied, so it is none of the folder's.
+        settings={"processor_template": digest_text(template)} if template is not None else {},
     )
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
@@ -238,7 +232,7 @@ def _from_folder(
         for name in names:
             (draft.path / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, draft.path / name)
-        if wrapped:
+        if is_wrapper(read_config(folder)):
             (draft.path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
             del digests["config.json"]
             reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
@@ -246,6 +240,7 @@ def _from_folder(
             write_template(draft.path, template)
             said = f"the chat template is its processor's ({PROCESSOR_TEMPLATE})"
             reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
+        tokens = tokens_without_rows(folder, config)
         for said, changed in drop_left_overs(draft.path, tokens=tokens).items():
             reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
             for name in changed & digests.keys():
@@ -369,20 +364,17 @@ def resolve_base(
 def _with_adapter(
     adapter: Path, base: Checkpoint, cache_dir: Path, reporter: Reporter
 ) -> Checkpoint:
-    from ollama_bridge.models.merge import combine_adapter, link_parts, source_of
+    from ollama_bridge.models.merge import combine_adapter, link_parts
 
     # What a training leaves beside them (an optimizer's state is gigabytes) is not even opened.
-    names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES} - {TOOL_TEMPLATE}
+    names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES}
     files = [adapter / name for name in sorted(names) if (adapter / name).is_file()]
     digests = {path.name: digest_file(path) for path in files}
-    for_tools = source_of(TOOL_TEMPLATE, base.path, adapter)
     work = Work(
         kind=Checkpoint.kind,
         stage="merge",
         version=_MERGE_VERSION,
         inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
-        # Without it, as it was before it was copied, nothing is merged anew.
-        settings={"tool_template": digest_file(for_tools)} if for_tools is not None else {},
     )
     out_dir = cache_dir / f"merged-{work.key[:16]}"
     reporter.emit(

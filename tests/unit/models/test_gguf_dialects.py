@@ -213,7 +213,6 @@ def test_fillers_of_ollama_are_no_tokens(tmp_path: Path) -> None:
     ours = convert(checkpoint, type="f32", out_dir=tmp_path / "gguf").gguf_path
     theirs = padded_by_ollama(ours, 384, tmp_path)
     imported = resolve_model(str(theirs), cache_dir=tmp_path / "cache")
-    assert imported.manifest.work.version == 7, "the tokenizer is another than before"
     tokenizer, other = load_tokenizer(imported.path), load_tokenizer(narrow)
     assert tokenizer.get_vocab() == other.get_vocab()
     sides = (

@@ -178,7 +178,6 @@ def test_who_quantized_a_file_did_not_quantize_ours(wide_llama: Path, tmp_path: 
     signed = {"general.quantized_by": "Unsloth", "general.author": "Somebody"}
     theirs = rewrite(wide_llama, tmp_path / "x.gguf", metadata=lambda keys: keys.update(signed))
     imported = resolve_model(str(theirs), cache_dir=tmp_path / "cache")
-    assert imported.manifest.work.version < 6, "a line of the file is not worth a new training"
     made = convert(imported, type="f32", out_dir=tmp_path / "made")
     again = metadata_of(made.gguf_path)
     assert "general.quantized_by" not in again
