@@ -108,15 +108,13 @@ def batch(
             hint=f"ollama-bridge batch {questions} answers.jsonl",
         )
     requests, ids = _read(questions, defaults, read_options(parameter))
-    failed = 0
-    cut = _CutAnswers()
     with (
         ConsoleReporter(quiet=quiet) as reporter,
         contextlib.closing(_Lines(answers.parent, len(requests))) as lines,
     ):
         if not host:
             ensure_daemon(reporter=reporter)
-        are_limits_told = _leave_limits_to_the_tags(requests, host or [None])
+        are_limits_known = _leave_limits_to_the_tags(requests, host or [None])
         events = ask_all(
             requests,
             answers.with_name(f"{answers.name}.log"),
@@ -125,11 +123,10 @@ def batch(
             attempts=attempts,
             retry_failed=retry_failed,
         )
-        done = 0
         with contextlib.closing(events):  # whatever ends the loop, nothing is asked on
-            for event in events:
-                if not are_limits_told:  # said now: who lacks the model, or a key, was refused
-                    are_limits_told = True
+            tally = _Tally()
+            for number, event in enumerate(events):
+                if number == 0 and not are_limits_known:  # who lacks a model, or a key, was refused
                     limit = f"{DEFAULT_NUM_PREDICT} holds; -p num_predict=N says another"
                     unknown = f"no daemon tells the tags' own num_predict: {limit}"
                     reporter.emit(Note(_STAGE, "warning", unknown))
@@ -137,50 +134,56 @@ def batch(
                     reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
                     continue
                 lines.put(event.index, _line(event, ids[event.index]))
-                failed += event.error is not None
-                cut.count(event.reply, requests[event.index])
-                done += 1
-                reporter.emit(Progress(_STAGE, done, len(requests), "questions"))
-        try:
-            with open_atomic(answers) as stream:
-                stream.writelines(lines)
-        except OSError as exc:
-            raise ConfigError(f"{answers} cannot be written: {exc.strerror}") from exc
-    counts = {"answered": done - failed, "set_aside": failed, "hit_limit": cut.number}
-    if as_json:
-        output.data_json({"path": answers, **counts})
-    else:
-        those = f" ({cut.number} of them cut)" if cut.number else ""
-        output.data(f"{answers}: {done - failed} answered{those}, {failed} set aside")
-    cut.tell()
-    if failed:
+                tally.count(event, requests[event.index])
+                reporter.emit(Progress(_STAGE, tally.settled, len(requests), "questions"))
+        _write(answers, lines)
+    tally.tell(answers, as_json=as_json)
+    if tally.set_aside:
         output.say("to ask those again: the same command with --retry-failed")
         raise typer.Exit(_SET_ASIDE)
 
 
-class _CutAnswers:
-    """Those that a limit ended, of which one shows what gives more.
+class _Tally:
+    """How questions were settled, and of answers that a limit ended the longest.
 
     Attributes:
-        number: So many.
+        answered: So many.
+        cut: As many of these did a limit end.
+        set_aside: As many failed for good.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.answered = self.cut = self.set_aside = 0
         self._longest: tuple[Reply, dict[str, Any]] | None = None
 
-    def count(self, reply: Reply | None, request: dict[str, Any]) -> None:
-        """Take an answer, if it is one, and what was asked."""
-        if reply is None or not reply.hit_limit:
+    @property
+    def settled(self) -> int:
+        """All of them."""
+        return self.answered + self.set_aside
+
+    def count(self, settled: Answered, request: dict[str, Any]) -> None:
+        """Take an answer, or an error, and what was asked."""
+        reply = settled.reply
+        if reply is None:
+            self.set_aside += 1
             return
-        self.number += 1
+        self.answered += 1
+        if not reply.hit_limit:
+            return
+        self.cut += 1
         if self._longest is None or reply.generated_tokens > self._longest[0].generated_tokens:
             self._longest = reply, request.get("options") or {}
 
-    def tell(self) -> None:
-        """Tell the setting that gives more."""
+    def tell(self, path: Path, *, as_json: bool) -> None:
+        """Tell the numbers, and the setting that gives more to what was cut."""
         from ollama_bridge.cli.answers import tell_cut
 
+        if as_json:
+            counts = {"answered": self.answered, "set_aside": self.set_aside, "hit_limit": self.cut}
+            output.data_json({"path": path, **counts})
+        else:
+            cut = f" ({self.cut} of them cut)" if self.cut else ""
+            output.data(f"{path}: {self.answered} answered{cut}, {self.set_aside} set aside")
         if self._longest is not None:
             more = "{name} {value} in the options of their lines, or -p {name}={value} for all"
             tell_cut(*self._longest, more)
@@ -224,6 +227,14 @@ class _Lines:
     def close(self) -> None:
         """Forget them."""
         self._file.close()
+
+
+def _write(path: Path, lines: _Lines) -> None:
+    try:
+        with open_atomic(path) as stream:
+            stream.writelines(lines)
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
 
 
 def _read(
