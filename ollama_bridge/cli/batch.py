@@ -327,8 +327,7 @@ def _line(answered: Answered, id_: object) -> str:
     if answered.reply is None:
         record["error"] = answered.error
     else:
-        # ``timings`` as well: it stood there before lines were those of ``generate``.
-        record |= reply_record(answered.reply) | {"timings": vars(answered.reply.timings)}
+        record |= reply_record(answered.reply)
     record["attempts"] = answered.attempts
     line = json.dumps(record, ensure_ascii=False, default=list)  # bytes as Ollama writes them
     try:
