@@ -1,63 +1,39 @@
 """From a model reference to a checkpoint on disk, imported at most once.
 
-Everything ends as a Hugging Face folder with a manifest, filed in the cache by the digest of what
-it was made of: of a GGUF (given, or found in the daemon's store), a folder, or a base and an
-adapter. Weights are linked and not copied: what is quantized is decoded, and what is adapted
-merged, when it is read. A tag is therefore pinned: if it moves, its digest is another, and so is
-the checkpoint.
+What it names is found (a GGUF, given or in the daemon's store; a folder; a base and an adapter) and
+becomes a Hugging Face folder with a manifest, see :mod:`ollama_bridge.models.cached`. A tag is
+therefore pinned: if it moves, its digest is another, and so is the checkpoint.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import (
-    MANIFEST_NAME,
-    Checkpoint,
-    Manifest,
-    Work,
-    canonical_json,
-    digest_file,
-    digest_text,
-)
-from ollama_bridge.drafts import Draft, open_draft
-from ollama_bridge.errors import ArtifactError, ModelError, ModelReferenceError
+from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, digest_file
+from ollama_bridge.errors import ModelError, ModelReferenceError
 from ollama_bridge.models.adapter_base import refuse_quantized, refuse_rounded
 from ollama_bridge.models.adapter_folder import (
     ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     base_of,
     is_adapter,
     is_called_quantized,
     naming_hint,
 )
-from ollama_bridge.models.digests_ahead import digests_of
+from ollama_bridge.models.adapters import Adapter
+from ollama_bridge.models.cached import import_file, is_imported, link_folder, merge_adapter
 from ollama_bridge.models.hub import download, fetch
-from ollama_bridge.models.left_overs import drop_left_overs, rows_not_saved, tokens_without_rows
-from ollama_bridge.models.links import file_state, link_file, linked_digests
+from ollama_bridge.models.links import file_state
 from ollama_bridge.models.paths import is_dir, is_file
-from ollama_bridge.models.processor_template import (
-    PROCESSOR_TEMPLATE,
-    processor_template,
-    write_template,
-)
 from ollama_bridge.models.references import ModelReference, parse_reference
-from ollama_bridge.models.small_files import SMALL_FILES
+from ollama_bridge.models.safety import has_whole_weights
+from ollama_bridge.models.stored import adapters_of
 from ollama_bridge.models.tag_file import file_of_tag
-from ollama_bridge.models.weight_files import INDEX_NAME
-from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
-# Raised when an import or a merge gives other bytes for the same input.
-_IMPORT_VERSION = 4
-_MERGE_VERSION = 5
-_WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 _MERGED_BESIDE = (
     "it holds a whole model beside an adapter, which is taken to be merged into it (if it is not: "
     "--base names the model that the adapter is for)"
@@ -101,7 +77,14 @@ def resolve_model(
     if not is_file(path):
         raise ModelReferenceError(f"{path}: no such file", hint="check the path")
     before = file_state(path)
-    return _import(path, digest_file(path), before, str(path), cache_dir, reporter)
+    return import_file(
+        path,
+        digest_file(path),
+        before,
+        source=str(path),
+        cache_dir=cache_dir,
+        reporter=reporter,
+    )
 
 
 def _existing(folder: Path) -> Path:
@@ -123,56 +106,22 @@ def _needs_no_base(reference: str | Path) -> ModelReferenceError:
 def _from_daemon(
     reference: ModelReference, cache_dir: Path, client: Client | None, reporter: Reporter
 ) -> Checkpoint:
-    from ollama_bridge.models.gguf_weights import GGUF_NAME
-
     path, digest = file_of_tag(reference, client)
-    known = _import_dir(cache_dir, digest) / GGUF_NAME
     before = file_state(path)
     # Ollama never checks a blob that was linked into its store, so its name proves nothing.
-    imported = known.is_file() and known.samefile(path)
-    if not imported and digest_file(path) != digest:
+    if not is_imported(path, digest, cache_dir=cache_dir) and digest_file(path) != digest:
         raise ModelError(
             f"{path} is not what its name says: the blob of {reference} was changed",
             hint=f"get the model again: ollama rm {reference.value}, then pull or create it",
         )
-    return _import(path, digest, before, str(reference), cache_dir, reporter)
-
-
-def _import_dir(cache_dir: Path, digest: str) -> Path:
-    return cache_dir / f"gguf-{digest[:16]}"
-
-
-def _open_cached(out_dir: Path, work: Work, reporter: Reporter) -> AbstractContextManager[Draft]:
-    """A draft in the cache, which all runs share."""
-    note = Note("import", "info", "another process is importing the same model; waiting for it")
-    return open_draft(out_dir, work, on_wait=lambda: reporter.emit(note))
-
-
-def _import(
-    path: Path,
-    digest: str,
-    before: tuple[int, int, int],
-    source: str,
-    cache_dir: Path,
-    reporter: Reporter,
-) -> Checkpoint:
-    from ollama_bridge.models.gguf_import import import_gguf
-    from ollama_bridge.models.gguf_weights import GGUF_NAME
-
-    out_dir = _import_dir(cache_dir, digest)
-    work = Work(
-        kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
+    return import_file(
+        path,
+        digest,
+        before,
+        source=str(reference),
+        cache_dir=cache_dir,
+        reporter=reporter,
     )
-    with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
-        if draft.finished is not None:
-            link_file(path, out_dir / GGUF_NAME)
-            timer.reuse(out_dir)
-            return Checkpoint(out_dir, draft.finished)
-        facts = {"source": source, **import_gguf(path, draft.path, reporter=reporter)}
-        unchanged = before == file_state(draft.path / GGUF_NAME)
-        manifest = draft.commit(facts, digests={GGUF_NAME: digest} if unchanged else None)
-        timer.finish(out_dir, facts)
-        return Checkpoint(out_dir, manifest)
 
 
 def _from_folder(
@@ -184,10 +133,6 @@ def _from_folder(
     base: str | None = None,
     client: Client | None = None,
 ) -> Checkpoint:
-    from ollama_bridge.models.safety import check_folder, has_whole_weights, read_config
-    from ollama_bridge.models.stored import adapters_of, weights_files_of
-    from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
-
     made_here = (folder / MANIFEST_NAME).is_file()
     merged = is_adapter(folder) and base is None and has_whole_weights(folder)
     if merged and not made_here:
@@ -196,64 +141,14 @@ def _from_folder(
         found = resolve_base(
             folder, cache_dir=cache_dir, base=base, client=client, reporter=reporter, hub=hub
         )
-        return _with_adapter(folder, found, cache_dir, reporter)
+        return merge_adapter(folder, found, cache_dir=cache_dir, reporter=reporter)
     if base is not None:
         raise _needs_no_base(folder)
     if made_here:
         return Checkpoint.open(folder)
     if inside := adapters_of(folder):
         raise _holds_adapters(folder, inside[0])
-    config = check_folder(folder)
-    small = ("config.json", *SMALL_FILES, INDEX_NAME)
-    names = [name for name in small if (folder / name).is_file()]
-    weights = [path.name for path in weights_files_of(folder)]
-    before = {name: file_state(folder / name) for name in weights}
-    every = (*weights, *names)  # the large ones first, the small ones beside them
-    digests = dict(zip(every, digests_of([folder / name for name in every]), strict=True))
-    digest = digest_text(canonical_json(digests))
-    out_dir = cache_dir / f"folder-{digest[:16]}"
-    template = processor_template(folder)
-    work = Work(
-        kind=Checkpoint.kind,
-        stage="link",
-        version=1,
-        inputs={"folder": digest},
-        # Its file is not copied, so it is none of the folder's.
-        settings={"processor_template": digest_text(template)} if template is not None else {},
-    )
-    with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
-        if draft.finished is not None:
-            for name in weights:
-                link_file(folder / name, out_dir / name)
-            if before != {name: file_state(out_dir / name) for name in weights}:
-                raise _changed(folder, weights)
-            timer.reuse(out_dir)
-            return Checkpoint(out_dir, draft.finished)
-        for name in names:
-            (draft.path / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(folder / name, draft.path / name)
-        if is_wrapper(read_config(folder)):
-            (draft.path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-            del digests["config.json"]
-            reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
-        if template is not None:
-            write_template(draft.path, template)
-            said = f"the chat template is its processor's ({PROCESSOR_TEMPLATE})"
-            reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
-        tokens = tokens_without_rows(folder, config)
-        for said, changed in drop_left_overs(draft.path, tokens=tokens).items():
-            reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
-            for name in changed & digests.keys():
-                del digests[name]
-        for name in weights:
-            link_file(folder / name, draft.path / name)
-        linked = {name: digests[name] for name in weights}
-        unchanged = before == {name: file_state(draft.path / name) for name in weights}
-        facts = {"source": str(folder)}
-        manifest = draft.commit(facts, digests=linked if unchanged else None)
-        _check_unchanged(manifest, digests, folder)
-        timer.finish(out_dir, facts)
-        return Checkpoint(out_dir, manifest)
+    return link_folder(folder, cache_dir=cache_dir, reporter=reporter)
 
 
 def _holds_adapters(folder: Path, adapter: Path) -> ModelError:
@@ -327,8 +222,6 @@ def resolve_base(
     Raises:
         ModelError: no such adapter, it cannot be used, or its base is not here.
     """
-    from ollama_bridge.models.adapters import Adapter
-
     if not is_adapter(adapter):
         raise _no_adapter(adapter)
     loaded = Adapter(adapter)  # refused before a base is fetched for it
@@ -359,50 +252,3 @@ def resolve_base(
     found = _from_folder(folder, cache_dir, reporter, hub=hub)
     refuse_rounded(adapter, name, found)
     return found
-
-
-def _with_adapter(
-    adapter: Path, base: Checkpoint, cache_dir: Path, reporter: Reporter
-) -> Checkpoint:
-    from ollama_bridge.models.merge import combine_adapter, link_parts
-
-    # What a training leaves beside them (an optimizer's state is gigabytes) is not even opened.
-    names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES}
-    files = [adapter / name for name in sorted(names) if (adapter / name).is_file()]
-    digests = {path.name: digest_file(path) for path in files}
-    work = Work(
-        kind=Checkpoint.kind,
-        stage="merge",
-        version=_MERGE_VERSION,
-        inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
-    )
-    out_dir = cache_dir / f"merged-{work.key[:16]}"
-    reporter.emit(
-        Note("merge", "info", f"{adapter.name} is read merged into its base: {_WHY_MERGED}")
-    )
-    with Timed(reporter, "merge") as timer, _open_cached(out_dir, work, reporter) as draft:
-        if draft.finished is not None:
-            link_parts(base.path, adapter, out_dir)
-            timer.reuse(out_dir)
-            return Checkpoint(out_dir, draft.finished)
-        combined = combine_adapter(base.path, adapter, draft.path)
-        if combined.left_out:
-            said = f"{adapter.name}: {rows_not_saved(combined.left_out)}"
-            reporter.emit(Note("merge", "warning", said))
-        facts = {"source": str(adapter), "merged_matrices": combined.merged_matrices}
-        manifest = draft.commit(facts, digests=linked_digests(base, draft.path))
-        timer.finish(out_dir, facts)
-        return Checkpoint(out_dir, manifest)
-
-
-def _check_unchanged(manifest: Manifest, digests: dict[str, str], folder: Path) -> None:
-    changed = [name for name, digest in digests.items() if manifest.files[name].sha256 != digest]
-    if changed:
-        raise _changed(folder, changed)
-
-
-def _changed(folder: Path, names: list[str]) -> ArtifactError:
-    return ArtifactError(
-        f"{folder} changed while it was read: {', '.join(names)}",
-        hint="wait until nothing writes to it, and run the command again",
-    )

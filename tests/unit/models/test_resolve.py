@@ -19,7 +19,7 @@ from ollama_bridge import artifacts
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError, ModelError, ModelReferenceError
-from ollama_bridge.models import resolve
+from ollama_bridge.models import cached
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.stored import is_plain
@@ -187,7 +187,7 @@ def test_what_a_training_leaves_beside_an_adapter_is_not_read(
         hashed.append(path.name)
         return artifacts.digest_file(path)
 
-    monkeypatch.setattr(resolve, "digest_file", digest_file)
+    monkeypatch.setattr(cached, "digest_file", digest_file)
     for content in ("of one run", "of another"):
         for name in state:
             (adapter / name).write_text(content)

@@ -1,0 +1,245 @@
+"""Checkpoints in the cache, each filed by the digest of what it was made of.
+
+That is a GGUF, a folder, or a base and an adapter. Weights are linked and not copied: what is
+quantized is decoded, and what is adapted merged, when it is read. A link shares what is written
+into its file, so what is found again is linked anew to what was read just now.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.artifacts import (
+    Checkpoint,
+    Manifest,
+    Work,
+    canonical_json,
+    digest_file,
+    digest_text,
+)
+from ollama_bridge.drafts import Draft, open_draft
+from ollama_bridge.errors import ArtifactError
+from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ollama_bridge.models.digests_ahead import digests_of
+from ollama_bridge.models.gguf_import import import_gguf
+from ollama_bridge.models.gguf_weights import GGUF_NAME
+from ollama_bridge.models.left_overs import drop_left_overs, rows_not_saved, tokens_without_rows
+from ollama_bridge.models.links import file_state, link_file, linked_digests
+from ollama_bridge.models.merge import combine_adapter, link_parts
+from ollama_bridge.models.processor_template import (
+    PROCESSOR_TEMPLATE,
+    processor_template,
+    write_template,
+)
+from ollama_bridge.models.safety import check_folder, read_config
+from ollama_bridge.models.small_files import SMALL_FILES
+from ollama_bridge.models.stored import weights_files_of
+from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
+from ollama_bridge.models.weight_files import INDEX_NAME
+from ollama_bridge.reporting import Note, Reporter, Timed
+
+# Raised when other bytes come of the same input; labels and trainings begin with these.
+_IMPORT_VERSION = 4
+_LINK_VERSION = 1
+_MERGE_VERSION = 5
+_WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
+
+_FileState = tuple[int, int, int]  # of ``file_state``
+
+
+def is_imported(path: Path, digest: str, *, cache_dir: Path) -> bool:
+    """Whether a GGUF is the very file of the import under a digest.
+
+    Args:
+        path: The GGUF.
+        digest: sha256 of the imported one.
+        cache_dir: Where checkpoints are kept.
+    """
+    known = _import_dir(cache_dir, digest) / GGUF_NAME
+    return known.is_file() and known.samefile(path)
+
+
+def import_file(
+    path: Path,
+    digest: str,
+    before: _FileState,
+    *,
+    source: str,
+    cache_dir: Path,
+    reporter: Reporter,
+) -> Checkpoint:
+    """The checkpoint of a GGUF.
+
+    Args:
+        path: The GGUF.
+        digest: Its sha256.
+        before: Its state when it was not hashed yet.
+        source: What the user calls it.
+        cache_dir: Where checkpoints are kept.
+        reporter: Hears of the import.
+
+    Raises:
+        ModelError: it is damaged, or nothing that can be trained here.
+        DiskFullError: there is no room.
+    """
+    out_dir = _import_dir(cache_dir, digest)
+    work = Work(
+        kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
+    )
+    with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
+        if draft.finished is not None:
+            link_file(path, out_dir / GGUF_NAME)
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        facts = {"source": source, **import_gguf(path, draft.path, reporter=reporter)}
+        unchanged = before == file_state(draft.path / GGUF_NAME)
+        manifest = draft.commit(facts, digests={GGUF_NAME: digest} if unchanged else None)
+        timer.finish(out_dir, facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpoint:
+    """The checkpoint of a Hugging Face folder: its small files without left-overs, its weights.
+
+    Args:
+        folder: One that was not made here.
+        cache_dir: Where checkpoints are kept.
+        reporter: Hears of the import.
+
+    Raises:
+        ModelError: it cannot be used.
+        ArtifactError: it changed meanwhile.
+        DiskFullError: there is no room.
+    """
+    config = check_folder(folder)
+    small = ("config.json", *SMALL_FILES, INDEX_NAME)
+    names = [name for name in small if (folder / name).is_file()]
+    weights = [path.name for path in weights_files_of(folder)]
+    before = {name: file_state(folder / name) for name in weights}
+    every = (*weights, *names)  # the large ones first, the small ones beside them
+    digests = dict(zip(every, digests_of([folder / name for name in every]), strict=True))
+    digest = digest_text(canonical_json(digests))
+    out_dir = cache_dir / f"folder-{digest[:16]}"
+    template = processor_template(folder)
+    work = Work(
+        kind=Checkpoint.kind,
+        stage="link",
+        version=_LINK_VERSION,
+        inputs={"folder": digest},
+        # Its file is not copied, so it is none of the folder's.
+        settings={"processor_template": digest_text(template)} if template is not None else {},
+    )
+    with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
+        if draft.finished is not None:
+            for name in weights:
+                link_file(folder / name, out_dir / name)
+            if before != {name: file_state(out_dir / name) for name in weights}:
+                raise _changed(folder, weights)
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        if template is not None:
+            write_template(draft.path, template)
+            said = f"the chat template is its processor's ({PROCESSOR_TEMPLATE})"
+            reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
+        rewritten = _copy_small_files(folder, draft.path, names, config, reporter)
+        for name in weights:
+            link_file(folder / name, draft.path / name)
+        unchanged = before == {name: file_state(draft.path / name) for name in weights}
+        linked = {name: digests[name] for name in weights} if unchanged else None
+        facts = {"source": str(folder)}
+        manifest = draft.commit(facts, digests=linked)
+        copied = {name: one for name, one in digests.items() if name not in rewritten}
+        _check_unchanged(manifest, copied, folder)
+        timer.finish(out_dir, facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def merge_adapter(
+    adapter: Path, base: Checkpoint, *, cache_dir: Path, reporter: Reporter
+) -> Checkpoint:
+    """The checkpoint of a base and a PEFT adapter, which is merged into it when it is read.
+
+    Args:
+        adapter: The adapter's folder.
+        base: What it was trained on.
+        cache_dir: Where checkpoints are kept.
+        reporter: Hears of the merge.
+
+    Raises:
+        ModelError: the adapter does not fit the base, or uses what cannot be merged.
+        DiskFullError: there is no room.
+    """
+    # What a training leaves beside them (an optimizer's state is gigabytes) is not even opened.
+    names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES}
+    files = [adapter / name for name in sorted(names) if (adapter / name).is_file()]
+    digests = {path.name: digest_file(path) for path in files}
+    work = Work(
+        kind=Checkpoint.kind,
+        stage="merge",
+        version=_MERGE_VERSION,
+        inputs={"adapter": digest_text(canonical_json(digests)), "base": base.digest},
+    )
+    out_dir = cache_dir / f"merged-{work.key[:16]}"
+    reporter.emit(
+        Note("merge", "info", f"{adapter.name} is read merged into its base: {_WHY_MERGED}")
+    )
+    with Timed(reporter, "merge") as timer, _open_cached(out_dir, work, reporter) as draft:
+        if draft.finished is not None:
+            link_parts(base.path, adapter, out_dir)
+            timer.reuse(out_dir)
+            return Checkpoint(out_dir, draft.finished)
+        combined = combine_adapter(base.path, adapter, draft.path)
+        if combined.left_out:
+            said = f"{adapter.name}: {rows_not_saved(combined.left_out)}"
+            reporter.emit(Note("merge", "warning", said))
+        facts = {"source": str(adapter), "merged_matrices": combined.merged_matrices}
+        manifest = draft.commit(facts, digests=linked_digests(base, draft.path))
+        timer.finish(out_dir, facts)
+        return Checkpoint(out_dir, manifest)
+
+
+def _import_dir(cache_dir: Path, digest: str) -> Path:
+    return cache_dir / f"gguf-{digest[:16]}"
+
+
+def _open_cached(out_dir: Path, work: Work, reporter: Reporter) -> AbstractContextManager[Draft]:
+    """A draft in the cache, which all runs share."""
+    note = Note("import", "info", "another process is importing the same model; waiting for it")
+    return open_draft(out_dir, work, on_wait=lambda: reporter.emit(note))
+
+
+def _copy_small_files(
+    folder: Path, to: Path, names: Sequence[str], config: Mapping[str, Any], reporter: Reporter
+) -> set[str]:
+    """Copy them; returns the names of those that are not as they came, which is told."""
+    for name in names:
+        (to / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, to / name)
+    rewritten = set()
+    if is_wrapper(read_config(folder)):
+        (to / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        rewritten.add("config.json")
+        reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
+    tokens = tokens_without_rows(folder, config)
+    for said, changed in drop_left_overs(to, tokens=tokens).items():
+        reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
+        rewritten |= changed
+    return rewritten
+
+
+def _check_unchanged(manifest: Manifest, digests: Mapping[str, str], folder: Path) -> None:
+    changed = [name for name, digest in digests.items() if manifest.files[name].sha256 != digest]
+    if changed:
+        raise _changed(folder, changed)
+
+
+def _changed(folder: Path, names: Sequence[str]) -> ArtifactError:
+    return ArtifactError(
+        f"{folder} changed while it was read: {', '.join(names)}",
+        hint="wait until nothing writes to it, and run the command again",
+    )
