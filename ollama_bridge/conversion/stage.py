@@ -71,13 +71,9 @@ def convert(
         DiskFullError: there is no room.
     """
     reporter = reporter or NullReporter()
-    if chat_template is None:
-        chat_template = _is_rendered_by_daemon(checkpoint)
-    elif not chat_template:
-        _check_is_not_needed(checkpoint)
     asked = _Asked(
         type=parse(type),
-        chat_template=chat_template,
+        chat_template=_has_chat_template(checkpoint, asked=chat_template),
         name=name,
         importance=read_importance(imatrix) if imatrix is not None else {},
         imatrix_digest=digest_file(imatrix) if imatrix is not None else None,
@@ -240,20 +236,18 @@ def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPla
         )
 
 
-def _is_rendered_by_daemon(checkpoint: Checkpoint) -> bool:
+def _has_chat_template(checkpoint: Checkpoint, *, asked: bool | None) -> bool:
+    """Whether the file gets its chat template; see :func:`convert`."""
     values = read_reference(checkpoint)
     if values is None:  # so nobody made a TEMPLATE of it, and no tag of ours comes of the file
-        return True
-    return values.template is not None and values.template.authority == "jinja"
-
-
-def _check_is_not_needed(checkpoint: Checkpoint) -> None:
-    values = read_reference(checkpoint)
-    if values is not None and values.template is not None and values.template.authority == "jinja":
+        return asked is not False
+    daemon_renders = values.template is not None and values.template.authority == "jinja"
+    if daemon_renders and asked is False:
         raise ConfigError(
             "Ollama renders this chat template itself: without it no tag comes of the file",
             hint="leave --no-standalone out",
         )
+    return daemon_renders if asked is None else asked
 
 
 def _fallbacks(plans: list[TensorPlan], types: TypePlan, file_type: str) -> list[str]:
