@@ -255,6 +255,23 @@ class Recipe(Section):
         return self.soft_labels.method == "sampled" and self.distill.reads_soft_labels
 
     @property
+    def control_settings(self) -> DistillSection:
+        """Of the SFT control: the student's without the teacher."""
+        return self.distill.model_copy(
+            update={
+                "losses": (),
+                "teacher": "stored",
+                "kd_weight": 0.0,
+                "hidden_weight": 0.0,
+                "hidden_epochs": 0.0,
+                "on_policy": None,
+                # The steps that the student spent on hidden states, it spends on answers.
+                "epochs": self.distill.epochs + self.distill.hidden_epochs,
+                "lr": self.control.lr or self.distill.lr,
+            }
+        )
+
+    @property
     def stops_by_f1(self) -> tuple[str, ...]:
         """The sections whose weights early stopping compares by the F1 of labels."""
         sections = {"teacher.tune": self.teacher.tune, "distill": self.distill}

@@ -258,7 +258,7 @@ class _Build:
         """The SFT control; None: the recipe leaves it out."""
         if not self.recipe.control.enabled:
             return None
-        settings = control_settings(self.recipe)
+        settings = self.recipe.control_settings
         return self.train(start, corpus, None, settings, teacher=None, folder="control")
 
     def train(
@@ -400,20 +400,3 @@ class _Build:
 
         models, reporter = home_dir() / "models", self.reporter
         return resolve_model(reference, cache_dir=models, client=self.client, reporter=reporter)
-
-
-def control_settings(recipe: Recipe) -> DistillSection:
-    """The SFT control: the student's settings without the teacher."""
-    return recipe.distill.model_copy(
-        update={
-            "losses": (),
-            "teacher": "stored",
-            "kd_weight": 0.0,
-            "hidden_weight": 0.0,
-            "hidden_epochs": 0.0,
-            "on_policy": None,
-            # The steps that the student spent on hidden states, the control spends on answers.
-            "epochs": recipe.distill.epochs + recipe.distill.hidden_epochs,
-            "lr": recipe.control.lr or recipe.distill.lr,
-        }
-    )

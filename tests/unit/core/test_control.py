@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ollama_bridge.config import parse_recipe
 from ollama_bridge.loss_sections import CrossEntropyLoss
-from ollama_bridge.pipeline import control_settings
 
 
 def test_control_has_hard_labels_alone() -> None:
@@ -27,7 +26,7 @@ def test_control_has_hard_labels_alone() -> None:
         },
         source="mine.yaml",
     )
-    control = control_settings(recipe)
+    control = recipe.control_settings
     assert control.loss_terms == (CrossEntropyLoss(),)
     assert not control.loads_teacher
     assert not control.reads_soft_labels

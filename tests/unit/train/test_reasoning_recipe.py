@@ -25,7 +25,6 @@ from ollama_bridge.export import check_start
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import BESIDE_WEIGHTS
 from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.pipeline import control_settings
 from ollama_bridge.rendering import render
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.teacher.local import label
@@ -120,7 +119,7 @@ def test_every_stage_runs_on_a_small_reasoner(
     scored = {"teacher": tuned}
     for name, settings in {
         "student": recipe.distill,
-        "SFT control": control_settings(recipe),
+        "SFT control": recipe.control_settings,
     }.items():
         scored[name] = distill(
             start,
