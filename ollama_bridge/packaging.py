@@ -18,10 +18,10 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
-from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.models.references import parse_reference
+from ollama_bridge.package_probes import Probes, find_probes, find_values
 from ollama_bridge.package_settings import (
     IN_OLLAMA,
     check_replaces_no_source,
@@ -32,7 +32,7 @@ from ollama_bridge.package_settings import (
 from ollama_bridge.pipeline import EVENTS_NAME
 from ollama_bridge.publication import check_publication, publish, read_license, write_card
 from ollama_bridge.quantization.file_types import parse
-from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, noise_types_of
+from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import hold_run, tag_file_name
 from ollama_bridge.source_tag import SourceTag
@@ -150,19 +150,6 @@ def package(
         return model
 
 
-@dataclass(frozen=True)
-class _Probes:
-    """What the reference values of a checkpoint are computed for.
-
-    Attributes:
-        system: SYSTEM of the tag; None: the default of the chat template, if any.
-        labels: Of the task that it was trained for here.
-    """
-
-    system: str | None
-    labels: tuple[str, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Package:
     """The stages of one package, with what :func:`package` was asked for."""
@@ -193,7 +180,14 @@ class _Package:
         parts, original = self.resolve()
         whole = self.with_chat_template(original)
         source_tag = self.find_source_tag(whole)
-        probes = self.find_probes(whole, self.find_values(original), source_tag)
+        probes = find_probes(
+            whole,
+            find_values(original, self.reporter),
+            name=self.checkpoint,
+            asked=self.system,
+            of_source=None if source_tag is None else source_tag.system,
+            reporter=self.reporter,
+        )
         source, lora = self.with_values(whole, probes), None
         if parts is not None:
             source, lora = self.take_apart(*parts, source)
@@ -253,58 +247,8 @@ class _Package:
             self.reporter.emit(Note("package", "info", kept))
         return source_tag
 
-    def find_probes(
-        self,
-        checkpoint: Checkpoint,
-        values: ReferenceValues | None,
-        source_tag: SourceTag | None,
-    ) -> _Probes:
-        """What was asked; else what the tag has that it is made of, or it was trained with here."""
-        from ollama_bridge.models.system_prompt import loss_of_system
-
-        labels = values.labels if values is not None else ()
-        if self.system and (loss := loss_of_system(checkpoint.path)) is not None:
-            raise ConfigError(
-                f"{self.checkpoint}: its chat template {loss} a system prompt, so that of --system "
-                "cannot reach the model",
-                hint="leave --system out, or give a chat template that writes one: "
-                "--chat-template FILE.jinja",
-            )
-        system = self.system
-        if system is None and source_tag is not None:
-            system = source_tag.system
-        if system is not None or values is None or values.system == values.default_system:
-            return _Probes(system, labels)
-        if (loss := loss_of_system(checkpoint.path)) is not None:
-            said = f"its chat template {loss} the system prompt that it was trained with"
-            self.reporter.emit(Note("package", "warning", f"{said}: the tag has none"))
-            return _Probes(None, labels)
-        said = "the tag has the system prompt that the checkpoint was trained with (else: --system)"
-        self.reporter.emit(Note("package", "info", said))
-        return _Probes(values.system, labels)
-
-    def find_values(self, checkpoint: Checkpoint) -> ReferenceValues | None:
-        """Those that it was made with here; of an imported GGUF those that it carries."""
-        from ollama_bridge.models.gguf_reader import read_gguf
-        from ollama_bridge.models.gguf_weights import GGUF_NAME
-
-        if checkpoint.reference_path.is_file():
-            return ReferenceValues.read(checkpoint.reference_path)
-        if checkpoint.manifest.work.stage != "import":
-            return None  # a GGUF in it is the base of something else
-        gguf = checkpoint.path / GGUF_NAME
-        text = read_gguf(gguf).metadata.get(REFERENCE_KEY)
-        if not isinstance(text, str):
-            return None
-        try:
-            return ReferenceValues.parse(text, where=f"{gguf}, {REFERENCE_KEY}")
-        except ArtifactError as error:  # such as those of a newer version
-            said = "what it was trained with here (labels, a system prompt) is not read from it"
-            self.reporter.emit(Note("package", "warning", f"{said}: {error.message}"))
-            return None
-
     def with_values(
-        self, checkpoint: Checkpoint, probes: _Probes, *, renderer: Renderer | None = None
+        self, checkpoint: Checkpoint, probes: Probes, *, renderer: Renderer | None = None
     ) -> Checkpoint:
         """The checkpoint with what the proof compares."""
         from ollama_bridge.models.reference_values import with_reference_values
@@ -338,7 +282,7 @@ class _Package:
         return base_with_values(base, whole, out_dir=self.run_dir / "base"), lora
 
     def with_renderer(
-        self, checkpoint: Checkpoint, source: Checkpoint, probes: _Probes
+        self, checkpoint: Checkpoint, source: Checkpoint, probes: Probes
     ) -> Checkpoint:
         """The checkpoint for code of Ollama's own, where that renders what Go loses."""
         if not self.may_use_renderer or self.settings.template != "auto":
@@ -387,7 +331,7 @@ class _Package:
         self,
         gguf: GGUFFile,
         adapter: AdapterFile | None,
-        probes: _Probes,
+        probes: Probes,
         source_tag: SourceTag | None,
     ) -> RegisteredModel:
         """The tag, proven."""

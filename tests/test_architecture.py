@@ -74,7 +74,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"card", "replica", "pull_proof", "pull_names"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"pipeline"}),
-    frozenset({"inspection", "package_settings", "packaging", "source_tag"}),
+    frozenset({"inspection", "package_probes", "package_settings", "packaging", "source_tag"}),
     frozenset({"cli"}),
 )
 STAGES = LAYERS[9]
