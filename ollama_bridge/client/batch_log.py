@@ -22,7 +22,6 @@ from ollama_bridge.errors import ArtifactError, ContextOverflowError, DiskFullEr
 from ollama_bridge.journal import JSONRecord, Place, SyncedLines
 
 _BEGINS = b'{"key": "'
-# The same question may fit the context that the daemon is given next.
 _IS_TOO_LONG = f"{ContextOverflowError.__name__}: "
 
 
@@ -115,11 +114,16 @@ class BatchLog(Closing):
     def _index(self, record: object, place: Place) -> None:
         if not isinstance(record, dict) or not isinstance(record.get("key"), str):
             raise ArtifactError("a line of it is no outcome of a batch", hint="name another file")
-        error = record.get("error")
-        if error is not None and (self._retries_failed or str(error).startswith(_IS_TOO_LONG)):
+        failed = record.get("error") is not None
+        if not is_settled(record) or (failed and self._retries_failed):
             self._places.pop(record["key"], None)
         else:
             self._places[record["key"]] = place
+
+
+def is_settled(record: JSONRecord) -> bool:
+    """Whether a line settles its key: not where the question may fit the context given next."""
+    return not str(record.get("error")).startswith(_IS_TOO_LONG)
 
 
 def _unwritable(path: Path, exc: OSError) -> ArtifactError:

@@ -199,12 +199,12 @@ def _is_of_before(finished: Manifest, corpus: Corpus, writing: _Writing, log_pat
     """
     if writing.settings.base_url is not None or _TAGGED in finished.facts:
         return False
-    replied, tagged = read_tagged(log_path)
+    settled, tagged = read_tagged(log_path)
     if not tagged:
         return False
     splits = {name: list(read_examples(corpus.split_path(name))) for name in _SPLITS}
     keys = {writing.job(example).key for example in _asked(splits, writing)}
-    return bool(keys & tagged) and keys <= replied
+    return bool(keys & tagged) and keys <= settled
 
 
 class _Writing:

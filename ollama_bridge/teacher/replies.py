@@ -11,12 +11,15 @@ import json
 import re
 from pathlib import Path
 
+from ollama_bridge.client.batch_log import is_settled
 from ollama_bridge.client.thinking import THINKING_CLOSE, THINKING_OPEN
 from ollama_bridge.journal import JSONRecord
 
 LOGPROBS_NAME = "logprobs.jsonl"
 
 _TAGS = (THINKING_OPEN, THINKING_CLOSE)
+# Few lines are worth parsing; zeros are what a kill left of one.
+_WORTH_PARSING = tuple(word.encode() for word in (*_TAGS, '"error"', "\0"))
 _KEY = re.compile(rb'{"key": "([^"]+)"')
 _REPLY = b', "reply": '  # not in an id: it would be escaped there
 
@@ -27,29 +30,34 @@ def logprobs_line(example_id: str, reply: JSONRecord) -> str:
 
 
 def read_tagged(log_path: Path) -> tuple[set[str], set[str]]:
-    """The keys of a log's replies, and of those with tags of thinking in what is not thinking.
+    """The keys that a log settles, and of them those with tags of thinking in an answer's text.
+
+    Settled as :class:`~ollama_bridge.client.batch_log.BatchLog` means it: nobody is asked again.
 
     Args:
-        log_path: Need not be there.
+        log_path: Need not be there; a last line that a kill tore counts for nothing.
     """
-    replied: set[str] = set()
+    settled: set[str] = set()
     tagged: set[str] = set()
     with contextlib.suppress(FileNotFoundError), log_path.open("rb") as lines:
         for line in lines:
             key = _KEY.match(line)
-            if key is None or not line.endswith(b"\n"):  # a kill tore it
+            if key is None or not line.endswith(b"\n"):
                 continue
-            name = key[1].decode()
-            tagged.discard(name)  # the last line of a key counts
-            if any(word.encode() in line for word in (*_TAGS, '"error"')):  # few are worth reading
-                record = json.loads(line)
-                if "error" in record:  # set aside, which may be asked again
-                    replied.discard(name)
+            record: JSONRecord = {}
+            if any(word in line for word in _WORTH_PARSING):
+                try:
+                    record = json.loads(line)
+                except ValueError:  # torn
                     continue
+            name = key[1].decode()
+            for names in (settled, tagged):  # the last line of a key counts
+                names.discard(name)
+            if is_settled(record):
+                settled.add(name)
                 if any(tag in str((record.get("value") or {}).get("text")) for tag in _TAGS):
                     tagged.add(name)
-            replied.add(name)
-    return replied, tagged
+    return settled, tagged
 
 
 class KeptReplies:
