@@ -12,9 +12,10 @@ from typing import Literal
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
-from ollama_bridge.template.format import Format
+from ollama_bridge.template.format import Format, Thinking
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
 from ollama_bridge.template.probing import (
+    find_unclear_tag,
     names_thinking,
     names_tools,
     out_of_reach,
@@ -110,6 +111,7 @@ def decide(template: ChatTemplate) -> Served:
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
                 *out_of_reach(template, listed=listed),
+                *_taken_for(template, None),
                 *((_MAY_THINK,) if thinking is None else ()),
             ),
         )
@@ -124,9 +126,28 @@ def decide(template: ChatTemplate) -> Served:
         differences=(
             *found.limits,
             *out_of_reach(template),
+            *_taken_for(template, found.thinking),
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),
+    )
+
+
+def _taken_for(template: ChatTemplate, thinking: Thinking | None) -> tuple[str, ...]:
+    """What a prompt's last tag is taken for, where that is no more than likely."""
+    tag = find_unclear_tag(template)
+    if tag is None:
+        return ()
+    if thinking is None:
+        return (
+            f"the prompt opens <{tag}>, which is taken for an answer's: thoughts in it are not "
+            "told apart",
+        )
+    if thinking.opening.strip() != f"<{tag}>":
+        return ()
+    return (
+        f"the prompt opens <{tag}>, which is taken for thinking's: an answer without </{tag}> is "
+        "nothing but thoughts",
     )
 
 

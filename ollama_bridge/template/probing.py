@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Literal
 
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.decisions import ConflictError, Leaf, Sample, Tree, learn
@@ -29,7 +30,13 @@ ALL_SHAPES = (*PLAIN_SHAPES, *THOUGHT_SHAPES, *CALLED_SHAPES, *THOUGHT_CALLED_SH
 _THINKS: tuple[bool | None, ...] = (None, True, False)
 _SPACE = " \n"
 _ENDS_WITH_TAG = r"<(\w+)>\s*$"
-_MEANS_THINKING = r"(?i)think|thought|reason|reflect|analysis|rationale|scratchpad|\bcot\b"
+_MEANS_THINKING = (
+    r"think|thought|reason|reflect|analysis|rationale|scratch|deliberat|monologue"
+    r"|(?:^|_)cot(?:_|$)"
+)
+_MEANS_ANSWER = (
+    r"answer|assistant|respon[ds]|reply|output|result|final|(?:^|_)(?:bot|model|agent|ai)(?:_|$)"
+)
 
 
 def takes_tools(template: ChatTemplate) -> bool:
@@ -172,18 +179,55 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
 
 
 def _find_answer_tag(template: ChatTemplate) -> str | None:
-    """The name of a tag that prompts end with, where it is none that a thought would have.
+    """The name of a tag that prompts end with, where it is an answer's and not a thought's.
 
     Taken for thinking's, it would have Ollama look for thoughts in every answer, find no end of
     them, and leave nothing else: ``<assistant>`` in formats of that look, ``<answer>`` in others.
-    The name decides, as past answers do not: ``<think>`` before them may be kept of the thoughts.
     """
+    last = _last_tag(template)
+    if last is None:
+        return None
+    name, stands = last
+    if stands == "around":  # whatever it is called
+        return name
+    if _means(_MEANS_THINKING, name):  # before past answers it may be kept of the thoughts
+        return None
+    return name if stands == "before" or _means(_MEANS_ANSWER, name) else None
+
+
+def find_unclear_tag(template: ChatTemplate) -> str | None:
+    """The name of a tag that prompts end with, where it may be a thought's as well as an answer's.
+
+    Neither does its name say it, nor is its end anywhere in the chat template.
+    """
+    last = _last_tag(template)
+    if last is None or last[1] == "around" or f"</{last[0]}>" in template.source:
+        return None
+    return None if _means(f"{_MEANS_THINKING}|{_MEANS_ANSWER}", last[0]) else last[0]
+
+
+def _means(pattern: str, name: str) -> bool:
+    return re.search(pattern, name, re.IGNORECASE) is not None
+
+
+def _last_tag(template: ChatTemplate) -> tuple[str, Literal["around", "before", "nowhere"]] | None:
+    """The name of a tag that prompts end with, and where past answers have it."""
     try:
         prompt = template.render(fill("u", system=False, tools=0, think=None))
     except RefusedError:
         return None
     opened = re.search(_ENDS_WITH_TAG, prompt)
-    return None if opened is None or re.search(_MEANS_THINKING, opened[1]) else opened[1]
+    if opened is None:
+        return None
+    name = opened[1]
+    asked = fill("uau", system=False, tools=0, think=None)
+    try:
+        front, _, behind = template.render(asked).partition(asked.messages[1].content)
+    except RefusedError:
+        return name, "nowhere"
+    if not behind or not re.search(rf"<{name}>\s*$", front):
+        return name, "nowhere"
+    return name, "around" if re.match(rf"\s*</{name}>", behind) else "before"
 
 
 def find_trims(

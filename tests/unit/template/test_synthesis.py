@@ -324,6 +324,59 @@ def test_a_tag_of_thinking_may_stand_before_past_answers(tag: str) -> None:
     assert f"</{tag}>" in (found.go or "")
 
 
+def past_and_prompt(past: str, opened: str) -> Served:
+    """The decision for a template with a form of past answers, and what its prompts end with."""
+    return served(
+        "{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>\n"
+        f"{past}</s>{{% else %}}<|user|>\n{{{{ m.content }}}}</s>{{% endif %}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}<|assistant|>\n{opened}{{% endif %}}"
+    )
+
+
+def said_of_tag(found: Served) -> list[str]:
+    """The limits on what a prompt opens."""
+    return [one for one in found.differences if one.startswith("the prompt opens <")]
+
+
+@pytest.mark.parametrize("tag", ["analysis", "reasoner", "think"])
+def test_a_tag_that_closes_behind_past_answers_is_theirs(tag: str) -> None:
+    """Whatever it is called: behind a thought, an answer would follow."""
+    found = past_and_prompt(f"<{tag}>\n{{{{ m.content }}}}\n</{tag}>", f"<{tag}>\n")
+    assert (found.authority, found.thinking, said_of_tag(found)) == ("template", False, [])
+
+
+@pytest.mark.parametrize(
+    ("tag", "thinks", "said"),
+    [
+        ("monologue", True, 0),
+        ("cot_start", True, 0),
+        ("pensee", True, 1),
+        ("final_answer", False, 0),
+        ("ai", False, 0),
+    ],
+)
+def test_a_tag_that_past_answers_lack_is_thinking(tag: str, *, thinks: bool, said: int) -> None:
+    """Whoever keeps the history cut the thoughts, unless the name is an answer's."""
+    found = past_and_prompt("{{ m.content }}", f"<{tag}>\n")
+    assert (found.authority, found.thinking) == ("template", thinks)
+    assert len(said_of_tag(found)) == said
+    assert all("taken for thinking's" in one for one in said_of_tag(found))
+
+
+@pytest.mark.parametrize(("tag", "unclear"), [("pensee", True), ("gpt_bot", False)])
+def test_a_tag_before_past_answers_is_theirs_unless_its_name_is_a_thoughts(
+    tag: str, *, unclear: bool
+) -> None:
+    """A raw trace looks the same: where the name says nothing either, that is a limit."""
+    found = past_and_prompt(f"<{tag}>\n{{{{ m.content }}}}", f"<{tag}>\n")
+    assert (found.authority, found.thinking) == ("template", False)
+    assert bool(said_of_tag(found)) == unclear
+    assert all("taken for an answer's" in one for one in said_of_tag(found))
+    cut = f"{{{{ m.content.split('</{tag}>')[-1] }}}}"
+    found = past_and_prompt(cut, f"<{tag}>\n")
+    assert not said_of_tag(found)
+
+
 def test_every_answer_may_begin_with_its_thinking() -> None:
     """The tag that opens every answer is told from what opens the answer."""
     found = served(
