@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, Self, TextIO
 
 from ollama_bridge.assets import disk_full
@@ -206,7 +207,7 @@ class Manifest:
             ArtifactError: no manifest, not readable, or a file is missing or has another size.
         """
         path = folder / MANIFEST_NAME
-        hint = f"remove the folder to build it again: rm -r {folder}"
+        hint = f"remove the folder to build it again: rm -r {quote(str(folder))}"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["schema"] != SCHEMA_VERSION:
@@ -287,7 +288,7 @@ class Artifact:
                 if digest_file(folder / name) != entry.sha256:
                     raise ArtifactError(
                         f"{folder / name} was changed after it was written",
-                        hint=f"remove the folder to build it again: rm -r {folder}",
+                        hint=f"remove the folder to build it again: rm -r {quote(str(folder))}",
                     )
         return cls(folder, manifest)
 

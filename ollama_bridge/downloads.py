@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import IO
 
 from ollama_bridge.artifacts import digest_file, raise_if_disk_full
@@ -74,7 +75,7 @@ def pip_command() -> list[str]:
         return [uv, "tool", "run", "--from", _PIP_REQUIREMENT, "pip"]
     raise ArtifactError(
         f"packages cannot be fetched: {sys.executable} has no pip, and there is no uv",
-        hint=f"{sys.executable} -m ensurepip",
+        hint=f"{quote(sys.executable)} -m ensurepip",
     )
 
 

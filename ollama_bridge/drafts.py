@@ -19,12 +19,12 @@ import fcntl
 import glob
 import os
 import platform
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.artifacts import (
     MANIFEST_NAME,
@@ -170,13 +170,15 @@ def _check_place(named: Path, work: Work) -> None:
         reason = "lies in a folder that you may not write, so nothing can be written beside it"
     else:
         return
-    inner = out_dir / named.name
     if named.is_symlink():
+        inner, link = quote(str(out_dir / named.name)), quote(str(named))
         raise ArtifactError(
             f"{named} leads to {out_dir}, which {reason}",
-            hint=f"link to a folder in it: mkdir -p {inner}; ln -sfn {inner} {named}",
+            hint=f"link to a folder in it: mkdir -p {inner}; ln -sfn {inner} {link}",
         )
-    raise ArtifactError(f"{out_dir} {reason}", hint=f"take a folder in it: --out {out_dir}/NAME")
+    raise ArtifactError(
+        f"{out_dir} {reason}", hint=f"take a folder in it: --out {quote(str(out_dir / 'NAME'))}"
+    )
 
 
 def _finished(out_dir: Path, work: Work) -> Manifest | None:
@@ -229,7 +231,7 @@ def _set_aside(draft_dir: Path, work: Work, reporter: Reporter) -> None:
         message = (
             f"what was begun with other settings or inputs is kept ({size_bytes / 1e6:.0f} MB): "
             "with those it goes on where it stopped; it is removed when this is finished, or by: "
-            f"rm -r {shlex.quote(str(kept))}"
+            f"rm -r {quote(str(kept))}"
         )
         reporter.emit(Note(work.stage, "info", message))
 

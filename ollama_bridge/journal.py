@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ollama_bridge.artifacts import raise_if_disk_full
@@ -111,7 +112,7 @@ class SyncedLines:
                 if torn_line:
                     raise ArtifactError(
                         f"{self._path}, line {torn_line} is damaged",
-                        hint=f"start this stage afresh: rm {self._path}",
+                        hint=f"start this stage afresh: rm {quote(str(self._path))}",
                     )
                 record = _parse(line)
                 if record is None and number == 1 and not self._may_be_ours(line):

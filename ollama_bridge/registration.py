@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.artifacts import (
     MANIFEST_NAME,
@@ -271,7 +272,7 @@ class _Job:
         if not written and f"sha256:{digest_file(path)}" != file.blob_digest:
             raise ArtifactError(
                 f"{path} was changed after it was converted",
-                hint=f"remove the folder to convert it again: rm -r {file.path}",
+                hint=f"remove the folder to convert it again: rm -r {quote(str(file.path))}",
             )
         return metadata, state
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -262,7 +263,7 @@ def _lines(piped: str, tag: str) -> list[str]:
             raise DataError(
                 f"line {number} of stdin is empty, and would have no vector: those behind it would "
                 "stand beside other texts",
-                hint=f"grep '[^[:space:]]' FILE | ollama-bridge embed {tag}",
+                hint=f"grep '[^[:space:]]' FILE | ollama-bridge embed {quote(tag)}",
             )
     return lines
 
@@ -293,7 +294,8 @@ def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambd
     text = "\n".join(part for part in (piped.rstrip("\n") if prompt else piped, prompt) if part)
     if not text.strip():
         raise ConfigError(
-            "no prompt: pass it as an argument or on stdin", hint=f'ollama-bridge run {tag} "..."'
+            "no prompt: pass it as an argument or on stdin",
+            hint=f'ollama-bridge run {quote(tag)} "..."',
         )
     return text
 

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -105,7 +106,7 @@ def batch(
     if answers.resolve() == questions.resolve():
         raise ConfigError(
             "the answers would replace the questions",
-            hint=f"ollama-bridge batch {questions} answers.jsonl",
+            hint=f"ollama-bridge batch {quote(str(questions))} answers.jsonl",
         )
     requests, ids = _read(questions, defaults, read_options(parameter))
     with (

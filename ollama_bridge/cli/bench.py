@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,7 +63,7 @@ def bench(
     if picture is not None and not picture.absolute().parent.is_dir():
         raise ConfigError(
             f"{picture} cannot be written: there is no such folder",
-            hint=f"mkdir -p {picture.parent}",
+            hint=f"mkdir -p {quote(str(picture.parent))}",
         )
     load = Load(_numbers(concurrency), requests, words, tokens, _lines(prompts) if prompts else ())
     with ConsoleReporter(quiet=quiet) as reporter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -118,7 +119,8 @@ def recipe_with_data(
         if text_col or label_col:
             raise ConfigError(
                 "--text-col and --label-col say where the text is in your own data",
-                hint=f"ollama-bridge build {name} --data FILE.csv --text-col ... --label-col ...",
+                hint=f"ollama-bridge build {quote(name)} --data FILE.csv --text-col ... "
+                "--label-col ...",
             )
     else:
         if not data.is_file():

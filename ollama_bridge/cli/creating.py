@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ollama_bridge.errors import ModelfileError
@@ -134,12 +135,14 @@ def _paths(command: Command, folder: Path) -> list[Path]:
     if is_file(path):
         return [path]
     if is_dir(path) and (is_path or any(path.glob("*.safetensors"))):
-        raise ModelfileError(f"{what}: a folder", hint=f"ollama-bridge package {path} TAG")
+        raise ModelfileError(
+            f"{what}: a folder", hint=f"ollama-bridge package {quote(str(path))} TAG"
+        )
     if set("*?[") & set(command.value):
         names = sorted(glob.glob(str(expand_home(command.value)), root_dir=folder))  # noqa: PTH207
         files = [folder / name for name in names if is_file(folder / name)]
         if files:
             return files
     if is_path:
-        raise ModelfileError(f"{what}: there is no such file", hint=f"ls {path.parent}")
+        raise ModelfileError(f"{what}: there is no such file", hint=f"ls {quote(str(path.parent))}")
     return []

@@ -6,6 +6,7 @@ Nothing is replaced but what a chat saved before.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
@@ -140,4 +141,6 @@ def export(client: Client, said: Conversation, path: Path) -> None:
 
 
 def _is_there(path: Path, message: str) -> ConfigError:
-    return ConfigError(message, hint=f"write it under another name, or first: rm {path}")
+    return ConfigError(
+        message, hint=f"write it under another name, or first: rm {quote(str(path))}"
+    )

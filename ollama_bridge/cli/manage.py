@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -190,7 +191,7 @@ def _uploaded(client: Client, path: Path, reporter: Reporter) -> str:
         digest = f"sha256:{digest_file(path)}"
     except OSError as exc:  # such as one of a store that is another user's
         raise ModelfileError(
-            f"{path} cannot be read: {exc.strerror}", hint=f"ls -l {path}"
+            f"{path} cannot be read: {exc.strerror}", hint=f"ls -l {quote(str(path))}"
         ) from exc
     if not client.has_blob(digest):
         client.upload_blob(path, digest, on_progress=bar(reporter, "upload"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -259,7 +260,7 @@ def show(
             "--"
             + " and --".join(name for name, one in wanted.items() if one)
             + " are one too many",
-            hint=f"ollama-bridge show {tag} --json has all",
+            hint=f"ollama-bridge show {quote(tag)} --json has all",
         )
     with Client(host) as client:
         details = client.show(tag, verbose=verbose)

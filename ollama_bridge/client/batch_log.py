@@ -16,6 +16,7 @@ import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError, ContextOverflowError, DiskFullError
@@ -108,7 +109,7 @@ class BatchLog(Closing):
         except DiskFullError:
             raise
         except ArtifactError as exc:  # it lies in a folder of the user's
-            hint = f"mv {path} {path}.damaged   and run it again"
+            hint = f"mv {quote(str(path))} {quote(f'{path}.damaged')}   and run it again"
             raise ArtifactError(exc.message, hint=hint) from exc
 
     def _index(self, record: object, place: Place) -> None:
@@ -128,7 +129,7 @@ def is_settled(record: JSONRecord) -> bool:
 
 def _unwritable(path: Path, exc: OSError) -> ArtifactError:
     return ArtifactError(
-        f"{path} cannot be written: {exc.strerror}", hint=f"mkdir -p {path.parent}"
+        f"{path} cannot be written: {exc.strerror}", hint=f"mkdir -p {quote(str(path.parent))}"
     )
 
 

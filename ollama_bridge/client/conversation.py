@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from ollama_bridge.artifacts import write_text_atomic
@@ -259,7 +260,7 @@ class Conversation:
         except (OSError, UnicodeEncodeError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
             raise ArtifactError(
-                f"{path} cannot be written: {why}", hint=f"mkdir -p {path.parent}"
+                f"{path} cannot be written: {why}", hint=f"mkdir -p {quote(str(path.parent))}"
             ) from exc
 
     @classmethod

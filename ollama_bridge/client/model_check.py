@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from shlex import quote
 
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.exchange import Timeouts
@@ -56,7 +57,7 @@ def digest_of(model: str, there: Sequence[ModelSummary], address: str) -> str:
     raise ModelNotFoundError(
         f"the daemon at {address} has no model {model!r}",
         status_code=404,
-        hint=f"ollama-bridge pull {model}   (or look: ollama-bridge ls)",
+        hint=f"ollama-bridge pull {quote(model)}   (or look: ollama-bridge ls)",
         model=model,
     )
 

@@ -7,6 +7,7 @@ The same transport, limits and errors as for a daemon.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
@@ -94,7 +95,7 @@ class OpenAIClient:
             error.hint = {
                 401: f"set {KEY_VARIABLE}",
                 403: f"set {KEY_VARIABLE} to a key that may use {error.model}",
-                404: f"see which models there are: curl {self._url}/models",
+                404: f"see which models there are: curl {quote(self._url)}/models",
             }.get(error.status_code)
 
 

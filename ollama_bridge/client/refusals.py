@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from shlex import quote
 
 from ollama_bridge.errors import (
     ContextOverflowError,
@@ -38,7 +39,7 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
             f"the daemon has no model {model!r}",
             status_code=status_code,
             model=model,
-            hint=f"ollama pull {model}, or see what there is: ollama-bridge ls",
+            hint=f"ollama pull {quote(model)}, or see what there is: ollama-bridge ls",
         )
     if status_code == 400 and _OVERFLOW.search(shown):
         return _overflow(message, shown, model)
@@ -102,7 +103,7 @@ def _hint(status_code: int, message: str, model: str | None) -> str:
     if "digest mismatch" in message:
         return "the file changed, or the digest is of another one: compute it again"
     if "does not support" in message:
-        return f"see what the model can do: ollama-bridge show {model}"
+        return f"see what the model can do: ollama-bridge show {quote(model or 'TAG')}"
     return {
         401: "set OLLAMA_API_KEY",
         403: "the daemon refuses this client; check OLLAMA_ORIGINS there",

@@ -7,6 +7,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.errors import DaemonInstallError
 
@@ -53,7 +54,7 @@ def hold_lock(
                 if time.monotonic() >= deadline_s:
                     raise DaemonInstallError(
                         f"another process has been {doing} for more than {limit_s:.0f} s",
-                        hint=f"see who holds it: lsof {path}",
+                        hint=f"see who holds it: lsof {quote(str(path))}",
                     ) from exc
                 time.sleep(_POLL_INTERVAL_S)
             except OSError as exc:  # a network disk, which names no file

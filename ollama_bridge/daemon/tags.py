@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from shlex import quote
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
@@ -21,7 +22,7 @@ def model_digest(client: Client, tag: str) -> str:
         f"the daemon has no model {tag!r}",
         status_code=404,
         model=tag,
-        hint=f"ollama pull {tag}",
+        hint=f"ollama pull {quote(tag)}",
     )
 
 

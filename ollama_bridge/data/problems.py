@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.errors import DataError
 
@@ -95,7 +96,7 @@ def read_text(path: Path) -> str:
             gzip = kind.endswith("gzip")
             raise DataError(
                 f"{path} is no text: it is {kind}",
-                hint=f"gunzip -k {path.name}" if gzip else "save it as CSV in UTF-8",
+                hint=f"gunzip -k {quote(path.name)}" if gzip else "save it as CSV in UTF-8",
             )
     encoding = encoding_of(data)
     try:
@@ -109,7 +110,8 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path}, line {line}: byte 0x{value:02x} at offset {exc.start} is not UTF-8; "
             f"the file looks like {guess}",
-            hint=f"iconv -f {guess} -t utf-8 {path.name} > {path.stem}-utf8{path.suffix}",
+            hint=f"iconv -f {guess} -t utf-8 {quote(path.name)} > "
+            f"{quote(f'{path.stem}-utf8{path.suffix}')}",
         ) from exc
     if not text.strip():
         raise DataError(f"{path} is empty: it has no rows")

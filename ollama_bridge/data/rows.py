@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.data.problems import Problems, read_text
 from ollama_bridge.errors import DataError
@@ -105,7 +106,7 @@ def _refuse_array(path: Path, text: str) -> None:
     if begin.startswith("[") and begin[1:].lstrip().startswith("{"):
         raise DataError(
             f"{path} is one JSON array: a JSON object a line is read",
-            hint=f"jq -c '.[]' {path.name} > {path.stem}-lines.jsonl",
+            hint=f"jq -c '.[]' {quote(path.name)} > {quote(f'{path.stem}-lines.jsonl')}",
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ def read_info(folder: Path) -> StoreInfo:
         ArtifactError: missing, damaged, or of another format version.
     """
     path = folder / INFO_NAME
-    hint = f"remove the folder to label again: rm -r {folder}"
+    hint = f"remove the folder to label again: rm -r {quote(str(folder))}"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data["format_version"]

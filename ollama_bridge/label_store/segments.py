@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -220,4 +221,4 @@ def _append(path: Path, content: bytes) -> int:
 
 
 def _hint(segment: Path) -> str:
-    return f"remove the folder to label again: rm -r {segment.parent}"
+    return f"remove the folder to label again: rm -r {quote(str(segment.parent))}"

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.artifacts import raise_if_disk_full, write_text_atomic
 from ollama_bridge.drafts import locked
@@ -159,7 +160,7 @@ def read_about(store: Path) -> About:
         return About(str(value["teacher_path"]), tuple(Path(one) for one in value["used_by"]))
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ArtifactError(
-            f"{path} cannot be read: {exc!r}", hint=f"ollama-bridge labels rm {store.name}"
+            f"{path} cannot be read: {exc!r}", hint=f"ollama-bridge labels rm {quote(store.name)}"
         ) from exc
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,7 +256,7 @@ class Adapter:
             raise ModelError(
                 f"{self.folder} is an adapter of MLX ({MLX_WEIGHTS}), which is not read",
                 hint="merge it with what trained it: mlx_lm.fuse --model BASE --adapter-path "
-                f"{self.folder} --save-path MERGED --dequantize",
+                f"{quote(str(self.folder))} --save-path MERGED --dequantize",
             )
         if kind != "LORA":
             raise ModelError(

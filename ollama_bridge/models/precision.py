@@ -13,6 +13,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import torch
@@ -177,7 +178,8 @@ def _read_pin(path: Path, device: torch.device) -> tuple[Precision, int]:
         return pinned, int(pin.get("processes", 1))
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
         raise ArtifactError(
-            f"{path} is damaged: {exc!r}", hint=f"start this stage afresh: rm -r {path.parent}"
+            f"{path} is damaged: {exc!r}",
+            hint=f"start this stage afresh: rm -r {quote(str(path.parent))}",
         ) from exc
 
 

@@ -8,6 +8,7 @@ therefore pinned: if it moves, its digest is another, and so is the checkpoint.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, digest_file
@@ -156,8 +157,8 @@ def _holds_adapters(folder: Path, adapter: Path) -> ModelError:
     return ModelError(
         f"{folder} holds an adapter ({adapter.relative_to(folder)}): whether it is meant is not "
         "said",
-        hint=f"for the adapter on this base: {adapter} with --base {folder}; for the base alone "
-        f"move {adapter.parent} away",
+        hint=f"for the adapter on this base: {quote(str(adapter))} with --base "
+        f"{quote(str(folder))}; for the base alone move {adapter.parent} away",
     )
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.errors import ConfigError
 
@@ -69,11 +70,11 @@ def read_credentials(host: str) -> Credentials:
     if "/" in registry or not registry.isprintable():
         raise ConfigError(
             f"{_REGISTRY}={registry!r} is no registry's host",
-            hint=f"export {_REGISTRY}={host}   (with its port where it has one)",
+            hint=f"export {_REGISTRY}={quote(host)}   (with its port where it has one)",
         )
     if registry not in ("", host.lower()):
         hint = f"those of the environment are for {registry} alone; if {host} shall have them: "
-        return Credentials(registry=registry, hint=f"{hint}export {_REGISTRY}={host}")
+        return Credentials(registry=registry, hint=f"{hint}export {_REGISTRY}={quote(host)}")
     user = os.environ.get(f"{_PREFIX}USER", "").strip()
     password, token = _secret("PASSWORD"), _secret("TOKEN")
     if token and password:
@@ -114,7 +115,9 @@ def _secret(name: str) -> str:
 def _read_private(path: Path, variable: str) -> str:
     try:
         if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{variable}: other users may read {path}", hint=f"chmod 600 {path}")
+            raise ConfigError(
+                f"{variable}: other users may read {path}", hint=f"chmod 600 {quote(str(path))}"
+            )
         with path.open("rb") as stream:
             return stream.read(_SECRET_LIMIT_BYTES).decode()
     except OSError as exc:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 from ollama_bridge.artifacts import Manifest, canonical_json, digest_text, write_text_atomic
@@ -161,7 +162,7 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Se
         if wanted is not None and found != wanted:
             raise ConfigError(
                 f"{tag} is another model at {host} than at {next(iter(digests))}",
-                hint=f"pull it again at both: OLLAMA_HOST={host} ollama pull {tag}",
+                hint=f"pull it again at both: OLLAMA_HOST={quote(host)} ollama pull {tag}",
             )
         wanted = found
     if not digests:

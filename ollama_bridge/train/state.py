@@ -15,6 +15,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -226,5 +227,5 @@ def _own(tensor: torch.Tensor, parameter: torch.nn.Parameter, moment: str) -> to
 def _damaged(path: Path, why: str) -> ArtifactError:
     return ArtifactError(
         f"{path} cannot be resumed from: {why}",
-        hint=f"start this stage afresh: rm -r {path.parent}",
+        hint=f"start this stage afresh: rm -r {quote(str(path.parent))}",
     )

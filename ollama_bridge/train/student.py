@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ollama_bridge.artifacts import JSONValue, write_text_atomic
@@ -98,7 +99,8 @@ class Parts:
             )
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as exc:
             raise ArtifactError(
-                f"{path} is damaged: {exc!r}", hint=f"start this stage afresh: rm -r {path.parent}"
+                f"{path} is damaged: {exc!r}",
+                hint=f"start this stage afresh: rm -r {quote(str(path.parent))}",
             ) from exc
 
 
