@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from ollama_bridge.artifacts import digest_text
 from ollama_bridge.client import ModelDetails
 from ollama_bridge.provenance import Made, Provenance, portable
 from ollama_bridge.verify.certificate import Certificate
@@ -29,7 +30,7 @@ _TOLD_SETTINGS = (
     "type",
 )
 _LICENSE_HEAD_CHARS = 300
-WRITTEN_BY = "Written by ollama-bridge"
+_SEALED = re.compile(r"(.*) <!-- sha256:([0-9a-f]{64}) -->\n", re.DOTALL)
 
 
 def model_card(
@@ -61,8 +62,15 @@ def model_card(
         ["## Lineage", "", *_lineage(provenance, details)],
         ["## Licence", "", *_licence(details, license_text)],
     ]
-    made_by = f"{WRITTEN_BY} {metadata.version('ollama-bridge')}."
-    return "\n\n".join("\n".join(section) for section in sections) + f"\n\n{made_by}\n"
+    sections.append([f"Written by ollama-bridge {metadata.version('ollama-bridge')}."])
+    text = "\n\n".join("\n".join(section) for section in sections)
+    return f"{text} <!-- sha256:{digest_text(text)} -->\n"  # a comment: not shown as Markdown
+
+
+def is_as_written(text: str) -> bool:
+    """Whether a text is a card of ours that nobody has changed since."""
+    sealed = _SEALED.fullmatch(text)
+    return sealed is not None and digest_text(sealed[1]) == sealed[2]
 
 
 def _summary(details: ModelDetails, provenance: Provenance) -> str:

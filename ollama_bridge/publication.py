@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
-from ollama_bridge.card import WRITTEN_BY, model_card
+from ollama_bridge.card import is_as_written, model_card
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.push import push_as
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
@@ -219,7 +220,8 @@ def write_card(
 
     Args:
         tag: That the run made.
-        run_dir: The run's folder; a file of that name that is not ours stays as it is.
+        run_dir: The run's folder; a ``card.md`` that was not written here, or was changed since,
+            stays as it is.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
         reporter: Hears where it is.
 
@@ -228,12 +230,25 @@ def write_card(
         DiskFullError: no room.
     """
     reporter, path = reporter or NullReporter(), run_dir / CARD_NAME
-    if path.is_file() and WRITTEN_BY not in path.read_text(encoding="utf-8", errors="replace"):
-        kept = f"{path} is a file of yours, and stays: ollama-bridge card {tag} prints the card"
+    if not _is_ours(path):
+        shown = f"ollama-bridge card {tag} --run {quote(str(run_dir))}"
+        if host is not None:
+            shown += f" --host {quote(host)}"
+        kept = f"{path} is a file of yours, and stays: {shown} prints the card"
         reporter.emit(Note("card", "warning", kept))
         return
     write_text_atomic(path, card(tag, run_dir=run_dir, host=host))
     reporter.emit(Note("card", "info", f"the model card is {path}"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be replaced: there is none, or it is as it was written here."""
+    try:
+        return is_as_written(path.read_bytes().decode(errors="replace"))
+    except FileNotFoundError:
+        return True
+    except OSError:  # a folder, or what may not be read
+        return False
 
 
 def _target(reference: str, *, insecure: bool) -> RegistryReference:

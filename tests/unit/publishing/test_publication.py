@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -127,17 +128,50 @@ def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.M
     stored.publish()
 
 
-def test_a_card_of_the_users_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder of a run; ours is written anew, and each time it is said where it is."""
-    details = ModelDetails("", "", "", "", {}, (), {})
-    text = model_card("m", details, Provenance(), published=False)
-    monkeypatch.setattr(publication, "card", lambda *_, **__: text)
+def card_of(name: str) -> str:
+    """A model card, as it is written for a tag of which nothing is known."""
+    return model_card(name, ModelDetails("", "", "", "", {}, (), {}), Provenance(), published=False)
+
+
+def test_a_card_of_ours_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was, or of another tag; each time it is said where it is."""
     path, listener = tmp_path / CARD_NAME, Listener()
-    for _ in range(2):
+    for name in ("m", "n"):
+        text = card_of(name)
+        monkeypatch.setattr(publication, "card", lambda *_, text=text, **__: text)
         write_card("m", tmp_path, reporter=listener)
         assert path.read_text(encoding="utf-8") == text
-    path.write_text("My own notes.", encoding="utf-8")
-    write_card("m", tmp_path, reporter=listener)
-    assert path.read_text(encoding="utf-8") == "My own notes."
     levels = [event.level for event in listener.events if isinstance(event, Note)]
-    assert levels == ["info", "info", "warning"]
+    assert levels == ["info", "info"]
+
+
+@pytest.mark.parametrize("own", ["before", "behind", "alone", "unreadable", "folder"])
+def test_a_card_of_the_users_own_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    """Also one of ours with notes in it; what it is stops nothing, and the card can be had."""
+    text = card_of("m")
+    monkeypatch.setattr(publication, "card", lambda *_, **__: text)
+    run, listener = tmp_path / "my run", Listener()
+    path = run / CARD_NAME
+    run.mkdir()
+    if own == "folder":
+        path.mkdir()
+    elif own == "unreadable":
+        path.symlink_to(path.name)  # to itself: nobody reads it, not even root
+    else:
+        notes = {"before": f"Notes.\n\n{text}", "behind": f"{text}\nNotes.\n"}
+        path.write_text(notes.get(own, "Notes."), encoding="utf-8")
+    before = None if own in ("folder", "unreadable") else path.read_bytes()
+    write_card("m:latest", run, host="[::1]:11434", reporter=listener)
+    if before is None:
+        assert path.is_dir() or path.is_symlink()
+    else:
+        assert path.read_bytes() == before
+    (note,) = [event for event in listener.events if isinstance(event, Note)]
+    assert note.level == "warning"
+    command = note.message.partition("stays: ")[2].removesuffix(" prints the card")
+    assert shlex.split(command)[1:] == [
+        *("card", "m:latest", "--run", str(run)),
+        *("--host", "[::1]:11434"),
+    ]
