@@ -16,19 +16,18 @@ from ollama_bridge.template.format import Format, Thinking
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
 from ollama_bridge.template.probing import (
     find_unclear_tag,
-    names_thinking,
-    names_tools,
     out_of_reach,
     shows_thinking,
     takes_tools,
 )
 from ollama_bridge.template.proof import Proof, prove
 from ollama_bridge.template.synthesis import synthesise
+from ollama_bridge.template.words import cuts_thoughts, names_thinking, names_tools
 from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
-_MAY_THINK = (
-    "versions of Ollama that go by </think> alone in a chat template list thinking, which is not "
+_CUTS_THOUGHTS = (
+    "Ollama 0.34 lists thinking, for the chat template's content.split('</think>'), which is not "
     "proven"
 )
 
@@ -96,8 +95,8 @@ def decide(template: ChatTemplate) -> Served:
     except TemplateError as exc:
         if not exc.is_inexpressible:
             raise
-        tools = names_tools(template)
-        thinking = names_thinking(template)
+        tools = names_tools(template.source)
+        thinking = names_thinking(template.source)
         listed = (*(("tools",) if tools else ()), *(("thinking",) if thinking else ()))
         return Served(
             "jinja",
@@ -105,14 +104,14 @@ def decide(template: ChatTemplate) -> Served:
             f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
             f"{exc.message}",
             tools=tools and takes_tools(template),
-            thinking=bool(thinking),
+            thinking=thinking,
             conversations=0,
             differences=(
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
                 *out_of_reach(template, listed=listed),
                 *_taken_for(template, None),
-                *((_MAY_THINK,) if thinking is None else ()),
+                *((_CUTS_THOUGHTS,) if cuts_thoughts(template.source) else ()),
             ),
         )
     ((source, proof),) = proven

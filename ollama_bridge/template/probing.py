@@ -51,18 +51,6 @@ def takes_tools(template: ChatTemplate) -> bool:
     return False
 
 
-def names_tools(template: ChatTemplate) -> bool:
-    """Whether a daemon that renders the template itself takes requests with tools for it."""
-    return "tools" in template.source or "tool_call" in template.source
-
-
-def names_thinking(template: ChatTemplate) -> bool | None:
-    """Whether such a daemon tells thoughts from answers; None: that depends on its version."""
-    if "</think>" not in template.source:
-        return False
-    return True if "<think>" in template.source else None
-
-
 def out_of_reach(template: ChatTemplate, *, listed: Collection[str] = ()) -> tuple[str, ...]:
     """What a chat template does where it is asked in a way in which Ollama never asks.
 

@@ -12,6 +12,7 @@ from ollama_bridge.client import ModelDetails
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, Answer, ReferenceValues
+from ollama_bridge.template.words import cuts_thoughts, names_thinking, names_tools
 from ollama_bridge.verify.certificate import (
     GIVEN_UP,
     LEFT_TO_DAEMON,
@@ -222,8 +223,9 @@ def _check_capabilities(
 
 
 def _named_in(source: str) -> set[str]:
-    """What a daemon may list for a word in the Jinja that it renders itself: those are limits."""
-    return {"tools", *(("thinking",) if "</think>" in source else ())}
+    """What a daemon lists for words in the Jinja that it renders itself: those are limits."""
+    thinks = names_thinking(source) or cuts_thoughts(source)
+    return {*(("tools",) if names_tools(source) else ()), *(("thinking",) if thinks else ())}
 
 
 def _check_stops(

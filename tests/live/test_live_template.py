@@ -152,7 +152,7 @@ def test_thinking_that_only_the_daemon_believes_in_is_a_limit(
     )
     certificate = Certificate.read(model.path / "certificate.json")
     assert certificate.passed
-    assert any("list thinking, which is not proven" in limit for limit in certificate.limits)
+    assert any("Ollama 0.34 lists thinking" in limit for limit in certificate.limits)
     assert "thinking" in client.show(model.tag).capabilities
     client.delete(model.tag)
 

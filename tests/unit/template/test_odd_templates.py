@@ -95,12 +95,17 @@ def test_thinking_that_only_the_daemon_believes_in_is_offered(tags: str, *, offe
     assert bool(said) != offered
 
 
-def test_thinking_that_some_daemons_believe_in_is_a_limit() -> None:
-    """They list it where the end of thoughts is cut at, and nothing of it was asked for."""
+def test_thinking_that_only_the_daemon_believes_in_is_a_limit() -> None:
+    """It lists it where past answers are cut at the end of thoughts, by one way of writing that."""
     source = IN_ONE_LINE.replace("m.content", "m.content.split('</think>')[-1]")
     found = served(source)
     assert (found.authority, found.thinking) == ("jinja", False)
-    assert any("list thinking, which is not proven" in said for said in found.differences)
+    assert any("lists thinking" in said and "not proven" in said for said in found.differences)
+    for kept in (
+        "{# reasoning_content #}" + source,
+        source.replace("m.content", "(m.content or '')"),
+    ):
+        assert not any("not proven" in said for said in served(kept).differences)
     tagged = served("{# <think> #}" + source)
     assert tagged.thinking
     assert not any("not proven" in said for said in tagged.differences)

@@ -195,10 +195,12 @@ def test_capabilities_are_those_that_were_proven(
 @pytest.mark.parametrize(
     ("proven", "served", "source", "passed"),
     [
-        ((), ("tools",), "", True),
+        ((), ("tools",), "{{ m.tool_calls }}", True),
+        ((), ("tools",), "", False),
         (("tools",), (), "", False),
         ((), ("tools", "thinking"), "{{ tools }}", False),
         ((), ("thinking",), "{{ m.content.split('</think>') }}", True),
+        ((), ("thinking",), "{{ '</think>' not in m.content }}", False),
     ],
 )
 def test_a_daemon_that_renders_the_jinja_goes_by_words(
