@@ -74,10 +74,18 @@ def out_of_reach(template: ChatTemplate, *, listed: Collection[str] = ()) -> tup
         said.append(
             f"tools are not offered: the chat template takes them as {name}, Ollama gives tools"
         )
-    if "thinking" not in listed and not shows_thinking(template) and _thinks_on_request(template):
+    if shows_thinking(template):
+        return tuple(said)
+    asked = _thinks_on_request(template)
+    if asked and "thinking" not in listed:
         said.append(
             "thinking is not offered: a request to think changes the chat template's prompt, and "
             "no message shows where thoughts are"
+        )
+    elif not asked and "thinking" in listed:
+        said.append(
+            "a request to think is answered as one without, though Ollama lists thinking: the chat "
+            "template only names its tags"
         )
     return tuple(said)
 

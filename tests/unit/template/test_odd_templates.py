@@ -93,6 +93,15 @@ def test_thinking_that_only_the_daemon_believes_in_is_offered(tags: str, *, offe
     assert (found.authority, found.thinking) == ("jinja", offered)
     said = [one for one in found.differences if one.startswith("thinking is not offered")]
     assert bool(said) != offered
+    assert not any("is answered as one without" in one for one in found.differences)
+
+
+def test_thinking_that_is_a_word_alone_is_a_limit() -> None:
+    """It is listed, as tools are for theirs, and no request changes anything."""
+    found = served("{# <think></think> #}" + IN_ONE_LINE)
+    assert (found.authority, found.thinking) == ("jinja", True)
+    (said,) = [one for one in found.differences if "a request to think" in one]
+    assert said.endswith("though Ollama lists thinking: the chat template only names its tags")
 
 
 def test_thinking_that_only_the_daemon_believes_in_is_a_limit() -> None:
