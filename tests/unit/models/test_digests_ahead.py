@@ -77,6 +77,9 @@ def test_no_room_for_an_early_digest_is_no_failure(
 
     monkeypatch.setattr(digests_ahead, "_digest_beside", full)
     begin_digests(str(shards[0].parent))
+    for path in shards:
+        begun = digests_ahead._begun[path].digest
+        assert isinstance(begun.exception(timeout=30), MemoryError)
     assert digests_of(shards) == [digest_file(path) for path in shards]
 
 
