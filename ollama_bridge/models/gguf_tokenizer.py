@@ -182,7 +182,7 @@ class GGUFTokenizer:
         roles = (self.ids.bos, self.ids.eos, self.ids.unknown, self.ids.padding, *self.ids.ends)
         if any(id_ is not None and id_ >= size for id_ in roles):
             return len(self.tokens)
-        return count_without_fillers(self.tokens[:size], self._types)
+        return _count_without_fillers(self.tokens[:size], self._types)
 
     def _added_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are found in the text before it is split: all that are not normal."""
@@ -329,7 +329,7 @@ def filler(id_: int) -> str:
     return f"[PAD{id_}]"
 
 
-def count_without_fillers(tokens: Sequence[str], types: Sequence[int]) -> int:
+def _count_without_fillers(tokens: Sequence[str], types: Sequence[int]) -> int:
     """How many tokens there are before the fillers at the end."""
     size = min(len(tokens), len(types))
     while size and types[size - 1] == _UNUSED and tokens[size - 1] == filler(size - 1):
