@@ -1,0 +1,196 @@
+"""Asks tags about texts, each answer kept on disk as it comes.
+
+The models take turns, block by block over the same texts, so that what else the machine does slows
+all alike. Loading is not counted: every turn begins with a short question that is not measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollama_bridge.answer_text import without_thought
+from ollama_bridge.artifacts import Corpus, canonical_json, digest_text
+from ollama_bridge.client.values import name_key
+from ollama_bridge.config import TaskSection
+from ollama_bridge.errors import ContextOverflowError
+from ollama_bridge.evaluation.held_out import held_out_examples
+from ollama_bridge.examples import Example
+from ollama_bridge.journal import Journal, JSONRecord
+from ollama_bridge.reporting import Progress, Reporter, StageStarted
+
+if TYPE_CHECKING:
+    from ollama_bridge.client import Client
+
+_BLOCK_TEXTS = 50
+_WARM_UP = "Hello."
+
+Options = dict[str, float]  # of a request, by Ollama's names
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one model answered.
+
+    Attributes:
+        records: Of the journal, in the order of the examples.
+        memory_bytes: Of the loaded model; None where the daemon did not list it.
+        thinks: Whether its texts may begin with a thought, which is no part of the answer.
+    """
+
+    records: Sequence[JSONRecord]
+    memory_bytes: int | None
+    thinks: bool
+
+    @property
+    def answers(self) -> list[str]:
+        """The texts."""
+        texts = [str(record["answer"]) for record in self.records]
+        return [without_thought(text) for text in texts] if self.thinks else texts
+
+    @property
+    def ended(self) -> list[bool]:
+        """Whether the model ended each, rather than the limit."""
+        return [record["done_reason"] == "stop" for record in self.records]
+
+
+@dataclass(frozen=True)
+class TaggedModel:
+    """A tag that is asked.
+
+    Attributes:
+        tag: Its name.
+        options: Of every request.
+        identity: What it is, and beside which others it is asked: times of another occasion are
+            not compared with theirs.
+    """
+
+    tag: str
+    options: Options
+    identity: str
+
+    def key(self, example: Example | None, task: TaskSection) -> str:
+        """Of the record of an answer; without an example of what the loaded model takes."""
+        asked = None if example is None else [example.id, _turns(example, task)]
+        return digest_text(canonical_json([self.identity, asked]))
+
+
+class Interview:
+    """Asks what the journal does not have yet, the models taking turns."""
+
+    def __init__(
+        self,
+        client: Client,
+        models: Mapping[str, TaggedModel],
+        task: TaskSection,
+        journal: Journal,
+        *,
+        stage: str,
+        reporter: Reporter,
+    ) -> None:
+        self._client = client
+        self._models = models
+        self._task = task
+        self._journal = journal
+        self._stage = stage
+        self._reporter = reporter
+        self._known = {record.get("key") for record in journal.records}
+
+    def run(self, examples: Sequence[Example]) -> None:
+        """Ask every model about every text, in blocks.
+
+        Raises:
+            DaemonError: the daemon fails; what was answered is in the journal.
+        """
+        total = len(examples) * len(self._models)
+        done = sum(
+            model.key(one, self._task) in self._known
+            for one in examples
+            for model in self._models.values()
+        )
+        if done:
+            self._reporter.emit(StageStarted(self._stage, resumed_from=done))
+        for number, start in enumerate(range(0, len(examples), _BLOCK_TEXTS)):
+            block = examples[start : start + _BLOCK_TEXTS]
+            models = list(self._models.values())
+            if number % 2:
+                models.reverse()  # nobody always goes first
+            for model in models:
+                todo = [one for one in block if model.key(one, self._task) not in self._known]
+                if todo:
+                    self._warm_up(model)
+                for example in todo:
+                    self._ask(model, example)
+                    done += 1
+                    self._reporter.emit(Progress(self._stage, done, total, "answers"))
+
+    def _warm_up(self, model: TaggedModel) -> None:
+        """Load the model outside of the measured time, and note once what it takes."""
+        self._client.chat(model.tag, _WARM_UP, options={**model.options, "num_predict": 1})
+        key = model.key(None, self._task)
+        if key in self._known:
+            return
+        running = {name_key(one.name): one.size_bytes for one in self._client.ps()}
+        if name_key(model.tag) in running:
+            self._journal.append({"key": key, "memory_bytes": running[name_key(model.tag)]})
+            self._known.add(key)
+
+    def _ask(self, model: TaggedModel, example: Example) -> None:
+        record: JSONRecord = {"key": model.key(example, self._task)}
+        start_s = time.perf_counter()
+        try:
+            turns = _turns(example, self._task)
+            reply = self._client.chat(model.tag, turns, options=model.options)
+        except ContextOverflowError:
+            record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
+        else:
+            record |= {
+                "answer": reply.text.strip(),
+                "done_reason": reply.done_reason,
+                "wall_s": time.perf_counter() - start_s,
+                "prompt_tokens": reply.prompt_tokens,
+                "prompt_s": reply.timings.prompt_s,
+                "generated_tokens": reply.generated_tokens,
+                "generate_s": reply.timings.generate_s,
+            }
+        self._journal.append(record)
+
+
+def _turns(example: Example, task: TaskSection) -> list[dict[str, str]]:
+    """What is sent: not the task's system turn, which the tag has and has to say itself."""
+    turns = list(example.prompt)
+    if turns[0].role == "system" and turns[0].content == task.system:
+        turns = turns[1:]
+    return [turn.to_dict() for turn in turns]
+
+
+def read_answers(
+    journal: Journal,
+    models: Mapping[str, TaggedModel],
+    examples: Sequence[Example],
+    task: TaskSection,
+    thinking: Sequence[str],
+) -> dict[str, Answered]:
+    """What every model answered, by its name."""
+    records = {record.get("key"): record for record in journal.records}
+    return {
+        name: Answered(
+            [records[model.key(example, task)] for example in examples],
+            records.get(model.key(None, task), {}).get("memory_bytes"),
+            thinks=name in thinking,
+        )
+        for name, model in models.items()
+    }
+
+
+def forget_other_models(
+    path: Path, models: Mapping[str, TaggedModel], corpus: Corpus, task: TaskSection
+) -> None:
+    """Keep what these models answered to any text of the corpus: a report of more may follow."""
+    examples = [*held_out_examples(corpus, limit=None, by_label=False), None]
+    keys = {model.key(example, task) for model in models.values() for example in examples}
+    with Journal(path) as journal:
+        journal.keep_only(lambda record: record.get("key") in keys)
