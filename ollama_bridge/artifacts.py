@@ -218,8 +218,8 @@ class Manifest:
             manifest = cls._of(data)
         except FileNotFoundError as exc:
             raise ArtifactError(
-                f"{folder} is no finished artefact: it has no {MANIFEST_NAME}",
-                hint="run the stage that makes it again; it goes on where it stopped",
+                f"{folder} is not a finished artefact: it has no {MANIFEST_NAME}",
+                hint="run the stage that makes it again; it resumes where it stopped",
             ) from exc
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as exc:
             raise ArtifactError(f"{path} cannot be read: {exc!r}", hint=hint) from exc

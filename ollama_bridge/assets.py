@@ -88,7 +88,7 @@ def home_dir() -> Path:
         base = data_home if data_home.is_absolute() else Path.home() / ".local" / "share"
     except RuntimeError as exc:
         raise ConfigError(
-            f"there is no home for what is made here: {exc}",
+            f"there is no folder to keep results in: {exc}",
             hint="export OLLAMA_BRIDGE_HOME=/path/to/a/folder",
         ) from exc
     return base / "ollama-bridge"

@@ -158,7 +158,7 @@ def _answers(card: Mapping[str, Any] | None) -> list[str]:
     ]
     return [
         "",
-        f"Of these, answers by {portable(card.get('model'))}:",
+        f"Of these, answered by {portable(card.get('model'))}:",
         "",
         *_table(["split", "what became of them"], rows),
     ]
@@ -215,7 +215,7 @@ def _setting(value: object) -> str:
 
 def _licence(details: ModelDetails, added: str) -> list[str]:
     stated = details.model_info.get("general.license")
-    lines = [f"The weights say: {stated}."] if stated else []
+    lines = [f"Stated in the weights: {stated}."] if stated else []
     for text in (str(details.raw.get("license") or "").strip(), added.strip()):
         if text:
             head = text[:_LICENSE_HEAD_CHARS]

@@ -324,8 +324,8 @@ def _together(parts: Sequence[Any]) -> Any:
 def _refuse(cls: Any, exc: Exception) -> NoReturn:
     with _told():
         raise ReplyInvalidError(
-            f"the daemon's answer is no {cls.__name__}: {exc}",
-            hint="is it an Ollama? ollama-bridge doctor",
+            f"the daemon's answer is not a valid {cls.__name__}: {exc}",
+            hint="is it Ollama? ollama-bridge doctor",
         ) from exc
 
 
@@ -333,7 +333,7 @@ def _check_end(part: Mapping[str, Any], call: Call) -> None:
     if part.get("status") != "success":
         raise StreamBrokenError(
             f"{call.path} of {call.model!r} ended without its terminal event",
-            hint="ask again; if it goes on, look at the daemon's log",
+            hint="ask again; if it fails again, see the daemon's log",
             model=call.model,
         )
 

@@ -153,7 +153,7 @@ def _amount(
         return Finding(name, "problem", f"{detail}; {needed_bytes / _GIB:.0f} GiB are needed", fix)
     if found_bytes < wanted_bytes:
         return Finding(
-            name, "warning", f"{detail}; {wanted_bytes / _GIB:.0f} GiB are comfortable", fix
+            name, "warning", f"{detail}; {wanted_bytes / _GIB:.0f} GiB are recommended", fix
         )
     return Finding(name, "ok", detail)
 
@@ -215,7 +215,7 @@ def _packages() -> Finding:
             f"training needs {', '.join(missing)} (client and packaging work without)",
             "pip install 'ollama-bridge[train]'",
         )
-    return Finding("packages", "ok", "all that training and conversion need")
+    return Finding("packages", "ok", "everything that training and conversion need")
 
 
 def _daemon(host: str | None) -> list[Finding]:
@@ -269,7 +269,7 @@ def _left_runners() -> list[Finding]:
             found.append(str(process.pid))
     if not found:
         return []
-    detail = f"{len(found)} of a daemon that was killed hold {held_bytes / _GIB:.1f} GiB"
+    detail = f"{len(found)} runner(s) of a daemon that was killed hold {held_bytes / _GIB:.1f} GiB"
     return [Finding("runners", "warning", detail, f"kill {' '.join(found)}")]
 
 

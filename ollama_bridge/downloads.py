@@ -140,7 +140,7 @@ def _run_pip(package: PinnedPackage, folder: Path) -> Path:
     digest = digest_file(files[0])
     if digest not in package.sha256:
         raise ArtifactError(
-            f"{files[0].name} has sha256 {digest}, pinned is {' or '.join(package.sha256)}",
+            f"{files[0].name} has sha256 {digest}, expected {' or '.join(package.sha256)}",
             hint="the index or a proxy served another file; do not use it",
         )
     return files[0]
@@ -149,7 +149,7 @@ def _run_pip(package: PinnedPackage, folder: Path) -> Path:
 def _reason(stderr: str) -> str:
     errors = [line.strip() for line in stderr.splitlines() if re.match(r"\s*error", line, re.I)]
     lines = errors or [line.strip() for line in stderr.splitlines() if line.strip()]
-    return lines[-1].removeprefix("ERROR:").strip() if lines else "pip said nothing"
+    return lines[-1].removeprefix("ERROR:").strip() if lines else "pip printed nothing"
 
 
 def unpack(
@@ -208,7 +208,7 @@ class _Unpacker:
         for info in archive.infolist():
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise ArtifactError(f"archive member {info.filename!r} is no regular file")
+                raise ArtifactError(f"archive member {info.filename!r} is not a regular file")
             name = _safe_name(info.filename)
             if not info.is_dir() and self._wanted(name):
                 with archive.open(info) as source:
@@ -222,7 +222,7 @@ class _Unpacker:
                 continue
             source = archive.extractfile(info) if info.isreg() else None
             if source is None:
-                raise ArtifactError(f"archive member {info.name!r} is no regular file")
+                raise ArtifactError(f"archive member {info.name!r} is not a regular file")
             with source:
                 self._write(name, source, executable=bool(info.mode & stat.S_IXUSR))
         return self._written

@@ -165,19 +165,19 @@ def _check_place(named: Path, work: Work) -> None:
         manifest = _read_manifest(out_dir)
         if manifest is not None and manifest.work.key == work.key:
             return
-        reason = "is a disk of its own, which cannot be renamed"
+        reason = "is a mount point, which cannot be renamed"
     elif named.is_symlink() and out_dir.is_dir() and not os.access(out_dir.parent, os.W_OK):
-        reason = "lies in a folder that you may not write, so nothing can be written beside it"
+        reason = "is in a folder that you may not write to, so nothing can be written beside it"
     else:
         return
     if named.is_symlink():
         inner, link = quote(str(out_dir / named.name)), quote(str(named))
         raise ArtifactError(
             f"{named} leads to {out_dir}, which {reason}",
-            hint=f"link to a folder in it: mkdir -p {inner}; ln -sfn {inner} {link}",
+            hint=f"link to a folder inside it: mkdir -p {inner}; ln -sfn {inner} {link}",
         )
     raise ArtifactError(
-        f"{out_dir} {reason}", hint=f"take a folder in it: --out {quote(str(out_dir / 'NAME'))}"
+        f"{out_dir} {reason}", hint=f"use a folder inside it: --out {quote(str(out_dir / 'NAME'))}"
     )
 
 
@@ -229,9 +229,9 @@ def _set_aside(draft_dir: Path, work: Work, reporter: Reporter) -> None:
     size_bytes = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
     if size_bytes >= _WORTH_TELLING_BYTES:
         message = (
-            f"what was begun with other settings or inputs is kept ({size_bytes / 1e6:.0f} MB): "
-            "with those it goes on where it stopped; it is removed when this is finished, or by: "
-            f"rm -r {quote(str(kept))}"
+            f"unfinished work with other settings or inputs is kept ({size_bytes / 1e6:.0f} MB): "
+            "with those it resumes where it stopped; it is removed when this work is finished, "
+            f"or now by: rm -r {quote(str(kept))}"
         )
         reporter.emit(Note(work.stage, "info", message))
 
@@ -318,7 +318,7 @@ def locked(
         except OSError as exc:  # a network disk, which names no file
             raise ArtifactError(
                 f"{lock_path} cannot be locked: {exc.strerror}",
-                hint="take a folder on a disk of this machine",
+                hint="use a folder on a local disk",
             ) from exc
         yield
 

@@ -125,8 +125,8 @@ def check_start(
     if given_tokens and recipe.stops_by_f1:
         key = f"{recipe.stops_by_f1[0]}.early_stopping.metric"
         raise ConfigError(
-            f"{key}: macro_f1 is of labels alone, and the data have thoughts in front of them",
-            hint=f"leave it out, or say --set {key}=token_accuracy",
+            f"{key}: macro_f1 needs labels alone, and the data have thoughts in front of them",
+            hint=f"leave it out, or add --set {key}=token_accuracy",
         )
     said = read_generation_config(start.path).get("max_new_tokens")
     own = said if isinstance(said, int) else None
@@ -189,9 +189,9 @@ def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
     loss = loss_of_system(start.path) if recipe.task.system else None
     if loss is not None:
         raise ConfigError(
-            f"the chat template of the student's start {loss} a system prompt: it would learn, and "
-            "be served, without task.system",
-            hint="add --set 'task.system=\"\"' and say it in the texts, or start from a folder "
+            f"the chat template of the student's start {loss} a system prompt: the student would "
+            "learn, and be served, without task.system",
+            hint="add --set 'task.system=\"\"' and put it into the texts, or start from a folder "
             "with a chat_template.jinja that writes one",
         )
 
@@ -266,7 +266,7 @@ def check_thoughts_fit(
     longest = max(written_tokens, given_tokens)
     if longest == 0:
         return
-    source = "teacher.answer_tokens" if written_tokens == longest else "of the data"
+    source = "teacher.answer_tokens" if written_tokens == longest else "the data's own thoughts"
     of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens, thinks=tells_thoughts())
     limits = {
         "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
@@ -279,13 +279,13 @@ def check_thoughts_fit(
         found = ", ".join(f"{key} is {limit:g}" for key, limit in short.items())
         fixes = {key: 2 * longest if key.endswith("num_ctx") else longest for key in short}
         raise ConfigError(
-            f"answers of up to {longest} tokens, thinking included, are to be learnt "
-            f"({source}), but {found}: the student's own would be cut in the thought",
+            f"training answers have up to {longest} tokens, thinking included ({source}), but "
+            f"{found}: the student's answers would be cut off while it is still thinking",
             hint="add " + " ".join(f"--set {key}={needed}" for key, needed in fixes.items()),
         )
     if recipe.distill.max_length < longest:
         message = (
-            f"answers of up to {longest} tokens are to be learnt, and examples of more than "
+            f"training answers have up to {longest} tokens, but examples of more than "
             f"{recipe.distill.max_length} are left out: --set distill.max_length={2 * longest}"
         )
         reporter.emit(Note("answers", "warning", message))

@@ -53,12 +53,12 @@ def verify(
     check_tag(tag)
     if base is not None and against is None:
         raise ConfigError(
-            "--base is that of an adapter, and none was given",
+            "--base needs an adapter, and none was given",
             hint=f"ollama-bridge verify {tag} --against ADAPTER --base {quote(base)}",
         )
     if chat_template is not None and against is None:
         raise ConfigError(
-            "--chat-template is that of a checkpoint, and none was given",
+            "--chat-template needs a checkpoint, and none was given",
             hint=f"ollama-bridge verify {tag} --against FOLDER --chat-template "
             f"{quote(str(chat_template))}",
         )
@@ -123,7 +123,7 @@ def read_template(
     if file.suffix == ".jinja":
         if chat_template is not None:
             raise ConfigError(
-                f"{file} is a chat template itself, and no checkpoint",
+                f"{file} is a chat template, not a checkpoint",
                 hint=f"ollama-bridge template {quote(str(chat_template))}",
             )
         return decide(ChatTemplate(read_chat_template(file), special={}, adds_bos=False))

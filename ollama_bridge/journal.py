@@ -75,7 +75,7 @@ class SyncedLines:
             raise
         if not os.fstat(self._stream.fileno()).st_nlink:
             raise ArtifactError(
-                f"{self._path} was removed while it was written: what is in it would be lost",
+                f"{self._path} was removed while it was being written: its contents would be lost",
                 hint="run it again",
             )
         return good_end, len(line)
@@ -117,7 +117,8 @@ class SyncedLines:
                 record = _parse(line)
                 if record is None and number == 1 and not self._may_be_ours(line):
                     raise ArtifactError(
-                        f"{self._path} is another file: nothing of ours begins like this",
+                        f"{self._path} is a file of another kind: none that ollama-bridge writes "
+                        "begins like this",
                         hint="name a file that is not there yet",
                     )
                 if record is None:

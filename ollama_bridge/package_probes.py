@@ -50,8 +50,8 @@ def find_probes(
     labels = values.labels if values is not None else ()
     if asked and (loss := loss_of_system(checkpoint.path)) is not None:
         raise ConfigError(
-            f"{name}: its chat template {loss} a system prompt, so that of --system cannot reach "
-            "the model",
+            f"{name}: its chat template {loss} a system prompt, so the one of --system cannot "
+            "reach the model",
             hint="leave --system out, or give a chat template that writes one: "
             "--chat-template FILE.jinja",
         )

@@ -72,7 +72,7 @@ def check_replaces_no_source(tag: str, sources: Iterable[str | None], gguf_type:
             has_variant = ":" in tag.rpartition("/")[2]
             other = f"{tag}-{gguf_type}" if has_variant else f"{tag}:{gguf_type}"
             raise ConfigError(
-                f"{tag} is what it is to be made of, {source}: it would be replaced",
+                f"the new tag {tag} would replace its own source, {source}",
                 hint=f"name another: {other}",
             )
 
@@ -90,7 +90,7 @@ def describe_unsaid(
     said = []
     if unsaid:
         written = ", ".join(f"{name} {value}" for name, value in unsaid.items())
-        begin = f"nothing says these of {checkpoint}, so the tag has"
+        begin = f"{checkpoint} does not set these, so the tag sets its own"
         said.append(f"{begin}: PARAMETER {written} (else: -p NAME=VALUE)")
     if "num_ctx" not in made:
         begin = "the context is left to Ollama and the machine"

@@ -274,7 +274,7 @@ class _Package:
         self.ensure_daemon()  # its version decides
         version = self.client.version()
         if has_limit(version, NO_ADAPTER):
-            said = f"Ollama {version} takes no LoRA adapter: {NO_ADAPTER.instead}"
+            said = f"Ollama {version} accepts no LoRA adapter: {NO_ADAPTER.instead}"
             self.reporter.emit(Note("package", "warning", said))
             return whole, None
         out_dir = self.run_dir / "adapter"
@@ -309,7 +309,7 @@ class _Package:
         found = find_renderer(self.client, template)
         what = "prompts" if served.go is None else " and ".join(lost)
         said = f"RENDERER {found.name}" if found is not None else "none of Ollama's own renderers"
-        message = f"Go cannot write the {what} of the chat template; {said} does"
+        message = f"Go cannot express the {what} of the chat template; {said} does"
         self.reporter.emit(Note("package", "info", message))
         return found
 

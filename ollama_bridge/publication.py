@@ -151,7 +151,7 @@ def publish(
             done = Publication(str(target), "daemon")
         elif files is None:
             raise ArtifactError(
-                f"the files of {tag} are not on this machine, or may not be read",
+                f"the files of {tag} are not on this machine, or cannot be read",
                 hint="let the daemon push: --through daemon; or set OLLAMA_MODELS to its folder",
             )
         else:
@@ -234,7 +234,9 @@ def write_card(
         shown = f"ollama-bridge card {tag} --run {quote(str(run_dir))}"
         if host is not None:
             shown += f" --host {quote(host)}"
-        kept = f"{path} is a file of yours, and stays: {shown} prints the card"
+        kept = (
+            f"{path} was written or changed by you and is kept; {shown} prints the card of this run"
+        )
         reporter.emit(Note("card", "warning", kept))
         return
     write_text_atomic(path, card(tag, run_dir=run_dir, host=host))
@@ -290,7 +292,7 @@ def _files_of(
     found = {digest_bytes(stored.content), digest_bytes(stored.content.removesuffix(b"\n"))}
     if f"sha256:{digest.removeprefix('sha256:')}" not in found:
         raise DaemonError(
-            f"{tag} was made anew while it was being published",
+            f"{tag} was replaced while it was being published",
             hint="run the same command again",
             model=tag,
         )

@@ -50,10 +50,10 @@ class PullProof:
             with contextlib.suppress(OllamaBridgeError):
                 self.client.unload(name)
             if find_model(self.client.list(), self.tag) is not None:
-                message += "; the model that has the tag stays"
+                message += "; the previous model keeps the tag"
             hint = (
-                "to have it all the same, without fetching it again: --no-verify; "
-                f"to be rid of it: ollama-bridge rm {name}"
+                "to use it anyway, without fetching it again: --no-verify; to remove it: "
+                f"ollama-bridge rm {name}"
             )
             if layer is None:  # values of another version of ours, or none that ever were sound
                 raise ArtifactError(message, hint=hint) from error

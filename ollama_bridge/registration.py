@@ -50,7 +50,7 @@ from ollama_bridge.verify.certificate import Certificate
 from ollama_bridge.verify.parity import check_parity
 
 _STAGE = "register"
-_WITHOUT_ADAPTER = f"leave --adapter out: {NO_ADAPTER.instead}, and proven as well"
+_WITHOUT_ADAPTER = f"leave --adapter out: {NO_ADAPTER.instead}, and proven too"
 _CANDIDATES = "ollama-bridge/candidate:"
 # Behind the tag of a model that was kept although its proof failed.
 _UNVERIFIED = "-unverified"
@@ -199,15 +199,15 @@ class _Job:
         limit = self.modelfile.parameters.get("num_predict")
         if reference.thinks and isinstance(limit, int) and 0 <= limit < made_for:
             said = (
-                f"{self.tag} thinks before it answers, and thoughts and answer together end after "
-                f"{limit} tokens (num_predict): PARAMETER or options num_ctx and num_predict give "
-                "more"
+                f"{self.tag} thinks before it answers, and thoughts and answer together are cut "
+                f"off after {limit} tokens (num_predict); for more, raise num_ctx and num_predict, "
+                "as PARAMETER or in a request's options"
             )
             self.reporter.emit(Note(_STAGE, "info", said))
         if isinstance(context, int) and context < made_for:
             said = (
-                f"{self.tag} has a context of {context} tokens, its model was made for {made_for}: "
-                "requests get more by options.num_ctx"
+                f"{self.tag} has a context of {context} tokens, its model was made for "
+                f"{made_for}: a request can raise it with options.num_ctx"
             )
             self.reporter.emit(Note(_STAGE, "info", said))
 
@@ -280,12 +280,12 @@ class _Job:
         version = self.client.version()
         if has_limit(version, NO_LOGPROBS):
             raise DaemonError(
-                f"Ollama {version} has no log-probabilities, so nothing can be proven there",
+                f"Ollama {version} reports no log-probabilities, so nothing can be proven with it",
                 hint="update Ollama to 0.12.11 or later",
             )
         if self.adapter is not None and has_limit(version, NO_ADAPTER):
             raise DaemonError(
-                f"Ollama {version} takes no LoRA adapter",
+                f"Ollama {version} accepts no LoRA adapter",
                 hint=_WITHOUT_ADAPTER,
             )
         return version
@@ -340,7 +340,7 @@ class _Job:
         for file in self.files:
             if file.blob_digest.replace(":", "-") not in shown:
                 raise DaemonError(
-                    f"the daemon did not take the file that was sent ({file.blob_digest})",
+                    f"the daemon did not accept the file that was sent ({file.blob_digest})",
                     model=self.tag,
                     hint="is something between this program and the daemon? ollama-bridge doctor",
                 )

@@ -347,7 +347,7 @@ class _Placeholders:
         if _OPEN + "OLLAMA-BRIDGE" in text.upper():
             raise ModelfileError(
                 f"{file}: system, license, stop, template and from cannot be changed by a filter",
-                hint="place them as they are: [[ system ]]",
+                hint="use them unchanged: [[ system ]]",
             )
         return "".join([*parts, text])
 

@@ -56,8 +56,8 @@ _STAGE = "pull"
 _WORTH_LINKING_BYTES = 1024**2
 _LONGEST_PULL_S = 24 * 3600.0
 _SHOWN = (
-    "was shown the credentials of the environment; to keep those of a registry for it alone: "
-    "export OLLAMA_BRIDGE_REGISTRY=HOST"
+    "was shown the credentials in the environment; to show them to one registry only: export "
+    "OLLAMA_BRIDGE_REGISTRY=HOST"
 )
 
 
@@ -160,7 +160,7 @@ def pull_through_daemon(
     """
     if out_dir is not None:
         raise ConfigError(
-            "files on their way lie where the daemon has its models", hint="leave out --out"
+            "unfinished downloads are kept where the daemon has its models", hint="leave out --out"
         )
     pulled = check_tag(reference.rpartition("://")[2])
     tag = check_tag(tag or pulled)
@@ -311,7 +311,7 @@ def _hand_over(
             client.pull(front.name, insecure=True)
         except (RequestRejectedError, RunnerCrashedError) as error:
             raise DaemonError(
-                f"the daemon does not take what was fetched: {error.message}",
+                f"the daemon does not accept what was fetched: {error.message}",
                 model=tag,
                 hint="run the same command again: another pull that ended may have removed files",
             ) from error

@@ -94,10 +94,10 @@ class SourceTag:
             return
         if chat_template_of(load_tokenizer(checkpoint.path)) is None:
             raise ConfigError(
-                f"the chat format of {self.name} is in its "
-                f"{'RENDERER' if self.renderer else 'TEMPLATE'} alone, and its file has no chat "
-                "template: nothing could be proven of a tag with it",
-                hint="give the chat template of the model that it was made of: --chat-template "
+                f"{self.name} has its chat format only in "
+                f"{'RENDERER' if self.renderer else 'TEMPLATE'}; its GGUF has no chat template "
+                "to prove a new tag against",
+                hint="give the chat template of the model that it was made from: --chat-template "
                 "FILE.jinja; for a tag that continues texts: --template completion",
             )
 
@@ -124,8 +124,8 @@ class SourceTag:
         if "num_ctx" in asked.parameters:
             return kept
         said = (
-            f"PARAMETER num_ctx {num_ctx} (above {limit}, short texts are computed otherwise than "
-            "by the checkpoint; requests get more by options.num_ctx)"
+            f"PARAMETER num_ctx {num_ctx} (above {limit}, short texts are computed differently "
+            "than by the checkpoint; a request can raise it with options.num_ctx)"
         )
         others = {name: value for name, value in self.parameters.items() if name != "num_ctx"}
         return replace(kept, parameters=others, lost=(*kept.lost, said))
@@ -178,7 +178,7 @@ class SourceTag:
         )
         said = "; ".join(part for part in parts if part)
         others = "--system, --parameter, --license"
-        return f"the tag keeps of {self.name}: {said} (else: {others})" if said else None
+        return f"the tag keeps from {self.name}: {said} (else: {others})" if said else None
 
     def not_kept(self, asked: ModelfileSection, made: Modelfile) -> str | None:
         """What of it the other tag has not, in a sentence; None: nothing.
@@ -190,8 +190,8 @@ class SourceTag:
         lost = list(self.lost)
         if asked.template == "auto" and self._is_rendered_otherwise(made):
             name = "TEMPLATE" if self.renderer is None else "RENDERER"
-            lost.append(f"{name} (proven is the chat template in its file)")
-        return f"the tag does not keep of {self.name}: {'; '.join(lost)}" if lost else None
+            lost.append(f"{name} (the proof is of the chat template in its file)")
+        return f"the tag does not keep from {self.name}: {'; '.join(lost)}" if lost else None
 
     def _is_rendered_otherwise(self, made: Modelfile) -> bool:
         if self.renderer is not None:
@@ -232,4 +232,4 @@ def _lost(details: ModelDetails) -> Iterator[str]:
     if details.raw.get("messages"):
         yield "MESSAGE"
     if details.raw.get("projector_info"):
-        yield "what sees images (a second FROM)"
+        yield "the vision part (a second FROM)"

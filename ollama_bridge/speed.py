@@ -82,20 +82,21 @@ class Load:
         numbers = (*self.concurrencies, self.requests, self.prompt_words, self.tokens)
         if not self.concurrencies or min(numbers) < 1:
             raise ConfigError(
-                "concurrencies, requests, words and tokens are 1 or more",
+                "concurrencies, requests, words and tokens must be 1 or more",
                 hint="ollama-bridge bench TAG --concurrency 1,2,4 --requests 8",
             )
         most, needed = max(self.concurrencies), self.requests * len(self.concurrencies)
         if most > self.requests:
             raise ConfigError(
-                f"{self.requests} requests are never {most} at a time", hint=f"--requests {most}"
+                f"{self.requests} requests are too few for {most} at a time",
+                hint=f"--requests {most}",
             )
         different = len(set(self.prompts[:needed]))
         if self.prompts and different < needed:
             raise ConfigError(
-                f"{different} prompts for {needed} requests: one that is asked again "
-                "comes from the daemon's prompt cache",
-                hint=f"give {needed}, or ask less: --requests, --concurrency",
+                f"{different} prompts for {needed} requests: one that is asked again is read "
+                "from the daemon's prompt cache",
+                hint=f"give {needed} prompts, or lower --requests or --concurrency",
             )
 
 

@@ -185,9 +185,9 @@ def _check_format(tag: str, details: ModelDetails) -> None:
     else:
         return
     raise ParityError(
-        f"{tag} {found}: nothing of it can be proven",
+        f"{tag} {found}, so nothing about it can be proven",
         layer="reference",
-        hint="a tag of its checkpoint can be: ollama-bridge package CHECKPOINT TAG",
+        hint="a tag made from its checkpoint can be proven: ollama-bridge package CHECKPOINT TAG",
     )
 
 
@@ -197,7 +197,7 @@ def _carried_values(tag: str, details: ModelDetails) -> ReferenceValues:
         raise ParityError(
             f"{tag} does not carry the values that would prove what it serves",
             layer="reference",
-            hint=f"name the checkpoint that it was made of: ollama-bridge verify {tag} "
+            hint=f"name the checkpoint that it was made from: ollama-bridge verify {tag} "
             "--against FOLDER",
         )
     return ReferenceValues.parse(text, where=f"{tag}, {REFERENCE_KEY}")

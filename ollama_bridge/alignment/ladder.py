@@ -102,7 +102,7 @@ def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
         mapped = int((to_student >= 0).sum())
         sentence = (
             f"the vocabularies differ: {mapped} of the teacher's {theirs.used} tokens are mapped "
-            f"by what they say, and {share:.0%} of the answers' tokens begin where one of the "
+            f"by their text, and {share:.0%} of the answers' tokens begin where one of the "
             "teacher's does"
         )
         return Alignment(Rung.MAPPED, sentence, tuple(reasons), to_student)
@@ -194,8 +194,8 @@ def _check_sequence(student: Side, texts: Sequence[str]) -> None:
         said = b"".join(vocabulary.spelled(id_) for id_ in ids)
         if not said.strip().endswith(text.encode().strip()):
             raise TrainingError(
-                f"the student's tokenizer cannot say answer {number} of the task: it comes back as "
-                f"{len(said)} bytes of {len(text.encode())}",
+                f"the student's tokenizer cannot write answer {number} of the task: decoded "
+                f"again it has {len(said)} bytes instead of {len(text.encode())}",
                 hint="use a student whose tokenizer knows every byte",
             )
 

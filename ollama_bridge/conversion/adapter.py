@@ -99,7 +99,7 @@ def convert_adapter(
             types={plan.name: GGMLQuantizationType.F32 for plan in plans},
             on_tensor=lambda done: reporter.emit(Progress(_STAGE, done, len(plans), "tensors")),
         )
-        note = "Ollama from 0.34.1 on takes no adapter: for it convert without --adapter (merged)"
+        note = "Ollama from 0.34.1 on accepts no adapter: for it convert without --adapter (merged)"
         reporter.emit(Note(_STAGE, "info", note))
         facts = {
             "architecture": architecture.name,
@@ -126,14 +126,14 @@ def _refuse_inexpressible(adapter: Adapter, *, tied: bool) -> None:
             "it is replaced (modules_to_save, bias or a grown vocabulary)": (
                 change.whole is not None and not _repeats_base(change)
             ),
-            "the base has it as one matrix with the other end": (
+            "the base ties it to the matrix at the other end": (
                 tied and name in (EMBEDDING, OUTPUT)
             ),
         }
         for reason, applies in reasons.items():
             if applies:
                 raise ConversionError(
-                    f"{adapter.folder}: a GGUF adapter cannot say what is done to {name!r}: "
+                    f"{adapter.folder}: a GGUF adapter cannot express the change of {name!r}: "
                     f"{reason}",
                     hint="leave --adapter out: the adapter is then merged into its base",
                 )

@@ -42,14 +42,14 @@ def budget_notes(target: Target | None, chosen: Chosen) -> list[str]:
     if chosen.texts == OWN_ANSWERS:
         notes.append(
             "the budget is measured on the model's own answers to synthetic prompts: --corpus "
-            "measures it on texts of yours"
+            "measures it on your own texts"
         )
     limit = target.kl_nats if target is not None else None
     if limit is not None and chosen.point.kl_nats > limit:
         notes.append(
-            f"on texts that the types were not chosen on the file measures "
-            f"{chosen.point.kl_nats:.3g} nats, above the budget of {limit:g} that it keeps on "
-            f"those it was chosen on ({chosen.chosen_on_kl_nats:.3g})"
+            "on texts that were not used to choose the types the file has "
+            f"{chosen.point.kl_nats:.3g} nats, above the budget of {limit:g}, which it keeps on "
+            f"those that were used ({chosen.chosen_on_kl_nats:.3g})"
         )
     return notes
 

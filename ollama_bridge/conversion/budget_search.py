@@ -117,7 +117,7 @@ def _within_budget(trade_off: TradeOff, budget: float, measure: Measure) -> dict
     if found <= budget:
         return best
     raise ConversionError(
-        f"the finest types of this model measure {found:.3g} nats, the budget is {budget:g}",
+        f"even the finest types of this model have {found:.3g} nats, the budget is {budget:g}",
         hint=f"--budget {_up(found)} can be kept; --type bf16 or f32 keeps more",
     )
 

@@ -79,8 +79,8 @@ def corpus_texts(
     reported_on = _first(texts[middle:], positions)
     if not chosen_on or not reported_on:
         raise DataError(
-            f"{path} has too few texts: a budget needs some to choose types on, and others, of "
-            "other sources, to measure what they do",
+            f"{path} has too few texts: a budget needs some to choose types on, and others, from "
+            "other sources, to measure the result on",
             hint="prepare a corpus with a larger validation split, or leave out --corpus",
         )
     source = f"held-out texts of corpus {corpus.digest[:12]}"

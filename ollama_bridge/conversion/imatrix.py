@@ -59,7 +59,7 @@ def read_importance(path: Path) -> dict[str, Float32Array]:
         raise _unusable(path, "it has no entries")
     for name, values in found.items():
         if not np.isfinite(values).all() or (values < 0).any():
-            raise _unusable(path, f"{name} has values that are no mean squares")
+            raise _unusable(path, f"{name} has values that are not mean squares")
     return found
 
 
@@ -136,6 +136,6 @@ def _read_legacy(path: Path, data: bytes) -> dict[str, Float32Array]:
 
 def _unusable(path: Path, why: str) -> ConversionError:
     return ConversionError(
-        f"{path} is no usable importance matrix: {why}",
+        f"{path} is not a usable importance matrix: {why}",
         hint="ollama-bridge importance MODEL --corpus FOLDER --out FOLDER measures one",
     )

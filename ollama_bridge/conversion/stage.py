@@ -231,7 +231,7 @@ def _check_importance(weights: Mapping[str, Float32Array], plans: list[TensorPla
             )
     if weights and not any(plan.name in weights for plan in plans):
         raise ConversionError(
-            "the importance matrix knows no tensor of this checkpoint",
+            "the importance matrix has no tensor of this checkpoint",
             hint="measure it on this model: ollama-bridge importance --help",
         )
 
@@ -244,7 +244,8 @@ def _has_chat_template(checkpoint: Checkpoint, *, asked: bool | None) -> bool:
     daemon_renders = values.template is not None and values.template.authority == "jinja"
     if daemon_renders and asked is False:
         raise ConfigError(
-            "Ollama renders this chat template itself: without it no tag comes of the file",
+            "no Go TEMPLATE can replace this chat template: the file has to hold it to become a "
+            "tag",
             hint="leave --no-standalone out",
         )
     return daemon_renders if asked is None else asked
@@ -259,6 +260,6 @@ def _fallbacks(plans: list[TensorPlan], types: TypePlan, file_type: str) -> list
     rows = sorted({plan.shape[-1] for plan in odd})
     instead = Counter(types[plan.name].name for plan in odd).most_common()
     return [
-        f"rows of {', '.join(map(str, rows))} do not divide into {file_type}'s blocks of {block}: "
-        + ", ".join(f"{count} matrices are {name}" for name, count in instead)
+        f"rows of {', '.join(map(str, rows))} cannot be divided into {file_type}'s blocks of "
+        f"{block}: " + ", ".join(f"{count} matrices are {name}" for name, count in instead)
     ]

@@ -49,6 +49,6 @@ def find_surrounding(tokenizer: Tokenizer, prompts: Sequence[str], bos: int | No
             notes.append(f"Ollama adds no BOS to raw texts: the chat template writes {own}")
             first = []
         if last:
-            notes.append("Ollama adds no EOS to texts, as the tokenizer does: they are continued")
+            notes.append("the tokenizer adds EOS to texts and Ollama does not: they are continued")
             last = []
     return Surrounding(first, last, notes)

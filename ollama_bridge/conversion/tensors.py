@@ -56,8 +56,8 @@ def source_notes(weights: Weights) -> list[str]:
     if not weights.quantized:
         return []
     return [
-        f"the weights were rounded to {', '.join(sorted(weights.quantized))} before: no type makes "
-        "them better than that"
+        f"the weights were already rounded to {', '.join(sorted(weights.quantized))}: no type "
+        "makes them more precise than that"
     ]
 
 

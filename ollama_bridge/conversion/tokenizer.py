@@ -97,7 +97,8 @@ class TokenizerSection:
         if not self._ends:
             # llama.cpp would take token 11 (BPE) or 2 (SentencePiece) for it.
             raise ConversionError(
-                f"{folder}: no token ends an answer: a runtime would take one of its own",
+                f"{folder}: no token is named that ends an answer, so a runtime would choose one "
+                "of its own",
                 hint="name eos_token in tokenizer_config.json, or eos_token_id in config.json",
             )
         self._roles = self._runtime_roles()
@@ -162,7 +163,7 @@ class TokenizerSection:
     def _find_kind(self) -> _Kind:
         model = self._model
         if model.get("type") != "BPE":
-            raise self._error(f"a {model.get('type')} tokenizer cannot be written, BPE can")
+            raise self._error(f"a {model.get('type')} tokenizer cannot be written, only BPE can")
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise self._error(f"BPE with {key} cannot be written")
@@ -181,7 +182,7 @@ class TokenizerSection:
         pre = pretokenizers.by_structure(section, ignore_merges=bool(model.get("ignore_merges")))
         if pre is None:
             raise self._error(
-                f"pre_tokenizer {[step.get('type') for step in _steps(section)]} is none that "
+                f"pre_tokenizer {[step.get('type') for step in _steps(section)]} is not one that "
                 f"llama.cpp is known to have ({', '.join(pretokenizers.known_names())})"
             )
         return _Kind("gpt2", pre.name, space_prefix=False)
@@ -253,7 +254,7 @@ class TokenizerSection:
         if known and max(known.values()) >= size:
             raise ConversionError(
                 f"{self._folder / 'tokenizer.json'}: token ids reach {max(known.values())}, the "
-                f"model has {size} rows, so a token was added that it never saw",
+                f"model has {size} rows, so a token was added that the model never saw",
                 hint="give it a row: model.resize_token_embeddings(len(tokenizer)); "
                 "model.save_pretrained(folder)",
             )
@@ -293,7 +294,7 @@ class TokenizerSection:
         for merge in self._model.get("merges") or []:
             parts = merge.split(" ") if isinstance(merge, str) else merge
             if len(parts) != 2:
-                raise self._error(f"merge {merge!r} has not two parts")
+                raise self._error(f"merge {merge!r} does not have two parts")
             merges.append((parts[0], parts[1]))
         return merges
 
@@ -337,8 +338,8 @@ class TokenizerSection:
         for ignored in ignored_ends(*sources, eos=own, is_special=is_special):
             said = repr(self._tokens[ignored]) if 0 <= ignored < len(self._tokens) else ignored
             self.notes.append(
-                f"config.json names token {said} as an end, which no other file does and which is "
-                "no special one: answers do not end there"
+                f"config.json names token {said} as an end, but no other file does and it is not "
+                "a special token: answers do not end there"
             )
         first = () if own is None else (own,)
         return [self._checked("eos", id_) for id_ in dict.fromkeys((*first, *ids))]
@@ -383,7 +384,7 @@ class TokenizerSection:
             try:
                 return file.read_bytes().decode()
             except UnicodeDecodeError as exc:
-                raise ConversionError(f"{file} is no UTF-8 text: {exc}") from exc
+                raise ConversionError(f"{file} is not UTF-8 text: {exc}") from exc
         template = self._settings.get("chat_template")
         if isinstance(template, list):  # older folders have several, by name
             entries = [entry for entry in template if isinstance(entry, Mapping)]

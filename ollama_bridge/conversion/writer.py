@@ -69,7 +69,7 @@ def write_gguf(
     keys = [entry.key for entry in entries]
     doubled = {key for key in keys if keys.count(key) > 1}
     if doubled:
-        raise ConversionError(f"metadata keys come twice: {', '.join(sorted(doubled))}")
+        raise ConversionError(f"metadata keys appear twice: {', '.join(sorted(doubled))}")
     searched = [plan for plan in plans if types[plan.name] in BLOCK_TYPES]
     if processes is None:
         processes = default_processes() if _numbers(searched) >= _WORTH_PROCESSES else 0

@@ -197,13 +197,13 @@ def _check_module(go: Sequence[str], environment: Mapping[str, str], site: Site)
     if done.returncode != 0 or "Sum" not in answer:
         raise DaemonInstallError(
             f"{module} could not be fetched: "
-            f"{answer.get('Error') or done.stderr.strip() or 'go said nothing'}",
+            f"{answer.get('Error') or done.stderr.strip() or 'go printed nothing'}",
             hint=f"is the Go module proxy reachable? Or the official release: {OFFICIAL_INSTALL}",
         )
     if answer["Sum"] != site.release.module_sum:
         raise DaemonInstallError(
-            f"{module} has the digest {answer['Sum']}, pinned is {site.release.module_sum}",
-            hint="the module proxy served other code; do not use it",
+            f"{module} has the digest {answer['Sum']}, but {site.release.module_sum} is pinned",
+            hint="the module proxy served different code; do not use it",
         )
 
 
@@ -253,7 +253,7 @@ def _run(
             raise disk_full(site.scratch)
         raise DaemonInstallError(
             f"{what} failed with status {process.returncode}: {_complaint(tail)}",
-            hint=f"everything it said: {site.log_path}; the same command goes on from here",
+            hint=f"its whole output: {site.log_path}; the same command resumes from here",
         )
 
 
@@ -293,7 +293,7 @@ def _tail(log_path: Path, offset: int) -> str:
 def _complaint(tail: str) -> str:
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\berror\b|cannot|not found", line, re.I)]
-    return (errors or lines or ["it said nothing"])[-1 if not errors else 0][:400]
+    return (errors or lines or ["it printed nothing"])[-1 if not errors else 0][:400]
 
 
 def _keep(built: Path, target: Path) -> None:

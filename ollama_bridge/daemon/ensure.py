@@ -57,7 +57,7 @@ def start_daemon(*, reporter: Reporter | None = None, host: str | None = None) -
         raise DaemonUnreachableError(
             f"nothing answers at {address.url}, and a daemon can only be started at 127.0.0.1 of "
             "this machine, over http and without a path",
-            hint="start Ollama there, or use that address: unset OLLAMA_HOST",
+            hint="start Ollama there, or use this machine: unset OLLAMA_HOST",
         )
     binary = find_binary()
     if binary is None:

@@ -37,7 +37,7 @@ def parse_version(text: str) -> Version:
     """
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
-        raise ReplyInvalidError(f"the daemon calls its version {text!r}, which cannot be read")
+        raise ReplyInvalidError(f"the daemon reports the version {text!r}, which cannot be read")
     major, minor, patch = match.groups()
     return int(major), int(minor), int(patch or 0)
 
@@ -100,7 +100,7 @@ REWRITES_GGUF = Limit(
     (0, 34, 1),
     instead="its digest is not compared, what it serves is",
 )
-NO_ADAPTER = Limit("take a LoRA ADAPTER", (0, 34, 1), None, instead="it is merged into its base")
+NO_ADAPTER = Limit("accept a LoRA ADAPTER", (0, 34, 1), None, instead="it is merged into its base")
 # llama.cpp reads the list from a build between b10969 (0.34.3) and b11076 on, Ollama's own engine
 # never did.
 OWN_WINDOWS = Limit(

@@ -196,7 +196,7 @@ def wait_until_answers(
             if process.poll() is not None:
                 reason = last_line(log_path, log_offset)
                 raise DaemonInstallError(
-                    f"Ollama ended at once with status {process.returncode}: {reason}",
+                    f"Ollama exited at once with status {process.returncode}: {reason}",
                     hint=f"its log: {log_path}",
                 )
             # Another daemon may have been quicker on this port: its answer is not ours.
@@ -267,4 +267,4 @@ def last_line(log_path: Path, offset: int) -> str:
         lines = []
     said = [line.strip() for line in lines if line.strip()]
     errors = [line for line in said if line.lower().startswith("error")]
-    return (errors or said or ["it said nothing"])[-1]
+    return (errors or said or ["it printed nothing"])[-1]

@@ -51,7 +51,9 @@ def wait_for_service(host: str | None, reporter: Reporter) -> RunningDaemon | No
     """
     if _state() not in ("active", "activating"):
         return None
-    reporter.emit(Note("daemon", "info", "waiting for Ollama's service, which runs, to answer"))
+    reporter.emit(
+        Note("daemon", "info", "waiting for Ollama's service, which is running, to answer")
+    )
     ends_s = time.monotonic() + _START_LIMIT_S
     while (found := find_daemon(host)) is None and time.monotonic() < ends_s:
         time.sleep(_POLL_INTERVAL_S)
@@ -63,7 +65,7 @@ def describe_service() -> tuple[str, str]:
     service, state = "Ollama's service, which has the models,", _state()
     if state == "active":
         where = "systemctl show ollama -p Environment; export OLLAMA_HOST=HOST:PORT, as it has it"
-        return f"{service} runs, but not there", f"{where}; {_OWN_STORE}"
+        return f"{service} is running, but not there", f"{where}; {_OWN_STORE}"
     if state in ("failed", "activating"):
         return f"{service} does not come up", f"journalctl -u ollama -n 50; {_OWN_STORE}"
     if state is None:  # nobody says how it is

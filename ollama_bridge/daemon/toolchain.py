@@ -56,7 +56,7 @@ def find_toolchain() -> Toolchain:
     missing = missing_packages()
     if missing:
         raise DaemonInstallError(
-            f"building Ollama needs what is missing here: {', '.join(missing)}",
+            f"building Ollama needs these, which are missing here: {', '.join(missing)}",
             hint=f"{_install_command(missing)}   (or the official release: {OFFICIAL_INSTALL})",
         )
     cmake, uv = shutil.which("cmake"), find_uv()

@@ -43,7 +43,7 @@ def dialogue_files(folder: Path) -> dict[str, Path]:
     if _DIALOGUES not in files:
         raise DataError(
             f"{folder} holds no english/{_DIALOGUES}.yml",
-            hint="delete the folder: it is fetched again",
+            hint="delete the folder; it will be fetched again",
         )
     return files
 

@@ -40,8 +40,8 @@ class LabelMatcher:
             said = ", ".join(f"{written!r} to {label!r}" for written, label in lost.items())
             guesses = {written: meant(label, labels) or "LABEL" for written, label in lost.items()}
             raise ConfigError(
-                f"data.label_map leads to labels that the task does not have: {said} "
-                f"(the task's labels: {', '.join(self._labels)})",
+                f"data.label_map maps to labels that the task does not have: {said} (the task's "
+                f"labels: {', '.join(self._labels)})",
                 hint=self._mapping(guesses),
             )
         own = {_composed(label): label for label in self._labels}
@@ -116,7 +116,7 @@ class LabelMatcher:
         fitting = {written: label for written, label in self._label_map.items() if label in own}
         if fitting != self._label_map:
             as_labels += f" {as_option('data.label_map', fitting)}"
-        return f"{map_them}; or make all that are found the task's own: {as_labels}"
+        return f"{map_them}; or make the labels of the file those of the task: {as_labels}"
 
     def _mapping(self, added: Mapping[str, str]) -> str:
         """The option of a whole map, for one takes the place of the one before."""

@@ -102,7 +102,10 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         raise DataError(f"{path} has no rows")
     open_ended = sum(one.example.messages[-1].role == "user" for one in candidates)
     if open_ended:
-        notes.append(f"{open_ended} conversation(s) end on the user: answers are to be written")
+        notes.append(
+            f"{open_ended} conversation(s) end with the user's turn: their answers have to be "
+            "written"
+        )
     if matcher is None:
         notes += _large_document(candidates)
     return Collected(tuple(candidates), tally, tuple(notes))
@@ -149,15 +152,15 @@ def _large_document(candidates: Sequence[Candidate]) -> list[str]:
     if count == 1 or count <= _LARGE_SHARE * len(candidates):
         return []
     return [
-        f"{count} of {len(candidates)} conversations begin with the same question, or are of one "
-        "group: they stay in one split"
+        f"{count} of {len(candidates)} conversations begin with the same question, or belong to "
+        "one group: they stay in one split"
     ]
 
 
 def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[Message]:
     messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: no list of messages")
+        raise DataError(f"{where}: not a list of messages")
     turns = []
     for place, item in enumerate(messages, start=1):
         if isinstance(item, dict) and (item.get("tool_calls") or item.get("function_call")):
@@ -208,7 +211,7 @@ def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
     if thinking is None or thinking == "":
         return turn
     if turn.role != "assistant" or not isinstance(thinking, str):
-        raise DataError(f"{where}: thinking is a text of an assistant message")
+        raise DataError(f"{where}: thinking has to be text, in an assistant message")
     return Message(turn.role, with_thought(turn.content, clean_turn(thinking)))
 
 

@@ -196,8 +196,9 @@ def _make_splits(
     sizes = asked.scaled_to(len(unique))
     if sizes != asked:
         notes.append(
-            f"{len(unique)} usable examples are few for {asked.test} test and "
-            f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held out"
+            f"{len(unique)} usable examples are too few for {asked.test} test and "
+            f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held "
+            "out instead"
         )
     parts = split(unique, sizes, seed=seed)
     parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
@@ -270,8 +271,8 @@ def _leave_out_duplicates(
             tally.leave_out(candidate.source, reason)
     if unique.contrasts:
         notes.append(
-            f"{unique.contrasts} text(s) differ little from one of another label, or system "
-            "turn: they are kept, in one split with it"
+            f"{unique.contrasts} text(s) differ little from one with another label or system "
+            "turn: they are kept, in the same split as that one"
         )
     return unique.kept
 

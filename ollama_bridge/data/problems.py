@@ -95,7 +95,7 @@ def read_text(path: Path) -> str:
         if data.startswith(begin):
             gzip = kind.endswith("gzip")
             raise DataError(
-                f"{path} is no text: it is {kind}",
+                f"{path} is not text: it is {kind}",
                 hint=f"gunzip -k {quote(path.name)}" if gzip else "save it as CSV in UTF-8",
             )
     encoding = encoding_of(data)

@@ -105,7 +105,7 @@ def _refuse_array(path: Path, text: str) -> None:
     begin = text.lstrip()
     if begin.startswith("[") and begin[1:].lstrip().startswith("{"):
         raise DataError(
-            f"{path} is one JSON array: a JSON object a line is read",
+            f"{path} is one JSON array, but one JSON object per line is expected",
             hint=f"jq -c '.[]' {quote(path.name)} > {quote(f'{path.stem}-lines.jsonl')}",
         )
 

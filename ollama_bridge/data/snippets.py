@@ -80,7 +80,7 @@ def read_snippets(path: Path, *, source: str) -> Iterator[Snippet]:
             problems.add(number, "not an id, a rating and a text")
             continue
         yield snippet
-    problems.raise_if_any(hint="delete the file: it is fetched again")
+    problems.raise_if_any(hint="delete the file; it will be fetched again")
 
 
 def collect_vader(files: dict[str, Path], data: DataSection, task: TaskSection) -> Collected:

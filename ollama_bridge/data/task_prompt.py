@@ -37,8 +37,9 @@ def advice_on_prompt(system: str, labels: Sequence[str]) -> str | None:
         return None
     found = f"names {', '.join(named)}, but not" if named else "names none of the labels"
     return (
-        f"task.system {found} {', '.join(unnamed)}; the model is taught, and served, with "
-        f"{system!r}. One that names all: {as_option('task.system', prompt_for(labels))}"
+        f"task.system {found} {', '.join(unnamed)}; the model is trained and served with "
+        f"{system!r}. A prompt that names all labels: "
+        f"{as_option('task.system', prompt_for(labels))}"
     )
 
 

@@ -232,7 +232,7 @@ def _tell_of_cuts(answers: Sequence[Answer], limit: int, stage: str, reporter: R
     if cut > FEW_CUT * len(answers):
         message = (
             f"{cut} of {len(answers)} answers were cut at {limit} tokens, thinking included, and "
-            f"count as wrong: --set evaluate.reply_tokens={2 * limit} lets them come to an end"
+            f"count as wrong: --set evaluate.reply_tokens={2 * limit} lets them finish"
         )
         reporter.emit(Note(stage, "warning", message))
 

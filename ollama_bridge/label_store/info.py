@@ -109,7 +109,9 @@ def read_info(folder: Path) -> StoreInfo:
         version = data["format_version"]
         info = StoreInfo(**data) if version == FORMAT_VERSION else None
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ArtifactError(f"{path} is no description of soft labels: {exc!r}", hint=hint) from exc
+        raise ArtifactError(
+            f"{path} is not a description of soft labels: {exc!r}", hint=hint
+        ) from exc
     if info is None:
         raise ArtifactError(
             f"{path} has format {version}, this version reads {FORMAT_VERSION}", hint=hint

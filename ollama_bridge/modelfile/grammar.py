@@ -69,8 +69,8 @@ def read_commands(text: str) -> list[Command]:
             command = word.lower()
             if command not in _COMMANDS:
                 raise ModelfileError(
-                    f"line {line}: {word!r} is no Modelfile instruction "
-                    f"(known: {', '.join(name.upper() for name in _COMMANDS)})"
+                    f"line {line}: {word!r} is not a Modelfile instruction (known: "
+                    f"{', '.join(name.upper() for name in _COMMANDS)})"
                 )
             argument = ""
             if command == "parameter":
@@ -104,7 +104,7 @@ def value_problems(value: str) -> list[str]:
         before = value[: match.start()].rstrip(_SPACES + _NEWLINES)
         if before.endswith('"""'):
             line = value.count("\n", 0, match.start()) + 1
-            problems.append(f'its line {line} ends on """, which would end the value')
+            problems.append(f'its line {line} ends with """, which would end the value')
             break
     return problems
 

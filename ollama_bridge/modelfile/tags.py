@@ -33,6 +33,6 @@ def check_tag(tag: str) -> str:
 
 def _tag_error(tag: str, reason: str) -> ConfigError:
     return ConfigError(
-        f"{tag!r} is no legal tag: {reason}",
+        f"{tag!r} is not a valid tag name: {reason}",
         hint="write it as name or name:tag, for instance review-sentiment:latest",
     )

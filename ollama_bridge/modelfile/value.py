@@ -70,14 +70,20 @@ class Modelfile:
             if text is not None and not text:
                 object.__setattr__(self, name, None)
             elif text is not None and not _is_unicode(text):
-                raise ModelfileError(f"{_label(name)} has half a surrogate pair: not a text")
+                raise ModelfileError(
+                    f"{_label(name)} has half of a surrogate pair, which is not valid text"
+                )
         for name in ("renderer", "parser"):
             text = getattr(self, name)
             if text is not None and not _BUILT_IN.fullmatch(text):
-                raise ModelfileError(f"{_label(name)} {text!r} is no name of Ollama's own code")
+                raise ModelfileError(
+                    f"{_label(name)} {text!r} is not a name that Ollama's built-in code can have"
+                )
         for stop in _stops(self.parameters):
             if not _is_unicode(stop):
-                raise ModelfileError("PARAMETER stop has half a surrogate pair: not a text")
+                raise ModelfileError(
+                    "PARAMETER stop has half of a surrogate pair, which is not valid text"
+                )
 
     def replace_from(self, from_: str) -> Modelfile:
         """The same with another FROM."""

@@ -25,8 +25,8 @@ def refuse_quantized(adapter: Path, name: str, folder: Path) -> None:
     method = quantization_of(folder)
     if method is not None:
         raise ModelError(
-            f"{adapter} is an adapter of {name!r}, which is quantized ({method}): it is merged "
-            "into the model that this was made of",
+            f"{adapter} is an adapter of {name!r}, which is quantized ({method}): it has to be "
+            "merged into the model that the quantized one was made from",
             hint=naming_hint(adapter, named=name, quantized=True),
         )
 
@@ -48,7 +48,7 @@ def refuse_rounded(adapter: Path, name: str, base: Checkpoint) -> None:
     types = open_weights(base.path, read_config(base.path)).quantized
     if types:
         raise ModelError(
-            f"{name} is rounded to {', '.join(sorted(types))}: {adapter} is merged into the model "
-            "that this was made of",
-            hint=f"{naming_hint(adapter)}; of a tag in Ollama take the one in 16 bits (NAME-fp16)",
+            f"{name} is rounded to {', '.join(sorted(types))}: {adapter} has to be merged into "
+            "the model that the rounded one was made from",
+            hint=f"{naming_hint(adapter)}; of a tag in Ollama use the 16-bit one (NAME-fp16)",
         )

@@ -198,7 +198,7 @@ class Adapter:
             if base is None:
                 if change.added is not None:
                     raise self._error(f"lora_bias on {name!r}, where the base has no bias")
-                raise self._misfit(f"{self.folder} adapts {name!r}, which the base has not")
+                raise self._misfit(f"{self.folder} adapts {name!r}, which the base does not have")
             shape = self.shape_of(name, base.shape)
             grows = name in (EMBEDDING, OUTPUT) and shape[1:] == base.shape[1:]
             if shape != base.shape and not grows:
@@ -254,7 +254,7 @@ class Adapter:
         kind = settings.get("peft_type")
         if kind is None and (self.folder / MLX_WEIGHTS).is_file():
             raise ModelError(
-                f"{self.folder} is an adapter of MLX ({MLX_WEIGHTS}), which is not read",
+                f"{self.folder} is an MLX adapter ({MLX_WEIGHTS}), which cannot be read",
                 hint="merge it with what trained it: mlx_lm.fuse --model BASE --adapter-path "
                 f"{quote(str(self.folder))} --save-path MERGED --dequantize",
             )
@@ -347,7 +347,7 @@ class Adapter:
             return replace(change, added=name, scale=scale)
         if part.startswith("lora_magnitude_vector"):
             if f"{_PREFIX}{module}.lora_A.weight" not in self.factors.infos:
-                raise self._error(f"use_dora on {module}, which is no linear layer")
+                raise self._error(f"use_dora on {module}, which is not a linear layer")
             return replace(change, magnitude=name)
         if part == _TOKEN_ROWS:
             return replace(change, rows=name, row_ids=self._row_ids(module))
@@ -389,7 +389,7 @@ class Adapter:
         infos = self.factors.infos
         if change.down is not None and change.up is not None:
             if len(shape) != 2:
-                raise self._misfit(f"{self.folder} adapts {name!r}, which is no matrix")
+                raise self._misfit(f"{self.folder} adapts {name!r}, which is not a matrix")
             rows, columns = shape[::-1] if change.embedding else shape
             down, up = infos[change.down].shape, infos[change.up].shape
             if down[1:] != (columns,) or up != (rows, down[0]):

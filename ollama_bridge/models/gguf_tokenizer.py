@@ -142,7 +142,7 @@ class GGUFTokenizer:
         if values is None and not required:
             return []
         if not isinstance(values, list) or not all(type(value) is type_ for value in values):
-            raise self._error(f"{name} is missing or no array of {type_.__name__}")
+            raise self._error(f"{name} is missing or not an array of {type_.__name__}")
         return values
 
     def _flag(self, name: str, *, default: bool) -> bool:

@@ -162,7 +162,7 @@ def _rules(
         rules[rule.source] = rule
     if left:
         raise GGUFError(
-            f"{contents.path}: tensors that a {architecture.name} has not: "
+            f"{contents.path}: tensors that {architecture.name} does not have: "
             f"{', '.join(sorted(left)[:3])}"
         )
     return rules

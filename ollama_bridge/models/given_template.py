@@ -41,7 +41,7 @@ def with_chat_template(
     )
     out_dir = cache_dir / f"template-{work.key[:16]}"
     reporter = reporter or NullReporter()
-    note = Note("import", "info", "another process writes the same template; waiting for it")
+    note = Note("import", "info", "another process is writing the same template; waiting for it")
     with (
         Timed(reporter, "import") as timer,
         open_draft(out_dir, work, on_wait=lambda: reporter.emit(note)) as draft,

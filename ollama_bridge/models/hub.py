@@ -79,8 +79,8 @@ def fetch(reference: ModelReference, patterns: list[str]) -> Path:
         said = ": ".join(filter(None, (type(exc).__name__, str(exc))))
         raise ModelError(
             f"{reference} could not be downloaded: {said}",
-            hint="run the command again, what came is kept; if that does not help, check the name, "
-            "the network, a proxy and the room on the disk",
+            hint="run the command again (what was downloaded is kept); if that does not help, "
+            "check the name, the network, the proxy and the free disk space",
         ) from exc
 
 

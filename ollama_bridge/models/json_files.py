@@ -18,7 +18,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     if not path.parent.is_dir():
         raise ModelError(
-            f"{path.parent} is no folder", hint="give the folder of a Hugging Face checkpoint"
+            f"{path.parent} is not a folder", hint="give the folder of a Hugging Face checkpoint"
         )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

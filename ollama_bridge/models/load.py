@@ -134,7 +134,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         template = template.get("default")
         if template is None:
             raise ModelError(
-                f"{folder}: of its chat templates ({', '.join(tokenizer.chat_template)}) none is "
+                f"{folder}: none of its chat templates ({', '.join(tokenizer.chat_template)}) is "
                 "the default",
                 hint="put the one to serve into its folder as chat_template.jinja",
             )

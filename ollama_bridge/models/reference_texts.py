@@ -132,8 +132,8 @@ class TextSide:
         if not probes and self._use_of_system() == "refused":
             raise ModelError(
                 f"{self.folder}: the chat template refuses a system prompt, and the tag has SYSTEM",
-                hint="make the tag without it, or of a folder of yours with a chat_template.jinja "
-                "that writes one",
+                hint="make the tag without it, or from a folder with a chat_template.jinja that "
+                "writes one",
             )
         if not probes:
             raise ModelError(

@@ -101,6 +101,7 @@ def _bare_word(text: str) -> ModelReferenceError:
     if _TAG.fullmatch(text):
         offers.insert(0, f"ollama:{text} for a model of the daemon")
     return ModelReferenceError(
-        f"{text!r} is no path that exists and has no prefix, so it could mean several models",
+        f"{text!r} is not an existing path and has no prefix, so it is unclear which model is "
+        "meant",
         hint=f"write {', or '.join(offers)}",
     )

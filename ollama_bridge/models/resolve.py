@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 _MERGED_BESIDE = (
-    "it holds a whole model beside an adapter, which is taken to be merged into it (if it is not: "
-    "--base names the model that the adapter is for)"
+    "it holds a whole model and an adapter, which is assumed to be merged into the model "
+    "already (if it is not: --base names the model that the adapter is for)"
 )
 
 
@@ -99,7 +99,7 @@ def _existing(folder: Path) -> Path:
 
 def _needs_no_base(reference: str | Path) -> ModelReferenceError:
     return ModelReferenceError(
-        f"{reference} is no PEFT adapter, so nothing is merged into a base",
+        f"{reference} is not a PEFT adapter, so it has no base to be merged into",
         hint="leave --base out",
     )
 
@@ -155,10 +155,10 @@ def _from_folder(
 def _holds_adapters(folder: Path, adapter: Path) -> ModelError:
     """Of a folder that is laid out as what we make of a base and adapters, and is not that."""
     return ModelError(
-        f"{folder} holds an adapter ({adapter.relative_to(folder)}): whether it is meant is not "
-        "said",
-        hint=f"for the adapter on this base: {quote(str(adapter))} with --base "
-        f"{quote(str(folder))}; for the base alone move {adapter.parent} away",
+        f"{folder} holds both a model and an adapter ({adapter.relative_to(folder)}): say which "
+        "one you want",
+        hint=f"the adapter on this base: {quote(str(adapter))} with --base {quote(str(folder))}; "
+        f"the base alone: move {adapter.parent} away",
     )
 
 
@@ -196,7 +196,7 @@ def resolve_adapter(
 
 def _no_adapter(source: str | Path) -> ModelError:
     return ModelError(
-        f"{source} is no PEFT adapter: it has no {ADAPTER_CONFIG}",
+        f"{source} is not a PEFT adapter: it has no {ADAPTER_CONFIG}",
         hint="give the folder that model.save_pretrained(folder) of peft wrote",
     )
 
@@ -228,7 +228,10 @@ def resolve_base(
     loaded = Adapter(adapter)  # refused before a base is fetched for it
     reporter = reporter or NullReporter()
     if loaded.left_out:
-        said = f"{adapter.name} also adapts what sees ({len(loaded.left_out)} tensors): left out"
+        said = (
+            f"{adapter.name} also adapts the vision part ({len(loaded.left_out)} tensors), which "
+            "is left out"
+        )
         reporter.emit(Note("merge", "warning", said))
     if base is not None:
         found = resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
@@ -239,7 +242,7 @@ def resolve_base(
     folder = next((p for p in (Path(name), adapter / name) if is_dir(p)), None)
     if folder is None and not hub:
         raise ModelError(
-            f"{adapter} is an adapter of {name!r}, which is no folder here",
+            f"{adapter} is an adapter of {name!r}, which is not a folder here",
             hint=naming_hint(adapter, named=name),
         )
     if folder is not None:

@@ -199,8 +199,8 @@ def refuse_no_base(path: Path, metadata: Mapping[str, Any], prefix: str) -> None
         raise GGUFError(
             f"{path}: {key} is 0, which no model computes with: Ollama's own converter writes that "
             "for a folder that transformers 5 has saved, and Ollama cannot answer with it either",
-            hint="take the folder that it was made of: ollama-bridge package FOLDER TAG "
-            "makes the tag anew (a GGUF alone: ollama-bridge convert FOLDER)",
+            hint="use the folder that it was made from: ollama-bridge package FOLDER TAG makes "
+            "the tag again (a GGUF alone: ollama-bridge convert FOLDER)",
         )
 
 

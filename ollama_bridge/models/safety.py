@@ -60,7 +60,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     method = quantization_of(folder)
     if method is not None:
         raise ModelError(
-            f"{folder} is quantized ({method}): what rounding took cannot be given back",
+            f"{folder} is quantized ({method}): what rounding lost cannot be restored",
             hint="save it in 16 bits where it was trained (Unsloth: save_pretrained_merged(folder, "
             'tokenizer, save_method="merged_16bit")), or give the adapter and its base: --base',
         )
@@ -132,7 +132,7 @@ def _refuse_what_holds_checkpoints(folder: Path) -> None:
     if inner:
         inner.sort(key=lambda name: (int(re.sub(r"\D", "", name) or 0), name))  # -90 before -100
         raise ModelError(
-            f"{folder} is no checkpoint itself; {', '.join(inner[-3:])} in it "
+            f"{folder} is not a checkpoint itself; {', '.join(inner[-3:])} in it "
             f"{'are' if len(inner) > 1 else 'is'}",
             hint=f"give that folder: {folder / inner[-1]}",
         )

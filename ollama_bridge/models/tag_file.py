@@ -38,8 +38,8 @@ def file_of_tag(reference: ModelReference, client: Client | None) -> tuple[Path,
         raise ModelError(
             f"{reference} is served with an ADAPTER: its weights are those of the base alone, "
             "without what was trained",
-            hint="name what it was made of: the adapter's folder, with --base for its base; or the "
-            "two merged",
+            hint="name what it was made from: the adapter's folder, with --base for its base; or "
+            "the two merged",
         )
     if blob.path is None:
         raise ModelError(

@@ -33,8 +33,8 @@ _TEXT_LIMIT = 1_000_000
 _TOO_LONG, _TOO_BIG, _NOT_COMPILED = 3, 4, 5
 _ON = "on a conversation of a few lines"
 _HINT = (
-    "replace the chat_template in tokenizer_config.json (or chat_template.jinja) by the one of the "
-    "model that it was made of"
+    "replace the chat_template in tokenizer_config.json (or chat_template.jinja) with the one "
+    "of the model that it was made from"
 )
 _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 

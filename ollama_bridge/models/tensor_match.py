@@ -72,7 +72,7 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
         )
     if left:
         raise ModelError(
-            f"{weights.place}: tensors that a {architecture.model_type} has not, left over: "
+            f"{weights.place}: tensors left over that {architecture.model_type} does not have: "
             f"{', '.join(sorted(left)[:3])}",
             hint=_HINT,
         )

@@ -17,7 +17,7 @@ from ollama_bridge.models.tensor_match import is_stored_twice, refuse_layers_bey
 from ollama_bridge.models.weights import WeightInfo, Weights
 
 TEXT_ALONE = (
-    "of a model that also sees images the language model alone is taken; what sees is left out"
+    "the model also sees images; its language model alone is taken, and the vision part is left out"
 )
 # Names as transformers saves them: as all versions do, and as its modules are called.
 _TEXT_NAMES = {

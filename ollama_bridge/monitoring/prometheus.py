@@ -25,9 +25,13 @@ Sample = tuple[dict[str, str], float]
 # Of each kind of thing: name of the metric, what it tells, and the number.
 _DAEMON = (
     ("answer_seconds", "How long the daemon took to answer.", "answer_s"),
-    ("tokens_per_second", "Tokens that all runners were seen to generate.", "tokens_per_s"),
-    ("waiting_requests", "Requests without a byte of an answer yet, at least.", "waiting"),
-    ("queued_requests", "Those of them that nothing works on, at least.", "queued"),
+    (
+        "tokens_per_second",
+        "Tokens a second that all runners were seen to generate.",
+        "tokens_per_s",
+    ),
+    ("waiting_requests", "At least this many requests have no byte of an answer yet.", "waiting"),
+    ("queued_requests", "At least this many of them are not being worked on.", "queued"),
 )
 _MODEL = (
     ("model_bytes", "Memory of a loaded model.", "size_bytes"),
@@ -37,20 +41,24 @@ _MODEL = (
 _RUNNER = (
     ("runner_memory_bytes", "Resident memory of a runner.", "memory_bytes"),
     ("runner_cpu_cores", "Cores that a runner keeps busy.", "cpu_share"),
-    ("runner_stuck_seconds", "Time that a runner was busy for nothing.", "stuck_s"),
+    ("runner_stuck_seconds", "How long a runner has been busy without output.", "stuck_s"),
 )
 _TALKING_RUNNER = (  # one that tells of its requests
     ("runner_slots", "Requests that a runner can work on at once.", "slots"),
     ("runner_busy_requests", "Requests that a runner works on.", "busy"),
     ("runner_request_tokens", "Tokens generated for these requests so far.", "tokens"),
     ("runner_tokens_total", "Tokens that a runner was seen to generate.", "tokens_total"),
-    ("runner_tokens_per_second", "Tokens that a runner was seen to generate.", "tokens_per_s"),
+    (
+        "runner_tokens_per_second",
+        "Tokens a second that a runner was seen to generate.",
+        "tokens_per_s",
+    ),
     ("runner_partly_seen", "1 where there may have been more tokens, unseen.", "is_partial"),
 )
 _MACHINE = (
     ("cpu_share", "Share of all cores that is busy.", "cpu_share"),
     ("memory_used_bytes", "Memory in use.", "memory_used_bytes"),
-    ("memory_bytes", "Memory in all.", "memory_bytes"),
+    ("memory_bytes", "Total memory.", "memory_bytes"),
     ("swap_used_bytes", "Swap in use.", "swap_used_bytes"),
     (
         "swapped_in_bytes_total",
@@ -61,8 +69,8 @@ _MACHINE = (
 _GPU = (
     ("gpu_share", "Share of the time in which a GPU is busy.", "share"),
     ("gpu_memory_used_bytes", "Memory of a GPU in use.", "memory_used_bytes"),
-    ("gpu_memory_bytes", "Memory of a GPU in all.", "memory_bytes"),
-    ("gpu_temperature_celsius", "Of a GPU.", "temperature_c"),
+    ("gpu_memory_bytes", "Total memory of a GPU.", "memory_bytes"),
+    ("gpu_temperature_celsius", "Temperature of a GPU.", "temperature_c"),
 )
 
 
@@ -103,8 +111,12 @@ def _metrics(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
     yield from _numbers(_MACHINE, [({}, machine)])
     now_c, high_c = machine.hottest_c or (None, None)
     for name, text, value in (
-        ("temperature_celsius", "Of the hottest sensor.", now_c),
-        ("temperature_limit_celsius", "What that sensor calls high, or else critical.", high_c),
+        ("temperature_celsius", "Temperature of the hottest sensor.", now_c),
+        (
+            "temperature_limit_celsius",
+            "Temperature that this sensor calls high, or else critical.",
+            high_c,
+        ),
     ):
         yield name, text, [({}, value)] if value is not None else []
     yield from _numbers(
@@ -113,7 +125,7 @@ def _metrics(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
     kinds = [kind for kind, _ in seen.troubles()]
     yield (
         "alerts",
-        "What is wrong; ollama-bridge monitor says it.",
+        "What is wrong; ollama-bridge monitor shows it in words.",
         [({"kind": kind}, kinds.count(kind)) for kind in get_args(Trouble)],
     )
 
@@ -186,7 +198,7 @@ class Exporter(Closing):
             self._server = Server((host, port), Page)
         except (OSError, OverflowError, UnicodeError) as exc:  # the last of no host's name
             raise ConfigError(
-                f"port {port} of {host} cannot be listened on: {exc}",
+                f"cannot listen on port {port} of {host}: {exc}",
                 hint="choose another: --prometheus 9435",
             ) from exc
         address, port = self._server.server_address[:2]

@@ -171,7 +171,7 @@ class Snapshot:
         for runner in self.runners:
             if runner.stuck_s >= wedge_s:
                 text = (
-                    f"{runner.model or 'a model'} is busy and gave nothing for "
+                    f"{runner.model or 'a model'} is busy and has produced nothing for "
                     f"{runner.stuck_s:.0f} s: ollama-bridge stop {runner.model or 'TAG'}"
                 )
                 found.append(("wedged", text))

@@ -28,5 +28,5 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise ConfigError(f"{text!r} is no size", hint="write it as 80MB, 1.5GB or 76MiB")
+        raise ConfigError(f"{text!r} is not a size", hint="write it as 80MB, 1.5GB or 76MiB")
     return int(float(match[1]) * unit)

@@ -69,11 +69,11 @@ def read_credentials(host: str) -> Credentials:
     registry = os.environ.get(_REGISTRY, "").strip().lower()
     if "/" in registry or not registry.isprintable():
         raise ConfigError(
-            f"{_REGISTRY}={registry!r} is no registry's host",
+            f"{_REGISTRY}={registry!r} is not a registry's host",
             hint=f"export {_REGISTRY}={quote(host)}   (with its port where it has one)",
         )
     if registry not in ("", host.lower()):
-        hint = f"those of the environment are for {registry} alone; if {host} shall have them: "
+        hint = f"those in the environment are for {registry} only; to show them to {host}: "
         return Credentials(registry=registry, hint=f"{hint}export {_REGISTRY}={quote(host)}")
     user = os.environ.get(f"{_PREFIX}USER", "").strip()
     password, token = _secret("PASSWORD"), _secret("TOKEN")
@@ -125,4 +125,4 @@ def _read_private(path: Path, variable: str) -> str:
             f"{variable}: cannot read {path}: {exc.strerror}", hint="check the path"
         ) from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"{variable}: {path} is no text") from exc
+        raise ConfigError(f"{variable}: {path} is not text") from exc

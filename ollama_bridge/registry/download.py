@@ -107,7 +107,7 @@ def _complete(session: RegistrySession, layer: Layer, partial: Path, on_bytes: O
                     raise RegistryBusyError(
                         f"registry {session.reference.host} sent {offset} of {layer.size_bytes} "
                         f"bytes of {layer.digest}",
-                        hint="run the same command again; it goes on where it was",
+                        hint="run the same command again; it resumes where it stopped",
                     )
             except RegistryBusyError as error:
                 fruitless = 0 if offset > before else fruitless + 1
@@ -120,7 +120,7 @@ def _complete(session: RegistrySession, layer: Layer, partial: Path, on_bytes: O
         partial.unlink()
         raise RegistryContentError(
             f"registry {session.reference.host} sent other bytes than {layer.digest}",
-            hint="run the same command again; if it goes on, do not trust this registry",
+            hint="run the same command again; if it happens again, do not trust this registry",
         )
 
 

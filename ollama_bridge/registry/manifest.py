@@ -164,7 +164,7 @@ def parse_manifest(raw: bytes, *, where: str) -> Manifest:
         # As Go does it in the daemon, to which MEDIATYPE is mediaType, and the last of both counts.
         found = {key.casefold(): value for key, value in pairs}
         if len(found) != len(pairs):
-            _refuse(where, "contradictory: a key stands twice in one object")
+            _refuse(where, "contradictory: a key appears twice in one object")
         return found
 
     try:
@@ -193,7 +193,7 @@ def parse_manifest(raw: bytes, *, where: str) -> Manifest:
 
 def _layer(item: object, part: str, where: str) -> Layer:
     if not isinstance(item, dict):
-        _refuse(where, f"damaged: {part} is no object")
+        _refuse(where, f"damaged: {part} is not an object")
     entry: Mapping[str, Any] = item
     digest, size_bytes = entry.get("digest"), entry.get("size")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):

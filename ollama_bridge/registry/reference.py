@@ -87,7 +87,7 @@ def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryRe
     plain = insecure or (scheme.lower() == "http" if separator else is_loopback(host))
     if plain and not insecure and not is_loopback(host):
         raise ConfigError(
-            f"{host} would be spoken to without encryption",
+            f"requests to {host} would not be encrypted",
             hint=f"use https://{rest}, or allow it with --insecure",
         )
     return RegistryReference(host, f"{namespace}/{name}", tag, plain)
@@ -106,7 +106,7 @@ def check_repository(reference: RegistryReference) -> None:
     is_better = all(map(_REPOSITORY_PART.fullmatch, lower.repository.split("/")))
     rule = "lower-case letters and digits, with . _ - between them"
     raise ConfigError(
-        f"{reference}: registries have repositories of {rule}",
+        f"{reference}: names in registries consist of {rule}",
         hint=f"write {lower}" if is_better else "choose another name",
     )
 

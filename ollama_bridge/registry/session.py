@@ -38,7 +38,7 @@ _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT_LIMIT = 5
 # Below this rate a reply counts as stalled, however regularly its bytes drip.
 _LEAST_BYTES_PER_S = 50_000
-_AGAIN = "run the same command again; it goes on where it was"
+_AGAIN = "run the same command again; it resumes where it stopped"
 
 _T = TypeVar("_T")
 
@@ -198,7 +198,7 @@ class RegistrySession:
         """
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             # Asked for as it is; what unpacks to gigabytes is not wanted.
-            raise self._error("sends compressed what was asked for as it is")
+            raise self._error("sends compressed what was asked for uncompressed")
         begun_s, read_bytes = time.monotonic(), 0
         pieces = response.iter_bytes()
         while True:
@@ -213,7 +213,7 @@ class RegistrySession:
             if time.monotonic() - begun_s > allowed_s:
                 raise self._busy("sends so slowly that it counts as stalled")
             if read_bytes > limit_bytes:
-                raise self._error(f"sends more than the {limit_bytes} bytes that were due")
+                raise self._error(f"sends more than the {limit_bytes} bytes that were expected")
             yield piece
 
     def _persist(self, action: Callable[[], _T], attempts: int | None) -> _T:
@@ -343,7 +343,8 @@ class RegistrySession:
             return f"check registry, name and tag; private models need credentials: {hint}"
         if status == 413:
             return (
-                "let the proxy in front of it take 1 MiB a request: client_max_body_size 2m (nginx)"
+                "let the proxy in front of it accept 1 MiB per request: client_max_body_size 2m "
+                "(nginx)"
             )
         if status not in (401, 403):
             return None

@@ -313,7 +313,7 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
             run_batch(jobs.values(), writing.respondent.endpoints, log, limits),
         ):
             if isinstance(event, GivenUp):
-                message = f"{event.name} is asked no more: {event.error.message}"
+                message = f"{event.name} is no longer asked: {event.error.message}"
                 reporter.emit(Note(STAGE, "warning", message))
                 continue
             done += 1

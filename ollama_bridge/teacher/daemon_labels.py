@@ -46,8 +46,8 @@ _EXAMPLES_AT_ONCE = 256
 _OTHER_STUDENT = "choose a student whose tokenizer cuts text as the teacher's does"
 # What to do where not one token got a distribution, by teacher.score.
 _NOTHING_HINTS = {
-    "generated": "teacher.score=both also asks about given answers; or say teacher.answers="
-    "daemon, so that there are written ones",
+    "generated": "teacher.score=both also asks about given answers; or set teacher.answers=daemon, "
+    "so that there are written ones",
     "asked": _OTHER_STUDENT,
     "both": _OTHER_STUDENT,
 }
@@ -88,7 +88,7 @@ def label_by_daemon(
     if teacher.score != "generated" and not respondent.scores:
         raise ConfigError(
             f"{respondent.name} cannot be asked about text that it did not write",
-            hint="say teacher.score=generated",
+            hint="set teacher.score=generated",
         )
     tokenizer = load_tokenizer(student.path)
     vocabulary = TokenBytes(tokenizer)
@@ -213,7 +213,7 @@ class _Asker:
         self._reporter.emit(Note(STAGE, "info", message))
 
     def _tell(self, given_up: GivenUp) -> None:
-        message = f"{given_up.name} is asked no more: {given_up.error.message}"
+        message = f"{given_up.name} is no longer asked: {given_up.error.message}"
         self._reporter.emit(Note(STAGE, "warning", message))
 
     def _settle(self, parts: Sequence[Part], todo: Sequence[Part]) -> None:

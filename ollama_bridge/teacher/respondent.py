@@ -216,7 +216,7 @@ def find_or_recall(
         finished = next(filter(None, (_finished_by(tag, folder) for folder in folders)), None)
         if finished is None:
             raise
-        message = f"{error.message}; what {tag} said before is used"
+        message = f"{error.message}; what {tag} answered before is used"
         reporter.emit(Note("teacher", "warning", message))
         nobody = Endpoint[Any](tag, partial(_raise, error))
         return Respondent(tag, finished, [nobody], _asker(tag, finished))

@@ -19,7 +19,9 @@ _LEARN_GOLD = (
     "--set teacher.answers=gold --set teacher.rewrite=false --set teacher.thinking=strip "
     "--set teacher.score=asked"
 )
-_TELL_THOUGHTS = "start the server so that it tells thoughts (vLLM: --reasoning-parser)"
+_TELL_THOUGHTS = (
+    "start the server so that it separates thoughts from answers (vLLM: --reasoning-parser)"
+)
 
 
 def nothing_usable(

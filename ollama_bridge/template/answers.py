@@ -20,8 +20,8 @@ def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
     found = []
     if format_.tools and format_.calls is None:
         found.append(
-            "a tool call is told from an answer only where it is JSON that the answer begins "
-            "with: the chat template does not say how a call is written"
+            "a tool call is recognised only where the answer begins with its JSON: the chat "
+            "template does not say how a call is written"
         )
     if format_.calls is not None and format_.notation.arguments is not None:
         found.append(
@@ -33,8 +33,8 @@ def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
         asked = template.render(Conversation((_QUESTION,), think=True))
         if _unthinking(template) in (asked, None):
             found.append(
-                "a request not to think: the chat template cannot pass it on, and what the model "
-                "thinks all the same stands in its answer"
+                "a request not to think: the chat template cannot pass it on, and if the model "
+                "thinks anyway, its thoughts are part of the answer"
             )
         tag = thinking.opening.strip()
         opened = not thinking.by_field or asked.rstrip().endswith(tag)

@@ -27,8 +27,8 @@ from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
 _CUTS_THOUGHTS = (
-    "Ollama 0.34 lists thinking, for the chat template's content.split('</think>'), which is not "
-    "proven"
+    "Ollama 0.34 lists thinking because of the chat template's content.split('</think>'), which "
+    "is not proven"
 )
 
 
@@ -139,14 +139,14 @@ def _taken_for(template: ChatTemplate, thinking: Thinking | None) -> tuple[str, 
         return ()
     if thinking is None:
         return (
-            f"the prompt opens <{tag}>, which is taken for an answer's: thoughts in it are not "
-            "told apart",
+            f"the prompt opens <{tag}>, which is taken for a part of the answer: thoughts in it "
+            "are not separated from it",
         )
     if thinking.opening.strip() != f"<{tag}>":
         return ()
     return (
-        f"the prompt opens <{tag}>, which is taken for thinking's: an answer without </{tag}> is "
-        "nothing but thoughts",
+        f"the prompt opens <{tag}>, which is taken for the beginning of thinking: an answer "
+        f"without </{tag}> is nothing but thoughts",
     )
 
 
@@ -168,8 +168,8 @@ def by_renderer(template: ChatTemplate, renderer: Renderer) -> Served:
         conversations=renderer.conversations,
         differences=(
             "an answer that is to be continued: Ollama's own renderers may close it",
-            f"what is thinking and what a tool call in an answer, Ollama's own parser "
-            f"{renderer.parser!r} decides",
+            f"Ollama's own parser {renderer.parser!r} decides what in an answer is thinking and "
+            "what is a tool call",
             *out_of_reach(template),
         ),
     )

@@ -276,7 +276,7 @@ class _Tokens:
     def name(self) -> str:
         kind, text = self.take()
         if kind != "string":
-            raise self.error(f"{text!r} is no name of a template")
+            raise self.error(f"{text!r} is not the name of a template")
         return str(ast.literal_eval(text))
 
     def action(self) -> Node:

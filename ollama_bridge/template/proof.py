@@ -96,7 +96,9 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
     for conversation in ordinary:
         found = run.compare(conversation)
         if found is not None:
-            raise inexpressible(f"the Go template is not the chat template: {run.shrunk(found)}")
+            raise inexpressible(
+                f"the Go template differs from the chat template: {run.shrunk(found)}"
+            )
     named = [
         *run.name("white space around a message", _padded(ordinary)),
         *run.name("an empty message", _emptied(ordinary)),

@@ -27,16 +27,17 @@ NOT_COMPARED = "file_not_compared"
 
 # By the check, where it has one of its own, or by its layer.
 _HINTS: dict[str, str] = {
-    MESSAGES: "verify the tag that it was made FROM: of other prompts no values are known",
+    MESSAGES: "verify the tag that it was made FROM: there are no reference values for prompts "
+    "with these MESSAGEs",
     "template": "leave it to the checkpoint's chat template (--set modelfile.template=auto in a "
     "build, --template auto in package), or check TEMPLATE and SYSTEM of the one that you chose",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",
     "tensor": "convert the checkpoint again; a difference this large usually is a wrong "
     "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",
-    "rounding": "take a finer type: --type f16; if that is refused too, the weights are as good as "
-    "random: train them first, or look at them unproven: --force",
+    "rounding": "use a finer type: --type f16; if that is refused too, the weights are as good as "
+    "random: train them first, or register them unproven: --force",
     "stop": "the Modelfile needs a PARAMETER stop for every end token of the checkpoint, and none "
-    "that its answers hold: such a one belongs into requests (options.stop)",
+    "that occurs in its answers: such a stop belongs in requests (options.stop)",
     "sampling": "write the parameter into the recipe: modelfile.parameters",
     "provenance": "publish it again, which replaces them; a model that is made FROM another "
     "inherits its layers",
@@ -167,4 +168,4 @@ class Certificate(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as exc:
-            raise ArtifactError(f"{path} is no certificate: {exc}") from exc
+            raise ArtifactError(f"{path} is not a certificate: {exc}") from exc

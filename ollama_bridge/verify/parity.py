@@ -226,7 +226,7 @@ class _Run:
             if is_rounding:
                 difference += (
                     "; but its type's rounding alone moves this checkpoint further than a proof "
-                    "may allow, so whether a tensor is wrong cannot be told"
+                    "may allow, so it cannot be told whether a tensor is wrong"
                 )
         return Check(
             name=LOG_PROBABILITIES,

@@ -171,8 +171,9 @@ def _check_texts(details: ModelDetails, modelfile: Modelfile, reference: Referen
         modelfile, reference
     ):
         difference = (
-            f"SYSTEM has {len(wanted_system)} characters, and is not the one of "
-            f"{len(reference.system or '')} that the checkpoint's values were made with"
+            f"SYSTEM ({len(wanted_system)} characters) is not the one "
+            f"({len(reference.system or '')} characters) that the checkpoint's values were made "
+            "with"
         )
     return Check(
         name="SYSTEM and TEMPLATE",

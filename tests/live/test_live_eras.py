@@ -336,7 +336,7 @@ def contents(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("what", "extra"),
     [
-        ("take a LoRA ADAPTER", {"adapters": {"adapter.gguf": "{blob}"}}),
+        ("accept a LoRA ADAPTER", {"adapters": {"adapter.gguf": "{blob}"}}),
         ("quantize a GGUF", {"quantize": "q8_0"}),
     ],
 )
@@ -379,7 +379,7 @@ def test_a_packaged_adapter_is_served_as_what_merging_gives(
     assert adapted.passed, adapted.first_failure
     gguf = GGUFFile.open(run_dir / "gguf-f32")
     merges = has_limit(client.version(), NO_ADAPTER)
-    said = f"Ollama {client.version()} takes no LoRA adapter: it is merged"
+    said = f"Ollama {client.version()} accepts no LoRA adapter: it is merged"
     assert (said in (run_dir / "events.jsonl").read_text()) == merges
     assert ("ADAPTER" in client.show(model.tag).modelfile) == (not merges)
     if not merges:

@@ -163,7 +163,7 @@ def test_what_fails_its_proof_leaves_the_tag_as_it_was(
     client.create({"model": "spoilt", "from": TAG, "template": "{{ .Prompt }}?"})
     publish("spoilt", reference, card=False, host=daemon.host)
     client.delete("spoilt")
-    with pytest.raises(ParityError, match=r"^mine:latest .*; the model that has the tag stays"):
+    with pytest.raises(ParityError, match=r"^mine:latest .*; the previous model keeps the tag"):
         fetch(verify=True)
     assert {model.digest for model in there.list() if model.name == "mine:latest"} == {before}
     assert not [model.name for model in there.ps() if "pulling" in model.name]

@@ -99,8 +99,8 @@ class Gemma(Architecture):
         if SLIDING not in kinds or kinds == self.default_layer_types(len(kinds)):
             return []
         return [
-            f"other layers attend to a window than those of a published {self.name}, which Ollama "
-            "reads from 0.34.4 on: earlier ones are refused when the tag is proven"
+            f"other layers attend to a window than those of a published {self.name}; Ollama "
+            "reads which from 0.34.4 on: with earlier versions the proof of the tag fails"
         ]
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:

@@ -35,8 +35,8 @@ class Granite(Architecture):
         dims = self.dimensions(config)
         if dims.queries != dims.hidden:
             raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
-                "transformers computes a granite only where they do"
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
+                f"{dims.hidden}; transformers computes a granite only where they do"
             )
 
     def own_entries(self, config: Config) -> list[Entry]:

@@ -49,8 +49,8 @@ class Olmo2(Architecture):
         dims = self.dimensions(config)
         if dims.queries != dims.hidden:
             raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
-                "Ollama computes an olmo2 only where they do"
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
+                f"{dims.hidden}; Ollama computes an olmo2 only where they do"
             )
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:

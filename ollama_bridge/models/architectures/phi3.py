@@ -57,8 +57,8 @@ class Phi3(Architecture):
         dims = self.dimensions(config)
         if dims.queries != dims.hidden:
             raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not make {dims.hidden}; "
-                "Ollama computes a phi3 only where they do"
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
+                f"{dims.hidden}; Ollama computes a phi3 only where they do"
             )
         parameters = self.rope_of(config)
         if parameters["rope_type"] == "longrope":

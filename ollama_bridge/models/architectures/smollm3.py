@@ -33,7 +33,7 @@ class SmolLM3(Architecture):
         elif list(rotated) != self._rotated(layers):
             raise ConversionError(
                 "config.json: no_rope_layers leaves positions out of other layers than every "
-                "fourth, and Ollama computes a smollm3 only so",
+                "fourth, the only way in which Ollama computes a smollm3",
                 hint="let a student keep the first layers, or whole groups of four",
             )
 

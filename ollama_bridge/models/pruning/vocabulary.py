@@ -96,7 +96,7 @@ def trim_tokenizer(
     for text, old, new in zip(texts, before, _encoded(trimmed, texts), strict=True):
         if not np.array_equal(vocabulary.source_ids[new], old):
             raise ConfigError(
-                f"with fewer tokens this tokenizer would split {text[:40]!r}... otherwise",
+                f"with fewer tokens this tokenizer would split {text[:40]!r}... differently",
                 hint=_HINT,
             )
     return vocabulary

@@ -229,7 +229,7 @@ def test_a_student_that_cannot_say_the_answer_is_refused() -> None:
     """A tokenizer that changes the text, and one that cannot end."""
     lower = build_tiny_tokenizer()
     lower._tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(TrainingError, match="cannot say answer 0"):
+    with pytest.raises(TrainingError, match="cannot write answer 0"):
         align(side(WIDE), side(lower), TEXTS)
     vocabulary = side(WIDE).vocabulary
     endless = Vocabulary(vocabulary.tokens, vocabulary.special, None, vocabulary.width)

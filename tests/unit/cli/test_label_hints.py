@@ -39,7 +39,7 @@ def refused(done: Done) -> str:
 def test_the_files_labels_become_the_tasks_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels and a system prompt that names them, as printed; then nothing is left to say."""
     said = refused(run_line(monkeypatch, COMMAND))
-    options = said.rpartition("make all that are found the task's own: ")[2]
+    options = said.rpartition("make the labels of the file those of the task: ")[2]
     done = run_line(monkeypatch, f"{COMMAND} {options}")
     assert done.code == 0, done.stderr
     assert "task.system" not in done.stderr

@@ -641,7 +641,7 @@ def test_a_file_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -
     """Nor is a damaged log's folder to be removed."""
     notes, damaged = tmp_path / "notes.txt", tmp_path / "log"
     notes.write_text("buy milk\n")
-    with pytest.raises(ArtifactError, match="is another file"):
+    with pytest.raises(ArtifactError, match="is a file of another kind"):
         list(ask_all(prompts("a"), notes, hosts=[daemon.host]))
     assert notes.read_text() == "buy milk\n"
     list(ask_all(prompts("a", "b"), damaged, hosts=[daemon.host]))
@@ -658,7 +658,7 @@ def test_json_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -> 
     """One line without its end, as ``json.dump`` leaves it, is no line of ours that a kill tore."""
     settings, log = tmp_path / "settings.json", tmp_path / "log"
     settings.write_text('{"theme": "dark"}')
-    with pytest.raises(ArtifactError, match="is another file"):
+    with pytest.raises(ArtifactError, match="is a file of another kind"):
         list(ask_all(prompts("a"), settings, hosts=[daemon.host]))
     assert settings.read_text() == '{"theme": "dark"}'
     list(ask_all(prompts("a"), log, hosts=[daemon.host]))

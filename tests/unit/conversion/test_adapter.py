@@ -149,7 +149,7 @@ def test_a_plain_adapter_keeps_its_alpha_and_its_factors(base: Checkpoint, tmp_p
         ({"use_dora": True}, True, "DoRA"),
         ({"modules_to_save": ["lm_head"]}, False, "modules_to_save"),
         ({"trainable_token_indices": {"embed_tokens": [1]}}, False, "trainable_token_indices"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, True, "one matrix"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, True, "ties it"),
         ({"modules_to_save": ["input_layernorm"]}, True, "modules_to_save"),
     ],
 )
@@ -178,5 +178,5 @@ def test_trained_biases_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_adapter_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """--adapter with a checkpoint."""
-    with pytest.raises(ModelError, match="no PEFT adapter"):
+    with pytest.raises(ModelError, match="not a PEFT adapter"):
         resolve_base(tiny_checkpoint, cache_dir=tmp_path)

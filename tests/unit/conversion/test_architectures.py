@@ -106,7 +106,7 @@ def change(folder: Path, changes: dict[str, Any]) -> None:
             "use_sliding_window is True",
         ),
         ("qwen2-yarn", {"rope_parameters": {**YARN, "beta_fast": 16}}, "RoPE parameters"),
-        ("qwen2", {"head_dim": 32}, "4 heads of 32 do not make 64"),
+        ("qwen2", {"head_dim": 32}, "4 heads of 32 do not add up to 64"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar is 144"),
         ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must name 2"),

@@ -236,7 +236,7 @@ def test_sizes_are_read(text: str, size_bytes: int) -> None:
 @pytest.mark.parametrize("text", ["", "MB", "80 potatoes", "-3MB", "1e6"])
 def test_other_sizes_are_one_error(text: str) -> None:
     """The hint shows how to write one."""
-    with pytest.raises(ConfigError, match="is no size") as caught:
+    with pytest.raises(ConfigError, match="is not a size") as caught:
         parse_size(text)
     assert "80MB" in (caught.value.hint or "")
 

@@ -204,7 +204,9 @@ def test_a_template_that_ollama_has_to_render_is_in_the_file(tmp_path: Path) -> 
     assert values.template is not None
     served = values.template.model_copy(update={"authority": "jinja", "go": None})
     values.model_copy(update={"template": served}).write(checkpoint.reference_path)
-    with pytest.raises(ConfigError, match="renders this chat template itself") as caught:
+    with pytest.raises(
+        ConfigError, match="no Go TEMPLATE can replace this chat template"
+    ) as caught:
         convert(checkpoint, type="f32", out_dir=tmp_path / "x", chat_template=False)
     assert "--no-standalone" in str(caught.value.hint)
 
@@ -289,7 +291,7 @@ def test_several_end_tokens_are_all_written(
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"num_hidden_layers": 1}, "has not"),
+        ({"num_hidden_layers": 1}, "does not have"),
         ({"num_hidden_layers": 3}, "missing"),
         ({"tie_word_embeddings": False}, "lm_head"),
         ({"num_key_value_heads": 4}, "shape"),

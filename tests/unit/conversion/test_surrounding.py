@@ -49,7 +49,7 @@ def test_a_format_that_was_set_up_over_a_base(folder: Path, before: str) -> None
     assert keys["tokenizer.ggml.add_eos_token"] is False
     assert [note.split(":")[0] for note in section.notes] == [
         "Ollama adds no BOS to raw texts",
-        "Ollama adds no EOS to texts, as the tokenizer does",
+        "the tokenizer adds EOS to texts and Ollama does not",
     ]
     assert TextSide(load_tokenizer(folder), folder, system=None).adds_bos is False
 

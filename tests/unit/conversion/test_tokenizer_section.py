@@ -177,7 +177,7 @@ def test_a_tokenizer_without_an_end_is_refused(folder: Path) -> None:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
     (folder / "generation_config.json").unlink()
-    with pytest.raises(ConversionError, match="no token ends an answer"):
+    with pytest.raises(ConversionError, match="no token is named that ends an answer"):
         written(folder, {"vocab_size": 384})
 
 
@@ -336,7 +336,7 @@ def test_a_chat_template_is_tried_before_it_is_rendered(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{tmp_path}.* more than 1000000 characters"):
         written_of(tmp_path, "first", endless)
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(ConversionError, match="no UTF-8"):
+    with pytest.raises(ConversionError, match="not UTF-8"):
         written_of(tmp_path, "first", None)
 
 

@@ -136,7 +136,7 @@ def test_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
         (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "cannot be read"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff{}"), "cannot be read"),
-        (lambda folder: (folder / "manifest.json").unlink(), "no finished artefact"),
+        (lambda folder: (folder / "manifest.json").unlink(), "not a finished artefact"),
     ],
 )
 def test_damage_is_told_with_the_place(tmp_path: Path, damage, message: str) -> None:

@@ -187,7 +187,7 @@ def test_what_cannot_be_measured_is_told() -> None:
         measure_speed([], Load())
     with pytest.raises(ConfigError, match="1 or more"):
         Load(requests=0)
-    with pytest.raises(ConfigError, match="8 requests are never 16 at a time"):
+    with pytest.raises(ConfigError, match="8 requests are too few for 16 at a time"):
         Load((1, 16))
     with pytest.raises(ConfigError, match="3 prompts for 4 requests"):
         Load((1, 2), requests=2, prompts=("a", "b", "c", "a"))

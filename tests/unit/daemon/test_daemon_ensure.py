@@ -249,7 +249,11 @@ def test_in_the_place_of_a_stopped_service_no_other_store_is_served(
 @pytest.mark.parametrize(
     ("state", "found", "fix"),
     [
-        ("active", "runs, but not there", "systemctl show ollama -p Environment; export OLLAMA_"),
+        (
+            "active",
+            "running, but not there",
+            "systemctl show ollama -p Environment; export OLLAMA_",
+        ),
         ("activating", "does not come up", "journalctl -u ollama"),
         ("failed", "does not come up", "journalctl -u ollama"),
         ("", "does not answer", "sudo systemctl restart ollama"),

@@ -93,7 +93,7 @@ def test_links_in_a_wheel_are_refused(tmp_path: Path) -> None:
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.writestr(info, "/etc/passwd")
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match="not a regular file"):
         unpack(archive, tmp_path / "out")
 
 
@@ -137,7 +137,7 @@ def test_fetched_file_is_checked_against_the_pin(
     right = PinnedPackage("x", "1", (hashlib.sha256(b"data").hexdigest(),))
     assert fetch_package(right, tmp_path / "out").read_bytes() == b"data"
     wrong = PinnedPackage("x", "1", ("00" * 32,))
-    with pytest.raises(ArtifactError, match="pinned is"):
+    with pytest.raises(ArtifactError, match="expected"):
         fetch_package(wrong, tmp_path / "other")
     assert list((tmp_path / "other").iterdir()) == []
 

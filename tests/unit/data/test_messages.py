@@ -236,7 +236,7 @@ def test_many_that_begin_alike_are_said(tmp_path: Path) -> None:
 
 def test_open_conversations_are_said(tmp_path: Path) -> None:
     """A conversation that ends on the user waits for an answer; a classification cannot."""
-    assert "1 conversation(s) end on the user" in collect(tmp_path, [turns("a")]).notes[0]
+    assert "1 conversation(s) end with the user's turn" in collect(tmp_path, [turns("a")]).notes[0]
     with pytest.raises(DataError, match="line 1: a classify task needs the label"):
         collect(tmp_path, [turns("a")], CLASSIFY)
 
@@ -244,8 +244,8 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "a"}, "no list of messages"),
-        ({"messages": []}, "no list of messages"),
+        ({"text": "a"}, "not a list of messages"),
+        ({"messages": []}, "not a list of messages"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot'"),
         ({"messages": [{"role": "user", "content": None}]}, "not a text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not a text"),
@@ -256,7 +256,7 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         (turns("a", "b") | {"group": ["x"]}, "group is neither a text nor a whole number"),
         (
             {"messages": [{"role": "user", "content": "a", "thinking": "hm"}]},
-            "thinking is a text of an assistant message",
+            "thinking has to be text, in an assistant message",
         ),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "turn 1 is assistant"),
         ({"messages": [{"role": "system", "content": "a"}]}, "only a system turn"),

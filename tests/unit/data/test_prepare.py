@@ -139,7 +139,7 @@ def test_a_small_file_of_the_users_scales_the_splits(tmp_path: Path) -> None:
     heard = Heard()
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert corpus.facts == {"train": 210, "validation": 30, "test": 60}
-    assert any("300 usable examples are few" in note for note in heard.notes)
+    assert any("300 usable examples are too few" in note for note in heard.notes)
     labels = {name: {one.label for one in part} for name, part in examples(corpus).items()}
     assert all(found == {"positive", "negative"} for found in labels.values())
 

@@ -189,7 +189,7 @@ def test_labels_of_the_file_can_be_made_the_tasks_own(tmp_path: Path) -> None:
     path = write(tmp_path, "text,label\na,Neutral\nb,POSITIVE\nc,neutral\nd,mixed\n")
     with pytest.raises(DataError) as caught:
         collect(path)
-    _, override, _, prompt = shlex.split(str(caught.value.hint).rpartition("own: ")[2])
+    _, override, _, prompt = shlex.split(str(caught.value.hint).rpartition("of the task: ")[2])
     assert override == 'task.labels=["positive", "Neutral", "mixed"]'
     assert prompt.startswith('task.system="Classify the text as positive, Neutral or mixed.')
     labels = tuple(yaml.safe_load(override.partition("=")[2]))
@@ -269,7 +269,7 @@ def test_what_is_no_text_is_named(
     """And not taken for one in another encoding."""
     path = tmp_path / name
     path.write_bytes(begin + bytes(range(256)))
-    with pytest.raises(DataError, match=f"no text: it is .*{kind}") as caught:
+    with pytest.raises(DataError, match=f"not text: it is .*{kind}") as caught:
         collect(path)
     assert caught.value.hint == hint
 

@@ -175,7 +175,7 @@ def test_another_architecture_is_named(gguf: Path, tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("llama.block_count", None, "block_count"),
-        ("llama.block_count", 1, "has not"),
+        ("llama.block_count", 1, "does not have"),
         ("llama.block_count", 3, "missing"),
         ("llama.block_count", 2**31, "block_count"),
         ("llama.attention.head_count", 0, "head_count"),

@@ -35,7 +35,7 @@ def test_a_proxy_that_lets_nothing_through(monkeypatch: pytest.MonkeyPatch) -> N
             download(NOTHING)
         assert proxy.asked == []
     assert "ProxyError" in str(caught.value)
-    assert "what came is kept" in str(caught.value.hint)
+    assert "what was downloaded is kept" in str(caught.value.hint)
     assert "secret" not in str(caught.value)
 
 

@@ -104,5 +104,5 @@ def test_one_that_is_used_is_missed(tmp_path: Path, place: str) -> None:
         settings = json.loads(path.read_text())
         path.write_text(json.dumps({**settings, "eos_token": IMAGE}))
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
-    with pytest.raises(ConversionError, match="a token was added that it never saw"):
+    with pytest.raises(ConversionError, match="a token was added that the model never saw"):
         Source(checkpoint)

@@ -119,7 +119,7 @@ def test_heads_alone_are_refused_where_they_must_fill_the_width(tmp_path: Path) 
     teacher = load_model(build_checkpoint("qwen2", tmp_path / "source"))
     whole = tuple(range(64))
     kept = Kept(((0,), (1,)), (tuple(range(96)),) * 2, whole)
-    with pytest.raises(ConfigError, match="2 heads of 16 do not make 64"):
+    with pytest.raises(ConfigError, match="2 heads of 16 do not add up to 64"):
         narrow(teacher, kept)
 
 

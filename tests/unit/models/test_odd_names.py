@@ -38,7 +38,7 @@ odd_names = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
 def test_as_a_tag(name: str) -> None:
     """Refused before anything is looked at, in every part."""
     for tag in (name, f"team/{name}", f"{name}/x", f"m:{name.replace('/', '.')}/"):
-        with pytest.raises(ConfigError, match="no legal tag"):
+        with pytest.raises(ConfigError, match="not a valid tag name"):
             check_tag(tag)
 
 

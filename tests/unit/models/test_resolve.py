@@ -96,7 +96,7 @@ def test_an_adapter_in_the_place_of_ours_is_refused(tiny_checkpoint: Path, tmp_p
     """It would be looked at as merged, and left behind."""
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     adapter = build_adapter(tiny_checkpoint, folder / "adapters" / "1")
-    with pytest.raises(ModelError, match="holds an adapter") as caught:
+    with pytest.raises(ModelError, match="holds both a model and an adapter") as caught:
         resolve_model(str(folder), cache_dir=tmp_path / "cache")
     assert f"{adapter} with --base {folder}" in (caught.value.hint or "")
 
@@ -221,7 +221,9 @@ def test_a_whole_model_beside_an_adapter_is_taken(tmp_path: Path) -> None:
         *shards,
     }
     assert any(
-        "beside an adapter" in event.message for event in recorder.events if isinstance(event, Note)
+        "a whole model and an adapter" in event.message
+        for event in recorder.events
+        if isinstance(event, Note)
     )
     adapted = resolve_model(str(folder), base=str(base), cache_dir=tmp_path / "cache")
     assert adapted.manifest.work.stage == "merge"

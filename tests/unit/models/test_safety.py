@@ -168,7 +168,7 @@ def test_a_damaged_config_is_an_error(folder: Path, text: str) -> None:
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """A path that is no folder is a ModelError."""
-    with pytest.raises(ModelError, match="no folder"):
+    with pytest.raises(ModelError, match="not a folder"):
         check_folder(tmp_path / "nothing")
 
 

@@ -146,7 +146,7 @@ def test_an_adapter_of_the_whole_is_merged_into_what_is_served(
         checkpoint = resolve_model(
             str(tmp_path / "adapter"), cache_dir=tmp_path / "cache", reporter=reporter
         )
-    assert "also adapts what sees" in (tmp_path / "events.jsonl").read_text()
+    assert "also adapts the vision part" in (tmp_path / "events.jsonl").read_text()
     with torch.inference_mode():
         found = load_model(checkpoint.path)(input_ids=ids).logits
         plain = load_model(resolve_model(str(base), cache_dir=tmp_path / "cache").path)(

@@ -182,8 +182,8 @@ def test_a_runner_that_gives_nothing_is_wedged(runner: subprocess.Popen[str]) ->
         snapshot = observer.look()
     assert found(snapshot, runner).stuck_s >= 0.05
     alerts = snapshot.alerts(wedge_s=0.05)
-    assert any("is busy and gave nothing" in alert for alert in alerts)
-    assert not any("gave nothing" in alert for alert in snapshot.alerts(wedge_s=60))
+    assert any("is busy and has produced nothing" in alert for alert in alerts)
+    assert not any("has produced nothing" in alert for alert in snapshot.alerts(wedge_s=60))
 
 
 def test_a_runner_of_the_older_contract_is_seen(tmp_path: Path) -> None:

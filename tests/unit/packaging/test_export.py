@@ -105,7 +105,7 @@ def test_limits_leave_room_for_what_is_thought() -> None:
     with pytest.raises(ConfigError, match=r"reply_tokens is 64, .*num_ctx is 1024: ") as caught:
         check_thoughts_fit(thinking(endless, "modelfile.parameters.num_ctx=1024"), NullReporter())
     assert "num_predict" not in f"{caught.value} {caught.value.hint}"
-    with pytest.raises(ConfigError, match="would be cut in the thought") as caught:
+    with pytest.raises(ConfigError, match="would be cut off while it is still thinking") as caught:
         check_thoughts_fit(thinking(), NullReporter())
     told: list[Any] = []
     heard: Any = SimpleNamespace(emit=told.append)
@@ -144,7 +144,9 @@ def test_limits_leave_room_for_the_thoughts_of_ones_own_data(tmp_path: Path) -> 
     start = tiny_base(tmp_path / "base")
     check_start(recipe_of(), start, tiny_corpus(tmp_path / "labels"), NullReporter())
     corpus = corpus_of_thoughts(tmp_path / "thoughts", "Food. " * 9, "They hoped. " * 200)
-    with pytest.raises(ConfigError, match=r"\(of the data\), but .*num_predict is 8, ") as caught:
+    with pytest.raises(
+        ConfigError, match=r"\(the data's own thoughts\), but .*num_predict is 8, "
+    ) as caught:
         check_start(recipe_of(), start, corpus, NullReporter())
     fixed = fixes_in(caught.value.hint or "")
     told: list[Any] = []
@@ -193,7 +195,7 @@ def test_thoughts_that_a_teacher_writes_again_are_not_learnt(tmp_path: Path) -> 
     assert rewritten.teacher.rewrite
     check_start(rewritten, start, corpus, NullReporter())
     beside = load_recipe("reasoning-quick", overrides=[*ALL_LAYERS, "teacher.rewrite=false"])
-    with pytest.raises(ConfigError, match="of the data"):
+    with pytest.raises(ConfigError, match="the data's own thoughts"):
         check_start(beside, start, corpus, NullReporter())
 
 

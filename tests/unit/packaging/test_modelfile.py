@@ -167,5 +167,5 @@ def test_legal_tags(tag: str, full: str) -> None:
 )
 def test_illegal_tags(tag: str) -> None:
     """Tags that Ollama refuses are refused before anything is sent."""
-    with pytest.raises(ConfigError, match="no legal tag"):
+    with pytest.raises(ConfigError, match="not a valid tag name"):
         check_tag(tag)

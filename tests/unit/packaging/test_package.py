@@ -137,8 +137,8 @@ def test_a_tag_of_a_tag_keeps_what_that_says(blob: Path, tmp_path: Path) -> None
     licence.write_text("Mine.")
     other = made("ollama:m", tmp_path / "run", license_file=licence, shown=shown)
     assert other.modelfile.license == "Mine."
-    assert "the tag keeps of m: SYSTEM; PARAMETER stop, temperature; LICENSE (else" in notes[0]
-    assert "the tag does not keep of m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
+    assert "the tag keeps from m: SYSTEM; PARAMETER stop, temperature; LICENSE (else" in notes[0]
+    assert "the tag does not keep from m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
 
 
 @pytest.mark.usefixtures("at_the_daemon")
@@ -191,7 +191,7 @@ def test_a_tag_of_a_tag_is_sampled_as_that_was(
     tag = made("ollama:m", tmp_path / "run", shown=shown, notes=notes)
     kept = {name: value for name, value in tag.modelfile.parameters.items() if name != "stop"}
     assert kept == {"num_predict": -1, **parameters}
-    named = next(note for note in notes if "nothing says these" in note)
+    named = next(note for note in notes if "does not set these" in note)
     assert ("temperature" in named) is (version < "0.34")
     assert "the context is left to Ollama and the machine, as in ollama:m (else" in notes[-1]
 
@@ -233,10 +233,10 @@ def test_a_licence_is_in_the_tag_whether_it_is_published_or_not(blob: Path, tmp_
 )
 def test_no_tag_replaces_the_one_that_it_is_made_of(source: str, tag: str, other: str) -> None:
     """Its own TEMPLATE, MESSAGEs and what sees would be gone; so would the base of an adapter."""
-    with pytest.raises(ConfigError, match="would be replaced") as caught:
+    with pytest.raises(ConfigError, match="would replace its own source") as caught:
         package(source, tag)
     assert caught.value.hint == f"name another: {other}"
-    with pytest.raises(ConfigError, match="would be replaced"):
+    with pytest.raises(ConfigError, match="would replace its own source"):
         package("./adapter", tag, base=source)
 
 
@@ -296,8 +296,8 @@ def test_what_could_not_be_proven_of_a_tag_is_not_kept(stretched: Path, tmp_path
         512,
         0.5,
     )
-    assert any("keeps of m: PARAMETER temperature (else" in note for note in notes)
-    assert "does not keep of m: SYSTEM (the chat template in its file refuses one)" in notes[-1]
+    assert any("keeps from m: PARAMETER temperature (else" in note for note in notes)
+    assert "does not keep from m: SYSTEM (the chat template in its file refuses one)" in notes[-1]
     assert "PARAMETER num_ctx 2048 (above 512, " in notes[-1]
     asked = made("ollama:m", tmp_path / "run", parameters={"num_ctx": 1024}, shown=shown)
     assert asked.modelfile.parameters["num_ctx"] == 1024
@@ -339,8 +339,10 @@ def test_a_system_prompt_of_a_tag_that_is_never_written_is_not_kept(
     shown = {"modelfile": f"FROM {stored}\n", "system": "Be brief."}
     tag = made("ollama:m", tmp_path / "run", shown=shown, notes=notes)
     assert (tag.values.system, tag.system) == (None, None)
-    assert "does not keep of m: SYSTEM (the chat template in its file leaves out one)" in notes[-1]
-    assert not any("keeps of m: SYSTEM" in note for note in notes)
+    assert (
+        "does not keep from m: SYSTEM (the chat template in its file leaves out one)" in notes[-1]
+    )
+    assert not any("keeps from m: SYSTEM" in note for note in notes)
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +370,7 @@ def test_a_chat_format_that_no_file_has_can_be_given(
     }
     with FakeDaemon(shown=shown) as daemon, pytest.raises(ConfigError) as caught:
         package("ollama:m", "my-model", out_dir=tmp_path / "run", host=daemon.host)
-    assert f"is in its {said} alone" in caught.value.message
+    assert f"chat format only in {said};" in caught.value.message
     assert "--chat-template FILE.jinja" in (caught.value.hint or "")
     given = tiny_checkpoint / "chat_template.jinja"
     answers = made("ollama:m", tmp_path / "run", chat_template=given, shown=shown)

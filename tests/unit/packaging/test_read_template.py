@@ -49,7 +49,7 @@ def test_one_that_is_given_is_shown_in_place_of_a_checkpoints_own(
     assert done.exit_code == 0, done.stderr
     assert "<system>{{ $.System }}<|im_end|>" in done.stdout
     assert DEFAULT_SYSTEM not in done.stdout
-    with pytest.raises(ConfigError, match="itself") as caught:
+    with pytest.raises(ConfigError, match="not a checkpoint") as caught:
         read_template(str(file), chat_template=tmp_path / "a.jinja")
     assert caught.value.hint == f"ollama-bridge template {tmp_path / 'a.jinja'}"
 

@@ -144,7 +144,7 @@ def test_where_thoughts_are_cut_is_told(
         listener, asked = Listener(), {"out_dir": tmp_path / str(told), "force": True}
         register(gguf, modelfile, TAG, client=daemon, reporter=listener, **asked)  # type: ignore[arg-type]
         notes = [event.message for event in listener.events if isinstance(event, Note)]
-        assert any("together end after 64 tokens" in note for note in notes) is told
+        assert any("together are cut off after 64 tokens" in note for note in notes) is told
 
 
 def test_the_second_time_nothing_is_sent(
@@ -305,7 +305,7 @@ def test_a_rewritten_file_is_taken_only_where_versions_do_that(
         notes = [event.message for event in listener.events if isinstance(event, Note)]
         assert any("0.33.3 rewrites a GGUF" in note for note in notes)
     else:
-        with pytest.raises(DaemonError, match="did not take the file"):
+        with pytest.raises(DaemonError, match="did not accept the file"):
             run()
     assert list(daemon.tags) == ([TAG] if passes else [])
 
@@ -626,7 +626,7 @@ def test_an_illegal_tag_is_refused_first(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """A tag that Ollama would refuse costs no upload."""
-    with pytest.raises(ConfigError, match="no legal tag"):
+    with pytest.raises(ConfigError, match="not a valid tag name"):
         register(gguf, modelfile, "a b", client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
     assert daemon.calls == []
 
@@ -667,7 +667,7 @@ def test_an_adapter_is_refused_where_none_is_taken(
     gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """Before anything is sent."""
-    with pytest.raises(DaemonError, match="takes no LoRA adapter") as caught:
+    with pytest.raises(DaemonError, match="accepts no LoRA adapter") as caught:
         register(
             gguf,
             modelfile,

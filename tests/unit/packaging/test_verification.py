@@ -89,14 +89,14 @@ def test_a_tag_that_leads_elsewhere_is_refused(tag: str) -> None:
 
 def test_a_base_without_its_adapter_is_refused() -> None:
     """Before a daemon is asked for anything."""
-    with pytest.raises(ConfigError, match="that of an adapter") as caught:
+    with pytest.raises(ConfigError, match="--base needs an adapter") as caught:
         verify("m", base="./base")
     assert "--against ADAPTER --base ./base" in (caught.value.hint or "")
 
 
 def test_a_chat_template_without_its_checkpoint_is_refused() -> None:
     """Before a daemon is asked for anything."""
-    with pytest.raises(ConfigError, match="that of a checkpoint") as caught:
+    with pytest.raises(ConfigError, match="--chat-template needs a checkpoint") as caught:
         verify("m", chat_template=Path("t.jinja"))
     assert "--against FOLDER --chat-template t.jinja" in (caught.value.hint or "")
     with pytest.raises(ConfigError) as caught:

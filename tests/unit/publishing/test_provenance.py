@@ -213,7 +213,7 @@ def test_card(run: Path) -> None:
         f"- data: `{'c' * 64}`",
         "Starts from m.gguf.",
         "Base model: SmolLM2 135M.",
-        "The weights say: apache-2.0.",
+        "Stated in the weights: apache-2.0.",
         "> Apache",
         "> Mine.",
     ):
@@ -253,7 +253,7 @@ def test_card_names_the_teacher_that_was_asked(tmp_path: Path, run: Path, name: 
         assert "context length 2048, distilled from deepseek-r1:7b." in text
         for line in (
             "| train | 80 | 80 | good 50, bad 30 |",
-            "Of these, answers by deepseek-r1:7b:",
+            "Of these, answered by deepseek-r1:7b:",
             "| train | 25 cut at the limit, 55 kept |",
         ):
             assert line in text.splitlines()

@@ -121,7 +121,7 @@ def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.M
         return Provenance()
 
     monkeypatch.setattr("ollama_bridge.publication.find_provenance", find)
-    with pytest.raises(DaemonError, match="made anew"):
+    with pytest.raises(DaemonError, match="was replaced while"):
         stored.publish()
     assert not stored.registry.asked
     monkeypatch.setattr("ollama_bridge.publication.find_provenance", lambda *_, **__: Provenance())
@@ -170,7 +170,7 @@ def test_a_card_of_the_users_own_stays(
         assert path.read_bytes() == before
     (note,) = [event for event in listener.events if isinstance(event, Note)]
     assert note.level == "warning"
-    command = note.message.partition("stays: ")[2].removesuffix(" prints the card")
+    command = note.message.partition("is kept; ")[2].removesuffix(" prints the card of this run")
     assert shlex.split(command)[1:] == [
         *("card", "m:latest", "--run", str(run)),
         *("--host", "[::1]:11434"),

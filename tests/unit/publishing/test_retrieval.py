@@ -206,7 +206,7 @@ def test_what_is_not_proven_leaves_the_tag_as_it_was(unprovable: Puller, fetch: 
     reference, before = str(REFERENCE), dict(unprovable.models)
     with pytest.raises(ParityError, match="mine:latest is of type") as caught:
         fetch(reference, tag="mine", verify=True, host=unprovable.host)
-    assert "the model that has the tag stays" in caught.value.message
+    assert "the previous model keeps the tag" in caught.value.message
     assert "--no-verify" in (caught.value.hint or "")
     with pytest.raises(ParityError, match=f"{reference} is of type") as caught:
         fetch(reference, verify=True, host=unprovable.host)
@@ -345,7 +345,7 @@ def test_values_that_cannot_be_read_take_no_second_download(
     """A newer version wrote them: the hint says how to have the model."""
     unprovable.shown = {**UNPROVABLE, "model_info": {REFERENCE_KEY: '{"schema_version": 99}'}}
     with pytest.raises(
-        ArtifactError, match=r"^mine:latest, .*the model that has the tag"
+        ArtifactError, match=r"^mine:latest, .*the previous model keeps the tag"
     ) as caught:
         fetch(str(REFERENCE), tag="mine", verify=True, host=unprovable.host)
     assert "--no-verify" in (caught.value.hint or "")
@@ -371,7 +371,7 @@ def test_a_home_that_cannot_be_locked_is_told_before_anything_is_fetched(
 def test_files_that_another_pull_took_away(unprovable: Puller) -> None:
     """The daemon dropped them with the other's name: who asks again gets them."""
     unprovable.statuses = [{"error": "max retries exceeded: file does not exist"}]
-    with pytest.raises(DaemonError, match="does not take what was fetched") as caught:
+    with pytest.raises(DaemonError, match="does not accept what was fetched") as caught:
         pull(str(REFERENCE), host=unprovable.host)
     assert "run the same command again" in (caught.value.hint or "")
 

@@ -79,7 +79,7 @@ def test_one_registry_s_secret_is_for_no_other(monkeypatch: pytest.MonkeyPatch) 
         assert HOST in found.hint
         assert found.hint.endswith(f"export OLLAMA_BRIDGE_REGISTRY={other}")
     monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY", f"https://{HOST}/")
-    with pytest.raises(ConfigError, match="no registry's host"):
+    with pytest.raises(ConfigError, match="not a registry's host"):
         read_credentials(HOST)
 
 

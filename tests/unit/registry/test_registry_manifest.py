@@ -60,9 +60,9 @@ def test_strings_are_escaped_as_go_does() -> None:
         (with_top(manifests=[]), "several platforms"),
         (with_top(layers=[]), "without a list"),
         (with_top(layers={"a": 1}), "without a list"),
-        (with_top(layers=[1]), "layer 1 is no object"),
+        (with_top(layers=[1]), "layer 1 is not an object"),
         (with_top(layers=[{}] * 10_001), "without a list"),
-        (with_top(config=None), "config is no object"),
+        (with_top(config=None), "config is not an object"),
         (with_top(config={"digest": "", "size": 0}), "config has the digest"),
         (changed(digest="sha256:../../../etc/passwd"), "digest"),
         (changed(digest="../" * 20), "digest"),
@@ -98,7 +98,7 @@ def test_keys_are_read_as_the_daemon_reads_them() -> None:
     for spelling in ("mediaType", "MediaType"):
         doubled = raw.replace(b'"size":12', f'"size":12,"{spelling}":"x"'.encode())
         assert doubled != raw
-        with pytest.raises(RegistryContentError, match="stands twice"):
+        with pytest.raises(RegistryContentError, match="appears twice"):
             parse_manifest(doubled, where="m")
 
 

@@ -34,7 +34,7 @@ def test_what_a_reference_means(text: str, origin: str, name: str) -> None:
 
 def test_insecure_speaks_plain_http() -> None:
     """To another machine only where it is asked for."""
-    with pytest.raises(ConfigError, match="without encryption") as caught:
+    with pytest.raises(ConfigError, match="not be encrypted") as caught:
         parse_registry_reference("http://box:5000/team/m:1")
     assert "--insecure" in (caught.value.hint or "")
     reference = parse_registry_reference("box:5000/team/m:1", insecure=True)

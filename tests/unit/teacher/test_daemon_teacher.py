@@ -212,7 +212,7 @@ def test_a_daemon_that_does_not_answer_takes_no_part(
     )
     assert len(daemon.questions) == 10
     told = [one.message for one in heard.events if isinstance(one, Note)]
-    assert any(message.startswith(f"{nobody} is asked no more: ") for message in told)
+    assert any(message.startswith(f"{nobody} is no longer asked: ") for message in told)
 
 
 def test_one_model_is_the_same_work_at_whichever_daemons(daemon: FakeDaemon) -> None:
@@ -286,7 +286,7 @@ def test_what_was_finished_needs_no_teacher(
         heard = Heard()
         assert again(client, heard).digest == first.digest
         (note,) = heard.events
-        assert "no model 'm'; what m said before is used" in note.message
+        assert "no model 'm'; what m answered before is used" in note.message
         assert again(client, Heard(), hosts=(nobody_listens(),)).digest == first.digest
         with pytest.raises(ModelNotFoundError, match="no model 'm'"):
             again(client, Heard(), answer_tokens=9)

@@ -113,7 +113,7 @@ def test_a_student_that_cannot_say_an_answer(
         Corpus, tmp_path / "loud", lambda path: write_examples(path / "train.jsonl", examples)
     )
     expected = (
-        pytest.raises(TrainingError, match="cannot say answer 0")
+        pytest.raises(TrainingError, match="cannot write answer 0")
         if given
         else contextlib.nullcontext()
     )

@@ -240,7 +240,7 @@ def test_thinking_that_ollama_would_not_find_has_a_name() -> None:
 
 def test_calls_that_ollama_would_not_find_have_a_name() -> None:
     """A chat template that offers tools need not say how they are called."""
-    said = "only where it is JSON"
+    said = "only where the answer begins with its JSON"
     written = source_of("smollm3").replace("tool | string", "tool | tojson")
     assert any(said in difference for difference in served(written).differences)
     assert not any(
@@ -360,7 +360,7 @@ def test_a_tag_that_past_answers_lack_is_thinking(tag: str, *, thinks: bool, sai
     found = past_and_prompt("{{ m.content }}", f"<{tag}>\n")
     assert (found.authority, found.thinking) == ("template", thinks)
     assert len(said_of_tag(found)) == said
-    assert all("taken for thinking's" in one for one in said_of_tag(found))
+    assert all("taken for the beginning of thinking" in one for one in said_of_tag(found))
 
 
 @pytest.mark.parametrize(("tag", "unclear"), [("pensee", True), ("gpt_bot", False)])
@@ -371,7 +371,7 @@ def test_a_tag_before_past_answers_is_theirs_unless_its_name_is_a_thoughts(
     found = past_and_prompt(f"<{tag}>\n{{{{ m.content }}}}", f"<{tag}>\n")
     assert (found.authority, found.thinking) == ("template", False)
     assert bool(said_of_tag(found)) == unclear
-    assert all("taken for an answer's" in one for one in said_of_tag(found))
+    assert all("taken for a part of the answer" in one for one in said_of_tag(found))
     cut = f"{{{{ m.content.split('</{tag}>')[-1] }}}}"
     found = past_and_prompt(cut, f"<{tag}>\n")
     assert not said_of_tag(found)

@@ -466,5 +466,5 @@ def test_a_good_certificate_raises_nothing(tmp_path: Path) -> None:
 def test_a_damaged_certificate_is_refused(tmp_path: Path) -> None:
     """Anything else is no certificate."""
     (tmp_path / "certificate.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="no certificate"):
+    with pytest.raises(ArtifactError, match="not a certificate"):
         Certificate.read(tmp_path / "certificate.json")
