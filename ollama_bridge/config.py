@@ -91,8 +91,8 @@ class DataSection(Section):
     path: Path | None = Field(default=None, description="File of a table or messages source.")
     text_col: str | tuple[str, ...] = Field(
         default="text",
-        description="Column of the text (table). Of several the texts that are not empty are "
-        "joined by a blank line, in the order in which they are named.",
+        description="Column of the text (table). With several columns, the texts that are not "
+        "empty are joined by a blank line, in the order given.",
     )
     label_col: str = Field(default="label", description="Column of the label (table).")
     group_col: str | None = Field(
@@ -139,15 +139,15 @@ class TeacherSection(AskedTeacherSection):
     """The teacher."""
 
     tune: TuneSection | None = Field(
-        default=None, description="Tuning on the task first; null: as it is."
+        default=None, description="Tune the teacher on the task first; null: use it as it is."
     )
 
     @model_validator(mode="after")
     def _the_tuned_teacher_teaches(self) -> TeacherSection:
         if self.soft_labels != "local" and self.tune is not None:
             raise ValueError(
-                "soft_labels: the model that is asked is not the tuned one; say local, or tune: "
-                "null to learn from it as it is"
+                "soft_labels: the model that is asked is not the tuned one; set it to local, or "
+                "set tune: null to learn from the model as it is"
             )
         return self
 
@@ -156,7 +156,9 @@ class ControlSection(Section):
     """The SFT control: same start, same steps, hard labels only."""
 
     enabled: bool = True
-    lr: float | None = Field(default=None, gt=0, description="Its own tuned rate; null: the same.")
+    lr: float | None = Field(
+        default=None, gt=0, description="Learning rate of the control; null: the student's."
+    )
 
 
 class EvaluateSection(Section):
@@ -169,8 +171,8 @@ class EvaluateSection(Section):
     reply_tokens: int = Field(
         default=96,
         gt=0,
-        description="reply: limit of an answer, thinking included, tokens; classify: of the "
-        "thinking of a model that thinks. A served tag's own num_predict holds as well.",
+        description="reply: limit of an answer in tokens, thinking included; classify: limit of "
+        "the thinking, of a model that thinks. A served tag's own num_predict applies too.",
     )
 
 
@@ -192,7 +194,8 @@ class ExportSection(Section):
     )
     max_size: str | None = Field(
         default=None,
-        description="Instead of budget_nats: the file of least KL that is no larger (80MB).",
+        description="Instead of budget_nats: the file of least KL that is no larger than this "
+        "(80MB).",
     )
 
     @model_validator(mode="after")
@@ -206,7 +209,7 @@ class ExportSection(Section):
         except ConfigError as exc:
             raise ValueError(f"max_size: {exc.message}; {exc.hint}") from exc
         if not size_bytes:
-            raise ValueError("max_size: a file has to have some bytes")
+            raise ValueError("max_size: has to be more than 0 bytes")
         return self
 
 
@@ -292,36 +295,40 @@ class Recipe(Section):
             raise ValueError("teacher.model: a daemon is asked by the model's tag: ollama:tag")
         if teacher.base_url is not None and self.student.model == "teacher":
             raise ValueError(
-                "student.model: name one, there are no weights behind teacher.base_url"
+                "student.model: is required, for there are no weights behind teacher.base_url"
             )
         if teacher.soft_labels == "daemon" and self.soft_labels.method != "top_k":
-            raise ValueError("soft_labels.method: a daemon reports likeliest tokens; say top_k")
+            raise ValueError(
+                "soft_labels.method: a daemon reports the likeliest tokens; set it to top_k"
+            )
         if teacher.soft_labels == "none" and self.distill.reads_soft_labels:
-            raise ValueError("distill.kd_weight: say 0, teacher.soft_labels is none")
+            raise ValueError("distill.kd_weight: set it to 0, for teacher.soft_labels is none")
         if teacher.base_url is not None and self.distill.loads_teacher:
-            raise ValueError("distill: its losses load a teacher, teacher.base_url has no weights")
+            raise ValueError(
+                "distill: its losses need the teacher's weights, and teacher.base_url has none"
+            )
         for name in self.stops_by_f1:
             if self.task.kind == "reply":
                 raise ValueError(
-                    f"{name}.early_stopping.metric: macro_f1 is of labels, and replies have none; "
-                    "leave it out"
+                    f"{name}.early_stopping.metric: macro_f1 needs labels, and replies have "
+                    "none; leave it out"
                 )
             if teacher.thinking != "strip":
                 raise ValueError(
-                    f"{name}.early_stopping.metric: macro_f1 is of labels alone, and these have "
-                    "thoughts in front; leave it out, or say token_accuracy (or teacher.thinking: "
-                    "strip)"
+                    f"{name}.early_stopping.metric: macro_f1 needs labels alone, and these have "
+                    "thoughts in front; leave it out, or set it to token_accuracy (or set "
+                    "teacher.thinking: strip)"
                 )
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
-            raise ValueError("teacher.answers: the reviews source has no answers; say daemon")
+            raise ValueError("teacher.answers: the reviews source has no answers; set it to daemon")
         if self.soft_labels.method == "sampled" and self.distill.reads_soft_labels:
             problem = problem_of_sampled(self.distill.loss_terms)
             if problem is not None:
                 raise ValueError(problem)
             if self.student.vocabulary == "corpus":
                 raise ValueError(
-                    "student.vocabulary: labels that were drawn cannot be turned into those of "
-                    "fewer tokens; say full, or soft_labels.method: top_k"
+                    "student.vocabulary: sampled labels cannot be carried into a smaller "
+                    "vocabulary; set it to full, or set soft_labels.method: top_k"
                 )
         return self
 

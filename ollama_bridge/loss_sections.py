@@ -126,7 +126,8 @@ class HiddenLoss(LossSection):
     layer_map: LayerMap | None = Field(
         default=None,
         description="Layer of the student -> layer of the teacher whose output it has to reach, "
-        "from 0. null: each has to do the work up to the next layer that was kept.",
+        "counted from 0. null: each does the work of the teacher's layers up to the next one "
+        "that was kept.",
     )
 
 
@@ -191,10 +192,10 @@ def problem_of_sampled(losses: Sequence[VocabularyLoss | LayerLoss]) -> str | No
     for loss in losses:
         if isinstance(loss, KLForwardLoss):
             if loss.temperature != 1.0:
-                return "distill.temperature: sampled soft labels are drawn at 1; say 1"
+                return "distill.temperature: sampled soft labels are drawn at 1; set it to 1"
         elif loss.needs == "known":
             return (
-                f"distill.losses: sampled soft labels give kl_forward alone, not {loss.loss}; set "
-                "soft_labels.method to top_k, or distill.teacher to live"
+                f"distill.losses: sampled soft labels allow kl_forward only, not {loss.loss}; "
+                "set soft_labels.method to top_k, or distill.teacher to live"
             )
     return None

@@ -18,7 +18,9 @@ class AskedTeacherSection(Section):
         description="gold: answers of the data; daemon: the teacher writes them through Ollama, or "
         "through the API at base_url.",
     )
-    answer_tokens: int = Field(default=80, gt=0, description="Limit of a written answer, tokens.")
+    answer_tokens: int = Field(
+        default=80, gt=0, description="Limit of a written answer, in tokens."
+    )
     answer_temperature: float = Field(default=0.0, ge=0)
     hosts: tuple[str, ...] = Field(
         default=(),
@@ -29,7 +31,7 @@ class AskedTeacherSection(Section):
         default=2,
         ge=1,
         le=256,
-        description="Requests at a time, a daemon: one more than its OLLAMA_NUM_PARALLEL keeps it "
+        description="Requests at a time per daemon: one more than its OLLAMA_NUM_PARALLEL keeps it "
         "busy. Does not change results.",
     )
     base_url: str | None = Field(
@@ -45,9 +47,10 @@ class AskedTeacherSection(Section):
     )
     score: Literal["generated", "asked", "both"] = Field(
         default="generated",
-        description="soft_labels daemon: which tokens get a distribution, the others are learnt as "
-        "hard labels. generated: those of answers that the daemon wrote (they come along); asked: "
-        "those of every answer, a request a token; both: what came along, and the rest asked.",
+        description="With `soft_labels: daemon`: which tokens get a distribution; the others are "
+        "learnt as hard labels. generated: those of answers that the daemon wrote (it reports them "
+        "with the answer); asked: those of every answer, one request per token; both: the "
+        "reported ones, and the rest asked.",
     )
     thinking: Literal["strip", "keep", "shorten"] = Field(
         default="strip",
@@ -55,28 +58,28 @@ class AskedTeacherSection(Section):
         "alone; keep: <think> and answer; shorten: sentences from both ends of the thinking.",
     )
     thinking_words: int = Field(
-        default=120, gt=0, description="thinking shorten: words that are kept at most."
+        default=120, gt=0, description="With `thinking: shorten`: keep at most this many words."
     )
     rewrite: bool = Field(
         default=False,
-        description="answers daemon: also write answers where the data have one, for training; "
-        "those that do not say the example's label are left out.",
+        description="With `answers: daemon`: also write answers where the data have one, for "
+        "training; those that do not say the example's label are left out.",
     )
 
     @model_validator(mode="after")
     def _written_answers_are_written(self) -> AskedTeacherSection:
         if self.answers == "gold" and (self.rewrite or self.thinking != "strip"):
-            raise ValueError("answers: say daemon, so that answers with thinking are written")
+            raise ValueError("answers: set it to daemon, so that answers with thinking are written")
         if self.answers == "gold" and self.soft_labels == "daemon" and self.score == "generated":
             raise ValueError(
-                "score: say asked (--set teacher.score=asked) or answers: daemon; with answers "
-                "from the data no distribution comes along"
+                "score: set it to asked (--set teacher.score=asked), or set answers: daemon; "
+                "answers from the data come without distributions"
             )
         if self.base_url is not None:
             if self.answers == "gold" or self.soft_labels == "local" or self.hosts:
                 raise ValueError(
                     "base_url: an API writes answers (answers: daemon), has no weights here "
-                    "(soft_labels: daemon or none), and is no daemon (no hosts)"
+                    "(soft_labels: daemon or none), and is not a daemon (no hosts)"
                 )
             if self.soft_labels == "daemon" and self.score != "generated":
                 raise ValueError("score: an API says nothing about text that it did not write")

@@ -26,14 +26,16 @@ class EarlyStoppingSection(Section):
 
     metric: Literal["exact", "macro_f1", "token_accuracy", "ce"] | None = Field(
         default=None,
-        description="Score on the validation split. exact: greedy answers that are right to the "
-        "last token; macro_f1: of labels, each of which counts alike however rare it is; "
-        "token_accuracy: for free text; ce: the loss, which misleads about all of these. null: "
-        "exact where the answers are labels, else token_accuracy; of two that are equal the one "
-        "with the lower loss.",
+        description="Score on the validation split. exact: share of greedy answers that are "
+        "right to the last token; macro_f1: over labels, each of which counts the same however "
+        "rare it is; token_accuracy: for free text; ce: the loss, which misleads about all of "
+        "these. null: exact where the answers are labels, else token_accuracy; between equal "
+        "scores the lower loss decides.",
     )
     patience: int = Field(
-        default=3, ge=1, description="Evaluations without a better score, then training stops."
+        default=3,
+        ge=1,
+        description="Training stops after this many evaluations without a better score.",
     )
     interval_epochs: float = Field(default=0.25, gt=0, description="Epochs between evaluations.")
 
@@ -43,14 +45,14 @@ class OptimizerSection(Section):
 
     epochs: float = Field(default=1.0, gt=0, description="Passes over the training split.")
     batch_tokens: int = Field(
-        default=1024, ge=64, description="Padded tokens a batch (batches are sorted by length)."
+        default=1024, ge=64, description="Padded tokens per batch (batches are sorted by length)."
     )
     micro_batch_tokens: int | None = Field(
         default=None,
         ge=16,
-        description="Padded tokens that are computed at once; gradients of a batch's parts add up "
-        "to its own. null: the whole batch, or as much of it as fits into memory. A run that was "
-        "stopped goes on with another number, and with `activation_checkpointing`.",
+        description="Padded tokens that are computed at once; the gradients of a batch's parts "
+        "add up to its own. null: the whole batch, or as much of it as fits into memory. A run "
+        "that was stopped can be resumed with another number or `activation_checkpointing`.",
     )
     activation_checkpointing: bool | None = Field(
         default=None,
@@ -62,7 +64,9 @@ class OptimizerSection(Section):
         description="Keep the best weights instead of the last. null: every epoch is trained.",
     )
     lr: float = Field(default=2e-4, gt=0, le=1.0, description="Peak learning rate.")
-    warmup: Fraction = Field(default=0.05, description="Share of the steps with rising rate.")
+    warmup: Fraction = Field(
+        default=0.05, description="Share of the steps in which the learning rate rises."
+    )
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=1.0, gt=0, description="Gradient norm limit.")
@@ -72,14 +76,20 @@ class OptimizerSection(Section):
         "probe finds it faster.",
     )
     checkpoint_interval_s: float = Field(
-        default=60.0, gt=0, description="How much work a kill can lose. Does not change results."
+        default=60.0,
+        gt=0,
+        description="Seconds of work that are lost at most when the run is killed. Does not change "
+        "results.",
     )
     shard_layers: bool = Field(
         default=False,
-        description="Of several processes (torchrun) each keeps a part of every layer's weights, "
-        "gradients and moments (FSDP2), in place of all of them. Does not change results.",
+        description="With several processes (torchrun), each keeps a part of every layer's "
+        "weights, gradients and moments (FSDP2) instead of all of them. Does not change "
+        "results.",
     )
-    max_length: int = Field(default=512, ge=16, description="Tokens; longer examples are left out.")
+    max_length: int = Field(
+        default=512, ge=16, description="Limit in tokens; longer examples are left out."
+    )
     seed: Seed = 0
 
 
@@ -118,12 +128,14 @@ class TuneSection(OptimizerSection):
     @model_validator(mode="after")
     def _method_has_its_settings(self) -> TuneSection:
         if self.method == "full" and "lora" in self.model_fields_set:
-            raise ValueError("lora: method full has no adapter; leave it out, or say lora")
+            raise ValueError(
+                "lora: method full has no adapter; leave lora out, or set method: lora"
+            )
         if self.method != "full" and self.shard_layers:
-            raise ValueError("shard_layers: of method full only; adapters leave little to share")
+            raise ValueError("shard_layers: only with method: full; adapters leave little to share")
         if self.method == "qlora" and self.lora.variant == "pissa":
             raise ValueError(
-                "lora.variant: pissa takes its start out of weights that are not quantized; say "
+                "lora.variant: pissa starts from weights that are not quantized; set it to "
                 "lora, rslora or dora"
             )
         return self
@@ -151,11 +163,11 @@ class StudentSection(Section):
     )
     layer_choice: Literal["first", "even", "influence", "loss"] = Field(
         default="first",
-        description="Which layers a number keeps. first: a student cut off above is still on the "
-        "teacher's distribution, by far the best for one-word answers. influence: those that turn "
-        "the hidden states most, by far the best for free text (training/LOG.md). even: in equal "
-        "steps; loss: those without which the answers lose most (a pass over the calibration texts "
-        "a layer).",
+        description="Which layers are kept where `layers` is a number. first: the lowest "
+        "ones, which stay closest to the teacher's distribution: by far the best for "
+        "one-word answers. influence: those that turn the hidden states most, by far the "
+        "best for free text (training/LOG.md). even: evenly spaced; loss: those without "
+        "which the answers lose most (one pass over the calibration texts per layer).",
     )
     heads: int | None = Field(
         default=None,
@@ -231,16 +243,20 @@ class SoftLabelsSection(Section):
         "at random, unbiased (random sampling KD): less than half the space, at T = 1 only.",
     )
     top_k: int = Field(
-        default=20, ge=1, le=1024, description="top_k: tokens; the rest is one bucket."
+        default=20,
+        ge=1,
+        le=1024,
+        description="top_k: how many tokens are kept; the rest is one bucket.",
     )
     draws: int = Field(
         default=30,
         ge=1,
         le=255,
-        description="sampled: draws a position. A token that is drawn twice is kept once: of 30 "
-        "about 12 are left in dialogues, fewer where the teacher is surer.",
+        description="sampled: draws per position. A token that is drawn twice is kept "
+        "once: 30 draws leave about 12 tokens in dialogues, fewer where the teacher is "
+        "surer.",
     )
-    seed: Seed = Field(default=0, description="sampled: of the draws.")
+    seed: Seed = Field(default=0, description="sampled: seed of the draws.")
 
     def effective(self) -> dict[str, Any]:
         """What decides the labels: the settings of the other method do not."""
@@ -259,25 +275,26 @@ class OnPolicySection(Section):
         default=0.5,
         gt=0,
         le=1,
-        description="Of the steps; the others learn from the corpus. Which ones, the seed says.",
+        description="Share of the steps on such answers; the others learn from the corpus. The "
+        "seed decides which.",
     )
     start: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of the steps before the first rollout: who cannot speak yet has nothing "
-        "to be scored.",
+        description="Share of the steps before the first rollout: a student that cannot write yet "
+        "has nothing to be scored.",
     )
     buffer: int = Field(
         default=32, ge=8, le=4096, description="Answers that are written together and kept."
     )
     reuse: int = Field(
-        default=4, ge=1, description="Times that each is learnt from before all are written anew."
+        default=4, ge=1, description="How often each is learnt from before all are written again."
     )
     max_age: int = Field(
         default=64,
         ge=1,
-        description="Steps after which they are written anew though they were not used as often: "
+        description="Steps after which they are written again even if they were not used as often: "
         "they are no longer what the student would say.",
     )
     max_new_tokens: int = Field(
@@ -286,7 +303,9 @@ class OnPolicySection(Section):
         description="Limit of an answer. Prompts with less room below max_length are left out.",
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="Of the draws. At 1 they are what the student says."
+        default=1.0,
+        gt=0,
+        description="Temperature of the draws. At 1 they follow the student's own distribution.",
     )
     losses: tuple[RolloutLoss, ...] = Field(
         default=(KLReverseLoss(),),
@@ -377,21 +396,22 @@ class DistillSection(OptimizerSection):
                 default = type(self).model_fields[name].default
                 if getattr(self, name) != default:
                     raise ValueError(
-                        f"{name}: is said in losses; leave it out, or say {json.dumps(default)}"
+                        f"{name}: losses says it already; leave it out, or set it to "
+                        f"{json.dumps(default)}"
                     )
         for number, term in enumerate(self.losses):
             if term.needs == "whole" and self.teacher == "stored":
                 raise ValueError(
                     f"losses.{number}: {term.loss} needs every token's probability, and soft "
-                    "labels keep some; set distill.teacher to live"
+                    "labels keep only some; set distill.teacher to live"
                 )
         if self.on_policy is not None and self.shard_layers:
             raise ValueError("shard_layers: answers are written with whole layers (on_policy)")
         if self.on_policy is not None and self.on_policy.max_new_tokens >= self.max_length:
             raise ValueError(
-                f"on_policy.max_new_tokens: leaves no room for a prompt below max_length "
-                f"({self.max_length}); say less, or raise max_length"
+                "on_policy.max_new_tokens: leaves no room for a prompt below max_length "
+                f"({self.max_length}); set it lower, or raise max_length"
             )
         if self.teacher == "live" and not self.reads_distributions:
-            raise ValueError("teacher: no loss reads the teacher's distributions; say stored")
+            raise ValueError("teacher: no loss reads the teacher's distributions; set it to stored")
         return self

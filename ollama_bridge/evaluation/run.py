@@ -176,7 +176,7 @@ def _score(
             return ModelScores(out_dir, draft.finished)
         precision = choose_precision()
         tokenizer = load_tokenizer(checkpoint.path)
-        what_for, kept_bytes = "a model to be scored is held", precision.frozen_bytes
+        what_for, kept_bytes = "scoring a model", precision.frozen_bytes
         check_room(checkpoint.path, what_for=what_for, kept_bytes=kept_bytes)
         model: CausalModel = load_model(checkpoint.path)
         facts: dict[str, object] = {

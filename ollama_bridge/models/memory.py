@@ -98,7 +98,7 @@ def check_room(
 
     Args:
         folder: Of the checkpoint; no weights are read.
-        what_for: Why it is loaded, as the subject of a sentence.
+        what_for: Why it is loaded, in a few words for brackets: "scoring a model".
         copies: Processes of this machine that load it at the same time.
         kept_bytes: What each makes of a number of it, where its file is of float32: such a file is
             mapped, not read, and given up where memory is short.
@@ -116,8 +116,8 @@ def check_room(
         in_type = " in float32" if number_bytes == FLOAT32_BYTES else ""
         in_each = f" in each of {copies} processes" if copies > 1 else ""
         raise ModelError(
-            f"{what_for}{in_type}{in_each}: {parameters / 1e9:.2g} billion parameters take "
-            f"{needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free",
+            f"not enough memory ({what_for}): {parameters / 1e9:.2g} billion parameters{in_type}"
+            f"{in_each} need {needed / 1e9:.3g} GB of memory, only {free / 1e9:.3g} GB are free",
             hint=hint,
         )
 

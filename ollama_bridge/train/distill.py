@@ -128,7 +128,7 @@ def distill(
         ranks.check_room(
             start.path,
             precision,
-            what_for="a model to train is held",
+            what_for="training a model",
             all_take_back=settings.shard_layers,
         )
         run = _Run(

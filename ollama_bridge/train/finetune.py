@@ -38,9 +38,9 @@ STAGE = "finetune"
 
 # Why all of a base is held in the end; the adapter of qlora is trained beside less.
 _WHOLE = {
-    "lora": "a model to train is held",
-    "full": "a model to train is held",
-    "qlora": "what qlora trains is merged",
+    "lora": "training a model",
+    "full": "training a model",
+    "qlora": "merging what qlora trains",
 }
 
 

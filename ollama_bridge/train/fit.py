@@ -391,7 +391,7 @@ def _wait(device: torch.device) -> None:
 def _too_large(needed: float, free: int, what: str, *, hint: str | None = None) -> TrainingError:
     size = f"{needed / 1e9:.1f} GB of memory" if needed < math.inf else "more memory than there is"
     return TrainingError(
-        f"{what} would need {size}, {free / 1e9:.1f} GB are free",
+        f"{what} would need {size}, only {free / 1e9:.1f} GB are free",
         hint=hint
         or "close other programs, keep fewer layers (student.layers), or set max_length lower",
     )

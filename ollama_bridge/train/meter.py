@@ -80,8 +80,8 @@ class Meter:
             facts: Of both.
         """
         said = [
-            f"{rounded(facts[name] / unit)} {what} "
-            f"({rounded(facts[f'forecast_{name}'] / unit)} foretold)"
+            f"{rounded(facts[name] / unit)} {what} ({rounded(facts[f'forecast_{name}'] / unit)} "
+            "forecast)"
             for name, unit, what in _FORETOLD
             if f"forecast_{name}" in facts
         ]

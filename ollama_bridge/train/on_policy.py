@@ -127,7 +127,8 @@ class OnPolicy:
         total = self._left_out + len(self._examples)
         return (
             f"{self._left_out} of {total} prompts have no room for an answer of "
-            f"{self._section.max_new_tokens} tokens (together {self._limit}) and get none written"
+            f"{self._section.max_new_tokens} tokens (together {self._limit}): no answers are "
+            "written to them"
         )
 
     @property

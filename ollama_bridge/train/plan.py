@@ -61,7 +61,7 @@ class Plan:
         else:
             why = "as micro_batch_tokens says"
         twice = "; activations computed twice" if self.activation_checkpointing else ""
-        return f"goes on with {own} of {whole} tokens at once, {why}{twice}"
+        return f"resumes with {own} of {whole} tokens at once, {why}{twice}"
 
 
 def less_memory(

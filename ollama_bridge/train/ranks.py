@@ -112,7 +112,7 @@ class Ranks:
         Args:
             folder: Of the checkpoint.
             precision: Where and in what it will be computed.
-            what_for: Why it is loaded, as the subject of a sentence.
+            what_for: Why it is loaded, in a few words for brackets: "training a model".
             frozen: Whether it is not trained.
             all_take_back: Whether every process has it on the CPU behind its last step, not only
                 the one that saves it.
@@ -208,8 +208,8 @@ class Ranks:
         if self.size == 1 or precision.device.type != "cpu" or 2 * threads > cores:
             return None
         return (
-            f"{self.on_this_machine} processes compute with {precision.threads} thread(s) each on "
-            f"{cores} cores: torchrun says 1 where OMP_NUM_THREADS is not set; start it with "
+            f"{self.on_this_machine} processes compute with {precision.threads} thread(s) each "
+            f"on {cores} cores: torchrun sets 1 where OMP_NUM_THREADS is not set; start it with "
             f"OMP_NUM_THREADS={cores // self.on_this_machine}"
         )
 

@@ -34,7 +34,7 @@ class Stopping:
             raise TrainingError(
                 "early_stopping.metric macro_f1: the answers are free text, or have thoughts in "
                 "front of labels",
-                hint="leave out early_stopping.metric, or say token_accuracy",
+                hint="leave out early_stopping.metric, or set it to token_accuracy",
             )
 
     def interval(self, epoch_steps: int) -> int:
@@ -71,8 +71,8 @@ class Stopping:
         if self.section.metric != "exact" or best["exact"] > 0:
             return None
         return (
-            "no answer was ever right to the last token, so early stopping kept the weights of its "
-            "first evaluation: leave out early_stopping.metric, or say token_accuracy"
+            "no answer was ever right to the last token, so early stopping kept the weights of "
+            "its first evaluation: leave out early_stopping.metric, or set it to token_accuracy"
         )
 
     def _rank(self, scores: Mapping[str, float]) -> tuple[float, ...]:

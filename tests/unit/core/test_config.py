@@ -208,7 +208,7 @@ def test_parts_that_do_not_fit_are_named(change: dict[str, object], key: str) ->
 @pytest.mark.parametrize(
     ("distill", "message"),
     [
-        ({"losses": [{"loss": "kl_reverse"}]}, "distill.losses: sampled soft labels give"),
+        ({"losses": [{"loss": "kl_reverse"}]}, "distill.losses: sampled soft labels allow"),
         ({"losses": [{"loss": "kl_forward", "temperature": 2}]}, "distill.temperature: sampled"),
         ({"losses": [{"loss": "kl_reverse"}], "teacher": "live"}, None),
         ({"losses": [{"loss": "kl_forward"}, {"loss": "hidden"}]}, None),
@@ -307,15 +307,15 @@ def test_what_is_needed_of_the_teacher_follows_from_the_losses(
         ),
         (
             {"losses": [{"loss": "kl_reverse"}], "kd_weight": 0.5},
-            "distill.kd_weight: is said in losses; leave it out, or say 0.8",
+            "distill.kd_weight: losses says it already; leave it out, or set it to 0.8",
         ),
         (
             {"losses": [{"loss": "kl_reverse"}], "temperature": 2},
-            "distill.temperature: is said in losses",
+            "distill.temperature: losses says it already",
         ),
         (
             {"losses": [{"loss": "hidden"}], "teacher": "live"},
-            "distill.teacher: no loss reads the teacher's distributions; say stored",
+            "distill.teacher: no loss reads the teacher's distributions; set it to stored",
         ),
         (
             {"on_policy": {"shares": 0.5}},
@@ -354,16 +354,16 @@ def test_every_problem_of_a_section_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["answers=gold", "soft_labels=daemon"], "teacher.score: say asked"),
-        (["answers=gold", "thinking=keep"], "teacher.answers: say daemon"),
+        (["answers=gold", "soft_labels=daemon"], "teacher.score: set it to asked"),
+        (["answers=gold", "thinking=keep"], "teacher.answers: set it to daemon"),
         (["answers=daemon"], "teacher.answers: a classify task has gold answers"),
         (["soft_labels=daemon", "score=asked", "model=./dir"], "teacher.model: a daemon is asked"),
         (["soft_labels=daemon", "score=asked", "tune.lr=1e-4"], "teacher.soft_labels: the model"),
-        (["soft_labels=none"], "distill.kd_weight: say 0"),
+        (["soft_labels=none"], "distill.kd_weight: set it to 0"),
         (["base_url=http://box/v1"], "teacher.base_url: an API writes answers"),
         (
             ["base_url=http://box/v1", "answers=daemon", "rewrite=true", "soft_labels=daemon"],
-            "student.model: name one",
+            "student.model: is required",
         ),
         (
             ["base_url=http://b/v1", "answers=daemon", "soft_labels=daemon", "score=both"],
@@ -395,7 +395,7 @@ def test_the_f1_of_free_text_is_refused(key: str) -> None:
     """Before the teacher is asked or tuned; labels have one."""
     override = f"{key}.early_stopping.metric=macro_f1"
     load_recipe("sentiment", overrides=[override])
-    with pytest.raises(RecipeError, match=f"{key}.early_stopping.metric: macro_f1 is of labels"):
+    with pytest.raises(RecipeError, match=f"{key}.early_stopping.metric: macro_f1 needs labels"):
         load_recipe("reply", overrides=[override])
 
 

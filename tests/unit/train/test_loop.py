@@ -243,8 +243,8 @@ def test_what_was_foretold_stands_beside_what_came(
     assert 0 < facts["steps_s"] <= facts["training_s"]
     peak_gb, minutes = facts["peak_memory_mb"] / 1e3, facts["steps_s"] / 60
     assert listener.notes[-1] == (
-        f"took {peak_gb:.2g} GB of memory at its peak (3 foretold), "
-        f"{minutes:.2g} minutes of steps (2.5 foretold)"
+        f"took {peak_gb:.2g} GB of memory at its peak (3 forecast), "
+        f"{minutes:.2g} minutes of steps (2.5 forecast)"
     )
 
     (tmp_path / "stopped").mkdir()
@@ -299,7 +299,7 @@ def test_parts_that_a_run_began_with_stay(
     listener = Listener()
     _, result = Run(tmp_path, changes=changes, listener=listener)()
     assert result.plan == Plan(50)
-    assert listener.notes == [f"goes on with 50 of 200 tokens at once, {why}"]
+    assert listener.notes == [f"resumes with 50 of 200 tokens at once, {why}"]
 
 
 STOPPING = {

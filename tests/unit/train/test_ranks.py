@@ -254,24 +254,24 @@ def test_every_process_of_a_machine_has_to_hold_the_model(
     monkeypatch.setattr(Ranks, "wait", lambda _: None)
     monkeypatch.setattr(Ranks, "largest", lambda _, value: value)
     bfloat16, gpu = (Precision(torch.device(name), torch.bfloat16, 1) for name in ("cpu", "cuda"))
-    Ranks().check_room(base.path, bfloat16, what_for="it is held")
-    Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="it is held")
+    Ranks().check_room(base.path, bfloat16, what_for="holding it")
+    Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="holding it")
     for rank in (0, 2):
         two = Ranks(rank, 4, on_this_machine=2)
-        with pytest.raises(ModelError, match="held in float32 in each of 2 processes"):
-            two.check_room(base.path, bfloat16, what_for="it is held")
+        with pytest.raises(ModelError, match="parameters in float32 in each of 2 processes"):
+            two.check_room(base.path, bfloat16, what_for="holding it")
         # Of a file that is mapped, halves of it, or one copy that goes back to be saved.
         for precision in (bfloat16, gpu):
-            two.check_room(base.path, precision, what_for="it is held", frozen=True)
-        two.check_room(base.path, gpu, what_for="it is held", all_take_back=False)
-        with pytest.raises(ModelError, match="held in float32 in each of 2 processes"):
-            two.check_room(base.path, gpu, what_for="it is held")
+            two.check_room(base.path, precision, what_for="holding it", frozen=True)
+        two.check_room(base.path, gpu, what_for="holding it", all_take_back=False)
+        with pytest.raises(ModelError, match="parameters in float32 in each of 2 processes"):
+            two.check_room(base.path, gpu, what_for="holding it")
         four = Ranks(0, 4, on_this_machine=4)
-        with pytest.raises(ModelError, match="held in each of 4 processes"):
-            four.check_room(base.path, gpu, what_for="it is held", frozen=True)
+        with pytest.raises(ModelError, match="parameters in each of 4 processes"):
+            four.check_room(base.path, gpu, what_for="holding it", frozen=True)
     monkeypatch.setattr(Ranks, "largest", lambda *_: 1.0)
     with pytest.raises(ModelError, match="see the other process's error"):
-        Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="it is held")
+        Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="holding it")
 
 
 def test_shares_are_whole_and_of_like_lengths() -> None:

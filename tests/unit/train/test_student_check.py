@@ -139,9 +139,9 @@ def test_impossible_layers_are_told_when_the_recipe_is_read(layers: str) -> None
 def test_drawn_labels_and_a_trimmed_vocabulary(tmp_path: Path) -> None:
     """They never go together; what is told makes a recipe of it."""
     wanted = ["student.vocabulary=corpus", "soft_labels.method=sampled"]
-    with pytest.raises(RecipeError, match="fewer tokens") as caught:
+    with pytest.raises(RecipeError, match="a smaller vocabulary") as caught:
         load_recipe("sentiment-quick", overrides=wanted)
-    told = re.search(r"say (\w+), or (\S+): (\w+)", str(caught.value))
+    told = re.search(r"set it to (\w+), or set (\S+): (\w+)", str(caught.value))
     assert told is not None
     load_recipe("sentiment-quick", overrides=[wanted[1], f"student.vocabulary={told[1]}"])
     load_recipe("sentiment-quick", overrides=[wanted[0], f"{told[2]}={told[3]}"])
