@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import (
@@ -34,7 +36,7 @@ from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
-from ollama_bridge.models.precision import choose_precision
+from ollama_bridge.models.precision import Precision, choose_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
 
@@ -174,57 +176,92 @@ def _score(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return ModelScores(out_dir, draft.finished)
-        precision = choose_precision()
-        tokenizer = load_tokenizer(checkpoint.path)
-        what_for, kept_bytes = "scoring a model", precision.frozen_bytes
-        check_room(checkpoint.path, what_for=what_for, kept_bytes=kept_bytes)
-        model: CausalModel = load_model(checkpoint.path)
-        facts: dict[str, object] = {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "dtype": precision.dtype_name,
-        }
-        freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
-        model = model.to(precision.device)
-        if not writes:
-            scores = score_labels(
-                model,
-                tokenizer,
-                examples,
-                task.labels,
-                precision=precision,
-                stage=stage,
-                reporter=reporter,
-            )
-            facts["texts_per_s"] = round(scores.texts_per_s, 2)
-            facts["says_label"] = round(scores.says_label, 4)
-            if not scores.fits.all():
-                facts["too_long"] = int((~scores.fits).sum())
-            said = scores.predictions(task.labels)
+        examinee = _Examinee.load(checkpoint, stage, reporter)
+        if writes:
+            said, facts = examinee.write_answers(examples, task, max_tokens=max_tokens)
         else:
-            if task.kind == "reply":
-                facts |= measure_perplexity(model, tokenizer, examples, precision=precision)
-            answers = write_greedily(
-                model,
-                tokenizer,
-                examples,
-                max_tokens=max_tokens,
-                precision=precision,
-                stage=stage,
-                reporter=reporter,
-            )
-            said = [answer.text for answer in answers]
-            facts |= answer_scores(
-                said,
-                ended=[answer.ended for answer in answers],
-                tokens=[answer.tokens for answer in answers],
-            )
-            if task.kind == "classify":
-                _tell_of_cuts(answers, max_tokens, stage, reporter)
-                said = [without_thought(answer) for answer in said]
+            said, facts = examinee.choose_labels(examples, task)
+        facts = examinee.facts() | facts
         write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return ModelScores(out_dir, manifest)
+
+
+@dataclass(frozen=True)
+class _Examinee:
+    """A loaded model, and the two ways to have it answer."""
+
+    model: CausalModel
+    tokenizer: Any  # transformers' fast tokenizer; its classes carry no useful types
+    precision: Precision
+    stage: str
+    reporter: Reporter
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, stage: str, reporter: Reporter) -> Self:
+        precision = choose_precision()
+        tokenizer = load_tokenizer(checkpoint.path)
+        check_room(checkpoint.path, what_for="scoring a model", kept_bytes=precision.frozen_bytes)
+        model: CausalModel = load_model(checkpoint.path)
+        freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
+        return cls(model.to(precision.device), tokenizer, precision, stage, reporter)
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "dtype": self.precision.dtype_name,
+        }
+
+    def choose_labels(
+        self, examples: Sequence[Example], task: TaskSection
+    ) -> tuple[list[str], dict[str, object]]:
+        """The likeliest label of every text, and what else is worth reporting."""
+        scores = score_labels(
+            self.model,
+            self.tokenizer,
+            examples,
+            task.labels,
+            precision=self.precision,
+            stage=self.stage,
+            reporter=self.reporter,
+        )
+        facts: dict[str, object] = {
+            "texts_per_s": round(scores.texts_per_s, 2),
+            "says_label": round(scores.says_label, 4),
+        }
+        if not scores.fits.all():
+            facts["too_long"] = int((~scores.fits).sum())
+        return scores.predictions(task.labels), facts
+
+    def write_answers(
+        self, examples: Sequence[Example], task: TaskSection, *, max_tokens: int
+    ) -> tuple[list[str], dict[str, object]]:
+        """The greedy answer to every text, and what else is worth reporting."""
+        facts: dict[str, object] = {}
+        if task.kind == "reply":
+            facts |= measure_perplexity(
+                self.model, self.tokenizer, examples, precision=self.precision
+            )
+        answers = write_greedily(
+            self.model,
+            self.tokenizer,
+            examples,
+            max_tokens=max_tokens,
+            precision=self.precision,
+            stage=self.stage,
+            reporter=self.reporter,
+        )
+        texts = [answer.text for answer in answers]
+        facts |= answer_scores(
+            texts,
+            ended=[answer.ended for answer in answers],
+            tokens=[answer.tokens for answer in answers],
+        )
+        if task.kind == "classify":
+            _tell_of_cuts(answers, max_tokens, self.stage, self.reporter)
+            texts = [without_thought(text) for text in texts]
+        return texts, facts
 
 
 def _tell_of_cuts(answers: Sequence[Answer], limit: int, stage: str, reporter: Reporter) -> None:
