@@ -132,8 +132,9 @@ def main() -> None:
         if type(error).__name__ != "PanicException":  # of pyo3, which gives it no better base
             raise
         broken = ModelError(
-            f"a library broke off in its own code: {error}",
-            hint="replace the model's tokenizer.json by the one of the model that it was made of",
+            f"a library crashed: {error}",
+            hint="most often the model's tokenizer.json is damaged: replace it with the one of the "
+            "original model; if that does not help, report this",
         )
         sys.exit(output.fail(broken, as_json=as_json))
     if code == _INTERRUPTED:

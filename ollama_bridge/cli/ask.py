@@ -123,7 +123,7 @@ def run(
         details = _find_or_pull(client, tag, insecure=insecure)
         check_is_prompt(prompt[0] if prompt else "", think, details)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
-            text = whole_prompt(" ".join(prompt or []), tag=tag)
+            text = whole_prompt(" ".join(prompt or []), command="run", tag=tag)
             vectors = client.embed_parts(
                 tag,
                 [text],
@@ -142,7 +142,8 @@ def run(
             talk(repl)
             return
         words = " ".join(prompt or [])
-        text = whole_prompt(words, tag=tag, meanwhile=partial(load_ahead, client, conversation))
+        meanwhile = partial(load_ahead, client, conversation)
+        text = whole_prompt(words, command="run", tag=tag, meanwhile=meanwhile)
         if {"vision", "audio"} & set(details.capabilities):
             rest, more = with_images(words)  # not of what is piped in: others wrote it
             text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
@@ -183,7 +184,7 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm."
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
-    text = whole_prompt(prompt or "", tag=tag)
+    text = whole_prompt(prompt or "", command="generate", tag=tag)
     given, alive = read_options(parameter), read_keep_alive(keepalive)
     with connect(host) as client:
         details = client.show(tag)
@@ -235,7 +236,7 @@ def embed(
       ollama-bridge embed nomic-embed-text "Works like a charm." "It broke."
       ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
     """
-    asked = texts or _lines(whole_prompt("", tag=tag), tag)
+    asked = texts or _lines(whole_prompt("", command="embed", tag=tag), tag)
     given, alive = read_options(parameter), read_keep_alive(keepalive)
     with connect(host) as client:
         vectors = client.embed_parts(
@@ -268,7 +269,9 @@ def _lines(piped: str, tag: str) -> list[str]:
     return lines
 
 
-def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambda: None) -> str:
+def whole_prompt(
+    prompt: str, *, command: str, tag: str, meanwhile: Callable[[], None] = lambda: None
+) -> str:
     """What is asked: piped text in front of the argument.
 
     A pipe that nobody writes to is not waited for for ever where there is an argument: a program
@@ -276,6 +279,7 @@ def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambd
 
     Args:
         prompt: The argument.
+        command: The one that was typed, for hints.
         tag: For hints.
         meanwhile: Called where what is piped in does not come at once.
 
@@ -288,14 +292,14 @@ def whole_prompt(prompt: str, *, tag: str, meanwhile: Callable[[], None] = lambd
             piped = sys.stdin.read().removeprefix("\ufeff")
         except UnicodeDecodeError as exc:
             raise DataError(
-                "stdin is no UTF-8 text",
-                hint="iconv -f latin1 -t utf-8 FILE | ollama-bridge run TAG",
+                "stdin is not UTF-8 text",
+                hint=f"iconv -f latin1 -t utf-8 FILE | ollama-bridge {command} {quote(tag)}",
             ) from exc
     text = "\n".join(part for part in (piped.rstrip("\n") if prompt else piped, prompt) if part)
     if not text.strip():
         raise ConfigError(
             "no prompt: pass it as an argument or on stdin",
-            hint=f'ollama-bridge run {quote(tag)} "..."',
+            hint=f'ollama-bridge {command} {quote(tag)} "..."',
         )
     return text
 

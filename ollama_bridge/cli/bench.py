@@ -77,8 +77,9 @@ def bench(
         try:
             write_text_atomic(picture, draw(speeds))
         except OSError as exc:
-            output.say(f"error: {picture} cannot be written: {exc.strerror}")
-            raise typer.Exit(ConfigError.exit_code) from exc
+            # The numbers are on stdout already: with --json no second document follows them.
+            error = ConfigError(f"{picture} cannot be written: {exc.strerror}")
+            raise typer.Exit(output.fail(error, as_json=False)) from exc
 
 
 def _tell(speeds: Sequence[TagSpeed], tokens: int) -> None:

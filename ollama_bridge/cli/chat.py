@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -146,7 +147,9 @@ def talk(repl: Repl) -> None:
         return
     except UnicodeDecodeError as exc:
         raise DataError(
-            "stdin is no UTF-8 text", hint="iconv -f latin1 -t utf-8 FILE | ollama-bridge chat TAG"
+            "stdin is not UTF-8 text",
+            hint="iconv -f latin1 -t utf-8 FILE | "
+            f"ollama-bridge chat {shlex.quote(repl.said.model)}",
         ) from exc
 
 

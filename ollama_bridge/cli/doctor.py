@@ -59,7 +59,7 @@ def doctor(
     if failed is not None:
         if not as_json:
             raise failed
-        output.say(f"error: {failed.message}")
-        raise typer.Exit(failed.exit_code)
+        # The findings are on stdout already: no second document follows them.
+        raise typer.Exit(output.fail(failed, as_json=False))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(1)

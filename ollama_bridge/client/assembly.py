@@ -151,7 +151,7 @@ class ReplyAssembler:
         error = StreamBrokenError(
             f"the answer of {self._model!r} ended without its terminal event "
             f"({len(self.partial_text)} characters had come)",
-            hint="ask again; if it goes on, look at the daemon's log",
+            hint="ask again; if it fails again, see the daemon's log",
             model=self._model,
             partial_text=self.partial_text,
         )

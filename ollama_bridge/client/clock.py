@@ -124,7 +124,7 @@ class Clock:
         if self.answering and isinstance(exc, httpx.TransportError | httpx.StreamError):
             return StreamBrokenError(
                 f"the connection to the daemon broke in mid-answer: {_reason(exc)}",
-                hint="ask again; if it goes on: ollama-bridge doctor",
+                hint="ask again; if it fails again: ollama-bridge doctor",
                 model=self.call.model,
             )
         return DaemonUnreachableError(
@@ -159,8 +159,8 @@ class Clock:
             f"the daemon at {self._address.url} {waited} within {limit_s:g} s ({self.call.path})",
             phase=phase,
             limit_s=limit_s,
-            hint="look whether it is busy (ollama-bridge ls, ollama ps), or raise "
-            f"Timeouts({phase}_s=...)",
+            hint="see what it is doing: ollama-bridge monitor   (from Python, a longer limit: "
+            f"Timeouts({phase}_s=...))",
             model=self.call.model,
         )
 

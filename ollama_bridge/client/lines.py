@@ -84,7 +84,7 @@ def check_ended(lines: list[bytes]) -> list[bytes]:
         if line.lstrip().startswith(b"{") and not _is_json(line):
             raise StreamBrokenError(
                 "the answer ended in the middle of a line",
-                hint="ask again; if it goes on: ollama-bridge doctor",
+                hint="ask again; if it fails again: ollama-bridge doctor",
             )
     return lines
 

@@ -80,7 +80,10 @@ class Measuring:
         error.needed_tokens, error.is_estimate = needed, True
         if "input" in self._body and needed <= limit:
             message = unbatched_text(needed, limit)
-            error.hint = "shorten it, raise the option num_batch, or have it cut: truncate=True"
+            error.hint = (
+                "shorten the text, raise num_batch (command line: -p num_batch=N), or have it cut "
+                "(Python: truncate=True; embed: --truncate)"
+            )
         else:
             error.limit_tokens = limit
             message = overflow_text(needed, limit, is_estimate=True)

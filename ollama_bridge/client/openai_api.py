@@ -137,7 +137,7 @@ def read_completion(data: object, *, model: str) -> Reply:
     if choice is None or not reason:
         raise ReplyInvalidError(
             f"the answer of {model!r} does not say how it ended",
-            hint="ask again; if it goes on, look at the server's log",
+            hint="ask again; if it fails again, see the server's log",
             model=model,
         )
     message = choice.inner("message")

@@ -67,7 +67,7 @@ class RawAnswering:
         if not self.is_over:
             raise StreamBrokenError(
                 f"{self._call.path} of {self._call.model!r} ended without its terminal event",
-                hint="ask again; if it goes on, look at the daemon's log",
+                hint="ask again; if it fails again, see the daemon's log",
                 model=self._call.model,
             )
 

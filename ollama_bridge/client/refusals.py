@@ -60,7 +60,7 @@ def failure(message: str, *, model: str | None, partial_text: str) -> RunnerCras
     """The error for an answer that reports one in its middle."""
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
-        hint="run it again; if it goes on, look at the daemon's log",
+        hint="ask again; if it fails again, see the daemon's log",
         model=model,
         partial_text=partial_text,
     )
@@ -93,7 +93,8 @@ def _overflow(message: str, shown: str, model: str | None) -> ContextOverflowErr
         text,
         status_code=400,
         model=model,
-        hint="shorten the prompt, raise the option num_ctx, or have it cut: truncate=True",
+        hint="shorten the prompt, raise num_ctx (command line: -p num_ctx=N), or have it cut "
+        "(Python: truncate=True; embed: --truncate)",
     )
     error.needed_tokens, error.limit_tokens = needed, limit
     return error

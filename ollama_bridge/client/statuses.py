@@ -45,7 +45,7 @@ class StatusReader:
             error = StreamBrokenError(
                 f"{self._path} of {self._model!r} ended without success "
                 f"(last status: {self._last!r})",
-                hint="run it again; if it goes on, look at the daemon's log",
+                hint="run it again; if it fails again, see the daemon's log",
                 model=self._model,
             )
             error.phase = "between_tokens"

@@ -330,7 +330,7 @@ def read_embeddings(data: object, *, model: str, count: int) -> Embeddings:
     if len(vectors) != count or len({len(vector) for vector in vectors}) > 1:
         raise ReplyInvalidError(
             f"the daemon sent {len(vectors)} vectors for {count} texts, or of several lengths",
-            hint="ask again; if it goes on, look at the daemon's log",
+            hint="ask again; if it fails again, see the daemon's log",
             model=model,
         )
     return Embeddings(

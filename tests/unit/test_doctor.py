@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
-from fakes.command_line import example
+from fakes.command_line import example, run_in_process
 from fakes.daemon import FakeDaemon, Fault
 from typer.testing import CliRunner
 
@@ -330,3 +331,20 @@ def test_what_can_be_repaired_is(
     assert "fixed: Ollama 0.34.4 answers at http://h:1" in result.stderr
     assert "Ollama 0.34.4 at http://h:1" in result.stdout
     assert "Ollama 0.34.4 at http://h:1" in CliRunner().invoke(cli.app, example("doctor")).stdout
+
+
+def test_a_repair_that_fails_is_told_with_its_fix_behind_the_findings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --json too, whose document is whole by then."""
+
+    def start(**_: object) -> RunningDaemon:
+        raise DaemonUnreachableError("the port is taken", hint="kill 1234")
+
+    monkeypatch.setattr(doctor, "find_daemon", lambda _: None)
+    monkeypatch.setattr(doctor, "find_binary", lambda: Path("ollama"))
+    monkeypatch.setattr(doctor, "ensure_daemon", start)
+    done = run_in_process(monkeypatch, ["doctor", "--fix", "--json"])
+    assert done.code == DaemonUnreachableError.exit_code
+    assert all("status" in finding for finding in json.loads(done.stdout))
+    assert done.stderr.endswith("error: the port is taken\nfix:   kill 1234\n")

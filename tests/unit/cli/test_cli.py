@@ -117,7 +117,7 @@ def test_a_panic_of_a_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cli, "app", lambda **_: pattern.pre_tokenize_str("a" * 60 + "b"))
     done = run_in_process(monkeypatch, ["finetune"])
     assert done.code == 4
-    assert done.stderr.startswith("error: a library broke off in its own code")
+    assert done.stderr.startswith("error: a library crashed: ")
     assert "tokenizer.json" in done.stderr
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -237,14 +238,16 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
     with os.fdopen(reader) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         began: list[str] = []
-        assert ask.whole_prompt("hi", tag="m", meanwhile=lambda: began.append("m")) == "hi"
+        note = partial(began.append, "m")
+        assert ask.whole_prompt("hi", command="run", tag="m", meanwhile=note) == "hi"
         assert began == ["m"]
         told = capsys.readouterr().err
         assert "(waiting for what is piped in)" in told
         assert "nothing was piped in" in told
         os.write(writer, b"Dear Sirs,\n")
         os.close(writer)
-        assert ask.whole_prompt("hi", tag="m", meanwhile=began.clear) == "Dear Sirs,\nhi"
+        with_text = ask.whole_prompt("hi", command="run", tag="m", meanwhile=began.clear)
+        assert with_text == "Dear Sirs,\nhi"
         assert began == ["m"]
 
 
@@ -307,6 +310,16 @@ def test_bad_input_is_one_clear_error(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize("typed", ["generate", "embed"])
+def test_the_fix_of_no_prompt_is_the_command_that_was_typed(
+    typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not `run`, which may not do what was wanted."""
+    done = run_in_process(monkeypatch, [typed, "my model"])
+    assert done.code == 2
+    assert done.stderr.endswith(f"""fix:   ollama-bridge {typed} 'my model' "..."\n""")
 
 
 def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
