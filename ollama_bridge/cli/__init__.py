@@ -123,7 +123,7 @@ def main() -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _write_no_more()
-            full = OllamaBridgeError(f"what was asked for cannot be written: {error.strerror}")
+            full = OllamaBridgeError(f"the output cannot be written: {error.strerror}")
             sys.exit(output.fail(full, as_json=False))
         if error.filename is None or isinstance(error.filename, int):
             raise
@@ -157,7 +157,7 @@ def _write_no_more() -> None:
 def _out_of_reach(error: OSError) -> OllamaBridgeError:
     """A place of the user's choosing, or our home, that cannot be read or written."""
     place = Path(os.fsdecode(error.filename)).absolute()
-    hint = f"see whose it is: ls -ld {shlex.quote(str(place.parent))} {shlex.quote(str(place))}"
+    hint = f"see who owns it: ls -ld {shlex.quote(str(place.parent))} {shlex.quote(str(place))}"
     with contextlib.suppress(ConfigError):
         if place.is_relative_to(home_dir()):
             hint = "export OLLAMA_BRIDGE_HOME=/a/folder/you/may/write"

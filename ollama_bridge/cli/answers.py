@@ -204,13 +204,14 @@ def tell_cut(reply: Reply, options: Options, more: str) -> None:
     name, value = "num_predict", 4 * limit
     if reply.generated_tokens < limit:  # so it was the context that was full
         name, value = "num_ctx", 2 * (reply.prompt_tokens + reply.generated_tokens)
-    say(f"(cut at {name}; more: {more.format(name=name, value=value)})")
+    say(f"(cut off at {name}; for longer answers: {more.format(name=name, value=value)})")
 
 
 def say_dropped(event: Dropped) -> None:
     """Tell that the conversation was cut."""
     count = len(event.turns)
-    say(f"(the oldest {count} turn{'s' if count > 1 else ''} did not fit any more: left out)")
+    turns = f"{count} turns no longer fit and were" if count > 1 else "turn no longer fits and was"
+    say(f"(the oldest {turns} left out)")
 
 
 def timing(shown: Shown) -> str:
@@ -234,7 +235,7 @@ def timing(shown: Shown) -> str:
         if tokens is not None and time_s > 0:
             parts.append(f"{name} {tokens / time_s:.1f} tokens/s")
     if cached:
-        parts.append(f"{cached} of the prompt known before")
+        parts.append(f"{cached} of the prompt cached")
     if reply.hit_limit:
         parts.append("cut")
     return ", ".join(parts)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client, Embeddings, ModelDetails
 
 _STDIN_WAITS_S = (2.0, 20.0)
-_NOT_READ = "(nothing was piped in within 22 s: asked without it; a file is read: < FILE)"
+_NOT_READ = "(nothing was piped in within 22 s, so the prompt is sent alone; to add a file: < FILE)"
 
 TruncateOption = Annotated[
     bool, typer.Option("--truncate", help="Of a text to embed: cut it if it is too long.")
@@ -262,8 +262,8 @@ def _lines(piped: str, tag: str) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise DataError(
-                f"line {number} of stdin is empty, and would have no vector: those behind it would "
-                "stand beside other texts",
+                f"line {number} of stdin is empty: it gets no vector, so every later vector would "
+                "be off by one line",
                 hint=f"grep '[^[:space:]]' FILE | ollama-bridge embed {quote(tag)}",
             )
     return lines
@@ -319,7 +319,7 @@ def _has_input(meanwhile: Callable[[], None]) -> bool:
         if wait_s == _STDIN_WAITS_S[-1]:
             output.say(_NOT_READ)
             break
-        output.say("(waiting for what is piped in)")
+        output.say("(waiting for piped text)")
         meanwhile()
     return False
 
@@ -332,7 +332,7 @@ def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
     try:
         return client.show(tag)
     except ModelNotFoundError as absent:
-        output.say(f"({tag} is not here: it is pulled)")
+        output.say(f"({tag} is not here yet: it is being pulled)")
         try:
             with ConsoleReporter() as reporter:
                 client.pull(tag, insecure=insecure, on_progress=bar(reporter, "pull"))
@@ -361,7 +361,7 @@ def _print_vectors(
             for part in found:
                 for place in part.cut:
                     number = done + place + 1
-                    output.say(f"(text {number} was cut: it is longer than the model reads)")
+                    output.say(f"(text {number} was cut: it is longer than the model can read)")
                 if as_json:
                     parts.append(part)
                 for vector in part.vectors:
@@ -371,7 +371,7 @@ def _print_vectors(
                 reporter.emit(Progress("embed", done, count, "texts"))
         except (OllamaBridgeError, KeyboardInterrupt):
             if done and not as_json:
-                output.say(f"({done} vectors are printed: text {done + 1} is the next)")
+                output.say(f"({done} vectors were printed; the next text is number {done + 1})")
             raise
     if as_json:
         output.line_json(asdict(joined(parts)))

@@ -95,7 +95,7 @@ def check_is_prompt(word: str, think: str | None, details: ModelDetails) -> None
     """
     if think == "" and word in details.think_levels:
         raise ConfigError(
-            f"--think {word}: how to think, or a word of the prompt",
+            f"--think {word} is ambiguous: a level of thinking, or the prompt's first word?",
             hint=f"write --think={word}, or --think=true",
         )
 
@@ -111,12 +111,12 @@ def read_format(text: str | None) -> str | dict[str, Any] | None:
     try:
         schema = json.loads(Path(text).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no JSON"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not JSON"
         raise ConfigError(
             f"--format {text}: {reason}", hint="write json, or name a file with a JSON schema"
         ) from exc
     if not isinstance(schema, dict):
-        raise ConfigError(f"--format {text}: a JSON schema is an object")
+        raise ConfigError(f"--format {text}: a JSON schema must be an object")
     return schema
 
 
@@ -133,6 +133,7 @@ def read_keep_alive(text: str | None) -> str | float | None:
     except ValueError:
         if not _DURATION.fullmatch(text):
             raise ConfigError(
-                f"--keepalive {text}: no time", hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)"
+                f"--keepalive {text!r} is not a duration",
+                hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)",
             ) from None
         return text

@@ -118,7 +118,9 @@ def _copy(group: AssetGroup, name: str, target: Path, *, as_json: bool) -> None:
     if file.exists():
         raise ConfigError(f"{file} exists; it was not overwritten", hint="name another target")
     if not file.parent.is_dir():
-        raise ConfigError(f"{file.parent} is no folder", hint=f"mkdir -p {quote(str(file.parent))}")
+        raise ConfigError(
+            f"{file.parent} is not a folder", hint=f"mkdir -p {quote(str(file.parent))}"
+        )
     try:
         shutil.copyfile(source, file)
     except OSError as exc:

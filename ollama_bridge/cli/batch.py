@@ -128,8 +128,8 @@ def batch(
             tally = _Tally()
             for number, event in enumerate(events):
                 if number == 0 and not are_limits_known:  # who lacks a model, or a key, was refused
-                    limit = f"{DEFAULT_NUM_PREDICT} holds; -p num_predict=N says another"
-                    unknown = f"no daemon tells the tags' own num_predict: {limit}"
+                    limit = f"{DEFAULT_NUM_PREDICT} is used; to change it: -p num_predict=N"
+                    unknown = f"no daemon says which num_predict the tags set, so {limit}"
                     reporter.emit(Note(_STAGE, "warning", unknown))
                 if isinstance(event, GivenUp):
                     reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
@@ -186,7 +186,7 @@ class _Tally:
             cut = f" ({self.cut} of them cut)" if self.cut else ""
             output.data(f"{path}: {self.answered} answered{cut}, {self.set_aside} set aside")
         if self._longest is not None:
-            more = "{name} {value} in the options of their lines, or -p {name}={value} for all"
+            more = "{name} {value} in the options of those lines, or -p {name}={value} for all"
             tell_cut(*self._longest, more)
 
 
@@ -248,7 +248,7 @@ def _read(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise DataError(f"{path} cannot be read: {reason}") from exc
     requests: list[dict[str, Any]] = []
     ids: list[object] = []
@@ -275,7 +275,7 @@ def _read(
         shown = "\n".join(f"  - {problem}" for problem in problems[:10])
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise DataError(
-            f"{path} has {len(problems)} line(s) that cannot be asked:\n{shown}{more}",
+            f"{path} has {len(problems)} line(s) that are not valid questions:\n{shown}{more}",
             hint='a line looks like {"id": 1, "prompt": "..."}; name the model with --model TAG',
         )
     if not requests:

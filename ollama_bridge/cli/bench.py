@@ -104,14 +104,14 @@ def _tell(speeds: Sequence[TagSpeed], tokens: int) -> None:
         if lacking:
             asked = sum(one.requests for one in speed.measured)
             output.say(
-                f"{lacking} of {asked} requests to {speed.tag} came to no word of an answer: "
-                f"--tokens {4 * tokens}"
+                f"{lacking} of {asked} requests to {speed.tag} ran out of tokens before the answer "
+                f"began; try --tokens {4 * tokens}"
             )
         length = speed.measured[0].tokens
         if length is not None and length.p50 < 8:
             output.say(
-                f"{speed.tag} answers in {length.p50:.0f} tokens: its DECODE says little; "
-                "ask with --prompts of your own task and read FIRST"
+                f"{speed.tag} answers in {length.p50:.0f} tokens, too few for DECODE to mean much; "
+                "measure with --prompts of your own task, and read FIRST"
             )
 
 
@@ -126,7 +126,7 @@ def _lines(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{path} cannot be read: {reason}") from exc
     found = tuple(dict.fromkeys(line for line in lines if line.strip()))
     if not found:

@@ -23,7 +23,7 @@ def read_target(budget: float | None, max_size: str | None, corpus: Path | None)
     if budget is None and max_size is None:
         if corpus is not None:
             raise ConfigError(
-                "--corpus is what --budget or --max-size is measured on, and neither is given",
+                "--corpus is only for --budget or --max-size, and neither is given",
                 hint="add --budget 0.01",
             )
         return None

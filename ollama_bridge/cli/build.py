@@ -118,7 +118,7 @@ def recipe_with_data(
     if data is None:
         if text_col or label_col:
             raise ConfigError(
-                "--text-col and --label-col say where the text is in your own data",
+                "--text-col and --label-col name columns of your own data, and --data is not given",
                 hint=f"ollama-bridge build {quote(name)} --data FILE.csv --text-col ... "
                 "--label-col ...",
             )

@@ -204,7 +204,7 @@ def typed(repl: Repl, reader: LineReader) -> Iterator[str]:
     while True:
         if trouble != kept.trouble:
             trouble = kept.trouble
-            say(f"(what is typed is not kept: {trouble})")
+            say(f"(the history of what you type is not saved: {trouble})")
         session.default_buffer.history = kept if repl.keeps_history else forgotten
         try:
             yield session.prompt("... " if reader.is_within else ">>> ")
@@ -213,6 +213,6 @@ def typed(repl: Repl, reader: LineReader) -> Iterator[str]:
             reader.drop()
         except EOFError:
             if reader.is_within:
-                say("(the text was not ended: it is not sent)")
+                say('(the text has no closing """, so it is not sent)')
                 reader.drop()
             return

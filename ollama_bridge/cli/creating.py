@@ -86,7 +86,9 @@ def read_creation(text: str, tag: str, folder: Path) -> Creation:
     }
     tags = [one for one in sources if not _paths(one, folder)]
     if len(tags) + bool(files["files"]) > 1:
-        raise ModelfileError(f"line {sources[1].line}: a second FROM, and not all are files")
+        raise ModelfileError(
+            f"line {sources[1].line}: a second FROM; several are allowed only if all name files"
+        )
     if tags:
         request["from"] = tags[0].value
     licenses = [one.value for one in commands if one.name == "license" and one.value]
@@ -99,7 +101,9 @@ def read_creation(text: str, tag: str, folder: Path) -> Creation:
         if one.name == "requires":
             version = _VERSION.fullmatch(one.value)
             if version is None:
-                raise ModelfileError(f"line {one.line}: REQUIRES {one.value}: no version of Ollama")
+                raise ModelfileError(
+                    f"line {one.line}: REQUIRES {one.value}: not a version of Ollama"
+                )
             request["requires"] = version[1]
     return Creation(request, {place: named for place, named in files.items() if named})
 
@@ -107,7 +111,8 @@ def read_creation(text: str, tag: str, folder: Path) -> Creation:
 def _message(command: Command) -> dict[str, str]:
     if command.argument not in _ROLES:
         raise ModelfileError(
-            f"line {command.line}: MESSAGE {command.argument}: write {', '.join(_ROLES)}"
+            f"line {command.line}: MESSAGE {command.argument}: the role must be one of "
+            f"{', '.join(_ROLES)}"
         )
     return {"role": command.argument, "content": command.value}
 
@@ -136,7 +141,7 @@ def _paths(command: Command, folder: Path) -> list[Path]:
         return [path]
     if is_dir(path) and (is_path or any(path.glob("*.safetensors"))):
         raise ModelfileError(
-            f"{what}: a folder", hint=f"ollama-bridge package {quote(str(path))} TAG"
+            f"{what}: this is a folder", hint=f"ollama-bridge package {quote(str(path))} TAG"
         )
     if set("*?[") & set(command.value):
         names = sorted(glob.glob(str(expand_home(command.value)), root_dir=folder))  # noqa: PTH207

@@ -96,12 +96,12 @@ def convert(
 
     target = read_target(budget, max_size, corpus)
     if adapter and target is not None:
-        raise ConfigError("an adapter is written in F32: it takes no --budget and no --max-size")
+        raise ConfigError("an adapter is always written in F32: leave out --budget and --max-size")
     if adapter and (imatrix is not None or gguf_type.lower() not in ("f16", "f32")):
         given = "--imatrix" if imatrix is not None else f"--type {gguf_type}"
         raise ConfigError(
-            f"an adapter is written in F32: it takes no {given}",
-            hint=f"leave {given} out, or --adapter, for a file of the base with the adapter in it",
+            f"an adapter is always written in F32: {given} does not apply",
+            hint=f"leave out {given}; or leave out --adapter, to merge the adapter into its base",
         )
     if adapter and (chat_template is not None or standalone is not None):
         raise ConfigError(

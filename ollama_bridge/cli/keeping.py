@@ -48,9 +48,9 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
     is_asked = name_key(tag) == name_key(said.model)
     if there is not None and _line(there) not in _saved_tags():
         # Without the tag that answers, the turns that it has in it would be gone.
-        takes_along = f"/save under another name: it takes the turns of {tag} along"
+        takes_along = f"/save under another name: the new tag includes the turns of {tag}"
         raise ConfigError(
-            f"{tag} is a model that no chat of yours saved; it was not replaced",
+            f"{tag} was not saved by a chat of yours; it was not replaced",
             hint=takes_along
             if is_asked
             else f"/save under another name, or first: ollama-bridge rm {tag}",
@@ -127,7 +127,7 @@ def export(client: Client, said: Conversation, path: Path) -> None:
         own = messages_in(client.show(said.model))
     except DaemonError as exc:  # what was said is here, whoever is away
         own = []
-        say(f"(what {said.model} has in it could not be read, and is left out: {exc.message})")
+        say(f"(the turns inside {said.model} could not be read and are left out: {exc.message})")
     for message in own:
         parts.append(f"{marks.get(message['role'], '')}{message['content']}\n")
     for turn in [*said.dropped, *said.turns]:
@@ -135,7 +135,11 @@ def export(client: Client, said: Conversation, path: Path) -> None:
     try:
         write_text_atomic(path, "\n".join(parts))
     except (OSError, UnicodeEncodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
+        why = (
+            exc.strerror
+            if isinstance(exc, OSError)
+            else "it has half of a surrogate pair, which is not valid text"
+        )
         raise ConfigError(f"{path} cannot be written: {why}") from exc
     say(f"(written: {path})")
 

@@ -66,7 +66,7 @@ def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> No
         {
             "id": found.info.store_id,
             "path": found.folder,
-            "state": "finished" if found.finished else "unfinished: label again to go on",
+            "state": "finished" if found.finished else "unfinished: label again to resume",
             "labels": found.info.kept,
             "teacher": f"{found.teacher_path} ({found.info.teacher[:12]})",
             "computed in": found.info.dtype,

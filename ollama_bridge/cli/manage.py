@@ -64,7 +64,7 @@ def create(
     if force or draft_quantize is not None:
         raise ConfigError(
             f"{'--force' if force else '--draft-quantize'} is for a folder of safetensors that "
-            "`ollama create` itself imports, and means nothing here",
+            "`ollama create` itself imports, and does not apply here",
             hint=f"leave it out, or make the tag of the folder: ollama-bridge package FOLDER {tag}",
         )
     text = read_modelfile(modelfile, hint="name it with -f FILE")

@@ -257,10 +257,8 @@ def show(
     }
     if sum(wanted.values()) > 1:
         raise ConfigError(
-            "--"
-            + " and --".join(name for name, one in wanted.items() if one)
-            + " are one too many",
-            hint=f"ollama-bridge show {quote(tag)} --json has all",
+            "use only one of --" + ", --".join(name for name, one in wanted.items() if one),
+            hint=f"for all of them: ollama-bridge show {quote(tag)} --json",
         )
     with Client(host) as client:
         details = client.show(tag, verbose=verbose)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _SOON_S = 1.0
 _OPEN = (
-    "warning: who reaches this address reads the names of models and how busy this machine is; "
-    "for this machine alone name a PORT without a HOST"
+    "warning: anyone who can reach this address can read the names of models and how busy this "
+    "machine is; to serve only this machine, give a PORT without a HOST"
 )
 
 
@@ -63,7 +63,7 @@ def monitor(
     from ollama_bridge.monitoring import Exporter, Observer, exposition
 
     if not 0.1 <= interval_s <= 86_400:
-        raise ConfigError(f"--interval {interval_s}: 0.1 seconds to a day")
+        raise ConfigError(f"--interval {interval_s}: it must be 0.1 seconds to a day")
     newest: list[Snapshot] = []
     with contextlib.ExitStack() as stack:
         observer = stack.enter_context(Observer(host))
@@ -93,7 +93,8 @@ def _read_listening(text: str) -> tuple[str, int]:
     name, colon, port = text.rpartition(":")
     if not port.isdecimal() or (colon and not name):
         raise ConfigError(
-            f"--prometheus {text}: no port", hint="write 9435, or 0.0.0.0:9435 for other machines"
+            f"--prometheus {text}: this is not a port",
+            hint="write 9435, or 0.0.0.0:9435 for other machines",
         )
     return name.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 

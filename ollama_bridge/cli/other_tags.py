@@ -58,7 +58,7 @@ def without_heard(said: Conversation, details: ModelDetails) -> Conversation:
     turns = unheard(said.turns, messages_in(details))
     heard = said.turns[: len(said.turns) - len(turns)]
     if heard:
-        say(f"({said.model} has {len(heard)} of its turns in it)")
+        say(f"({said.model} already contains {len(heard)} of these turns)")
     return replace(said, turns=turns, heard=heard)
 
 
@@ -92,7 +92,7 @@ def _thinking_for(think: bool | str | None, tag: str, details: ModelDetails) -> 
     can = "thinking" in details.capabilities and (not isinstance(think, str) or think in levels)
     if not think or can:
         return think
-    say(f"({tag} does not think so: /think {think if isinstance(think, str) else 'on'} is off)")
+    say(f"({tag} cannot think that way: /think {think if isinstance(think, str) else 'on'} is off)")
     return None
 
 

@@ -41,7 +41,7 @@ HELP = """\
 /set system TEXT            the instruction; also /system TEXT
 /set think | nothink        also /think [on|off|low|medium|high|max], or a level of the model's own
 /set format json | noformat answers as JSON, or as they are
-/set budget TOKENS | off    what a question may take with all before it; older turns are left out
+/set budget TOKENS | off    limit of a question and all turns before it; the oldest are left out
 /set verbose | quiet        times after every answer; also /timing
 /set history | nohistory    keep what is typed, or not
 /show info | license | modelfile | parameters | system | template
@@ -50,15 +50,15 @@ HELP = """\
 /export FILE.md             what was said, to read
 /retry                      ask the last question again
 /undo                       take the last question and its answer back
-/compare TAG | off          a second model hears all of this, and is asked the same
+/compare TAG | off          a second model gets all turns, and is asked the same
 /list                       the models in Ollama
 /clear                      forget what was said
 /bye                        end; also /exit, Ctrl-D
 /? or /help                 this list
-\"\"\" at the beginning of a line begins a text of several lines, at the end of one it ends it;
-it and lines that are pasted are only words: nothing in them is a command, or sends an image.
-The path of an image in a line sends it along, where the model sees.
-/save and /export replace nothing but what a chat saved before.
+A text of several lines begins with \"\"\" at a line's start, and ends with \"\"\" at a line's end.
+In such a text, and in pasted lines, nothing is a command, and no path sends an image.
+The path of an image in any other line sends the image too, if the model can see.
+/save and /export replace only what a chat saved before.
 Ctrl-C stops the answer, not the chat. Up and down: what was typed before; Ctrl-R searches it;
 Ctrl-G: write the question in an editor (OLLAMA_EDITOR, else VISUAL or EDITOR)."""
 
@@ -193,7 +193,7 @@ class Repl:
         except (KeyboardInterrupt, OllamaBridgeError):
             for session, state in zip(self.sessions.values(), before, strict=True):
                 session.go_back(state, unanswered=question)
-            say("(not answered by all: what was said is as before, for each of them)")
+            say("(not every model answered, so this question was taken back for all of them)")
             raise
 
     def _command(self, name: str, rest: str) -> None:
@@ -231,7 +231,7 @@ class Repl:
                 values = [parse_parameter(name, text, where="/set parameter") for text in texts]
                 stops = [stop for value in values if isinstance(value, tuple) for stop in value]
                 if len(values) > 1 and not stops:
-                    raise ConfigError(f"/set parameter {name}: it takes one value")
+                    raise ConfigError(f"/set parameter {name}: only one value is allowed")
                 checked = check_options({name: stops or values[0]})
                 for session in self.sessions.values():
                     session.conversation.options = {**session.conversation.options, **checked}
@@ -273,7 +273,7 @@ class Repl:
                 levels = self.client.show(tag).think_levels or LEVELS
                 if level not in levels:
                     raise ConfigError(
-                        f"/think {level}: of {tag} write on, off, {', '.join(levels)}"
+                        f"/think {level}: for {tag} write on, off, {', '.join(levels)}"
                     )
         self._each("think", values.get(level, level))
 
@@ -325,7 +325,7 @@ class Repl:
             before = show_if_there(self.client, self.said.model)
             conversation = settings_for(self.said, what, details, before)
             # It was written for the other: this one has its own.
-            without = "" if conversation.system is None else "; without what /system said"
+            without = "" if conversation.system is None else "; without the text of /system"
             conversation.system = None
         self.sessions = {conversation.model: Session(self.client, conversation)}
         self._sees = {}  # the tag may be another model by now
@@ -340,14 +340,15 @@ class Repl:
         is_asked = name_key(what) in map(name_key, self.sessions)
         if is_asked and len(self.sessions) > 1:
             raise ConfigError(
-                f"{what} is asked beside another", hint="/compare off, or save under another name"
+                f"{what} is part of /compare and cannot be replaced now",
+                hint="/compare off, or save under another name",
             )
         keeping.save_model(self.client, self.said, what)
         if is_asked:  # the daemon sends what a tag has in it: here it would be sent once more
             self.said.heard += self.said.turns
             self.session.go_back(([], self.said.dropped), unanswered=self.session.unanswered)
             self.said.system = None
-            say(f"(what was said is in {what} and sent with it: /undo and /clear leave it there)")
+            say(f"(these turns are now part of {what}: /undo and /clear cannot remove them)")
 
     def _export(self, what: str) -> None:
         keeping.export(self.client, self.said, expand_home(_needed(what, "/export")))
@@ -402,7 +403,7 @@ class Repl:
         with contextlib.suppress(OllamaBridgeError):  # it is forgotten, whoever is away
             for tag in self.sessions:
                 if messages_in(self.client.show(tag)):
-                    say(f"(what {tag} has in it is still sent: /load another model)")
+                    say(f"(the turns inside {tag} are still sent: to stop it, /load another model)")
 
     def _help(self, _: str) -> None:
         say(HELP)
@@ -410,7 +411,7 @@ class Repl:
 
 def _needed(what: str, command: str) -> str:
     if not what:
-        raise ConfigError(f"{command} what?", hint="/help")
+        raise ConfigError(f"{command} needs a name", hint="/help")
     return what
 
 

@@ -63,9 +63,9 @@ def read_address(
     name = parts.hostname or "127.0.0.1"
     if "@" in parts.netloc or parts.query or parts.fragment or not _is_plain(name + parts.path):
         # The text may hold a password, so it is not repeated.
-        raise _unreadable(name, "only a scheme, a host, a port and a path may stand there")
+        raise _unreadable(name, "only a scheme, a host, a port and a path are allowed")
     if not all(0 < len(label) <= _LONGEST_LABEL for label in name.removesuffix(".").split(".")):
-        raise _unreadable(name, "a part between dots is empty or too long for a host's name")
+        raise _unreadable(name, "a part of the host name between dots is empty or too long")
     # A daemon that listens on all interfaces is asked on this machine's own.
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
     loopback = _is_loopback(name)

@@ -114,7 +114,7 @@ class BatchLog(Closing):
 
     def _index(self, record: object, place: Place) -> None:
         if not isinstance(record, dict) or not isinstance(record.get("key"), str):
-            raise ArtifactError("a line of it is no outcome of a batch", hint="name another file")
+            raise ArtifactError(f"{self._path} is not a batch log", hint="name another file")
         failed = record.get("error") is not None
         if not is_settled(record) or (failed and self._retries_failed):
             self._places.pop(record["key"], None)

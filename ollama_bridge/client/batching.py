@@ -218,7 +218,8 @@ class _Plan:
                 reply = reply_from_record(outcome.value)
             except (KeyError, TypeError, ValueError, AttributeError) as exc:
                 raise ArtifactError(
-                    f"the log has an answer that is none (request {self._places[outcome.key][0]})",
+                    "the batch log is damaged: its answer to request "
+                    f"{self._places[outcome.key][0] + 1} cannot be read",
                     hint="name another log, or remove that line from it",
                 ) from exc
         for index in self._places[outcome.key]:
@@ -249,7 +250,7 @@ def _look(
         for model in (model for model in models if these[model] != digests[model]):
             if _content(model, address, api_key) != _content(model, first, api_key):
                 raise ConfigError(
-                    f"{model!r} is another model at {address} than at {first}",
+                    f"{model!r} at {address} is not the same model as at {first}",
                     hint="pull or copy the same one to every daemon",
                 )
     return found, away

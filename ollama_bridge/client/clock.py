@@ -153,7 +153,7 @@ class Clock:
     def _timeout(self, phase: CallPhase, limit_s: float) -> DaemonTimeoutError:
         waited = {
             "connect": "accepted no connection",
-            "total": "was not done",
+            "total": "did not finish",
         }.get(phase, "said nothing more" if self.answering else "gave no answer")
         return DaemonTimeoutError(
             f"the daemon at {self._address.url} {waited} within {limit_s:g} s ({self.call.path})",

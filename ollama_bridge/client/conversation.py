@@ -110,7 +110,7 @@ class Conversation:
         if self.budget_tokens is not None and self.budget_tokens < 1:
             raise ConfigError(f"budget_tokens is {self.budget_tokens}", hint="1 or more, or None")
         if self.budget_tokens is not None and self.trim == "never":
-            raise ConfigError("budget_tokens, but trim is never", hint="write trim=oldest")
+            raise ConfigError("budget_tokens is set, but trim is never", hint="write trim=oldest")
         if self.reserve_tokens < 0:
             raise ConfigError(f"reserve_tokens is {self.reserve_tokens}: it cannot be negative")
 
@@ -258,7 +258,11 @@ class Conversation:
             text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
             write_text_atomic(path, text, private=True)
         except (OSError, UnicodeEncodeError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else "it holds what is no Unicode text"
+            why = (
+                exc.strerror
+                if isinstance(exc, OSError)
+                else "it has half of a surrogate pair, which is not valid text"
+            )
             raise ArtifactError(
                 f"{path} cannot be written: {why}", hint=f"mkdir -p {quote(str(path.parent))}"
             ) from exc
@@ -273,16 +277,16 @@ class Conversation:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is no JSON"
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not JSON"
             raise ArtifactError(f"{path} cannot be read: {reason}") from exc
         try:
             if data.pop("schema") != _SCHEMA:
-                raise ArtifactError(f"{path} is of another version of ollama-bridge")
+                raise ArtifactError(f"{path} was saved by another version of ollama-bridge")
             turns, dropped = _turns(data.pop("turns")), _turns(data.pop("dropped"))
             return cls(turns=turns, dropped=dropped, **_settings(data))
         except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as exc:
             raise ArtifactError(
-                f"{path} is no saved conversation: {exc}",
+                f"{path} is not a saved conversation: {exc}",
                 hint="save one with: ollama-bridge chat TAG, then /save FILE",
             ) from exc
 
@@ -314,7 +318,7 @@ def _turns(items: Sequence[Mapping[str, Any]]) -> list[Turn]:
 def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "system", "options", "think", "trim", "reserve_tokens", "format")
     if not isinstance(data["model"], str) or not isinstance(data["system"], str | None):
-        raise TypeError("model and system are texts")
+        raise TypeError("model and system must be texts")
     # Files of before have none of these.
     newer = {name: data.get(name) for name in ("keep_alive", "budget_tokens")}
     return {name: data[name] for name in names} | newer

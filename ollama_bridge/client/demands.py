@@ -94,8 +94,8 @@ def check_level(asked: LevelAsked, levels: Sequence[str]) -> None:
     model, level = asked
     if levels and level not in levels:
         raise UnsupportedFeatureError(
-            f"{model!r} does not think at level {level!r}: the daemon would take its default",
+            f"{model!r} has no thinking level {level!r}: the daemon would use its default",
             status_code=400,
             model=model,
-            hint=f"think: one of {', '.join(levels)}",
+            hint=f"think with one of its levels: {', '.join(levels)}",
         )

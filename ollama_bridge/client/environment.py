@@ -28,15 +28,15 @@ def reading_environment() -> Iterator[None]:
     except (ValueError, httpx.InvalidURL):
         # Not even as the cause: it names a part of the address, which may be half of a password.
         raise _unusable(
-            "an address is unreadable (NO_PROXY is read, too), or none of http://, https:// and "
-            "socks5://",
-            hint="write / # ? @ : of a password as %2F %23 %3F %40 %3A, leave [::1] and networks "
-            "of IPv6 out of NO_PROXY, or: unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY)",
+            "an address cannot be read (those in NO_PROXY count, too), or does not begin with "
+            "http://, https:// or socks5://",
+            hint="in a password write / # ? @ : as %2F %23 %3F %40 %3A; leave [::1] and IPv6 "
+            "networks out of NO_PROXY; or: unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY)",
         ) from None
 
 
 def _unusable(reason: str, *, hint: str) -> ConfigError:
     return ConfigError(
-        f"the proxy or the certificates that the environment names cannot be used: {reason}",
+        f"the proxy or the certificates set in the environment cannot be used: {reason}",
         hint=hint,
     )

@@ -48,7 +48,8 @@ class Timeouts:
             is_number = isinstance(limit_s, int | float) and math.isfinite(limit_s)
             if not is_number or limit_s < 0 or (limit_s == 0 and name != "load_s"):
                 raise ConfigError(
-                    f"Timeouts({name}={limit_s!r}): a limit is a finite, positive number of seconds"
+                    f"Timeouts({name}={limit_s!r}): a limit must be a finite, positive number of "
+                    "seconds"
                 )
 
 
@@ -98,7 +99,7 @@ def check_status(answer: Answer, call: Call) -> None:
         # A proxy whose daemon restarts is as busy as a daemon that says so itself.
         kind = DaemonBusyError if answer.status_code in BUSY else RequestRejectedError
         raise kind(
-            f"the daemon answered {answer.status_code} to {call.path} and not in JSON: {shown!r}",
+            f"the daemon answered {answer.status_code} to {call.path}, but not in JSON: {shown!r}",
             status_code=answer.status_code,
             model=call.model,
             hint=CHECK_ADDRESS,

@@ -61,7 +61,7 @@ async def within(limit_s: float, asked: Awaitable[object], *, name: str) -> None
             await asked
     except TimeoutError:
         raise DaemonTimeoutError(
-            f"{name} says nothing, not even one token within {limit_s:g} s",
+            f"{name} is silent: not even one token within {limit_s:g} s",
             phase="first_token",
             limit_s=limit_s,
             hint="restart it, or leave it out",

@@ -34,9 +34,9 @@ async def check_models(address: str, digests: Mapping[str, str], api_key: str | 
     for model, digest in digests.items():
         if digest_of(model, there, address) != digest:
             raise ModelNotFoundError(
-                f"{model!r} is another model at {address} than when the work began",
+                f"{model!r} at {address} is no longer the model that it was when the work began",
                 status_code=404,
-                hint="run it again: what the new one has not answered is asked anew",
+                hint="run it again: the new model is asked what it has not answered yet",
                 model=model,
             )
 

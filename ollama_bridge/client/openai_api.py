@@ -55,7 +55,7 @@ class OpenAIClient:
     ) -> None:
         if "://" not in base_url:
             raise ConfigError(
-                f"{base_url!r} is no base URL", hint="write it as http://127.0.0.1:8000/v1"
+                f"{base_url!r} is not a base URL", hint="write it as http://127.0.0.1:8000/v1"
             )
         address = read_address(base_url, key_variable=KEY_VARIABLE)
         self._url = address.url

@@ -36,7 +36,7 @@ def check_options(options: Options) -> dict[str, Any]:
     found = {name: value for name, value in options.items() if value is not None}
     for name, value in found.items():
         if name in _NO_LONGER:
-            raise ConfigError(f"option {name!r} is no longer one", hint=_NO_LONGER[name])
+            raise ConfigError(f"Ollama no longer has the option {name!r}", hint=_NO_LONGER[name])
         if name not in OPTION_KINDS:
             raise ConfigError(
                 f"unknown option {name!r}: Ollama would ignore it",
@@ -70,7 +70,7 @@ def plain(value: Any) -> Any:
     except ValueError as exc:
         raise ConfigError(
             f"{type(value).__name__} cannot be written as JSON: {exc}",
-            hint="mend it, or write it as a dict",
+            hint="correct it, or pass a dict",
         ) from exc
 
 

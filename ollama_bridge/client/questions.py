@@ -93,7 +93,8 @@ def to_call(question: Question) -> Call:
         question = _read(question)
     if not isinstance(question, GenerateRequest | ChatRequest):
         raise ConfigError(
-            f"what is asked is of type {type(question).__name__}: no request", hint=_A_REQUEST
+            f"a request must be a dict or a request object, not {type(question).__name__}",
+            hint=_A_REQUEST,
         )
     return question.to_call()
 
@@ -106,7 +107,7 @@ def _read(data: Mapping[str, Any]) -> GenerateRequest | ChatRequest:
         if name == "context":
             raise ConfigError(
                 "a request has a context, which Ollama has deprecated",
-                hint='send what was said before as "messages"',
+                hint='send the earlier turns as "messages"',
             )
         if name not in known:
             raise ConfigError(

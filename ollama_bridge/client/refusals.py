@@ -78,8 +78,8 @@ def overflow_text(needed: int, limit: int, *, is_estimate: bool = False) -> str:
 def unbatched_text(needed: int, context: int) -> str:
     """How long a text to embed is that the context would hold: it is read whole, in one batch."""
     return (
-        f"the text to embed does not fit: about {needed} tokens, which are read in one batch "
-        f"(num_batch); the context would hold {context}"
+        f"the text to embed is too long: about {needed} tokens have to be read in one batch "
+        f"(num_batch), though the context has room for {context}"
     )
 
 
@@ -102,15 +102,15 @@ def _overflow(message: str, shown: str, model: str | None) -> ContextOverflowErr
 
 def _hint(status_code: int, message: str, model: str | None) -> str:
     if "digest mismatch" in message:
-        return "the file changed, or the digest is of another one: compute it again"
+        return "the file changed, or the digest belongs to another file: compute it again"
     if "does not support" in message:
         return f"see what the model can do: ollama-bridge show {quote(model or 'TAG')}"
     return {
         401: "set OLLAMA_API_KEY",
-        403: "the daemon refuses this client; check OLLAMA_ORIGINS there",
-        429: "ask again later, or less at a time",
+        403: "the daemon refuses this client: check the daemon's OLLAMA_ORIGINS",
+        429: "ask again later, or send fewer requests at a time",
         503: "the daemon is busy; try again in a moment",
-    }.get(status_code, "see what the daemon is: ollama-bridge doctor")
+    }.get(status_code, "check the daemon: ollama-bridge doctor")
 
 
 def _inner_message(message: str) -> str:

@@ -155,7 +155,9 @@ def tool_list(tools: Sequence[ToolLike]) -> list[dict[str, Any]]:
         elif isinstance(tool, Tool) or callable(tool):
             found.append(tool_of(tool).to_dict())
         else:
-            raise ConfigError("a tool is no object", hint='write {"type": "function", ...}')
+            raise ConfigError(
+                "a tool is neither a function nor an object", hint='write {"type": "function", ...}'
+            )
     return found
 
 
@@ -170,14 +172,19 @@ def message_list(
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, Sequence):
-        raise ConfigError(f"messages are a {type(messages).__name__}", hint=_A_MESSAGE)
+        raise ConfigError(
+            f"messages must be a text or a list, not {type(messages).__name__}", hint=_A_MESSAGE
+        )
     found: list[dict[str, Any]] = []
     if system is not None:
         found.append({"role": "system", "content": system})
     for number, message in enumerate(messages):
         said = message.to_dict() if isinstance(message, Message) else plain(message)
         if not isinstance(said, Mapping):
-            raise ConfigError(f"message {number} is a {type(message).__name__}", hint=_A_MESSAGE)
+            raise ConfigError(
+                f"message {number} must be an object, not {type(message).__name__}",
+                hint=_A_MESSAGE,
+            )
         item = {name: value for name, value in said.items() if value is not None}
         for name in item:
             if name not in _MESSAGE_FIELDS:
@@ -239,7 +246,7 @@ def embed_body(
         raise ConfigError(f"dimensions is {dimensions}", hint="1 or more, or leave it out")
     found = [texts] if isinstance(texts, str) else list(texts)
     if not all(isinstance(text, str) and text for text in found):
-        raise ConfigError("a text to embed is empty or no text", hint="leave empty texts out")
+        raise ConfigError("a text to embed is empty or not a text", hint="leave empty texts out")
     body: dict[str, Any] = {
         "model": _checked_model(model),
         "input": found,
@@ -300,7 +307,9 @@ def encode_body(body: Mapping[str, Any]) -> bytes:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode()
     except UnicodeEncodeError as exc:  # its own message would quote the prompt
-        raise ConfigError("the request holds a character that is no Unicode text") from exc
+        raise ConfigError(
+            "the request has half of a surrogate pair, which is not valid text"
+        ) from exc
     except (TypeError, ValueError, RecursionError) as exc:
         raise ConfigError(f"the request cannot be written as JSON: {exc}") from exc
 
@@ -313,7 +322,7 @@ def check_digest(digest: str) -> str:
     """
     if not _DIGEST.fullmatch(digest):
         raise ConfigError(
-            f"{digest!r} is no digest", hint="write sha256: and 64 hexadecimal digits"
+            f"{digest!r} is not a digest", hint="write sha256: and 64 hexadecimal digits"
         )
     return digest
 

@@ -55,8 +55,8 @@ class Retries:
         """Refuse what cannot be meant."""
         if self.attempts < 1 or not 0 <= self.pause_s <= self.longest_pause_s < float("inf"):
             raise ConfigError(
-                f"{self!r} is no way to retry",
-                hint="attempts >= 1, 0 <= pause_s <= longest_pause_s",
+                f"{self!r} is not valid",
+                hint="attempts must be >= 1, and 0 <= pause_s <= longest_pause_s",
             )
 
 

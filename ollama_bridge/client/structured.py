@@ -87,7 +87,7 @@ def shape_of(into: type[T] | Mapping[str, Any]) -> Shape[T]:
         schema = adapter.json_schema()
     except (PydanticUserError, SchemaError) as exc:
         raise ConfigError(
-            f"{into!r} cannot be asked for: {exc}",
+            f"no JSON schema can be made of {into!r}: {exc}",
             hint="use a pydantic model, a dataclass, a type such as list[str], or a JSON schema",
         ) from exc
 
@@ -110,7 +110,7 @@ def _shape_of_schema(schema: Mapping[str, Any]) -> Shape[Any]:
         kind.check_schema(dict(schema))
     except exceptions.SchemaError as exc:
         place = _place(tuple(exc.absolute_path))
-        raise ConfigError(f"the format is no JSON schema: {place}: {exc.message}") from exc
+        raise ConfigError(f"the format is not a JSON schema: {place}: {exc.message}") from exc
     # With a registry of its own nothing is fetched for a reference.
     validator = kind(dict(schema), registry=referencing.Registry())
 
@@ -125,7 +125,7 @@ def _shape_of_schema(schema: Mapping[str, Any]) -> Shape[Any]:
             raise ValueError("it is nested too deep") from exc
         except (re.error, referencing.exceptions.Unresolvable) as exc:
             raise ConfigError(
-                f"the format is no JSON schema: {exc}", hint="mend its pattern or its $ref"
+                f"the format is not a JSON schema: {exc}", hint="correct its pattern or its $ref"
             ) from exc
         if problems:
             raise ValueError("; ".join(problems))
@@ -220,13 +220,16 @@ def _not_valid(
     reply: Reply, refused: list[RefusedAnswer], prompt_tokens: int, generated_tokens: int
 ) -> OutputInvalidError:
     if reply.done_reason == "length":
-        what = "its thinking" if reply.thinking and not reply.text else "the answer"
-        message = f"{what} was cut after {reply.generated_tokens} tokens, before it was whole"
+        what = "the thinking" if reply.thinking and not reply.text else "the answer"
+        message = f"{what} was cut off after {reply.generated_tokens} tokens"
         hint = 'allow more tokens: options={"num_predict": ...}'
         if reply.thinking:
             hint += ", or ask without thinking: think=False"
     else:
-        message = f"no answer of {len(refused)} is what was asked for: {refused[-1].problem}"
+        message = (
+            f"no answer had the form that was asked for ({len(refused)} tried): "
+            f"{refused[-1].problem}"
+        )
         hint = "describe the fields in the prompt, or allow more attempts"
     error = OutputInvalidError(message, hint=hint, model=reply.model, partial_text=reply.text)
     _tell(error, refused, prompt_tokens, generated_tokens)

@@ -113,7 +113,7 @@ def steps(
             conversation.append(told | ({"tool_call_id": call.id} if call.id else {}))
     error = ToolLoopError(
         f"{model} still calls tools after {turns} turns",
-        hint="allow more turns, or tell the model when it is done",
+        hint="allow more turns, or tell the model when to stop",
         model=model,
         partial_text=reply.text,
     )

@@ -103,12 +103,12 @@ def _check_parameter(tool: str, parameter: inspect.Parameter) -> None:
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     if parameter.kind not in by_name:
         raise ConfigError(
-            f"the tool {tool} takes {parameter}: a model calls by names",
+            f"the tool {tool} takes {parameter}: a model can only pass arguments by name",
             hint="name every parameter",
         )
     if parameter.annotation is inspect.Parameter.empty:
         raise ConfigError(
-            f"the tool {tool} does not say of what type {parameter.name} is",
+            f"the tool {tool} has no type for its parameter {parameter.name}",
             hint=f"write {parameter.name}: str, or whatever it is",
         )
 

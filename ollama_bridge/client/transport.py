@@ -259,7 +259,7 @@ class AsyncTransport:
         self._loop = self._loop or loop
         if self._loop is not loop:
             raise ConfigError(
-                "this client was used in another event loop, which its connections belong to",
+                "this client was used in another event loop, to which its connections belong",
                 hint="make a client within each asyncio.run",
             )
 
@@ -349,7 +349,7 @@ def _stream(response: httpx.Response) -> httpx.SyncByteStream | httpx.AsyncByteS
         return response.stream
     if response.is_success:
         raise ReplyInvalidError(
-            "the daemon sent compressed what was asked for as it is: by a proxy?",
+            "the answer is compressed, though it was asked for uncompressed: does a proxy do that?",
             hint=CHECK_ADDRESS,
         )
     return httpx.ByteStream(b"")  # its status says enough

@@ -329,7 +329,8 @@ def read_embeddings(data: object, *, model: str, count: int) -> Embeddings:
     vectors = tuple(fields.vectors("embeddings"))
     if len(vectors) != count or len({len(vector) for vector in vectors}) > 1:
         raise ReplyInvalidError(
-            f"the daemon sent {len(vectors)} vectors for {count} texts, or of several lengths",
+            f"the daemon sent {len(vectors)} vectors for {count} texts, or vectors of several "
+            "lengths",
             hint="ask again; if it fails again, see the daemon's log",
             model=model,
         )

@@ -232,7 +232,9 @@ def test_times_are_told_in_one_line() -> None:
         "answer 1.5 tokens/s, cut"
     )
     known = replace(reply, cached_tokens=6, done_reason="stop")
-    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt known" in timing(Shown(known))
+    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt cached" in timing(
+        Shown(known)
+    )
     fresh = replace(reply, cached_tokens=0)
     assert "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut" in timing(Shown(fresh))
     assert timing(Shown()) == "stopped"
@@ -241,8 +243,8 @@ def test_times_are_told_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"num_predict": 3}, "(cut at num_predict; more: -p num_predict=12)\n"),
-        ({}, "(cut at num_ctx; more: -p num_ctx=20)\n"),
+        ({"num_predict": 3}, "(cut off at num_predict; for longer answers: -p num_predict=12)\n"),
+        ({}, "(cut off at num_ctx; for longer answers: -p num_ctx=20)\n"),
     ],
 )
 def test_what_cut_an_answer_is_told(

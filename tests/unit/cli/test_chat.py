@@ -94,7 +94,7 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
             (b'\x1b[200~    def f():\r        """Doc."""\x1b[201~\r', b"Hello!"),
             (b"", b">>>"),
             (b'"""not sent\r', b"..."),
-            (b"\x04", b"(the text was not ended: it is not sent)"),
+            (b"\x04", b'(the text has no closing """, so it is not sent)'),
         ):
             assert terminal.shows(shown, after=typed), typed
         assert terminal.ends() == 0
@@ -125,7 +125,7 @@ def test_a_history_that_cannot_be_written_any_more_is_told_once(
         for text in ("two", "three", "four"):
             keys.send_text(f"{text}\r")
             assert next(lines) == text
-    told = f"(what is typed is not kept: {history}: No such file or directory)"
+    told = f"(the history of what you type is not saved: {history}: No such file or directory)"
     assert capsys.readouterr().err.count(told) == 1
 
 
@@ -190,7 +190,7 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
     chat.daemon.shown = {**chat.daemon.shown, "thinking": levels}
     chat("/think xhigh", "/think high", "hi")
     assert chat.last["think"] == "xhigh"
-    assert "/think high: of m write on, off, low, xhigh" in capsys.readouterr().err
+    assert "/think high: for m write on, off, low, xhigh" in capsys.readouterr().err
     chat("/set budget 500")
     assert chat.repl.said.budget_tokens == 500
     chat("/set budget off")
@@ -209,17 +209,17 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/set budget 0", "budget_tokens is 0"),
         ("/set parameter temprature 1", "temperature"),
         ("/set parameter temperature hot", "temperature"),
-        ("/set parameter temperature 0 1", "it takes one value"),
-        ("/think hard", "/think hard: of m write on, off, low, medium, high, max"),
+        ("/set parameter temperature 0 1", "only one value is allowed"),
+        ("/think hard", "/think hard: for m write on, off, low, medium, high, max"),
         ("/show banana", "/show banana: not understood"),
-        ("/load", "/load what?"),
+        ("/load", "/load needs a name"),
         ("/load none.json", "none.json cannot be read"),
         ("/load ~unheard-of/x.json", "~unheard-of/x.json cannot be read"),
         ("/save ~unheard-of/x.json", "~unheard-of/x.json cannot be written"),
         (f"/save {'x' * 300}.json", "cannot be written: File name too long"),
         (f"/export {'x' * 300}.md", "cannot be written: File name too long"),
         ("/load unknown", "unknown"),
-        ("/save", "/save what?"),
+        ("/save", "/save needs a name"),
         ("/export none/none.md", "cannot be written"),
         ("/retry", "nothing was asked yet"),
         ("/compare m", "m is the model that you talk to"),
@@ -325,7 +325,7 @@ def test_two_models_are_asked_the_same_whatever_goes_wrong(
         fault=Fault.ERROR_LINE if seen.json["model"] == stopped else None
     )
     chat(asked)
-    assert "what was said is as before" in capsys.readouterr().err
+    assert "this question was taken back for all of them" in capsys.readouterr().err
     chat.daemon.script = None
     chat("/retry")
     assert [

@@ -86,7 +86,7 @@ def test_another_model_thinks_as_it_can(
     chat.repl.said.think = {"on": True, "off": False}.get(level, level)
     chat(f"/{command} other", "hi")
     assert (chat.last["model"], chat.last.get("think")) == ("other", think)
-    told = f"(other does not think so: /think {level} is off)"
+    told = f"(other cannot think that way: /think {level} is off)"
     assert (told in capsys.readouterr().err) == (think is None)
 
 
@@ -100,7 +100,7 @@ def test_another_tag_is_asked_with_what_the_person_gave(
     chat("hi")
     assert chat.last["options"] == {"temperature": 0.0, "num_predict": 1024}
     assert (chat.last["format"], len(words(chat.last["messages"]))) == ("json", 1)
-    assert "(other, 0 turns; without what /system said)" in capsys.readouterr().err
+    assert "(other, 0 turns; without the text of /system)" in capsys.readouterr().err
     del chat.daemon.models["other:latest"]
     chat("/load m", "hi")
     assert chat.last["options"] == {"temperature": 0.0, "num_predict": 8}
@@ -143,7 +143,7 @@ def test_what_a_tag_has_in_it_counts_as_said(
     assert page.read_text() == "# mine\n\n**You:** one\n\nHello!\n\n**You:** two\n\nHello!\n"
     done = capsys.readouterr()
     assert "turns             1\nin the model      2 messages\n" in done.out
-    assert "(what mine has in it is still sent: /load another model)" in done.err
+    assert "(the turns inside mine are still sent: to stop it, /load" in done.err
     chat("/load m", "/clear")
     assert "still sent" not in capsys.readouterr().err
 
@@ -191,7 +191,7 @@ def test_what_is_saved_into_the_tag_that_answers_is_there_once(
     """The daemon sends what a tag has in it: each save would have stored it once more."""
     chat("/system Be brief.", "one", "/save mine", "/load mine", "two", "/save mine", "three")
     assert words(chat.last["messages"]) == ["three"]
-    assert "what was said is in mine and sent with it" in capsys.readouterr().err
+    assert "these turns are now part of mine" in capsys.readouterr().err
     chat("/save mine")
     made = [asked.json for asked in chat.daemon.asked if asked.path == "/api/create"]
     assert words(made[-1]["messages"])[::2] == ["one", "two", "three"]
@@ -206,7 +206,7 @@ def test_a_tag_that_was_saved_of_a_chat_hears_nothing_twice(
     assert words(asked["messages"])[::2] == ["one", "two", "three"]
     assert words(beside["messages"])[::2] == ["two", "three"]
     chat("/save mine")
-    assert "mine is asked beside another" in capsys.readouterr().err
+    assert "mine is part of /compare" in capsys.readouterr().err
     chat("/compare off", "/load other", "/compare mine", "four")
     assert words(chat.last["messages"]) == ["four"]
 
@@ -217,7 +217,7 @@ def test_a_file_of_turns_that_the_tag_has_in_it_sends_the_others_alone(
     """Saved into a file and a tag: the daemon sends the tag's by itself."""
     file = tmp_path / "a.json"
     chat("one", "/save mine", "/load mine", "two", f"/save {file}", "/save mine", f"/load {file}")
-    assert "(mine has 1 of its turns in it)" in capsys.readouterr().err
+    assert "(mine already contains 1 of these turns)" in capsys.readouterr().err
     chat("three")
     assert words(chat.last["messages"]) == ["three"]
     chat("/load other", "/compare m", "four", f"/load {file}")  # another chat in between
@@ -283,7 +283,7 @@ def test_a_tag_with_turns_in_it_is_not_for_that_a_chats(
     before = dict(chat.daemon.models)
     chat(f"/save {name}")
     told = capsys.readouterr().err
-    assert f"{name} is a model that no chat of yours saved; it was not replaced" in told
+    assert f"{name} was not saved by a chat of yours; it was not replaced" in told
     assert chat.daemon.models == before
 
 
@@ -305,7 +305,7 @@ def test_the_tag_that_answers_is_not_to_be_removed_for_a_save(
     """The turns that it has in it are nowhere else."""
     chat("one", "/save m")
     told = capsys.readouterr().err
-    assert "/save under another name: it takes the turns of m along" in told
+    assert "/save under another name: the new tag includes the turns of m" in told
     assert "ollama-bridge rm" not in told
 
 
@@ -333,4 +333,4 @@ def test_a_page_is_written_while_the_daemon_is_away(
     chat(f"/export {page}")
     chat.client.close()
     assert page.read_text() == "# m\n\n**You:** one\n\nHello!\n"
-    assert "(what m has in it could not be read, and is left out: " in capsys.readouterr().err
+    assert "(the turns inside m could not be read and are left out: " in capsys.readouterr().err

@@ -86,12 +86,12 @@ def test_files_are_looked_for_beside_the_modelfile(
         ("FROM ~/gone.gguf", "there is no such file"),
         ("FROM gone.gguf", "there is no such file"),
         (f"FROM /{'x' * 300}", "there is no such file"),
-        ("FROM ./sub", "line 1: FROM ./sub: a folder"),
+        ("FROM ./sub", "line 1: FROM ./sub: this is a folder"),
         ("FROM m\nADAPTER gone", "line 2: ADAPTER gone: there is no such file"),
         ("FROM m\nFROM other", "line 2: a second FROM"),
         ("FROM m\nFROM m.gguf", "line 2: a second FROM"),
-        ("FROM m\nREQUIRES banana", "line 2: REQUIRES banana: no version"),
-        ("FROM m\nMESSAGE tool hi", "line 2: MESSAGE tool: write system, user, assistant"),
+        ("FROM m\nREQUIRES banana", "line 2: REQUIRES banana: not a version"),
+        ("FROM m\nMESSAGE tool hi", "line 2: MESSAGE tool: the role must be one of system, user"),
     ],
 )
 def test_what_ollama_would_refuse_or_drop_is_told(text: str, told: str, folder: Path) -> None:

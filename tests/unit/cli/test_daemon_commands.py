@@ -86,8 +86,8 @@ def test_think_may_stand_alone(
         (("run", "m", "--think", "xhigh hi"), True, ""),
         (("run", "m", "--think", "xhigh", "hi"), None, "write --think=xhigh, or --think=true"),
         (("generate", "m", "--think", "xhigh"), None, "write --think=xhigh, or --think=true"),
-        (("run", "m", "--think", "high", "hi"), None, "think: one of low, xhigh"),
-        (("run", "m", "--think=hard", "hi"), None, "think: one of low, xhigh"),
+        (("run", "m", "--think", "high", "hi"), None, "think with one of its levels: low, xhigh"),
+        (("run", "m", "--think=hard", "hi"), None, "think with one of its levels: low, xhigh"),
         (("show", "m"), None, "low, xhigh"),
     ],
 )
@@ -129,7 +129,7 @@ def test_run_pulls_what_is_not_there(daemon: FakeDaemon) -> None:
         done = command(pulling, "run", "new", "--insecure", "hi")
         (pulled,) = [asked.json for asked in pulling.asked if asked.path == "/api/pull"]
     assert (done.returncode, done.stdout) == (0, "Hello!\n")
-    assert "(new is not here: it is pulled)" in done.stderr
+    assert "(new is not here yet: it is being pulled)" in done.stderr
     assert pulled["insecure"] is True
     daemon.statuses = [{"status": "pulling manifest"}, {"error": "no such host"}]
     done = command(daemon, "run", "gone", "hi")
@@ -242,7 +242,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
         assert ask.whole_prompt("hi", command="run", tag="m", meanwhile=note) == "hi"
         assert began == ["m"]
         told = capsys.readouterr().err
-        assert "(waiting for what is piped in)" in told
+        assert "(waiting for piped text)" in told
         assert "nothing was piped in" in told
         os.write(writer, b"Dear Sirs,\n")
         os.close(writer)
@@ -292,7 +292,7 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
         (("run", "m", "--format", "none.json", "hi"), 2, "none.json"),
         (("run", "m", "-p", "temperature", "hi"), 2, "write it as name=value"),
         (("run", "m"), 2, "no prompt"),
-        (("run", "m", "hi", "--keepalive", "soon"), 2, "--keepalive soon: no time"),
+        (("run", "m", "hi", "--keepalive", "soon"), 2, "--keepalive 'soon' is not a duration"),
         (("run", "bad name", "hi"), 2, "is not a valid tag name"),
         (("run", "", "hi"), 2, "is not a valid tag name"),
         (("chat", "unknown"), 3, "unknown"),
@@ -447,10 +447,12 @@ def test_vectors_are_printed_as_they_come(
     lines = MANY.splitlines()
     lines[140] = "word " * 8
     cut = run_in_process(monkeypatch, [*words, "--truncate", "-q"], "\n".join(lines))
-    assert cut.stderr == "(text 141 was cut: it is longer than the model reads)\n"
+    assert cut.stderr == "(text 141 was cut: it is longer than the model can read)\n"
     stopped = run_in_process(monkeypatch, [*words, "-q"], "\n".join(lines))
     assert (stopped.code, len(stopped.stdout.splitlines())) == (3, 128)
-    assert stopped.stderr.startswith("(128 vectors are printed: text 129 is the next)\nerror: ")
+    assert stopped.stderr.startswith(
+        "(128 vectors were printed; the next text is number 129)\nerror: "
+    )
 
 
 def test_a_bar_takes_nothing_of_what_is_piped_on(daemon: FakeDaemon) -> None:

@@ -226,8 +226,8 @@ def test_json_is_not_asked_of_what_a_command_is_given(
         ("recipes ls >&-", 0, ""),
         ("ls <&- 2>&-", 3, ""),
         ("recipes ls | true", 0, ""),
-        ("recipes ls > /dev/full", 1, "error: what was asked for cannot be written: No space"),
-        ("--help > /dev/full", 1, "error: what was asked for cannot be written: No space"),
+        ("recipes ls > /dev/full", 1, "error: the output cannot be written: No space"),
+        ("--help > /dev/full", 1, "error: the output cannot be written: No space"),
     ],
 )
 def test_a_shell_may_close_or_fill_what_is_written_to(line: str, code: int, told: str) -> None:

@@ -276,7 +276,7 @@ def test_a_daemon_that_comes_back_with_another_model_gets_nothing(
 
     daemon.script = replaced
     events = ask_all(prompts("a", "b", "c"), tmp_path / "log", hosts=[daemon.host], concurrency=1)
-    with pytest.raises(ModelNotFoundError, match="is another model at"):
+    with pytest.raises(ModelNotFoundError, match="is no longer the model that it was"):
         list(events)
     assert asked_in_turn(daemon) == ["a", "b"]
 
@@ -307,7 +307,7 @@ def test_a_model_that_is_replaced_under_a_row_is_noticed(
     limits = BatchLimits(in_flight=1, quiet_s=0.2)
     with BatchLog(tmp_path / "log") as log:
         plan.go_on(log)
-        with pytest.raises(ModelNotFoundError, match="is another model at"):
+        with pytest.raises(ModelNotFoundError, match="is no longer the model that it was"):
             list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
         assert len(log) == 0
 
@@ -337,7 +337,7 @@ def test_a_model_that_is_replaced_without_a_word_is_noticed(
     limits = BatchLimits(in_flight=1, quiet_s=5 * row_s)
     with BatchLog(tmp_path / "log") as log:
         plan.go_on(log)
-        with pytest.raises(ModelNotFoundError, match="is another model at"):
+        with pytest.raises(ModelNotFoundError, match="is no longer the model that it was"):
             list(run_batch(plan.jobs, plan.endpoints(PATIENT), log, limits))
         assert 3 <= len(log) < 100
 

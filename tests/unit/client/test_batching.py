@@ -200,7 +200,7 @@ def test_an_odd_line_of_a_log_is_told(daemon: FakeDaemon, tmp_path: Path) -> Non
     list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
     [line] = rows(tmp_path / "log")
     (tmp_path / "log").write_text(json.dumps({**line, "value": {"text": "x"}}) + "\n")
-    with pytest.raises(ArtifactError, match="an answer that is none"):
+    with pytest.raises(ArtifactError, match="its answer to request 1 cannot be read"):
         list(ask_all(prompts("a"), tmp_path / "log", hosts=[daemon.host]))
 
 
@@ -261,7 +261,7 @@ def test_a_model_made_at_each_daemon_is_the_same(
             assert texts(list(again)) == {0: "to a", 1: "to b"}
             assert len(daemon.questions) + len(other.questions) == 2  # in any order
         else:
-            with pytest.raises(ConfigError, match="is another model at"):
+            with pytest.raises(ConfigError, match="is not the same model as at"):
                 list(events)
 
 
@@ -324,7 +324,12 @@ def test_a_batch_begun_at_one_daemon_goes_on_with_others(
     ("requests", "extra", "error", "words"),
     [
         ([{"model": "m"}], {}, ConfigError, "request 1: a request has no 'prompt'"),
-        ([*prompts("a"), "b"], {}, ConfigError, "request 2: what is asked is of type str"),
+        (
+            [*prompts("a"), "b"],
+            {},
+            ConfigError,
+            "request 2: a request must be a dict or a request object",
+        ),
         ([*prompts("a"), {"model": "m", "prompt": "b", "opts": 1}], {}, ConfigError, "request 2"),
         (prompts("a"), {"concurrency": 0}, ConfigError, "concurrency is 0"),
         (prompts("a"), {"attempts": 0}, ConfigError, "attempts is 0"),
@@ -520,7 +525,7 @@ def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
         assert (told.exit_code, "num_predict" in told.stderr) == (0, False)
         alone = CliRunner().invoke(cli.app, [*args, gateway.host, "--host", nobody_listens()])
         assert alone.exit_code == 0
-        assert "no daemon tells the tags' own num_predict: 1024 holds" in alone.stderr
+        assert "no daemon says which num_predict the tags set, so 1024 is used" in alone.stderr
         assert [one["options"]["num_predict"] for one in gateway.questions] == [1024]
     assert [one["options"]["num_predict"] for one in daemon.questions] == [30]
 
@@ -571,7 +576,7 @@ def test_answers_that_were_cut_are_counted(daemon: FakeDaemon, tmp_path: Path) -
     for _ in range(2):  # those of an earlier run as well
         done = CliRunner().invoke(cli.app, [*args, "-p", "num_predict=3"])
         assert done.stdout == f"{target}: 3 answered (2 of them cut), 0 set aside\n"
-        assert "(cut at num_predict; more: num_predict 12 in " in done.stderr
+        assert "(cut off at num_predict; for longer answers: num_predict 12 in " in done.stderr
         assert "-p num_predict=12 for all)" in done.stderr
     counted = json.loads(CliRunner().invoke(cli.app, [*args, "--json"]).stdout)
     assert counted == {"path": str(target), "answered": 3, "set_aside": 0, "hit_limit": 2}

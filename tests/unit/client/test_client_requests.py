@@ -74,11 +74,11 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
         ({"model": "m", "prompt": "hi", "max_tokens": 5}, "'max_tokens'"),
         ({"model": "m", "prompt": "hi", "context": [1, 2]}, "has a context"),
         ({"model": "m", "messages": [ollama.Image(value="no.png")]}, "Image cannot be written"),
-        ("a prompt", "of type str: no request"),
+        ("a prompt", "a request must be a dict or a request object, not str"),
         ({"model": "m", "prompt": 5}, "prompt is of type int"),
         ({"model": "m", "prompt": "hi", "options": "fast"}, "options are of type str"),
         ({"model": "m", "prompt": "hi", "options": {5: 1}}, "unknown option 5"),
-        ({"model": "m", "prompt": "hi", "options": {"typical_p": 0.5}}, "no longer one"),
+        ({"model": "m", "prompt": "hi", "options": {"typical_p": 0.5}}, "Ollama no longer has"),
         ({"model": "m", "prompt": "hi", "options": {"temperature": 10**400}}, "'temperature' is"),
         ({"model": "m", "prompt": "hi", "top_logprobs": "5"}, "top_logprobs is of type str"),
         ({"model": "m", "prompt": "hi", "think": 5}, "think is of type int"),
@@ -87,7 +87,10 @@ def test_a_request_is_a_value_or_an_object_of_the_api(
         ({"model": "m", "prompt": "hi", "images": 5}, "images is of type int"),
         ({"model": "m", "prompt": "hi", "images": "a.png"}, "images is of type str"),
         ({"model": "m", "prompt": "hi", "images": [5]}, "an image is of type int"),
-        ({"model": "m", "messages": TURNS, "tools": [5]}, "a tool is no object"),
+        (
+            {"model": "m", "messages": TURNS, "tools": [5]},
+            "a tool is neither a function nor an object",
+        ),
         ({"model": "m", "messages": [TURNS[0] | {"images": 5}]}, "images is of type int"),
         ({"model": "m", "messages": [{"role": "user", "contents": "hi"}]}, "field 'contents'"),
         ({"model": "m", "messages": [{"role": "user"}]}, "message 0 has no text"),
@@ -366,7 +369,7 @@ def test_levels_of_thinking_are_the_model_s_own(fake_daemon: FakeDaemon, ask: An
     assert fake_daemon.questions[-1]["think"] == "xhigh"
     with pytest.raises(UnsupportedFeatureError, match="'high'") as caught:
         ask(fake_daemon.host, "chat", "m", "hi", think="high")
-    assert caught.value.hint == "think: one of low, xhigh"
+    assert caught.value.hint == "think with one of its levels: low, xhigh"
     assert len(fake_daemon.questions) == 1
     ask(fake_daemon.host, "chat", "m", "hi", think=True)
 

@@ -353,7 +353,7 @@ def test_a_level_of_thinking_that_the_model_lacks_is_an_error(
     """The daemon would take its default, unsaid."""
     levels = {"values": [False, "low", "xhigh"], "default": "xhigh"}
     daemon.shown = {**daemon.shown, "thinking": levels}
-    with pytest.raises(ollama.ResponseError, match="does not think at level 'high'") as caught:
+    with pytest.raises(ollama.ResponseError, match="has no thinking level 'high'") as caught:
         ask(daemon.host, "chat", "m", MESSAGES, stream=stream, think="high")
     assert isinstance(caught.value.__cause__, UnsupportedFeatureError)
     assert daemon.questions == []
@@ -389,7 +389,7 @@ def test_a_tag_that_was_made_another_model_is_looked_at_again(
             getattr(client, method)(*arguments)
         daemon.models.setdefault("m:latest", "f" * 64)
         daemon.shown = {**daemon.shown, "thinking": THINKS_HIGH}
-        with pytest.raises(ollama.ResponseError, match="does not think at level 'low'"):
+        with pytest.raises(ollama.ResponseError, match="has no thinking level 'low'"):
             client.chat("m", MESSAGES, think="low")
 
 
@@ -411,7 +411,7 @@ def test_so_it_is_without_blocking(daemon: FakeDaemon, method: str, arguments: l
                 await getattr(client, method)(*arguments)
             daemon.models.setdefault("m:latest", "f" * 64)
             daemon.shown = {**daemon.shown, "thinking": THINKS_HIGH}
-            with pytest.raises(ollama.ResponseError, match="does not think at level 'low'"):
+            with pytest.raises(ollama.ResponseError, match="has no thinking level 'low'"):
                 await client.chat("m", MESSAGES, think="low")
 
     asyncio.run(run())

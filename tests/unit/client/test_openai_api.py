@@ -138,5 +138,5 @@ def test_a_key_is_not_sent_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
         OpenAIClient("http://192.0.2.1/v1")
     assert "OPENAI_API_KEY" in str(caught.value.hint)
     assert "sk-secret" not in str(caught.value)
-    with pytest.raises(ConfigError, match="no base URL"):
+    with pytest.raises(ConfigError, match="not a base URL"):
         OpenAIClient("api.example.com/v1")

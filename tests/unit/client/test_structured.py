@@ -93,7 +93,9 @@ def test_a_wrong_answer_is_sent_back_with_what_is_wrong(fake_daemon: FakeDaemon,
 def test_it_is_not_asked_for_ever(fake_daemon: FakeDaemon, ask: Any) -> None:
     """The error has every answer, and what they cost."""
     fake_daemon.script = saying(*["[]"] * 5)
-    with pytest.raises(OutputInvalidError, match="no answer of 2 is what was asked for") as caught:
+    with pytest.raises(
+        OutputInvalidError, match=r"the form that was asked for \(2 tried\)"
+    ) as caught:
         ask(fake_daemon.host, "parse", "m", "hi", Verdict, attempts=2)
     assert len(fake_daemon.questions) == 2
     assert [answer.text for answer in caught.value.refused] == ["[]", "[]"]
@@ -107,7 +109,7 @@ def test_where_it_cannot_be_asked_again_what_was_wrong_is_told(
     """A question that holds the answer and the schema, too, may be longer than the context."""
     turns = iter([Turn(pieces=["[]"])])
     fake_daemon.script = lambda asked: next(turns, Turn(refusal=(400, TOO_LONG)))
-    with pytest.raises(OutputInvalidError, match="no answer of 1 is what was asked") as caught:
+    with pytest.raises(OutputInvalidError, match="no answer had the form") as caught:
         ask(fake_daemon.host, "parse", "m", "hi", Verdict)
     assert isinstance(caught.value.__cause__, ContextOverflowError)
     assert (caught.value.prompt_tokens, caught.value.generated_tokens) == (7, 3)
@@ -128,8 +130,8 @@ def test_what_was_refused_before_a_failure_is_told(fake_daemon: FakeDaemon, ask:
 @pytest.mark.parametrize(
     ("thinking", "pieces", "words"),
     [
-        ((), ['{"label"'], "the answer was cut after 3 tokens"),
-        (("Let me see",), [], "its thinking was cut after 3 tokens"),
+        ((), ['{"label"'], "the answer was cut off after 3 tokens"),
+        (("Let me see",), [], "the thinking was cut off after 3 tokens"),
     ],
 )
 def test_a_cut_answer_is_not_asked_for_again(
@@ -147,8 +149,8 @@ def test_a_cut_answer_is_not_asked_for_again(
 @pytest.mark.parametrize(
     ("into", "attempts", "words"),
     [
-        ({"type": "banana"}, 3, "the format is no JSON schema"),
-        (Callable[[int], int], 3, "cannot be asked for"),
+        ({"type": "banana"}, 3, "the format is not a JSON schema"),
+        (Callable[[int], int], 3, "no JSON schema can be made of"),
         (Verdict, 0, "attempts is 0"),
     ],
 )

@@ -93,8 +93,8 @@ def strange(lock: threading.Lock) -> str:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (untyped, "does not say of what type city is"),
-        (starred, "a model calls by names"),
+        (untyped, "has no type for its parameter city"),
+        (starred, "a model can only pass arguments by name"),
         (strange, "the tool strange"),
         (lambda city: city, "has no name"),
     ],

@@ -86,7 +86,10 @@ def test_what_is_not_known_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> No
     row = dict(zip(*[line.split("\t") for line in done.stdout.splitlines()], strict=True))
     assert (row["ANSWER"], row["PROMPT"], row["BOUND"]) == ("-", "-", "-")
     assert "-" not in row["FIRST"]
-    assert "1 of 4 requests to m came to no word of an answer: --tokens 256" in done.stderr
+    assert (
+        "1 of 4 requests to m ran out of tokens before the answer began; try --tokens 256"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize(("vram_bytes", "of_others", "is_bound"), [(0, 0, 1), (1, 0, 0), (0, 1, 0)])

@@ -147,7 +147,7 @@ def test_other_machines_read_it_only_where_that_is_asked(
         done = CliRunner().invoke(cli.app, [*args, "--prometheus", address])
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr.startswith(url)
-    assert ("warning: who reaches this address" in done.stderr) == is_told
+    assert ("warning: anyone who can reach this address" in done.stderr) == is_told
 
 
 @pytest.mark.parametrize("address", ["x", "box:", ":9435", "99999", "192.0.2.1:9435", "1..2:9435"])
