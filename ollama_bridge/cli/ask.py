@@ -50,13 +50,14 @@ _STDIN_WAITS_S = (2.0, 20.0)
 _NOT_READ = "(nothing was piped in within 22 s, so the prompt is sent alone; to add a file: < FILE)"
 
 TruncateOption = Annotated[
-    bool, typer.Option("--truncate", help="Of a text to embed: cut it if it is too long.")
+    bool, typer.Option("--truncate", help="Embedding models only: cut a text that is too long.")
 ]
 DimensionsOption = Annotated[
-    int | None, typer.Option(help="Of a text to embed: length of the vector, if it can be chosen.")
+    int | None,
+    typer.Option(help="Embedding models only: length of the vector, if the model lets you choose."),
 ]
 ImageOption = Annotated[
-    list[Path] | None, typer.Option("--image", help="A picture to look at. Repeatable.")
+    list[Path] | None, typer.Option("--image", help="Image to send with the prompt. Repeatable.")
 ]
 
 
@@ -71,7 +72,9 @@ def run(
     tag: options.TagArgument,
     prompt: Annotated[
         list[str] | None,
-        typer.Argument(help="Left out: piped stdin, or a chat. Stdin goes in front of it."),
+        typer.Argument(
+            help="The question. Piped text goes before it. Without both, a chat starts."
+        ),
     ] = None,
     system: SystemOption = None,
     parameter: ParameterOption = None,
@@ -83,7 +86,7 @@ def run(
     markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
     verbose: VerboseOption = False,
     nowordwrap: Annotated[
-        bool, typer.Option("--nowordwrap", help="As --no-markdown: lines as they come.")
+        bool, typer.Option("--nowordwrap", help="Same as --no-markdown.")
     ] = False,
     insecure: options.InsecureOption = False,
     truncate: TruncateOption = False,
@@ -93,8 +96,8 @@ def run(
 ) -> None:
     """Ask a tag and print the answer as it comes; without a prompt, chat.
 
-    A tag that is not here is pulled first. Of a model that embeds, the vector is printed. With
-    --json each "event" is a line: thinking and text in pieces, done with the whole reply.
+    A tag that is not here is pulled first. For an embedding model the vector is printed. With
+    --json each line is an "event": thinking and text in pieces, then done with the whole reply.
 
     Examples:
       ollama-bridge run review-sentiment "The battery died after two days."
@@ -165,20 +168,22 @@ def run(
 
 def generate(
     tag: options.TagArgument,
-    prompt: Annotated[str | None, typer.Argument(help="Left out: read from stdin.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The question. Default: stdin.")] = None,
     system: SystemOption = None,
     parameter: ParameterOption = None,
     image: ImageOption = None,
     think: ThinkOption = None,
     format_: FormatOption = None,
-    suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Send the prompt as it is.")] = False,
+    suffix: Annotated[str | None, typer.Option(help="Text that follows the gap to fill.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send the prompt as it is, without the template.")
+    ] = False,
     keepalive: KeepAliveOption = None,
     verbose: VerboseOption = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Ask a tag and print the answer alone when it is whole.
+    """Ask a tag and print only the answer, once it is complete.
 
     Examples:
       ollama-bridge generate review-sentiment "Works like a charm."
@@ -218,7 +223,7 @@ def embed(
     tag: options.TagArgument,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(help="Left out: the lines of stdin, a text each, none empty."),
+        typer.Argument(help="Texts to embed. Default: the lines of stdin, none of them empty."),
     ] = None,
     parameter: ParameterOption = None,
     truncate: TruncateOption = False,
@@ -230,7 +235,7 @@ def embed(
     ] = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Print the vector of each text, as a line of JSON; of many as they come.
+    """Print the vector of each text as a line of JSON, as soon as it is there.
 
     Examples:
       ollama-bridge embed nomic-embed-text "Works like a charm." "It broke."

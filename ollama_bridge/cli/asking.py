@@ -16,29 +16,37 @@ if TYPE_CHECKING:
     from ollama_bridge.client.options import Options
 
 SystemOption = Annotated[
-    str | None, typer.Option("--system", help="Instruction, instead of the model's own.")
+    str | None, typer.Option("--system", help="System prompt to use instead of the model's own.")
 ]
 ParameterOption = Annotated[
     list[str] | None,
-    typer.Option("--parameter", "-p", help="name=value, such as temperature=0. Repeatable."),
+    typer.Option(
+        "--parameter", "-p", help="Set a parameter: name=value, such as temperature=0. Repeatable."
+    ),
 ]
 ThinkOption = Annotated[
     str | None,
     typer.Option(
         "--think",
-        help="true (or nothing), false, low, medium, high, max; =LEVEL: one of the model's own.",
+        help="Think before answering: true (the same as --think alone), false, low, medium, high "
+        "or max. For another level of the model: --think=LEVEL.",
     ),
 ]
 HideThinkingOption = Annotated[
     bool, typer.Option("--hide-thinking", "--hidethinking", help="Do not show thinking.")
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="json, or a file with a JSON schema.")
+    str | None,
+    typer.Option("--format", help="Form of the answer: json, or a file with a JSON schema."),
 ]
 KeepAliveOption = Annotated[
-    str | None, typer.Option("--keepalive", help="How long the model stays loaded (5m, 0, -1).")
+    str | None,
+    typer.Option(
+        "--keepalive",
+        help="Keep the model loaded this long: 5m, 0 (unload at once) or -1 (for ever).",
+    ),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Times and rates on stderr.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print times and rates on stderr.")]
 _DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|ms|s|m|h))+")  # as Go writes one
 LEVELS = ("low", "medium", "high", "max")  # of models that do not tell their own
 THINK = {"true": True, "false": False} | {name: name for name in LEVELS}

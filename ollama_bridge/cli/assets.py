@@ -13,8 +13,8 @@ from ollama_bridge.assets import AssetGroup, find_asset, list_assets
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ConfigError
 
-recipes_app = typer.Typer(help="Recipes that ship.", no_args_is_help=True)
-modelfiles_app = typer.Typer(help="Templates of Modelfiles that ship.", no_args_is_help=True)
+recipes_app = typer.Typer(help="Shipped recipes.", no_args_is_help=True)
+modelfiles_app = typer.Typer(help="Shipped Modelfile templates.", no_args_is_help=True)
 
 _NAME_HELP = "Name, as `ls` prints it."
 RecipeName = Annotated[

@@ -51,41 +51,51 @@ def add_to(app: typer.Typer) -> None:
 
 def batch(
     questions: Annotated[
-        Path, typer.Argument(metavar="IN.jsonl", help="A question on each line.", dir_okay=False)
+        Path,
+        typer.Argument(
+            metavar="IN.jsonl", help="File with a question on each line.", dir_okay=False
+        ),
     ],
     answers: Annotated[
-        Path, typer.Argument(metavar="OUT.jsonl", help="Written when all is done.", dir_okay=False)
+        Path,
+        typer.Argument(
+            metavar="OUT.jsonl",
+            help="File for the answers, written when all are there.",
+            dir_okay=False,
+        ),
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Of lines that name none.", autocompletion=completion.tags),
+        typer.Option(help="Model for lines that do not name one.", autocompletion=completion.tags),
     ] = None,
     system: SystemOption = None,
     parameter: ParameterOption = None,
     think: ThinkOption = None,
     format_: FormatOption = None,
     concurrency: Annotated[
-        str, typer.Option(help="Questions at a time, a daemon: a number, or auto.")
+        str, typer.Option(help="Questions at a time per daemon: a number, or auto.")
     ] = "auto",
-    attempts: Annotated[int, typer.Option(help="Of each question; then it is set aside.")] = 3,
+    attempts: Annotated[
+        int, typer.Option(help="Attempts at a question before it is set aside.")
+    ] = 3,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again what earlier runs set aside.")
     ] = False,
     host: Annotated[
         list[str] | None,
-        typer.Option("--host", help="A daemon; repeat it for several that share the work."),
+        typer.Option("--host", help="Address of a daemon. Repeatable: several share the work."),
     ] = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Answer a file of questions, each exactly once; run it again to go on after an interruption.
+    """Answer a file of questions, each exactly once; run it again to resume after an interruption.
 
     A line is {"prompt": "..."} or {"messages": [...]}, with any field of Ollama's API, and may have
-    an "id". Answers are in the order of the questions, each as generate --json tells it. Until all
-    are there they are in OUT.jsonl.log, each synced to disk; a question that fails for good has its
-    error as its answer, and the exit code is 1. Run again, what was too long for the context is
-    asked anew; with --retry-failed all that failed is. Answers that were cut are counted; their
-    done_reason is length.
+    an "id". Answers are in the order of the questions, each as generate --json prints it. Until all
+    are there they are in OUT.jsonl.log, each synced to disk. A question that fails for good gets
+    its error as its answer, and the exit code is 1. A second run asks again what was too long for
+    the context, and with --retry-failed everything that failed. Answers that were cut off are
+    counted; their done_reason is length.
 
     Examples:
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply

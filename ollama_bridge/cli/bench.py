@@ -27,16 +27,18 @@ def add_to(app: typer.Typer) -> None:
 def bench(
     tags: Annotated[list[str], typer.Argument(metavar="TAG...", autocompletion=completion.tags)],
     concurrency: Annotated[
-        str, typer.Option(help="Requests at a time; each number is measured by itself.")
+        str, typer.Option(help="Requests at a time; each number is measured separately.")
     ] = "1,2,4",
-    requests: Annotated[int, typer.Option(help="How many at each.")] = 8,
-    words: Annotated[int, typer.Option(help="Length of a prompt.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Answers are cut after so many.")] = 64,
+    requests: Annotated[int, typer.Option(help="Requests to send at each --concurrency.")] = 8,
+    words: Annotated[int, typer.Option(help="Length of each prompt, in words.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Cut each answer after this many tokens.")] = 64,
     prompts: Annotated[
-        Path | None, typer.Option(help="Own prompts, a line for each request.", dir_okay=False)
+        Path | None,
+        typer.Option(help="File of your own prompts, one on each line.", dir_okay=False),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw it, as SVG.", dir_okay=False)
+        Path | None,
+        typer.Option(help="Also draw the result, as SVG, into this file.", dir_okay=False),
     ] = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -44,13 +46,13 @@ def bench(
 ) -> None:
     """Measure how fast tags are served: loading, waiting, rates, against the memory's bound.
 
-    FIRST and ANSWER are seconds to the first token and to the first of the answer, PROMPT and
-    DECODE tokens a second of one request: what half of the requests and what 95 % of them reach (of
-    fewer than 20, all). ALL are tokens a second of all requests together; BOUND is what memory
-    allows one request on this machine's processors.
+    FIRST and ANSWER are seconds to the first token and to the first token of the answer; PROMPT and
+    DECODE are tokens a second of one request. Of their two numbers, half of the requests reach the
+    first, and 95 % the second (all of them, if fewer than 20). ALL is tokens a second of all
+    requests together; BOUND is what memory allows one request on this machine's processors.
 
-    What is not known is "-": ANSWER where some came to none within --tokens, PROMPT before Ollama
-    0.34, which does not say what was cached, and BOUND on GPUs or elsewhere.
+    "-" is not known: ANSWER if some ran out of --tokens before it, PROMPT with Ollama before 0.34,
+    which does not say what was cached, and BOUND on GPUs or on another machine.
 
     Examples:
       ollama-bridge bench review-sentiment smollm2:135m

@@ -32,7 +32,7 @@ def build(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Who teaches, in the recipe's place: ollama:TAG, hf:ORG/NAME, a folder or GGUF.",
+            help="Teacher instead of the recipe's: ollama:TAG, hf:ORG/NAME, a folder or GGUF.",
         ),
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Name of the model in Ollama.")] = None,
@@ -45,7 +45,7 @@ def build(
 ) -> None:
     """Build a recipe: tune, distil, evaluate, convert, register and prove.
 
-    Run it again to go on after an interruption; finished stages are found done.
+    Run it again to resume after an interruption; finished stages are not repeated.
     With --data, run and tag are named after the file; another file of the same name is refused.
 
     Examples:

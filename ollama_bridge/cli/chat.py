@@ -57,13 +57,13 @@ def chat(
     compare: Annotated[
         str | None,
         typer.Option(
-            help="A second tag that is asked the same, beside this one.",
+            help="Second tag, which is asked the same questions.",
             autocompletion=completion.tags,
         ),
     ] = None,
     load: Annotated[
         Path | None,
-        typer.Option(help="Go on with a conversation from a file; TAG answers.", dir_okay=False),
+        typer.Option(help="Continue a conversation from a file; TAG answers.", dir_okay=False),
     ] = None,
     markdown: Annotated[bool, typer.Option(help="Render Markdown on a terminal.")] = True,
     verbose: VerboseOption = False,

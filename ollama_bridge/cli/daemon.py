@@ -16,12 +16,14 @@ app = typer.Typer(help="Get, start and stop an Ollama daemon.", no_args_is_help=
 def install(
     version: Annotated[
         str | None,
-        typer.Option(help="Build exactly this one, beside any that is there: 0.34.4 or 0.24.0."),
+        typer.Option(
+            help="Build exactly this version, beside any that is there: 0.34.4 or 0.24.0."
+        ),
     ] = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Install Ollama where there is none (minutes where it has to be built).
+    """Install Ollama if there is none (takes minutes if it has to be built).
 
     Examples:
       ollama-bridge daemon install
@@ -56,7 +58,7 @@ def start(
 
 @app.command()
 def stop(as_json: options.JSONOption = False) -> None:
-    """Stop the daemon that we started; never one that somebody else runs.
+    """Stop the daemon that ollama-bridge started, and no other.
 
     Examples:
       ollama-bridge daemon stop

@@ -18,14 +18,14 @@ def add_to(app: typer.Typer) -> None:
 
 def doctor(
     fix: Annotated[
-        bool, typer.Option("--fix", help="Install and start Ollama where that is what is missing.")
+        bool, typer.Option("--fix", help="Install or start Ollama if that is what is missing.")
     ] = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Look at cores, memory, types, disk and daemon; every finding comes with its fix.
+    """Check cores, memory, types, disk and daemon; every problem comes with its fix.
 
-    Exit code 1 if something stands in the way.
+    The exit code is 1 if there is a problem.
 
     Examples:
       ollama-bridge doctor

@@ -30,7 +30,9 @@ def importance(
     source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     corpus: CorpusOption,
     out: StageOut,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of the corpus, at most.")] = 50_000,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Use at most this many tokens of the corpus.")
+    ] = 50_000,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -63,7 +65,7 @@ def convert(
     max_size: options.MaxSizeOption = None,
     corpus: options.BudgetCorpusOption = None,
     adapter: Annotated[
-        bool, typer.Option("--adapter", help="Of a PEFT folder, the adapter alone, in F32.")
+        bool, typer.Option("--adapter", help="Write only the adapter of a PEFT folder, in F32.")
     ] = False,
     base: options.BaseOption = None,
     chat_template: options.ChatTemplateOption = None,
@@ -72,8 +74,8 @@ def convert(
         bool | None,
         typer.Option(
             "--standalone/--no-standalone",
-            help="Write the chat template where llama.cpp, LM Studio and vLLM look for it; left "
-            "out: only if no TEMPLATE of a tag was made of it.",
+            help="Write the chat template where llama.cpp, LM Studio and vLLM look for it. "
+            "Default: only if no Go TEMPLATE can be made of it.",
         ),
     ] = None,
     host: options.HostOption = None,
@@ -137,7 +139,7 @@ def render(
     gguf: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
     recipe: Annotated[str | None, typer.Option(help="Recipe with the parameters.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat format or .j2 file.")] = None,
-    system: Annotated[str | None, typer.Option(help="SYSTEM.")] = None,
+    system: Annotated[str | None, typer.Option(help="SYSTEM of the Modelfile.")] = None,
     as_json: options.JSONOption = False,
 ) -> None:
     """Print the Modelfile of a GGUF.
@@ -166,10 +168,10 @@ def register(
     tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
     out: StageOut,
     modelfile: Annotated[
-        Path | None, typer.Option(help="A Modelfile; left out: rendered from the GGUF.")
+        Path | None, typer.Option(help="Modelfile of the tag. Default: rendered from the GGUF.")
     ] = None,
     force: Annotated[
-        bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
+        bool, typer.Option(help="If the proof fails, keep the model as TAG-unverified.")
     ] = False,
     link: options.LinkOption = True,
     host: options.HostOption = None,

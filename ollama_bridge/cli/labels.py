@@ -22,7 +22,7 @@ StoreArgument = Annotated[
 
 @app.command("ls")
 def labels_ls(as_json: options.JSONOption = False) -> None:
-    """List the stores of soft labels in our home folder.
+    """List the stores of soft labels in the home folder.
 
     Examples:
       ollama-bridge labels ls
@@ -83,10 +83,10 @@ def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> No
 @app.command("rm")
 def labels_rm(
     store: StoreArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Remove a store. Runs that use it keep what they use; refused while one is labelling.
+    """Remove a store. Runs that use it keep their labels; refused while a run is labelling.
 
     Examples:
       ollama-bridge labels rm 01234567 --yes

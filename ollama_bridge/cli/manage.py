@@ -36,23 +36,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def create(
-    tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
+    tag: Annotated[str, typer.Argument(help="Name of the tag in Ollama.")],
     modelfile: Annotated[Path, typer.Option("--file", "-f", help="The Modelfile.")] = Path(
         "Modelfile"
     ),
     quantize: Annotated[
         str | None,
         typer.Option(
-            "--quantize", "-q", help="Where the daemon does it (before 0.34); see `package --type`."
+            "--quantize",
+            "-q",
+            help="Quantize to this type (only Ollama before 0.34; see `package --type`).",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", hidden=True)] = False,
     draft_quantize: Annotated[str | None, typer.Option("--draft-quantize", hidden=True)] = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress on stderr.")] = False,
 ) -> None:
-    """Make a tag of a Modelfile, as `ollama create` does: nothing is proven (see `package`).
+    """Make a tag from a Modelfile, as `ollama create` does; nothing is proven (see `package`).
 
     Examples:
       ollama-bridge create my-model -f Modelfile
@@ -129,7 +131,7 @@ def ps(
 
 def cp(
     source: options.TagArgument,
-    destination: Annotated[str, typer.Argument(help="Its second name.")],
+    destination: Annotated[str, typer.Argument(help="The second name.")],
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -148,7 +150,7 @@ def cp(
 def rm(
     tags: TagsArgument, host: options.HostOption = None, as_json: options.JSONOption = False
 ) -> None:
-    """Remove tags, and what no other tag needs; none where one of them is not there.
+    """Remove tags, and what no other tag needs; if one of them is missing, none is removed.
 
     Examples:
       ollama-bridge rm review-sentiment-quick review-reply

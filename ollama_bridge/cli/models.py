@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 def package(
     checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
-    tag: Annotated[str, typer.Argument(help="The tag in Ollama.")],
+    tag: Annotated[str, typer.Argument(help="Name of the tag in Ollama.")],
     gguf_type: options.TypeOption = "q8_0",
     budget: options.BudgetOption = None,
     max_size: options.MaxSizeOption = None,
@@ -37,7 +37,9 @@ def package(
     adapter: Annotated[
         bool,
         typer.Option(
-            "--adapter", help="Of a PEFT folder: an ADAPTER on its base, where Ollama takes one."
+            "--adapter",
+            help="Serve a PEFT adapter as ADAPTER on its base, if this Ollama can, instead of "
+            "merging it.",
         ),
     ] = False,
     imatrix: options.ImatrixOption = None,
@@ -46,17 +48,18 @@ def package(
     renderer: Annotated[
         bool,
         typer.Option(
-            help="Where Go loses tools or thinking: take a RENDERER of Ollama's own that is proven."
+            help="If a Go template would lose tools or thinking, use a built-in RENDERER of Ollama "
+            "that is proven equal."
         ),
     ] = True,
     parameter: ParameterOption = None,
     force: Annotated[
-        bool, typer.Option(help="If the proof fails, keep it as TAG-unverified.")
+        bool, typer.Option(help="If the proof fails, keep the model as TAG-unverified.")
     ] = False,
     link: options.LinkOption = True,
     publish: Annotated[
         str | None,
-        typer.Option(help="Publish it when it is proven: REGISTRY/NAMESPACE/NAME:TAG."),
+        typer.Option(help="Once it is proven, publish it as REGISTRY/NAMESPACE/NAME:TAG."),
     ] = None,
     license_: options.LicenseOption = None,
     insecure: options.InsecureOption = False,
@@ -151,7 +154,9 @@ def verify(
     tag: options.TagArgument,
     against: Annotated[
         str | None,
-        typer.Option(help="Model reference of what it should be; left out: what the tag carries."),
+        typer.Option(
+            help="Model (reference) that the tag should be. Default: what the tag carries."
+        ),
     ] = None,
     base: options.BaseOption = None,
     chat_template: options.ChatTemplateOption = None,
@@ -228,13 +233,17 @@ def ls(
 
 def show(
     tag: options.TagArgument,
-    modelfile: Annotated[bool, typer.Option("--modelfile", help="The Modelfile alone.")] = False,
-    parameters: Annotated[bool, typer.Option("--parameters", help="The parameters alone.")] = False,
-    system: Annotated[bool, typer.Option("--system", help="The instruction alone.")] = False,
-    template: Annotated[bool, typer.Option("--template", help="The template alone.")] = False,
-    license_: Annotated[bool, typer.Option("--license", help="The licence alone.")] = False,
+    modelfile: Annotated[
+        bool, typer.Option("--modelfile", help="Print only the Modelfile.")
+    ] = False,
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="Print only the parameters.")
+    ] = False,
+    system: Annotated[bool, typer.Option("--system", help="Print only the system prompt.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print only the template.")] = False,
+    license_: Annotated[bool, typer.Option("--license", help="Print only the licence.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also what is in the model's file.")
+        bool, typer.Option("--verbose", "-v", help="Also print the metadata of the model's file.")
     ] = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,

@@ -32,24 +32,27 @@ def add_to(app: typer.Typer) -> None:
 def monitor(
     interval_s: Annotated[float, typer.Option("--interval", help="Seconds between looks.")] = 1.0,
     count: Annotated[
-        int | None, typer.Option(min=1, help="End after so many looks. Default: with Ctrl-C.")
+        int | None, typer.Option(min=1, help="Stop after this many looks. Default: at Ctrl-C.")
     ] = None,
     prometheus: Annotated[
         str | None,
-        typer.Option(metavar="[HOST:]PORT", help="Also serve /metrics there; HOST: 127.0.0.1."),
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Also serve /metrics at this address. Default of HOST: 127.0.0.1.",
+        ),
     ] = None,
     host: options.HostOption = None,
     as_json: options.JSONLinesOption = False,
 ) -> None:
     """Watch the daemon: models, requests, queue, tokens a second, memory, and what is wrong.
 
-    What single requests do, and how many wait, is seen of a daemon on this machine only. The queue
-    is "3 to 4" where one of 4 without an answer may have a slot. A rate is ">=" where more may have
-    come and gone between two looks. The processor and the memory are those of this machine,
-    wherever the daemon is.
+    Single requests, and how many wait, can be seen only if the daemon is on this machine. The queue
+    is "3 to 4" if one of 4 requests without an answer may already have a slot. A rate is ">=" if
+    more may have come and gone between two looks. The processor and the memory are those of this
+    machine, wherever the daemon is.
 
-    With --json every look is a line; in a pipe every look is a few lines of text, but with
-    --prometheus nothing is printed there.
+    With --json every look is a line. In a pipe every look is a few lines of text, or nothing with
+    --prometheus.
 
     Examples:
       ollama-bridge monitor

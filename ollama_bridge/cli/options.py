@@ -16,27 +16,31 @@ JSONLinesOption = Annotated[
 ]
 HostOption = Annotated[
     str | None,
-    typer.Option("--host", help="Address of the daemon. Default: OLLAMA_HOST, else the usual."),
+    typer.Option(
+        "--host", help="Address of the daemon. Default: OLLAMA_HOST, else 127.0.0.1:11434."
+    ),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the artefacts.", file_okay=False)
+    Path | None, typer.Option("--out", help="Folder for the artefacts.", file_okay=False)
 ]
 TypeOption = Annotated[
-    str, typer.Option("--type", help=f"{ALL_NAMES}.", autocompletion=completion.file_types)
+    str,
+    typer.Option(
+        "--type", help=f"Type of the GGUF: {ALL_NAMES}.", autocompletion=completion.file_types
+    ),
 ]
 BaseOption = Annotated[
     str | None,
     typer.Option(
         "--base",
-        help="Of a PEFT adapter: model reference of what it was trained on; left out: what it "
-        "names.",
+        help="Base of a PEFT adapter (model reference). Default: the one that its config names.",
     ),
 ]
 ImatrixOption = Annotated[
     Path | None,
     typer.Option(
         "--imatrix",
-        help="Importance matrix (`importance` makes one; llama.cpp's work too).",
+        help="Importance matrix, made by `importance` or by llama.cpp.",
         dir_okay=False,
     ),
 ]
@@ -44,15 +48,16 @@ BudgetOption = Annotated[
     float | None,
     typer.Option(
         "--budget",
-        help="Instead of --type: the smallest file whose mean KL to the float model, on held-out "
-        "text, stays within so many nats (0.01).",
+        help="Instead of --type: make the smallest file whose mean KL to the float model, on "
+        "held-out text, is at most this many nats, such as 0.01.",
     ),
 ]
 MaxSizeOption = Annotated[
     str | None,
     typer.Option(
         "--max-size",
-        help="Instead of --type: the file of least KL that is no larger than this (80MB).",
+        help="Instead of --type: make the file of least KL that is at most this large, such as "
+        "80MB.",
         metavar="SIZE",
     ),
 ]
@@ -60,7 +65,7 @@ BudgetCorpusOption = Annotated[
     Path | None,
     typer.Option(
         "--corpus",
-        help="Folder that `prepare` made, to measure --budget or --max-size on; left out: the "
+        help="Folder that `prepare` made, to measure --budget or --max-size on. Default: the "
         "model's own answers.",
         file_okay=False,
     ),
@@ -84,7 +89,9 @@ TextColOption = Annotated[
 LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]
 LinkOption = Annotated[
     bool,
-    typer.Option(help="Hard-link into the daemon's store where it is ours; else upload."),
+    typer.Option(
+        help="Hard-link the file into the daemon's store if that is yours; otherwise upload it."
+    ),
 ]
 InsecureOption = Annotated[
     bool, typer.Option("--insecure", help="Speak plain http to a registry of another machine.")
@@ -95,7 +102,9 @@ LicenseOption = Annotated[
 ChatTemplateOption = Annotated[
     Path | None,
     typer.Option(
-        "--chat-template", help="A chat template (.jinja), in place of its own.", dir_okay=False
+        "--chat-template",
+        help="Chat template (.jinja) to use instead of the model's own.",
+        dir_okay=False,
     ),
 ]
 TensorBoardOption = Annotated[
@@ -104,7 +113,7 @@ TensorBoardOption = Annotated[
         "--tensorboard", help="Also write losses and scores for TensorBoard.", file_okay=False
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 RecipeArgument = Annotated[
     str,
     typer.Argument(
@@ -113,7 +122,8 @@ RecipeArgument = Annotated[
     ),
 ]
 PrefixArgument = Annotated[
-    str, typer.Argument(help="Only those whose names begin so.", autocompletion=completion.tags)
+    str,
+    typer.Argument(help="List only names that begin with this.", autocompletion=completion.tags),
 ]
 TagArgument = Annotated[
     str, typer.Argument(help="A tag in Ollama (see `ls`).", autocompletion=completion.tags)

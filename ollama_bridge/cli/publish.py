@@ -28,7 +28,7 @@ RunOption = Annotated[
     str | None,
     typer.Option(
         "--run",
-        help="Run that made the tag, for its card. Default: it is looked for.",
+        help="Run that made the tag, for its card. Default: found by the tag.",
         autocompletion=completion.runs,
     ),
 ]
@@ -47,7 +47,7 @@ def publish(
     through: Annotated[
         Through,
         typer.Option(
-            help="Who sends: ourselves (registry) or Ollama (daemon), which adds nothing."
+            help="Who sends it: ollama-bridge (registry), or Ollama (daemon), which adds nothing."
         ),
     ] = Through.AUTO,
     run: RunOption = None,
@@ -57,17 +57,17 @@ def publish(
     ] = True,
     mount_from: Annotated[
         str | None,
-        typer.Option(help="NAMESPACE/NAME of the same registry that may have the weights."),
+        typer.Option(help="NAMESPACE/NAME in the same registry that may already have the weights."),
     ] = None,
     insecure: options.InsecureOption = False,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Publish a tag to a registry; run it again to go on after an interruption.
+    """Publish a tag to a registry; run it again to resume after an interruption.
 
     Credentials: OLLAMA_BRIDGE_REGISTRY_USER with ..._PASSWORD, or ..._TOKEN; or a file that
-    ..._PASSWORD_FILE or ..._TOKEN_FILE names. OLLAMA_BRIDGE_REGISTRY: the only host they are for.
+    ..._PASSWORD_FILE or ..._TOKEN_FILE names. OLLAMA_BRIDGE_REGISTRY: the only host that gets them.
 
     Examples:
       ollama-bridge publish review-sentiment ghcr.io/team/sentiment:1.0
@@ -105,18 +105,18 @@ def pull(
         str, typer.Argument(metavar="REFERENCE", help="REGISTRY/NAMESPACE/NAME:TAG, or NAME:TAG.")
     ],
     tag: Annotated[
-        str | None, typer.Option("--as", help="Its name in Ollama. Default: the reference.")
+        str | None, typer.Option("--as", help="Name in Ollama. Default: the reference.")
     ] = None,
     through: Annotated[
         Through,
         typer.Option(
-            help="Who fetches: ourselves (registry) or Ollama (daemon). auto: Ollama from the "
-            "registries that it knows."
+            help="Who fetches it: ollama-bridge (registry) or Ollama (daemon). auto: Ollama, if it "
+            "knows the registry."
         ),
     ] = Through.AUTO,
-    verify: Annotated[bool, typer.Option(help="Verify it before it gets its name.")] = True,
+    verify: Annotated[bool, typer.Option(help="Verify the model before it gets its name.")] = True,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for files on their way.", file_okay=False)
+        Path | None, typer.Option("--out", help="Folder for unfinished downloads.", file_okay=False)
     ] = None,
     insecure: options.InsecureOption = False,
     host: options.HostOption = None,
@@ -160,7 +160,7 @@ def card(
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Print a tag's model card: the one it carries, else what the run that made it knows.
+    """Print a tag's model card: the one it carries, else one from the run that made the tag.
 
     Examples:
       ollama-bridge card review-sentiment > README.md

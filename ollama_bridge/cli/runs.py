@@ -27,7 +27,7 @@ RunArgument = Annotated[
 
 @app.command("ls")
 def runs_ls(as_json: options.JSONOption = False) -> None:
-    """List the runs in our home folder.
+    """List the runs in the home folder.
 
     Examples:
       ollama-bridge runs ls
@@ -90,7 +90,7 @@ def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
 @app.command("rm")
 def runs_rm(
     run: RunArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: options.JSONOption = False,
 ) -> None:
     """Remove a run's artefacts. Its tags in Ollama stay.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ollama_bridge.teacher.respondent import Respondent
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `prepare` made.")]
-StageOut = Annotated[Path, typer.Option("--out", help="Folder of the artefact.", file_okay=False)]
+StageOut = Annotated[Path, typer.Option("--out", help="Folder for the artefact.", file_okay=False)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def prepare(
     set_: options.SetOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Data -> cleaned, deduplicated, split corpus.
+    """Make a cleaned, deduplicated and split corpus from data.
 
     Examples:
       ollama-bridge prepare sentiment --data mine.csv --out ./corpus
@@ -95,7 +95,7 @@ def answers(
 
 def finetune(
     recipe: options.RecipeArgument,
-    base: Annotated[str, typer.Option(help="Model reference of the model to tune.")],
+    base: Annotated[str, typer.Option(help="Model to tune (model reference).")],
     corpus: CorpusOption,
     out: StageOut,
     set_: options.SetOption = None,
@@ -103,7 +103,7 @@ def finetune(
     tensorboard: options.TensorBoardOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Tune a model on a corpus by LoRA; merged.
+    """Fine-tune a model on a corpus with LoRA, and merge the result.
 
     Examples:
       ollama-bridge finetune sentiment --base ./model --corpus ./corpus --out ./teacher
@@ -137,17 +137,17 @@ def label(
     corpus: CorpusOption,
     out: StageOut,
     teacher: Annotated[
-        str | None, typer.Option(help="Model reference of a teacher whose weights are at hand.")
+        str | None, typer.Option(help="Teacher whose weights are loaded here (model reference).")
     ] = None,
     student: Annotated[
         str | None,
-        typer.Option(help="Model reference whose tokens are labelled, if not the teacher's."),
+        typer.Option(help="Student, if its tokens differ from the teacher's (model reference)."),
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
-    """Store the teacher's soft labels on a corpus; rows that have some already are not repeated.
+    """Store the teacher's soft labels on a corpus; rows that already have them are skipped.
 
     Examples:
       ollama-bridge label sentiment --teacher ./teacher --corpus ./corpus --out ./labels
@@ -192,15 +192,17 @@ def label(
 
 def distill(
     recipe: options.RecipeArgument,
-    start: Annotated[str, typer.Option(help="Model reference that the student starts from.")],
+    start: Annotated[
+        str, typer.Option(help="Model that the student starts from (model reference).")
+    ],
     corpus: CorpusOption,
     out: StageOut,
     labels: Annotated[
-        Path | None, typer.Option(help="Folder that `label` made; left out: hard labels only.")
+        Path | None, typer.Option(help="Folder that `label` made. Default: hard labels only.")
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Model reference; for losses beyond soft labels."),
+        typer.Option(help="Teacher, for losses that need more than soft labels (model reference)."),
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,
