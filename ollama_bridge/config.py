@@ -116,6 +116,11 @@ class DataSection(Section):
     max_chars: int = Field(
         default=2000, gt=0, description="Longer texts are left out, and counted."
     )
+    near_duplicates: Literal["leave_out", "keep"] = Field(
+        default="leave_out",
+        description="leave_out: of texts that are alike but for a few words one is taken. keep: "
+        "all of them, also in different splits; exact duplicates are left out all the same.",
+    )
 
     @property
     def text_cols(self) -> tuple[str, ...]:

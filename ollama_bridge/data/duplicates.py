@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.cleaning import text_key
 from ollama_bridge.data.documents import Documents
+from ollama_bridge.data.frames import Frames
 from ollama_bridge.data.grams import GramSets, SimilarSets
 
 # Looked at on the rated snippets: above it, pairs differ in a name, a number or one word.
@@ -59,9 +60,19 @@ class Near:
 
 
 def remove_duplicates(
-    candidates: Sequence[Candidate], *, threshold: float = NEAR_THRESHOLD
+    candidates: Sequence[Candidate],
+    *,
+    threshold: float | None = NEAR_THRESHOLD,
+    frames: Frames | None = None,
 ) -> Deduplicated:
-    """Leave out duplicates; deterministic."""
+    """Leave out duplicates; deterministic.
+
+    Args:
+        candidates: All of them.
+        threshold: Jaccard similarity from which on two are near duplicates; None: only exact ones
+            are looked for.
+        frames: What makes them no near duplicates of each other.
+    """
     keys = [(candidate.instruction, text_key(candidate.text)) for candidate in candidates]
     labels: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     for key, candidate in zip(keys, candidates, strict=True):
@@ -76,11 +87,22 @@ def remove_duplicates(
         else:
             unique[key] = candidate
     first = list(unique.values())
+    if threshold is None:
+        return Deduplicated(tuple(first), tuple(exact), (), tuple(contradictory), contrasts=0)
+    instructions, texts = [key[0] for key in unique], [key[1] for key in unique]
+    answers = [candidate.answer for candidate in first]
+    if frames is not None:
+        texts = [text_key(frames.own_text(candidate)) for candidate in first]
+        answers = [frames.own_answer(candidate) for candidate in first]
+        instructions = [
+            f"{instruction}\n{frames.instruction_of(candidate)}"
+            for instruction, candidate in zip(instructions, first, strict=True)
+        ]
     found = near_duplicates(
-        [text for _, text in unique],
-        instructions=[instruction for instruction, _ in unique],
+        texts,
+        instructions=instructions,
         labels=[candidate.example.label for candidate in first],
-        answers=[text_key(candidate.answer) for candidate in first],
+        answers=list(map(text_key, answers)),
         threshold=threshold,
     )
     kept, near = [], []

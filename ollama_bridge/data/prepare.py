@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, Work, digest_file, write_json_atomic
+from ollama_bridge.artifacts import Corpus, JSONValue, Work, digest_file, write_json_atomic
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
 from ollama_bridge.data.cleaning import has_control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
+from ollama_bridge.data.frames import Frames, find_frames
 from ollama_bridge.data.messages import collect_messages, systems_differ
 from ollama_bridge.data.problems import read_text
 from ollama_bridge.data.rows import is_json_lines
@@ -44,6 +45,10 @@ _CHANGED = {
     "table jsonl": (4, re.compile(_NOT_JSON)),
     "messages jsonl": (3, re.compile(f"{_NOT_JSON}|{_GROUP_READ_ANEW}")),
 }
+_FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
+# More near duplicates than this share are said with what keeps them.
+_MANY_NEAR_SHARE = 0.05
+_NEAR_DUPLICATE = "near duplicate"
 _DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
 
@@ -73,13 +78,18 @@ def prepare(
         if advice := advice_on_prompt(task.system, task.labels):
             reporter.emit(Note(_STAGE, "warning", advice))
         inputs = _find_inputs(data, reporter)
+        collected, frames = None, None
+        # Texts of the packages have no instruction.
+        if data.near_duplicates == "leave_out" and not inputs.packages:
+            collected = _collect(inputs, data, task, seed=seed)
+            frames = find_frames(collected.candidates)
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,
-            version=_version(data, inputs, task),
+            version=_version(data, inputs, task) + (_FRAMED if frames else 0),
             inputs={name: digest_file(path) for name, path in inputs.files.items()},
             settings={
-                "data": data.model_dump(mode="json", exclude={"path"}),
+                "data": _settings(data),
                 "format": inputs.format,
                 "task": task.model_dump(mode="json"),
             },
@@ -89,7 +99,10 @@ def prepare(
             if draft.finished is not None:
                 timer.reuse(out_dir)
                 return Corpus(out_dir, draft.finished)
-            parts, card = _make_splits(inputs, data, task, seed=seed, reporter=reporter)
+            collected = collected or _collect(inputs, data, task, seed=seed)
+            parts, card = _make_splits(
+                collected, data, task, frames=frames, seed=seed, reporter=reporter
+            )
             card["inputs"] = {
                 name: {"sha256": work.inputs[name], "size_bytes": path.stat().st_size}
                 for name, path in inputs.files.items()
@@ -143,6 +156,13 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
     return _Inputs(files, packages=tuple(ASSETS[asset].package.name for asset in assets))
 
 
+def _settings(data: DataSection) -> dict[str, JSONValue]:
+    said: dict[str, JSONValue] = data.model_dump(mode="json", exclude={"path", "near_duplicates"})
+    if data.near_duplicates != "leave_out":  # so that all corpora of before stay
+        said["near_duplicates"] = data.near_duplicates
+    return said
+
+
 def _version(data: DataSection, inputs: _Inputs, task: TaskSection) -> int:
     name = f"{data.source} {inputs.format}".strip()
     if name == "messages jsonl" and systems_differ(inputs.files["data"]):
@@ -178,15 +198,26 @@ def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int
 
 
 def _make_splits(
-    inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int, reporter: Reporter
+    collected: Collected,
+    data: DataSection,
+    task: TaskSection,
+    *,
+    frames: Frames | None,
+    seed: int,
+    reporter: Reporter,
 ) -> tuple[dict[Split, list[Candidate]], dict[str, object]]:
     """Candidates -> fit -> unique -> split -> limited; the splits, and the data card."""
-    collected = _collect(inputs, data, task, seed=seed)
     tally, notes = collected.tally, list(collected.notes)
     fit = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
-    unique = _leave_out_duplicates(fit, tally, notes)
+    threshold = NEAR_THRESHOLD if data.near_duplicates == "leave_out" else None
+    unique = _leave_out_duplicates(fit, tally, notes, threshold=threshold, frames=frames)
+    notes += frames.notes() if frames else []
     if tally.left_out:
         reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
+    near = tally.left_out.get(_NEAR_DUPLICATE, Counter()).total()
+    if near > _MANY_NEAR_SHARE * len(fit):
+        said = _lifted(near, "near duplicates", "near_duplicates", "keep")
+        reporter.emit(Note(_STAGE, "warning", said))
     longest = max(map(_chars, collected.candidates), default=0)
     if longest > data.max_chars:
         count = tally.left_out[_too_long(data.max_chars)].total()
@@ -216,7 +247,9 @@ def _make_splits(
         **tally.to_dict(),
         "splits": {name: _describe(parts[name]) for name in SPLITS},
         "rules": {
-            "near_duplicate": f"Jaccard of character 4-grams >= {NEAR_THRESHOLD}",
+            "near_duplicate": f"Jaccard of character 4-grams >= {threshold}"
+            if threshold
+            else data.near_duplicates,
             "max_chars": data.max_chars,
             "requested": {"test": asked.test, "validation": asked.validation},
             "held_out": {"test": sizes.test, "validation": sizes.validation},
@@ -259,20 +292,25 @@ def _lifted(count: int | str, what: str, key: str, value: int | str) -> str:
 
 
 def _leave_out_duplicates(
-    candidates: Sequence[Candidate], tally: Tally, notes: list[str]
+    candidates: Sequence[Candidate],
+    tally: Tally,
+    notes: list[str],
+    *,
+    threshold: float | None,
+    frames: Frames | None,
 ) -> Sequence[Candidate]:
-    unique = remove_duplicates(candidates)
+    unique = remove_duplicates(candidates, threshold=threshold, frames=frames)
     for reason, gone in (
         ("exact duplicate", unique.exact),
-        ("near duplicate", unique.near),
+        (_NEAR_DUPLICATE, unique.near),
         ("same text under different labels", unique.contradictory),
     ):
         for candidate in gone:
             tally.leave_out(candidate.source, reason)
     if unique.contrasts:
         notes.append(
-            f"{unique.contrasts} text(s) differ little from one with another label or system "
-            "turn: they are kept, in the same split as that one"
+            f"{unique.contrasts} text(s) differ little from one with another label, system turn or "
+            "instruction: they are kept, in the same split as that one"
         )
     return unique.kept
 

@@ -299,6 +299,53 @@ def test_a_text_that_differs_little_from_one_of_another_label_stays(tmp_path: Pa
     assert said.startswith("1 text(s)")
 
 
+def test_an_instruction_in_every_row_costs_no_rows(tmp_path: Path) -> None:
+    """All are used, and it is said; without one the corpus is the one it was."""
+    chooser = random.Random(1)
+    words = [" ".join(chooser.choices(_WORDS, k=5)) for _ in range(300)]
+    rows = [
+        f"{text},{'positive' if n % 3 else 'negative'}"
+        for n, text in enumerate(dict.fromkeys(words))
+    ]
+    instruction = "Read what a customer says and say in one word what is thought of it. " * 3
+    path = tmp_path / "mine.csv"
+    found = {}
+    for name, begin in (("plain", ""), ("framed", instruction)):
+        path.write_text("\n".join(["text,label", *(f"{begin}{row}" for row in rows)]))
+        heard = Heard()
+        data = DataSection(source="table", path=path)
+        found[name] = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / name, reporter=heard)
+        said = [note for note in heard.notes if "questions begin or end as many do" in note]
+        assert len(said) == (name == "framed")
+    assert found["plain"].facts == found["framed"].facts
+    assert sum(found["framed"].facts.values()) == len(rows)
+    assert [found[name].manifest.work.version for name in found] == [3, 13]
+
+
+def test_near_duplicates_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    """The warning of many of them names the option, which is other work; exact ones go."""
+    texts = [f"The parcel for order {n} came late and its box was broken" for n in range(40)]
+    rows = [f"{text},{'positive' if n % 2 else 'negative'}" for n, text in enumerate(texts)]
+    chooser = random.Random(1)
+    rows += [f"{sentence(chooser)},{'positive' if n % 2 else 'negative'}" for n in range(99)]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows, rows[0]]))
+    heard = Heard()
+    data = DataSection(source="table", path=path)
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
+    assert sum(corpus.facts.values()) == 101
+    assert "near_duplicates" not in corpus.manifest.work.settings["data"]
+    (said,) = [note for note in heard.notes if "near_duplicates" in note]
+    assert said.startswith("38 near duplicates are left out by data.near_duplicates: ")
+    assert said.endswith(": --set data.near_duplicates=keep keeps them all")
+    asked = data.model_copy(update={"near_duplicates": "keep"})
+    again = prepare(asked, SENTIMENT, seed=0, out_dir=tmp_path / "all")
+    assert sum(again.facts.values()) == len(rows)
+    assert again.manifest.work.key != corpus.manifest.work.key
+    card = json.loads((again.path / "card.json").read_text())
+    assert card["rules"]["near_duplicate"] == "keep"
+
+
 def test_missing_files_and_labels(packages: Path, tmp_path: Path) -> None:
     """A missing file, a label that no row has, and labels that the source does not have."""
     data = DataSection(source="table", path=tmp_path / "no.csv")

@@ -1,0 +1,177 @@
+"""What most texts of a file begin or end with: an instruction, not what one is told apart by.
+
+Two short reviews behind the same long instruction are alike to nine tenths, and no duplicates.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ollama_bridge.data.candidates import Candidate
+
+# So many characters that this share of the texts, and so many of them, begin with: a file may have
+# several instructions. Without one no beginning is so frequent: of the rated snippets, and of
+# tweets, it is one in 500.
+_MIN_CHARS = 24
+_MIN_SHARE = 0.05
+_MIN_TEXTS = 10
+# It is an instruction where so many of the texts have one. What is in fewer may be one text that
+# was sent many times, of which one is enough.
+_FRAMED_SHARE = 0.5
+# It goes on as long as so many of the texts that begin with it do.
+_AGREEING_SHARE = 0.9
+_SHOWN_CHARS = 80
+
+# Whole beginnings by their first characters; of what is left behind these the next, and so on.
+_Beginnings = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What turns of one role begin and end with in most conversations of a file.
+
+    Attributes:
+        beginnings: Found from the texts' beginnings on.
+        ends: Found in what is left of them, read backwards.
+        example: The longest beginning, or end.
+        count: How many texts have one.
+        total: Of so many.
+    """
+
+    beginnings: _Beginnings
+    ends: _Beginnings
+    example: str
+    count: int
+    total: int
+
+    def without(self, text: str) -> str:
+        """What is a text's own."""
+        return self._cut(text)[0]
+
+    def name_of(self, text: str) -> str:
+        """The first characters of what a text does not have for itself; empty where it has none."""
+        return "\n".join(self._cut(text)[1])
+
+    def _cut(self, text: str) -> tuple[str, list[str]]:
+        rest, heads = _cut(text, self.beginnings)
+        rest, tails = _cut(rest[::-1], self.ends)
+        return rest[::-1], heads + tails
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Those of the questions and those of the answers; None: they have none."""
+
+    questions: Frame | None
+    answers: Frame | None
+
+    def own_text(self, candidate: Candidate) -> str:
+        """What near duplicates of a candidate are recognised by."""
+        turns = [turn for turn in candidate.example.messages if turn.role != "system"]
+        if candidate.is_class and turns[-1].role == "assistant":
+            turns = turns[:-1]
+        of_role = {"user": self.questions, "assistant": self.answers}
+        return "\n".join(_without(of_role[turn.role], turn.content) for turn in turns)
+
+    def instruction_of(self, candidate: Candidate) -> str:
+        """Of several instructions the one that a candidate has; empty: none."""
+        return self.questions.name_of(_first_question(candidate)) if self.questions else ""
+
+    def own_answer(self, candidate: Candidate) -> str:
+        """What is a candidate's own of its answer."""
+        return _without(self.answers, candidate.answer)
+
+    def notes(self) -> list[str]:
+        """Sentences for the user."""
+        found = []
+        for what, frame in (("questions", self.questions), ("answers", self.answers)):
+            if frame is not None:
+                shared = textwrap.shorten(frame.example, _SHOWN_CHARS, placeholder=" ...")
+                found.append(
+                    f"{frame.count} of {frame.total} {what} begin or end as many do ({shared!r}): "
+                    "near duplicates are looked for in the rest"
+                )
+        if self.questions:
+            found.append("an instruction of all questions can be the system turn: task.system")
+        return found
+
+
+def find_frames(candidates: Sequence[Candidate]) -> Frames | None:
+    """The frames of what is asked first and of what is answered last; None where there is none."""
+    # A question that is asked often is one; an answer to many questions is what makes them alike.
+    questions = _find_frame(list(dict.fromkeys(map(_first_question, candidates))))
+    answers = _find_frame([one.answer for one in candidates if one.answer])
+    return Frames(questions, answers) if questions or answers else None
+
+
+def _find_frame(texts: list[str]) -> Frame | None:
+    beginnings, rests = _find_beginnings(texts)
+    ends, rests = _find_beginnings([text[::-1] for text in rests])
+    count = sum(len(rest) < len(text) for rest, text in zip(rests, texts, strict=True))
+    if not count or count < _FRAMED_SHARE * len(texts):
+        return None
+    found = [frame for level in beginnings for frame in level.values()]
+    found += [frame[::-1] for level in ends for frame in level.values()]
+    return Frame(beginnings, ends, max(found, key=len), count, len(texts))
+
+
+def _find_beginnings(texts: list[str]) -> tuple[_Beginnings, list[str]]:
+    """The beginnings that many texts share, and what is left of each text."""
+    least = max(_MIN_TEXTS, _MIN_SHARE * len(texts))
+    found: list[dict[str, str]] = []
+    while True:
+        alike: dict[str, list[str]] = defaultdict(list)
+        for text in texts:
+            if len(text) >= _MIN_CHARS:
+                alike[text[:_MIN_CHARS]].append(text)
+        level = {
+            head: _shared_beginning(group) for head, group in alike.items() if len(group) >= least
+        }
+        if not level:
+            return found, texts
+        found.append(level)
+        texts = [_cut(text, [level])[0] for text in texts]
+
+
+def _shared_beginning(texts: list[str]) -> str:
+    """The longest that most of some texts begin with."""
+    texts = sorted(texts)
+    more = int(_AGREEING_SHARE * (len(texts) - 1))
+    return max(map(_common_beginning, texts, texts[more:]), key=len)
+
+
+def _cut(text: str, beginnings: _Beginnings) -> tuple[str, list[str]]:
+    """What is left of a text, and the first characters of what is not."""
+    heads = []
+    for level in beginnings:
+        head = text[:_MIN_CHARS]
+        if whole := level.get(head):
+            heads.append(head)
+            text = text[_end_of_word(text, len(_common_beginning(text, whole))) :]
+    return text, heads
+
+
+def _common_beginning(text: str, other: str) -> str:
+    if text.startswith(other):
+        return other
+    pairs = enumerate(zip(text, other, strict=False))
+    return text[: next((place for place, (left, right) in pairs if left != right), len(text))]
+
+
+def _end_of_word(text: str, place: int) -> int:
+    """The last end of a word up to a place; the place itself where there is none."""
+    end = place
+    while 0 < end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+        end -= 1
+    return end or place
+
+
+def _first_question(candidate: Candidate) -> str:
+    return next((turn.content for turn in candidate.example.messages if turn.role == "user"), "")
+
+
+def _without(frame: Frame | None, text: str) -> str:
+    return frame.without(text) if frame else text

@@ -1,0 +1,139 @@
+"""What most texts share is found, and what is a text's own is left."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ollama_bridge.data.candidates import Candidate
+from ollama_bridge.data.duplicates import remove_duplicates
+from ollama_bridge.data.frames import find_frames
+from ollama_bridge.examples import Example, Message
+
+_WORDS = [
+    "tea",
+    "cake",
+    "lamp",
+    "boat",
+    "road",
+    "moon",
+    "rain",
+    "film",
+    "book",
+    "song",
+    "game",
+    "shoe",
+]
+_INSTRUCTION = (
+    "You are a helpful assistant that reads what customers write. Say whether the review is a "
+    "positive or a negative one. Answer with one word, positive or negative, and say no more "
+    "than this word.\nReview: "
+)
+_OTHER = (
+    "You are a helpful assistant that reads what customers write. Say whether somebody would buy "
+    "it again. Answer with one word, positive for those who would, negative for all others, and "
+    "do not say why.\nText: "
+)
+_END = (
+    "\n\nWas what stands above written by a customer who is content, or by one who is not? Answer "
+    "with one word, positive or negative, and with nothing else, in lower case.\nAnswer:"
+)
+
+
+def reviews(count: int) -> list[str]:
+    chooser = random.Random(0)
+    return list(dict.fromkeys(" ".join(chooser.choices(_WORDS, k=6)) for _ in range(count)))
+
+
+def of_class(number: int, text: str, label: str = "positive") -> Candidate:
+    turns = (Message("user", text), Message("assistant", label))
+    return Candidate(Example(str(number), turns, str(number), label), "table", text)
+
+
+def free(number: int, text: str, answer: str) -> Candidate:
+    turns = (Message("user", text), Message("assistant", answer))
+    example = Example(str(number), turns, str(number))
+    return Candidate(example, "table", f"{text}\n{answer}", is_class=False)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(_INSTRUCTION, ""), ("", _END), (_INSTRUCTION, _END), ("Text: ", _END)]
+)
+def test_an_instruction_makes_no_duplicates(begin: str, end: str) -> None:
+    """The same texts go as without it, and one that nearly repeats another is among them."""
+    texts = reviews(200)
+    texts.append(f"{texts[0]} tea")
+    plain = [of_class(number, text) for number, text in enumerate(texts)]
+    framed = [of_class(number, f"{begin}{text}{end}") for number, text in enumerate(texts)]
+    frames = find_frames(framed)
+    assert find_frames(plain) is None
+    assert frames is not None
+    assert {frames.own_text(one).removeprefix("Text: ") for one in framed} == set(texts)
+    wanted = remove_duplicates(plain)
+    found = remove_duplicates(framed, frames=frames)
+    assert [one.example.id for one in found.near] == [one.example.id for one in wanted.near] != []
+    assert [one.example.group for one in found.kept] == [one.example.group for one in wanted.kept]
+    assert len(remove_duplicates(framed).near) > 5 * len(found.near)
+
+
+def test_the_same_text_under_another_instruction_stays_beside_it() -> None:
+    """Two tasks in one file: their instructions begin alike, and both answers are to be learnt."""
+    texts = reviews(60)
+    rows = [f"{instruction}{text}" for text in texts for instruction in (_INSTRUCTION, _OTHER)]
+    candidates = [of_class(number, row) for number, row in enumerate(rows)]
+    frames = find_frames(candidates)
+    assert frames is not None
+    assert {frames.own_text(one) for one in candidates} == set(texts)
+    found = remove_duplicates(candidates, frames=frames)
+    assert not found.near
+    assert found.contrasts == len(texts)
+    assert len({one.example.group for one in found.kept}) == len(texts)
+
+
+def test_structured_answers_make_no_duplicates() -> None:
+    """Nor do they where the questions have an instruction."""
+    answer = (
+        '{{"sentiment": "{}", "language": "en", "needs an answer": false, "priority": "normal"}}'
+    )
+    rows = [
+        free(number, text[:16], answer.format("good" if number % 2 else "bad"))
+        for number, text in enumerate(reviews(200))
+    ]
+    found = remove_duplicates(rows, frames=find_frames(rows))
+    short = {one.example.messages[0].content for one in rows}
+    assert len(found.kept) > 0.9 * len(short) > 1.3 * len(remove_duplicates(rows).kept)
+
+
+def test_what_is_sent_often_is_no_instruction() -> None:
+    """Of a message that a third of a file is, but for a number, one is enough."""
+    often = [f"thank you for your order, we will send it soon: number {n}" for n in range(100)]
+    candidates = [of_class(number, text) for number, text in enumerate([*reviews(200), *often])]
+    assert find_frames(candidates) is None
+
+
+def test_words_are_not_cut() -> None:
+    """What is the texts' own begins with a word, also where many of these begin alike."""
+    numbers = [f"Is the following number a prime? {n}" for n in range(100, 160)]
+    frames = find_frames([of_class(number, text) for number, text in enumerate(numbers)])
+    assert frames is not None
+    own = [frames.own_text(of_class(0, text)) for text in numbers]
+    assert own == [str(n) for n in range(100, 160)]
+
+
+def test_a_conversation_is_compared_without_what_its_question_begins_with() -> None:
+    """Also a question that is the instruction alone, and a script without spaces."""
+    instruction = (
+        "\u8bf7\u9605\u8bfb\u4e0b\u9762\u7684\u8bc4\u8bba\u5e76\u5224\u65ad\u60c5\u611f" * 3
+    )
+    texts = [f"{instruction}\uff1a{text}" for text in reviews(40)]
+    turns = (
+        Message("user", instruction + "\uff1a"),
+        Message("assistant", "?"),
+        Message("user", "tea"),
+    )
+    whole = Candidate(Example("x", turns, "x"), "messages", "", is_class=False)
+    frames = find_frames([*(of_class(n, text) for n, text in enumerate(texts)), whole])
+    assert frames is not None
+    assert frames.own_text(of_class(0, texts[3])) == reviews(40)[3]
+    assert frames.own_text(whole) == "\n?\ntea"
