@@ -27,6 +27,11 @@ def clean_turn(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
 
 
+def storable(text: str) -> str:
+    """A name or label as it is; halves of a surrogate pair, which UTF-8 cannot have, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def has_control_token(text: str) -> bool:
     """Whether a text holds a chat format's control token, so that it could forge a turn."""
     return _CONTROL_TOKEN.search(text) is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
-from ollama_bridge.data.cleaning import clean_turn, text_key
+from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, numbers_text, read_text
@@ -72,7 +72,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
             if not isinstance(given, str | int | float):
                 problems.add(number, "label is neither a text nor a number")
                 continue
-            label = str(given)
+            label = storable(str(given))
         own_system = turns[0].content if turns[0].role == "system" else task.system
         if task.system and turns[0].role != "system":
             turns.insert(0, Message("system", task.system))
@@ -83,7 +83,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         if not isinstance(own, str | int | None):
             problems.add(number, "group is neither a text nor a whole number")
             continue
-        document = f"line-{number}" if own in (None, "") else f"group-{own}"
+        document = f"line-{number}" if own in (None, "") else storable(f"group-{own}")
         documents.join(
             document, *(f"question-{text_key(one)}" for one in _questions(turns, matcher))
         )

@@ -85,9 +85,14 @@ def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, obje
             continue
         try:
             value = json.loads(line, parse_constant=lambda _: None)
-        except (json.JSONDecodeError, RecursionError) as exc:
-            reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "nested too deeply"
-            problems.add(number, f"not JSON ({reason})")
+        except RecursionError:
+            problems.add(number, "not JSON (nested too deeply)")
+            continue
+        except json.JSONDecodeError as exc:
+            problems.add(number, f"not JSON ({exc.msg})")
+            continue
+        except ValueError:  # Python reads whole numbers up to a length
+            problems.add(number, "a number of too many digits: put it in quotes")
             continue
         if isinstance(value, dict):
             yield number, value

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
-from ollama_bridge.data.cleaning import clean_turn, text_key
+from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, nearest, numbers_text
@@ -142,7 +142,7 @@ def _cell(row: Row, column: str, problems: Problems) -> str | None:
 def _document(row: Row, group_col: str | None) -> str:
     value = row.cells.get(group_col) if group_col else None
     text = "" if value is None else str(value).strip()
-    return f"{group_col}-{text}" if text else f"row-{row.number}"
+    return storable(f"{group_col}-{text}") if text else f"row-{row.number}"
 
 
 def _judge_missing(path: Path, data: DataSection, table: Table, missing: list[int]) -> list[str]:

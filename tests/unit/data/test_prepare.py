@@ -299,6 +299,18 @@ def test_a_text_that_differs_little_from_one_of_another_label_stays(tmp_path: Pa
     assert said.startswith("1 text(s)")
 
 
+@pytest.mark.parametrize("source", ["table", "messages"])
+def test_half_an_emoji_in_a_group_or_label_is_spelt_out(tmp_path: Path, source: str) -> None:
+    """JSON can hold one, as what cuts texts by their UTF-16 leaves it; a corpus cannot."""
+    path = tmp_path / "mine.jsonl"
+    line = '{"text": "What is %d?", "label": "\\ud83d %d", "group": "chat \\ud83d %d", %s}'
+    path.write_text("\n".join(line % (n, n, n, _ASKED % (n, n)) for n in range(40)))
+    asked = {"source": source, "path": path, "group_col": "group"}
+    corpus = prepare(DataSection.model_validate(asked), REPLY, seed=0, out_dir=tmp_path / "out")
+    groups = {one.group for part in examples(corpus).values() for one in part}
+    assert groups == {f"group-chat \\ud83d {n}" for n in range(40)}
+
+
 def test_an_instruction_in_every_row_costs_no_rows(tmp_path: Path) -> None:
     """All are used, and it is said; without one the corpus is the one it was."""
     chooser = random.Random(1)

@@ -313,6 +313,13 @@ def test_bad_json_lines_are_all_named(tmp_path: Path) -> None:
         collect(path)
 
 
+def test_a_number_that_python_does_not_read_is_named(tmp_path: Path) -> None:
+    """A dump in digits without quotes is a problem of its line."""
+    line = '{"text": "a", "label": "positive", "dump": %s}\n' % ("9" * 5000)
+    with pytest.raises(DataError, match="line 1: a number of too many digits"):
+        collect(write(tmp_path, line, name="mine.jsonl"))
+
+
 def test_rows_of_one_document_share_a_group(tmp_path: Path) -> None:
     """The group column makes documents; rows without one are their own."""
     path = write(tmp_path, "text,label,doc\na,positive,x\nb,positive,x\nc,negative,\n")
