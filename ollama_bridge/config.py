@@ -346,7 +346,7 @@ def parse_recipe(
     Args:
         data: What the YAML file holds.
         source: Where it came from, for messages.
-        overrides: ``key.path=value`` texts; the value is read as YAML.
+        overrides: ``key.path=value`` texts; what is no text of its own is read as YAML.
         base_dir: Folder that relative data paths are relative to.
 
     Raises:
@@ -354,7 +354,7 @@ def parse_recipe(
     """
     if not isinstance(data, dict):
         raise RecipeError(source, ["the file must hold a mapping of sections"])
-    problems = apply_overrides(data, overrides)
+    problems = apply_overrides(data, overrides, Recipe)
     problems += unknown_keys(data, Recipe)
     if problems:
         raise RecipeError(source, problems)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,6 +21,10 @@ from ollama_bridge.sections import Section
 _shown = reprlib.Repr()  # aliases of aliases make a huge value of a few lines
 _shown.maxlevel = 3
 _shown.maxstring = _shown.maxother = _shown.maxlong = 200
+_BLOCK = re.compile(r"[|>][-+\d]*[ \t]*\n")
+_ADVICE_ON_QUOTES = (
+    "; put a text in quotes, and a backslash before those in it: --set 'KEY=\"TEXT\"'"
+)
 
 
 def read_yaml(text: str) -> object:
@@ -35,12 +41,16 @@ def read_yaml(text: str) -> object:
         raise ValueError(str(exc)) from exc
 
 
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+def apply_overrides(
+    data: dict[str, Any], overrides: Sequence[str], section: type[BaseModel]
+) -> list[str]:
     """Set ``key.path=value`` texts in plain data; returns problems.
 
     Args:
         data: Is changed.
-        overrides: The value is read as YAML; what is quoted is a text.
+        overrides: Of a key whose value is a text it is taken as it is, of others read as YAML;
+            what is quoted is a text.
+        section: Type of the data.
     """
     problems = []
     for override in overrides:
@@ -48,23 +58,72 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]
         if not equals or not key:
             problems.append(f"--set {override!r}: write it as key.path=value")
             continue
-        try:
-            value = read_yaml(text)
-        except ValueError:
-            problems.append(f"--set {key}: {text!r} is not a value")
-            continue
-        if isinstance(value, str) and not _is_quoted(text) and _is_number(value):
-            value = float(value)  # YAML 1.1 reads 1e-4 as a text
         *parents, last = key.split(".")
-        section = data
+        try:
+            value = _value(text, _annotation_of([*parents, last], section))
+        except ValueError as exc:
+            problems.append(f"--set {key}: {exc}")
+            continue
+        inner = data
         for parent in parents:
-            inner = section.get(parent)
-            if not isinstance(inner, dict):
-                inner = {}
-                section[parent] = inner
-            section = inner
-        section[last] = value
+            found = inner.get(parent)
+            if not isinstance(found, dict):
+                found = {}
+                inner[parent] = found
+            inner = found
+        inner[last] = value
     return problems
+
+
+def _value(text: str, annotation: object) -> object:
+    """What is given for a key.
+
+    Raises:
+        ValueError: it cannot be read, or not without loss.
+    """
+    if not _is_marked(text) and _takes_as_it_is(text.strip(), annotation):
+        return text.strip()
+    try:
+        value = read_yaml(text)
+    except ValueError as exc:
+        raise ValueError(f"{text!r} is not a value{_ADVICE_ON_QUOTES}") from exc
+    if not isinstance(value, str) or _is_marked(text):
+        return value
+    if value != text.strip():
+        raise ValueError(f"{text!r} is read as {value!r}{_ADVICE_ON_QUOTES}")
+    return float(value) if _is_number(value) else value  # YAML 1.1 reads 1e-4 as a text
+
+
+def _takes_as_it_is(text: str, annotation: object) -> bool:
+    """Whether YAML has no say: its blank and ``#``, and its colon, belong to a prompt."""
+    kinds = _kinds_of(annotation)
+    if not kinds & {str, Path} or kinds & {bool, int, float}:
+        return False
+    if not text:
+        return type(None) not in kinds
+    return text not in ("null", "~") and not (tuple in kinds and text.startswith("["))
+
+
+def _kinds_of(annotation: object) -> set[object]:
+    """The types that a value may have: of each member of a union the type, or what it is of."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if is_union else (annotation,)
+    return {typing.get_origin(member) or member for member in members}
+
+
+def _annotation_of(parts: Sequence[str], section: type[BaseModel]) -> object:
+    """Of what type the value of a key is; None: there is no such key."""
+    annotation: object = section
+    for part in parts:
+        inner = _section_type(annotation)
+        if inner is not None:
+            field = inner.model_fields.get(part)
+            annotation = None if field is None else field.annotation
+        elif typing.get_origin(annotation) is Mapping:
+            annotation = typing.get_args(annotation)[1]
+        else:
+            return None
+    return annotation
 
 
 def unknown_keys(data: Mapping[str, Any], section: type[BaseModel], prefix: str = "") -> list[str]:
@@ -143,8 +202,12 @@ def _is_type(part: object) -> bool:
     return part in ("str", "int", "float") or str(part).startswith("tuple[")
 
 
-def _is_quoted(text: str) -> bool:
-    return text.lstrip().startswith(("'", '"'))
+def _is_marked(text: str) -> bool:
+    """Whether YAML's marks of a text are around it, or those of a block in front of its lines."""
+    text = text.strip()
+    return _BLOCK.match(text) is not None or (
+        len(text) > 1 and text[0] == text[-1] and text[0] in ("'", '"')
+    )
 
 
 def _is_number(text: str) -> bool:
