@@ -21,20 +21,40 @@ from ollama_bridge.sections import Section
 _shown = reprlib.Repr()  # aliases of aliases make a huge value of a few lines
 _shown.maxlevel = 3
 _shown.maxstring = _shown.maxother = _shown.maxlong = 200
+_MERGE = "tag:yaml.org,2002:merge"
 _BLOCK = re.compile(r"[|>][-+\d]*[ \t]*\n")
 _ADVICE_ON_QUOTES = (
     "; put a text in quotes, and a backslash before those in it: --set 'KEY=\"TEXT\"'"
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values alone; a key that is in a mapping twice is an error, not the last one's."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, and not where values are made: there a merge (<<) has put other mappings' keys in.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        found: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in found:
+                first = found[key.tag, key.value]
+                where = f"in lines {first} and {line}" if first < line else f"in line {line}"
+                raise ValueError(f"{key.value} is there twice, {where}: make one of them")
+            found[key.tag, key.value] = line
+        return node
+
+
 def read_yaml(text: str) -> object:
     """Read YAML without code.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not YAML, or has a key twice in one mapping.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except RecursionError as exc:
         raise ValueError("brackets are nested too deeply") from exc
     except Exception as exc:  # of a date or a tagged value that is none, PyYAML lets through any

@@ -165,6 +165,35 @@ def test_file_that_is_no_recipe_is_told(tmp_path: Path, text: str) -> None:
         load_recipe(file)
 
 
+def test_a_section_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    """The last alone would count, and hours be trained by the defaults of the rest."""
+    file = tmp_path / "mine.yaml"
+    whole = yaml.safe_dump(minimal() | {"distill": {"lr": 1e-3, "kd_weight": 0.8}})
+    file.write_text(f"{whole}distill: {{epochs: 1}}\n")
+    lines = whole.splitlines()
+    both = f"lines {lines.index('distill:') + 1} and {len(lines) + 1}"
+    with pytest.raises(RecipeError, match=f"distill is there twice, in {both}"):
+        load_recipe(file)
+    file.write_text(whole.replace("  kd_weight", "  lr: 1e-4\n  kd_weight"))
+    with pytest.raises(RecipeError, match="lr is there twice"):
+        load_recipe(file)
+
+
+def test_a_key_may_be_merged_and_given(tmp_path: Path) -> None:
+    """A merge gives what a mapping does not say itself, also where its source has one too."""
+    file = tmp_path / "mine.yaml"
+    recipe = yaml.safe_dump(minimal() | {"distill": {"lr": 1e-3, "epochs": 2}})
+    recipe = recipe.replace(
+        "distill:", "soft_labels: &s {seed: 1}\ndistill: &d\n  <<: *s\n  seed: 7"
+    )
+    recipe = recipe.replace("  model:", "  tune: {<<: *d, lr: 2e-4}\n  model:")
+    file.write_text(recipe)
+    loaded = load_recipe(file)
+    assert (loaded.distill.seed, loaded.distill.epochs) == (7, 2)
+    assert loaded.teacher.tune is not None
+    assert (loaded.teacher.tune.seed, loaded.teacher.tune.lr) == (7, 2e-4)
+
+
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
