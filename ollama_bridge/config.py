@@ -20,8 +20,8 @@ from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.recipe_problems import (
     apply_overrides,
     describe_error,
+    problems_by_key,
     read_yaml,
-    unknown_keys,
 )
 from ollama_bridge.sections import Section, Seed
 from ollama_bridge.teacher_section import AskedTeacherSection
@@ -355,7 +355,7 @@ def parse_recipe(
     if not isinstance(data, dict):
         raise RecipeError(source, ["the file must hold a mapping of sections"])
     problems = apply_overrides(data, overrides, Recipe)
-    problems += unknown_keys(data, Recipe)
+    problems += problems_by_key(data, Recipe)
     if problems:
         raise RecipeError(source, problems)
     try:

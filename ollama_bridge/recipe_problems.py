@@ -146,8 +146,12 @@ def _annotation_of(parts: Sequence[str], section: type[BaseModel]) -> object:
     return annotation
 
 
-def unknown_keys(data: Mapping[str, Any], section: type[BaseModel], prefix: str = "") -> list[str]:
+def problems_by_key(
+    data: Mapping[str, Any], section: type[BaseModel], prefix: str = ""
+) -> list[str]:
     """Name the keys that a section does not have, with the nearest that it has.
+
+    And truths that are given for numbers, for which pydantic takes them.
 
     Args:
         data: What the recipe says in this section.
@@ -160,14 +164,17 @@ def unknown_keys(data: Mapping[str, Any], section: type[BaseModel], prefix: str 
         if field is None:
             problems.append(f"{prefix}{key}: unknown key; {_advice(key, section, prefix)}")
             continue
+        kinds = _kinds_of(field.annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            problems.append(f"{prefix}{key}: Input should be a number (given: {value})")
         inner = _section_type(field.annotation)
         if inner is not None and isinstance(value, Mapping):
-            problems += unknown_keys(value, inner, f"{prefix}{key}.")
-        kinds = _item_kinds(field.annotation)
-        if kinds is not None and isinstance(value, Sequence) and not isinstance(value, str):
+            problems += problems_by_key(value, inner, f"{prefix}{key}.")
+        items = _item_kinds(field.annotation)
+        if items is not None and isinstance(value, Sequence) and not isinstance(value, str):
             for number, item in enumerate(value):
                 if isinstance(item, Mapping):
-                    problems += _unknown_in_item(item, *kinds, f"{prefix}{key}.{number}.")
+                    problems += _problems_of_item(item, *items, f"{prefix}{key}.{number}.")
     return problems
 
 
@@ -184,11 +191,25 @@ def describe_error(error: Any) -> str:  # pydantic's ErrorDetails
     )
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
+    if error["type"] == "string_type" and (advice := _advice_on_text(given)):
+        if where[-1] == "[key]":
+            key, message = key.removesuffix(".[key]"), "The name itself should be a valid string"
+        return f"{key}: {message}, not {_show(given)}: {advice}"
     if error["type"] == "missing":
         return f"{key}: is required"
     if error["type"] == "value_error":
         return f"{key}.{message}" if key else message
     return f"{key}: {message} (given: {_show(given)})"
+
+
+def _advice_on_text(given: object) -> str:
+    """How to write a text that YAML reads as something else; empty: it is rather no text."""
+    if isinstance(given, bool):
+        said = "yes, on" if given else "no, off"
+        return f"put it in quotes, YAML reads {said} and {str(given).lower()} so without them"
+    if isinstance(given, int | float):
+        return f'put it in quotes: "{_show(given)}"'
+    return 'an empty one is ""' if given is None else ""
 
 
 def _show(value: object) -> str:
@@ -198,7 +219,7 @@ def _show(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def _unknown_in_item(
+def _problems_of_item(
     item: Mapping[str, Any], tag: str, kinds: Mapping[str, type[BaseModel]], prefix: str
 ) -> list[str]:
     if tag not in item:
@@ -208,7 +229,7 @@ def _unknown_in_item(
         near = difflib.get_close_matches(str(name), list(kinds), n=1, cutoff=0.5)
         advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(kinds))}"
         return [f"{prefix}{tag}: no {tag} is called {name!r}; {advice}"]
-    return unknown_keys(item, kinds[name], prefix)
+    return problems_by_key(item, kinds[name], prefix)
 
 
 def _advice(key: str, section: type[BaseModel], prefix: str) -> str:

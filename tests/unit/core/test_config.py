@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,28 @@ def test_values_of_several_types_are_told_by_their_key(override: str, problem: s
         parse_recipe(minimal(), source="x", overrides=[override])
     assert any(one.startswith(problem) for one in caught.value.problems)
     assert not any("tuple[" in one or ".str" in one for one in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("task.labels=[a, yes]", "task.labels.1: .*, not True: put it in quotes, YAML reads yes"),
+        ("task.labels=[0, 1]", 'task.labels.0: .*, not 0: put it in quotes: "0"'),
+        ("data.label_map={1: a}", 'data.label_map.1: The name itself .*, not 1: .*: "1"'),
+        ("data.label_map={x: no}", "data.label_map.x: .*, not False: .* reads no, off and false"),
+        ("task.system=null", 'task.system: .*, not None: an empty one is ""'),
+        ("seed=true", "seed: Input should be a number .given: True"),
+        ("distill.epochs=yes", "distill.epochs: Input should be a number .given: True"),
+        ("data.max_examples=true", "data.max_examples: Input should be a number"),
+        ("student.layers=true", "student.layers: Input should be a number"),
+        ("distill.losses=[{loss: hidden, weight: on}]", "distill.losses.0.weight: .* a number"),
+    ],
+)
+def test_what_yaml_reads_as_something_else_is_told(override: str, problem: str) -> None:
+    """Nobody wrote the True that ``yes`` became; and a truth is no number."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(minimal(), source="x", overrides=[override])
+    assert [one for one in caught.value.problems if re.match(problem, one)]
 
 
 @pytest.mark.parametrize("columns", ["[]", "[a, a]"])
