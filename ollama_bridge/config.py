@@ -7,6 +7,7 @@ the ones that ship.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -77,6 +78,12 @@ class TaskSection(Section):
             raise ValueError("labels: a classify task needs at least two different labels")
         if self.kind == "reply" and self.labels:
             raise ValueError("labels: a reply task has none")
+        if not all(label.strip() for label in self.labels):
+            raise ValueError("labels: an empty one cannot be said; take it out")
+        same = Counter(label.strip() for label in self.labels)
+        if len(same) < len(self.labels):
+            label = same.most_common(1)[0][0]
+            raise ValueError(f"labels: {label!r} is there more than once; take the others out")
         return self
 
 

@@ -139,6 +139,21 @@ def test_what_yaml_reads_as_something_else_is_told(override: str, problem: str) 
     assert [one for one in caught.value.problems if re.match(problem, one)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ('["positive", "positive "]', "'positive' is there more than once; take the others out"),
+        ("[a, b, a]", "'a' is there more than once"),
+        ('[a, " "]', "an empty one cannot be said; take it out"),
+        ("[a]", "at least two different labels"),
+    ],
+)
+def test_labels_are_different_answers(labels: str, problem: str) -> None:
+    """Blanks around one make no other: they are not looked at where labels are read."""
+    with pytest.raises(RecipeError, match=rf"task\.labels: .*{problem}"):
+        parse_recipe(minimal(), source="x", overrides=[f"task.labels={labels}"])
+
+
 @pytest.mark.parametrize("columns", ["[]", "[a, a]"])
 def test_columns_of_a_text_are_named_once(columns: str) -> None:
     """None, and one twice, are no text."""
