@@ -112,7 +112,11 @@ def main() -> None:
         if os.environ.get("OLLAMA_BRIDGE_TRACEBACK", "") not in ("", "0"):
             traceback.print_exception(error)
         sys.exit(output.fail(error, as_json=as_json))
-    except typer.Abort:
+    except typer.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            output.say("")  # the question's line has no end
+            output.interrupted(as_json=as_json)
+            sys.exit(_INTERRUPTED)
         sys.exit(output.fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
     except TyperException as wrong:
         sys.exit(_refuse(wrong, as_json=as_json))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
-from fakes.terminal import interrupt, run_command, start_command, wait_until_it_sleeps
+from fakes.terminal import Terminal, interrupt, run_command, start_command, wait_until_it_sleeps
 
 from ollama_bridge.cli.chat import talk
 from ollama_bridge.cli.repl import Repl
@@ -101,3 +101,18 @@ def test_ctrl_c_ends_a_chat_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
     with pytest.raises(KeyboardInterrupt):
         talk(Interrupted())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "code"), [(b"\x03", b"interrupted", 130), (b"n\r", b"not confirmed", 1)]
+)
+def test_a_question_may_be_left(tmp_path: Path, typed: bytes, said: bytes, code: int) -> None:
+    """By Ctrl-C as any command; what was to be removed is there still."""
+    log = tmp_path / "runs" / "mine" / "events.jsonl"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    with Terminal("runs", "rm", "mine", OLLAMA_BRIDGE_HOME=str(tmp_path)) as terminal:
+        assert terminal.shows(b"[y/N]:")
+        assert terminal.shows(said, after=typed)
+        assert terminal.ends() == code
+    assert log.exists()
