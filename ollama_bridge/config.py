@@ -93,7 +93,7 @@ class DataSection(Section):
     source: Literal["vader", "reviews", "table", "messages"] = Field(
         description="vader: human-rated snippets and tweets; reviews: unlabelled review snippets "
         "plus multi-turn dialogues; table: CSV or JSONL with text and label columns; "
-        "messages: JSONL with `messages`."
+        "messages: JSONL of conversations."
     )
     path: Path | None = Field(default=None, description="File of a table or messages source.")
     text_col: str | tuple[str, ...] = Field(

@@ -170,6 +170,7 @@ def _limits_lifted(name: str) -> list[str]:
 
 def _holds_messages(path: Path) -> bool:
     """Whether the first line of a file of JSON lines is a conversation."""
+    from ollama_bridge.data.chat_forms import holds_conversation
     from ollama_bridge.data.problems import encoding_of
     from ollama_bridge.data.rows import is_json_lines
 
@@ -183,7 +184,7 @@ def _holds_messages(path: Path) -> bool:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return False  # what is wrong with it is said where it is read
-    return isinstance(record, dict) and isinstance(record.get("messages"), list)
+    return holds_conversation(record)
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A user's JSONL of ``messages``: conversations in the form that chat APIs use.
+"""A user's JSONL of conversations, in the form that chat APIs use or another (``chat_forms``).
 
 A conversation that is not one of user and assistant in turn, or calls tools, is left out, counted
 and noted with its line while these are at most 5 % of the file; beyond that it is refused, all
@@ -14,6 +14,7 @@ from pathlib import Path
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
+from ollama_bridge.data.chat_forms import calls_tool, find_messages, in_our_words
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
@@ -119,8 +120,8 @@ def systems_differ(path: Path) -> bool:
     """
     found = set()
     for _, record in read_json_lines(path, read_text(path)):
-        messages = record.get("messages")
-        first = _in_our_words(messages[0]) if isinstance(messages, list) and messages else None
+        messages = find_messages(record)
+        first = in_our_words(messages[0]) if messages else None
         said = first if isinstance(first, dict) and first["role"] == "system" else {}
         found.add(str(said.get("content") or ""))
     return len(found) > 1
@@ -158,14 +159,14 @@ def _large_document(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[Message]:
-    messages = record.get("messages")
-    if not isinstance(messages, list) or not messages:
+    messages = find_messages(record)
+    if not messages:
         raise DataError(f"{where}: not a list of messages")
     turns = []
     for place, item in enumerate(messages, start=1):
-        if isinstance(item, dict) and (item.get("tool_calls") or item.get("function_call")):
+        if calls_tool(item):
             raise DataError(f"{where}: message {place} calls a tool: calls are not learnt")
-        turn = parse_message(_in_our_words(item), where=where)
+        turn = parse_message(in_our_words(item), where=where)
         turn = Message(turn.role, clean_turn(turn.content))
         if not turn.content:
             if turn.role == "system" and place == 1:
@@ -185,23 +186,6 @@ def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[
     if is_class and spoken[-1].role != "assistant":
         raise DataError(f"{where}: a classify task needs the label as the last, assistant turn")
     return turns
-
-
-def _in_our_words(item: object) -> object:
-    """A message whose system turn has another name, or whose content is in parts that are texts."""
-    if not isinstance(item, dict):
-        return item
-    role, content = item.get("role"), item.get("content")
-    if role == "developer":  # OpenAI's newer name
-        role = "system"
-    if content is None and role == "system":
-        content = ""
-    if isinstance(content, list):
-        parts = [part if isinstance(part, dict) else {} for part in content]
-        texts = [part.get("text") for part in parts if part.get("type") == "text"]
-        if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
-            content = "\n".join(map(str, texts))
-    return {"role": role, "content": content}
 
 
 def _with_thinking(turn: Message, item: object, *, where: str) -> Message:

@@ -45,6 +45,8 @@ _CHANGED = {
     "table jsonl": (4, re.compile(_NOT_JSON)),
     "messages jsonl": (3, re.compile(f"{_NOT_JSON}|{_GROUP_READ_ANEW}")),
 }
+# And since then: of files with these a corpus is made anew whatever else changed.
+_SINCE = {"messages jsonl": (6, re.compile(r'"system"\s*+:\s*+"'))}
 _FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
@@ -165,6 +167,10 @@ def _settings(data: DataSection) -> dict[str, JSONValue]:
 
 def _version(data: DataSection, inputs: _Inputs, task: TaskSection) -> int:
     name = f"{data.source} {inputs.format}".strip()
+    if name in _SINCE:
+        version, changed = _SINCE[name]
+        if changed.search(read_text(inputs.files["data"])):
+            return version
     if name == "messages jsonl" and systems_differ(inputs.files["data"]):
         # 4: the same text under another system turn is no duplicate; 5: nor in another split.
         return 5 if task.kind == "reply" else 4

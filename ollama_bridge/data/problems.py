@@ -96,7 +96,9 @@ def read_text(path: Path) -> str:
             gzip = kind.endswith("gzip")
             raise DataError(
                 f"{path} is not text: it is {kind}",
-                hint=f"gunzip -k {quote(path.name)}" if gzip else "save it as CSV in UTF-8",
+                hint=f"gunzip -k {quote(path.name)}"
+                if gzip
+                else "save it as CSV, or as JSON lines, in UTF-8",
             )
     encoding = encoding_of(data)
     try:

@@ -19,7 +19,7 @@ from ollama_bridge.data.problems import Problems, read_text
 from ollama_bridge.errors import DataError
 
 _DELIMITERS = (",", ";", "\t")
-_JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
     """Read a CSV (comma, semicolon or tab; by its header) or a JSONL file.
 
     Args:
-        path: JSONL if its name ends in ``.jsonl``, ``.ndjson`` or ``.json``, else CSV.
+        path: JSONL if its name ends in ``.jsonl``, ``.ndjson``, ``.jsonlines`` or ``.json``, else
+            CSV.
         wanted: Columns that tell the right delimiter from the wrong ones.
 
     Raises:
@@ -59,6 +60,11 @@ def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
     if is_json_lines(path):
         return _read_jsonl(path, text)
     _refuse_array(path, text)
+    if text.lstrip().startswith('{"'):
+        raise DataError(
+            f"{path} holds JSON lines, but its name says CSV",
+            hint=f"mv {quote(str(path))} {quote(str(path.with_suffix('.jsonl')))}",
+        )
     with _cells_of_any_length(text):
         return _read_csv(path, text, wanted)
 

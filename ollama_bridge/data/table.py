@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
+from ollama_bridge.data.chat_forms import advice_on_turns
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
@@ -77,7 +78,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
             _candidate(task, row.number, text, label, clean_turn(answer), document=document)
         )
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
-    problems.raise_if_any()
+    problems.raise_if_any(hint=advice_on_turns(path, table.rows[0].cells))
     if matcher is not None:
         matcher.raise_if_unknown(path, column=data.label_col, unit=table.unit)
     notes = _judge_missing(path, data, table, missing)
@@ -111,7 +112,8 @@ def _check_columns(path: Path, table: Table, wanted: list[str]) -> None:
     raise DataError(
         f"{path} has the columns {', '.join(repr(name) for name in table.columns)}:\n"
         + "\n".join(lines),
-        hint="name the columns: --text-col NAME --label-col NAME",
+        hint=advice_on_turns(path, table.rows[0].cells)
+        or "name the columns: --text-col NAME --label-col NAME",
     )
 
 

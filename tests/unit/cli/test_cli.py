@@ -253,6 +253,10 @@ def test_messages_file_is_recognised(tmp_path: Path) -> None:
     [
         ("chats.JSONL", '{"messages": []}', None, "messages"),
         ("chats.json", '\n{"messages": []}', None, "messages"),
+        ("share.json", '{"id": 1, "conversations": [{"from": "human"}]}', None, "messages"),
+        ("trl.jsonlines", '{"prompt": [{}], "completion": [{}]}', None, "messages"),
+        ("rows.jsonl", '{"prompt": "a", "completion": "positive"}', None, "table"),
+        ("pairs.jsonl", '{"prompt": [{}], "chosen": [{}], "rejected": [{}]}', None, "table"),
         ("rows.jsonl", '{"text": "a", "label": "positive", "messages": []}', ["text"], "table"),
         ("rows.jsonl", '{"text": "a", "label": "positive", "messages": 3}', None, "table"),
         ("rows.jsonl", '{"text": "no \\"messages\\" here", "label": "positive"}', None, "table"),

@@ -189,6 +189,7 @@ _ASKED += '"content": "Number %d."}]'
         ("messages", '"group":  ""', 3),
         ("messages", '"label": NaN', 3),
         ("messages", '"messages": [{"role": "system", "content": "x"}]', 5),
+        ("messages", '"system": "x"', 6),
     ],
 )
 def test_lines_that_are_read_as_before_are_the_same_corpus(

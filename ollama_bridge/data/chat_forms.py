@@ -1,0 +1,111 @@
+"""Knows the forms that conversations come in, and brings their messages into one.
+
+``messages`` of ``role`` and ``content``, as chat APIs have them; ShareGPT's ``conversations`` of
+``from`` and ``value``; TRL's ``prompt`` and ``completion`` where both are lists of messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+
+_LISTS = ("messages", "conversations", "conversation")
+# Of a speaker in ShareGPT's form -> the role. Tools speak too: such a conversation is not learnt.
+_SPEAKERS = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+
+
+def holds_conversation(record: object) -> bool:
+    """Whether a line is a conversation, in whatever form."""
+    return isinstance(record, Mapping) and find_messages(record) is not None
+
+
+def find_messages(record: Mapping[str, object]) -> list[object] | None:
+    """The messages of a line as it has them; None: there are none.
+
+    A ``system`` that stands beside them, as a text, is their first.
+    """
+    lists = (record.get(name) for name in _LISTS)
+    found = next((one for one in lists if isinstance(one, list)), None)
+    if found is None:
+        found = _prompt_and_completion(record)
+    system = record.get("system")
+    if not found or not isinstance(system, str) or not system.strip():
+        return found
+    first = in_our_words(found[0])
+    if isinstance(first, dict) and first["role"] == "system":
+        return found
+    return [{"role": "system", "content": system}, *found]
+
+
+def in_our_words(item: object) -> object:
+    """A message as ``role`` and ``content``.
+
+    Its speaker or its system turn may have another name, its content be in parts that are texts.
+    """
+    if not isinstance(item, dict):
+        return item
+    role, content = item.get("role"), item.get("content")
+    if role is None and "from" in item:
+        role, content = item["from"], item.get("value")
+        role = _SPEAKERS.get(str(role), role)
+    if role == "developer":  # OpenAI's newer name
+        role = "system"
+    if content is None and role == "system":
+        content = ""
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else {} for part in content]
+        texts = [part.get("text") for part in parts if part.get("type") == "text"]
+        if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
+            content = "\n".join(map(str, texts))
+    return {"role": role, "content": content}
+
+
+def calls_tool(item: object) -> bool:
+    """Whether a message calls a tool."""
+    return isinstance(item, dict) and bool(
+        item.get("tool_calls") or item.get("function_call") or item.get("from") == "function_call"
+    )
+
+
+def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
+    """How a line of a table is read as the conversation that it is; None: it has no turns.
+
+    Args:
+        path: The file, for the command.
+        record: One of its lines.
+    """
+    if holds_conversation(record):
+        return "leave out --text-col and --label-col: a conversation is read as a whole"
+    found = [name for name, value in record.items() if _is_list_of_turns(value)]
+    if not found:
+        return None
+    if {"prompt", "chosen"} <= set(found):
+        form = "{prompt, completion: .chosen}"
+    else:
+        name = "chosen" if "chosen" in found else found[0]
+        form = f"{{messages: .[{json.dumps(name, ensure_ascii=False)}]}}"
+    written = path.with_name(f"{path.stem}-chats.jsonl")
+    return f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
+
+
+def _is_list_of_turns(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _prompt_and_completion(record: Mapping[str, object]) -> list[object] | None:
+    prompt, completion = record.get("prompt"), record.get("completion", [])
+    if not isinstance(prompt, list) or not _is_list_of_turns(prompt):
+        return None
+    if not isinstance(completion, list) or "chosen" in record:
+        return None
+    return [*prompt, *completion]
