@@ -77,6 +77,16 @@ def calls_tool(item: object) -> bool:
     )
 
 
+def is_not_learnt(item: object) -> bool:
+    """Whether a message is an answer that OpenAI's form marks as context alone."""
+    return isinstance(item, dict) and item.get("weight") == 0
+
+
+def has_images(said: object) -> bool:
+    """Whether there are pictures beside the text of a message, or of a whole line."""
+    return isinstance(said, Mapping) and bool(said.get("images"))
+
+
 def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
     """How a line of a table is read as the conversation that it is; None: it has no turns.
 

@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
-from ollama_bridge.data.chat_forms import calls_tool, find_messages, in_our_words
+from ollama_bridge.data.chat_forms import (
+    calls_tool,
+    find_messages,
+    has_images,
+    in_our_words,
+    is_not_learnt,
+)
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
@@ -96,7 +103,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
             Candidate(example, _SOURCE, text, is_class=is_class, instruction=instruction)
         )
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
-    notes = _judge_odd(odd, tally, problems)
+    notes = _judge_odd(odd, tally, problems, path)
     if matcher is not None:
         matcher.raise_if_unknown(path, column="messages", unit="line")
     if not candidates:
@@ -127,16 +134,20 @@ def systems_differ(path: Path) -> bool:
     return len(found) > 1
 
 
-def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems) -> list[str]:
+def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: Path) -> list[str]:
     """Count what is left out, or raise: it is too much, or something else is wrong."""
     read = tally.read.total()
     is_few = len(odd) <= MAX_LEFT_OUT_SHARE * read
     if not is_few:
         for number, reason in odd.items():
             problems.add(number, reason)
-    problems.raise_if_any(
-        hint=_HINT if is_few else f"{_HINT}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
-    )
+    hint = _HINT if is_few else f"{_HINT}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
+    if not is_few and any("weight 0" in reason for reason in odd.values()):
+        # The conversations that are left are learnt whole.
+        kept = path.with_name(f"{path.stem}-learnt.jsonl")
+        chosen = "select(all(.. | objects; .weight != 0))"
+        hint = f"jq -c {quote(chosen)} {quote(str(path))} > {quote(str(kept))}"
+    problems.raise_if_any(hint=hint)
     if not odd:
         return []
     tally.leave_out(_SOURCE, "no conversation in turns of user and assistant", count=len(odd))
@@ -162,12 +173,18 @@ def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[
     messages = find_messages(record)
     if not messages:
         raise DataError(f"{where}: not a list of messages")
+    if has_images(record):
+        raise DataError(f"{where}: has images: only texts are learnt")
     turns = []
     for place, item in enumerate(messages, start=1):
         if calls_tool(item):
             raise DataError(f"{where}: message {place} calls a tool: calls are not learnt")
+        if has_images(item):
+            raise DataError(f"{where}: message {place} has images: texts alone are learnt")
         turn = parse_message(in_our_words(item), where=where)
         turn = Message(turn.role, clean_turn(turn.content))
+        if turn.role == "assistant" and is_not_learnt(item):
+            raise DataError(f"{where}: message {place} has weight 0, but each answer is learnt")
         if not turn.content:
             if turn.role == "system" and place == 1:
                 continue  # as good as none

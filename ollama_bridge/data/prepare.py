@@ -46,7 +46,8 @@ _CHANGED = {
     "messages jsonl": (3, re.compile(f"{_NOT_JSON}|{_GROUP_READ_ANEW}")),
 }
 # And since then: of files with these a corpus is made anew whatever else changed.
-_SINCE = {"messages jsonl": (6, re.compile(r'"system"\s*+:\s*+"'))}
+_NOT_LEARNT = r'"(?:weight"\s*+:\s*+(?:-?0|false)|images"\s*+:)'
+_SINCE = {"messages jsonl": (6, re.compile(rf'"system"\s*+:\s*+"|{_NOT_LEARNT}'))}
 _FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05

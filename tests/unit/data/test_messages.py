@@ -194,6 +194,23 @@ def test_a_few_odd_conversations_are_left_out(tmp_path: Path) -> None:
     assert "up to 5% are left out" in str(caught.value.hint)
 
 
+def test_answers_that_are_context_alone_are_not_learnt(tmp_path: Path) -> None:
+    """OpenAI's ``weight: 0`` marks a bad one; the command keeps the conversations without any."""
+    good = [turns(f"question {n}", f"answer {n}") for n in range(39)]
+    asked = {"role": "user", "content": "Open?", "weight": 0}  # only an answer is learnt
+    good.append({"messages": [asked, {"role": "assistant", "content": "Yes.", "weight": 1}]})
+    bad = turns("Open?", "Go away.", "Please.", "Until six.")
+    bad["messages"][1]["weight"] = 0  # type: ignore[index]
+    collected = collect(tmp_path, [*good, bad])
+    assert len(collected.candidates) == 40
+    assert "message 2 has weight 0, but each answer is learnt (line 41)" in collected.notes[0]
+    with pytest.raises(DataError, match="line 1: message 2 has weight 0") as caught:
+        collect(tmp_path, [bad, *good[:10]])
+    path = tmp_path / "chats"
+    chosen = "'select(all(.. | objects; .weight != 0))'"
+    assert caught.value.hint == f"jq -c {chosen} {path}.jsonl > {path}-learnt.jsonl"
+
+
 @pytest.mark.parametrize(
     ("first", "system"),
     [
@@ -250,6 +267,11 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": None}]}, "not a text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not a text"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "role 'tool'"),
+        (
+            {"messages": [{"role": "user", "content": "a", "images": ["iVBORw0KGgo="]}]},
+            "message 1 has images: texts alone are learnt",
+        ),
+        (turns("<image>What is it?", "A lamp.") | {"images": ["a.png"]}, "has images"),
         ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),
         (turns("a", "b") | {"label": ["b"]}, "label is neither a text nor a number"),
         (turns("a", "b") | {"group": 1.5}, "group is neither a text nor a whole number"),

@@ -190,6 +190,9 @@ _ASKED += '"content": "Number %d."}]'
         ("messages", '"label": NaN', 3),
         ("messages", '"messages": [{"role": "system", "content": "x"}]', 5),
         ("messages", '"system": "x"', 6),
+        ("messages", '"weight": 1', 2),
+        ("messages", '"weight":0.0', 6),
+        ("messages", '"images" : []', 6),
     ],
 )
 def test_lines_that_are_read_as_before_are_the_same_corpus(

@@ -258,7 +258,12 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "begin", "kind", "hint"),
     [
-        ("mine.xlsx", b"PK\x03\x04\x14", "a workbook", "save it as CSV, or as JSON lines, in UTF-8"),
+        (
+            "mine.xlsx",
+            b"PK\x03\x04\x14",
+            "a workbook",
+            "save it as CSV, or as JSON lines, in UTF-8",
+        ),
         ("mine.parquet", b"PAR1\x15", "Parquet", "save it as CSV, or as JSON lines, in UTF-8"),
         ("mine.csv.gz", gzip.compress(b"text,label\n", mtime=0), "gzip", "gunzip -k mine.csv.gz"),
     ],
