@@ -61,7 +61,12 @@ class LabelMatcher:
     def label_of(self, written: str) -> str | None:
         """The task's label, or None."""
         written = _composed(written)
-        return self._exact.get(written) or self._folded.get(written.casefold())
+        label = self._exact.get(written) or self._folded.get(written.casefold())
+        if label is None and written.removesuffix(".0").lstrip("-").isdecimal():
+            # A dataframe's whole number, and the same without what it puts behind.
+            other = written.removesuffix(".0")
+            label = self._exact.get(f"{written}.0" if other == written else other)
+        return label
 
     def match(self, written: str, *, number: int) -> str | None:
         """The task's label, or None; what is unknown is remembered with its row."""

@@ -26,7 +26,7 @@ from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, numbers_text, read_text
-from ollama_bridge.data.rows import read_json_lines
+from ollama_bridge.data.rows import cell_text, read_json_lines
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, parse_message
 
@@ -80,7 +80,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
             if not isinstance(given, str | int | float):
                 problems.add(number, "label is neither a text nor a number")
                 continue
-            label = storable(str(given))
+            label = storable(cell_text(given))
         own_system = turns[0].content if turns[0].role == "system" else task.system
         if task.system and turns[0].role != "system":
             turns.insert(0, Message("system", task.system))
@@ -180,7 +180,7 @@ def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[
         if calls_tool(item):
             raise DataError(f"{where}: message {place} calls a tool: calls are not learnt")
         if has_images(item):
-            raise DataError(f"{where}: message {place} has images: texts alone are learnt")
+            raise DataError(f"{where}: message {place} has images: only texts are learnt")
         turn = parse_message(in_our_words(item), where=where)
         turn = Message(turn.role, clean_turn(turn.content))
         if turn.role == "assistant" and is_not_learnt(item):

@@ -47,7 +47,15 @@ _CHANGED = {
 }
 # And since then: of files with these a corpus is made anew whatever else changed.
 _NOT_LEARNT = r'"(?:weight"\s*+:\s*+(?:-?0|false)|images"\s*+:)'
-_SINCE = {"messages jsonl": (6, re.compile(rf'"system"\s*+:\s*+"|{_NOT_LEARNT}'))}
+_NUMBER_READ_ANEW = r"\s*+:\s*+-?\d++(?:\.0++\s*+[,}]|(?:\.\d++)?[eE])"
+_LABEL_READ_ANEW = rf'"label"(?:\s*+:\s*+(?:true|false)|{_NUMBER_READ_ANEW})'
+_SINCE = {
+    "table jsonl": (5, re.compile(_NUMBER_READ_ANEW)),
+    "messages jsonl": (
+        6,
+        re.compile(rf'"system"\s*+:\s*+"|{_NOT_LEARNT}|{_LABEL_READ_ANEW}'),
+    ),
+}
 _FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05

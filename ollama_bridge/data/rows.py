@@ -107,6 +107,18 @@ def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, obje
     problems.raise_if_any(hint="one JSON object a line")
 
 
+def cell_text(value: str | float) -> str:
+    """A text as it is; another value as JSON writes it, but a whole number without its ``.0``.
+
+    Dataframes write whole numbers as fractions where one of a column is missing.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    return json.dumps(value)
+
+
 def _refuse_array(path: Path, text: str) -> None:
     """Raise where a text is a JSON array of rows, whatever its file is called.
 

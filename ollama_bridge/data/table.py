@@ -17,7 +17,7 @@ from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, nearest, numbers_text
-from ollama_bridge.data.rows import Row, Table, read_table
+from ollama_bridge.data.rows import Row, Table, cell_text, read_table
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 
@@ -131,12 +131,8 @@ def _cell(row: Row, column: str, problems: Problems) -> str | None:
     value = row.cells.get(column)
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
+    if isinstance(value, str | int | float):
+        return cell_text(value)
     problems.add(row.number, f"{column} is a {type(value).__name__}, not a text")
     return None
 

@@ -123,6 +123,14 @@ def test_a_reply_may_have_a_right_answer(tmp_path: Path) -> None:
     assert len({one.stratum for one in candidates}) == 1
 
 
+def test_a_right_answer_is_what_a_dataframe_made_a_fraction_of(tmp_path: Path) -> None:
+    """One missing sum makes ``9.0`` of each, which no answer says; a truth is as in tables."""
+    given = [9.0, float("nan"), 2.5, -0.0, 1e300, True, "9.0", 7]
+    records = [turns(f"sum {n}", "a") | {"label": label} for n, label in enumerate(given)]
+    found = [one.example.label for one in collect(tmp_path, records).candidates]
+    assert found == ["9", None, "2.5", "0", "1e+300", "true", "9.0", "7"]
+
+
 def test_a_question_may_have_several_traces(tmp_path: Path) -> None:
     """Ways to one right answer are no duplicates, but never lie in two splits."""
     other = thought("b") | {"label": "b"}
@@ -269,7 +277,7 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         ({"messages": [{"role": "tool", "content": "a"}]}, "role 'tool'"),
         (
             {"messages": [{"role": "user", "content": "a", "images": ["iVBORw0KGgo="]}]},
-            "message 1 has images: texts alone are learnt",
+            "message 1 has images: only texts are learnt",
         ),
         (turns("<image>What is it?", "A lamp.") | {"images": ["a.png"]}, "has images"),
         ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),

@@ -306,6 +306,24 @@ def test_json_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_numbers_of_a_dataframe_are_the_labels_that_were_meant(tmp_path: Path) -> None:
+    """A missing one makes fractions of all; a map that has the fractions holds as well."""
+    task = TaskSection(kind="classify", system="0 or 1?", labels=("0", "1"))
+    path = write(tmp_path, "text,label\n" + "a,1.0\nb,0\nc,-1.0\n")
+    with pytest.raises(DataError, match=r"labels that the task does not have.*\n.*'-1\.0' in 1"):
+        collect(path, task)
+    path = write(tmp_path, "text,label\na,1.0\nb,0\n")
+    assert [one.example.label for one in collect(path, task).candidates] == ["1", "0"]
+    rows = write(tmp_path, '{"text": 7.0, "label": 1.0}\n{"text": "b", "label": 2}', "rows.jsonl")
+    for label_map in (
+        {"1": "positive", "2": "negative"},
+        {"1.0": "positive", "2.0": "negative"},
+    ):
+        found = collect(rows, label_map=label_map).candidates
+        assert [one.example.label for one in found] == ["positive", "negative"]
+    assert found[0].example.messages[1].content == "7"
+
+
 def test_bad_json_lines_are_all_named(tmp_path: Path) -> None:
     """Every line that is no object is named, and texts that are none."""
     path = write(tmp_path, '{"text": "a", "label": "positive"}\n{oops\n[1]\n', name="mine.jsonl")
