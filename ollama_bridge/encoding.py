@@ -193,14 +193,6 @@ def ids_digest(tokenizer: Tokenizer) -> str:
     return digest_text(canonical_json(_what_decides_ids(tokenizer)))
 
 
-def written_bos(tokenizer: Tokenizer) -> str | None:
-    """BOS, if the chat template may write it: one name is another token in another tokenizer.
-
-    It is asked for beside the digests, which stores are found by: they do not have it.
-    """
-    return tokenizer.bos_token if "bos_token" in str(tokenizer.chat_template) else None
-
-
 def _what_decides_ids(tokenizer: Tokenizer) -> dict[str, object]:
     return {
         "vocab": sorted(tokenizer.get_vocab().items()),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ollama_bridge.alignment import Side, read_vocabulary
+from ollama_bridge.alignment.roles import role_difference
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.encoding import (
@@ -15,7 +16,6 @@ from ollama_bridge.encoding import (
     encode_split,
     ids_digest,
     tokenizer_digest,
-    written_bos,
 )
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
@@ -90,8 +90,8 @@ def vocab_size_of(checkpoint: Checkpoint) -> int:
 def is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSection) -> bool:
     """Whether labels have to be brought from the teacher's vocabulary into the student's.
 
-    Where only rows without a token are more or less, or eos is another, what is drawn has the same
-    ids.
+    Where only rows without a token are more or less, or eos is another that no template writes,
+    what is drawn has the same ids.
     """
     if settings.method == "sampled" and _agree(teacher, student, ids_digest):
         return False
@@ -99,7 +99,7 @@ def is_carried(teacher: Checkpoint, student: Checkpoint, settings: SoftLabelsSec
 
 
 def same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
-    """Whether rows, ids, their number, eos, and BOS where prompts have it, are those of both."""
+    """Whether rows, ids, their number, eos, and what templates write by a name are the same."""
     same = _agree(teacher, student, tokenizer_digest)
     return same and vocab_size_of(teacher) == vocab_size_of(student)
 
@@ -107,8 +107,8 @@ def same_tokens(teacher: Checkpoint, student: Checkpoint) -> bool:
 def _agree(teacher: Checkpoint, student: Checkpoint, digest_of: Callable[[Tokenizer], str]) -> bool:
     if teacher.digest == student.digest:
         return True
-    tokenizers = [load_tokenizer(one.path) for one in (teacher, student)]
-    return all(len({of(one) for one in tokenizers}) == 1 for of in (digest_of, written_bos))
+    theirs, ours = (load_tokenizer(one.path) for one in (teacher, student))
+    return digest_of(theirs) == digest_of(ours) and role_difference(theirs, ours) is None
 
 
 def _side(checkpoint: Checkpoint) -> Side:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from ollama_bridge.alignment.ladder import Rung, Side, align
+from ollama_bridge.alignment.roles import role_difference
 from ollama_bridge.alignment.vocabulary import read_vocabulary
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.batches import Batch
-from ollama_bridge.encoding import Tokenizer, ids_digest, written_bos
+from ollama_bridge.encoding import Tokenizer, ids_digest
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.forward import CausalModel, States, run_decoder
 from ollama_bridge.models.head import VocabularyHead
@@ -120,9 +121,13 @@ def check_same_tokens(
     """
     own = ids_digest(tokenizer) if vocabulary is None else vocabulary.source_ids_digest
     theirs = load_tokenizer(teacher.path)
-    if ids_digest(theirs) == own and written_bos(theirs) == written_bos(tokenizer):
-        return
-    why = "" if vocabulary is not None else f" ({_difference(theirs, tokenizer)})"
+    if ids_digest(theirs) == own:
+        difference = role_difference(theirs, tokenizer)
+        if difference is None:
+            return
+    else:
+        difference = None if vocabulary is not None else _difference(theirs, tokenizer)
+    why = "" if difference is None else f" ({difference})"
     raise TrainingError(
         f"the teacher in {teacher.path} has another tokenizer or chat template than the "
         f"student: it cannot read the student's tokens{why}",
@@ -144,8 +149,6 @@ def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
         return Side(read_vocabulary(tokenizer, width=width), tokenizer)
 
     found = align(side(teacher), side(student), texts=())
-    if found.rung <= Rung.PADDED and written_bos(teacher) != written_bos(student):
-        return f"prompts begin with {teacher.bos_token!r} and with {student.bos_token!r}"
     if found.rung <= Rung.PADDED:
         return f"{found.sentence}; the chat templates differ, or how text is split"
     return found.reasons[0]

@@ -214,6 +214,28 @@ def test_a_teacher_whose_prompts_begin_with_another_bos(tmp_path: Path) -> None:
             assert stored == pytest.approx(said, abs=2e-2)
 
 
+def test_a_teacher_whose_turns_are_written_with_another_eos(tmp_path: Path) -> None:
+    """Ids and template are the student's: what is drawn at its ends is its own end, not theirs."""
+    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+
+    def fill(path: Path, eos: str) -> None:
+        build_speaker("instruct", path)
+        tokenizer = load_tokenizer(path)
+        tokenizer.eos_token = eos
+        tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>'", "eos_token")
+        tokenizer.save_pretrained(path)
+
+    teacher, student = (
+        commit(Checkpoint, tmp_path / name / "instruct", functools.partial(fill, eos=eos))
+        for name, eos in (("teacher", "<|im_end|>"), ("student", "<|endoftext|>"))
+    )
+    drawn = SoftLabelsSection(method="sampled", draws=4)
+    with pytest.raises(TrainingError, match="drawn at random"):
+        labelled(teacher, student, corpus, tmp_path / "drawn", settings=drawn)
+    labels, _ = labelled(teacher, student, corpus, tmp_path)
+    assert (labels.facts["alignment"], labels.facts["hard_share"]) == ("mapped", 0)
+
+
 def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
     """Phi-3 has a line end and eos behind <|end|>: they are not learnt, so nothing is hard."""
     teacher, student = speaker("instruct", tmp_path / "teacher"), speaker("phi3", tmp_path / "own")

@@ -21,10 +21,11 @@ from ollama_bridge.errors import ConfigError, ModelError, TrainingError
 from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import choose_precision
+from ollama_bridge.models.pruning.vocabulary import trim_tokenizer
 from ollama_bridge.reporting import StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
-from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
+from ollama_bridge.train.live_teacher import LiveTeacher, check_same_tokens, load_live_teacher
 from ollama_bridge.train.state import STATE_NAME
 
 # Its width is not the student's, so that projections are trained and have to be resumed.
@@ -170,25 +171,38 @@ class TestLive:
             info.value
         )
 
-    def test_a_teacher_whose_prompts_begin_otherwise_is_refused(
-        self, corpus: Corpus, tmp_path: Path
+    @pytest.mark.parametrize(
+        ("role", "said"), [("bos_token", "prompts begin"), ("eos_token", "turns end")]
+    )
+    def test_a_teacher_whose_prompts_or_turns_are_written_otherwise_is_refused(
+        self, role: str, said: str, corpus: Corpus, tmp_path: Path
     ) -> None:
-        """With the same ids and template: BOS, which the template writes by its name."""
+        """With the same ids and template, which writes BOS or eos by its name."""
 
-        def build(path: Path, bos: str) -> None:
+        def build(path: Path, token: str) -> None:
             build_tiny_checkpoint(path, layers=2)
             tokenizer = load_tokenizer(path)
-            tokenizer.bos_token = bos
-            tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+            setattr(tokenizer, role, token)
+            written = {
+                "bos_token": "{{ bos_token }}" + tokenizer.chat_template,
+                "eos_token": tokenizer.chat_template.replace("'<|im_end|>'", "eos_token"),
+            }
+            tokenizer.chat_template = written[role]
             tokenizer.save_pretrained(path)
 
         student, teacher = (
-            commit(Checkpoint, tmp_path / str(number), functools.partial(build, bos=bos))
-            for number, bos in enumerate(("<|im_start|>", "<|endoftext|>"))
+            commit(Checkpoint, tmp_path / str(number), functools.partial(build, token=token))
+            for number, token in enumerate(("<|im_end|>", "<|endoftext|>"))
         )
         with pytest.raises(TrainingError, match="another tokenizer or chat template") as info:
             run(student, corpus, tmp_path / "student", teacher=teacher)
-        assert "prompts begin with '<|endoftext|>' and with '<|im_start|>'" in str(info.value)
+        assert f"{said} with '<|endoftext|>' and with '<|im_end|>'" in str(info.value)
+        own = load_tokenizer(student.path)
+        trimmed = trim_tokenizer(
+            own, ["great food"], also=[own.convert_tokens_to_ids("<|im_end|>")]
+        )
+        with pytest.raises(TrainingError, match=f"{said} with '<.endoftext.>' and with"):
+            check_same_tokens(teacher, own, trimmed)
 
     def test_a_teacher_that_does_not_fit_beside_its_student_is_told(
         self,
