@@ -16,7 +16,6 @@ from typing import Any
 
 from ollama_bridge.artifacts import (
     Checkpoint,
-    Manifest,
     Work,
     canonical_json,
     digest_file,
@@ -85,6 +84,7 @@ def import_file(
 
     Raises:
         ModelError: it is damaged, or nothing that can be trained here.
+        ArtifactError: it changed meanwhile.
         DiskFullError: there is no room.
     """
     out_dir = _import_dir(cache_dir, digest)
@@ -94,11 +94,14 @@ def import_file(
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_file(path, out_dir / GGUF_NAME)
+            if before != file_state(out_dir / GGUF_NAME):
+                raise _changed(path)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         facts = {"source": source, **import_gguf(path, draft.path, reporter=reporter)}
-        unchanged = before == file_state(draft.path / GGUF_NAME)
-        manifest = draft.commit(facts, digests={GGUF_NAME: digest} if unchanged else None)
+        if before != file_state(draft.path / GGUF_NAME):
+            raise _changed(path)
+        manifest = draft.commit(facts, digests={GGUF_NAME: digest})
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
 
@@ -116,11 +119,12 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
         ArtifactError: it changed meanwhile.
         DiskFullError: there is no room.
     """
-    config = check_folder(folder)
     small = ("config.json", *SMALL_FILES, INDEX_NAME)
     names = [name for name in small if (folder / name).is_file()]
+    copied = _states(folder, names)
+    config = check_folder(folder)
     weights = [path.name for path in weights_files_of(folder)]
-    before = {name: file_state(folder / name) for name in weights}
+    linked = _states(folder, weights)
     every = (*weights, *names)  # the large ones first, the small ones beside them
     digests = dict(zip(every, digests_of([folder / name for name in every]), strict=True))
     digest = digest_text(canonical_json(digests))
@@ -138,23 +142,20 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
         if draft.finished is not None:
             for name in weights:
                 link_file(folder / name, out_dir / name)
-            if before != {name: file_state(out_dir / name) for name in weights}:
-                raise _changed(folder, weights)
+            _check_unchanged(linked, out_dir, folder)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         if template is not None:
             write_template(draft.path, template)
             said = f"the chat template is its processor's ({PROCESSOR_TEMPLATE})"
             reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
-        rewritten = _copy_small_files(folder, draft.path, names, config, reporter)
+        _copy_small_files(folder, draft.path, names, config, reporter)
         for name in weights:
             link_file(folder / name, draft.path / name)
-        unchanged = before == {name: file_state(draft.path / name) for name in weights}
-        linked = {name: digests[name] for name in weights} if unchanged else None
+        _check_unchanged(copied, folder, folder)
+        _check_unchanged(linked, draft.path, folder)
         facts = {"source": str(folder)}
-        manifest = draft.commit(facts, digests=linked)
-        copied = {name: one for name, one in digests.items() if name not in rewritten}
-        _check_unchanged(manifest, copied, folder)
+        manifest = draft.commit(facts, digests={name: digests[name] for name in weights})
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
 
@@ -172,12 +173,14 @@ def merge_adapter(
 
     Raises:
         ModelError: the adapter does not fit the base, or uses what cannot be merged.
+        ArtifactError: the adapter changed meanwhile.
         DiskFullError: there is no room.
     """
     # What a training leaves beside them (an optimizer's state is gigabytes) is not even opened.
     names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES}
-    files = [adapter / name for name in sorted(names) if (adapter / name).is_file()]
-    digests = {path.name: digest_file(path) for path in files}
+    files = [name for name in sorted(names) if (adapter / name).is_file()]
+    before = _states(adapter, files)
+    digests = {name: digest_file(adapter / name) for name in files}
     work = Work(
         kind=Checkpoint.kind,
         stage="merge",
@@ -191,9 +194,11 @@ def merge_adapter(
     with Timed(reporter, "merge") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_parts(base.path, adapter, out_dir)
+            _check_unchanged(before, adapter, adapter)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         combined = combine_adapter(base.path, adapter, draft.path)
+        _check_unchanged(before, adapter, adapter)
         if combined.left_out:
             said = f"{adapter.name}: {rows_not_saved(combined.left_out)}"
             reporter.emit(Note("merge", "warning", said))
@@ -215,31 +220,36 @@ def _open_cached(out_dir: Path, work: Work, reporter: Reporter) -> AbstractConte
 
 def _copy_small_files(
     folder: Path, to: Path, names: Sequence[str], config: Mapping[str, Any], reporter: Reporter
-) -> set[str]:
-    """Copy them; returns the names of those that are not as they came, which is told."""
+) -> None:
+    """Copy them without what is left over; what is not as it came is told."""
     for name in names:
         (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)
-    rewritten = set()
     if is_wrapper(read_config(folder)):
         (to / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        rewritten.add("config.json")
         reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
     tokens = tokens_without_rows(folder, config)
-    for said, changed in drop_left_overs(to, tokens=tokens).items():
+    for said in drop_left_overs(to, tokens=tokens):
         reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
-        rewritten |= changed
-    return rewritten
 
 
-def _check_unchanged(manifest: Manifest, digests: Mapping[str, str], folder: Path) -> None:
-    changed = [name for name, digest in digests.items() if manifest.files[name].sha256 != digest]
+def _states(folder: Path, names: Sequence[str]) -> dict[str, _FileState]:
+    return {name: file_state(folder / name) for name in names}
+
+
+def _check_unchanged(before: Mapping[str, _FileState], now: Path, folder: Path) -> None:
+    """Of files that were hashed before they were read.
+
+    While there is only a draft: under the digest of earlier bytes it would be found by them later.
+    """
+    changed = [name for name, state in before.items() if file_state(now / name) != state]
     if changed:
         raise _changed(folder, changed)
 
 
-def _changed(folder: Path, names: Sequence[str]) -> ArtifactError:
+def _changed(source: Path, names: Sequence[str] = ()) -> ArtifactError:
+    said = f": {', '.join(names)}" if names else ""
     return ArtifactError(
-        f"{folder} changed while it was read: {', '.join(names)}",
+        f"{source} changed while it was read{said}",
         hint="wait until nothing writes to it, and run the command again",
     )

@@ -57,7 +57,7 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
     return tuple(token for token in unseen if json.dumps(token)[1:-1] not in named)
 
 
-def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> dict[str, set[str]]:
+def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> list[str]:
     """Take settings that do not matter out of a checked checkpoint's copy.
 
     Args:
@@ -65,18 +65,19 @@ def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> dict[str, 
         tokens: Of :func:`tokens_without_rows`; taken out, too.
 
     Returns:
-        What is to be said of it, and the files that were changed for it.
+        What is to be said of it.
     """
-    said: dict[str, set[str]] = {}
+    said = []
     for name, key, what in _LEFT_OVERS:
         path = folder / name
         settings = read_json_object(path) if path.is_file() else {}
         if settings.pop(key, None):
             path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-            said.setdefault(what, set()).add(name)
+            said.append(what)
     if tokens:
-        said[_without_rows(tokens)] = drop_tokens(folder, tokens)
-    return said
+        drop_tokens(folder, tokens)
+        said.append(_without_rows(tokens))
+    return list(dict.fromkeys(said))
 
 
 def rows_not_saved(tokens: Collection[str]) -> str:
@@ -91,10 +92,10 @@ def _without_rows(tokens: Collection[str]) -> str:
     return f"its model has no row for {', '.join(tokens)}, which is left out of the tokenizer"
 
 
-def drop_tokens(folder: Path, tokens: Collection[str]) -> set[str]:
-    """Take added tokens out of a tokenizer's files; returns the names of these."""
+def drop_tokens(folder: Path, tokens: Collection[str]) -> None:
+    """Take added tokens out of a tokenizer's files."""
     if not tokens:
-        return set()
+        return
     document = read_json_object(folder / "tokenizer.json")
     document["added_tokens"] = [
         token for token in added_tokens(document) if token["content"] not in tokens
@@ -108,7 +109,6 @@ def drop_tokens(folder: Path, tokens: Collection[str]) -> set[str]:
             changed[name] = _without(read_json_object(folder / name), tokens)
     for name, value in changed.items():
         (folder / name).write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    return set(changed)
 
 
 def _without(settings: Any, tokens: Collection[str]) -> Any:

@@ -18,12 +18,12 @@ from fakes.models import build_tiny_checkpoint
 from ollama_bridge import artifacts
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
-from ollama_bridge.errors import GGUFError, ModelError, ModelReferenceError
+from ollama_bridge.errors import ArtifactError, GGUFError, ModelError, ModelReferenceError
 from ollama_bridge.models import cached
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.stored import is_plain
-from ollama_bridge.reporting import Event, Note, StageFinished, StageReused
+from ollama_bridge.reporting import Event, Note, StageFinished, StageReused, StageStarted
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
@@ -172,6 +172,57 @@ def test_weights_overwritten_in_place_are_not_the_imported_ones(tmp_path: Path) 
     again = resolve_model(str(adapter), base=str(saved), cache_dir=cache)
     assert again.digest == adapted.digest
     Checkpoint.open(again.path, verify_digests=True)
+
+
+@dataclass
+class Writer:
+    """Somebody who writes a file anew when it was hashed and is not read yet."""
+
+    path: Path
+    content: bytes
+    stage: str
+
+    def emit(self, event: Event) -> None:
+        """Write when the stage begins."""
+        if event == StageStarted(self.stage):
+            self.path.unlink()
+            self.path.write_bytes(self.content)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model/chat_template.jinja",
+        "model/model.safetensors",
+        "tiny.gguf",
+        "adapter/adapter_config.json",
+    ],
+)
+def test_what_changes_while_it_is_read_is_not_filed_as_what_it_was(
+    gguf: Path, tiny_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """Its digest is that of the earlier bytes, which would find it later."""
+    source, base = tmp_path / name.partition("/")[0], None
+    if name == "tiny.gguf":
+        shutil.copy(gguf, source)
+    elif source.name == "model":
+        shutil.copytree(tiny_checkpoint, source)
+    else:
+        base = str(tiny_checkpoint)
+        build_adapter(tiny_checkpoint, source)
+    cache, path = tmp_path / "cache", tmp_path / name
+    earlier = path.read_bytes()
+    writer = Writer(path, earlier + b"\n", "import" if base is None else "merge")
+    with pytest.raises(ArtifactError, match="changed while it was read"):
+        resolve_model(str(source), base=base, cache_dir=cache, reporter=writer)
+    path.unlink()
+    path.write_bytes(earlier)
+    found = resolve_model(str(source), base=base, cache_dir=cache)
+    expected = resolve_model(str(source), base=base, cache_dir=tmp_path / "fresh")
+    assert {one: entry.sha256 for one, entry in found.manifest.files.items()} == {
+        one: entry.sha256 for one, entry in expected.manifest.files.items()
+    }
+    Checkpoint.open(found.path, verify_digests=True)
 
 
 def test_what_a_training_leaves_beside_an_adapter_is_not_read(
