@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint, canonical_json, digest_text
+from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion.kept_vocabulary import as_it_came
 from ollama_bridge.conversion.tensors import plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
@@ -23,7 +23,7 @@ from ollama_bridge.models.general import (
 from ollama_bridge.models.generation_defaults import default_entries
 from ollama_bridge.models.gguf_weights import GGUFWeights
 from ollama_bridge.models.model_card import card_entries
-from ollama_bridge.models.origin import missing_entries, origin_of, repository_of
+from ollama_bridge.models.origin import maker_of, missing_entries, origin_of, repository_of
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.stripping import name_for_rule
@@ -31,7 +31,6 @@ from ollama_bridge.quantization.file_types import NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 
-_SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 
 
@@ -67,6 +66,7 @@ class Source:
             self.config,
             ends=[] if values is None else [token.id for token in values.end_tokens],
         )
+        self._maker = maker_of(checkpoint)
         self._entries = self.architecture.entries(self.config)
         self.weights = open_weights(checkpoint.path, self.config)
         self.plans = plan_tensors(self.architecture, self.config, self.weights)
@@ -114,7 +114,6 @@ class Source:
         }
 
     def _general(self, file_type: str, name: str | None) -> list[Entry]:
-        stage = self.checkpoint.manifest.work.stage
         facts = self.checkpoint.facts
         source = general_of(self.config) or origin_of(facts)
         size = _size_label(self.parameters)
@@ -127,7 +126,7 @@ class Source:
         if name is None:
             source = source or repository_of(facts)
             origin = source.get("name", f"model {size}")
-            name = origin if stage in _SAME_WEIGHTS else f"{origin} {stage}"
+            name = origin if self._maker is None else f"{origin} {self._maker.stage}"
         own = [
             text("general.type", "model"),
             text("general.name", name),
@@ -146,16 +145,17 @@ class Source:
         return text(name.key, name_for_rule(str(name.value), follows=follows))
 
     def _provenance(self) -> list[Entry]:
-        work = self.checkpoint.manifest.work
-        trained = bool(work.settings) and work.stage not in _SAME_WEIGHTS
-        recipe = [digest_text(canonical_json(dict(work.settings)))] if trained else []
+        work, maker = self.checkpoint.manifest.work, self._maker
+        stage, recipe, inputs = work.stage, None, dict(work.inputs)
+        if maker is not None:
+            stage, recipe, inputs = maker.stage, maker.settings_sha256, {**maker.inputs, **inputs}
         return [
-            *(text("ollama_bridge.recipe.sha256", digest) for digest in recipe),
+            *([] if recipe is None else [text("ollama_bridge.recipe.sha256", recipe)]),
             text("ollama_bridge.checkpoint.digest", self.checkpoint.digest),
-            text("ollama_bridge.checkpoint.stage", work.stage),
+            text("ollama_bridge.checkpoint.stage", stage),
             *(
                 text(f"ollama_bridge.input.{role}", digest)
-                for role, digest in sorted(work.inputs.items())
+                for role, digest in sorted(inputs.items())
             ),
         ]
 

@@ -8,6 +8,7 @@ from ollama_bridge.artifacts import Checkpoint, Work, digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.links import link_file, linked_digests
+from ollama_bridge.models.origin import facts_of_copy
 from ollama_bridge.models.processor_template import write_template
 from ollama_bridge.models.small_files import CHAT_TEMPLATE
 from ollama_bridge.models.template_trial import check_chat_template
@@ -35,7 +36,7 @@ def with_chat_template(
     work = Work(
         kind=Checkpoint.kind,
         stage="link",
-        version=1,
+        version=2,
         inputs={"checkpoint": checkpoint.digest},
         settings={"chat_template": digest_text(text)},
     )
@@ -55,7 +56,7 @@ def with_chat_template(
             return Checkpoint(out_dir, draft.finished)
         write_template(draft.path, text)
         digests = linked_digests(checkpoint, draft.path)
-        manifest = draft.commit(checkpoint.facts, digests=digests)
+        manifest = draft.commit(facts_of_copy(checkpoint), digests=digests)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
 

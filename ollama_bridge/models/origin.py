@@ -2,17 +2,19 @@
 
 A folder's card and a repository's name are not saved with what is trained from them. So training
 keeps them in the facts of the checkpoint, which every later stage hands on; facts are no part of a
-digest, so that they cost nobody a training.
+digest, so that they cost nobody a training. A copy of what was trained keeps who computed its
+weights, for the file that is made of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.artifacts import Checkpoint, Corpus, canonical_json, digest_text
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.general import General, writable
@@ -21,9 +23,43 @@ from ollama_bridge.models.model_card import card_entries, repository_entries
 from ollama_bridge.models.paths import is_dir
 from ollama_bridge.models.stored import adapters_of
 
-_ORIGIN, _DATASETS = "origin", "datasets"
+_ORIGIN, _DATASETS, _MAKER = "origin", "datasets", "made_by"
+_SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 # A folder of the hub's cache; neither part of a repository's name may hold two hyphens.
 _IN_HUB_CACHE = re.compile(r"[\\/]models--(?:([^\\/]+?)--)?([^\\/]+)[\\/]snapshots[\\/]")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The work that computed the weights of a checkpoint.
+
+    Attributes:
+        stage: Its stage.
+        inputs: Digests of what it was given, by role.
+        settings_sha256: Of its settings in effect; None: it has none.
+    """
+
+    stage: str
+    inputs: Mapping[str, str]
+    settings_sha256: str | None
+
+
+def maker_of(checkpoint: Checkpoint) -> Maker | None:
+    """Who computed its weights; None: they are as they came."""
+    kept = checkpoint.facts.get(_MAKER)
+    if kept is not None:
+        return Maker(**kept)
+    work = checkpoint.manifest.work
+    if work.stage in _SAME_WEIGHTS:
+        return None
+    digest = digest_text(canonical_json(dict(work.settings))) if work.settings else None
+    return Maker(work.stage, dict(work.inputs), digest)
+
+
+def facts_of_copy(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Facts of a checkpoint with the same weights: a copy has a stage and inputs of its own."""
+    maker = maker_of(checkpoint)
+    return {**checkpoint.facts, **({} if maker is None else {_MAKER: asdict(maker)})}
 
 
 def origin_facts(start: Checkpoint, corpus: Corpus) -> dict[str, Any]:

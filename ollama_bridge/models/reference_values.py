@@ -22,6 +22,7 @@ from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.noise_plans import noise_plans
+from ollama_bridge.models.origin import facts_of_copy
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide, turns_of
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STAGE = "reference"
-_VERSION = 15  # raised when other values are computed
+_VERSION = 16  # raised when other values are computed
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
@@ -150,7 +151,7 @@ def with_reference_values(
             reporter=reporter,
         )
         digests = linked_digests(checkpoint, draft.path)
-        manifest = draft.commit(checkpoint.facts, digests=digests)
+        manifest = draft.commit(facts_of_copy(checkpoint), digests=digests)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
 

@@ -15,7 +15,9 @@ from fakes.trainable import tiny_corpus
 from ollama_bridge.artifacts import Checkpoint, Work, canonical_json, digest_text
 from ollama_bridge.conversion import convert, convert_adapter
 from ollama_bridge.drafts import open_draft
+from ollama_bridge.models.given_template import with_chat_template
 from ollama_bridge.models.origin import origin_facts, repository_of
+from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
 
 CARD = "---\nlicense: mit\nbase_model: some-org/older-base\n---\n"
@@ -24,6 +26,11 @@ CARD = "---\nlicense: mit\nbase_model: some-org/older-base\n---\n"
 def keys_of(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
     """What its GGUF says."""
     return metadata_of(convert(checkpoint, type="f32", out_dir=folder).gguf_path)
+
+
+def with_values(checkpoint: Checkpoint, folder: Path, system: str | None = None) -> Checkpoint:
+    """As ``package`` converts it."""
+    return with_reference_values(checkpoint, system=system, noise_types=(), out_dir=folder)
 
 
 def cached(folder: Path, tmp_path: Path) -> Path:
@@ -37,7 +44,8 @@ def cached(folder: Path, tmp_path: Path) -> Path:
 def trained(start: Checkpoint, folder: Path) -> Checkpoint:
     """A checkpoint as a training leaves it, and another one that began with that."""
     corpus = tiny_corpus(folder / "corpus")
-    work = Work("checkpoint", "finetune", 1, settings={"lr": 1.0})
+    inputs = {"base": start.digest}
+    work = Work("checkpoint", "finetune", 1, inputs=inputs, settings={"lr": 1.0})
     with open_draft(folder / "tuned", work) as draft:
         build_tiny_checkpoint(draft.path, seed=1)
         return Checkpoint(folder / "tuned", draft.commit(origin_facts(start, corpus)))
@@ -63,6 +71,29 @@ def test_what_is_trained_names_the_repository_that_it_began_as(
         assert keys["general.base_model.0.repo_url"] == "https://huggingface.co/some-org/some-model"
         assert keys["general.dataset.0.name"] == "some-texts"
         assert keys["ollama_bridge.recipe.sha256"] == digest_text(canonical_json({"lr": 1.0}))
+
+
+def test_a_package_of_what_was_trained_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What is packaged is a copy with values of its own, of one with another template at times."""
+    start = resolve_model(str(cached(tiny_checkpoint, tmp_path)), cache_dir=tmp_path / "cache")
+    tuned = trained(start, tmp_path)
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    given = with_chat_template(tuned, template, cache_dir=tmp_path / "cache")
+    own = keys_of(tuned, tmp_path / "own")
+    for number, source in enumerate((tuned, given)):
+        folder = tmp_path / str(number)
+        copy = with_values(source, folder / "values")
+        for made in (copy, with_values(copy, folder / "again", system="Be brief.")):
+            keys = keys_of(made, folder / made.digest)
+            assert keys["general.name"] == own["general.name"] == "some-model finetune"
+            assert keys["ollama_bridge.checkpoint.stage"] == "finetune"
+            assert keys["ollama_bridge.checkpoint.digest"] == made.digest
+            for name in ("ollama_bridge.recipe.sha256", "ollama_bridge.input.base"):
+                assert keys[name] == own[name]
+    keys = keys_of(with_values(start, tmp_path / "of-start"), tmp_path / "of-start-gguf")
+    assert keys["general.name"] == "some-model"
+    assert "ollama_bridge.recipe.sha256" not in keys
 
 
 def test_a_start_without_a_name_hands_on_its_own_base(
