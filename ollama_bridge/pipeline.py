@@ -321,6 +321,7 @@ class _Build:
         """The proven tags, each registered as soon as its file is there; the main one first."""
         from ollama_bridge.export import export
 
+        student = self.with_values(student, "student-values")
         files = export(self.recipe, student, corpus, self.run_dir, self.reporter)
         return tuple(self.register(gguf, tag) for tag, gguf in files)
 
@@ -353,10 +354,9 @@ class _Build:
         """
         from ollama_bridge.conversion import convert
         from ollama_bridge.export import teacher_tag_of
-        from ollama_bridge.models.reference_values import with_reference_values
         from ollama_bridge.teacher.respondent import why_not_here
 
-        system, section = self.recipe.task.system, self.recipe.teacher
+        section = self.recipe.teacher
         tag = teacher_tag_of(self.recipe)
         if teacher is None:
             why_not = why_not_here(section, self.client)
@@ -365,19 +365,26 @@ class _Build:
                 self.reporter.emit(Note("served", "info", message))
                 return None
             asked = section.model.removeprefix("ollama:")
-            self.client.create({"model": tag, "from": asked, "system": system})
+            self.client.create({"model": tag, "from": asked, "system": self.recipe.task.system})
             return tag
-        checkpoint = teacher.tuned
-        if not teacher.is_tuned:
-            # What was tuned here has the values that its proof needs; what was found has none.
-            checkpoint = with_reference_values(
-                checkpoint, system=system, out_dir=self.run_dir / "teacher", reporter=self.reporter
-            )
+        checkpoint = self.with_values(teacher.tuned, "teacher-values")
         gguf_type = self.recipe.export.types[0]
         out_dir = self.run_dir / f"teacher-{gguf_type}"
         gguf = convert(checkpoint, type=gguf_type, out_dir=out_dir, reporter=self.reporter)
         self.register(gguf, tag)
         return tag
+
+    def with_values(self, checkpoint: Checkpoint, folder: str) -> Checkpoint:
+        """A model with the values that prove its tag: what was trained just now has them."""
+        from ollama_bridge.models.reference_values import with_reference_values
+
+        return with_reference_values(
+            checkpoint,
+            system=self.recipe.task.system,
+            labels=self.recipe.task.labels,
+            out_dir=self.run_dir / folder,
+            reporter=self.reporter,
+        )
 
     def register(self, gguf: GGUFFile, tag: str) -> RegisteredModel:
         """The tag of a file, proven."""

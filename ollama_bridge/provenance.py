@@ -140,7 +140,7 @@ def _trace(tag: Made, run: Path) -> Provenance:
     scored = {str(tag.manifest.facts["tag_digest"])}
     for made in lineage.values():
         if made.kind == GGUFFile.kind:
-            scored |= set(made.manifest.work.inputs.values())
+            scored |= _scored_as(made, lineage)
     reports = [
         made
         for made in known.values()
@@ -152,6 +152,15 @@ def _trace(tag: Made, run: Path) -> Provenance:
     except ArtifactError:
         certificate = None
     return Provenance(certificate, _in_order(lineage.values()), _in_order(reports))
+
+
+def _scored_as(gguf: Made, lineage: Mapping[str, Made]) -> set[str]:
+    """The checkpoint in a file, and the one that this is with other reference values."""
+    digests = set(gguf.manifest.work.inputs.values())
+    for made in [lineage[digest] for digest in digests if digest in lineage]:
+        if made.manifest.work.stage == "reference":
+            digests |= set(made.manifest.work.inputs.values())
+    return digests
 
 
 def _artifacts(folders: Iterable[Path]) -> Iterator[Made]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.artifacts import Checkpoint, JSONValue, Work, canonical_json, digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.generation_defaults import read_generation_config
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STAGE = "reference"
+_KEY = "reference_key"  # a fact: what the values in a checkpoint were computed by
 _VERSION = 16  # raised when other values are computed
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
@@ -68,7 +69,7 @@ def write_reference_values(
     noise_types: Sequence[str] = NOISE_TYPES,
     model: PreTrainedModel | None = None,
     reporter: Reporter | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write ``folder/reference.json``.
 
     Args:
@@ -80,6 +81,9 @@ def write_reference_values(
         model: What was saved in the folder, where it is in memory, float32 and on the CPU; None:
             it is loaded.
         reporter: Hears of progress.
+
+    Returns:
+        A fact for the folder's manifest, by which :func:`with_reference_values` knows them again.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
@@ -94,6 +98,7 @@ def write_reference_values(
         reporter=reporter or NullReporter(),
     )
     values.write(folder / "reference.json")
+    return {_KEY: _key_of(_settings(system, labels, renderer, noise_types))}
 
 
 def with_reference_values(
@@ -106,7 +111,10 @@ def with_reference_values(
     noise_types: Sequence[str] = NOISE_TYPES,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
-    """The same weights with reference values for another system prompt (files are linked).
+    """The same weights with reference values as they are computed now (files are linked).
+
+    What was trained keeps those that it was made with: they are in the digest that labels, students
+    and scores begin with. It is returned as it is where it has these very values.
 
     Args:
         checkpoint: The weights.
@@ -122,17 +130,16 @@ def with_reference_values(
         ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
     """
     reporter = reporter or NullReporter()
+    settings = _settings(system, labels, renderer, noise_types)
+    has_them = checkpoint.facts.get(_KEY) == _key_of(settings)
+    if has_them and checkpoint.reference_path.is_file():  # another chat template's lacks the file
+        return checkpoint
     work = Work(
         kind=Checkpoint.kind,
         stage=_STAGE,
         version=_VERSION,
         inputs={"checkpoint": checkpoint.digest},
-        settings={
-            "system": system,
-            "labels": list(labels),
-            "renderer": None if renderer is None else asdict(renderer),
-            "noise": list(noise_types),
-        },
+        settings=settings,
     )
     with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
         folder = draft.path if draft.finished is None else out_dir
@@ -142,7 +149,7 @@ def with_reference_values(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        write_reference_values(
+        key = write_reference_values(
             draft.path,
             system=system,
             labels=labels,
@@ -151,9 +158,27 @@ def with_reference_values(
             reporter=reporter,
         )
         digests = linked_digests(checkpoint, draft.path)
-        manifest = draft.commit(facts_of_copy(checkpoint), digests=digests)
+        manifest = draft.commit({**facts_of_copy(checkpoint), **key}, digests=digests)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
+
+
+def _settings(
+    system: str | None,
+    labels: tuple[str, ...],
+    renderer: Renderer | None,
+    noise_types: Sequence[str],
+) -> dict[str, JSONValue]:
+    return {
+        "system": system,
+        "labels": list(labels),
+        "renderer": None if renderer is None else asdict(renderer),
+        "noise": list(noise_types),
+    }
+
+
+def _key_of(settings: dict[str, JSONValue]) -> str:
+    return digest_text(canonical_json({"version": _VERSION, **settings}))
 
 
 def _compute(

@@ -179,13 +179,13 @@ def complete_checkpoint(
     if ranks.first:
         to_cpu(model)
         save_checkpoint(model.eval(), tokenizer, draft.path)
-        write_reference_values(
+        values = write_reference_values(
             draft.path, system=system, labels=labels, model=model, reporter=reporter
         )
         result.write(draft.path, dict(settings))
         scores = {f"validation_{name}": score for name, score in result.validation.items()}
         origin = origin_facts(start, corpus)
-        manifest = draft.commit({**facts, **scores, **result.facts, **origin})
+        manifest = draft.commit({**facts, **scores, **result.facts, **origin, **values})
     manifest = ranks.agree(manifest)
     assert manifest is not None
     return Checkpoint(draft.out_dir, manifest)

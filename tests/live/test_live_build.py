@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from fakes.command_line import example
+from fakes.ggufs import metadata_of
 
-from ollama_bridge.artifacts import GGUFFile, digest_file
+from ollama_bridge.artifacts import MANIFEST_NAME, GGUFFile, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.daemon.process import PrivateDaemon
@@ -155,6 +156,31 @@ def test_second_build_does_nothing_again(command: Command, built: dict[str, Any]
     assert "StageReused" in {event["event"] for event in new}
     finished = [event["stage"] for event in new if event["event"] == "StageFinished"]
     assert finished == []
+
+
+def test_what_an_earlier_version_trained_is_proven_by_values_of_today(
+    command: Command, built: dict[str, Any]
+) -> None:
+    """Neither trained nor scored in torch again; the card keeps the scores, the file its origin."""
+    run_dir = Path(built["run_dir"])
+    own = metadata_of(run_dir / "student-q8_0" / "model.gguf")
+    for name in ("student", "teacher"):
+        manifest = run_dir / name / MANIFEST_NAME
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        del content["facts"]["reference_key"]
+        manifest.write_text(json.dumps(content), encoding="utf-8")
+    events = run_dir / "events.jsonl"
+    before = len(events.read_text().splitlines())
+    done = command("build", "sentiment-quick", "--json", *with_settings(SMALL))
+    assert done.returncode == 0, done.stderr[-4000:]
+    new = [json.loads(line) for line in events.read_text().splitlines()[before:]]
+    finished = {event["stage"] for event in new if event["event"] == "StageFinished"}
+    assert finished == {"reference", "convert", "register", "served"}
+    assert all(certificate["passed"] for certificate in json.loads(done.stdout)["certificates"])
+    assert (run_dir / CARD_NAME).read_text(encoding="utf-8").count("macro F1") >= 2
+    keys = metadata_of(run_dir / "student-q8_0" / "model.gguf")
+    for name in ("general.name", "ollama_bridge.recipe.sha256", "ollama_bridge.input.corpus"):
+        assert keys[name] == own[name]
 
 
 def test_changed_learning_rate_is_other_work(command: Command, built: dict[str, Any]) -> None:

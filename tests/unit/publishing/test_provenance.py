@@ -161,6 +161,23 @@ def test_the_run_that_made_a_tag_is_found(run: Path) -> None:
     assert find_provenance(TAG_DIGEST, run_dir=run / "tags" / "mood+latest").certificate
 
 
+def test_scores_of_a_student_with_newer_values_are_its_own(run: Path) -> None:
+    """What an earlier version trained is served as a copy with the values of today."""
+    student = Manifest.read(run / "student")
+    copy = made(run / "values", "checkpoint", "reference", {"checkpoint": student.digest})
+    gguf = made(run / "student-q8_0", "gguf", "convert", {"checkpoint": copy.digest})
+    made(
+        run / "tags" / "mood+latest",
+        "registered_model",
+        "register",
+        {"gguf": gguf.digest},
+        facts={"tag": "mood:latest", "tag_digest": TAG_DIGEST},
+    )
+    found = find_provenance(TAG_DIGEST)
+    assert {one.path.name for one in found.reports} == {"report", "served"}
+    assert {one.path.name for one in found.lineage} >= {"values", "student", "corpus"}
+
+
 def test_a_tag_of_nobody(run: Path, tmp_path: Path) -> None:
     """Nothing is guessed; a run that is named must have made it."""
     assert find_provenance("0" * 64) == Provenance()

@@ -81,7 +81,8 @@ def no_reference_values(monkeypatch: pytest.MonkeyPatch) -> None:
         labels: tuple[str, ...],
         model: object,
         reporter: object,
-    ) -> None:
+    ) -> dict[str, str]:
         (folder / "reference.json").write_text("{}")
+        return {}
 
     monkeypatch.setattr(material, "write_reference_values", write_nothing)

@@ -25,7 +25,7 @@ from ollama_bridge.errors import ConfigError, ModelError, TrainingError
 from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.precision import DTypeChoice
-from ollama_bridge.models.reference_values import write_reference_values
+from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.reference import ReferenceValues
@@ -64,6 +64,8 @@ def test_tuned_checkpoint_is_merged_and_complete(
     write_reference_values(again, system=SYSTEM, labels=LABELS, noise_types=())
     read = ReferenceValues.read(again / "reference.json")
     assert values.model_copy(update={"noise": {}}) == read
+    same = with_reference_values(tuned, system=SYSTEM, labels=LABELS, out_dir=tmp_path / "values")
+    assert same is tuned  # so a build serves it as it is
     assert tuned.facts["datasets"] == ["some-texts"]
     assert 0 < tuned.facts["merge_mean_logit_difference"] <= tuned.facts[MAX_DIFFERENCE] < 1e-3
 
