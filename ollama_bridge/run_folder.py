@@ -65,17 +65,17 @@ def hold_run(
 
 
 def note_origin(run_dir: Path, data: Path) -> None:
-    """Write down after which data file a run is called.
+    """Write down after which data file a run is called, or the tag of one in another folder.
 
     Raises:
-        ConfigError: it is the run of another file, which is still there.
+        ConfigError: they are those of another file, which is still there.
     """
     path = run_dir / _ORIGIN_NAME
     if path.exists():
         other = Path(json.loads(path.read_text(encoding="utf-8"))["data"])
         if other.exists() and not other.samefile(data):
             raise ConfigError(
-                f"{run_dir} is the run of {other}; {data} would replace what was made of it",
+                f"{run_dir.name} is the name of what was made of {other}; {data} would replace it",
                 hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG",
             )
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,8 @@ def build(
     from ollama_bridge.evaluation.report import read_markdown
     from ollama_bridge.run_folder import note_origin, run_dir_of
 
-    if data is not None and out is None:
+    names_tag = tag is not None or any(one.startswith("export.tag=") for one in set_ or [])
+    if data is not None and not (out and names_tag):  # the tag is called as the run would be
         note_origin(run_dir_of(loaded), data)
     with shown(quiet=quiet, tensorboard=tensorboard) as reporter:
         result = pipeline.build(loaded, out_dir=out, host=host, reporter=reporter)

@@ -223,16 +223,34 @@ def test_limits_for_fetched_texts_do_not_hold_for_a_file(
     assert recipe.data.model_dump(include=set(kept)) == kept
 
 
-def test_run_of_another_file_is_not_replaced(tmp_path: Path) -> None:
-    """A second file of the same name is refused, before a daemon is asked for anything."""
+@pytest.mark.parametrize("words", [[], ["--out", "/nowhere"], ["--tag", "mine"]])
+def test_run_of_another_file_is_not_replaced(tmp_path: Path, words: list[str]) -> None:
+    """Nor its tag: a second file of the same name is refused, before a daemon is asked."""
     files = [tmp_path / folder / "train.csv" for folder in ("a", "b")]
     for file in files:
         file.parent.mkdir()
         file.write_text("text,label\nfine,positive\n")
     note_origin(home_dir() / "runs" / "sentiment-quick-train", files[0])
-    done = command("build", "sentiment-quick", "--data", str(files[1]))
+    done = command("build", "sentiment-quick", "--data", str(files[1]), *words)
     assert done.returncode == 2
-    assert f"is the run of {files[0]}" in done.stderr
+    assert f"is the name of what was made of {files[0]}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "is_noted"),
+    [([], True), (["--tag", "m"], False), (["--set", "export.tag=m"], False)],
+)
+def test_a_tag_of_another_folder_has_its_file_noted(
+    tmp_path: Path, words: list[str], is_noted: bool
+) -> None:
+    """So that the next file of that name does not take it; a tag of one's own is one's own."""
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\nfine,5\n")  # refused, behind the note
+    options = ["--data", str(file), "--out", str(tmp_path / "out"), *words]
+    done = command("build", "sentiment-quick", *options)
+    assert done.returncode != 0
+    noted = home_dir() / "runs" / "sentiment-quick-train" / "origin.json"
+    assert noted.exists() == is_noted
 
 
 def test_messages_file_is_recognised(tmp_path: Path) -> None:

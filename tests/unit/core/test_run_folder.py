@@ -66,7 +66,9 @@ def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
     note_origin(run_dir, first)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     note_origin(run_dir, tmp_path / "link" / "train.csv")
-    with pytest.raises(ConfigError, match=r"is the run of .*train\.csv") as caught:
+    with pytest.raises(
+        ConfigError, match=r"mine-train is the name of what was made of .*train\.csv"
+    ) as caught:
         note_origin(run_dir, second)
     assert "--out FOLDER --tag TAG" in (caught.value.hint or "")
     first.unlink()
