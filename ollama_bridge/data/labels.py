@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.data.problems import numbers_text
 from ollama_bridge.data.task_prompt import as_option, named_labels, prompt_for
@@ -14,6 +15,7 @@ from ollama_bridge.errors import ConfigError, DataError
 
 _INFLECTIONS = ("s", "es", "d", "ed", "ly", "ing")
 _REVERSING = ("less", "free", "-", "_", "/")  # harmless, toxic-free, hate_none
+_MANY = 20  # labels that are listed, and mapped by hand
 _SURE = 0.85  # as much of two words is the same where one letter of seven is wrong
 
 
@@ -85,26 +87,34 @@ class LabelMatcher:
         """
         if not self._unknown:
             return
+        is_chat = column == "messages"
+        what = "recipe" if is_chat else "column"
         lines = [
             f"  - {label!r} in {len(numbers)} {unit}(s): {numbers_text(numbers)}"
-            for label, numbers in list(self._unknown.items())[:20]
+            for label, numbers in list(self._unknown.items())[:_MANY]
         ]
-        if len(self._unknown) > 20:
-            lines.append(
-                f"  ... and {len(self._unknown) - 20} more labels: is it the right column?"
-            )
+        if len(self._unknown) > _MANY:
+            asked = f": is it the right {what}?" if self._is_free_text else ""
+            lines.append(f"  ... and {len(self._unknown) - _MANY} more labels{asked}")
         known = [label for label in self._seen if label not in self._unknown]
         raise DataError(
             f"{path}: column {column!r} has labels that the task does not have "
             f"(the task's labels: {', '.join(self._labels)}"
-            + (f"; also found: {', '.join(known[:20])}" if known else "")
+            + (f"; also found: {', '.join(known[:_MANY])}" if known else "")
             + "):\n"
             + "\n".join(lines),
-            hint=self._hint(),
+            hint=f"answers in free text: ollama-bridge build chat --data {quote(str(path))}"
+            if is_chat and self._is_free_text
+            else self._hint(),
         )
 
+    @property
+    def _is_free_text(self) -> bool:
+        """Whether nearly each row says something else, as no label does."""
+        return len(self._unknown) > max(_MANY, sum(self._seen.values()) / 3)
+
     def _hint(self) -> str:
-        if len(self._unknown) > 20:
+        if self._is_free_text:
             return "name the column of the labels: --label-col NAME"
         guesses = {written: meant(written, self._labels) or "LABEL" for written in self._unknown}
         map_them = f"map them: {self._mapping(guesses)}"
@@ -121,6 +131,8 @@ class LabelMatcher:
         fitting = {written: label for written, label in self._label_map.items() if label in own}
         if fitting != self._label_map:
             as_labels += f" {as_option('data.label_map', fitting)}"
+        if len(self._unknown) > _MANY:
+            return f"make the labels of the file those of the task: {as_labels}"
         return f"{map_them}; or make the labels of the file those of the task: {as_labels}"
 
     def _mapping(self, added: Mapping[str, str]) -> str:

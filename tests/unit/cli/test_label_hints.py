@@ -51,6 +51,30 @@ def test_the_files_labels_become_the_tasks_own(monkeypatch: pytest.MonkeyPatch) 
     }
 
 
+@pytest.mark.parametrize("count", [30, 77])
+def test_many_labels_become_the_tasks_own(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """As intents are; nobody maps so many to two. What is one in each row is another column."""
+    names = [f"intent {number:02}" for number in range(count)]
+    rows = [
+        f"Ask for {n * 7919} of the {n % 13}th kind,{names[n % count]}" for n in range(count * 8)
+    ]
+    Path("mine.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    said = refused(run_line(monkeypatch, COMMAND))
+    assert "right column" not in said
+    assert "label_map" not in said
+    options = said.rpartition("make all that are found the task's own: ")[2]
+    done = run_line(monkeypatch, f"{COMMAND} {options}")
+    assert done.code == 0, done.stderr
+    train = list(read_examples(Corpus.open("corpus").split_path("train")))
+    assert {one.label for one in train} == set(names)
+    assert all(name in train[0].messages[0].content for name in names)
+    other = [row.replace(",", f",{place} ") for place, row in enumerate(rows)]
+    Path("mine.csv").write_text("\n".join(["text,label", *other]), encoding="utf-8")
+    said = refused(run_line(monkeypatch, COMMAND))
+    assert f"and {len(rows) - 20} more labels: is it the right column?" in said
+    assert "--label-col NAME" in said
+
+
 def test_a_printed_map_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the place of what was mapped before, so it has that too."""
     first = json.dumps({"sehr gut": "positive", "no": "negative"})

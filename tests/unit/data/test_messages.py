@@ -98,6 +98,15 @@ def test_the_label_of_a_classification_is_the_last_answer(tmp_path: Path) -> Non
         collect(tmp_path, [turns("a", "yes"), turns("b", "maybe")], CLASSIFY)
 
 
+def test_free_text_is_no_label(tmp_path: Path) -> None:
+    """Conversations have no column that could be the right one, but another recipe."""
+    records: list[object] = [turns(f"question {n}", f"answer {n}") for n in range(30)]
+    with pytest.raises(DataError, match="10 more labels: is it the right recipe") as caught:
+        collect(tmp_path, records, CLASSIFY)
+    path = tmp_path / "chats.jsonl"
+    assert caught.value.hint == f"answers in free text: ollama-bridge build chat --data {path}"
+
+
 def thought(answer: str, field: str = "thinking") -> dict[str, object]:
     said = {"role": "assistant", "content": answer, field: " They ask twice.\r\n"}
     return {"messages": [{"role": "user", "content": "a"}, said]}
