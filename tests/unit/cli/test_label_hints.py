@@ -62,7 +62,7 @@ def test_many_labels_become_the_tasks_own(monkeypatch: pytest.MonkeyPatch, count
     said = refused(run_line(monkeypatch, COMMAND))
     assert "right column" not in said
     assert "label_map" not in said
-    options = said.rpartition("make all that are found the task's own: ")[2]
+    options = said.rpartition("make the labels of the file those of the task: ")[2]
     done = run_line(monkeypatch, f"{COMMAND} {options}")
     assert done.code == 0, done.stderr
     train = list(read_examples(Corpus.open("corpus").split_path("train")))
