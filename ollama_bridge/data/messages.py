@@ -33,6 +33,7 @@ from ollama_bridge.examples import Example, Message, parse_message
 _SOURCE = "messages"
 # A document of more than this share of a file does not fit into what is held out of it.
 _LARGE_SHARE = 0.1
+_MIN_WAYS_ON = 10
 _HINT = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
@@ -45,8 +46,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     A conversation may end on the user only where answers are still to be written, so not in a
     ``classify`` task, whose last answer is the label. In a ``reply`` task a ``label`` (a field of
     the line) is the right answer to its last question, such as the result of a sum. Conversations
-    that have learnt and scored answers in common (``_questions``), or are of the same ``group``
-    (another field), stay in one split.
+    that have learnt and scored answers in common (``_first_questions``, ``_labelled``), or are of
+    the same ``group`` (another field), stay in one split.
 
     Raises:
         DataError: naming file and every bad line.
@@ -60,6 +61,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     odd: dict[int, str] = {}
     tally = Tally()
     candidates = []
+    asked: list[list[str]] = []
     documents = Documents()
     for number, record in read_json_lines(path, read_text(path)):
         tally.count_read(_SOURCE)
@@ -92,9 +94,11 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
             problems.add(number, "group is neither a text nor a whole number")
             continue
         document = f"line-{number}" if own in (None, "") else storable(f"group-{own}")
-        documents.join(
-            document, *(f"question-{text_key(one)}" for one in _questions(turns, matcher))
-        )
+        if matcher is not None:
+            documents.join(
+                document, *(f"question-{text_key(one)}" for one in _labelled(turns, matcher))
+            )
+        asked.append([text_key(turn.content) for turn in turns if turn.role == "user"])
         example = Example(f"line-{number}", tuple(turns), document, label)
         is_class = matcher is not None
         text = prompt if is_class else whole
@@ -102,6 +106,12 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         candidates.append(
             Candidate(example, _SOURCE, text, is_class=is_class, instruction=instruction)
         )
+    are_parted = False
+    if matcher is None:
+        firsts = _first_questions(asked)
+        are_parted = any(len(first) > 1 for first in firsts)
+        for candidate, first in zip(candidates, firsts, strict=True):
+            documents.join(candidate.example.group, "question-" + "\n".join(first))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     notes = _judge_odd(odd, tally, problems, path)
     if matcher is not None:
@@ -116,7 +126,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         )
     if matcher is None:
         notes += _large_document(candidates)
-    return Collected(tuple(candidates), tally, tuple(notes))
+    return Collected(tuple(candidates), tally, tuple(notes), are_parted=are_parted)
 
 
 def systems_differ(path: Path) -> bool:
@@ -216,17 +226,38 @@ def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
     return Message(turn.role, with_thought(turn.content, clean_turn(thinking)))
 
 
-def _questions(turns: Sequence[Message], matcher: LabelMatcher | None) -> Iterator[str]:
-    """What a conversation must have in common with no other split.
+def _first_questions(asked: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """What every conversation of free text must have in common with no other split.
 
-    Of free text its first question: every answer is learnt, so what one is scored on may be an
-    early turn of another. Of a classification what stands before each label: there the last answer
-    alone is scored, and "Hi" or an instruction begins many that are not alike.
+    Its first question: every answer is learnt, so what one is scored on may be an early turn of
+    another. But what a tenth of a file goes on from with questions of their own ("Hi", a button's
+    text) says nothing: there the next question belongs to it.
+
+    Args:
+        asked: The questions of every conversation, normalised.
+    """
+    least = max(_MIN_WAYS_ON, _LARGE_SHARE * len(asked))
+    firsts = [tuple(questions[:1]) for questions in asked]
+    while True:
+        ways_on: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for first, questions in zip(firsts, asked, strict=True):
+            ways_on[first].update(questions[len(first) : len(first) + 1])
+        openings = {first for first, following in ways_on.items() if len(following) > least}
+        if not openings:
+            return firsts
+        firsts = [
+            tuple(questions[: len(first) + 1]) if first in openings else first
+            for first, questions in zip(firsts, asked, strict=True)
+        ]
+
+
+def _labelled(turns: Sequence[Message], matcher: LabelMatcher) -> Iterator[str]:
+    """What a conversation of a classification must have in common with no other split.
+
+    What stands before each label: the last answer alone is scored, and "Hi" or an instruction
+    begins many that are not alike.
     """
     spoken = [turn.content for turn in turns if turn.role != "system"]
-    if matcher is None:
-        yield spoken[0]
-        return
     for place in range(1, len(spoken), 2):
         if matcher.label_of(spoken[place].rpartition(THOUGHT_END)[2]):
             yield "\n".join(spoken[:place])

@@ -57,6 +57,7 @@ _SINCE = {
     ),
 }
 _FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
+_PARTED = 20  # added where conversations that begin alike are not one document
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
 _NEAR_DUPLICATE = "near duplicate"
@@ -90,14 +91,16 @@ def prepare(
             reporter.emit(Note(_STAGE, "warning", advice))
         inputs = _find_inputs(data, reporter)
         collected, frames = None, None
-        # Texts of the packages have no instruction.
-        if data.near_duplicates == "leave_out" and not inputs.packages:
+        version = _version(data, inputs, task)
+        if not inputs.packages:  # texts of the packages have no instruction
             collected = _collect(inputs, data, task, seed=seed)
-            frames = find_frames(collected.candidates)
+            if data.near_duplicates == "leave_out":
+                frames = find_frames(collected.candidates)
+            version += (_FRAMED if frames else 0) + (_PARTED if collected.are_parted else 0)
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,
-            version=_version(data, inputs, task) + (_FRAMED if frames else 0),
+            version=version,
             inputs={name: digest_file(path) for name, path in inputs.files.items()},
             settings={
                 "data": _settings(data),

@@ -268,6 +268,31 @@ def test_many_that_begin_alike_are_said(tmp_path: Path) -> None:
     assert not collect(tmp_path, records[1:]).notes
 
 
+def test_what_all_open_with_does_not_make_them_one_document(tmp_path: Path) -> None:
+    """After "Hi", and a button's text, the first question of their own is what they share."""
+    rows = [turns("Hi", "Hello!", "Order", "Which?", f"q {n}", f"a {n}") for n in range(60)]
+    rows += [turns("Hi", "Hello!", "Other", "What?", f"q {n}", f"b {n}") for n in range(60)]
+    rows += [turns("hi!", "Hey!", f"own {n}", f"c {n}", "so", "on") for n in range(60)]
+    rows += [turns("hi!", "Hey!", "own 3", "c 3"), turns("Hi", "Hello!"), turns("hi", "Hey!")]
+    collected = collect(tmp_path, rows)
+    assert collected.are_parted
+    groups = [one.example.group for one in collected.candidates]
+    assert len(set(groups)) == 181
+    assert groups[180] == groups[123]
+    assert groups[181] == groups[182]
+    parts = split(collected.candidates, Sizes(test=20, validation=10), seed=0)
+    assert [len(part) for part in parts.values()] == [153, 10, 20]
+
+
+def test_logs_exported_turn_by_turn_are_one_document_each_however_few(tmp_path: Path) -> None:
+    """They go on in one way, however large a share of the file begins alike."""
+    logs = [[f"{kind}{n} of {log}" for n in range(12) for kind in "qa"] for log in range(3)]
+    rows = [turns(*said[:end]) for said in logs for end in range(2, 25, 2)]
+    collected = collect(tmp_path, rows)
+    assert not collected.are_parted
+    assert len({one.example.group for one in collected.candidates}) == 3
+
+
 def test_open_conversations_are_said(tmp_path: Path) -> None:
     """A conversation that ends on the user waits for an answer; a classification cannot."""
     assert "1 conversation(s) end with the user's turn" in collect(tmp_path, [turns("a")]).notes[0]

@@ -309,6 +309,22 @@ def test_a_text_that_differs_little_from_one_of_another_label_stays(tmp_path: Pa
     assert said.startswith("1 text(s)")
 
 
+def test_conversations_that_all_open_with_hi_are_split(tmp_path: Path) -> None:
+    """They were refused as one document; those that do not are the corpus that they were."""
+    ask = '{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Number %d."}'
+    versions = []
+    for opening in ("Hi", "Hi %d"):
+        path = tmp_path / "mine.jsonl"
+        first = [opening % n if "%" in opening else opening for n in range(90)]
+        turns = [f"{ask % (one, 0)}, {ask % (f'What is {n}?', n)}" for n, one in enumerate(first)]
+        path.write_text("\n".join(f'{{"messages": [{one}]}}' for one in turns))
+        data = DataSection(source="messages", path=path)
+        corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / f"out{len(versions)}")
+        assert corpus.facts["test"] == 18
+        versions.append(corpus.manifest.work.version)
+    assert versions == [22, 2]
+
+
 @pytest.mark.parametrize("source", ["table", "messages"])
 def test_half_an_emoji_in_a_group_or_label_is_spelt_out(tmp_path: Path, source: str) -> None:
     """JSON can hold one, as what cuts texts by their UTF-16 leaves it; a corpus cannot."""
