@@ -23,7 +23,12 @@ _NO_TEXTS = {
     b"\xd0\xcf\x11\xe0": "a workbook of Excel's old format",
     b"PAR1": "Parquet",
     b"\x1f\x8b": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
 }
+_UNPACKED_BY = {"gzip": "gunzip -k", "zstd": "zstd -d", "bzip2": "bunzip2 -k", "xz": "unxz -k"}
+_BEGIN_BYTES = 1024
 
 
 class Problems:
@@ -93,14 +98,18 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {exc.strerror}") from exc
     for begin, kind in _NO_TEXTS.items():
         if data.startswith(begin):
-            gzip = kind.endswith("gzip")
+            unpack = _UNPACKED_BY.get(kind.rpartition(" ")[2])
             raise DataError(
                 f"{path} is not text: it is {kind}",
-                hint=f"gunzip -k {quote(path.name)}"
-                if gzip
+                hint=f"{unpack} {quote(str(path))}"
+                if unpack
                 else "save it as CSV, or as JSON lines, in UTF-8",
             )
     encoding = encoding_of(data)
+    if encoding != "utf-16" and (wide := _unmarked_utf16(data[:_BEGIN_BYTES])):
+        raise DataError(
+            f"{path} is {wide} that does not begin with its mark", hint=_to_utf8(path, wide)
+        )
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as exc:
@@ -108,16 +117,32 @@ def read_text(path: Path) -> str:
         value = data[exc.start] if exc.start < len(data) else 0
         if encoding == "utf-16":
             raise DataError(f"{path}, line {line}: damaged UTF-16 at byte {exc.start}") from exc
+        if b"\0" in data[:_BEGIN_BYTES]:
+            raise DataError(
+                f"{path} is no text: it has zero bytes", hint="save it as CSV in UTF-8"
+            ) from exc
         guess = "cp1252" if _is_decodable(data, "cp1252") else "latin-1"
         raise DataError(
             f"{path}, line {line}: byte 0x{value:02x} at offset {exc.start} is not UTF-8; "
             f"the file looks like {guess}",
-            hint=f"iconv -f {guess} -t utf-8 {quote(path.name)} > "
-            f"{quote(f'{path.stem}-utf8{path.suffix}')}",
+            hint=_to_utf8(path, guess),
         ) from exc
     if not text.strip():
         raise DataError(f"{path} is empty: it has no rows")
     return text
+
+
+def _unmarked_utf16(begin: bytes) -> str | None:
+    """UTF-16 of mostly ASCII: every second byte is zero. None: something else."""
+    high, low = begin[::2].count(0), begin[1::2].count(0)
+    if max(high, low) <= len(begin) / 4 or min(high, low) > len(begin) / 32:
+        return None
+    return "utf-16be" if high > low else "utf-16le"
+
+
+def _to_utf8(path: Path, encoding: str) -> str:
+    new = path.with_name(f"{path.stem}-utf8{path.suffix}")
+    return f"iconv -f {encoding} -t utf-8 {quote(str(path))} > {quote(str(new))}"
 
 
 def _is_decodable(data: bytes, encoding: str) -> bool:

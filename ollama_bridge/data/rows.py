@@ -127,9 +127,10 @@ def _refuse_array(path: Path, text: str) -> None:
     """
     begin = text.lstrip()
     if begin.startswith("[") and begin[1:].lstrip().startswith("{"):
+        lines = path.with_name(f"{path.stem}-lines.jsonl")
         raise DataError(
             f"{path} is one JSON array, but one JSON object per line is expected",
-            hint=f"jq -c '.[]' {quote(path.name)} > {quote(f'{path.stem}-lines.jsonl')}",
+            hint=f"jq -c '.[]' {quote(str(path))} > {quote(str(lines))}",
         )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -252,7 +255,23 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, "text,label\nok,positive\ncafé “nice”,positive\n", encoding="cp1252")
     with pytest.raises(DataError, match=r"line 3: byte 0xe9 at offset 26.*cp1252") as caught:
         collect(path)
-    assert str(caught.value.hint).startswith("iconv -f cp1252 -t utf-8 mine.csv")
+    assert caught.value.hint is not None
+    subprocess.run(caught.value.hint, shell=True, check=True)  # from another folder than its own
+    (only, _) = collect(path.with_name("mine-utf8.csv")).candidates[::-1]
+    assert only.text == "café “nice”"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16le", "utf-16be"])
+def test_utf_16_without_its_mark_is_named(tmp_path: Path, encoding: str) -> None:
+    """Zeros are in no text of another encoding."""
+    path = write(tmp_path, "text,label\ncafé,positive\n", encoding=encoding)
+    with pytest.raises(DataError, match=f"is {encoding} that does not") as caught:
+        collect(path)
+    assert f"iconv -f {encoding} -t utf-8 {path} " in str(caught.value.hint)
+    path.write_bytes(bytes(range(256)) * 9)
+    with pytest.raises(DataError, match="no text: it has zero bytes"):
+        collect(path)
+    assert collect(write(tmp_path, "text,label\na\0b,positive\n")).candidates[0].text == "ab"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +284,10 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
             "save it as CSV, or as JSON lines, in UTF-8",
         ),
         ("mine.parquet", b"PAR1\x15", "Parquet", "save it as CSV, or as JSON lines, in UTF-8"),
-        ("mine.csv.gz", gzip.compress(b"text,label\n", mtime=0), "gzip", "gunzip -k mine.csv.gz"),
+        ("mine.csv.gz", gzip.compress(b"text,label\n", mtime=0), "gzip", "gunzip -k {}"),
+        ("mine.csv.bz2", bz2.compress(b"text,label\n"), "bzip2", "bunzip2 -k {}"),
+        ("mine.csv.xz", lzma.compress(b"text,label\n"), "xz", "unxz -k {}"),
+        ("mine.csv.zst", b"\x28\xb5\x2f\xfd\x04", "zstd", "zstd -d {}"),
     ],
 )
 def test_what_is_no_text_is_named(
@@ -276,7 +298,7 @@ def test_what_is_no_text_is_named(
     path.write_bytes(begin + bytes(range(256)))
     with pytest.raises(DataError, match=f"not text: it is .*{kind}") as caught:
         collect(path)
-    assert caught.value.hint == hint
+    assert caught.value.hint == hint.format(path)
 
 
 @pytest.mark.parametrize(
@@ -386,6 +408,6 @@ def test_a_json_array_is_told_what_to_do(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, json.dumps(rows, indent=1), name=name)
     with pytest.raises(DataError, match="is one JSON array") as caught:
         collect(path)
-    assert caught.value.hint == f"jq -c '.[]' {name} > mine-lines.jsonl"
+    assert caught.value.hint == f"jq -c '.[]' {path} > {tmp_path / 'mine-lines.jsonl'}"
     path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="lines.json")
     assert [one.text for one in collect(path).candidates] == ["a", "b"]
