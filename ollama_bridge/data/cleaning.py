@@ -32,9 +32,10 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def has_control_token(text: str) -> bool:
-    """Whether a text holds a chat format's control token, so that it could forge a turn."""
-    return _CONTROL_TOKEN.search(text) is not None
+def control_token(text: str) -> str | None:
+    """The first control token of a chat format in a text, which could forge a turn by it."""
+    found = _CONTROL_TOKEN.search(text)
+    return found[0] if found else None
 
 
 def text_key(text: str) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from ollama_bridge.artifacts import Corpus, JSONValue, Work, digest_file, write_json_atomic
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
-from ollama_bridge.data.cleaning import has_control_token
+from ollama_bridge.data.cleaning import control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import Frames, find_frames
 from ollama_bridge.data.messages import collect_messages, systems_differ
-from ollama_bridge.data.problems import read_text
+from ollama_bridge.data.problems import numbers_text, read_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
     FILES,
@@ -152,8 +152,10 @@ class _Inputs:
 def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
     if data.path is not None and data.source in ("table", "messages"):
         if not data.path.is_file():
+            there = data.path.exists()  # a folder; or a pipe, which can be read but once
             raise DataError(
-                f"{data.path}: no such file", hint="check data.path, or pass --data FILE"
+                f"{data.path}: {'not a regular file' if there else 'no such file'}",
+                hint="check data.path, or pass --data FILE",
             )
         is_jsonl = data.source == "messages" or is_json_lines(data.path)
         return _Inputs({"data": data.path}, "jsonl" if is_jsonl else "csv")
@@ -226,7 +228,9 @@ def _make_splits(
 ) -> tuple[dict[Split, list[Candidate]], dict[str, object]]:
     """Candidates -> fit -> unique -> split -> limited; the splits, and the data card."""
     tally, notes = collected.tally, list(collected.notes)
-    fit = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
+    fit, forged = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
+    if forged:
+        reporter.emit(Note(_STAGE, "info", f"control tokens: {numbers_text(forged)}"))
     threshold = NEAR_THRESHOLD if data.near_duplicates == "leave_out" else None
     unique = _leave_out_duplicates(fit, tally, notes, threshold=threshold, frames=frames)
     notes += frames.notes() if frames else []
@@ -280,16 +284,18 @@ def _make_splits(
 
 def _leave_out_unfit(
     candidates: Sequence[Candidate], tally: Tally, *, max_chars: int
-) -> list[Candidate]:
-    fit = []
+) -> tuple[list[Candidate], list[str]]:
+    """Those that fit, and where the others hold which control token."""
+    fit, forged = [], []
     for candidate in candidates:
         if _chars(candidate) > max_chars:
             tally.leave_out(candidate.source, _too_long(max_chars))
-        elif any(map(has_control_token, _spoken(candidate))):
+        elif token := next(filter(None, map(control_token, _spoken(candidate))), None):
             tally.leave_out(candidate.source, "holds a control token of a chat format")
+            forged.append(f"{token} in {candidate.example.id}")
         else:
             fit.append(candidate)
-    return fit
+    return fit, forged
 
 
 def _spoken(candidate: Candidate) -> list[str]:

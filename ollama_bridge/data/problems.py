@@ -64,7 +64,7 @@ class Problems:
         )
 
 
-def numbers_text(numbers: Sequence[int]) -> str:
+def numbers_text(numbers: Sequence[int | str]) -> str:
     """``3, 8, 15`` and, of more than 20, how many more."""
     shown = ", ".join(str(number) for number in numbers[:MAX_SHOWN])
     more = len(numbers) - MAX_SHOWN

@@ -232,7 +232,9 @@ def test_unusable_texts_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(["text,label", *rows]))
     data = DataSection(source="table", path=path, max_chars=200)
-    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    heard = Heard()
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
+    assert "control tokens: <|im_end|> in row-42" in heard.notes
     card = json.loads((corpus.path / "card.json").read_text())
     assert {reason: counts["table"] for reason, counts in card["left_out"].items()} == {
         "exact duplicate": 1,
@@ -388,6 +390,9 @@ def test_missing_files_and_labels(packages: Path, tmp_path: Path) -> None:
     """A missing file, a label that no row has, and labels that the source does not have."""
     data = DataSection(source="table", path=tmp_path / "no.csv")
     with pytest.raises(DataError, match="no such file"):
+        prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+    data = DataSection(source="table", path=tmp_path)
+    with pytest.raises(DataError, match="not a regular file"):
         prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
     path = tmp_path / "mine.csv"
     path.write_text("text,label\n" + "\n".join(f"text number {n},positive" for n in range(9)))
