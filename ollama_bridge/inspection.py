@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -105,6 +106,9 @@ def read_template(
 ) -> Served:
     """How a tag of a checkpoint will render its prompts: the Go template, and its proof.
 
+    In a file by itself the special tokens that it names have stand-ins, which is one of the
+    differences.
+
     Args:
         checkpoint: A model reference, or a file with a chat template (``.jinja``).
         chat_template: Such a file, in place of the checkpoint's own, with its tokens.
@@ -126,7 +130,7 @@ def read_template(
                 f"{file} is a chat template, not a checkpoint",
                 hint=f"ollama-bridge template {quote(str(chat_template))}",
             )
-        return decide(ChatTemplate(read_chat_template(file), special={}, adds_bos=False))
+        return _without_tokens(read_chat_template(file), file)
     require_training_extra()
     from ollama_bridge.models.load import load_tokenizer
     from ollama_bridge.models.reference_texts import chat_template_of
@@ -144,3 +148,20 @@ def read_template(
             hint="give it one: --chat-template FILE.jinja (also package, convert, verify)",
         )
     return decide(template)
+
+
+def _without_tokens(source: str, file: Path) -> Served:
+    """The decision for a chat template whose special tokens are not known."""
+    names = ChatTemplate(source, special={}, adds_bos=False).unknown_tokens()
+    # Not <name>: at the end of a prompt that would be taken for a tag.
+    stand_ins = {name: f"<|{name}|>" for name in names}
+    served = decide(ChatTemplate(source, special=stand_ins, adds_bos=False))
+    if not names:
+        return served
+    beside = (file.parent / "tokenizer_config.json").exists()
+    checkpoint = quote(str(file.parent)) if beside else "CHECKPOINT"
+    said = (
+        f"{', '.join(stand_ins.values())} in place of the tokenizer's own tokens, which no chat "
+        f"template holds: ollama-bridge template {checkpoint} --chat-template {quote(str(file))}"
+    )
+    return replace(served, differences=(said, *served.differences))

@@ -153,6 +153,11 @@ class ChatTemplate:
         except RefusedError:
             return False
 
+    def unknown_tokens(self) -> tuple[str, ...]:
+        """Names of special tokens that the template reads and was not given: ``eos_token``."""
+        names = meta.find_undeclared_variables(self.tree)
+        return tuple(sorted(name for name in names - set(self.special) if name.endswith("_token")))
+
     def literals(self) -> tuple[str, ...]:
         """Texts that the template compares or cuts contents with."""
         found: dict[str, None] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,40 @@ def test_a_file_is_enough(tmp_path: Path) -> None:
     assert found["authority"] == "template"
     assert found["tools"]
     assert found["conversations"] > 300
+
+
+def test_tokens_of_a_file_by_itself_have_stand_ins(tmp_path: Path) -> None:
+    """Llama 3's form joins BOS to a text, Zephyr's prints EOS: neither is in the file."""
+    file = tmp_path / "chat_template.jinja"
+    file.write_text(
+        "{% for m in messages %}{% set text = '<|' + m.role + '|>' + m.content %}"
+        "{% if loop.first %}{% set text = bos_token + text %}{% endif %}{{ text }}{{ eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    found = read_template(str(file))
+    assert found.authority == "template"
+    assert (found.go or "").count("<|eos_token|>") >= 2
+    said, *others = found.differences
+    assert said.startswith("<|bos_token|>, <|eos_token|> in place of the tokenizer's own tokens")
+    assert said.endswith(f"ollama-bridge template CHECKPOINT --chat-template {file}")
+    assert not any("own tokens" in one for one in others)
+
+
+def test_a_file_in_a_checkpoint_names_it_for_its_tokens(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The command can be copied, and shows them."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "my-finetune")
+    file = folder / "chat_template.jinja"
+    file.write_text(
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    _, command = read_template(str(file)).differences[0].split(": ollama-bridge ")
+    done = CliRunner().invoke(app, [*command.split(), "--quiet"])
+    assert done.exit_code == 0, done.stderr
+    assert "<|im_end|>" in done.stdout
+    assert "<|eos_token|>" not in done.stdout
 
 
 def test_one_that_is_given_is_shown_in_place_of_a_checkpoints_own(
