@@ -12,7 +12,7 @@ from typing import Literal
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation, Message
-from ollama_bridge.template.format import Format, Thinking
+from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
 from ollama_bridge.template.probing import (
     find_unclear_tag,
@@ -110,7 +110,7 @@ def decide(template: ChatTemplate) -> Served:
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
                 *out_of_reach(template, listed=listed),
-                *_taken_for(template, None),
+                *_unclear(template),
                 *((_CUTS_THOUGHTS,) if cuts_thoughts(template.source) else ()),
             ),
         )
@@ -125,28 +125,21 @@ def decide(template: ChatTemplate) -> Served:
         differences=(
             *found.limits,
             *out_of_reach(template),
-            *_taken_for(template, found.thinking),
+            *(_unclear(template) if found.thinking is None else ()),
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),
     )
 
 
-def _taken_for(template: ChatTemplate, thinking: Thinking | None) -> tuple[str, ...]:
+def _unclear(template: ChatTemplate) -> tuple[str, ...]:
     """What a prompt's last tag is taken for, where that is no more than likely."""
     tag = find_unclear_tag(template)
     if tag is None:
         return ()
-    if thinking is None:
-        return (
-            f"the prompt opens <{tag}>, which is taken for a part of the answer: thoughts in it "
-            "are not separated from it",
-        )
-    if thinking.opening.strip() != f"<{tag}>":
-        return ()
     return (
-        f"the prompt opens <{tag}>, which is taken for the beginning of thinking: an answer "
-        f"without </{tag}> is nothing but thoughts",
+        f"the prompt opens <{tag}>, which is taken for a part of the answer: thoughts in it "
+        "are not separated from it",
     )
 
 

@@ -188,13 +188,16 @@ def _find_answer_tag(template: ChatTemplate) -> str | None:
         return name
     if _means(_MEANS_THINKING, name):  # before past answers it may be kept of the thoughts
         return None
-    return name if stands == "before" or _means(_MEANS_ANSWER, name) else None
+    if stands == "before" or _means(_MEANS_ANSWER, name) or find_unclear_tag(template) is not None:
+        return name
+    return None
 
 
 def find_unclear_tag(template: ChatTemplate) -> str | None:
     """The name of a tag that prompts end with, where it may be a thought's as well as an answer's.
 
-    Neither does its name say it, nor is its end anywhere in the chat template.
+    Neither does its name say it, nor is its end anywhere in the chat template. Taken for an
+    answer's, which costs a wrong guess a tag in the text; the other way round, all of the answer.
     """
     last = _last_tag(template)
     if last is None or last[1] == "around" or f"</{last[0]}>" in template.source:

@@ -350,17 +350,28 @@ def test_a_tag_that_closes_behind_past_answers_is_theirs(tag: str) -> None:
     [
         ("monologue", True, 0),
         ("cot_start", True, 0),
-        ("pensee", True, 1),
+        ("pensee", False, 1),
+        ("sep", False, 1),
         ("final_answer", False, 0),
         ("ai", False, 0),
     ],
 )
 def test_a_tag_that_past_answers_lack_is_thinking(tag: str, *, thinks: bool, said: int) -> None:
-    """Whoever keeps the history cut the thoughts, unless the name is an answer's."""
+    """Whoever keeps the history cut the thoughts, where the name is a thought's."""
     found = past_and_prompt("{{ m.content }}", f"<{tag}>\n")
     assert (found.authority, found.thinking) == ("template", thinks)
     assert len(said_of_tag(found)) == said
-    assert all("taken for the beginning of thinking" in one for one in said_of_tag(found))
+    assert all("taken for a part of the answer" in one for one in said_of_tag(found))
+
+
+def test_what_stands_between_messages_may_end_a_prompt() -> None:
+    """Yuan's form: no answer has its end, and would be nothing but thoughts."""
+    found = served(
+        "{% for m in messages %}{{ m.content }}{% if not loop.last %}<n>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<sep>{% endif %}"
+    )
+    assert (found.authority, found.thinking, len(said_of_tag(found))) == ("template", False, 1)
+    assert ".Thinking" not in (found.go or "")
 
 
 @pytest.mark.parametrize(("tag", "unclear"), [("pensee", True), ("gpt_bot", False)])
