@@ -159,19 +159,30 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
         opened = re.search(pattern, prompt)
         if opened is not None and opened[1] != answer_tag:
             return f"<{opened[1]}>\n", f"\n</{opened[1]}>\n\n"
-    asked = fill("uau", system=False, tools=0, think=None)
-    first, said, last = asked.messages
     names = {name for text in template.literals() for name in re.findall(r"</(\w+)>", text)}
     for name in sorted(names):
-        opening, closing = f"<{name}>\n", f"\n</{name}>\n\n"
-        tagged = replace(said, content=f"{opening}Xmused0Z{closing}{said.content}")
-        try:
-            text = template.render(replace(asked, messages=(first, tagged, last)))
-        except RefusedError:
-            continue
-        if "Xmused0Z" not in text and said.content in text:
-            return opening, closing
+        tags = f"<{name}>\n", f"\n</{name}>\n\n"
+        # Some keep those of the last answer.
+        if any(_keeps(template, *tags, shape) is False for shape in ("uau", "uauau", "uauaua")):
+            return tags
     return None
+
+
+def keeps_thoughts(template: ChatTemplate, opening: str, closing: str) -> bool:
+    """Whether thinking between tags stays in the text of a past answer, which is the last."""
+    return _keeps(template, opening, closing, "uau") is True
+
+
+def _keeps(template: ChatTemplate, opening: str, closing: str, shape: str) -> bool | None:
+    """Whether it stays in the text of the first answer; None: that is not there, or refused."""
+    asked = fill(shape, system=False, tools=0, think=None)
+    first, said, *others = asked.messages
+    tagged = replace(said, content=f"{opening}Xmused0Z{closing}{said.content}")
+    try:
+        text = template.render(replace(asked, messages=(first, tagged, *others)))
+    except RefusedError:
+        return None
+    return "Xmused0Z" in text if said.content in text else None
 
 
 def _find_answer_tag(template: ChatTemplate) -> str | None:

@@ -19,7 +19,7 @@ from ollama_bridge.template.generation import PADDINGS, Domain, fixed, random_on
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.observation import inexpressible, takes_system
-from ollama_bridge.template.probing import depends_on_think
+from ollama_bridge.template.probing import depends_on_think, keeps_thoughts
 from ollama_bridge.template.shrinking import shrink
 
 _RANDOM_CONVERSATIONS = 300
@@ -114,10 +114,14 @@ def prove(template: ChatTemplate, source: str, format_: Format, *, seed: int = 0
             "a request that does not say whether to think: Ollama lets the model think, the chat "
             "template by itself does not"
         )
-    if format_.thinking is not None and not format_.thinking.by_field:
+    thinking = format_.thinking
+    if thinking is not None and not thinking.by_field:
         named.append(
-            "an answer that is to be continued: its thinking is kept, which the chat template cuts "
-            "out of answers"
+            "a past answer's thinking: the chat template keeps it in the text, if only in the last "
+            "answer's, and the tag leaves it out"
+            if keeps_thoughts(template, thinking.opening, thinking.closing)
+            else "an answer that is to be continued: its thinking is kept, which the chat template "
+            "cuts out of answers"
         )
     named += unseparated(template, format_)
     if format_.tools:

@@ -125,3 +125,23 @@ def test_a_renderer_of_ollamas_own_is_held_to_what_is_out_of_reach() -> None:
     found = by_renderer(template_of(OTHER_TOOLS + CHATML), Renderer("some", "some", 3))
     assert not found.tools
     assert any("takes them as xml_tools" in difference for difference in found.differences)
+
+
+CUT = "m.content.split('</think>')[-1] | trim"
+
+
+@pytest.mark.parametrize("kept", ["the last", "none"])
+def test_thoughts_may_be_kept_of_the_last_answer(kept: str) -> None:
+    """LFM2.5 cuts those of all answers before it: the model thinks, whatever is kept."""
+    here = "" if kept == "none" else " if not loop.last and loop.index0 != ns.last else m.content"
+    found = served(
+        "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}"
+        "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        f"{{{{ ({CUT}){here} }}}}{{% else %}}{{{{ m.content }}}}{{% endif %}}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert (found.authority, found.thinking) == ("template", True)
+    assert "</think>" in (found.go or "")
+    said = [one for one in found.differences if one.startswith("a past answer's thinking")]
+    assert bool(said) == (kept == "the last")
