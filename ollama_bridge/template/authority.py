@@ -16,6 +16,7 @@ from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
 from ollama_bridge.template.probing import (
     find_unclear_tag,
+    left_in_answers,
     out_of_reach,
     shows_thinking,
     takes_tools,
@@ -110,6 +111,7 @@ def decide(template: ChatTemplate) -> Served:
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
                 *out_of_reach(template, listed=listed),
+                *(() if thinking else left_in_answers(template)),
                 *_unclear(template),
                 *((_CUTS_THOUGHTS,) if cuts_thoughts(template.source) else ()),
             ),
@@ -125,6 +127,7 @@ def decide(template: ChatTemplate) -> Served:
         differences=(
             *found.limits,
             *out_of_reach(template),
+            *left_in_answers(template),
             *(_unclear(template) if found.thinking is None else ()),
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,

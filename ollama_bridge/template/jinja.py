@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -141,6 +142,17 @@ class ChatTemplate:
             except RefusedError:
                 written.append(False)
         return written == [False, True]
+
+    def takes_thoughts_in_parts(self) -> bool:
+        """Whether an answer's content may be a list in which a thought is one of the parts."""
+        parts = [{"type": "thinking", "thinking": "Xmused0Z"}, {"type": "text", "text": "Yes."}]
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": parts}]
+        try:
+            text = self._run({"messages": messages, "tools": None, **self.special}, None)
+        except RefusedError:
+            return False
+        # In quotes a list is printed as it is.
+        return "Xmused0Z" in text and not re.search("""['"]Xmused0Z""", text)
 
     def reads_tools(self, name: str) -> bool:
         """Whether tools that are given under another name than ``tools`` change the prompt."""

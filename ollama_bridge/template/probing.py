@@ -11,6 +11,7 @@ from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.decisions import ConflictError, Leaf, Sample, Tree, learn
 from ollama_bridge.template.jinja import OTHER_NAMES_OF_TOOLS, ChatTemplate, RefusedError
 from ollama_bridge.template.observation import Notation, fill, observe
+from ollama_bridge.template.words import cuts_thoughts, names_thinking
 
 # Letters as in `fill`.
 PLAIN_SHAPES = ("u", "ua", "uau", "uaua", "uauau", "uauaua", "uauauau")
@@ -88,6 +89,22 @@ def out_of_reach(template: ChatTemplate, *, listed: Collection[str] = ()) -> tup
             "template only names its tags"
         )
     return tuple(said)
+
+
+def left_in_answers(template: ChatTemplate) -> tuple[str, ...]:
+    """That a model thinks, where its chat template shows it and Ollama cannot tell it apart."""
+    if shows_thinking(template) or _thinks_on_request(template):
+        return ()  # offered, or said
+    if template.takes_thoughts_in_parts():
+        seen = "takes thoughts as parts of a content, Ollama as a field"
+    elif names_thinking(template.source) or cuts_thoughts(template.source):
+        seen = "names </think>, and no answer shows where thoughts are"
+    else:
+        return ()
+    return (
+        f"thinking is not offered: the chat template {seen}; what the model thinks stands in its "
+        "answers",
+    )
 
 
 def _thinks_on_request(template: ChatTemplate) -> bool:

@@ -145,3 +145,33 @@ def test_thoughts_may_be_kept_of_the_last_answer(kept: str) -> None:
     assert "</think>" in (found.go or "")
     said = [one for one in found.differences if one.startswith("a past answer's thinking")]
     assert bool(said) == (kept == "the last")
+
+
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{% if part.type == 'thinking' %}[THINK]{{ part.thinking }}[/THINK]"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (PARTS, "takes thoughts as parts of a content"),
+        ("{# <think></think> #}" + CHATML, "names </think>, and no answer shows"),
+        (CHATML, ""),
+        (PARTS.replace("thinking", "reasons"), ""),
+    ],
+    ids=["in parts", "by a word", "a list printed as it is", "other parts"],
+)
+def test_thoughts_that_stay_in_answers_are_a_limit(source: str, reason: str) -> None:
+    """Ollama sends no parts, and looks for thoughts where a Go template says that they are."""
+    found = served(source)
+    assert (found.authority, found.thinking) == ("template", False)
+    said = [one for one in found.differences if one.startswith("thinking is not offered")]
+    assert len(said) == bool(reason)
+    assert all(reason in one for one in said)
+    # Code of Ollama's own may tell them apart.
+    own = by_renderer(template_of(source), Renderer("some", "some", 3))
+    assert not any("not offered" in one for one in own.differences)
