@@ -111,9 +111,8 @@ def decide(template: ChatTemplate) -> Served:
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
                 *out_of_reach(template, listed=listed),
-                *(() if thinking else left_in_answers(template)),
+                *(() if thinking else _unlisted(template)),
                 *_unclear(template),
-                *((_CUTS_THOUGHTS,) if cuts_thoughts(template.source) else ()),
             ),
         )
     ((source, proof),) = proven
@@ -132,6 +131,18 @@ def decide(template: ChatTemplate) -> Served:
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),
+    )
+
+
+def _unlisted(template: ChatTemplate) -> tuple[str, ...]:
+    """Thinking of a Jinja whose words Ollama does not take for it."""
+    if cuts_thoughts(template.source):
+        return (_CUTS_THOUGHTS,)
+    if not shows_thinking(template):
+        return left_in_answers(template)
+    return (
+        "thinking is not offered: Ollama looks for <think> and </think> in a chat template that it "
+        "renders itself",
     )
 
 

@@ -120,6 +120,19 @@ def test_thinking_that_only_the_daemon_believes_in_is_a_limit() -> None:
     assert not any("not proven" in said for said in tagged.differences)
 
 
+@pytest.mark.parametrize(("tag", "offered"), [("think", True), ("thought", False)])
+def test_thoughts_in_tags_that_the_daemon_does_not_know_are_a_limit(
+    tag: str, *, offered: bool
+) -> None:
+    """A request to think is refused then, though past answers are cut and prompts end with it."""
+    source = IN_ONE_LINE.replace("m.content", f"m.content.split('</{tag}>')[-1]")
+    found = served(source.replace("assistant\n{%", f"assistant\n<{tag}>\n{{%"))
+    assert (found.authority, found.thinking) == ("jinja", offered)
+    said = [one for one in found.differences if one.startswith("thinking is not offered")]
+    assert bool(said) != offered
+    assert all("<think> and </think>" in one for one in said)
+
+
 def test_a_renderer_of_ollamas_own_is_held_to_what_is_out_of_reach() -> None:
     """It writes the same prompts, so the same tools are missing in them."""
     found = by_renderer(template_of(OTHER_TOOLS + CHATML), Renderer("some", "some", 3))
