@@ -24,6 +24,7 @@ from pydantic import (
 
 from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.template.thinking_tags import find_thinking_tags
 
 # The metadata key under which a GGUF carries these values. A key of the file, and not a layer of
 # Ollama's manifest, because every daemon keeps it through create, cp, push and pull, shows it, and
@@ -277,6 +278,17 @@ class ReferenceValues(_Value):
             if answer.conversation not in known:
                 raise ValueError(f"{answer.name}: no conversation {answer.conversation!r}")
         return self
+
+    @property
+    def thinking_tags(self) -> tuple[str, ...]:
+        """The two by which the tag's TEMPLATE has a daemon tell thoughts from an answer, if any.
+
+        Ollama's own renderers come with parsers, and a Jinja's thoughts its runner finds.
+        """
+        template = self.template
+        if template is None or template.go is None or "thinking" not in template.capabilities:
+            return ()
+        return find_thinking_tags(template.go)
 
     def conversation(self, name: str) -> Conversation:
         """The conversation of that name.

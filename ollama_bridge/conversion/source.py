@@ -65,6 +65,7 @@ class Source:
             checkpoint.path,
             self.config,
             ends=[] if values is None else [token.id for token in values.end_tokens],
+            printed=() if values is None else values.thinking_tags,
         )
         self._maker = maker_of(checkpoint)
         self._entries = self.architecture.entries(self.config)

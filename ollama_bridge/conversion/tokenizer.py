@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
 from ollama_bridge.conversion.surrounding import find_surrounding
-from ollama_bridge.conversion.token_types import added_type
+from ollama_bridge.conversion.token_types import added_type, with_printed
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models import pretokenizers, stripping
 from ollama_bridge.models.architectures.config import integer
@@ -63,6 +63,8 @@ class TokenizerSection:
         folder: The checkpoint.
         config: Its ``config.json``.
         ends: Ids of more tokens that end an answer, such as the chat template's end of a turn.
+        printed: Texts that a daemon has to print though they may be special tokens, such as the
+            tags around thoughts, by which it tells those from an answer.
 
     Raises:
         ConversionError: the tokenizer does something that a GGUF cannot say.
@@ -74,6 +76,7 @@ class TokenizerSection:
         config: Mapping[str, Any],
         *,
         ends: Sequence[int] = (),
+        printed: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._config = config
@@ -101,6 +104,7 @@ class TokenizerSection:
                 "of its own",
                 hint="name eos_token in tokenizer_config.json, or eos_token_id in config.json",
             )
+        self._types = with_printed(self._types, self._ids(printed), ends=self._ends)
         self._roles = self._runtime_roles()
         self._adds_bos, self._adds_eos = self._surrounding(self._role_id("bos"))
         known = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -306,6 +310,10 @@ class TokenizerSection:
         return [
             -float(ranks[token]) if token in ranks else _NO_MERGE_SCORE for token in self._tokens
         ]
+
+    def _ids(self, texts: Sequence[str]) -> list[int]:
+        encoded = [self._tokenizer.encode(one, add_special_tokens=False) for one in texts]
+        return [id_ for one in encoded for id_ in one.ids]
 
     def _role_id(self, role: str) -> int | None:
         """The id of bos, eos, unk or pad."""

@@ -109,12 +109,16 @@ OWN_WINDOWS = Limit(
     (0, 34, 4),
     instead="such a model is refused",
 )
+PRINTS_NO_MARKS = Limit(
+    "print special tokens", (0, 30, 0), None, instead="thinking tags are written as user-defined"
+)
 LIMITS = (
     NO_LOGPROBS,
     Limit("use a GGUF's Jinja template", _SINCE_EVER, (0, 30, 0), instead="a Go TEMPLATE is sent"),
     REWRITES_GGUF,
     NO_ADAPTER,
     OWN_WINDOWS,
+    PRINTS_NO_MARKS,
     Limit("quantize a GGUF", (0, 34, 1), None, instead="`convert` does"),
     Limit("convert safetensors to GGUF", (0, 34, 1), None, instead="`convert` does"),
 )

@@ -27,6 +27,7 @@ from ollama_bridge.verify.settings import (
     read_parameters,
     text_before_stop,
 )
+from ollama_bridge.verify.thinking import check_thinking_tags
 from ollama_bridge.verify.vocabulary import check_vocabulary
 
 # The likeliest end token has to lead by this before a daemon is held to ending there, and losing
@@ -90,6 +91,7 @@ def check_parity(
         *check_messages(details),  # in front of the difference that it explains
         template,
         *check_vocabulary(reference, metadata),
+        check_thinking_tags(version, reference, modelfile, metadata),
         _check_counts([*prompts, *answers]),
         run.check_scores(prompts, answers),
         *check_settings(details, modelfile, reference, metadata),

@@ -27,12 +27,16 @@ TEMPLATE = (
 )
 
 
-def build_reasoner(folder: Path, *, sizes: dict[str, Any] | None = None) -> Path:
+def build_reasoner(
+    folder: Path, *, sizes: dict[str, Any] | None = None, special_tags: bool = False
+) -> Path:
     """A random qwen2 with the tokens and the template of a DeepSeek-R1 distill.
 
     Args:
         folder: Where to; made if missing.
         sizes: See :func:`fakes.architectures.build_checkpoint`.
+        special_tags: Whether the tags around thoughts are special tokens, as
+            ``add_special_tokens`` makes them.
 
     Returns:
         The folder.
@@ -51,7 +55,8 @@ def build_reasoner(folder: Path, *, sizes: dict[str, Any] | None = None) -> Path
         clean_up_tokenization_spaces=False,
         model_max_length=512,
     )
-    tokenizer.add_tokens([USER, ASSISTANT, "<think>", "</think>"])
+    tokenizer.add_tokens([USER, ASSISTANT])
+    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special_tags)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=[BOS, "$A"], special_tokens=[(BOS, tokenizer.bos_token_id)]
     )

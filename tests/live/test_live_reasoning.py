@@ -25,6 +25,7 @@ from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.rendering import render
 from ollama_bridge.teacher.daemon import write_answers
@@ -34,6 +35,7 @@ from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
 from ollama_bridge.train.sparse_losses import kl_top_k
+from ollama_bridge.verification import verify_tag
 
 pytestmark = pytest.mark.live
 
@@ -59,12 +61,14 @@ def corpus_of(folder: Path, rows: list[Example]) -> Corpus:
     return commit(Corpus, folder, fill)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def teach(folder: Path, *, special_tags: bool) -> Checkpoint:
     """A random qwen2 with R1's template that knows its five dialogues by heart."""
-    folder = tmp_path_factory.mktemp("reasoner")
     sizes = {"vocab_size": 400, "initializer_range": 0.05}
-    start = commit(Checkpoint, folder / "start", lambda path: build_reasoner(path, sizes=sizes))
+    start = commit(
+        Checkpoint,
+        folder / "start",
+        lambda path: build_reasoner(path, sizes=sizes, special_tags=special_tags),
+    )
     rows = [
         Example(
             asked,
@@ -81,6 +85,40 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         system=None,
         out_dir=folder / "taught",
     )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """One that was taught to think."""
+    return teach(tmp_path_factory.mktemp("reasoner"), special_tags=False)
+
+
+def test_thoughts_between_special_tokens_come_apart(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama prints no special token: of a file that has the tags as such, answers are empty."""
+    taught = teach(tmp_path, special_tags=True)
+    gguf = convert(taught, type="f16", out_dir=tmp_path / "gguf")
+    tag = "live-special-reasoner"
+    model = register(gguf, modelfile_of(gguf), tag, client=client, out_dir=tmp_path / "tag")
+    assert model.facts["passed"]
+    for asked, (thought, answer) in TAUGHT.items():
+        reply = client.chat(tag, asked, options={"temperature": 0, "num_predict": 120})
+        assert (reply.thinking, reply.text, reply.done_reason) == (thought, answer, "stop")
+    client.delete(tag)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferenceValues, "thinking_tags", ())
+        as_special = convert(taught, type="f16", out_dir=tmp_path / "as special")
+    modelfile = modelfile_of(as_special)
+    request = modelfile.to_request(tag, blob_digest=as_special.blob_digest)
+    client.upload_blob(as_special.gguf_path, as_special.blob_digest)
+    client.create(request)
+    asked = next(iter(TAUGHT))
+    assert not client.chat(tag, asked, options={"temperature": 0, "num_predict": 120}).text
+    certificate = verify_tag(tag, client=client, against=taught)
+    assert [check.name for check in certificate.checks if not check.passed] == ["thinking tags"]
+    client.delete(tag)
 
 
 def test_what_was_taught_to_think_teaches(

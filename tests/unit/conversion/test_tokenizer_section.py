@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,11 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     return folder
 
 
-def written(folder: Path, config: Mapping[str, Any] = CONFIG) -> dict[str, Any]:
+def written(
+    folder: Path, config: Mapping[str, Any] = CONFIG, *, printed: Sequence[str] = ()
+) -> dict[str, Any]:
     """The keys that would be written."""
-    section = TokenizerSection(folder, config)
+    section = TokenizerSection(folder, config, printed=printed)
     return {entry.key: entry.value for entry in section.entries(chat_template=False)}
 
 
@@ -211,6 +213,35 @@ def test_token_types_follow_the_added_tokens(folder: Path) -> None:
         document["added_tokens"][0]["special"] = False
 
     assert written(change(folder, edit))["tokenizer.ggml.token_type"][:3] == [4, 3, 3]
+
+
+@pytest.mark.parametrize("form", ["bytes", "pieces"])
+def test_tags_of_thoughts_are_printed(folder: Path, tmp_path: Path, form: str) -> None:
+    """A special token that is one is USER_DEFINED, texts have the tokens that they had."""
+    if form == "pieces":
+        build_sentencepiece(folder, form="llama")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tags = ["<think>", "</think>"]
+    tokenizer.add_special_tokens(tags)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = [tokenizer.token_to_id(tag) for tag in tags]
+    end = tokenizer.id_to_token(2)
+    config = {"vocab_size": tokenizer.get_vocab_size(), "eos_token_id": 2}
+    keys = written(folder, config, printed=[*tags, end])
+    types = keys["tokenizer.ggml.token_type"]
+    assert [types[id_] for id_ in (*ids, 2)] == [4, 4, 3]
+    before = written(folder, config)
+    assert [before["tokenizer.ggml.token_type"][id_] for id_ in ids] == [3, 3]
+    assert {key for key in keys if keys[key] != before[key]} == {"tokenizer.ggml.token_type"}
+
+    texts = ["a<think>\nb  c</think>\n\nd", "<think></think>", " <think> a </think> b", "no think>"]
+    wanted = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    for _ in range(2):  # into a checkpoint and back
+        GGUFTokenizer(tmp_path / "x.gguf", keys).write(folder, max_length=128)
+        again = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert [again.encode(text, add_special_tokens=False).ids for text in texts] == wanted
+        keys = written(folder, config)
+        assert keys["tokenizer.ggml.token_type"] == types
 
 
 def test_runs_of_spaces_are_normal(tmp_path: Path) -> None:

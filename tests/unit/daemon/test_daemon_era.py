@@ -40,11 +40,11 @@ def test_era_changes_where_ollama_changed_its_contract(version: str, era: str) -
     [
         ("0.12.10", ["log-probabilities", "Jinja", "windows"]),
         ("0.24.0", ["Jinja", "windows"]),
-        ("0.30.0", ["byte for byte", "windows"]),
-        ("0.34.0", ["byte for byte", "windows"]),
-        ("0.34.1", ["ADAPTER", "windows", "quantize", "convert"]),
-        ("0.34.4", ["ADAPTER", "quantize", "convert"]),
-        ("0.0.0", ["ADAPTER", "quantize", "convert"]),
+        ("0.30.0", ["byte for byte", "windows", "special"]),
+        ("0.34.0", ["byte for byte", "windows", "special"]),
+        ("0.34.1", ["ADAPTER", "windows", "special", "quantize", "convert"]),
+        ("0.34.4", ["ADAPTER", "special", "quantize", "convert"]),
+        ("0.0.0", ["ADAPTER", "special", "quantize", "convert"]),
     ],
 )
 def test_what_a_version_cannot_do_is_listed(version: str, words: list[str]) -> None:
