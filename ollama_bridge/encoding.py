@@ -152,8 +152,8 @@ def encode_split(
         )
     if split.supervised_tokens == 0:
         raise TrainingError(
-            f"0 % of the {split.tokens} tokens of the {name} split are supervised: nothing would "
-            "be learnt",
+            f"none of the {split.tokens} tokens of the {name} split would be trained on: the chat "
+            "template renders no answer of the assistant (0 % are supervised)",
             hint="check that the chat template renders the assistant's answers",
         )
     if not any(example.ended_turns for example in kept):

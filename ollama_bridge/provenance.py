@@ -103,7 +103,7 @@ def find_provenance(tag_digest: str, *, run_dir: Path | None = None) -> Provenan
                 return _trace(found, run)
     if run_dir is not None:
         raise ConfigError(
-            f"{run_dir} did not make this tag, or the tag was changed since",
+            f"{run_dir} did not make this tag, or the tag has been changed since",
             hint="ollama-bridge runs show RUN lists the tags of a run",
         )
     return Provenance()

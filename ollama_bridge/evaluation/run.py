@@ -202,7 +202,7 @@ class _Examinee:
     def load(cls, checkpoint: Checkpoint, stage: str, reporter: Reporter) -> Self:
         precision = choose_precision()
         tokenizer = load_tokenizer(checkpoint.path)
-        check_room(checkpoint.path, what_for="scoring a model", kept_bytes=precision.frozen_bytes)
+        check_room(checkpoint.path, purpose="scoring a model", kept_bytes=precision.frozen_bytes)
         model: CausalModel = load_model(checkpoint.path)
         freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
         return cls(model.to(precision.device), tokenizer, precision, stage, reporter)

@@ -89,7 +89,7 @@ def free_bytes(device: torch.device) -> int:
 def check_room(
     folder: Path,
     *,
-    what_for: str,
+    purpose: str,
     copies: int = 1,
     kept_bytes: float = FLOAT32_BYTES,
     hint: str = _MORE_ROOM,
@@ -98,7 +98,7 @@ def check_room(
 
     Args:
         folder: Of the checkpoint; no weights are read.
-        what_for: Why it is loaded, in a few words for brackets: "scoring a model".
+        purpose: What it is loaded for, such as "scoring a model".
         copies: Processes of this machine that load it at the same time.
         kept_bytes: What each makes of a number of it, where its file is of float32: such a file is
             mapped, not read, and given up where memory is short.
@@ -116,7 +116,7 @@ def check_room(
         in_type = " in float32" if number_bytes == FLOAT32_BYTES else ""
         in_each = f" in each of {copies} processes" if copies > 1 else ""
         raise ModelError(
-            f"not enough memory ({what_for}): {parameters / 1e9:.2g} billion parameters{in_type}"
+            f"not enough memory for {purpose}: {parameters / 1e9:.2g} billion parameters{in_type}"
             f"{in_each} need {needed / 1e9:.3g} GB of memory, only {free / 1e9:.3g} GB are free",
             hint=hint,
         )

@@ -204,7 +204,7 @@ def _compute(
     if model is None:
         check_room(
             folder,
-            what_for="the values that prove a tag are computed",
+            purpose="computing the values that prove a tag",
             hint=_LARGER_MACHINE,
         )
         model = load_model(folder, dtype=torch.float32)

@@ -134,8 +134,8 @@ def label(
         with open_store(stores, info, teacher_path=teacher.path) as store:
             missing = rows.missing(store)
             if missing:
-                what_for, kept_bytes = "labelling with the teacher", precision.frozen_bytes
-                check_room(teacher.path, what_for=what_for, kept_bytes=kept_bytes)
+                purpose, kept_bytes = "labelling with the teacher", precision.frozen_bytes
+                check_room(teacher.path, purpose=purpose, kept_bytes=kept_bytes)
                 model = load_model(teacher.path)
                 run = _LabelRun(model, precision, store, info, reporter, carried=carried)
                 facts |= run.write(rows, missing)

@@ -174,8 +174,8 @@ def tell_hard_share(
     left_out = sum(max(0, ours.turns - theirs.turns) for theirs, ours in pairs)
     if left_out:
         message += (
-            f"; among them {left_out} answers that the teacher's chat template has no labels for, "
-            "as it leaves the last of a conversation alone to learn"
+            f", among them {left_out} answers for which the teacher's chat template gives no "
+            "labels: it leaves only the last answer of a conversation to learn"
         )
     reporter.emit(Note(STAGE, "info" if share <= _MANY_HARD else "warning", message))
     return round(share, 4)

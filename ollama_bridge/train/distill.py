@@ -128,7 +128,7 @@ def distill(
         ranks.check_room(
             start.path,
             precision,
-            what_for="training a model",
+            purpose="training a model",
             all_take_back=settings.shard_layers,
         )
         run = _Run(

@@ -114,7 +114,7 @@ def finetune(
         ranks.check_room(
             base.path,
             precision,
-            what_for=_WHOLE[settings.method],
+            purpose=_WHOLE[settings.method],
             all_take_back=settings.method != "full" or settings.shard_layers,
         )
         run = _Run(base, material, settings, labels, precision, draft.path, reporter)

@@ -83,8 +83,8 @@ def load_live_teacher(
         ModelError: the checkpoint cannot be loaded.
     """
     check_same_tokens(teacher, tokenizer, vocabulary)
-    what_for = "a teacher is held beside its student"
-    Ranks.current().check_room(teacher.path, precision, what_for=what_for, frozen=True)
+    purpose = "holding a teacher beside its student"
+    Ranks.current().check_room(teacher.path, precision, purpose=purpose, frozen=True)
     model: CausalModel = load_model(teacher.path)
     if vocabulary is not None:
         model = keep_tokens(model, vocabulary)

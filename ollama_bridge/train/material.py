@@ -123,7 +123,7 @@ def load_material(
             reporter.emit(Note(stage, "warning", message))
         if name == "train" and max_examples is not None and max_examples < len(split.examples):
             message = (
-                f"{max_examples} of {len(split.examples)} examples are learnt: "
+                f"{max_examples} of {len(split.examples)} examples are used: "
                 f"--set {section}.max_examples=null takes them all"
             )
             reporter.emit(Note(stage, "info", message))
@@ -204,7 +204,7 @@ def _tell_unlearnt(
     if learnt != given:
         message = (
             f"{len(given - learnt)} of {len(given)} answers are not learnt: the chat template "
-            "renders all but the last of a conversation otherwise than a model writes them "
+            "renders all but the last of a conversation differently from what a model writes "
             "(without their thoughts or ends); a line of the data for each, with all turns before "
             "it, teaches them"
         )

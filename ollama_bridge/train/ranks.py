@@ -103,7 +103,7 @@ class Ranks:
         folder: Path,
         precision: Precision,
         *,
-        what_for: str,
+        purpose: str,
         frozen: bool = False,
         all_take_back: bool = True,
     ) -> None:
@@ -112,7 +112,7 @@ class Ranks:
         Args:
             folder: Of the checkpoint.
             precision: Where and in what it will be computed.
-            what_for: Why it is loaded, in a few words for brackets: "training a model".
+            purpose: Why it is loaded, in a few words for brackets: "training a model".
             frozen: Whether it is not trained.
             all_take_back: Whether every process has it on the CPU behind its last step, not only
                 the one that saves it.
@@ -129,7 +129,7 @@ class Ranks:
         self.wait()  # what the others have loaded so far is not free any more
         if self.rank % here == 0:
             try:
-                check_room(folder, what_for=what_for, copies=here, kept_bytes=kept_bytes)
+                check_room(folder, purpose=purpose, copies=here, kept_bytes=kept_bytes)
             except ModelError as error:
                 problem = error
         if self.largest(float(problem is not None)):

@@ -119,7 +119,7 @@ def test_split_without_answers_in_its_rendering_is_refused() -> None:
     """0 % supervised tokens stop the run instead of training on nothing."""
     other = build_tiny_tokenizer()
     other.chat_template = "{% for m in messages if m.role == 'user' %}x{% endfor %}"
-    with pytest.raises(TrainingError, match="0 % of the 1 tokens"):
+    with pytest.raises(TrainingError, match="none of the 1 tokens"):
         encode_split([conversation("Hi", "Yes.")], other, max_length=512, name="train")
 
 

@@ -215,7 +215,7 @@ class TestLive:
         """Each alone does: what the student took is not free any more."""
         free = iter([10**12, 1000])
         monkeypatch.setattr(memory, "free_bytes", lambda _: next(free))
-        with pytest.raises(ModelError, match="a teacher is held beside its student"):
+        with pytest.raises(ModelError, match="holding a teacher beside its student"):
             run(base, corpus, tmp_path / "student", teacher=teacher)
 
     def test_teacher_with_other_ids_is_told_by_the_first(

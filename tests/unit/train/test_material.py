@@ -102,7 +102,7 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
     assert 2 < short < len(lengths)
     assert notes[0].startswith(f"{len(lengths) - short} train examples are longer than {limit} ")
     assert notes[0].endswith(f"--set {section}.max_length={lengths[-1]} keeps them all")
-    said = f"2 of {short} examples are learnt: --set {section}.max_examples=null takes them all"
+    said = f"2 of {short} examples are used: --set {section}.max_examples=null takes them all"
     assert said in notes
 
 

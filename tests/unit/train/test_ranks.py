@@ -254,24 +254,24 @@ def test_every_process_of_a_machine_has_to_hold_the_model(
     monkeypatch.setattr(Ranks, "wait", lambda _: None)
     monkeypatch.setattr(Ranks, "largest", lambda _, value: value)
     bfloat16, gpu = (Precision(torch.device(name), torch.bfloat16, 1) for name in ("cpu", "cuda"))
-    Ranks().check_room(base.path, bfloat16, what_for="holding it")
-    Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="holding it")
+    Ranks().check_room(base.path, bfloat16, purpose="holding it")
+    Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, purpose="holding it")
     for rank in (0, 2):
         two = Ranks(rank, 4, on_this_machine=2)
         with pytest.raises(ModelError, match="parameters in float32 in each of 2 processes"):
-            two.check_room(base.path, bfloat16, what_for="holding it")
+            two.check_room(base.path, bfloat16, purpose="holding it")
         # Of a file that is mapped, halves of it, or one copy that goes back to be saved.
         for precision in (bfloat16, gpu):
-            two.check_room(base.path, precision, what_for="holding it", frozen=True)
-        two.check_room(base.path, gpu, what_for="holding it", all_take_back=False)
+            two.check_room(base.path, precision, purpose="holding it", frozen=True)
+        two.check_room(base.path, gpu, purpose="holding it", all_take_back=False)
         with pytest.raises(ModelError, match="parameters in float32 in each of 2 processes"):
-            two.check_room(base.path, gpu, what_for="holding it")
+            two.check_room(base.path, gpu, purpose="holding it")
         four = Ranks(0, 4, on_this_machine=4)
         with pytest.raises(ModelError, match="parameters in each of 4 processes"):
-            four.check_room(base.path, gpu, what_for="holding it", frozen=True)
+            four.check_room(base.path, gpu, purpose="holding it", frozen=True)
     monkeypatch.setattr(Ranks, "largest", lambda *_: 1.0)
     with pytest.raises(ModelError, match="see the other process's error"):
-        Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, what_for="holding it")
+        Ranks(1, 4, on_this_machine=2).check_room(base.path, bfloat16, purpose="holding it")
 
 
 def test_shares_are_whole_and_of_like_lengths() -> None:
