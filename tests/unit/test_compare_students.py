@@ -1,0 +1,61 @@
+"""``scripts/compare-students``: what its scores and the teacher's logits are found by."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from fakes.trainable import commit, sentiment_examples
+from fakes.turn_ends import build_speaker
+
+from ollama_bridge.artifacts import Checkpoint, Corpus, Manifest
+from ollama_bridge.config import load_recipe
+from ollama_bridge.examples import write_examples
+
+SCRIPT = Path(__file__).parents[2] / "scripts/compare-students"
+
+
+@pytest.fixture
+def script() -> Iterator[ModuleType]:
+    """The script as a module."""
+    name = "compare_students"
+    spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, str(SCRIPT)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their annotations up
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(("manner", "ends"), [("plain", "each by itself"), ("instruct", None)])
+def test_where_other_tokens_are_learnt_than_once_nothing_of_then_is_found(
+    script: ModuleType, manner: str, ends: str | None, tmp_path: Path
+) -> None:
+    """The logits of a teacher have a row for each of them."""
+
+    def fill(path: Path) -> None:
+        examples = [
+            replace(one, messages=(*one.messages, *one.messages[1:]))
+            for one in sentiment_examples(4, name="x")
+        ]
+        for split in ("train", "validation", "test"):
+            write_examples(path / f"{split}.jsonl", examples)
+
+    corpus = commit(Corpus, tmp_path / "corpus", fill)
+    teacher = commit(Checkpoint, tmp_path / "teacher", lambda path: build_speaker(manner, path))
+    sources = script.Sources(corpus, teacher, None)
+    ruler = script.Ruler(sources, load_recipe("reply"), tmp_path / "out")
+    ruler.score(teacher, "student", "validation")
+    for made in ("student-validation", ".teacher-logits-validation"):
+        settings = Manifest.read(tmp_path / "out/scores" / made).work.settings
+        assert settings.get("answers end") == ends
