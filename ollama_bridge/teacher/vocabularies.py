@@ -134,8 +134,11 @@ def carry(
         reporter: Hears what was found out.
     """
     if settings.method != "top_k":
+        theirs, ours = (load_tokenizer(one.path) for one in (teacher, student))
+        why = role_difference(theirs, ours) if ids_digest(theirs) == ids_digest(ours) else None
         raise TrainingError(
-            "labels that are drawn at random cannot be carried into another vocabulary",
+            "labels that are drawn at random cannot be carried to a student of another tokenizer "
+            "or chat template" + ("" if why is None else f" ({why})"),
             hint="set soft_labels.method to top_k",
         )
     probed = spread_out(split.encoded.examples)[:_PROBED_EXAMPLES]

@@ -230,7 +230,7 @@ def test_a_teacher_whose_turns_are_written_with_another_eos(tmp_path: Path) -> N
         for name, eos in (("teacher", "<|im_end|>"), ("student", "<|endoftext|>"))
     )
     drawn = SoftLabelsSection(method="sampled", draws=4)
-    with pytest.raises(TrainingError, match="drawn at random"):
+    with pytest.raises(TrainingError, match=r"drawn at random .*turns end with '<.im_end.>' and"):
         labelled(teacher, student, corpus, tmp_path / "drawn", settings=drawn)
     labels, _ = labelled(teacher, student, corpus, tmp_path)
     assert (labels.facts["alignment"], labels.facts["hard_share"]) == ("mapped", 0)
