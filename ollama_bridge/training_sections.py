@@ -275,8 +275,8 @@ class OnPolicySection(Section):
         default=0.5,
         gt=0,
         le=1,
-        description="Share of the steps on such answers; the others learn from the corpus. The "
-        "seed decides which.",
+        description="Share of the steps after `start` that learn from such answers; the others "
+        "learn from the corpus. The seed decides which.",
     )
     start: float = Field(
         default=0.0,
