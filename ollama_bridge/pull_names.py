@@ -60,8 +60,8 @@ def restore(client: Client, tag: str, key: str, reporter: Reporter) -> None:
         client.copy(old, kept)
         client.delete(old)
         said = (
-            f"{tag} was replaced since a pull of it was killed, and stays; what it was before is "
-            f"there as {kept} until it is pulled: ollama-bridge cp {kept} NAME keeps it"
+            f"{tag} was replaced by a pull that was killed, or since, and stays; what it was "
+            f"before is there as {kept} until it is pulled: ollama-bridge cp {kept} NAME keeps it"
         )
         reporter.emit(Note(_STAGE, "warning", said))
 
