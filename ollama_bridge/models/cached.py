@@ -43,8 +43,8 @@ from ollama_bridge.models.weight_files import INDEX_NAME
 from ollama_bridge.reporting import Note, Reporter, Timed
 
 # Raised when other bytes come of the same input; labels and trainings begin with these.
-_IMPORT_VERSION = 4
-_LINK_VERSION = 1
+_IMPORT_VERSION = 8
+_LINK_VERSION = 2
 _MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
 
