@@ -87,10 +87,10 @@ class Collected:
         candidates: In the source's own order.
         tally: What was read and left out so far.
         notes: Sentences for the user.
-        are_parted: Whether conversations that begin alike are told apart by what is asked next.
+        revision: Added to the stage's version: not 0 where a file has what was once read otherwise.
     """
 
     candidates: tuple[Candidate, ...]
     tally: Tally
     notes: tuple[str, ...] = ()
-    are_parted: bool = False
+    revision: int = 0

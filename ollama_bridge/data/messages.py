@@ -34,6 +34,7 @@ _SOURCE = "messages"
 # A document of more than this share of a file does not fit into what is held out of it.
 _LARGE_SHARE = 0.1
 _MIN_WAYS_ON = 10
+_PARTED = 20  # the revision of a file whose conversations begin alike and are no one document
 _HINT = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
@@ -106,10 +107,10 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         candidates.append(
             Candidate(example, _SOURCE, text, is_class=is_class, instruction=instruction)
         )
-    are_parted = False
+    revision = 0
     if matcher is None:
         firsts = _first_questions(asked)
-        are_parted = any(len(first) > 1 for first in firsts)
+        revision = _PARTED if any(len(first) > 1 for first in firsts) else 0
         for candidate, first in zip(candidates, firsts, strict=True):
             documents.join(candidate.example.group, "question-" + "\n".join(first))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
@@ -126,7 +127,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         )
     if matcher is None:
         notes += _large_document(candidates)
-    return Collected(tuple(candidates), tally, tuple(notes), are_parted=are_parted)
+    return Collected(tuple(candidates), tally, tuple(notes), revision=revision)
 
 
 def systems_differ(path: Path) -> bool:

@@ -57,7 +57,6 @@ _SINCE = {
     ),
 }
 _FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
-_PARTED = 20  # added where conversations that begin alike are not one document
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
 _NEAR_DUPLICATE = "near duplicate"
@@ -96,7 +95,7 @@ def prepare(
             collected = _collect(inputs, data, task, seed=seed)
             if data.near_duplicates == "leave_out":
                 frames = find_frames(collected.candidates)
-            version += (_FRAMED if frames else 0) + (_PARTED if collected.are_parted else 0)
+            version += collected.revision + (_FRAMED if frames else 0)
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,

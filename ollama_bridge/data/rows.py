@@ -38,11 +38,13 @@ class Table:
         columns: Names, in the file's order.
         rows: At least one.
         unit: What a row is called in messages: row or line.
+        is_spaced: Whether its header has blanks between delimiters and quotes.
     """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     unit: str
+    is_spaced: bool = False
 
 
 def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
@@ -153,7 +155,15 @@ def _read_jsonl(path: Path, text: str) -> Table:
 
 def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
     delimiter = _find_delimiter(path, text, wanted)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names = _header(path, text, delimiter, is_spaced=False)
+    # A quote behind a blank is otherwise not read as one.
+    is_spaced = any(name[:1] == " " and name.lstrip(" ")[:1] == '"' for name in names)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        skipinitialspace=is_spaced,
+        strict=True,
+    )
     problems = Problems(path, unit="row")
     columns: tuple[str, ...] = ()
     rows = []
@@ -186,23 +196,24 @@ def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
     twice = sorted({name for name in columns if name and columns.count(name) > 1} & set(wanted))
     if twice:
         raise DataError(f"{path}: the header has column {twice[0]!r} more than once")
-    return Table(columns, tuple(rows), "row")
+    return Table(columns, tuple(rows), "row", is_spaced=is_spaced)
 
 
 def _find_delimiter(path: Path, text: str, wanted: Sequence[str]) -> str:
-    def header(delimiter: str) -> list[str]:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        try:
-            found = next((cells for cells in reader if any(cell.strip() for cell in cells)), [])
-        except csv.Error as exc:
-            raise DataError(f"{path}, row 1: not readable as CSV: {exc}") from exc
-        return [name.strip() for name in found]
-
     def fit(delimiter: str) -> tuple[int, int]:
-        names = header(delimiter)
+        names = [name.strip() for name in _header(path, text, delimiter, is_spaced=True)]
         return (len(set(wanted) & set(names)), len(names))
 
     return max(_DELIMITERS, key=fit)  # the first of the best: the comma wins a draw
+
+
+def _header(path: Path, text: str, delimiter: str, *, is_spaced: bool) -> list[str]:
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=is_spaced)
+    try:
+        return next((cells for cells in reader if any(cell.strip() for cell in cells)), [])
+    except csv.Error as exc:
+        raise DataError(f"{path}, row 1: not readable as CSV: {exc}") from exc
 
 
 def _name(delimiter: str) -> str:

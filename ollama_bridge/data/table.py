@@ -23,6 +23,8 @@ from ollama_bridge.examples import Example, Message
 
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
+# The revision of a file with answers of control characters alone, or blanks before its quotes.
+_CLEANED_FIRST = 20
 _DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
 
 
@@ -55,6 +57,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     problems = Problems(path, unit=table.unit)
     tally = Tally()
     missing: list[int] = []
+    revision = _CLEANED_FIRST if table.is_spaced else 0
     candidates = []
     documents = Documents()
     for row in table.rows:
@@ -63,8 +66,11 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         answer = "" if unanswered else _cell(row, data.label_col, problems)
         if text is None or answer is None:
             continue
-        if not text or not (answer.strip() or unanswered):
+        said = clean_turn(answer)
+        if not text or not (said or unanswered):
             missing.append(row.number)
+            if answer.strip():
+                revision = _CLEANED_FIRST
             continue
         label = None
         if matcher is not None:
@@ -74,9 +80,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         document = _document(row, data.group_col)
         if matcher is None:
             documents.join(document, f"question-{text_key(text)}")
-        candidates.append(
-            _candidate(task, row.number, text, label, clean_turn(answer), document=document)
-        )
+        candidates.append(_candidate(task, row.number, text, label, said, document=document))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     problems.raise_if_any(hint=advice_on_turns(path, table.rows[0].cells))
     if matcher is not None:
@@ -85,7 +89,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     tally.leave_out(_SOURCE, "missing text or label", count=len(missing))
     if unanswered:
         notes.append(f"no column {data.label_col!r}: the texts are prompts without answers")
-    return Collected(tuple(candidates), tally, tuple(notes))
+    return Collected(tuple(candidates), tally, tuple(notes), revision=revision)
 
 
 def _candidate(

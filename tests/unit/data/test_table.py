@@ -244,6 +244,27 @@ def test_too_many_cells_name_their_rows(tmp_path: Path) -> None:
     assert "... and 10 more" in message
 
 
+def test_blanks_before_quotes_are_no_part_of_texts(tmp_path: Path) -> None:
+    """Where the header has them. Elsewhere they are what somebody wrote."""
+    text = '"text", "label"\n"so, so", "negative"\n "a ""b""",  positive\n'
+    collected = collect(write(tmp_path, text))
+    assert [one.text for one in collected.candidates] == ["so, so", 'a "b"']
+    assert [one.example.label for one in collected.candidates] == ["negative", "positive"]
+    assert collected.revision
+    collected = collect(write(tmp_path, 'text, label,"""x"""\nso, "I say",\n'), REPLY)
+    assert collected.candidates[0].answer == '"I say"'
+    assert not collected.revision
+
+
+def test_an_answer_of_control_characters_is_missing(tmp_path: Path) -> None:
+    """It is not a prompt without an answer."""
+    rows = [f"question {n},answer {n}" for n in range(39)]
+    collected = collect(write(tmp_path, "\n".join(["text,label", *rows, "q,\ufeff\x07"])), REPLY)
+    assert len(collected.candidates) == 39
+    assert "row 41; left out" in collected.notes[0]
+    assert collected.revision
+
+
 def test_an_open_quote_is_found(tmp_path: Path) -> None:
     """A quote that is never closed would swallow the rest of the file."""
     with pytest.raises(DataError, match="row 3"):
