@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ollama_bridge.data.problems import Problems, read_text
 from ollama_bridge.errors import DataError
 
 _DELIMITERS = (",", ";", "\t")
+_SEPARATOR_LINE = re.compile(r"\Asep=[,;\t]\r?\n")  # what exporters write for spreadsheets
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
 
 
@@ -154,6 +156,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
 
 
 def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
+    text = _SEPARATOR_LINE.sub("\n", text)  # a blank row in its place, for the rows' numbers
     delimiter = _find_delimiter(path, text, wanted)
     names = _header(path, text, delimiter, is_spaced=False)
     # A quote behind a blank is otherwise not read as one.

@@ -256,6 +256,13 @@ def test_blanks_before_quotes_are_no_part_of_texts(tmp_path: Path) -> None:
     assert not collected.revision
 
 
+def test_the_separator_line_of_spreadsheets_is_no_header(tmp_path: Path) -> None:
+    """And rows have the numbers that they have in the file."""
+    path = write(tmp_path, "sep=;\r\ntext;label\r\nso, so;negative\r\n", encoding="utf-8-sig")
+    (only,) = collect(path).candidates
+    assert (only.text, only.example.id) == ("so, so", "row-3")
+
+
 def test_an_answer_of_control_characters_is_missing(tmp_path: Path) -> None:
     """It is not a prompt without an answer."""
     rows = [f"question {n},answer {n}" for n in range(39)]
