@@ -144,7 +144,9 @@ def template(
         return
     if served.go is not None:
         output.data(served.go)
-    offered = [name for name in ("tools", "thinking") if getattr(served, name)]
+    offered = ["tools"] if served.tools else []
+    if served.thinking:
+        offered.append("thinking" if served.splits_thinking else "thinking (as part of the answer)")
     output.say(f"{served.reason}; offers {' and '.join(offered) or 'neither tools nor thinking'}")
     for difference in served.differences:
         output.say(f"- {difference}")

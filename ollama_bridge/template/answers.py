@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.decisions import leaves
-from ollama_bridge.template.format import Format
+from ollama_bridge.template.format import Format, Thinking
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 
 _QUESTION = Message("user", "Hi")
@@ -36,14 +36,26 @@ def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
                 "a request not to think: the chat template cannot pass it on, and if the model "
                 "thinks anyway, its thoughts are part of the answer"
             )
-        tag = thinking.opening.strip()
-        opened = not thinking.by_field or asked.rstrip().endswith(tag)
-        if not opened and not _begins_with(template, asked, tag):
+        if not splits_thinking(template, thinking):
+            tag = thinking.opening.strip()
             found.append(
                 f"thinking stays in the text of an answer: Ollama looks for {tag!r} in front of "
                 "it, which no answer begins with"
             )
     return found
+
+
+def splits_thinking(template: ChatTemplate, thinking: Thinking) -> bool:
+    """Whether an answer begins with the opening tag, or the prompt has it already.
+
+    Args:
+        template: The chat template.
+        thinking: How it writes thoughts.
+    """
+    tag = thinking.opening.strip()
+    asked = template.render(Conversation((_QUESTION,), think=True))
+    opened = not thinking.by_field or asked.rstrip().endswith(tag)
+    return opened or _begins_with(template, asked, tag)
 
 
 def given(format_: Format, text: str) -> str:

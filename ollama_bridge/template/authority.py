@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ollama_bridge.errors import TemplateError
+from ollama_bridge.template.answers import splits_thinking
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
@@ -58,7 +59,8 @@ class Served:
         go: The Go template; None: another authority.
         reason: Why, in one sentence.
         tools: Whether requests may offer tools.
-        thinking: Whether an answer's thinking is told from the answer.
+        thinking: Whether requests may ask for thinking, or for none.
+        splits_thinking: Whether an answer's thinking is told from the answer.
         conversations: How many were compared.
         differences: What renders differently, in words.
     """
@@ -68,6 +70,7 @@ class Served:
     reason: str
     tools: bool
     thinking: bool
+    splits_thinking: bool
     conversations: int
     differences: tuple[str, ...]
 
@@ -106,6 +109,7 @@ def decide(template: ChatTemplate) -> Served:
             f"{exc.message}",
             tools=tools and takes_tools(template),
             thinking=thinking,
+            splits_thinking=thinking,
             conversations=0,
             differences=(
                 "the daemon leaves out an assistant's earlier thinking",
@@ -122,6 +126,7 @@ def decide(template: ChatTemplate) -> Served:
         f"a Go template renders as the chat template does in {proof.conversations} conversations",
         tools=found.tools,
         thinking=found.thinking is not None,
+        splits_thinking=found.thinking is not None and splits_thinking(template, found.thinking),
         conversations=proof.conversations,
         differences=(
             *found.limits,
@@ -172,6 +177,7 @@ def by_renderer(template: ChatTemplate, renderer: Renderer) -> Served:
         f"{renderer.conversations} conversations, and Go cannot express all of it",
         tools=takes_tools(template),
         thinking=shows_thinking(template),
+        splits_thinking=shows_thinking(template),
         conversations=renderer.conversations,
         differences=(
             "an answer that is to be continued: Ollama's own renderers may close it",

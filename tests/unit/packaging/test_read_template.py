@@ -70,6 +70,22 @@ def test_a_file_in_a_checkpoint_names_it_for_its_tokens(
     assert "<|eos_token|>" not in done.stdout
 
 
+def test_thinking_that_stays_in_the_answer_is_offered_as_that(tmp_path: Path) -> None:
+    """A daemon takes the request to think, and tells no thoughts from the answer."""
+    file = tmp_path / "chat_template.jinja"
+    file.write_text(
+        "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<thought>"
+        "{{ m.reasoning_content }}</thought>{% endif %}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>My reasoning: {% endif %}"
+    )
+    done = CliRunner().invoke(app, ["template", str(file), "--quiet"])
+    assert "; offers thinking (as part of the answer)\n" in done.stderr
+    assert "- thinking stays in the text of an answer" in done.stderr
+    file.write_text(source_of("qwen3"), encoding="utf-8")
+    done = CliRunner().invoke(app, ["template", str(file), "--quiet"])
+    assert "; offers tools and thinking\n" in done.stderr
+
+
 def test_one_that_is_given_is_shown_in_place_of_a_checkpoints_own(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

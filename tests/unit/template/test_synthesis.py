@@ -53,7 +53,7 @@ def test_every_format_is_proven(name: str) -> None:
     found = decide(chat_template(name))
     assert found.authority == "template"
     assert found.tools == CASES[name].tools
-    assert found.thinking == CASES[name].thinking
+    assert found.thinking == found.splits_thinking == CASES[name].thinking
     assert found.conversations > 300
 
 
@@ -235,6 +235,7 @@ def test_thinking_that_ollama_would_not_find_has_a_name() -> None:
         "{% if add_generation_prompt %}<assistant>My reasoning: {% endif %}"
     )
     assert found.thinking
+    assert not found.splits_thinking
     assert any("thinking stays in the text" in difference for difference in found.differences)
 
 
