@@ -164,8 +164,8 @@ def shows_thinking(template: ChatTemplate) -> bool:
 def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
     """The tags between which the template cuts thinking out of what was said, or opens it itself.
 
-    Tags are tried that the template itself names, and one that it ends a prompt with, unless that
-    opens an answer.
+    Or asks for it in its system prompt. Tags are tried that the template itself names, and one that
+    it ends a prompt with, unless that opens an answer.
     """
     answer_tag = _find_answer_tag(template)
     for think, pattern in ((None, _ENDS_WITH_TAG), (False, r"<(\w+)>\s*</\1>\s*$")):
@@ -182,7 +182,20 @@ def find_dropped_tags(template: ChatTemplate) -> tuple[str, str] | None:
         # Some keep those of the last answer.
         if any(_keeps(template, *tags, shape) is False for shape in ("uau", "uauau", "uauaua")):
             return tags
-    return None
+    return _tags_asked_for(template)
+
+
+def _tags_asked_for(template: ChatTemplate) -> tuple[str, str] | None:
+    """The tags between which the template's own system prompt asks for thoughts."""
+    asked = fill("u", system=False, tools=0, think=None)
+    try:
+        prompt = template.render(asked)
+    except RefusedError:
+        return None
+    front = prompt.partition(asked.messages[0].content)[0]
+    names = [name for name, _ in re.findall(r"<(\w+)>(.*?)</\1>", front, re.DOTALL)]
+    name = next((name for name in names if _means(_MEANS_THINKING, name)), None)
+    return None if name is None else (f"<{name}>\n", f"\n</{name}>\n\n")
 
 
 def keeps_thoughts(template: ChatTemplate, opening: str, closing: str) -> bool:

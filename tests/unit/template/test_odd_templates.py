@@ -188,3 +188,23 @@ def test_thoughts_that_stay_in_answers_are_a_limit(source: str, reason: str) -> 
     # Code of Ollama's own may tell them apart.
     own = by_renderer(template_of(source), Renderer("some", "some", 3))
     assert not any("not offered" in one for one in own.differences)
+
+
+@pytest.mark.parametrize(
+    ("system", "thinks"),
+    [
+        ("Give your <think> {thoughts} </think> and then {the solution}.", True),
+        ("Write <reasoning>...</reasoning><answer>...</answer>.", True),
+        ("Write <answer>...</answer>.", False),
+        ("Think before you answer.", False),
+    ],
+)
+def test_thoughts_that_a_system_prompt_asks_for_are_told_apart(
+    system: str, *, thinks: bool
+) -> None:
+    """Phi-4-reasoning's: no prompt ends with the tag, and past answers are written as they are."""
+    found = served(f"<|im_start|>system\n{system}<|im_end|>\n" + CHATML)
+    assert (found.authority, found.thinking) == ("template", thinks)
+    kept = [one for one in found.differences if one.startswith("a past answer's thinking")]
+    assert bool(kept) == thinks
+    assert not any("not offered" in one for one in found.differences)
