@@ -87,10 +87,8 @@ class Collected:
         candidates: In the source's own order.
         tally: What was read and left out so far.
         notes: Sentences for the user.
-        revision: Added to the stage's version: not 0 where a file has what was once read otherwise.
     """
 
     candidates: tuple[Candidate, ...]
     tally: Tally
     notes: tuple[str, ...] = ()
-    revision: int = 0

@@ -34,7 +34,6 @@ _SOURCE = "messages"
 # A document of more than this share of a file does not fit into what is held out of it.
 _LARGE_SHARE = 0.1
 _MIN_WAYS_ON = 10
-_PARTED = 20  # the revision of a file whose conversations begin alike and are no one document
 _HINT = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
@@ -107,11 +106,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         candidates.append(
             Candidate(example, _SOURCE, text, is_class=is_class, instruction=instruction)
         )
-    revision = 0
     if matcher is None:
-        firsts = _first_questions(asked)
-        revision = _PARTED if any(len(first) > 1 for first in firsts) else 0
-        for candidate, first in zip(candidates, firsts, strict=True):
+        for candidate, first in zip(candidates, _first_questions(asked), strict=True):
             documents.join(candidate.example.group, "question-" + "\n".join(first))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     notes = _judge_odd(odd, tally, problems, path)
@@ -127,22 +123,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         )
     if matcher is None:
         notes += _large_document(candidates)
-    return Collected(tuple(candidates), tally, tuple(notes), revision=revision)
-
-
-def systems_differ(path: Path) -> bool:
-    """Whether some conversations of a file begin with another system turn than others, or none.
-
-    Raises:
-        DataError: a line is no JSON object.
-    """
-    found = set()
-    for _, record in read_json_lines(path, read_text(path)):
-        messages = find_messages(record)
-        first = in_our_words(messages[0]) if messages else None
-        said = first if isinstance(first, dict) and first["role"] == "system" else {}
-        found.add(str(said.get("content") or ""))
-    return len(found) > 1
+    return Collected(tuple(candidates), tally, tuple(notes))
 
 
 def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: Path) -> list[str]:

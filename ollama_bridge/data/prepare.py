@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, JSONValue, Work, digest_file, write_json_atomic
+from ollama_bridge.artifacts import Corpus, Work, digest_file, write_json_atomic
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
 from ollama_bridge.data.cleaning import control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import Frames, find_frames
-from ollama_bridge.data.messages import collect_messages, systems_differ
-from ollama_bridge.data.problems import numbers_text, read_text
+from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.problems import numbers_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
     FILES,
@@ -34,29 +33,7 @@ from ollama_bridge.examples import write_examples
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _STAGE = "prepare"
-# By source and format: raised where what it gives changes, so that what was built of the others
-# stays.
-_VERSIONS = {"vader": 1, "reviews": 1, "table csv": 3, "table jsonl": 3, "messages jsonl": 2}
-# What was last changed is in few files: of all others the corpus, and with it all that was trained
-# on it, stays. Here a match too many makes the same corpus anew, no more.
-_NOT_JSON = "NaN|Infinity"
-_GROUP_READ_ANEW = r'"group"\s*+:\s*+(?!"[^"]|-?\d+\s*[,}]|null|true|false)'
-_CHANGED = {
-    "table jsonl": (4, re.compile(_NOT_JSON)),
-    "messages jsonl": (3, re.compile(f"{_NOT_JSON}|{_GROUP_READ_ANEW}")),
-}
-# And since then: of files with these a corpus is made anew whatever else changed.
-_NOT_LEARNT = r'"(?:weight"\s*+:\s*+(?:-?0|false)|images"\s*+:)'
-_NUMBER_READ_ANEW = r"\s*+:\s*+-?\d++(?:\.0++\s*+[,}]|(?:\.\d++)?[eE])"
-_LABEL_READ_ANEW = rf'"label"(?:\s*+:\s*+(?:true|false)|{_NUMBER_READ_ANEW})'
-_SINCE = {
-    "table jsonl": (5, re.compile(_NUMBER_READ_ANEW)),
-    "messages jsonl": (
-        6,
-        re.compile(rf'"system"\s*+:\s*+"|{_NOT_LEARNT}|{_LABEL_READ_ANEW}'),
-    ),
-}
-_FRAMED = 10  # added where only what is a text's own is compared (data/frames.py)
+_VERSION = 7  # raised when another corpus comes of the same files
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
 _NEAR_DUPLICATE = "near duplicate"
@@ -89,20 +66,13 @@ def prepare(
         if advice := advice_on_prompt(task.system, task.labels):
             reporter.emit(Note(_STAGE, "warning", advice))
         inputs = _find_inputs(data, reporter)
-        collected, frames = None, None
-        version = _version(data, inputs, task)
-        if not inputs.packages:  # texts of the packages have no instruction
-            collected = _collect(inputs, data, task, seed=seed)
-            if data.near_duplicates == "leave_out":
-                frames = find_frames(collected.candidates)
-            version += collected.revision + (_FRAMED if frames else 0)
         work = Work(
             kind=Corpus.kind,
             stage=_STAGE,
-            version=version,
+            version=_VERSION,
             inputs={name: digest_file(path) for name, path in inputs.files.items()},
             settings={
-                "data": _settings(data),
+                "data": data.model_dump(mode="json", exclude={"path"}),
                 "format": inputs.format,
                 "task": task.model_dump(mode="json"),
             },
@@ -112,10 +82,8 @@ def prepare(
             if draft.finished is not None:
                 timer.reuse(out_dir)
                 return Corpus(out_dir, draft.finished)
-            collected = collected or _collect(inputs, data, task, seed=seed)
-            parts, card = _make_splits(
-                collected, data, task, frames=frames, seed=seed, reporter=reporter
-            )
+            collected = _collect(inputs, data, task, seed=seed)
+            parts, card = _make_splits(collected, data, task, seed=seed, reporter=reporter)
             card["inputs"] = {
                 name: {"sha256": work.inputs[name], "size_bytes": path.stat().st_size}
                 for name, path in inputs.files.items()
@@ -171,29 +139,6 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
     return _Inputs(files, packages=tuple(ASSETS[asset].package.name for asset in assets))
 
 
-def _settings(data: DataSection) -> dict[str, JSONValue]:
-    said: dict[str, JSONValue] = data.model_dump(mode="json", exclude={"path", "near_duplicates"})
-    if data.near_duplicates != "leave_out":  # so that all corpora of before stay
-        said["near_duplicates"] = data.near_duplicates
-    return said
-
-
-def _version(data: DataSection, inputs: _Inputs, task: TaskSection) -> int:
-    name = f"{data.source} {inputs.format}".strip()
-    if name in _SINCE:
-        version, changed = _SINCE[name]
-        if changed.search(read_text(inputs.files["data"])):
-            return version
-    if name == "messages jsonl" and systems_differ(inputs.files["data"]):
-        # 4: the same text under another system turn is no duplicate; 5: nor in another split.
-        return 5 if task.kind == "reply" else 4
-    if name in _CHANGED:
-        version, changed = _CHANGED[name]
-        if changed.search(read_text(inputs.files["data"])):
-            return version
-    return _VERSIONS[name]
-
-
 def _collect(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Collected:
     files = dict(inputs.files)
     if data.source == "table":
@@ -221,7 +166,6 @@ def _make_splits(
     data: DataSection,
     task: TaskSection,
     *,
-    frames: Frames | None,
     seed: int,
     reporter: Reporter,
 ) -> tuple[dict[Split, list[Candidate]], dict[str, object]]:
@@ -230,7 +174,9 @@ def _make_splits(
     fit, forged = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
     if forged:
         reporter.emit(Note(_STAGE, "info", f"control tokens: {numbers_text(forged)}"))
-    threshold = NEAR_THRESHOLD if data.near_duplicates == "leave_out" else None
+    threshold, frames = None, None
+    if data.near_duplicates == "leave_out":
+        threshold, frames = NEAR_THRESHOLD, find_frames(collected.candidates)
     unique = _leave_out_duplicates(fit, tally, notes, threshold=threshold, frames=frames)
     notes += frames.notes() if frames else []
     if tally.left_out:

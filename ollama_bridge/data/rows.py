@@ -40,13 +40,11 @@ class Table:
         columns: Names, in the file's order.
         rows: At least one.
         unit: What a row is called in messages: row or line.
-        is_spaced: Whether its header has blanks between delimiters and quotes.
     """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     unit: str
-    is_spaced: bool = False
 
 
 def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
@@ -199,7 +197,7 @@ def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
     twice = sorted({name for name in columns if name and columns.count(name) > 1} & set(wanted))
     if twice:
         raise DataError(f"{path}: the header has column {twice[0]!r} more than once")
-    return Table(columns, tuple(rows), "row", is_spaced=is_spaced)
+    return Table(columns, tuple(rows), "row")
 
 
 def _find_delimiter(path: Path, text: str, wanted: Sequence[str]) -> str:

@@ -23,8 +23,6 @@ from ollama_bridge.examples import Example, Message
 
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
-# The revision of a file with answers of control characters alone, or blanks before its quotes.
-_CLEANED_FIRST = 20
 _DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
 
 
@@ -57,7 +55,6 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     problems = Problems(path, unit=table.unit)
     tally = Tally()
     missing: list[int] = []
-    revision = _CLEANED_FIRST if table.is_spaced else 0
     candidates = []
     documents = Documents()
     for row in table.rows:
@@ -69,8 +66,6 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         said = clean_turn(answer)
         if not text or not (said or unanswered):
             missing.append(row.number)
-            if answer.strip():
-                revision = _CLEANED_FIRST
             continue
         label = None
         if matcher is not None:
@@ -89,7 +84,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     tally.leave_out(_SOURCE, "missing text or label", count=len(missing))
     if unanswered:
         notes.append(f"no column {data.label_col!r}: the texts are prompts without answers")
-    return Collected(tuple(candidates), tally, tuple(notes), revision=revision)
+    return Collected(tuple(candidates), tally, tuple(notes))
 
 
 def _candidate(

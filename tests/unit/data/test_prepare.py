@@ -173,51 +173,6 @@ _ASKED = '"messages": [{"role": "user", "content": "What is %d?"}, {"role": "ass
 _ASKED += '"content": "Number %d."}]'
 
 
-@pytest.mark.parametrize(
-    ("source", "field", "version"),
-    [
-        ("table", '"n": 1.5', 3),
-        ("table", '"n": NaN', 4),
-        ("table", '"n": 1.0', 5),
-        ("table", '"n":-2e3', 5),
-        ("table", '"n": "at 1.0, 2.0"', 3),
-        ("table", '"n": -Infinity', 4),
-        ("messages", '"n": 1.5', 2),
-        ("messages", '"group": "a"', 2),
-        ("messages", '"group" :  12 ', 2),
-        ("messages", '"group":   null', 2),
-        ("messages", '"group": true', 2),
-        ("messages", '"group": 12.0', 3),
-        ("messages", '"group":1e2', 3),
-        ("messages", '"group":  ""', 3),
-        ("messages", '"label": NaN', 3),
-        ("messages", '"messages": [{"role": "system", "content": "x"}]', 5),
-        ("messages", '"system": "x"', 6),
-        ("messages", '"weight": 1', 2),
-        ("messages", '"label": 1.5', 2),
-        ("messages", '"label": 1.0', 6),
-        ("messages", '"label":true', 6),
-        ("messages", '"weight":0.0', 6),
-        ("messages", '"images" : []', 6),
-    ],
-)
-def test_lines_that_are_read_as_before_are_the_same_corpus(
-    tmp_path: Path, source: str, field: str, version: int
-) -> None:
-    """Its version is in the digest that all training behind it has as an input."""
-    path = tmp_path / "mine.jsonl"
-    lines = ['{"text": "What is %d?", "label": "Number %d.", %s, %s}'] * 40
-    path.write_text(
-        "\n".join(
-            line % (n, n, _ASKED % (n, n), field if n == 39 else '"m": 0')
-            for n, line in enumerate(lines)
-        )
-    )
-    data = DataSection(source=source, path=path, test_examples=5, validation_examples=5)  # type: ignore[arg-type]
-    corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / "out")
-    assert corpus.manifest.work.version == version
-
-
 def test_unusable_texts_are_counted(tmp_path: Path) -> None:
     """Too long texts, forged turns, duplicates and contradictions are left out and counted."""
     chooser = random.Random(1)
@@ -312,19 +267,16 @@ def test_a_text_that_differs_little_from_one_of_another_label_stays(tmp_path: Pa
 
 
 def test_conversations_that_all_open_with_hi_are_split(tmp_path: Path) -> None:
-    """They were refused as one document; those that do not are the corpus that they were."""
+    """And not refused as one document."""
     ask = '{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Number %d."}'
-    versions = []
-    for opening in ("Hi", "Hi %d"):
+    for number, opening in enumerate(("Hi", "Hi %d")):
         path = tmp_path / "mine.jsonl"
         first = [opening % n if "%" in opening else opening for n in range(90)]
         turns = [f"{ask % (one, 0)}, {ask % (f'What is {n}?', n)}" for n, one in enumerate(first)]
         path.write_text("\n".join(f'{{"messages": [{one}]}}' for one in turns))
         data = DataSection(source="messages", path=path)
-        corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / f"out{len(versions)}")
+        corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / f"out{number}")
         assert corpus.facts["test"] == 18
-        versions.append(corpus.manifest.work.version)
-    assert versions == [22, 2]
 
 
 @pytest.mark.parametrize("source", ["table", "messages"])
@@ -340,7 +292,7 @@ def test_half_an_emoji_in_a_group_or_label_is_spelt_out(tmp_path: Path, source: 
 
 
 def test_an_instruction_in_every_row_costs_no_rows(tmp_path: Path) -> None:
-    """All are used, and it is said; without one the corpus is the one it was."""
+    """All are used, and a note says so."""
     chooser = random.Random(1)
     words = [" ".join(chooser.choices(_WORDS, k=5)) for _ in range(300)]
     rows = [
@@ -359,7 +311,6 @@ def test_an_instruction_in_every_row_costs_no_rows(tmp_path: Path) -> None:
         assert len(said) == (name == "framed")
     assert found["plain"].facts == found["framed"].facts
     assert sum(found["framed"].facts.values()) == len(rows)
-    assert [found[name].manifest.work.version for name in found] == [3, 13]
 
 
 def test_near_duplicates_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -374,7 +325,6 @@ def test_near_duplicates_are_kept_where_that_is_asked_for(tmp_path: Path) -> Non
     data = DataSection(source="table", path=path)
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert sum(corpus.facts.values()) == 101
-    assert "near_duplicates" not in corpus.manifest.work.settings["data"]
     (said,) = [note for note in heard.notes if "near_duplicates" in note]
     assert said.startswith("38 near duplicates are left out by data.near_duplicates: ")
     assert said.endswith(": --set data.near_duplicates=keep keeps them all")

@@ -250,10 +250,8 @@ def test_blanks_before_quotes_are_no_part_of_texts(tmp_path: Path) -> None:
     collected = collect(write(tmp_path, text))
     assert [one.text for one in collected.candidates] == ["so, so", 'a "b"']
     assert [one.example.label for one in collected.candidates] == ["negative", "positive"]
-    assert collected.revision
     collected = collect(write(tmp_path, 'text, label,"""x"""\nso, "I say",\n'), REPLY)
     assert collected.candidates[0].answer == '"I say"'
-    assert not collected.revision
 
 
 def test_the_separator_line_of_spreadsheets_is_no_header(tmp_path: Path) -> None:
@@ -269,7 +267,6 @@ def test_an_answer_of_control_characters_is_missing(tmp_path: Path) -> None:
     collected = collect(write(tmp_path, "\n".join(["text,label", *rows, "q,\ufeff\x07"])), REPLY)
     assert len(collected.candidates) == 39
     assert "row 41; left out" in collected.notes[0]
-    assert collected.revision
 
 
 def test_an_open_quote_is_found(tmp_path: Path) -> None:
