@@ -16,8 +16,9 @@ from ollama_bridge.evaluation.held_out import answers_with_thoughts
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.quantization.sizes import parse_size
-from ollama_bridge.rendering import check_labels_fit, check_settings, limits_of
+from ollama_bridge.rendering import check_settings
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.tag_parameters import check_labels_fit, limits_of
 from ollama_bridge.template.authority import decide
 
 _IN_OLLAMA = "ollama:"  # of a model reference

@@ -336,7 +336,8 @@ class _Package:
     ) -> RegisteredModel:
         """The tag, proven."""
         from ollama_bridge.registration import register
-        from ollama_bridge.rendering import name_unsaid, render
+        from ollama_bridge.rendering import render
+        from ollama_bridge.tag_parameters import name_unsaid
 
         settings, unsaid = self.settings, {}
         reference = ReferenceValues.read(gguf.reference_path)

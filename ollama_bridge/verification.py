@@ -21,8 +21,8 @@ from ollama_bridge.quantization.file_types import ALL_NAMES, name_of
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
-from ollama_bridge.rendering import choose_parameters
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.tag_parameters import choose_parameters
 from ollama_bridge.verify.certificate import (
     LOG_PROBABILITIES,
     NOT_COMPARED,

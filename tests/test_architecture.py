@@ -65,6 +65,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "speed_bound",
             "speed_picture",
             "spread",
+            "tag_parameters",
         }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
