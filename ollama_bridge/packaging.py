@@ -29,8 +29,9 @@ from ollama_bridge.package_settings import (
     describe_unsaid,
     read_settings,
 )
+from ollama_bridge.papers import read_license, write_card
 from ollama_bridge.pipeline import EVENTS_NAME
-from ollama_bridge.publication import check_publication, publish, read_license, write_card
+from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter

@@ -9,28 +9,21 @@ is Ollama's own, the daemon pushes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Literal
 
-from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
-from ollama_bridge.card import is_as_written, model_card
+from ollama_bridge.card import model_card
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.push import push_as
 from ollama_bridge.daemon.store import StoredManifest, find_manifest
 from ollama_bridge.daemon.tags import model_digest
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.modelfile import check_tag
+from ollama_bridge.papers import carried_papers, is_card, new_papers, read_license
 from ollama_bridge.provenance import Provenance, find_provenance
-from ollama_bridge.registry.attachments import (
-    attach,
-    media_type_of,
-    own_papers,
-    read_attachments,
-    small_blob,
-)
+from ollama_bridge.registry.attachments import small_blob
 from ollama_bridge.registry.credentials import read_credentials
 from ollama_bridge.registry.manifest import (
     LICENSE_TYPE,
@@ -56,12 +49,10 @@ from ollama_bridge.replica import rebuild
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 Way = Literal["auto", "registry", "daemon"]
-CARD_NAME = "card.md"  # in the folder of a run
 
 _STAGE = "publish"
 # They know Ollama's own keys only, which are the daemon's to use.
 _OLLAMA_HOSTS = ("ollama.com", "registry.ollama.ai")
-_LICENSE_LIMIT_BYTES = 1024**2
 
 
 @dataclass(frozen=True)
@@ -158,12 +149,12 @@ def publish(
             manifest, blobs = files
             added = [small_blob(LICENSE_TYPE, license_text.encode())] if license_text else []
             if not card or provenance.certificate is None:
-                added += _carried_papers(manifest, blobs)
-            if card and not any(_is_card(blob.layer) for blob in added):
+                added += carried_papers(manifest, blobs)
+            if card and not any(is_card(blob.layer) for blob in added):
                 text = model_card(
                     str(target), client.show(tag), provenance, license_text=license_text
                 )
-                added += _papers(tag, manifest, provenance, text, reporter)
+                added += new_papers(tag, manifest, provenance, text, reporter)
             done = _send(target, manifest, blobs, added, mount_from, reporter)
         timer.finish(Path(str(target)), {"digest": done.digest, "sent_bytes": done.sent_bytes})
         return done
@@ -179,80 +170,6 @@ def check_publication(reference: str, *, insecure: bool = False) -> None:
         pass
 
 
-def card(
-    tag: str,
-    *,
-    run_dir: Path | None = None,
-    license_file: Path | None = None,
-    host: str | None = None,
-) -> str:
-    """The model card of a tag: the one that it carries, else what our folders know.
-
-    Args:
-        tag: A tag of the daemon.
-        run_dir: Run that made the tag; its card is written anew.
-        license_file: Text to add as licence; the card is written anew.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-
-    Returns:
-        Markdown.
-
-    Raises:
-        ConfigError: a name or a file that cannot be used, or a run that did not make this tag.
-        DaemonError: the daemon has no such tag.
-        ArtifactError: the card that the tag carries is damaged.
-    """
-    tag, license_text = check_tag(tag), read_license(license_file)
-    with Client(host) as client:
-        carried = None if run_dir or license_text else _carried_card(tag, client)
-        if carried is not None:
-            return carried
-        provenance = find_provenance(model_digest(client, tag), run_dir=run_dir)
-        return model_card(
-            tag, client.show(tag), provenance, license_text=license_text, published=False
-        )
-
-
-def write_card(
-    tag: str, run_dir: Path, *, host: str | None = None, reporter: Reporter | None = None
-) -> None:
-    """Write the card of a tag beside what it was made of, as ``card.md``.
-
-    Args:
-        tag: That the run made.
-        run_dir: The run's folder; a ``card.md`` that was not written here, or was changed since,
-            stays as it is.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        reporter: Hears where it is.
-
-    Raises:
-        DaemonError: the daemon does not have the tag any more.
-        DiskFullError: no room.
-    """
-    reporter, path = reporter or NullReporter(), run_dir / CARD_NAME
-    if not _is_ours(path):
-        shown = f"ollama-bridge card {tag} --run {quote(str(run_dir))}"
-        if host is not None:
-            shown += f" --host {quote(host)}"
-        kept = (
-            f"{path} was written or changed by you and is kept; {shown} prints the card of this run"
-        )
-        reporter.emit(Note("card", "warning", kept))
-        return
-    write_text_atomic(path, card(tag, run_dir=run_dir, host=host))
-    reporter.emit(Note("card", "info", f"the model card is {path}"))
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file may be replaced: there is none, or it is as it was written here."""
-    try:
-        return is_as_written(path.read_bytes().decode(errors="replace"))
-    except FileNotFoundError:
-        return True
-    except OSError:  # a folder, or what may not be read
-        return False
-
-
 def _target(reference: str, *, insecure: bool) -> RegistryReference:
     target = parse_registry_reference(reference, insecure=insecure)
     if not _is_ollamas(target):
@@ -262,18 +179,6 @@ def _target(reference: str, *, insecure: bool) -> RegistryReference:
 
 def _is_ollamas(target: RegistryReference) -> bool:
     return target.host.lower() in _OLLAMA_HOSTS
-
-
-def _carried_card(tag: str, client: Client) -> str | None:
-    stored = find_manifest(client, tag)
-    if stored is None:
-        return None
-    manifest = parse_manifest(stored.content, where=tag)
-    for found in read_attachments(manifest, stored.read):
-        if found.kind == "card" and found.belongs_to(manifest):
-            # Written by who knows whom: it shall not steer a terminal.
-            return "".join(c for c in str(found.content) if c.isprintable() or c in "\n\t")
-    return None
 
 
 def _files_of(
@@ -298,39 +203,6 @@ def _files_of(
         )
     manifest = parse_manifest(stored.content, where=tag)
     return manifest, [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
-
-
-def _carried_papers(manifest: Manifest, blobs: Sequence[Blob]) -> list[Blob]:
-    """Card, certificate and lineage that a tag has of who made it; not those of another model."""
-    by_digest = {blob.layer.digest: blob for blob in blobs}
-
-    def read(digest: str) -> bytes:
-        blob = by_digest[digest]
-        return blob.read(0, blob.layer.size_bytes)
-
-    papers = own_papers(manifest, read)
-    return [replace(by_digest[layer.digest], layer=layer) for layer in papers]
-
-
-def _is_card(layer: Layer) -> bool:
-    return layer.media_type == media_type_of("card")
-
-
-def _papers(
-    tag: str, manifest: Manifest, provenance: Provenance, card_text: str, reporter: Reporter
-) -> list[Blob]:
-    """Card, certificate and lineage, as far as our folders know them."""
-    certificate = provenance.certificate
-    found = [attach(manifest, "card", card_text)]
-    if certificate is None:
-        message = f"no run here made this {tag}: its card has neither proof nor scores"
-        reporter.emit(Note(_STAGE, "warning", message))
-        return found
-    if not certificate.passed:
-        reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))
-    found.append(attach(manifest, "certificate", certificate.model_dump(mode="json")))
-    found.append(attach(manifest, "lineage", provenance.to_json()))
-    return found
 
 
 def _send(
@@ -394,22 +266,3 @@ def _refuse_license(text: str) -> None:
             "the daemon pushes a tag as it is, and cannot add a licence",
             hint="leave --license out, or give it to the tag: ollama-bridge package --license",
         )
-
-
-def read_license(path: Path | None) -> str:
-    """The text of a licence; of none, nothing.
-
-    Raises:
-        ConfigError: it cannot be read, is empty, or too long.
-    """
-    if path is None:
-        return ""
-    try:
-        if path.stat().st_size > _LICENSE_LIMIT_BYTES:
-            raise ConfigError(f"{path} is too long for a licence", hint="name a text file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"cannot read the licence {path}: {exc}", hint="check the path") from exc
-    if not text.strip():
-        raise ConfigError(f"the licence {path} is empty", hint="check the path")
-    return text

@@ -72,7 +72,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"registration", "verification", "provenance", "export", "packaged_teacher", "run_folder"}
     ),
-    frozenset({"card", "replica", "pull_proof", "pull_names"}),
+    frozenset({"card", "papers", "replica", "pull_proof", "pull_names"}),
     frozenset({"publication", "retrieval"}),
     frozenset({"pipeline"}),
     frozenset({"inspection", "package_probes", "package_settings", "packaging", "source_tag"}),

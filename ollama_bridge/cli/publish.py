@@ -165,9 +165,9 @@ def card(
     Examples:
       ollama-bridge card review-sentiment > README.md
     """
-    from ollama_bridge import publication
+    from ollama_bridge import papers
 
-    text = publication.card(tag, run_dir=_run_dir(run), license_file=license_, host=host)
+    text = papers.card(tag, run_dir=_run_dir(run), license_file=license_, host=host)
     if as_json:
         output.data_json({"tag": tag, "card": text})
     else:

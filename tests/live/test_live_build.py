@@ -20,7 +20,7 @@ from ollama_bridge.artifacts import MANIFEST_NAME, GGUFFile, digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.daemon.process import PrivateDaemon
-from ollama_bridge.publication import CARD_NAME
+from ollama_bridge.papers import CARD_NAME
 from ollama_bridge.reporting import Event, Reporter
 
 pytestmark = pytest.mark.live

@@ -30,7 +30,7 @@ from ollama_bridge.inspection import verify
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.packaging import package
-from ollama_bridge.publication import CARD_NAME
+from ollama_bridge.papers import CARD_NAME
 from ollama_bridge.retrieval import pull
 
 pytestmark = pytest.mark.live

@@ -23,7 +23,8 @@ from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.daemon.store import locate_blob
 from ollama_bridge.errors import DaemonError, ParityError, RegistryError
 from ollama_bridge.packaging import package
-from ollama_bridge.publication import card, publish
+from ollama_bridge.papers import card
+from ollama_bridge.publication import publish
 from ollama_bridge.registration import register
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Event, JSONLReporter, Progress
