@@ -86,7 +86,7 @@ def test_names_that_lead_elsewhere(reference: str) -> None:
 @pytest.mark.parametrize("reference", ["team/m:1", "http://box:1/team/m:1", "box:1/Team/m:1"])
 def test_package_tells_a_wrong_name_first(reference: str, tmp_path: Path) -> None:
     """Not after the checkpoint was converted and proven."""
-    with pytest.raises(ConfigError, match=r"registry|encryption|lower-case"):
+    with pytest.raises(ConfigError, match=r"registry|encrypted|lower-case"):
         package(str(tmp_path / "no-checkpoint"), "m", publish_to=reference)
 
 
