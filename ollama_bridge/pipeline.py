@@ -69,7 +69,7 @@ def build(
         OllamaBridgeError: what went wrong and what to do; finished stages are kept.
     """
     require_training_extra()
-    from ollama_bridge.export import check_tags
+    from ollama_bridge.build_checks import check_tags
 
     check_tags(recipe)
     run_dir = run_dir_of(recipe, out_dir)
@@ -116,7 +116,7 @@ class _Build:
         for model in (self.recipe.teacher.model, self.recipe.student.model):
             provide_teacher(model, self.client, self.reporter)
         found = self.find_teacher()
-        self.check_answers(found, corpus)
+        self.check_can_be_built(found, corpus)
         corpus = self.write_answers(corpus)
         unload_all(self.client, self.reporter)
         teacher = self.tune(found, corpus)
@@ -166,9 +166,9 @@ class _Build:
             return None
         return self.resolve(self.recipe.teacher.model)
 
-    def check_answers(self, found: Checkpoint | None, corpus: Corpus) -> None:
+    def check_can_be_built(self, found: Checkpoint | None, corpus: Corpus) -> None:
         """That all can be trained, and the tags will not cut answers, while nothing is written."""
-        from ollama_bridge.export import check_start
+        from ollama_bridge.build_checks import check_start
         from ollama_bridge.train.finetune import check_tuning
 
         check_tuning(self.recipe.teacher.tune, self.run_dir / "teacher")
@@ -177,7 +177,7 @@ class _Build:
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""
-        from ollama_bridge.export import check_labels
+        from ollama_bridge.build_checks import check_labels
         from ollama_bridge.train.finetune import finetune
 
         if found is None:

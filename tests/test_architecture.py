@@ -70,7 +70,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
     frozenset(
-        {"registration", "verification", "provenance", "export", "packaged_teacher", "run_folder"}
+        {
+            "build_checks",
+            "export",
+            "packaged_teacher",
+            "provenance",
+            "registration",
+            "run_folder",
+            "verification",
+        }
     ),
     frozenset({"card", "papers", "replica", "pull_proof", "pull_names"}),
     frozenset({"publication", "retrieval"}),

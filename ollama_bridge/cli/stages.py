@@ -108,7 +108,7 @@ def finetune(
     Examples:
       ollama-bridge finetune sentiment --base ./model --corpus ./corpus --out ./teacher
     """
-    from ollama_bridge.export import check_can_be_written
+    from ollama_bridge.build_checks import check_can_be_written
     from ollama_bridge.train.finetune import finetune as stage
 
     loaded = _read_recipe(recipe, set_)
@@ -215,7 +215,7 @@ def distill(
       ollama-bridge distill sentiment --start ./teacher --corpus ./corpus --labels ./labels \
         --out ./student
     """
-    from ollama_bridge.export import check_can_be_written
+    from ollama_bridge.build_checks import check_can_be_written
     from ollama_bridge.train.distill import distill as stage
 
     loaded = _read_recipe(recipe, set_)

@@ -86,7 +86,7 @@ def test_what_cannot_be_tuned_is_told_before_the_teacher_is_asked(
     corpus: Any = None  # is not read before
     built = recipe(teacher={"model": str(tiny_checkpoint), "tune": {"method": "qlora"}})
     with Client() as client, pytest.raises(ConfigError, match="needs bitsandbytes"):
-        _Build(built, tmp_path, client, NullReporter()).check_answers(found, corpus)
+        _Build(built, tmp_path, client, NullReporter()).check_can_be_built(found, corpus)
 
 
 def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(

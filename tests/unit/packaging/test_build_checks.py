@@ -16,16 +16,16 @@ from fakes.trainable import commit, tiny_base, tiny_corpus
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.assets import find_recipe
-from ollama_bridge.config import Recipe, load_recipe, parse_recipe
-from ollama_bridge.errors import ConfigError, ConversionError
-from ollama_bridge.examples import Example, Message, write_examples
-from ollama_bridge.export import (
+from ollama_bridge.build_checks import (
     check_answers_fit,
     check_can_be_written,
     check_start,
     check_tags,
     check_thoughts_fit,
 )
+from ollama_bridge.config import Recipe, load_recipe, parse_recipe
+from ollama_bridge.errors import ConfigError, ConversionError
+from ollama_bridge.examples import Example, Message, write_examples
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import NullReporter
 

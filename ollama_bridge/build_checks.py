@@ -1,0 +1,276 @@
+"""What would stop a build, told before the work: its tags, its start, and room for its answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.client.values import name_key
+from ollama_bridge.config import Recipe
+from ollama_bridge.conversion.source import Source
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.evaluation.held_out import answers_with_thoughts
+from ollama_bridge.examples import Example, Message
+from ollama_bridge.export import budget_tag_of, tag_of, teacher_tag_of
+from ollama_bridge.modelfile import check_tag
+from ollama_bridge.rendering import check_settings
+from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.tag_parameters import check_labels_fit, limits_of
+from ollama_bridge.template.authority import decide
+
+_IN_OLLAMA = "ollama:"  # of a model reference
+
+
+def check_tags(recipe: Recipe) -> None:
+    """Check the name of every tag that a build may register.
+
+    Raises:
+        ConfigError: naming the tag and the part that is wrong, or the model that it would replace.
+    """
+    of_types = [tag_of(recipe, gguf_type) for gguf_type in recipe.export.types]
+    sources = {
+        name_key(model.removeprefix(_IN_OLLAMA)): (role, model)
+        for role, model in (("student", recipe.student.model), ("teacher", recipe.teacher.model))
+        if model.startswith(_IN_OLLAMA)
+    }
+    for tag in (*of_types, budget_tag_of(recipe), teacher_tag_of(recipe)):
+        check_tag(tag)
+        if name_key(tag) in sources:
+            role, model = sources[name_key(tag)]
+            raise ConfigError(
+                f"the tag {tag} is the recipe's {role}, {model}: the build would replace it",
+                hint=f"name another: --tag {recipe.export.tag}-student",
+            )
+
+
+def check_start(
+    recipe: Recipe,
+    start: Checkpoint,
+    corpus: Corpus,
+    reporter: Reporter,
+    *,
+    teacher: Checkpoint | None = None,
+) -> None:
+    """Make sure that a student of this start can be trained and served as the recipe says.
+
+    Args:
+        recipe: What to build.
+        start: What the training begins with.
+        corpus: What it learns, as far as that is there before a teacher writes answers.
+        reporter: Hears of what may be left out.
+        teacher: The teacher's weights, where they are at hand.
+
+    Raises:
+        ConfigError: a tag would cut its answers, its prompts have no place for the recipe's system
+            prompt, the student keeps more than there is, or weights are to be compared by the F1
+            of answers that are no labels.
+        ConversionError: no GGUF can be made of it.
+        ModelError: its folder cannot be used.
+        ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
+        TrainingError: the student's tokens are not the teacher's, and have to be, or have too
+            little in common with them.
+    """
+    from ollama_bridge.models.generation_defaults import read_generation_config
+    from ollama_bridge.train.student_check import check_student
+
+    check_settings(recipe.modelfile)
+    check_can_be_written(start)
+    beside = teacher if recipe.needs_same_tokens else None
+    check_student(recipe.student, recipe.distill, start, beside)
+    check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
+    check_system_is_written(recipe, start)
+    check_answers_fit(recipe, start)
+    # What is written again is not learnt as the data have it.
+    given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
+    if given_tokens and recipe.stops_by_f1:
+        key = f"{recipe.stops_by_f1[0]}.early_stopping.metric"
+        raise ConfigError(
+            f"{key}: macro_f1 needs labels alone, and the data have thoughts in front of them",
+            hint=f"leave it out, or add --set {key}=token_accuracy",
+        )
+    said = read_generation_config(start.path).get("max_new_tokens")
+    own = said if isinstance(said, int) else None
+    check_thoughts_fit(
+        recipe,
+        reporter,
+        given_tokens=given_tokens,
+        max_new_tokens=own,
+        tells_thoughts=lambda: _tells_thoughts(start),
+    )
+
+
+def check_labels(
+    recipe: Recipe,
+    start: Checkpoint,
+    corpus: Corpus,
+    teacher: Checkpoint | None,
+    *,
+    answers_given: bool,
+) -> None:
+    """Make sure that a local teacher can label for the student, where it has to.
+
+    Args:
+        recipe: What to build.
+        start: Whose tokens the labels are about.
+        corpus: What it learns.
+        teacher: Its weights, tuned or not; None: there are none.
+        answers_given: Whether the corpus has the answers that are learnt.
+
+    Raises:
+        ModelError: a tokenizer cannot be read.
+        TrainingError: the two have too little in common.
+    """
+    from ollama_bridge.teacher.vocabularies import check_can_label
+
+    labelled = recipe.distill.reads_soft_labels and recipe.teacher.soft_labels == "local"
+    if teacher is not None and labelled:
+        check_can_label(
+            teacher,
+            start,
+            corpus,
+            recipe.soft_labels,
+            max_length=recipe.distill.max_length,
+            answers_given=answers_given,
+        )
+
+
+def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
+    """Make sure that the recipe's system prompt is in the student's prompts.
+
+    Args:
+        recipe: What to build.
+        start: Whose chat template the student has.
+
+    Raises:
+        ConfigError: the chat template refuses it, or leaves it out.
+    """
+    from ollama_bridge.models.system_prompt import loss_of_system
+
+    loss = loss_of_system(start.path) if recipe.task.system else None
+    if loss is not None:
+        raise ConfigError(
+            f"the chat template of the student's start {loss} a system prompt: the student would "
+            "learn, and be served, without task.system",
+            hint="add --set 'task.system=\"\"' and put it into the texts, or start from a folder "
+            "with a chat_template.jinja that writes one",
+        )
+
+
+def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
+    """Make sure that the tags of a classifier will not cut its labels.
+
+    Args:
+        recipe: What to build.
+        start: Whose vocabulary and chat template the student has.
+
+    Raises:
+        ConfigError: ``num_predict`` is too small.
+        ModelfileError: a parameter is unknown, or of another type.
+        TrainingError: the chat template cannot be used for training.
+    """
+    from ollama_bridge.encoding import encode
+    from ollama_bridge.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(start.path)
+
+    def count_learnt(label: str) -> int:
+        asked = (Message("user", "?"), Message("assistant", label))
+        encoded = encode(Example("label", asked, "label"), tokenizer, max_length=sys.maxsize)
+        return int(encoded.supervised.sum())
+
+    check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
+
+
+def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:
+    """Tokens of the longest answer to be learnt that the data give a thought; 0: none has one.
+
+    Args:
+        start: Whose vocabulary the student has.
+        corpus: Its training split is looked at.
+
+    Returns:
+        Thought, answer and end together.
+    """
+    from ollama_bridge.models.load import load_tokenizer
+
+    answers = list(answers_with_thoughts(corpus))
+    if not answers:
+        return 0
+    tokenizer = load_tokenizer(start.path)
+    ids = tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
+    return max(map(len, ids)) + 1
+
+
+def check_thoughts_fit(
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    given_tokens: int = 0,
+    max_new_tokens: int | None = None,
+    tells_thoughts: Callable[[], bool] = lambda: False,
+) -> None:
+    """Make sure that a student that learns to think comes to its answer, as served and scored.
+
+    Args:
+        recipe: What to build.
+        reporter: Hears of examples that the training may leave out.
+        given_tokens: Of the longest answer with a thought that the data give; 0: they give none.
+        max_new_tokens: Of the start's generation config; None: it does not say.
+        tells_thoughts: Whether a daemon tells its thinking from its answers; asked if it thinks.
+
+    Raises:
+        ConfigError: naming the limits that are below that of the answers to be learnt.
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    written_tokens = 0 if recipe.teacher.thinking == "strip" else recipe.teacher.answer_tokens
+    longest = max(written_tokens, given_tokens)
+    if longest == 0:
+        return
+    source = "teacher.answer_tokens" if written_tokens == longest else "the data's own thoughts"
+    of_tag = limits_of(recipe.modelfile, max_new_tokens=max_new_tokens, thinks=tells_thoughts())
+    limits = {
+        "modelfile.parameters.num_predict": (of_tag["num_predict"], longest),
+        "evaluate.reply_tokens": (recipe.evaluate.reply_tokens, longest),
+        # The prompt is in the context as well.
+        "modelfile.parameters.num_ctx": (of_tag["num_ctx"], longest + 1),
+    }
+    short = {key: limit for key, (limit, needed) in limits.items() if limit < needed}
+    if short:
+        found = ", ".join(f"{key} is {limit:g}" for key, limit in short.items())
+        fixes = {key: 2 * longest if key.endswith("num_ctx") else longest for key in short}
+        raise ConfigError(
+            f"training answers have up to {longest} tokens, thinking included ({source}), but "
+            f"{found}: the student's answers would be cut off while it is still thinking",
+            hint="add " + " ".join(f"--set {key}={needed}" for key, needed in fixes.items()),
+        )
+    if recipe.distill.max_length < longest:
+        message = (
+            f"training answers have up to {longest} tokens, but examples of more than "
+            f"{recipe.distill.max_length} are left out: --set distill.max_length={2 * longest}"
+        )
+        reporter.emit(Note("answers", "warning", message))
+
+
+def _tells_thoughts(start: Checkpoint) -> bool:
+    """Whether a daemon tells the thinking of what is made of a model from its answers."""
+    from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.reference_texts import chat_template_of
+
+    template = chat_template_of(load_tokenizer(start.path))
+    return template is not None and decide(template).thinking
+
+
+def check_can_be_written(start: Checkpoint) -> None:
+    """Make sure that what is made of a model can become a GGUF, before hours go into it.
+
+    Reads no weights.
+
+    Args:
+        start: What the training begins with.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConversionError: something of it cannot be expressed in a GGUF.
+    """
+    Source(start)
