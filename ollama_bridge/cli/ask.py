@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import select
-import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,9 +30,9 @@ from ollama_bridge.cli.asking import (
 )
 from ollama_bridge.cli.chat import connect, load_ahead, talk
 from ollama_bridge.cli.manual import ThinkingCommand
+from ollama_bridge.cli.piped import whole_prompt
 from ollama_bridge.cli.progress import ConsoleReporter, bar
 from ollama_bridge.errors import (
-    ConfigError,
     DaemonError,
     DataError,
     ModelNotFoundError,
@@ -45,9 +42,6 @@ from ollama_bridge.reporting import Progress
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client, Embeddings, ModelDetails
-
-_STDIN_WAITS_S = (2.0, 20.0)
-_NOT_READ = "(nothing was piped in within 22 s, so the prompt is sent alone; to add a file: < FILE)"
 
 TruncateOption = Annotated[
     bool, typer.Option("--truncate", help="Embedding models only: cut a text that is too long.")
@@ -272,61 +266,6 @@ def _lines(piped: str, tag: str) -> list[str]:
                 hint=f"grep '[^[:space:]]' FILE | ollama-bridge embed {quote(tag)}",
             )
     return lines
-
-
-def whole_prompt(
-    prompt: str, *, command: str, tag: str, meanwhile: Callable[[], None] = lambda: None
-) -> str:
-    """What is asked: piped text in front of the argument.
-
-    A pipe that nobody writes to is not waited for for ever where there is an argument: a program
-    that runs this command may have left its own standard input open.
-
-    Args:
-        prompt: The argument.
-        command: The one that was typed, for hints.
-        tag: For hints.
-        meanwhile: Called where what is piped in does not come at once.
-
-    Raises:
-        ConfigError: neither.
-    """
-    piped = ""
-    if not sys.stdin.isatty() and (not prompt or _has_input(meanwhile)):
-        try:
-            piped = sys.stdin.read().removeprefix("\ufeff")
-        except UnicodeDecodeError as exc:
-            raise DataError(
-                "stdin is not UTF-8 text",
-                hint=f"iconv -f latin1 -t utf-8 FILE | ollama-bridge {command} {quote(tag)}",
-            ) from exc
-    text = "\n".join(part for part in (piped.rstrip("\n") if prompt else piped, prompt) if part)
-    if not text.strip():
-        raise ConfigError(
-            "no prompt: pass it as an argument or on stdin",
-            hint=f'ollama-bridge {command} {quote(tag)} "..."',
-        )
-    return text
-
-
-def _has_input(meanwhile: Callable[[], None]) -> bool:
-    try:
-        kind = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError):
-        return False
-    if stat.S_ISREG(kind):
-        return True
-    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
-        return False
-    for wait_s in _STDIN_WAITS_S:
-        if select.select([sys.stdin], [], [], wait_s)[0]:
-            return True
-        if wait_s == _STDIN_WAITS_S[-1]:
-            output.say(_NOT_READ)
-            break
-        output.say("(waiting for piped text)")
-        meanwhile()
-    return False
 
 
 def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -33,8 +32,9 @@ from ollama_bridge.cli.asking import (
 from ollama_bridge.cli.chat_lines import LineReader
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
+from ollama_bridge.cli.piped import not_utf8
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import DataError, OllamaBridgeError
+from ollama_bridge.errors import OllamaBridgeError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.repl import Repl
@@ -146,11 +146,7 @@ def talk(repl: Repl) -> None:
     except EndOfChat:
         return
     except UnicodeDecodeError as exc:
-        raise DataError(
-            "stdin is not UTF-8 text",
-            hint="iconv -f latin1 -t utf-8 FILE | "
-            f"ollama-bridge chat {shlex.quote(repl.said.model)}",
-        ) from exc
+        raise not_utf8("chat", repl.said.model) from exc
 
 
 def load_ahead(client: Client, said: Conversation) -> None:

@@ -20,7 +20,7 @@ from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.terminal import Screen, run_command
 
 from ollama_bridge.artifacts import digest_file
-from ollama_bridge.cli import ask
+from ollama_bridge.cli import piped
 from ollama_bridge.cli.chat import load_ahead
 from ollama_bridge.client import Client, Conversation
 
@@ -233,20 +233,20 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where there is a prompt; it is said."""
-    monkeypatch.setattr(ask, "_STDIN_WAITS_S", (0.01, 0.02))
+    monkeypatch.setattr(piped, "_STDIN_WAITS_S", (0.01, 0.02))
     reader, writer = os.pipe()
     with os.fdopen(reader) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         began: list[str] = []
         note = partial(began.append, "m")
-        assert ask.whole_prompt("hi", command="run", tag="m", meanwhile=note) == "hi"
+        assert piped.whole_prompt("hi", command="run", tag="m", meanwhile=note) == "hi"
         assert began == ["m"]
         told = capsys.readouterr().err
         assert "(waiting for piped text)" in told
         assert "nothing was piped in" in told
         os.write(writer, b"Dear Sirs,\n")
         os.close(writer)
-        with_text = ask.whole_prompt("hi", command="run", tag="m", meanwhile=began.clear)
+        with_text = piped.whole_prompt("hi", command="run", tag="m", meanwhile=began.clear)
         assert with_text == "Dear Sirs,\nhi"
         assert began == ["m"]
 
@@ -320,6 +320,24 @@ def test_the_fix_of_no_prompt_is_the_command_that_was_typed(
     done = run_in_process(monkeypatch, [typed, "my model"])
     assert done.code == 2
     assert done.stderr.endswith(f"""fix:   ollama-bridge {typed} 'my model' "..."\n""")
+
+
+@pytest.mark.parametrize("typed", ["run", "chat", "embed"])
+def test_piped_text_of_another_encoding_is_refused_with_its_fix(
+    daemon: FakeDaemon, typed: str
+) -> None:
+    """By each command that reads some."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", typed, "m"],
+        capture_output=True,
+        input="Grüße\n".encode("latin-1"),
+        check=False,
+        env={**os.environ, "OLLAMA_HOST": daemon.host, "PYTHONIOENCODING": "utf-8"},
+        timeout=300,
+    )
+    fix = f"iconv -f latin1 -t utf-8 FILE | ollama-bridge {typed} m"
+    assert (done.returncode, daemon.questions) == (2, [])
+    assert done.stderr.decode() == f"error: stdin is not UTF-8 text\nfix:   {fix}\n"
 
 
 def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
