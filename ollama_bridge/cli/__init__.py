@@ -31,6 +31,7 @@ from ollama_bridge.cli import (
     completion,
     daemon,
     doctor,
+    embed,
     export_stages,
     labels,
     manage,
@@ -79,6 +80,7 @@ def _root(
 
 build.add_to(app)
 ask.add_to(app)
+embed.add_to(app)
 batch.add_to(app)
 chat.add_to(app)
 models.add_to(app)

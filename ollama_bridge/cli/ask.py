@@ -1,13 +1,10 @@
-"""``run``, ``generate`` and ``embed``: ask a tag once."""
+"""``run`` and ``generate``: ask a tag once."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,27 +26,15 @@ from ollama_bridge.cli.asking import (
     with_own_limit,
 )
 from ollama_bridge.cli.chat import connect, load_ahead, talk
+from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.piped import whole_prompt
 from ollama_bridge.cli.progress import ConsoleReporter, bar
-from ollama_bridge.errors import (
-    DaemonError,
-    DataError,
-    ModelNotFoundError,
-    OllamaBridgeError,
-)
-from ollama_bridge.reporting import Progress
+from ollama_bridge.errors import DaemonError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import Client, Embeddings, ModelDetails
+    from ollama_bridge.client import Client, ModelDetails
 
-TruncateOption = Annotated[
-    bool, typer.Option("--truncate", help="Embedding models only: cut a text that is too long.")
-]
-DimensionsOption = Annotated[
-    int | None,
-    typer.Option(help="Embedding models only: length of the vector, if the model lets you choose."),
-]
 ImageOption = Annotated[
     list[Path] | None, typer.Option("--image", help="Image to send with the prompt. Repeatable.")
 ]
@@ -59,7 +44,6 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("run", cls=ThinkingCommand)(run)
     app.command("generate", cls=ThinkingCommand)(generate)
-    app.command("embed")(embed)
 
 
 def run(
@@ -129,7 +113,7 @@ def run(
                 options=conversation.options,
                 keep_alive=conversation.keep_alive,
             )
-            _print_vectors(vectors, 1, as_json=as_json)
+            print_vectors(vectors, 1, as_json=as_json)
             return
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
@@ -213,61 +197,6 @@ def generate(
         tell_cut(reply, given, "-p {name}={value}")
 
 
-def embed(
-    tag: options.TagArgument,
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(help="Texts to embed. Default: the lines of stdin, none of them empty."),
-    ] = None,
-    parameter: ParameterOption = None,
-    truncate: TruncateOption = False,
-    dimensions: DimensionsOption = None,
-    keepalive: KeepAliveOption = None,
-    host: options.HostOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document, with counts and times.")
-    ] = False,
-    quiet: options.QuietOption = False,
-) -> None:
-    """Print the vector of each text as a line of JSON, as soon as it is there.
-
-    Examples:
-      ollama-bridge embed nomic-embed-text "Works like a charm." "It broke."
-      ollama-bridge embed nomic-embed-text < texts.txt > vectors.jsonl
-    """
-    asked = texts or _lines(whole_prompt("", command="embed", tag=tag), tag)
-    given, alive = read_options(parameter), read_keep_alive(keepalive)
-    with connect(host) as client:
-        vectors = client.embed_parts(
-            tag,
-            asked,
-            truncate=truncate,
-            dimensions=dimensions,
-            options=given,
-            keep_alive=alive,
-        )
-        _print_vectors(vectors, len(asked), as_json=as_json, quiet=quiet)
-
-
-def _lines(piped: str, tag: str) -> list[str]:
-    """Texts to embed: the lines up to the last that is not empty, whose vectors have their numbers.
-
-    Raises:
-        DataError: one between them is empty.
-    """
-    lines = piped.split("\n")
-    while not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise DataError(
-                f"line {number} of stdin is empty: it gets no vector, so every later vector would "
-                "be off by one line",
-                hint=f"grep '[^[:space:]]' FILE | ollama-bridge embed {quote(tag)}",
-            )
-    return lines
-
-
 def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
     """What the daemon knows of a tag, which it fetches if it has to, as ``ollama run`` does."""
     from ollama_bridge.modelfile import check_tag
@@ -288,34 +217,3 @@ def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
                 model=tag,
             ) from error
         return client.show(tag)
-
-
-def _print_vectors(
-    found: Iterable[Embeddings], count: int, *, as_json: bool, quiet: bool = False
-) -> None:
-    """Print vectors as they come; on a terminal they are seen to, elsewhere there is a bar."""
-    from ollama_bridge.client.embedding import joined
-
-    are_seen = sys.stdout.isatty() and not as_json
-    parts: list[Embeddings] = []
-    done = 0
-    with ConsoleReporter(quiet=quiet or are_seen or count == 1) as reporter:
-        reporter.emit(Progress("embed", 0, count, "texts"))
-        try:
-            for part in found:
-                for place in part.cut:
-                    number = done + place + 1
-                    output.say(f"(text {number} was cut: it is longer than the model can read)")
-                if as_json:
-                    parts.append(part)
-                for vector in part.vectors:
-                    if not as_json:
-                        output.line_json(vector)
-                    done += 1
-                reporter.emit(Progress("embed", done, count, "texts"))
-        except (OllamaBridgeError, KeyboardInterrupt):
-            if done and not as_json:
-                output.say(f"({done} vectors were printed; the next text is number {done + 1})")
-            raise
-    if as_json:
-        output.line_json(asdict(joined(parts)))
