@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ollama_bridge.artifacts import open_atomic, raise_if_disk_full
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.asking import (
     FormatOption,
@@ -24,6 +21,7 @@ from ollama_bridge.cli.asking import (
     read_think,
     with_own_limit,
 )
+from ollama_bridge.cli.batch_files import AnswerLines, answer_line, read_questions, write_answers
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import (
@@ -32,7 +30,6 @@ from ollama_bridge.errors import (
     DaemonError,
     DaemonTimeoutError,
     DaemonUnreachableError,
-    DataError,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +38,6 @@ if TYPE_CHECKING:
 
 _STAGE = "batch"
 _SET_ASIDE = 1
-_IN_MEMORY_BYTES = 16 * 2**20
 
 
 def add_to(app: typer.Typer) -> None:
@@ -118,10 +114,10 @@ def batch(
             "the answers would replace the questions",
             hint=f"ollama-bridge batch {quote(str(questions))} answers.jsonl",
         )
-    requests, ids = _read(questions, defaults, read_options(parameter))
+    requests, ids = read_questions(questions, defaults, read_options(parameter))
     with (
         ConsoleReporter(quiet=quiet) as reporter,
-        contextlib.closing(_Lines(answers.parent, len(requests))) as lines,
+        contextlib.closing(AnswerLines(answers.parent, len(requests))) as lines,
     ):
         if not host:
             ensure_daemon(reporter=reporter)
@@ -144,10 +140,10 @@ def batch(
                 if isinstance(event, GivenUp):
                     reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
                     continue
-                lines.put(event.index, _line(event, ids[event.index]))
+                lines.put(event.index, answer_line(event, ids[event.index]))
                 tally.count(event, requests[event.index])
                 reporter.emit(Progress(_STAGE, tally.settled, len(requests), "questions"))
-        _write(answers, lines)
+        write_answers(answers, lines)
     tally.tell(answers, as_json=as_json)
     if tally.set_aside:
         output.say("to ask those again: the same command with --retry-failed")
@@ -200,99 +196,6 @@ class _Tally:
             tell_cut(*self._longest, more)
 
 
-class _Lines:
-    """Lines that come in any order, and are read in theirs; not in memory where they are many.
-
-    Args:
-        folder: Of a file without a name, which no kill leaves behind.
-        count: How many there will be.
-    """
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self._folder = folder
-        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
-            _IN_MEMORY_BYTES, dir=str(folder)
-        )
-        self._places: list[tuple[int, int] | None] = [None] * count
-
-    def put(self, index: int, line: str) -> None:
-        """Keep a line.
-
-        Raises:
-            DiskFullError: no room.
-        """
-        data = f"{line}\n".encode()
-        self._places[index] = (self._file.tell(), len(data))
-        try:
-            self._file.write(data)
-        except OSError as exc:
-            raise_if_disk_full(exc, self._folder)
-            raise ConfigError(f"{self._folder} cannot be written to: {exc.strerror}") from exc
-
-    def __iter__(self) -> Iterator[str]:
-        """Those that came."""
-        for begin, length in filter(None, self._places):
-            self._file.seek(begin)
-            yield self._file.read(length).decode()
-
-    def close(self) -> None:
-        """Forget them."""
-        self._file.close()
-
-
-def _write(path: Path, lines: _Lines) -> None:
-    try:
-        with open_atomic(path) as stream:
-            stream.writelines(lines)
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
-
-
-def _read(
-    path: Path, defaults: dict[str, Any], options_: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[object]]:
-    """Questions with what they leave out, and their ids, else their numbers; every problem told."""
-    from ollama_bridge.client.questions import to_call
-    from ollama_bridge.client.requests import encode_body
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise DataError(f"{path} cannot be read: {reason}") from exc
-    requests: list[dict[str, Any]] = []
-    ids: list[object] = []
-    problems = []
-    for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold other ends of lines
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise TypeError("not an object")
-            ids.append(row.pop("id", number))
-            given = {name: value for name, value in defaults.items() if value is not None}
-            request = given | row
-            if options_ or "options" in row:
-                request["options"] = options_ | (row.get("options") or {})
-            encode_body(to_call(request).json or {})
-            requests.append(request)
-        except ConfigError as error:
-            problems.append(f"line {number}: {error.message}")
-        except (ValueError, TypeError) as exc:
-            problems.append(f"line {number}: {exc}")
-    if problems:
-        shown = "\n".join(f"  - {problem}" for problem in problems[:10])
-        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise DataError(
-            f"{path} has {len(problems)} line(s) that are not valid questions:\n{shown}{more}",
-            hint='a line looks like {"id": 1, "prompt": "..."}; name the model with --model TAG',
-        )
-    if not requests:
-        raise DataError(f"{path} has no questions", hint="write one on each line")
-    return requests, ids
-
-
 def _leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:
     """Let questions that say none have the ``num_predict`` of their tags, as ``generate`` does.
 
@@ -329,23 +232,6 @@ def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDe
     if away is not None and not is_one_there:
         raise away
     return {}
-
-
-def _line(answered: Answered, id_: object) -> str:
-    from ollama_bridge.cli.answers import reply_record
-
-    record: dict[str, Any] = {"id": id_}
-    if answered.reply is None:
-        record["error"] = answered.error
-    else:
-        record |= reply_record(answered.reply)
-    record["attempts"] = answered.attempts
-    line = json.dumps(record, ensure_ascii=False, default=list)  # bytes as Ollama writes them
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can write as an escape
-        return json.dumps(json.loads(line))
-    return line
 
 
 def _concurrency(text: str) -> Any:

@@ -20,7 +20,7 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.cli import batch
+from ollama_bridge.cli import batch_files
 from ollama_bridge.client import (
     Answered,
     AsyncClient,
@@ -444,7 +444,7 @@ def test_answers_are_not_kept_in_memory(
             alive.append(sum(reply() is not None for reply in replies))
 
     monkeypatch.setattr(batching, "ask_all", watched)
-    monkeypatch.setattr(batch, "_IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(batch_files, "_IN_MEMORY_BYTES", 100)
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps({"prompt": f"é{n}"}) + "\n" for n in range(20)))
     args = ["batch", str(source), str(target), "--model", "m", "-q", "--host", daemon.host]
