@@ -33,7 +33,8 @@ from ollama_bridge.cli.progress import ConsoleReporter, bar
 from ollama_bridge.errors import DaemonError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import Client, ModelDetails
+    from ollama_bridge.cli.answers import AnswerView
+    from ollama_bridge.client import Client, Conversation, ModelDetails
 
 ImageOption = Annotated[
     list[Path] | None, typer.Option("--image", help="Image to send with the prompt. Repeatable.")
@@ -82,9 +83,7 @@ def run(
       ollama-bridge run review-reply --verbose -p temperature=0 "It broke."
       cat letter.txt | ollama-bridge run review-reply "Answer this letter:"
     """
-    from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
-    from ollama_bridge.cli.images import with_images
-    from ollama_bridge.cli.repl import Repl
+    from ollama_bridge.cli.answers import AnswerView
     from ollama_bridge.client import Conversation
     from ollama_bridge.client.requests import read_image
 
@@ -100,48 +99,101 @@ def run(
     view = AnswerView(
         markdown=markdown and not nowordwrap, show_thinking=not hide_thinking, as_json=as_json
     )
+    words = " ".join(prompt or [])
     with connect(host) as client:
         details = _find_or_pull(client, tag, insecure=insecure)
         check_is_prompt(prompt[0] if prompt else "", think, details)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
-            text = whole_prompt(" ".join(prompt or []), command="run", tag=tag)
-            vectors = client.embed_parts(
-                tag,
-                [text],
+            _embed(
+                client,
+                conversation,
+                words,
                 truncate=truncate,
                 dimensions=dimensions,
-                options=conversation.options,
-                keep_alive=conversation.keep_alive,
+                as_json=as_json,
             )
-            print_vectors(vectors, 1, as_json=as_json)
             return
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
-            repl = Repl(client, conversation, view)
-            repl.verbose, repl.images = verbose, pictures
-            repl.recall(details)
-            talk(repl)
-            return
-        words = " ".join(prompt or [])
-        meanwhile = partial(load_ahead, client, conversation)
-        text = whole_prompt(words, command="run", tag=tag, meanwhile=meanwhile)
-        if {"vision", "audio"} & set(details.capabilities):
-            rest, more = with_images(words)  # not of what is piped in: others wrote it
-            text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
-        question = conversation.question(text, pictures)
-        events = client.stream(
-            tag,
-            [*conversation.messages, question],
-            options=conversation.options,
-            think=conversation.think,
-            format=conversation.format,
-            keep_alive=conversation.keep_alive,
-        )
-        shown = view.show(events)
-        if verbose:
-            output.say(timing(shown))
-        elif shown.reply is not None:
-            tell_cut(shown.reply, conversation.options, "-p {name}={value}")
+            _chat(client, conversation, view, details, pictures, verbose=verbose)
+        else:
+            _ask_once(client, conversation, view, details, words, pictures, verbose=verbose)
+
+
+def _embed(
+    client: Client,
+    settings: Conversation,
+    words: str,
+    *,
+    truncate: bool,
+    dimensions: int | None,
+    as_json: bool,
+) -> None:
+    """Print the vector of the prompt."""
+    text = whole_prompt(words, command="run", tag=settings.model)
+    vectors = client.embed_parts(
+        settings.model,
+        [text],
+        truncate=truncate,
+        dimensions=dimensions,
+        options=settings.options,
+        keep_alive=settings.keep_alive,
+    )
+    print_vectors(vectors, 1, as_json=as_json)
+
+
+def _chat(
+    client: Client,
+    conversation: Conversation,
+    view: AnswerView,
+    details: ModelDetails,
+    pictures: list[bytes],
+    *,
+    verbose: bool,
+) -> None:
+    """Talk at the terminal; the pictures go with the first question."""
+    from ollama_bridge.cli.repl import Repl
+
+    repl = Repl(client, conversation, view)
+    repl.verbose, repl.images = verbose, pictures
+    repl.recall(details)
+    talk(repl)
+
+
+def _ask_once(
+    client: Client,
+    conversation: Conversation,
+    view: AnswerView,
+    details: ModelDetails,
+    words: str,
+    pictures: list[bytes],
+    *,
+    verbose: bool,
+) -> None:
+    """Print the answer to the prompt as it comes."""
+    from ollama_bridge.cli.answers import tell_cut, timing
+    from ollama_bridge.cli.images import with_images
+    from ollama_bridge.client.requests import read_image
+
+    meanwhile = partial(load_ahead, client, conversation)
+    text = whole_prompt(words, command="run", tag=conversation.model, meanwhile=meanwhile)
+    if {"vision", "audio"} & set(details.capabilities):
+        rest, more = with_images(words)  # not of what is piped in: others wrote it
+        text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
+    question = conversation.question(text, pictures)
+    events = client.stream(
+        conversation.model,
+        [*conversation.messages, question],
+        options=conversation.options,
+        think=conversation.think,
+        format=conversation.format,
+        keep_alive=conversation.keep_alive,
+    )
+    shown = view.show(events)
+    if verbose:
+        output.say(timing(shown))
+    elif shown.reply is not None:
+        tell_cut(shown.reply, conversation.options, "-p {name}={value}")
 
 
 def generate(
