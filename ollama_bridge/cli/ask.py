@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,7 +32,7 @@ from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vect
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.piped import whole_prompt
 from ollama_bridge.cli.progress import ConsoleReporter, bar
-from ollama_bridge.errors import DaemonError, ModelNotFoundError
+from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.answers import AnswerView
@@ -75,8 +77,9 @@ def run(
 ) -> None:
     """Ask a tag and print the answer as it comes; without a prompt, chat.
 
-    A tag that is not here is pulled first. For an embedding model the vector is printed. With
-    --json each line is an "event": thinking and text in pieces, then done with the whole reply.
+    A tag that is not here is pulled first. For an embedding model the vector is printed. An option
+    that would change nothing for this kind of model is refused. With --json each line is an
+    "event": thinking and text in pieces, then done with the whole reply.
 
     Examples:
       ollama-bridge run review-sentiment "The battery died after two days."
@@ -104,6 +107,15 @@ def run(
         details = _find_or_pull(client, tag, insecure=insecure)
         check_is_prompt(prompt[0] if prompt else "", think, details)
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
+            # What only hides (--hide-thinking, --no-markdown) is as it was asked, of a vector too.
+            of_answers = {
+                "--system": system,
+                "--image": image,
+                "--think": conversation.think,
+                "--format": format_,
+                "--verbose": verbose,
+            }
+            _refuse_unused(tag, of_answers, "is an embedding model")
             _embed(
                 client,
                 conversation,
@@ -113,11 +125,37 @@ def run(
                 as_json=as_json,
             )
             return
+        of_vectors = {"--truncate": truncate, "--dimensions": dimensions}
+        _refuse_unused(tag, of_vectors, "answers with text")
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
             _chat(client, conversation, view, details, pictures, verbose=verbose)
         else:
             _ask_once(client, conversation, view, details, words, pictures, verbose=verbose)
+
+
+def _refuse_unused(tag: str, flags: Mapping[str, object], reason: str) -> None:
+    """Refuse options of the other kind of model, which would be dropped without a word.
+
+    Args:
+        tag: The model.
+        flags: What was given for each; None, False and an empty list are the defaults.
+        reason: What the model is, behind its name.
+
+    Raises:
+        ConfigError: one was given.
+    """
+    given = [
+        flag
+        for flag, value in flags.items()
+        if value is not None and value is not False and value != []
+    ]
+    if given:
+        named = ", ".join(given)
+        raise ConfigError(
+            f"{tag} {reason}: {named} would have no effect",
+            hint=f"leave out {named}: ollama-bridge run {quote(tag)} ...",
+        )
 
 
 def _embed(

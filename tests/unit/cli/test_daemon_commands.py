@@ -145,6 +145,57 @@ def test_run_of_a_model_that_embeds_prints_the_vector(daemon: FakeDaemon) -> Non
     assert (document["vectors"], document["prompt_tokens"]) == ([[1.0, 1.0], [2.0, 1.0]], 3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words", "named"),
+    [
+        ("embedding", ("--system", ""), "--system"),
+        ("embedding", ("--image", "cat.png", "--verbose"), "--image, --verbose"),
+        ("embedding", ("--think",), "--think"),
+        ("embedding", ("--think=low", "--format", "json"), "--think, --format"),
+        ("completion", ("--truncate",), "--truncate"),
+        ("completion", ("--truncate", "--dimensions", "0"), "--truncate, --dimensions"),
+    ],
+)
+def test_run_refuses_what_its_kind_of_model_would_drop(
+    daemon: FakeDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    words: tuple[str, ...],
+    named: str,
+) -> None:
+    """Before anything is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    daemon.shown = {**daemon.shown, "capabilities": [kind]}
+    done = run_in_process(monkeypatch, ["run", "m", *words, "--host", daemon.host, "--", "hi"])
+    assert (done.code, done.stdout) == (2, "")
+    assert f": {named} would have no effect\n" in done.stderr
+    assert done.stderr.endswith(f"fix:   leave out {named}: ollama-bridge run m ...\n")
+    assert not {asked.path for asked in daemon.asked} & {"/api/embed", "/api/chat"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "shown"),
+    [
+        ("embedding", ("--think=false", "--hide-thinking", "--no-markdown"), "[1.0, 1.0]\n"),
+        ("embedding", ("--nowordwrap", "--verbose=false", "--truncate"), "[1.0, 1.0]\n"),
+        ("completion", ("--truncate=false", "--system", "", "--verbose"), "Hello!\n"),
+    ],
+)
+def test_run_takes_what_is_as_it_was_asked_or_was_not_given(
+    daemon: FakeDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    words: tuple[str, ...],
+    shown: str,
+) -> None:
+    """A vector has no thinking and no Markdown; what is off is the default."""
+    daemon.shown = {**daemon.shown, "capabilities": [kind]}
+    done = run_in_process(monkeypatch, ["run", "m", *words, "--host", daemon.host, "--", "hi"])
+    assert (done.code, done.stdout) == (0, shown), done.stderr
+
+
 def test_answers_are_events_for_programs(daemon: FakeDaemon) -> None:
     """Each a line; of a chat the errors, too, and what was shown."""
     daemon.thinking = ["Hm."]
