@@ -25,7 +25,6 @@ from ollama_bridge.cli.asking import (
     read_keep_alive,
     read_options,
     read_think,
-    with_own_limit,
 )
 from ollama_bridge.cli.chat import connect, load_ahead, talk
 from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
@@ -89,6 +88,7 @@ def run(
     from ollama_bridge.cli.answers import AnswerView
     from ollama_bridge.client import Conversation
     from ollama_bridge.client.requests import read_image
+    from ollama_bridge.client.tag_limits import with_own_limit
 
     conversation = Conversation(
         tag,
@@ -257,6 +257,8 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm."
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
+    from ollama_bridge.client.tag_limits import with_own_limit
+
     text = whole_prompt(prompt or "", command="generate", tag=tag)
     given, alive = read_options(parameter), read_keep_alive(keepalive)
     with connect(host) as client:

@@ -13,7 +13,6 @@ from ollama_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from ollama_bridge.client import ModelDetails
-    from ollama_bridge.client.options import Options
 
 SystemOption = Annotated[
     str | None, typer.Option("--system", help="System prompt to use instead of the model's own.")
@@ -68,16 +67,6 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
         value = parse_parameter(name, text, where="--parameter")
         found[name] = [*found.get(name, []), *value] if isinstance(value, tuple) else value
     return found
-
-
-def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
-    """Options, with the ``num_predict`` that a tag sets itself where none is given.
-
-    Without it the client would send its own, in place of the tag's.
-    """
-    own = re.search(r"^num_predict\s+(\d+)\s*$", details.parameters, re.MULTILINE)
-    given = {name: value for name, value in options.items() if value is not None}
-    return ({"num_predict": int(own[1])} if own and int(own[1]) > 0 else {}) | given
 
 
 def read_think(text: str | None) -> bool | str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,21 +18,14 @@ from ollama_bridge.cli.asking import (
     read_format,
     read_options,
     read_think,
-    with_own_limit,
 )
 from ollama_bridge.cli.batch_files import AnswerLines, answer_line, read_questions, write_answers
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import (
-    ConfigError,
-    DaemonBusyError,
-    DaemonError,
-    DaemonTimeoutError,
-    DaemonUnreachableError,
-)
+from ollama_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ollama_bridge.client import ModelDetails, Reply
+    from ollama_bridge.client import Reply
     from ollama_bridge.client.jobs import Answered
 
 _STAGE = "batch"
@@ -100,6 +92,7 @@ def batch(
     from ollama_bridge.client.batching import ask_all
     from ollama_bridge.client.jobs import GivenUp
     from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
+    from ollama_bridge.client.tag_limits import leave_limits_to_the_tags
     from ollama_bridge.daemon.ensure import ensure_daemon
     from ollama_bridge.reporting import Note, Progress
 
@@ -121,7 +114,7 @@ def batch(
     ):
         if not host:
             ensure_daemon(reporter=reporter)
-        are_limits_known = _leave_limits_to_the_tags(requests, host or [None])
+        are_limits_known = leave_limits_to_the_tags(requests, host or [None])
         events = ask_all(
             requests,
             answers.with_name(f"{answers.name}.log"),
@@ -194,44 +187,6 @@ class _Tally:
         if self._longest is not None:
             more = "{name} {value} in the options of those lines, or -p {name}={value} for all"
             tell_cut(*self._longest, more)
-
-
-def _leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:
-    """Let questions that say none have the ``num_predict`` of their tags, as ``generate`` does.
-
-    Returns:
-        Whether the tags' own are known, or none is wanted.
-    """
-    open_ = [one for one in requests if (one.get("options") or {}).get("num_predict") is None]
-    models = {str(one["model"]) for one in open_}
-    details = _details(models, hosts) if open_ else {}
-    for one in open_ if details else ():
-        one["options"] = with_own_limit(one.get("options") or {}, details[str(one["model"])])
-    return details.keys() == models
-
-
-def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDetails]:
-    """What the first daemon that tells knows of some models; empty if none that is there does.
-
-    Raises:
-        DaemonError: none can be asked.
-    """
-    from ollama_bridge.client import Client
-    from ollama_bridge.client.model_check import SOON
-
-    away: DaemonError | None = None
-    is_one_there = False
-    for host in hosts:
-        try:
-            with Client(host, timeouts=SOON) as client:
-                return {model: client.show(model) for model in models}
-        except (DaemonUnreachableError, DaemonTimeoutError, DaemonBusyError) as error:
-            away = error
-        except DaemonError:  # a gateway that lets no such request through, or there is no model
-            is_one_there = True
-    if away is not None and not is_one_there:
-        raise away
-    return {}
 
 
 def _concurrency(text: str) -> Any:

@@ -27,7 +27,6 @@ from ollama_bridge.cli.asking import (
     read_keep_alive,
     read_options,
     read_think,
-    with_own_limit,
 )
 from ollama_bridge.cli.chat_lines import LineReader
 from ollama_bridge.cli.manual import ThinkingCommand
@@ -85,6 +84,7 @@ def chat(
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
     from ollama_bridge.client.options import check_options
+    from ollama_bridge.client.tag_limits import with_own_limit
     from ollama_bridge.client.values import name_key
     from ollama_bridge.models.paths import expand_home
 

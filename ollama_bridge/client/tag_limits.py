@@ -1,0 +1,70 @@
+"""The limit of an answer that a tag sets itself: it goes before the client's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ollama_bridge.client.blocking import Client
+from ollama_bridge.client.model_check import SOON
+from ollama_bridge.client.options import Options
+from ollama_bridge.client.values import ModelDetails
+from ollama_bridge.errors import (
+    DaemonBusyError,
+    DaemonError,
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+)
+
+
+def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
+    """Options, with the ``num_predict`` that a tag sets itself where none is given.
+
+    Without it the client would send its own, in place of the tag's.
+    """
+    own = re.search(r"^num_predict\s+(\d+)\s*$", details.parameters, re.MULTILINE)
+    given = {name: value for name, value in options.items() if value is not None}
+    return ({"num_predict": int(own[1])} if own and int(own[1]) > 0 else {}) | given
+
+
+def leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:
+    """Let questions that say none have the ``num_predict`` of their tags; changes their options.
+
+    Args:
+        requests: Each with its ``model``.
+        hosts: Daemons that have the same models; None: ``OLLAMA_HOST``, else the default port.
+
+    Returns:
+        Whether the tags' own are known, or none is wanted.
+
+    Raises:
+        DaemonError: no daemon can be asked.
+    """
+    open_ = [one for one in requests if (one.get("options") or {}).get("num_predict") is None]
+    models = {str(one["model"]) for one in open_}
+    details = _details(models, hosts) if open_ else {}
+    for one in open_ if details else ():
+        one["options"] = with_own_limit(one.get("options") or {}, details[str(one["model"])])
+    return details.keys() == models
+
+
+def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDetails]:
+    """What the first daemon that tells knows of some models; empty if none that is there does.
+
+    Raises:
+        DaemonError: none can be asked.
+    """
+    away: DaemonError | None = None
+    is_one_there = False
+    for host in hosts:
+        try:
+            with Client(host, timeouts=SOON) as client:
+                return {model: client.show(model) for model in models}
+        except (DaemonUnreachableError, DaemonTimeoutError, DaemonBusyError) as error:
+            away = error
+        except DaemonError:  # a gateway that lets no such request through, or there is no model
+            is_one_there = True
+    if away is not None and not is_one_there:
+        raise away
+    return {}
