@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,10 +24,11 @@ from ollama_bridge.cli.batch_files import AnswerLines, answer_line, read_questio
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.reporting import Note, Progress, Reporter
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Reply
-    from ollama_bridge.client.jobs import Answered
+    from ollama_bridge.client.jobs import Answered, GivenUp
 
 _STAGE = "batch"
 _SET_ASIDE = 1
@@ -90,11 +92,8 @@ def batch(
       ollama-bridge batch in.jsonl out.jsonl --model my-model --host box1 --host box2
     """
     from ollama_bridge.client.batching import ask_all
-    from ollama_bridge.client.jobs import GivenUp
-    from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
     from ollama_bridge.client.tag_limits import leave_limits_to_the_tags
     from ollama_bridge.daemon.ensure import ensure_daemon
-    from ollama_bridge.reporting import Note, Progress
 
     defaults = {
         "model": model,
@@ -124,23 +123,42 @@ def batch(
             retry_failed=retry_failed,
         )
         with contextlib.closing(events):  # whatever ends the loop, nothing is asked on
-            tally = _Tally()
-            for number, event in enumerate(events):
-                if number == 0 and not are_limits_known:  # who lacks a model, or a key, was refused
-                    limit = f"{DEFAULT_NUM_PREDICT} is used; to change it: -p num_predict=N"
-                    unknown = f"no daemon says which num_predict the tags set, so {limit}"
-                    reporter.emit(Note(_STAGE, "warning", unknown))
-                if isinstance(event, GivenUp):
-                    reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
-                    continue
-                lines.put(event.index, answer_line(event, ids[event.index]))
-                tally.count(event, requests[event.index])
-                reporter.emit(Progress(_STAGE, tally.settled, len(requests), "questions"))
+            tally = _settle(
+                events, requests, ids, lines, reporter, are_limits_known=are_limits_known
+            )
         write_answers(answers, lines)
     tally.tell(answers, as_json=as_json)
     if tally.set_aside:
         output.say("to ask those again: the same command with --retry-failed")
         raise typer.Exit(_SET_ASIDE)
+
+
+def _settle(
+    events: Iterable[Answered | GivenUp],
+    requests: Sequence[dict[str, Any]],
+    ids: Sequence[object],
+    lines: AnswerLines,
+    reporter: Reporter,
+    *,
+    are_limits_known: bool,
+) -> _Tally:
+    """Keep each answer as it comes, count it, and tell what is going on."""
+    from ollama_bridge.client.jobs import GivenUp
+    from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
+
+    tally = _Tally()
+    for number, event in enumerate(events):
+        if number == 0 and not are_limits_known:  # who lacks a model, or a key, was refused
+            limit = f"{DEFAULT_NUM_PREDICT} is used; to change it: -p num_predict=N"
+            unknown = f"no daemon says which num_predict the tags set, so {limit}"
+            reporter.emit(Note(_STAGE, "warning", unknown))
+        if isinstance(event, GivenUp):
+            reporter.emit(Note(_STAGE, "warning", f"{event.name}: {event.error.message}"))
+            continue
+        lines.put(event.index, answer_line(event, ids[event.index]))
+        tally.count(event, requests[event.index])
+        reporter.emit(Progress(_STAGE, tally.settled, len(requests), "questions"))
+    return tally
 
 
 class _Tally:
