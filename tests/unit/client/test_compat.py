@@ -560,7 +560,7 @@ def test_an_odd_part_of_an_answer_is_an_error(
     last = {"message": {"role": "assistant", "content": ""}, "done": True}
     monkeypatch.setattr(daemon, "answer", lambda turn, *, chat: iter([part, last]))
     for stream in (False, True):
-        with pytest.raises(ollama.ResponseError, match="is no ChatResponse"):
+        with pytest.raises(ollama.ResponseError, match="is not a valid ChatResponse"):
             ask(daemon.host, "chat", "m", MESSAGES, stream=stream)
 
 

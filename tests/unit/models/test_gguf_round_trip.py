@@ -265,7 +265,7 @@ def test_requantizing_says_that_the_source_is_rounded(wide_llama: Path, tmp_path
     source = rewrite(wide_llama, tmp_path / "x.gguf", types=lambda name: "Q4_K")
     checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
     gguf = convert(checkpoint, type="q8_0", out_dir=tmp_path / "out")
-    assert any("rounded to Q4_K before" in note for note in gguf.facts["notes"])
+    assert any("already rounded to Q4_K" in note for note in gguf.facts["notes"])
     plain = convert(
         resolve_model(str(wide_llama), cache_dir=tmp_path / "cache"),
         type="q8_0",

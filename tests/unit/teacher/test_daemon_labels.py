@@ -332,7 +332,7 @@ def test_a_model_that_is_replaced_meanwhile_labels_nothing(
         return teaches(asked)
 
     daemon.script = replaced
-    with pytest.raises(ModelNotFoundError, match="another model"):
+    with pytest.raises(ModelNotFoundError, match="no longer the model"):
         label("asked")
     assert not (tmp_path / "labels").exists()
 

@@ -372,7 +372,7 @@ def test_a_model_that_is_replaced_meanwhile_is_noticed(
         return polite(asked)
 
     daemon.script = replaced
-    with pytest.raises(ModelNotFoundError, match="another model"):
+    with pytest.raises(ModelNotFoundError, match="no longer the model"):
         write(corpus, daemon, tmp_path)
     assert not (tmp_path / "answers").exists()
     daemon.script = polite

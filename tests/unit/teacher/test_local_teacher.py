@@ -222,7 +222,7 @@ def test_a_teacher_that_does_not_fit_is_told_before_it_is_loaded(
 ) -> None:
     """The system would end the process without a word."""
     monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
-    with pytest.raises(ModelError, match=r"memory \(labelling with the teacher\): "):
+    with pytest.raises(ModelError, match="memory for labelling with the teacher: "):
         run(teacher, corpus, tmp_path / "labels", dtype="bfloat16")
     assert not (tmp_path / "labels").exists()
 

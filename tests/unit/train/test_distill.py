@@ -64,7 +64,7 @@ def test_a_start_that_does_not_fit_is_told_before_it_is_trained(
 ) -> None:
     """All of it is loaded, however few layers are kept."""
     monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
-    with pytest.raises(ModelError, match=r"\(training a model\): .* in float32 need"):
+    with pytest.raises(ModelError, match=r"for training a model: .* in float32 need"):
         run(base, corpus, None, tmp_path / "student")
     assert not (tmp_path / "student").exists()
 
