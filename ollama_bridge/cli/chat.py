@@ -31,7 +31,7 @@ from ollama_bridge.cli.asking import (
 from ollama_bridge.cli.chat_lines import LineReader
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
-from ollama_bridge.cli.piped import not_utf8
+from ollama_bridge.cli.piped import checked, not_utf8
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import OllamaBridgeError
 
@@ -136,7 +136,7 @@ def talk(repl: Repl) -> None:
     if repl.is_typed:
         load_ahead(repl.client, repl.said)
     reader = LineReader()
-    piped = (line.rstrip("\n") for line in sys.stdin)
+    piped = (checked(line).rstrip("\n") for line in sys.stdin)
     try:
         for line in typed(repl, reader) if repl.is_typed else piped:
             if (said := reader.take(line)) is not None:
@@ -145,7 +145,7 @@ def talk(repl: Repl) -> None:
             repl.take(said.text, is_literal=said.is_literal)
     except EndOfChat:
         return
-    except UnicodeDecodeError as exc:
+    except UnicodeError as exc:
         raise not_utf8("chat", repl.said.model) from exc
 
 

@@ -36,8 +36,8 @@ def whole_prompt(
     piped = ""
     if not sys.stdin.isatty() and (not prompt or _has_input(meanwhile)):
         try:
-            piped = sys.stdin.read().removeprefix("\ufeff")
-        except UnicodeDecodeError as exc:
+            piped = checked(sys.stdin.read()).removeprefix("\ufeff")
+        except UnicodeError as exc:
             raise not_utf8(command, tag) from exc
     text = "\n".join(part for part in (piped.rstrip("\n") if prompt else piped, prompt) if part)
     if not text.strip():
@@ -45,6 +45,18 @@ def whole_prompt(
             "no prompt: pass it as an argument or on stdin",
             hint=f'ollama-bridge {command} {quote(tag)} "..."',
         )
+    return text
+
+
+def checked(text: str) -> str:
+    """Text that was read, as it is.
+
+    Python itself raises nothing in the locale C, where it keeps bytes that are not UTF-8.
+
+    Raises:
+        UnicodeError: it has such bytes.
+    """
+    text.encode()
     return text
 
 

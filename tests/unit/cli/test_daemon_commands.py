@@ -373,17 +373,19 @@ def test_the_fix_of_no_prompt_is_the_command_that_was_typed(
     assert done.stderr.endswith(f"""fix:   ollama-bridge {typed} 'my model' "..."\n""")
 
 
+@pytest.mark.parametrize("mode", ["PYTHONIOENCODING=utf-8", "LC_ALL=C"])
 @pytest.mark.parametrize("typed", ["run", "chat", "embed"])
 def test_piped_text_of_another_encoding_is_refused_with_its_fix(
-    daemon: FakeDaemon, typed: str
+    daemon: FakeDaemon, typed: str, mode: str
 ) -> None:
-    """By each command that reads some."""
+    """By each command that reads some; in a container without a locale, too."""
+    name, _, value = mode.partition("=")
     done = subprocess.run(
         [sys.executable, "-m", "ollama_bridge", typed, "m"],
         capture_output=True,
         input="Grüße\n".encode("latin-1"),
         check=False,
-        env={**os.environ, "OLLAMA_HOST": daemon.host, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "OLLAMA_HOST": daemon.host, name: value},
         timeout=300,
     )
     fix = f"iconv -f latin1 -t utf-8 FILE | ollama-bridge {typed} m"
