@@ -241,14 +241,19 @@ def test_run_of_another_file_is_not_replaced(tmp_path: Path, words: list[str]) -
     [([], True), (["--tag", "m"], False), (["--set", "export.tag=m"], False)],
 )
 def test_a_tag_of_another_folder_has_its_file_noted(
-    tmp_path: Path, words: list[str], is_noted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], is_noted: bool
 ) -> None:
     """So that the next file of that name does not take it; a tag of one's own is one's own."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise DaemonUnreachableError("nothing is built here")
+
+    monkeypatch.setattr(pipeline, "build", refuse)
     file = tmp_path / "train.csv"
-    file.write_text("text,label\nfine,5\n")  # refused, behind the note
+    file.write_text("text,label\nfine,positive\n")
     options = ["--data", str(file), "--out", str(tmp_path / "out"), *words]
-    done = command("build", "sentiment-quick", *options)
-    assert done.returncode != 0
+    done = runner.invoke(cli.app, ["build", "sentiment-quick", *options])
+    assert isinstance(done.exception, DaemonUnreachableError)
     noted = home_dir() / "runs" / "sentiment-quick-train" / "origin.json"
     assert noted.exists() == is_noted
 
