@@ -1,6 +1,7 @@
 """What most texts of a file begin or end with: an instruction, not what one is told apart by.
 
-Two short reviews behind the same long instruction are alike to nine tenths, and no duplicates.
+Two short reviews behind the same long instruction are alike to nine tenths, and no duplicates. Two
+messages of one template are: all but a number or a name is the template's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ _MIN_TEXTS = 10
 _FRAMED_SHARE = 0.5
 # It goes on as long as so many of the texts that begin with it do.
 _AGREEING_SHARE = 0.9
+# A question of which fewer letters than these are its own is compared whole, as if nothing were
+# shared: what differs is a number or a name. Counted in UTF-8, for scripts in which a word is one
+# or two letters. A twin of a test text in train would raise the score, and nobody would see it;
+# what is left out is counted, warned of where it is much, and kept by near_duplicates: keep.
+_TELLING_BYTES = 16
 _SHOWN_CHARS = 80
 
 # Whole beginnings by their first characters; of what is left behind these the next, and so on.
@@ -70,6 +76,8 @@ class Frames:
 
     def own_text(self, candidate: Candidate) -> str:
         """What near duplicates of a candidate are recognised by."""
+        if self._is_of_template(candidate):
+            return candidate.text
         turns = [turn for turn in candidate.example.messages if turn.role != "system"]
         if candidate.is_class and turns[-1].role == "assistant":
             turns = turns[:-1]
@@ -81,7 +89,9 @@ class Frames:
         return self.questions.name_of(_first_question(candidate)) if self.questions else ""
 
     def own_answer(self, candidate: Candidate) -> str:
-        """What is a candidate's own of its answer."""
+        """The answer that near duplicates of a candidate have: what is its own of it."""
+        if self._is_of_template(candidate):
+            return candidate.answer
         return _without(self.answers, candidate.answer)
 
     def notes(self) -> list[str]:
@@ -92,11 +102,20 @@ class Frames:
                 shared = textwrap.shorten(frame.example, _SHOWN_CHARS, placeholder=" ...")
                 found.append(
                     f"{frame.count} of {frame.total} {what} begin or end as many do ({shared!r}): "
-                    "near duplicates are looked for in the rest"
+                    "near duplicates are looked for in the rest, and in the whole where the rest "
+                    "of a question is a few letters"
                 )
-        if self.questions:
+        if self.questions and self.questions.count == self.questions.total:
             found.append("an instruction of all questions can be the system turn: task.system")
         return found
+
+    def _is_of_template(self, candidate: Candidate) -> bool:
+        """Whether too little of what is asked is its own to tell it from others."""
+        if self.questions is None:
+            return False
+        asked = [turn.content for turn in candidate.example.messages if turn.role == "user"]
+        own = [self.questions.without(text) for text in asked]
+        return own != asked and _letter_bytes("".join(own)) < _TELLING_BYTES
 
 
 def find_frames(candidates: Sequence[Candidate]) -> Frames | None:
@@ -167,6 +186,10 @@ def _end_of_word(text: str, place: int) -> int:
     while 0 < end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
         end -= 1
     return end or place
+
+
+def _letter_bytes(text: str) -> int:
+    return sum(len(letter.encode()) for letter in text if letter.isalpha())
 
 
 def _first_question(candidate: Candidate) -> str:

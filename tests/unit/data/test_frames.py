@@ -117,8 +117,8 @@ def test_words_are_not_cut() -> None:
     numbers = [f"Is the following number a prime? {n}" for n in range(100, 160)]
     frames = find_frames([of_class(number, text) for number, text in enumerate(numbers)])
     assert frames is not None
-    own = [frames.own_text(of_class(0, text)) for text in numbers]
-    assert own == [str(n) for n in range(100, 160)]
+    assert frames.questions is not None
+    assert list(map(frames.questions.without, numbers)) == [str(n) for n in range(100, 160)]
 
 
 def test_a_conversation_is_compared_without_what_its_question_begins_with() -> None:
@@ -130,10 +130,37 @@ def test_a_conversation_is_compared_without_what_its_question_begins_with() -> N
     turns = (
         Message("user", instruction + "\uff1a"),
         Message("assistant", "?"),
-        Message("user", "tea"),
+        Message("user", "I am asking about tea."),
     )
     whole = Candidate(Example("x", turns, "x"), "messages", "", is_class=False)
     frames = find_frames([*(of_class(n, text) for n, text in enumerate(texts)), whole])
     assert frames is not None
     assert frames.own_text(of_class(0, texts[3])) == reviews(40)[3]
-    assert frames.own_text(whole) == "\n?\ntea"
+    assert frames.own_text(whole) == "\n?\nI am asking about tea."
+
+
+@pytest.mark.parametrize(
+    ("own", "is_told_apart"),
+    [("Where is", False), ("\u5f88\u597d", False), ("\u8fd9\u90e8\u7535\u5f71\u5f88\u597d", True)],
+)
+def test_a_number_or_a_name_does_not_tell_texts_apart(own: str, is_told_apart: bool) -> None:
+    """They are compared whole, and so are their answers."""
+    texts = reviews(60)
+    framed = [free(n, f"{_INSTRUCTION}{text}", f"It is {text}.") for n, text in enumerate(texts)]
+    short = free(100, f"{_INSTRUCTION}{own} 4821", "It is 4821.")
+    frames = find_frames([*framed, short])
+    assert frames is not None
+    assert frames.own_text(framed[0]) == f"{texts[0]}\nIt is {texts[0]}."
+    whole = f"{_INSTRUCTION}{own} 4821\nIt is 4821."
+    assert frames.own_text(short) == (f"{own} 4821\nIt is 4821." if is_told_apart else whole)
+
+
+def test_short_questions_of_their_own_are_told_apart() -> None:
+    """Where nothing is cut from them; what their answers share is none of theirs."""
+    answer = '{{"wants": "music", "device": "the loudspeaker in the kitchen", "title": "{}"}}'
+    titles = list(dict.fromkeys(text[:9].strip() for text in reviews(60)))
+    rows = [free(n, f"play {title}", answer.format(title)) for n, title in enumerate(titles)]
+    frames = find_frames(rows)
+    assert frames is not None
+    assert not remove_duplicates(rows, frames=frames).near
+    assert remove_duplicates(rows).near

@@ -336,6 +336,34 @@ def test_near_duplicates_are_kept_where_that_is_asked_for(tmp_path: Path) -> Non
     assert card["rules"]["near_duplicate"] == "keep"
 
 
+_PARCEL = "Your parcel {} is waiting. Pay 1.99 EUR now to have it delivered to you today."
+_ORDER = "Where is my order number {}? It was due yesterday and has not arrived."
+
+
+@pytest.mark.parametrize(("template", "count", "others"), [(_ORDER, 60, 40), (_PARCEL, 300, 250)])
+def test_texts_of_one_template_are_near_duplicates(
+    tmp_path: Path, template: str, count: int, others: int
+) -> None:
+    """Also where most texts are of it, so that it looks like an instruction."""
+    chooser = random.Random(1)
+    texts = [template.format(n) for n in chooser.sample(range(10**4, 10**5), count)]
+    texts += [sentence(chooser) for _ in range(others)]
+    labels = ["positive"] * count + ["positive", "negative"] * (others // 2)
+    rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    heard = Heard()
+    data = DataSection(source="table", path=path)
+    corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
+    kept = sum(corpus.facts.values()) - others
+    assert 0 < kept < 0.2 * count
+    notes = [one for one in heard.events if isinstance(one, Note)]
+    (warned,) = [one.message for one in notes if one.level == "warning" and "near_" in one.message]
+    assert warned.startswith(f"{count - kept} near duplicates are left out by ")
+    assert sum("begin or end as many do" in note for note in heard.notes) == 1
+    assert not any("instruction of all questions" in note for note in heard.notes)
+
+
 def test_missing_files_and_labels(packages: Path, tmp_path: Path) -> None:
     """A missing file, a label that no row has, and labels that the source does not have."""
     data = DataSection(source="table", path=tmp_path / "no.csv")
