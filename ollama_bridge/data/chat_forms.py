@@ -22,6 +22,15 @@ _SPEAKERS = {
     "observation": "tool",
     "function_response": "tool",
 }
+# What a field holds that stands beside texts; LLaVA's lines have one image.
+_MEDIA = {
+    "images": "images",
+    "image": "images",
+    "videos": "videos",
+    "video": "videos",
+    "audios": "sounds",
+    "audio": "sounds",
+}
 
 
 def holds_conversation(record: object) -> bool:
@@ -78,13 +87,15 @@ def calls_tool(item: object) -> bool:
 
 
 def is_not_learnt(item: object) -> bool:
-    """Whether a message is an answer that OpenAI's form marks as context alone."""
+    """Whether a message is an answer that OpenAI's form marks as context alone: 0, or false."""
     return isinstance(item, dict) and item.get("weight") == 0
 
 
-def has_images(said: object) -> bool:
-    """Whether there are pictures beside the text of a message, or of a whole line."""
-    return isinstance(said, Mapping) and bool(said.get("images"))
+def media_of(said: object) -> str | None:
+    """What there is beside the text of a message, or of a whole line, such as images."""
+    if not isinstance(said, Mapping):
+        return None
+    return next((kind for name, kind in _MEDIA.items() if said.get(name)), None)
 
 
 def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:

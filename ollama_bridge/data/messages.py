@@ -18,9 +18,9 @@ from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.chat_forms import (
     calls_tool,
     find_messages,
-    has_images,
     in_our_words,
     is_not_learnt,
+    media_of,
 )
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
@@ -165,14 +165,14 @@ def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[
     messages = find_messages(record)
     if not messages:
         raise DataError(f"{where}: not a list of messages")
-    if has_images(record):
-        raise DataError(f"{where}: has images: only texts are learnt")
+    if media := media_of(record):
+        raise DataError(f"{where}: has {media}: only texts are learnt")
     turns = []
     for place, item in enumerate(messages, start=1):
         if calls_tool(item):
             raise DataError(f"{where}: message {place} calls a tool: calls are not learnt")
-        if has_images(item):
-            raise DataError(f"{where}: message {place} has images: only texts are learnt")
+        if media := media_of(item):
+            raise DataError(f"{where}: message {place} has {media}: only texts are learnt")
         turn = parse_message(in_our_words(item), where=where)
         turn = Message(turn.role, clean_turn(turn.content))
         if turn.role == "assistant" and is_not_learnt(item):

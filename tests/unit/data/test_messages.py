@@ -312,6 +312,21 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
             "message 1 has images: only texts are learnt",
         ),
         (turns("<image>What is it?", "A lamp.") | {"images": ["a.png"]}, "has images"),
+        (
+            {
+                "image": "cat.png",
+                "conversations": [
+                    {"from": "human", "value": "<image>\nWhat is this?"},
+                    {"from": "gpt", "value": "A cat."},
+                ],
+            },
+            "has images",
+        ),
+        (turns("What is said?", "Hi.") | {"audio": {"path": "a.wav"}}, "has sounds: only texts"),
+        (
+            {"messages": [{"role": "user", "content": "a", "video": "a.mp4"}]},
+            "message 1 has videos",
+        ),
         ({"messages": [{"role": "user", "content": " \x00"}]}, r"message 1 \(user\) is empty"),
         (turns("a", "b") | {"label": ["b"]}, "label is neither a text nor a number"),
         (turns("a", "b") | {"group": 1.5}, "group is neither a text nor a whole number"),
