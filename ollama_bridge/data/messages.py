@@ -38,6 +38,11 @@ _HINT = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
 )
+# In jq's words false is not 0; a weight of what is asked, or of a line, is not looked at.
+_LEARNT_WHOLE = (
+    'select(all(.. | objects; (.role // .from | IN("assistant", "gpt") | not) '
+    "or (.weight != 0 and .weight != false)))"
+)
 
 
 def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collected:
@@ -134,11 +139,10 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
         for number, reason in odd.items():
             problems.add(number, reason)
     hint = _HINT if is_few else f"{_HINT}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
-    if not is_few and any("weight 0" in reason for reason in odd.values()):
+    if not is_few and 2 * sum("weight 0" in reason for reason in odd.values()) > len(odd):
         # The conversations that are left are learnt whole.
         kept = path.with_name(f"{path.stem}-learnt.jsonl")
-        chosen = "select(all(.. | objects; .weight != 0))"
-        hint = f"jq -c {quote(chosen)} {quote(str(path))} > {quote(str(kept))}"
+        hint = f"jq -c {quote(_LEARNT_WHOLE)} {quote(str(path))} > {quote(str(kept))}"
     problems.raise_if_any(hint=hint)
     if not odd:
         return []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -211,21 +214,40 @@ def test_a_few_odd_conversations_are_left_out(tmp_path: Path) -> None:
     assert "up to 5% are left out" in str(caught.value.hint)
 
 
-def test_answers_that_are_context_alone_are_not_learnt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", [0, False])
+def test_answers_that_are_context_alone_are_not_learnt(tmp_path: Path, weight: int) -> None:
     """OpenAI's ``weight: 0`` marks a bad one; the command keeps the conversations without any."""
     good = [turns(f"question {n}", f"answer {n}") for n in range(39)]
     asked = {"role": "user", "content": "Open?", "weight": 0}  # only an answer is learnt
-    good.append({"messages": [asked, {"role": "assistant", "content": "Yes.", "weight": 1}]})
+    answer = {"role": "assistant", "content": "Yes.", "weight": 1}
+    good.insert(0, {"messages": [asked, answer], "weight": 0})
     bad = turns("Open?", "Go away.", "Please.", "Until six.")
-    bad["messages"][1]["weight"] = 0  # type: ignore[index]
+    bad["messages"][1]["weight"] = weight  # type: ignore[index]
     collected = collect(tmp_path, [*good, bad])
     assert len(collected.candidates) == 40
     assert "message 2 has weight 0, but each answer is learnt (line 41)" in collected.notes[0]
+    human, gpt = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": weight}
+    greeted = {"messages": [{"role": "assistant", "content": "Hello!"}]}
+    lines = [bad, {"conversations": [human, gpt]}, greeted, *good[:10]]
     with pytest.raises(DataError, match="line 1: message 2 has weight 0") as caught:
-        collect(tmp_path, [bad, *good[:10]])
-    path = tmp_path / "chats"
-    chosen = "'select(all(.. | objects; .weight != 0))'"
-    assert caught.value.hint == f"jq -c {chosen} {path}.jsonl > {path}-learnt.jsonl"
+        collect(tmp_path, lines)
+    command, _, kept = str(caught.value.hint).partition(" > ")
+    assert command.startswith("jq -c 'select(all(.. | objects; ")
+    assert command.endswith(f" {tmp_path}/chats.jsonl")
+    assert kept == f"{tmp_path}/chats-learnt.jsonl"
+    if shutil.which("jq"):  # it is not on every machine
+        done = subprocess.run(shlex.split(command), check=True, capture_output=True)
+        assert [json.loads(line) for line in done.stdout.splitlines()] == lines[2:]
+
+
+def test_what_is_odd_otherwise_is_not_told_to_have_a_weight(tmp_path: Path) -> None:
+    """One answer of weight 0 is not why a file is refused whose conversations begin oddly."""
+    bad = turns("Open?", "Go away.")
+    bad["messages"][1]["weight"] = 0  # type: ignore[index]
+    greeted = {"messages": [{"role": "assistant", "content": "Hello!"}]}
+    with pytest.raises(DataError, match="line 2: turn 1 is assistant") as caught:
+        collect(tmp_path, [bad, greeted, greeted, turns("a", "b")])
+    assert str(caught.value.hint).startswith("a line looks like")
 
 
 @pytest.mark.parametrize(
