@@ -98,6 +98,11 @@ def media_of(said: object) -> str | None:
     return next((kind for name, kind in _MEDIA.items() if said.get(name)), None)
 
 
+def is_list_of_turns(value: object) -> bool:
+    """Whether a value is a list of messages, not of other objects, such as spans of a text."""
+    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+
+
 def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
     """How a line of a table is read as the conversation that it is; None: it has no turns.
 
@@ -107,7 +112,7 @@ def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
     """
     if holds_conversation(record):
         return "leave out --text-col and --label-col: a conversation is read as a whole"
-    found = [name for name, value in record.items() if _is_list_of_turns(value)]
+    found = [name for name, value in record.items() if is_list_of_turns(value)]
     if not found:
         return None
     if {"prompt", "chosen"} <= set(found):
@@ -119,13 +124,16 @@ def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
     return f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
 
 
-def _is_list_of_turns(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+def _is_turn(item: object) -> bool:
+    if not isinstance(item, dict):
+        return False
+    speaker, said = ("from", "value") if item.get("role") is None else ("role", "content")
+    return isinstance(item.get(speaker), str) and (said in item or calls_tool(item))
 
 
 def _prompt_and_completion(record: Mapping[str, object]) -> list[object] | None:
     prompt, completion = record.get("prompt"), record.get("completion", [])
-    if not isinstance(prompt, list) or not _is_list_of_turns(prompt):
+    if not isinstance(prompt, list) or not is_list_of_turns(prompt):
         return None
     if not isinstance(completion, list) or "chosen" in record:
         return None

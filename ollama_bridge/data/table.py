@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
-from ollama_bridge.data.chat_forms import advice_on_turns
+from ollama_bridge.data.chat_forms import advice_on_turns, is_list_of_turns
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
@@ -77,7 +77,9 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
             documents.join(document, f"question-{text_key(text)}")
         candidates.append(_candidate(task, row.number, text, label, said, document=document))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
-    problems.raise_if_any(hint=advice_on_turns(path, table.rows[0].cells))
+    first = table.rows[0].cells
+    is_chat = any(is_list_of_turns(first.get(name)) for name in wanted)
+    problems.raise_if_any(hint=advice_on_turns(path, first) if is_chat else None)
     if matcher is not None:
         matcher.raise_if_unknown(path, column=data.label_col, unit=table.unit)
     notes = _judge_missing(path, data, table, missing)

@@ -244,6 +244,26 @@ def test_too_many_cells_name_their_rows(tmp_path: Path) -> None:
     assert "... and 10 more" in message
 
 
+def test_lists_that_are_no_turns_are_no_conversation(tmp_path: Path) -> None:
+    """Spans of an annotated text: what helps is the columns' names; nor are turns beside a text."""
+    record = {"text": "a", "spans": [{"start": 1, "role": "name"}], "lab": "positive"}
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="no column 'label'; did you mean 'lab'") as caught:
+        collect(path)
+    assert caught.value.hint == "name the columns: --text-col NAME --label-col NAME"
+    chat = [{"role": "user", "content": "a"}]
+    rows: list[object] = [{"text": "a", "label": "positive", "dialog": chat}]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"text": "b", "label": {"is": 1}}])))
+    with pytest.raises(DataError, match="line 2: label is a dict") as caught:
+        collect(path)
+    assert caught.value.hint is None
+    path.write_text(json.dumps({"text": chat, "label": "positive"}))
+    with pytest.raises(DataError, match="line 1: text is a list") as caught:
+        collect(path)
+    assert str(caught.value.hint).startswith("jq -c '{messages: .[\"text\"]}' ")
+
+
 def test_blanks_before_quotes_are_no_part_of_texts(tmp_path: Path) -> None:
     """Where the header has them. Elsewhere they are what somebody wrote."""
     text = '"text", "label"\n"so, so", "negative"\n "a ""b""",  positive\n'
