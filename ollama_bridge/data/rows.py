@@ -156,9 +156,8 @@ def _read_jsonl(path: Path, text: str) -> Table:
 def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
     text = _SEPARATOR_LINE.sub("\n", text)  # a blank row in its place, for the rows' numbers
     delimiter = _find_delimiter(path, text, wanted)
-    names = _header(path, text, delimiter, is_spaced=False)
     # A quote behind a blank is otherwise not read as one.
-    is_spaced = any(name[:1] == " " and name.lstrip(" ")[:1] == '"' for name in names)
+    is_spaced = _is_spaced(_header(path, text, delimiter, is_spaced=False), text, delimiter)
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
@@ -178,10 +177,11 @@ def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
                 continue
             surplus = cells[len(columns) :]
             if any(cell.strip() for cell in surplus):
+                why = f"a text with {_name(delimiter)} in it needs quotes"
+                if any(map(_is_quoted_behind_blank, cells)):
+                    why = "quotes begin a text only where no blank is before them"
                 problems.add(
-                    number,
-                    f"{len(cells)} cells, but the header has {len(columns)} "
-                    f"(a text with {_name(delimiter)} in it needs quotes)",
+                    number, f"{len(cells)} cells, but the header has {len(columns)} ({why})"
                 )
                 continue
             rows.append(Row(number, dict(zip(columns, cells, strict=False))))
@@ -198,6 +198,25 @@ def _read_csv(path: Path, text: str, wanted: Sequence[str]) -> Table:
     if twice:
         raise DataError(f"{path}: the header has column {twice[0]!r} more than once")
     return Table(columns, tuple(rows), "row")
+
+
+def _is_spaced(names: Sequence[str], text: str, delimiter: str) -> bool:
+    """Whether blanks behind delimiters are no part of the cells, as a file's header tells."""
+    if any(map(_is_quoted_behind_blank, names)):
+        return True
+    if len(names) < 2 or not all(name.startswith(" ") for name in names[1:]):
+        return False
+    stream = io.StringIO(text, newline="")
+    try:
+        for _ in csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True):
+            pass
+    except csv.Error:
+        return False  # its quotes are what somebody wrote: "so" he said
+    return True
+
+
+def _is_quoted_behind_blank(cell: str) -> bool:
+    return cell[:1] == " " and cell.lstrip(" ")[:1] == '"'
 
 
 def _find_delimiter(path: Path, text: str, wanted: Sequence[str]) -> str:

@@ -274,6 +274,25 @@ def test_blanks_before_quotes_are_no_part_of_texts(tmp_path: Path) -> None:
     assert collected.candidates[0].answer == '"I say"'
 
 
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [('"It broke, twice"', "It broke, twice"), ('"So so" it is', '"So so" it is')],
+)
+def test_a_header_with_blanks_alone_tells_them_too(tmp_path: Path, row: str, text: str) -> None:
+    """Its names need no quotes; texts that only begin with some are as they were written."""
+    path = write(tmp_path, f"label, text\npositive, It works.\nnegative, {row}\n")
+    assert [one.text for one in collect(path).candidates] == ["It works.", text]
+
+
+def test_quotes_behind_blanks_are_told_from_no_quotes(tmp_path: Path) -> None:
+    """Where the header has no blanks."""
+    path = write(tmp_path, 'label,text\npositive,a, b\nnegative, "It broke, twice"\n')
+    with pytest.raises(DataError, match=r"row 2: 3 cells.*\(a text with a comma in it") as caught:
+        collect(path)
+    reason = "quotes begin a text only where no blank is before them"
+    assert f"row 3: 3 cells, but the header has 2 ({reason})" in str(caught.value)
+
+
 def test_the_separator_line_of_spreadsheets_is_no_header(tmp_path: Path) -> None:
     """And rows have the numbers that they have in the file."""
     path = write(tmp_path, "sep=;\r\ntext;label\r\nso, so;negative\r\n", encoding="utf-8-sig")
