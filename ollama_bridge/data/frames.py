@@ -42,6 +42,8 @@ class Frame:
     Attributes:
         beginnings: Found from the texts' beginnings on.
         ends: Found in what is left of them, read backwards.
+        edges: What most of what is then left begins and ends with, by name: it is too short to be
+            found by itself.
         example: The longest beginning, or end.
         count: How many texts have one.
         total: Of so many.
@@ -49,22 +51,20 @@ class Frame:
 
     beginnings: _Beginnings
     ends: _Beginnings
+    edges: Mapping[str, tuple[str, str]]
     example: str
     count: int
     total: int
 
     def without(self, text: str) -> str:
         """What is a text's own."""
-        return self._cut(text)[0]
+        rest, name = _cut_both(text, self.beginnings, self.ends)
+        begin, end = self.edges.get(name, ("", ""))
+        return rest.removeprefix(begin).removesuffix(end)
 
     def name_of(self, text: str) -> str:
         """The first characters of what a text does not have for itself; empty where it has none."""
-        return "\n".join(self._cut(text)[1])
-
-    def _cut(self, text: str) -> tuple[str, list[str]]:
-        rest, heads = _cut(text, self.beginnings)
-        rest, tails = _cut(rest[::-1], self.ends)
-        return rest[::-1], heads + tails
+        return _cut_both(text, self.beginnings, self.ends)[1]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,23 @@ def _find_frame(texts: list[str]) -> Frame | None:
         return None
     found = [frame for level in beginnings for frame in level.values()]
     found += [frame[::-1] for level in ends for frame in level.values()]
-    return Frame(beginnings, ends, max(found, key=len), count, len(texts))
+    edges = _find_edges([_cut_both(text, beginnings, ends) for text in texts])
+    return Frame(beginnings, ends, edges, max(found, key=len), count, len(texts))
+
+
+def _find_edges(cut: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Of rests and their names, what most rests of one name begin and end with: whole words."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for rest, name in cut:
+        if name:
+            groups[name].append(rest)
+    found = {}
+    for name, rests in groups.items():
+        if len(rests) >= _MIN_TEXTS:
+            begin = _whole_words(_shared_beginning(rests))
+            rests = [rest.removeprefix(begin)[::-1] for rest in rests]
+            found[name] = (begin, _whole_words(_shared_beginning(rests))[::-1])
+    return found
 
 
 def _find_beginnings(texts: list[str]) -> tuple[_Beginnings, list[str]]:
@@ -171,6 +187,18 @@ def _cut(text: str, beginnings: _Beginnings) -> tuple[str, list[str]]:
             heads.append(head)
             text = text[_end_of_word(text, len(_common_beginning(text, whole))) :]
     return text, heads
+
+
+def _cut_both(text: str, beginnings: _Beginnings, ends: _Beginnings) -> tuple[str, str]:
+    """What is left of a text, and the name of what is not."""
+    rest, heads = _cut(text, beginnings)
+    rest, tails = _cut(rest[::-1], ends)
+    return rest[::-1], "\n".join(heads + tails)
+
+
+def _whole_words(text: str) -> str:
+    """A text without its last letters and digits: what follows may belong to them."""
+    return text[: next((n for n in range(len(text), 0, -1) if not text[n - 1].isalnum()), 0)]
 
 
 def _common_beginning(text: str, other: str) -> str:

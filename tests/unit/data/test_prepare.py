@@ -338,9 +338,14 @@ def test_near_duplicates_are_kept_where_that_is_asked_for(tmp_path: Path) -> Non
 
 _PARCEL = "Your parcel {} is waiting. Pay 1.99 EUR now to have it delivered to you today."
 _ORDER = "Where is my order number {}? It was due yesterday and has not arrived."
+_TEMPLATES = [
+    (_ORDER, 60, 40),
+    (_PARCEL, 300, 250),
+    (_PARCEL.replace("parcel", "parcel of number"), 300, 250),
+]
 
 
-@pytest.mark.parametrize(("template", "count", "others"), [(_ORDER, 60, 40), (_PARCEL, 300, 250)])
+@pytest.mark.parametrize(("template", "count", "others"), _TEMPLATES)
 def test_texts_of_one_template_are_near_duplicates(
     tmp_path: Path, template: str, count: int, others: int
 ) -> None:
