@@ -22,6 +22,8 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.left_overs import drop_tokens, tokens_without_rows
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.merged_weights import MergedWeights
+from ollama_bridge.models.origin import facts_of_copy
+from ollama_bridge.models.reference_values import VALUES_KEY
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.small_files import (
     CHAT_TEMPLATE,
@@ -98,8 +100,8 @@ def link_parts(base: Path, adapter: Path, out: Path) -> None:
 def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) -> Checkpoint:
     """The base, for a daemon that adds the adapter itself (files are linked).
 
-    The weights are the base's; tokenizer, chat template and reference values are those of the
-    adapted model, which both together have to serve.
+    The weights are the base's, and so is what is said of where they come from; tokenizer, chat
+    template and reference values are those of the adapted model, which both together have to serve.
 
     Args:
         base: The model that the adapter was trained on.
@@ -112,7 +114,7 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
     work = Work(
         kind=Checkpoint.kind,
         stage="reference",
-        version=1,
+        version=2,
         inputs={"checkpoint": base.digest, "adapted": adapted.digest},
     )
     with open_draft(out_dir, work) as draft:
@@ -125,7 +127,8 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
         if draft.finished is not None:
             return Checkpoint(out_dir, draft.finished)
         digests = linked_digests(base, folder) | linked_digests(adapted, folder)
-        return Checkpoint(out_dir, draft.commit(adapted.facts, digests=digests))
+        facts = facts_of_copy(base) | {VALUES_KEY: adapted.facts.get(VALUES_KEY)}
+        return Checkpoint(out_dir, draft.commit(facts, digests=digests))
 
 
 def _source_of(name: str, base: Path, adapter: Path) -> Path | None:

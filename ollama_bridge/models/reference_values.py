@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STAGE = "reference"
-_KEY = "reference_key"  # a fact: what the values in a checkpoint were computed by
+VALUES_KEY = "reference_key"  # a fact: what the values in a checkpoint were computed by
 _VERSION = 16  # raised when other values are computed
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
@@ -98,7 +98,7 @@ def write_reference_values(
         reporter=reporter or NullReporter(),
     )
     values.write(folder / "reference.json")
-    return {_KEY: _key_of(_settings(system, labels, renderer, noise_types))}
+    return {VALUES_KEY: _key_of(_settings(system, labels, renderer, noise_types))}
 
 
 def with_reference_values(
@@ -131,7 +131,7 @@ def with_reference_values(
     """
     reporter = reporter or NullReporter()
     settings = _settings(system, labels, renderer, noise_types)
-    has_them = checkpoint.facts.get(_KEY) == _key_of(settings)
+    has_them = checkpoint.facts.get(VALUES_KEY) == _key_of(settings)
     if has_them and checkpoint.reference_path.is_file():  # another chat template's lacks the file
         return checkpoint
     work = Work(

@@ -16,6 +16,7 @@ from ollama_bridge.artifacts import Checkpoint, Work, canonical_json, digest_tex
 from ollama_bridge.conversion import convert, convert_adapter
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.given_template import with_chat_template
+from ollama_bridge.models.merge import base_with_values
 from ollama_bridge.models.origin import origin_facts, repository_of
 from ollama_bridge.models.reference_values import with_reference_values
 from ollama_bridge.models.resolve import resolve_model
@@ -117,6 +118,26 @@ def test_an_adapter_file_names_the_base_that_it_goes_on(
     keys = metadata_of(convert_adapter(adapter, base, out_dir=tmp_path / "gguf").gguf_path)
     assert keys["general.name"] == "some-model adapter"
     assert keys["general.base_model.0.organization"] == "some-org"
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_a_base_that_is_served_below_its_adapter_is_called_what_it_is(
+    tiny_checkpoint: Path, tmp_path: Path, *, is_trained: bool
+) -> None:
+    """And not the merge, whose reference values it has."""
+    base = resolve_model(str(cached(tiny_checkpoint, tmp_path)), cache_dir=tmp_path / "cache")
+    if is_trained:
+        base = trained(base, tmp_path)
+    adapter = build_adapter(base.path, tmp_path / "adapter")
+    merged = resolve_model(str(adapter), base=str(base.path), cache_dir=tmp_path / "cache")
+    whole = with_values(merged, tmp_path / "values")
+    below = base_with_values(base, whole, out_dir=tmp_path / "below")
+    keys, own = keys_of(below, tmp_path / "gguf"), keys_of(base, tmp_path / "own")
+    assert keys["general.name"] == own["general.name"]
+    assert "ollama_bridge.input.adapter" not in keys
+    stage = "finetune" if is_trained else "reference"
+    assert keys["ollama_bridge.checkpoint.stage"] == stage
+    assert below.facts["reference_key"] == whole.facts["reference_key"]
 
 
 @pytest.mark.parametrize(("named", "count"), [("some-org/some-model", 1), ("{base}", None)])
