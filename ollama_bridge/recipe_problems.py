@@ -107,6 +107,8 @@ def _value(text: str, annotation: object) -> object:
         value = read_yaml(text)
     except ValueError as exc:
         raise ValueError(f"{text!r} is not a value{_ADVICE_ON_QUOTES}") from exc
+    if _is_comment(text, value) or (isinstance(value, dict) and _wants_text(annotation)):
+        raise ValueError(f"{text!r} is read as {_show(value)}{_ADVICE_ON_QUOTES}")
     if not isinstance(value, str) or _is_marked(text):
         return value
     if value != text.strip():
@@ -122,6 +124,18 @@ def _takes_as_it_is(text: str, annotation: object) -> bool:
     if not text:
         return type(None) not in kinds
     return text not in ("null", "~") and not (tuple in kinds and text.startswith("["))
+
+
+def _is_comment(text: str, value: object) -> bool:
+    """Whether nothing was read, though something is there that does not say so."""
+    return value is None and text.strip().lower() not in ("", "~", "null")
+
+
+def _wants_text(annotation: object) -> bool:
+    """Whether a value may be a text, and cannot be a mapping."""
+    return str in _kinds_of(annotation) and not (
+        Mapping in _kinds_of(annotation) or _section_type(annotation)
+    )
 
 
 def _kinds_of(annotation: object) -> set[object]:

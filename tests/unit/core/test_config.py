@@ -101,6 +101,15 @@ def test_bad_override_is_told(override: str) -> None:
         ("task.system=null", "task.system: Input should be a valid string"),
         ("modelfile.parameters.stop=A #", "--set modelfile.parameters.stop: 'A #' is read as 'A';"),
         (
+            "modelfile.parameters.stop=#",
+            "--set modelfile.parameters.stop: '#' is read as None; put",
+        ),
+        (
+            "modelfile.parameters.stop=<|x|>: y",
+            "--set modelfile.parameters.stop: '<|x|>: y' is read",
+        ),
+        ("distill.lr=# 3", "--set distill.lr: '# 3' is read as None;"),
+        (
             "task.system='It's'",
             "--set task.system: \"'It's'\" is not a value; put a text in quotes",
         ),
