@@ -17,7 +17,7 @@ from ollama_bridge.errors import ConfigError
 if TYPE_CHECKING:
     from ollama_bridge.config import Recipe
 
-_ORIGIN_NAME = "origin.json"
+_ORIGIN_NAME, _KEPT_IN = "origin.json", "run_dir"
 _NAME_CHARS = 32
 
 
@@ -64,8 +64,13 @@ def hold_run(
         raise
 
 
-def note_origin(run_dir: Path, data: Path) -> None:
+def note_origin(run_dir: Path, data: Path, *, out_dir: Path | None = None) -> None:
     """Write down after which data file a run is called, or the tag of one in another folder.
+
+    Args:
+        run_dir: Of that name in our home folder.
+        data: The file.
+        out_dir: The other folder.
 
     Raises:
         ConfigError: they are those of another file, which is still there.
@@ -79,4 +84,18 @@ def note_origin(run_dir: Path, data: Path) -> None:
                 hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG",
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, {"data": str(data.absolute())})
+    kept_in = {} if out_dir is None else {_KEPT_IN: str(out_dir.absolute())}
+    write_json_atomic(path, {"data": str(data.absolute()), **kept_in})
+
+
+def is_note_alone(run_dir: Path) -> bool:
+    """Whether no run is there, but that its name is taken."""
+    return [path.name for path in run_dir.glob("*")] == [_ORIGIN_NAME]
+
+
+def noted_folder(run_dir: Path) -> Path | None:
+    """Where a run is whose name alone is noted; None: nowhere, or nobody wrote it down."""
+    if not is_note_alone(run_dir):
+        return None
+    kept_in = json.loads((run_dir / _ORIGIN_NAME).read_text(encoding="utf-8")).get(_KEPT_IN)
+    return None if kept_in is None else Path(kept_in)

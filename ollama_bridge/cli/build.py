@@ -69,7 +69,7 @@ def build(
 
     names_tag = tag is not None or any(one.startswith("export.tag=") for one in set_ or [])
     if data is not None and not (out and names_tag):  # the tag is called as the run would be
-        note_origin(run_dir_of(loaded), data)
+        note_origin(run_dir_of(loaded), data, out_dir=out)
     with shown(quiet=quiet, tensorboard=tensorboard) as reporter:
         result = pipeline.build(loaded, out_dir=out, host=host, reporter=reporter)
     if as_json:

@@ -47,7 +47,10 @@ def file_types(incomplete: str) -> list[str]:
 
 def runs(incomplete: str) -> list[str]:
     """Runs in our home folder."""
-    return _offered([path.name for path in _ours("runs") if path.is_dir()], incomplete)
+    from ollama_bridge.run_folder import is_note_alone
+
+    folders = [path for path in _ours("runs") if path.is_dir() and not is_note_alone(path)]
+    return _offered([path.name for path in folders], incomplete)
 
 
 def labels(incomplete: str) -> list[str]:

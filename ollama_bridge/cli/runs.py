@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -118,7 +119,10 @@ def _runs_dir() -> Path:
 
 
 def _all_runs() -> list[Path]:
-    return sorted(path for path in _runs_dir().glob("*") if path.is_dir())
+    from ollama_bridge.run_folder import is_note_alone
+
+    folders = (path for path in _runs_dir().glob("*") if path.is_dir())
+    return sorted(folder for folder in folders if not is_note_alone(folder))
 
 
 def _stages(run: Path) -> list[Path]:
@@ -133,6 +137,8 @@ def find_run(run: str) -> Path:
         ConfigError: there is none.
         ArtifactError: the folder is no run.
     """
+    from ollama_bridge.run_folder import noted_folder
+
     # `rm` must never be talked into removing a folder that is not a run: what is no name of one
     # (nothing at all, or dots) is not put behind the folder of all of them.
     named = [folder for folder in _all_runs() if folder.name == run]
@@ -140,6 +146,13 @@ def find_run(run: str) -> Path:
         return named[0]
     folder = Path(run).resolve()
     if not run or not folder.is_dir():
+        noted = {path.name: noted_folder(path) for path in _runs_dir().glob("*")}
+        kept_in = noted.get(run)
+        if kept_in is not None and (kept_in / "events.jsonl").is_file():
+            raise ConfigError(
+                f"run {run!r} is not in {_runs_dir()}: it was made with --out {kept_in}",
+                hint=f"ollama-bridge runs show {quote(str(kept_in))}",
+            )
         raise ConfigError(f"no run {run!r} in {_runs_dir()}", hint="ollama-bridge runs ls")
     if not (folder / "events.jsonl").is_file():
         raise ArtifactError(f"{folder} is not a run: it has no events.jsonl")

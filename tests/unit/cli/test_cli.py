@@ -256,6 +256,8 @@ def test_a_tag_of_another_folder_has_its_file_noted(
     assert isinstance(done.exception, DaemonUnreachableError)
     noted = home_dir() / "runs" / "sentiment-quick-train" / "origin.json"
     assert noted.exists() == is_noted
+    if is_noted:
+        assert json.loads(noted.read_text())["run_dir"] == str(tmp_path / "out")
 
 
 def test_messages_file_is_recognised(tmp_path: Path) -> None:

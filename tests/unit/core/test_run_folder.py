@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from fakes.stops import disk_full_from
 from typer.testing import CliRunner
 
 from ollama_bridge import cli, pipeline
+from ollama_bridge.assets import home_dir
+from ollama_bridge.cli import completion
 from ollama_bridge.config import Recipe, parse_recipe
 from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
 from ollama_bridge.run_folder import hold_run, name_of_data, note_origin
@@ -73,6 +76,29 @@ def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
     assert "--out FOLDER --tag TAG" in (caught.value.hint or "")
     first.unlink()
     note_origin(run_dir, second)
+
+
+def test_a_name_that_is_only_taken_is_no_run(tmp_path: Path) -> None:
+    """A run by ``--out`` is told by where it is; one that was refused is nowhere."""
+    runs, data, out = home_dir() / "runs", tmp_path / "train.csv", tmp_path / "my out"
+    for name in ("here", "away", "refused"):
+        folder = None if name == "here" else out / name
+        note_origin(runs / name, data, out_dir=folder)
+        (runs / name if folder is None else folder).mkdir(parents=True, exist_ok=True)
+    for folder in (runs / "here", out / "away"):
+        (folder / pipeline.EVENTS_NAME).touch()
+    listed = CliRunner().invoke(cli.app, ["runs", "ls", "--json"])
+    assert [run["name"] for run in json.loads(listed.stdout)] == completion.runs("") == ["here"]
+    for words in (["runs", "show", "away"], ["runs", "rm", "away", "--yes"]):
+        error = CliRunner().invoke(cli.app, words).exception
+        assert isinstance(error, ConfigError)
+        assert f"made with --out {out / 'away'}" in str(error)
+        assert error.hint == f"ollama-bridge runs show '{out / 'away'}'"
+    error = CliRunner().invoke(cli.app, ["runs", "show", "refused"]).exception
+    assert str(error).startswith("no run 'refused'")
+    note_origin(runs / "away", data)  # built again, in the home folder
+    (runs / "away" / pipeline.EVENTS_NAME).touch()
+    assert completion.runs("") == ["away", "here"]
 
 
 @pytest.mark.parametrize(
