@@ -124,9 +124,14 @@ def recipe_with_data(
                 "--label-col ...",
             )
     else:
-        if not data.is_file():
+        if not data.exists():
             raise ConfigError(
                 f"--data {data}: no such file", hint="check the path; CSV and JSONL are read"
+            )
+        if not data.is_file():  # a folder; or a pipe, which can be read but once
+            raise ConfigError(
+                f"--data {data}: not a regular file",
+                hint="give a file of CSV or JSONL; write what comes through a pipe into one first",
             )
         is_table = bool(text_col) or label_col is not None
         source = "table" if is_table or not _holds_messages(data) else "messages"

@@ -67,6 +67,8 @@ def test_error_as_json_keeps_stdout_readable_for_programs(flag: str) -> None:
     [
         (["build", "sentiment", "--set", "distill.epoch=2"], 2, "did you mean distill.epochs?"),
         (["build", "sentiment", "--data", "gone.csv"], 2, "gone.csv: no such file"),
+        (["build", "sentiment", "--data", "/dev/null"], 2, "/dev/null: not a regular file"),
+        (["build", "sentiment", "--data", "/"], 2, "--data /: not a regular file"),
         (["build", "sentiment", "--text-col", "t"], 2, "your own data"),
         (["runs", "show", "gone"], 2, "no run 'gone'"),
         (["label", "reply", "--corpus", "c", "--out", "o"], 2, "add --teacher MODEL"),
