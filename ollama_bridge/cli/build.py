@@ -175,8 +175,11 @@ def _limits_lifted(name: str) -> list[str]:
 
 
 def _holds_messages(path: Path) -> bool:
-    """Whether the first line of a file of JSON lines is a conversation."""
-    from ollama_bridge.data.chat_forms import holds_conversation
+    """Whether the first line of a file of JSON lines is a conversation.
+
+    And no row, that has a list of another kind under that name beside its text and label.
+    """
+    from ollama_bridge.data.chat_forms import find_messages
     from ollama_bridge.data.problems import encoding_of
     from ollama_bridge.data.rows import is_json_lines
 
@@ -190,7 +193,11 @@ def _holds_messages(path: Path) -> bool:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return False  # what is wrong with it is said where it is read
-    return holds_conversation(record)
+    turns = find_messages(record) if isinstance(record, dict) else None
+    if turns is None:
+        return False
+    are_turns = bool(turns) and all(isinstance(turn, dict) for turn in turns)
+    return are_turns or not {"text", "label"} <= set(record)
 
 
 def _quoted(text: str) -> str:
