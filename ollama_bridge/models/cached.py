@@ -46,7 +46,7 @@ from ollama_bridge.reporting import Note, Reporter, Timed
 _IMPORT_VERSION = 8
 _LINK_VERSION = 2
 _MERGE_VERSION = 5
-_WHY_MERGED = "Ollama from 0.34.1 on takes no LoRA adapter (for older ones there is --adapter)"
+_WHY_MERGED = "Ollama from 0.34.1 on accepts no LoRA adapter (for older ones there is --adapter)"
 
 _FileState = tuple[int, int, int]  # of ``file_state``
 
