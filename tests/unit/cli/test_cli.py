@@ -25,6 +25,8 @@ from ollama_bridge.run_folder import note_origin
 
 runner = CliRunner()
 
+_TURNS = '[{"role": "user", "content": "a"}]'
+
 
 def command(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -281,7 +283,7 @@ def test_messages_file_is_recognised(tmp_path: Path) -> None:
         ("chats.JSONL", '{"messages": []}', None, "messages"),
         ("chats.json", '\n{"messages": []}', None, "messages"),
         ("share.json", '{"id": 1, "conversations": [{"from": "human"}]}', None, "messages"),
-        ("trl.jsonlines", '{"prompt": [{}], "completion": [{}]}', None, "messages"),
+        ("trl.jsonlines", f'{{"prompt": {_TURNS}, "completion": []}}', None, "messages"),
         ("rows.jsonl", '{"prompt": "a", "completion": "positive"}', None, "table"),
         ("pairs.jsonl", '{"prompt": [{}], "chosen": [{}], "rejected": [{}]}', None, "table"),
         ("rows.jsonl", '{"text": "a", "label": "positive", "messages": []}', ["text"], "table"),
