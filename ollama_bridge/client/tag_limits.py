@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +22,9 @@ def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
 
     Without it the client would send its own, in place of the tag's.
     """
-    own = re.search(r"^num_predict\s+(\d+)\s*$", details.parameters, re.MULTILINE)
+    own = details.own_limit
     given = {name: value for name, value in options.items() if value is not None}
-    return ({"num_predict": int(own[1])} if own and int(own[1]) > 0 else {}) | given
+    return ({} if own is None else {"num_predict": own}) | given
 
 
 def leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:

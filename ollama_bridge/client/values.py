@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -207,6 +208,12 @@ class ModelDetails:
     capabilities: tuple[str, ...]
     raw: Mapping[str, Any] = field(repr=False)
     think_levels: tuple[str, ...] = ()
+
+    @property
+    def own_limit(self) -> int | None:
+        """Tokens after which the tag's own ``num_predict`` ends an answer; None: it sets none."""
+        own = re.search(r"^\s*num_predict\s+(\d+)\s*$", self.parameters, re.MULTILINE)
+        return int(own[1]) or None if own else None
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,9 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         if task.system and turns[0].role != "system":
             turns.insert(0, Message("system", task.system))
         prompt, whole = _texts(turns)
-        own = record.get("group")
-        if isinstance(own, float) and own.is_integer():
-            own = int(own)  # dataframes write a column of numbers so where one is missing
-        if not isinstance(own, str | int | None):
-            problems.add(number, "group is neither a text nor a whole number")
+        document = _document(record, number, problems)
+        if document is None:
             continue
-        document = f"line-{number}" if own in (None, "") else storable(f"group-{own}")
         if matcher is not None:
             documents.join(
                 document, *(f"question-{text_key(one)}" for one in _labelled(turns, matcher))
@@ -129,6 +125,17 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     if matcher is None:
         notes += _large_document(candidates)
     return Collected(tuple(candidates), tally, tuple(notes))
+
+
+def _document(record: Mapping[str, object], number: int, problems: Problems) -> str | None:
+    """The group that a line names, else the line by itself; None: it is a problem."""
+    own = record.get("group")
+    if isinstance(own, float) and own.is_integer():
+        own = int(own)  # dataframes write a column of numbers so where one is missing
+    if not isinstance(own, str | int | None):
+        problems.add(number, "group is neither a text nor a whole number")
+        return None
+    return f"line-{number}" if own in (None, "") else storable(f"group-{own}")
 
 
 def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: Path) -> list[str]:

@@ -172,7 +172,7 @@ def _that_think(details: Mapping[str, ModelDetails], corpus: Corpus) -> list[str
 def _options(
     settings: EvaluateSection, task: TaskSection, details: ModelDetails, *, thinks: bool
 ) -> Options:
-    own = _own_limit(details)
+    own = details.own_limit or math.inf
     if task.kind == "reply":
         return {"num_predict": min(settings.reply_tokens, own), "seed": 0}
     # No token is shorter than a byte, so every label and its end fit.
@@ -180,15 +180,6 @@ def _options(
     if thinks:
         tokens += settings.reply_tokens
     return {"temperature": 0, "num_predict": min(tokens, own), "seed": 0}
-
-
-def _own_limit(details: ModelDetails) -> float:
-    """Tokens after which the tag's Modelfile ends an answer; infinite where it does not."""
-    for line in details.parameters.splitlines():
-        name, _, value = line.strip().partition(" ")
-        if name == "num_predict" and int(value) > 0:
-            return int(value)
-    return math.inf
 
 
 def _tell_of_cuts(name: str, answered: Answered, limit: float, reporter: Reporter) -> None:

@@ -15,6 +15,7 @@ from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Corpus, read_json_lines
+from ollama_bridge.client import ModelDetails
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, ModelNotFoundError
 from ollama_bridge.evaluation.report import read_markdown
@@ -52,9 +53,9 @@ class FakeClient:
             SimpleNamespace(name="small:latest", digest=self.digest, size_bytes=100),
         ]
 
-    def show(self, model: str) -> Any:
+    def show(self, model: str) -> ModelDetails:
         thinks = ("thinking",) if model == self.thinks else ()
-        return SimpleNamespace(capabilities=thinks, parameters=self.parameters.get(model, ""))
+        return ModelDetails("", "", "", self.parameters.get(model, ""), {}, thinks, raw={})
 
     def ps(self) -> list[Any]:
         return [
