@@ -101,6 +101,8 @@ TORCH_FREE = (
     "modelfile",
     "quantization",
     "conversion",
+    "models.resolve",
+    "models.given_template",
     "template",
     "rendering",
     "registration",

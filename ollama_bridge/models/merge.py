@@ -22,8 +22,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.left_overs import drop_tokens, tokens_without_rows
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.merged_weights import MergedWeights
-from ollama_bridge.models.origin import facts_of_copy
-from ollama_bridge.models.reference_values import VALUES_KEY
+from ollama_bridge.models.origin import VALUES_KEY, facts_of_copy
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.small_files import (
     CHAT_TEMPLATE,

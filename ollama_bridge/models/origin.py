@@ -23,6 +23,7 @@ from ollama_bridge.models.model_card import card_entries, repository_entries
 from ollama_bridge.models.paths import is_dir
 from ollama_bridge.models.stored import adapters_of
 
+VALUES_KEY = "reference_key"  # a fact: what the reference values beside it were computed by
 _ORIGIN, _DATASETS, _MAKER = "origin", "datasets", "made_by"
 _SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 # A folder of the hub's cache; neither part of a repository's name may hold two hyphens.

@@ -22,7 +22,7 @@ from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.noise_plans import noise_plans
-from ollama_bridge.models.origin import facts_of_copy
+from ollama_bridge.models.origin import VALUES_KEY, facts_of_copy
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide, turns_of
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STAGE = "reference"
-VALUES_KEY = "reference_key"  # a fact: what the values in a checkpoint were computed by
 _VERSION = 16  # raised when other values are computed
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each

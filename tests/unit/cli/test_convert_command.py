@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,21 @@ def test_a_folder_s_file_has_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert KEY in metadata_of(tmp_path / "g" / "model.gguf")
     assert "--standalone" not in done.stderr
+
+
+def test_no_torch_is_loaded(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Neither for a folder nor for a GGUF: that would take longer than to convert a small model."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for source, out in ((tiny_checkpoint, first), (first / "model.gguf", second)):
+        done = subprocess.run(
+            [sys.executable, "-m", "ollama_bridge", "convert", source, "--out", out],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
 
 
 def test_an_adapter_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
