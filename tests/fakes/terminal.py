@@ -17,6 +17,8 @@ from typing import Self
 
 import psutil
 
+CTRL_C = b"\x03"
+
 
 def start_command(*args: str, **environment: str) -> subprocess.Popen[str]:
     """Start ``ollama-bridge``; both its outputs are pipes.
@@ -38,17 +40,17 @@ def start_command(*args: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until_it_sleeps(process: subprocess.Popen[str], *, limit_s: float = 5) -> None:
+def wait_until_it_sleeps(pid: int, *, limit_s: float = 5) -> None:
     """Wait until a program that is about to wait does wait.
 
     Python looks for signals between its own instructions: one that comes after it has looked and
     before it waits is seen when it has waited. One look would take a short wait for the long one.
 
     Args:
-        process: The program.
+        pid: Of the program.
         limit_s: Go on after this long, where the system does not tell who sleeps (macOS).
     """
-    watched = psutil.Process(process.pid)
+    watched = psutil.Process(pid)
     deadline_s = time.monotonic() + limit_s
     looks_in_a_row = 0
     while looks_in_a_row < 3 and time.monotonic() < deadline_s:
@@ -71,7 +73,7 @@ def interrupt(*args: str, when: Callable[[], bool], waits: bool = True, **enviro
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)
     if waits:
-        wait_until_it_sleeps(process, limit_s=1.0)
+        wait_until_it_sleeps(process.pid, limit_s=1.0)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -141,6 +143,8 @@ class Terminal:
 
     def shows(self, text: bytes, *, after: bytes = b"") -> bool:
         """Type something, and wait for a text."""
+        if after == CTRL_C:
+            wait_until_it_sleeps(self._child, limit_s=1.0)
         os.write(self._terminal, after)
         return self._screen.shows(text)
 

@@ -339,7 +339,7 @@ def test_ctrl_c_is_told_in_a_word() -> None:
                 asking, _ = silent.accept()
                 with asking:
                     assert asking.recv(1) == b"G"
-                    wait_until_it_sleeps(process)
+                    wait_until_it_sleeps(process.pid)
                     process.send_signal(signal.SIGINT)
                     out, err = process.communicate(timeout=30)
             finally:

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
-from fakes.terminal import Terminal, interrupt, run_command, start_command, wait_until_it_sleeps
+from fakes.terminal import (
+    CTRL_C,
+    Terminal,
+    interrupt,
+    run_command,
+    start_command,
+    wait_until_it_sleeps,
+)
 
 from ollama_bridge.cli.chat import talk
 from ollama_bridge.cli.repl import Repl
@@ -77,7 +84,7 @@ def test_what_came_is_ended_by_its_line(daemon: StallingDaemon) -> None:
         with start_command("run", "m", "hi", *words, OLLAMA_HOST=daemon.host) as process:
             assert process.stdout is not None
             seen = process.stdout.read(5) if not words else process.stdout.readline()
-            wait_until_it_sleeps(process)
+            wait_until_it_sleeps(process.pid)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (130, "interrupted\n")
@@ -104,7 +111,7 @@ def test_ctrl_c_ends_a_chat_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("typed", "said", "code"), [(b"\x03", b"interrupted", 130), (b"n\r", b"not confirmed", 1)]
+    ("typed", "said", "code"), [(CTRL_C, b"interrupted", 130), (b"n\r", b"not confirmed", 1)]
 )
 def test_a_question_may_be_left(tmp_path: Path, typed: bytes, said: bytes, code: int) -> None:
     """By Ctrl-C as any command; what was to be removed is there still."""
