@@ -254,8 +254,8 @@ def check_thoughts_fit(
 
 def _tells_thoughts(start: Checkpoint) -> bool:
     """Whether a daemon tells the thinking of what is made of a model from its answers."""
+    from ollama_bridge.models.chat_template import chat_template_of
     from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.models.reference_texts import chat_template_of
 
     template = chat_template_of(load_tokenizer(start.path))
     return template is not None and decide(template).thinking

@@ -132,8 +132,8 @@ def read_template(
             )
         return _without_tokens(read_chat_template(file), file)
     require_training_extra()
+    from ollama_bridge.models.chat_template import chat_template_of
     from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.models.reference_texts import chat_template_of
     from ollama_bridge.models.resolve import resolve_model
 
     models_dir = home_dir() / "models"

@@ -295,8 +295,8 @@ class _Package:
 
     def find_renderer(self, checkpoint: Checkpoint) -> Renderer | None:
         """Code of Ollama's own that renders what a Go template cannot, if there is such a thing."""
+        from ollama_bridge.models.chat_template import chat_template_of
         from ollama_bridge.models.load import load_tokenizer
-        from ollama_bridge.models.reference_texts import chat_template_of
         from ollama_bridge.verify.renderers import find_renderer
 
         served = ReferenceValues.read(checkpoint.reference_path).template

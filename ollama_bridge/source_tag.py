@@ -85,8 +85,8 @@ class SourceTag:
         Raises:
             ConfigError: it is in its TEMPLATE alone.
         """
+        from ollama_bridge.models.chat_template import chat_template_of
         from ollama_bridge.models.load import load_tokenizer
-        from ollama_bridge.models.reference_texts import chat_template_of
 
         if asked.template != "auto" or (self.template is None and self.renderer is None):
             return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ollama_bridge.models.chat_template import chat_template_of, turn_end_of, turn_end_token
 from ollama_bridge.models.named_ends import named_ends
-from ollama_bridge.models.reference_texts import chat_template_of, turn_end_of, turn_end_token
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.chat_template import (
+    adds_bos,
+    chat_template_of,
+    is_special,
+    leaves_bos_out,
+    turn_end_of,
+    turn_end_token,
+)
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.named_ends import is_special_in, named_ends
 from ollama_bridge.models.probes import (
@@ -22,7 +30,7 @@ from ollama_bridge.reference import ServedTemplate, Special, Turn
 from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
-from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.jinja import RefusedError
 from ollama_bridge.template.observation import use_of_system
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ class TextSide:
         self.folder = folder
         self.limits: list[str] = []
         self.dates: dict[str, str] = {}
-        self.adds_bos = adds_bos(tokenizer) and not _leaves_bos_out(tokenizer)
+        self.adds_bos = adds_bos(tokenizer) and not leaves_bos_out(tokenizer)
         self._template = chat_template_of(tokenizer)
         self.has_chat_template = self._template is not None
         self.default_system = self._find_default_system()
@@ -222,7 +230,7 @@ class TextSide:
         if self.turn_end is None:
             return False
         ids = self.tokenizer(self.turn_end, add_special_tokens=False).input_ids
-        return not any(_is_special(self.tokenizer, token) for token in ids)
+        return not any(is_special(self.tokenizer, token) for token in ids)
 
     def special(self, text: str | list[str] | None) -> Special | None:
         """A special token by its text."""
@@ -312,27 +320,6 @@ class TextSide:
         return True
 
 
-def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a tokenizer puts BOS in front of every text."""
-    empty = tokenizer("").input_ids
-    return bool(empty) and bool(empty[0] == tokenizer.bos_token_id)
-
-
-def _leaves_bos_out(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a tokenizer puts BOS in front of texts, but its chat template does not.
-
-    Conversations are encoded as the template writes them, in training too: a daemon must add none.
-    """
-    template = chat_template_of(tokenizer)
-    if template is None or not adds_bos(tokenizer):
-        return False
-    try:
-        rendered = template.render(Conversation((Message("user", "Hi"),)), with_bos=True)
-    except RefusedError:
-        return False
-    return not rendered.startswith(str(tokenizer.bos_token))
-
-
 def _loses_stripping(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether it strips spaces next to special tokens that Ollama will leave there."""
     added = [
@@ -350,48 +337,6 @@ def _loses_stripping(tokenizer: PreTrainedTokenizerFast) -> bool:
 def _has_tool_template(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether conversations with tools have a chat template of their own, by its name."""
     return isinstance(tokenizer.chat_template, dict) and _TOOL_TEMPLATE in tokenizer.chat_template
-
-
-def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate | None:
-    """A tokenizer's chat template, with its special tokens; None: it has none.
-
-    Raises:
-        TemplateError: it is no Jinja.
-    """
-    if not tokenizer.chat_template:
-        return None
-    special = {
-        name: token
-        for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str)
-    }
-    return ChatTemplate(
-        tokenizer.get_chat_template(), special=special, adds_bos=adds_bos(tokenizer)
-    )
-
-
-def turn_end_of(template: ChatTemplate) -> str | None:
-    """What a chat template writes after an answer, without white space around it."""
-    messages = (Message("user", "Hi"), Message("assistant", "Answer."))
-    try:
-        rendered = template.render(Conversation(messages), prompt=False)
-    except RefusedError:
-        return None
-    if "Answer." not in rendered:
-        return None
-    # The line end belongs to the template's layout, not to what ends the turn.
-    return rendered.rpartition("Answer.")[2].strip() or None
-
-
-def turn_end_token(tokenizer: PreTrainedTokenizerFast, turn_end: str) -> int | None:
-    """The special token that a turn's end begins with; None: it is written in plain text."""
-    first = tokenizer(turn_end, add_special_tokens=False).input_ids[:1]
-    return next((int(token) for token in first if _is_special(tokenizer, token)), None)
-
-
-def _is_special(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
-    added = tokenizer.added_tokens_decoder.get(token)
-    return added is not None and added.special
 
 
 def turns_of(conversation: Conversation) -> tuple[Turn, ...]:
