@@ -35,7 +35,6 @@ NOISE_DIFFERENCE_KEY = "ollama_bridge.noise.max_difference"
 NOISE_MEAN_KL_KEY = "ollama_bridge.noise.mean_kl_nats"
 
 Role = Literal["system", "user", "assistant", "tool"]
-LogProb = Annotated[float, Field(le=1e-4)]  # a hair above 0 is rounding
 # Tokens less likely than this (once in 3,000 times) are not compared. Rounding moves all logits by
 # about the same, what hangs on it shrinks with the probability, and the twenty tokens that a
 # daemon returns rarely reach further.

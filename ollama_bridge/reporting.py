@@ -20,6 +20,7 @@ from typing import Literal, Protocol, Self
 from ollama_bridge.closing import Closing
 
 EVENTS_VERSION = 1
+_PROGRESS_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -105,21 +106,20 @@ class NullReporter:
 class JSONLReporter(Closing):
     """Appends every event but mere progress to ``events.jsonl``, a line each.
 
-    Progress is written at most once in ``progress_interval_s`` a stage, so that a later view can
-    draw it without the file growing with every step. What cannot be written is left out.
+    Progress is written at most once in five seconds a stage, so that a later view can draw it
+    without the file growing with every step. What cannot be written is left out.
     """
 
-    def __init__(self, path: Path, *, progress_interval_s: float = 5.0) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a", encoding="utf-8", errors="replace")
-        self._progress_interval_s = progress_interval_s
         self._last_progress_s: dict[str, float] = {}
 
     def emit(self, event: Event) -> None:
         """Write one event."""
         now_s = time.time()
         if isinstance(event, Progress) and event.done < event.total:
-            if now_s - self._last_progress_s.get(event.stage, 0.0) < self._progress_interval_s:
+            if now_s - self._last_progress_s.get(event.stage, 0.0) < _PROGRESS_INTERVAL_S:
                 return
             self._last_progress_s[event.stage] = now_s
         record = {

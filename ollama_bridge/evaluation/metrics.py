@@ -21,6 +21,7 @@ FEW_CUT = 0.05  # of the answers of a model that thinks; more are told of
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _CONFIDENCE = 0.95
+_SEED = 0  # of every drawing: whoever scores the same answers again finds the same intervals
 _DRAWN_AT_A_TIME = 1 << 22  # numbers: 32 MiB
 
 
@@ -63,16 +64,6 @@ def confusion_matrix(
     return matrix
 
 
-def accuracy_of(confusion: Counts) -> float:
-    """Accuracy of a matrix (labels, labels + 1)."""
-    return float(_metrics(*_cells_of(confusion), labels=len(confusion))["accuracy"][0])
-
-
-def macro_f1_of(confusion: Counts) -> float:
-    """Macro F1 of a matrix (labels, labels + 1)."""
-    return float(_metrics(*_cells_of(confusion), labels=len(confusion))["macro_f1"][0])
-
-
 def mean_f1(right: Counts | Floats, either: Counts | Floats) -> Floats:
     """Macro F1 of each sample, (samples,): over the labels that are in it, seen or said.
 
@@ -93,7 +84,6 @@ def score(
     labels: Sequence[str],
     *,
     bootstrap_samples: int,
-    seed: int = 0,
 ) -> Scores:
     """Accuracy, macro F1 and confusion with bootstrap intervals over the texts."""
     matrix = confusion_matrix(gold, predicted, labels)
@@ -103,17 +93,16 @@ def score(
         counts[0],
         lambda drawn: _metrics(right, said, drawn, labels=len(labels)),
         bootstrap_samples,
-        seed,
     )
     intervals = {name: interval_of(float(found[name][0]), spread[name]) for name in found}
     return Scores(**intervals, confusion=matrix)
 
 
-def share_right(right: Sequence[bool], *, bootstrap_samples: int, seed: int = 0) -> Interval:
+def share_right(right: Sequence[bool], *, bootstrap_samples: int) -> Interval:
     """Share of right answers with its bootstrap interval over the texts."""
     counts = np.array([len(right) - sum(right), sum(right)], dtype=np.int64)
     spread = _resampled(
-        counts, lambda drawn: {"right": drawn[:, 1] / max(1, len(right))}, bootstrap_samples, seed
+        counts, lambda drawn: {"right": drawn[:, 1] / max(1, len(right))}, bootstrap_samples
     )
     return interval_of(sum(right) / max(1, len(right)), spread["right"])
 
@@ -125,7 +114,6 @@ def paired_difference(
     labels: Sequence[str],
     *,
     bootstrap_samples: int,
-    seed: int = 0,
 ) -> dict[str, Interval]:
     """``first`` minus ``second`` on the same texts, accuracy and macro F1.
 
@@ -147,7 +135,7 @@ def paired_difference(
         return {name: ours[name] - theirs[name] for name in ours}
 
     found = differences(counts[None])
-    spread = _resampled(counts, differences, bootstrap_samples, seed)
+    spread = _resampled(counts, differences, bootstrap_samples)
     return {name: interval_of(float(found[name][0]), spread[name]) for name in found}
 
 
@@ -222,14 +210,13 @@ def _resampled(
     counts: Counts,
     metrics: Callable[[Counts], dict[str, Floats]],
     samples: int,
-    seed: int,
 ) -> dict[str, Floats]:
     """Metrics of bootstrap samples, (samples,): n texts drawn with replacement, counted by cell.
 
     Drawing texts is a multinomial over the cells that hold any: at most as many as texts. Some
     samples are drawn at a time, so that memory does not grow with their number.
     """
-    total, rng = int(counts.sum()), np.random.default_rng(seed)
+    total, rng = int(counts.sum()), np.random.default_rng(_SEED)
     shares = counts / max(1, total)
     some = max(1, _DRAWN_AT_A_TIME // max(1, len(counts)))
     parts = [

@@ -10,6 +10,8 @@ import numpy as np
 from ollama_bridge.evaluation.metrics import Floats, Interval, interval_of, mean_f1
 
 Columns = Mapping[str, np.ndarray]  # of strings or numbers
+_SEED_OF_TEXTS = 0
+_SEED_OF_RUNS = 1  # another: the runs are drawn independently of the texts
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class SeedInterval(Interval):
     of_seeds: tuple[float, ...] = ()
 
 
-def drawings(texts: int, *, samples: int, seed: int = 0) -> Floats:
+def drawings(texts: int, *, samples: int) -> Floats:
     """How often each text is drawn: (1 + samples, texts); in the first row each is there once."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED_OF_TEXTS)
     drawn = rng.multinomial(texts, np.full(texts, 1 / texts), size=samples)
     return np.concatenate([np.ones((1, texts)), drawn.astype(np.float64)])
 
@@ -54,7 +56,7 @@ def metrics_of(columns: Columns, labels: Sequence[str], weights: Floats) -> dict
     return metrics
 
 
-def over_seeds(runs: Sequence[Floats], *, seed: int = 1) -> SeedInterval:
+def over_seeds(runs: Sequence[Floats]) -> SeedInterval:
     """The mean over runs of a metric, or of a difference between two arms.
 
     Seeds are drawn with replacement, as the texts were. With few of them the interval is rather
@@ -64,11 +66,10 @@ def over_seeds(runs: Sequence[Floats], *, seed: int = 1) -> SeedInterval:
         runs: (1 + samples,) of each seed, all with the same drawings. For a difference: of both
             arms with the same seed, so that what a hard text or an order of batches does to both
             cancels out.
-        seed: Of the drawing.
     """
     values = np.stack(runs, axis=1)
     count = values.shape[1]
-    drawn = np.random.default_rng(seed).multinomial(
+    drawn = np.random.default_rng(_SEED_OF_RUNS).multinomial(
         count, np.full(count, 1 / count), size=len(values) - 1
     )
     found = interval_of(float(values[0].mean()), (values[1:] * drawn).sum(axis=1) / count)

@@ -11,8 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -20,6 +19,7 @@ import httpx
 from ollama_bridge.client.clock import HTTPX_ERRORS
 from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.environment import reading_environment
+from ollama_bridge.closing import Closing
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge
 from ollama_bridge.registry.credentials import Credentials, hide
@@ -100,7 +100,7 @@ class Reply:
         return whole_url(self.url, self.headers.get("Location", ""))
 
 
-class RegistrySession:
+class RegistrySession(Closing):
     """Speaks to one repository; use as a context manager.
 
     Args:
@@ -144,16 +144,7 @@ class RegistrySession:
             )
         bound(self._http)
 
-    def __enter__(self) -> Self:
-        """Enter the block that closes the connections at its end."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close every connection."""
         self._http.close()
 
