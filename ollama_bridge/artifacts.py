@@ -12,99 +12,18 @@ in the key does not change the result.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any, ClassVar, Self, TextIO
+from typing import ClassVar, Self
 
-from ollama_bridge.assets import disk_full
+from ollama_bridge.digests import JSONValue, canonical_json, digest_file, digest_text
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.replacement import replacement_of
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
-
-JSONValue = Any  # what json.dumps accepts; Any because JSON is recursive and mypy reads it badly
-
-
-def canonical_json(value: JSONValue) -> str:
-    """The one spelling of a JSON value that digests are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def digest_text(text: str) -> str:
-    """sha256 of a text, in hex. Half a surrogate pair has one, too."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """sha256 of a file, in hex; never read whole into memory."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_text_atomic(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a file so that a reader sees the old text or the new one, never half of it.
-
-    Half a surrogate pair, which a server's JSON may hold and UTF-8 cannot, becomes a ``?``.
-
-    Args:
-        path: Of the file; where it is a link, what that leads to is written.
-        text: What shall stand in it.
-        private: A new file is for its owner alone; an old one keeps its permissions anyway.
-
-    Raises:
-        DiskFullError: there is no room; the old file is untouched.
-    """
-    with open_atomic(path, private=private) as stream:
-        stream.write(text)
-
-
-@contextlib.contextmanager
-def open_atomic(path: Path, *, private: bool = False) -> Iterator[TextIO]:
-    """A file to be written piece by piece, see :func:`write_text_atomic`.
-
-    It is there when the block ends well, and the old one stays if it does not.
-
-    Raises:
-        DiskFullError: there is no room; the old file is untouched.
-    """
-    try:
-        with replacement_of(path, private=private) as stream:
-            yield stream
-    except OSError as exc:
-        raise_if_disk_full(exc, path)
-        raise
-
-
-def write_json_atomic(path: Path, value: JSONValue) -> None:
-    """Write a value as JSON that people can read, see :func:`write_text_atomic`."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_json_lines_atomic(path: Path, values: Iterable[JSONValue]) -> None:
-    """Write a value a line, one after the other, see :func:`write_text_atomic`."""
-    with open_atomic(path) as stream:
-        for value in values:
-            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def read_json_lines(path: Path) -> list[JSONValue]:
-    """What :func:`write_json_lines_atomic` wrote."""
-    # Not splitlines(): a text may hold U+2028 and its like.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
-
-
-def raise_if_disk_full(exc: OSError, path: Path) -> None:
-    """Turn "no space left" into the error that says what to do; leave others alone."""
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise disk_full(path) from exc
 
 
 @dataclass(frozen=True)

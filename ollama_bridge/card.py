@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from ollama_bridge.artifacts import digest_text
 from ollama_bridge.client import ModelDetails
+from ollama_bridge.digests import digest_text
 from ollama_bridge.provenance import Made, Provenance, portable
 from ollama_bridge.verify.certificate import Certificate
 

@@ -22,8 +22,9 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import IO
 
-from ollama_bridge.artifacts import digest_file, raise_if_disk_full
 from ollama_bridge.assets import home_dir
+from ollama_bridge.atomic_files import raise_if_disk_full
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ArtifactError
 
 _PIP_REQUIREMENT = "pip>=25,<27"

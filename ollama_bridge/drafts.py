@@ -26,18 +26,10 @@ from importlib import metadata
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.artifacts import (
-    MANIFEST_NAME,
-    FileEntry,
-    JSONValue,
-    Manifest,
-    Work,
-    digest_file,
-    raise_if_disk_full,
-    write_text_atomic,
-)
+from ollama_bridge.artifacts import MANIFEST_NAME, FileEntry, Manifest, Work
+from ollama_bridge.atomic_files import raise_if_disk_full, sync_to_disk, write_text_atomic
+from ollama_bridge.digests import JSONValue, digest_file
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.replacement import sync_to_disk
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 # Their versions can change a number, so they are written into every manifest.

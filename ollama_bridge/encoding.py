@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 
 from ollama_bridge.answer_text import THOUGHT_END
-from ollama_bridge.artifacts import canonical_json, digest_text
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.end_tokens import end_of_turns

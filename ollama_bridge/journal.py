@@ -14,10 +14,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.atomic_files import raise_if_disk_full, replacement_of, sync_to_disk
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.replacement import replacement_of, sync_to_disk
 
 JSONRecord = dict[str, Any]  # whatever json.loads gives
 Place = tuple[int, int]  # where a line begins, and its length in bytes

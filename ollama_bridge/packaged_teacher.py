@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.data.packages import fetch_package_file
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ModelNotFoundError
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 

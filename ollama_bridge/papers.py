@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.card import is_as_written, model_card
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.store import find_manifest

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.template.thinking_tags import find_thinking_tags
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import Work, digest_text
+from ollama_bridge.artifacts import Work
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.client.values import find_model
@@ -23,6 +23,7 @@ from ollama_bridge.daemon.layout import state_dir
 from ollama_bridge.daemon.locks import hold_lock
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.tags import replace_tag
+from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ConfigError,

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import digest_text, raise_if_disk_full, write_json_atomic
 from ollama_bridge.assets import home_dir
+from ollama_bridge.atomic_files import raise_if_disk_full, write_json_atomic
+from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import locked
 from ollama_bridge.errors import ConfigError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ollama_bridge.artifacts import digest_text
+from ollama_bridge.digests import digest_text
 from ollama_bridge.encoding import EncodedExample
 
 _DIGITS = 13  # hexadecimal, as many as a float holds

@@ -65,13 +65,13 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are hashed when an artefact is committed."""
-    from ollama_bridge import artifacts, drafts
+    from ollama_bridge import digests, drafts
 
     names: list[str] = []
 
     def digest_file(path: Path) -> str:
         names.append(path.name)
-        return artifacts.digest_file(path)
+        return digests.digest_file(path)
 
     monkeypatch.setattr(drafts, "digest_file", digest_file)
     return names

@@ -18,12 +18,13 @@ ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
 
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"closing", "errors", "folder_files", "machine", "replacement", "system_tools"}),
+    frozenset({"closing", "digests", "errors", "folder_files", "machine", "system_tools"}),
     frozenset(
         {
             "artifacts",
             "reporting",
             "assets",
+            "atomic_files",
             "answer_text",
             "examples",
             "extras",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.artifacts import open_atomic, raise_if_disk_full
+from ollama_bridge.atomic_files import open_atomic, raise_if_disk_full
 from ollama_bridge.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.artifacts import write_text_atomic
 from ollama_bridge.assets import home_dir
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.cli.other_tags import messages_in
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelSummary

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.cli import completion, loaded, options, output
 from ollama_bridge.cli.progress import ConsoleReporter, bar
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.reporting import Note
 

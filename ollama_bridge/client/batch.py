@@ -22,7 +22,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ollama_bridge.artifacts import canonical_json, digest_text
 from ollama_bridge.client import health
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.batch_log import BatchLog
@@ -32,6 +31,7 @@ from ollama_bridge.client.jobs import BatchEvent, BatchLimits, Job
 from ollama_bridge.client.records import reply_to_record
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.client.values import Reply
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.journal import JSONRecord
 
 C_co = TypeVar("C_co", covariant=True)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ollama_bridge.artifacts import canonical_json, digest_text
 from ollama_bridge.client import model_check
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.asynchronous import AsyncClient
@@ -30,6 +29,7 @@ from ollama_bridge.client.model_check import check_models, content_of, digest_of
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 
 Concurrency = int | Literal["auto"]

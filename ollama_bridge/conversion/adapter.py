@@ -16,16 +16,10 @@ from pathlib import Path
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import (
-    AdapterFile,
-    Checkpoint,
-    Work,
-    canonical_json,
-    digest_file,
-    digest_text,
-)
+from ollama_bridge.artifacts import AdapterFile, Checkpoint, Work
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
+from ollama_bridge.digests import canonical_json, digest_file, digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS

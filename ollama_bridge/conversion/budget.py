@@ -18,13 +18,8 @@ from typing import Any
 import torch
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import (
-    Corpus,
-    JSONValue,
-    canonical_json,
-    digest_text,
-    write_text_atomic,
-)
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.conversion.budget_search import Target, check_size, search
 from ollama_bridge.conversion.budget_texts import (
     BudgetTexts,
@@ -35,6 +30,7 @@ from ollama_bridge.conversion.budget_texts import (
 )
 from ollama_bridge.conversion.round_trip import RoundTrip
 from ollama_bridge.conversion.sensitivity import measure_options
+from ollama_bridge.digests import JSONValue, canonical_json, digest_text
 from ollama_bridge.models.architectures.frame import TensorRule
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.rounding import rounded

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ollama_bridge.artifacts import Corpus, digest_text
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.digests import digest_text
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import read_examples

@@ -18,7 +18,7 @@ import numpy as np
 from gguf.constants import GGUFValueType
 from gguf.gguf_writer import GGUFWriter
 
-from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import ConversionError, GGUFError
 from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.quantization.encoders import Float32Array

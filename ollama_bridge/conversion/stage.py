@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from gguf.constants import GGML_QUANT_SIZES
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work, digest_file
+from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.source import Source, read_reference
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
+from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 
-from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.conversion.encoding import PIECE_VALUES, pieces
 from ollama_bridge.conversion.gguf_head import TableRow, pack_head
 from ollama_bridge.conversion.hashed_file import HashedFile

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_bridge.assets import disk_full
+from ollama_bridge.atomic_files import sync_to_disk
 from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
 from ollama_bridge.errors import DaemonInstallError
 from ollama_bridge.machine import cores
-from ollama_bridge.replacement import sync_to_disk
 from ollama_bridge.reporting import Note, Progress, Reporter
 
 STAGE = "daemon install"

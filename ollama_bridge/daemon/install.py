@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.daemon.build import STAGE, Site, build_ollama, build_runner
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.layout import (

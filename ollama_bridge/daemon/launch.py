@@ -20,7 +20,7 @@ from typing import Self
 
 import psutil
 
-from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.errors import DaemonInstallError
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import digest_file, write_text_atomic
 from ollama_bridge.assets import home_dir, named_dir
+from ollama_bridge.atomic_files import write_text_atomic
+from ollama_bridge.digests import digest_file
 from ollama_bridge.downloads import PinnedPackage
 
 # The sources of llama.cpp: the runner is built from them, and its converter is a test's oracle.

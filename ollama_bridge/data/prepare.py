@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, Work, digest_file, write_json_atomic
+from ollama_bridge.artifacts import Corpus, Work
+from ollama_bridge.atomic_files import write_json_atomic
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
 from ollama_bridge.data.cleaning import control_token
@@ -27,6 +28,7 @@ from ollama_bridge.data.snippets import (
 from ollama_bridge.data.splitting import Sizes, seeded_order, split
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
+from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples

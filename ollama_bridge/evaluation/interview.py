@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
-from ollama_bridge.artifacts import Corpus, canonical_json, digest_text
+from ollama_bridge.artifacts import Corpus
 from ollama_bridge.client.values import name_key
 from ollama_bridge.config import TaskSection
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import ContextOverflowError
 from ollama_bridge.evaluation.held_out import held_out_examples
 from ollama_bridge.examples import Example

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.answer_text import says, without_thought
-from ollama_bridge.artifacts import EvalReport, Manifest, write_json_atomic, write_text_atomic
+from ollama_bridge.artifacts import EvalReport, Manifest
+from ollama_bridge.atomic_files import write_json_atomic, write_text_atomic
 from ollama_bridge.config import TaskSection
 from ollama_bridge.drafts import Draft
 from ollama_bridge.evaluation.held_out import gold_labels

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ollama_bridge.answer_text import without_thought
-from ollama_bridge.artifacts import (
-    Artifact,
-    Checkpoint,
-    Corpus,
-    EvalReport,
-    Work,
-    digest_text,
-    read_json_lines,
-)
+from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work
+from ollama_bridge.atomic_files import read_json_lines
 from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import ConfigError

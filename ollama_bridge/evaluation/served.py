@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ollama_bridge.artifacts import Corpus, EvalReport, Work, canonical_json
+from ollama_bridge.artifacts import Corpus, EvalReport, Work
 from ollama_bridge.client.address import DEFAULT_PORT, read_address
 from ollama_bridge.client.values import find_model
 from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.digests import canonical_json
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelNotFoundError
 from ollama_bridge.evaluation.held_out import (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ollama_bridge.artifacts import canonical_json, digest_text
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import ArtifactError
 
 FORMAT_VERSION = 2

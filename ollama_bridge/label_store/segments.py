@@ -13,12 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ollama_bridge.artifacts import (
-    digest_file,
-    digest_text,
-    raise_if_disk_full,
-    write_text_atomic,
-)
+from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
+from ollama_bridge.digests import digest_file, digest_text
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.info import KEY_BYTES
 

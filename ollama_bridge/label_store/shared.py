@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.artifacts import raise_if_disk_full, write_text_atomic
+from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
 from ollama_bridge.drafts import locked
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo

@@ -14,13 +14,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import (
-    Checkpoint,
-    Work,
-    canonical_json,
-    digest_file,
-    digest_text,
-)
+from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.digests import canonical_json, digest_file, digest_text
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS

@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ollama_bridge.artifacts import MANIFEST_NAME, digest_file
+from ollama_bridge.artifacts import MANIFEST_NAME
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ModelError, ModelReferenceError
 from ollama_bridge.machine import cores
 from ollama_bridge.models.links import file_state

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ollama_bridge.artifacts import Checkpoint, Work, digest_text
+from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.links import link_file, linked_digests

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, canonical_json, digest_text
+from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.general import General, writable

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.errors import ArtifactError, ConfigError
 
 DTypeChoice = Literal["auto", "float32", "bfloat16"]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollama_bridge.artifacts import Checkpoint, JSONValue, Work, canonical_json, digest_text
+from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.digests import JSONValue, canonical_json, digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.generation_defaults import read_generation_config

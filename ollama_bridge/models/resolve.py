@@ -11,7 +11,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, digest_file
+from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ModelError, ModelReferenceError
 from ollama_bridge.models.adapter_base import refuse_quantized, refuse_rounded
 from ollama_bridge.models.adapter_folder import (

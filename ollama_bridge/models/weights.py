@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ollama_bridge.artifacts import raise_if_disk_full
+from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.floats import BF16, F16, F32, F64, Array
 from ollama_bridge.models.weight_files import weights_files

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import httpx
 
-from ollama_bridge.artifacts import raise_if_disk_full
 from ollama_bridge.assets import disk_full
+from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import RegistryBusyError, RegistryContentError
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, parse_manifest
 from ollama_bridge.registry.session import RegistrySession, Request

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from ollama_bridge.artifacts import canonical_json, digest_text
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import RegistryContentError
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"

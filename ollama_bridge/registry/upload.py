@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import digest_text, raise_if_disk_full, write_text_atomic
+from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
+from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import ArtifactError, RegistryBusyError, RegistryError
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession, Reply, Request

@@ -18,15 +18,8 @@ from pathlib import Path
 from typing import TextIO
 
 from ollama_bridge.answer_text import told_apart_by_case, without_thought
-from ollama_bridge.artifacts import (
-    Corpus,
-    Manifest,
-    Work,
-    digest_text,
-    open_atomic,
-    write_json_atomic,
-    write_json_lines_atomic,
-)
+from ollama_bridge.artifacts import Corpus, Manifest, Work
+from ollama_bridge.atomic_files import open_atomic, write_json_atomic, write_json_lines_atomic
 from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
@@ -34,6 +27,7 @@ from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.thinking import thinking_apart
 from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
+from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples

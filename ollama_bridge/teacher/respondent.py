@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn
 
-from ollama_bridge.artifacts import Manifest, canonical_json, digest_text, write_text_atomic
+from ollama_bridge.artifacts import Manifest
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import GivenUp, Job
@@ -18,6 +19,7 @@ from ollama_bridge.client.model_check import SOON, check_models, content_of, dig
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.config import TeacherSection
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.drafts import draft_path
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.examples import Message

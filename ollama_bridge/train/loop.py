@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ollama_bridge.artifacts import write_text_atomic
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError

@@ -10,8 +10,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ollama_bridge.artifacts import JSONValue, write_text_atomic
+from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.config import StudentSection
+from ollama_bridge.digests import JSONValue
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.loss_sections import HiddenLoss, LayerLoss
 from ollama_bridge.models.architectures import ARCHITECTURES

@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
     ModelNotFoundError,
     OllamaBridgeError,

@@ -19,7 +19,6 @@ from typing import Any
 import psutil
 import pytest
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import AsyncClient, Client
 from ollama_bridge.client.batch import daemons, question, run_batch
 from ollama_bridge.client.batch_log import BatchLog, Outcome
@@ -27,6 +26,7 @@ from ollama_bridge.client.batching import ask_all
 from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp
 from ollama_bridge.client.questions import to_call
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonTimeoutError, ModelNotFoundError
 
 pytestmark = pytest.mark.live

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import (
     AsyncClient,
     Client,
@@ -27,6 +26,7 @@ from ollama_bridge.client import (
 )
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
     ContextOverflowError,
     ContextReducedError,

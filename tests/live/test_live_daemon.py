@@ -11,10 +11,10 @@ import psutil
 import pytest
 from fakes.processes import has_ended
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.daemon import ensure
 from ollama_bridge.daemon.process import PrivateDaemon, free_port
 from ollama_bridge.daemon.store import locate_blob
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonInstallError, ModelNotFoundError
 
 pytestmark = pytest.mark.live

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.digests import digest_file
 
 pytestmark = pytest.mark.live
 

@@ -17,10 +17,10 @@ from fakes.real_registry import PASSWORD, USER, RealRegistry
 from fakes.redirect_front import redirect_front
 from fakes.terminal import interrupt
 
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.daemon.store import locate_blob
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonError, ParityError, RegistryError
 from ollama_bridge.packaging import package
 from ollama_bridge.papers import card

@@ -24,9 +24,9 @@ from fakes.daemon import (
 from pydantic import BaseModel
 
 from ollama_bridge import compat
-from ollama_bridge.artifacts import digest_file
 from ollama_bridge.client import Retries, Timeouts
 from ollama_bridge.client.retries import NO_RETRIES
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,

@@ -14,21 +14,20 @@ from pathlib import Path
 import pytest
 from fakes.stops import power_may_fail
 
-from ollama_bridge import artifacts
-from ollama_bridge.artifacts import (
-    Corpus,
-    Work,
-    digest_text,
+from ollama_bridge.artifacts import Checkpoint, Corpus, Work
+from ollama_bridge.atomic_files import (
     open_atomic,
+    raise_if_disk_full,
     read_json_lines,
+    sync_to_disk,
     write_json_lines_atomic,
     write_text_atomic,
 )
+from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.models.links import linked_digests
-from ollama_bridge.replacement import sync_to_disk
 
 
 def work(lr: float = 1.0) -> Work:
@@ -159,7 +158,7 @@ def test_wrong_kind_is_refused(tmp_path: Path) -> None:
     """A corpus is not taken for a checkpoint."""
     make(tmp_path / "corpus")
     with pytest.raises(ArtifactError, match="is a corpus, not a checkpoint"):
-        artifacts.Checkpoint.open(tmp_path / "corpus")
+        Checkpoint.open(tmp_path / "corpus")
 
 
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ def test_where_to_go_from_a_full_disk(
     monkeypatch.setenv("OLLAMA_BRIDGE_DAEMON_DIR", str(tmp_path / "daemons"))
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(DiskFullError) as caught:
-        artifacts.raise_if_disk_full(full, tmp_path / place)
+        raise_if_disk_full(full, tmp_path / place)
     assert elsewhere in (caught.value.hint or "")
 
 

@@ -10,9 +10,10 @@ import pytest
 from fakes.ggufs import metadata_of
 from fakes.models import build_tiny_checkpoint
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work, canonical_json, digest_text
+from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.client import Client
 from ollama_bridge.config import Recipe, parse_recipe
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.given_template import with_chat_template
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values

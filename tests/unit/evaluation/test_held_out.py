@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from fakes.trainable import commit
 
-from ollama_bridge.artifacts import Corpus, digest_text
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.digests import digest_text
 from ollama_bridge.evaluation.held_out import held_out_examples
 from ollama_bridge.examples import Example, Message, write_examples
 

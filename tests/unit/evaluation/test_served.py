@@ -14,7 +14,8 @@ import pytest
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Corpus, read_json_lines
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.atomic_files import read_json_lines
 from ollama_bridge.client import ModelDetails
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, ModelNotFoundError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge.artifacts import digest_file
+from ollama_bridge.digests import digest_file
 from ollama_bridge.models import digests_ahead
 from ollama_bridge.models.digests_ahead import begin_digests, digests_of
 from ollama_bridge.models.weight_files import INDEX_NAME, WEIGHTS_NAME

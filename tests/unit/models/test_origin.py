@@ -12,8 +12,9 @@ from fakes.ggufs import metadata_of, rewrite
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
 
-from ollama_bridge.artifacts import Checkpoint, Work, canonical_json, digest_text
+from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.conversion import convert, convert_adapter
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.given_template import with_chat_template
 from ollama_bridge.models.merge import base_with_values

@@ -15,7 +15,7 @@ import pytest
 from fakes.adapters import build_adapter, change_settings
 from fakes.models import build_tiny_checkpoint
 
-from ollama_bridge import artifacts
+from ollama_bridge import digests
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ArtifactError, GGUFError, ModelError, ModelReferenceError
@@ -236,7 +236,7 @@ def test_what_a_training_leaves_beside_an_adapter_is_not_read(
 
     def digest_file(path: Path) -> str:
         hashed.append(path.name)
-        return artifacts.digest_file(path)
+        return digests.digest_file(path)
 
     monkeypatch.setattr(cached, "digest_file", digest_file)
     for content in ("of one run", "of another"):

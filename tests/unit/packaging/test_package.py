@@ -18,9 +18,10 @@ from fakes.exports import tiny_exports
 from fakes.ggufs import metadata_of, rewrite
 
 from ollama_bridge import packaging, registration
-from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work, digest_file
+from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
+from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, ConfigError, ModelError, ModelfileError
 from ollama_bridge.inspection import verify

@@ -13,7 +13,7 @@ import pytest
 from fakes.listening import Listener
 from fakes.serving import FakeDaemon, small_reference
 
-from ollama_bridge import artifacts, registration
+from ollama_bridge import digests, registration
 from ollama_bridge.artifacts import AdapterFile, GGUFFile, Work
 from ollama_bridge.client import Reply
 from ollama_bridge.drafts import open_draft
@@ -603,7 +603,7 @@ def test_what_was_hashed_while_it_was_written_is_not_hashed_again(
 
     def digest_file(path: Path) -> str:
         read.append(path)
-        return artifacts.digest_file(path)
+        return digests.digest_file(path)
 
     monkeypatch.setattr(registration, "digest_file", digest_file)
     os.utime(gguf.path / "manifest.json", (manifest_s, manifest_s))

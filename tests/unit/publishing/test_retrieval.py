@@ -15,7 +15,7 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.registry import REFERENCE, MemoryRegistry, asks_for, layer_of
 from fakes.serving import small_reference
 
-from ollama_bridge.artifacts import digest_text
+from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,

@@ -14,9 +14,10 @@ import torch
 from fakes.trainable import tiny_base, tiny_corpus
 
 from ollama_bridge import drafts
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, digest_file
+from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.batches import Batch
 from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.digests import digest_file
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ModelError
 from ollama_bridge.examples import read_examples

@@ -1,6 +1,6 @@
-"""Puts a new file in the place of an old one: whole or not at all, and for the same readers.
+"""Files that are there whole or not at all: a new one takes the place of an old one at the end.
 
-Also brings to the disk what has its place already.
+It is for the same readers as the old one. Also brings to the disk what has its place already.
 """
 
 from __future__ import annotations
@@ -9,11 +9,74 @@ import contextlib
 import errno
 import fcntl
 import glob
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
+
+from ollama_bridge.assets import disk_full
+from ollama_bridge.digests import JSONValue
+
+
+def write_text_atomic(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a file so that a reader sees the old text or the new one, never half of it.
+
+    Half a surrogate pair, which a server's JSON may hold and UTF-8 cannot, becomes a ``?``.
+
+    Args:
+        path: Of the file; where it is a link, what that leads to is written.
+        text: What shall stand in it.
+        private: A new file is for its owner alone; an old one keeps its permissions anyway.
+
+    Raises:
+        DiskFullError: there is no room; the old file is untouched.
+    """
+    with open_atomic(path, private=private) as stream:
+        stream.write(text)
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path, *, private: bool = False) -> Iterator[TextIO]:
+    """A file to be written piece by piece, see :func:`write_text_atomic`.
+
+    It is there when the block ends well, and the old one stays if it does not.
+
+    Raises:
+        DiskFullError: there is no room; the old file is untouched.
+    """
+    try:
+        with replacement_of(path, private=private) as stream:
+            yield stream
+    except OSError as exc:
+        raise_if_disk_full(exc, path)
+        raise
+
+
+def write_json_atomic(path: Path, value: JSONValue) -> None:
+    """Write a value as JSON that people can read, see :func:`write_text_atomic`."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines_atomic(path: Path, values: Iterable[JSONValue]) -> None:
+    """Write a value a line, one after the other, see :func:`write_text_atomic`."""
+    with open_atomic(path) as stream:
+        for value in values:
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[JSONValue]:
+    """What :func:`write_json_lines_atomic` wrote."""
+    # Not splitlines(): a text may hold U+2028 and its like.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def raise_if_disk_full(exc: OSError, path: Path) -> None:
+    """Turn "no space left" into the error that says what to do; leave others alone."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise disk_full(path) from exc
 
 
 @contextlib.contextmanager
