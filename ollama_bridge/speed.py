@@ -34,7 +34,7 @@ from ollama_bridge.client.values import find_model
 from ollama_bridge.daemon.runners import BLOB, runners
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
-from ollama_bridge.speed_bound import memory_bandwidth, read_bytes
+from ollama_bridge.speed_bound import memory_bytes_per_s, read_bytes
 
 STAGE = "bench"
 _WORDS = [
@@ -188,7 +188,7 @@ def measure_speed(
     load: Load,
     *,
     host: str | None = None,
-    bandwidth: float | None = None,
+    bandwidth_bytes_per_s: float | None = None,
     reporter: Reporter | None = None,
 ) -> list[TagSpeed]:
     """Measure tags one after the other; each is taken out of memory first.
@@ -197,8 +197,8 @@ def measure_speed(
         tags: Of the daemon.
         load: What is asked.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        bandwidth: Bytes a second; None: measured here, for models that the processors of this
-            machine run.
+        bandwidth_bytes_per_s: Of memory; None: measured here, for models that the processors of
+            this machine run.
         reporter: Hears of progress.
 
     Raises:
@@ -208,16 +208,22 @@ def measure_speed(
     """
     if not tags:
         raise ConfigError("no tags were named", hint="ollama-bridge ls")
-    here = memory_bandwidth() if bandwidth is None and read_address(host).loopback else None
-    return asyncio.run(_measure_all(tags, load, host, bandwidth, here, reporter or NullReporter()))
+    here_bytes_per_s = None
+    if bandwidth_bytes_per_s is None and read_address(host).loopback:
+        here_bytes_per_s = memory_bytes_per_s()
+    return asyncio.run(
+        _measure_all(
+            tags, load, host, bandwidth_bytes_per_s, here_bytes_per_s, reporter or NullReporter()
+        )
+    )
 
 
 async def _measure_all(
     tags: Sequence[str],
     load: Load,
     host: str | None,
-    bandwidth: float | None,
-    bandwidth_here: float | None,
+    bandwidth_bytes_per_s: float | None,
+    here_bytes_per_s: float | None,
     reporter: Reporter,
 ) -> list[TagSpeed]:
     total = len(tags) * len(load.concurrencies) * load.requests
@@ -243,16 +249,16 @@ async def _measure_all(
             size_bytes = sizes[tag]
             tensors = details.raw.get("tensors") or ()
             weights_bytes = read_bytes(tensors, details.model_info) or size_bytes
-            allowed = bandwidth
-            if bandwidth_here is not None and await _is_on_processors(client, tag, details):
-                allowed = bandwidth_here
+            allowed_bytes_per_s = bandwidth_bytes_per_s
+            if here_bytes_per_s is not None and await _is_on_processors(client, tag, details):
+                allowed_bytes_per_s = here_bytes_per_s
             found.append(
                 TagSpeed(
                     tag,
                     first.timings.load_s,
                     size_bytes,
                     weights_bytes,
-                    None if allowed is None else allowed / weights_bytes,
+                    None if allowed_bytes_per_s is None else allowed_bytes_per_s / weights_bytes,
                     tuple(measured),
                 )
             )
@@ -329,14 +335,14 @@ class _Asker:
             Spread.of([one.first_token_s for one in requests if one.first_token_s is not None]),
             None if unanswered else Spread.of(answers_s),
             unanswered,
-            _rates(
+            _tokens_per_s(
                 [
                     (one.prompt_tokens - one.cached_tokens, one.timings.prompt_s)
                     for one in replies
                     if one.cached_tokens is not None
                 ]
             ),
-            _rates([(one.generated_tokens, one.timings.generate_s) for one in replies]),
+            _tokens_per_s([(one.generated_tokens, one.timings.generate_s) for one in replies]),
             sum(one.generated_tokens for one in replies) / elapsed_s,
             Spread.of([float(one.generated_tokens) for one in replies]),
         )
@@ -363,6 +369,6 @@ class _Asker:
         return f"{' '.join(words)}: tell a long story with these words."
 
 
-def _rates(pairs: Sequence[tuple[int, float]]) -> Spread | None:
+def _tokens_per_s(pairs: Sequence[tuple[int, float]]) -> Spread | None:
     rates = [tokens / time_s for tokens, time_s in pairs if time_s > 0]
     return Spread.of(rates, more_is_better=True)

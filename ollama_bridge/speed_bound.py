@@ -34,7 +34,7 @@ _BLOCKS = {
 }
 
 
-def memory_bandwidth(threads: int | None = None) -> float:
+def memory_bytes_per_s(threads: int | None = None) -> float:
     """Bytes a second that this machine reads, in several threads.
 
     The larger of two: a scan of memory for a byte that is not in it, and a copy, of which both
@@ -49,15 +49,19 @@ def memory_bandwidth(threads: int | None = None) -> float:
     share_bytes = _BUFFER_BYTES // threads
     begins = [number * share_bytes for number in range(threads)]
     from_, to = ctypes.addressof(source), ctypes.addressof(target)
-    rate = 2 * _rate([(ctypes.memmove, to + at, from_ + at, share_bytes) for at in begins])
+    bytes_per_s = 2 * _bytes_per_s(
+        [(ctypes.memmove, to + at, from_ + at, share_bytes) for at in begins]
+    )
     scan = getattr(ctypes.CDLL(None), "memchr", None) if os.name == "posix" else None
     if scan is not None:
         scan.restype, scan.argtypes = (
             ctypes.c_void_p,
             (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t),
         )
-        rate = max(rate, _rate([(scan, from_ + at, 2, share_bytes) for at in begins]))
-    return rate
+        bytes_per_s = max(
+            bytes_per_s, _bytes_per_s([(scan, from_ + at, 2, share_bytes) for at in begins])
+        )
+    return bytes_per_s
 
 
 def read_bytes(tensors: Sequence[Mapping[str, Any]], model_info: Mapping[str, Any]) -> int | None:
@@ -87,7 +91,7 @@ def read_bytes(tensors: Sequence[Mapping[str, Any]], model_info: Mapping[str, An
     return round(total) or None
 
 
-def _rate(calls: Sequence[tuple[Callable[..., object], int, int, int]]) -> float:
+def _bytes_per_s(calls: Sequence[tuple[Callable[..., object], int, int, int]]) -> float:
     """Bytes a second of calls that run at once; through ctypes the interpreter's lock is free."""
     best_s = math.inf
     for _ in range(_LAPS):

@@ -76,14 +76,14 @@ def free_bytes(device: torch.device) -> int:
     On a CPU that is what the system calls available: free, or given up by caches when asked for.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free) + unused
+        unreserved_bytes, _ = torch.cuda.mem_get_info(device)
+        unused_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(unreserved_bytes) + unused_bytes
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    free_bytes = int(psutil.virtual_memory().available)
+    available_bytes = int(psutil.virtual_memory().available)
     container = machine.container_memory(machine.CGROUP)
-    return free_bytes if container is None else min(free_bytes, container.free_bytes)
+    return available_bytes if container is None else min(available_bytes, container.free_bytes)
 
 
 def check_room(
@@ -110,14 +110,15 @@ def check_room(
     config = read_config(folder)
     parameters = count_parameters(folder, config)
     number_bytes = kept_bytes if is_mapped(folder, config) else FLOAT32_BYTES
-    needed = int(copies * parameters * number_bytes * BESIDE_WEIGHTS)
-    free = free_bytes(torch.device("cpu"))
-    if needed > free:
+    needed_bytes = int(copies * parameters * number_bytes * BESIDE_WEIGHTS)
+    available_bytes = free_bytes(torch.device("cpu"))
+    if needed_bytes > available_bytes:
         in_type = " in float32" if number_bytes == FLOAT32_BYTES else ""
         in_each = f" in each of {copies} processes" if copies > 1 else ""
         raise ModelError(
             f"not enough memory for {purpose}: {parameters / 1e9:.2g} billion parameters{in_type}"
-            f"{in_each} need {needed / 1e9:.3g} GB of memory, only {free / 1e9:.3g} GB are free",
+            f"{in_each} need {needed_bytes / 1e9:.3g} GB of memory, only "
+            f"{available_bytes / 1e9:.3g} GB are free",
             hint=hint,
         )
 
@@ -167,16 +168,16 @@ class PeakMemory:
         """The most since the block began, or since this was asked last; begins anew."""
         with self._looks:
             self._look()
-            peak, self.peak_bytes = self.peak_bytes, used_bytes(self._device)
+            lap_bytes, self.peak_bytes = self.peak_bytes, used_bytes(self._device)
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
-        return peak
+        return lap_bytes
 
     def _look(self) -> None:
-        used = used_bytes(self._device)
+        held_bytes = used_bytes(self._device)
         if self._device.type == "cuda":
-            used = torch.cuda.max_memory_allocated(self._device)
-        self.peak_bytes = max(self.peak_bytes, used)
+            held_bytes = torch.cuda.max_memory_allocated(self._device)
+        self.peak_bytes = max(self.peak_bytes, held_bytes)
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval_s):

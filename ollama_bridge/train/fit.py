@@ -145,27 +145,29 @@ def forecast(
     """
     ranks = ranks or Ranks()
     trial = _Trial(micro_step, batches, weights, device, ranks)
-    free = free_bytes(device)
+    available_bytes = free_bytes(device)
     if device.type != "cuda":
-        free = max(0, free - weights.gathered_bytes) // ranks.on_this_machine
-    free = -int(ranks.largest(-free))
+        available_bytes = max(0, available_bytes - weights.gathered_bytes) // ranks.on_this_machine
+    available_bytes = -int(ranks.largest(-available_bytes))
     trained = sum(parameter.numel() for parameter in weights.parameters.values())
-    moments = trained * MOMENT_BYTES
-    if moments + trained * GRADIENT_BYTES > free:
-        raise _too_large(moments + trained * GRADIENT_BYTES, free, "gradients and optimizer")
-    room = free / _RESERVE - moments
+    moments_bytes = trained * MOMENT_BYTES
+    lasting_bytes = moments_bytes + trained * GRADIENT_BYTES
+    if lasting_bytes > available_bytes:
+        raise _too_large(lasting_bytes, available_bytes, "gradients and optimizer")
+    room_bytes = available_bytes / _RESERVE - moments_bytes
 
-    one, twice = _one_example(trial, batches, settings, room)
-    if one.extra_bytes > room:
-        raise _too_large(moments + one.extra_bytes, free, f"an example of {one.tokens} tokens")
-    share = -(-settings.batch_tokens // ranks.size)
-    most = Plan(min(settings.micro_batch_tokens or share, share), twice)
+    one, twice = _one_example(trial, batches, settings, room_bytes)
+    if one.extra_bytes > room_bytes:
+        needed_bytes = moments_bytes + one.extra_bytes
+        raise _too_large(needed_bytes, available_bytes, f"an example of {one.tokens} tokens")
+    share_tokens = -(-settings.batch_tokens // ranks.size)
+    most = Plan(min(settings.micro_batch_tokens or share_tokens, share_tokens), twice)
     search = _Search(
-        _foreseen(trial, batches, one, most, room),
+        _foreseen(trial, batches, one, most, room_bytes),
         least_tokens=one.tokens,
         may_compute_twice=settings.activation_checkpointing is None,
-        free_bytes=free,
-        moments_bytes=moments,
+        free_bytes=available_bytes,
+        moments_bytes=moments_bytes,
     )
     steps = [
         search.fitting(
@@ -180,7 +182,7 @@ def forecast(
     }
     plan = search.plan
     # Shares are whole examples, so one may be larger than the others: the limit holds it to size.
-    if plan.micro_batch_tokens == share and ranks.size == 1:
+    if plan.micro_batch_tokens == share_tokens and ranks.size == 1:
         plan = replace(plan, micro_batch_tokens=None)
 
     update_s = _update_s(trained, device)
@@ -189,11 +191,11 @@ def forecast(
         count * (step.seconds / step.tokens * tokens + update_s)
         for count, step in zip(phase_steps, steps, strict=True)
     )
-    extra = max(step.extra_bytes for step in (one, *steps, *beside.values()))
+    extra_bytes = max(step.extra_bytes for step in (one, *steps, *beside.values()))
     return Forecast(
         plan,
-        peak_bytes=trial.held_bytes + int(_RESERVE * (moments + extra)),
-        free_bytes=free,
+        peak_bytes=trial.held_bytes + int(_RESERVE * (moments_bytes + extra_bytes)),
+        free_bytes=available_bytes,
         training_s=training_s,
         disk_bytes=_disk_bytes(
             settings, training_s, trained=weights.count, all_weights=model_weights
@@ -250,9 +252,9 @@ class _Trial:
 
     def __call__(self, members: tuple[int, ...], plan: Plan, phase: int = 0) -> _Step:
         start_s = time.perf_counter()
-        _, extra = self._measured(lambda: self._micro_step(phase, members, plan))
+        _, extra_bytes = self._measured(lambda: self._micro_step(phase, members, plan))
         seconds = time.perf_counter() - start_s
-        return _Step(self._batches.padded_tokens(members), extra, seconds)
+        return _Step(self._batches.padded_tokens(members), extra_bytes, seconds)
 
     def heaviest(self, phase: int, plan: Plan) -> _Step:
         """The heaviest part of a batch that the plan lets be computed at once."""
@@ -261,24 +263,24 @@ class _Trial:
 
     def beside(self, work: SideWork, plan: Plan) -> _Step:
         """A part of the work beside the steps."""
-        seconds, extra = self._measured(lambda: work.attempt(plan))
-        return _Step(0, extra, seconds or 0.0)
+        seconds, extra_bytes = self._measured(lambda: work.attempt(plan))
+        return _Step(0, extra_bytes, seconds or 0.0)
 
     def _measured(self, attempt: Callable[[], R]) -> tuple[R | None, float]:
         """What an attempt returns (None where memory was out), and the most it took anywhere."""
-        found, extra = None, math.inf
+        found, extra_bytes = None, math.inf
         release_unused(self._device)
         try:
             with PeakMemory(self._device) as memory:
                 found = attempt()
                 _wait(self._device)
-            extra = float(memory.peak_bytes - self.held_bytes)
+            extra_bytes = float(memory.peak_bytes - self.held_bytes)
         except torch.OutOfMemoryError:
             if self._weights.in_step:  # the others wait for this process in the middle of a layer
                 raise
         finally:
             self._weights.clear_gradients()
-        return found, self._ranks.largest(extra)  # all try the same next
+        return found, self._ranks.largest(extra_bytes)  # all try the same next
 
 
 @dataclass
@@ -312,12 +314,12 @@ class _Search:
         Raises:
             TrainingError: not even the smallest parts fit.
         """
-        room = self.free_bytes / _RESERVE - self.moments_bytes
-        while (step := attempt(self.plan)).extra_bytes > room:
+        room_bytes = self.free_bytes / _RESERVE - self.moments_bytes
+        while (step := attempt(self.plan)).extra_bytes > room_bytes:
             smaller = self._smaller() if remedy is None else None
             if smaller is None:
-                needed = self.moments_bytes + step.extra_bytes
-                raise _too_large(needed, self.free_bytes, what, hint=remedy)
+                needed_bytes = self.moments_bytes + step.extra_bytes
+                raise _too_large(needed_bytes, self.free_bytes, what, hint=remedy)
             self.plan = smaller
         return step
 
@@ -333,24 +335,24 @@ class _Search:
 
 
 def _one_example(
-    trial: _Trial, batches: Batches, settings: OptimizerSection, room: float
+    trial: _Trial, batches: Batches, settings: OptimizerSection, room_bytes: float
 ) -> tuple[_Step, bool]:
     """The longest example, and whether its activations have to be computed twice."""
     longest, twice = batches.heaviest(1), bool(settings.activation_checkpointing)
     one = trial(longest, Plan(None, twice))
-    if one.extra_bytes > room and settings.activation_checkpointing is None:
+    if one.extra_bytes > room_bytes and settings.activation_checkpointing is None:
         one, twice = trial(longest, Plan(None, True)), True
     return one, twice
 
 
-def _foreseen(trial: _Trial, batches: Batches, one: _Step, plan: Plan, room: float) -> Plan:
+def _foreseen(trial: _Trial, batches: Batches, one: _Step, plan: Plan, room_bytes: float) -> Plan:
     """The plan with a limit by which the heaviest micro batch should fit: its own, a half, ..."""
     limit = plan.micro_batch_tokens or one.tokens
     few = trial(batches.heaviest(min(limit, max(2 * one.tokens, limit // 4))), plan)
     grows = 0.0
     if few.tokens > one.tokens and few.extra_bytes < math.inf:
         grows = max(0.0, few.extra_bytes - one.extra_bytes) / (few.tokens - one.tokens)
-    while limit > one.tokens and one.extra_bytes + grows * (limit - one.tokens) > room:
+    while limit > one.tokens and one.extra_bytes + grows * (limit - one.tokens) > room_bytes:
         limit //= 2
     return replace(plan, micro_batch_tokens=limit)
 
@@ -359,12 +361,12 @@ def _disk_bytes(
     settings: OptimizerSection, training_s: float, *, trained: int, all_weights: int
 ) -> int:
     """Room for the checkpoint, and for what is kept meanwhile; a new file beside the old one."""
-    needed = 4 * all_weights
+    needed_bytes = 4 * all_weights
     if training_s > settings.checkpoint_interval_s:
-        needed += 2 * trained * (4 + MOMENT_BYTES)
+        needed_bytes += 2 * trained * (4 + MOMENT_BYTES)
     if settings.early_stopping is not None:
-        needed += 2 * trained * 4
-    return needed
+        needed_bytes += 2 * trained * 4
+    return needed_bytes
 
 
 def _update_s(weights: int, device: torch.device) -> float:
@@ -388,10 +390,14 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _too_large(needed: float, free: int, what: str, *, hint: str | None = None) -> TrainingError:
-    size = f"{needed / 1e9:.1f} GB of memory" if needed < math.inf else "more memory than there is"
+def _too_large(
+    needed_bytes: float, available_bytes: int, what: str, *, hint: str | None = None
+) -> TrainingError:
+    size = "more memory than there is"
+    if needed_bytes < math.inf:
+        size = f"{needed_bytes / 1e9:.1f} GB of memory"
     return TrainingError(
-        f"{what} would need {size}, only {free / 1e9:.1f} GB are free",
+        f"{what} would need {size}, only {available_bytes / 1e9:.1f} GB are free",
         hint=hint
         or "close other programs, keep fewer layers (student.layers), or set max_length lower",
     )

@@ -111,7 +111,7 @@ class OnPolicy:
         self._batches: Batches | None = None
         self._ordered: tuple[int, list[int]] = (-1, [])
         self._written = self._tokens = self._ended = 0
-        self._seconds = 0.0
+        self._rollout_s = 0.0
 
     @property
     def longest(self) -> int:
@@ -195,8 +195,8 @@ class OnPolicy:
             "rollouts": self._written,
             "rollouts_ended": round(self._ended / self._written, 3),
             "rollouts_mean_tokens": round(self._tokens / self._written, 1),
-            "rollouts_tokens_per_s": round(self._tokens / self._seconds, 1),
-            "rollouts_s": round(self._seconds, 1),
+            "rollouts_tokens_per_s": round(self._tokens / self._rollout_s, 1),
+            "rollouts_s": round(self._rollout_s, 1),
         }
 
     @torch.no_grad()
@@ -300,7 +300,7 @@ class OnPolicy:
             numbers=share,
         )
         rollouts = ranks.gather(written)
-        self._seconds += time.perf_counter() - start_s
+        self._rollout_s += time.perf_counter() - start_s
         self._written += len(rollouts)
         self._ended += sum(rollout.ended for rollout in rollouts)
         self._tokens += sum(len(rollout.answer) for rollout in rollouts)

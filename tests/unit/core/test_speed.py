@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from ollama_bridge import cli
 from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
 from ollama_bridge.speed import Load, Spread, measure_speed
-from ollama_bridge.speed_bound import memory_bandwidth, read_bytes
+from ollama_bridge.speed_bound import memory_bytes_per_s, read_bytes
 from ollama_bridge.speed_picture import draw
 
 TAGS = {"m:latest": "d" * 64, "<other>:1": "e" * 64}
@@ -37,7 +37,7 @@ def test_every_tag_is_measured_at_every_concurrency() -> None:
     with FakeDaemon(models=TAGS) as daemon:
         daemon.thinking = ["Hm."]
         daemon.final["prompt_eval_cached_count"] = 2
-        speeds = measure_speed(list(TAGS), load, host=daemon.host, bandwidth=1e3)
+        speeds = measure_speed(list(TAGS), load, host=daemon.host, bandwidth_bytes_per_s=1e3)
         questions = [one for one in daemon.questions if is_measured(one)]
     assert [(speed.tag, one.concurrency) for speed in speeds for one in speed.measured] == [
         ("m:latest", 1),
@@ -135,7 +135,7 @@ def test_no_more_run_at_once_than_were_asked_for() -> None:
 
     with FakeDaemon(models=TAGS) as daemon:
         daemon.script = script
-        measure_speed(["m"], Load((3,), requests=6), host=daemon.host, bandwidth=1e9)
+        measure_speed(["m"], Load((3,), requests=6), host=daemon.host, bandwidth_bytes_per_s=1e9)
     assert most == 3
 
 
@@ -173,19 +173,19 @@ def test_what_a_token_reads_of_a_model() -> None:
 
 def test_bandwidth_is_a_machine_s() -> None:
     """Between a floppy disk's and a large GPU's."""
-    assert 1e6 < memory_bandwidth() < 1e14
+    assert 1e6 < memory_bytes_per_s() < 1e14
 
 
 def test_what_cannot_be_measured_is_told() -> None:
     """Before anything is."""
     with FakeDaemon(models=TAGS) as daemon:
         with pytest.raises(ModelNotFoundError, match="no model 'none'"):
-            measure_speed(["m", "none"], Load(), host=daemon.host, bandwidth=1e9)
+            measure_speed(["m", "none"], Load(), host=daemon.host, bandwidth_bytes_per_s=1e9)
         assert daemon.questions == []
         broken = Turn(fault=Fault.NO_DONE)
         daemon.script = lambda asked: broken if is_measured(asked.json) else Turn()
         with pytest.raises(DaemonError):
-            measure_speed(["m"], Load(), host=daemon.host, bandwidth=1e9)
+            measure_speed(["m"], Load(), host=daemon.host, bandwidth_bytes_per_s=1e9)
     with pytest.raises(ConfigError, match="no tags"):
         measure_speed([], Load())
     with pytest.raises(ConfigError, match="1 or more"):
