@@ -68,18 +68,7 @@ def prepare(
         if advice := advice_on_prompt(task.system, task.labels):
             reporter.emit(Note(_STAGE, "warning", advice))
         inputs = _find_inputs(data, reporter)
-        work = Work(
-            kind=Corpus.kind,
-            stage=_STAGE,
-            version=_VERSION,
-            inputs={name: digest_file(path) for name, path in inputs.files.items()},
-            settings={
-                "data": data.model_dump(mode="json", exclude={"path"}),
-                "format": inputs.format,
-                "task": task.model_dump(mode="json"),
-            },
-            seed=seed,
-        )
+        work = _work(inputs, data, task, seed=seed)
         with open_draft(out_dir, work) as draft:
             if draft.finished is not None:
                 timer.reuse(out_dir)
@@ -116,6 +105,22 @@ class _Inputs:
     files: Mapping[str, Path]
     format: str = ""
     packages: tuple[str, ...] = ()
+
+
+def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Work:
+    """What decides the corpus."""
+    return Work(
+        kind=Corpus.kind,
+        stage=_STAGE,
+        version=_VERSION,
+        inputs={name: digest_file(path) for name, path in inputs.files.items()},
+        settings={
+            "data": data.model_dump(mode="json", exclude={"path"}),
+            "format": inputs.format,
+            "task": task.model_dump(mode="json"),
+        },
+        seed=seed,
+    )
 
 
 def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:

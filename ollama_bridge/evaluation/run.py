@@ -87,21 +87,7 @@ def evaluate(
         for name, checkpoint in models.items()
         if task.kind == "reply"  # of which the answers' tokens are scored, through their ends
     }
-    work = Work(
-        kind=EvalReport.kind,
-        stage=STAGE,
-        version=_VERSION,
-        inputs={
-            "corpus": corpus.digest,
-            **{f"model {name}": checkpoint.digest for name, checkpoint in models.items()},
-        },
-        settings={
-            **_settings_key(settings, task, writes=writes),
-            "bootstrap_samples": settings.bootstrap_samples,
-            "names": list(models),
-            **{f"model {name}": key for name, key in ends.items() if key},
-        },
-    )
+    work = _work(models, corpus, settings, task, writes=writes, ends=ends)
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
@@ -144,6 +130,33 @@ def evaluate(
         reporter.emit(Metric(STAGE, len(examples), _numbers(manifest.facts)))
         timer.finish(out_dir, manifest.facts)
         return EvalReport(out_dir, manifest)
+
+
+def _work(
+    models: Mapping[str, Checkpoint],
+    corpus: Corpus,
+    settings: EvaluateSection,
+    task: TaskSection,
+    *,
+    writes: bool,
+    ends: Mapping[str, Mapping[str, str]],
+) -> Work:
+    """What decides the report; ``ends`` are of ``end_keys``, by the models' names."""
+    return Work(
+        kind=EvalReport.kind,
+        stage=STAGE,
+        version=_VERSION,
+        inputs={
+            "corpus": corpus.digest,
+            **{f"model {name}": checkpoint.digest for name, checkpoint in models.items()},
+        },
+        settings={
+            **_settings_key(settings, task, writes=writes),
+            "bootstrap_samples": settings.bootstrap_samples,
+            "names": list(models),
+            **{f"model {name}": key for name, key in ends.items() if key},
+        },
+    )
 
 
 def _score(

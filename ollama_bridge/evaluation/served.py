@@ -87,21 +87,16 @@ def evaluate_served(
     limit = min(
         (one for one in (settings.max_examples, settings.served_examples) if one), default=None
     )
-    version, where = client.version(), _machine(client.host)
-    work = Work(
-        kind=EvalReport.kind,
-        stage=STAGE,
-        version=_VERSION,
-        inputs={"corpus": corpus.digest, **{f"tag {name}": served[name].digest for name in tags}},
-        settings={
-            "tags": dict(tags),
-            "task": task.model_dump(mode="json"),
-            "examples": limit,
-            "bootstrap_samples": settings.bootstrap_samples,
-            "reply_tokens": settings.reply_tokens,
-            "daemon": [version, where],
-            **({"thinking": thinking} if thinking else {}),
-        },
+    daemon = [client.version(), _machine(client.host)]
+    work = _work(
+        tags,
+        served,
+        corpus,
+        settings,
+        task,
+        examples=limit,
+        daemon=daemon,
+        thinking=thinking,
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
@@ -109,7 +104,7 @@ def evaluate_served(
             return EvalReport(out_dir, draft.finished)
         examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
         identity = canonical_json(
-            [version, where, [[name, served[name].digest, options[name]] for name in tags]]
+            [*daemon, [[name, served[name].digest, options[name]] for name in tags]]
         )
         models = {
             name: TaggedModel(tag, options[name], f"{name} of {identity}")
@@ -136,6 +131,35 @@ def evaluate_served(
         forget_other_models(answers_path, models, corpus, task)
         timer.finish(out_dir, manifest.facts)
         return EvalReport(out_dir, manifest)
+
+
+def _work(
+    tags: Mapping[str, str],
+    served: Mapping[str, ModelSummary],
+    corpus: Corpus,
+    settings: EvaluateSection,
+    task: TaskSection,
+    *,
+    examples: int | None,
+    daemon: Sequence[str],
+    thinking: Sequence[str],
+) -> Work:
+    """What decides the report; ``daemon`` is its version and where it is."""
+    return Work(
+        kind=EvalReport.kind,
+        stage=STAGE,
+        version=_VERSION,
+        inputs={"corpus": corpus.digest, **{f"tag {name}": served[name].digest for name in tags}},
+        settings={
+            "tags": dict(tags),
+            "task": task.model_dump(mode="json"),
+            "examples": examples,
+            "bootstrap_samples": settings.bootstrap_samples,
+            "reply_tokens": settings.reply_tokens,
+            "daemon": list(daemon),
+            **({"thinking": list(thinking)} if thinking else {}),
+        },
+    )
 
 
 def _machine(host: str) -> str:

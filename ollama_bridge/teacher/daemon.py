@@ -88,17 +88,7 @@ def write_answers(
             at first, for a split, or for a label that is not rare. What was answered is kept.
     """
     reporter = reporter or NullReporter()
-    work = Work(
-        kind=Corpus.kind,
-        stage=STAGE,
-        # 2: labels as the task spells them. 3: of the test split nothing that has one is left out.
-        # 4: what an API's server leaves in an answer of the thoughts is told from it. Of a
-        # daemon's answers see `_is_of_before`.
-        version=3 if settings.base_url is None else 4,
-        inputs={"corpus": corpus.digest, "model": respondent.identity},
-        settings=_deciding(settings, labels),
-        seed=corpus.manifest.work.seed,
-    )
+    work = _work(corpus, settings, labels, identity=respondent.identity)
     writing = _Writing(respondent, settings, labels, seed=work.seed)
     # Beside the artefact: another treatment of the same replies asks for none of them again.
     log_path = out_dir.absolute().with_name(f"{out_dir.name}-replies.jsonl")
@@ -154,6 +144,23 @@ def write_answers(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return Corpus(out_dir, manifest)
+
+
+def _work(
+    corpus: Corpus, settings: TeacherSection, labels: Sequence[str], *, identity: str
+) -> Work:
+    """What decides the answers; ``identity`` is the respondent's."""
+    return Work(
+        kind=Corpus.kind,
+        stage=STAGE,
+        # 2: labels as the task spells them. 3: of the test split nothing that has one is left out.
+        # 4: what an API's server leaves in an answer of the thoughts is told from it. Of a
+        # daemon's answers see `_is_of_before`.
+        version=3 if settings.base_url is None else 4,
+        inputs={"corpus": corpus.digest, "model": identity},
+        settings=_deciding(settings, labels),
+        seed=corpus.manifest.work.seed,
+    )
 
 
 def _deciding(settings: TeacherSection, labels: Sequence[str]) -> dict[str, object]:

@@ -95,22 +95,15 @@ def label_by_daemon(
     train = read_examples(corpus.split_path("train"))
     first = next((example for example in train if example.is_answered), None)
     in_blanks = first is not None and begins_in_blanks(first, tokenizer, vocabulary)
-    work = Work(
-        kind=SoftLabels.kind,
-        stage=STAGE,
-        # 2: thoughts that the prompt opens have distributions. 3: none where the teacher cuts
-        # a text otherwise, in holes as well.
-        version=3,
-        inputs={"model": respondent.identity, "corpus": corpus.digest, "student": student.digest},
-        settings={
-            "top_k": settings.top_k,
-            "score": teacher.score,
-            "thinking": teacher.thinking,
-            "max_length": max_length,
-            # Such tokens had none before.
-            **({"first token": "with its blanks"} if in_blanks else {}),
-            **key_of_ends(tokenizer, corpus),
-        },
+    work = _work(
+        corpus,
+        student,
+        settings,
+        teacher,
+        identity=respondent.identity,
+        max_length=max_length,
+        in_blanks=in_blanks,
+        ends=key_of_ends(tokenizer, corpus),
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
@@ -158,6 +151,37 @@ def label_by_daemon(
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
+
+
+def _work(
+    corpus: Corpus,
+    student: Checkpoint,
+    settings: SoftLabelsSection,
+    teacher: TeacherSection,
+    *,
+    identity: str,
+    max_length: int,
+    in_blanks: bool,
+    ends: Mapping[str, str],
+) -> Work:
+    """What decides the labels; ``identity`` is the respondent's, ``ends`` are of ``end_keys``."""
+    return Work(
+        kind=SoftLabels.kind,
+        stage=STAGE,
+        # 2: thoughts that the prompt opens have distributions. 3: none where the teacher cuts
+        # a text otherwise, in holes as well.
+        version=3,
+        inputs={"model": identity, "corpus": corpus.digest, "student": student.digest},
+        settings={
+            "top_k": settings.top_k,
+            "score": teacher.score,
+            "thinking": teacher.thinking,
+            "max_length": max_length,
+            # Such tokens had none before.
+            **({"first token": "with its blanks"} if in_blanks else {}),
+            **ends,
+        },
+    )
 
 
 class _Asker:

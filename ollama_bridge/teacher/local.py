@@ -80,31 +80,22 @@ def label(
         DiskFullError: no room; what is labelled is kept.
     """
     reporter = reporter or NullReporter()
-    inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
-    if student is not None and not same_tokens(teacher, student):
-        inputs["student"] = student.digest
     own_tokenizer = load_tokenizer((student or teacher).path)
     tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)
     their_ends: dict[str, str] = {}
-    if student is not None and "student" in inputs and is_carried(teacher, student, settings):
+    if student is not None and is_carried(teacher, student, settings):
         their_ends = {
             f"teacher's {name}": ends
             for name, ends in key_of_matched_ends(tokenizer, corpus).items()
         }
-    work = Work(
-        kind=SoftLabels.kind,
-        stage=STAGE,
-        # 4: ends of turns that are not eos, and last turns of a teacher that has those alone.
-        # 5: answers behind thoughts that the two do not write alike.
-        version=5 if "student" in inputs else 2,
-        inputs=inputs,
-        settings={
-            **settings.effective(),
-            "max_length": max_length,
-            "dtype": dtype,
-            **key_of_ends(own_tokenizer, corpus),
-            **their_ends,
-        },
+    work = _work(
+        teacher,
+        corpus,
+        settings,
+        student=student,
+        max_length=max_length,
+        dtype=dtype,
+        ends={**key_of_ends(own_tokenizer, corpus), **their_ends},
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
@@ -145,6 +136,36 @@ def label(
             manifest = draft.commit(facts, digests=store.digests())
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
+
+
+def _work(
+    teacher: Checkpoint,
+    corpus: Corpus,
+    settings: SoftLabelsSection,
+    *,
+    student: Checkpoint | None,
+    max_length: int,
+    dtype: DTypeChoice,
+    ends: Mapping[str, str],
+) -> Work:
+    """What decides the labels; ``ends`` are of ``end_keys``."""
+    inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
+    if student is not None and not same_tokens(teacher, student):
+        inputs["student"] = student.digest
+    return Work(
+        kind=SoftLabels.kind,
+        stage=STAGE,
+        # 4: ends of turns that are not eos, and last turns of a teacher that has those alone.
+        # 5: answers behind thoughts that the two do not write alike.
+        version=5 if "student" in inputs else 2,
+        inputs=inputs,
+        settings={
+            **settings.effective(),
+            "max_length": max_length,
+            "dtype": dtype,
+            **ends,
+        },
+    )
 
 
 def _info(

@@ -91,24 +91,17 @@ def distill(
     settings = _settings_in_effect(settings, labels, teacher)
     labels = labels if settings.reads_soft_labels else None
     teacher = teacher if settings.loads_teacher else None
-    stage = STAGE if labels or teacher else CONTROL_STAGE
-    idle = settings.idle_keys
-    effective = {key: value for key, value in key_settings(settings).items() if key not in idle}
-    inputs = {"start": start, "corpus": corpus, "labels": labels, "teacher": teacher}
-    work = Work(
-        kind=Checkpoint.kind,
-        stage=stage,
-        version=_version(labels, settings, student),
-        inputs={name: one.digest for name, one in inputs.items() if one is not None},
-        settings={
-            **effective,
-            **student.effective(),
-            "system": system,
-            "labels": list(task_labels),
-            **key_of_ends(load_tokenizer(start.path), corpus),
-        },
-        seed=settings.seed,
+    work = _work(
+        start,
+        corpus,
+        labels,
+        settings,
+        student=student,
+        teacher=teacher,
+        system=system,
+        task_labels=task_labels,
     )
+    stage = work.stage
     with (
         Timed(reporter, stage) as timer,
         ranks.open_draft(out_dir, work, reporter) as draft,
@@ -157,7 +150,7 @@ def distill(
             material.tokenizer,
             result,
             settings={
-                **effective,
+                **_effective(settings),
                 "layers": list(parts.layers),
                 "dtype": precision.dtype_name,
                 "threads": precision.threads,
@@ -171,6 +164,41 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _work(
+    start: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels | None,
+    settings: DistillSection,
+    *,
+    student: StudentSection,
+    teacher: Checkpoint | None,
+    system: str | None,
+    task_labels: tuple[str, ...],
+) -> Work:
+    """What decides the student."""
+    inputs = {"start": start, "corpus": corpus, "labels": labels, "teacher": teacher}
+    return Work(
+        kind=Checkpoint.kind,
+        stage=STAGE if labels or teacher else CONTROL_STAGE,
+        version=_version(labels, settings, student),
+        inputs={name: one.digest for name, one in inputs.items() if one is not None},
+        settings={
+            **_effective(settings),
+            **student.effective(),
+            "system": system,
+            "labels": list(task_labels),
+            **key_of_ends(load_tokenizer(start.path), corpus),
+        },
+        seed=settings.seed,
+    )
+
+
+def _effective(settings: DistillSection) -> dict[str, Any]:
+    """The settings that decide the result."""
+    idle = settings.idle_keys
+    return {key: value for key, value in key_settings(settings).items() if key not in idle}
 
 
 def _version(labels: SoftLabels | None, settings: DistillSection, student: StudentSection) -> int:

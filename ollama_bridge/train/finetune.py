@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,22 +77,7 @@ def finetune(
     """
     ranks = Ranks.current()
     reporter = ranks.reporter(reporter or NullReporter())
-    values = key_settings(settings)
-    values = {name: value for name, value in values.items() if name not in ("method", "lora")}
-    effective = {**values, **settings.trained()}
-    work = Work(
-        kind=Checkpoint.kind,
-        stage=STAGE,
-        version=3,
-        inputs={"base": base.digest, "corpus": corpus.digest},
-        settings={
-            **effective,
-            "system": system,
-            "labels": list(labels),
-            **key_of_ends(load_tokenizer(base.path), corpus),
-        },
-        seed=settings.seed,
-    )
+    work = _work(base, corpus, settings, system=system, labels=labels)
     with (
         Timed(reporter, STAGE) as timer,
         ranks.open_draft(out_dir, work, reporter) as draft,
@@ -125,7 +111,11 @@ def finetune(
             model,
             material.tokenizer,
             result,
-            settings={**effective, "dtype": precision.dtype_name, "threads": precision.threads},
+            settings={
+                **_effective(settings),
+                "dtype": precision.dtype_name,
+                "threads": precision.threads,
+            },
             facts=facts,
             start=base,
             corpus=corpus,
@@ -135,6 +125,37 @@ def finetune(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _work(
+    base: Checkpoint,
+    corpus: Corpus,
+    settings: TuneSection,
+    *,
+    system: str | None,
+    labels: tuple[str, ...],
+) -> Work:
+    """What decides the tuned checkpoint."""
+    return Work(
+        kind=Checkpoint.kind,
+        stage=STAGE,
+        version=3,
+        inputs={"base": base.digest, "corpus": corpus.digest},
+        settings={
+            **_effective(settings),
+            "system": system,
+            "labels": list(labels),
+            **key_of_ends(load_tokenizer(base.path), corpus),
+        },
+        seed=settings.seed,
+    )
+
+
+def _effective(settings: TuneSection) -> dict[str, Any]:
+    """The settings that decide the result."""
+    values = key_settings(settings)
+    values = {name: value for name, value in values.items() if name not in ("method", "lora")}
+    return {**values, **settings.trained()}
 
 
 def check_tuning(settings: TuneSection | None, out_dir: Path) -> None:
