@@ -145,10 +145,7 @@ def forecast(
     """
     ranks = ranks or Ranks()
     trial = _Trial(micro_step, batches, weights, device, ranks)
-    available_bytes = free_bytes(device)
-    if device.type != "cuda":
-        available_bytes = max(0, available_bytes - weights.gathered_bytes) // ranks.on_this_machine
-    available_bytes = -int(ranks.largest(-available_bytes))
+    available_bytes = _available_bytes(weights, device, ranks)
     trained = sum(parameter.numel() for parameter in weights.parameters.values())
     moments_bytes = trained * MOMENT_BYTES
     lasting_bytes = moments_bytes + trained * GRADIENT_BYTES
@@ -332,6 +329,14 @@ class _Search:
         if self.may_compute_twice and not twice:
             return replace(self.plan, activation_checkpointing=True)
         return None
+
+
+def _available_bytes(weights: Weights, device: torch.device, ranks: Ranks) -> int:
+    """What a process may take, the same in each: processes of a machine share what is free."""
+    found_bytes = free_bytes(device)
+    if device.type != "cuda":
+        found_bytes = max(0, found_bytes - weights.gathered_bytes) // ranks.on_this_machine
+    return -int(ranks.largest(-found_bytes))
 
 
 def _one_example(

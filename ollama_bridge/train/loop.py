@@ -40,7 +40,7 @@ from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
 from ollama_bridge.train.gradients import Gradients
 from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.on_policy import PREFIX
-from ollama_bridge.train.optimizer import lr_at, make_optimizer
+from ollama_bridge.train.optimizer import make_optimizer, set_lr
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan, less_memory
 from ollama_bridge.train.ranks import Ranks
@@ -265,15 +265,7 @@ class _Run:
             epoch, index = divmod(position.step, len(batches))
             if not order or index == 0:
                 order = batches.order(seed=settings.seed, epoch=number * _ORDERS_A_PHASE + epoch)
-            lr = lr_at(
-                position.step,
-                steps=steps,
-                peak=phase.lr,
-                warmup=settings.warmup,
-                schedule=settings.schedule,
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            lr = set_lr(optimizer, settings, position.step, steps=steps, peak=phase.lr)
             if not ranks.first:  # the first one's generator is saved, the others' need not be
                 torch.manual_seed(_seed(settings.seed, ranks.rank, number, position.step))
 

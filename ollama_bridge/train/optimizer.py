@@ -74,3 +74,18 @@ def lr_at(step: int, *, steps: int, peak: float, warmup: float, schedule: str) -
         return peak
     done = (step - rising) / max(1, steps - rising)
     return peak * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def set_lr(
+    optimizer: torch.optim.Optimizer,
+    settings: OptimizerSection,
+    step: int,
+    *,
+    steps: int,
+    peak: float,
+) -> float:
+    """Give an optimizer the learning rate of a step, see :func:`lr_at`; returns it."""
+    lr = lr_at(step, steps=steps, peak=peak, warmup=settings.warmup, schedule=settings.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
