@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.client.values import name_key
+from ollama_bridge.client.model_names import name_key
 from ollama_bridge.config import Recipe
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConfigError

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollama_bridge.client.values import name_key
+from ollama_bridge.client.model_names import name_key
 from ollama_bridge.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import ModelSummary, find_model
+from ollama_bridge.client.model_names import find_model
+from ollama_bridge.client.values import ModelSummary
 from ollama_bridge.daemon.tags import remove_tag, replace_tag
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.reporting import Note, Reporter

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import find_model
 from ollama_bridge.errors import ArtifactError, ModelfileError, OllamaBridgeError, ParityError
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.verification import verify_tag

@@ -18,7 +18,7 @@ from shlex import quote
 from ollama_bridge.artifacts import MANIFEST_NAME, AdapterFile, GGUFFile, RegisteredModel, Work
 from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob, taken_back
 from ollama_bridge.daemon.tags import remove_tag, replace_tag

@@ -17,7 +17,7 @@ from pathlib import Path
 from ollama_bridge.artifacts import Work
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.layout import state_dir
 from ollama_bridge.daemon.locks import hold_lock

@@ -30,9 +30,9 @@ from ollama_bridge.client import (
     Thinking,
     read_address,
 )
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import require_model
 from ollama_bridge.daemon.runners import BLOB, runners
-from ollama_bridge.errors import ConfigError, ModelNotFoundError
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 from ollama_bridge.speed_bound import memory_bytes_per_s, read_bytes
 
@@ -230,16 +230,7 @@ async def _measure_all(
     found: list[TagSpeed] = []
     async with AsyncClient(host) as client:
         there = await client.list()
-        sizes: dict[str, int] = {}
-        for tag in tags:
-            if (listed := find_model(there, tag)) is None:
-                raise ModelNotFoundError(
-                    f"the daemon has no model {tag!r}",
-                    status_code=404,
-                    hint="ollama-bridge ls",
-                    model=tag,
-                )
-            sizes[tag] = listed.size_bytes
+        sizes = {tag: require_model(there, tag).size_bytes for tag in tags}
         for tag in tags:
             await client.unload(tag)
             first = await client.chat(tag, "Hello.", options={"num_predict": 1})

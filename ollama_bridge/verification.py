@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.store import Blob, find_manifest, locate_blob
 from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
 from ollama_bridge.modelfile import Modelfile, check_tag

@@ -83,9 +83,9 @@ def chat(
     from ollama_bridge.cli.other_tags import settings_for, show_if_there, without_heard
     from ollama_bridge.cli.repl import Repl
     from ollama_bridge.client import Conversation
+    from ollama_bridge.client.model_names import name_key
     from ollama_bridge.client.options import check_options
     from ollama_bridge.client.tag_limits import with_own_limit
-    from ollama_bridge.client.values import name_key
     from ollama_bridge.models.paths import expand_home
 
     conversation = Conversation(tag) if load is None else Conversation.load(expand_home(str(load)))

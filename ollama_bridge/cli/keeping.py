@@ -13,7 +13,7 @@ from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.cli.other_tags import messages_in
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelSummary
-from ollama_bridge.client.values import find_model, name_key
+from ollama_bridge.client.model_names import find_model, name_key
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.models.paths import is_file
 

@@ -24,10 +24,10 @@ from ollama_bridge.cli.other_tags import (
 )
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
+from ollama_bridge.client.model_names import name_key
 from ollama_bridge.client.options import check_options
 from ollama_bridge.client.requests import read_image
 from ollama_bridge.client.session import SessionEvent
-from ollama_bridge.client.values import name_key
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
 from ollama_bridge.models.paths import expand_home

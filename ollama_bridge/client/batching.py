@@ -25,7 +25,8 @@ from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp, Job
-from ollama_bridge.client.model_check import check_models, content_of, digest_of
+from ollama_bridge.client.model_check import check_models, content_of
+from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.questions import Question, to_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
@@ -244,7 +245,9 @@ def _look(
             if len(away) == len(addresses):
                 raise
             continue
-        found[address] = {model: digest_of(model, there, address) for model in models}
+        found[address] = {
+            model: require_model(there, model, address=address).digest for model in models
+        }
     (first, digests), *others = found.items()
     for address, these in others:
         for model in (model for model in models if these[model] != digests[model]):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from shlex import quote
+from collections.abc import Mapping
 
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.exchange import Timeouts
-from ollama_bridge.client.values import ModelDetails, ModelSummary, find_model
+from ollama_bridge.client.model_names import require_model
+from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.errors import ModelNotFoundError
 
 SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
@@ -32,34 +32,13 @@ async def check_models(address: str, digests: Mapping[str, str], api_key: str | 
     async with AsyncClient(address, timeouts=SOON, api_key=api_key) as client:
         there = await client.list()
     for model, digest in digests.items():
-        if digest_of(model, there, address) != digest:
+        if require_model(there, model, address=address).digest != digest:
             raise ModelNotFoundError(
                 f"{model!r} at {address} is no longer the model that it was when the work began",
                 status_code=404,
                 hint="run it again: the new model is asked what it has not answered yet",
                 model=model,
             )
-
-
-def digest_of(model: str, there: Sequence[ModelSummary], address: str) -> str:
-    """The digest of a model's manifest.
-
-    Args:
-        model: Its name, as Ollama takes it.
-        there: What the daemon lists.
-        address: The daemon's, for the message.
-
-    Raises:
-        ModelNotFoundError: it is not there.
-    """
-    if (found := find_model(there, model)) is not None:
-        return found.digest
-    raise ModelNotFoundError(
-        f"the daemon at {address} has no model {model!r}",
-        status_code=404,
-        hint=f"ollama-bridge pull {quote(model)}   (or look: ollama-bridge ls)",
-        model=model,
-    )
 
 
 def content_of(details: ModelDetails) -> tuple[object, ...]:

@@ -35,12 +35,7 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
     """The error for an answer with an error status."""
     shown = _inner_message(message)[:500]
     if status_code == 404 and "not found" in shown and model:
-        return ModelNotFoundError(
-            f"the daemon has no model {model!r}",
-            status_code=status_code,
-            model=model,
-            hint=f"ollama pull {quote(model)}, or see what there is: ollama-bridge ls",
-        )
+        return missing_model(model)
     if status_code == 400 and _OVERFLOW.search(shown):
         return _overflow(message, shown, model)
     kind = RequestRejectedError
@@ -53,6 +48,22 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
         status_code=status_code,
         model=model,
         hint=_hint(status_code, shown, model),
+    )
+
+
+def missing_model(name: str, *, address: str | None = None) -> ModelNotFoundError:
+    """The error for a model that is not there.
+
+    Args:
+        name: As it was asked for.
+        address: The daemon's, where several are asked.
+    """
+    at = "" if address is None else f" at {address}"
+    return ModelNotFoundError(
+        f"the daemon{at} has no model {name!r}",
+        status_code=404,
+        model=name,
+        hint=f"ollama-bridge pull {quote(name)}, or see what there is: ollama-bridge ls",
     )
 
 

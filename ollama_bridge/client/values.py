@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_bridge.client.fields import Fields, read_fields
+from ollama_bridge.client.model_names import name_key
 from ollama_bridge.errors import RenderingHiddenError, ReplyInvalidError
 
 
@@ -256,27 +257,6 @@ def context_in_use(running: Sequence[RunningModel], model: str | None) -> int:
         model: As a request names it.
     """
     return max((one.context_length for one in running if one.is_called(model)), default=0)
-
-
-def name_key(model: str) -> str:
-    """What all names of one model have in common, whatever parts are left out, in any case."""
-    return _short_name(model.casefold())
-
-
-def find_model(models: Sequence[ModelSummary], name: str) -> ModelSummary | None:
-    """The model that a daemon means by a name, of those that it lists; None: it has no such.
-
-    Names that differ in case alone are of one model, but older daemons made two: of those it is
-    the one that is listed so.
-    """
-    same = [one for one in models if name_key(one.name) == name_key(name)]
-    exact = (one for one in same if _short_name(one.name) == _short_name(name))
-    return next(exact, same[0] if same else None)
-
-
-def _short_name(model: str) -> str:
-    name = model.removeprefix("registry.ollama.ai/").removeprefix("library/")
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
 def read_models(data: object) -> list[ModelSummary]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from ollama_bridge.client import Client
+from ollama_bridge.client.model_names import find_model
 from ollama_bridge.client.uploads import ProgressCallback
-from ollama_bridge.client.values import find_model
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 
 

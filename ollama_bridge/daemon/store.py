@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import find_model
 from ollama_bridge.errors import DaemonError, RequestRejectedError
 
 _ASKED_TAGS = 3

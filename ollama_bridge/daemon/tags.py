@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from shlex import quote
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import find_model, require_model
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 
 
@@ -16,14 +15,7 @@ def model_digest(client: Client, tag: str) -> str:
     Raises:
         ModelNotFoundError: the daemon has no such tag.
     """
-    if (found := find_model(client.list(), tag)) is not None:
-        return found.digest
-    raise ModelNotFoundError(
-        f"the daemon has no model {tag!r}",
-        status_code=404,
-        model=tag,
-        hint=f"ollama pull {quote(tag)}",
-    )
+    return require_model(client.list(), tag).digest
 
 
 def remove_tag(client: Client, tag: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.artifacts import Corpus
-from ollama_bridge.client.values import name_key
+from ollama_bridge.client.model_names import name_key
 from ollama_bridge.config import TaskSection
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import ContextOverflowError

@@ -13,11 +13,10 @@ from urllib.parse import urlsplit
 
 from ollama_bridge.artifacts import Corpus, EvalReport, Work
 from ollama_bridge.client.address import DEFAULT_PORT, read_address
-from ollama_bridge.client.values import find_model
+from ollama_bridge.client.model_names import require_model
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.digests import canonical_json
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ModelNotFoundError
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
     teaches_thoughts,
@@ -77,7 +76,8 @@ def evaluate_served(
         DataError: the test split has no answers.
     """
     reporter = reporter or NullReporter()
-    served = _find_models(client, tags)
+    there = client.list()
+    served = {name: require_model(there, tag) for name, tag in tags.items()}
     details = {name: client.show(tag) for name, tag in tags.items()}
     thinking = _that_think(details, corpus) if task.kind == "classify" else []
     options = {
@@ -171,21 +171,6 @@ def _machine(host: str) -> str:
     address = read_address(host)
     is_own = address.loopback and urlsplit(address.url).port == DEFAULT_PORT
     return "" if is_own else host
-
-
-def _find_models(client: Client, tags: Mapping[str, str]) -> dict[str, ModelSummary]:
-    there = client.list()
-    found: dict[str, ModelSummary] = {}
-    for name, tag in tags.items():
-        if (listed := find_model(there, tag)) is None:
-            raise ModelNotFoundError(
-                f"the daemon has no model {tag!r}",
-                status_code=404,
-                model=tag,
-                hint="ollama-bridge ls shows what it has",
-            )
-        found[name] = listed
-    return found
 
 
 def _that_think(details: Mapping[str, ModelDetails], corpus: Corpus) -> list[str]:

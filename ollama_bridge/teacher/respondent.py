@@ -15,7 +15,8 @@ from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import GivenUp, Job
-from ollama_bridge.client.model_check import SOON, check_models, content_of, digest_of
+from ollama_bridge.client.model_check import SOON, check_models, content_of
+from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.config import TeacherSection
@@ -159,7 +160,7 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Se
             except DaemonError as error:  # the others do its work
                 away.append(GivenUp(host, error))
                 continue
-            digests[host] = digest_of(tag, there, host)
+            digests[host] = require_model(there, tag, address=host).digest
             found = content_of(client.show(tag))
         if wanted is not None and found != wanted:
             raise ConfigError(

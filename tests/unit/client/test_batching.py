@@ -29,9 +29,9 @@ from ollama_bridge.client import (
     Reply,
     Timeouts,
     batching,
-    model_check,
 )
 from ollama_bridge.client.batching import ask_all
+from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.pacing import Pace, Waited, waited
 from ollama_bridge.errors import (
     ArtifactError,
@@ -362,7 +362,7 @@ def test_a_row_at_which_a_batch_ends_is_named(daemon: FakeDaemon, tmp_path: Path
 def test_a_model_may_be_called_by_another_name(name: str) -> None:
     """As Ollama takes it; the daemon lists it by the short one."""
     there = [ModelSummary("m:latest", "d" * 64, 1, "")]
-    assert model_check.digest_of(name, there, "x") == "d" * 64
+    assert require_model(there, name).digest == "d" * 64
 
 
 def test_two_processes_do_not_write_one_log(daemon: FakeDaemon, tmp_path: Path) -> None:

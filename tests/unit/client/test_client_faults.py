@@ -17,6 +17,7 @@ from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
 from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
 from ollama_bridge.client.deadlines import bound
+from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import (
     ConfigError,
@@ -350,8 +351,22 @@ def test_a_missing_model_says_how_to_get_it(fake_daemon: FakeDaemon, ask: Any) -
         ask(fake_daemon.host, "chat", "absent:1b", "hi")
     assert caught.value.status_code == 404
     assert caught.value.phase == "load"
-    assert "ollama pull absent:1b" in str(caught.value.hint)
+    assert "ollama-bridge pull absent:1b" in str(caught.value.hint)
     assert "ollama-bridge ls" in str(caught.value.hint)
+
+
+def test_a_missing_model_is_told_alike_by_a_request_and_by_the_list(
+    fake_daemon: FakeDaemon,
+) -> None:
+    """Whichever is looked at first: the same words, and the same command."""
+    with Client(fake_daemon.host) as client:
+        with pytest.raises(ModelNotFoundError) as asked:
+            client.chat("absent:1b", "hi")
+        with pytest.raises(ModelNotFoundError) as listed:
+            require_model(client.list(), "absent:1b")
+    assert asked.value.message == listed.value.message
+    assert asked.value.hint == listed.value.hint
+    assert asked.value.model == listed.value.model == "absent:1b"
 
 
 @pytest.mark.parametrize("limit", [float("inf"), float("nan"), 0.0, -1.0, None, "1"])
