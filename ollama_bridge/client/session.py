@@ -188,7 +188,7 @@ class Session(_Base):
             while True:
                 answer = _Answer(said, question)
                 try:
-                    with contextlib.closing(self._events(question)) as events:
+                    with contextlib.closing(stream_next(self._client, said, question)) as events:
                         for event in events:
                             answer.take(event)
                             if untold:
@@ -212,17 +212,6 @@ class Session(_Base):
         except OllamaBridgeError:
             said.go_back(before)
             raise
-
-    def _events(self, question: dict[str, Any]) -> Generator[StreamEvent, None, None]:
-        said = self.conversation
-        return self._client.stream(
-            said.model,
-            [*said.messages, question],
-            options=said.options,
-            think=said.think,
-            format=said.format,
-            keep_alive=said.keep_alive,
-        )
 
     def _context_tokens(self) -> int | None:
         """Length of the context, as far as it is known: it only helps to drop turns in time."""
@@ -299,6 +288,7 @@ class AsyncSession(_Base):
             raise
 
     def _events(self, question: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
+        """As :func:`stream_next`."""
         said = self.conversation
         return self._client.stream(
             said.model,
@@ -317,6 +307,29 @@ class AsyncSession(_Base):
             return context_in_use(await self._client.ps(), self.conversation.model) or None
         except DaemonError:
             return None
+
+
+def stream_next(
+    client: Client, said: Conversation, question: dict[str, Any]
+) -> Generator[StreamEvent, None, None]:
+    """The answer to a question behind what was said; nothing of it is remembered.
+
+    Args:
+        client: Asks.
+        said: What goes before the question, and how it is asked.
+        question: As :meth:`Conversation.question` makes it.
+
+    Raises:
+        DaemonError: as for ``Client.stream``.
+    """
+    return client.stream(
+        said.model,
+        [*said.messages, question],
+        options=said.options,
+        think=said.think,
+        format=said.format,
+        keep_alive=said.keep_alive,
+    )
 
 
 def _last(events: Sequence[SessionEvent]) -> Reply:
