@@ -68,7 +68,6 @@ def verify(
         if against is None:
             return verify_tag(tag, client=client, reporter=reporter)
         require_training_extra()
-        from ollama_bridge.models.given_template import with_chat_template
         from ollama_bridge.models.reference_values import with_reference_values
         from ollama_bridge.models.resolve import resolve_model
 
@@ -79,13 +78,10 @@ def verify(
             against,
             cache_dir=home_dir() / "models",
             base=base,
+            chat_template=chat_template,
             client=client,
             reporter=reporter,
         )
-        if chat_template is not None:
-            source = with_chat_template(
-                source, chat_template, cache_dir=home_dir() / "models", reporter=reporter
-            )
         with hold_run(run_dir):
             checkpoint = with_reference_values(
                 source,
@@ -121,7 +117,7 @@ def read_template(
         ModelError: there is no chat template, or it does not end.
         OllamaBridgeError: the checkpoint cannot be read.
     """
-    from ollama_bridge.models.given_template import read_chat_template, with_chat_template
+    from ollama_bridge.models.given_template import read_chat_template
 
     file = Path(checkpoint)
     if file.suffix == ".jinja":
@@ -136,11 +132,14 @@ def read_template(
     from ollama_bridge.models.load import load_tokenizer
     from ollama_bridge.models.resolve import resolve_model
 
-    models_dir = home_dir() / "models"
     with Client(host) as client:
-        source = resolve_model(checkpoint, cache_dir=models_dir, client=client, reporter=reporter)
-    if chat_template is not None:
-        source = with_chat_template(source, chat_template, cache_dir=models_dir, reporter=reporter)
+        source = resolve_model(
+            checkpoint,
+            cache_dir=home_dir() / "models",
+            chat_template=chat_template,
+            client=client,
+            reporter=reporter,
+        )
     template = chat_template_of(load_tokenizer(source.path))
     if template is None:
         raise ModelError(

@@ -92,9 +92,7 @@ def convert(
     from ollama_bridge.models.digests_ahead import begin_digests
 
     begin_digests(source)  # the other modules take a while to load
-    from ollama_bridge.assets import home_dir
     from ollama_bridge.conversion import convert as stage
-    from ollama_bridge.models.given_template import with_chat_template
 
     target = read_target(budget, max_size, corpus)
     if adapter and target is not None:
@@ -113,13 +111,8 @@ def convert(
         _convert_adapter(source, out, base=base, host=host, as_json=as_json)
         return
     with ConsoleReporter() as reporter:
-        checkpoint = checkpoint_of(source, host, reporter, base=base)
-        if chat_template is not None:
-            checkpoint = with_chat_template(
-                checkpoint, chat_template, cache_dir=home_dir() / "models", reporter=reporter
-            )
         gguf = stage(
-            checkpoint,
+            checkpoint_of(source, host, reporter, base=base, chat_template=chat_template),
             type=gguf_type,
             chat_template=standalone,
             imatrix=imatrix,

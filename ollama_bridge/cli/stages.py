@@ -285,7 +285,12 @@ def _by_name(pairs: list[str]) -> dict[str, str]:
 
 
 def checkpoint_of(
-    reference: str, host: str | None, reporter: Reporter, *, base: str | None = None
+    reference: str,
+    host: str | None,
+    reporter: Reporter,
+    *,
+    base: str | None = None,
+    chat_template: Path | None = None,
 ) -> Checkpoint:
     """The checkpoint of a model reference; the packaged teacher's also on a fresh daemon."""
     from ollama_bridge.assets import home_dir
@@ -297,7 +302,12 @@ def checkpoint_of(
 
             provide_teacher(reference, client, reporter)
         return resolve_model(
-            reference, cache_dir=home_dir() / "models", base=base, client=client, reporter=reporter
+            reference,
+            cache_dir=home_dir() / "models",
+            base=base,
+            chat_template=chat_template,
+            client=client,
+            reporter=reporter,
         )
 
 

@@ -24,6 +24,7 @@ from ollama_bridge.models.adapter_folder import (
 )
 from ollama_bridge.models.adapters import Adapter
 from ollama_bridge.models.cached import import_file, is_imported, link_folder, merge_adapter
+from ollama_bridge.models.given_template import with_chat_template
 from ollama_bridge.models.hub import download, fetch
 from ollama_bridge.models.links import file_state
 from ollama_bridge.models.paths import is_dir, is_file
@@ -47,6 +48,7 @@ def resolve_model(
     *,
     cache_dir: Path,
     base: str | None = None,
+    chat_template: Path | None = None,
     client: Client | None = None,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
@@ -57,15 +59,31 @@ def resolve_model(
         cache_dir: Where imported checkpoints are kept.
         base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
             its config names.
+        chat_template: A file with the chat template, in Jinja, in place of the model's own.
         client: Asks the daemon for an ``ollama:`` reference.
         reporter: Told about imports.
 
     Raises:
         ModelReferenceError: the reference cannot be read, or nothing is there.
-        ModelError: what is there cannot be used.
+        ModelError: what is there, or the chat template, cannot be used.
         DaemonError: the daemon does not know the tag, or does not answer.
     """
     reporter = reporter or NullReporter()
+    found = _resolve(reference, cache_dir, reporter, base=base, client=client)
+    if chat_template is None:
+        return found
+    return with_chat_template(found, chat_template, cache_dir=cache_dir, reporter=reporter)
+
+
+def _resolve(
+    reference: str,
+    cache_dir: Path,
+    reporter: Reporter,
+    *,
+    base: str | None,
+    client: Client | None,
+) -> Checkpoint:
+    """The model as it is."""
     parsed = parse_reference(reference)
     if parsed.kind in ("hf", "folder"):
         hub = parsed.kind == "hf"

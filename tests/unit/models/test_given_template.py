@@ -43,8 +43,7 @@ def test_weights_overwritten_in_place_are_not_those_that_are_used_again(tmp_path
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
 
     def made(folder: Path) -> Checkpoint:
-        imported = resolve_model(str(folder), cache_dir=tmp_path / "models")
-        given = with_chat_template(imported, template, cache_dir=tmp_path / "models")
+        given = resolve_model(str(folder), cache_dir=tmp_path / "models", chat_template=template)
         return with_reference_values(
             given, system=None, noise_types=(), out_dir=tmp_path / "values"
         )
