@@ -135,19 +135,7 @@ def package(
             reporter=TeeReporter(events, reporter or NullReporter()),
         )
         model = stages.run()
-        write_card(model.tag, run_dir, host=host, reporter=stages.reporter)
-        if publish_to is not None and model.facts["forced"]:
-            unsent = f"{model.tag} is not published: its proof failed"
-            stages.reporter.emit(Note("publish", "warning", unsent))
-        elif publish_to is not None:
-            publish(
-                model.tag,
-                publish_to,
-                run_dir=run_dir,
-                insecure=insecure,
-                host=host,
-                reporter=stages.reporter,
-            )
+        stages.hand_on(model, publish_to, insecure=insecure)
         return model
 
 
@@ -362,4 +350,22 @@ class _Package:
             reporter=self.reporter,
             force=self.force,
             link=self.link,
+        )
+
+    def hand_on(self, model: RegisteredModel, publish_to: str | None, *, insecure: bool) -> None:
+        """The tag's card; and the tag in a registry, where one is named and the proof holds."""
+        write_card(model.tag, self.run_dir, host=self.host, reporter=self.reporter)
+        if publish_to is None:
+            return
+        if model.facts["forced"]:
+            unsent = f"{model.tag} is not published: its proof failed"
+            self.reporter.emit(Note("publish", "warning", unsent))
+            return
+        publish(
+            model.tag,
+            publish_to,
+            run_dir=self.run_dir,
+            insecure=insecure,
+            host=self.host,
+            reporter=self.reporter,
         )
