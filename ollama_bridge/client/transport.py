@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import httpx
 
 from ollama_bridge.client.address import Address
+from ollama_bridge.client.bodies import (
+    read_lines,
+    read_lines_async,
+    read_whole,
+    read_whole_async,
+)
 from ollama_bridge.client.clock import HTTPX_ERRORS, Clock
 from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.environment import reading_environment
 from ollama_bridge.client.exchange import Answer, Call, Timeouts, check_status, decode
-from ollama_bridge.client.lines import Body, LineSplitter, check_ended
-from ollama_bridge.client.refusals import CHECK_ADDRESS
 from ollama_bridge.client.requests import encode_body
-from ollama_bridge.errors import ConfigError, DaemonError, ReplyInvalidError
+from ollama_bridge.errors import ConfigError, DaemonError
 
 # How much is asked at a time is the caller's to decide; httpx would let all above 100 wait.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
@@ -91,7 +87,7 @@ class Transport:
             DaemonError: no answer, a limit, a broken connection.
         """
         with self._open(call, ends_s) as (response, clock):
-            return Answer(response.status_code, _whole(response, clock))
+            return Answer(response.status_code, read_whole(response, clock))
 
     def json(self, call: Call, ends_s: float | None = None) -> Any:
         """The JSON of a reply.
@@ -112,8 +108,8 @@ class Transport:
         """
         with self._open(call, ends_s) as (response, clock):
             if not response.is_success:
-                check_status(Answer(response.status_code, _whole(response, clock)), call)
-            yield _lines(response, clock)
+                check_status(Answer(response.status_code, read_whole(response, clock)), call)
+            yield read_lines(response, clock)
 
     @contextlib.contextmanager
     def _open(self, call: Call, ends_s: float | None) -> Iterator[tuple[httpx.Response, Clock]]:
@@ -192,7 +188,7 @@ class AsyncTransport:
     async def request(self, call: Call, ends_s: float | None = None) -> Answer:
         """A whole reply, whatever its status; see :meth:`Transport.request`."""
         async with self._open(call, ends_s) as (response, clock):
-            return Answer(response.status_code, await _whole_async(response, clock))
+            return Answer(response.status_code, await read_whole_async(response, clock))
 
     async def json(self, call: Call, ends_s: float | None = None) -> Any:
         """The JSON of a reply; see :meth:`Transport.json`."""
@@ -208,9 +204,9 @@ class AsyncTransport:
         async with self._open(call, ends_s) as (response, clock):
             if not response.is_success:
                 check_status(
-                    Answer(response.status_code, await _whole_async(response, clock)), call
+                    Answer(response.status_code, await read_whole_async(response, clock)), call
                 )
-            yield _lines_async(response, clock)
+            yield read_lines_async(response, clock)
 
     @contextlib.asynccontextmanager
     async def _open(
@@ -278,89 +274,6 @@ async def close_all(close: Callable[[], Awaitable[None]]) -> None:
     except asyncio.CancelledError:
         await closing
         raise
-
-
-def _whole(response: httpx.Response, clock: Clock) -> bytes:
-    body = Body()
-    try:
-        for piece in _pieces(response):
-            clock.check(has_lines=False)
-            body.add(piece)
-    except HTTPX_ERRORS as exc:
-        raise clock.translate(exc) from exc
-    return body.whole()
-
-
-async def _whole_async(response: httpx.Response, clock: Clock) -> bytes:
-    body = Body()
-    try:
-        async for piece in _pieces_async(response):
-            clock.check(has_lines=False)
-            body.add(piece)
-    except HTTPX_ERRORS as exc:
-        raise clock.translate(exc) from exc
-    return body.whole()
-
-
-def _lines(response: httpx.Response, clock: Clock) -> Iterator[bytes]:
-    splitter = LineSplitter()
-    try:
-        for piece in _pieces(response):
-            lines = splitter.feed(piece)
-            clock.check(has_lines=bool(lines))
-            yield from lines
-    except HTTPX_ERRORS as exc:
-        raise clock.translate(exc) from exc
-    yield from check_ended(splitter.finish())
-
-
-async def _lines_async(response: httpx.Response, clock: Clock) -> AsyncIterator[bytes]:
-    splitter = LineSplitter()
-    try:
-        async for piece in _pieces_async(response):
-            lines = splitter.feed(piece)
-            clock.check(has_lines=bool(lines))
-            for line in lines:
-                yield line
-    except HTTPX_ERRORS as exc:
-        raise clock.translate(exc) from exc
-    for line in check_ended(splitter.finish()):
-        yield line
-
-
-def _pieces(response: httpx.Response) -> Iterable[bytes]:
-    """The body as it comes; httpx's way costs more a piece, and unpacks."""
-    stream = _stream(response)
-    return stream if isinstance(stream, httpx.SyncByteStream) else response.iter_raw()
-
-
-def _pieces_async(response: httpx.Response) -> AsyncIterable[bytes]:
-    stream = _stream(response)
-    return stream if isinstance(stream, httpx.AsyncByteStream) else response.aiter_raw()
-
-
-def _stream(response: httpx.Response) -> httpx.SyncByteStream | httpx.AsyncByteStream:
-    """What was asked for as it is; 400 bytes may unpack to all memory.
-
-    Raises:
-        ReplyInvalidError: it is compressed all the same.
-    """
-    if _is_plain(response):
-        return response.stream
-    if response.is_success:
-        raise ReplyInvalidError(
-            "the answer is compressed, though it was asked for uncompressed: does a proxy do that?",
-            hint=CHECK_ADDRESS,
-        )
-    return httpx.ByteStream(b"")  # its status says enough
-
-
-def _is_plain(response: httpx.Response) -> bool:
-    return all(
-        value.lower() == b"identity"
-        for name, value in response.headers.raw
-        if name.lower() == b"content-encoding"
-    )
 
 
 def _prepared(given: Mapping[str, str]) -> httpx.Headers:
