@@ -1,8 +1,13 @@
-"""What people want to know of a model, of all that the daemon tells: as ``ollama show`` has it."""
+"""What people want to know of a model, of all that the daemon tells: as ``ollama show`` has it.
+
+In a chat (``/show``) that is what the next question gets, so the chat's own settings are in it.
+"""
 
 from __future__ import annotations
 
-from ollama_bridge.client import ModelDetails
+from ollama_bridge.cli.other_tags import messages_in
+from ollama_bridge.client import Conversation, ModelDetails
+from ollama_bridge.errors import ConfigError
 
 
 def model_facts(details: ModelDetails) -> dict[str, object]:
@@ -22,3 +27,41 @@ def model_facts(details: ModelDetails) -> dict[str, object]:
         "thinking levels": ", ".join(details.think_levels),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def chat_facts(what: str, said: Conversation, details: ModelDetails) -> str:
+    """What ``/show`` prints in a chat.
+
+    Args:
+        what: ``info``, or one of the parts of a model.
+        said: The chat.
+        details: Of the model that it is with.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    match what:
+        case "info":
+            values = {
+                "model": said.model,
+                **model_facts(details),
+                "turns": len(said.turns),
+                "in the model": f"{len(messages_in(details))} messages",
+                "left out": len(said.dropped),
+            }
+            return "\n".join(f"{name:<16}  {value}" for name, value in values.items())
+        case "system":
+            return said.system or details.system
+        case "parameters":
+            own = "\n".join(f"{name:<30} {value}" for name, value in said.options.items())
+            return "\n".join(part for part in (details.parameters, own) if part)
+        case "license":
+            return str(details.raw.get("license") or "")
+        case "modelfile":
+            return details.modelfile
+        case "template":
+            return details.template
+    raise ConfigError(
+        f"/show {what}: not understood",
+        hint="info, license, modelfile, parameters, system or template",
+    )

@@ -13,7 +13,7 @@ from ollama_bridge.cli import keeping, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.asking import LEVELS
 from ollama_bridge.cli.chat_lines import words
-from ollama_bridge.cli.facts import model_facts
+from ollama_bridge.cli.facts import chat_facts
 from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.other_tags import (
     messages_in,
@@ -282,33 +282,7 @@ class Repl:
         say(f"(times {'are' if self.verbose else 'are not'} shown)")
 
     def _tell(self, what: str) -> None:
-        details = self.client.show(self.said.model)
-        match what or "info":
-            case "info":
-                values = {
-                    "model": self.said.model,
-                    **model_facts(details),
-                    "turns": len(self.said.turns),
-                    "in the model": f"{len(messages_in(details))} messages",
-                    "left out": len(self.said.dropped),
-                }
-                text = "\n".join(f"{name:<16}  {value}" for name, value in values.items())
-            case "system":
-                text = self.said.system or details.system
-            case "parameters":
-                own = "\n".join(f"{name:<30} {value}" for name, value in self.said.options.items())
-                text = "\n".join(part for part in (details.parameters, own) if part)
-            case "license":
-                text = str(details.raw.get("license") or "")
-            case "modelfile":
-                text = details.modelfile
-            case "template":
-                text = details.template
-            case _:
-                raise ConfigError(
-                    f"/show {what}: not understood",
-                    hint="info, license, modelfile, parameters, system or template",
-                )
+        text = chat_facts(what or "info", self.said, self.client.show(self.said.model))
         if self._view.as_json:
             output.line_json({"event": "shown", "what": what or "info", "text": text})
         else:
