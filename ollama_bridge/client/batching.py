@@ -13,7 +13,10 @@ from typing import Literal
 from ollama_bridge.client import model_check
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.asynchronous import AsyncClient
-from ollama_bridge.client.batch import (
+from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.blocking import Client
+from ollama_bridge.client.exchange import Timeouts
+from ollama_bridge.client.job_runner import (
     Asks,
     Endpoint,
     daemons,
@@ -21,9 +24,6 @@ from ollama_bridge.client.batch import (
     run_batch,
     run_batch_async,
 )
-from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.blocking import Client
-from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.model_check import check_models, content_of
 from ollama_bridge.client.model_names import require_model

@@ -20,8 +20,8 @@ from typing import TextIO
 from ollama_bridge.answer_text import told_apart_by_case, without_thought
 from ollama_bridge.artifacts import Corpus, Manifest, Work
 from ollama_bridge.atomic_files import open_atomic, write_json_atomic, write_json_lines_atomic
-from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.job_runner import run_batch
 from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.thinking import thinking_apart

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.client.batch import run_batch
 from ollama_bridge.client.batch_log import BatchLog
+from ollama_bridge.client.job_runner import run_batch
 from ollama_bridge.client.jobs import BatchLimits, GivenUp
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ollama_bridge.artifacts import Manifest
 from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client import Client, calls
-from ollama_bridge.client.batch import Asks, Endpoint, daemons, question
+from ollama_bridge.client.job_runner import Asks, Endpoint, daemons, question
 from ollama_bridge.client.jobs import GivenUp, Job
 from ollama_bridge.client.model_check import SOON, check_models, content_of
 from ollama_bridge.client.model_names import require_model

@@ -15,9 +15,9 @@ import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
 from ollama_bridge.client import Timeouts, batching, calls, coordinator, health, model_check
-from ollama_bridge.client.batch import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.batching import ask_all
+from ollama_bridge.client.job_runner import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp, Job
 from ollama_bridge.client.openai_api import chat_completion
 from ollama_bridge.client.requests import Asking

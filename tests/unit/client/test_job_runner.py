@@ -19,8 +19,8 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.disks import small_disk
 
 from ollama_bridge.client import AsyncClient, Timeouts, calls
-from ollama_bridge.client.batch import daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.job_runner import daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import Asking
@@ -464,7 +464,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from ollama_bridge.client import calls
-from ollama_bridge.client.batch import daemons, question, run_batch
+from ollama_bridge.client.job_runner import daemons, question, run_batch
 from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.requests import Asking
 
