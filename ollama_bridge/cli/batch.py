@@ -91,7 +91,7 @@ def batch(
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
       ollama-bridge batch in.jsonl out.jsonl --model my-model --host box1 --host box2
     """
-    from ollama_bridge.client.batching import ask_all
+    from ollama_bridge.client.batch import ask_all
     from ollama_bridge.client.tag_limits import leave_limits_to_the_tags
     from ollama_bridge.daemon.ensure import ensure_daemon
 

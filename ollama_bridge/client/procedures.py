@@ -18,7 +18,7 @@ from ollama_bridge.client.values import Reply
 from ollama_bridge.closing import Closing
 
 if TYPE_CHECKING:
-    from ollama_bridge.client.batching import Concurrency
+    from ollama_bridge.client.batch import Concurrency
     from ollama_bridge.client.jobs import Answered, GivenUp
     from ollama_bridge.client.questions import Question
 
@@ -139,7 +139,7 @@ class BlockingProcedures(Closing):
         attempts: int = 3,
         retry_failed: bool = False,
     ) -> Iterator[Answered | GivenUp]:
-        """Answer many requests, each exactly once; see :func:`batching.ask_all`.
+        """Answer many requests, each exactly once; see :func:`batch.ask_all`.
 
         Args:
             requests: All are checked before any is asked.
@@ -150,9 +150,9 @@ class BlockingProcedures(Closing):
             retry_failed: Ask again what earlier calls set aside.
 
         Raises:
-            OllamaBridgeError: as for :func:`batching.ask_all`.
+            OllamaBridgeError: as for :func:`batch.ask_all`.
         """
-        from ollama_bridge.client.batching import ask_all  # it asks by clients of its own
+        from ollama_bridge.client.batch import ask_all  # it asks by clients of its own
 
         return ask_all(
             requests,
@@ -243,7 +243,7 @@ class AsyncProcedures(ABC):
         retry_failed: bool = False,
     ) -> AsyncIterator[Answered | GivenUp]:
         """As :meth:`BlockingProcedures.batch`."""
-        from ollama_bridge.client.batching import ask_all_async
+        from ollama_bridge.client.batch import ask_all_async
 
         return ask_all_async(
             requests,

@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from ollama_bridge.client import AsyncClient, Client
+from ollama_bridge.client.batch import ask_all
 from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.batching import ask_all
 from ollama_bridge.client.job_runner import daemons, question, run_batch
 from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp
 from ollama_bridge.client.questions import to_call

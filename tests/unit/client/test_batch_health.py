@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
-from ollama_bridge.client import Timeouts, batching, calls, coordinator, health, model_check
+from ollama_bridge.client import Timeouts, batch, calls, coordinator, health, model_check
+from ollama_bridge.client.batch import ask_all
 from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.batching import ask_all
 from ollama_bridge.client.job_runner import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp, Job
 from ollama_bridge.client.openai_api import chat_completion
@@ -303,7 +303,7 @@ def test_a_model_that_is_replaced_under_a_row_is_noticed(
         return echo(asked)
 
     daemon.script = replaced
-    plan = batching._Plan(prompts("a"), [daemon.host], 1, 3, None)
+    plan = batch._Plan(prompts("a"), [daemon.host], 1, 3, None)
     limits = BatchLimits(in_flight=1, quiet_s=0.2)
     with BatchLog(tmp_path / "log") as log:
         plan.go_on(log)
@@ -333,7 +333,7 @@ def test_a_model_that_is_replaced_without_a_word_is_noticed(
         return echo(asked)
 
     daemon.script = replaced
-    plan = batching._Plan(prompts(*map(str, range(rows))), [daemon.host], 1, 3, None)
+    plan = batch._Plan(prompts(*map(str, range(rows))), [daemon.host], 1, 3, None)
     limits = BatchLimits(in_flight=1, quiet_s=5 * row_s)
     with BatchLog(tmp_path / "log") as log:
         plan.go_on(log)

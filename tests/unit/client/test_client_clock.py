@@ -12,7 +12,7 @@ from fakes.daemon import FakeDaemon
 
 import ollama_bridge.client
 from ollama_bridge.client import Answered, Client, Text, Timeouts, clock
-from ollama_bridge.client.batching import ask_all
+from ollama_bridge.client.batch import ask_all
 from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.errors import DaemonTimeoutError
 

@@ -28,9 +28,9 @@ from ollama_bridge.client import (
     ModelSummary,
     Reply,
     Timeouts,
-    batching,
+    batch,
 )
-from ollama_bridge.client.batching import ask_all
+from ollama_bridge.client.batch import ask_all
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.pacing import Pace, Waited, waited
 from ollama_bridge.errors import (
@@ -434,7 +434,7 @@ def test_answers_are_not_kept_in_memory(
     """However many there are: one is gone when the next one comes; their order is that of IN."""
     alive: list[int] = []
     replies: list[weakref.ref[Reply]] = []
-    ask = batching.ask_all
+    ask = batch.ask_all
 
     def watched(*args: Any, **settings: Any) -> Iterator[Any]:
         for event in ask(*args, **settings):
@@ -443,7 +443,7 @@ def test_answers_are_not_kept_in_memory(
             del event
             alive.append(sum(reply() is not None for reply in replies))
 
-    monkeypatch.setattr(batching, "ask_all", watched)
+    monkeypatch.setattr(batch, "ask_all", watched)
     monkeypatch.setattr(batch_files, "_IN_MEMORY_BYTES", 100)
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps({"prompt": f"é{n}"}) + "\n" for n in range(20)))
