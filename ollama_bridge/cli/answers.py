@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Styled
 
-from ollama_bridge.cli.growing import Column, GrowingAnswer, Tail
+from ollama_bridge.cli.growing_answer import Column, GrowingAnswer, Tail
 from ollama_bridge.cli.output import line_json, say, write
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.asking import (
+from ollama_bridge.cli.chat import connect, load_ahead, talk
+from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
+from ollama_bridge.cli.manual import ThinkingCommand
+from ollama_bridge.cli.piped import whole_prompt
+from ollama_bridge.cli.progress import ConsoleReporter, bar
+from ollama_bridge.cli.question_options import (
     FormatOption,
     HideThinkingOption,
     KeepAliveOption,
@@ -26,11 +31,6 @@ from ollama_bridge.cli.asking import (
     read_options,
     read_think,
 )
-from ollama_bridge.cli.chat import connect, load_ahead, talk
-from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
-from ollama_bridge.cli.manual import ThinkingCommand
-from ollama_bridge.cli.piped import whole_prompt
-from ollama_bridge.cli.progress import ConsoleReporter, bar
 from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
 
 if TYPE_CHECKING:

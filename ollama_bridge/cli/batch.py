@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ollama_bridge.cli import completion, options, output
-from ollama_bridge.cli.asking import (
+from ollama_bridge.cli.batch_files import AnswerLines, answer_line, read_questions, write_answers
+from ollama_bridge.cli.manual import ThinkingCommand
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.question_options import (
     FormatOption,
     ParameterOption,
     SystemOption,
@@ -20,9 +23,6 @@ from ollama_bridge.cli.asking import (
     read_options,
     read_think,
 )
-from ollama_bridge.cli.batch_files import AnswerLines, answer_line, read_questions, write_answers
-from ollama_bridge.cli.manual import ThinkingCommand
-from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import Note, Progress, Reporter
 

@@ -15,7 +15,12 @@ import typer
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion, options
-from ollama_bridge.cli.asking import (
+from ollama_bridge.cli.chat_lines import LineReader
+from ollama_bridge.cli.manual import ThinkingCommand
+from ollama_bridge.cli.output import say
+from ollama_bridge.cli.piped import checked, not_utf8
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.question_options import (
     FormatOption,
     HideThinkingOption,
     KeepAliveOption,
@@ -28,11 +33,6 @@ from ollama_bridge.cli.asking import (
     read_options,
     read_think,
 )
-from ollama_bridge.cli.chat_lines import LineReader
-from ollama_bridge.cli.manual import ThinkingCommand
-from ollama_bridge.cli.output import say
-from ollama_bridge.cli.piped import checked, not_utf8
-from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import OllamaBridgeError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 from prompt_toolkit.completion import CompleteEvent, Completion, NestedCompleter, WordCompleter
 from prompt_toolkit.document import Document
 
-from ollama_bridge.cli.asking import LEVELS
+from ollama_bridge.cli.question_options import LEVELS
 from ollama_bridge.option_kinds import OPTION_KINDS
 
 _PLAIN = (

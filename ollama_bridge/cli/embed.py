@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.asking import (
+from ollama_bridge.cli.chat import connect
+from ollama_bridge.cli.piped import whole_prompt
+from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.question_options import (
     KeepAliveOption,
     ParameterOption,
     read_keep_alive,
     read_options,
 )
-from ollama_bridge.cli.chat import connect
-from ollama_bridge.cli.piped import whole_prompt
-from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import DataError, OllamaBridgeError
 from ollama_bridge.reporting import Progress
 

@@ -75,7 +75,7 @@ class ThinkingCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Only a word that says how to think is its value; all else is a prompt."""
-        from ollama_bridge.cli.asking import THINK
+        from ollama_bridge.cli.question_options import THINK
 
         found = list(args)
         end = found.index("--") if "--" in found else len(found)

@@ -10,9 +10,9 @@ import typer
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.asking import ParameterOption, read_options
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.cli.progress import ConsoleReporter
+from ollama_bridge.cli.question_options import ParameterOption, read_options
 from ollama_bridge.errors import ConfigError, ParityError
 
 

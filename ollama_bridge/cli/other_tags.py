@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ollama_bridge.cli.asking import LEVELS
 from ollama_bridge.cli.output import say
+from ollama_bridge.cli.question_options import LEVELS
 from ollama_bridge.client import Client, Conversation, ModelDetails
 from ollama_bridge.client.conversation import Turn
 from ollama_bridge.client.tag_limits import with_own_limit

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.cli import keeping, output
+from ollama_bridge.cli import chat_saving, output
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
-from ollama_bridge.cli.asking import LEVELS
 from ollama_bridge.cli.chat_lines import words
 from ollama_bridge.cli.facts import chat_facts
 from ollama_bridge.cli.images import with_images
@@ -23,6 +22,7 @@ from ollama_bridge.cli.other_tags import (
     without_heard,
 )
 from ollama_bridge.cli.output import say
+from ollama_bridge.cli.question_options import LEVELS
 from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.client.options import check_options
@@ -309,7 +309,7 @@ class Repl:
 
     def _save(self, what: str) -> None:
         if _needed(what, "/save").endswith(".json"):
-            keeping.save_file(self.said, expand_home(what))
+            chat_saving.save_file(self.said, expand_home(what))
             return
         is_asked = name_key(what) in map(name_key, self.sessions)
         if is_asked and len(self.sessions) > 1:
@@ -317,7 +317,7 @@ class Repl:
                 f"{what} is part of /compare and cannot be replaced now",
                 hint="/compare off, or save under another name",
             )
-        keeping.save_model(self.client, self.said, what)
+        chat_saving.save_model(self.client, self.said, what)
         if is_asked:  # the daemon sends what a tag has in it: here it would be sent once more
             self.said.heard += self.said.turns
             self.session.go_back(([], self.said.dropped), unanswered=self.session.unanswered)
@@ -325,7 +325,7 @@ class Repl:
             say(f"(these turns are now part of {what}: /undo and /clear cannot remove them)")
 
     def _export(self, what: str) -> None:
-        keeping.export(self.client, self.said, expand_home(_needed(what, "/export")))
+        chat_saving.export(self.client, self.said, expand_home(_needed(what, "/export")))
 
     def _retry(self, _: str) -> None:
         again = {name: one.retry() for name, one in self.sessions.items()}

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from ollama_bridge.cli import answer_markdown
 from ollama_bridge.cli.answer_markdown import AnswerMarkdown, Blocks, Part
 from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing
-from ollama_bridge.cli.growing import Column, GrowingAnswer, Tail
+from ollama_bridge.cli.growing_answer import Column, GrowingAnswer, Tail
 from ollama_bridge.client import Reply, Text, Thinking, Timings
 from ollama_bridge.client.session import SessionEvent
 

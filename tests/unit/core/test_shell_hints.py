@@ -11,7 +11,7 @@ import pytest
 
 from ollama_bridge import artifacts
 from ollama_bridge.artifacts import MANIFEST_NAME, Manifest
-from ollama_bridge.cli import keeping
+from ollama_bridge.cli import chat_saving
 from ollama_bridge.client import Conversation
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.journal import SyncedLines
@@ -36,7 +36,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "state": (load_position, "resume.safetensors"),
     "student": (Parts.read, "student.json"),
     "log": (read_lines, "answers-replies.jsonl"),
-    "chat": (lambda path: keeping.save_file(Conversation("m"), path), "chat.json"),
+    "chat": (lambda path: chat_saving.save_file(Conversation("m"), path), "chat.json"),
 }
 
 
