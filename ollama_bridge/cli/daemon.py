@@ -17,7 +17,7 @@ def install(
     version: Annotated[
         str | None,
         typer.Option(
-            help="Build exactly this version, beside any that is there: 0.34.4 or 0.24.0."
+            help="Build exactly this version, beside any that is there: 0.34.4, 0.33.3 or 0.24.0."
         ),
     ] = None,
     as_json: options.JSONOption = False,

