@@ -89,12 +89,12 @@ def import_file(
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_file(path, out_dir / GGUF_NAME)
-            if before != file_state(out_dir / GGUF_NAME):
+            if _has_changed(out_dir / GGUF_NAME, before, digest):
                 raise _changed(path)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         facts = {"source": source, **import_gguf(path, draft.path, reporter=reporter)}
-        if before != file_state(draft.path / GGUF_NAME):
+        if _has_changed(draft.path / GGUF_NAME, before, digest):
             raise _changed(path)
         manifest = draft.commit(facts, digests={GGUF_NAME: digest})
         timer.finish(out_dir, facts)
@@ -137,7 +137,7 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
         if draft.finished is not None:
             for name in weights:
                 link_file(folder / name, out_dir / name)
-            _check_unchanged(linked, out_dir, folder)
+            _check_unchanged(linked, digests, out_dir, folder)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         if template is not None:
@@ -147,8 +147,8 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
         _copy_small_files(folder, draft.path, names, config, reporter)
         for name in weights:
             link_file(folder / name, draft.path / name)
-        _check_unchanged(copied, folder, folder)
-        _check_unchanged(linked, draft.path, folder)
+        _check_unchanged(copied, digests, folder, folder)
+        _check_unchanged(linked, digests, draft.path, folder)
         facts = {"source": str(folder)}
         manifest = draft.commit(facts, digests={name: digests[name] for name in weights})
         timer.finish(out_dir, facts)
@@ -189,11 +189,11 @@ def merge_adapter(
     with Timed(reporter, "merge") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_parts(base.path, adapter, out_dir)
-            _check_unchanged(before, adapter, adapter)
+            _check_unchanged(before, digests, adapter, adapter)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         combined = combine_adapter(base.path, adapter, draft.path)
-        _check_unchanged(before, adapter, adapter)
+        _check_unchanged(before, digests, adapter, adapter)
         if combined.left_out:
             said = f"{adapter.name}: {rows_not_saved(combined.left_out)}"
             reporter.emit(Note("merge", "warning", said))
@@ -232,12 +232,26 @@ def _states(folder: Path, names: Sequence[str]) -> dict[str, _FileState]:
     return {name: file_state(folder / name) for name in names}
 
 
-def _check_unchanged(before: Mapping[str, _FileState], now: Path, folder: Path) -> None:
+def _has_changed(path: Path, before: _FileState, digest: str) -> bool:
+    """Whether a file is not the one that was hashed.
+
+    Another state alone does not say so. A link can give the file itself a new inode (a container's
+    overlay copies it up from the image), a network disk numbers as it likes, and a daemon that
+    links a blob sets its time. So what looks changed is hashed once more.
+    """
+    return file_state(path) != before and digest_file(path) != digest
+
+
+def _check_unchanged(
+    before: Mapping[str, _FileState], digests: Mapping[str, str], now: Path, folder: Path
+) -> None:
     """Of files that were hashed before they were read.
 
     While there is only a draft: under the digest of earlier bytes it would be found by them later.
     """
-    changed = [name for name, state in before.items() if file_state(now / name) != state]
+    changed = [
+        name for name, state in before.items() if _has_changed(now / name, state, digests[name])
+    ]
     if changed:
         raise _changed(folder, changed)
 

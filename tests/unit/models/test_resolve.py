@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import types
@@ -189,6 +190,24 @@ class Writer:
             self.path.write_bytes(self.content)
 
 
+def source_with(name: str, root: Path, gguf: Path, checkpoint: Path) -> tuple[Path, str | None]:
+    """A model that has a file of that name below a folder; an adapter with its base."""
+    source = root / name.partition("/")[0]
+    if name == "tiny.gguf":
+        return shutil.copy(gguf, source), None
+    if source.name == "model":
+        return shutil.copytree(checkpoint, source), None
+    build_adapter(checkpoint, source)
+    return source, str(checkpoint)
+
+
+def copy_up(path: Path) -> None:
+    """Give a file another inode, as a container's overlay does to one of its image."""
+    copy = path.with_name(".copied-up")
+    shutil.copy2(path, copy)
+    copy.replace(path)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -202,14 +221,7 @@ def test_what_changes_while_it_is_read_is_not_filed_as_what_it_was(
     gguf: Path, tiny_checkpoint: Path, tmp_path: Path, name: str
 ) -> None:
     """Its digest is that of the earlier bytes, which would find it later."""
-    source, base = tmp_path / name.partition("/")[0], None
-    if name == "tiny.gguf":
-        shutil.copy(gguf, source)
-    elif source.name == "model":
-        shutil.copytree(tiny_checkpoint, source)
-    else:
-        base = str(tiny_checkpoint)
-        build_adapter(tiny_checkpoint, source)
+    source, base = source_with(name, tmp_path, gguf, tiny_checkpoint)
     cache, path = tmp_path / "cache", tmp_path / name
     earlier = path.read_bytes()
     writer = Writer(path, earlier + b"\n", "import" if base is None else "merge")
@@ -223,6 +235,34 @@ def test_what_changes_while_it_is_read_is_not_filed_as_what_it_was(
         one: entry.sha256 for one, entry in expected.manifest.files.items()
     }
     Checkpoint.open(found.path, verify_digests=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["model/model.safetensors", "tiny.gguf", "adapter/adapter_model.safetensors"]
+)
+def test_a_link_that_makes_another_file_of_its_source_changes_nothing(
+    gguf: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A model of a container's image is copied when it is linked, imported before or not."""
+    link = os.link
+
+    def link_copied(source: Path, target: Path) -> None:
+        copy_up(source)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_copied)
+    own = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    source, base = source_with(name, tmp_path, gguf, own)
+    cache, path, recorder = tmp_path / "cache", tmp_path / name, Recorder()
+    for _ in range(2):
+        copy_up(path)  # no longer the file of an earlier import
+        found = resolve_model(str(source), base=base, cache_dir=cache, reporter=recorder)
+        assert any(path.samefile(file) for file in found.path.rglob("*"))
+        Checkpoint.open(found.path, verify_digests=True)
+    assert StageReused("import" if base is None else "merge", str(found.path)) in recorder.events
+    writer = Writer(path, path.read_bytes() + b"\n", "import" if base is None else "merge")
+    with pytest.raises(ArtifactError, match="changed while it was read"):
+        resolve_model(str(source), base=base, cache_dir=cache, reporter=writer)
 
 
 def test_what_a_training_leaves_beside_an_adapter_is_not_read(
