@@ -30,12 +30,11 @@ from ollama_bridge.package_settings import (
     read_settings,
 )
 from ollama_bridge.papers import read_license, write_card
-from ollama_bridge.pipeline import EVENTS_NAME
 from ollama_bridge.publication import check_publication, publish
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
-from ollama_bridge.run_folder import hold_run, tag_file_name
+from ollama_bridge.run_folder import EVENTS_NAME, hold_run, tag_file_name
 from ollama_bridge.source_tag import SourceTag
 from ollama_bridge.template.authority import Renderer, lost_by
 

@@ -26,9 +26,7 @@ from ollama_bridge.extras import require_training_extra
 from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.papers import write_card
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
-from ollama_bridge.run_folder import hold_run, run_dir_of, tag_file_name
-
-EVENTS_NAME = "events.jsonl"
+from ollama_bridge.run_folder import EVENTS_NAME, hold_run, run_dir_of, tag_file_name
 
 
 @dataclass(frozen=True)

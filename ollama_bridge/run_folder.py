@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ollama_bridge.assets import home_dir
@@ -18,6 +19,7 @@ from ollama_bridge.errors import ConfigError
 if TYPE_CHECKING:
     from ollama_bridge.config import Recipe
 
+EVENTS_NAME = "events.jsonl"
 _ORIGIN_NAME, _KEPT_IN = "origin.json", "run_dir"
 _NAME_CHARS = 32
 
@@ -74,15 +76,18 @@ def note_origin(run_dir: Path, data: Path, *, out_dir: Path | None = None) -> No
         out_dir: The other folder.
 
     Raises:
-        ConfigError: they are those of another file, which is still there.
+        ConfigError: they are those of another file, and both it and the run are still there.
     """
     path = run_dir / _ORIGIN_NAME
     if path.exists():
         other = Path(json.loads(path.read_text(encoding="utf-8"))["data"])
-        if other.exists() and not other.samefile(data):
+        made = noted_run(run_dir) if is_note_alone(run_dir) else run_dir.name
+        # What ended before it began anything, or was removed, leaves a note and takes no name.
+        if made is not None and other.exists() and not other.samefile(data):
             raise ConfigError(
                 f"{run_dir.name} is the name of what was made of {other}; {data} would replace it",
-                hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG",
+                hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG; or, if "
+                f"the other is of no use any more: ollama-bridge runs rm {quote(str(made))}",
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     kept_in = {} if out_dir is None else {_KEPT_IN: str(out_dir.absolute())}
@@ -94,9 +99,14 @@ def is_note_alone(run_dir: Path) -> bool:
     return [path.name for path in run_dir.glob("*")] == [_ORIGIN_NAME]
 
 
-def noted_folder(run_dir: Path) -> Path | None:
+def noted_run(run_dir: Path) -> Path | None:
     """Where a run is whose name alone is noted; None: nowhere, or nobody wrote it down."""
     if not is_note_alone(run_dir):
         return None
     kept_in = json.loads((run_dir / _ORIGIN_NAME).read_text(encoding="utf-8")).get(_KEPT_IN)
-    return None if kept_in is None else Path(kept_in)
+    return Path(kept_in) if kept_in is not None and is_run(Path(kept_in)) else None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a build has begun there, or a package."""
+    return (folder / EVENTS_NAME).is_file()

@@ -137,7 +137,7 @@ def find_run(run: str) -> Path:
         ConfigError: there is none.
         ArtifactError: the folder is no run.
     """
-    from ollama_bridge.run_folder import noted_folder
+    from ollama_bridge.run_folder import is_run, noted_run
 
     # `rm` must never be talked into removing a folder that is not a run: what is no name of one
     # (nothing at all, or dots) is not put behind the folder of all of them.
@@ -146,14 +146,14 @@ def find_run(run: str) -> Path:
         return named[0]
     folder = Path(run).resolve()
     if not run or not folder.is_dir():
-        noted = {path.name: noted_folder(path) for path in _runs_dir().glob("*")}
+        noted = {path.name: noted_run(path) for path in _runs_dir().glob("*")}
         kept_in = noted.get(run)
-        if kept_in is not None and (kept_in / "events.jsonl").is_file():
+        if kept_in is not None:
             raise ConfigError(
                 f"run {run!r} is not in {_runs_dir()}: it was made with --out {kept_in}",
                 hint=f"ollama-bridge runs show {quote(str(kept_in))}",
             )
         raise ConfigError(f"no run {run!r} in {_runs_dir()}", hint="ollama-bridge runs ls")
-    if not (folder / "events.jsonl").is_file():
+    if not is_run(folder):
         raise ArtifactError(f"{folder} is not a run: it has no events.jsonl")
     return folder

@@ -21,7 +21,7 @@ from ollama_bridge.__main__ import main as start
 from ollama_bridge.assets import home_dir, list_assets
 from ollama_bridge.config import Recipe
 from ollama_bridge.errors import DaemonUnreachableError
-from ollama_bridge.run_folder import note_origin
+from ollama_bridge.run_folder import EVENTS_NAME, note_origin
 
 runner = CliRunner()
 
@@ -234,7 +234,9 @@ def test_run_of_another_file_is_not_replaced(tmp_path: Path, words: list[str]) -
     for file in files:
         file.parent.mkdir()
         file.write_text("text,label\nfine,positive\n")
-    note_origin(home_dir() / "runs" / "sentiment-quick-train", files[0])
+    run_dir = home_dir() / "runs" / "sentiment-quick-train"
+    note_origin(run_dir, files[0])
+    (run_dir / EVENTS_NAME).touch()
     done = command("build", "sentiment-quick", "--data", str(files[1]), *words)
     assert done.returncode == 2
     assert f"is the name of what was made of {files[0]}" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion
 from ollama_bridge.config import Recipe, parse_recipe
 from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
-from ollama_bridge.run_folder import hold_run, name_of_data, note_origin
+from ollama_bridge.run_folder import EVENTS_NAME, hold_run, name_of_data, note_origin
 
 RECIPE: dict[str, Any] = {
     "name": "mine",
@@ -36,7 +37,7 @@ def test_second_build_of_a_run_is_refused(tmp_path: Path) -> None:
     with hold_run(tmp_path / "run"):
         with pytest.raises(ArtifactError, match="another process is writing"):
             pipeline.build(recipe_of(), out_dir=tmp_path / "run")
-        assert not (tmp_path / "run" / pipeline.EVENTS_NAME).exists()
+        assert not (tmp_path / "run" / EVENTS_NAME).exists()
 
 
 def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_run_that_is_built_cannot_be_removed(tmp_path: Path) -> None:
     """`runs rm` waits for nobody, and takes nothing away from a build."""
     run_dir = tmp_path / "run"
     with hold_run(run_dir):
-        (run_dir / pipeline.EVENTS_NAME).touch()
+        (run_dir / EVENTS_NAME).touch()
         done = CliRunner().invoke(cli.app, ["runs", "rm", str(run_dir), "--yes"])
         assert isinstance(done.exception, ArtifactError)
     assert run_dir.is_dir()
@@ -67,6 +68,7 @@ def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
         path.write_text("text,label\n")
     run_dir = tmp_path / "runs" / "mine-train"
     note_origin(run_dir, first)
+    (run_dir / EVENTS_NAME).touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")
     note_origin(run_dir, tmp_path / "link" / "train.csv")
     with pytest.raises(
@@ -74,8 +76,32 @@ def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
     ) as caught:
         note_origin(run_dir, second)
     assert "--out FOLDER --tag TAG" in (caught.value.hint or "")
+    assert "ollama-bridge runs rm mine-train" in (caught.value.hint or "")
     first.unlink()
     note_origin(run_dir, second)
+
+
+@pytest.mark.parametrize("out", [None, "my out"])
+def test_a_name_is_free_again_once_nothing_is_made_under_it(
+    tmp_path: Path, out: str | None
+) -> None:
+    """Neither what ended at once takes it, nor what was removed; wherever that was."""
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    for path in (first, second):
+        path.touch()
+    run_dir = home_dir() / "runs" / "mine-train"
+    out_dir = None if out is None else tmp_path / out
+    for data, other in ((first, second), (second, first)):
+        note_origin(run_dir, data, out_dir=out_dir)
+        note_origin(run_dir, other, out_dir=out_dir)
+        note_origin(run_dir, data, out_dir=out_dir)  # the one before began nothing
+        folder = out_dir or run_dir
+        folder.mkdir(exist_ok=True)
+        (folder / EVENTS_NAME).touch()
+        with pytest.raises(ConfigError, match="would replace it") as caught:
+            note_origin(run_dir, other, out_dir=out_dir)
+        _, _, freeing = (caught.value.hint or "").rpartition("ollama-bridge ")
+        CliRunner().invoke(cli.app, [*shlex.split(freeing), "--yes"])
 
 
 def test_a_name_that_is_only_taken_is_no_run(tmp_path: Path) -> None:
@@ -86,7 +112,7 @@ def test_a_name_that_is_only_taken_is_no_run(tmp_path: Path) -> None:
         note_origin(runs / name, data, out_dir=folder)
         (runs / name if folder is None else folder).mkdir(parents=True, exist_ok=True)
     for folder in (runs / "here", out / "away"):
-        (folder / pipeline.EVENTS_NAME).touch()
+        (folder / EVENTS_NAME).touch()
     listed = CliRunner().invoke(cli.app, ["runs", "ls", "--json"])
     assert [run["name"] for run in json.loads(listed.stdout)] == completion.runs("") == ["here"]
     for words in (["runs", "show", "away"], ["runs", "rm", "away", "--yes"]):
@@ -97,7 +123,7 @@ def test_a_name_that_is_only_taken_is_no_run(tmp_path: Path) -> None:
     error = CliRunner().invoke(cli.app, ["runs", "show", "refused"]).exception
     assert str(error).startswith("no run 'refused'")
     note_origin(runs / "away", data)  # built again, in the home folder
-    (runs / "away" / pipeline.EVENTS_NAME).touch()
+    (runs / "away" / EVENTS_NAME).touch()
     assert completion.runs("") == ["away", "here"]
 
 
