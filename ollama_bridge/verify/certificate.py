@@ -18,6 +18,7 @@ LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "pr
 Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
 # The checks that compare them.
 LOG_PROBABILITIES, PARAMETERS, MESSAGES = "log-probabilities", "parameters", "MESSAGE"
+THINKING_TAGS = "thinking tags"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
@@ -29,6 +30,8 @@ NOT_COMPARED = "file_not_compared"
 _HINTS: dict[str, str] = {
     MESSAGES: "verify the tag that it was made FROM: there are no reference values for prompts "
     "with these MESSAGEs",
+    THINKING_TAGS: "make the tag again from its checkpoint: ollama-bridge package CHECKPOINT TAG "
+    "writes these tokens as user-defined, which Ollama prints",
     "template": "leave it to the checkpoint's chat template (--set modelfile.template=auto in a "
     "build, --template auto in package), or check TEMPLATE and SYSTEM of the one that you chose",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",

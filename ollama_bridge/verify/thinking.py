@@ -8,7 +8,7 @@ from typing import Any
 from ollama_bridge.daemon.era import PRINTS_NO_MARKS, has_limit
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.verify.certificate import Check
+from ollama_bridge.verify.certificate import THINKING_TAGS, Check
 
 _UNKNOWN, _CONTROL = 2, 3  # of tokenizer.ggml.token_type
 
@@ -40,7 +40,7 @@ def check_thinking_tags(
         if token and any(token in tag for tag in tags)
     ]
     return Check(
-        name="thinking tags",
+        name=THINKING_TAGS,
         layer="tokenizer",
         passed=not unprinted,
         numbers={"tags": len(tags)},
