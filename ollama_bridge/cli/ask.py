@@ -77,8 +77,8 @@ def run(
     """Ask a tag and print the answer as it comes; without a prompt, chat.
 
     A tag that is not here is pulled first. For an embedding model the vector is printed. An option
-    that would change nothing for this kind of model is refused. With --json each line is an
-    "event": thinking and text in pieces, then done with the whole reply.
+    of the other kind of model is refused. With --json each line is an "event": thinking and text
+    in pieces, then done with the whole reply.
 
     Examples:
       ollama-bridge run review-sentiment "The battery died after two days."
