@@ -201,5 +201,7 @@ def _holds_messages(path: Path) -> bool:
 
 
 def _quoted(text: str) -> str:
+    """A text as YAML reads it again, which folds a line break and takes no control character."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    kept = (one if one.isprintable() else f"\\U{ord(one):08x}" for one in escaped)
+    return f'"{"".join(kept)}"'

@@ -175,6 +175,21 @@ def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
     assert recipe.data.label_col == "mood"
 
 
+@pytest.mark.parametrize("name", ["Customer\nfeedback", 'a\\n"b"', "bell\a", "next\x85\u2028"])
+def test_a_column_is_called_as_its_header_is(tmp_path: Path, name: str) -> None:
+    """Spreadsheets break the lines of a header, and anything may be in the name of a file."""
+    from ollama_bridge.cli.build import recipe_with_data
+
+    file = tmp_path / f"{name}.csv"
+    file.write_text("text,label\nfine,positive\n")
+    for columns in ((name,), (name, "title")):
+        recipe = recipe_with_data(
+            "sentiment", data=file, text_col=columns, label_col=name, tag=None, overrides=[]
+        )
+        given = (recipe.data.text_cols, recipe.data.label_col, recipe.data.path)
+        assert given == (columns, name, file)
+
+
 def test_who_teaches_is_named_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the recipe's; a name with a colon and blanks in it is one name."""
     seen: list[Recipe] = []
