@@ -101,7 +101,7 @@ class Answering:
         """The stream has ended.
 
         Raises:
-            StreamBrokenError: without its terminal event.
+            StreamBrokenError: without its terminal event; RepetitionError: Ollama ended it so.
         """
         if not self._assembler.done:
             raise self._assembler.broken()

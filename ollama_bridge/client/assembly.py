@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from ollama_bridge.client.fields import Fields
 from ollama_bridge.client.lines import parse_line
+from ollama_bridge.client.refusals import repetition
+from ollama_bridge.client.repeats import Repeats
 from ollama_bridge.client.thinking import (
     THINKING_CLOSE,
     THINKING_OPEN,
@@ -74,6 +76,7 @@ class ReplyAssembler:
         self._logprobs: list[TokenLogprob] | None = None
         self._resumed = 0
         self._pieces_before = 0
+        self._repeats = Repeats()
         self.pieces = 0
         self.has_begun = False
         self.overflow: ContextOverflowError | None = None
@@ -118,6 +121,7 @@ class ReplyAssembler:
         content = message.text("content") or message.text("response")
         if thought or content:
             self.pieces += 1
+            self._repeats.see(thought or content)
         if thought:
             # The daemon splits by itself, so a tag in its text is text.
             self._daemon_splits = True
@@ -146,8 +150,10 @@ class ReplyAssembler:
         error.partial_text = error.partial_text or self.partial_text
         error.partial_thinking = "".join(self._thinking).strip()
 
-    def broken(self) -> StreamBrokenError:
+    def broken(self) -> DaemonError:
         """The error for a stream that ended before its terminal event."""
+        if self._repeats.end_an_answer:
+            return repetition(self._model, self.partial_text)
         error = StreamBrokenError(
             f"the answer of {self._model!r} ended without its terminal event "
             f"({len(self.partial_text)} characters had come)",

@@ -41,6 +41,7 @@ from ollama_bridge.errors import (
     DaemonError,
     DaemonTimeoutError,
     DataError,
+    RepetitionError,
     RequestRejectedError,
 )
 from ollama_bridge.journal import JSONRecord
@@ -270,7 +271,7 @@ class Coordinator(Generic[C]):
             lane.pace.settled(units, lane.heard_s, waited(value))
             yield self._commit(job, value=value)
             yield from self._accept_doubtful(lane)
-        elif isinstance(error, ContextOverflowError | ConfigError | DataError):
+        elif isinstance(error, ContextOverflowError | RepetitionError | ConfigError | DataError):
             yield self._commit(job, error=health.told(error))
         elif not isinstance(error, DaemonError):
             raise error

@@ -12,6 +12,8 @@ from typing import Any
 from ollama_bridge.client.demands import context_asked
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.lines import parse_line
+from ollama_bridge.client.refusals import repetition
+from ollama_bridge.client.repeats import Repeats
 from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.errors import ContextReducedError, DaemonError, StreamBrokenError
 
@@ -42,6 +44,7 @@ class RawAnswering:
         self.ends_s = self._attempts.ends_s
         self.unchecked_context = context_asked(call)
         self.came: list[dict[str, Any]] = []
+        self._repeats = Repeats()
 
     @property
     def is_over(self) -> bool:
@@ -56,15 +59,20 @@ class RawAnswering:
         """
         part = parse_line(line, model=self._call.model)
         self.came.append(part)
+        message = part.get("message")
+        said = message if isinstance(message, Mapping) else part
+        self._repeats.see(said.get("thinking") or said.get("content") or said.get("response"))
         return part
 
     def finish(self) -> None:
         """The stream has ended.
 
         Raises:
-            StreamBrokenError: without its terminal event.
+            StreamBrokenError: without its terminal event; RepetitionError: Ollama ended it so.
         """
         if not self.is_over:
+            if self._repeats.end_an_answer:
+                raise repetition(self._call.model, "")  # `recover` tells what had come
             raise StreamBrokenError(
                 f"{self._call.path} of {self._call.model!r} ended without its terminal event",
                 hint="ask again; if it fails again, see the daemon's log",
@@ -86,6 +94,7 @@ class RawAnswering:
         allowed = not (self._gives_out and self.came)
         pause_s = self._attempts.next_pause_s(error, allowed=allowed)
         self.came.clear()
+        self._repeats = Repeats()
         return pause_s
 
     def _tell(self, error: DaemonError) -> None:

@@ -11,6 +11,7 @@ from ollama_bridge.errors import (
     DaemonBusyError,
     DaemonError,
     ModelNotFoundError,
+    RepetitionError,
     RequestRejectedError,
     RunnerCrashedError,
     UnsupportedFeatureError,
@@ -67,11 +68,29 @@ def missing_model(name: str, *, address: str | None = None) -> ModelNotFoundErro
     )
 
 
-def failure(message: str, *, model: str | None, partial_text: str) -> RunnerCrashedError:
+def failure(message: str, *, model: str | None, partial_text: str) -> DaemonError:
     """The error for an answer that reports one in its middle."""
+    if "token repeat limit" in message:  # from 0.34.1 on
+        return repetition(model, partial_text)
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
         hint="ask again; if it fails again, see the daemon's log",
+        model=model,
+        partial_text=partial_text,
+    )
+
+
+def repetition(model: str | None, partial_text: str) -> RepetitionError:
+    """The error for an answer that the daemon ended because one token came again and again.
+
+    Source: the loop over the runner's tokens in llm/server.go of Ollama 0.24 (more than 30 repeats:
+    no terminal event), llm/llama_server.go of 0.33 (the same) and 0.34.4 (more than 100: an error).
+    """
+    return RepetitionError(
+        f"Ollama ended the answer of {model!r}: it repeated one token again and again "
+        f"({len(partial_text)} characters had come)",
+        hint="let it repeat less (command line: -p repeat_penalty=1.2), or limit the answer: "
+        "-p num_predict=24",
         model=model,
         partial_text=partial_text,
     )

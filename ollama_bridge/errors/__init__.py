@@ -25,6 +25,7 @@ The branch says who has to act, the message what happened with the values that m
     │   ├── ReplyInvalidError       the answer is not what the API promises
     │   │   └── RenderingHiddenError  it does not say how it renders a prompt
     │   ├── StreamBrokenError       the answer ended without its terminal event
+    │   ├── RepetitionError         Ollama ended an answer that repeats one token
     │   ├── OutputInvalidError      no answer is what the schema asks for
     │   ├── ToolLoopError           the model never comes to an answer for calling tools
     │   └── DaemonTimeoutError      a finite limit ran out; ``phase`` says which
@@ -63,6 +64,7 @@ from ollama_bridge.errors.daemon import (
     OutputInvalidError,
     RefusedAnswer,
     RenderingHiddenError,
+    RepetitionError,
     ReplyInvalidError,
     RequestRejectedError,
     RunnerCrashedError,
@@ -128,6 +130,7 @@ __all__ = [
     "RegistryContentError",
     "RegistryError",
     "RenderingHiddenError",
+    "RepetitionError",
     "ReplyInvalidError",
     "RequestRejectedError",
     "RunnerCrashedError",

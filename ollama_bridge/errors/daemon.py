@@ -152,6 +152,14 @@ class StreamBrokenError(DaemonError):
     """An answer ended without its terminal event; ``partial_text`` has what came."""
 
 
+class RepetitionError(DaemonError):
+    """Ollama ended an answer in which one token came again and again.
+
+    It does so by itself, and up to 0.34.0 without a word: after 31 in a row, later after 100.
+    ``partial_text`` has what came.
+    """
+
+
 class OutputInvalidError(DaemonError):
     """No answer is what the schema asks for; ``refused`` has every one."""
 

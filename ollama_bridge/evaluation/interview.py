@@ -17,7 +17,7 @@ from ollama_bridge.artifacts import Corpus
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.config import TaskSection
 from ollama_bridge.digests import canonical_json, digest_text
-from ollama_bridge.errors import ContextOverflowError
+from ollama_bridge.errors import ContextOverflowError, RepetitionError
 from ollama_bridge.evaluation.held_out import held_out_examples
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import Journal, JSONRecord
@@ -147,6 +147,9 @@ class Interview:
             reply = self._client.chat(model.tag, turns, options=model.options)
         except ContextOverflowError:
             record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
+        except RepetitionError as error:
+            answer = error.partial_text.strip()
+            record |= {"answer": answer, "done_reason": "repetition", "generated_tokens": 0}
         else:
             record |= {
                 "answer": reply.text.strip(),

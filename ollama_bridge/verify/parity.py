@@ -13,7 +13,7 @@ from typing import Any
 
 from ollama_bridge.client import Client, Reply
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonError, RepetitionError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import SERVED_TOP, Answer, ReferenceValues, TokenScore
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
@@ -278,7 +278,7 @@ class _Run:
             tried += 1
             certain = text_before_stop(answer.certain_text, stops)
             reply = self._answer(answer)
-            if self.bounds.same_text and not reply.text.startswith(certain):
+            if self.bounds.same_text and not reply.begins_with(certain):
                 # Runners go on from saved states of earlier prompts, which are not exact where a
                 # model looks through a sliding window. A fresh one has none.
                 reloaded += 1
@@ -286,7 +286,7 @@ class _Run:
                 reply = self._answer(answer)
             problem = None
             same = reply.text == answer.text
-            if self.bounds.same_text and not reply.text.startswith(certain):
+            if self.bounds.same_text and not reply.begins_with(certain):
                 problem = "the greedy answer differs where the checkpoint is certain"
             elif same and answer.ends and reply.done_reason != "stop":
                 problem = f"the answer does not end (done_reason {reply.done_reason!r})"
@@ -300,7 +300,14 @@ class _Run:
             difference=first,
         )
 
-    def _answer(self, answer: Answer) -> Reply:
+    def _answer(self, answer: Answer) -> _Said:
+        try:
+            reply = self._asked(answer)
+        except RepetitionError as error:
+            return _Said(error.partial_text, None, was_ended=True)
+        return _Said(reply.text, reply.done_reason)
+
+    def _asked(self, answer: Answer) -> Reply:
         conversation = self.reference.conversation(answer.conversation)
         options = {**_GREEDY, "num_predict": answer.tokens + 8}
         # The chat API would take a thinker's answer apart, and puts today into prompts with a day.
@@ -324,6 +331,26 @@ class _Run:
             mean_kl = min(mean_kl, 2 * self.bounds.answers_kl_nats)
         unlikely = _cost_of_a_tie(lead) >= _UNLIKELY * mean_kl
         return best.id in ends and lead >= _CERTAIN_END and unlikely
+
+
+@dataclass(frozen=True)
+class _Said:
+    """An answer of the daemon.
+
+    Attributes:
+        text: It.
+        done_reason: Why it ended; None: see below.
+        was_ended: Ollama ended it, because one token came again and again: there might be more.
+    """
+
+    text: str
+    done_reason: str | None
+    was_ended: bool = False
+
+    def begins_with(self, text: str) -> bool:
+        """Whether it says a text, or what was let through of it."""
+        was_let_through = self.was_ended and bool(self.text) and text.startswith(self.text)
+        return was_let_through or self.text.startswith(text)
 
 
 def _cost_of_a_tie(lead: float) -> float:

@@ -18,7 +18,7 @@ from ollama_bridge.client import (
     TokenLogprob,
     TopLogprob,
 )
-from ollama_bridge.errors import ModelNotFoundError, RenderingHiddenError
+from ollama_bridge.errors import ModelNotFoundError, RenderingHiddenError, RepetitionError
 from ollama_bridge.reference import (
     Answer,
     Conversation,
@@ -121,6 +121,7 @@ class FakeDaemon:
         extra_tokens: Added to every prompt's token count.
         never_ends: Answers run into the limit.
         says: Its answers in a chat; None: the reference's.
+        ends_repeats: It ends its answers because a token came again and again.
         right_once_unloaded: ``says`` is said by the runner that is loaded, not by the next one.
         goes_on_raw: It does not end where the reference does.
         drops: Parameter that create loses.
@@ -141,6 +142,7 @@ class FakeDaemon:
     extra_tokens: int = 0
     never_ends: bool = False
     says: str | None = None
+    ends_repeats: bool = False
     right_once_unloaded: bool = False
     goes_on_raw: bool = False
     drops: str | None = None
@@ -315,6 +317,8 @@ class FakeDaemon:
         """The reference's own answer; a prompt that is not the reference's has more tokens."""
         reply = self._reply(self.reference.answers[0].text if self.says is None else self.says)
         if not logprobs:
+            if self.ends_repeats:
+                raise RepetitionError("it repeats", model=tag, partial_text=reply.text)
             return reply
         prompt = self._prompt(tag, messages)
         known = any(prompt == found.rendered for found in self.reference.conversations)

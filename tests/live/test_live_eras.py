@@ -40,6 +40,7 @@ from ollama_bridge.errors import (
     ModelError,
     ParityError,
     RenderingHiddenError,
+    RepetitionError,
     RequestRejectedError,
 )
 from ollama_bridge.inspection import verify
@@ -115,6 +116,11 @@ def test_the_real_model_is_proven_in_every_layer(
     assert certificate.daemon_version == client.version()
     assert certificate.checks[0].numbers["proof"] == "rendered text"
     assert {check.layer for check in certificate.checks} >= {"template", "tokenizer", "tensor"}
+    with pytest.raises(RepetitionError) as caught:  # by a stream that ends, or by an error
+        client.generate(
+            tag, " no" * 60, raw=True, options={"num_predict": 150, "repeat_penalty": 1.0}
+        )
+    assert caught.value.partial_text.count("no") > 25
     client.delete(tag)
 
 

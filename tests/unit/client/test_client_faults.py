@@ -17,8 +17,9 @@ from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
 from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
 from ollama_bridge.client.deadlines import bound
+from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.model_names import require_model
-from ollama_bridge.client.retries import NO_RETRIES
+from ollama_bridge.client.retries import NO_RETRIES, Retries
 from ollama_bridge.errors import (
     ConfigError,
     DaemonBusyError,
@@ -26,6 +27,7 @@ from ollama_bridge.errors import (
     DaemonTimeoutError,
     DaemonUnreachableError,
     ModelNotFoundError,
+    RepetitionError,
     ReplyInvalidError,
     RequestRejectedError,
     RunnerCrashedError,
@@ -83,6 +85,39 @@ def test_each_fault_is_one_error(
     assert caught.value.model == "m"
     assert caught.value.phase is not None
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("piece", ["!", " \n", " word"])
+@pytest.mark.parametrize("method", ["generate", "chat", "stream"])
+def test_an_answer_that_ollama_ends_for_its_repeats_is_told(
+    fake_daemon: FakeDaemon, ask: Any, method: str, piece: str
+) -> None:
+    """Up to 0.34.0 by a stream that ends; it is no fault of the connection, and never asked again.
+
+    Blanks around a token do not count, nor does which of them come.
+    """
+    fake_daemon.pieces, fake_daemon.fault = ["So", *[piece] * 30], Fault.NO_DONE
+    with pytest.raises(RepetitionError, match="repeated one token") as caught:
+        ask(fake_daemon.host, method, "m", "hi", retries=Retries(attempts=3))
+    assert caught.value.partial_text.startswith(f"So{piece}")
+    assert "repeat_penalty" in str(caught.value.hint)
+    assert caught.value.attempts == 1
+
+
+def test_a_stream_that_breaks_among_repeats_is_a_broken_one(
+    fake_daemon: FakeDaemon, ask: Any
+) -> None:
+    """Twenty of a kind are no reason for Ollama to end an answer."""
+    fake_daemon.pieces, fake_daemon.fault = ["."] * 20, Fault.NO_DONE
+    with pytest.raises(StreamBrokenError):
+        ask(fake_daemon.host, "chat", "m", "hi")
+
+
+def test_repeats_that_the_daemon_tells_of_are_no_crash() -> None:
+    """As from 0.34.1 on."""
+    line = b'{"error": "prediction aborted, token repeat limit reached"}'
+    with pytest.raises(RepetitionError, match="'m'"):
+        parse_line(line, model="m")
 
 
 @pytest.mark.parametrize("drop", ["HTTP/1.1 102 Processing\r\n\r\n", "X-Header: 1\r\n"])

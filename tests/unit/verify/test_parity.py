@@ -93,6 +93,17 @@ def test_an_answer_of_another_day_is_asked_for_with_its_own_prompt() -> None:
     assert check_of(prove(daemon, "f16"), "greedy answers").passed
 
 
+@pytest.mark.parametrize(
+    ("says", "passed"), [("Y", True), ("Yes", False), ("N", False), ("", False)]
+)
+def test_an_answer_that_ollama_ends_is_held_to_as_far_as_it_came(
+    says: str, *, passed: bool
+) -> None:
+    """What never came cannot differ. But where the checkpoint ends, nothing is repeated."""
+    certificate = prove(FakeDaemon(small_reference(), says=says, ends_repeats=True), "f16")
+    assert check_of(certificate, "greedy answers").passed == passed
+
+
 @pytest.mark.parametrize(("says", "blamed"), [("Y", ["stops"]), ("N", ["stops", "greedy answers"])])
 def test_a_stop_that_cuts_an_answer_is_not_the_tensors_fault(says: str, blamed: list[str]) -> None:
     """What the daemon says up to it is what the checkpoint says; other weights would say more."""
