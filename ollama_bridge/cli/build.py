@@ -179,7 +179,7 @@ def _holds_messages(path: Path) -> bool:
 
     And no row, that has a list of another kind under that name beside its text and label.
     """
-    from ollama_bridge.data.chat_forms import find_messages
+    from ollama_bridge.data.chat_forms import find_messages, is_list_of_turns
     from ollama_bridge.data.problems import encoding_of
     from ollama_bridge.data.rows import is_json_lines
 
@@ -196,8 +196,7 @@ def _holds_messages(path: Path) -> bool:
     turns = find_messages(record) if isinstance(record, dict) else None
     if turns is None:
         return False
-    are_turns = bool(turns) and all(isinstance(turn, dict) for turn in turns)
-    return are_turns or not {"text", "label"} <= set(record)
+    return is_list_of_turns(turns) or not {"text", "label"} <= set(record)
 
 
 def _quoted(text: str) -> str:
