@@ -33,11 +33,6 @@ _MEDIA = {
 }
 
 
-def holds_conversation(record: object) -> bool:
-    """Whether a line is a conversation, in whatever form."""
-    return isinstance(record, Mapping) and find_messages(record) is not None
-
-
 def find_messages(record: Mapping[str, object]) -> list[object] | None:
     """The messages of a line as it has them; None: there are none.
 
@@ -110,8 +105,11 @@ def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
         path: The file, for the command.
         record: One of its lines.
     """
-    if holds_conversation(record):
-        return "leave out --text-col and --label-col: a conversation is read as a whole"
+    if is_list_of_turns(find_messages(record)):
+        return (
+            "leave out --text-col and --label-col (in a recipe: data.source: messages): a "
+            "conversation is read as a whole"
+        )
     found = [name for name, value in record.items() if is_list_of_turns(value)]
     if not found:
         return None

@@ -7,8 +7,9 @@ Every other problem refuses the file, all row numbers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
@@ -18,6 +19,7 @@ from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, nearest, numbers_text
 from ollama_bridge.data.rows import Row, Table, cell_text, read_table
+from ollama_bridge.data.task_prompt import as_option
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 
@@ -50,7 +52,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         and data.label_col not in table.columns
     )
     _check_columns(
-        path, table, [name for name in wanted if not (unanswered and name == data.label_col)]
+        path, data, table, [name for name in wanted if not (unanswered and name == data.label_col)]
     )
     problems = Problems(path, unit=table.unit)
     tally = Tally()
@@ -102,20 +104,32 @@ def _candidate(
     return Candidate(example, _SOURCE, f"{text}\n{answer}".strip(), is_class=False)
 
 
-def _check_columns(path: Path, table: Table, wanted: list[str]) -> None:
-    absent = [name for name in wanted if name not in table.columns]
-    if not absent:
+def _check_columns(path: Path, data: DataSection, table: Table, wanted: list[str]) -> None:
+    near = {name: nearest(name, table.columns) for name in wanted if name not in table.columns}
+    if not near:
         return
-    lines = []
-    for name in absent:
-        near = nearest(name, table.columns)
-        lines.append(f"  - no column {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+    lines = [
+        f"  - no column {name!r}" + (f"; did you mean {other!r}?" if other else "")
+        for name, other in near.items()
+    ]
+    # A name that is only misspelt makes no conversation of a table, also of one that has turns.
+    advice = None if any(near.values()) else advice_on_turns(path, table.rows[0].cells)
+    named = {name: near.get(name, name) or "NAME" for name in wanted}
     raise DataError(
         f"{path} has the columns {', '.join(repr(name) for name in table.columns)}:\n"
         + "\n".join(lines),
-        hint=advice_on_turns(path, table.rows[0].cells)
-        or "name the columns: --text-col NAME --label-col NAME",
+        hint=advice or f"name the columns: {_as_options(data, named)}",
     )
+
+
+def _as_options(data: DataSection, named: Mapping[str, str]) -> str:
+    """What is typed to name the columns of a recipe as they are named in the file."""
+    words = [f"--text-col {quote(named[name])}" for name in data.text_cols]
+    if data.label_col in named:
+        words.append(f"--label-col {quote(named[data.label_col])}")
+    if data.group_col:
+        words.append(as_option("data.group_col", named[data.group_col]))
+    return " ".join(words)
 
 
 def _text(row: Row, columns: Sequence[str], problems: Problems) -> str | None:

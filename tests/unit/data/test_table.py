@@ -168,6 +168,26 @@ def test_missing_columns_are_offered(tmp_path: Path) -> None:
     assert "--text-col" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("turns", [["c1", "c2"], [], [{"role": "user", "content": "a"}]])
+def test_a_misspelt_column_is_named_also_beside_a_list(tmp_path: Path, turns: list[object]) -> None:
+    """The table is one: what is typed again is the name. Of real turns another name tells more."""
+    row = {"title": "a", "topic": "b c", "conversations": turns}
+    path = write(tmp_path, json.dumps(row), name="mine.jsonl")
+    with pytest.raises(DataError, match="did you mean 'title'") as caught:
+        collect(path, text_col="titel", label_col="topic")
+    assert caught.value.hint == "name the columns: --text-col title --label-col topic"
+    with pytest.raises(DataError, match="no column 'zzz'") as caught:
+        collect(path, text_col=["title", "zzz"], label_col="topic", group_col="topic")
+    is_chat = bool(turns) and isinstance(turns[0], dict)
+    assert str(caught.value.hint) == (
+        "leave out --text-col and --label-col (in a recipe: data.source: messages): a conversation "
+        "is read as a whole"
+        if is_chat
+        else "name the columns: --text-col title --text-col NAME --label-col topic "
+        "--set 'data.group_col=\"topic\"'"
+    )
+
+
 def test_other_labels_are_listed_with_the_mapping_to_type(tmp_path: Path) -> None:
     """Unknown labels come with their rows and the options that map them; mapped they go through."""
     path = write(tmp_path, "text,label\na,POSITIVE\nb,pos\nc,neg\nd,neg\n")
@@ -251,7 +271,7 @@ def test_lists_that_are_no_turns_are_no_conversation(tmp_path: Path) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(DataError, match="no column 'label'; did you mean 'lab'") as caught:
         collect(path)
-    assert caught.value.hint == "name the columns: --text-col NAME --label-col NAME"
+    assert caught.value.hint == "name the columns: --text-col text --label-col lab"
     chat = [{"role": "user", "content": "a"}]
     rows: list[object] = [{"text": "a", "label": "positive", "dialog": chat}]
     path.write_text("\n".join(map(json.dumps, [*rows, {"text": "b", "label": {"is": 1}}])))
