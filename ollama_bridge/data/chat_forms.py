@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
+from ollama_bridge.data.problems import unused
+
 _LISTS = ("messages", "conversations", "conversation")
 # Of a speaker in ShareGPT's form -> the role. Tools speak too: such a conversation is not learnt.
 _SPEAKERS = {
@@ -118,7 +120,7 @@ def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
     else:
         name = "chosen" if "chosen" in found else found[0]
         form = f"{{messages: .[{json.dumps(name, ensure_ascii=False)}]}}"
-    written = path.with_name(f"{path.stem}-chats.jsonl")
+    written = unused(path.with_name(f"{path.stem}-chats.jsonl"))
     return f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
 
 

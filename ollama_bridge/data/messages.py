@@ -25,7 +25,13 @@ from ollama_bridge.data.chat_forms import (
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
-from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, numbers_text, read_text
+from ollama_bridge.data.problems import (
+    MAX_LEFT_OUT_SHARE,
+    Problems,
+    numbers_text,
+    read_text,
+    unused,
+)
 from ollama_bridge.data.rows import cell_text, read_json_lines
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, parse_message
@@ -148,7 +154,7 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
     hint = _HINT if is_few else f"{_HINT}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
     if not is_few and 2 * sum("weight 0" in reason for reason in odd.values()) > len(odd):
         # The conversations that are left are learnt whole.
-        kept = path.with_name(f"{path.stem}-learnt.jsonl")
+        kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
         hint = f"jq -c {quote(_LEARNT_WHOLE)} {quote(str(path))} > {quote(str(kept))}"
     problems.raise_if_any(hint=hint)
     if not odd:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from shlex import quote
 
@@ -132,6 +134,12 @@ def read_text(path: Path) -> str:
     return text
 
 
+def unused(path: Path) -> Path:
+    """A name that no file has, for what a hint's command writes: this one, or a numbered one."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(one for one in chain((path,), numbered) if not os.path.lexists(one))
+
+
 def _unmarked_utf16(begin: bytes) -> str | None:
     """UTF-16 of mostly ASCII: every second byte is zero. None: something else."""
     high, low = begin[::2].count(0), begin[1::2].count(0)
@@ -141,7 +149,7 @@ def _unmarked_utf16(begin: bytes) -> str | None:
 
 
 def _to_utf8(path: Path, encoding: str) -> str:
-    new = path.with_name(f"{path.stem}-utf8{path.suffix}")
+    new = unused(path.with_name(f"{path.stem}-utf8{path.suffix}"))
     return f"iconv -f {encoding} -t utf-8 {quote(str(path))} > {quote(str(new))}"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.data.problems import Problems, read_text
+from ollama_bridge.data.problems import Problems, read_text, unused
 from ollama_bridge.errors import DataError
 
 _DELIMITERS = (",", ";", "\t")
@@ -65,7 +65,7 @@ def read_table(path: Path, *, wanted: Sequence[str]) -> Table:
     if text.lstrip().startswith('{"'):
         raise DataError(
             f"{path} holds JSON lines, but its name says CSV",
-            hint=f"mv {quote(str(path))} {quote(str(path.with_suffix('.jsonl')))}",
+            hint=f"mv {quote(str(path))} {quote(str(unused(path.with_suffix('.jsonl'))))}",
         )
     with _cells_of_any_length(text):
         return _read_csv(path, text, wanted)
@@ -129,7 +129,7 @@ def _refuse_array(path: Path, text: str) -> None:
     """
     begin = text.lstrip()
     if begin.startswith("[") and begin[1:].lstrip().startswith("{"):
-        lines = path.with_name(f"{path.stem}-lines.jsonl")
+        lines = unused(path.with_name(f"{path.stem}-lines.jsonl"))
         raise DataError(
             f"{path} is one JSON array, but one JSON object per line is expected",
             hint=f"jq -c '.[]' {quote(str(path))} > {quote(str(lines))}",

@@ -320,6 +320,30 @@ def test_the_separator_line_of_spreadsheets_is_no_header(tmp_path: Path) -> None
     assert (only.text, only.example.id) == ("so, so", "row-3")
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "content"),
+    [
+        ("mine.csv", "mine.jsonl", b'{"text": "a"}'),
+        ("mine.csv", "mine-utf8.csv", b"text,label\ncaf\xe9,positive"),
+        ("mine.json", "mine-lines.jsonl", b'[{"text": "a"}]'),
+        ("mine.jsonl", "mine-chats.jsonl", b'{"says": [{"role": "user", "content": "a"}]}'),
+    ],
+)
+def test_a_hints_command_writes_over_no_file(
+    tmp_path: Path, name: str, written: str, content: bytes
+) -> None:
+    """Where one has the name there is another."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    wanted = tmp_path / written
+    for number in ("", "-2", "-3"):
+        with pytest.raises(DataError) as caught:
+            collect(path)
+        new = Path(shlex.split(str(caught.value.hint))[-1])
+        assert new == wanted.with_stem(f"{wanted.stem}{number}")
+        new.touch()
+
+
 def test_an_answer_of_control_characters_is_missing(tmp_path: Path) -> None:
     """It is not a prompt without an answer."""
     rows = [f"question {n},answer {n}" for n in range(39)]
