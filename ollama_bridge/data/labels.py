@@ -79,16 +79,22 @@ class LabelMatcher:
             self._unknown[written].append(number)
         return label
 
-    def raise_if_unknown(self, path: Path, *, column: str, unit: str) -> None:
+    def raise_if_unknown(self, path: Path, *, column: str | None, unit: str) -> None:
         """Say which labels the file has, and how to map them.
+
+        Args:
+            path: The file.
+            column: That has them; None: they are the last answers of conversations.
+            unit: What a row is called.
 
         Raises:
             DataError: if a label was not matched.
         """
         if not self._unknown:
             return
-        is_chat = column == "messages"
+        is_chat = column is None
         what = "recipe" if is_chat else "column"
+        where = "the last answers have" if is_chat else f"column {column!r} has"
         lines = [
             f"  - {label!r} in {len(numbers)} {unit}(s): {numbers_text(numbers)}"
             for label, numbers in list(self._unknown.items())[:_MANY]
@@ -98,7 +104,7 @@ class LabelMatcher:
             lines.append(f"  ... and {len(self._unknown) - _MANY} more labels{asked}")
         known = [label for label in self._seen if label not in self._unknown]
         raise DataError(
-            f"{path}: column {column!r} has labels that the task does not have "
+            f"{path}: {where} labels that the task does not have "
             f"(the task's labels: {', '.join(self._labels)}"
             + (f"; also found: {', '.join(known[:_MANY])}" if known else "")
             + "):\n"

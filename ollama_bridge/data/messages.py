@@ -119,7 +119,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     notes = _judge_odd(odd, tally, problems, path)
     if matcher is not None:
-        matcher.raise_if_unknown(path, column="messages", unit="line")
+        matcher.raise_if_unknown(path, column=None, unit="line")
     if not candidates:
         raise DataError(f"{path} has no rows")
     open_ended = sum(one.example.messages[-1].role == "user" for one in candidates)

@@ -97,8 +97,9 @@ def test_the_label_of_a_classification_is_the_last_answer(tmp_path: Path) -> Non
     """Labels are matched in any case; unknown ones are listed."""
     (only,) = collect(tmp_path, [turns("a", "YES")], CLASSIFY).candidates
     assert only.example.label == only.example.messages[-1].content == "yes"
-    with pytest.raises(DataError, match=r"'maybe' in 1 line\(s\): 2"):
+    with pytest.raises(DataError, match=r"'maybe' in 1 line\(s\): 2") as caught:
         collect(tmp_path, [turns("a", "yes"), turns("b", "maybe")], CLASSIFY)
+    assert ": the last answers have labels that the task does not have" in str(caught.value)
 
 
 def test_free_text_is_no_label(tmp_path: Path) -> None:
