@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from shlex import quote
 
@@ -93,6 +93,14 @@ def media_of(said: object) -> str | None:
     if not isinstance(said, Mapping):
         return None
     return next((kind for name, kind in _MEDIA.items() if said.get(name)), None)
+
+
+def without_media(path: Path, kinds: Collection[str]) -> str:
+    """What reads the conversations of a file without some media that stand beside them."""
+    fields = ", ".join(f".{name}" for name, kind in _MEDIA.items() if kind in kinds)
+    written = unused(path.with_name(f"{path.stem}-texts.jsonl"))
+    command = f"jq -c {quote(f'del({fields})')} {quote(str(path))} > {quote(str(written))}"
+    return f"if what is asked can be answered without them: {command}"
 
 
 def is_list_of_turns(value: object) -> bool:

@@ -7,6 +7,7 @@ lines at once. So is what is wrong with a line otherwise.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from ollama_bridge.data.chat_forms import (
     in_our_words,
     is_not_learnt,
     media_of,
+    without_media,
 )
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
@@ -44,6 +46,8 @@ _HINT = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
 )
+# Of a whole line: an address beside a text may be no part of what is asked.
+_HAS_MEDIA = re.compile(r"has (\w+): only texts are learnt")
 # In jq's words false is not 0; a weight of what is asked, or of a line, is not looked at.
 _LEARNT_WHOLE = (
     'select(all(.. | objects; (.role // .from | IN("assistant", "gpt") | not) '
@@ -156,6 +160,9 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
         # The conversations that are left are learnt whole.
         kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
         hint = f"jq -c {quote(_LEARNT_WHOLE)} {quote(str(path))} > {quote(str(kept))}"
+    media = [said[1] for reason in odd.values() if (said := _HAS_MEDIA.fullmatch(reason))]
+    if not is_few and 2 * len(media) > len(odd):
+        hint = without_media(path, set(media))
     problems.raise_if_any(hint=hint)
     if not odd:
         return []

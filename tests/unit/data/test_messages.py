@@ -241,6 +241,24 @@ def test_answers_that_are_context_alone_are_not_learnt(tmp_path: Path, weight: i
         assert [json.loads(line) for line in done.stdout.splitlines()] == lines[2:]
 
 
+def test_media_beside_a_conversation_are_told_with_what_takes_them_out(tmp_path: Path) -> None:
+    """The address of a video is no part of what is asked; a picture that a turn has is."""
+    plain = [turns(f"question {n}", f"answer {n}") for n in range(3)]
+    lines = [{**line, "video": "https://example.com/a"} for line in plain]
+    with pytest.raises(DataError, match="line 1: has videos: only texts are learnt") as caught:
+        collect(tmp_path, [*lines, plain[0]])
+    command, _, kept = str(caught.value.hint).partition(": ")[2].partition(" > ")
+    assert shlex.split(command) == ["jq", "-c", "del(.videos, .video)", f"{tmp_path}/chats.jsonl"]
+    assert kept == f"{tmp_path}/chats-texts.jsonl"
+    if shutil.which("jq"):  # it is not on every machine
+        done = subprocess.run(shlex.split(command), check=True, capture_output=True)
+        assert [json.loads(line) for line in done.stdout.splitlines()] == [*plain, plain[0]]
+    shown = {"messages": [{"role": "user", "content": "a", "images": ["x"]}]}
+    with pytest.raises(DataError, match="line 1: message 1 has images") as caught:
+        collect(tmp_path, [shown])
+    assert str(caught.value.hint).startswith("a line looks like")
+
+
 def test_what_is_odd_otherwise_is_not_told_to_have_a_weight(tmp_path: Path) -> None:
     """One answer of weight 0 is not why a file is refused whose conversations begin oddly."""
     bad = turns("Open?", "Go away.")
