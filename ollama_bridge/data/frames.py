@@ -54,7 +54,7 @@ class Frame:
         edges: What most of what is then left begins and ends with, by name: it is too short to be
             found by itself.
         runs: Words in a row that many of these rests have, by name.
-        example: The longest beginning, or end.
+        example: The beginning, or end, that most texts have; of several the longest.
         count: How many texts have one.
         total: Of so many.
     """
@@ -152,13 +152,13 @@ def find_frames(candidates: Sequence[Candidate]) -> Frames | None:
 
 
 def _find_frame(texts: list[str]) -> Frame | None:
-    beginnings, rests = _find_beginnings(texts)
-    ends, rests = _find_beginnings([text[::-1] for text in rests])
+    beginnings, rests, shared = _find_beginnings(texts)
+    ends, rests, shared_ends = _find_beginnings([text[::-1] for text in rests])
     count = sum(len(rest) < len(text) for rest, text in zip(rests, texts, strict=True))
     if not count or count < _FRAMED_SHARE * len(texts):
         return None
-    found = [frame for level in beginnings for frame in level.values()]
-    found += [frame[::-1] for level in ends for frame in level.values()]
+    shared.update({end[::-1]: number for end, number in shared_ends.items()})
+    example = max(shared, key=lambda one: (shared[one], len(one)))
     groups: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         rest, name = _cut_both(text, beginnings, ends)
@@ -169,7 +169,7 @@ def _find_frame(texts: list[str]) -> Frame | None:
         if len(rests) >= _MIN_TEXTS:
             begin, end = edges[name] = _find_edges(rests)
             runs[name] = _find_runs([one.removeprefix(begin).removesuffix(end) for one in rests])
-    return Frame(beginnings, ends, edges, runs, max(found, key=len), count, len(texts))
+    return Frame(beginnings, ends, edges, runs, example, count, len(texts))
 
 
 def _find_edges(rests: list[str]) -> tuple[str, str]:
@@ -195,10 +195,11 @@ def _words(text: str) -> _Run:
     return ("", *("0" if word[0].isdecimal() else word for word in found), "")
 
 
-def _find_beginnings(texts: list[str]) -> tuple[_Beginnings, list[str]]:
-    """The beginnings that many texts share, and what is left of each text."""
+def _find_beginnings(texts: list[str]) -> tuple[_Beginnings, list[str], Counter[str]]:
+    """The beginnings that many texts share, what is left of each text, and how many have which."""
     least = max(_MIN_TEXTS, _MIN_SHARE * len(texts))
     found: list[dict[str, str]] = []
+    shared: Counter[str] = Counter()
     while True:
         alike: dict[str, list[str]] = defaultdict(list)
         for text in texts:
@@ -208,8 +209,9 @@ def _find_beginnings(texts: list[str]) -> tuple[_Beginnings, list[str]]:
             head: _shared_beginning(group) for head, group in alike.items() if len(group) >= least
         }
         if not level:
-            return found, texts
+            return found, texts, shared
         found.append(level)
+        shared.update({whole: len(alike[head]) for head, whole in level.items()})
         texts = [_cut(text, [level])[0] for text in texts]
 
 

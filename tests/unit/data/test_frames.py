@@ -105,6 +105,17 @@ def test_structured_answers_make_no_duplicates() -> None:
     assert len(found.kept) > 0.9 * len(short) > 1.3 * len(remove_duplicates(rows).kept)
 
 
+def test_what_most_texts_share_is_shown_of_it() -> None:
+    """Not the longest: a canned answer is a few of them."""
+    canned = "We are sorry to hear that, and shall send you another one at once, free of charge."
+    answers = [f"Thank you for asking us! It is {text}." for text in reviews(180)] + [canned] * 20
+    rows = list(map(free, range(200), reviews(200), answers))
+    frames = find_frames(rows)
+    assert frames is not None
+    (note,) = frames.notes()
+    assert "200 of 200 answers begin or end as many do ('Thank you for asking us! It is" in note
+
+
 def test_what_is_sent_often_is_no_instruction() -> None:
     """Of a message that a third of a file is, but for a number, one is enough."""
     often = [f"thank you for your order, we will send it soon: number {n}" for n in range(100)]
