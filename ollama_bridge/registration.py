@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ _UNVERIFIED = "-unverified"
 _NOT_ITS_OWN = ("operation not permitted", "permission denied")
 # And what else of ours a kill leaves in `ollama ls`: the trial of `verify.renderers`.
 _OURS = (_CANDIDATES, "ollama-bridge/renderer:")
+_BLOB = re.compile(r"sha256-[0-9a-f]{64}")  # as a daemon's Modelfile names a file of its store
 # One of another tag that is older than this was left behind, not being checked.
 _LEFTOVER_AGE_S = 3600.0
 
@@ -380,11 +382,12 @@ class _Job:
 
     def _unload_sharers(self) -> None:
         # The runner is chosen by the GGUF's path: one that was loaded for another tag of this
-        # file would answer for the candidate, with that tag's way of rendering.
-        digest = self.gguf.blob_digest.replace(":", "-")
+        # file would answer for the candidate, with that tag's way of rendering. Which file that is
+        # the daemon says: it may be one that it wrote of ours.
+        own = set(_BLOB.findall(self.client.show(self.candidate).modelfile))
         for model in self.client.ps():
             with contextlib.suppress(ModelNotFoundError):
-                if digest in self.client.show(model.name).modelfile:
+                if own & set(_BLOB.findall(self.client.show(model.name).modelfile)):
                     self.client.unload(model.name)
 
     def _remove_leftovers(self) -> None:

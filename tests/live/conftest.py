@@ -14,6 +14,7 @@ from fakes.real_registry import find_registry
 from llama_converters import LlamaCpp
 
 from ollama_bridge.client import Client
+from ollama_bridge.daemon.era import REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.layout import installed_binary
 from ollama_bridge.daemon.process import PrivateDaemon
@@ -78,6 +79,12 @@ def client(daemon: PrivateDaemon) -> Iterator[Client]:
     """A client of the shared daemon."""
     with daemon.client() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def keeps_files(client: Client) -> bool:
+    """Whether the daemon's files are those that it was sent: not from 0.30 to 0.34.0."""
+    return not has_limit(client.version(), REWRITES_GGUF)
 
 
 @pytest.fixture(scope="session")

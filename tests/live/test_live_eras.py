@@ -118,9 +118,12 @@ def test_the_real_model_is_proven_in_every_layer(
     assert {check.layer for check in certificate.checks} >= {"template", "tokenizer", "tensor"}
     with pytest.raises(RepetitionError) as caught:  # by a stream that ends, or by an error
         client.generate(
-            tag, " no" * 60, raw=True, options={"num_predict": 150, "repeat_penalty": 1.0}
+            tag,
+            "Say no.",
+            format={"type": "string", "enum": [" no" * 130]},
+            options={"num_predict": 200, "repeat_penalty": 1.0},
         )
-    assert caught.value.partial_text.count("no") > 25
+    assert caught.value.partial_text.count(" no") > 25
     client.delete(tag)
 
 

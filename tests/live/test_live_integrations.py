@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ollama_bridge.client import Client
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.digests import digest_file
 
@@ -54,7 +55,9 @@ def test_other_people_s_clients(heading: str, daemon: PrivateDaemon) -> None:
     assert done.stdout.strip()
 
 
-def test_a_web_service(daemon: PrivateDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_service(
+    daemon: PrivateDaemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It answers, is ready, and tells what does not fit and who is away."""
     monkeypatch.setenv("OLLAMA_HOST", daemon.host)
     names: dict[str, Any] = {"__name__": "integration_example"}
@@ -66,7 +69,7 @@ def test_a_web_service(daemon: PrivateDaemon, monkeypatch: pytest.MonkeyPatch) -
     try:
         url = f"http://127.0.0.1:{server.server_port}"
         with httpx.Client(base_url=url, timeout=120) as asker:
-            assert asker.get("/").json() == {"daemon": "0.34.4"}
+            assert asker.get("/").json() == {"daemon": client.version()}
             assert asker.post("/", content="It broke.").json()["text"]
             assert asker.post("/", content="long " * 20000).status_code == 413
     finally:

@@ -302,7 +302,7 @@ def test_a_tag_of_a_bare_tag_is_left_as_ollama_runs_it(
 
 
 def test_a_size_is_packaged_and_proven(
-    daemon: PrivateDaemon, client: Client, tmp_path: Path
+    daemon: PrivateDaemon, client: Client, tmp_path: Path, *, keeps_files: bool
 ) -> None:
     """Types by measurement, in one verb; the daemon has the very file."""
     source = build_checkpoint("llama", tmp_path / "source", sizes=WIDE)
@@ -317,7 +317,7 @@ def test_a_size_is_packaged_and_proven(
     gguf = GGUFFile.open(tmp_path / "run" / "gguf-budget")
     assert model.facts["passed"]
     assert gguf.gguf_path.stat().st_size <= limit_bytes
-    assert gguf.blob_digest.replace(":", "-") in client.show(model.tag).modelfile
+    assert (gguf.blob_digest.replace(":", "-") in client.show(model.tag).modelfile) == keeps_files
     client.delete(model.tag)
 
 

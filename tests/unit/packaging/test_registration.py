@@ -415,10 +415,15 @@ def test_a_tag_that_is_not_what_was_checked_is_told(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("version", ["0.34.4", "0.33.3"])
 def test_what_is_loaded_of_the_same_file_does_not_answer_for_it(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, version: str
 ) -> None:
-    """Ollama chooses a runner by the file: another tag's would render as that tag does."""
+    """Ollama chooses a runner by the file: another tag's would render as that tag does.
+
+    By its own file, where it wrote one of what it was sent.
+    """
+    daemon.ollama, daemon.rewrites = version, version == "0.33.3"
     register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
     daemon.loaded.append("mine:1")
     daemon.calls.clear()
