@@ -6,7 +6,6 @@ messages of one template are: all but a number or a name is the template's.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,18 +29,10 @@ _AGREEING_SHARE = 0.9
 # or two letters. A twin of a test text in train would raise the score, and nobody would see it;
 # what is left out is counted, warned of where it is much, and kept by near_duplicates: keep.
 _TELLING_BYTES = 16
-# Of what is left between numbers or names, so many words in a row are the template's where this
-# share of the texts with the same beginning and end have them, wherever they stand. Fewer, or in
-# fewer texts, are those of any texts of one subject: "from boston to" is in a tenth of its flights.
-_RUN_WORDS = 3
-_RUN_SHARE = 0.2
-_MOST_COUNTED = 1000  # texts: enough for a share
-_WORD = re.compile(r"\d+(?:[.,:/-]\d+)*|[^\s\d]+")
 _SHOWN_CHARS = 80
 
 # Whole beginnings by their first characters; of what is left behind these the next, and so on.
 _Beginnings = Sequence[Mapping[str, str]]
-_Run = tuple[str, ...]  # words, each number as "0", and "" before the first and behind the last
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,6 @@ class Frame:
         ends: Found in what is left of them, read backwards.
         edges: What most of what is then left begins and ends with, by name: it is too short to be
             found by itself.
-        runs: Words in a row that many of these rests have, by name.
         example: The beginning, or end, that most texts have; of several the longest.
         count: How many texts have one.
         total: Of so many.
@@ -62,7 +52,6 @@ class Frame:
     beginnings: _Beginnings
     ends: _Beginnings
     edges: Mapping[str, tuple[str, str]]
-    runs: Mapping[str, frozenset[_Run]]
     example: str
     count: int
     total: int
@@ -72,19 +61,6 @@ class Frame:
         rest, name = _cut_both(text, self.beginnings, self.ends)
         begin, end = self.edges.get(name, ("", ""))
         return rest.removeprefix(begin).removesuffix(end)
-
-    def telling_bytes(self, text: str) -> int:
-        """How many the letters are that are a text's own, as far as needed to tell it apart."""
-        words, runs = _words(self.without(text)), self.runs.get(self.name_of(text), frozenset())
-        found = shared_up_to = 0
-        for place, word in enumerate(words):
-            if tuple(words[place : place + _RUN_WORDS]) in runs:
-                shared_up_to = place + _RUN_WORDS
-            if place >= shared_up_to:
-                found += _letter_bytes(word)
-            if found >= _TELLING_BYTES:
-                break
-        return found
 
     def name_of(self, text: str) -> str:
         """The first characters of what a text does not have for itself; empty where it has none."""
@@ -126,8 +102,8 @@ class Frames:
                 shared = textwrap.shorten(frame.example, _SHOWN_CHARS, placeholder=" ...")
                 found.append(
                     f"{frame.count} of {frame.total} {what} begin or end as many do ({shared!r}): "
-                    "near duplicates are looked for in the rest, and in the whole where only a few "
-                    "letters of a question are its own"
+                    "near duplicates are looked for in the rest, and in the whole where the rest "
+                    "of a question is a few letters"
                 )
         if self.questions and self.questions.count == self.questions.total:
             found.append("an instruction of all questions can be the system turn: task.system")
@@ -138,9 +114,8 @@ class Frames:
         if self.questions is None:
             return False
         asked = [turn.content for turn in candidate.example.messages if turn.role == "user"]
-        if all(self.questions.without(text) == text for text in asked):
-            return False
-        return sum(map(self.questions.telling_bytes, asked)) < _TELLING_BYTES
+        own = [self.questions.without(text) for text in asked]
+        return own != asked and _letter_bytes("".join(own)) < _TELLING_BYTES
 
 
 def find_frames(candidates: Sequence[Candidate]) -> Frames | None:
@@ -159,40 +134,23 @@ def _find_frame(texts: list[str]) -> Frame | None:
         return None
     shared.update({end[::-1]: number for end, number in shared_ends.items()})
     example = max(shared, key=lambda one: (shared[one], len(one)))
+    edges = _find_edges([_cut_both(text, beginnings, ends) for text in texts])
+    return Frame(beginnings, ends, edges, example, count, len(texts))
+
+
+def _find_edges(cut: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Of rests and their names, what most rests of one name begin and end with: whole words."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for text in texts:
-        rest, name = _cut_both(text, beginnings, ends)
+    for rest, name in cut:
         if name:
             groups[name].append(rest)
-    edges, runs = {}, {}
+    found = {}
     for name, rests in groups.items():
         if len(rests) >= _MIN_TEXTS:
-            begin, end = edges[name] = _find_edges(rests)
-            runs[name] = _find_runs([one.removeprefix(begin).removesuffix(end) for one in rests])
-    return Frame(beginnings, ends, edges, runs, example, count, len(texts))
-
-
-def _find_edges(rests: list[str]) -> tuple[str, str]:
-    """What most rests of one name begin and end with: whole words."""
-    begin = _whole_words(_shared_beginning(rests))
-    rests = [rest.removeprefix(begin)[::-1] for rest in rests]
-    return begin, _whole_words(_shared_beginning(rests))[::-1]
-
-
-def _find_runs(rests: Sequence[str]) -> frozenset[_Run]:
-    """The words in a row that many rests of one name have."""
-    rests = rests[:: -(-len(rests) // _MOST_COUNTED)]
-    counts: Counter[_Run] = Counter()
-    for words in map(_words, rests):
-        places = range(len(words) - _RUN_WORDS + 1)
-        counts.update({tuple(words[place : place + _RUN_WORDS]) for place in places})
-    least = max(_MIN_TEXTS, _RUN_SHARE * len(rests))
-    return frozenset(run for run, count in counts.items() if count >= least)
-
-
-def _words(text: str) -> _Run:
-    found = _WORD.findall(text)
-    return ("", *("0" if word[0].isdecimal() else word for word in found), "")
+            begin = _whole_words(_shared_beginning(rests))
+            rests = [rest.removeprefix(begin)[::-1] for rest in rests]
+            found[name] = (begin, _whole_words(_shared_beginning(rests))[::-1])
+    return found
 
 
 def _find_beginnings(texts: list[str]) -> tuple[_Beginnings, list[str], Counter[str]]:
