@@ -76,18 +76,19 @@ def note_origin(run_dir: Path, data: Path, *, out_dir: Path | None = None) -> No
         out_dir: The other folder.
 
     Raises:
-        ConfigError: they are those of another file, and both it and the run are still there.
+        ConfigError: they are those of another file, which is still there.
     """
     path = run_dir / _ORIGIN_NAME
     if path.exists():
         other = Path(json.loads(path.read_text(encoding="utf-8"))["data"])
-        made = noted_run(run_dir) if is_note_alone(run_dir) else run_dir.name
-        # What ended before it began anything, or was removed, leaves a note and takes no name.
-        if made is not None and other.exists() and not other.samefile(data):
+        if other.exists() and not other.samefile(data):
+            # A note alone may be that of a run that begins now, or was moved, and has a tag.
+            made = noted_run(run_dir) if is_note_alone(run_dir) else run_dir.name
+            free = "rm" if made is None else "ollama-bridge runs rm"
             raise ConfigError(
                 f"{run_dir.name} is the name of what was made of {other}; {data} would replace it",
                 hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG; or, if "
-                f"the other is of no use any more: ollama-bridge runs rm {quote(str(made))}",
+                f"the other is of no use any more: {free} {quote(str(made or path))}",
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     kept_in = {} if out_dir is None else {_KEPT_IN: str(out_dir.absolute())}
