@@ -30,7 +30,12 @@ from ollama_bridge.client.values import (
     read_timings,
     read_tool_calls,
 )
-from ollama_bridge.errors import ContextOverflowError, DaemonError, StreamBrokenError
+from ollama_bridge.errors import (
+    ContextOverflowError,
+    DaemonError,
+    RepetitionError,
+    StreamBrokenError,
+)
 
 
 class ReplyAssembler:
@@ -149,6 +154,8 @@ class ReplyAssembler:
         error.model = error.model or self._model
         error.partial_text = error.partial_text or self.partial_text
         error.partial_thinking = "".join(self._thinking).strip()
+        if isinstance(error, RepetitionError):
+            error.pieces = self.pieces
 
     def broken(self) -> DaemonError:
         """The error for a stream that ended before its terminal event."""
@@ -174,6 +181,7 @@ class ReplyAssembler:
         """
         self._resumed += 1
         self._pieces_before = self.pieces
+        self._repeats = Repeats()
         if not self._daemon_splits:
             return prompt + "".join(self._content)  # the splitter goes on as well
         # The daemon took the tags and the blanks around them away: they are put back as

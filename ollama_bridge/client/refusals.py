@@ -19,6 +19,7 @@ from ollama_bridge.errors import (
 
 CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
 BUSY = frozenset({429, 502, 503, 504})
+_TOO_MANY_REPEATS = "token repeat limit"
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
 _UNSUPPORTED = re.compile(r"does not support|missing data required for image")
@@ -35,6 +36,8 @@ def error_text(data: object) -> str:
 def rejection(status_code: int, message: str, *, model: str | None) -> DaemonError:
     """The error for an answer with an error status."""
     shown = _inner_message(message)[:500]
+    if status_code == 500 and _TOO_MANY_REPEATS in shown:  # where no piece was given out yet
+        return repetition(model, "")
     if status_code == 404 and "not found" in shown and model:
         return missing_model(model)
     if status_code == 400 and _OVERFLOW.search(shown):
@@ -70,7 +73,7 @@ def missing_model(name: str, *, address: str | None = None) -> ModelNotFoundErro
 
 def failure(message: str, *, model: str | None, partial_text: str) -> DaemonError:
     """The error for an answer that reports one in its middle."""
-    if "token repeat limit" in message:  # from 0.34.1 on
+    if _TOO_MANY_REPEATS in message:  # from 0.34.1 on
         return repetition(model, partial_text)
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
@@ -87,10 +90,9 @@ def repetition(model: str | None, partial_text: str) -> RepetitionError:
     no terminal event), llm/llama_server.go of 0.33 (the same) and 0.34.4 (more than 100: an error).
     """
     return RepetitionError(
-        f"Ollama ended the answer of {model!r}: it repeated one token again and again "
-        f"({len(partial_text)} characters had come)",
-        hint="let it repeat less (command line: -p repeat_penalty=1.2), or limit the answer: "
-        "-p num_predict=24",
+        f"Ollama ended the answer of {model!r}: it repeated one token again and again",
+        hint="let it repeat less (option repeat_penalty, such as 1.2), or limit the answer (option "
+        "num_predict)",
         model=model,
         partial_text=partial_text,
     )

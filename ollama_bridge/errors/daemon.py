@@ -155,9 +155,14 @@ class StreamBrokenError(DaemonError):
 class RepetitionError(DaemonError):
     """Ollama ended an answer in which one token came again and again.
 
-    It does so by itself, and up to 0.34.0 without a word: after 31 in a row, later after 100.
+    It does so by itself, and up to 0.34.0 without a word: after 31 in a row, later after 101.
     ``partial_text`` has what came.
+
+    Attributes:
+        pieces: In how many it came, mostly of a token each.
     """
+
+    pieces: int = 0
 
 
 class OutputInvalidError(DaemonError):

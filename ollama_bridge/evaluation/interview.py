@@ -26,6 +26,7 @@ from ollama_bridge.reporting import Progress, Reporter, StageStarted
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
+REPETITION = "repetition"  # why an answer ended: Ollama ended it, for one token came on and on
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
 
@@ -149,7 +150,11 @@ class Interview:
             record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
         except RepetitionError as error:
             answer = error.partial_text.strip()
-            record |= {"answer": answer, "done_reason": "repetition", "generated_tokens": 0}
+            record |= {
+                "answer": answer,
+                "done_reason": REPETITION,
+                "generated_tokens": error.pieces,
+            }
         else:
             record |= {
                 "answer": reply.text.strip(),

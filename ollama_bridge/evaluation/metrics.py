@@ -154,7 +154,11 @@ def perplexity(nll_sum: float, tokens: int) -> float:
 
 
 def answer_scores(
-    answers: Sequence[str], *, ended: Sequence[bool], tokens: Sequence[int]
+    answers: Sequence[str],
+    *,
+    ended: Sequence[bool],
+    tokens: Sequence[int],
+    repeated: Sequence[bool] = (),
 ) -> dict[str, float]:
     """How answers look: ended by themselves, length, and going round in circles.
 
@@ -162,13 +166,18 @@ def answer_scores(
         answers: Texts.
         ended: Whether the model ended them, rather than the limit.
         tokens: Their lengths.
+        repeated: Which the daemon ended because a token came again and again; empty: none. They go
+            round in circles also where it is a mark or a blank, which in texts are no loop.
     """
+    loops = [is_looping(answer) for answer in answers]
+    if repeated:
+        loops = [loop or known for loop, known in zip(loops, repeated, strict=True)]
     count = max(1, len(answers))
     return {
         "answers": float(len(answers)),
         "ended": sum(ended) / count,
         "mean_tokens": sum(tokens) / count,
-        "looping": sum(map(is_looping, answers)) / count,
+        "looping": sum(loops) / count,
         "repeated_3grams": sum(map(repeated_share, answers)) / count,
         "empty": sum(not answer.strip() for answer in answers) / count,
     }

@@ -23,6 +23,7 @@ from ollama_bridge.evaluation.held_out import (
     write_predictions,
 )
 from ollama_bridge.evaluation.interview import (
+    REPETITION,
     Answered,
     Interview,
     Options,
@@ -222,7 +223,8 @@ def _describe(
             "ended": round(sum(ended) / len(ended), 5),
         }
     tokens = [record["generated_tokens"] for record in records]
-    return entry | answer_scores(answers, ended=ended, tokens=tokens)
+    repeated = [record["done_reason"] == REPETITION for record in records]
+    return entry | answer_scores(answers, ended=ended, tokens=tokens, repeated=repeated)
 
 
 def _speeds(records: Sequence[JSONRecord]) -> dict[str, float]:

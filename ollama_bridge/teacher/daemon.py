@@ -29,7 +29,7 @@ from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonError, RepetitionError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import (
@@ -42,7 +42,7 @@ from ollama_bridge.reporting import (
 )
 from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line, read_tagged
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.traces import KEPT, LOOPING, WRONG, judge, with_thinking
 from ollama_bridge.teacher.unusable import STAGE, check_labels, counts_text, nothing_usable
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
@@ -275,15 +275,20 @@ class _Trial:
         self._writing = writing
         self._outcomes: Counter[str] = Counter()
 
-    def see(self, example: Example, reply: JSONRecord | None) -> None:
-        """Judge one more reply; None: it was refused.
+    def see(self, example: Example, outcome: Outcome) -> None:
+        """Judge one more reply; what was refused says nothing of the others.
 
         Raises:
             DaemonError: nobody can learn from any of so many.
         """
-        if self.is_over or reply is None:
+        if self.is_over:
             return
-        verdict, _ = self._writing.take(example, reply_from_record(reply))
+        if outcome.value is not None:
+            verdict, _ = self._writing.take(example, reply_from_record(outcome.value))
+        else:
+            verdict = _set_aside(outcome)
+        if verdict == _REFUSED:
+            return
         self._outcomes[verdict] += 1
         if verdict in (KEPT, WRONG):
             self.is_over = True
@@ -308,7 +313,7 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
     trial = _Trial(writing)
     try:
         for key in itertools.takewhile(lambda _: not trial.is_over, kept):
-            trial.see(asked[key], log.read(key).value)
+            trial.see(asked[key], log.read(key))
         for event in itertools.chain(
             writing.respondent.away,
             run_batch(jobs.values(), writing.respondent.endpoints, log, limits),
@@ -321,7 +326,7 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
             tokens += int((event.value or {}).get("generated_tokens", 0))
             speed = tokens / max(1e-9, time.monotonic() - start_s)
             reporter.emit(Progress(STAGE, done, len(jobs), "answers", {"tok_s": speed}))
-            trial.see(asked[event.key], event.value)
+            trial.see(asked[event.key], event)
     except DaemonError:
         reporter.emit(Note(STAGE, "info", f"{done} of {len(jobs)} answers are kept"))
         raise
@@ -348,7 +353,7 @@ def _write_split(
             outcome = log.read(writing.job(example).key)
             if outcome.value is None:
                 writing.refused.append(_refusal(example, outcome))
-                verdict, answered = _REFUSED, example
+                verdict, answered = _set_aside(outcome), example
             else:
                 verdict, answered = writing.take(example, reply_from_record(outcome.value))
             if verdict != KEPT and name == "test" and example.label is not None:
@@ -388,10 +393,16 @@ def _is_answered_by_label(example: Example) -> bool:
     return last.role == "assistant" and without_thought(last.content) == example.label
 
 
+def _set_aside(outcome: Outcome) -> str:
+    """How a question without a reply is counted."""
+    is_loop = (outcome.error or "").startswith(f"{RepetitionError.__name__}:")
+    return LOOPING if is_loop else _REFUSED
+
+
 def _refusal(example: Example, outcome: Outcome) -> JSONRecord:
     return {
         "id": example.id,
-        "outcome": _REFUSED,
+        "outcome": _set_aside(outcome),
         "error": outcome.error,
         "attempts": outcome.attempts,
     }

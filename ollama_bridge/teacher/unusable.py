@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.reporting import Note, Reporter
-from ollama_bridge.teacher.traces import THINKING_MISSING, THINKING_WITHIN
+from ollama_bridge.teacher.traces import LOOPING, THINKING_MISSING, THINKING_WITHIN
 
 STAGE = "answers"
 
@@ -40,6 +40,8 @@ def nothing_usable(
     hint = (
         f"raise teacher.answer_tokens, which is {settings.answer_tokens}, or choose another teacher"
     )
+    if mostly == LOOPING:
+        hint = "choose another teacher, or see what it answers: ollama-bridge run TAG TEXT"
     if mostly == THINKING_MISSING:
         hint = (
             "choose a teacher that thinks, or learn the answers alone: --set teacher.thinking=strip"

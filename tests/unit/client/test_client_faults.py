@@ -19,6 +19,7 @@ from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
 from ollama_bridge.client.deadlines import bound
 from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.model_names import require_model
+from ollama_bridge.client.refusals import rejection
 from ollama_bridge.client.retries import NO_RETRIES, Retries
 from ollama_bridge.errors import (
     ConfigError,
@@ -101,7 +102,7 @@ def test_an_answer_that_ollama_ends_for_its_repeats_is_told(
         ask(fake_daemon.host, method, "m", "hi", retries=Retries(attempts=3))
     assert caught.value.partial_text.startswith(f"So{piece}")
     assert "repeat_penalty" in str(caught.value.hint)
-    assert caught.value.attempts == 1
+    assert (caught.value.attempts, caught.value.pieces) == (1, 31)
 
 
 def test_a_stream_that_breaks_among_repeats_is_a_broken_one(
@@ -118,6 +119,8 @@ def test_repeats_that_the_daemon_tells_of_are_no_crash() -> None:
     line = b'{"error": "prediction aborted, token repeat limit reached"}'
     with pytest.raises(RepetitionError, match="'m'"):
         parse_line(line, model="m")
+    with pytest.raises(RepetitionError, match="'m'"):  # where no piece was given out
+        raise rejection(500, "prediction aborted, token repeat limit reached", model="m")
 
 
 @pytest.mark.parametrize("drop", ["HTTP/1.1 102 Processing\r\n\r\n", "X-Header: 1\r\n"])

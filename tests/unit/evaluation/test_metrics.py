@@ -157,6 +157,10 @@ def test_small_measures() -> None:
     assert found["mean_tokens"] == 4
     assert found["looping"] == pytest.approx(1 / 3)
     assert found["empty"] == pytest.approx(1 / 3)
+    ended_by_ollama = answer_scores(
+        ["!" * 31, "Well."], ended=[False, True], tokens=[31, 2], repeated=[True, False]
+    )
+    assert ended_by_ollama["looping"] == 0.5
 
 
 def test_a_share_has_the_interval_of_a_binomial() -> None:

@@ -392,9 +392,20 @@ def test_no_usable_answer_for_a_split_is_an_error(
         write(corpus, daemon, tmp_path)
 
 
-@pytest.mark.parametrize("usable", [None, 3])
+_CUT = Turn(thinking=["Well, "], pieces=[""], done_reason="length")
+_LOOP = Turn(pieces=["so "] * 31, fault=Fault.NO_DONE)  # as Ollama ends it
+
+
+@pytest.mark.parametrize(
+    ("usable", "turn", "said", "hint"),
+    [
+        (None, _CUT, "50 cut", "which is 7"),
+        (None, _LOOP, "50 looping", "another teacher"),
+        (3, _CUT, "", ""),
+    ],
+)
 def test_a_teacher_that_comes_to_no_answer_is_not_asked_on(
-    daemon: FakeDaemon, tmp_path: Path, usable: int | None
+    daemon: FakeDaemon, tmp_path: Path, usable: int | None, turn: Turn, said: str, hint: str
 ) -> None:
     """After 50 replies that are cut, in this run or the one before, the rest is not asked for."""
 
@@ -407,7 +418,7 @@ def test_a_teacher_that_comes_to_no_answer_is_not_asked_on(
     def says(asked: Asked) -> Turn:
         if text_of(asked) == f"train{usable}":
             return polite(asked)
-        return Turn(thinking=["Well, "], pieces=[""], done_reason="length")
+        return turn
 
     corpus = commit(Corpus, tmp_path / "long", fill)
     daemon.script = says
@@ -416,10 +427,10 @@ def test_a_teacher_that_comes_to_no_answer_is_not_asked_on(
         return
     for _ in range(2):
         with pytest.raises(
-            DaemonError, match="no usable answer among the first 50: 50 cut"
+            DaemonError, match=f"no usable answer among the first 50: {said}"
         ) as caught:
             write(corpus, daemon, tmp_path)
-        assert "which is 7" in (caught.value.hint or "")
+        assert hint in (caught.value.hint or "")
         assert 50 <= len(daemon.questions) < 60
 
 
