@@ -160,7 +160,7 @@ class ReplyAssembler:
     def broken(self) -> DaemonError:
         """The error for a stream that ended before its terminal event."""
         if self._repeats.end_an_answer:
-            return repetition(self._model, self.partial_text)
+            return repetition(self._model)
         error = StreamBrokenError(
             f"the answer of {self._model!r} ended without its terminal event "
             f"({len(self.partial_text)} characters had come)",

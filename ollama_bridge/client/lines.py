@@ -97,8 +97,8 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def parse_line(line: bytes, *, model: str | None, partial_text: str = "") -> dict[str, Any]:
-    """One event of a stream.
+def parse_line(line: bytes, *, model: str | None) -> dict[str, Any]:
+    """One event of a stream; what had come before an error is told by who keeps it.
 
     Raises:
         ReplyInvalidError: not a JSON object.
@@ -111,19 +111,17 @@ def parse_line(line: bytes, *, model: str | None, partial_text: str = "") -> dic
             "the daemon sent something that is not JSON: an HTML page of a proxy?",
             hint=CHECK_ADDRESS,
             model=model,
-            partial_text=partial_text,
         ) from exc
     if not isinstance(data, dict):
         raise ReplyInvalidError(
             f"the daemon sent a {type(data).__name__}, not an object",
             hint=CHECK_ADDRESS,
             model=model,
-            partial_text=partial_text,
         )
     if data.get("error") is not None:
         message = error_text(data)
         status = data.get("status")
         if isinstance(status, int) and 400 <= status < 500:
             raise rejection(status, message, model=model)
-        raise failure(message, model=model, partial_text=partial_text)
+        raise failure(message, model=model)
     return data

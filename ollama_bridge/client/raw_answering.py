@@ -72,7 +72,7 @@ class RawAnswering:
         """
         if not self.is_over:
             if self._repeats.end_an_answer:
-                raise repetition(self._call.model, "")  # `recover` tells what had come
+                raise repetition(self._call.model)
             raise StreamBrokenError(
                 f"{self._call.path} of {self._call.model!r} ended without its terminal event",
                 hint="ask again; if it fails again, see the daemon's log",

@@ -37,7 +37,7 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
     """The error for an answer with an error status."""
     shown = _inner_message(message)[:500]
     if status_code == 500 and _TOO_MANY_REPEATS in shown:  # where no piece was given out yet
-        return repetition(model, "")
+        return repetition(model)
     if status_code == 404 and "not found" in shown and model:
         return missing_model(model)
     if status_code == 400 and _OVERFLOW.search(shown):
@@ -71,19 +71,18 @@ def missing_model(name: str, *, address: str | None = None) -> ModelNotFoundErro
     )
 
 
-def failure(message: str, *, model: str | None, partial_text: str) -> DaemonError:
+def failure(message: str, *, model: str | None) -> DaemonError:
     """The error for an answer that reports one in its middle."""
     if _TOO_MANY_REPEATS in message:  # from 0.34.1 on
-        return repetition(model, partial_text)
+        return repetition(model)
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
         hint="ask again; if it fails again, see the daemon's log",
         model=model,
-        partial_text=partial_text,
     )
 
 
-def repetition(model: str | None, partial_text: str) -> RepetitionError:
+def repetition(model: str | None) -> RepetitionError:
     """The error for an answer that the daemon ended because one token came again and again.
 
     Source: the loop over the runner's tokens in llm/server.go of Ollama 0.24 (more than 30 repeats:
@@ -94,7 +93,6 @@ def repetition(model: str | None, partial_text: str) -> RepetitionError:
         hint="let it repeat less (option repeat_penalty, such as 1.2), or limit the answer (option "
         "num_predict)",
         model=model,
-        partial_text=partial_text,
     )
 
 
