@@ -19,7 +19,7 @@ from pathlib import Path
 from shlex import quote
 from typing import ClassVar, Self
 
-from ollama_bridge.digests import JSONValue, canonical_json, digest_file, digest_text
+from ollama_bridge.digests import JSONValue, canonical_json, digest_text, has_digest
 from ollama_bridge.errors import ArtifactError
 
 MANIFEST_NAME = "manifest.json"
@@ -65,10 +65,15 @@ class Work:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Size and digest of one file of an artefact."""
+    """Size and digest of one file of an artefact.
+
+    Attributes:
+        size_bytes: Of it.
+        digest: ``sha256:<hex>`` or ``blake3:<hex>``.
+    """
 
     size_bytes: int
-    sha256: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Content address: the key and the digests of all files."""
-        files = {name: entry.sha256 for name, entry in self.files.items()}
+        files = {name: entry.digest.removeprefix("sha256:") for name, entry in self.files.items()}
         return digest_text(canonical_json({"key": self.work.key, "files": files}))
 
     def to_json(self) -> str:
@@ -107,7 +112,7 @@ class Manifest:
                 "settings": dict(work.settings),
                 "seed": work.seed,
                 "files": {
-                    name: {"size_bytes": entry.size_bytes, "sha256": entry.sha256}
+                    name: {"size_bytes": entry.size_bytes, **dict([entry.digest.split(":")])}
                     for name, entry in self.files.items()
                 },
                 "facts": dict(self.facts),
@@ -169,13 +174,17 @@ class Manifest:
                 seed=data["seed"],
             ),
             files={
-                name: FileEntry(entry["size_bytes"], entry["sha256"])
+                name: FileEntry(entry["size_bytes"], _digest_in(entry))
                 for name, entry in data["files"].items()
             },
             facts=data["facts"],
             versions=data["versions"],
             created_at=data["created_at"],
         )
+
+
+def _digest_in(entry: Mapping[str, JSONValue]) -> str:
+    return f"blake3:{entry['blake3']}" if "blake3" in entry else f"sha256:{entry['sha256']}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +202,7 @@ class Artifact:
 
         Args:
             path: Its folder.
-            verify_digests: Also read every file and compare its sha256.
+            verify_digests: Also read every file and compare its digest.
 
         Raises:
             ArtifactError: incomplete, damaged, or of another kind.
@@ -204,7 +213,7 @@ class Artifact:
             raise ArtifactError(f"{folder} is a {manifest.work.kind}, not a {cls.kind}")
         if verify_digests:
             for name, entry in manifest.files.items():
-                if digest_file(folder / name) != entry.sha256:
+                if not has_digest(folder / name, entry.digest):
                     raise ArtifactError(
                         f"{folder / name} was changed after it was written",
                         hint=f"remove the folder to build it again: rm -r {quote(str(folder))}",
@@ -291,7 +300,7 @@ class GGUFFile(Artifact):
     @property
     def blob_digest(self) -> str:
         """The GGUF's digest as Ollama spells it: ``sha256:<hex>``."""
-        return f"sha256:{self.manifest.files['model.gguf'].sha256}"
+        return self.manifest.files["model.gguf"].digest
 
 
 class AdapterFile(Artifact):
@@ -307,7 +316,7 @@ class AdapterFile(Artifact):
     @property
     def blob_digest(self) -> str:
         """Digest under which Ollama stores the file: ``sha256:<hex>``."""
-        return f"sha256:{self.manifest.files['adapter.gguf'].sha256}"
+        return self.manifest.files["adapter.gguf"].digest
 
 
 class RegisteredModel(Artifact):

@@ -62,7 +62,8 @@ class Draft:
 
         Args:
             facts: For the manifest.
-            digests: sha256 of files that were hashed when they were written.
+            digests: Of files that were hashed when they were written or found: ``sha256:<hex>`` or
+                ``blake3:<hex>``.
         """
         manifest = Manifest(
             work=self.work,
@@ -90,8 +91,8 @@ class Draft:
                 continue
             sync_to_disk(path)
             if path.is_file():
-                sha256 = digests.get(name.as_posix()) or digest_file(path)
-                files[name.as_posix()] = FileEntry(path.stat().st_size, sha256)
+                digest = digests.get(name.as_posix()) or f"sha256:{digest_file(path)}"
+                files[name.as_posix()] = FileEntry(path.stat().st_size, digest)
         return files
 
 

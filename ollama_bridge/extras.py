@@ -6,7 +6,16 @@ import importlib.util
 
 from ollama_bridge.errors import MissingExtraError
 
-TRAIN_PACKAGES = ("torch", "transformers", "peft", "sklearn", "gguf", "safetensors", "tokenizers")
+TRAIN_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "sklearn",
+    "gguf",
+    "safetensors",
+    "tokenizers",
+    "blake3",
+)
 
 
 def missing_train_packages() -> list[str]:

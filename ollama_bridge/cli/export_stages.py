@@ -89,9 +89,6 @@ def convert(
       ollama-bridge convert ./my-finetune --max-size 80MB --out ./gguf
       ollama-bridge convert ./student --type q8_0 --out ./gguf
     """
-    from ollama_bridge.models.digests_ahead import begin_digests
-
-    begin_digests(source)  # the other modules take a while to load
     from ollama_bridge.conversion import convert as stage
 
     target = read_target(budget, max_size, corpus)

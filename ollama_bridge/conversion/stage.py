@@ -115,7 +115,7 @@ def convert(
         if types.chosen is not None:
             facts["budget"] = types.chosen.facts()
             _draw_tradeoff(types.chosen, draft.path / "tradeoff.svg")
-        manifest = draft.commit(facts, digests={"model.gguf": sha256})
+        manifest = draft.commit(facts, digests={"model.gguf": f"sha256:{sha256}"})
         timer.finish(out_dir, facts)
         return GGUFFile(out_dir, manifest)
 

@@ -97,9 +97,9 @@ class SharedStore:
         return round(size_bytes / max(1, positions), 1)
 
     def digests(self) -> dict[str, str]:
-        """sha256 of what :meth:`link_into` links, where it is known, by names in an artefact."""
+        """Of what :meth:`link_into` links, where it is known, by names in an artefact."""
         return {
-            f"{segment.folder.name}/{name}": sha256
+            f"{segment.folder.name}/{name}": f"sha256:{sha256}"
             for segment in segments_of(self.folder)
             for name, sha256 in segment.digests().items()
         }

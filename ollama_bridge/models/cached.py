@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, Work
-from ollama_bridge.digests import canonical_json, digest_file, digest_text
+from ollama_bridge.digests import canonical_json, digest_file, digest_text, has_digest, quick_digest
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ollama_bridge.models.digests_ahead import digests_of
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.left_overs import drop_left_overs, rows_not_saved, tokens_without_rows
@@ -39,7 +38,7 @@ from ollama_bridge.reporting import Note, Reporter, Timed
 
 # Raised when other bytes come of the same input; labels and trainings begin with these.
 _IMPORT_VERSION = 8
-_LINK_VERSION = 2
+_LINK_VERSION = 3
 _MERGE_VERSION = 5
 _WHY_MERGED = "Ollama from 0.34.1 on accepts no LoRA adapter (for older ones there is --adapter)"
 
@@ -82,21 +81,21 @@ def import_file(
         ArtifactError: it changed meanwhile.
         DiskFullError: there is no room.
     """
-    out_dir = _import_dir(cache_dir, digest)
+    out_dir, sha256 = _import_dir(cache_dir, digest), f"sha256:{digest}"
     work = Work(
         kind=Checkpoint.kind, stage="import", version=_IMPORT_VERSION, inputs={"gguf": digest}
     )
     with Timed(reporter, "import") as timer, _open_cached(out_dir, work, reporter) as draft:
         if draft.finished is not None:
             link_file(path, out_dir / GGUF_NAME)
-            if _has_changed(out_dir / GGUF_NAME, before, digest):
+            if _has_changed(out_dir / GGUF_NAME, before, sha256):
                 raise _changed(path)
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
         facts = {"source": source, **import_gguf(path, draft.path, reporter=reporter)}
-        if _has_changed(draft.path / GGUF_NAME, before, digest):
+        if _has_changed(draft.path / GGUF_NAME, before, sha256):
             raise _changed(path)
-        manifest = draft.commit(facts, digests={GGUF_NAME: digest})
+        manifest = draft.commit(facts, digests={GGUF_NAME: sha256})
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)
 
@@ -120,8 +119,8 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
     config = check_folder(folder)
     weights = [path.name for path in weights_files_of(folder)]
     linked = _states(folder, weights)
-    every = (*weights, *names)  # the large ones first, the small ones beside them
-    digests = dict(zip(every, digests_of([folder / name for name in every]), strict=True))
+    digests = {name: f"sha256:{digest_file(folder / name)}" for name in names}
+    digests |= {name: quick_digest(folder / name) for name in weights}
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
     template = processor_template(folder)
@@ -175,7 +174,7 @@ def merge_adapter(
     names = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *SMALL_FILES}
     files = [name for name in sorted(names) if (adapter / name).is_file()]
     before = _states(adapter, files)
-    digests = {name: digest_file(adapter / name) for name in files}
+    digests = {name: f"sha256:{digest_file(adapter / name)}" for name in files}
     work = Work(
         kind=Checkpoint.kind,
         stage="merge",
@@ -239,7 +238,7 @@ def _has_changed(path: Path, before: _FileState, digest: str) -> bool:
     overlay copies it up from the image), a network disk numbers as it likes, and a daemon that
     links a blob sets its time. So what looks changed is hashed once more.
     """
-    return file_state(path) != before and digest_file(path) != digest
+    return file_state(path) != before and not has_digest(path, digest)
 
 
 def _check_unchanged(

@@ -30,7 +30,7 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def linked_digests(source: Artifact, folder: Path) -> dict[str, str]:
-    """sha256 of the files that a folder shares with an artefact under the same names.
+    """Digests of the files that a folder shares with an artefact under the same names.
 
     Gigabytes that were hashed once need not be hashed again for every link.
 
@@ -39,7 +39,7 @@ def linked_digests(source: Artifact, folder: Path) -> dict[str, str]:
         folder: Another one, or the draft of one.
     """
     return {
-        name: entry.sha256
+        name: entry.digest
         for name, entry in source.manifest.files.items()
         if (folder / name).exists()
         and (folder / name).samefile(source.path / name)

@@ -231,8 +231,8 @@ def test_what_changes_while_it_is_read_is_not_filed_as_what_it_was(
     path.write_bytes(earlier)
     found = resolve_model(str(source), base=base, cache_dir=cache)
     expected = resolve_model(str(source), base=base, cache_dir=tmp_path / "fresh")
-    assert {one: entry.sha256 for one, entry in found.manifest.files.items()} == {
-        one: entry.sha256 for one, entry in expected.manifest.files.items()
+    assert {one: entry.digest for one, entry in found.manifest.files.items()} == {
+        one: entry.digest for one, entry in expected.manifest.files.items()
     }
     Checkpoint.open(found.path, verify_digests=True)
 
