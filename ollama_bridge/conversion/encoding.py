@@ -7,21 +7,22 @@ encode. Which type a tensor gets is not decided here.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.floats import BF16, F16, Array, largest, to_bfloat16, to_float32
+from ollama_bridge.models.floats import BF16, F16, F32, Array, largest, to_bfloat16, to_float32
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array
 from ollama_bridge.quantization.workers import Piece, Rows
 
-PIECE_VALUES = 1 << 18  # to be searched; a megabyte in float32
-# Without a search. Smaller ones cost calls, larger ones leave the processor's cache and the memory
-# that an allocator keeps.
-_PLAIN_VALUES = 1 << 17
+# A megabyte in float32: smaller ones cost calls, larger ones leave the processor's cache.
+PIECE_VALUES = 1 << 18
 _F16_MAX = float(np.finfo(np.float16).max)
 # What a block reaches whose scale (and minimum) is a float16.
 _LIMITS = {
@@ -45,6 +46,28 @@ _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0)).view(np.uint32)
 _F16_BIAS, _F16_NORMAL = np.uint16(112 << 7), np.uint16(113 << 7)
 
 
+class _Scratch(threading.local):
+    """Memory for what is in between, which a thread uses again for its next piece.
+
+    An allocator gives so large a block back to the system, and to have its pages made anew takes
+    longer than what is done in it.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Bytes] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """One without content; what was in it under that name before is lost."""
+        size_bytes = math.prod(shape) * dtype.itemsize
+        block = self._blocks.get(name)
+        if block is None or block.size < size_bytes:
+            block = self._blocks[name] = np.empty(size_bytes, np.uint8)
+        return block[:size_bytes].view(dtype).reshape(shape)
+
+
+_scratch = _Scratch()
+
+
 def pieces(
     name: str,
     values: Array,
@@ -64,7 +87,7 @@ def pieces(
             the type.
     """
     rows = values.reshape(-1, values.shape[-1])
-    step = max(1, (PIECE_VALUES if type_ in BLOCK_TYPES else _PLAIN_VALUES) // rows.shape[1])
+    step = max(1, PIECE_VALUES // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         part = rows[start : start + step]
         if type_ in BLOCK_TYPES:
@@ -88,7 +111,9 @@ def _encode(name: str, part: Array, type_: GGMLQuantizationType) -> Bytes:
     if type_ == GGMLQuantizationType.Q8_0:
         sizes = _sizes_of_blocks(part)
         _check(name, float(sizes.max()), type_)
-        return _q8_0(to_float32(part), sizes)
+        floats = _scratch.array("floats", part.shape, F32)
+        _fill(part, floats)
+        return _q8_0(floats, sizes)
     _check(name, largest(part), type_)
     if type_ == GGMLQuantizationType.BF16:
         plain = to_bfloat16(part)
@@ -107,10 +132,13 @@ def _f16_of(values: Array) -> Array:
     The normal numbers of float16 have room for all bits of a bfloat16, so those only move; the few
     that are smaller are looked up. numpy's own conversion takes longer than either.
     """
-    sizes = values & np.uint16(0x7FFF)
-    bits = (sizes - _F16_BIAS) << np.uint16(3)
-    bits |= values & np.uint16(0x8000)
-    small = np.flatnonzero(sizes < _F16_NORMAL)
+    signs = _scratch.array("signs", values.shape, BF16)
+    np.bitwise_and(values, np.uint16(0x8000), out=signs)
+    bits: Array = values ^ signs
+    small = np.flatnonzero(bits < _F16_NORMAL)
+    bits -= _F16_BIAS
+    bits <<= np.uint16(3)
+    bits |= signs
     bits.flat[small] = _f16_of_bf16().take(values.reshape(-1)[small])
     return bits
 
@@ -143,9 +171,13 @@ def _sizes_of_blocks(values: Array) -> Float32Array:
     compared at once; 64-bit words, of several numbers, are turned faster than numbers.
     """
     bits = np.dtype(f"<u{values.dtype.itemsize}")
-    sizes = np.ascontiguousarray(values).view(bits) & bits.type((1 << (8 * bits.itemsize - 1)) - 1)
+    sizes = _scratch.array("sizes", values.shape, bits)
+    unsigned = bits.type((1 << (8 * bits.itemsize - 1)) - 1)
+    np.bitwise_and(np.ascontiguousarray(values).view(bits), unsigned, out=sizes)
     words = sizes.reshape(-1, _Q8_BLOCK).view(np.uint64)
-    places = np.ascontiguousarray(words.T).view(bits).reshape(words.shape[1], -1).max(axis=0)
+    turned = _scratch.array("turned", words.T.shape, words.dtype)
+    turned[...] = words.T
+    places = turned.view(bits).reshape(words.shape[1], -1).max(axis=0)
     tops = np.ascontiguousarray(places.reshape(len(words), -1).T).max(axis=0)
     return to_float32(tops.view(values.dtype))
 
@@ -153,18 +185,22 @@ def _sizes_of_blocks(values: Array) -> Float32Array:
 def _q8_0(rows: Float32Array, sizes: Float32Array) -> Bytes:
     """(rows, bytes) of blocks: a float16 scale, and 32 integers rounded half away from zero.
 
+    The numbers of ``rows`` are lost.
+
     Source: ``quantize_row_q8_0_ref`` in ``ggml-quants.c`` of llama.cpp.
     """
     scale = sizes / np.float32(127)
     inverse = np.zeros_like(scale)
     np.divide(np.float32(1), scale, out=inverse, where=sizes >= _NEGLIGIBLE)
-    scaled = rows.reshape(-1, _Q8_BLOCK) * inverse[:, None]
+    scaled = rows.reshape(-1, _Q8_BLOCK)
+    scaled *= inverse[:, None]
     # numpy rounds halves to even. With the largest number below a half added, away from zero, the
     # sum rounds to the next integer from the half on, and cutting it off is what is asked.
-    halves = scaled.view(np.uint32) & np.uint32(1 << 31)
+    halves = _scratch.array("halves", scaled.shape, np.dtype(np.uint32))
+    np.bitwise_and(scaled.view(np.uint32), np.uint32(1 << 31), out=halves)
     halves |= _BELOW_HALF
     scaled += halves.view(np.float32)
-    blocks = np.empty(len(scale), dtype=[("scale", F16), ("values", f"V{_Q8_BLOCK}")])
+    blocks = np.empty(len(scale), dtype=[("scale", F16), ("values", np.int8, _Q8_BLOCK)])
     blocks["scale"] = scale
-    blocks["values"] = scaled.astype(np.int8).view(f"V{_Q8_BLOCK}")[:, 0]
+    np.copyto(blocks["values"], scaled, casting="unsafe")
     return blocks.view(np.uint8).reshape(rows.shape[0], -1)

@@ -37,7 +37,7 @@ from ollama_bridge.quantization.encoders import Bytes, Float32Array, encode_rows
 
 _WORKER = "ollama_bridge.quantization.worker_process"
 _ORDERS_AHEAD = 2  # so that a worker need not wait for us
-_PIECES_A_THREAD = 8  # handing over one takes a part of the time of encoding it
+_PIECES_A_THREAD = 4  # handing over one takes a part of the time of encoding it
 _FLOAT_BYTES = 4
 
 
