@@ -121,7 +121,7 @@ class LabelMatcher:
 
     def _hint(self) -> str:
         if self._is_free_text:
-            return "name the column of the labels: --label-col NAME"
+            return f"name the column of the labels: {as_option('data.label_col', 'NAME')}"
         guesses = {written: meant(written, self._labels) or "LABEL" for written in self._unknown}
         map_them = f"map them: {self._mapping(guesses)}"
         found = {self.label_of(written) for written in self._seen}

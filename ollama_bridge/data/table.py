@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
@@ -123,10 +122,14 @@ def _check_columns(path: Path, data: DataSection, table: Table, wanted: list[str
 
 
 def _as_options(data: DataSection, named: Mapping[str, str]) -> str:
-    """What is typed to name the columns of a recipe as they are named in the file."""
-    words = [f"--text-col {quote(named[name])}" for name in data.text_cols]
+    """What is typed behind a command to name the columns as they are named in the file.
+
+    ``--text-col`` would be one column more where it was given, and is refused without ``--data``.
+    """
+    texts = [named[name] for name in data.text_cols]
+    words = [as_option("data.text_col", texts if len(texts) > 1 else texts[0])]
     if data.label_col in named:
-        words.append(f"--label-col {quote(named[data.label_col])}")
+        words.append(as_option("data.label_col", named[data.label_col]))
     if data.group_col:
         words.append(as_option("data.group_col", named[data.group_col]))
     return " ".join(words)

@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from fakes.command_line import Done, run_line
 
 from ollama_bridge.artifacts import Corpus
+from ollama_bridge.assets import find_recipe
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.snippets import collect_vader
 from ollama_bridge.errors import ConfigError
@@ -18,6 +20,7 @@ from ollama_bridge.examples import read_examples
 
 # With blanks, dots, quotes, and what YAML takes for something else.
 LABELS = ("sehr gut", "z.B. so: #1", "it's fine", "no", "positiv")
+TASK_LABELS = ("positive", "negative")  # of sentiment-quick
 COMMAND = "ollama-bridge prepare sentiment-quick --data mine.csv --out corpus"
 
 
@@ -72,7 +75,35 @@ def test_many_labels_become_the_tasks_own(monkeypatch: pytest.MonkeyPatch, count
     Path("mine.csv").write_text("\n".join(["text,label", *other]), encoding="utf-8")
     said = refused(run_line(monkeypatch, COMMAND))
     assert f"and {len(rows) - 20} more labels: is it the right column?" in said
-    assert "--label-col NAME" in said
+    option = said[said.index("--set") :].replace("NAME", "intent")
+    assert "no column 'intent'" in refused(run_line(monkeypatch, f"{COMMAND} {option}"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ollama-bridge prepare my.yaml --out corpus",
+        f"{COMMAND} --text-col bodie --text-col 'the subject' --label-col lable",
+        f"{COMMAND} --label-col lable --set 'data.text_col=[bodie, the subject]'",
+    ],
+)
+def test_columns_are_named_behind_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Whether the file is a recipe's own or --data, and however they were misspelt."""
+    rows = [f"Nummer {n * 7919} im Laden,ja,{TASK_LABELS[n % 2]}" for n in range(40)]
+    Path("mine.csv").write_text("\n".join(["body,The subject,Label", *rows]), encoding="utf-8")
+    shipped = yaml.safe_load(find_recipe("sentiment-quick").read_text(encoding="utf-8"))
+    own = {"source": "table", "path": "mine.csv", "text_col": ["bodie", "the subject"]}
+    shipped["data"] = {**own, "label_col": "lable"}
+    Path("my.yaml").write_text(yaml.safe_dump(shipped), encoding="utf-8")
+    said = refused(run_line(monkeypatch, command))
+    options = said.rpartition("name the columns: ")[2]
+    done = run_line(monkeypatch, f"{command} {options}")
+    assert done.code == 0, done.stderr
+    train = list(read_examples(Corpus.open("corpus").split_path("train")))
+    assert {one.label for one in train} == set(TASK_LABELS)
+    assert all(one.messages[-2].content.endswith("im Laden\n\nja") for one in train)
 
 
 def test_a_printed_map_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:

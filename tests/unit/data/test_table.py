@@ -165,7 +165,7 @@ def test_missing_columns_are_offered(tmp_path: Path) -> None:
         collect(path)
     assert "did you mean 'Text'" in str(caught.value)
     assert "did you mean 'lable'" in str(caught.value)
-    assert "--text-col" in str(caught.value.hint)
+    assert "data.text_col" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("turns", [["c1", "c2"], [], [{"role": "user", "content": "a"}]])
@@ -175,7 +175,9 @@ def test_a_misspelt_column_is_named_also_beside_a_list(tmp_path: Path, turns: li
     path = write(tmp_path, json.dumps(row), name="mine.jsonl")
     with pytest.raises(DataError, match="did you mean 'title'") as caught:
         collect(path, text_col="titel", label_col="topic")
-    assert caught.value.hint == "name the columns: --text-col title --label-col topic"
+    assert caught.value.hint == (
+        "name the columns: --set 'data.text_col=\"title\"' --set 'data.label_col=\"topic\"'"
+    )
     with pytest.raises(DataError, match="no column 'zzz'") as caught:
         collect(path, text_col=["title", "zzz"], label_col="topic", group_col="topic")
     is_chat = bool(turns) and isinstance(turns[0], dict)
@@ -183,8 +185,8 @@ def test_a_misspelt_column_is_named_also_beside_a_list(tmp_path: Path, turns: li
         "leave out --text-col and --label-col (in a recipe: data.source: messages): a conversation "
         "is read as a whole"
         if is_chat
-        else "name the columns: --text-col title --text-col NAME --label-col topic "
-        "--set 'data.group_col=\"topic\"'"
+        else 'name the columns: --set \'data.text_col=["title", "NAME"]\' '
+        "--set 'data.label_col=\"topic\"' --set 'data.group_col=\"topic\"'"
     )
 
 
@@ -271,7 +273,9 @@ def test_lists_that_are_no_turns_are_no_conversation(tmp_path: Path) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(DataError, match="no column 'label'; did you mean 'lab'") as caught:
         collect(path)
-    assert caught.value.hint == "name the columns: --text-col text --label-col lab"
+    assert caught.value.hint == (
+        "name the columns: --set 'data.text_col=\"text\"' --set 'data.label_col=\"lab\"'"
+    )
     chat = [{"role": "user", "content": "a"}]
     rows: list[object] = [{"text": "a", "label": "positive", "dialog": chat}]
     path.write_text("\n".join(map(json.dumps, [*rows, {"text": "b", "label": {"is": 1}}])))
