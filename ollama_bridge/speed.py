@@ -32,7 +32,7 @@ from ollama_bridge.client import (
 )
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.daemon.runners import BLOB, runners
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, RepetitionError
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 from ollama_bridge.speed_bound import memory_bytes_per_s, read_bytes
 
@@ -140,11 +140,14 @@ class Measured:
         requests: How many were measured.
         first_token_s: From the request to the first piece of thinking or text.
         first_answer_s: From the request to the first piece of the answer; None: thoughts of some
-            were cut, and the others were the quickest.
+            were cut or ended, and the others were the quickest.
         unanswered: How many came to no answer: their thoughts were cut.
+        repeated: How many Ollama ended, for one token came again and again. What came of them
+            counts.
         prompt_rate: Prompt tokens that had to be read a second, by the daemon's clock; None: it
             does not say how many those were (before 0.34).
-        decode_rate: Generated tokens a second of one request, by the daemon's clock.
+        decode_rate: Generated tokens a second of one request, by the daemon's clock; by ours where
+            it ended the answer for its repeats.
         throughput: Generated tokens a second of all requests, by ours.
         tokens: Generated tokens a request.
     """
@@ -155,6 +158,7 @@ class Measured:
     first_token_s: Spread | None
     first_answer_s: Spread | None
     unanswered: int
+    repeated: int
     prompt_rate: Spread | None
     decode_rate: Spread | None
     throughput: float
@@ -276,7 +280,9 @@ async def _is_on_processors(client: AsyncClient, tag: str, details: ModelDetails
 class _Request:
     first_token_s: float | None
     first_answer_s: float | None
-    reply: Reply
+    tokens: int
+    decode: tuple[int, float]  # so many tokens in so many seconds
+    reply: Reply | None  # None: Ollama ended it for its repeats
 
 
 class _Asker:
@@ -316,16 +322,18 @@ class _Asker:
         except ExceptionGroup as failed:  # the first error is why the others were cancelled
             raise failed.exceptions[0] from None
         elapsed_s = time.perf_counter() - begun_s
-        replies = [request.reply for request in requests]
+        replies = [one.reply for one in requests if one.reply is not None]
         answers_s = [one.first_answer_s for one in requests if one.first_answer_s is not None]
-        unanswered = sum(one.first_answer_s is None and one.reply.hit_limit for one in requests)
+        silent = [one.reply for one in requests if one.first_answer_s is None]
+        unanswered = sum(reply is not None and reply.hit_limit for reply in silent)
         return Measured(
             self._tag,
             concurrency,
             len(requests),
             Spread.of([one.first_token_s for one in requests if one.first_token_s is not None]),
-            None if unanswered else Spread.of(answers_s),
+            None if unanswered or None in silent else Spread.of(answers_s),
             unanswered,
+            len(requests) - len(replies),
             _tokens_per_s(
                 [
                     (one.prompt_tokens - one.cached_tokens, one.timings.prompt_s)
@@ -333,23 +341,32 @@ class _Asker:
                     if one.cached_tokens is not None
                 ]
             ),
-            _tokens_per_s([(one.generated_tokens, one.timings.generate_s) for one in replies]),
-            sum(one.generated_tokens for one in replies) / elapsed_s,
-            Spread.of([float(one.generated_tokens) for one in replies]),
+            _tokens_per_s([one.decode for one in requests]),
+            sum(one.tokens for one in requests) / elapsed_s,
+            Spread.of([float(one.tokens) for one in requests]),
         )
 
     async def _ask(self) -> _Request:
-        first_token_s = first_answer_s = None
+        first_answer_s = None
+        came_s: list[float] = []
         begun_s = time.perf_counter()
         options = {"num_predict": self._load.tokens}
-        async for event in self._client.stream(self._tag, self._prompt(), options=options):
-            now_s = time.perf_counter() - begun_s
-            if isinstance(event, Thinking | Text) and first_token_s is None:
-                first_token_s = now_s
-            if isinstance(event, Text) and first_answer_s is None:
-                first_answer_s = now_s
-            if isinstance(event, Done):
-                return _Request(first_token_s, first_answer_s, event.reply)
+        try:
+            async for event in self._client.stream(self._tag, self._prompt(), options=options):
+                now_s = time.perf_counter() - begun_s
+                if isinstance(event, Thinking | Text):
+                    came_s.append(now_s)
+                if isinstance(event, Text) and first_answer_s is None:
+                    first_answer_s = now_s
+                if isinstance(event, Done):
+                    reply, tokens = event.reply, event.reply.generated_tokens
+                    decode = tokens, reply.timings.generate_s
+                    return _Request(next(iter(came_s), None), first_answer_s, tokens, decode, reply)
+        except RepetitionError as error:
+            # How long the first took is not known, for the prompt was read before it.
+            decode = len(came_s) - 1, came_s[-1] - came_s[0] if came_s else 0.0
+            first_token_s = next(iter(came_s), None)
+            return _Request(first_token_s, first_answer_s, error.pieces, decode, None)
         raise AssertionError("unreachable: a stream ends with Done or an error")
 
     def _prompt(self) -> str:

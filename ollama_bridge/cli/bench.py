@@ -51,7 +51,10 @@ def bench(
     first, and 95 % the second (all of them, if fewer than 20). ALL is tokens a second of all
     requests together; BOUND is what memory allows one request on this machine's processors.
 
-    "-" is not known: ANSWER if some ran out of --tokens before it, PROMPT with Ollama before 0.34,
+    REPEATS, a column where there are any, are answers that Ollama ended because one token came
+    again and again. What had come of them counts, but for PROMPT.
+
+    "-" is not known: ANSWER if some were cut before it, PROMPT with Ollama before 0.34,
     which does not say what was cached, and BOUND on GPUs or on another machine.
 
     Examples:
@@ -85,6 +88,7 @@ def bench(
 
 
 def _tell(speeds: Sequence[TagSpeed], tokens: int) -> None:
+    repeats = any(one.repeated for speed in speeds for one in speed.measured)
     rows = [
         {
             "TAG": one.tag,
@@ -96,15 +100,22 @@ def _tell(speeds: Sequence[TagSpeed], tokens: int) -> None:
             "DECODE": _pair(one.decode_rate, 1),
             "ALL": f"{one.throughput:.1f}",
             "BOUND": "-" if speed.bound_rate is None else f"{speed.bound_rate:.0f}",
+            **({"REPEATS": str(one.repeated)} if repeats else {}),
         }
         for speed in speeds
         for one in speed.measured
     ]
     output.table(rows)
     for speed in speeds:
+        asked = sum(one.requests for one in speed.measured)
         lacking = sum(one.unanswered for one in speed.measured)
+        ended = sum(one.repeated for one in speed.measured)
+        if ended:
+            output.say(
+                f"Ollama ended {ended} of {asked} answers of {speed.tag} for their repeats; try "
+                "--tokens 24, or --prompts of your own task"
+            )
         if lacking:
-            asked = sum(one.requests for one in speed.measured)
             output.say(
                 f"{lacking} of {asked} requests to {speed.tag} ran out of tokens before the answer "
                 f"began; try --tokens {4 * tokens}"

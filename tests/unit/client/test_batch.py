@@ -482,6 +482,26 @@ def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_p
     assert [row["text"] for row in rows(target)] == ["to a", "to b", "well now"]
 
 
+def test_an_answer_that_ollama_ends_for_its_repeats_is_set_aside_at_once(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """It would be ended again; however many there are, the others are asked."""
+    loop = Turn(pieces=["So", *[" no"] * 30], fault=Fault.NO_DONE)
+    daemon.script = lambda asked: Turn() if asked.json["prompt"] == "b" else loop
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    texts_asked = [*"acdefghij", "b"]
+    source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in texts_asked))
+    args = ["batch", str(source), str(target), "--model", "m", "-q", "--host", daemon.host]
+    done = CliRunner().invoke(cli.app, args)
+    assert done.exit_code == 1
+    assert done.stdout == f"{target}: 1 answered, 9 set aside\n"
+    *loops, last = rows(target)
+    assert {one["error"].partition(":")[0] for one in loops} == {"RepetitionError"}
+    assert {one["attempts"] for one in loops} == {1}
+    assert last["text"]
+    assert len(daemon.questions) == len(texts_asked)
+
+
 def test_a_tag_s_own_limit_holds_in_a_batch(daemon: FakeDaemon, tmp_path: Path) -> None:
     """As for ``generate``; a line's own comes first, then that of the command."""
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -90,6 +91,40 @@ def test_what_is_not_known_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> No
         "1 of 4 requests to m ran out of tokens before the answer began; try --tokens 256"
         in done.stderr
     )
+
+
+@pytest.mark.parametrize("thinking", [[], ["Hm."] * 31])
+def test_an_answer_that_ollama_ends_for_its_repeats_is_counted(
+    monkeypatch: pytest.MonkeyPatch, thinking: list[str]
+) -> None:
+    """And the others are asked. What came of it has a speed; it may be nothing."""
+    pieces = [] if thinking else ["So", *[" no"] * 30]
+    looping = Turn(thinking=thinking, pieces=pieces, fault=Fault.NO_DONE)
+    at_once = Turn(refusal=(500, "prediction aborted, token repeat limit reached"))
+    order = itertools.cycle([Turn(), looping, at_once, Turn()])
+    monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
+    with FakeDaemon(models=TAGS) as daemon:
+        daemon.script = lambda asked: next(order) if is_measured(asked.json) else Turn()
+        args = ["bench", "m", "--host", daemon.host, "--requests", "4", "--concurrency", "1"]
+        done = CliRunner().invoke(cli.app, args)
+        assert done.exit_code == 0, done.output
+        as_json = CliRunner().invoke(cli.app, [*args, "--json", "-q"])
+        order = itertools.cycle([looping])
+        (alone,) = measure_speed(["m"], Load((2,), 4), host=daemon.host, bandwidth_bytes_per_s=1)
+    row = dict(zip(*[line.split("\t") for line in done.stdout.splitlines()], strict=True))
+    assert row["REPEATS"] == "2"
+    assert row["ANSWER"] == "-"  # of one that had none by then, nobody knows when it would begin
+    assert "Ollama ended 2 of 4 answers of m for their repeats; try --tokens 24" in done.stderr
+    (measured,) = json.loads(as_json.stdout)[0]["measured"]
+    assert (measured["requests"], measured["repeated"], measured["unanswered"]) == (4, 2, 0)
+    assert measured["tokens"] == {"p50": 3, "p95": 31, "worst": 31}
+    (one,) = alone.measured
+    assert (one.requests, one.repeated, one.tokens) == (4, 4, Spread(31, 31, 31))
+    assert one.decode_rate is not None
+    assert one.decode_rate.worst > 0
+    assert one.throughput > 0
+    assert one.prompt_rate is None
+    assert (one.first_answer_s is None) == bool(thinking)
 
 
 @pytest.mark.parametrize(("vram_bytes", "of_others", "is_bound"), [(0, 0, 1), (1, 0, 0), (0, 1, 0)])
