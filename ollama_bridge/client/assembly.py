@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ollama_bridge.client.fields import Fields
 from ollama_bridge.client.lines import parse_line
-from ollama_bridge.client.refusals import repetition
+from ollama_bridge.client.refusals import advice_on_end, repetition
 from ollama_bridge.client.repeats import Repeats
 from ollama_bridge.client.thinking import (
     THINKING_CLOSE,
@@ -164,7 +164,7 @@ class ReplyAssembler:
         error = StreamBrokenError(
             f"the answer of {self._model!r} ended without its terminal event "
             f"({len(self.partial_text)} characters had come)",
-            hint="ask again; if it fails again, see the daemon's log",
+            hint=advice_on_end(may_hide=self._daemon_splits or not self.pieces),
             model=self._model,
             partial_text=self.partial_text,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from ollama_bridge.client.demands import context_asked
 from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.lines import parse_line
-from ollama_bridge.client.refusals import repetition
+from ollama_bridge.client.refusals import advice_on_end, repetition
 from ollama_bridge.client.repeats import Repeats
 from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.errors import ContextReducedError, DaemonError, StreamBrokenError
@@ -73,9 +73,10 @@ class RawAnswering:
         if not self.is_over:
             if self._repeats.end_an_answer:
                 raise repetition(self._call.model)
+            text, thinking = self._texts()
             raise StreamBrokenError(
                 f"{self._call.path} of {self._call.model!r} ended without its terminal event",
-                hint="ask again; if it fails again, see the daemon's log",
+                hint=advice_on_end(may_hide=bool(thinking) or not text),
                 model=self._call.model,
             )
 
@@ -99,13 +100,17 @@ class RawAnswering:
 
     def _tell(self, error: DaemonError) -> None:
         """Put into an error what had come before it."""
+        error.partial_text, error.partial_thinking = self._texts()
+
+    def _texts(self) -> tuple[str, str]:
+        """What came of the answer, and of the thinking before it."""
         whole: dict[str, Any] = {}
         with contextlib.suppress(TypeError, AttributeError, IndexError):  # odd parts, or none
             whole = joined(self.came)
         message = whole.get("message")
         said = message if isinstance(message, Mapping) else whole
-        error.partial_text = said.get("content") or said.get("response") or ""
-        error.partial_thinking = said.get("thinking") or ""
+        text = said.get("content") or said.get("response") or ""
+        return text, said.get("thinking") or ""
 
 
 def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ollama_bridge.errors import (
 CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
 BUSY = frozenset({429, 502, 503, 504})
 _TOO_MANY_REPEATS = "token repeat limit"
+_ASK_AGAIN = "ask again; if it fails again, see the daemon's log"
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
 _UNSUPPORTED = re.compile(r"does not support|missing data required for image")
@@ -77,8 +78,23 @@ def failure(message: str, *, model: str | None) -> DaemonError:
         return repetition(model)
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
-        hint="ask again; if it fails again, see the daemon's log",
+        hint=_ASK_AGAIN,
         model=model,
+    )
+
+
+def advice_on_end(*, may_hide: bool) -> str:
+    """What to do about an answer that ended without its terminal event.
+
+    Args:
+        may_hide: Whether the daemon may have held text back, as it does with blanks before and
+            behind a thought: it ends these by their repeats too, and none of them comes.
+    """
+    if not may_hide:
+        return _ASK_AGAIN
+    return (
+        f"{_ASK_AGAIN}, or let it repeat less (option repeat_penalty, such as 1.2): Ollama up to "
+        "0.34.0 ends an answer that goes on in blanks so"
     )
 
 

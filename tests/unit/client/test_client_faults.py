@@ -114,6 +114,22 @@ def test_a_stream_that_breaks_among_repeats_is_a_broken_one(
         ask(fake_daemon.host, "chat", "m", "hi")
 
 
+@pytest.mark.parametrize(
+    ("thinking", "pieces", "may_hide"),
+    [(["Hm"], [], True), ([], [], True), (["Hm"], ["So"], True), ([], ["So"], False)],
+)
+def test_repeats_that_the_daemon_held_back_are_thought_of(
+    fake_daemon: FakeDaemon, ask: Any, thinking: list[str], pieces: list[str], *, may_hide: bool
+) -> None:
+    """Nobody sees blanks beside a thought; Ollama counts them. But it may be another fault."""
+    fake_daemon.thinking, fake_daemon.pieces = thinking, pieces
+    fake_daemon.fault = Fault.NO_DONE
+    with pytest.raises(StreamBrokenError) as caught:
+        ask(fake_daemon.host, "chat", "m", "hi")
+    assert ("repeat_penalty" in str(caught.value.hint)) == may_hide
+    assert str(caught.value.hint).startswith("ask again")
+
+
 def test_repeats_that_the_daemon_tells_of_are_no_crash() -> None:
     """As from 0.34.1 on."""
     line = b'{"error": "prediction aborted, token repeat limit reached"}'
