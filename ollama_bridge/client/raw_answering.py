@@ -15,7 +15,12 @@ from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.refusals import advice_on_end, repetition
 from ollama_bridge.client.repeats import Repeats
 from ollama_bridge.client.retries import Attempts, Retries
-from ollama_bridge.errors import ContextReducedError, DaemonError, StreamBrokenError
+from ollama_bridge.errors import (
+    ContextReducedError,
+    DaemonError,
+    RepetitionError,
+    StreamBrokenError,
+)
 
 
 class RawAnswering:
@@ -101,6 +106,8 @@ class RawAnswering:
     def _tell(self, error: DaemonError) -> None:
         """Put into an error what had come before it."""
         error.partial_text, error.partial_thinking = self._texts()
+        if isinstance(error, RepetitionError):
+            error.pieces = len(self.came)
 
     def _texts(self) -> tuple[str, str]:
         """What came of the answer, and of the thinking before it."""

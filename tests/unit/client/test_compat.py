@@ -33,6 +33,7 @@ from ollama_bridge.errors import (
     ContextReducedError,
     DaemonTimeoutError,
     ModelNotFoundError,
+    RepetitionError,
     RunnerCrashedError,
     StreamBrokenError,
     UnsupportedFeatureError,
@@ -213,6 +214,22 @@ def test_what_came_of_a_broken_answer_is_kept(
     with pytest.raises(compat.BridgeResponseError) as caught:
         ask(daemon.host, method, "m", question, stream=stream, client=hasty)
     assert (caught.value.partial_text, caught.value.partial_thinking) == ("Hello!", "Hm.")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("method", ["chat", "generate"])
+def test_an_answer_that_ollama_ends_for_its_repeats_is_told(
+    daemon: FakeDaemon, ask: Any, method: str, stream: bool
+) -> None:
+    """With as much as came; it is asked once."""
+    daemon.pieces, daemon.fault = ["So", *[" no"] * 30], Fault.NO_DONE
+    question = MESSAGES if method == "chat" else "hi"
+    with pytest.raises(compat.BridgeResponseError) as caught:
+        ask(daemon.host, method, "m", question, stream=stream)
+    assert caught.value.partial_text == "So" + " no" * 30
+    cause = caught.value.__cause__
+    assert isinstance(cause, RepetitionError)
+    assert (cause.attempts, cause.pieces) == (1, 31)
 
 
 def test_closing_that_is_cancelled_leaves_no_connection(daemon: FakeDaemon) -> None:
