@@ -2,14 +2,17 @@
 
 Near duplicates are found exactly, not by sampled hashes, so the same texts always give the same
 answer. A text that nearly repeats another one but is answered otherwise is no duplicate: what
-makes the difference is what is to be learnt.
+makes the difference is what is to be learnt. Texts of one class that differ in their numbers alone
+are duplicates, as those of one template are, unless texts of two classes do so as well.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.cleaning import text_key
@@ -19,6 +22,12 @@ from ollama_bridge.data.grams import GramSets, SimilarSets
 
 # Looked at on the rated snippets: above it, pairs differ in a name, a number or one word.
 NEAR_THRESHOLD = 0.8
+# Two numbers or more are what a template is filled with; one may be all that is said ("a timer for
+# 5 minutes"), and so may several be that have few letters beside them, as in a date. In normalised
+# texts, in which 10:30 is "10 30"; letters are counted in UTF-8, as in frames.
+_NUMBER = re.compile(r"\d+(?: \d+)*")
+_TEMPLATE_NUMBERS = 2
+_TEMPLATE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,22 @@ def remove_duplicates(
             f"{instruction}\n{frames.instruction_of(candidate)}"
             for instruction, candidate in zip(instructions, first, strict=True)
         ]
-    found = near_duplicates(
-        texts,
+    compare = partial(
+        near_duplicates,
         instructions=instructions,
         labels=[candidate.example.label for candidate in first],
         answers=list(map(text_key, answers)),
         threshold=threshold,
     )
+    # Of free text numbers are what is asked and answered.
+    masked = [
+        _masked(text) if candidate.label else text
+        for candidate, text in zip(first, texts, strict=True)
+    ]
+    found = compare(masked)
+    if told := _told_by_numbers(found, masked, texts, instructions, threshold=threshold):
+        rows = zip(instructions, texts, masked, strict=True)
+        found = compare([text if name in told else other for name, text, other in rows])
     kept, near = [], []
     contrasts, documents = 0, Documents()
     for candidate, one in zip(first, found, strict=True):
@@ -166,3 +184,35 @@ def near_duplicates(
             for index in indexes:
                 index.add(place)
     return found
+
+
+def _masked(text: str) -> str:
+    """A normalised text with all its numbers the same, if it may be one of a template."""
+    masked, count = _NUMBER.subn("0", text)
+    if count < _TEMPLATE_NUMBERS:
+        return text
+    letters = "".join(filter(str.isalpha, masked))
+    return masked if len(letters.encode()) >= _TEMPLATE_BYTES else text
+
+
+def _told_by_numbers(
+    found: Sequence[Near],
+    masked: Sequence[str],
+    texts: Sequence[str],
+    instructions: Sequence[str],
+    *,
+    threshold: float,
+) -> set[str]:
+    """The instructions under which numbers make a text one of another class: those of tables."""
+    told: set[str] = set()
+    for place, one in enumerate(found):
+        name = instructions[place]
+        if masked[place] == texts[place]:
+            continue
+        for rival in one.contrasts:
+            if name in told or instructions[rival] != name:
+                continue
+            pair = GramSets([texts[place], texts[rival]])
+            if not pair.are_similar(0, 1, threshold=threshold):
+                told.add(name)
+    return told

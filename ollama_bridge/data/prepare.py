@@ -35,7 +35,7 @@ from ollama_bridge.examples import write_examples
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _STAGE = "prepare"
-_VERSION = 8  # raised when another corpus comes of the same files
+_VERSION = 10  # raised when another corpus comes of the same files
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
 _NEAR_DUPLICATE = "near duplicate"
