@@ -205,7 +205,7 @@ def _make_splits(
             f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held "
             "out instead"
         )
-    parts = split(unique, sizes, seed=seed)
+    parts = split(unique, sizes, seed=seed, near_duplicates=near)
     parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
     for candidate in surplus:
         tally.leave_out(candidate.source, "over max_examples")

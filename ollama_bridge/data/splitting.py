@@ -39,11 +39,17 @@ def seeded_order(seed: int, name: str) -> bytes:
 
 
 def split(
-    candidates: Sequence[Candidate], sizes: Sizes, *, seed: int
+    candidates: Sequence[Candidate], sizes: Sizes, *, seed: int, near_duplicates: int = 0
 ) -> dict[Split, list[Candidate]]:
     """Stratified split by source document.
 
     Documents of several texts are placed first, in seeded order; the single ones fill up.
+
+    Args:
+        candidates: Without duplicates.
+        sizes: How many texts to hold out.
+        seed: Chooses which ones.
+        near_duplicates: How many were left out, for the error.
 
     Raises:
         DataError: a label is too rare, or in too few documents, to be in every split.
@@ -65,7 +71,7 @@ def split(
                 targets[name].subtract(strata)
                 placed[group] = name
                 break
-    _give_every_split_every_label(documents, placed, seed=seed)
+    _give_every_split_every_label(documents, placed, seed=seed, near_duplicates=near_duplicates)
     parts: dict[Split, list[Candidate]] = {name: [] for name in SPLITS}
     for candidate in candidates:
         parts[placed[candidate.example.group]].append(candidate)
@@ -92,7 +98,11 @@ def _targets(
 
 
 def _give_every_split_every_label(
-    documents: Mapping[str, Sequence[Candidate]], placed: dict[str, Split], *, seed: int
+    documents: Mapping[str, Sequence[Candidate]],
+    placed: dict[str, Split],
+    *,
+    seed: int,
+    near_duplicates: int,
 ) -> None:
     """Move documents out of train where a split lacks a label; smallest first."""
     labels = {
@@ -119,11 +129,15 @@ def _give_every_split_every_label(
             raise DataError(
                 f"{what} {texts} usable text(s) in {len(holders)} document(s): too few to be in "
                 f"train, validation and test (missing in {', '.join(missing)})",
-                hint=_hint(label, shares=texts > len(holders)),
+                hint=_hint(label, shares=texts > len(holders), near_duplicates=near_duplicates),
             )
 
 
-def _hint(label: str, *, shares: bool) -> str:
+def _hint(label: str, *, shares: bool, near_duplicates: int) -> str:
+    if near_duplicates:
+        more = _hint(label, shares=shares, near_duplicates=0)
+        kept = f"--set data.near_duplicates=keep keeps the {near_duplicates} near duplicates"
+        return f"{more}; {kept} that are left out, also in different splits"
     if not label:
         return "add texts that have neither their first question nor their group in common"
     if shares:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.duplicates import remove_duplicates
 from ollama_bridge.data.frames import find_frames
+from ollama_bridge.data.prepare import prepare
+from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 
 _INSTRUCTION = (
@@ -212,3 +216,24 @@ def test_numbers_of_a_question_are_what_is_asked() -> None:
         example = Example(str(number), turns, str(number))
         rows.append(Candidate(example, "table", text, is_class=False))
     assert len(remove_duplicates(rows, frames=find_frames(rows)).kept) > 150
+
+
+def test_a_label_of_one_template_alone_is_refused_with_what_keeps_its_texts(tmp_path: Path) -> None:
+    """What is offered works."""
+    chooser = random.Random(1)
+    said = sorted({_review(chooser)[0].replace(",", "") for _ in range(99)})
+    sent = [_NUMBERS_ALONE[0].format(n=n, d=n % 28) for n in chooser.sample(range(10**5), 60)]
+    rows = [f"{text},review" for text in said] + [f"{text},order" for text in sent]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    data = DataSection(source="table", path=path)
+    task = TaskSection(kind="classify", system="Which?", labels=("review", "order"))
+    with pytest.raises(DataError, match=r"'order' has 1 usable text\(s\)") as caught:
+        prepare(data, task, seed=0, out_dir=tmp_path / "out")
+    assert str(caught.value.hint).endswith(
+        "; --set data.near_duplicates=keep keeps the 59 near duplicates that are left out, also in "
+        "different splits"
+    )
+    asked = data.model_copy(update={"near_duplicates": "keep"})
+    found = prepare(asked, task, seed=0, out_dir=tmp_path / "all")
+    assert sum(found.facts.values()) == len(rows)
