@@ -20,6 +20,7 @@ from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.end_tokens import end_of_turns
+from ollama_bridge.row_dates import render
 
 Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful types
 
@@ -369,22 +370,19 @@ def render_turns(
 ) -> str:
     """What the checkpoint's own chat template makes of some turns.
 
+    A date that it writes is the conversation's own (``row_dates``).
+
     Raises:
         TrainingError: the chat template fails.
     """
     try:
-        text = tokenizer.apply_chat_template(
-            [message.to_dict() for message in messages],
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-        )
+        return render(messages, tokenizer, generation_prompt=generation_prompt)
     except (jinja2.TemplateError, ValueError, IndexError) as exc:
         roles = ", ".join(message.role for message in messages)
         raise TrainingError(
             f"the checkpoint's chat template cannot render a conversation of ({roles}): {exc}",
             hint="use an instruct checkpoint, and conversations whose roles its template knows",
         ) from exc
-    return str(text)
 
 
 def _common_length(prefix: Sequence[int], ids: Sequence[int], *, inside: bool) -> int:

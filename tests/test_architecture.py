@@ -62,6 +62,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "doctor",
             "monitoring",
             "registry",
+            "row_dates",
             "speed",
             "speed_bound",
             "speed_picture",

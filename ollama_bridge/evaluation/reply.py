@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ollama_bridge.batches import Batches
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding import encode_split, render_turns
 from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
 from ollama_bridge.models.end_tokens import end_ids
@@ -87,14 +87,12 @@ def write_greedily(
     """Greedy answers to the last user turn of every example, in the order given.
 
     Greedy means the plain maximum: no penalties, whatever the checkpoint's generation config says.
+
+    Raises:
+        TrainingError: the chat template fails.
     """
     prompts = [
-        tokenizer.apply_chat_template(
-            [message.to_dict() for message in example.prompt],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        for example in examples
+        render_turns(example.prompt, tokenizer, generation_prompt=True) for example in examples
     ]
     ids = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
     ends = end_ids(model, tokenizer)

@@ -33,6 +33,7 @@ from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.precision import Precision, choose_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
+from ollama_bridge.row_dates import key_of_dates
 
 STAGE = "evaluate"
 _VERSION = 2
@@ -82,12 +83,8 @@ def evaluate(
         raise ConfigError("evaluate needs at least one model")
     reporter = reporter or NullReporter()
     writes = task.kind == "reply" or teaches_thoughts(corpus)
-    ends = {
-        name: key_of_ends(load_tokenizer(checkpoint.path), corpus, splits=["test"])
-        for name, checkpoint in models.items()
-        if task.kind == "reply"  # of which the answers' tokens are scored, through their ends
-    }
-    work = _work(models, corpus, settings, task, writes=writes, ends=ends)
+    rows = {name: _rows_key(checkpoint, corpus, task) for name, checkpoint in models.items()}
+    work = _work(models, corpus, settings, task, writes=writes, rows=rows)
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
@@ -103,7 +100,7 @@ def evaluate(
                 corpus,
                 examples,
                 task,
-                key=_settings_key(settings, task, writes=writes) | ends.get(name, {}),
+                key=_settings_key(settings, task, writes=writes) | rows[name],
                 writes=writes,
                 max_tokens=settings.reply_tokens,
                 out_dir=scores_dir / folders[name],
@@ -139,9 +136,9 @@ def _work(
     task: TaskSection,
     *,
     writes: bool,
-    ends: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Mapping[str, str]],
 ) -> Work:
-    """What decides the report; ``ends`` are of ``end_keys``, by the models' names."""
+    """What decides the report; ``rows`` are of :func:`_rows_key`, by the models' names."""
     return Work(
         kind=EvalReport.kind,
         stage=STAGE,
@@ -154,7 +151,7 @@ def _work(
             **_settings_key(settings, task, writes=writes),
             "bootstrap_samples": settings.bootstrap_samples,
             "names": list(models),
-            **{f"model {name}": key for name, key in ends.items() if key},
+            **{f"model {name}": key for name, key in rows.items() if key},
         },
     )
 
@@ -289,6 +286,15 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
         name: slug if slug and often[slug] == 1 else f"{slug}-{digest_text(name)[:8]}".strip("-")
         for name, slug in slugs.items()
     }
+
+
+def _rows_key(checkpoint: Checkpoint, corpus: Corpus, task: TaskSection) -> dict[str, str]:
+    """What of the rows that a model reads has become another since models were first scored."""
+    tokenizer = load_tokenizer(checkpoint.path)
+    key = key_of_dates(tokenizer)
+    if task.kind == "reply":  # of which the answers' tokens are scored, through their ends
+        key |= key_of_ends(tokenizer, corpus, splits=["test"])
+    return key
 
 
 def _settings_key(

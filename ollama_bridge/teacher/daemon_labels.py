@@ -31,6 +31,7 @@ from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.row_dates import key_of_dates
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.replies import LOGPROBS_NAME
@@ -103,7 +104,7 @@ def label_by_daemon(
         identity=respondent.identity,
         max_length=max_length,
         in_blanks=in_blanks,
-        ends=key_of_ends(tokenizer, corpus),
+        rows={**key_of_ends(tokenizer, corpus), **key_of_dates(tokenizer)},
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
@@ -162,9 +163,12 @@ def _work(
     identity: str,
     max_length: int,
     in_blanks: bool,
-    ends: Mapping[str, str],
+    rows: Mapping[str, str],
 ) -> Work:
-    """What decides the labels; ``identity`` is the respondent's, ``ends`` are of ``end_keys``."""
+    """What decides the labels.
+
+    ``identity`` is the respondent's, ``rows`` are of ``end_keys`` and ``row_dates``.
+    """
     return Work(
         kind=SoftLabels.kind,
         stage=STAGE,
@@ -179,7 +183,7 @@ def _work(
             "max_length": max_length,
             # Such tokens had none before.
             **({"first token": "with its blanks"} if in_blanks else {}),
-            **ends,
+            **rows,
         },
     )
 

@@ -26,6 +26,7 @@ from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.row_dates import key_of_dates
 from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.splits import CorpusSplit, counts_of, read_splits
 from ollama_bridge.teacher.vocabularies import (
@@ -82,12 +83,10 @@ def label(
     reporter = reporter or NullReporter()
     own_tokenizer = load_tokenizer((student or teacher).path)
     tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)
-    their_ends: dict[str, str] = {}
+    of_teacher: dict[str, str] = {}
     if student is not None and is_carried(teacher, student, settings):
-        their_ends = {
-            f"teacher's {name}": ends
-            for name, ends in key_of_matched_ends(tokenizer, corpus).items()
-        }
+        read_by_teacher = key_of_matched_ends(tokenizer, corpus) | key_of_dates(tokenizer)
+        of_teacher = {f"teacher's {name}": value for name, value in read_by_teacher.items()}
     work = _work(
         teacher,
         corpus,
@@ -95,7 +94,7 @@ def label(
         student=student,
         max_length=max_length,
         dtype=dtype,
-        ends={**key_of_ends(own_tokenizer, corpus), **their_ends},
+        rows={**key_of_ends(own_tokenizer, corpus), **key_of_dates(own_tokenizer), **of_teacher},
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
@@ -108,7 +107,7 @@ def label(
             carried = carry(teacher, student, splits["train"], settings, reporter)
         info = _info(teacher, settings, student or teacher, own_tokenizer)
         if carried is not None:
-            info = replace(info, carried="/".join([carried.rules, *their_ends.values()]))
+            info = replace(info, carried="/".join([carried.rules, *of_teacher.values()]))
         if dtype == "auto":
             dtype = _dtype_of_earlier(stores, info)
         precision = pinned_precision(draft.path / "resume-precision.json", dtype)
@@ -146,9 +145,9 @@ def _work(
     student: Checkpoint | None,
     max_length: int,
     dtype: DTypeChoice,
-    ends: Mapping[str, str],
+    rows: Mapping[str, str],
 ) -> Work:
-    """What decides the labels; ``ends`` are of ``end_keys``."""
+    """What decides the labels; ``rows`` are of ``end_keys`` and ``row_dates``."""
     inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
     if student is not None and not same_tokens(teacher, student):
         inputs["student"] = student.digest
@@ -163,7 +162,7 @@ def _work(
             **settings.effective(),
             "max_length": max_length,
             "dtype": dtype,
-            **ends,
+            **rows,
         },
     )
 

@@ -17,6 +17,7 @@ from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.row_dates import key_of_dates
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
 from ollama_bridge.train.loop import TrainingResult, train
@@ -179,6 +180,7 @@ def _work(
 ) -> Work:
     """What decides the student."""
     inputs = {"start": start, "corpus": corpus, "labels": labels, "teacher": teacher}
+    tokenizer = load_tokenizer(start.path)
     return Work(
         kind=Checkpoint.kind,
         stage=STAGE if labels or teacher else CONTROL_STAGE,
@@ -189,7 +191,8 @@ def _work(
             **student.effective(),
             "system": system,
             "labels": list(task_labels),
-            **key_of_ends(load_tokenizer(start.path), corpus),
+            **key_of_ends(tokenizer, corpus),
+            **key_of_dates(tokenizer),
         },
         seed=settings.seed,
     )

@@ -17,6 +17,7 @@ from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.row_dates import key_of_dates
 from ollama_bridge.train.adapted_products import one_function_each
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import TrainingResult, train
@@ -136,6 +137,7 @@ def _work(
     labels: tuple[str, ...],
 ) -> Work:
     """What decides the tuned checkpoint."""
+    tokenizer = load_tokenizer(base.path)
     return Work(
         kind=Checkpoint.kind,
         stage=STAGE,
@@ -145,7 +147,8 @@ def _work(
             **_effective(settings),
             "system": system,
             "labels": list(labels),
-            **key_of_ends(load_tokenizer(base.path), corpus),
+            **key_of_ends(tokenizer, corpus),
+            **key_of_dates(tokenizer),
         },
         seed=settings.seed,
     )

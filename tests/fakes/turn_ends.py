@@ -71,6 +71,20 @@ MANNERS = {
         "<|im_end|>",
         "<|im_end|>",
     ),
+    # These write a date into their prompts, the last one only where there is no system turn.
+    "llama3.2": Manner(
+        "llama3.2",
+        "<|eot_id|>",
+        "<|eot_id|>",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    "smollm3": Manner("smollm3", "<|im_end|>", "<|im_end|>"),
+    "granite": Manner(
+        "granite",
+        "<|end_of_text|>",
+        "<|end_of_text|>",
+        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
+    ),
     "reasoner": Manner("deepseek-r1", EOS, EOS, (BOS, EOS, USER, ASSISTANT)),
     # One whose answers are not the data's.
     "shouting": Manner(
