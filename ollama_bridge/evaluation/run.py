@@ -16,7 +16,7 @@ from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.end_keys import key_of_ends
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
@@ -29,7 +29,7 @@ from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.examples import Example
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room
+from ollama_bridge.models.memory import check_room, less_for_a_model, memory_is_enough
 from ollama_bridge.models.precision import Precision, choose_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
@@ -77,7 +77,7 @@ def evaluate(
     Raises:
         ConfigError: no models.
         DataError: the test split has no answers, or texts do not fit a model's context.
-        ModelError: a model cannot be loaded.
+        ModelError: a model cannot be loaded, or its device is out of memory.
     """
     if not models:
         raise ConfigError("evaluate needs at least one model")
@@ -180,11 +180,12 @@ def _score(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return ModelScores(out_dir, draft.finished)
-        examinee = _Examinee.load(checkpoint, stage, reporter)
-        if writes:
-            said, facts = examinee.write_answers(examples, task, max_tokens=max_tokens)
-        else:
-            said, facts = examinee.choose_labels(examples, task)
+        with memory_is_enough(less_for_a_model(), refusal=ModelError):
+            examinee = _Examinee.load(checkpoint, stage, reporter)
+            if writes:
+                said, facts = examinee.write_answers(examples, task, max_tokens=max_tokens)
+            else:
+                said, facts = examinee.choose_labels(examples, task)
         facts = examinee.facts() | facts
         write_predictions(draft.path / "predictions.jsonl", examples, {"prediction": said})
         manifest = draft.commit(facts)

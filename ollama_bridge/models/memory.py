@@ -14,7 +14,8 @@ import psutil
 import torch
 
 from ollama_bridge import machine
-from ollama_bridge.errors import ModelError, TrainingError
+from ollama_bridge.errors import ModelError, OllamaBridgeError, TrainingError
+from ollama_bridge.models.precision import way_to_the_cpu
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import count_parameters, is_mapped
 
@@ -29,6 +30,14 @@ BESIDE_WEIGHTS = 1.1
 _MORE_ROOM = (
     "stop what holds memory (ollama-bridge ps), take a smaller model, or do it on a machine with "
     "more: the tag can be published there and pulled here"
+)
+# What torch has no class for: the CPU's allocator, MPS's (of a full device, and of more than one
+# buffer can hold), and a GPU without room for its context or for cuBLAS.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "Invalid buffer size",
+    "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
 
@@ -185,25 +194,35 @@ class PeakMemory:
                 self._look()
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that a device has no room for what was asked of it."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(one in said for one in _OUT_OF_MEMORY)
+
+
 @contextlib.contextmanager
-def memory_is_enough(hint: str) -> Iterator[None]:
+def memory_is_enough(
+    hint: str, *, refusal: type[OllamaBridgeError] = TrainingError
+) -> Iterator[None]:
     """Inside the block a device that is out of memory is an error that says what to do.
 
     Args:
         hint: What takes less.
+        refusal: The class of that error.
 
     Raises:
-        TrainingError: there was none left.
+        OllamaBridgeError: there was none left; a ``refusal``.
     """
     try:
         yield
-    except torch.OutOfMemoryError as exc:
-        raise TrainingError(f"the device is out of memory: {_first_line(exc)}", hint=hint) from exc
     except RuntimeError as exc:
-        if "can't allocate memory" not in str(exc):  # torch's own words for the CPU
+        if not is_out_of_memory(exc):
             raise
-        raise TrainingError(f"there is not enough memory: {_first_line(exc)}", hint=hint) from exc
+        first_line = str(exc).partition("\n")[0]
+        raise refusal(f"out of memory: {first_line}", hint=hint) from exc
 
 
-def _first_line(exc: BaseException) -> str:
-    return str(exc).partition("\n")[0]
+def less_for_a_model() -> str:
+    """What to do where a model that is not trained does not fit its device."""
+    on_cpu = way_to_the_cpu()
+    return _MORE_ROOM if on_cpu is None else f"{on_cpu}; or {_MORE_ROOM}"

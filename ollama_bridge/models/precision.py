@@ -124,6 +124,13 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def way_to_the_cpu() -> str | None:
+    """What has all computed on the CPU instead; None where its memory is what is used already."""
+    if best_device().type != "cuda":
+        return None
+    return "compute on the CPU: set CUDA_VISIBLE_DEVICES= in front of the command"
+
+
 def random_numbers_aside(device: torch.device) -> AbstractContextManager[None]:
     """Put aside the random numbers that a computation takes, the CPU's and those of its device.
 

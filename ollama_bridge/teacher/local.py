@@ -16,13 +16,14 @@ from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import Tokenizer, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends, key_of_matched_ends
+from ollama_bridge.errors import ModelError
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room
+from ollama_bridge.models.memory import check_room, less_for_a_model, memory_is_enough
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.models.products import freeze_in
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
@@ -76,7 +77,7 @@ def label(
         DataError: a split has no usable example.
         TrainingError: the chat template cannot be used for training, or the vocabularies have too
             little in common.
-        ModelError: the teacher cannot be loaded.
+        ModelError: the teacher cannot be loaded, or its device is out of memory.
         ArtifactError: another process is labelling with this teacher, or the store is damaged.
         DiskFullError: no room; what is labelled is kept.
     """
@@ -127,8 +128,9 @@ def label(
                 purpose, kept_bytes = "labelling with the teacher", precision.frozen_bytes
                 check_room(teacher.path, purpose=purpose, kept_bytes=kept_bytes)
                 model = load_model(teacher.path)
-                run = _LabelRun(model, precision, store, info, reporter, carried=carried)
-                facts |= run.write(rows, missing)
+                with memory_is_enough(less_for_a_model(), refusal=ModelError):
+                    run = _LabelRun(model, precision, store, info, reporter, carried=carried)
+                    facts |= run.write(rows, missing)
             facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
             facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
             facts["labelled_rows"] = sum(len(members) for members in missing)

@@ -20,7 +20,13 @@ import torch
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import DiskFullError, TrainingError
-from ollama_bridge.models.memory import PeakMemory, free_bytes, release_unused, used_bytes
+from ollama_bridge.models.memory import (
+    PeakMemory,
+    free_bytes,
+    is_out_of_memory,
+    release_unused,
+    used_bytes,
+)
 from ollama_bridge.train.meter import rounded
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
@@ -272,8 +278,9 @@ class _Trial:
                 found = attempt()
                 _wait(self._device)
             extra_bytes = float(memory.peak_bytes - self.held_bytes)
-        except torch.OutOfMemoryError:
-            if self._weights.in_step:  # the others wait for this process in the middle of a layer
+        except RuntimeError as exc:
+            # In step, the others wait for this process in the middle of a layer.
+            if self._weights.in_step or not is_out_of_memory(exc):
                 raise
         finally:
             self._weights.clear_gradients()

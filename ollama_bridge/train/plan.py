@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ollama_bridge.config import OptimizerSection, TuneSection
+from ollama_bridge.models.precision import way_to_the_cpu
 
 # Of the section: no part of a batch can be asked to be smaller.
 _LEAST_TOKENS = 16
@@ -92,5 +93,6 @@ def less_memory(
         ways.append(f"leave out the longest examples (--set {section}.max_length, below {longest})")
     if not plan.activation_checkpointing:
         ways.append(f"--set {section}.activation_checkpointing=true")
-    on_cpu = "compute on the CPU: set CUDA_VISIBLE_DEVICES= in front of the command"
-    return ", ".join(ways) + f", or {on_cpu}"
+    if on_cpu := way_to_the_cpu():
+        ways.append(on_cpu)
+    return ", or ".join(filter(None, [", ".join(ways[:-1]), ways[-1]]))

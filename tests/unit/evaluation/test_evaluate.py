@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.memory import OUT_OF_MEMORY
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
 from fakes.turn_ends import build_speaker
@@ -326,6 +327,28 @@ def test_what_does_not_fit_is_told_before_it_is_loaded(
     with pytest.raises(ModelError, match="not enough memory for scoring a model: "):
         evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("kind", ["classify", "reply"])
+@pytest.mark.parametrize("said", OUT_OF_MEMORY, ids=str)
+def test_a_device_that_is_out_of_memory_says_what_to_do(
+    base: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: RuntimeError,
+    kind: str,
+) -> None:
+    """Behind hours of training, where a traceback helps nobody."""
+
+    def full(layer: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
+        raise said
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", full)
+    task = TASK if kind == "classify" else TaskSection(kind="reply", system=SYSTEM)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    with pytest.raises(ModelError, match="out of memory") as caught:
+        evaluate({"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report")
+    assert "ollama-bridge ps" in (caught.value.hint or "")
 
 
 def test_names_that_read_alike_keep_their_own_scores(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.memory import hold_until_seen
+from fakes.memory import OUT_OF_MEMORY, hold_until_seen
 
 from ollama_bridge import machine
-from ollama_bridge.errors import TrainingError
+from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.machine import ContainerMemory, container_memory
 from ollama_bridge.models.memory import PeakMemory, free_bytes, memory_is_enough, release_unused
 
@@ -73,7 +73,17 @@ def test_a_full_device_says_what_takes_less() -> None:
     ):
         raise torch.OutOfMemoryError("tried to allocate 2 GiB\nand more")
     assert caught.value.hint == "less"
-    with pytest.raises(TrainingError, match="not enough memory"), memory_is_enough("less"):
+    with pytest.raises(TrainingError, match="allocate memory"), memory_is_enough("less"):
         torch.empty(2**60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="shapes"), memory_is_enough("less"):
         raise RuntimeError("shapes")
+
+
+@pytest.mark.parametrize("said", OUT_OF_MEMORY, ids=str)
+def test_every_devices_words_are_known(said: RuntimeError) -> None:
+    """Most are of no class of their own."""
+    with (
+        pytest.raises(ModelError, match="out of memory: "),
+        memory_is_enough("less", refusal=ModelError),
+    ):
+        raise said

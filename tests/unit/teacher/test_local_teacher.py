@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.memory import OUT_OF_MEMORY
 from fakes.trainable import tiny_base, tiny_corpus
 
 from ollama_bridge import drafts
@@ -226,6 +227,34 @@ def test_a_teacher_that_does_not_fit_is_told_before_it_is_loaded(
     with pytest.raises(ModelError, match="memory for labelling with the teacher: "):
         run(teacher, corpus, tmp_path / "labels", dtype="bfloat16")
     assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize("said", OUT_OF_MEMORY, ids=str)
+def test_a_device_that_is_out_of_memory_says_what_to_do(
+    teacher: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: RuntimeError,
+) -> None:
+    """Whatever it is called; what was labelled until then is kept."""
+    batches = 0
+
+    def full(model: torch.nn.Module, batch: Batch) -> States:
+        nonlocal batches
+        if batches == 2:
+            raise said
+        batches += 1
+        return run_decoder(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "run_decoder", full)
+        with pytest.raises(ModelError, match="out of memory") as caught:
+            run(teacher, corpus, tmp_path / "labels")
+    assert "ollama-bridge ps" in (caught.value.hint or "")
+    again = Listener()
+    run(teacher, corpus, tmp_path / "labels", reporter=again)
+    assert max(again.resumed_from()) > 0
 
 
 def test_second_call_reuses(teacher: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.memory import hold_until_seen
+from fakes.memory import OUT_OF_MEMORY, hold_until_seen
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
@@ -217,14 +217,27 @@ def test_optimizer_that_cannot_fit_is_refused_before_any_step(
     assert not step.asked
 
 
-def test_device_that_is_out_of_memory_counts_as_not_fitting(batches: Batches) -> None:
+@pytest.mark.parametrize("said", OUT_OF_MEMORY, ids=str)
+def test_device_that_is_out_of_memory_counts_as_not_fitting(
+    batches: Batches, said: RuntimeError
+) -> None:
     """A GPU says so by an error, which must not end the run."""
 
     def step(phase: int, members: Sequence[int], plan: Plan) -> None:
         if batches.padded_tokens(members) > 100:
-            raise torch.OutOfMemoryError
+            raise said
 
     assert run(step, batches).plan.micro_batch_tokens == 100
+
+
+def test_other_errors_of_a_trial_end_the_run(batches: Batches) -> None:
+    """Smaller parts would not mend them."""
+
+    def step(phase: int, members: Sequence[int], plan: Plan) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(step, batches)
 
 
 def test_one_process_of_several_in_step_does_not_try_less_alone(batches: Batches) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.models import memory
 from ollama_bridge.models import precision as module
 from ollama_bridge.models.precision import choose_precision, pinned_precision
+from ollama_bridge.train.plan import less_memory
 
 
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +42,18 @@ def test_gpu_is_taken_before_mps_and_mps_before_the_cpu(monkeypatch: pytest.Monk
         assert module.best_device().type == expected
         if expected == "mps":
             assert choose_precision("auto").dtype_name == "float32"
+
+
+@pytest.mark.parametrize(("device", "helps"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_the_cpu_is_named_where_its_memory_is_another(
+    monkeypatch: pytest.MonkeyPatch, device: str, helps: bool
+) -> None:
+    """Not to who computes there, and not on a Mac, where both have one memory."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
+    for hint in (memory.less_for_a_model(), less_memory(OptimizerSection())):
+        assert ("CUDA_VISIBLE_DEVICES= " in hint) == helps
+        assert hint.count(", or ") == 1
 
 
 def test_probe_answers_once() -> None:
