@@ -154,7 +154,8 @@ def pinned_precision(path: Path, choice: DTypeChoice = "auto", *, processes: int
 
     A resumed run must compute as the interrupted one did, to the last bit: type and threads are
     read from ``path`` if it exists (and the threads are set), and written to it otherwise. Another
-    number of processes adds up in another order in any case, and keeps the type alone.
+    number of processes adds up in another order in any case, and keeps the type alone; another
+    kind of device keeps nothing, for what is fast on a GPU may be emulated on its CPU.
 
     Args:
         path: Of the file.
@@ -166,23 +167,29 @@ def pinned_precision(path: Path, choice: DTypeChoice = "auto", *, processes: int
     """
     precision = choose_precision(choice)
     if path.exists():
-        pinned, before = _read_pin(path, precision.device)
-        if before == processes:
+        pinned, before, device = _read_pin(path, precision.device)
+        if (before, device) == (processes, precision.device.type):
             if pinned.threads != torch.get_num_threads():
                 torch.set_num_threads(pinned.threads)
             return pinned
-        precision = replace(precision, dtype=pinned.dtype)
-    pin = {"dtype": precision.dtype_name, "threads": precision.threads, "processes": processes}
+        if device == precision.device.type:
+            precision = replace(precision, dtype=pinned.dtype)
+    pin = {
+        "dtype": precision.dtype_name,
+        "threads": precision.threads,
+        "processes": processes,
+        "device": precision.device.type,
+    }
     write_text_atomic(path, json.dumps(pin))
     return precision
 
 
-def _read_pin(path: Path, device: torch.device) -> tuple[Precision, int]:
-    """What was chosen, and for how many processes."""
+def _read_pin(path: Path, device: torch.device) -> tuple[Precision, int, str]:
+    """What was chosen (on this device), and for how many processes and which kind of device."""
     try:
         pin = json.loads(path.read_text(encoding="utf-8"))
         pinned = Precision(device, _DTYPES[pin["dtype"]], int(pin["threads"]))
-        return pinned, int(pin.get("processes", 1))
+        return pinned, int(pin.get("processes", 1)), str(pin.get("device", device.type))
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
         raise ArtifactError(
             f"{path} is damaged: {exc!r}",

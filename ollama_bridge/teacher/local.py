@@ -18,8 +18,8 @@ from ollama_bridge.encoding import Tokenizer, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends, key_of_matched_ends
 from ollama_bridge.errors import ModelError
 from ollama_bridge.label_store.formats import TopKFormat, format_of
-from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, row_key
-from ollama_bridge.label_store.segments import Row
+from ollama_bridge.label_store.info import StoreInfo, row_key
+from ollama_bridge.label_store.segments import ROWS_NAME, Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -190,7 +190,8 @@ def _dtype_of_earlier(stores: Path, info: StoreInfo) -> DTypeChoice:
     """The compute type of labels that are there already, so that they are used again."""
     choices: tuple[DTypeChoice, ...] = ("bfloat16", "float32")
     for choice in choices:
-        if (stores / replace(info, dtype=choice).store_id / INFO_NAME).exists():
+        store = stores / replace(info, dtype=choice).store_id
+        if any(store.glob(f"*/{ROWS_NAME}")):  # not of a pass that had no memory for its first rows
             return choice
     return "auto"
 

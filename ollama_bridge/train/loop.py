@@ -226,14 +226,16 @@ class _Run:
     def planned(self, *, resumed: bool) -> tuple[Plan, Forecast | None]:
         """How batches are computed: as before, or as is found to fit now, with what they need."""
         position, settings, ranks = self.position, self.settings, self.ranks
-        needs = None
+        needs, device = None, self.gradients.precision.device.type
+        moved = (position.processes, position.device) != (ranks.size, device)
         grows = position.plan.has_to_grow(settings, position.asked)
-        if not resumed or position.processes != ranks.size or grows:
+        if not resumed or moved or grows:
             needs = self._forecast()
             self.reporter.emit(Note(self.stage, "info", needs.sentence))
             if not resumed and ranks.first:
                 check_disk(self.state_dir, needs.disk_bytes)
             position.plan, position.processes = needs.plan, ranks.size
+            position.device = device
         plan = position.plan.changed_by(settings)
         position.plan, position.asked = plan, settings.micro_batch_tokens
         if resumed and (grows or plan != Plan()):

@@ -41,10 +41,11 @@ class Position:
         phase: Number of the current phase.
         step: Steps done in it.
         log: Records of the training log so far.
-        plan: How a batch is computed: decided once for a number of processes, for another split
-            adds up in another order, in the last bits.
+        plan: How a batch is computed: decided once for a number of processes and a kind of device,
+            for another split adds up in another order, in the last bits.
         asked: ``micro_batch_tokens`` of the settings that it was decided by.
         processes: For how many it was decided.
+        device: For which kind: another one has other room.
         best: Step and validation scores of the best weights; None without an evaluation that
             counts.
         stale: Evaluations since then.
@@ -58,6 +59,7 @@ class Position:
     plan: Plan = field(default_factory=Plan)
     asked: int | None = None
     processes: int = 1
+    device: str = "cpu"
     best: dict[str, Any] | None = None
     stale: int = 0
     rollouts: Buffer | None = None

@@ -27,7 +27,7 @@ from ollama_bridge.label_store.info import INFO_NAME, read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.label_store.segments import DIGESTS_NAME, LABELS_NAME, ROWS_NAME
 from ollama_bridge.labels import SampledTargets, SoftTargets
-from ollama_bridge.models import memory
+from ollama_bridge.models import memory, precision
 from ollama_bridge.models.forward import States, run_decoder
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice
@@ -196,6 +196,22 @@ def test_earlier_labels_decide_the_compute_type(
         again = run(teacher, corpus, tmp_path / f"{dtype}-again", store_dir=stores, dtype="auto")
         assert again.facts["dtype"] == dtype
         assert again.facts["labelled_rows"] == 0
+
+
+def test_a_pass_without_labels_decides_no_compute_type(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU had no room for the first rows: the CPU chooses for itself."""
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "_bfloat16_pays", lambda _: True)
+        patch.setattr(local, "run_decoder", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+        with pytest.raises(ModelError, match="out of memory"):
+            run(teacher, corpus, tmp_path / "labels", store_dir=tmp_path / "s", dtype="auto")
+    (pin,) = tmp_path.glob("*/resume-precision.json")
+    pin.write_text(pin.read_text().replace('"cpu"', '"cuda"'))
+    monkeypatch.setattr(precision, "_bfloat16_pays", lambda _: False)
+    labels = run(teacher, corpus, tmp_path / "labels", store_dir=tmp_path / "s", dtype="auto")
+    assert labels.facts["dtype"] == "float32"
 
 
 def test_the_products_are_cast_once(

@@ -230,6 +230,27 @@ def test_another_number_of_processes_is_planned_anew(
     assert message.startswith("needs about")
 
 
+def test_another_kind_of_device_is_planned_anew(tmp_path: Path) -> None:
+    """What a GPU had room for says nothing of the memory where the run goes on."""
+    with pytest.raises(KilledError):
+        Run(tmp_path, listener=Listener(kill_at=3))()
+    state = tmp_path / STATE_NAME
+    with safe_open(str(state), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["position"])
+    assert header["device"] == "cpu"
+    header |= {"device": "cuda", "plan": {"micro_batch_tokens": 50}}
+    save_file(tensors, str(state), metadata={"position": json.dumps(header)})
+    listener = Listener(kill_at=5)
+    with pytest.raises(KilledError):
+        Run(tmp_path, listener=listener)()
+    (message,) = listener.notes
+    assert message.startswith("needs about")
+    position = load_position(state)
+    assert position is not None
+    assert (position.device, position.plan) == ("cpu", Plan())
+
+
 def test_what_was_foretold_stands_beside_what_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,22 @@ def test_threads_are_pinned_for_a_number_of_processes(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_kind_of_device_chooses_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """What a GPU has computed in may be emulated where the run goes on, and the other way round."""
+    before = torch.get_num_threads()
+    path = tmp_path / "resume-precision.json"
+    monkeypatch.setattr(module, "_bfloat16_pays", lambda device: device.type == "cuda")
+    for kind, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        device = torch.device(kind)
+        monkeypatch.setattr(module, "best_device", lambda device=device: device)
+        expected = module.Precision(device, dtype, before)
+        assert pinned_precision(path, processes=processes) == expected
+        assert pinned_precision(path, "float32", processes=processes) == expected
+
+
 @pytest.mark.parametrize("text", ['{"dtype": "int4", "threads": 1}', "[]"])
 def test_damaged_pin_is_an_error(tmp_path: Path, text: str) -> None:
     """A file that cannot be read is not silently probed anew."""
