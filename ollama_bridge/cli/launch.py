@@ -13,18 +13,23 @@ def launch(command: str) -> None:
 
     Used by ``training/*.py``. The first process prints; errors are every process's own.
     """
-    from ollama_bridge.cli import main, quiet_libraries
+    from ollama_bridge.cli import main, output, quiet_libraries
+    from ollama_bridge.errors import ConfigError
 
     quiet_libraries()  # before torch is loaded
     from ollama_bridge.train.ranks import joined
 
     sys.argv[1:1] = [command]
-    with joined() as ranks:
-        if ranks.first:
-            main()
-        else:
-            with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    try:
+        with joined() as ranks:
+            if ranks.first:
                 main()
+            else:
+                with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+                    main()
+    except ConfigError as error:  # of the joining: main ends with its own
+        as_json = "--json" in sys.argv and is_first_process()
+        sys.exit(output.fail(error, as_json=as_json))
 
 
 def is_first_process() -> bool:

@@ -17,6 +17,7 @@ from shlex import quote
 from typing import Literal
 
 import torch
+from torch import distributed
 
 from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.errors import ArtifactError, ConfigError
@@ -121,7 +122,9 @@ def best_device() -> torch.device:
     """Where models are trained and scored on this machine."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    # gloo, by which processes of a Mac sum what they compute, does not reach into its GPU.
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
 
 
 def way_to_the_cpu() -> str | None:

@@ -154,8 +154,9 @@ def train(
     if saved is not None:
         done = sum(totals[:first]) + position.step
         reporter.emit(StageStarted(stage, resumed_from=done))
-    if advice := ranks.advice_on_threads(precision):
-        reporter.emit(Note(stage, "warning", advice))
+    for advice in (ranks.advice_on_threads(precision), ranks.advice_on_device(precision)):
+        if advice:
+            reporter.emit(Note(stage, "warning", advice))
     section = settings.early_stopping
     run = _Run(
         Gradients(model, weights, precision),

@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ollama_bridge.artifacts import Work
 from ollama_bridge.drafts import Draft, open_draft
-from ollama_bridge.errors import ModelError
+from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.models.memory import FLOAT32_BYTES, check_room
 from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.reporting import NullReporter, Reporter
@@ -213,6 +213,19 @@ class Ranks:
             f"OMP_NUM_THREADS={cores // self.on_this_machine}"
         )
 
+    def advice_on_device(self, precision: Precision) -> str | None:
+        """What to say where a Mac's GPU stays idle; None where it does not, or there is none."""
+        if (
+            self.size == 1
+            or precision.device.type != "cpu"
+            or not torch.backends.mps.is_available()
+        ):
+            return None
+        return (
+            "several processes of a Mac compute on its CPU, for gloo adds up nothing that lies on "
+            "the GPU; one alone, without torchrun, takes it"
+        )
+
     @contextlib.contextmanager
     def open_draft(self, out_dir: Path, work: Work, reporter: Reporter) -> Iterator[Draft]:
         """Like :func:`ollama_bridge.drafts.open_draft`, which the first process alone does.
@@ -245,12 +258,22 @@ def joined() -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started with this one; alone without it.
 
     gloo between CPUs, nccl between GPUs; each process takes the GPU of its number on its machine.
+
+    Raises:
+        ConfigError: this machine has fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
     backend = "gloo"
     if torch.cuda.is_available():
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:
+            raise ConfigError(
+                f"{here} processes on this machine, and {gpus} GPU(s), which each needs for itself",
+                hint=f"start it with torchrun --nproc-per-node {gpus}, or compute on the CPUs: set "
+                "CUDA_VISIBLE_DEVICES= in front of torchrun",
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(rendezvous("env://"))

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection, TuneSection
-from ollama_bridge.errors import ModelError
+from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.models import memory
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.precision import Precision, choose_precision
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.train import ranks
@@ -229,6 +229,45 @@ def test_idle_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Ranks().advice_on_threads(one) is None
     gpu = Precision(torch.device("cuda"), torch.float32, 1)
     assert Ranks(0, 2, 2).advice_on_threads(gpu) is None
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_several_processes_of_a_mac_compute_on_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gloo sums nothing that lies on its GPU; it is told, for one process alone would take it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    precision = choose_precision("float32")
+    assert precision.device.type == "cpu"
+    assert "without torchrun" in (Ranks(0, 2, 2).advice_on_device(precision) or "")
+    assert Ranks().advice_on_device(precision) is None
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert Ranks(0, 2, 2).advice_on_device(precision) is None
+
+
+_TWO_ON_ONE_GPU = """
+import torch
+torch.cuda.is_available, torch.cuda.device_count = (lambda: True), (lambda: 1)
+from ollama_bridge.cli.launch import launch
+launch("distill")
+"""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_more_processes_than_gpus_are_one_message(rank: str) -> None:
+    """With what to start instead, before any of them waits for another."""
+    here = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_ON_ONE_GPU, "--json"],
+        env={**os.environ, **here},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == ConfigError.exit_code, done.stderr
+    first, second = done.stderr.splitlines()
+    assert "2 processes on this machine, and 1 GPU(s)" in first
+    assert "--nproc-per-node 1, " in second
+    assert ('"ConfigError"' in done.stdout) == (rank == "0")
 
 
 def test_alone_nothing_is_asked_and_nothing_changes(tmp_path: Path) -> None:
