@@ -9,6 +9,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.config import Recipe
 from ollama_bridge.conversion.source import Source
+from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
 from ollama_bridge.examples import Example, Message
@@ -51,6 +52,7 @@ def check_start(
     reporter: Reporter,
     *,
     teacher: Checkpoint | None = None,
+    daemon_version: str | None = None,
 ) -> None:
     """Make sure that a student of this start can be trained and served as the recipe says.
 
@@ -58,8 +60,9 @@ def check_start(
         recipe: What to build.
         start: What the training begins with.
         corpus: What it learns, as far as that is there before a teacher writes answers.
-        reporter: Hears of what may be left out.
+        reporter: Hears of what may be left out, or not be served.
         teacher: The teacher's weights, where they are at hand.
+        daemon_version: Of the daemon that is to serve it; None: not known.
 
     Raises:
         ConfigError: a tag would cut its answers, its prompts have no place for the recipe's system
@@ -77,7 +80,13 @@ def check_start(
     check_settings(recipe.modelfile)
     check_can_be_written(start)
     beside = teacher if recipe.needs_same_tokens else None
-    check_student(recipe.student, recipe.distill, start, beside)
+    notes = check_student(recipe.student, recipe.distill, start, beside)
+    if notes and daemon_version is not None and has_limit(daemon_version, OWN_WINDOWS):
+        message = (
+            f"in a student of such layers {'; '.join(notes)}. This is Ollama {daemon_version}: "
+            f"update it, or add {_first_layers(recipe)}"
+        )
+        reporter.emit(Note("student", "warning", message))
     check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
     check_system_is_written(recipe, start)
     check_answers_fit(recipe, start)
@@ -97,6 +106,14 @@ def check_start(
         given_tokens=given_tokens,
         max_new_tokens=own,
         tells_thoughts=lambda: _tells_thoughts(start),
+    )
+
+
+def _first_layers(recipe: Recipe) -> str:
+    """What to add for a student of the first layers, as many as the recipe says."""
+    layers, choice = recipe.student.layers, "--set student.layer_choice=first"
+    return (
+        choice if isinstance(layers, int) else f"{choice} --set student.layers={len(layers or ())}"
     )
 
 

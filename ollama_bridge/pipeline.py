@@ -171,7 +171,10 @@ class _Build:
 
         check_tuning(self.recipe.teacher.tune, self.run_dir / "teacher")
         start = self.find_start(None if found is None else _Teacher(found, found))
-        check_start(self.recipe, start, corpus, self.reporter, teacher=found)
+        version = self.client.version()
+        check_start(
+            self.recipe, start, corpus, self.reporter, teacher=found, daemon_version=version
+        )
 
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""

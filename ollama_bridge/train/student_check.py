@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, StudentSection
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.config import integer
@@ -26,7 +28,7 @@ def check_student(
     settings: DistillSection,
     start: Checkpoint,
     teacher: Checkpoint | None,
-) -> None:
+) -> list[str]:
     """Make sure that a student can be cut, exported and taught as a recipe says.
 
     Reads no weights.
@@ -37,6 +39,9 @@ def check_student(
         start: What it is cut from.
         teacher: Whose tokens and layers the losses read beside it; None: none is loaded.
 
+    Returns:
+        What Ollama, or some versions, may compute otherwise since it is cut.
+
     Raises:
         ConfigError: more than there is, what cannot be exported, or a layer that is not there.
         ModelError: transformers cannot read the start's config.
@@ -44,14 +49,19 @@ def check_student(
     """
     config = _config_of(start)
     total = config.num_hidden_layers
-    kept = _cut(config, read_architecture(start.path, config.to_dict()), student)
+    architecture = read_architecture(start.path, config.to_dict())
+    known = ARCHITECTURES[architecture].notes(config.to_dict())
+    kept, outcomes = _cut(config, architecture, student)
+    found = [note for one in outcomes for note in ARCHITECTURES[architecture].notes(one.to_dict())]
+    notes = [note for note in dict.fromkeys(found) if note not in known]
     if teacher is None:
-        return
+        return notes
     check_same_tokens(teacher, load_tokenizer(start.path))
     teacher_layers = integer(read_config(teacher.path), "num_hidden_layers")
     for loss in settings.loss_terms:
         if isinstance(loss, HiddenLoss | AttentionLoss):
             layer_term(loss, kept, total, teacher_layers)
+    return notes
 
 
 def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
@@ -65,17 +75,24 @@ def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
     return found
 
 
-def _cut(config: PreTrainedConfig, architecture: str, student: StudentSection) -> tuple[int, ...]:
-    """Cut the config as the student will be; the layers, as many as it will have."""
+def _cut(
+    config: PreTrainedConfig, architecture: str, student: StudentSection
+) -> tuple[tuple[int, ...], list[PreTrainedConfig]]:
+    """Cut the config as the student will be.
+
+    Returns:
+        The layers, as many as it will have, and what its config may be.
+    """
     total = config.num_hidden_layers
+    outcomes = [config]
     if student.measures_layers:
         assert isinstance(student.layers, int)
-        check_count(student.layers, total)
+        outcomes += _any_layers(config, architecture, student.layers)
         layers = tuple(range(student.layers))  # which ones is not known yet
     else:
         layers = chosen_layers(student, total)
-        if student.layers is not None:
-            keep_in_config(config, architecture, layers)
+    if student.layers is not None:
+        keep_in_config(config, architecture, layers)
     if student.is_narrow:
         groups, channels, hidden = widths_to_keep(
             ARCHITECTURES[architecture].dimensions(config.to_dict()),
@@ -85,4 +102,27 @@ def _cut(config: PreTrainedConfig, architecture: str, student: StudentSection) -
         )
         some = Kept((tuple(range(groups)),), (tuple(range(channels)),), tuple(range(hidden)))
         narrowed(config, architecture, some)
-    return layers
+    return layers, outcomes
+
+
+def _any_layers(config: PreTrainedConfig, architecture: str, count: int) -> list[PreTrainedConfig]:
+    """What is left of a config by any layers in a row, which stand for those that may be chosen.
+
+    Raises:
+        ConfigError: the first ones, or others, cannot be exported.
+    """
+    total = config.num_hidden_layers
+    check_count(count, total)
+    outcomes = []
+    for first in range(total - count + 1):
+        outcomes.append(copy.deepcopy(config))
+        try:
+            keep_in_config(outcomes[-1], architecture, range(first, first + count))
+        except ConfigError as exc:
+            if first == 0:
+                raise
+            raise ConfigError(
+                f"what student.layer_choice chooses may be no student: {exc.message}",
+                hint=f"add --set student.layer_choice=first, or name them: {exc.hint}",
+            ) from exc
+    return outcomes

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fakes.architectures import build_checkpoint
 from fakes.reasoning import build_reasoner
 from fakes.trainable import commit, tiny_base, tiny_corpus
 
@@ -80,6 +81,29 @@ def test_a_system_prompt_that_is_never_written_is_refused(
         check_start(recipe_of(), start, corpus, NullReporter())
     fix = re.findall(r"--set '(\S+)'", caught.value.hint or "")
     check_start(recipe_of(*fix), start, corpus, NullReporter())
+
+
+def test_a_daemon_that_reads_no_windows_of_ones_own_is_told_before_a_build(tmp_path: Path) -> None:
+    """With what makes a student that it serves; a newer one serves any."""
+    start = commit(Checkpoint, tmp_path / "gemma", lambda path: build_checkpoint("gemma3", path))
+    corpus = tiny_corpus(tmp_path / "corpus")
+    told: list[Any] = []
+    heard: Any = SimpleNamespace(emit=told.append)
+
+    def check(version: str | None, *overrides: str) -> None:
+        recipe = recipe_of("task.system=''", "distill.kd_weight=0", *overrides)
+        check_start(recipe, start, corpus, heard, daemon_version=version)
+
+    for wanted in ("student.layers=[3, 4, 5]", "student.layers=3"):
+        overrides = [wanted, "student.layer_choice=influence"]
+        for version in ("0.34.4", None):
+            check(version, *overrides)
+        assert not told
+        check("0.33.3", *overrides)
+        warning = told.pop()
+        assert "This is Ollama 0.33.3" in warning.message
+        check("0.33.3", *overrides, *fixes_in(warning.message))
+        assert not told
 
 
 def test_a_template_that_is_not_there_is_told_before_a_build(tmp_path: Path) -> None:

@@ -76,6 +76,41 @@ def test_layers_that_no_gguf_can_say(tmp_path: Path) -> None:
         check_student(StudentSection(layers=(0, 3)), PLAIN, start, None)
 
 
+@pytest.mark.parametrize("choice", ["influence", "loss"])
+def test_layers_that_are_not_known_yet_may_be_none_that_a_gguf_can_say(
+    tmp_path: Path, choice: str
+) -> None:
+    """Of a SmolLM3 of five layers: told before any are measured, with a choice that can be."""
+    start = start_of("smollm3", tmp_path)
+    for count in (1, 2, 3, 4):
+        wanted = {"layers": count, "layer_choice": choice}
+        with pytest.raises(ConfigError, match="every fourth") as caught:
+            check_student(StudentSection.model_validate(wanted), PLAIN, start, None)
+        fix = re.findall(r"--set student\.(\w+)=(\w+)", caught.value.hint or "")
+        check_student(StudentSection.model_validate(wanted | dict(fix)), PLAIN, start, None)
+    all_of_it = StudentSection.model_validate({"layers": 5, "layer_choice": choice})
+    check_student(all_of_it, PLAIN, start, None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"layers": 3, "layer_choice": "influence"}, True),
+        ({"layers": 3, "layer_choice": "even"}, True),
+        ({"layers": (3, 4, 5)}, True),
+        ({"layers": 3}, False),
+        ({}, False),
+    ],
+)
+def test_windows_that_some_versions_do_not_read_are_told(
+    tmp_path: Path, wanted: dict[str, object], told: bool
+) -> None:
+    """Of a Gemma 3 with its one layer that sees all the text, where it may come to be another."""
+    start = start_of("gemma3", tmp_path)
+    notes = check_student(StudentSection.model_validate(wanted), PLAIN, start, None)
+    assert [bool("0.34.4" in note) for note in notes] == [True] * told
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_architecture_is_known(case: str, tmp_path: Path) -> None:
     """Whatever transformers calls its config."""
