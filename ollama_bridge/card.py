@@ -158,7 +158,7 @@ def _answers(card: Mapping[str, Any] | None) -> list[str]:
     ]
     return [
         "",
-        f"Of these, answered by {portable(card.get('model'))}:",
+        f"Of these, answered by {portable(card.get('model'), key='model')}:",
         "",
         *_table(["split", "what became of them"], rows),
     ]
@@ -168,8 +168,8 @@ def _lineage(provenance: Provenance, details: ModelDetails) -> list[str]:
     base = details.model_info.get("general.base_model.0.name")
     lines = [f"Base model: {base}.", ""] if base else []
     sources = [made.manifest.facts.get("source") for made in provenance.lineage]
-    for source in dict.fromkeys(source for source in sources if source):
-        lines += [f"Starts from {portable(source)}.", ""]
+    for source in dict.fromkeys(portable(source, key="source") for source in sources if source):
+        lines += [f"Starts from {source}.", ""]
     rows = [
         [
             made.manifest.work.stage,
@@ -199,7 +199,8 @@ def _settings_text(made: Made) -> str:
     settings = made.manifest.work.settings
     told = [f"{name} {_setting(settings[name])}" for name in _TOLD_SETTINGS if settings.get(name)]
     if made.manifest.facts.get("teacher"):
-        told.insert(0, f"asked of {portable(made.manifest.facts['teacher'])}")
+        teacher = portable(made.manifest.facts["teacher"], key="teacher")
+        told.insert(0, f"asked of {teacher}")
     if made.manifest.work.seed:
         told.append(f"seed {made.manifest.work.seed}")
     return ", ".join(told)

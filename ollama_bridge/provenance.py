@@ -20,6 +20,8 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.verify.certificate import Certificate
 
+_MAY_BE_PATHS = ("path", "teacher", "model")  # beside "source", which is one or a tag
+
 
 @dataclass(frozen=True)
 class Made:
@@ -56,7 +58,7 @@ class Provenance:
     def asked_teachers(self) -> tuple[str, ...]:
         """Names of the models that were asked for answers or distributions."""
         told = [made.manifest.facts.get("teacher") for made in self.lineage]
-        return tuple(dict.fromkeys(str(portable(name)) for name in told if name))
+        return tuple(dict.fromkeys(str(portable(name, key="teacher")) for name in told if name))
 
     def data_card(self) -> Mapping[str, Any] | None:
         """Counts and rules of the corpus as it was prepared, if there is one."""
@@ -202,12 +204,28 @@ def _portable_entry(made: Made) -> dict[str, Any]:
     }
 
 
-def portable(value: Any) -> Any:
-    """The same without the folders of this machine; names of files stay."""
+def portable(value: Any, *, key: str = "") -> Any:
+    """The same without the folders of this machine; names of files stay.
+
+    Args:
+        value: Settings, facts, or one of their values.
+        key: What has the value. Other texts are the user's own words: a system prompt may begin
+            with a slash.
+    """
     if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items()}
+        return {name: portable(item, key=name) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
-        return PurePath(value).name
+        return [portable(item, key=key) for item in value]
+    if isinstance(value, str):
+        # pathlib writes ./models/base without its dot, so whatever is no tag is a path.
+        if key == "source" and not value.startswith("ollama:"):
+            return _name_of(value)
+        # Names of models have slashes too.
+        if key in _MAY_BE_PATHS and value.startswith(("/", "~", "./", "../")):
+            return _name_of(value)
     return value
+
+
+def _name_of(path: str) -> str:
+    name = PurePath(path).name
+    return name if name not in ("", "..") else "a folder"

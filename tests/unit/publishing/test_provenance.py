@@ -208,6 +208,46 @@ def test_the_lineage_goes_without_this_machine_s_folders(run: Path) -> None:
     assert "long" not in text
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("customers/acme/ckpt", "ckpt"),  # as pathlib writes ./customers/acme/ckpt
+        ("customers/acme/m.gguf", "m.gguf"),
+        ("../acme/ckpt", "ckpt"),
+        (".", "a folder"),
+        ("../..", "a folder"),
+        ("ollama:team/mood:1", "ollama:team/mood:1"),
+    ],
+)
+def test_a_relative_folder_is_one_of_this_machine_too(
+    tmp_path: Path, source: str, told: str
+) -> None:
+    """In the card and in the lineage; the name of a tag has no folders."""
+    manifest = made(tmp_path / "base", "checkpoint", "import", facts={"source": source})
+    provenance = Provenance(lineage=(Made(tmp_path / "base", manifest),))
+    (entry,) = provenance.to_json()
+    assert entry["facts"]["source"] == told
+    assert f"Starts from {told}." in model_card("m", DETAILS, provenance).splitlines()
+
+
+def test_the_user_s_words_are_told_as_they_are(tmp_path: Path) -> None:
+    """A switch for thinking stands first, and begins with a slash."""
+    system = "/no_think Answer with 1/0 only, e.g. yes/no."
+    settings = {"system": system, "labels": ["/ok", "~/x"], "data": {"source": "table"}}
+    manifest = made(tmp_path / "s", "checkpoint", "distill", settings=settings)
+    (entry,) = Provenance(lineage=(Made(tmp_path / "s", manifest),)).to_json()
+    assert entry["settings"] == settings
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "hf.co/team/m:Q4"])
+def test_a_teacher_s_name_may_have_slashes(tmp_path: Path, name: str) -> None:
+    """It is no path for that."""
+    manifest = made(tmp_path / "a", "corpus", "answers", facts={"teacher": name})
+    provenance = Provenance(lineage=(Made(tmp_path / "a", manifest),))
+    assert provenance.asked_teachers == (name,)
+    assert provenance.to_json()[0]["facts"]["teacher"] == name
+
+
 def test_card(run: Path) -> None:
     """Scores, data, lineage, licence, proof, and how to run it."""
     text = model_card(
