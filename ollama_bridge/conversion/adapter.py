@@ -35,7 +35,7 @@ from ollama_bridge.models.stored import open_weights
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 _STAGE = "convert adapter"
-_VERSION = 3  # raised when an adapter gives other bytes
+_VERSION = 4  # raised when an adapter gives other bytes
 
 
 def convert_adapter(

@@ -22,8 +22,7 @@ from ollama_bridge.models.general import (
 )
 from ollama_bridge.models.generation_defaults import default_entries
 from ollama_bridge.models.gguf_weights import GGUFWeights
-from ollama_bridge.models.model_card import card_entries
-from ollama_bridge.models.origin import maker_of, missing_entries, origin_of, repository_of
+from ollama_bridge.models.origin import card_of, maker_of, missing_entries, origin_of, repository_of
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.stripping import name_for_rule
@@ -122,7 +121,7 @@ class Source:
             entries = same_model_entries(source, name=name)
         else:
             folder = self.checkpoint.path
-            entries = derived_model_entries(source) or card_entries(folder)
+            entries = derived_model_entries(source) or card_of(folder, facts)
             entries += missing_entries(folder, facts, entries)
         if name is None:
             source = source or repository_of(facts)

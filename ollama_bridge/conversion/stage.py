@@ -30,7 +30,7 @@ from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Time
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
 
-_VERSION = 11  # raised when a checkpoint gives other bytes
+_VERSION = 12  # raised when a checkpoint gives other bytes
 
 
 def convert(

@@ -24,6 +24,7 @@ from ollama_bridge.models.gguf_weights import GGUF_NAME
 from ollama_bridge.models.left_overs import drop_left_overs, rows_not_saved, tokens_without_rows
 from ollama_bridge.models.links import file_state, link_file, linked_digests
 from ollama_bridge.models.merge import combine_adapter, link_parts
+from ollama_bridge.models.origin import base_facts
 from ollama_bridge.models.processor_template import (
     PROCESSOR_TEMPLATE,
     processor_template,
@@ -196,7 +197,11 @@ def merge_adapter(
         if combined.left_out:
             said = f"{adapter.name}: {rows_not_saved(combined.left_out)}"
             reporter.emit(Note("merge", "warning", said))
-        facts = {"source": str(adapter), "merged_matrices": combined.merged_matrices}
+        facts = {
+            "source": str(adapter),
+            "merged_matrices": combined.merged_matrices,
+            **base_facts(base),
+        }
         manifest = draft.commit(facts, digests=linked_digests(base, draft.path))
         timer.finish(out_dir, facts)
         return Checkpoint(out_dir, manifest)

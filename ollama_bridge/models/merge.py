@@ -22,6 +22,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.left_overs import drop_tokens, tokens_without_rows
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.merged_weights import MergedWeights
+from ollama_bridge.models.model_card import CARD_NAME
 from ollama_bridge.models.origin import VALUES_KEY, facts_of_copy
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.small_files import (
@@ -113,11 +114,12 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
     work = Work(
         kind=Checkpoint.kind,
         stage="reference",
-        version=2,
+        version=3,
         inputs={"checkpoint": base.digest, "adapted": adapted.digest},
     )
     with open_draft(out_dir, work) as draft:
-        trained = {*SMALL_FILES, adapted.reference_path.name}
+        # Not the card: what the adapter's says of a base is not the base's own.
+        trained = {*SMALL_FILES, adapted.reference_path.name} - {CARD_NAME}
         folder = draft.path if draft.finished is None else out_dir
         for checkpoint in (base, adapted):
             for name in checkpoint.manifest.files:

@@ -17,15 +17,15 @@ from typing import Any
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
-from ollama_bridge.models.architectures.entries import Entry
+from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.general import General, writable
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.model_card import card_entries, repository_entries
-from ollama_bridge.models.paths import is_dir
 from ollama_bridge.models.stored import adapters_of
 
 VALUES_KEY = "reference_key"  # a fact: what the reference values beside it were computed by
-_ORIGIN, _DATASETS, _MAKER = "origin", "datasets", "made_by"
+_ORIGIN, _DATASETS, _MAKER, _BASE = "origin", "datasets", "made_by", "base"
+_BASE_KEY = "general.base_model"
 _SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 # A folder of the hub's cache; neither part of a repository's name may hold two hyphens.
 _IN_HUB_CACHE = re.compile(r"[\\/]models--(?:([^\\/]+?)--)?([^\\/]+)[\\/]snapshots[\\/]")
@@ -82,7 +82,10 @@ def described(start: Checkpoint) -> General:
     Args:
         start: What it is made of; what was itself trained stands for what that began as.
     """
-    card = {entry.key.removeprefix("general."): entry.value for entry in card_entries(start.path)}
+    said = card_of(start.path, start.facts)
+    if not any(entry.key == f"{_BASE_KEY}.count" for entry in said):
+        said += _base_entries(start.path, start.facts)
+    card = {entry.key.removeprefix("general."): entry.value for entry in said}
     return origin_of(start.facts) or {**card, **repository_of(start.facts)}
 
 
@@ -102,6 +105,31 @@ def repository_of(facts: Mapping[str, Any]) -> General:
     return own | ({"organization": organization} if organization else {})
 
 
+def base_facts(base: Checkpoint) -> dict[str, Any]:
+    """Facts of a merge: the hub's repository that its base is, where it is one.
+
+    Args:
+        base: What the adapter goes on.
+    """
+    found = repository_of(base.facts)
+    return {_BASE: found} if found else {}
+
+
+def card_of(folder: Path, facts: Mapping[str, Any]) -> list[Entry]:
+    """What a checkpoint's card says; no base of an adapter's that is not on the hub.
+
+    Args:
+        folder: The checkpoint.
+        facts: Of its manifest.
+    """
+    is_of_adapter = bool(adapters_of(folder)) and not repository_of(facts)
+    return [
+        entry
+        for entry in card_entries(folder)
+        if not (is_of_adapter and entry.key.startswith(f"{_BASE_KEY}."))
+    ]
+
+
 def missing_entries(
     folder: Path, facts: Mapping[str, Any], entries: Sequence[Entry]
 ) -> list[Entry]:
@@ -113,24 +141,29 @@ def missing_entries(
         entries: What was said.
     """
     said = {entry.key for entry in entries}
-    names = {
-        "general.base_model": _base_of_adapter(folder),
-        "general.dataset": _texts(facts.get(_DATASETS)),
-    }
-    return [
-        entry
-        for prefix, found in names.items()
-        if f"{prefix}.count" not in said
-        for entry in repository_entries(prefix, found)
-    ]
+    base = [] if f"{_BASE_KEY}.count" in said else _base_entries(folder, facts)
+    datasets = repository_entries("general.dataset", _texts(facts.get(_DATASETS)))
+    return [*base, *([] if "general.dataset.count" in said else datasets)]
 
 
-def _base_of_adapter(folder: Path) -> list[str]:
-    """The repository that an adapter was trained on, where it names one and no folder."""
-    for adapter in adapters_of(folder)[:1]:
-        named = _texts(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))
-        return [name for name in named if not is_dir(Path(name))]
-    return []
+def _base_entries(folder: Path, facts: Mapping[str, Any]) -> list[Entry]:
+    """The base of an adapter.
+
+    It names that as its training had it, in its card and its config: ``models/acme-llama`` is a
+    folder there, and looks like a repository. Only one that is itself on the hub keeps nothing
+    back; of others the base is what was found for them, where that is a repository.
+    """
+    adapters = adapters_of(folder)
+    if adapters and repository_of(facts):
+        return list(repository_entries(_BASE_KEY, _named(adapters[-1])))
+    base = writable(facts.get(_BASE)) if adapters else {}
+    count = [number(f"{_BASE_KEY}.count", 1)] if base else []
+    return [*count, *(text(f"{_BASE_KEY}.0.{key}", value) for key, value in base.items())]
+
+
+def _named(adapter: Path) -> list[str]:
+    """What an adapter calls its base."""
+    return _texts(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))
 
 
 def _texts(value: object) -> list[str]:

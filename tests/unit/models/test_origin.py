@@ -141,17 +141,68 @@ def test_a_base_that_is_served_below_its_adapter_is_called_what_it_is(
     assert below.facts["reference_key"] == whole.facts["reference_key"]
 
 
-@pytest.mark.parametrize(("named", "count"), [("some-org/some-model", 1), ("{base}", None)])
-def test_an_adapter_without_a_card_names_its_base(
-    tmp_path: Path, named: str, count: int | None
+@pytest.mark.parametrize("carded", [True, False], ids=["in its card", "in its config"])
+@pytest.mark.parametrize("named", ["models/acme-payroll-llama", "{base}", "base"])
+def test_what_an_adapter_calls_its_base_stays_here(
+    tmp_path: Path, named: str, carded: bool
 ) -> None:
-    """By the repository that it was trained on; a folder's name stays here."""
+    """A folder of where it was trained looks like a repository; nor is it handed on."""
     base = build_tiny_checkpoint(tmp_path / "base")
     adapter = build_adapter(base, tmp_path / "adapter")
     (adapter / "README.md").unlink(missing_ok=True)
-    change_settings(adapter, base_model_name_or_path=named.format(base=base))
+    name = named.format(base=base)
+    change_settings(adapter, base_model_name_or_path=name)
+    if carded:
+        (adapter / "README.md").write_text(f"---\nbase_model: {name}\nlicense: mit\n---\n")
     merged = resolve_model(str(adapter), base=str(base), cache_dir=tmp_path / "cache")
-    assert keys_of(merged, tmp_path / "gguf").get("general.base_model.count") == count
+    below = base_with_values(
+        resolve_model(str(base), cache_dir=tmp_path / "cache"),
+        with_values(merged, tmp_path / "values"),
+        out_dir=tmp_path / "below",
+    )
+    for number, made in enumerate((merged, trained(merged, tmp_path), below)):
+        keys = keys_of(made, tmp_path / str(number))
+        assert [key for key in keys if key.startswith("general.base_model")] == []
+        assert keys.get("general.license") == ("mit" if carded and made is not below else None)
+
+
+@pytest.mark.parametrize("carded", [True, False], ids=["with its card", "without one"])
+def test_the_base_of_an_adapter_is_the_repository_that_was_found_for_it(
+    tiny_checkpoint: Path, tmp_path: Path, carded: bool
+) -> None:
+    """Whatever it was called where the adapter was trained."""
+    base = cached(tiny_checkpoint, tmp_path)
+    adapter = build_adapter(base, tmp_path / "adapter")
+    change_settings(adapter, base_model_name_or_path="models/acme-payroll-llama")
+    (adapter / "README.md").unlink(missing_ok=True)
+    if carded:
+        (adapter / "README.md").write_text("---\nbase_model: models/acme-payroll-llama\n---\n")
+    merged = resolve_model(str(adapter), base=str(base), cache_dir=tmp_path / "cache")
+    for made in (merged, with_values(merged, tmp_path / "values"), trained(merged, tmp_path)):
+        keys = keys_of(made, tmp_path / made.digest)
+        assert keys["general.base_model.count"] == 1
+        assert keys["general.base_model.0.name"] == "some-model"
+        assert keys["general.base_model.0.organization"] == "some-org"
+        assert keys["general.base_model.0.repo_url"].endswith("/some-org/some-model")
+        assert "acme" not in str(keys)
+
+
+@pytest.mark.parametrize("carded", [True, False], ids=["in its card", "in its config"])
+def test_an_adapter_of_the_hub_names_its_base(
+    tiny_checkpoint: Path, tmp_path: Path, carded: bool
+) -> None:
+    """All can read that there; the base itself may be a folder here."""
+    built = build_adapter(tiny_checkpoint, tmp_path / "built")
+    adapter = tmp_path / "hub" / "models--some-org--some-lora" / "snapshots" / "0f"
+    shutil.copytree(built, adapter)
+    change_settings(adapter, base_model_name_or_path="some-org/some-base")
+    (adapter / "README.md").unlink(missing_ok=True)
+    if carded:
+        (adapter / "README.md").write_text("---\nbase_model: some-org/some-base\n---\n")
+    merged = resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    keys = keys_of(merged, tmp_path / "gguf")
+    assert keys["general.base_model.0.name"] == "some-base"
+    assert keys["general.base_model.0.organization"] == "some-org"
 
 
 def test_the_card_of_an_adapter_keeps_the_path_of_its_base(tmp_path: Path) -> None:
