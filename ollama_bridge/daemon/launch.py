@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import psutil
 
@@ -29,7 +29,9 @@ _STOP_GRACE_S = 10.0
 _KILL_LIMIT_S = 10.0
 _POLL_INTERVAL_S = 0.05
 _LOG_LIMIT_BYTES = 16 * 1024**2
+_OWNER_ALONE = 0o600
 _LOG_TAIL_BYTES = 16 * 1024
+_REGISTRY_VARIABLES = "OLLAMA_BRIDGE_REGISTRY_"
 _RUNNER_NAMES = ("llama-server", "ollama")  # up to 0.29 a runner is `ollama runner`
 
 # Our own start: no look-up of a host, one model at a time, and no spinning of OpenMP threads
@@ -144,22 +146,25 @@ def spawn(
 ) -> tuple[subprocess.Popen[bytes], ProcessRecord]:
     """Start ``ollama serve`` detached: own session, no terminal, output appended to a log.
 
+    It outlives us, so it is not given what only we need: names and secrets for registries.
+
     Raises:
         DaemonInstallError: the binary cannot be run or the log not be written.
         DiskFullError: no room for the record; nothing runs on.
     """
     try:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        if log_path.exists() and log_path.stat().st_size > _LOG_LIMIT_BYTES:
-            log_path.replace(log_path.with_suffix(".old.log"))
-        with log_path.open("ab") as log:
+        with _open_log(log_path) as log:
             process = subprocess.Popen(
                 [str(binary), "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=log_path.parent,
-                env=dict(environment),
+                env={
+                    name: value
+                    for name, value in environment.items()
+                    if not name.startswith(_REGISTRY_VARIABLES)
+                },
                 start_new_session=True,
             )
     except OSError as exc:
@@ -174,6 +179,22 @@ def spawn(
         reap(process)
         raise
     return process, record
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open a log for its owner alone, behind what it has; a long one is put aside before.
+
+    Ollama writes its settings there when it starts, a proxy's address with its password among them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _OWNER_ALONE), "ab")
+    with contextlib.suppress(OSError):  # a disk that knows no owners
+        os.fchmod(log.fileno(), _OWNER_ALONE)  # one of before, which all could read
+    if path.stat().st_size <= _LOG_LIMIT_BYTES:
+        return log
+    log.close()
+    path.replace(path.with_suffix(".old.log"))
+    return _open_log(path)
 
 
 def wait_until_answers(

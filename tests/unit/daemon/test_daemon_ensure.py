@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from fakes.daemon import FakeDaemon
 from fakes.processes import has_ended
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.daemon import ensure, service
+from ollama_bridge.daemon import ensure, launch, service
 from ollama_bridge.daemon.process import PrivateDaemon, free_port
 from ollama_bridge.doctor import run_doctor
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
@@ -66,6 +67,36 @@ def test_started_daemon_serves_the_users_store_and_outlives_the_call(host: str) 
     assert not any(runner.is_running() for runner in runners)
     assert ensure.daemon_status()["running"] is False
     assert ensure.stop_daemon() is False
+
+
+def test_the_log_is_for_its_owner(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ollama writes a proxy's password there; secrets for registries it is not even given.
+
+    One that all could read is closed, also where it is put aside.
+    """
+    monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY_PASSWORD", "s3cret")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    monkeypatch.setattr(launch, "_LOG_LIMIT_BYTES", 1 << 20)
+    folder = home_dir() / "daemon"
+    folder.mkdir(parents=True)
+    before = folder / "ollama.log"
+    before.write_text("short\n")
+    before.chmod(0o644)
+    ensure.ensure_daemon()
+    log = before.read_text()
+    assert log.startswith("short\n")
+    assert "me:secret@proxy" in log
+    assert "s3cret" not in log
+    assert ensure.stop_daemon()
+    with before.open("ab") as stream:
+        stream.truncate(2 << 20)
+    before.chmod(0o644)
+    ensure.ensure_daemon()
+    put_aside = folder / "ollama.old.log"
+    assert put_aside.stat().st_size == 2 << 20
+    assert before.stat().st_size < 1 << 20
+    for path in (before, put_aside):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_who_asks_is_told_that_a_daemon_was_started(
