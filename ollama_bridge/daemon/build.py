@@ -29,7 +29,7 @@ from ollama_bridge.atomic_files import sync_to_disk
 from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
-from ollama_bridge.errors import DaemonInstallError
+from ollama_bridge.errors import DaemonInstallError, DiskFullError
 from ollama_bridge.machine import cores
 from ollama_bridge.reporting import Note, Progress, Reporter
 
@@ -49,6 +49,7 @@ _CMAKE_OPTIONS = (
 _GO_WORK_S = 260.0
 _CGO_WORK_S = 480.0
 _RUNNER_WORK_S = 840.0
+_FULL = ("no space left on device", "disk quota exceeded")  # Go has it in small letters
 _POLL_INTERVAL_S = 0.5
 _REPORT_INTERVAL_S = 5.0
 _TAIL_BYTES = 64 * 1024
@@ -88,7 +89,9 @@ def build_ollama(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
     go = toolchain.go or fetch_go(site.scratch / "go-toolchain")
     gobin = site.scratch / "gobin"
     environment = {
+        **_places(site, go),
         **{name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")},
+        "TMPDIR": _temporary(site),
         "GOBIN": str(gobin),
         "GO111MODULE": "on",
         "GOWORK": "off",
@@ -126,7 +129,7 @@ def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
     _announce(reporter, f"building its {said} {RUNNER_PACKAGE.version}", _RUNNER_WORK_S)
     source = _fetch_llama_cpp(site.scratch / "runner-source")
     build = site.scratch / "runner-build"
-    cmake, environment = toolchain.cmake, dict(os.environ)
+    cmake, environment = toolchain.cmake, {**os.environ, "TMPDIR": _temporary(site)}
     steps = (
         [*cmake, "-S", str(source), "-B", str(build), *_CMAKE_OPTIONS],
         [*cmake, "--build", str(build), "--target", *names, "--parallel", str(cores())],
@@ -152,6 +155,42 @@ def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
                 work_s=1.0,
             )
         _keep(built, site.parts / part)
+
+
+def _places(site: Site, go: Sequence[str]) -> dict[str, str]:
+    """Where Go puts what it makes, unless the user says so: gigabytes that go with the scratch.
+
+    A module cache that is there is used. It may have all modules, and nothing else has where no
+    module proxy is reachable; whoever has none does not get one.
+    """
+    places = {"GOCACHE": str(site.scratch / "go-cache")}
+    command = [*go, "env", "GOMODCACHE"]
+    asked = subprocess.run(command, cwd=site.scratch, capture_output=True, text=True, check=False)
+    known = asked.stdout.strip()
+    if known and Path(known).is_dir() and os.access(known, os.W_OK):
+        return {**places, "GOMODCACHE": known}
+    gopath = site.scratch / "gopath"
+    return {**places, "GOPATH": str(gopath), "GOMODCACHE": str(gopath / "pkg" / "mod")}
+
+
+def _temporary(site: Site) -> str:
+    """A folder for what compilers write and remove; without what a killed one has left."""
+    folder = site.scratch / "tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return str(folder)
+
+
+def _raise_if_disk_full(said: str, environment: Mapping[str, str], site: Site) -> None:
+    """Tell a full disk where a tool complains of one, with the place that is on it."""
+    lines = [line for line in said.splitlines() if any(one in line.casefold() for one in _FULL)]
+    if not lines:
+        return
+    for name in ("GOMODCACHE", "GOCACHE", "GOTMPDIR"):
+        place = environment.get(name)
+        if place and place in lines[-1] and not Path(place).is_relative_to(site.scratch):
+            raise DiskFullError(Path(place), elsewhere=f"export {name}=/a/larger/disk")
+    raise disk_full(site.scratch)
 
 
 def _cgo_flags(llama_cpp: Path) -> dict[str, str]:
@@ -200,6 +239,7 @@ def _check_module(go: Sequence[str], environment: Mapping[str, str], site: Site)
     except ValueError:
         answer = {}
     if done.returncode != 0 or "Sum" not in answer:
+        _raise_if_disk_full(f"{answer.get('Error')}\n{done.stderr}", environment, site)
         raise DaemonInstallError(
             f"{module} could not be fetched: "
             f"{answer.get('Error') or done.stderr.strip() or 'go printed nothing'}",
@@ -254,8 +294,7 @@ def _run(
         raise
     if process.returncode != 0:
         tail = _tail(site.log_path, offset)
-        if "No space left on device" in tail:
-            raise disk_full(site.scratch)
+        _raise_if_disk_full(tail, environment, site)
         raise DaemonInstallError(
             f"{what} failed with status {process.returncode}: {_complaint(tail)}",
             hint=f"its whole output: {site.log_path}; the same command resumes from here",

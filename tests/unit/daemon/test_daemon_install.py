@@ -17,13 +17,21 @@ from typer.testing import CliRunner
 from ollama_bridge import cli
 from ollama_bridge.daemon import build, find, install, layout, toolchain
 from ollama_bridge.downloads import PinnedPackage
-from ollama_bridge.errors import ArtifactError, ConfigError, DaemonInstallError
+from ollama_bridge.errors import (
+    ArtifactError,
+    ConfigError,
+    DaemonInstallError,
+    DiskFullError,
+)
 
 _GO = """#!/bin/sh
 echo "go $*" >>"$CALLS"
 [ "$1" != install ] || echo "cgo $CGO_CPPFLAGS" >>"$CALLS"
+[ "$1" = env ] || echo "places $TMPDIR $GOCACHE $GOMODCACHE" >>"$CALLS"
+[ "$1" != "$FAKE_FULL_AT" ] || { echo "write $FAKE_FULL: no space left on device" >&2; exit 1; }
 case "$1" in
-  env) echo '{"GOVERSION": "go1.26.3", "GOTOOLCHAIN": "local"}' ;;
+  env) [ "$2" != GOMODCACHE ] || { echo "$FAKE_MODULES"; exit; }
+    echo '{"GOVERSION": "go1.26.3", "GOTOOLCHAIN": "local"}' ;;
   mod) echo '{"Sum": "'"${FAKE_SUM}"'"}' ;;
   install) mkdir -p "$GOBIN" && printf '#!/bin/sh\\n' >"$GOBIN/ollama" ;;
 esac
@@ -79,7 +87,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def calls(cache: Path) -> list[str]:
     """What the fake tools were asked to do, beside the questions about their version."""
     lines = (cache.parent / "calls").read_text().splitlines()
-    return [line.split()[0] for line in lines if not line.startswith(("go env", "cgo"))]
+    return [line.split()[0] for line in lines if not line.startswith(("go env", "cgo", "places"))]
 
 
 def test_install_builds_both_programs_and_leaves_no_scratch(cache: Path) -> None:
@@ -157,7 +165,8 @@ def test_an_older_version_lies_beside_the_one_in_use(
     assert binary == layout.installed_binary(old) == cache / old / "bin" / "ollama"
     assert {path.name for path in (cache / old).iterdir()} == {"bin", "installed.json"}
     assert calls(cache) == ["go", "go"]
-    asked = (cache.parent / "calls").read_text().splitlines()[-1]
+    lines = (cache.parent / "calls").read_text().splitlines()
+    (asked,) = [line for line in lines if line.startswith("cgo")]
     assert re.fullmatch(rf"cgo -I{re.escape(str(cache))}/\S+/llama\.cpp/vendor", asked)
     assert layout.installed_binary() is None
     assert find.find_binary() is None
@@ -209,6 +218,56 @@ def test_failed_part_is_named_with_its_log_and_the_other_part_is_kept(
     before = len(calls(cache))
     install.install_daemon()
     assert calls(cache)[before:] == ["cmake", "cmake"]
+
+
+@pytest.mark.parametrize("step", ["mod", "install"])
+@pytest.mark.parametrize(
+    ("full", "named", "way_out"),
+    [
+        ("{cache}/x/go-cache/ab", ".build", "export OLLAMA_BRIDGE_DAEMON_DIR=/a/larger/disk"),
+        ("{modules}/cache/x.zip", "modules", "export GOMODCACHE=/a/larger/disk"),
+    ],
+    ids=["ours", "the user's modules"],
+)
+def test_a_disk_that_go_has_filled_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, step: str, full: str, named: str, way_out: str
+) -> None:
+    """Not the module proxy; and the place that its modules are in, where that is the user's."""
+    modules = cache.parent / "modules"
+    modules.mkdir()
+    monkeypatch.setenv("FAKE_MODULES", str(modules))
+    monkeypatch.setenv("FAKE_FULL_AT", step)
+    monkeypatch.setenv("FAKE_FULL", full.format(cache=cache, modules=modules))
+    with pytest.raises(DiskFullError) as caught:
+        install.install_daemon()
+    assert caught.value.path.name.endswith(named)
+    assert way_out in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("has_modules", [True, False])
+def test_what_go_makes_goes_with_the_scratch(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, *, has_modules: bool
+) -> None:
+    """Modules that were fetched before are used, and nowhere else where nothing can be fetched."""
+    modules = cache.parent / "modules"
+    if has_modules:
+        modules.mkdir()
+    monkeypatch.setenv("FAKE_MODULES", str(modules))
+    monkeypatch.delenv("GOCACHE", raising=False)
+    install.install_daemon()
+    lines = (cache.parent / "calls").read_text().splitlines()
+    places = {tuple(line.split()[1:]) for line in lines if line.startswith("places")}
+    (one,) = places
+    scratch = str(cache / f".{layout.VERSION}.build")
+    assert [place.startswith(scratch) for place in one] == [True, True, not has_modules]
+    assert not has_modules or one[2] == str(modules)
+
+
+def test_a_user_s_build_cache_is_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names one wants it to be."""
+    monkeypatch.setenv("GOCACHE", "/srv/go")
+    install.install_daemon()
+    assert " /srv/go " in (cache.parent / "calls").read_text()
 
 
 def test_other_code_from_the_module_proxy_is_refused(
