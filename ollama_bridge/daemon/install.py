@@ -17,6 +17,7 @@ from ollama_bridge.daemon.build import STAGE, Site, build_ollama, build_runner
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.layout import (
     BINARY,
+    FOLDER_VARIABLE,
     RELEASES,
     VERSION,
     Release,
@@ -53,21 +54,28 @@ def install_daemon(*, version: str | None = None, reporter: Reporter | None = No
         return found
     version = release.version
     reporter = reporter or NullReporter()
-    parent = daemon_dir()
-    note = Note(STAGE, "info", "another process is installing Ollama; waiting for it")
-    with (
-        Timed(reporter, STAGE) as timer,
-        hold_lock(
-            parent / f".{version}.lock",
-            limit_s=_WAIT_LIMIT_S,
-            doing="installing Ollama",
-            on_wait=lambda: reporter.emit(note),
-        ) as lock_fd,
-    ):
-        folder = parent / version
-        if is_complete(folder):
+    folder = daemon_dir() / version
+    with Timed(reporter, STAGE) as timer:
+        # Looked at without a lock, too: a shared folder may be another user's.
+        if not is_complete(folder) and _build_alone(release, folder, reporter):
+            timer.finish(folder, {"version": version})
+        else:
             timer.reuse(folder)
-            return folder / BINARY
+        return folder / BINARY
+
+
+def _build_alone(release: Release, folder: Path, reporter: Reporter) -> bool:
+    """Build it, unless another process has while we waited for it; whether we did."""
+    note = Note(STAGE, "info", "another process is installing Ollama; waiting for it")
+    with hold_lock(
+        folder.parent / f".{release.version}.lock",
+        limit_s=_WAIT_LIMIT_S,
+        doing="installing Ollama",
+        on_wait=lambda: reporter.emit(note),
+        moved_by=FOLDER_VARIABLE,
+    ) as lock_fd:
+        if is_complete(folder):
+            return False
         try:
             _build(release, folder, lock_fd, reporter)
         except ArtifactError as exc:
@@ -78,10 +86,9 @@ def install_daemon(*, version: str | None = None, reporter: Reporter | None = No
             raise_if_disk_full(exc, folder)
             raise DaemonInstallError(
                 f"Ollama could not be installed into {folder}: {exc}",
-                hint="export OLLAMA_BRIDGE_DAEMON_DIR=/a/folder/you/may/write",
+                hint=f"export {FOLDER_VARIABLE}=/a/folder/you/may/write",
             ) from exc
-        timer.finish(folder, {"version": version})
-        return folder / BINARY
+        return True
 
 
 def _release(version: str) -> Release:

@@ -35,6 +35,7 @@ RUNNER_PACKAGE = PinnedPackage(
     ("d7bff68f0cb33e1b19513f97f107c2a1d3e5d7b0c098667ce4fd32ef214a33ac",),
     source=True,
 )
+FOLDER_VARIABLE = "OLLAMA_BRIDGE_DAEMON_DIR"
 BINARY = Path("bin/ollama")
 RUNNER = Path("lib/ollama/llama-server")
 QUANTIZER = Path("lib/ollama/llama-quantize")
@@ -82,7 +83,7 @@ _SCHEMA = 1
 
 def daemon_dir() -> Path:
     """The parent of all installed versions; may be shared by users with different homes."""
-    return named_dir("OLLAMA_BRIDGE_DAEMON_DIR") or home_dir() / "daemon"
+    return named_dir(FOLDER_VARIABLE) or home_dir() / "daemon"
 
 
 def state_dir() -> Path:

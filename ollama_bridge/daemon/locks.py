@@ -16,7 +16,12 @@ _POLL_INTERVAL_S = 0.1
 
 @contextlib.contextmanager
 def hold_lock(
-    path: Path, *, limit_s: float, doing: str, on_wait: Callable[[], None] | None = None
+    path: Path,
+    *,
+    limit_s: float,
+    doing: str,
+    on_wait: Callable[[], None] | None = None,
+    moved_by: str = "OLLAMA_BRIDGE_HOME",
 ) -> Iterator[int]:
     """Hold a lock file while the block runs.
 
@@ -25,6 +30,7 @@ def hold_lock(
         limit_s: How long to wait for another holder.
         doing: What the holder does, for the message.
         on_wait: Called once if another process holds the lock.
+        moved_by: The variable that names another folder for it.
 
     Yields:
         The lock's file descriptor; a child that inherits it holds the lock too.
@@ -40,7 +46,7 @@ def hold_lock(
     except OSError as exc:
         raise DaemonInstallError(
             f"cannot write {path}: {exc.strerror}",
-            hint="export OLLAMA_BRIDGE_HOME=/a/folder/you/may/write",
+            hint=f"export {moved_by}=/a/folder/you/may/write",
         ) from exc
     with lock:
         while True:
@@ -60,6 +66,6 @@ def hold_lock(
             except OSError as exc:  # a network disk, which names no file
                 raise DaemonInstallError(
                     f"{path} cannot be locked: {exc.strerror}",
-                    hint="export OLLAMA_BRIDGE_HOME=/a/folder/on/a/disk/of/this/machine",
+                    hint=f"export {moved_by}=/a/folder/on/a/disk/of/this/machine",
                 ) from exc
         yield lock.fileno()

@@ -155,6 +155,19 @@ def test_second_install_does_nothing(cache: Path) -> None:
     assert calls(cache) == before
 
 
+def test_what_another_user_has_installed_needs_no_lock(cache: Path) -> None:
+    """A folder that is shared, and cannot be written; what is not there names the way out."""
+    installed = install.install_daemon(version=layout.VERSION)
+    lock = cache / f".{layout.VERSION}.lock"
+    lock.unlink()
+    lock.mkdir()  # as little to be opened as another user's, also by root
+    assert install.install_daemon(version=layout.VERSION) == installed
+    (cache / ".0.24.0.lock").mkdir()
+    with pytest.raises(DaemonInstallError, match="cannot write") as caught:
+        install.install_daemon(version="0.24.0")
+    assert str(caught.value.hint) == "export OLLAMA_BRIDGE_DAEMON_DIR=/a/folder/you/may/write"
+
+
 def test_an_older_version_lies_beside_the_one_in_use(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
