@@ -22,6 +22,8 @@ _MOST_CHUNK_BYTES = 1024**3
 # Attempts without a byte of progress, for one file; and attempts at all, with one more a MiB.
 _FRUITLESS_LIMIT = 4
 _ATTEMPT_LIMIT = 20
+# Times that a registry may lose an upload that came no further than one before it.
+_LOSS_LIMIT = 4
 # How fast a registry at least reads what it has stored, when it checks the digest at the end.
 _CHECK_BYTES_PER_S = 20e6
 
@@ -178,7 +180,9 @@ class _Upload:
 
     def run(self, mount_from: str | None) -> None:
         self._find_earlier()
-        fruitless, attempts_left = 0, _ATTEMPT_LIMIT + self.blob.layer.size_bytes // 1024**2
+        size_bytes = self.blob.layer.size_bytes
+        fruitless, attempts_left = 0, _ATTEMPT_LIMIT + size_bytes // 1024**2
+        farthest = losses = 0
         while True:
             before, attempts_left = self.offset, attempts_left - 1
             try:
@@ -194,11 +198,34 @@ class _Upload:
                 if given_up or not _is_worth_going_on(error):
                     raise
                 wish_s = error.retry_after_s if isinstance(error, RegistryBusyError) else None
-                self.session.pause(fruitless + 1, wish_s)
+                self.session.pause(max(fruitless, losses) + 1, wish_s)
+                reached, had_begun = self.offset, bool(self.location)
                 if error.status_code == 416 and fruitless > 1:
                     self._forget()  # it tells a place to go on at which it does not go on
                 else:
                     self._ask_status()
+                if had_begun and not self.location and self._has_arrived():
+                    return
+                if self.offset < reached:
+                    # Counted by how far it came: each new upload gains what this one lost.
+                    losses = 0 if reached > farthest else losses + 1
+                    farthest = max(farthest, reached)
+                    if losses == _LOSS_LIMIT:
+                        error.hint = (
+                            f"it loses what it is sent, {farthest} of {size_bytes} bytes at most: "
+                            "is its disk full, or is there a limit of size or time?"
+                        )
+                        raise
+
+    def _has_arrived(self) -> bool:
+        """Whether the file is there though no answer said so.
+
+        A proxy may wait less than a large file is checked, and then the upload is gone.
+        """
+        arrived = is_present(self.session, self.blob.layer.digest)
+        if arrived:
+            self.on_bytes(self.blob.layer.size_bytes)
+        return arrived
 
     def _shrink(self, error: RegistryError) -> bool:
         """Send smaller chunks from now on; False where their size is not what was refused."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -206,6 +207,67 @@ def test_a_registry_that_always_forgets_is_given_up(blob: Blob, records: UploadR
     with pytest.raises(RegistryBusyError):
         push(registry, blob, records)
     assert len(registry.paths("PATCH")) <= 40
+
+
+def test_a_registry_without_room_is_not_filled_again_and_again(
+    blob: Blob, records: UploadRecords
+) -> None:
+    """It ends an upload in the middle and frees the room, so that the next comes as far again."""
+    registry = MemoryRegistry()
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.headers.get("Content-Range", "").startswith("2000-"):
+            registry.uploads.clear()
+            return refusal(500, "UNKNOWN", "no space left on device")
+        return None
+
+    registry.fault = fault
+    large = Blob(replace(blob.layer, size_bytes=40 * MIB), blob.path)  # what attempts are by
+    with pytest.raises(RegistryBusyError, match="no space left") as caught:
+        push(registry, large, records)
+    assert "disk full" in (caught.value.hint or "")
+    assert len(registry.paths("POST")) == 5
+
+
+def test_a_registry_that_forgets_takes_a_file_on_a_bad_line(
+    blob: Blob, records: UploadRecords
+) -> None:
+    """What comes a chunk further each time is progress, however often it begins anew."""
+    ends = iter([1000, 500, 1500, 1500, 1000, 2000, 2500])
+    registry, end = MemoryRegistry(), next(ends)
+
+    def fault(request: httpx.Request) -> None:
+        nonlocal end
+        if request.headers.get("Content-Range", "").startswith(f"{end}-"):
+            registry.uploads.clear()
+            end = next(ends, -1)
+            raise httpx.WriteError("Broken pipe")
+
+    registry.fault = fault
+    push(registry, blob, records)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+    assert end == -1
+
+
+@pytest.mark.parametrize("answer", [500, 504, "none"])
+def test_a_file_that_arrived_though_no_answer_said_so(
+    blob: Blob, records: UploadRecords, answer: int | str
+) -> None:
+    """A proxy gives up before the registry has checked a large file: it is not sent again."""
+    registry = MemoryRegistry()
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method != "PUT":
+            return None
+        registry.store(registry.uploads.pop("0") + request.content)
+        if answer == "none":
+            raise httpx.ReadTimeout("timed out")
+        return refusal(int(answer), "UNKNOWN", "")
+
+    registry.fault = fault
+    assert push(registry, blob, records)[-1] == len(CONTENT)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+    assert len(registry.paths("POST")) == 1
 
 
 def test_it_waits_as_long_as_it_is_asked_to(
