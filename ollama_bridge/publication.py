@@ -38,9 +38,9 @@ from ollama_bridge.registry.reference import (
     parse_registry_reference,
 )
 from ollama_bridge.registry.session import RegistrySession
+from ollama_bridge.registry.unfinished import UploadRecords
 from ollama_bridge.registry.upload import (
     Blob,
-    UploadRecords,
     is_present,
     push_blob,
     push_manifest,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
-from ollama_bridge.digests import digest_text
+from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ArtifactError, RegistryBusyError, RegistryError
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession, Reply, Request
+from ollama_bridge.registry.unfinished import Unfinished, UploadRecords
 
 # Amazon's registry takes no chunk below 5 MiB but for the last, GitHub's none above 4 MiB, and a
 # proxy in front of one often none above 1 MiB: so they begin large, and become smaller.
@@ -67,67 +66,22 @@ class Blob:
             )
         return piece
 
-
-@dataclass(frozen=True)
-class Unfinished:
-    """An upload to go on with.
-
-    Attributes:
-        location: Its address; empty where there is none.
-        chunk_bytes: Size of its chunks; 0: not known.
-    """
-
-    location: str = ""
-    chunk_bytes: int = 0
-
-
-class UploadRecords:
-    """Remembers where unfinished uploads go on; one small private file each.
-
-    Args:
-        folder: Made when the first record is written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self, session: RegistrySession, digest: str) -> Path:
-        """The record of one file in one repository."""
-        reference = session.reference
-        key = digest_text(f"{reference.origin}/{reference.repository}@{digest}")
-        return self._folder / f"{key[:32]}.json"
-
-    def read(self, session: RegistrySession, digest: str) -> Unfinished:
-        """The unfinished upload of a file; nothing where there is none."""
-        try:
-            data = json.loads(self.path(session, digest).read_bytes())
-            found = Unfinished(data["location"], data.get("chunk_bytes", 0))
-        except (OSError, ValueError, KeyError, TypeError):
-            return Unfinished()
-        sound = isinstance(found.location, str) and isinstance(found.chunk_bytes, int)
-        # Records of a registry that lets us upload elsewhere are not kept; nor believed.
-        return found if sound and session.is_own(found.location) else Unfinished()
-
-    def write(self, session: RegistrySession, digest: str, found: Unfinished) -> None:
-        """Remember an unfinished upload.
+    def check(self) -> None:
+        """Read it all, and hold it against its digest.
 
         Raises:
-            DiskFullError: no room.
+            ArtifactError: it cannot be read, or is another file than its digest is of.
         """
-        if not session.is_own(found.location):
-            return
-        path = self.path(session, digest)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Its address alone may allow to write there.
-            write_text_atomic(path, json.dumps(asdict(found)), private=True)
+            same = self.path is None or f"sha256:{digest_file(self.path)}" == self.layer.digest
         except OSError as exc:
-            raise_if_disk_full(exc, path)
-            raise
-
-    def forget(self, session: RegistrySession, digest: str) -> None:
-        """The upload is finished or lost."""
-        self.path(session, digest).unlink(missing_ok=True)
+            raise ArtifactError(f"cannot read {self.path}: {exc.strerror}") from exc
+        if not same:
+            raise ArtifactError(
+                f"{self.path} is not what its name says: it was changed in place, or the disk is "
+                "damaged",
+                hint="remove every tag that has it (ollama rm TAG), then pull or create it again",
+            )
 
 
 def is_present(session: RegistrySession, digest: str) -> bool:
@@ -301,7 +255,16 @@ class _Upload:
             patience_s=self.blob.layer.size_bytes / _CHECK_BYTES_PER_S,
             attempts=1,
         )
-        self.session.send(request, wanted=(201, 204))
+        try:
+            self.session.send(request, wanted=(201, 204))
+        except RegistryError as error:
+            if error.status_code == 400:
+                # It holds other bytes than the digest says, and may keep them for whoever goes on.
+                self._forget()
+                self.blob.check()
+                if "digest" in str(error).lower():
+                    error.hint = "run the same command again: something on the way changes it"
+            raise
 
     def _follow(self, reply: Reply) -> None:
         if not reply.location:

@@ -16,10 +16,9 @@ from ollama_bridge.errors import (
     RegistryError,
 )
 from ollama_bridge.registry.session import Limits
+from ollama_bridge.registry.unfinished import Unfinished, UploadRecords
 from ollama_bridge.registry.upload import (
     Blob,
-    Unfinished,
-    UploadRecords,
     is_present,
     push_blob,
     push_manifest,
@@ -535,6 +534,36 @@ def test_a_file_that_is_shorter_than_its_manifest(tmp_path: Path, records: Uploa
     path.write_bytes(CONTENT[:600])
     with pytest.raises(ArtifactError, match="shorter"):
         push(MemoryRegistry(), Blob(layer_of(CONTENT), path), records)
+
+
+@pytest.mark.parametrize("where", ["here", "on the way"])
+def test_a_digest_that_is_refused(blob: Blob, records: UploadRecords, where: str) -> None:
+    """It is said whose fault it is, and what is mended is sent anew, though the registry keeps it.
+
+    A GGUF of a run may be the same file as Ollama's: an editor changes both.
+    """
+    registry = MemoryRegistry()
+    assert blob.path
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "PUT":
+            return refusal(400, "DIGEST_INVALID", "provided digest did not match")
+        return None
+
+    registry.fault = fault
+    if where == "here":
+        blob.path.write_bytes(CONTENT[:-1] + b"!")
+        with pytest.raises(ArtifactError, match="not what its name says") as damaged:
+            push(registry, blob, records)
+        assert "ollama rm" in (damaged.value.hint or "")
+    else:
+        with pytest.raises(RegistryError, match="DIGEST_INVALID") as refused:
+            push(registry, blob, records)
+        assert "on the way" in (refused.value.hint or "")
+    blob.path.write_bytes(CONTENT)
+    registry.fault = None
+    assert push(registry, blob, records)[0] == 500
+    assert registry.blobs == {blob.layer.digest: CONTENT}
 
 
 def test_the_manifest_makes_the_tag() -> None:
