@@ -23,6 +23,7 @@ from ollama_bridge.closing import Closing
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge
 from ollama_bridge.registry.credentials import Credentials, hide
+from ollama_bridge.registry.failures import AGAIN, explain_error, explain_status
 from ollama_bridge.registry.manifest import MANIFEST_LIMIT_BYTES
 from ollama_bridge.registry.reference import RegistryReference
 from ollama_bridge.registry.replies import (
@@ -38,7 +39,6 @@ _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT_LIMIT = 5
 # Below this rate a reply counts as stalled, however regularly its bytes drip.
 _LEAST_BYTES_PER_S = 50_000
-_AGAIN = "run the same command again; it resumes where it stopped"
 
 _T = TypeVar("_T")
 
@@ -196,7 +196,7 @@ class RegistrySession(Closing):
             try:
                 piece = next(pieces, None)
             except HTTPX_ERRORS as exc:
-                raise self._broken(exc) from exc
+                raise self._broken(exc, str(response.url)) from exc
             if piece is None:
                 return
             read_bytes += len(piece)
@@ -260,7 +260,7 @@ class RegistrySession(Closing):
             )
             return await_header(self._http, built)
         except HTTPX_ERRORS as exc:
-            raise self._broken(exc) from exc
+            raise self._broken(exc, url) from exc
 
     def _authorize(self, response: httpx.Response, also_pull: str) -> None:
         challenge = read_challenge(response.headers.get_list("WWW-Authenticate"))
@@ -295,7 +295,7 @@ class RegistrySession(Closing):
                 body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
                 return response.status_code, body
         except HTTPX_ERRORS as exc:
-            raise self._broken(exc) from exc
+            raise self._broken(exc, url) from exc
 
     def _redirected(self, request: Request, response: httpx.Response) -> str:
         target = whole_url(str(response.url), response.headers.get("Location", ""))
@@ -323,48 +323,45 @@ class RegistrySession(Closing):
         with contextlib.suppress(RegistryError):
             body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
         reason = read_reason(body, self._all_secrets())
-        what = f"answered {status} to {request.method} {response.url.path}{reason}"
+        of_token = self._makes_tokens and self._credentials.token
+        failure = explain_status(
+            status,
+            f"answered {status} to {request.method} {response.url.path}{reason}",
+            elsewhere=self._elsewhere(str(response.url)),
+            name=self.reference.name,
+            plain=self.reference.plain,
+            access_hint=TOKEN_HINT if of_token else self._credentials.hint,
+        )
         if status in _TRANSIENT:
-            return self._overloaded(what, response, status=status)
-        return self._error(what, hint=self._hint(status), status=status)
+            return self._overloaded(failure.what, response, status=status)
+        return self._error(failure.what, hint=failure.hint, status=status)
 
-    def _hint(self, status: int) -> str | None:
-        hint = self._credentials.hint
-        if status == 404:
-            return f"check registry, name and tag; private models need credentials: {hint}"
-        if status == 413:
-            return (
-                "let the proxy in front of it accept 1 MiB per request: client_max_body_size 2m "
-                "(nginx)"
-            )
-        if status not in (401, 403):
-            return None
-        return TOKEN_HINT if self._makes_tokens and self._credentials.token else hint
+    def _elsewhere(self, url: str) -> str:
+        """The host of a URL, where it is not the registry's own."""
+        return "" if self.is_own(url) else origin_of(url)[1]
 
     def _all_secrets(self) -> tuple[str, ...]:
         current = self._authorization.partition(" ")[2]
         return (*self._credentials.secrets, *([current] if current else []))
 
-    def _broken(self, exc: Exception) -> RegistryBusyError:
+    def _broken(self, exc: Exception, url: str) -> RegistryError:
         reason = hide(str(exc) or type(exc).__name__, self._all_secrets())
-        if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
-            return self._busy(
-                f"does not answer: {reason}",
-                hint="check the address and that it runs; plain http needs --insecure",
-            )
-        return self._busy(f"broke off: {reason}")
+        failure = explain_error(exc, reason, elsewhere=self._elsewhere(url))
+        if failure.lasting:
+            return self._error(failure.what, hint=failure.hint)
+        return self._busy(failure.what, hint=failure.hint or AGAIN)
 
     def _overloaded(
         self, what: str, response: httpx.Response, *, status: int | None = None
     ) -> RegistryBusyError:
-        hint = f"wait, and {_AGAIN}" if response.status_code == 429 else _AGAIN
+        hint = f"wait, and {AGAIN}" if response.status_code == 429 else AGAIN
         return self._busy(what, hint=hint, status=status, after_s=read_retry_after_s(response))
 
     def _busy(
         self,
         what: str,
         *,
-        hint: str = _AGAIN,
+        hint: str = AGAIN,
         status: int | None = None,
         after_s: float | None = None,
     ) -> RegistryBusyError:

@@ -322,6 +322,97 @@ def test_a_busy_token_service_is_asked_again(status: int) -> None:
     assert error.retry_after_s == 20.0
 
 
+STORAGE = "https://storage.example.net/b?sig=hunter2"
+
+
+def behind(
+    answer: Callable[[], httpx.Response], sends_to: str
+) -> Callable[[httpx.Request], httpx.Response]:
+    """A registry that has its files, or its tokens, elsewhere."""
+
+    def answers(request: httpx.Request) -> httpx.Response:
+        if request.url.host in ("storage.example.net", "auth.example.com"):
+            return answer()
+        if sends_to == "storage":
+            return httpx.Response(307, headers={"Location": STORAGE})
+        return asks_for(BEARER)
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("sends_to", "host"), [("storage", "storage.example.net"), ("tokens", "auth.example.com")]
+)
+def test_who_does_not_answer_behind_a_registry(sends_to: str, host: str) -> None:
+    """The firewall must let that host through: the registry itself did answer."""
+
+    def away() -> httpx.Response:
+        raise httpx.ConnectError("[Errno -2] Name or service not known")
+
+    error = refused(behind(away, sends_to))
+    assert f"sent us to {host}, which does not answer" in str(error)
+    assert f"let {host} through" in (error.hint or "")
+    assert "insecure" not in (error.hint or "")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_who_refuses_behind_a_registry_is_shown_no_credentials(status: int) -> None:
+    """A filter on the way, say: no password helps, and none is asked for."""
+    blocked = httpx.Response(status, text="<html>Blocked by the filter</html>")
+    error = refused(behind(lambda: blocked, "storage"))
+    assert f"sent us to storage.example.net, which answered {status} to GET /b" in str(error)
+    assert "hunter2" not in str(error)
+    assert "let storage.example.net through" in (error.hint or "")
+    assert "PASSWORD" not in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("unable to get local issuer certificate", "export SSL_CERT_FILE="),
+        ("self-signed certificate in certificate chain", "export SSL_CERT_FILE="),
+        ("certificate has expired", "renewed"),
+        ("Hostname mismatch, certificate is not valid for 'box'", "name"),
+    ],
+)
+def test_a_certificate_that_does_not_count_here(said: str, hint: str) -> None:
+    """No attempt and no --insecure helps."""
+    asked: list[int] = []
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        raise httpx.ConnectError(f"[SSL: CERTIFICATE_VERIFY_FAILED] verify failed: {said} (_ssl.c)")
+
+    error = refused(answer)
+    assert said in str(error)
+    assert hint in (error.hint or "")
+    assert "insecure" not in (error.hint or "")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("said", ["407 Proxy Authentication Required", "403 Forbidden", "502 Bad"])
+def test_a_proxy_that_refuses(said: str) -> None:
+    """It is named, and asked again only where that may help."""
+    asked: list[int] = []
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        raise httpx.ProxyError(said)
+
+    error = refused(answer)
+    assert f"the proxy says {said}" in str(error)
+    is_lasting = not said.startswith("5")
+    assert len(asked) == (1 if is_lasting else QUICK.attempts)
+    assert ("HTTPS_PROXY" in (error.hint or "")) == is_lasting
+
+
+def test_plain_http_to_a_registry_that_speaks_https() -> None:
+    """Whoever followed a hint to --insecure is told to leave it out."""
+    said = httpx.Response(400, text="Client sent an HTTP request to an HTTPS server.\n")
+    error = refused(lambda _: said, reference=REMOTE_PLAIN)
+    assert "write https://box:5000/team/model:1" in (error.hint or "")
+
+
 def httpx_errors() -> Iterator[Exception]:
     """One of each exception that httpx raises while it sends."""
     for _, one in inspect.getmembers(httpx, inspect.isclass):
