@@ -11,6 +11,7 @@ from urllib.parse import urlencode, urlsplit
 from ollama_bridge.errors import RegistryError
 from ollama_bridge.registry.credentials import Credentials
 from ollama_bridge.registry.reference import RegistryReference, is_loopback
+from ollama_bridge.registry.replies import origin_of
 
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
 # Where OLLAMA_BRIDGE_REGISTRY_TOKEN was refused by a registry whose token service makes the tokens.
@@ -90,7 +91,7 @@ def answer_challenge(
                 status_code=401,
             )
         return credentials.basic
-    _check_realm(challenge.realm, reference)
+    _check_realm(challenge.realm, reference, has_secret=has_secret)
     query = [("scope", f"repository:{reference.repository}:{actions}")]
     if also_pull:
         query.append(("scope", f"repository:{also_pull}:pull"))
@@ -109,19 +110,23 @@ def answer_challenge(
     return f"Bearer {token}"
 
 
-def _check_realm(realm: str, reference: RegistryReference) -> None:
+def _check_realm(realm: str, reference: RegistryReference, *, has_secret: bool) -> None:
     try:
         parts = urlsplit(realm)
     except ValueError:
         parts = urlsplit("")
-    local = is_loopback(parts.netloc)
     # A password goes there: encrypted, or not beyond this machine, whose own services a registry
-    # elsewhere has no business to name.
-    allowed = reference.loopback if local else parts.scheme == "https"
-    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in realm or not allowed:
+    # elsewhere has no business to name. Whoever shows none may ask as openly as the registry.
+    unencrypted = parts.scheme == "http" and not is_loopback(parts.netloc)
+    readable = parts.scheme in ("http", "https") and parts.netloc and "@" not in realm
+    may_be_asked = reference.loopback or not is_loopback(parts.netloc)
+    if not readable or not may_be_asked or (unencrypted and (has_secret or not reference.plain)):
         raise RegistryError(
-            f"{reference.host} names a token service that credentials must not be sent to",
-            hint="do not trust this registry",
+            f"{reference.host} names a token service that credentials must not be sent to: "
+            f"{origin_of(realm)[0] or 'no scheme'}://{origin_of(realm)[1]}",
+            hint="whoever runs it must give its token service an https address"
+            if readable and unencrypted
+            else "do not trust this registry",
         )
 
 

@@ -151,6 +151,35 @@ def test_token_services_that_get_no_password(realm: str) -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("realm", "reference", "is_asked"),
+    [
+        ("http://auth.example.com/token", REMOTE_PLAIN, True),
+        ("http://auth.example.com/token", LOCAL, True),
+        ("http://auth.example.com/token", REFERENCE, False),
+        ("http://127.0.0.1:9/token", REMOTE_PLAIN, False),
+    ],
+)
+def test_token_services_that_are_asked_without_a_password(
+    realm: str, reference: RegistryReference, *, is_asked: bool
+) -> None:
+    """A public model of a registry on plain http: Harbor, say, wants a token of everybody."""
+    answer = unless_shown("Bearer made-token", f'Bearer realm="{realm}"')
+    if is_asked:
+        assert ask(answer, reference=reference).body == b"ok"
+    else:
+        said = str(refused(answer, reference=reference))
+        assert f"must not be sent to: http://{urlsplit(realm).hostname}" in said
+
+
+def test_a_password_for_a_token_service_on_plain_http() -> None:
+    """It is the registry's settings that are wrong."""
+    answer = unless_shown(BASIC, 'Bearer realm="http://auth.example.com/token"')
+    assert "https address" in (refused(answer, credentials=ADA).hint or "")
+    answer = unless_shown(BASIC, 'Bearer realm="http://localhost/token"')
+    assert "do not trust" in (refused(answer, credentials=ADA).hint or "")
+
+
 def test_no_secret_goes_unencrypted_to_another_machine() -> None:
     """Not even with --insecure; on this machine it may."""
     challenge = 'Basic realm="x"'
