@@ -77,7 +77,7 @@ def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryRe
     if rest.count("/") > 2:
         raise ConfigError(
             f"{text!r} has more than the three parts of Ollama's names",
-            hint=f"{_FORM} (GitLab: GROUP/PROJECT, no subgroup; Google: gcr.io/PROJECT/NAME)",
+            hint=f"{_FORM} (GitLab: GROUP/PROJECT, no subgroup)",
         )
     full, _, tag = check_tag(rest).rpartition(":")
     parts = full.split("/")

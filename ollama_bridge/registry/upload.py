@@ -23,6 +23,10 @@ _FRUITLESS_LIMIT = 4
 _ATTEMPT_LIMIT = 20
 # Times that a registry may lose an upload that came no further than one before it.
 _LOSS_LIMIT = 4
+_NO_DOCKER = (
+    "Ollama's manifests are Docker's (schema 2), which it may not take; zot does by "
+    '"http": {"compat": ["docker2s2"]} in its settings'
+)
 # How fast a registry at least reads what it has stored, when it checks the digest at the end.
 _CHECK_BYTES_PER_S = 20e6
 
@@ -240,8 +244,8 @@ class _Upload:
         }
         # Never repeated blindly: how much of it arrived is the registry's to say.
         request = Request("PATCH", self.location, headers=headers, content=chunk, attempts=1)
-        # 202 by the protocol; Amazon's says 201.
-        self._follow(self.session.send(request, wanted=(201, 202)))
+        # 202 by the protocol; Amazon's says 201, go-containerregistry's said 204 until April 2026.
+        self._follow(self.session.send(request, wanted=(201, 202, 204)))
         self.offset = end
         self.on_bytes(end)
 
@@ -328,7 +332,13 @@ def push_manifest(session: RegistrySession, manifest: Manifest) -> str:
         headers={"Content-Type": MANIFEST_TYPE},
         content=content,
     )
-    reply = session.send(request, wanted=(200, 201))
+    try:
+        reply = session.send(request, wanted=(200, 201))
+    except RegistryError as error:
+        # Of 400 there are other reasons; zot says this one.
+        if error.status_code == 415 or "MANIFEST_INVALID" in str(error):
+            error.hint = _NO_DOCKER
+        raise
     digest = digest_bytes(content)
     told = reply.headers.get("Docker-Content-Digest", digest)
     if told != digest:

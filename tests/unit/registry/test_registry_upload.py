@@ -442,6 +442,13 @@ def test_a_size_that_was_taken_is_remembered(records: UploadRecords) -> None:
     assert registry.blobs[blob.layer.digest] == content
 
 
+def test_go_containerregistry_s_registry(blob: Blob, records: UploadRecords) -> None:
+    """Says 204 of a chunk, as others do of an upload's status."""
+    registry = MemoryRegistry(taken=204)
+    assert push(registry, blob, records)[-1] == len(CONTENT)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+
+
 def test_amazon_s_registry(blob: Blob, records: UploadRecords) -> None:
     """Says 201 of a chunk, and of an upload that is there that its first chunk is.
 
@@ -578,3 +585,12 @@ def test_the_manifest_makes_the_tag() -> None:
         registry.fault = lambda _: httpx.Response(201, headers=other)
         with pytest.raises(RegistryError, match="holds"):
             push_manifest(session, manifest)
+
+
+@pytest.mark.parametrize(("status", "code"), [(415, "UNSUPPORTED"), (400, "MANIFEST_INVALID")])
+def test_a_registry_that_takes_no_manifest_of_docker_s(status: int, code: str) -> None:
+    """zot's does as it is set up at first; what changes that is said."""
+    registry = MemoryRegistry(fault=lambda _: refusal(status, code, "manifest invalid"))
+    with registry.session() as session, pytest.raises(RegistryError) as caught:
+        push_manifest(session, manifest_of())
+    assert "docker2s2" in (caught.value.hint or "")
