@@ -177,6 +177,8 @@ def card(
 def _daemon_knows(reference: str) -> bool:
     """Whether a model lies where ``ollama pull`` finds it: at Ollama's or Hugging Face's."""
     host, *rest = reference.rpartition("://")[2].split("/")
+    if len(rest) == 1 and (host == "localhost" or set(".:") & set(host)):
+        return False  # a registry, no user of Ollama's: it is told what is missing
     return len(rest) < 2 or host in ("registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co")
 
 

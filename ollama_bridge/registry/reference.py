@@ -79,11 +79,11 @@ def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryRe
             f"{text!r} has more than the three parts of Ollama's names",
             hint=f"{_FORM} (GitLab: GROUP/PROJECT, no subgroup)",
         )
-    full, _, tag = check_tag(rest).rpartition(":")
-    parts = full.split("/")
-    if len(parts) != 3:
+    # Before the rules of a tag, by which the host of Docker's usual HOST/NAME would be a namespace.
+    if rest.count("/") < 2:
         raise ConfigError(f"{text!r} does not name registry, namespace and model", hint=_FORM)
-    host, namespace, name = parts
+    full, _, tag = check_tag(rest).rpartition(":")
+    host, namespace, name = full.split("/")
     plain = insecure or (scheme.lower() == "http" if separator else is_loopback(host))
     if plain and not insecure and not is_loopback(host):
         raise ConfigError(

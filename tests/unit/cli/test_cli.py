@@ -84,6 +84,7 @@ def test_error_as_json_keeps_stdout_readable_for_programs(flag: str) -> None:
             2,
             "two models are called 'a'",
         ),
+        (["pull", "localhost:5000/m:1"], 2, "does not name registry, namespace and model"),
         (["ls"], 3, "127.0.0.1:9"),
         (["runs", "rm", "/etc", "--yes"], 1, "is not a run"),
     ],

@@ -77,6 +77,14 @@ def test_more_parts_than_ollama_has(text: str) -> None:
     assert "GitLab" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("text", ["localhost:5000/m:1", "ghcr.io/m", "https://box:5000/m:1", "m:1"])
+def test_fewer_parts_than_ollama_has(text: str) -> None:
+    """Docker's usual two, say: the hint is the form of this name, not that of a local tag."""
+    with pytest.raises(ConfigError, match="does not name registry, namespace and model") as caught:
+        parse_registry_reference(text)
+    assert "REGISTRY/NAMESPACE/NAME:TAG" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("name", ["team/m", "my-org/a.b_c__d---e", "0/1"])
 def test_repositories_that_registries_have(name: str) -> None:
     """Whatever the host and tag."""
