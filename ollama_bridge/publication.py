@@ -62,17 +62,19 @@ class Publication:
     Attributes:
         reference: Where it is: ``REGISTRY/NAMESPACE/NAME:TAG``.
         way: Who sent it: ``registry`` (directly) or ``daemon``.
-        digest: Of its manifest, which fixes all of its files; empty where the daemon sent it.
+        digest: Of its manifest, which fixes all of its files; None: the daemon sent it, and does
+            not say. So also of the next two.
         size_bytes: Of all files.
-        sent_bytes: Of those that the registry did not have yet.
+        sent_bytes: Of what was sent by this call; what the registry had, or took from another
+            repository, is not.
         added: Media types of the layers that the daemon's own tag does not have.
     """
 
     reference: str
     way: Way
-    digest: str = ""
-    size_bytes: int = 0
-    sent_bytes: int = 0
+    digest: str | None = None
+    size_bytes: int | None = None
+    sent_bytes: int | None = None
     added: tuple[str, ...] = ()
 
 
@@ -226,8 +228,9 @@ def _send(
         for layer in published.blobs:
             if not is_present(session, layer.digest):
                 blob = by_digest[layer.digest]
-                push_blob(session, blob, records=records, on_bytes=tell, mount_from=mount_from)
-                sent_bytes += layer.size_bytes
+                sent_bytes += push_blob(
+                    session, blob, records=records, on_bytes=tell, mount_from=mount_from
+                )
             done_bytes += layer.size_bytes
             tell(0)
         digest = push_manifest(session, published)

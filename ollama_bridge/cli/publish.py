@@ -91,13 +91,13 @@ def publish(
     if as_json:
         output.data_json(asdict(done))
         return
-    if done.digest:
+    if done.sent_bytes is None or done.size_bytes is None:
+        output.data(f"{done.reference}: pushed by the daemon")
+    else:
         output.data(
             f"{done.reference}: {done.digest}, {output.size(done.sent_bytes)} of "
             f"{output.size(done.size_bytes)} sent"
         )
-    else:
-        output.data(f"{done.reference}: pushed by the daemon")
 
 
 def pull(

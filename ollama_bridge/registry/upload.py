@@ -106,8 +106,8 @@ def push_blob(
     on_bytes: OnBytes,
     mount_from: str | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-) -> None:
-    """Send a file that the repository does not have.
+) -> int:
+    """Send a file that the repository does not have; returns how many bytes of it were sent.
 
     Args:
         session: Of the repository.
@@ -122,7 +122,9 @@ def push_blob(
         RegistryError: refused, or it breaks off again and again; run it again to go on.
         ArtifactError: the file cannot be read.
     """
-    _Upload(session, blob, records, on_bytes, chunk_bytes).run(mount_from)
+    upload = _Upload(session, blob, records, on_bytes, chunk_bytes)
+    upload.run(mount_from)
+    return 0 if upload.mounted else blob.layer.size_bytes - upload.resumed_bytes
 
 
 @dataclass
@@ -135,6 +137,8 @@ class _Upload:
     least_chunk_bytes: int = _LEAST_CHUNK_BYTES
     location: str = ""
     offset: int = 0
+    mounted: bool = False
+    resumed_bytes: int = 0  # of this upload, sent by an earlier command
 
     def run(self, mount_from: str | None) -> None:
         self._find_earlier()
@@ -206,9 +210,10 @@ class _Upload:
             request = Request("POST", "blobs/uploads/", attempts=1)
             reply = self.session.send(request, wanted=(201, 202))
         if reply.status_code == 201:
+            self.mounted = True
             self.on_bytes(self.blob.layer.size_bytes)
             return True
-        self.offset = 0
+        self.offset = self.resumed_bytes = 0
         least = reply.headers.get("OCI-Chunk-Min-Length", "")
         if re.fullmatch(r"[0-9]{1,10}", least) and int(least) <= _MOST_CHUNK_BYTES:
             self.least_chunk_bytes = max(self.least_chunk_bytes, int(least))
@@ -288,6 +293,7 @@ class _Upload:
             self.chunk_bytes = found.chunk_bytes
         if self.location:
             self._ask_status()
+        self.resumed_bytes = self.offset
 
     def _ask_status(self) -> None:
         """Where to go on: where the registry says, or at the beginning of a new upload."""

@@ -120,3 +120,14 @@ def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.M
     assert not stored.registry.asked
     monkeypatch.setattr("ollama_bridge.publication.find_provenance", lambda *_, **__: Provenance())
     stored.publish()
+
+
+def test_only_what_was_sent_is_counted(stored: Stored) -> None:
+    """Of a registry that has the weights, all but them; of the daemon's push none is told."""
+    manifest = manifest_of(WEIGHTS, CONFIG)
+    stored.hold(manifest, [WEIGHTS, CONFIG])
+    stored.registry.store(WEIGHTS)
+    done, _ = stored.publish(card=False)
+    assert (done.sent_bytes, done.size_bytes) == (len(CONFIG), len(WEIGHTS) + len(CONFIG))
+    pushed = publish("m", str(REFERENCE), way="daemon", host=stored.daemon.host)
+    assert (pushed.digest, pushed.size_bytes, pushed.sent_bytes) == (None, None, None)

@@ -107,6 +107,31 @@ def test_a_later_command_goes_on(blob: Blob, records: UploadRecords, tmp_path: P
     assert registry.blobs[blob.layer.digest] == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("case", "sent_bytes"), [("new", 2560), ("resumed", 1560), ("lost", 2560), ("mounted", 0)]
+)
+def test_what_was_sent_is_counted(
+    blob: Blob, records: UploadRecords, case: str, sent_bytes: int
+) -> None:
+    """Not what an earlier command sent, nor what the registry took from another repository."""
+    registry = MemoryRegistry(elsewhere={blob.layer.digest: CONTENT} if case == "mounted" else {})
+    if case == "resumed":
+        registry.uploads["0"] = CONTENT[:1000]
+    with registry.session() as session:
+        if case in ("resumed", "lost"):
+            at = Unfinished(f"{session.reference.origin}{UPLOAD}")
+            records.write(session, blob.layer.digest, at)
+        told = push_blob(
+            session,
+            blob,
+            records=records,
+            on_bytes=lambda _: None,
+            mount_from="team/base",
+            chunk_bytes=500,
+        )
+    assert told == sent_bytes
+
+
 def test_a_cut_within_one_command(blob: Blob, records: UploadRecords) -> None:
     """Asks how much arrived, and sends what did not: also of a chunk that arrived in half."""
     cuts = iter([700, 1200])
