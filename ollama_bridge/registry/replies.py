@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -60,7 +61,13 @@ def origin_of(url: str) -> tuple[str, str, int]:
 def read_retry_after_s(response: httpx.Response) -> float | None:
     """How long a registry wants to be left alone; None where it does not say."""
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else None
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        until = datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
 def read_reason(body: bytes, secrets: Iterable[str]) -> str:

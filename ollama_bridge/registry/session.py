@@ -313,8 +313,12 @@ class RegistrySession(Closing):
         scheme, name, _ = origin_of(url)
         allowed = ("http", "https") if self.reference.plain else ("https",)
         if scheme not in allowed or not name or "@" in urlsplit(url).netloc:
+            is_own_name = name == origin_of(self.reference.origin)[1]
             raise self._error(
-                f"leads to an address that is not followed ({scheme or 'no scheme'}://{name})"
+                f"leads to an address that is not followed ({scheme or 'no scheme'}://{name})",
+                hint="the proxy in front of it must pass X-Forwarded-Proto: https"
+                if scheme == "http" and is_own_name
+                else None,
             )
 
     def _rejection(self, request: Request, response: httpx.Response) -> RegistryError:
@@ -354,8 +358,12 @@ class RegistrySession(Closing):
     def _overloaded(
         self, what: str, response: httpx.Response, *, status: int | None = None
     ) -> RegistryBusyError:
-        hint = f"wait, and {AGAIN}" if response.status_code == 429 else AGAIN
-        return self._busy(what, hint=hint, status=status, after_s=read_retry_after_s(response))
+        hint, after_s = AGAIN, read_retry_after_s(response)
+        if after_s is not None and after_s > self._limits.longest_pause_s:
+            hint = f"wait {after_s:.0f} s, and {AGAIN}"
+        elif response.status_code == 429:
+            hint = f"wait, and {AGAIN}"
+        return self._busy(what, hint=hint, status=status, after_s=after_s)
 
     def _busy(
         self,

@@ -6,10 +6,13 @@ import contextlib
 import inspect
 import itertools
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -275,6 +278,13 @@ def test_redirects_that_are_not_followed(target: str) -> None:
     assert len(asked) == 1
 
 
+def test_a_proxy_that_forgets_that_it_was_spoken_to_over_https() -> None:
+    """The most frequent fault of own registries, in words that its administrator knows."""
+    target = "http://registry.example.com/v2/team/model/blobs/uploads/1"
+    error = refused(lambda _: httpx.Response(307, headers={"Location": target}))
+    assert "X-Forwarded-Proto" in (error.hint or "")
+
+
 @pytest.mark.parametrize("target", ["https:", "javascript:alert(1)", "https://[", "//"])
 def test_redirects_to_nowhere(target: str) -> None:
     """What is no address at all is an error of ours too."""
@@ -325,6 +335,17 @@ def test_retry_after_is_obeyed_within_reason(monkeypatch: pytest.MonkeyPatch) ->
 
     refused(busy, limits=Limits())
     assert pauses == [2.0, 30.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("form", ["seconds", "a date"])
+def test_a_long_wish_to_be_left_alone_is_told(form: str) -> None:
+    """Longer than we wait: whoever runs the command again knows when."""
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=3600), usegmt=True)
+    wish = "3600" if form == "seconds" else at
+    error = refused(lambda _: httpx.Response(503, headers={"Retry-After": wish}))
+    assert isinstance(error, RegistryBusyError)
+    assert error.retry_after_s == pytest.approx(3600, abs=10)
+    assert re.match(r"wait 3[56]\d\d s, and run the same command again", error.hint or "")
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
