@@ -19,8 +19,9 @@ from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, pars
 from ollama_bridge.registry.session import RegistrySession, Request
 
 _OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-# Attempts without a byte of progress, for one file; and attempts at all, with one more a MiB.
-_FRUITLESS_LIMIT = 4
+# Attempts without a byte of progress, for one file: over a minute and a half, with their pauses.
+_FRUITLESS_LIMIT = 8
+# Attempts at all, with one more a MiB.
 _ATTEMPT_LIMIT = 20
 _PIECE_BYTES = 1024**2
 # Ends the name of a file that is not whole yet.

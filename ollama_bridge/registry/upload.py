@@ -23,6 +23,8 @@ _FRUITLESS_LIMIT = 4
 _ATTEMPT_LIMIT = 20
 # Times that a registry may lose an upload that came no further than one before it.
 _LOSS_LIMIT = 4
+# Over a minute and a half, with their pauses: a line that is away for long comes back.
+_STATUS_ATTEMPTS = 9
 _NO_DOCKER = (
     "Ollama's manifests are Docker's (schema 2), which it may not take; zot does by "
     '"http": {"compat": ["docker2s2"]} in its settings'
@@ -94,7 +96,8 @@ def is_present(session: RegistrySession, digest: str) -> bool:
     Raises:
         RegistryError: no answer.
     """
-    reply = session.send(Request("HEAD", f"blobs/{digest}"), wanted=(200, 404))
+    # Gateways that know no HEAD: whether it is there comes out when it is sent.
+    reply = session.send(Request("HEAD", f"blobs/{digest}"), wanted=(200, 404, 405, 501))
     return reply.status_code == 200
 
 
@@ -301,7 +304,8 @@ class _Upload:
             return
         wanted = (204, 400, 403, 404, 410, 416)
         try:
-            reply = self.session.send(Request("GET", self.location), wanted=wanted)
+            request = Request("GET", self.location, attempts=_STATUS_ATTEMPTS)
+            reply = self.session.send(request, wanted=wanted)
         except RegistryError as error:
             if _is_not_now(error):
                 raise

@@ -106,6 +106,25 @@ def test_a_dead_registry_is_given_up(tmp_path: Path) -> None:
     assert fetch(registry, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_line_that_is_away_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes back, and the download goes on: none of hours ends by itself."""
+    clock = [0.0]
+
+    def sleep(duration_s: float) -> None:
+        clock[0] += duration_s
+
+    def fault(_: httpx.Request) -> None:
+        if clock[0] < 60.0:
+            raise httpx.ConnectError("Network is unreachable")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    registry = MemoryRegistry(fault=fault)
+    layer = registry.store(CONTENT)
+    with registry.session(limits=Limits()) as session:
+        path = fetch_blob(session, layer, tmp_path, on_bytes=lambda _: None)
+    assert path.read_bytes() == CONTENT
+
+
 def test_a_registry_that_gives_a_byte_at_a_time_is_given_up(tmp_path: Path) -> None:
     """Progress alone buys no time without end."""
     registry = MemoryRegistry()

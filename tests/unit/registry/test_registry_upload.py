@@ -598,6 +598,38 @@ def test_a_digest_that_is_refused(blob: Blob, records: UploadRecords, where: str
     assert registry.blobs == {blob.layer.digest: CONTENT}
 
 
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_registry_that_knows_no_head(status: int) -> None:
+    """The file is sent."""
+    registry = MemoryRegistry(fault=lambda _: httpx.Response(status))
+    with registry.session() as session:
+        assert not is_present(session, layer_of(CONTENT).digest)
+
+
+def test_a_line_that_is_away_for_a_minute(
+    blob: Blob, records: UploadRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back, and the upload goes on: none of hours ends by itself."""
+    clock = [0.0]
+
+    def sleep(duration_s: float) -> None:
+        clock[0] += duration_s
+
+    monkeypatch.setattr("time.sleep", sleep)
+    registry, away_s = MemoryRegistry(), 60.0
+
+    def fault(request: httpx.Request) -> None:
+        begun = request.headers.get("Content-Range", "").startswith("1000-")
+        if (begun or clock[0]) and clock[0] < away_s:
+            raise httpx.ConnectError("Network is unreachable")
+
+    registry.fault = fault
+    with registry.session(limits=Limits()) as session:
+        push_blob(session, blob, records=records, on_bytes=lambda _: None, chunk_bytes=500)
+    assert registry.blobs[blob.layer.digest] == CONTENT
+    assert len(registry.paths("POST")) == 1
+
+
 def test_the_manifest_makes_the_tag() -> None:
     """With the bytes that its digest is of; what the registry says it has must be that."""
     registry, manifest = MemoryRegistry(), manifest_of()
