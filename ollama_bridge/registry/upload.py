@@ -29,6 +29,10 @@ _NO_DOCKER = (
     "Ollama's manifests are Docker's (schema 2), which it may not take; zot does by "
     '"http": {"compat": ["docker2s2"]} in its settings'
 )
+_LISTED_TYPES = (
+    "it takes types of a list of its own alone (GitLab's does); if the type is one of "
+    "ollama-bridge's, publish with --no-card"
+)
 # How fast a registry at least reads what it has stored, when it checks the digest at the end.
 _CHECK_BYTES_PER_S = 20e6
 
@@ -346,7 +350,9 @@ def push_manifest(session: RegistrySession, manifest: Manifest) -> str:
         reply = session.send(request, wanted=(200, 201))
     except RegistryError as error:
         # Of 400 there are other reasons; zot says this one.
-        if error.status_code == 415 or "MANIFEST_INVALID" in str(error):
+        if "unknown media type" in str(error).lower():
+            error.hint = _LISTED_TYPES
+        elif error.status_code == 415 or "MANIFEST_INVALID" in str(error):
             error.hint = _NO_DOCKER
         raise
     digest = digest_bytes(content)

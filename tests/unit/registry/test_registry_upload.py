@@ -644,10 +644,19 @@ def test_the_manifest_makes_the_tag() -> None:
             push_manifest(session, manifest)
 
 
-@pytest.mark.parametrize(("status", "code"), [(415, "UNSUPPORTED"), (400, "MANIFEST_INVALID")])
-def test_a_registry_that_takes_no_manifest_of_docker_s(status: int, code: str) -> None:
-    """zot's does as it is set up at first; what changes that is said."""
-    registry = MemoryRegistry(fault=lambda _: refusal(status, code, "manifest invalid"))
+@pytest.mark.parametrize(
+    ("status", "code", "said", "hint"),
+    [
+        (415, "UNSUPPORTED", "unsupported", "docker2s2"),
+        (400, "MANIFEST_INVALID", "manifest invalid", "docker2s2"),
+        (400, "MANIFEST_INVALID", "unknown media type: application/vnd.x.card+json", "--no-card"),
+    ],
+)
+def test_a_registry_that_takes_no_such_manifest(
+    status: int, code: str, said: str, hint: str
+) -> None:
+    """As zot's is set up at first, or by a list of types as GitLab's; what changes that is said."""
+    registry = MemoryRegistry(fault=lambda _: refusal(status, code, said))
     with registry.session() as session, pytest.raises(RegistryError) as caught:
         push_manifest(session, manifest_of())
-    assert "docker2s2" in (caught.value.hint or "")
+    assert hint in (caught.value.hint or "")
