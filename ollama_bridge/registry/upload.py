@@ -321,6 +321,7 @@ class _Upload:
             return
         # An empty upload says 0-0, as one of a single byte would; none of ours is that short.
         self.offset = int(match[1]) + 1 if int(match[1]) else 0
+        self.resumed_bytes = min(self.resumed_bytes, self.offset)
         if self.offset > self.blob.layer.size_bytes:
             self.location, self.offset = "", 0
             return
