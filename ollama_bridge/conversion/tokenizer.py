@@ -29,6 +29,11 @@ from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.named_ends import ignored_ends, is_special_in, named_ends
 from ollama_bridge.models.template_trial import check_chat_template
+from ollama_bridge.models.tokenizer_settings import (
+    overruled_roles,
+    token_text,
+    tokenizer_settings,
+)
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
@@ -81,8 +86,7 @@ class TokenizerSection:
         self._folder = folder
         self._config = config
         self._document = read_json_object(folder / "tokenizer.json")
-        settings = folder / "tokenizer_config.json"
-        self._settings = read_json_object(settings) if settings.is_file() else {}
+        self._settings = tokenizer_settings(folder)
         self._generation = read_generation_config(folder)
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -90,7 +94,7 @@ class TokenizerSection:
             raise self._error(f"cannot be read: {exc}") from exc
         self._tokenizer.no_padding()  # what a training left switched on
         self._tokenizer.no_truncation()
-        self.notes: list[str] = []
+        self.notes = overruled_roles(folder)
         self._model: Mapping[str, Any] = self._document.get("model") or {}
         self._added: list[Mapping[str, Any]] = self._document.get("added_tokens") or []
         self._kind = self._find_kind()
@@ -236,7 +240,7 @@ class TokenizerSection:
         if source is None:
             return []
         check_chat_template(source, where=str(self._folder))
-        named = {name: _content(value) for name, value in self._settings.items()}
+        named = {name: token_text(value) for name, value in self._settings.items()}
         special = {
             name: content
             for name, content in named.items()
@@ -317,7 +321,7 @@ class TokenizerSection:
 
     def _role_id(self, role: str) -> int | None:
         """The id of bos, eos, unk or pad."""
-        content = _content(self._settings.get(f"{role}_token"))
+        content = token_text(self._settings.get(f"{role}_token"))
         if content is not None:
             id_: int | None = self._tokenizer.token_to_id(content)
             if id_ is not None:
@@ -399,12 +403,6 @@ class TokenizerSection:
             named = {entry.get("name"): entry.get("template") for entry in entries}
             template = named.get("default")
         return template if isinstance(template, str) else None
-
-
-def _content(token: object) -> str | None:
-    """The text of a token, as tokenizer_config.json names them."""
-    content = token.get("content") if isinstance(token, Mapping) else token
-    return content if isinstance(content, str) else None
 
 
 def _steps(section: object) -> list[Mapping[str, Any]]:

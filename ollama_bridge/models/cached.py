@@ -40,7 +40,7 @@ from ollama_bridge.reporting import Note, Reporter, Timed
 # Raised when other bytes come of the same input; labels and trainings begin with these.
 _IMPORT_VERSION = 8
 _LINK_VERSION = 3
-_MERGE_VERSION = 5
+_MERGE_VERSION = 6
 _WHY_MERGED = "Ollama from 0.34.1 on accepts no LoRA adapter (for older ones there is --adapter)"
 
 _FileState = tuple[int, int, int]  # of ``file_state``

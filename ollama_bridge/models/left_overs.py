@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.models.json_files import added_tokens, read_json_object
+from ollama_bridge.models.tokenizer_settings import tokenizer_settings
 
 _WHOLE_WEIGHTS = (
     "its config still asks for the 4 or 8 bits that it was trained with (quantization_config); "
@@ -47,9 +48,7 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
     unseen = [
         token["content"] for token in added_tokens(read_json_object(path)) if token["id"] >= rows
     ]
-    settings: Mapping[str, Any] = {}
-    if unseen and (folder / "tokenizer_config.json").is_file():
-        settings = read_json_object(folder / "tokenizer_config.json")
+    settings = tokenizer_settings(folder) if unseen else {}
     template = folder / "chat_template.jinja"
     named = json.dumps([settings.get(name) for name in ("chat_template", *_ROLES)])
     if template.is_file():

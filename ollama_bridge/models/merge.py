@@ -28,6 +28,7 @@ from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.small_files import (
     CHAT_TEMPLATE,
     SMALL_FILES,
+    SPECIAL_TOKENS_MAP,
     TOKENIZER_CONFIG,
     TOOL_TEMPLATE,
 )
@@ -140,6 +141,8 @@ def _source_of(name: str, base: Path, adapter: Path) -> Path | None:
     folders: tuple[Path, ...] = (adapter, base)
     if name in (CHAT_TEMPLATE, TOOL_TEMPLATE) and _has_template(adapter):
         folders = (adapter,)
+    if name == SPECIAL_TOKENS_MAP and (adapter / TOKENIZER_CONFIG).is_file():
+        folders = (adapter,)  # the base's would overrule its settings
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 

@@ -6,6 +6,7 @@ from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.model_card import CARD_NAME
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"  # of transformers 4
 CHAT_TEMPLATE = "chat_template.jinja"
 TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 # What a copy takes along, beside config.json.
@@ -13,7 +14,7 @@ SMALL_FILES = (
     GENERATION_CONFIG,
     "tokenizer.json",
     TOKENIZER_CONFIG,
-    "special_tokens_map.json",
+    SPECIAL_TOKENS_MAP,
     CHAT_TEMPLATE,
     TOOL_TEMPLATE,
     CARD_NAME,  # its front matter: licence, base models

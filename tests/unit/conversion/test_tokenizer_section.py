@@ -345,6 +345,23 @@ def test_the_end_of_a_turn_goes_before_other_ends(folder: Path) -> None:
     assert ends(keys) == (2, 1, 300, [2, 1, 300, 301])
 
 
+@pytest.mark.parametrize("overruled", [True, False])
+def test_roles_are_those_that_transformers_reads(folder: Path, *, overruled: bool) -> None:
+    """An older special_tokens_map.json counts unless the tokenizer was saved by transformers 4."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    if not overruled:
+        settings["added_tokens_decoder"] = {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    older = {"eos_token": {"content": "<|endoftext|>"}, "bos_token": "<|im_start|>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(older))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.eos_token == ("<|endoftext|>" if overruled else "<|im_end|>")
+    section = TokenizerSection(folder, CONFIG)
+    assert section.end_tokens[0] == tokenizer.eos_token
+    said = [note for note in section.notes if "special_tokens_map.json" in note]
+    assert [note.split()[:3] for note in said] == [["eos_token", "is", "<|endoftext|>"]] * overruled
+
+
 def test_a_role_that_the_tokenizer_names_is_kept(folder: Path) -> None:
     """As an import of a GGUF leaves it."""
     path = folder / "tokenizer_config.json"

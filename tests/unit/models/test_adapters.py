@@ -200,6 +200,24 @@ def test_an_adapters_template_is_not_lost_to_a_file_of_its_base(tmp_path: Path) 
         assert PreTrainedTokenizerFast.from_pretrained(folder).chat_template == trained
 
 
+def test_an_adapters_ends_are_not_lost_to_the_map_of_its_base(tmp_path: Path) -> None:
+    """Transformers 4 wrote special_tokens_map.json, which overrules what transformers 5 writes."""
+    base = build_tiny_checkpoint(tmp_path / "base")
+    older = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    (base / "special_tokens_map.json").write_text(json.dumps(older))
+    adapter = build_adapter(base, tmp_path / "adapter")
+    change_settings(adapter, base_model_name_or_path=str(base))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    assert tokenizer.eos_token == "<|endoftext|>"
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.save_pretrained(adapter)
+    adapted = resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    plain = resolve_model(str(base), cache_dir=tmp_path / "cache")
+    below = base_with_values(plain, adapted, out_dir=tmp_path / "below")
+    for folder in (adapted.path, below.path):
+        assert PreTrainedTokenizerFast.from_pretrained(folder).eos_token == "<|im_end|>"
+
+
 @pytest.mark.parametrize("has_own", [False, True])
 def test_a_template_for_tools_comes_with_the_default_one(tmp_path: Path, *, has_own: bool) -> None:
     """The base's, of which it is said that it is not served; but not beside the adapter's own."""
