@@ -19,6 +19,7 @@ from ollama_bridge.models.architectures.entries import Entry, number, real, text
 FACTORS_NAME = "rope_freqs.weight"
 
 _DEFAULT_THETA = 10000.0
+_KEYS = ("rope_parameters", "rope_scaling")  # of transformers 5, and of older versions
 # Llama 3.1 and 3.2, the only ones published; the GGUF keeps the divisors, not these numbers.
 _LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
 _LLAMA3_CONTEXT = 8192
@@ -45,8 +46,27 @@ def parameters_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``rope_type``, ``rope_theta`` and what the type needs.
+
+    Raises:
+        ConversionError: both are there, and say different things.
     """
-    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    readings = [_in_todays_form(config, config[key]) for key in _KEYS if config.get(key)]
+    if len(readings) > 1 and readings[0] != readings[1]:
+        raise contradiction()
+    return readings[0] if readings else _in_todays_form(config, {})
+
+
+def contradiction() -> ConversionError:
+    """Of a config with both keys, of which every version of transformers reads another."""
+    return ConversionError(
+        "config.json: rope_scaling says other positions than rope_parameters",
+        hint="move what rope_scaling has into rope_parameters, which keeps its rope_theta, and "
+        "take rope_scaling out",
+    )
+
+
+def _in_todays_form(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = dict(said)
     kind = parameters.pop("type", None)
     parameters.setdefault("rope_type", kind or "default")
     parameters.setdefault("rope_theta", config.get("rope_theta", _DEFAULT_THETA))

@@ -52,7 +52,11 @@ class Gemma3(Gemma):
         nested = (config.get("rope_parameters") or {}).get(FULL)
         if nested is None:
             return rope.parameters_of({"rope_theta": _GLOBAL_THETA, **config})
-        return rope.parameters_of({"rope_theta": _GLOBAL_THETA, "rope_parameters": nested})
+        parameters = rope.parameters_of({"rope_theta": _GLOBAL_THETA, "rope_parameters": nested})
+        older = config.get("rope_scaling")
+        if older and rope.parameters_of({"rope_parameters": {**parameters, **older}}) != parameters:
+            raise rope.contradiction()
+        return parameters
 
     def rope_entries(self, config: Config) -> list[Entry]:
         """The global base with its scaling, and the base of the layers with a window."""

@@ -77,6 +77,7 @@ def test_there_and_back(case: str, tmp_path: Path) -> None:
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
         ("qwen2", {"use_sliding_window": True, "layer_types": None, "max_window_layers": 2}),
         ("qwen2-yarn", {"rope_parameters": {**YARN, "beta_fast": 32, "attention_factor": None}}),
+        ("qwen2-yarn", {"rope_scaling": YARN}),
     ],
 )
 def test_settings_that_say_what_is_so_anyway(
@@ -106,6 +107,12 @@ def change(folder: Path, changes: dict[str, Any]) -> None:
             "use_sliding_window is True",
         ),
         ("qwen2-yarn", {"rope_parameters": {**YARN, "beta_fast": 16}}, "RoPE parameters"),
+        ("qwen2", {"rope_scaling": YARN}, "rope_scaling says other positions"),
+        (
+            "gemma3",
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "rope_scaling says other positions",
+        ),
         ("qwen2", {"head_dim": 32}, "4 heads of 32 do not add up to 64"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar is 144"),
