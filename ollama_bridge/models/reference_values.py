@@ -128,6 +128,7 @@ def with_reference_values(
 
     Raises:
         ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.
+        ConversionError: no GGUF can say how it computes.
     """
     reporter = reporter or NullReporter()
     settings = _settings(system, labels, renderer, noise_types)
@@ -202,6 +203,7 @@ def _compute(
     probes = text.conversations(longest=context - GREEDY_TOKENS)
     architecture = ARCHITECTURES[read_architecture(folder, config)]
     if model is None:
+        architecture.entries(config)  # what no GGUF can say is refused before weights are read
         check_room(
             folder,
             purpose="computing the values that prove a tag",

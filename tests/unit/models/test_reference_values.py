@@ -17,7 +17,7 @@ from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ModelError
+from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.models import memory, reference_values
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.named_ends import named_ends
@@ -416,6 +416,20 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     monkeypatch.setattr(memory, "free_bytes", lambda _: 5 * numbers)
     write_reference_values(copy, system=None, noise_types=())
     assert ReferenceValues.read(copy / "reference.json").noise == {}
+
+
+def test_what_no_gguf_can_say_is_refused_before_the_weights_are_read(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Values are computed for the proof of a GGUF, and take minutes."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    (copy / "model.safetensors").unlink()
+    config = json.loads((copy / "config.json").read_text())
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    (copy / "config.json").write_text(json.dumps({**config, "rope_parameters": scaling}))
+    with pytest.raises(ConversionError, match="rope_type is 'dynamic'"):
+        write_reference_values(copy, system=None)
 
 
 def test_only_the_noise_that_is_asked_for_is_estimated(source: Checkpoint, tmp_path: Path) -> None:
