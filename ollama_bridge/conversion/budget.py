@@ -33,6 +33,7 @@ from ollama_bridge.conversion.sensitivity import measure_options
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
 from ollama_bridge.models.architectures.frame import TensorRule
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.rounding import rounded
 from ollama_bridge.models.scored_texts import ScoredTexts, Text
 from ollama_bridge.models.weights import Weights
@@ -161,13 +162,14 @@ def choose_types(
         reporter: Hears of progress.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded.
+        ModelError: the checkpoint cannot be loaded, or memory is short.
         DataError: the corpus has too few texts.
         ConversionError: neither budget nor size can be kept; it names what can.
     """
     coarse = target.size_bytes is not None
     fixed_bytes = overhead_bytes + _unchosen_bytes(model)
     check_size(target, fixed_bytes + _smallest_bytes(model, coarse=coarse))
+    check_room(model.folder, purpose="choosing the types of its matrices")
     loaded = load_model(model.folder, dtype=torch.float32)
     tokenizer = load_tokenizer(model.folder)
     if corpus is not None:

@@ -19,6 +19,7 @@ from ollama_bridge.encoding import encode_split
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.reporting import NullReporter, Progress, Reporter, Timed
 from ollama_bridge.spread import spread_out
@@ -58,7 +59,7 @@ def importance(
         reporter: Hears of progress.
 
     Raises:
-        ModelError: the checkpoint cannot be used.
+        ModelError: the checkpoint cannot be used, or memory is short.
         DataError: no example can be used.
         DiskFullError: there is no room.
     """
@@ -83,6 +84,7 @@ def importance(
             max_length=max_length,
             name="train",
         )
+        check_room(checkpoint.path, purpose="measuring an importance matrix")
         model = load_model(checkpoint.path, dtype=torch.float32)
         total, tokens = min(max_tokens, split.tokens), 0
         with _measured(model, targets) as found, torch.inference_mode():

@@ -14,11 +14,13 @@ from gguf import GGUFReader
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
+from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import Measured, read_importance, write_importance
 from ollama_bridge.conversion.importance import importance
 from ollama_bridge.encoding import encode_split
-from ollama_bridge.errors import ConversionError
+from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.examples import read_examples
+from ollama_bridge.models import memory
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
@@ -114,6 +116,18 @@ def test_measures_what_the_matrices_are_multiplied_with(
     assert found["blk.1.ffn_down.weight"].shape == (model.config.intermediate_size,)
     few = importance(checkpoint, corpus, max_tokens=1, out_dir=tmp_path / "few")
     assert few.facts["tokens"] == len(spread_out(split.examples)[0].input_ids)
+
+
+def test_a_model_that_memory_does_not_hold_is_not_loaded(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would kill the process without a word, for a matrix and for a target alike."""
+    corpus = tiny_corpus(tmp_path / "corpus")
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    with pytest.raises(ModelError, match="not enough memory for measuring an importance matrix"):
+        importance(checkpoint, corpus, out_dir=tmp_path / "importance")
+    with pytest.raises(ModelError, match="not enough memory for choosing the types"):
+        convert(checkpoint, target=Target(kl_nats=0.1), corpus=corpus, out_dir=tmp_path / "file")
 
 
 def test_a_file_made_with_importance_is_closer_on_such_texts(
