@@ -11,7 +11,7 @@ from ollama_bridge.models.json_files import added_tokens, read_json_object
 from ollama_bridge.models.tokenizer_settings import tokenizer_settings
 
 _WHOLE_WEIGHTS = (
-    "its config still asks for the 4 or 8 bits that it was trained with (quantization_config); "
+    "its config still asks for the 4 or 8 bits that it once had (quantization_config); "
     "the weights are whole, and served as they are"
 )
 _OWN_CODE = (

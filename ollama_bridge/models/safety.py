@@ -29,8 +29,6 @@ from ollama_bridge.models.text_part import is_wrapper, text_config
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
-# Rounds a whole checkpoint when it is loaded: what it is called so for may lie there unrounded.
-_WHILE_TRAINED = "bitsandbytes"
 # FSDP 2 trains in a class that it makes of the model's, whose name older transformers save.
 _PARALLEL = "FSDP"
 
@@ -146,16 +144,17 @@ def _refuse_what_holds_checkpoints(folder: Path) -> None:
 def quantization_of(folder: Path) -> str | None:
     """By which method a checkpoint is quantized; None: by none, or its config only says so.
 
-    Merging after a training in 4 bits gives whole weights, and leaves the config as it was.
+    Merging after a training in 4 bits gives whole weights and leaves the config as it was, and so
+    do tools that write them in 16 bits again (mlx_lm.fuse).
     """
     if not (folder / "config.json").is_file():
         return None
     method = _method(read_config(folder))
-    return None if method == _WHILE_TRAINED and has_whole_weights(folder) else method
+    return method if method is not None and not has_whole_weights(folder) else None
 
 
 def has_whole_weights(folder: Path) -> bool:
-    """Whether a folder holds every tensor that its config asks for."""
+    """Whether a folder holds every tensor that its config asks for, none packed and none more."""
     try:
         config = _language_model(folder)
         architecture = ARCHITECTURES.get(read_architecture(folder, config))

@@ -193,18 +193,34 @@ def test_a_default_is_wanted_among_several_templates(folder: Path) -> None:
     load_tokenizer(folder)
 
 
+def pack(tensors: dict[str, torch.Tensor]) -> None:
+    """One tensor as a quantized checkpoint has it."""
+    tensors["model.norm.weight"] = torch.zeros(64, dtype=torch.uint8)
+
+
 def test_quantized_checkpoints_are_refused(folder: Path) -> None:
-    """A checkpoint quantized by bitsandbytes or the like is refused by the method's name."""
+    """A checkpoint quantized by GPTQ or the like is refused by the method's name."""
     change_config(folder, quantization_config={"quant_method": "gptq"})
+    rewrite_weights(folder, pack)
     with pytest.raises(ModelError, match="gptq") as caught:
         check_folder(folder)
     assert "16 bits" in str(caught.value.hint)
 
 
-def test_settings_that_a_training_in_4_bits_left(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("left", "named"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": 1}, "bitsandbytes"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"group_size": 64, "bits": 4}, "unknown method"),  # of mlx_lm.fuse --dequantize
+    ],
+)
+def test_settings_that_a_training_in_4_bits_left(
+    folder: Path, tmp_path: Path, left: dict[str, object], named: str
+) -> None:
     """Merged weights are whole, whatever the config still says: transformers would round them."""
     expected = load_model(folder).state_dict()
-    change_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": 1})
+    change_config(folder, quantization_config=left)
     with JSONLReporter(tmp_path / "events.jsonl") as reporter:
         checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=reporter)
     assert "the weights are whole" in (tmp_path / "events.jsonl").read_text()
@@ -212,11 +228,8 @@ def test_settings_that_a_training_in_4_bits_left(folder: Path, tmp_path: Path) -
         assert torch.equal(expected[name], tensor)
     again = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     assert again.digest == checkpoint.digest
-    rewrite_weights(
-        folder,
-        lambda tensors: tensors.update({"model.norm.weight": torch.zeros(64, dtype=torch.uint8)}),
-    )
-    with pytest.raises(ModelError, match=r"quantized \(bitsandbytes\)"):
+    rewrite_weights(folder, pack)
+    with pytest.raises(ModelError, match=rf"quantized \({named}\)"):
         resolve_model(str(folder), cache_dir=tmp_path / "cache")
 
 
