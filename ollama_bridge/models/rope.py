@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ollama_bridge.errors import ConversionError, GGUFError
+from ollama_bridge.models.architectures.config import mapping
+from ollama_bridge.models.architectures.config import real as positive
 from ollama_bridge.models.architectures.entries import Entry, number, real, text
 
 FACTORS_NAME = "rope_freqs.weight"
@@ -48,9 +50,10 @@ def parameters_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ``rope_type``, ``rope_theta`` and what the type needs.
 
     Raises:
-        ConversionError: both are there, and say different things.
+        ConversionError: both are there, and say different things; or one is no object, or has no
+            base of the angles.
     """
-    readings = [_in_todays_form(config, config[key]) for key in _KEYS if config.get(key)]
+    readings = [_in_todays_form(config, mapping(config, key)) for key in _KEYS if config.get(key)]
     if len(readings) > 1 and readings[0] != readings[1]:
         raise contradiction()
     return readings[0] if readings else _in_todays_form(config, {})
@@ -70,6 +73,7 @@ def _in_todays_form(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[
     kind = parameters.pop("type", None)
     parameters.setdefault("rope_type", kind or "default")
     parameters.setdefault("rope_theta", config.get("rope_theta", _DEFAULT_THETA))
+    parameters["rope_theta"] = positive(parameters, "rope_theta")
     return parameters
 
 
@@ -86,12 +90,14 @@ def llama3_divisors(
     Returns:
         (head_dim / 2,) float32.
 
+    Raises:
+        ConversionError: one of them is missing, or no number.
+
     Source: ``_compute_llama3_parameters`` of transformers; llama.cpp's converter has the same.
     """
-    factor = float(parameters["factor"])
-    low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
-    context = float(parameters["original_max_position_embeddings"])
-    theta = float(parameters["rope_theta"])
+    factor, theta = positive(parameters, "factor"), positive(parameters, "rope_theta")
+    low, high = positive(parameters, "low_freq_factor"), positive(parameters, "high_freq_factor")
+    context = positive(parameters, "original_max_position_embeddings")
     divisors = []
     for index in range(0, head_dim, 2):
         wavelength = 2 * math.pi * theta ** (index / head_dim)
@@ -116,12 +122,12 @@ def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
         ConversionError: a kind, or a setting of it, that a GGUF cannot carry.
     """
     kind = parameters["rope_type"]
-    found = [real(f"{prefix}.rope.freq_base", float(parameters["rope_theta"]))]
+    found = [real(f"{prefix}.rope.freq_base", positive(parameters, "rope_theta"))]
     if kind in ("default", "llama3"):  # llama3: the tensor rope_freqs.weight
         return found
     scaling = [
         text(f"{prefix}.rope.scaling.type", kind),
-        real(f"{prefix}.rope.scaling.factor", float(parameters.get("factor", 1.0))),
+        real(f"{prefix}.rope.scaling.factor", positive(parameters, "factor")),
     ]
     if kind == "linear":
         return found + scaling
@@ -130,7 +136,7 @@ def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
         key for key, value in parameters.items() if value is not None and _YARN.get(key) != value
     }
     if kind == "yarn" and said == needed:
-        context = int(parameters["original_max_position_embeddings"])
+        context = int(positive(parameters, "original_max_position_embeddings"))
         key = f"{prefix}.rope.scaling.original_context_length"
         return [*found, *scaling, number(key, context)]
     raise ConversionError(

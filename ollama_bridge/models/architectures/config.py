@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ollama_bridge.errors import ConversionError
 
 Config = Mapping[str, Any]  # config.json, as read
+_Kind = TypeVar("_Kind", int, float, str)
 
 
 def integer(config: Config, key: str, default: int | None = None) -> int:
@@ -35,6 +36,34 @@ def real(config: Config, key: str, default: float | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConversionError(f"config.json: {key} is {value!r}, expected a positive number")
     return float(value)
+
+
+def mapping(config: Config, key: str) -> Mapping[str, Any]:
+    """An object; empty where there is none.
+
+    Raises:
+        ConversionError: something else.
+    """
+    value = config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ConversionError(f"config.json: {key} is {value!r}, expected an object")
+    return value
+
+
+def listed(config: Config, key: str, kind: type[_Kind]) -> list[_Kind] | None:
+    """A list of one kind of value, ``float`` for any number; None where there is none.
+
+    Raises:
+        ConversionError: something else.
+    """
+    value = config.get(key)
+    if value is None:
+        return None
+    kinds = (int, float) if kind is float else (kind,)
+    if not isinstance(value, list) or not all(isinstance(one, kinds) for one in value):
+        what = "texts" if kind is str else "numbers"
+        raise ConversionError(f"config.json: {key} is {value!r:.80}, expected a list of {what}")
+    return list(value)
 
 
 def require(config: Config, key: str, *allowed: object, default: object = None) -> None:

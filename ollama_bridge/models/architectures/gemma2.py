@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from gguf.constants import GGUFValueType
 
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.architectures.config import Config, integer, real, require
+from ollama_bridge.models.architectures.config import Config, integer, listed, real, require
 from ollama_bridge.models.architectures.entries import Entry, array, number
 from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.frame import LLAMA_BLOCK, Architecture, Dimensions
@@ -60,14 +60,14 @@ class Gemma(Architecture):
     def layer_types(self, config: Config) -> list[str]:
         """Which layers slide, in order."""
         layers = self.dimensions(config).layers
-        listed = config.get("layer_types")
-        if listed is None:
+        kinds = listed(config, "layer_types", str)
+        if kinds is None:
             return self.default_layer_types(layers, config.get("sliding_window_pattern"))
-        if len(listed) != layers or not set(listed) <= {SLIDING, FULL}:
+        if len(kinds) != layers or not set(kinds) <= {SLIDING, FULL}:
             raise ConversionError(
                 f"config.json: layer_types must name {layers} times {SLIDING} or {FULL}"
             )
-        return list(listed)
+        return kinds
 
     def default_layer_types(self, layers: int, period: object = None) -> list[str]:
         """The pattern of the published models: every so manieth layer sees everything."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ollama_bridge.models import rope
-from ollama_bridge.models.architectures.config import Config, require
+from ollama_bridge.models.architectures.config import Config, mapping, require
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.frame import HEAD_NORM, LLAMA_AXES, Axes, Dimensions
@@ -49,11 +49,11 @@ class Gemma3(Gemma):
 
     def rope_of(self, config: Config) -> dict[str, Any]:
         """Those of the layers without a window."""
-        nested = (config.get("rope_parameters") or {}).get(FULL)
+        nested = mapping(config, "rope_parameters").get(FULL)
         if nested is None:
             return rope.parameters_of({"rope_theta": _GLOBAL_THETA, **config})
         parameters = rope.parameters_of({"rope_theta": _GLOBAL_THETA, "rope_parameters": nested})
-        older = config.get("rope_scaling")
+        older = mapping(config, "rope_scaling")
         if older and rope.parameters_of({"rope_parameters": {**parameters, **older}}) != parameters:
             raise rope.contradiction()
         return parameters
@@ -62,7 +62,7 @@ class Gemma3(Gemma):
         """The global base with its scaling, and the base of the layers with a window."""
         return [
             *super().rope_entries(config),
-            real_entry(f"{self.name}.rope.freq_base_swa", float(_local(config)["rope_theta"])),
+            real_entry(f"{self.name}.rope.freq_base_swa", _local(config)["rope_theta"]),
         ]
 
     def no_window(self, dims: Dimensions) -> int:
@@ -106,6 +106,6 @@ def _is_ollamas(keys: Keys) -> bool:
 
 
 def _local(config: Config) -> dict[str, Any]:
-    nested = (config.get("rope_parameters") or {}).get(SLIDING) or {}
+    nested = mapping(config, "rope_parameters").get(SLIDING) or {}
     theta = config.get("rope_local_base_freq", _LOCAL_THETA)
     return rope.parameters_of({"rope_theta": theta, "rope_parameters": nested})

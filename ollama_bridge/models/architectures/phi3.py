@@ -10,7 +10,7 @@ import numpy as np
 
 from ollama_bridge.errors import ConversionError, GGUFError
 from ollama_bridge.models import rope
-from ollama_bridge.models.architectures.config import Config, integer
+from ollama_bridge.models.architectures.config import Config, integer, listed, real
 from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.frame import (
@@ -64,7 +64,7 @@ class Phi3(Architecture):
         if parameters["rope_type"] == "longrope":
             wanted = self._rotated(config) // 2
             for name in _FACTORS:
-                if len(parameters.get(name) or ()) != wanted:
+                if len(listed(parameters, name, float) or ()) != wanted:
                     raise ConversionError(f"config.json: {name} must have {wanted} numbers")
 
     def rope_of(self, config: Config) -> dict[str, Any]:
@@ -105,14 +105,12 @@ class Phi3(Architecture):
         original = self._original_context(config)
         prefix = f"{self.name}.rope"
         entries = [
-            real_entry(f"{prefix}.freq_base", float(parameters["rope_theta"])),
+            real_entry(f"{prefix}.freq_base", parameters["rope_theta"]),
             number(f"{prefix}.scaling.original_context_length", original),
         ]
         if parameters["rope_type"] == "longrope":
-            factor = parameters.get("attention_factor")
-            if factor is None:
-                factor = attention_factor(dims.context, original)
-            entries.append(real_entry(f"{prefix}.scaling.attn_factor", float(factor)))
+            factor = real(parameters, "attention_factor", attention_factor(dims.context, original))
+            entries.append(real_entry(f"{prefix}.scaling.attn_factor", factor))
         return entries
 
     def own_entries(self, config: Config) -> list[Entry]:
@@ -167,8 +165,7 @@ class Phi3(Architecture):
 
     def _rotated(self, config: Config) -> int:
         dims = self.dimensions(config)
-        share = self.rope_of(config).get("partial_rotary_factor", 1.0)
-        return int(dims.head_dim * float(share))
+        return int(dims.head_dim * real(self.rope_of(config), "partial_rotary_factor", 1.0))
 
     def _original_context(self, config: Config) -> int:
         own = self.rope_of(config).get("original_max_position_embeddings")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.architectures.config import Config, require
+from ollama_bridge.models.architectures.config import Config, integer, listed, require
 from ollama_bridge.models.architectures.frame import Architecture, Dimensions
 from ollama_bridge.models.architectures.keys import Keys
 
@@ -40,8 +40,11 @@ def refuse_windows(config: Config) -> None:
     Raises:
         ConversionError: the config has one.
     """
-    kinds = config.get("layer_types")
-    if kinds is None and int(config.get("max_window_layers") or 0) < config["num_hidden_layers"]:
+    kinds = listed(config, "layer_types", str)
+    full = config.get("max_window_layers")
+    if kinds is None and not (
+        isinstance(full, int) and full >= integer(config, "num_hidden_layers")
+    ):
         require(config, "use_sliding_window", False, default=False)
     for kind in kinds or ():  # what transformers goes by, where it is there
         require({"layer_types": kind}, "layer_types", "full_attention")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.architectures.config import Config, require
+from ollama_bridge.models.architectures.config import Config, listed, require
 from ollama_bridge.models.architectures.frame import Architecture, Dimensions
 from ollama_bridge.models.architectures.keys import Keys
 
@@ -27,10 +27,10 @@ class SmolLM3(Architecture):
         require(config, "mlp_bias", False, default=False)
         require(config, "use_sliding_window", False, default=False)
         layers = self.dimensions(config).layers
-        rotated = config.get("no_rope_layers")
+        rotated = listed(config, "no_rope_layers", int)
         if rotated is None:
             require(config, "no_rope_layer_interval", _PERIOD, default=_PERIOD)
-        elif list(rotated) != self._rotated(layers):
+        elif rotated != self._rotated(layers):
             raise ConversionError(
                 "config.json: no_rope_layers leaves positions out of other layers than every "
                 "fourth, the only way in which Ollama computes a smollm3",

@@ -19,6 +19,7 @@ from ollama_bridge.models.load import load_model
 from ollama_bridge.models.resolve import resolve_model
 
 YARN = CASES["qwen2-yarn"][1]["rope_parameters"]
+LONGROPE = CASES["phi3-long"][1]["rope_parameters"]
 LLAMA3 = CASES["llama-3.1"][1]["rope_parameters"]
 TEXT = torch.arange(3, 123).unsqueeze(0)  # longer than the windows of the tiny Gemmas
 
@@ -143,6 +144,51 @@ def test_what_a_gguf_cannot_say_is_refused(
     with pytest.raises(ConversionError, match=message):
         exported(source, tmp_path / "a")
     assert not (tmp_path / "a" / "f32").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ("llama", {"rope_parameters": "linear"}, "rope_parameters is 'linear'"),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "factor is None"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": "4"}}, "factor is '4'"),
+        ("llama", {"rope_parameters": {"rope_theta": "1e6"}}, "rope_theta is '1e6'"),
+        ("qwen2-yarn", {"rope_parameters": {**YARN, "factor": "x"}}, "factor is 'x'"),
+        ("qwen2", {"use_sliding_window": True, "layer_types": 5}, "layer_types is 5"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "layer_types": None, "max_window_layers": "x"},
+            "use_sliding_window is True",
+        ),
+        ("gemma3", {"rope_parameters": [1]}, r"rope_parameters is \[1\]"),
+        (
+            "gemma3",
+            {"rope_parameters": {"full_attention": "linear"}},
+            "rope_parameters is 'linear'",
+        ),
+        ("gemma3", {"layer_types": [["full_attention"]]}, r"layer_types is \[\['full"),
+        ("smollm3", {"no_rope_layers": 3}, "no_rope_layers is 3"),
+        (
+            "phi3",
+            {"rope_parameters": {"partial_rotary_factor": "x"}},
+            "partial_rotary_factor is 'x'",
+        ),
+        (
+            "phi3-long",
+            {"rope_parameters": {**LONGROPE, "long_factor": ["a"] * 8}},
+            r"long_factor is \['a'",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    case: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """Configs are written by hand, too: each key is read, and none ends in a traceback."""
+    source = build_checkpoint(case, tmp_path / "source")
+    change(source, changes)
+    with pytest.raises(ConversionError, match=message):
+        exported(source, tmp_path / "a")
 
 
 def test_a_window_that_ollama_leaves_out_is_said(tmp_path: Path) -> None:
