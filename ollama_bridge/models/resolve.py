@@ -257,8 +257,8 @@ def resolve_base(
         refuse_rounded(adapter, base, found)
         return found
     name, revision = base_of(adapter)
-    # A relative path is relative to where the adapter was trained; beside the adapter is as likely.
-    folder = next((p for p in (Path(name), adapter / name) if is_dir(p)), None)
+    folder = _named_folder(adapter)
+    _refuse_circle(adapter, folder)
     if folder is None and not hub:
         raise ModelError(
             f"{adapter} is an adapter of {name!r}, which is not a folder here",
@@ -275,3 +275,25 @@ def resolve_base(
     found = _from_folder(folder, cache_dir, reporter, hub=hub)
     refuse_rounded(adapter, name, found)
     return found
+
+
+def _named_folder(adapter: Path) -> Path | None:
+    """The folder that an adapter names as its base; None: it is none here.
+
+    A relative path is relative to where the adapter was trained; beside the adapter is as likely.
+    """
+    name, _ = base_of(adapter)
+    return next((path for path in (Path(name), adapter / name) if is_dir(path)), None)
+
+
+def _refuse_circle(adapter: Path, folder: Path | None) -> None:
+    """An adapter that was trained on from itself, and saved over itself, is its own base's name."""
+    seen = {adapter.resolve()}
+    while folder is not None and is_adapter(folder) and not has_whole_weights(folder):
+        if folder.resolve() in seen:
+            raise ModelError(
+                f"{folder} names itself as its base, or an adapter that is based on it",
+                hint=naming_hint(folder),
+            )
+        seen.add(folder.resolve())
+        folder = _named_folder(folder)

@@ -334,6 +334,23 @@ def test_an_adapter_without_its_base_says_what_to_do(tiny_checkpoint: Path, tmp_
         assert "--base hf:org/base (" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("through", ["itself", "another"])
+def test_an_adapter_that_is_its_own_base_says_what_to_do(
+    tiny_checkpoint: Path, tmp_path: Path, through: str
+) -> None:
+    """Trained on from what AutoModelForCausalLM had loaded of it, and saved to the same folder."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter")
+    change_settings(adapter, base_model_name_or_path=str(adapter))
+    if through == "another":
+        other = build_adapter(tiny_checkpoint, tmp_path / "other")
+        change_settings(other, base_model_name_or_path=str(adapter))
+        change_settings(adapter, base_model_name_or_path=str(other))
+    with pytest.raises(ModelError, match="names itself as its base") as caught:
+        resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    assert "--base" in str(caught.value.hint)
+    assert resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+
+
 def test_a_base_of_four_bits_is_not_fetched(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
