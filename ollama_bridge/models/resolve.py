@@ -25,11 +25,11 @@ from ollama_bridge.models.adapter_folder import (
 from ollama_bridge.models.adapters import Adapter
 from ollama_bridge.models.cached import import_file, is_imported, link_folder, merge_adapter
 from ollama_bridge.models.given_template import with_chat_template
-from ollama_bridge.models.hub import download, fetch
+from ollama_bridge.models.hub import JUDGED, download, fetch
 from ollama_bridge.models.links import file_state
 from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.references import ModelReference, parse_reference
-from ollama_bridge.models.safety import has_whole_weights
+from ollama_bridge.models.safety import check_settings, has_whole_weights, is_packed
 from ollama_bridge.models.stored import adapters_of
 from ollama_bridge.models.tag_file import file_of_tag
 from ollama_bridge.reporting import Note, NullReporter, Reporter
@@ -87,7 +87,7 @@ def _resolve(
     parsed = parse_reference(reference)
     if parsed.kind in ("hf", "folder"):
         hub = parsed.kind == "hf"
-        folder = download(parsed) if hub else _existing(parsed.path)
+        folder = _from_hub(parsed) if hub else _existing(parsed.path)
         return _from_folder(folder, cache_dir, reporter, hub=hub, base=base, client=client)
     if base is not None:
         raise _needs_no_base(reference)
@@ -105,6 +105,14 @@ def _resolve(
         cache_dir=cache_dir,
         reporter=reporter,
     )
+
+
+def _from_hub(reference: ModelReference) -> Path:
+    """A repository whose small files do not say already that it cannot be used."""
+    small = fetch(reference, JUDGED)
+    if not is_adapter(small):
+        check_settings(small)
+    return download(reference)
 
 
 def _existing(folder: Path) -> Path:
@@ -206,7 +214,9 @@ def resolve_adapter(
     if parsed.kind not in ("hf", "folder"):
         raise _no_adapter(reference)
     hub = parsed.kind == "hf"
-    folder = download(parsed) if hub else _existing(parsed.path)
+    if hub and not is_adapter(fetch(parsed, JUDGED)):
+        raise _no_adapter(reference)
+    folder = _from_hub(parsed) if hub else _existing(parsed.path)
     found = resolve_base(
         folder, cache_dir=cache_dir, base=base, client=client, reporter=reporter, hub=hub
     )
@@ -268,9 +278,10 @@ def resolve_base(
         refuse_quantized(adapter, name, folder)
     else:
         reference = parse_reference(f"hf:{name}@{revision}" if revision else f"hf:{name}")
-        if is_called_quantized(name):  # gigabytes that would come to be refused
-            refuse_quantized(adapter, name, fetch(reference, ["config.json"]))
-        folder = download(reference)
+        small = fetch(reference, JUDGED)
+        if is_called_quantized(name) or is_packed(small):  # gigabytes would come to be refused
+            refuse_quantized(adapter, name, small)
+        folder = _from_hub(reference)
         refuse_quantized(adapter, name, folder)
     found = _from_folder(folder, cache_dir, reporter, hub=hub)
     refuse_rounded(adapter, name, found)

@@ -26,9 +26,12 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.text_part import is_wrapper, text_config
+from ollama_bridge.models.weight_files import INDEX_NAME
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
+# Last parts of the names of tensors that are not packed; else there are scales, zeros, indices.
+_WHOLE_PARTS = ("weight", "bias", "inv_freq")
 # FSDP 2 trains in a class that it makes of the model's, whose name older transformers save.
 _PARALLEL = "FSDP"
 
@@ -51,17 +54,10 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     """
     _refuse_what_holds_checkpoints(folder)
     config = _language_model(folder)
-    architecture = read_architecture(folder, config)
-    _refuse_remote_code(folder, config, architecture)
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
+    architecture = _supported(folder, config)
     method = quantization_of(folder)
     if method is not None:
-        raise ModelError(
-            f"{folder} is quantized ({method}): what rounding lost cannot be restored",
-            hint="save it in 16 bits where it was trained (Unsloth: save_pretrained_merged(folder, "
-            'tokenizer, save_method="merged_16bit")), or give the adapter and its base: --base',
-        )
+        raise _quantized(folder, method)
     match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
@@ -69,6 +65,55 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             hint="save the fast tokenizer into it: tokenizer.save_pretrained(folder)",
         )
     return config
+
+
+def check_settings(folder: Path) -> None:
+    """Check what a repository's small files say, before gigabytes of weights are fetched.
+
+    Args:
+        folder: With its ``config.json``, and the index of its weights if it has one. What they
+            leave open is left to :func:`check_folder`.
+
+    Raises:
+        UnsafeCheckpointError: code of its own.
+        UnsupportedArchitectureError: of another architecture.
+        ModelError: it is quantized.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    config = read_config(folder)
+    if "architectures" in config and not is_wrapper(config):
+        _supported(folder, config)
+    if is_packed(folder):
+        raise _quantized(folder, _method(config) or "")
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a config says that it is quantized, and the index of the weights that they are."""
+    files = (folder / "config.json", folder / INDEX_NAME)
+    if not all(path.is_file() for path in files) or _method(read_config(folder)) is None:
+        return False
+    names = read_json_object(folder / INDEX_NAME).get("weight_map")
+    return isinstance(names, Mapping) and any(
+        name.rpartition(".")[2] not in _WHOLE_PARTS for name in names
+    )
+
+
+def _supported(folder: Path, config: Mapping[str, Any]) -> str:
+    """The architecture, which is one of ours."""
+    architecture = read_architecture(folder, config)
+    _refuse_remote_code(folder, config, architecture)
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
+    return architecture
+
+
+def _quantized(folder: Path, method: str) -> ModelError:
+    return ModelError(
+        f"{folder} is quantized ({method}): what rounding lost cannot be restored",
+        hint="save it in 16 bits where it was trained (Unsloth: save_pretrained_merged(folder, "
+        'tokenizer, save_method="merged_16bit")), or give the adapter and its base: --base',
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import huggingface_hub
 import pytest
 from fakes.daemon import FakeDaemon
 from huggingface_hub.utils import filter_repo_objects
+from safetensors import safe_open
 
 from ollama_bridge.errors import ConfigError, ModelError
-from ollama_bridge.models.hub import _IGNORED, _PATTERNS, download, fetch
+from ollama_bridge.models.hub import _IGNORED, _PATTERNS, JUDGED, download, fetch
 from ollama_bridge.models.references import parse_reference
+from ollama_bridge.models.resolve import resolve_adapter, resolve_model
 
 NOTHING = parse_reference("hf:org/nothing")
 
@@ -67,3 +71,56 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str
         fetch(NOTHING, ["config.json"])
     assert "unset ALL_PROXY" in str(caught.value.hint)
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM"),
+        ({"architectures": ["XForCausalLM"], "auto_map": {"AutoModel": "x.X"}}, "code of its own"),
+        (
+            {
+                "architectures": ["Qwen3ForCausalLM"],
+                "quantization_config": {"quant_method": "fp8"},
+            },
+            r"quantized \(fp8\)",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_its_weights_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object], message: str
+) -> None:
+    """Its small files say so, and that it is no adapter."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "config.json").write_text(json.dumps(config))
+    names = {"model.layers.0.mlp.up_proj.weight_scale_inv": "model-00001-of-00009.safetensors"}
+    (repository / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    asked: list[list[str]] = []
+
+    def give(_: str, *, allow_patterns: list[str], **__: object) -> str:
+        asked.append(allow_patterns)
+        return str(repository)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", give)
+    with pytest.raises(ModelError, match=message):
+        resolve_model("hf:org/name", cache_dir=tmp_path / "cache")
+    with pytest.raises(ModelError, match="not a PEFT adapter"):
+        resolve_adapter("hf:org/name", cache_dir=tmp_path / "cache")
+    assert asked == [JUDGED, JUDGED]
+
+
+def test_whole_weights_come_whatever_their_config_still_says(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was merged, or written in 16 bits again: the index names no scales."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with safe_open(copy / "model.safetensors", "np") as weights:
+        names = dict.fromkeys(weights.keys(), "model.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(copy))
+    assert resolve_model("hf:org/name", cache_dir=tmp_path / "cache")
