@@ -51,6 +51,7 @@ class GGUFWeights(Weights):
     def __init__(self, path: Path) -> None:
         contents = read_gguf(path)
         _refuse_part(contents)
+        _refuse_embedding(contents)
         self.architecture = _architecture_of(contents)
         self.contents = without_eyes(contents, self.architecture)
         self.also_sees = len(self.contents.tensors) < len(contents.tensors)
@@ -124,6 +125,18 @@ def _refuse_part(contents: GGUFContents) -> None:
             f"{contents.path} is one of {parts} parts of a model",
             hint="put them together with llama.cpp: llama-gguf-split --merge "
             "NAME-00001-of-....gguf WHOLE.gguf",
+        )
+
+
+def _refuse_embedding(contents: GGUFContents) -> None:
+    """Refuse what turns texts into vectors: what is made of it would lose that without a word."""
+    name, metadata = contents.metadata.get("general.architecture"), contents.metadata
+    pools, causal = metadata.get(f"{name}.pooling_type"), metadata.get(f"{name}.attention.causal")
+    if pools or causal is False:
+        raise GGUFError(
+            f"{contents.path} is an embedding model ({name}.pooling_type {pools}): it answers no "
+            "texts",
+            hint="start from a model that does; this one Ollama serves as it is",
         )
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from ollama_bridge.errors import MissingExtraError, ModelError
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.references import ModelReference
-from ollama_bridge.models.weight_files import INDEX_NAME
+from ollama_bridge.models.weight_files import INDEX_NAME, MODULES_NAME
 
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "README.md"]
 # What says already that a repository cannot be used, or that it is an adapter.
-JUDGED = ["config.json", ADAPTER_CONFIG, INDEX_NAME]
+JUDGED = ["config.json", ADAPTER_CONFIG, INDEX_NAME, MODULES_NAME]
 # Other formats of the same weights; but additional_chat_templates/*.jinja is looked at.
 _IGNORED = ["*/*.safetensors", "*/*.json", "consolidated*"]
 

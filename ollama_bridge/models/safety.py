@@ -26,7 +26,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.text_part import is_wrapper, text_config
-from ollama_bridge.models.weight_files import INDEX_NAME
+from ollama_bridge.models.weight_files import INDEX_NAME, MODULES_NAME
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
@@ -58,6 +58,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     method = quantization_of(folder)
     if method is not None:
         raise _quantized(folder, method)
+    _refuse_embedding(folder)
     match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
@@ -86,6 +87,7 @@ def check_settings(folder: Path) -> None:
         _supported(folder, config)
     if is_packed(folder):
         raise _quantized(folder, _method(config) or "")
+    _refuse_embedding(folder)
 
 
 def is_packed(folder: Path) -> bool:
@@ -106,6 +108,17 @@ def _supported(folder: Path, config: Mapping[str, Any]) -> str:
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
     return architecture
+
+
+def _refuse_embedding(folder: Path) -> None:
+    """Refuse what turns texts into vectors: a GGUF of it that does not say so would answer."""
+    path = folder / MODULES_NAME
+    if path.is_file() and "Pooling" in path.read_text(encoding="utf-8", errors="replace"):
+        raise ModelError(
+            f"{folder} is an embedding model of sentence-transformers ({MODULES_NAME}): it answers "
+            "no texts",
+            hint=f"take a model that does; if this one does, remove {path}",
+        )
 
 
 def _quantized(folder: Path, method: str) -> ModelError:

@@ -22,6 +22,7 @@ _WRAPPERS = {
     "base_model.model.": "save what peft wraps: model.merge_and_unload().save_pretrained(folder)",
 }
 _VALUE_HEAD = "v_head."  # TRL's
+_DECODER = "model."
 _HINT = "the config does not fit the weights: get the checkpoint again"
 
 
@@ -41,6 +42,7 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
         ConversionError: the config lacks a size.
     """
     _refuse_wrapped(weights)
+    _refuse_headless(weights)
     left = {name for name in weights.infos if not name.endswith(COMPUTED)}
     if architecture.tied(config) and _OUTPUT in left:
         _refuse_untied(weights)
@@ -144,3 +146,16 @@ def _refuse_wrapped(weights: Weights) -> None:
                 "was saved, but what wraps it in training",
                 hint=hint,
             )
+
+
+def _refuse_headless(weights: Weights) -> None:
+    """Names of a decoder that was saved by itself, as those who make embeddings of texts do."""
+    name = _EMBEDDING.removeprefix(_DECODER)
+    if name in weights.infos and _EMBEDDING not in weights.infos:
+        raise ModelError(
+            f"{weights.place}: the tensors are called {name} and so on, without {_DECODER!r} in "
+            "front: it was saved by AutoModel or sentence-transformers, to embed texts, and "
+            "cannot answer any",
+            hint="take the model that answers; if it is one, load it by AutoModelForCausalLM and "
+            "save it again: model.save_pretrained(folder)",
+        )

@@ -10,6 +10,7 @@ from ollama_bridge.models.paths import is_file
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+MODULES_NAME = "modules.json"  # of sentence-transformers: what it does with a model's vectors
 
 
 def weights_files(folder: Path) -> list[Path]:

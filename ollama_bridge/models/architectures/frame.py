@@ -179,6 +179,7 @@ class Architecture:
         """
         key, value = self.activation
         require(config, key, value, default=value)
+        require(config, "is_causal", True, None)
         require(self.rope_of(config), "rope_type", *self.rope_types)
 
     def rope_of(self, config: Config) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def change(folder: Path, changes: dict[str, Any]) -> None:
             "rope_scaling says other positions",
         ),
         ("qwen2", {"head_dim": 32}, "4 heads of 32 do not add up to 64"),
+        ("qwen3", {"is_causal": False}, "is_causal is False"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar is 144"),
         ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must name 2"),

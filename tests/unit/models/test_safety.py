@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.ggufs import rewrite
 from safetensors.torch import load_file, save_file
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.errors import ModelError, UnsafeCheckpointError, UnsupportedArchitectureError
+from ollama_bridge.errors import (
+    GGUFError,
+    ModelError,
+    UnsafeCheckpointError,
+    UnsupportedArchitectureError,
+)
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.safety import check_folder
@@ -281,6 +287,33 @@ def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], No
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_decoder_without_its_output_layer_is_named(folder: Path) -> None:
+    """Saved by AutoModel, which leaves the first part of every name out."""
+
+    def strip(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("model.")]:
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    rewrite_weights(folder, strip)
+    with pytest.raises(ModelError, match="saved by AutoModel") as caught:
+        check_folder(folder)
+    assert "AutoModelForCausalLM" in str(caught.value.hint)
+
+
+def test_an_embedding_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A tag of it would answer: what it does with its vectors is in no file that is converted."""
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    plain = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf").gguf_path
+    pooled = tmp_path / "pooled.gguf"
+    rewrite(plain, pooled, metadata=lambda keys: keys.update({"llama.pooling_type": 3}))
+    with pytest.raises(GGUFError, match="is an embedding model"):
+        resolve_model(str(pooled), cache_dir=tmp_path / "cache")
+    modules = [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match="is an embedding model"):
+        check_folder(folder)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
