@@ -43,8 +43,12 @@ _NEUTRAL = {
 _YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 
 
-def parameters_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_of(config: Mapping[str, Any], theta: float = _DEFAULT_THETA) -> dict[str, Any]:
     """The RoPE parameters of a config, in today's form, from today's or the older keys.
+
+    Args:
+        config: The config.
+        theta: The base of the angles where the config is silent.
 
     Returns:
         ``rope_type``, ``rope_theta`` and what the type needs.
@@ -53,6 +57,7 @@ def parameters_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ConversionError: both are there, and say different things; or one is no object, or has no
             base of the angles.
     """
+    config = {"rope_theta": theta, **config}
     readings = [_in_todays_form(config, mapping(config, key)) for key in _KEYS if config.get(key)]
     if len(readings) > 1 and readings[0] != readings[1]:
         raise contradiction()
@@ -72,7 +77,7 @@ def _in_todays_form(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[
     parameters = dict(said)
     kind = parameters.pop("type", None)
     parameters.setdefault("rope_type", kind or "default")
-    parameters.setdefault("rope_theta", config.get("rope_theta", _DEFAULT_THETA))
+    parameters.setdefault("rope_theta", config["rope_theta"])
     parameters["rope_theta"] = positive(parameters, "rope_theta")
     return parameters
 

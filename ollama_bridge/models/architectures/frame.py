@@ -150,6 +150,8 @@ class Architecture:
         attention: transformers' implementation that computes it right.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
         default_epsilon: Of the norms where a GGUF is silent; None: it must not be.
+        epsilon: Of the norms where the config is silent, as its class in transformers has it.
+        theta: Base of the rotary angles where the config is silent.
         scaled_embedding: The embedding is multiplied by the square root of the width.
     """
 
@@ -169,6 +171,8 @@ class Architecture:
     attention: ClassVar[str] = "sdpa"
     default_head_dim: ClassVar[int | None] = None
     default_epsilon: ClassVar[float | None] = None
+    epsilon: ClassVar[float] = 1e-6
+    theta: ClassVar[float] = 10000.0
     scaled_embedding: ClassVar[bool] = False
 
     def check(self, config: Config) -> None:
@@ -184,7 +188,7 @@ class Architecture:
 
     def rope_of(self, config: Config) -> dict[str, Any]:
         """The parameters of its rotary positions; of layers without a window, if others differ."""
-        return rope.parameters_of(config)
+        return rope.parameters_of(config, self.theta)
 
     def notes(self, config: Config) -> list[str]:
         """What Ollama computes a little differently, for the user to know."""
@@ -214,7 +218,7 @@ class Architecture:
             head_dim=integer(config, "head_dim", self.default_head_dim or hidden // heads),
             vocab=integer(config, "vocab_size"),
             context=integer(config, "max_position_embeddings"),
-            epsilon=real(config, "rms_norm_eps", 1e-6),
+            epsilon=real(config, "rms_norm_eps", self.epsilon),
         )
 
     def tied(self, config: Config) -> bool:

@@ -22,6 +22,7 @@ class Gemma(Architecture):
 
     Attributes:
         period: Every so manieth layer attends to the whole text, unless the file lists them.
+        default_caps: Of a config that is silent.
         default_window: Of a GGUF that is silent; None: no layer slides then.
         wide_layers: The one size (27B) whose attention scale llama.cpp takes from the width.
     """
@@ -37,6 +38,7 @@ class Gemma(Architecture):
     default_head_dim = 256
     scaled_embedding = True
     period = 2
+    default_caps: ClassVar[Mapping[str, float]] = {}
     default_window: ClassVar[int | None] = None
     wide_layers = 46
 
@@ -129,11 +131,12 @@ class Gemma(Architecture):
         return dims.head_dim
 
     def _soft_caps(self, config: Config) -> Sequence[tuple[str, float]]:
-        caps = []
-        for key, name in _SOFT_CAPS.items():
-            if config.get(name) is not None:
-                caps.append((key, real(config, name)))
-        return caps
+        said = {**self.default_caps, **config}
+        return [
+            (key, real(said, name))
+            for key, name in _SOFT_CAPS.items()
+            if said.get(name) is not None
+        ]
 
 
 _SOFT_CAPS = {
@@ -149,11 +152,15 @@ class Gemma2(Gemma):
     model_type = "gemma2"
     name = "gemma2"
     default_window = 4096
+    default_caps: ClassVar[Mapping[str, float]] = {
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    }
     attention = "eager"  # transformers' sdpa leaves the soft cap out
 
     def check(self, config: Config) -> None:
         """llama.cpp always caps, and has no output matrix of its own for a Gemma 2."""
         super().check(config)
-        real(config, "attn_logit_softcapping")
-        real(config, "final_logit_softcapping")
+        for cap in self.default_caps:
+            real({**self.default_caps, **config}, cap)
         require(config, "tie_word_embeddings", True, default=True)

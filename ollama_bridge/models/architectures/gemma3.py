@@ -37,6 +37,7 @@ class Gemma3(Gemma):
         "self_attn.k_norm": HEAD_NORM,
     }
     default_epsilon = 1e-6
+    theta = _GLOBAL_THETA
     eyes = ("v.", "mm.")
     period = 6
     wide_layers = 62
@@ -51,8 +52,8 @@ class Gemma3(Gemma):
         """Those of the layers without a window."""
         nested = mapping(config, "rope_parameters").get(FULL)
         if nested is None:
-            return rope.parameters_of({"rope_theta": _GLOBAL_THETA, **config})
-        parameters = rope.parameters_of({"rope_theta": _GLOBAL_THETA, "rope_parameters": nested})
+            return rope.parameters_of(config, self.theta)
+        parameters = rope.parameters_of({"rope_parameters": nested}, self.theta)
         older = mapping(config, "rope_scaling")
         if older and rope.parameters_of({"rope_parameters": {**parameters, **older}}) != parameters:
             raise rope.contradiction()

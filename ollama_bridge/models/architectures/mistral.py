@@ -5,6 +5,8 @@ from __future__ import annotations
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.frame import Architecture
 
+_WINDOW = 4096  # where the config is silent
+
 
 class Mistral(Architecture):
     """``MistralForCausalLM``, exported only: its GGUF is a Llama's."""
@@ -17,7 +19,7 @@ class Mistral(Architecture):
 
     def notes(self, config: Config) -> list[str]:
         """The sliding window of the first version, which llama.cpp does not have."""
-        window = config.get("sliding_window")
+        window = config.get("sliding_window", _WINDOW)
         if not isinstance(window, int) or window >= self.dimensions(config).context:
             return []
         return [

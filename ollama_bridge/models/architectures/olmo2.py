@@ -22,6 +22,7 @@ class Olmo2(Architecture):
     hf_class = "Olmo2ForCausalLM"
     model_type = "olmo2"
     name = "olmo2"
+    epsilon = 1e-5
     block: ClassVar[Mapping[str, str]] = {
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",

@@ -22,6 +22,7 @@ from ollama_bridge.models.architectures.frame import (
 from ollama_bridge.models.architectures.keys import Keys
 
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+_ORIGINAL_CONTEXT = 4096  # where the config is silent
 _FACTORS = {"long_factor": _LONG, "short_factor": _SHORT}
 
 
@@ -34,6 +35,7 @@ class Phi3(Architecture):
     hf_class = "Phi3ForCausalLM"
     model_type = "phi3"
     name = "phi3"
+    epsilon = 1e-5
     block: ClassVar[Mapping[str, str]] = {
         "input_layernorm": "attn_norm",
         "self_attn.qkv_proj": "attn_qkv",
@@ -109,7 +111,9 @@ class Phi3(Architecture):
             number(f"{prefix}.scaling.original_context_length", original),
         ]
         if parameters["rope_type"] == "longrope":
-            factor = real(parameters, "attention_factor", attention_factor(dims.context, original))
+            stretched = real(parameters, "factor", dims.context / original) * original
+            own = attention_factor(stretched, original)
+            factor = real(parameters, "attention_factor", own)
             entries.append(real_entry(f"{prefix}.scaling.attn_factor", factor))
         return entries
 
@@ -169,7 +173,7 @@ class Phi3(Architecture):
 
     def _original_context(self, config: Config) -> int:
         own = self.rope_of(config).get("original_max_position_embeddings")
-        fallback = own if isinstance(own, int) else self.dimensions(config).context
+        fallback = own if isinstance(own, int) else _ORIGINAL_CONTEXT
         return integer(config, "original_max_position_embeddings", fallback)
 
     def _check_rotated(self, keys: Keys, head_dim: int) -> None:
@@ -178,7 +182,7 @@ class Phi3(Architecture):
             raise GGUFError(f"{keys.contents.path}: rope.dimension_count {rotated} of {head_dim}")
 
 
-def attention_factor(context: int, original: int) -> float:
+def attention_factor(context: float, original: int) -> float:
     """What LongRoPE multiplies attention with.
 
     Args:

@@ -19,6 +19,7 @@ class SmolLM3(Architecture):
     model_type = "smollm3"
     name = "smollm3"
     permuted = True
+    theta = 2_000_000.0
 
     def check(self, config: Config) -> None:
         """No biases, and positions are left out where llama.cpp leaves them out."""

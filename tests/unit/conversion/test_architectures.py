@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from fakes.architectures import CASES, build_checkpoint
 from gguf import GGUFReader
+from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ConversionError, UnsupportedArchitectureError
@@ -249,6 +252,34 @@ def test_old_keys_of_a_config_mean_the_same(tmp_path: Path) -> None:
             assert old.fields[name].contents() == field.contents()
     for left, right in zip(new.tensors, old.tensors, strict=True):
         assert bytes(left.data) == bytes(right.data), left.name
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(name: str) -> None:
+    """A config that somebody trimmed is no other model in a GGUF than in torch."""
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "max_position_embeddings": 16384,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 6,
+        "num_key_value_heads": 2,
+        "vocab_size": 384,
+    }
+    ours = ARCHITECTURES[name]
+    whole = getattr(transformers, name).config_class(**sizes).to_dict()
+    assert ours.entries(sizes) == ours.entries(whole)
+    assert ours.notes(sizes) == ours.notes(whole)
+
+
+def test_longrope_that_says_its_factor(tmp_path: Path) -> None:
+    """Transformers takes the factor of attention from it, not from the two contexts."""
+    source = build_checkpoint("phi3-long", tmp_path / "source")
+    change(source, {"rope_parameters": {**LONGROPE, "factor": 4.0}})
+    config = AutoConfig.from_pretrained(source)
+    _, expected = ROPE_INIT_FUNCTIONS["longrope"](config)
+    keys = own_keys(exported(source, tmp_path / "a"), "phi3")
+    assert keys["phi3.rope.scaling.attn_factor"] == pytest.approx(expected)
 
 
 def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
