@@ -75,7 +75,8 @@ def convert(
         typer.Option(
             "--standalone/--no-standalone",
             help="Write the chat template where llama.cpp, LM Studio and vLLM look for it. "
-            "Default: only if no Go TEMPLATE can be made of it.",
+            "Default: yes; but of what was trained or packaged here only if no Go TEMPLATE can be "
+            "made of it.",
         ),
     ] = None,
     host: options.HostOption = None,

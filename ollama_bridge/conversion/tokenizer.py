@@ -30,6 +30,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.named_ends import ignored_ends, is_special_in, named_ends
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.models.tokenizer_settings import (
+    default_template,
     overruled_roles,
     token_text,
     tokenizer_settings,
@@ -397,12 +398,7 @@ class TokenizerSection:
                 return file.read_bytes().decode()
             except UnicodeDecodeError as exc:
                 raise ConversionError(f"{file} is not UTF-8 text: {exc}") from exc
-        template = self._settings.get("chat_template")
-        if isinstance(template, list):  # older folders have several, by name
-            entries = [entry for entry in template if isinstance(entry, Mapping)]
-            named = {entry.get("name"): entry.get("template") for entry in entries}
-            template = named.get("default")
-        return template if isinstance(template, str) else None
+        return default_template(self._settings, self._folder)
 
 
 def _steps(section: object) -> list[Mapping[str, Any]]:

@@ -119,6 +119,12 @@ def without_eyes(contents: GGUFContents, architecture: Architecture) -> GGUFCont
 
 
 def _refuse_part(contents: GGUFContents) -> None:
+    if contents.metadata.get("general.type") == "adapter":
+        raise GGUFError(
+            f"{contents.path} is a LoRA adapter, and no model",
+            hint="give the PEFT folder that it was made of, which is merged into its base: "
+            "ollama-bridge package FOLDER TAG --base MODEL",
+        )
     parts = contents.metadata.get("split.count")
     if isinstance(parts, int) and parts > 1:
         raise GGUFError(

@@ -33,8 +33,10 @@ def download(reference: ModelReference) -> Path:
                 "--local-dir .",
             )
         raise ModelError(
-            f"{reference} has no safetensors; weights that are pickles are never opened",
-            hint=f"look for a pull request that adds them: hf:{reference.value}@refs/pr/1",
+            f"{reference} has no safetensors at its top; weights that are pickles are never opened",
+            hint="if it has some in a folder, get that and give its path: "
+            f"hf download {reference.value} --include 'FOLDER/*' --local-dir .; else look for a "
+            f"pull request that adds them: hf:{reference.value}@refs/pr/1",
         )
     return folder
 

@@ -19,6 +19,7 @@ from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import is_plain, open_weights
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.models.tensor_match import COMPUTED
+from ollama_bridge.models.tokenizer_settings import no_default
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -133,11 +134,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if isinstance(template, dict):  # by name; what is not asked for by its name is `default`
         template = template.get("default")
         if template is None:
-            raise ModelError(
-                f"{folder}: none of its chat templates ({', '.join(tokenizer.chat_template)}) is "
-                "the default",
-                hint="put the one to serve into its folder as chat_template.jinja",
-            )
+            raise no_default(folder, tokenizer.chat_template)
     if isinstance(template, str):
         check_chat_template(template, where=str(folder))
     return tokenizer

@@ -150,6 +150,24 @@ def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
     )
 
 
+def refuse_dynamic(parameters: Mapping[str, Any], *, context: int) -> None:
+    """Angles that change with the length of a text are in no GGUF.
+
+    Args:
+        parameters: From :func:`parameters_of`.
+        context: Positions that the weights were made for.
+
+    Raises:
+        ConversionError: they are asked for.
+    """
+    if parameters["rope_type"] == "dynamic":
+        raise ConversionError(
+            "config.json: rope_type is 'dynamic', which Ollama does not compute",
+            hint="take rope_scaling out of config.json (in rope_parameters: set rope_type to "
+            f'"default"): up to {context} tokens it changes nothing',
+        )
+
+
 def tensors(
     parameters: Mapping[str, Any], head_dim: int
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

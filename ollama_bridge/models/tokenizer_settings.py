@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ollama_bridge.errors import ModelError
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.small_files import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
 
@@ -40,6 +42,30 @@ def token_text(token: object) -> str | None:
     """The text of a token, as the files name them: with its flags, or without."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
+
+
+def default_template(settings: Mapping[str, Any], folder: Path) -> str | None:
+    """The chat template among a tokenizer's settings; older folders have several, by name.
+
+    Raises:
+        ModelError: several, and none is the default.
+    """
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        entries = [entry for entry in template if isinstance(entry, Mapping)]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
+        template = named.get("default")
+        if named and template is None:
+            raise no_default(folder, named)
+    return template if isinstance(template, str) else None
+
+
+def no_default(folder: Path, names: Iterable[str]) -> ModelError:
+    """Of a folder whose chat templates all have other names."""
+    return ModelError(
+        f"{folder}: none of its chat templates ({', '.join(names)}) is the default",
+        hint="put the one to serve into its folder as chat_template.jinja",
+    )
 
 
 def _overruling(folder: Path) -> dict[str, Any]:

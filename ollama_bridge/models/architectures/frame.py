@@ -184,7 +184,9 @@ class Architecture:
         key, value = self.activation
         require(config, key, value, default=value)
         require(config, "is_causal", True, None)
-        require(self.rope_of(config), "rope_type", *self.rope_types)
+        parameters = self.rope_of(config)
+        rope.refuse_dynamic(parameters, context=self.dimensions(config).context)
+        require(parameters, "rope_type", *self.rope_types)
 
     def rope_of(self, config: Config) -> dict[str, Any]:
         """The parameters of its rotary positions; of layers without a window, if others differ."""

@@ -428,8 +428,9 @@ def test_what_no_gguf_can_say_is_refused_before_the_weights_are_read(
     config = json.loads((copy / "config.json").read_text())
     scaling = {"rope_type": "dynamic", "factor": 2.0}
     (copy / "config.json").write_text(json.dumps({**config, "rope_parameters": scaling}))
-    with pytest.raises(ConversionError, match="rope_type is 'dynamic'"):
+    with pytest.raises(ConversionError, match="rope_type is 'dynamic'") as caught:
         write_reference_values(copy, system=None)
+    assert f"up to {config['max_position_embeddings']} tokens" in str(caught.value.hint)
 
 
 def test_only_the_noise_that_is_asked_for_is_estimated(source: Checkpoint, tmp_path: Path) -> None:

@@ -411,8 +411,9 @@ def test_a_repository_of_pickles_is_refused(
     """What the hub has besides safetensors is not fetched, and the error says what is missing."""
     shutil.copy(tiny_checkpoint / "config.json", tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(ModelError, match="hf:org/name has no safetensors"):
+    with pytest.raises(ModelError, match="hf:org/name has no safetensors at its top") as caught:
         resolve_model("hf:org/name", cache_dir=tmp_path / "cache")
+    assert "hf download org/name --include 'FOLDER/*'" in str(caught.value.hint)
 
 
 def test_a_resolved_folder_is_a_checkpoint_artefact(tiny_checkpoint: Path, tmp_path: Path) -> None:

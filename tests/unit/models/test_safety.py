@@ -14,6 +14,7 @@ from fakes.ggufs import rewrite
 from safetensors.torch import load_file, save_file
 
 from ollama_bridge.conversion import convert
+from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.errors import (
     GGUFError,
     ModelError,
@@ -194,6 +195,8 @@ def test_a_default_is_wanted_among_several_templates(folder: Path) -> None:
     path.write_text(json.dumps({**settings, "chat_template": named}))
     with pytest.raises(ModelError, match="tool_use"):
         load_tokenizer(folder)
+    with pytest.raises(ModelError, match="tool_use"):
+        TokenizerSection(folder, {"vocab_size": 384}).entries(chat_template=True)
     named.append({"name": "default", "template": "{{ messages }}"})
     path.write_text(json.dumps({**settings, "chat_template": named}))
     load_tokenizer(folder)
@@ -302,14 +305,19 @@ def test_a_decoder_without_its_output_layer_is_named(folder: Path) -> None:
     assert "AutoModelForCausalLM" in str(caught.value.hint)
 
 
-def test_an_embedding_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    """A tag of it would answer: what it does with its vectors is in no file that is converted."""
+def test_what_answers_no_texts_is_refused_by_what_it_is(folder: Path, tmp_path: Path) -> None:
+    """A tag of an embedding model would answer: what it does with vectors is not converted."""
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     plain = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf").gguf_path
     pooled = tmp_path / "pooled.gguf"
     rewrite(plain, pooled, metadata=lambda keys: keys.update({"llama.pooling_type": 3}))
     with pytest.raises(GGUFError, match="is an embedding model"):
         resolve_model(str(pooled), cache_dir=tmp_path / "cache")
+    lora = tmp_path / "lora.gguf"
+    rewrite(plain, lora, metadata=lambda keys: keys.update({"general.type": "adapter"}))
+    with pytest.raises(GGUFError, match="is a LoRA adapter") as caught:
+        resolve_model(str(lora), cache_dir=tmp_path / "cache")
+    assert "--base MODEL" in str(caught.value.hint)
     modules = [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ModelError, match="is an embedding model"):
