@@ -90,6 +90,7 @@ def check_start(
     check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
     check_system_is_written(recipe, start)
     check_answers_fit(recipe, start)
+    check_texts_fit(recipe, reporter)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
     if given_tokens and recipe.stops_by_f1:
@@ -197,6 +198,26 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
         return int(encoded.supervised.sum())
 
     check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
+
+
+def check_texts_fit(recipe: Recipe, reporter: Reporter) -> None:
+    """Say where texts are learnt that the tag refuses to read.
+
+    Args:
+        recipe: What to build.
+        reporter: Hears of it.
+
+    Raises:
+        ModelfileError: a parameter is unknown, or of another type.
+    """
+    learnt, read = recipe.distill.max_length, limits_of(recipe.modelfile)["num_ctx"]
+    if learnt > read:
+        message = (
+            f"examples of up to {learnt} tokens are learnt (distill.max_length), but the tag will "
+            f"refuse prompts of more than {read:g}: --set modelfile.parameters.num_ctx={learnt} "
+            "has it read them"
+        )
+        reporter.emit(Note("build", "warning", message))
 
 
 def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:

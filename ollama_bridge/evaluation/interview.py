@@ -26,7 +26,9 @@ from ollama_bridge.reporting import Progress, Reporter, StageStarted
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
-REPETITION = "repetition"  # why an answer ended: Ollama ended it, for one token came on and on
+# Why an answer ended: Ollama ended it, for one token came on and on; it was never begun, for the
+# prompt has no room in the context.
+REPETITION, OVERFLOW = "repetition", "overflow"
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
 
@@ -57,6 +59,11 @@ class Answered:
     def ended(self) -> list[bool]:
         """Whether the model ended each, rather than the limit."""
         return [record["done_reason"] == "stop" for record in self.records]
+
+    @property
+    def too_long(self) -> list[JSONRecord]:
+        """The records of texts that the tag's context has no room for."""
+        return [record for record in self.records if record["done_reason"] == OVERFLOW]
 
 
 @dataclass(frozen=True)
@@ -146,8 +153,14 @@ class Interview:
         try:
             turns = _turns(example, self._task)
             reply = self._client.chat(model.tag, turns, options=model.options)
-        except ContextOverflowError:
-            record |= {"answer": "", "done_reason": "overflow", "generated_tokens": 0}
+        except ContextOverflowError as error:
+            record |= {
+                "answer": "",
+                "done_reason": OVERFLOW,
+                "generated_tokens": 0,
+                "needed_tokens": error.needed_tokens,
+                "limit_tokens": error.limit_tokens,
+            }
         except RepetitionError as error:
             answer = error.partial_text.strip()
             record |= {

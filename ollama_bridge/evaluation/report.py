@@ -222,6 +222,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
 
 _TITLES = {
     "tag": "tag",
+    "too_long": "texts longer than the context",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "agreement": "agreement with the teacher",
@@ -276,7 +277,7 @@ def _rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _cell(name: str, value: object) -> str:
-    if value is None:
+    if value is None or (name == "too_long" and not value):
         return ""
     if isinstance(value, Mapping):
         return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
@@ -285,6 +286,8 @@ def _cell(name: str, value: object) -> str:
     number = float(str(value))
     if name in _PERCENT:
         return f"{number:.1%}"
+    if name == "too_long":
+        return f"{number:.0f}"
     if name.endswith("_bytes"):
         return f"{number / 1e6:.1f} MB"
     if name == "parameters":

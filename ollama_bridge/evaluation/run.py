@@ -36,7 +36,7 @@ from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
 from ollama_bridge.row_dates import key_of_dates
 
 STAGE = "evaluate"
-_VERSION = 2
+_VERSION = 3
 _SCORES_VERSION = 1
 
 
@@ -248,6 +248,7 @@ class _Examinee:
             facts |= measure_perplexity(
                 self.model, self.tokenizer, examples, precision=self.precision
             )
+            _tell_of_too_long(facts, len(examples), self)
         answers = write_greedily(
             self.model,
             self.tokenizer,
@@ -267,6 +268,18 @@ class _Examinee:
             _tell_of_cuts(answers, max_tokens, self.stage, self.reporter)
             texts = [without_thought(text) for text in texts]
         return texts, facts
+
+
+def _tell_of_too_long(facts: Mapping[str, object], total: int, examinee: _Examinee) -> None:
+    """Models of other contexts have their perplexities of other texts."""
+    if not facts["too_long"]:
+        return
+    message = (
+        f"{facts['too_long']:.0f} of {total} test texts are longer than the model's context of "
+        f"{examinee.model.config.max_position_embeddings} tokens: its perplexity is of the others "
+        "alone, and what it answers to these says little; lower data.max_chars to leave them out"
+    )
+    examinee.reporter.emit(Note(examinee.stage, "warning", message))
 
 
 def _tell_of_cuts(answers: Sequence[Answer], limit: int, stage: str, reporter: Reporter) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client, ModelDetails, ModelSummary
 
 STAGE = "served"
-_VERSION = 4
+_VERSION = 5
 
 
 def evaluate_served(
@@ -118,6 +118,8 @@ def evaluate_served(
             answered = read_answers(journal, models, examples, task, thinking)
         for name in thinking:
             _tell_of_cuts(name, answered[name], options[name]["num_predict"], reporter)
+        for name, one in answered.items():
+            _tell_of_too_long(name, one, options[name]["num_predict"], task, reporter)
         said = {name: one.answers for name, one in answered.items()}
         write_predictions(draft.path / "predictions.jsonl", examples, said)
         manifest = complete_report(
@@ -205,6 +207,27 @@ def _tell_of_cuts(name: str, answered: Answered, limit: float, reporter: Reporte
         reporter.emit(Note(STAGE, "warning", message))
 
 
+def _tell_of_too_long(
+    name: str, answered: Answered, limit: float, task: TaskSection, reporter: Reporter
+) -> None:
+    """What the context of a tag loses looks like what the model does not know."""
+    refused = answered.too_long
+    if not refused:
+        return
+    # Records of before have no numbers, nor has every daemon's error.
+    needed = max(record.get("needed_tokens") or 0 for record in refused)
+    room = max(record.get("limit_tokens") or 0 for record in refused)
+    context = f"context of {room} tokens" if room else "context"
+    result = "count as answered wrong" if task.kind == "classify" else "have no answer"
+    size = f"{needed + limit:g}" if needed else "N"
+    message = (
+        f"{len(refused)} of {len(answered.records)} test texts are longer than the {context} that "
+        f"the {name} is served with, and {result}: --set modelfile.parameters.num_ctx={size} "
+        f"(package: -p num_ctx={size}) makes a tag that reads them"
+    )
+    reporter.emit(Note(STAGE, "warning", message))
+
+
 def _describe(
     tag: str, served: ModelSummary, answered: Answered, task: TaskSection
 ) -> dict[str, object]:
@@ -216,6 +239,8 @@ def _describe(
         "memory_bytes": answered.memory_bytes,
         **_speeds(records),
     }
+    if answered.too_long:
+        entry["too_long"] = len(answered.too_long)
     if task.kind == "classify":
         exact = sum(answer in task.labels for answer in answers)
         return entry | {

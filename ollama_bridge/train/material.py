@@ -121,6 +121,12 @@ def load_material(
                 longest = min(split.longest, room)
                 message += f": --set {section}.max_length={longest} keeps them {kept}"
             reporter.emit(Note(stage, "warning", message))
+        if beyond := sum(len(one.input_ids) > room for one in split.examples):
+            message = (
+                f"{beyond} {name} examples are longer than the model's context of {room} tokens: "
+                f"--set {section}.max_length={room} leaves them out"
+            )
+            reporter.emit(Note(stage, "warning", message))
         if name == "train" and max_examples is not None and max_examples < len(split.examples):
             message = (
                 f"{max_examples} of {len(split.examples)} examples are used: "

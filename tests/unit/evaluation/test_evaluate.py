@@ -381,6 +381,24 @@ def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
     assert "perplexity" in read_markdown(report)
 
 
+def test_replies_to_texts_beyond_the_context_are_told(base: Checkpoint, tmp_path: Path) -> None:
+    """Their perplexity is left out: beside a model of another context it is of other texts."""
+    task = TaskSection(kind="reply", system=SYSTEM)
+    examples = [*sentiment_examples(3, name="t"), multi_turn("long", "awful " * 600)]
+    corpus = commit(
+        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", examples)
+    )
+    heard = Heard()
+    report = evaluate(
+        {"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report", reporter=heard
+    )
+    notes = [event.message for event in heard.events if isinstance(event, Note)]
+    (note,) = [note for note in notes if "context" in note]
+    assert note.startswith("1 of 4 test texts are longer than the model's context of 512 tokens: ")
+    row = next(line for line in read_markdown(report).splitlines() if "longer than" in line)
+    assert [cell.strip() for cell in row.split("|")[1:3]] == ["texts longer than the context", "1"]
+
+
 def test_a_label_behind_a_thought_is_not_scored_without_it(
     base: Checkpoint, tmp_path: Path
 ) -> None:

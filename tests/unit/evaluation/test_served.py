@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -358,21 +359,39 @@ def test_fewer_texts_are_a_fixed_choice(corpus: Corpus, tmp_path: Path) -> None:
 def test_a_text_beyond_the_context_is_a_wrong_answer(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One text that does not fit costs a point, not the evaluation."""
-    client = FakeClient()
+    """One text that does not fit costs a point, not the evaluation; it is told with its fix."""
+    client, told = FakeClient(), list[Any]()
     answer = client.chat
 
     def chat(model: str, messages: Any, *, options: Any) -> Any:
         if model == "small" and len(client.asked) == 60:
             client.asked.append((model, ""))
-            raise ContextOverflowError("too long", status_code=400)
+            error = ContextOverflowError("too long", status_code=400)
+            error.needed_tokens, error.limit_tokens = 3000, 2048
+            raise error
         return answer(model, messages, options=options)
 
     monkeypatch.setattr(client, "chat", chat)
-    report = evaluate_served(
-        TAGS, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
-    )
-    assert json.loads(report.report_path.read_text())["examples"] == 70
+    for samples in (100, 200):  # the second is made of the answers that were kept
+        report = evaluate_served(
+            TAGS,
+            corpus,
+            SETTINGS.model_copy(update={"bootstrap_samples": samples}),
+            TASK,
+            client=client,
+            out_dir=tmp_path / "served",
+            reporter=SimpleNamespace(emit=told.append),  # type: ignore[arg-type]
+        )
+    data = json.loads(report.report_path.read_text())
+    assert data["examples"] == 70
+    assert [entry.get("too_long") for entry in data["models"].values()] == [None, 1]
+    first, second = [one.message for one in told if isinstance(one, Note)]
+    assert first == second
+    begin = "1 of 70 test texts are longer than the context of 2048 tokens that the student is"
+    assert first.startswith(begin)
+    room = 3000 + client.options["small"]["num_predict"]  # type: ignore[operator]
+    assert f"--set modelfile.parameters.num_ctx={room} " in first
+    assert re.search(r"texts longer than the context +\| +\| 1 ", read_markdown(report))
 
 
 def test_replies_are_described(corpus: Corpus, tmp_path: Path) -> None:

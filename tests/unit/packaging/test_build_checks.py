@@ -22,6 +22,7 @@ from ollama_bridge.build_checks import (
     check_can_be_written,
     check_start,
     check_tags,
+    check_texts_fit,
     check_thoughts_fit,
 )
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
@@ -137,6 +138,21 @@ def test_limits_leave_room_for_what_is_thought() -> None:
     check_thoughts_fit(thinking(*fixed), heard)
     (warning,) = told
     check_thoughts_fit(thinking(*fixed, *fixes_in(warning.message)), NullReporter())
+
+
+def test_texts_that_the_tag_refuses_are_told_before_they_are_learnt() -> None:
+    """A longer limit of training is advised where texts are left out: the tag has its own."""
+
+    def notes(*overrides: str) -> list[str]:
+        told: list[Any] = []
+        heard: Any = SimpleNamespace(emit=told.append)
+        check_texts_fit(load_recipe("chat", overrides=overrides), heard)
+        return [note.message for note in told]
+
+    assert notes() == []
+    (warning,) = notes("distill.max_length=6100")
+    assert "refuse prompts of more than 4096" in warning
+    assert notes("distill.max_length=6100", *fixes_in(warning)) == []
 
 
 def test_what_a_daemon_tells_of_thoughts_is_asked_where_there_are_some() -> None:

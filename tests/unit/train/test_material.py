@@ -151,6 +151,33 @@ def test_no_length_is_advised_that_the_model_does_not_know(
     )
 
 
+def test_what_is_learnt_beyond_the_context_is_told(
+    base: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """A limit above the model's context is taken at its word; the one that is said keeps to it."""
+    lengths = lengths_in_tokens(base, corpus)
+    folder, room = tmp_path / "model", lengths[len(lengths) // 2]
+    shutil.copytree(base.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = room
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def notes(limit: int) -> list[str]:
+        listener = Listener()
+        settings = OptimizerSection(max_length=limit)
+        load_material(folder, corpus, settings, stage="finetune", reporter=listener)
+        heard = [event.message for event in listener.events if isinstance(event, Note)]
+        return [one for one in heard if "model's context of" in one]
+
+    beyond = sum(length > room for length in lengths)
+    assert beyond > 0
+    assert notes(room) == []
+    assert notes(512)[0] == (
+        f"{beyond} train examples are longer than the model's context of {room} tokens: "
+        f"--set teacher.tune.max_length={room} leaves them out"
+    )
+
+
 def test_in_float32_nothing_was_rounded() -> None:
     """What was stopped by scores is other work since near ties are told apart; not there."""
 
