@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from ollama_bridge.reporting import Note, Progress, Reporter
 
 _BATCH_TOKENS = 2048
 _POSITIONS_PER_CHUNK = 256
+_UNLIKE = ("a", "Z")  # answers that have in common what a template writes in front of any
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class LabelScores:
             labels have more than one token. NaN where a text does not fit.
         fits: (texts,) bool; whether the model's context has room for the text.
         says_label: Share of texts whose likeliest token of the whole vocabulary begins a label,
-            of those that fit.
+            behind what the template writes in front of any answer; of those that fit.
         texts_per_s: Speed of the scoring.
     """
 
@@ -86,7 +88,8 @@ def score_labels(
     fits = _which_fit(variants, _limit(model), stage=stage, reporter=reporter)
     variants = [[variant[place] for place in np.flatnonzero(fits)] for variant in variants]
     answers = [variant[0].input_ids[variant[0].supervised].tolist() for variant in variants]
-    first_ids = [answer[0] for answer in answers]
+    before = _written_before(examples[0], labels, tokenizer)
+    first_ids = [answer[before] for answer in answers]
     prompts_agree = all(
         int(variant[0].targets[0]) == int(variants[0][0].targets[0]) for variant in variants
     )
@@ -96,7 +99,7 @@ def score_labels(
         prompts = [_only_first(example) for example in variants[0]]
         log_probs, says_label = run.first_tokens(prompts, first_ids)
     else:
-        log_probs, says_label = run.whole_answers(variants, first_ids)
+        log_probs, says_label = run.whole_answers(variants, first_ids, before=before)
     elapsed_s = max(1e-9, time.monotonic() - start_s)
     scores = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
     scores[fits] = log_probs
@@ -136,9 +139,13 @@ class _Run:
         return scores, begins / len(prompts)
 
     def whole_answers(
-        self, variants: Sequence[Sequence[EncodedExample]], first_ids: Sequence[int]
+        self,
+        variants: Sequence[Sequence[EncodedExample]],
+        first_ids: Sequence[int],
+        *,
+        before: int,
     ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], float]:
-        """(texts, labels) log-probabilities of whole answers."""
+        """(texts, labels) log-probabilities of whole answers; labels begin ``before`` tokens in."""
         scores = np.zeros((len(variants[0]), len(variants)), dtype=np.float32)
         begins, done = 0, 0
         for place, variant in enumerate(variants):
@@ -151,9 +158,7 @@ class _Run:
                 sums.index_add_(0, batch.owners, log_probs)
                 scores[list(batch.members), place] = sums.cpu().numpy()
                 if place == 0:
-                    # A position that predicts the first token has another owner before it.
-                    first = torch.ones_like(batch.owners, dtype=torch.bool)
-                    first[1:] = batch.owners[1:] != batch.owners[:-1]
+                    first = _places_in_answers(batch.owners) == before
                     begins += sum(best in first_ids for best in likeliest[first].tolist())
                 done += len(batch.members)
                 self._reporter.emit(Progress(self._stage, done, scores.size, "answers"))
@@ -199,6 +204,25 @@ def _encode(examples: Sequence[Example], label: str, tokenizer: Any) -> list[Enc
     ]
     split = encode_split(answered, tokenizer, max_length=sys.maxsize, name="test")
     return [_only_last_turn(example) for example in split.examples]
+
+
+def _written_before(example: Example, labels: Sequence[str], tokenizer: Any) -> int:
+    """How many tokens of an answer are the template's own: Qwen3 writes an empty thought.
+
+    What labels alone have in common, as ``very good`` and ``very bad``, is theirs.
+    """
+    encoded = [_encode([example], answer, tokenizer)[0] for answer in (*labels, *_UNLIKE)]
+    answers = [one.input_ids[one.supervised].tolist() for one in encoded]
+    shared = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*answers, strict=False))
+    return len(list(shared))
+
+
+def _places_in_answers(owners: torch.Tensor) -> torch.Tensor:
+    """(positions,) of every token its number in the answer; those of an owner are side by side."""
+    numbers = torch.arange(len(owners), device=owners.device)
+    begins = torch.ones_like(owners, dtype=torch.bool)
+    begins[1:] = owners[1:] != owners[:-1]
+    return numbers - torch.where(begins, numbers, 0).cummax(dim=0).values
 
 
 def _which_fit(

@@ -37,7 +37,7 @@ from ollama_bridge.row_dates import key_of_dates
 
 STAGE = "evaluate"
 _VERSION = 3
-_SCORES_VERSION = 1
+_SCORES_VERSION = 2  # 2: what the template writes before a label begins none
 
 
 class ModelScores(Artifact):

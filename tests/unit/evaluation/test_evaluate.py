@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes.memory import OUT_OF_MEMORY
 from fakes.models import build_tiny_model, build_tiny_tokenizer
+from fakes.reasoning import build_reasoner
 from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
 from fakes.turn_ends import build_speaker
 
@@ -127,6 +128,32 @@ def test_single_tokens_are_read_off_behind_the_prompt(base: Checkpoint) -> None:
         assert found.predictions(labels)[row] == labels[int(last[ids].argmax())]
         says += int(last.argmax()) in ids
     assert found.says_label == says / len(examples)
+
+
+@pytest.mark.parametrize("labels", [("positive", "negative"), ("Good food", "Good times")])
+def test_what_the_template_writes_before_a_label_begins_none(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    """An empty thought is every answer's: whether it is likely says nothing of labels."""
+    folder = build_reasoner(tmp_path / "reasoner")
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.requires_grad_(False)
+    thought = tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
+    first = {tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in labels}
+    model.lm_head.weight[thought[0]] = 0.0
+    for token in first:
+        model.lm_head.weight[token] *= 30.0
+    examples = sentiment_examples(12, name="t")
+    found = score_labels(
+        model, tokenizer, examples, labels, precision=FLOAT32, stage="s", reporter=NullReporter()
+    )
+    begins = []
+    for example in examples:
+        ids = torch.tensor([encode_prompt(tokenizer, example) + thought])
+        begins.append(int(model(ids).logits[0, -1].argmax()) in first)
+    assert 0 < sum(begins) < len(begins)
+    assert found.says_label == sum(begins) / len(begins)
 
 
 def test_labels_that_are_nearly_as_likely_are_told_apart() -> None:
