@@ -17,7 +17,10 @@ import numpy as np
 from ollama_bridge.repetition import is_looping, repeated_share
 
 OTHER = "(other)"
-FEW_CUT = 0.05  # of the answers of a model that thinks; more are told of
+FEW_CUT = 0.05  # of a model's answers; more are told of
+# What it means for an answer that its limit cut it.
+CUT_LABELS = "thinking included, and count as wrong"
+CUT_REPLIES = "so whether they end, how long they are and what they come to is not known"
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _CONFIDENCE = 0.95

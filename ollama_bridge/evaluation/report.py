@@ -231,6 +231,7 @@ _TITLES = {
     "perplexity": "perplexity",
     "ended": "answers ended by themselves",
     "mean_tokens": "tokens an answer",
+    "limit_tokens": "limit of an answer (tokens)",
     "looping": "looping answers",
     "repeated_3grams": "repeated 3-grams",
     "empty": "empty answers",
@@ -286,7 +287,7 @@ def _cell(name: str, value: object) -> str:
     number = float(str(value))
     if name in _PERCENT:
         return f"{number:.1%}"
-    if name == "too_long":
+    if name in ("too_long", "limit_tokens"):
         return f"{number:.0f}"
     if name.endswith("_bytes"):
         return f"{number / 1e6:.1f} MB"

@@ -23,7 +23,7 @@ from ollama_bridge.evaluation.held_out import (
     teaches_thoughts,
     write_predictions,
 )
-from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
+from ollama_bridge.evaluation.metrics import CUT_LABELS, CUT_REPLIES, FEW_CUT, answer_scores
 from ollama_bridge.evaluation.reply import Answer, measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.examples import Example
@@ -264,8 +264,9 @@ class _Examinee:
             ended=[answer.ended for answer in answers],
             tokens=[answer.tokens for answer in answers],
         )
+        facts["limit_tokens"] = max_tokens
+        _tell_of_cuts(answers, max_tokens, task, self.stage, self.reporter)
         if task.kind == "classify":
-            _tell_of_cuts(answers, max_tokens, self.stage, self.reporter)
             texts = [without_thought(text) for text in texts]
         return texts, facts
 
@@ -282,12 +283,15 @@ def _tell_of_too_long(facts: Mapping[str, object], total: int, examinee: _Examin
     examinee.reporter.emit(Note(examinee.stage, "warning", message))
 
 
-def _tell_of_cuts(answers: Sequence[Answer], limit: int, stage: str, reporter: Reporter) -> None:
+def _tell_of_cuts(
+    answers: Sequence[Answer], limit: int, task: TaskSection, stage: str, reporter: Reporter
+) -> None:
     cut = sum(not answer.ended for answer in answers)
     if cut > FEW_CUT * len(answers):
+        result = CUT_LABELS if task.kind == "classify" else CUT_REPLIES
         message = (
-            f"{cut} of {len(answers)} answers were cut at {limit} tokens, thinking included, and "
-            f"count as wrong: --set evaluate.reply_tokens={2 * limit} lets them finish"
+            f"{cut} of {len(answers)} answers were cut at {limit} tokens, {result}: --set "
+            f"evaluate.reply_tokens={2 * limit} lets them finish"
         )
         reporter.emit(Note(stage, "warning", message))
 

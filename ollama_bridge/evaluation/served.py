@@ -31,7 +31,7 @@ from ollama_bridge.evaluation.interview import (
     forget_other_models,
     read_answers,
 )
-from ollama_bridge.evaluation.metrics import FEW_CUT, answer_scores
+from ollama_bridge.evaluation.metrics import CUT_LABELS, CUT_REPLIES, FEW_CUT, answer_scores
 from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.journal import Journal, JSONRecord
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
@@ -116,9 +116,9 @@ def evaluate_served(
             interview = Interview(client, models, task, journal, stage=STAGE, reporter=reporter)
             interview.run(examples)
             answered = read_answers(journal, models, examples, task, thinking)
-        for name in thinking:
-            _tell_of_cuts(name, answered[name], options[name]["num_predict"], reporter)
         for name, one in answered.items():
+            if task.kind == "reply" or name in thinking:
+                _tell_of_cuts(name, one, options[name]["num_predict"], task, reporter)
             _tell_of_too_long(name, one, options[name]["num_predict"], task, reporter)
         said = {name: one.answers for name, one in answered.items()}
         write_predictions(draft.path / "predictions.jsonl", examples, said)
@@ -127,7 +127,11 @@ def evaluate_served(
             "Scores as served by Ollama",
             task,
             examples,
-            {name: _describe(tags[name], served[name], answered[name], task) for name in tags},
+            {
+                name: _describe(tags[name], served[name], one, task)
+                | _limit_of_replies(options[name], task)
+                for name, one in answered.items()
+            },
             said,
             bootstrap_samples=settings.bootstrap_samples,
         )
@@ -195,13 +199,16 @@ def _options(
     return {"temperature": 0, "num_predict": min(tokens, own), "seed": 0}
 
 
-def _tell_of_cuts(name: str, answered: Answered, limit: float, reporter: Reporter) -> None:
+def _tell_of_cuts(
+    name: str, answered: Answered, limit: float, task: TaskSection, reporter: Reporter
+) -> None:
     total = len(answered.records)
     cut = sum(record["done_reason"] == "length" for record in answered.records)
     if cut > FEW_CUT * total:
+        result = CUT_LABELS if task.kind == "classify" else CUT_REPLIES
         message = (
             f"{cut} of {total} answers of the {name} were cut at {limit:g} tokens, "
-            "thinking included, and count as wrong: raise evaluate.reply_tokens "
+            f"{result}: raise evaluate.reply_tokens "
             "(--set evaluate.reply_tokens=2000), and the tag's num_predict where it is less"
         )
         reporter.emit(Note(STAGE, "warning", message))
@@ -250,6 +257,11 @@ def _describe(
     tokens = [record["generated_tokens"] for record in records]
     repeated = [record["done_reason"] == REPETITION for record in records]
     return entry | answer_scores(answers, ended=ended, tokens=tokens, repeated=repeated)
+
+
+def _limit_of_replies(options: Options, task: TaskSection) -> dict[str, object]:
+    """An answer of no more tokens ended by itself."""
+    return {"limit_tokens": options["num_predict"]} if task.kind == "reply" else {}
 
 
 def _speeds(records: Sequence[JSONRecord]) -> dict[str, float]:

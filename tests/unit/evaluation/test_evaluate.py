@@ -400,8 +400,18 @@ def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
     """A reply task gets perplexity and the look of the answers."""
     task = TaskSection(kind="reply", system=SYSTEM)
     corpus = tiny_corpus(tmp_path / "corpus")
-    report = evaluate({"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report")
+    heard = Heard()
+    report = evaluate(
+        {"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report", reporter=heard
+    )
     entry = json.loads(report.report_path.read_text())["models"]["student"]
+    # A random model does not end: that it was cut is no property of it.
+    cut = round(entry["answers"] * (1 - entry["ended"]))
+    (warning,) = [event.message for event in heard.events if isinstance(event, Note)]
+    assert warning.startswith(f"{cut} of 4 answers were cut at 6 tokens, so whether they end, ")
+    assert "--set evaluate.reply_tokens=12 " in warning
+    row = next(line for line in read_markdown(report).splitlines() if "limit of an" in line)
+    assert [cell.strip() for cell in row.split("|")[1:3]] == ["limit of an answer (tokens)", "6"]
     assert entry["perplexity"] > 1
     assert entry["answers"] == 4
     assert 0 <= entry["ended"] <= 1

@@ -396,11 +396,23 @@ def test_a_text_beyond_the_context_is_a_wrong_answer(
 
 def test_replies_are_described(corpus: Corpus, tmp_path: Path) -> None:
     """A reply task is sampled as the tag says, and its ends are counted."""
-    client = FakeClient()
+    client, told = FakeClient(), list[Any]()
+    client.parameters["small"] = "num_predict                    3"
     report = evaluate_served(
-        TAGS, corpus, SETTINGS, REPLY, client=client, out_dir=tmp_path / "served"
+        TAGS,
+        corpus,
+        SETTINGS,
+        REPLY,
+        client=client,
+        out_dir=tmp_path / "served",
+        reporter=SimpleNamespace(emit=told.append),  # type: ignore[arg-type]
     )
     student = json.loads(report.report_path.read_text())["models"]["student"]
+    cut = round(70 * (1 - student["ended"]))
+    warnings = [one.message for one in told if isinstance(one, Note)]
+    for warning, (name, limit) in zip(warnings, {"teacher": 6, "student": 3}.items(), strict=True):
+        assert warning.startswith(f"{cut} of 70 answers of the {name} were cut at {limit} tokens,")
+    assert "| limit of an answer (tokens) | 6 " in read_markdown(report)
     texts = [one.messages[1].content for one in sentiment_examples(70, name="test")]
     assert student["ended"] == pytest.approx(sum(len(text) % 2 for text in texts) / 70)
     assert "answers ended by themselves" in read_markdown(report)
