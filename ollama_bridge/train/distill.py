@@ -34,7 +34,11 @@ from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.soft_targets import SplitLabels, open_stores
-from ollama_bridge.train.stopping import answers_of_task, score_of_task
+from ollama_bridge.train.stopping import (
+    answers_of_task,
+    key_of_last_answers,
+    score_of_task,
+)
 from ollama_bridge.train.student import Parts, cut_student
 from ollama_bridge.train.validation import Validator
 
@@ -193,6 +197,7 @@ def _work(
             "labels": list(task_labels),
             **key_of_ends(tokenizer, corpus),
             **key_of_dates(tokenizer),
+            **key_of_last_answers(settings, corpus, task_labels),
         },
         seed=settings.seed,
     )

@@ -33,7 +33,11 @@ from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.qlora import check_backend, load_quantized
 from ollama_bridge.train.ranks import Ranks
-from ollama_bridge.train.stopping import answers_of_task, score_of_task
+from ollama_bridge.train.stopping import (
+    answers_of_task,
+    key_of_last_answers,
+    score_of_task,
+)
 from ollama_bridge.train.validation import Validator, probe_logits
 
 STAGE = "finetune"
@@ -149,6 +153,7 @@ def _work(
             "labels": list(labels),
             **key_of_ends(tokenizer, corpus),
             **key_of_dates(tokenizer),
+            **key_of_last_answers(settings, corpus, labels),
         },
         seed=settings.seed,
     )

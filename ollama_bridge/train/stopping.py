@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_bridge.config import EarlyStoppingSection
+from ollama_bridge.artifacts import Corpus
+from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import read_examples
 from ollama_bridge.train.state import Position
 
 
@@ -99,11 +101,26 @@ def score_of_task(examples: Sequence[EncodedExample], labels: Sequence[str]) -> 
 def answers_of_task(
     examples: Sequence[EncodedExample], labels: Sequence[str]
 ) -> tuple[tuple[int, ...], ...]:
-    """The tokens of every answer that a validation split has; empty where they are no labels.
+    """The tokens of every last answer that a validation split has; empty where they are no labels.
+
+    Of a classification the last answer is the label, whatever was said before.
 
     Args:
         examples: Of the split.
         labels: Of a classification; none for free text.
     """
-    answers = {tuple(example.input_ids[example.targets].tolist()) for example in examples}
+    answers = {tuple(example.input_ids[example.stretches[-1]].tolist()) for example in examples}
     return tuple(sorted(answers)) if len(answers) <= len(labels) else ()
+
+
+def key_of_last_answers(
+    settings: OptimizerSection, corpus: Corpus, labels: Sequence[str]
+) -> dict[str, str]:
+    """For the key of work that was stopped by all answers of a conversation; empty elsewhere."""
+    if settings.early_stopping is None or not labels:
+        return {}
+    several = any(
+        any(message.role == "assistant" for message in example.messages[:-1])
+        for example in read_examples(corpus.split_path("validation"))
+    )
+    return {"stopped by": "last answers"} if several else {}

@@ -31,6 +31,7 @@ class Validator:
         teacher: Whose distributions, if they are not.
         on_policy: Also score what the student writes behind the split's prompts.
         answers: Tokens of the labels of a classification, as the split has them; none of free text.
+            They are its examples' last answers.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Validator:
 
         ``exact`` is the share of examples all of whose tokens are the likeliest ones: there the
         greedy answer is the right one, ended in the right place. Of a classification that is the
-        accuracy, with answers outside of the labels counted as wrong; there ``macro_f1`` is the
-        mean of the labels' F1. Of what the student writes, see
+        accuracy of the last answer, with answers outside of the labels counted as wrong; there
+        ``macro_f1`` is the mean of the labels' F1. Of what the student writes, see
         :meth:`~ollama_bridge.train.on_policy.OnPolicy.score`.
         """
         sums = {"ce": 0.0, "token_accuracy": 0.0}
@@ -69,6 +70,7 @@ class Validator:
             batch = batch.to(self._precision.device)
             wrong = torch.zeros(len(batch.members), dtype=torch.bool)
             said: list[int] = []
+            judged = self._judged(batch)
             with self._precision.autocast():
                 signal = self._signal(batch)
                 hidden = run_decoder(self._model, batch).supervised
@@ -77,7 +79,7 @@ class Validator:
                     likeliest = self._head.likeliest(hidden[part], logits)
                     missed = likeliest != batch.targets[part]
                     said += likeliest.tolist()
-                    wrong[batch.owners[part][missed].cpu()] = True
+                    wrong[batch.owners[part].cpu()[missed.cpu() & judged[part]]] = True
                     found = signal.beside(logits, part)
                     sums["ce"] += float(found.cross_entropy().sum())
                     sums["token_accuracy"] += float((~missed).sum())
@@ -87,7 +89,7 @@ class Validator:
             positions += int(hidden.shape[0])
             exact += int((~wrong).sum())
             if self._answers:
-                f1.count(batch, said)
+                f1.count(batch, said, judged.tolist())
         scores = {name: value / positions for name, value in sums.items()}
         scores["exact"] = exact / len(self._batches.examples)
         if self._answers:
@@ -95,6 +97,15 @@ class Validator:
         if self._on_policy is not None:
             scores |= self._on_policy.score(self._batches.examples)
         return scores
+
+    def _judged(self, batch: Batch) -> torch.Tensor:
+        """(positions,) bool; of a classification those of last answers, else all."""
+        examples = [self._batches.examples[member] for member in batch.members]
+        parts = [np.ones(len(example.targets), dtype=np.bool_) for example in examples]
+        for part, example in zip(parts, examples, strict=True):
+            if self._answers:
+                part[: -len(example.stretches[-1])] = False
+        return torch.from_numpy(np.concatenate(parts))
 
     def _signal(self, batch: Batch) -> Signal:
         if self._store is not None:
@@ -118,9 +129,10 @@ class _MacroF1:
         self._answers = answers
         self._right, self._given, self._said = np.zeros((3, len(answers)))
 
-    def count(self, batch: Batch, said: Sequence[int]) -> None:
-        """Add a batch whose positions have these likeliest tokens."""
-        positions = zip(batch.owners.tolist(), batch.targets.tolist(), said, strict=True)
+    def count(self, batch: Batch, said: Sequence[int], judged: Sequence[bool]) -> None:
+        """Add a batch whose positions have these likeliest tokens; some of them are judged."""
+        everywhere = zip(batch.owners.tolist(), batch.targets.tolist(), said, strict=True)
+        positions = itertools.compress(everywhere, judged)
         for _, of_one in itertools.groupby(positions, key=operator.itemgetter(0)):
             _, targets, tokens = zip(*of_one, strict=True)
             self._count_one(targets, tokens)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.models import build_tiny_tokenizer
-from fakes.trainable import LABELS, SYSTEM, sentiment_examples
+from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import (
@@ -20,11 +20,11 @@ from ollama_bridge.config import (
 )
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import Example, Message
+from ollama_bridge.examples import Example, Message, write_examples
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
 from ollama_bridge.train.state import Position
-from ollama_bridge.train.stopping import Stopping, score_of_task
+from ollama_bridge.train.stopping import Stopping, key_of_last_answers, score_of_task
 
 # Of free text whose answers are never right to the last token, though ever more of them is right.
 TEXT = [
@@ -143,6 +143,28 @@ def test_both_stages_say_what_their_task_is(
             out_dir=tmp_path / "student",
         )
     assert told == [score, score]
+
+
+def test_what_was_stopped_by_all_answers_is_other_work(tmp_path: Path) -> None:
+    """Where labels end conversations with earlier answers, and nowhere else."""
+    single = sentiment_examples(3, name="validation")
+    before = (Message("user", "Hi"), Message("assistant", "Hello"))
+    several = [replace(one, messages=(*before, *one.messages[1:])) for one in single]
+    stopped = TuneSection(early_stopping=EarlyStoppingSection())
+
+    def key(examples: Sequence[Example], name: str) -> list[dict[str, str]]:
+        corpus = commit(
+            Corpus,
+            tmp_path / name,
+            lambda path: write_examples(path / "validation.jsonl", examples),
+        )
+        return [
+            key_of_last_answers(settings, corpus, labels)
+            for settings, labels in ((stopped, LABELS), (stopped, ()), (TuneSection(), LABELS))
+        ]
+
+    assert key(single, "single") == [{}, {}, {}]
+    assert key(several, "several") == [{"stopped by": "last answers"}, {}, {}]
 
 
 def test_a_recipe_that_names_its_metric_is_the_work_that_it_was() -> None:

@@ -17,7 +17,7 @@ from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.forward import run_decoder
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.train.stopping import answers_of_task
+from ollama_bridge.train.stopping import answers_of_task, score_of_task
 from ollama_bridge.train.validation import Validator
 
 
@@ -82,6 +82,50 @@ def test_macro_f1_counts_what_wrong_answers_say(monkeypatch: pytest.MonkeyPatch)
     assert scores["macro_f1"] == pytest.approx(expected.macro_f1.value)
     assert scores["exact"] == pytest.approx(3 / 8)
     assert "macro_f1" not in Validator(model, batches, precision=precision)()
+
+
+def test_of_a_conversation_the_last_answer_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the label; what was said before differs from text to text, and may be said wrong."""
+    labels, tokenizer = ("good", "awful"), build_tiny_tokenizer()
+    gold = ["good", "good", "awful", "awful"]
+    examples = encode_split(
+        [
+            Example(
+                f"{number}",
+                (
+                    Message("user", "Hello"),
+                    Message("assistant", f"Hello, number {number}."),
+                    Message("user", f"{number}"),
+                    Message("assistant", label),
+                ),
+                "g",
+            )
+            for number, label in enumerate(gold)
+        ],
+        tokenizer,
+        max_length=512,
+        name="t",
+    ).examples
+    assert score_of_task(examples, labels) == "exact"
+    batches = Batches(examples, batch_tokens=200, pad_id=0)
+    answers = {label: examples[gold.index(label)].stretches[-1] for label in labels}
+    ids = {label: examples[gold.index(label)].input_ids[at] for label, at in answers.items()}
+    said = ["good", "good", "awful", "good"]
+    tokens: list[int] = []
+    for batch in batches.in_order():
+        for member in batch.members:
+            last = len(examples[member].stretches[-1])
+            tokens += [9] * (len(examples[member].targets) - last)
+            tokens += [*ids[said[member]].tolist(), *[9] * last][:last]
+    precision = Precision(torch.device("cpu"), torch.float32, torch.get_num_threads())
+    validator = Validator(
+        build_tiny_model(), batches, precision=precision, answers=answers_of_task(examples, labels)
+    )
+    monkeypatch.setattr(validator, "_head", Says(tokens))
+    scores = validator()
+    expected = score(gold, said, labels, bootstrap_samples=1)
+    assert scores["exact"] == 3 / 4
+    assert scores["macro_f1"] == pytest.approx(expected.macro_f1.value)
 
 
 def test_of_two_answers_that_are_nearly_as_likely_the_likelier_one_is_right() -> None:
