@@ -29,7 +29,7 @@ from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import DaemonError, RepetitionError
+from ollama_bridge.errors import DaemonError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import (
@@ -40,13 +40,27 @@ from ollama_bridge.reporting import (
     StageStarted,
     Timed,
 )
-from ollama_bridge.teacher.replies import LOGPROBS_NAME, logprobs_line, read_tagged
+from ollama_bridge.teacher.replies import (
+    LOGPROBS_NAME,
+    brings_what_is_learnt,
+    logprobs_line,
+    read_tagged,
+)
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import KEPT, LOOPING, WRONG, judge, with_thinking
-from ollama_bridge.teacher.unusable import STAGE, check_labels, counts_text, nothing_usable
+from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.unusable import (
+    REFUSED,
+    STAGE,
+    check_labels,
+    counts_text,
+    no_distribution,
+    nothing_usable,
+    refusal,
+    set_aside,
+)
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
-_GOLD, _REFUSED = "had an answer", "refused"
+_GOLD = "had an answer"
 # Of the test split: what the teacher says wrong, or not at all, is what is measured.
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
@@ -267,34 +281,42 @@ class _Writing:
 class _Trial:
     """Ends the stage where none of the first replies comes to an answer: the others will not.
 
-    A wrong answer is one: which labels a teacher gets right is not known of the first texts.
+    A wrong answer is one: which labels a teacher gets right is not known of the first texts. Where
+    distributions have to come along, one has to.
     """
 
     def __init__(self, writing: _Writing) -> None:
         self.is_over = False
         self._writing = writing
         self._outcomes: Counter[str] = Counter()
+        self._brought = False
 
     def see(self, example: Example, outcome: Outcome) -> None:
         """Judge one more reply; what was refused says nothing of the others.
 
         Raises:
-            DaemonError: nobody can learn from any of so many.
+            DaemonError: nobody can learn from any of so many, or what was likely in them.
         """
         if self.is_over:
             return
         if outcome.value is not None:
-            verdict, _ = self._writing.take(example, reply_from_record(outcome.value))
+            reply = reply_from_record(outcome.value)
+            verdict, _ = self._writing.take(example, reply)
+            self._brought |= brings_what_is_learnt(reply, self._writing.settings)
         else:
-            verdict = _set_aside(outcome)
-        if verdict == _REFUSED:
+            verdict = set_aside(outcome)
+        if verdict == REFUSED:
             return
         self._outcomes[verdict] += 1
-        if verdict in (KEPT, WRONG):
-            self.is_over = True
-        elif self._outcomes.total() == _TRIAL_REPLIES:
+        answers = self._outcomes[KEPT] + self._outcomes[WRONG]
+        self.is_over = bool(answers) and self._brought
+        if self.is_over or self._outcomes.total() < _TRIAL_REPLIES:
+            return
+        if not answers:
             where = f"among the first {_TRIAL_REPLIES}"
             raise self._writing.nothing_usable(where, self._outcomes)
+        name, replies = self._writing.respondent.name, f"any of the first {_TRIAL_REPLIES} replies"
+        raise no_distribution(name, replies, self._writing.settings)
 
 
 def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter: Reporter) -> None:
@@ -352,8 +374,8 @@ def _write_split(
                 continue
             outcome = log.read(writing.job(example).key)
             if outcome.value is None:
-                writing.refused.append(_refusal(example, outcome))
-                verdict, answered = _set_aside(outcome), example
+                writing.refused.append(refusal(example, outcome))
+                verdict, answered = set_aside(outcome), example
             else:
                 verdict, answered = writing.take(example, reply_from_record(outcome.value))
             if verdict != KEPT and name == "test" and example.label is not None:
@@ -391,18 +413,3 @@ def _is_answered_by_label(example: Example) -> bool:
     """Whether the answer that an example came with is its label and nothing else."""
     last = example.messages[-1]
     return last.role == "assistant" and without_thought(last.content) == example.label
-
-
-def _set_aside(outcome: Outcome) -> str:
-    """How a question without a reply is counted."""
-    is_loop = (outcome.error or "").startswith(f"{RepetitionError.__name__}:")
-    return LOOPING if is_loop else _REFUSED
-
-
-def _refusal(example: Example, outcome: Outcome) -> JSONRecord:
-    return {
-        "id": example.id,
-        "outcome": _set_aside(outcome),
-        "error": outcome.error,
-        "attempts": outcome.attempts,
-    }

@@ -22,7 +22,7 @@ from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends
-from ollama_bridge.errors import ConfigError, DaemonError
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.label_store.formats import TopKFormat
@@ -40,18 +40,11 @@ from ollama_bridge.teacher.scoring import Part, score
 from ollama_bridge.teacher.splits import counts_of, read_splits
 from ollama_bridge.teacher.token_bytes import TokenBytes
 from ollama_bridge.teacher.turns import Origin, SplitReader, Turn, begins_in_blanks
+from ollama_bridge.teacher.unusable import no_distribution
 
 STAGE = "label"
 
 _EXAMPLES_AT_ONCE = 256
-_OTHER_STUDENT = "choose a student whose tokenizer cuts text as the teacher's does"
-# What to do where not one token got a distribution, by teacher.score.
-_NOTHING_HINTS = {
-    "generated": "teacher.score=both also asks about given answers; or set teacher.answers=daemon, "
-    "so that there are written ones",
-    "asked": _OTHER_STUDENT,
-    "both": _OTHER_STUDENT,
-}
 
 
 def label_by_daemon(
@@ -299,11 +292,7 @@ def _describe_origins(
     """
     total = sum(origins.values(), Counter[str]())
     if not total["generated"] + total["scored"]:
-        raise DaemonError(
-            f"{tag} gave no distribution for any of {total.total()} tokens",
-            hint=_NOTHING_HINTS[teacher.score],
-            model=tag,
-        )
+        raise no_distribution(tag, f"any of {total.total()} tokens", teacher)
     share = total["hard"] / total.total()
     message = (
         f"{share:.1%} of {total.total()} tokens have no distribution and are learnt as hard "

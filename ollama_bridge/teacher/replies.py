@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ollama_bridge.client.batch_log import is_settled
 from ollama_bridge.client.thinking import THINKING_CLOSE, THINKING_OPEN
+from ollama_bridge.client.values import Reply
+from ollama_bridge.config import TeacherSection
 from ollama_bridge.journal import JSONRecord
 
 LOGPROBS_NAME = "logprobs.jsonl"
@@ -22,6 +24,16 @@ _TAGS = (THINKING_OPEN, THINKING_CLOSE)
 _WORTH_PARSING = tuple(word.encode() for word in (*_TAGS, '"error"', "\0"))
 _KEY = re.compile(rb'{"key": "([^"]+)"')
 _REPLY = b', "reply": '  # not in an id: it would be escaped there
+
+
+def brings_what_is_learnt(reply: Reply, settings: TeacherSection) -> bool:
+    """Whether a reply came with the distributions that are learnt of it; or needs none.
+
+    What was likely behind a thought says little about an answer without it.
+    """
+    if settings.soft_labels != "daemon" or settings.score != "generated":
+        return True
+    return bool(reply.logprobs) and (not reply.thinking or settings.thinking == "keep")
 
 
 def logprobs_line(example_id: str, reply: JSONRecord) -> str:

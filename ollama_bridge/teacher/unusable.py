@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ollama_bridge.client.batch_log import Outcome
 from ollama_bridge.config import TeacherSection
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonError, RepetitionError
+from ollama_bridge.examples import Example
+from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.teacher.traces import LOOPING, THINKING_MISSING, THINKING_WITHIN
 
 STAGE = "answers"
+REFUSED = "refused"
 
 _FEW_LEFT = 0.1  # of the training examples of a label; fewer are told of
 _RARE = 5  # training examples; that fewer are all answered otherwise says nothing of the spelling
@@ -19,6 +23,7 @@ _LEARN_GOLD = (
     "--set teacher.answers=gold --set teacher.rewrite=false --set teacher.thinking=strip "
     "--set teacher.score=asked"
 )
+_ANSWERS_ALONE = "--set teacher.soft_labels=none --set distill.kd_weight=0"
 _TELL_THOUGHTS = (
     "start the server so that it separates thoughts from answers (vLLM: --reasoning-parser)"
 )
@@ -52,6 +57,32 @@ def nothing_usable(
         hint = f"{_TELL_THOUGHTS}; or choose another teacher" if is_api else hint
     return DaemonError(
         f"{teacher} wrote no usable answer {where}: {counts_text(outcomes)}",
+        hint=hint,
+        model=teacher,
+    )
+
+
+def no_distribution(teacher: str, of_what: str, settings: TeacherSection) -> DaemonError:
+    """The error where no token has a distribution that a student could learn.
+
+    Args:
+        teacher: Its name.
+        of_what: Which tokens.
+        settings: Which of them get one, what becomes of thinking, and whom was asked.
+    """
+    if settings.base_url is not None:
+        hint = f"learn its answers alone: {_ANSWERS_ALONE}"
+        if settings.thinking != "keep":
+            kept = "where it thinks, learn that too (nothing is known of an answer without it)"
+            hint = f"{kept}: --set teacher.thinking=keep; or {hint}"
+        else:
+            hint = f"see that its server reports logprobs, or {hint}"
+    elif settings.score == "generated":
+        hint = "have it asked about the answers as well: --set teacher.score=both"
+    else:
+        hint = "choose a student whose tokenizer cuts text as the teacher's does"
+    return DaemonError(
+        f"{teacher} gave no distribution for {of_what}",
         hint=hint,
         model=teacher,
     )
@@ -92,6 +123,22 @@ def check_labels(
                 hint = f"{hint}; or learn the data's own answers: {_LEARN_GOLD}"
             raise DaemonError(message, hint=hint, model=teacher)
         reporter.emit(Note(STAGE, "warning", message))
+
+
+def set_aside(outcome: Outcome) -> str:
+    """How a question without a reply is counted."""
+    is_loop = (outcome.error or "").startswith(f"{RepetitionError.__name__}:")
+    return LOOPING if is_loop else REFUSED
+
+
+def refusal(example: Example, outcome: Outcome) -> JSONRecord:
+    """What is kept of it, for people."""
+    return {
+        "id": example.id,
+        "outcome": set_aside(outcome),
+        "error": outcome.error,
+        "attempts": outcome.attempts,
+    }
 
 
 def counts_text(outcomes: Counter[str]) -> str:

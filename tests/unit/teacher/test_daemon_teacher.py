@@ -532,6 +532,30 @@ def test_no_class_is_lost_without_a_word(
     assert len(warnings) == (said < 3)
 
 
+@pytest.mark.parametrize("thinking", [["Hm."], []], ids=["thinks", "no logprobs"])
+def test_a_teacher_that_brings_no_distribution_is_not_asked_on(
+    daemon: FakeDaemon, tmp_path: Path, thinking: list[str]
+) -> None:
+    """Where they were to come with its answers: of 50 replies it is known, not after all."""
+
+    def fill(path: Path) -> None:
+        write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(60)])
+        for split in ("validation", "test"):
+            write_examples(path / f"{split}.jsonl", [example(split, answer="as given")])
+        (path / "card.json").write_text("{}")
+
+    entry = {"token": "yes", "logprob": -0.5}
+    found = [[{**entry, "top_logprobs": [entry]}]] if thinking else None
+    daemon.script = lambda asked: Turn(thinking=thinking, pieces=["yes"], logprobs=found)
+    corpus = commit(Corpus, tmp_path / "open", fill)
+    soft = SETTINGS.model_copy(update={"soft_labels": "daemon"})
+    with pytest.raises(DaemonError, match="no distribution for any of the first 50 replies"):
+        write(corpus, daemon, tmp_path, settings=soft)
+    assert len(daemon.questions) < 60
+    both = soft.model_copy(update={"score": "both"})  # what the error says
+    assert write(corpus, daemon, tmp_path, settings=both).facts["train"] == 60
+
+
 def test_a_teacher_without_thoughts_is_told_what_helps(
     labelled: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:

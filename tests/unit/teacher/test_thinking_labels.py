@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from fakes.reasoning import build_reasoner
 from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import SoftLabelsSection, TeacherSection
+from ollama_bridge.config import SoftLabelsSection, TeacherSection, load_recipe
 from ollama_bridge.encoding import encode
+from ollama_bridge.errors import DaemonError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
@@ -154,6 +156,34 @@ def test_an_answer_without_a_thought_is_asked_about_behind_its_end(
     assert "".join(text for text, logprob in found if logprob == -0.25) == (
         f"{ANSWER}{tokenizer.eos_token}"
     )
+
+
+@pytest.mark.parametrize("base_url", [None, "http://box:8000/v1"])
+def test_answers_without_their_thoughts_have_no_distributions(
+    corpus: Corpus,
+    student: Checkpoint,
+    daemon: FakeDaemon,
+    tokenizer: Any,
+    tmp_path: Path,
+    base_url: str | None,
+) -> None:
+    """What is likely behind a thought says nothing of them; each fix that is told can be typed."""
+    asked: dict[str, Any] = {"thinking": "strip", "score": "generated", "base_url": base_url}
+    with pytest.raises(DaemonError, match="gave no distribution for any of") as caught:
+        label(corpus, student, daemon, tmp_path, **asked)
+    fixes = [re.findall(r"--set (\S+)", fix) for fix in (caught.value.hint or "").split("; or ")]
+    own = ["teacher.soft_labels=daemon", "teacher.answers=daemon", "teacher.rewrite=true"]
+    if base_url:
+        own += [f"teacher.base_url={base_url}", "student.model=./student", "student.layers=null"]
+    for fix in fixes:
+        assert fix
+        teacher = load_recipe("reply", overrides=[*own, *fix]).teacher
+    if base_url:
+        assert fixes[1] == ["teacher.soft_labels=none", "distill.kd_weight=0"]
+        teacher = load_recipe("reply", overrides=[*own, *fixes[0]]).teacher
+    asked |= {"thinking": teacher.thinking, "score": teacher.score}
+    _, labels = label(corpus, student, daemon, tmp_path, **asked)
+    assert labels.facts["hard_share"] < 1
 
 
 def test_of_several_turns_the_last_brings_its_distributions(
