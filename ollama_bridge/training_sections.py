@@ -118,7 +118,7 @@ class TuneSection(OptimizerSection):
     method: Literal["lora", "qlora", "full"] = Field(
         default="lora",
         description="lora: adapters beside frozen weights; qlora: beside weights in 4 bits (needs "
-        "bitsandbytes); full: all weights, at a tenth of the learning rate of adapters.",
+        "bitsandbytes); full: all weights (give it a tenth of the learning rate of adapters).",
     )
     lora: LoraSection = LoraSection()
     max_examples: int | None = Field(

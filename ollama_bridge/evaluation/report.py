@@ -197,6 +197,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     rows = _rows(report)
     names = list(report["models"])
     lines += _table(["", *names], [[title, *cells] for title, cells in rows])
+    lines += _other_tokens(report["models"])
     if report.get("differences"):
         lines += ["", "Differences on the same texts, with paired 95 % intervals:", ""]
         lines += _table(
@@ -266,6 +267,23 @@ def _control(training: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     same = "same start" if student["steps"] != control["steps"] else "same start and steps"
     return ", ".join([same, "hard labels only", *differences])
+
+
+def _other_tokens(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What keeps perplexities from being compared: each is a token of the model's own."""
+    counts = {
+        name: entry["tokens"]
+        for name, entry in models.items()
+        if "perplexity" in entry and "tokens" in entry
+    }
+    if len(set(counts.values())) <= 1:
+        return []
+    named = ", ".join(f"{name}: {count:.0f}" for name, count in counts.items())
+    return [
+        "",
+        f"Perplexities are not comparable: they are those of a token, and the answers are other "
+        f"tokens to each model ({named}).",
+    ]
 
 
 def _rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -436,6 +436,34 @@ def test_replies_to_texts_beyond_the_context_are_told(base: Checkpoint, tmp_path
     assert [cell.strip() for cell in row.split("|")[1:3]] == ["texts longer than the context", "1"]
 
 
+def test_perplexities_of_other_tokens_are_not_held_against_each_other(
+    base: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
+    """A row puts them side by side, though each is a token of its model's own."""
+    task, corpus = TaskSection(kind="reply", system=SYSTEM), tiny_corpus(tmp_path / "corpus")
+
+    def build(path: Path) -> None:
+        model, tokenizer = load_model(build_reasoner(path)), load_tokenizer(path)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.save_pretrained(path)
+
+    thinker = commit(Checkpoint, tmp_path / "model", build)  # its answers begin with a thought
+
+    def below(name: str, student: Checkpoint) -> list[str]:
+        models = {"teacher": base, "student": student}
+        report = evaluate(models, corpus, SETTINGS, task, out_dir=tmp_path / name)
+        lines = read_markdown(report).splitlines()
+        return [line for line in lines if line.startswith("Perplexities are not comparable")]
+
+    assert below("same", other) == []
+    (line,) = below("others", thinker)
+    counts = [
+        ModelScores.open(tmp_path / "others-models" / name).facts["tokens"]
+        for name in ("teacher", "student")
+    ]
+    assert "(teacher: {:.0f}, student: {:.0f})".format(*counts) in line
+
+
 def test_a_label_behind_a_thought_is_not_scored_without_it(
     base: Checkpoint, tmp_path: Path
 ) -> None:
