@@ -3,7 +3,8 @@
 How much each matrix costs in each type is measured (``sensitivity``), a knapsack is packed
 (``quantization.tradeoff``), and the whole plan is measured as the file will be. Divergences add up
 only roughly, so the estimate that was asked for is corrected by what came out, until the smallest
-plan within the budget is found.
+plan within the budget is found: within it on the texts that matrices were measured on, and on as
+many that they were not.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Point:
     Attributes:
         name: What it is.
         size_bytes: Of the whole file.
-        kl_nats: Mean divergence, on the texts that types were not chosen on.
+        kl_nats: Mean divergence, on the texts that no matrix was measured on.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Chosen:
         types: Of every tensor.
         file_type: What the file is said to be.
         point: Size and divergence.
-        chosen_on_kl_nats: Divergence on the texts that the types were chosen on.
+        chosen_on_kl_nats: Divergence on the texts that matrices were measured on.
         noise: What the file's arithmetic does at the places that a daemon is asked for.
         texts: What was measured on, for people.
         positions: Predictions that were compared for ``point``.
@@ -181,7 +182,7 @@ def choose_types(
     with RoundTrip.opened(loaded, model.matrices, model.weights, model.importance) as trip:
         bench = _Bench(trip, texts, probes, _Measurements(scratch), reporter)
         trade_off = TradeOff(bench.options(coarse=coarse))
-        plan = search(trade_off, target, fixed_bytes=fixed_bytes, measure=bench.chosen_on)
+        plan = search(trade_off, target, fixed_bytes=fixed_bytes, measure=bench.on_both)
         chosen_types = {name: option.type for name, option in plan.items()}
         types = {**model.plan("f16"), **chosen_types}
         kl_nats = bench.reported_on(chosen_types)
@@ -275,8 +276,12 @@ class _Bench:
             for name, options in found.items()
         }
 
+    def on_both(self, types: TypePlan) -> float:
+        """Mean divergence of a plan on the half of the texts on which it is larger."""
+        return max(self.chosen_on(types), self.reported_on(types))
+
     def chosen_on(self, types: TypePlan) -> float:
-        """Mean divergence of a plan on the texts that types are chosen on."""
+        """Mean divergence of a plan on the texts that matrices are measured on."""
         return self._measure("chosen_on", types, self._chosen_on)
 
     def reported_on(self, types: TypePlan) -> float:

@@ -36,22 +36,14 @@ def budget_entries(target: Target, chosen: Chosen | None) -> list[Entry]:
     ]
 
 
-def budget_notes(target: Target | None, chosen: Chosen) -> list[str]:
+def budget_notes(chosen: Chosen) -> list[str]:
     """What the user should know of the measurement."""
-    notes = []
-    if chosen.texts == OWN_ANSWERS:
-        notes.append(
-            "the budget is measured on the model's own answers to synthetic prompts: --corpus "
-            "measures it on your own texts"
-        )
-    limit = target.kl_nats if target is not None else None
-    if limit is not None and chosen.point.kl_nats > limit:
-        notes.append(
-            "on texts that were not used to choose the types the file has "
-            f"{chosen.point.kl_nats:.3g} nats, above the budget of {limit:g}, which it keeps on "
-            f"those that were used ({chosen.chosen_on_kl_nats:.3g})"
-        )
-    return notes
+    if chosen.texts != OWN_ANSWERS:
+        return []
+    return [
+        "the budget is measured on the model's own answers to synthetic prompts: --corpus measures "
+        "it on your own texts"
+    ]
 
 
 def head_bytes(

@@ -89,13 +89,21 @@ def search(
 
 
 def _within_budget(trade_off: TradeOff, budget: float, measure: Measure) -> dict[str, Option]:
-    """Ask for an estimate, see what it measures, and ask again."""
+    """Ask for an estimate, see what it measures, and ask again.
+
+    Where estimates lead to no other plan, the middle of the sizes is asked for that are known to be
+    too small and large enough.
+    """
+    best = trade_off.within_kl(0.0)
     kept: dict[str, Option] | None = None
     allowed, refused = 0.0, math.inf  # estimates whose plans were within the budget and beyond
+    too_small, enough = trade_off.smallest_bytes, _size(best)
     asked = budget
     seen: list[TypePlan] = []
     for _ in range(_MAX_MEASUREMENTS):
         plan = trade_off.within_kl(asked)
+        if _types(plan) in seen:
+            plan = trade_off.within_size((too_small + enough) // 2)
         types = _types(plan)
         if types in seen:
             break
@@ -104,15 +112,14 @@ def _within_budget(trade_off: TradeOff, budget: float, measure: Measure) -> dict
         if found <= budget:
             if kept is None or _size(plan) < _size(kept):
                 kept = plan
-            allowed = max(allowed, asked)
+            allowed, enough = max(allowed, asked), min(enough, _size(plan))
             if found >= _CLOSE_ENOUGH * budget:
                 break
         else:
-            refused = min(refused, asked)
+            refused, too_small = min(refused, asked), max(too_small, _size(plan))
         asked = _next(asked, allowed, refused, budget / found if found > 0 else math.inf)
     if kept is not None:
         return kept
-    best = trade_off.within_kl(0.0)
     found = measure(_types(best))
     if found <= budget:
         return best

@@ -38,8 +38,8 @@ class BudgetTexts:
     """Two halves that have nothing in common but their kind.
 
     Attributes:
-        chosen_on: Types are chosen on these.
-        reported_on: The reported divergence is measured on these.
+        chosen_on: What each matrix costs is measured on these.
+        reported_on: The reported divergence of a whole file is measured on these.
         source: What they are, for people.
     """
 

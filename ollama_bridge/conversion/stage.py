@@ -196,7 +196,7 @@ def _choose_types(source: Source, asked: _Asked, folder: Path, reporter: Reporte
         scratch=folder / "resume-budget.json",
         reporter=reporter,
     )
-    return _Types(chosen.file_type, chosen.types, budget_notes(target, chosen), chosen)
+    return _Types(chosen.file_type, chosen.types, budget_notes(chosen), chosen)
 
 
 def _entries(source: Source, asked: _Asked, file_type: str, chosen: Chosen | None) -> list[Entry]:

@@ -234,7 +234,7 @@ def test_strangers_csv_goes_through(
     assert {main, budget} <= {model.name for model in daemon.client().list()}
     assert all(certificate["passed"] for certificate in made["certificates"])
     gguf = GGUFFile.open(Path(made["run_dir"]) / "student-budget")
-    assert gguf.facts["budget"]["chosen_on_kl_nats"] <= 0.02
+    assert gguf.facts["budget"]["kl_nats"] <= 0.02
 
 
 def test_reply_recipe_ends_its_answers(command: Command, daemon: PrivateDaemon) -> None:
