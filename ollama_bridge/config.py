@@ -101,7 +101,9 @@ class DataSection(Section):
         description="Column of the text (table). With several columns, the texts that are not "
         "empty are joined by a blank line, in the order given.",
     )
-    label_col: str = Field(default="label", description="Column of the label (table).")
+    label_col: str = Field(
+        default="label", description="Column of the label, or of the answer (table)."
+    )
     group_col: str | None = Field(
         default=None,
         description="Column of the source document; rows of one document stay in one split.",

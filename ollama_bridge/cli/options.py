@@ -86,7 +86,9 @@ TextColOption = Annotated[
         "--text-col", help="Column of the text. Repeatable: joined by a blank line, in this order."
     ),
 ]
-LabelColOption = Annotated[str | None, typer.Option("--label-col", help="Column of the label.")]
+LabelColOption = Annotated[
+    str | None, typer.Option("--label-col", help="Column of the label, or of the answer.")
+]
 LinkOption = Annotated[
     bool,
     typer.Option(

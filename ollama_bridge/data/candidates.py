@@ -87,8 +87,10 @@ class Collected:
         candidates: In the source's own order.
         tally: What was read and left out so far.
         notes: Sentences for the user.
+        warnings: The same, of what is hardly meant so.
     """
 
     candidates: tuple[Candidate, ...]
     tally: Tally
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -215,6 +215,8 @@ def _make_splits(
         reporter.emit(Note(_STAGE, "info", said))
     for note in notes:
         reporter.emit(Note(_STAGE, "info", note))
+    for warning in collected.warnings:
+        reporter.emit(Note(_STAGE, "warning", warning))
     card: dict[str, object] = {
         "source": data.source,
         "seed": seed,
@@ -229,7 +231,7 @@ def _make_splits(
             "held_out": {"test": sizes.test, "validation": sizes.validation},
             "max_examples": data.max_examples,
         },
-        "notes": notes,
+        "notes": [*notes, *collected.warnings],
     }
     return parts, card
 

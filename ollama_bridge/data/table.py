@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
@@ -83,11 +84,16 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     problems.raise_if_any(hint=advice_on_turns(path, first) if is_chat else None)
     if matcher is not None:
         matcher.raise_if_unknown(path, column=data.label_col, unit=table.unit)
-    notes = _judge_missing(path, data, table, missing)
+    notes = _judge_missing(path, data, table, missing, unanswered=unanswered)
     tally.leave_out(_SOURCE, "missing text or label", count=len(missing))
+    warnings = []
     if unanswered:
-        notes.append(f"no column {data.label_col!r}: the texts are prompts without answers")
-    return Collected(tuple(candidates), tally, tuple(notes))
+        said = f"no column {data.label_col!r}: the texts are prompts without answers"
+        if others := _other_texts(table, wanted):
+            warnings.append(f"{said}{_advice_on_answers(others)}")
+        else:
+            notes.append(said)
+    return Collected(tuple(candidates), tally, tuple(notes), tuple(warnings))
 
 
 def _candidate(
@@ -101,6 +107,30 @@ def _candidate(
     if label is not None:
         return Candidate(example, _SOURCE, text)
     return Candidate(example, _SOURCE, f"{text}\n{answer}".strip(), is_class=False)
+
+
+def _other_texts(table: Table, wanted: Sequence[str]) -> list[str]:
+    """The columns that are not read, though some cell of theirs has letters."""
+    return [
+        name
+        for name in table.columns
+        if name not in wanted
+        and any(
+            isinstance(cell := row.cells.get(name), str) and any(map(str.isalpha, cell))
+            for row in table.rows
+        )
+    ]
+
+
+def _advice_on_answers(others: Sequence[str]) -> str:
+    """What to type where the answers stand in another column: a teacher would write new ones."""
+    names = ", ".join(map(repr, others))
+    name = quote(others[0]) if len(others) == 1 else "NAME"
+    one = "this column holds" if len(others) == 1 else "one of these columns holds"
+    return (
+        f", for {names} {'is' if len(others) == 1 else 'are'} not read; if {one} the answers: "
+        f"--label-col {name} (in a recipe: data.label_col)"
+    )
 
 
 def _check_columns(path: Path, data: DataSection, table: Table, wanted: list[str]) -> None:
@@ -161,14 +191,16 @@ def _document(row: Row, group_col: str | None) -> str:
     return storable(f"{group_col}-{text}") if text else f"row-{row.number}"
 
 
-def _judge_missing(path: Path, data: DataSection, table: Table, missing: list[int]) -> list[str]:
+def _judge_missing(
+    path: Path, data: DataSection, table: Table, missing: list[int], *, unanswered: bool
+) -> list[str]:
     if not missing:
         return []
     share = len(missing) / len(table.rows)
     found = (
         f"{len(missing)} of {len(table.rows)} rows ({share:.1%}) have no "
-        f"{' and no '.join(data.text_cols)}, or no "
-        f"{data.label_col}: {table.unit} {numbers_text(missing)}"
+        f"{' and no '.join(data.text_cols)}{'' if unanswered else f', or no {data.label_col}'}: "
+        f"{table.unit} {numbers_text(missing)}"
     )
     if share > MAX_LEFT_OUT_SHARE:
         raise DataError(

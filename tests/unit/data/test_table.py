@@ -491,7 +491,7 @@ def test_a_reply_task_takes_answers_or_none(tmp_path: Path) -> None:
     assert [turn.content for turn in only.example.messages] == ["Answer.", "one\ntwo", "Thanks!"]
     prompts = collect(path, REPLY)
     assert prompts.candidates[0].example.messages[-1].role == "user"
-    assert "without answers" in prompts.notes[0]
+    assert "without answers" in prompts.warnings[0]
     with pytest.raises(DataError, match="no column 'reply'"):
         collect(path, REPLY, label_col="reply")
 
@@ -523,3 +523,40 @@ def test_a_json_array_is_told_what_to_do(tmp_path: Path, name: str) -> None:
     assert caught.value.hint == f"jq -c '.[]' {path} > {tmp_path / 'mine-lines.jsonl'}"
     path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="lines.json")
     assert [one.text for one in collect(path).candidates] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("others", "advice"),
+    [
+        (("Antwort",), "'Antwort' is not read; if this column holds the answers: --label-col "),
+        (
+            ("Antwort", "Kanal"),
+            "'Antwort', 'Kanal' are not read; if one of these columns holds the answers: "
+            "--label-col NAME ",
+        ),
+        (("Nummer",), ""),
+        ((), ""),
+    ],
+)
+def test_answers_under_another_name_are_asked_for(
+    tmp_path: Path, others: tuple[str, ...], advice: str
+) -> None:
+    """They would all be dropped, and a teacher write others; columns of numbers hold none."""
+    cells = {"Antwort": "Gerne: Teil {n}.", "Kanal": "mail", "Nummer": "{n}"}
+    rows = [
+        {"Frage": f"Wo ist {n}?", **{name: cells[name].format(n=n) for name in others}}
+        for n in range(39)
+    ]
+    rows.append(rows[0] | {"Frage": ""})
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="mine.jsonl")
+    collected = collect(path, REPLY, text_col="Frage")
+    assert len(collected.candidates) == 39
+    assert "have no Frage: line 40; left out" in collected.notes[0]
+    told = [one for one in collected.warnings if "prompts without answers" in one]
+    assert len(told) == bool(advice)
+    assert all(advice in one for one in told)
+    assert len(collected.notes) == 2 - bool(advice)
+    if advice:
+        answered = collect(path, REPLY, text_col="Frage", label_col="Antwort")
+        assert not answered.warnings
+        assert answered.candidates[0].answer == "Gerne: Teil 0."
