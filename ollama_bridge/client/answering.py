@@ -17,7 +17,12 @@ from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.retries import Attempts, Retries, is_passing
 from ollama_bridge.client.thinking import opens_thinking
 from ollama_bridge.client.values import Done, StreamEvent
-from ollama_bridge.errors import ContextOverflowError, ContextReducedError, DaemonError
+from ollama_bridge.errors import (
+    ContextOverflowError,
+    ContextReducedError,
+    DaemonError,
+    DaemonUnreachableError,
+)
 
 # What a raw continuation would not have: the daemon's reading of tool calls, a grammar that is in
 # mid-word, and images.
@@ -129,9 +134,14 @@ class Answering:
             raise self._break from error  # this daemon cannot say how the answer would go on
         continues = self._resumes and self._can_continue
         begins_anew = not (self._gives_out and self._assembler.has_begun)
-        pause_s = self._attempts.next_pause_s(error, allowed=continues or begins_anew)
+        try:
+            pause_s = self._attempts.next_pause_s(error, allowed=continues or begins_anew)
+        except DaemonError:
+            raise self._told_of_the_break(error) from error.__cause__
+        has_come = error.partial_text or error.partial_thinking
+        if self._break is None or (has_come and not _is_nobody_there(error)):
+            self._break = error if has_come or continues else None
         if continues:
-            self._break = error
             self._continue()
         else:
             self._assembler = self._begin()
@@ -149,6 +159,16 @@ class Answering:
                 reply = self._assembler.split_again(event.reply, opens_thinking=self.opens_thinking)
                 self.held = (Done(reply),)
         self.is_over = True
+
+    def _told_of_the_break(self, error: DaemonError) -> DaemonError:
+        """The error to raise: where nobody is there any more, how the answer broke off before."""
+        broken = self._break
+        if broken is None or not _is_nobody_there(error):
+            return error
+        broken.message = f"{broken.message}; since then {error.message}"
+        broken.args = (broken.message,)
+        broken.hint, broken.attempts = error.hint, error.attempts
+        return broken
 
     def _resume(self, prompt: str) -> None:
         """Make :attr:`call` the continuation of what has come."""
@@ -228,3 +248,7 @@ class Answering:
     @property
     def _may_truncate(self) -> bool:
         return bool(self._body.get("truncate") and (self._ways_to_cut or self._overflow is None))
+
+
+def _is_nobody_there(error: DaemonError) -> bool:
+    return isinstance(error, DaemonUnreachableError) or error.phase == "connect"

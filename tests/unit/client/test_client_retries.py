@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -140,6 +141,28 @@ def test_what_was_given_out_is_not_begun_anew(fake_daemon: FakeDaemon) -> None:
         assert len(fake_daemon.questions) == 1
         assert client.chat("m", "hi").text == "Hello!"
     assert len(fake_daemon.questions) == 3
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("method", ["generate", "chat"])
+def test_a_daemon_killed_in_mid_answer_leaves_what_had_come(
+    ask: Any, method: str, resume: bool
+) -> None:
+    """Though nobody is there when it is asked again."""
+    piece = {"message": {"content": "Hel"}, "response": "Hel", "done": False}
+    answers = iter([json.dumps(piece).encode() + b"\n"])
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        content = next(answers, None)
+        if content is None:
+            raise httpx.ConnectError("Connection refused", request=request)
+        return httpx.Response(200, content=content)
+
+    retries = Retries(attempts=3, pause_s=0.01, resume=resume)
+    with pytest.raises(StreamBrokenError, match="since then no daemon answers") as caught:
+        ask("127.0.0.1:9", method, "m", "hi", retries=retries, handler=handler)
+    assert (caught.value.partial_text, caught.value.attempts) == ("Hel", 3)
+    assert "daemon start" in str(caught.value.hint)
 
 
 def test_questions_that_need_no_model_are_asked_once(fake_daemon: FakeDaemon, ask: Any) -> None:
