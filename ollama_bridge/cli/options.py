@@ -36,12 +36,19 @@ BaseOption = Annotated[
         help="Base of a PEFT adapter (model reference). Default: the one that its config names.",
     ),
 ]
+
+
+def _matrix_in(path: Path | None) -> Path | None:
+    """The file in a folder that `importance` made."""
+    return path / "imatrix.gguf" if path is not None and path.is_dir() else path
+
+
 ImatrixOption = Annotated[
     Path | None,
     typer.Option(
         "--imatrix",
-        help="Importance matrix, made by `importance` or by llama.cpp.",
-        dir_okay=False,
+        help="Importance matrix: a file of llama.cpp's, or the folder that `importance` made.",
+        callback=_matrix_in,
     ),
 ]
 BudgetOption = Annotated[

@@ -13,7 +13,7 @@ from fakes.ggufs import metadata_of
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, ConversionError
 
 runner = CliRunner()
 KEY = "tokenizer.chat_template"
@@ -79,3 +79,14 @@ def test_an_adapter_takes_no_type(tiny_checkpoint: Path, tmp_path: Path, given: 
     assert isinstance(refused.exception, ConfigError)
     assert given[0] in refused.exception.message
     assert "leave out" in (refused.exception.hint or "")
+
+
+def test_a_folder_stands_for_its_matrix(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """That `importance` made it is all that a user has typed."""
+    matrix = tmp_path / "imp" / "imatrix.gguf"
+    matrix.parent.mkdir()
+    matrix.write_bytes(b"GGUF")
+    command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g"), "--type", "q4_k_m"]
+    refused = runner.invoke(cli.app, [*command, "--imatrix", str(matrix.parent)])
+    assert isinstance(refused.exception, ConversionError)
+    assert str(matrix) in refused.exception.message
