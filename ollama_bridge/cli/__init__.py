@@ -46,6 +46,8 @@ from ollama_bridge.cli import (
 from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
 _INTERRUPTED = 130
+# Commands that keep what they have done and go on with it.
+_RESUMED = frozenset({"answers", "batch", "build", "distill", "finetune", "label"})
 
 app = typer.Typer(
     name="ollama-bridge",
@@ -117,7 +119,7 @@ def main() -> None:
     except typer.Abort as abort:
         if isinstance(abort.__context__, KeyboardInterrupt):
             output.say("")  # the question's line has no end
-            output.interrupted(as_json=as_json)
+            output.interrupted(resumes=False, as_json=as_json)
             sys.exit(_INTERRUPTED)
         sys.exit(output.fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
     except TyperException as wrong:
@@ -144,7 +146,7 @@ def main() -> None:
         )
         sys.exit(output.fail(broken, as_json=as_json))
     if code == _INTERRUPTED:
-        output.interrupted(as_json=as_json)
+        output.interrupted(resumes=not _RESUMED.isdisjoint(words[:1]), as_json=as_json)
     sys.exit(code)
 
 

@@ -130,11 +130,12 @@ def fail(error: OllamaBridgeError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def interrupted(*, as_json: bool) -> None:
-    """Tell that Ctrl-C was heard."""
+def interrupted(*, resumes: bool, as_json: bool) -> None:
+    """Tell that Ctrl-C was heard, and of a command that keeps its work how it goes on."""
+    hint = "the same command goes on from here" if resumes else None
     if as_json:
-        line_json(_document("Interrupted", "interrupted", None, 130))
-    say("interrupted")
+        line_json(_document("Interrupted", "interrupted", hint, 130))
+    say(f"interrupted; {hint}" if hint else "interrupted")
 
 
 def error_document(error: OllamaBridgeError) -> dict[str, object]:
