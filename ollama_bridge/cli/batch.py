@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ from ollama_bridge.cli.question_options import (
     read_options,
     read_think,
 )
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DaemonError
 from ollama_bridge.reporting import Note, Progress, Reporter
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def batch(
             concurrency=_concurrency(concurrency),
             attempts=attempts,
             retry_failed=retry_failed,
+            on_away=lambda away: reporter.emit(Note(_STAGE, "warning", away.text)),
         )
         with contextlib.closing(events):  # whatever ends the loop, nothing is asked on
             tally = _settle(
@@ -147,7 +148,7 @@ def _settle(
     from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 
     tally = _Tally()
-    for number, event in enumerate(events):
+    for number, event in enumerate(_told_how_to_go_on(events, tally, len(requests), reporter)):
         if number == 0 and not are_limits_known:  # who lacks a model, or a key, was refused
             limit = f"{DEFAULT_NUM_PREDICT} is used; to change it: -p num_predict=N"
             unknown = f"no daemon says which num_predict the tags set, so {limit}"
@@ -159,6 +160,18 @@ def _settle(
         tally.count(event, requests[event.index])
         reporter.emit(Progress(_STAGE, tally.settled, len(requests), "questions"))
     return tally
+
+
+def _told_how_to_go_on(
+    events: Iterable[Answered | GivenUp], tally: _Tally, total: int, reporter: Reporter
+) -> Iterator[Answered | GivenUp]:
+    """The events; where an error ends them, what is kept is told before it."""
+    try:
+        yield from events
+    except DaemonError:
+        kept = f"{tally.settled} of {total} questions are kept: the same command goes on from there"
+        reporter.emit(Note(_STAGE, "warning", kept))
+        raise
 
 
 class _Tally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ollama_bridge.client.job_runner import (
     run_batch,
     run_batch_async,
 )
-from ollama_bridge.client.jobs import Answered, BatchEvent, BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import Answered, Away, BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.model_check import check_models, content_of
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.questions import Question, to_call
@@ -46,6 +46,7 @@ def ask_all(
     retry_failed: bool = False,
     timeouts: Timeouts | None = None,
     api_key: str | None = None,
+    on_away: Callable[[Away], None] | None = None,
 ) -> Generator[Answered | GivenUp, None, None]:
     """Answer every request; gives what the log has first, then each as it is settled.
 
@@ -63,6 +64,7 @@ def ask_all(
         retry_failed: Ask again what earlier calls set aside; what was too long is in any case.
         timeouts: Of each request.
         api_key: For all daemons; None: ``OLLAMA_API_KEY``.
+        on_away: Hears of a daemon that stopped to answer and is waited for.
 
     Raises:
         ConfigError: a request that is none (with its number), or a model that is another one on
@@ -77,6 +79,8 @@ def ask_all(
         plan.go_on(log)
         yield from plan.before(log)
         for event in run_batch(plan.jobs, plan.endpoints(timeouts), log, plan.limits):
+            if isinstance(event, Away) and on_away is not None:
+                on_away(event)
             yield from plan.told(event)
 
 
@@ -209,7 +213,7 @@ class _Plan:
         """An outcome, for every request that it answers."""
         if isinstance(event, GivenUp):
             yield event
-        else:
+        elif not isinstance(event, Away):
             yield from self._answered(event)
 
     def _answered(self, outcome: Outcome) -> Iterator[Answered]:

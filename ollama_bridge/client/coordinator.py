@@ -32,7 +32,7 @@ from typing import Any, Generic, TypeVar
 
 from ollama_bridge.client import health
 from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import Away, BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.pacing import Pace, waited
 from ollama_bridge.errors import (
     ConfigError,
@@ -68,6 +68,7 @@ class Lane(Generic[C]):
         checked_s: When it was last asked whether it is there.
         slowest_s: The longest that a job took.
         pace: How many jobs it has at a time.
+        away: Why nobody answers there, until that was told.
         given_up: Why nothing is asked there any more.
     """
 
@@ -75,6 +76,7 @@ class Lane(Generic[C]):
     client: C
     check: Callable[[], Awaitable[object]] | None = None
     has_answered: bool = False
+    is_away: bool = False
     failures: int = 0
     doubtful: list[tuple[Job[C], str]] = field(default_factory=list)
     silent_since_s: float | None = None
@@ -84,6 +86,7 @@ class Lane(Generic[C]):
     heard_s: float = 0.0
     checked_s: float = 0.0
     slowest_s: float = 0.0
+    away: DaemonError | None = None
     given_up: DaemonError | None = None
     pace: Pace = field(default_factory=lambda: Pace(1))
 
@@ -256,7 +259,11 @@ class Coordinator(Generic[C]):
             self._settle_check(self._checks.pop(task), task.exception())
         for lane in live:
             if lane.given_up is not None:
-                yield GivenUp(lane.name, lane.given_up)
+                if len(self._lanes) > 1:  # of the only one the error tells
+                    yield GivenUp(lane.name, lane.given_up)
+            elif lane.away is not None:
+                yield Away(lane.name, lane.away, self._limits.outage_s)
+            lane.away = None
 
     def _settle(self, running: _Running[C], task: asyncio.Task[JSONRecord]) -> Iterator[BatchEvent]:
         lane, job = running.lane, running.job
@@ -265,6 +272,7 @@ class Coordinator(Generic[C]):
         if error is None:
             lane.has_answered, self._answered = True, job
             lane.failures, lane.silent_since_s, lane.canary = 0, None, None
+            lane.is_away = False
             lane.slowest_s = max(lane.slowest_s, lane.heard_s - running.began_s)
             value = task.result()
             units = float(value.get("generated_tokens") or 1)
@@ -289,6 +297,7 @@ class Coordinator(Generic[C]):
         """The endpoint is fit again, or not yet."""
         if error is None:
             lane.silent_since_s, lane.canary, lane.heard_s = None, None, time.monotonic()
+            lane.is_away = False
             if lane.does_again:
                 lane.failures = 0
             if lane.does_again or not (self._fresh or self._suspects):
@@ -352,6 +361,8 @@ class Coordinator(Generic[C]):
         if lane.silent_since_s is None:
             lane.silent_since_s = now_s
             lane.failures = 0
+        if not (lane.is_away or isinstance(error, RequestRejectedError)):  # who is busy is there
+            lane.is_away, lane.away = True, error
         lane.failures += 1
         lane.has_answered |= isinstance(error, RequestRejectedError)
         if not lane.has_answered or now_s - lane.silent_since_s >= self._limits.outage_s:

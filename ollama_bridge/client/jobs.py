@@ -86,4 +86,27 @@ class GivenUp:
     error: DaemonError
 
 
-BatchEvent = Outcome | GivenUp
+@dataclass(frozen=True)
+class Away:
+    """Nobody answers at this endpoint any more; it is tried again for a while.
+
+    Attributes:
+        name: The endpoint's.
+        error: Why.
+        within_s: It is given up if it is silent for so long.
+    """
+
+    name: str
+    error: DaemonError
+    within_s: float
+
+    @property
+    def text(self) -> str:
+        """What to tell of it."""
+        return (
+            f"{self.name}: {self.error.message}; it is waited for, up to {self.within_s:g} s "
+            f"({self.error.hint})"
+        )
+
+
+BatchEvent = Outcome | GivenUp | Away

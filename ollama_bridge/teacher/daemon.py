@@ -22,7 +22,7 @@ from ollama_bridge.artifacts import Corpus, Manifest, Work
 from ollama_bridge.atomic_files import open_atomic, write_json_atomic, write_json_lines_atomic
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.job_runner import run_batch
-from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import Away, BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.thinking import thinking_apart
 from ollama_bridge.client.values import Reply
@@ -341,6 +341,9 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
             run_batch(jobs.values(), writing.respondent.endpoints, log, limits),
         ):
             if isinstance(event, GivenUp):
+            if isinstance(event, Away):
+                reporter.emit(Note(STAGE, "warning", event.text))
+                continue
                 message = f"{event.name} is no longer asked: {event.error.message}"
                 reporter.emit(Note(STAGE, "warning", message))
                 continue
@@ -350,7 +353,8 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
             reporter.emit(Progress(STAGE, done, len(jobs), "answers", {"tok_s": speed}))
             trial.see(asked[event.key], event)
     except DaemonError:
-        reporter.emit(Note(STAGE, "info", f"{done} of {len(jobs)} answers are kept"))
+        message = f"{done} of {len(jobs)} answers are kept: the same command goes on from there"
+        reporter.emit(Note(STAGE, "info", message))
         raise
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.job_runner import run_batch
-from ollama_bridge.client.jobs import BatchLimits, GivenUp
+from ollama_bridge.client.jobs import Away, BatchLimits, GivenUp
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest
@@ -241,12 +241,21 @@ class _Asker:
         questions = {part.job.key: part.questions for part in todo}
         done = sum(count for key, count in questions.items() if key in self._log)
         jobs = [part.job for part in parts]
-        for event in run_batch(jobs, self._respondent.endpoints, self._log, self._limits):
-            if isinstance(event, GivenUp):
-                self._tell(event)
-                continue
-            done += questions[event.key]
-            self._reporter.emit(Progress(STAGE, done, sum(questions.values()), "tokens"))
+        total = sum(questions.values())
+        try:
+            for event in run_batch(jobs, self._respondent.endpoints, self._log, self._limits):
+                if isinstance(event, Away):
+                    self._reporter.emit(Note(STAGE, "warning", event.text))
+                    continue
+                if isinstance(event, GivenUp):
+                    self._tell(event)
+                    continue
+                done += questions[event.key]
+                self._reporter.emit(Progress(STAGE, done, total, "tokens"))
+        except DaemonError:
+            kept = f"{done} of {total} tokens are kept: the same command goes on from there"
+            self._reporter.emit(Note(STAGE, "info", kept))
+            raise
 
 
 def _write(reader: SplitReader, asker: _Asker, store: SharedStore, info: StoreInfo) -> Counter[str]:

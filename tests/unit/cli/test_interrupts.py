@@ -77,6 +77,21 @@ def test_a_batch_goes_on_where_it_was_interrupted(daemon: StallingDaemon) -> Non
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_batch_that_ends_early_says_what_is_kept(daemon: StallingDaemon) -> None:
+    """And that the same command goes on."""
+    refusal = (404, "model 'm' not found")
+
+    def turn(asked: Asked) -> Turn:
+        is_last = asked.path == "/api/generate" and len(daemon.questions) > 1
+        return Turn(refusal=refusal if is_last else None)
+
+    daemon.turn = turn  # type: ignore[method-assign]
+    line = ("batch", "in.jsonl", "out.jsonl", "--model", "m", "--concurrency", "1")
+    found = run_command(daemon.host, *line)
+    assert found.returncode == 3
+    assert "1 of 2 questions are kept: the same command goes on from there\nerror" in found.stderr
+
+
 def test_what_came_is_ended_by_its_line(daemon: StallingDaemon) -> None:
     """So that the word stands on a line of its own; programs are told in their language."""
     daemon.route = "/api/chat"

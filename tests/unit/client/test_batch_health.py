@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from ollama_bridge.client import Timeouts, batch, calls, coordinator, health, mo
 from ollama_bridge.client.batch import ask_all
 from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.job_runner import Asks, daemons, question, run_batch, run_batch_async
-from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import Answered, Away, BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.openai_api import chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
@@ -61,9 +62,7 @@ def log(tmp_path: Path) -> Iterator[BatchLog]:
         yield opened
 
 
-def run(
-    texts: Sequence[str], log: BatchLog, *hosts: str, limits: BatchLimits
-) -> list[Outcome | GivenUp]:
+def run(texts: Sequence[str], log: BatchLog, *hosts: str, limits: BatchLimits) -> list[BatchEvent]:
     jobs = [chat(text) for text in texts]
     return list(run_batch(jobs, daemons(hosts, timeouts=PATIENT), log, limits))
 
@@ -159,6 +158,31 @@ def test_a_wedged_daemon_alone_ends_the_batch(daemon: FakeDaemon, log: BatchLog)
     with pytest.raises(DaemonTimeoutError, match=r"not even one token within [\d.]+ s"):
         run("abcd", log, daemon.host, limits=limits)
     assert len(log) == 2
+
+
+def test_who_goes_away_is_told_before_it_is_waited_for(log: BatchLog) -> None:
+    """Once, with how long; a minute of silence looks like a hang."""
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(FakeDaemon())
+
+        def stays_away(asked: Asked) -> Turn:
+            if len(running.questions) == 1:
+                return echo(asked)
+            running.closing.wait(10)
+            return Turn(fault=Fault.HANG_UP)
+
+        running.script = stays_away
+        limits = BatchLimits(in_flight=1, pause_s=0.001, outage_s=0.5)
+        jobs = [chat(text) for text in "abc"]
+        events = run_batch(jobs, daemons([running.host], timeouts=PATIENT), log, limits)
+        assert isinstance(next(events), Outcome)
+        stack.close()
+        away = next(events)
+        assert isinstance(away, Away)
+        assert "it is waited for, up to 0.5 s (ollama-bridge daemon start" in away.text
+        with pytest.raises(DaemonUnreachableError):
+            next(events)  # not told a second time
+    assert len(log) == 1
 
 
 def test_a_wedged_runner_is_found_by_the_canary(daemon: FakeDaemon, log: BatchLog) -> None:

@@ -19,9 +19,9 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.disks import small_disk
 
 from ollama_bridge.client import AsyncClient, Timeouts, calls
-from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.job_runner import daemons, question, run_batch, run_batch_async
-from ollama_bridge.client.jobs import BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
@@ -68,7 +68,7 @@ def log(tmp_path: Path) -> Iterator[BatchLog]:
 
 def run(
     texts: list[str], log: BatchLog, *hosts: str, limits: BatchLimits = HASTY
-) -> list[Outcome | GivenUp]:
+) -> list[BatchEvent]:
     endpoints = daemons(hosts, timeouts=PATIENT)
     return list(run_batch([ask(text) for text in texts], endpoints, log, limits))
 
