@@ -98,6 +98,7 @@ def write(
     digest: str = "d",
     settings: TeacherSection = SETTINGS,
     labels: Sequence[str] = (),
+    reporter: Heard | None = None,
 ) -> Corpus:
     return write_answers(
         corpus,
@@ -105,6 +106,7 @@ def write(
         respondent=in_daemons("m", digest, [daemon.host]),
         out_dir=folder / "answers",
         labels=labels,
+        reporter=reporter,
     )
 
 
@@ -321,7 +323,10 @@ def test_bad_answers_are_left_out_and_counted(
         return turns.get(text_of(asked)) or polite(asked)
 
     daemon.script = mixed
-    answered = write(corpus, daemon, tmp_path)
+    heard = Heard()
+    answered = write(corpus, daemon, tmp_path, reporter=heard)
+    (told,) = [one.message for one in heard.events if isinstance(one, Note)]
+    assert told.endswith("; for longer ones, all asked again: --set teacher.answer_tokens=14")
     kept = [one.id for one in read_examples(answered.split_path("train"))]
     assert kept == ["train5", "train6", "train7"]
     card = json.loads((answered.path / "card.json").read_text())
