@@ -47,7 +47,7 @@ from ollama_bridge.teacher.replies import (
     read_tagged,
 )
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import CUT, KEPT, LOOPING, WRONG, judge, with_thinking
+from ollama_bridge.teacher.traces import CUT, KEPT, WRONG, judge, with_thinking
 from ollama_bridge.teacher.unusable import (
     REFUSED,
     STAGE,

@@ -22,7 +22,7 @@ from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DaemonError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.label_store.formats import TopKFormat
@@ -141,7 +141,11 @@ def label_by_daemon(
                 }
                 keys = [_key_of(one) for reader in readers.values() for one in reader.encoded]
                 facts["bytes_per_token"] = store.link_into(draft.path, keys, user=draft.out_dir)
-        facts |= _describe_origins(origins, respondent.name, teacher, reporter)
+        wrote = corpus.manifest.work
+        written_alone = wrote.stage == "answers" and not wrote.settings.get("logprobs")
+        facts |= _describe_origins(
+            origins, respondent.name, teacher, reporter, written_alone=written_alone
+        )
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
@@ -292,7 +296,12 @@ def _key_of(encoded: EncodedExample) -> bytes:
 
 
 def _describe_origins(
-    origins: Mapping[str, Counter[str]], tag: str, teacher: TeacherSection, reporter: Reporter
+    origins: Mapping[str, Counter[str]],
+    tag: str,
+    teacher: TeacherSection,
+    reporter: Reporter,
+    *,
+    written_alone: bool,
 ) -> dict[str, object]:
     """For the manifest and for people: how many tokens are learnt of the teacher.
 
@@ -301,7 +310,8 @@ def _describe_origins(
     """
     total = sum(origins.values(), Counter[str]())
     if not total["generated"] + total["scored"]:
-        raise no_distribution(tag, f"any of {total.total()} tokens", teacher)
+        tokens = f"any of {total.total()} tokens"
+        raise no_distribution(tag, tokens, teacher, written_alone=written_alone)
     share = total["hard"] / total.total()
     message = (
         f"{share:.1%} of {total.total()} tokens have no distribution and are learnt as hard "

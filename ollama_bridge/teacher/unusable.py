@@ -62,15 +62,25 @@ def nothing_usable(
     )
 
 
-def no_distribution(teacher: str, of_what: str, settings: TeacherSection) -> DaemonError:
+def no_distribution(
+    teacher: str, of_what: str, settings: TeacherSection, *, written_alone: bool = False
+) -> DaemonError:
     """The error where no token has a distribution that a student could learn.
 
     Args:
         teacher: Its name.
         of_what: Which tokens.
         settings: Which of them get one, what becomes of thinking, and whom was asked.
+        written_alone: The stage ``answers`` asked for none beside what it had written.
     """
-    if settings.base_url is not None:
+    if written_alone and settings.score == "generated":
+        hint = (
+            "these answers were written without distributions: run `answers`, too, with "
+            "--set teacher.soft_labels=daemon"
+        )
+        if settings.base_url is None:
+            hint = f"{hint}; or ask about them one by one: --set teacher.score=asked"
+    elif settings.base_url is not None:
         hint = f"learn its answers alone: {_ANSWERS_ALONE}"
         if settings.thinking != "keep":
             kept = "where it thinks, learn that too (nothing is known of an answer without it)"

@@ -373,6 +373,27 @@ def test_a_teacher_that_tells_nothing_is_an_error(label: Label, daemon: FakeDaem
         label("generated")
 
 
+def test_answers_that_were_written_alone_are_told_from_a_teacher_that_tells_nothing(
+    corpus: Corpus, daemon: FakeDaemon, student: Checkpoint, tmp_path: Path
+) -> None:
+    """The stage before was run without the setting that this one has."""
+    asked = TeacherSection(model="ollama:m", answers="daemon", soft_labels="daemon", in_flight=1)
+    respondent = in_daemons("m", "d", [daemon.host])
+    alone = asked.model_copy(update={"soft_labels": "local"})
+    answered = write_answers(corpus, alone, respondent=respondent, out_dir=tmp_path / "answers")
+    with pytest.raises(DaemonError, match="gave no distribution for any of") as caught:
+        label_by_daemon(
+            answered,
+            student,
+            SoftLabelsSection(top_k=4),
+            asked.model_copy(update={"score": "generated"}),
+            respondent=respondent,
+            max_length=128,
+            out_dir=tmp_path / "labels",
+        )
+    assert "run `answers`, too, with --set teacher.soft_labels=daemon" in str(caught.value.hint)
+
+
 def test_a_hard_label_costs_the_cross_entropy() -> None:
     """Whatever fills up its list, value and gradient are those of the hard label."""
     generator = torch.Generator().manual_seed(0)
