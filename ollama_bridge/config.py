@@ -161,7 +161,7 @@ class TeacherSection(AskedTeacherSection):
         if self.soft_labels != "local" and self.tune is not None:
             raise ValueError(
                 "soft_labels: the model that is asked is not the tuned one; set it to local, or "
-                "set tune: null to learn from the model as it is"
+                "learn from the model as it is (tune: null, or --set teacher.tune=null)"
             )
         return self
 
