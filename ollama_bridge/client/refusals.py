@@ -20,6 +20,7 @@ from ollama_bridge.errors import (
 CHECK_ADDRESS = "check that an Ollama daemon answers at this address: ollama-bridge doctor"
 BUSY = frozenset({429, 502, 503, 504})
 _TOO_MANY_REPEATS = "token repeat limit"
+_NO_VECTORS = "does not support embeddings"
 _ASK_AGAIN = "ask again; if it fails again, see the daemon's log"
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
@@ -43,6 +44,13 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
         return missing_model(model)
     if status_code == 400 and _OVERFLOW.search(shown):
         return _overflow(message, shown, model)
+    if _NO_VECTORS in shown and model:  # the runner says how to start it, which is Ollama's to do
+        return UnsupportedFeatureError(
+            f"{model!r} is no embedding model",
+            status_code=status_code,
+            model=model,
+            hint="take one that is, such as all-minilm: ollama-bridge pull all-minilm",
+        )
     kind = RequestRejectedError
     if _UNSUPPORTED.search(shown):
         kind = UnsupportedFeatureError

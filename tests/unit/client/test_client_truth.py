@@ -272,6 +272,18 @@ def test_an_answer_that_hit_its_limit_says_so(fake_daemon: FakeDaemon, ask: Any)
     assert ask(fake_daemon.host, "chat", "m", "hi").hit_limit
 
 
+def test_a_model_that_gives_no_vectors_is_named(ask: Any) -> None:
+    """What the runner says is how to start it, which is not the user's to do."""
+    said = "This server does not support embeddings. Start it with `--embeddings`"
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(501, json={"error": said})
+
+    with pytest.raises(UnsupportedFeatureError, match="'m' is no embedding model") as caught:
+        ask("127.0.0.1:9", "embed", "m", "hi", handler=handler)
+    assert "ollama-bridge pull" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("refusal", "kind"),
     [
