@@ -275,10 +275,11 @@ def _check_kinds(fields: Mapping[str, object]) -> None:
         is_other = isinstance(value, bool) and bool not in kinds
         is_other |= isinstance(value, str | bytes) and str not in kinds
         if value is not None and (is_other or not isinstance(value, kinds)):
-            raise ConfigError(
-                f"{name} is of type {type(value).__name__}",
-                hint=f"write {name} as {' or '.join(_KIND_NAMES[kind] for kind in kinds)}",
-            )
+            hint = f"write {name} as {' or '.join(_KIND_NAMES[kind] for kind in kinds)}"
+            if name == "format" and isinstance(value, type):
+                wanted = value.__name__
+                hint = f"format={wanted}.model_json_schema(), or client.parse(..., {wanted})"
+            raise ConfigError(f"{name} is of type {type(value).__name__}", hint=hint)
 
 
 def _checked_think(think: Think) -> Think:

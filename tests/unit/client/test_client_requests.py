@@ -11,6 +11,7 @@ import httpx
 import ollama
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
+from pydantic import BaseModel
 
 from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest, Timeouts
 from ollama_bridge.client.demands import Known
@@ -480,3 +481,15 @@ def test_where_no_levels_are_told_the_daemon_decides(fake_daemon: FakeDaemon) ->
         for _ in range(2):
             client.chat("m", "hi", think="high")
     assert [asked.path for asked in fake_daemon.asked].count("/api/show") == 1
+
+
+def test_a_class_as_format_is_told_its_ways() -> None:
+    """It is what other libraries take."""
+
+    class Verdict(BaseModel):
+        good: bool
+
+    with pytest.raises(ConfigError) as caught, Client("127.0.0.1:9") as client:
+        client.chat("m", "hi", format=Verdict)  # type: ignore[arg-type]
+    hint = "format=Verdict.model_json_schema(), or client.parse(..., Verdict)"
+    assert caught.value.hint == hint
