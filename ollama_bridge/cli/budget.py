@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from ollama_bridge.conversion import Target
 
 
-def read_target(budget: float | None, max_size: str | None, corpus: Path | None) -> Target | None:
+def read_target(
+    budget: float | None, max_size: str | None, corpus: Path | None, *, gguf_type: str | None
+) -> Target | None:
     """What a file has to keep; None: it is of one type.
 
     Raises:
-        ConfigError: both are given, one is not positive, or a corpus without either.
+        ConfigError: two of budget, size and type are given, one is not positive, or a corpus
+            without a budget or a size.
     """
     if budget is None and max_size is None:
         if corpus is not None:
@@ -27,6 +30,12 @@ def read_target(budget: float | None, max_size: str | None, corpus: Path | None)
                 hint="add --budget 0.01",
             )
         return None
+    if gguf_type is not None:
+        other = "--budget" if budget is not None else "--max-size"
+        raise ConfigError(
+            f"--type {gguf_type} gives all of the file one type, and {other} chooses the types",
+            hint=f"leave out --type or {other}",
+        )
     size_bytes = parse_size(max_size) if max_size is not None else None
     from ollama_bridge.extras import require_training_extra
 

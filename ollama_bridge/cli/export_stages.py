@@ -14,6 +14,7 @@ from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.stages import CorpusOption, StageOut, checkpoint_of, print_artifact
 from ollama_bridge.errors import ConfigError
 
+_TYPE = "f16"
 _TEMPLATE_HIDDEN = (
     "the file is for `register`, which gives a tag its TEMPLATE: other runtimes find no chat "
     "template in it (for llama.cpp, LM Studio or vLLM: --standalone)"
@@ -60,7 +61,7 @@ def importance(
 def convert(
     source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     out: StageOut,
-    gguf_type: options.TypeOption = "f16",
+    gguf_type: Annotated[str | None, options.type_option(_TYPE)] = None,
     budget: options.BudgetOption = None,
     max_size: options.MaxSizeOption = None,
     corpus: options.BudgetCorpusOption = None,
@@ -92,10 +93,10 @@ def convert(
     """
     from ollama_bridge.conversion import convert as stage
 
-    target = read_target(budget, max_size, corpus)
+    target = read_target(budget, max_size, corpus, gguf_type=gguf_type)
     if adapter and target is not None:
         raise ConfigError("an adapter is always written in F32: leave out --budget and --max-size")
-    if adapter and (imatrix is not None or gguf_type.lower() not in ("f16", "f32")):
+    if adapter and (imatrix is not None or (gguf_type or "f32").lower() != "f32"):
         given = "--imatrix" if imatrix is not None else f"--type {gguf_type}"
         raise ConfigError(
             f"an adapter is always written in F32: {given} does not apply",
@@ -111,7 +112,7 @@ def convert(
     with ConsoleReporter() as reporter:
         gguf = stage(
             checkpoint_of(source, host, reporter, base=base, chat_template=chat_template),
-            type=gguf_type,
+            type=gguf_type or _TYPE,
             chat_template=standalone,
             imatrix=imatrix,
             target=target,

@@ -15,6 +15,8 @@ from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.question_options import ParameterOption, read_options
 from ollama_bridge.errors import ConfigError, ParityError
 
+_TYPE = "q8_0"
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -28,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 def package(
     checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
     tag: Annotated[str, typer.Argument(help="Name of the tag in Ollama.")],
-    gguf_type: options.TypeOption = "q8_0",
+    gguf_type: Annotated[str | None, options.type_option(_TYPE)] = None,
     budget: options.BudgetOption = None,
     max_size: options.MaxSizeOption = None,
     corpus: options.BudgetCorpusOption = None,
@@ -79,7 +81,7 @@ def package(
     """
     from ollama_bridge import packaging
 
-    target = read_target(budget, max_size, corpus)
+    target = read_target(budget, max_size, corpus, gguf_type=gguf_type)
     with ConsoleReporter(quiet=quiet) as reporter:
         model = packaging.package(
             checkpoint,
@@ -89,7 +91,7 @@ def package(
                 "parameters": read_options(parameter),
             },
             system=system,
-            gguf_type=gguf_type,
+            gguf_type=gguf_type or _TYPE,
             target=target,
             base=base,
             chat_template=chat_template,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,12 +22,6 @@ HostOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the artefacts.", file_okay=False)
-]
-TypeOption = Annotated[
-    str,
-    typer.Option(
-        "--type", help=f"Type of the GGUF: {ALL_NAMES}.", autocompletion=completion.file_types
-    ),
 ]
 BaseOption = Annotated[
     str | None,
@@ -137,6 +131,15 @@ PrefixArgument = Annotated[
 TagArgument = Annotated[
     str, typer.Argument(help="A tag in Ollama (see `ls`).", autocompletion=completion.tags)
 ]
+
+
+def type_option(default: str) -> Any:
+    """``--type``; its value is None where it is not given: it excludes other options."""
+    return typer.Option(
+        "--type",
+        help=f"Type of the GGUF: {ALL_NAMES}. Default: {default}.",
+        autocompletion=completion.file_types,
+    )
 
 
 def begins_with(tag: str, prefix: str) -> bool:

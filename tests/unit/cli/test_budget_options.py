@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from fakes.trainable import tiny_corpus
 from typer.testing import CliRunner
 
@@ -29,6 +30,22 @@ def test_what_was_chosen_is_a_table(tiny_checkpoint: Path, tmp_path: Path) -> No
     facts = json.loads(runner.invoke(cli.app, [*command, "--json"]).stdout)
     assert facts["size_bytes"] <= 300_000
     assert facts["budget"]["groups"]
+
+
+@pytest.mark.parametrize("wanted", [["--budget", "0.01"], ["--max-size", "80MB"]])
+@pytest.mark.parametrize("gguf_type", ["q8_0", "f16"])
+@pytest.mark.parametrize("command", ["convert", "package"])
+def test_a_type_is_not_ignored(
+    tiny_checkpoint: Path, tmp_path: Path, command: str, gguf_type: str, wanted: list[str]
+) -> None:
+    """Not even the one that is used if none is given."""
+    place = ["--out", str(tmp_path / "out")]
+    line = [command, str(tiny_checkpoint), *(["tag"] if command == "package" else []), *place]
+    refused = runner.invoke(cli.app, [*line, *wanted, "--type", gguf_type])
+    assert isinstance(refused.exception, ConfigError)
+    assert f"--type {gguf_type}" in refused.exception.message
+    assert wanted[0] in (refused.exception.hint or "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_is_one_error(tiny_checkpoint: Path, tmp_path: Path) -> None:

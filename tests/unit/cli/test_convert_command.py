@@ -69,7 +69,9 @@ def test_an_adapter_has_none(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert isinstance(refused.exception, ConfigError)
 
 
-@pytest.mark.parametrize("given", [["--imatrix", "imatrix.gguf"], ["--type", "q8_0"]])
+@pytest.mark.parametrize(
+    "given", [["--imatrix", "imatrix.gguf"], ["--type", "q8_0"], ["--type", "f16"]]
+)
 def test_an_adapter_takes_no_type(tiny_checkpoint: Path, tmp_path: Path, given: list[str]) -> None:
     """Told before the base is fetched: it would be F32 all the same."""
     command = ["convert", str(tiny_checkpoint), "--out", str(tmp_path / "g"), "--adapter"]

@@ -243,13 +243,14 @@ def test_other_sizes_are_one_error(text: str) -> None:
 
 def test_a_target_is_one_of_two(tmp_path: Path) -> None:
     """Both, none with a corpus, and what is not positive are refused."""
-    assert read_target(None, None, None) is None
-    assert read_target(None, "80MB", tmp_path) == Target(size_bytes=80_000_000)
+    assert read_target(None, None, None, gguf_type="q8_0") is None
+    by_size = read_target(None, "80MB", tmp_path, gguf_type=None)
+    assert by_size == Target(size_bytes=80_000_000)
     for budget, size in ((0.01, "80MB"), (0.0, None), (-1.0, None), (float("nan"), None)):
         with pytest.raises(ConfigError):
-            read_target(budget, size, None)
+            read_target(budget, size, None, gguf_type=None)
     with pytest.raises(ConfigError, match="neither is given"):
-        read_target(None, None, tmp_path)
+        read_target(None, None, tmp_path, gguf_type=None)
 
 
 def test_an_interrupted_measurement_goes_on(
