@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollama_bridge.errors import ModelReferenceError
-from ollama_bridge.models.paths import expand_home, is_dir
+from ollama_bridge.models.paths import expand_home, is_dir, is_file
 
 ReferenceKind = Literal["hf", "folder", "gguf", "ollama"]
 
@@ -79,7 +79,7 @@ def parse_reference(text: str) -> ModelReference:
         return ModelReference("gguf", text)
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
         return ModelReference("folder", text)
-    if is_dir(Path(text)):
+    if is_dir(Path(text)) or is_file(Path(text)):  # who reads a file says what is wrong with it
         return ModelReference("folder", text)
     raise _bare_word(text)
 

@@ -116,12 +116,17 @@ def _from_hub(reference: ModelReference) -> Path:
 
 
 def _existing(folder: Path) -> Path:
-    if not is_dir(folder):
-        kind = "is a file, not a folder" if is_file(folder) else "no such folder"
-        raise ModelReferenceError(
-            f"{folder}: {kind}", hint="give the folder of a checkpoint, or a .gguf file"
-        )
-    return folder
+    if is_dir(folder):
+        return folder
+    kind, hint = "no such folder", "give the folder of a checkpoint, or a .gguf file"
+    if is_file(folder):
+        kind = "is a file, not a folder"
+        above = folder.absolute().parent
+        if is_file(above / "config.json") or is_file(above / ADAPTER_CONFIG):
+            hint = f"give the folder that it is in: {quote(str(above))}"
+        else:
+            hint += "; a model of the daemon is written ollama:NAME"
+    raise ModelReferenceError(f"{folder}: {kind}", hint=hint)
 
 
 def _needs_no_base(reference: str | Path) -> ModelReferenceError:

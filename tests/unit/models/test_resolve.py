@@ -59,6 +59,28 @@ def gguf(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return convert(checkpoint, type="f32", out_dir=root / "gguf").gguf_path
 
 
+@pytest.mark.parametrize("prefix", ["", "./"])
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("m/model.safetensors", "give the folder that it is in: {here}/m"),
+        ("lora/adapter_model.safetensors", "give the folder that it is in: {here}/lora"),
+        ("notes.txt", "ollama:NAME"),
+    ],
+)
+def test_a_file_is_told_from_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, file: str, hint: str
+) -> None:
+    """Most often it is one of the checkpoint that is meant; it needs no ``./`` for that."""
+    for name in (file, "m/config.json", "lora/adapter_config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelReferenceError, match="is a file, not a folder") as caught:
+        resolve_model(f"{prefix}{file}", cache_dir=tmp_path / "cache")
+    assert hint.format(here=tmp_path) in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("name", ["adapters.safetensors", "sql/adapter_config.json", ".DS_Store"])
 def test_adapters_beside_a_checkpoint_are_not_its_own(
     tiny_checkpoint: Path, tmp_path: Path, name: str
