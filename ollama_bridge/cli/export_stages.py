@@ -13,6 +13,7 @@ from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.stages import CorpusOption, StageOut, checkpoint_of, print_artifact
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.quantization.file_types import parse
 
 _TYPE = "f16"
 _TEMPLATE_HIDDEN = (
@@ -109,10 +110,11 @@ def convert(
     if adapter:
         _convert_adapter(source, out, base=base, host=host, as_json=as_json)
         return
+    gguf_type = parse(gguf_type or _TYPE)  # before anything is fetched
     with ConsoleReporter() as reporter:
         gguf = stage(
             checkpoint_of(source, host, reporter, base=base, chat_template=chat_template),
-            type=gguf_type or _TYPE,
+            type=gguf_type,
             chat_template=standalone,
             imatrix=imatrix,
             target=target,

@@ -65,9 +65,8 @@ def convert(
 
     Raises:
         ModelError: the folder cannot be used.
-        ConversionError: no such type, something cannot be expressed in a GGUF, or the target cannot
-            be kept.
-        ConfigError: the daemon needs the chat template that is to be left out.
+        ConversionError: something cannot be expressed in a GGUF, or the target cannot be kept.
+        ConfigError: no such type, or the daemon needs the chat template that is to be left out.
         DataError: the corpus has too few texts to measure on.
         DiskFullError: there is no room.
     """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from ollama_bridge.errors import ConversionError
+from ollama_bridge.errors import ConfigError
 
 FileTypeName = Literal[
     "f32",
@@ -63,8 +65,12 @@ def parse(name: str) -> str:
     """The type of that name, in lower case.
 
     Raises:
-        ConversionError: there is none.
+        ConfigError: there is none.
     """
-    if name.lower() not in FILE_TYPES:
-        raise ConversionError(f"type {name!r} cannot be written", hint=f"use one of {ALL_NAMES}")
-    return name.lower()
+    if name.lower() in FILE_TYPES:
+        return name.lower()
+    bare = re.sub(r"[^a-z0-9]", "", name.lower())  # Q4-K-M, q4km, or q4_k of several
+    near = [one for one in FILE_TYPES if one.replace("_", "").startswith(bare)]
+    near = near or difflib.get_close_matches(name.lower(), FILE_TYPES, n=1, cutoff=0.7)
+    hint = f"did you mean {' or '.join(near)}?" if near and bare else f"use one of {ALL_NAMES}"
+    raise ConfigError(f"type {name!r} cannot be written", hint=hint)

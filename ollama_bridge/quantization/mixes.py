@@ -65,7 +65,7 @@ def base_type(file_type: str) -> GGMLQuantizationType:
     """The type of most matrices of a file.
 
     Raises:
-        ConversionError: there is no such file type.
+        ConfigError: there is no such file type.
     """
     return _BASES[parse(file_type)]
 
@@ -86,7 +86,7 @@ def plan_types(
         with_importance: There is an importance matrix; two mixes differ then.
 
     Raises:
-        ConversionError: there is no such file type.
+        ConfigError: there is no such file type.
     """
     base = base_type(file_type)
     mix = _Mix(file_type, base, model, with_importance, tied="output.weight" not in shapes)

@@ -92,3 +92,11 @@ def test_a_folder_stands_for_its_matrix(tiny_checkpoint: Path, tmp_path: Path) -
     refused = runner.invoke(cli.app, [*command, "--imatrix", str(matrix.parent)])
     assert isinstance(refused.exception, ConversionError)
     assert str(matrix) in refused.exception.message
+
+
+def test_a_type_that_is_none_is_told_before_the_model_is_looked_for(tmp_path: Path) -> None:
+    """It may be a download away."""
+    command = ["convert", str(tmp_path / "none"), "--out", str(tmp_path / "g"), "--type", "q4km"]
+    refused = runner.invoke(cli.app, command)
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.exception.hint == "did you mean q4_k_m?"

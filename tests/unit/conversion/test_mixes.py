@@ -8,8 +8,8 @@ import pytest
 from fakes.mixes import MIXES, QUANTIZED, TABLE, compact, shapes_of
 from gguf import GGMLQuantizationType
 
-from ollama_bridge.errors import ConversionError
-from ollama_bridge.quantization.file_types import FILE_TYPES, NUMBERS, name_of, parse
+from ollama_bridge.errors import ConfigError
+from ollama_bridge.quantization.file_types import ALL_NAMES, FILE_TYPES, NUMBERS, name_of, parse
 from ollama_bridge.quantization.mixes import ModelShape, fitting, plan_types
 
 Q = GGMLQuantizationType
@@ -71,6 +71,23 @@ def test_names_and_numbers_belong_together() -> None:
 def test_an_unknown_type_is_refused_with_those_that_exist() -> None:
     """Case does not matter; what cannot be written is an error that lists what can."""
     assert parse("Q4_K_M") == "q4_k_m"
-    with pytest.raises(ConversionError, match="iq2_xs") as caught:
+    with pytest.raises(ConfigError, match="iq2_xs") as caught:
         parse("iq2_xs")
-    assert "q4_k_m" in str(caught.value.hint)
+    assert caught.value.hint == f"use one of {ALL_NAMES}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("q4km", "q4_k_m"),
+        ("Q4-K-M", "q4_k_m"),
+        ("q8", "q8_0"),
+        ("q4_k", "q4_k_m or q4_k_s"),
+        ("fp16", "f16"),
+    ],
+)
+def test_what_was_meant_is_told(wrong: str, meant: str) -> None:
+    """Such as it is written elsewhere; of several that begin so, all."""
+    with pytest.raises(ConfigError, match=wrong) as caught:
+        parse(wrong)
+    assert caught.value.hint == f"did you mean {meant}?"
