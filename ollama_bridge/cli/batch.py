@@ -130,7 +130,7 @@ def batch(
         write_answers(answers, lines)
     tally.tell(answers, as_json=as_json)
     if tally.set_aside:
-        output.say("to ask those again: the same command with --retry-failed")
+        tally.tell_set_aside()
         raise typer.Exit(_SET_ASIDE)
 
 
@@ -181,10 +181,11 @@ class _Tally:
         answered: So many.
         cut: As many of these did a limit end.
         set_aside: As many failed for good.
+        too_long: As many of these did not fit the context.
     """
 
     def __init__(self) -> None:
-        self.answered = self.cut = self.set_aside = 0
+        self.answered = self.cut = self.set_aside = self.too_long = 0
         self._longest: tuple[Reply, dict[str, Any]] | None = None
 
     @property
@@ -194,9 +195,12 @@ class _Tally:
 
     def count(self, settled: Answered, request: dict[str, Any]) -> None:
         """Take an answer, or an error, and what was asked."""
+        from ollama_bridge.client.batch_log import is_too_long
+
         reply = settled.reply
         if reply is None:
             self.set_aside += 1
+            self.too_long += is_too_long(settled.error or "")
             return
         self.answered += 1
         if not reply.hit_limit:
@@ -218,6 +222,18 @@ class _Tally:
         if self._longest is not None:
             more = "{name} {value} in the options of those lines, or -p {name}={value} for all"
             tell_cut(*self._longest, more)
+
+    def tell_set_aside(self) -> None:
+        """Tell how to ask those again; as it was asked, what is too long would fail again."""
+        if self.too_long:
+            output.say(
+                f"{self.too_long} too long for the context: shorten these, or set a larger num_ctx "
+                "in the options of those lines (or for all, which asks all anew: -p num_ctx=N), "
+                "and give the same command"
+            )
+        if self.too_long < self.set_aside:
+            others = "the others" if self.too_long else "those"
+            output.say(f"to ask {others} again: the same command with --retry-failed")
 
 
 def _concurrency(text: str) -> Any:

@@ -124,7 +124,12 @@ class BatchLog(Closing):
 
 def is_settled(record: JSONRecord) -> bool:
     """Whether a line settles its key: not where the question may fit the context given next."""
-    return not str(record.get("error")).startswith(_IS_TOO_LONG)
+    return not is_too_long(str(record.get("error")))
+
+
+def is_too_long(error: str) -> bool:
+    """Whether this was set aside because it does not fit the context."""
+    return error.startswith(_IS_TOO_LONG)
 
 
 def _unwritable(path: Path, exc: OSError) -> ArtifactError:

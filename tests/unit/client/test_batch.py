@@ -471,7 +471,9 @@ def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_p
     first, second, third = rows(target)
     assert (first["id"], first["text"], second["id"], second["text"]) == ("x", "to a", 3, "to b")
     assert third["error"].startswith("ContextOverflowError")
-    assert done.stderr.endswith("the same command with --retry-failed\n")
+    assert "1 too long for the context" in done.stderr
+    assert "num_ctx" in done.stderr
+    assert "--retry-failed" not in done.stderr
     bodies = sorted(daemon.questions, key=lambda body: "messages" in body)
     assert bodies[0]["options"]["seed"] == 1
     assert bodies[0]["system"] == "Be brief."
@@ -480,6 +482,23 @@ def test_a_file_of_questions_becomes_a_file_of_answers(daemon: FakeDaemon, tmp_p
     args += ["--system", "Be brief.", "--host", daemon.host, "--retry-failed"]
     assert CliRunner().invoke(cli.app, args).exit_code == 0
     assert [row["text"] for row in rows(target)] == ["to a", "to b", "well now"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [(["odd", "too long"], "the others"), (["odd"], "those")]
+)
+def test_what_may_be_answered_if_asked_again_is_told_apart(
+    daemon: FakeDaemon, tmp_path: Path, asked: list[str], said: str
+) -> None:
+    """From what is too long for the context."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(json.dumps({"prompt": one}) for one in ["a", *asked]))
+    args = ["batch", str(source), str(target), "--model", "m", "-q", "--host", daemon.host]
+    done = CliRunner().invoke(cli.app, args)
+    assert done.exit_code == 1
+    last = f"to ask {said} again: the same command with --retry-failed\n"
+    assert done.stderr.endswith(last)
+    assert ("too long for the context" in done.stderr) == ("too long" in asked)
 
 
 def test_an_answer_that_ollama_ends_for_its_repeats_is_set_aside_at_once(
