@@ -10,6 +10,7 @@ import textwrap
 from typing import Any
 
 import typer
+from typer import TyperException
 from typer.core import TyperCommand, TyperGroup
 
 SECTIONS = {
@@ -26,6 +27,21 @@ SECTIONS = {
     "Files": ("recipes", "modelfiles", "runs", "labels"),
 }  # fmt: skip
 _ALIASES = {"list": "ls"}
+# What other tools, or people, call it: too far from its name to be found by its letters.
+_MEANT = {
+    "ask": ("run", "generate"),
+    "delete": ("rm",),
+    "download": ("pull",),
+    "export": ("convert", "package"),
+    "import": ("package",),
+    "info": ("show",),
+    "merge": ("convert", "package"),
+    "quantize": ("package", "convert"),
+    "serve": ("daemon",),
+    "start": ("daemon",),
+    "train": ("build", "finetune"),
+    "upload": ("push", "publish"),
+}
 _SUMMARY_CHARACTERS = 200  # a whole sentence: Typer's own limit of 45 leaves its beginning
 _EXAMPLES = re.compile(r"^Examples:\n((?:[ ]+.*\n?)+)", re.MULTILINE)
 
@@ -92,6 +108,17 @@ class Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """By either name."""
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """By its name; an error says which one may be meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except TyperException as wrong:
+            meant = [repr(name) for name in _MEANT.get(args[0], ()) if name in self.commands]
+            if meant:  # better than what its letters are near to, which may be there already
+                told = wrong.message.partition(" Did you mean")[0].rstrip(".")
+                wrong.message = f"{told}. Did you mean {', '.join(meant)}?"
+            raise
 
     def get_short_help_str(self, limit: int = _SUMMARY_CHARACTERS) -> str:
         """Its first sentence, for lists of commands."""
