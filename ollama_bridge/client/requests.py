@@ -309,7 +309,9 @@ def encode_body(body: Mapping[str, Any]) -> bytes:
         return text.encode()
     except UnicodeEncodeError as exc:  # its own message would quote the prompt
         raise ConfigError(
-            "the request has half of a surrogate pair, which is not valid text"
+            "the request has half of a surrogate pair, which is not valid text",
+            hint="write it in UTF-8; in Python text.encode(errors='replace').decode() has a ? in "
+            "its place",
         ) from exc
     except (TypeError, ValueError, RecursionError) as exc:
         raise ConfigError(f"the request cannot be written as JSON: {exc}") from exc

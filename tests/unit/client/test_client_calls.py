@@ -131,6 +131,7 @@ def test_what_json_cannot_carry_is_refused(fake_daemon: FakeDaemon, ask: Any, va
     with pytest.raises(ConfigError) as caught:
         ask(fake_daemon.host, "generate", "m", "secret plan", system=value)
     assert "secret" not in str(caught.value)
+    assert ("UTF-8" in (caught.value.hint or "")) == (value == "\ud800")
     assert fake_daemon.asked == []
 
 
