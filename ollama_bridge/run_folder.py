@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ollama_bridge.config import Recipe
 
 EVENTS_NAME = "events.jsonl"
+_LOCK_NAME = ".run.lock"
 _ORIGIN_NAME, _KEPT_IN = "origin.json", "run_dir"
 _NAME_CHARS = 32
 
@@ -54,17 +56,35 @@ def hold_run(
 ) -> Iterator[None]:
     """Keep a second process out of a run, whose stages would read what the other one replaces.
 
+    What is refused before anything was done leaves no folder.
+
     Raises:
         ArtifactError: another process works there.
         DiskFullError: no room.
     """
     try:
+        is_new = not run_dir.exists()
         run_dir.mkdir(parents=True, exist_ok=True)
-        with locked(run_dir / ".run.lock", run_dir, hint=hint):
-            yield
+        with locked(run_dir / _LOCK_NAME, run_dir, hint=hint):
+            try:
+                yield
+            except BaseException:
+                if is_new:
+                    _remove_unbegun(run_dir)
+                raise
     except OSError as exc:
         raise_if_disk_full(exc, run_dir)
         raise
+
+
+def _remove_unbegun(run_dir: Path) -> None:
+    """Remove a run in which nothing was done, nor told."""
+    events = run_dir / EVENTS_NAME
+    with contextlib.suppress(OSError):  # the error that ended it is the one to be told
+        if {path.name for path in run_dir.iterdir()} - {_LOCK_NAME, EVENTS_NAME}:
+            return
+        if not events.exists() or events.stat().st_size == 0:
+            shutil.rmtree(run_dir)
 
 
 def note_origin(run_dir: Path, data: Path, *, out_dir: Path | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ollama_bridge import cli
+from ollama_bridge.assets import home_dir
 
 # Checks that `package` refuses its arguments with an exit code and a message with some words.
 Refused = Callable[..., None]
@@ -71,6 +72,13 @@ def test_truncated_safetensors_is_named(checkpoint: Path, assert_refused: Refuse
 def test_illegal_tag_is_told_first(tag: str, tmp_path: Path, assert_refused: Refused) -> None:
     """An illegal tag is refused before the checkpoint is even looked at."""
     assert_refused([str(tmp_path / "gone"), tag], 2, repr(tag))
+
+
+def test_what_is_refused_at_once_is_no_run(tmp_path: Path, assert_refused: Refused) -> None:
+    """Nor is there one in the list of them."""
+    before = set(home_dir().glob("runs/*"))
+    assert_refused([str(tmp_path / "none"), "never-made"], 2, "no such folder")
+    assert set(home_dir().glob("runs/*")) == before
 
 
 def test_bare_word_offers_both_readings(assert_refused: Refused) -> None:

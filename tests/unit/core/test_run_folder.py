@@ -48,6 +48,24 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
         (tmp_path / "run" / "more").mkdir()
 
 
+@pytest.mark.parametrize(
+    ("left", "is_kept"),
+    [({}, False), ({EVENTS_NAME: ""}, False), ({EVENTS_NAME: "{}\n"}, True), ({"x": ""}, True)],
+)
+def test_what_is_refused_at_once_leaves_no_run(
+    tmp_path: Path, left: dict[str, str], *, is_kept: bool
+) -> None:
+    """What was done, or told, stays; and so does a folder that was there before."""
+    run_dir = tmp_path / "run"
+    for stays in (is_kept, True):
+        with pytest.raises(ConfigError), hold_run(run_dir):
+            for name, text in left.items():
+                (run_dir / name).write_text(text)
+            raise ConfigError("no such base")
+        assert run_dir.exists() == stays
+        run_dir.mkdir(exist_ok=True)
+
+
 def test_run_that_is_built_cannot_be_removed(tmp_path: Path) -> None:
     """`runs rm` waits for nobody, and takes nothing away from a build."""
     run_dir = tmp_path / "run"
