@@ -47,16 +47,16 @@ from ollama_bridge.teacher.replies import (
     read_tagged,
 )
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import CUT, KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
 from ollama_bridge.teacher.unusable import (
     REFUSED,
     STAGE,
     check_labels,
-    counts_text,
     no_distribution,
     nothing_usable,
     refusal,
     set_aside,
+    tell_left_out,
 )
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
@@ -65,7 +65,6 @@ _GOLD = "had an answer"
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
 _TAGGED = "tags of thinking in replies"  # a fact
-_MUCH_CUT = 0.1  # of all examples: more than that is hardly meant so
 _TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
 
 
@@ -143,7 +142,7 @@ def write_answers(
         total = sum(outcomes.values(), Counter[str]())
         left_out = total - Counter({outcome: total[outcome] for outcome in _LEARNT})
         if left_out:
-            _tell_left_out(left_out, total, settings, reporter)
+            tell_left_out(left_out, total, settings, reporter)
         facts: dict[str, object] = {
             **{
                 name: sum(counts[outcome] for outcome in _LEARNT)
@@ -357,18 +356,6 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
         message = f"{done} of {len(jobs)} answers are kept: the same command goes on from there"
         reporter.emit(Note(STAGE, "info", message))
         raise
-
-
-def _tell_left_out(
-    left_out: Counter[str], total: Counter[str], settings: TeacherSection, reporter: Reporter
-) -> None:
-    """Tell what nobody learns from, and of a limit the key that lifts it."""
-    message = f"answers left out: {counts_text(left_out)}"
-    if left_out[CUT]:
-        more = 2 * settings.answer_tokens
-        message += f"; for longer ones, all asked again: --set teacher.answer_tokens={more}"
-    is_much = left_out[CUT] > _MUCH_CUT * total.total()
-    reporter.emit(Note(STAGE, "warning" if is_much else "info", message))
 
 
 def _write_split(

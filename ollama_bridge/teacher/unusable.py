@@ -11,12 +11,13 @@ from ollama_bridge.errors import DaemonError, RepetitionError
 from ollama_bridge.examples import Example
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import Note, Reporter
-from ollama_bridge.teacher.traces import LOOPING, THINKING_MISSING, THINKING_WITHIN
+from ollama_bridge.teacher.traces import CUT, LOOPING, THINKING_MISSING, THINKING_WITHIN
 
 STAGE = "answers"
 REFUSED = "refused"
 
 _FEW_LEFT = 0.1  # of the training examples of a label; fewer are told of
+_MUCH_CUT = 0.1  # of all examples: more than that is hardly meant so
 _RARE = 5  # training examples; that fewer are all answered otherwise says nothing of the spelling
 # What of a recipe cannot stay as it is without written answers; `score` is for a daemon's labels.
 _LEARN_GOLD = (
@@ -133,6 +134,25 @@ def check_labels(
                 hint = f"{hint}; or learn the data's own answers: {_LEARN_GOLD}"
             raise DaemonError(message, hint=hint, model=teacher)
         reporter.emit(Note(STAGE, "warning", message))
+
+
+def tell_left_out(
+    left_out: Counter[str], total: Counter[str], settings: TeacherSection, reporter: Reporter
+) -> None:
+    """Tell what nobody learns from, and of a limit the key that lifts it.
+
+    Args:
+        left_out: How replies were judged of which nothing is learnt.
+        total: How all were.
+        settings: With the limit.
+        reporter: Hears of it.
+    """
+    message = f"answers left out: {counts_text(left_out)}"
+    if left_out[CUT]:
+        more = 2 * settings.answer_tokens
+        message += f"; for longer ones, all asked again: --set teacher.answer_tokens={more}"
+    is_much = left_out[CUT] > _MUCH_CUT * total.total()
+    reporter.emit(Note(STAGE, "warning" if is_much else "info", message))
 
 
 def set_aside(outcome: Outcome) -> str:
