@@ -169,8 +169,9 @@ def _told_how_to_go_on(
     try:
         yield from events
     except DaemonError:
-        kept = f"{tally.settled} of {total} questions are kept: the same command goes on from there"
-        reporter.emit(Note(_STAGE, "warning", kept))
+        if tally.settled:
+            kept = f"{tally.settled} of {total} questions are kept"
+            reporter.emit(Note(_STAGE, "warning", f"{kept}: the same command goes on from there"))
         raise
 
 

@@ -177,7 +177,7 @@ def _temporary(site: Site) -> str:
     """A folder for what compilers write and remove; without what a killed one has left."""
     folder = site.scratch / "tmp"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 
 

@@ -190,6 +190,7 @@ def _open_log(path: Path) -> BinaryIO:
     log = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _OWNER_ALONE), "ab")
     with contextlib.suppress(OSError):  # a disk that knows no owners
         os.fchmod(log.fileno(), _OWNER_ALONE)  # one of before, which all could read
+        path.with_suffix(".old.log").chmod(_OWNER_ALONE)
     if path.stat().st_size <= _LOG_LIMIT_BYTES:
         return log
     log.close()

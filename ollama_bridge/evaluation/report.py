@@ -276,7 +276,7 @@ def _other_tokens(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for name, entry in models.items()
         if "perplexity" in entry and "tokens" in entry
     }
-    if len(set(counts.values())) <= 1:
+    if len(set(counts.values())) <= 1 or any(models[name].get("too_long") for name in counts):
         return []
     named = ", ".join(f"{name}: {count:.0f}" for name, count in counts.items())
     return [

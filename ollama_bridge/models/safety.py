@@ -25,13 +25,15 @@ from ollama_bridge.models.hf_config import refusals_named
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
-from ollama_bridge.models.text_part import is_wrapper, text_config
+from ollama_bridge.models.text_part import is_of_eyes, is_wrapper, text_config
 from ollama_bridge.models.weight_files import INDEX_NAME, MODULES_NAME
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
 # Last parts of the names of tensors that are not packed; else there are scales, zeros, indices.
 _WHOLE_PARTS = ("weight", "bias", "inv_freq")
+# Methods that may keep whole weights, and round them whenever they are used.
+_ROUNDED_WHEN_USED = ("bitnet", "fouroversix")
 # FSDP 2 trains in a class that it makes of the model's, whose name older transformers save.
 _PARALLEL = "FSDP"
 
@@ -97,7 +99,7 @@ def is_packed(folder: Path) -> bool:
         return False
     names = read_json_object(folder / INDEX_NAME).get("weight_map")
     return isinstance(names, Mapping) and any(
-        name.rpartition(".")[2] not in _WHOLE_PARTS for name in names
+        name.rpartition(".")[2] not in _WHOLE_PARTS for name in names if not is_of_eyes(name)
     )
 
 
@@ -117,7 +119,7 @@ def _refuse_embedding(folder: Path) -> None:
         raise ModelError(
             f"{folder} is an embedding model of sentence-transformers ({MODULES_NAME}): it answers "
             "no texts",
-            hint=f"take a model that does; if this one does, remove {path}",
+            hint=f"take a model that does; if this one does, give a copy without {MODULES_NAME}",
         )
 
 
@@ -208,7 +210,9 @@ def quantization_of(folder: Path) -> str | None:
     if not (folder / "config.json").is_file():
         return None
     method = _method(read_config(folder))
-    return method if method is not None and not has_whole_weights(folder) else None
+    if method is None or (method not in _ROUNDED_WHEN_USED and has_whole_weights(folder)):
+        return None
+    return method
 
 
 def has_whole_weights(folder: Path) -> bool:

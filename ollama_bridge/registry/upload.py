@@ -23,6 +23,7 @@ _FRUITLESS_LIMIT = 4
 _ATTEMPT_LIMIT = 20
 # Times that a registry may lose an upload that came no further than one before it.
 _LOSS_LIMIT = 4
+_SAME_PLACE = 0.9  # of the farthest that one came
 # Over a minute and a half, with their pauses: a line that is away for long comes back.
 _STATUS_ATTEMPTS = 9
 _NO_DOCKER = (
@@ -175,7 +176,9 @@ class _Upload:
                     self._ask_status()
                 if had_begun and not self.location and self._has_arrived():
                     return
-                if self.offset < reached:
+                # A line that breaks now here, now there, loses nothing by a limit.
+                at_limit = error.status_code is not None or reached > _SAME_PLACE * farthest
+                if self.offset < reached and at_limit:
                     # Counted by how far it came: each new upload gains what this one lost.
                     losses = 0 if reached > farthest else losses + 1
                     farthest = max(farthest, reached)
@@ -374,4 +377,4 @@ def _is_worth_going_on(error: RegistryError) -> bool:
 def _is_not_now(error: RegistryError) -> bool:
     """Whether what was uploaded may well be there later: no answer, too busy, or not let in."""
     busy = isinstance(error, RegistryBusyError) and error.status_code != 500
-    return busy or error.status_code == 401
+    return busy or error.status_code in (401, None)

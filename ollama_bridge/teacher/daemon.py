@@ -29,7 +29,7 @@ from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonError, DaemonUnreachableError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import (
@@ -352,7 +352,7 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
             speed = tokens / max(1e-9, time.monotonic() - start_s)
             reporter.emit(Progress(STAGE, done, len(jobs), "answers", {"tok_s": speed}))
             trial.see(asked[event.key], event)
-    except DaemonError:
+    except DaemonUnreachableError:
         message = f"{done} of {len(jobs)} answers are kept: the same command goes on from there"
         reporter.emit(Note(STAGE, "info", message))
         raise

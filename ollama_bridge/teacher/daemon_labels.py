@@ -22,7 +22,7 @@ from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.encoding import EncodedExample, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends
-from ollama_bridge.errors import ConfigError, DaemonError
+from ollama_bridge.errors import ConfigError, DaemonUnreachableError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.label_store.formats import TopKFormat
@@ -256,7 +256,7 @@ class _Asker:
                     continue
                 done += questions[event.key]
                 self._reporter.emit(Progress(STAGE, done, total, "tokens"))
-        except DaemonError:
+        except DaemonUnreachableError:
             kept = f"{done} of {total} tokens are kept: the same command goes on from there"
             self._reporter.emit(Note(STAGE, "info", kept))
             raise

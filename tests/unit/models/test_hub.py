@@ -17,6 +17,7 @@ from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.models.hub import _IGNORED, _PATTERNS, JUDGED, download, fetch
 from ollama_bridge.models.references import parse_reference
 from ollama_bridge.models.resolve import resolve_adapter, resolve_model
+from ollama_bridge.models.safety import is_packed
 
 NOTHING = parse_reference("hf:org/nothing")
 
@@ -123,4 +124,11 @@ def test_whole_weights_come_whatever_their_config_still_says(
         names = dict.fromkeys(weights.keys(), "model.safetensors")
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(copy))
+    assert not is_packed(copy)
+    # Of Gemma 3's eyes, whose projection has no name of its own for its weight.
+    names["multi_modal_projector.mm_input_projection_weight"] = "model.safetensors"
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert not is_packed(copy)
+    del names["multi_modal_projector.mm_input_projection_weight"]
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     assert resolve_model("hf:org/name", cache_dir=tmp_path / "cache")

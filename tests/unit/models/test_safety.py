@@ -242,6 +242,15 @@ def test_settings_that_a_training_in_4_bits_left(
         resolve_model(str(folder), cache_dir=tmp_path / "cache")
 
 
+def test_whole_weights_that_are_rounded_when_they_are_used_are_quantized(
+    folder: Path, tmp_path: Path
+) -> None:
+    """BitNet in its online form: without the setting it would be another model."""
+    change_config(folder, quantization_config={"quant_method": "bitnet"})
+    with pytest.raises(ModelError, match=r"quantized \(bitnet\)"):
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
+
+
 def test_missing_tensors_are_an_error(folder: Path) -> None:
     """A config that asks for more layers than there are weights is an error, not a random layer."""
     change_config(folder, num_hidden_layers=3)

@@ -205,6 +205,26 @@ def test_an_upload_is_not_forgotten_for_a_moment(
     assert push(registry, blob, records)[0] == 1000
 
 
+def test_an_upload_is_not_forgotten_behind_a_refused_certificate(
+    blob: Blob, records: UploadRecords
+) -> None:
+    """A captive portal answers in the registry's place; behind it the upload is there."""
+
+    def fault(request: httpx.Request) -> None:
+        if request.method == "GET":
+            raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+
+    registry = MemoryRegistry(fault=fault)
+    registry.uploads["0"] = CONTENT[:1000]
+    with registry.session() as session:
+        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
+        records.write(session, blob.layer.digest, at)
+    with pytest.raises(RegistryError, match="certificate"):
+        push(registry, blob, records)
+    registry.fault = None
+    assert push(registry, blob, records)[0] == 1000
+
+
 def test_a_dying_registry_is_given_up(blob: Blob, records: UploadRecords) -> None:
     """Attempts without progress are counted, and end."""
 
