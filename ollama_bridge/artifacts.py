@@ -75,6 +75,21 @@ class FileEntry:
     size_bytes: int
     digest: str
 
+    def to_json(self) -> dict[str, JSONValue]:
+        """For a manifest: the kind of the digest is its key."""
+        kind, _, value = self.digest.partition(":")
+        return {"size_bytes": self.size_bytes, kind: value}
+
+    @classmethod
+    def of_json(cls, entry: Mapping[str, JSONValue]) -> Self:
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            KeyError: it is something else.
+        """
+        kind = "blake3" if "blake3" in entry else "sha256"
+        return cls(entry["size_bytes"], f"{kind}:{entry[kind]}")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -111,10 +126,7 @@ class Manifest:
                 "inputs": dict(work.inputs),
                 "settings": dict(work.settings),
                 "seed": work.seed,
-                "files": {
-                    name: {"size_bytes": entry.size_bytes, **dict([entry.digest.split(":")])}
-                    for name, entry in self.files.items()
-                },
+                "files": {name: entry.to_json() for name, entry in self.files.items()},
                 "facts": dict(self.facts),
                 "versions": dict(self.versions),
                 "created_at": self.created_at,
@@ -173,18 +185,11 @@ class Manifest:
                 settings=data["settings"],
                 seed=data["seed"],
             ),
-            files={
-                name: FileEntry(entry["size_bytes"], _digest_in(entry))
-                for name, entry in data["files"].items()
-            },
+            files={name: FileEntry.of_json(entry) for name, entry in data["files"].items()},
             facts=data["facts"],
             versions=data["versions"],
             created_at=data["created_at"],
         )
-
-
-def _digest_in(entry: Mapping[str, JSONValue]) -> str:
-    return f"blake3:{entry['blake3']}" if "blake3" in entry else f"sha256:{entry['sha256']}"
 
 
 @dataclass(frozen=True)
