@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,17 +231,26 @@ def test_another_number_of_processes_is_planned_anew(
     assert message.startswith("needs about")
 
 
+def change_position(state: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write another position into a saved state."""
+    with safe_open(str(state), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["position"])
+    change(header)
+    save_file(tensors, str(state), metadata={"position": json.dumps(header)})
+
+
 def test_another_kind_of_device_is_planned_anew(tmp_path: Path) -> None:
     """What a GPU had room for says nothing of the memory where the run goes on."""
     with pytest.raises(KilledError):
         Run(tmp_path, listener=Listener(kill_at=3))()
     state = tmp_path / STATE_NAME
-    with safe_open(str(state), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(file.metadata()["position"])
-    assert header["device"] == "cpu"
-    header |= {"device": "cuda", "plan": {"micro_batch_tokens": 50}}
-    save_file(tensors, str(state), metadata={"position": json.dumps(header)})
+
+    def move(header: dict[str, Any]) -> None:
+        assert header["device"] == "cpu"
+        header |= {"device": "cuda", "plan": {"micro_batch_tokens": 50}}
+
+    change_position(state, move)
     listener = Listener(kill_at=5)
     with pytest.raises(KilledError):
         Run(tmp_path, listener=listener)()
@@ -531,15 +541,14 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path, part: str | None)
     """What it says and this one does not know is an error with a way out, in whichever part."""
     with pytest.raises(KilledError):
         Run(tmp_path, listener=Listener(kill_at=3))()
-    state = tmp_path / STATE_NAME
-    with safe_open(str(state), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(file.metadata()["position"])
-    told = header if part is None else header[part] or {}
-    told["of_the_future"] = 1
-    if part is not None:
-        header[part] = told
-    save_file(tensors, str(state), metadata={"position": json.dumps(header)})
+
+    def tell(header: dict[str, Any]) -> None:
+        told = header if part is None else header[part] or {}
+        told["of_the_future"] = 1
+        if part is not None:
+            header[part] = told
+
+    change_position(tmp_path / STATE_NAME, tell)
     with pytest.raises(ArtifactError, match=r"another version .*of_the_future") as caught:
         Run(tmp_path)()
     assert caught.value.hint == f"start this stage afresh: rm -r {tmp_path}"
