@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -180,7 +182,7 @@ def test_an_older_version_lies_beside_the_one_in_use(
     assert calls(cache) == ["go", "go"]
     lines = (cache.parent / "calls").read_text().splitlines()
     (asked,) = [line for line in lines if line.startswith("cgo")]
-    assert re.fullmatch(rf"cgo -I{re.escape(str(cache))}/\S+/llama\.cpp/vendor", asked)
+    assert re.match(rf"cgo -I{re.escape(str(cache))}/\S+/llama\.cpp/vendor ", asked)
     assert layout.installed_binary() is None
     assert find.find_binary() is None
 
@@ -231,6 +233,20 @@ def test_failed_part_is_named_with_its_log_and_the_other_part_is_kept(
     before = len(calls(cache))
     install.install_daemon()
     assert calls(cache)[before:] == ["cmake", "cmake"]
+
+
+@pytest.mark.parametrize("architecture", ["sapphirerapids", "native"])
+def test_code_for_this_processor_is_without_amx(architecture: str) -> None:
+    """cgo compiles what calls ggml's AMX files, and not the files: linking failed."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None or platform.machine() != "x86_64":
+        pytest.skip("needs a C++ compiler for x86-64")
+    flags = build._cgo_flags(Path("llama.cpp"))
+    asked = f"{flags['CGO_CPPFLAGS']} {flags['CGO_CXXFLAGS']}".replace("native", architecture)
+    command = [compiler, *asked.split(), "-dM", "-E", "-x", "c++", "/dev/null"]
+    defined = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "__OPTIMIZE__" in defined
+    assert "__AMX_INT8__" not in defined
 
 
 @pytest.mark.parametrize("step", ["mod", "install"])
