@@ -327,7 +327,8 @@ def _watch(
             reporter.emit(Progress(STAGE, int(percents[-1]), 100, "%"))
         else:
             elapsed_s = int(now_s - start_s)
-            total_s = max(int(expected_s), elapsed_s + 1)
+            # A busy machine takes a multiple of it: "1 s left" for minutes would be a lie.
+            total_s = max(int(expected_s), elapsed_s + 1 + elapsed_s // 4)
             reporter.emit(Progress(STAGE, elapsed_s, total_s, "s"))
 
 

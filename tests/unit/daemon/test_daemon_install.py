@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -25,6 +26,8 @@ from ollama_bridge.errors import (
     DaemonInstallError,
     DiskFullError,
 )
+from ollama_bridge.machine import cores
+from ollama_bridge.reporting import Event, Progress
 
 _GO = """#!/bin/sh
 echo "go $*" >>"$CALLS"
@@ -233,6 +236,29 @@ def test_failed_part_is_named_with_its_log_and_the_other_part_is_kept(
     before = len(calls(cache))
     install.install_daemon()
     assert calls(cache)[before:] == ["cmake", "cmake"]
+
+
+def test_work_that_takes_longer_than_thought_is_not_always_about_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine needed 17 minutes for what takes four, "1 s left" for most of them."""
+    clock = itertools.count(0.0, 100.0)
+    monkeypatch.setattr(build.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(build, "_POLL_INTERVAL_S", 0.05)
+    told: list[Progress] = []
+
+    class Heard:
+        def emit(self, event: Event) -> None:
+            assert isinstance(event, Progress)
+            told.append(event)
+
+    log = tmp_path / "log"
+    log.touch()
+    with subprocess.Popen(["sleep", "0.5"]) as process:
+        build._watch(process, log, 0, Heard(), work_s=200.0 * cores())
+    assert told[0].total == 200
+    assert all(event.total - event.done >= event.done / 5 for event in told)
+    assert told[-1].done > 200
 
 
 @pytest.mark.parametrize("architecture", ["sapphirerapids", "native"])
