@@ -167,6 +167,7 @@ class _Package:
             self.ensure_daemon()
         parts, original = self.resolve()
         whole = self.with_chat_template(original)
+        self.check_size(whole)
         source_tag = self.find_source_tag(whole)
         probes = find_probes(
             whole,
@@ -222,6 +223,13 @@ class _Package:
             cache_dir=home_dir() / "models",
             reporter=self.reporter,
         )
+
+    def check_size(self, checkpoint: Checkpoint) -> None:
+        """A size that cannot be kept is refused before values are computed."""
+        if self.target is not None and self.target.size_bytes is not None:
+            from ollama_bridge.conversion.budget import check_reachable
+
+            check_reachable(checkpoint, self.target)
 
     def find_source_tag(self, checkpoint: Checkpoint) -> SourceTag | None:
         """The tag that it is made of, where it is made of one."""

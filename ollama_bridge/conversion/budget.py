@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import Corpus
+from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.atomic_files import write_text_atomic
-from ollama_bridge.conversion.budget_search import Target, check_size, search
+from ollama_bridge.conversion.budget_search import Target, check_size, check_tensors, search
 from ollama_bridge.conversion.budget_texts import (
     BudgetTexts,
     corpus_texts,
@@ -31,12 +31,17 @@ from ollama_bridge.conversion.budget_texts import (
 )
 from ollama_bridge.conversion.round_trip import RoundTrip
 from ollama_bridge.conversion.sensitivity import measure_options
+from ollama_bridge.conversion.tensors import plan_tensors
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
+from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.frame import TensorRule
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.rounding import rounded
+from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.scored_texts import ScoredTexts, Text
+from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.weights import Weights
 from ollama_bridge.quantization.encoders import Float32Array, encoded_size
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
@@ -141,6 +146,38 @@ class Model:
         """Rules of the tensors that have a choice."""
         plain = self.plan("f16")
         return [rule for rule in self.rules if plain[rule.target] == GGMLQuantizationType.F16]
+
+
+def check_reachable(checkpoint: Checkpoint, target: Target) -> None:
+    """Refuse a size that no file of these weights has, before anything is computed for it.
+
+    Only their shapes are read. What else is in a file (its tokenizer, say) is not counted, so what
+    passes may still be refused by :func:`choose_types`, which knows all of it.
+
+    Args:
+        checkpoint: What is to be converted.
+        target: A budget or a size.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConversionError: the size cannot be kept.
+    """
+    if target.size_bytes is None:
+        return
+    config = check_folder(checkpoint.path)
+    architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
+    weights = open_weights(checkpoint.path, config)
+    dims = architecture.dimensions(config)
+    model = Model(
+        checkpoint.path,
+        ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads),
+        {plan.name: plan.shape for plan in plan_tensors(architecture, config, weights)},
+        match_tensors(architecture, config, weights),
+        weights,
+        importance={},
+        tied=architecture.tied(config),
+    )
+    check_tensors(target, _unchosen_bytes(model) + _smallest_bytes(model, coarse=True))
 
 
 def choose_types(

@@ -68,6 +68,25 @@ def check_size(target: Target, smallest_bytes: int) -> None:
         )
 
 
+def check_tensors(target: Target, smallest_bytes: int) -> None:
+    """Refuse a size that not even the tensors fit in.
+
+    Args:
+        target: What was asked for.
+        smallest_bytes: Of the tensors alone.
+
+    Raises:
+        ConversionError: it is too small.
+    """
+    if target.size_bytes is not None and target.size_bytes < smallest_bytes:
+        raise ConversionError(
+            f"the tensors of this model have {smallest_bytes} bytes in their smallest types, "
+            f"--max-size says {target.size_bytes} for the whole file",
+            hint=f"a --max-size above {_megabytes(smallest_bytes, up=True)}, which leaves room for "
+            "the tokenizer, or distil a smaller student",
+        )
+
+
 def search(
     trade_off: TradeOff, target: Target, *, fixed_bytes: int, measure: Measure
 ) -> dict[str, Option]:

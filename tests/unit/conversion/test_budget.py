@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from fakes.architectures import build_checkpoint
+from fakes.architectures import CASES, WIDE, build_checkpoint
 from fakes.endings import answer_and_end, set_ends
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
@@ -17,6 +17,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
+from ollama_bridge.conversion.budget import check_reachable
 from ollama_bridge.conversion.budget_search import search
 from ollama_bridge.conversion.budget_texts import corpus_texts, own_texts
 from ollama_bridge.errors import ConfigError, ConversionError, DataError
@@ -184,6 +185,25 @@ def test_an_impossible_target_names_the_nearest(
     offered = parse_size(caught.value.hint.split()[1].rstrip(","))
     assert smallest <= offered < smallest + 200_000
     assert not (tmp_path / "gguf").exists()
+
+
+@pytest.mark.parametrize("sizes", [{}, WIDE], ids=["odd rows", "whole blocks"])
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_alone_refuse_no_size_that_a_file_can_have(
+    case: str, sizes: dict[str, int], tmp_path: Path
+) -> None:
+    """They prove a size too small before anything is computed; the whole file is a bit larger."""
+    source = build_checkpoint(case, tmp_path / "source", sizes=sizes)
+    model = resolve_model(str(source), cache_dir=tmp_path / "cache")
+    with pytest.raises(ConversionError, match="the smallest file") as caught:
+        convert(model, target=Target(size_bytes=1000), out_dir=tmp_path / "gguf")
+    smallest = int(caught.value.message.split("has ")[1].split()[0])
+    check_reachable(model, Target(size_bytes=smallest))
+    check_reachable(model, Target(kl_nats=1e-9))
+    with pytest.raises(ConversionError, match="the tensors of this model have") as caught:
+        check_reachable(model, Target(size_bytes=1000))
+    bound = int(caught.value.message.split("have ")[1].split()[0])
+    assert 0.5 * smallest < bound < smallest
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.5, 1.0, 2.0, 30.0])

@@ -20,10 +20,16 @@ from fakes.ggufs import metadata_of, rewrite
 from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work
 from ollama_bridge.client import Client
-from ollama_bridge.conversion import convert
+from ollama_bridge.conversion import Target, convert
 from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ArtifactError, ConfigError, ModelError, ModelfileError
+from ollama_bridge.errors import (
+    ArtifactError,
+    ConfigError,
+    ConversionError,
+    ModelError,
+    ModelfileError,
+)
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.resolve import resolve_model
@@ -438,6 +444,16 @@ def test_values_of_another_version_are_computed_anew(blob: Path, tmp_path: Path)
     assert tag.values.labels == ()
     assert "(labels, a system prompt) is not read from it: " in notes[0]
     assert "of_tomorrow: Extra inputs are not permitted" in notes[0]
+
+
+def test_a_size_that_no_file_has_is_refused_before_values_are_computed(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """They take minutes, and it is known from the shapes of the weights."""
+    out = tmp_path / "run"
+    with pytest.raises(ConversionError, match="the tensors of this model have"):
+        package(str(tiny_checkpoint), "my-model", target=Target(size_bytes=1000), out_dir=out)
+    assert not (out / "checkpoint").exists()
 
 
 def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
