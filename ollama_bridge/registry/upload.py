@@ -26,6 +26,8 @@ _LOSS_LIMIT = 4
 _SAME_PLACE = 0.9  # of the farthest that one came
 # Over a minute and a half, with their pauses: a line that is away for long comes back.
 _STATUS_ATTEMPTS = 9
+# A 500 may be all that a registry ever says to such a request.
+_FAULT_ATTEMPTS = 3
 _NO_DOCKER = (
     "Ollama's manifests are Docker's (schema 2), which it may not take; zot does by "
     '"http": {"compat": ["docker2s2"]} in its settings'
@@ -278,6 +280,8 @@ class _Upload:
             self.session.send(request, wanted=(201, 204))
         except RegistryError as error:
             if error.status_code == 400:
+                if self._has_arrived():  # by an attempt before, whose answer was lost
+                    return
                 # It holds other bytes than the digest says, and may keep them for whoever goes on.
                 self._forget()
                 self.blob.check()
@@ -309,10 +313,8 @@ class _Upload:
         """Where to go on: where the registry says, or at the beginning of a new upload."""
         if not self.location:
             return
-        wanted = (204, 400, 403, 404, 410, 416)
         try:
-            request = Request("GET", self.location, attempts=_STATUS_ATTEMPTS)
-            reply = self.session.send(request, wanted=wanted)
+            reply = self._read_status()
         except RegistryError as error:
             if _is_not_now(error):
                 raise
@@ -331,6 +333,15 @@ class _Upload:
         if reply.location:
             self._follow(reply)
         self.on_bytes(self.offset)
+
+    def _read_status(self) -> Reply:
+        request = Request("GET", self.location, attempts=_STATUS_ATTEMPTS)
+        for attempt in range(1, _FAULT_ATTEMPTS):
+            reply = self.session.send(request, wanted=(204, 400, 403, 404, 410, 416, 500))
+            if reply.status_code != 500:
+                break
+            self.session.pause(attempt)
+        return reply
 
     def _forget(self) -> None:
         self.records.forget(self.session, self.blob.layer.digest)
@@ -376,5 +387,4 @@ def _is_worth_going_on(error: RegistryError) -> bool:
 
 def _is_not_now(error: RegistryError) -> bool:
     """Whether what was uploaded may well be there later: no answer, too busy, or not let in."""
-    busy = isinstance(error, RegistryBusyError) and error.status_code != 500
-    return busy or error.status_code in (401, None)
+    return isinstance(error, RegistryBusyError) or error.status_code in (401, None)

@@ -185,6 +185,23 @@ def test_a_status_that_no_registry_has_to_answer(
             records.write(session, blob.layer.digest, Unfinished(lost))
     push(registry, blob, records)
     assert registry.blobs[blob.layer.digest] == CONTENT
+    assert len(registry.paths("GET")) <= 3
+
+
+def test_one_fault_at_the_status_loses_nothing(blob: Blob, records: UploadRecords) -> None:
+    """It is asked again: what was sent is there."""
+    faults = iter([500])
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        status = next(faults, None) if request.method == "GET" else None
+        return None if status is None else refusal(status, "UNKNOWN", "for a moment")
+
+    registry = MemoryRegistry(fault=fault)
+    registry.uploads["0"] = CONTENT[:1000]
+    with registry.session() as session:
+        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
+        records.write(session, blob.layer.digest, at)
+    assert push(registry, blob, records)[0] == 1000
 
 
 @pytest.mark.parametrize("status", [401, 503])
@@ -680,3 +697,45 @@ def test_a_registry_that_takes_no_such_manifest(
     with registry.session() as session, pytest.raises(RegistryError) as caught:
         push_manifest(session, manifest_of())
     assert hint in (caught.value.hint or "")
+
+
+def test_a_file_that_is_there_is_sent_whatever_the_closing_request_is_told(
+    blob: Blob, records: UploadRecords
+) -> None:
+    """Its first answer was lost, and of an upload that is finished nothing can be closed again."""
+    puts = 0
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        nonlocal puts
+        if request.method != "PUT":
+            return None
+        puts += 1
+        if puts == 1:
+            registry.store(CONTENT)
+            raise httpx.ReadError("Connection reset by peer")
+        return refusal(400, "BLOB_UPLOAD_INVALID", "blob upload invalid")
+
+    registry = MemoryRegistry(fault=fault)
+    assert push(registry, blob, records)[-1] == len(CONTENT)
+    assert puts == 2
+    assert len(registry.paths("POST")) == 1
+
+
+def test_an_upload_is_remembered_while_nobody_says_whether_the_file_is_there(
+    blob: Blob, records: UploadRecords, tmp_path: Path
+) -> None:
+    """The registry is gone behind its refusal: a later command asks first, and sends nothing."""
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "PUT":
+            return refusal(400, "BLOB_UPLOAD_INVALID", "blob upload invalid")
+        if request.method == "HEAD":
+            raise httpx.ConnectError("Connection refused")
+        return None
+
+    registry = MemoryRegistry(fault=fault)
+    with pytest.raises(RegistryError):
+        push(registry, blob, records)
+    assert list((tmp_path / "uploads").iterdir())
+    registry.fault = None
+    assert push(registry, blob, records) == [len(CONTENT)] * 2
