@@ -12,7 +12,7 @@ from ollama_bridge.conversion.source import Source
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
-from ollama_bridge.examples import Example, Message
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.export import budget_tag_of, tag_of, teacher_tag_of
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.rendering import check_settings
@@ -90,7 +90,7 @@ def check_start(
     check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
     check_system_is_written(recipe, start)
     check_answers_fit(recipe, start)
-    check_texts_fit(recipe, reporter)
+    check_texts_fit(recipe, start, corpus, reporter)
     # What is written again is not learnt as the data have it.
     given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
     if given_tokens and recipe.stops_by_f1:
@@ -200,24 +200,49 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
     check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
 
 
-def check_texts_fit(recipe: Recipe, reporter: Reporter) -> None:
+def check_texts_fit(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter: Reporter) -> None:
     """Say where texts are learnt that the tag refuses to read.
 
     Args:
         recipe: What to build.
+        start: Whose vocabulary the student has.
+        corpus: Its training split is measured; where a teacher is yet to answer, it may be all.
         reporter: Hears of it.
 
     Raises:
         ModelfileError: a parameter is unknown, or of another type.
+        TrainingError: the chat template fails or cannot be used for training.
     """
     learnt, read = recipe.distill.max_length, limits_of(recipe.modelfile)["num_ctx"]
-    if learnt > read:
-        message = (
-            f"examples of up to {learnt} tokens are learnt (distill.max_length), but the tag will "
-            f"refuse prompts of more than {read:g}: --set modelfile.parameters.num_ctx={learnt} "
-            "has it read them"
-        )
-        reporter.emit(Note("build", "warning", message))
+    if learnt <= read:
+        return
+    lengths = _lengths(start, corpus)
+    beyond = [length for length in lengths if read < length <= learnt]
+    if lengths and not beyond:
+        return
+    which = f"examples of up to {learnt} tokens"
+    if beyond:
+        which = f"{len(beyond)} of {len(lengths)} examples, of up to {max(beyond)} tokens,"
+    message = (
+        f"{which} are learnt (distill.max_length is {learnt}), but the tag will refuse prompts of "
+        f"more than {read:g}: --set modelfile.parameters.num_ctx={learnt} has it read them"
+    )
+    reporter.emit(Note("build", "warning", message))
+
+
+def _lengths(start: Checkpoint, corpus: Corpus) -> list[int]:
+    """Tokens of every example of the training split that has its answer."""
+    from ollama_bridge.encoding import rendered_texts
+    from ollama_bridge.models.load import load_tokenizer
+
+    path = corpus.split_path("train")
+    answered = [one for one in read_examples(path) if one.is_answered] if path.is_file() else []
+    if not answered:
+        return []
+    tokenizer = load_tokenizer(start.path)
+    texts = [rendered_texts(example, tokenizer)[0] for example in answered]
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [len(one) for one in ids]
 
 
 def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:

@@ -140,19 +140,36 @@ def test_limits_leave_room_for_what_is_thought() -> None:
     check_thoughts_fit(thinking(*fixed, *fixes_in(warning.message)), NullReporter())
 
 
-def test_texts_that_the_tag_refuses_are_told_before_they_are_learnt() -> None:
+def test_texts_that_the_tag_refuses_are_told_before_they_are_learnt(tmp_path: Path) -> None:
     """A longer limit of training is advised where texts are left out: the tag has its own."""
+    start = tiny_base(tmp_path / "base")
 
-    def notes(*overrides: str) -> list[str]:
+    def notes(corpus: Corpus, *overrides: str) -> list[str]:
         told: list[Any] = []
         heard: Any = SimpleNamespace(emit=told.append)
-        check_texts_fit(load_recipe("chat", overrides=overrides), heard)
+        check_texts_fit(load_recipe("chat", overrides=overrides), start, corpus, heard)
         return [note.message for note in told]
 
-    assert notes() == []
-    (warning,) = notes("distill.max_length=6100")
+    def corpus_of(name: str, *answers: Message) -> Corpus:
+        words = ["Größe" * count for count in (1, 200, 5000)]  # some tokens each
+        examples = [
+            Example(f"{number}", (Message("user", text), *answers), f"{number}")
+            for number, text in enumerate(words)
+        ]
+        return commit(
+            Corpus, tmp_path / name, lambda path: write_examples(path / "train.jsonl", examples)
+        )
+
+    wider = "distill.max_length=60000"
+    answered = corpus_of("answered", Message("assistant", "Good."))
+    assert notes(answered) == []
+    (warning,) = notes(answered, wider)
+    assert warning.startswith("1 of 3 examples, of up to ")
     assert "refuse prompts of more than 4096" in warning
-    assert notes("distill.max_length=6100", *fixes_in(warning)) == []
+    assert notes(answered, wider, *fixes_in(warning)) == []
+    assert notes(tiny_corpus(tmp_path / "short"), wider) == []
+    (warning,) = notes(corpus_of("to be answered"), wider)
+    assert warning.startswith("examples of up to 60000 tokens are learnt")
 
 
 def test_what_a_daemon_tells_of_thoughts_is_asked_where_there_are_some() -> None:
