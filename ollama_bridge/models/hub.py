@@ -41,6 +41,21 @@ def download(reference: ModelReference) -> Path:
     return folder
 
 
+def has_file(reference: ModelReference, name: str) -> bool:
+    """Whether a repository holds a file, which is not fetched; False where nobody says so.
+
+    Args:
+        reference: Of kind ``hf``.
+        name: Of the file.
+    """
+    from huggingface_hub import file_exists
+
+    try:
+        return file_exists(reference.value, name, revision=reference.revision)
+    except Exception:  # as in fetch: they have no base in common
+        return False
+
+
 def fetch(reference: ModelReference, patterns: list[str]) -> Path:
     """Get some files of a repository.
 

@@ -25,13 +25,14 @@ from ollama_bridge.models.adapter_folder import (
 from ollama_bridge.models.adapters import Adapter
 from ollama_bridge.models.cached import import_file, is_imported, link_folder, merge_adapter
 from ollama_bridge.models.given_template import with_chat_template
-from ollama_bridge.models.hub import JUDGED, download, fetch
+from ollama_bridge.models.hub import JUDGED, download, fetch, has_file
 from ollama_bridge.models.links import file_state
 from ollama_bridge.models.paths import is_dir, is_file
 from ollama_bridge.models.references import ModelReference, parse_reference
 from ollama_bridge.models.safety import check_settings, has_whole_weights, is_packed
 from ollama_bridge.models.stored import adapters_of
 from ollama_bridge.models.tag_file import file_of_tag
+from ollama_bridge.models.weight_files import WEIGHTS_NAME
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 
 if TYPE_CHECKING:
@@ -111,8 +112,16 @@ def _from_hub(reference: ModelReference) -> Path:
     """A repository whose small files do not say already that it cannot be used."""
     small = fetch(reference, JUDGED)
     if not is_adapter(small):
-        check_settings(small)
+        check_settings(small, packed=_is_packed(reference, small))
     return download(reference)
+
+
+def _is_packed(reference: ModelReference, small: Path) -> bool:
+    """Whether a repository's index says that its weights are quantized, and is what is read.
+
+    As in transformers, a whole file goes before the index, which may be of the weights before.
+    """
+    return is_packed(small) and not has_file(reference, WEIGHTS_NAME)
 
 
 def _existing(folder: Path) -> Path:
@@ -284,7 +293,8 @@ def resolve_base(
     else:
         reference = parse_reference(f"hf:{name}@{revision}" if revision else f"hf:{name}")
         small = fetch(reference, JUDGED)
-        if is_called_quantized(name) or is_packed(small):  # gigabytes would come to be refused
+        # Else gigabytes would come to be refused.
+        if is_called_quantized(name) or _is_packed(reference, small):
             refuse_quantized(adapter, name, small)
         folder = _from_hub(reference)
         refuse_quantized(adapter, name, folder)

@@ -26,7 +26,7 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.text_part import is_of_eyes, is_wrapper, text_config
-from ollama_bridge.models.weight_files import INDEX_NAME, MODULES_NAME
+from ollama_bridge.models.weight_files import INDEX_NAME, MODULES_NAME, WEIGHTS_NAME
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
@@ -70,12 +70,13 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def check_settings(folder: Path) -> None:
+def check_settings(folder: Path, *, packed: bool) -> None:
     """Check what a repository's small files say, before gigabytes of weights are fetched.
 
     Args:
         folder: With its ``config.json``, and the index of its weights if it has one. What they
             leave open is left to :func:`check_folder`.
+        packed: Whether its weights are quantized, as far as is known (:func:`is_packed`).
 
     Raises:
         UnsafeCheckpointError: code of its own.
@@ -87,14 +88,19 @@ def check_settings(folder: Path) -> None:
     config = read_config(folder)
     if "architectures" in config and not is_wrapper(config):
         _supported(folder, config)
-    if is_packed(folder):
+    if packed:
         raise _quantized(folder, _method(config) or "")
     _refuse_embedding(folder)
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a config says that it is quantized, and the index of the weights that they are."""
+    """Whether a config says that it is quantized, and the index of the weights that they are.
+
+    Beside a whole file the index is not what is read.
+    """
     files = (folder / "config.json", folder / INDEX_NAME)
+    if (folder / WEIGHTS_NAME).is_file():
+        return False
     if not all(path.is_file() for path in files) or _method(read_config(folder)) is None:
         return False
     names = read_json_object(folder / INDEX_NAME).get("weight_map")

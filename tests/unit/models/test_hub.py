@@ -104,6 +104,7 @@ def test_what_cannot_be_used_is_refused_before_its_weights_come(
         return str(repository)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", give)
+    monkeypatch.setattr("huggingface_hub.file_exists", lambda *_, **__: False)
     with pytest.raises(ModelError, match=message):
         resolve_model("hf:org/name", cache_dir=tmp_path / "cache")
     with pytest.raises(ModelError, match="not a PEFT adapter"):
@@ -132,3 +133,31 @@ def test_whole_weights_come_whatever_their_config_still_says(
     del names["multi_modal_projector.mm_input_projection_weight"]
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     assert resolve_model("hf:org/name", cache_dir=tmp_path / "cache")
+
+
+def test_a_whole_file_goes_before_the_index_of_weights_that_were_packed(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in transformers, which does not open the index: in a folder, and in a repository."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (copy / "config.json").write_text(json.dumps(config))
+    names = {"model.layers.0.mlp.up_proj.weight_scale_inv": "model-00001-of-00009.safetensors"}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    expected = resolve_model(str(copy), cache_dir=tmp_path / "cache").digest
+    small = tmp_path / "small"
+    shutil.copytree(copy, small, ignore=shutil.ignore_patterns("*.safetensors"))
+
+    def give(_: str, *, allow_patterns: list[str], **__: object) -> str:
+        return str(small if allow_patterns == JUDGED else copy)
+
+    def exists(repository: str, name: str, *, revision: str) -> bool:
+        return (repository, name, revision) == ("org/name", "model.safetensors", "v1")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", give)
+    monkeypatch.setattr("huggingface_hub.file_exists", exists)
+    assert resolve_model("hf:org/name@v1", cache_dir=tmp_path / "cache").digest == expected
+    with pytest.raises(ModelError, match=r"quantized \(fp8\)"):
+        resolve_model("hf:org/name@v2", cache_dir=tmp_path / "cache")
