@@ -18,6 +18,7 @@ from ollama_bridge.artifacts import (
 )
 from ollama_bridge.assets import home_dir
 from ollama_bridge.errors import ArtifactError, ConfigError
+from ollama_bridge.models.origin import reference_of
 from ollama_bridge.verify.certificate import Certificate
 
 _MAY_BE_PATHS = ("path", "teacher", "model")  # beside "source", which is one or a tag
@@ -205,7 +206,7 @@ def _portable_entry(made: Made) -> dict[str, Any]:
 
 
 def portable(value: Any, *, key: str = "") -> Any:
-    """The same without the folders of this machine; names of files stay.
+    """The same without the folders of this machine; names of files and of repositories stay.
 
     Args:
         value: Settings, facts, or one of their values.
@@ -219,7 +220,7 @@ def portable(value: Any, *, key: str = "") -> Any:
     if isinstance(value, str):
         # pathlib writes ./models/base without its dot, so whatever is no tag is a path.
         if key == "source" and not value.startswith("ollama:"):
-            return _name_of(value)
+            return reference_of(value) or _name_of(value)
         # Names of models have slashes too.
         if key in _MAY_BE_PATHS and value.startswith(("/", "~", "./", "../")):
             return _name_of(value)

@@ -28,7 +28,7 @@ _ORIGIN, _DATASETS, _MAKER, _BASE = "origin", "datasets", "made_by", "base"
 _BASE_KEY = "general.base_model"
 _SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 # A folder of the hub's cache; neither part of a repository's name may hold two hyphens.
-_IN_HUB_CACHE = re.compile(r"[\\/]models--(?:([^\\/]+?)--)?([^\\/]+)[\\/]snapshots[\\/]")
+_IN_HUB_CACHE = re.compile(r"[\\/]models--(?:([^\\/]+?)--)?([^\\/]+)[\\/]snapshots[\\/]([0-9a-f]+)")
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,19 @@ def repository_of(facts: Mapping[str, Any]) -> General:
     found = _IN_HUB_CACHE.search(str(facts.get("source", "")))
     if found is None:
         return {}
-    organization, name = found.groups()
+    organization, name, _ = found.groups()
     path = f"{organization}/{name}" if organization else name
     own = {"name": name, "repo_url": f"https://huggingface.co/{path}"}
     return own | ({"organization": organization} if organization else {})
+
+
+def reference_of(source: str) -> str | None:
+    """``hf:org/name@COMMIT`` of a folder of the hub's cache; None: it is none."""
+    found = _IN_HUB_CACHE.search(source)
+    if found is None or source[found.end() :].strip("\\/"):  # what is in one is another file
+        return None
+    organization, name, commit = found.groups()
+    return f"hf:{organization}/{name}@{commit}" if organization else f"hf:{name}@{commit}"
 
 
 def base_facts(base: Checkpoint) -> dict[str, Any]:

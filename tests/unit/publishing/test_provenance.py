@@ -217,12 +217,15 @@ def test_the_lineage_goes_without_this_machine_s_folders(run: Path) -> None:
         (".", "a folder"),
         ("../..", "a folder"),
         ("ollama:team/mood:1", "ollama:team/mood:1"),
+        ("/home/ada/hub/models--acme--mood/snapshots/0f3b", "hf:acme/mood@0f3b"),
+        ("/home/ada/hub/models--gpt2/snapshots/0f3b/", "hf:gpt2@0f3b"),
+        ("/home/ada/hub/models--acme--mood/snapshots/0f3b/m.gguf", "m.gguf"),
     ],
 )
 def test_a_relative_folder_is_one_of_this_machine_too(
     tmp_path: Path, source: str, told: str
 ) -> None:
-    """In the card and in the lineage; the name of a tag has no folders."""
+    """In the card and in the lineage; names of tags and of repositories are no folders."""
     manifest = made(tmp_path / "base", "checkpoint", "import", facts={"source": source})
     provenance = Provenance(lineage=(Made(tmp_path / "base", manifest),))
     (entry,) = provenance.to_json()
