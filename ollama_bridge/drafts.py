@@ -102,6 +102,15 @@ def draft_path(out_dir: Path) -> Path:
     return out_dir.with_name(f".{out_dir.name}.draft")
 
 
+def holds_draft(folder: Path) -> bool:
+    """Whether something in a folder, or below, was begun and is not finished."""
+    return any(
+        name.startswith(".") and name.endswith(".draft")
+        for _, names, _ in os.walk(folder)
+        for name in names
+    )
+
+
 def _behind_link(out_dir: Path) -> Path:
     """The folder itself: a link may lead to another disk, for whose room it was made."""
     return Path(os.path.realpath(out_dir)) if out_dir.is_symlink() else out_dir.absolute()

@@ -28,7 +28,7 @@ RunArgument = Annotated[
 
 @app.command("ls")
 def runs_ls(as_json: options.JSONOption = False) -> None:
-    """List the runs in the home folder.
+    """List the runs in the home folder. The command that began an unfinished one goes on with it.
 
     Examples:
       ollama-bridge runs ls
@@ -36,13 +36,25 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
     rows: list[dict[str, Any]] = []
     for run in _all_runs():
         size_bytes = sum(one.st_size for one in statuses(run))
-        rows.append({"name": run.name, "stages": len(_stages(run)), "size_bytes": size_bytes})
+        rows.append(
+            {
+                "name": run.name,
+                "stages": len(_stages(run)),
+                "size_bytes": size_bytes,
+                "finished": _is_finished(run),
+            }
+        )
     if as_json:
         output.data_json(rows)
         return
     output.table(
         [
-            {"NAME": row["name"], "STAGES": row["stages"], "SIZE": output.size(row["size_bytes"])}
+            {
+                "NAME": row["name"],
+                "STATE": "finished" if row["finished"] else "unfinished",
+                "STAGES": row["stages"],
+                "SIZE": output.size(row["size_bytes"]),
+            }
             for row in rows
         ]
     )
@@ -123,6 +135,15 @@ def _all_runs() -> list[Path]:
 
     folders = (path for path in _runs_dir().glob("*") if path.is_dir())
     return sorted(folder for folder in folders if not is_note_alone(folder))
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether nothing in it was begun only, and a build or a package has come to its end."""
+    from ollama_bridge.drafts import holds_draft
+    from ollama_bridge.papers import CARD_NAME  # written last
+    from ollama_bridge.run_folder import is_run
+
+    return not holds_draft(run) and ((run / CARD_NAME).exists() or not is_run(run))
 
 
 def _stages(run: Path) -> list[Path]:

@@ -15,7 +15,9 @@ from ollama_bridge import cli, pipeline
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion
 from ollama_bridge.config import Recipe, parse_recipe
+from ollama_bridge.drafts import draft_path
 from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
+from ollama_bridge.papers import CARD_NAME
 from ollama_bridge.run_folder import EVENTS_NAME, hold_run, name_of_data, note_origin
 
 RECIPE: dict[str, Any] = {
@@ -152,6 +154,28 @@ def test_a_name_that_is_only_taken_is_no_run(tmp_path: Path) -> None:
     note_origin(runs / "away", data)  # built again, in the home folder
     (runs / "away" / EVENTS_NAME).touch()
     assert completion.runs("") == ["away", "here"]
+
+
+def test_runs_that_are_not_finished_are_told() -> None:
+    """One that was stopped within a stage, between two of them, or behind a finished one."""
+    runs = home_dir() / "runs"
+    for name in ("between", "whole", "within", "values"):
+        (runs / name).mkdir(parents=True)
+        if name != "values":  # of `verify`, which writes no events
+            (runs / name / EVENTS_NAME).touch()
+    for name in ("whole", "within"):
+        (runs / name / CARD_NAME).touch()
+    draft_path(runs / "within" / "tags" / "mood").mkdir(parents=True)
+    listed = CliRunner().invoke(cli.app, ["runs", "ls", "--json"])
+    finished = {run["name"]: run["finished"] for run in json.loads(listed.stdout)}
+    assert finished == {"between": False, "whole": True, "within": False, "values": True}
+    rows = CliRunner().invoke(cli.app, ["runs", "ls"]).stdout.splitlines()
+    assert [row.split()[1] for row in rows[1:]] == [
+        "unfinished",
+        "finished",
+        "finished",
+        "unfinished",
+    ]
 
 
 @pytest.mark.parametrize(
