@@ -27,13 +27,12 @@ _LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
 _LLAMA3_CONTEXT = 8192
 # Keys below rope.scaling that are read here or decide nothing; and those that llama.cpp or Ollama
 # compute with, at the values under which they compute what transformers does.
-_SCALING_KEYS = ("type", "factor", "original_context_length", "finetuned")
+_SCALING_KEYS = ("type", "factor", "original_context_length", "finetuned", "yarn_attn_factor")
 _NEUTRAL = {
     "attn_factor": 1.0,
     "extrapolation_factor": 1.0,
     "beta_fast": 32.0,
     "beta_slow": 1.0,
-    "yarn_attn_factor": 1.0,
     "yarn_ext_factor": 1.0,
     "yarn_beta_fast": 32.0,
     "yarn_beta_slow": 1.0,
@@ -41,6 +40,10 @@ _NEUTRAL = {
 }
 # Settings of YaRN that a GGUF need not say: what llama.cpp computes with by itself.
 _YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+# In the config of DeepSeek-R1-0528-Qwen3-8B. transformers reads ``attention_factor`` alone.
+# llama.cpp's converter writes it down as yarn_attn_factor, with which neither llama.cpp nor Ollama
+# computes any of our architectures.
+_UNREAD = "attn_factor"
 
 
 def parameters_of(config: Mapping[str, Any], theta: float = _DEFAULT_THETA) -> dict[str, Any]:
@@ -138,7 +141,9 @@ def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
         return found + scaling
     needed = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
     said = {
-        key for key, value in parameters.items() if value is not None and _YARN.get(key) != value
+        key
+        for key, value in parameters.items()
+        if value is not None and key != _UNREAD and _YARN.get(key) != value
     }
     if kind == "yarn" and said == needed:
         context = int(positive(parameters, "original_max_position_embeddings"))
@@ -148,6 +153,21 @@ def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:
         f"config.json: RoPE parameters {dict(parameters)} cannot be written",
         hint="default, linear, yarn (factor and original length alone) and llama3 can",
     )
+
+
+def notes(parameters: Mapping[str, Any]) -> list[str]:
+    """What a config says and transformers does not compute with.
+
+    Args:
+        parameters: From :func:`parameters_of`.
+    """
+    unread = parameters.get(_UNREAD)
+    if parameters["rope_type"] != "yarn" or unread is None:
+        return []
+    return [
+        f"config.json: {_UNREAD} ({unread}) is left out, for transformers does not read it (its "
+        "name for it is attention_factor): the tag computes what transformers computes"
+    ]
 
 
 def refuse_dynamic(parameters: Mapping[str, Any], *, context: int) -> None:

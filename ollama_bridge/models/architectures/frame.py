@@ -194,7 +194,7 @@ class Architecture:
 
     def notes(self, config: Config) -> list[str]:
         """What Ollama computes a little differently, for the user to know."""
-        return []
+        return rope.notes(self.rope_of(config))
 
     def unstretched_context(self, config: Config) -> int | None:
         """Up to which num_ctx a daemon computes what the checkpoint does with short texts.

@@ -94,6 +94,18 @@ def test_settings_that_say_what_is_so_anyway(
     assert own_keys(exported(source, tmp_path / "b"), "qwen2") == before
 
 
+def test_a_setting_that_transformers_does_not_read_is_left_out(tmp_path: Path) -> None:
+    """DeepSeek-R1-0528-Qwen3-8B has one: what transformers computes is served, and that is said."""
+    source = build_checkpoint("qwen2-yarn", tmp_path / "source")
+    before, expected = own_keys(exported(source, tmp_path / "a"), "qwen2"), logits(source)
+    change(source, {"rope_parameters": {**YARN, "attn_factor": 0.8782488562869419}})
+    path = exported(source, tmp_path / "b")
+    assert own_keys(path, "qwen2") == before
+    assert torch.equal(logits(source), expected)
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    assert any("attn_factor (0.878" in note for note in manifest["facts"]["notes"])
+
+
 def change(folder: Path, changes: dict[str, Any]) -> None:
     """Change keys of a config; None removes one."""
     path = folder / "config.json"

@@ -282,6 +282,7 @@ def test_numbers_that_change_nothing_are_read_over(tmp_path: Path) -> None:
     changes = {
         "qwen2.rope.scaling.attn_factor": 1.0,
         "qwen2.rope.scaling.yarn_beta_fast": 32.0,
+        "qwen2.rope.scaling.yarn_attn_factor": 0.878,  # read for other architectures alone
         "qwen2.rope.scaling.finetuned": True,
     }
     config = imported("qwen2-yarn", changes, tmp_path)
