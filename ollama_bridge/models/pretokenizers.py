@@ -111,6 +111,17 @@ PRE_TOKENIZERS = (
         aliases=("deepseek-r1-qwen", "stablelm2"),
     ),
     PreTokenizer(
+        "deepseek-coder",
+        steps=(
+            _split("[\r\n]"),
+            _split(r"\s?\p{L}+"),
+            _split(r"\s?\p{P}+"),
+            _split("[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
+            _DIGITS,
+            _byte_level(use_regex=False),
+        ),
+    ),
+    PreTokenizer(
         "default",  # what llama.cpp does with files that say nothing
         steps=(
             _split(r"[\p{P}\$\+<=>\^~\|]+"),

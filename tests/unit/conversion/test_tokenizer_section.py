@@ -74,10 +74,12 @@ def test_keeping_matches_is_isolating_them_where_they_cover_all(folder: Path) ->
     [
         ("tekken", ["Hello", "World", "\u0120don", "'t", "\u0120", "1", "2", "3", "4"]),
         ("gpt-4o", ["Hello", "World", "\u0120don't", "\u0120", "123", "4"]),
+        ("qwen2", ["HelloWorld", "\u0120don", "'t", "\u0120", "1", "2", "3", "4"]),
+        ("deepseek-coder", ["HelloWorld", "\u0120don", "'", "t", "\u0120", "1", "2", "3", "4"]),
     ],
 )
-def test_splittings_at_upper_case(name: str, expected: list[str]) -> None:
-    """The two that split words where lower case turns to upper."""
+def test_splittings_are_told_apart_by_a_text(name: str, expected: list[str]) -> None:
+    """Some split words where lower case turns to upper, or at every sign."""
     entry = next(entry for entry in PRE_TOKENIZERS if entry.name == name)
     tokenizer = Tokenizer(models.BPE())
     document = json.loads(tokenizer.to_str())
