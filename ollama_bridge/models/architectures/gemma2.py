@@ -122,8 +122,13 @@ class Gemma(Architecture):
             if window
             else dims.context,
             "layer_types": kinds,
-            **{name: keys.real(key) if keys.get(key) else None for key, name in _SOFT_CAPS.items()},
+            **{name: self._cap(keys, key) for key, name in _SOFT_CAPS.items()},
         }
+
+    def _cap(self, keys: Keys, key: str) -> float | None:
+        """A Gemma 2 that is silent has llama.cpp's, which are those of the published ones."""
+        said = keys.get(key, self.default_caps.get(_SOFT_CAPS[key]))
+        return keys.real(key, self.default_caps.get(_SOFT_CAPS[key])) if said else None
 
     def _attention_scalar(self, dims: Dimensions) -> int:
         if dims.layers == self.wide_layers:

@@ -152,6 +152,13 @@ def test_a_gemma2_that_is_silent_has_a_window(tmp_path: Path) -> None:
     assert config["layer_types"] == ["sliding_attention", "full_attention"]
 
 
+def test_a_gemma2_that_is_silent_has_caps(tmp_path: Path) -> None:
+    """Files of its first days name none, and llama.cpp caps all the same."""
+    keys = ("attn_logit_softcapping", "final_logit_softcapping")
+    config = imported("gemma2", {f"gemma2.{key}": None for key in keys}, tmp_path)
+    assert [config[key] for key in keys] == [50.0, 30.0]
+
+
 def test_a_phi3_that_is_silent_scales_no_attention(tmp_path: Path) -> None:
     """transformers would make a factor of the lengths, llama.cpp makes none."""
     config = imported("phi3-long", {"phi3.rope.scaling.attn_factor": None}, tmp_path)
