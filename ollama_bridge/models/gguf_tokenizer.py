@@ -23,6 +23,8 @@ from ollama_bridge.template.comment import without_comment
 # tokenizer.ggml.token_type
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _SPACE = "\u2581"  # SentencePiece's visible space
+# Characters of a piece, which is tried to be put together at each of them: published ones have 50.
+_LONGEST_PIECE = 1024
 _PREFIX = "tokenizer.ggml."
 # Where our converter keeps the Jinja template out of the runtimes' sight, so that a model that
 # Ollama renders by a Go template can still become a checkpoint that renders as it was trained.
@@ -236,6 +238,11 @@ class GGUFTokenizer:
         scores = self._list("scores", float)
         if len(scores) != len(self.tokens):
             raise self._error(f"scores has {len(scores)} entries, tokens {len(self.tokens)}")
+        longest = max(len(token) for token in self.tokens)
+        if longest > _LONGEST_PIECE:
+            raise self._error(
+                f"a token has {longest} characters, at most {_LONGEST_PIECE} are accepted"
+            )
         prefix = self._flag("add_space_prefix", default=True)
         visible = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
         steps = [{"type": "Prepend", "prepend": _SPACE}, visible] if prefix else [visible]

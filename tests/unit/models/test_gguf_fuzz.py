@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
 
 # Numbers that counts, lengths, offsets and types are spoiled with.
 WORDS = st.sampled_from(
@@ -155,3 +156,15 @@ def test_a_large_file_that_keeps_its_promise_costs_nothing(
     path = sparse(tmp_path / "large.gguf", head, size_bytes)
     with little_memory(1 << 20), pytest.raises(GGUFError, match=told):
         read_gguf(path)
+
+
+def test_a_piece_of_any_length_costs_nothing(tmp_path: Path) -> None:
+    """It would be cut at each of its characters, and every half hashed: a square of its length."""
+    tokens = ["<unk>", "a", "a" * 1025]
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * len(tokens),
+    }
+    with pytest.raises(GGUFError, match="a token has 1025 characters, at most 1024"):
+        GGUFTokenizer(tmp_path / "long.gguf", keys).write(tmp_path, max_length=8)
