@@ -154,7 +154,7 @@ def render_file(
 
 def _read_template(file: Path) -> str:
     try:
-        source = file.read_text(encoding="utf-8")
+        source = file.read_text(encoding="utf-8-sig")  # an editor's mark, which Ollama reads over
     except (OSError, UnicodeDecodeError) as exc:
         raise ModelfileError(f"{file} cannot be read: {exc}") from exc
     for line, character in dropped_characters(source):

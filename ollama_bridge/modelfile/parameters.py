@@ -16,6 +16,8 @@ from ollama_bridge.errors import ModelfileError
 from ollama_bridge.option_kinds import OPTION_KINDS, OptionKind
 
 ParameterValue = bool | int | float | tuple[str, ...]
+# Python reads more: digits of other scripts, "1_0", and spaces around.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TRUE, _FALSE = (
     frozenset({"1", "t", "T", "TRUE", "true", "True"}),
     frozenset({"0", "f", "F", "FALSE", "false", "False"}),
@@ -74,11 +76,8 @@ def parse_parameter(name: str, text: str, *, where: str) -> ParameterValue:
         return text in _TRUE
     if kind == "a whole number" and re.fullmatch(r"[+-]?[0-9]+", text, re.ASCII):
         return int(text)
-    if kind == "a number":
-        try:
-            return float(text)
-        except ValueError:
-            pass
+    if kind == "a number" and _NUMBER.fullmatch(text):
+        return float(text)
     raise ModelfileError(f"{where}: PARAMETER {name} must be {kind}, not {text!r}")
 
 

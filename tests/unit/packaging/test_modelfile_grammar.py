@@ -126,6 +126,8 @@ def test_reads_a_modelfile_of_people() -> None:
         ('FROM a\nSYSTEM """x\n', "line 2: .*closing quotes"),
         ("FROM a\nPARAMETER temprature 1\n", "did you mean temperature"),
         ("FROM a\nPARAMETER temperature hot\n", "line 2: PARAMETER temperature"),
+        ("FROM a\nPARAMETER temperature 1_0\n", "must be a number, not '1_0'"),
+        ('FROM a\nPARAMETER top_p "0.5 "\n', "must be a number, not '0.5 '"),
         ("FROM a\nPARAMETER num_ctx 1.5\n", "whole number"),
         ("FROM", "must follow"),
     ],

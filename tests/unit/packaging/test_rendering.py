@@ -196,6 +196,11 @@ def test_own_template_may_add_to_the_system_prompt(tmp_path: Path) -> None:
     assert modelfile.system == "S Be kind."
 
 
+def test_own_template_may_begin_with_an_editors_mark(tmp_path: Path) -> None:
+    """Windows' editors write one into UTF-8, and Ollama reads over it."""
+    assert render_text("\ufeffFROM [[ from ]]\n", tmp_path).from_ == "m.gguf"
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
