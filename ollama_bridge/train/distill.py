@@ -11,6 +11,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.loss_sections import JensenShannonLoss, KLSkewedLoss, TotalVariationLoss
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import memory_is_enough
@@ -44,6 +45,8 @@ from ollama_bridge.train.validation import Validator
 
 STAGE = "distill"
 CONTROL_STAGE = "control"
+
+_MIXED = (KLSkewedLoss, JensenShannonLoss, TotalVariationLoss)
 
 
 def distill(
@@ -211,11 +214,13 @@ def _effective(settings: DistillSection) -> dict[str, Any]:
 
 def _version(labels: SoftLabels | None, settings: DistillSection, student: StudentSection) -> int:
     """Of this stage: raised for the work whose result has become another, and for that alone."""
-    if settings.on_policy is not None:
-        return 5  # 4: other numbers draw rollouts; 5: they are scored on prompts of all labels
     fills_up = labels is not None and (
         student.vocabulary == "corpus" or "student" in labels.manifest.work.inputs
     )
+    if fills_up and any(isinstance(loss, _MIXED) for loss in settings.losses):
+        return 6  # what 4 says, of these losses, too
+    if settings.on_policy is not None:
+        return 5  # 4: other numbers draw rollouts; 5: they are scored on prompts of all labels
     return 4 if fills_up else 3  # 4: tokens that only fill up a list belong to the rest
 
 

@@ -15,9 +15,10 @@ from ollama_bridge.labels import SoftTargets, Targets
 from ollama_bridge.train import losses
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.sparse_losses import (
-    kl_forward_classes,
+    Divergence,
     kl_reverse_classes,
     kl_sparse,
+    over_classes,
 )
 from ollama_bridge.train.split_logits import SplitLogits, split_logits, teacher_classes
 
@@ -44,11 +45,15 @@ class Comparison(Protocol):
             TrainingError: it cannot be had.
         """
 
-    def common(self) -> Pair:
-        """Student's and teacher's logits of the same classes, (n, C) each.
+    def divergence(self, loss: Divergence, *, temperature: float) -> torch.Tensor:
+        """Another loss between two distributions, (n,).
+
+        Args:
+            loss: Finite where the teacher excludes a token.
+            temperature: T > 0.
 
         Raises:
-            TrainingError: no such classes are known.
+            TrainingError: it cannot be had.
         """
 
     def whole(self) -> Pair:
@@ -136,16 +141,19 @@ class _Hard:
         return losses.cross_entropy(self._logits, self._targets)
 
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
-        return losses.kl_forward(*self.common(), temperature=temperature)
+        return self.divergence(losses.kl_forward, temperature=temperature)
 
     def kl_reverse(self, *, temperature: float) -> torch.Tensor:
-        return losses.kl_reverse(*self.common(), temperature=temperature)
+        return self.divergence(losses.kl_reverse, temperature=temperature)
 
-    def common(self) -> Pair:
-        raise TrainingError("this loss needs the teacher's distributions, and there are none")
+    def divergence(self, loss: Divergence, *, temperature: float) -> torch.Tensor:
+        return loss(*self._common(), temperature=temperature)
 
     def whole(self) -> Pair:
-        return self.common()
+        return self._common()
+
+    def _common(self) -> Pair:
+        raise TrainingError("this loss needs the teacher's distributions, and there are none")
 
 
 class _Stored:
@@ -162,17 +170,21 @@ class _Stored:
         return self._split.cross_entropy()
 
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
-        return kl_forward_classes(*self.common(), has_rest=self._has_rest, temperature=temperature)
+        return self.divergence(losses.kl_forward, temperature=temperature)
 
     def kl_reverse(self, *, temperature: float) -> torch.Tensor:
-        return kl_reverse_classes(*self.common(), has_rest=self._has_rest, temperature=temperature)
+        return kl_reverse_classes(*self._classes, has_rest=self._has_rest, temperature=temperature)
+
+    def divergence(self, loss: Divergence, *, temperature: float) -> torch.Tensor:
+        return over_classes(loss, *self._classes, has_rest=self._has_rest, temperature=temperature)
 
     @property
     def _has_rest(self) -> bool:
         return self._soft.ids.shape[1] < self._logits.shape[1]
 
-    def common(self) -> Pair:
-        """The tokens that were kept, and all others as one."""
+    @property
+    def _classes(self) -> Pair:
+        """Student's and teacher's tokens that were kept, and all others as one."""
         theirs = teacher_classes(self._soft, vocabulary=self._logits.shape[1])
         return self._split.classes, theirs
 
@@ -190,7 +202,7 @@ class _Sampled(_Hard):
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
         return kl_sparse(self._soft, self._logits, temperature=temperature)
 
-    def common(self) -> Pair:
+    def _common(self) -> Pair:
         raise TrainingError(
             "tokens that were drawn at random give the forward KL alone",
             hint="--set soft_labels.method=top_k, or --set distill.teacher=live",
@@ -213,7 +225,7 @@ class _Live(_Hard):
     def _theirs(self) -> torch.Tensor:
         return self._teacher.logits(self._hidden)
 
-    def common(self) -> Pair:
+    def _common(self) -> Pair:
         """All tokens: with one tokenizer, what a wider head has in addition is padding."""
         width = min(self._logits.shape[1], self._theirs.shape[1])
         return self._logits[:, :width], self._theirs[:, :width]

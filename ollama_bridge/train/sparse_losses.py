@@ -8,11 +8,18 @@ argument only.
 from __future__ import annotations
 
 import functools
+from typing import Protocol
 
 import torch
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SampledTargets, SoftTargets, Targets, has_no_mass
+from ollama_bridge.labels import (
+    NO_MASS_LOGPROB,
+    SampledTargets,
+    SoftTargets,
+    Targets,
+    has_no_mass,
+)
 from ollama_bridge.train.loss_terms import (
     check_matrix,
     check_same,
@@ -20,6 +27,15 @@ from ollama_bridge.train.loss_terms import (
     wide,
 )
 from ollama_bridge.train.losses import kl_forward, kl_reverse
+
+
+class Divergence(Protocol):
+    """A loss between two distributions."""
+
+    def __call__(
+        self, student: torch.Tensor, teacher: torch.Tensor, /, *, temperature: float
+    ) -> torch.Tensor:
+        """Its value on each of N positions, from (N, C) logits."""
 
 
 @functools.singledispatch
@@ -81,7 +97,7 @@ def kl_top_k(
     T != 1 the rest is tempered as one class, which is not what tempering each of its tokens would
     give: that is unknown from a store; the value is still 0 if the student equals the teacher, and
     still >= 0. With k = V the residual is empty (-inf) and the value is that of ``kl_forward`` at
-    every T. What :func:`kl_forward_classes` says of classes without mass holds here.
+    every T. What :func:`over_classes` says of classes without mass holds here.
 
     Args:
         student_logits: (N, V), unnormalised.
@@ -120,7 +136,8 @@ def kl_top_k(
         rest = logits.scatter(-1, teacher_ids, float("-inf")).logsumexp(-1, keepdim=True)
         classes.append(rest - total)
         teacher.append(teacher_residual.detach().to(logits.dtype).unsqueeze(-1))
-    return kl_forward_classes(
+    return over_classes(
+        kl_forward,
         torch.cat(classes, dim=-1),
         torch.cat(teacher, dim=-1),
         has_rest=len(classes) > 1,
@@ -128,19 +145,26 @@ def kl_top_k(
     )
 
 
-def kl_forward_classes(
-    student: torch.Tensor, teacher: torch.Tensor, *, has_rest: bool, temperature: float = 1.0
+def over_classes(
+    divergence: Divergence,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    has_rest: bool,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Forward KL divergence over the classes of soft labels, where some may be without mass.
+    """A divergence over the classes of soft labels, where some may be without mass.
 
     A token without mass in a store only fills up a list (of a trimmed vocabulary, of a daemon that
     names fewer): nothing was said of it alone, so it belongs to the rest, on both sides.
 
     A label that is certain is no distribution of the teacher's that could be tempered, but a hard
-    label: there the value is the cross-entropy, at every T. Times T^2 against a tempered student
-    it would pull harder than hard labels do, and go on where these have been learnt.
+    label: there the value is that at T = 1, of the forward KL the cross-entropy. Times T^2 against
+    a tempered student it would pull harder than hard labels do, and go on where these have been
+    learnt.
 
     Args:
+        divergence: Of ``losses``; finite where the teacher excludes a class.
         student: (N, C) logits.
         teacher: (N, C) log-probabilities at temperature 1.
         has_rest: Whether the last class is all other tokens.
@@ -155,12 +179,12 @@ def kl_forward_classes(
     check_same(student, teacher, "student", "teacher")
     empty = has_no_mass(teacher)
     if not empty.any():
-        return kl_forward(student, teacher, temperature=temperature)
+        return divergence(student, teacher, temperature=temperature)
     certain = empty.sum(-1) == teacher.shape[1] - 1
     values = wide(student).new_empty(len(student))
-    values[certain] = kl_forward(student[certain], teacher[certain])
+    values[certain] = divergence(student[certain], teacher[certain], temperature=1.0)
     q, p = _without_fillers(student[~certain], teacher[~certain], has_rest=has_rest)
-    values[~certain] = kl_forward(q, p, temperature=temperature)
+    values[~certain] = divergence(q, p, temperature=temperature)
     return values
 
 
@@ -170,7 +194,7 @@ def kl_reverse_classes(
     """Reverse KL divergence over the classes of soft labels, finite also where one has no mass.
 
     :func:`~ollama_bridge.train.losses.kl_reverse` is infinite there. But a token without mass only
-    fills up a list, as in :func:`kl_forward_classes`, and belongs to the rest. Where the rest has
+    fills up a list, as in :func:`over_classes`, and belongs to the rest. Where the rest has
     no mass either, the reverse KL is infinite for every student: there the value is the forward
     one, of a label that is certain the cross-entropy.
 
@@ -192,8 +216,8 @@ def kl_reverse_classes(
         return kl_reverse(student, teacher, temperature=temperature)
     closed = empty[:, -1] if has_rest else empty.any(-1)
     values = wide(student).new_empty(len(student))
-    values[closed] = kl_forward_classes(
-        student[closed], teacher[closed], has_rest=has_rest, temperature=temperature
+    values[closed] = over_classes(
+        kl_forward, student[closed], teacher[closed], has_rest=has_rest, temperature=temperature
     )
     q, p = _without_fillers(student[~closed], teacher[~closed], has_rest=has_rest)
     values[~closed] = kl_reverse(q, p, temperature=temperature)
@@ -208,14 +232,15 @@ def _without_fillers(
         return student, teacher
     empty = has_no_mass(teacher)
     empty[:, -1] = False
-    return _into_the_rest(student, empty), teacher.masked_fill(empty, float("-inf"))
+    return _into_the_rest(student, empty), teacher.masked_fill(empty, NO_MASS_LOGPROB)
 
 
 def _into_the_rest(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Sum chosen classes into the last one."""
     rest = logits[:, :-1].masked_fill(~chosen[:, :-1], float("-inf"))
     rest = torch.cat([rest, logits[:, -1:]], dim=-1).logsumexp(-1, keepdim=True)
-    others = logits[:, :-1].masked_fill(chosen[:, :-1], float("-inf"))
+    # Nothing is left, but a number: mixtures of two distributions have no gradient at -inf.
+    others = logits[:, :-1].masked_fill(chosen[:, :-1], NO_MASS_LOGPROB)
     return torch.cat([others, rest], dim=-1)
 
 

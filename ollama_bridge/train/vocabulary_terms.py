@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ollama_bridge.loss_sections import (
@@ -22,6 +24,7 @@ from ollama_bridge.train.losses import (
     universal,
 )
 from ollama_bridge.train.signals import Comparison
+from ollama_bridge.train.sparse_losses import Divergence
 
 
 def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
@@ -47,14 +50,16 @@ def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
         return found.kl_reverse(temperature=loss.temperature)  # which it is, where it is infinite
     if isinstance(loss, UniversalLoss):
         return universal(*found.whole(), temperature=loss.temperature)
-    student, teacher = found.common()
-    at = loss.temperature
+    return found.divergence(_divergence(loss), temperature=loss.temperature)
+
+
+def _divergence(loss: KLSkewedLoss | JensenShannonLoss | TotalVariationLoss) -> Divergence:
     match loss:
         case KLSkewedLoss(direction="forward"):
-            return kl_skewed_forward(student, teacher, alpha=loss.alpha, temperature=at)
+            return partial(kl_skewed_forward, alpha=loss.alpha)
         case KLSkewedLoss():
-            return kl_skewed_reverse(student, teacher, alpha=loss.alpha, temperature=at)
+            return partial(kl_skewed_reverse, alpha=loss.alpha)
         case JensenShannonLoss():
-            return jensen_shannon(student, teacher, beta=loss.beta, temperature=at)
+            return partial(jensen_shannon, beta=loss.beta)
         case TotalVariationLoss():
-            return total_variation(student, teacher, temperature=at)
+            return total_variation

@@ -11,10 +11,25 @@ from fakes.distributions import gradient
 from ollama_bridge.label_store.formats import TopKFormat
 from ollama_bridge.label_store.info import StoreInfo
 from ollama_bridge.labels import SoftTargets, top_k_with_residual
-from ollama_bridge.loss_sections import KLReverseLoss, KLSkewedLoss, VocabularyLoss
+from ollama_bridge.loss_sections import (
+    JensenShannonLoss,
+    KLForwardLoss,
+    KLReverseLoss,
+    KLSkewedLoss,
+    TotalVariationLoss,
+    VocabularyLoss,
+)
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.named_targets import soft_targets
-from ollama_bridge.train.losses import cross_entropy, kl_forward, kl_reverse
+from ollama_bridge.train.losses import (
+    cross_entropy,
+    jensen_shannon,
+    kl_forward,
+    kl_reverse,
+    kl_skewed_forward,
+    kl_skewed_reverse,
+    total_variation,
+)
 from ollama_bridge.train.signals import StoredSignal
 from ollama_bridge.train.split_logits import split_logits, teacher_classes
 from ollama_bridge.train.trimmed_targets import into_vocabulary
@@ -24,6 +39,15 @@ SIZE, TOP_K = 30, 5
 REVERSE: tuple[VocabularyLoss, ...] = (
     KLReverseLoss(temperature=2.0),
     KLSkewedLoss(direction="reverse", alpha=0.0, temperature=2.0),
+)
+
+# Every other one, and the function that it is.
+OTHERS: tuple[tuple[VocabularyLoss, Callable[..., torch.Tensor]], ...] = (
+    (KLForwardLoss(temperature=2.0), kl_forward),
+    (KLSkewedLoss(alpha=0.1, temperature=2.0), kl_skewed_forward),
+    (KLSkewedLoss(direction="reverse", alpha=0.1, temperature=2.0), kl_skewed_reverse),
+    (JensenShannonLoss(temperature=2.0), jensen_shannon),
+    (TotalVariationLoss(temperature=2.0), total_variation),
 )
 
 
@@ -85,6 +109,40 @@ def test_what_has_no_mass_is_counted_with_the_rest() -> None:
     classes = split_logits(student[3:], fewer.ids, torch.zeros(3, dtype=torch.int64)).classes
     expected = kl_reverse(classes, teacher_classes(fewer, vocabulary=SIZE), temperature=2.0)
     torch.testing.assert_close(value(REVERSE[0], student, soft)[3:], expected)
+
+
+@pytest.mark.parametrize(("loss", "function"), OTHERS)
+def test_every_loss_counts_with_the_rest_what_has_no_mass(
+    loss: VocabularyLoss, function: Callable[..., torch.Tensor]
+) -> None:
+    """Value and gradient are those over the named tokens, and all others as one."""
+    soft, student = named()[3:], logits(2)[3:]
+    fewer = SoftTargets(soft.ids[:, :3], soft.logprobs[:, :3], soft.residual)
+    theirs = teacher_classes(fewer, vocabulary=SIZE)
+
+    def expected(values: torch.Tensor) -> torch.Tensor:
+        ours = split_logits(values, fewer.ids, torch.zeros(3, dtype=torch.int64)).classes
+        return function(ours, theirs, temperature=2.0)
+
+    torch.testing.assert_close(value(loss, student, soft), expected(student))
+    slope = gradient(lambda values: value(loss, values, soft), student)
+    torch.testing.assert_close(slope, gradient(expected, student))
+
+
+@pytest.mark.parametrize(("loss", "function"), OTHERS)
+def test_a_certain_label_is_not_tempered(
+    loss: VocabularyLoss, function: Callable[..., torch.Tensor]
+) -> None:
+    """It is no distribution of the teacher's: the value is that at T = 1, whatever T is."""
+    student = logits(2)
+    certain = torch.full((6, SIZE), float("-inf")).scatter(1, torch.full((6, 1), 4), 0.0)
+
+    def expected(values: torch.Tensor) -> torch.Tensor:
+        return function(values, certain, temperature=1.0)
+
+    torch.testing.assert_close(value(loss, student, hole()), expected(student))
+    slope = gradient(lambda values: value(loss, values, hole()), student)
+    torch.testing.assert_close(slope, gradient(expected, student))
 
 
 def test_a_certain_label_is_learnt_by_its_cross_entropy() -> None:
