@@ -97,7 +97,12 @@ def run_decoder(
         return States(supervised)
     real = batch.attention_mask[:, shared:].bool()
     layers = tuple(states[real] for states in output.hidden_states or ())
-    maps = tuple(heads.transpose(1, 2)[real] for heads in output.attentions or ())
+    # A layer with a window has no keys any more that are too far back for the rows.
+    seen = int(batch.attention_mask.shape[1])
+    maps = tuple(
+        torch.nn.functional.pad(heads, (seen - heads.shape[-1], 0)).transpose(1, 2)[real]
+        for heads in output.attentions or ()
+    )
     if shared:
         layers = tuple(torch.cat(pair) for pair in zip(prefix_layers, layers, strict=True))
         maps = tuple(torch.cat(pair) for pair in zip(prefix_maps, maps, strict=True))

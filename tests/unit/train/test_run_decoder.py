@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,24 @@ def test_training_attention_is_the_same_function(
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_attention_maps_are_those_of_the_whole_model(
-    split: EncodedSplit, share_prefix: bool
+    split: EncodedSplit, tmp_path: Path, name: str, share_prefix: bool
 ) -> None:
-    """Every real token looks where it does in the unbatched model, and never at padding."""
-    model = build_tiny_model()
+    """Every real token looks where it does in the unbatched model, and never at padding.
+
+    Also where a window is narrower than the beginning that all texts share.
+    """
+    folder = build_checkpoint(name, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text())
+    if "sliding_window" in config:
+        (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 8}))
+    model = load_model(folder)
     model.set_attn_implementation("eager")
     batch = one_batch(split, share_prefix=share_prefix)
     shared = len(batch.prefix_ids)
+    assert shared > 8 or not share_prefix
     with torch.no_grad():
         maps = run_decoder(model, batch, attentions=True).attentions
         row = shared
