@@ -110,6 +110,23 @@ def share_right(right: Sequence[bool], *, bootstrap_samples: int) -> Interval:
     return interval_of(sum(right) / max(1, len(right)), spread["right"])
 
 
+def ratio_of_sums(part: Counts, whole: Counts, *, bootstrap_samples: int) -> Interval:
+    """A sum by a sum, such as a micro F1, with its bootstrap interval over the texts.
+
+    Args:
+        part: (texts,); for an F1 twice what was right.
+        whole: (texts,); for an F1 what was to be said, plus what was said.
+        bootstrap_samples: How many samples the interval is of.
+    """
+
+    def ratio(drawn: Counts) -> dict[str, Floats]:
+        return {"ratio": (drawn @ part) / np.maximum(1, drawn @ whole)}
+
+    texts = np.ones(len(part), dtype=np.int64)
+    spread = _resampled(texts, ratio, bootstrap_samples)["ratio"]
+    return interval_of(float(ratio(texts[None])["ratio"][0]), spread)
+
+
 def paired_difference(
     gold: Sequence[str],
     first: Sequence[str],

@@ -12,14 +12,15 @@ from ollama_bridge.artifacts import EvalReport, Manifest
 from ollama_bridge.atomic_files import write_json_atomic, write_text_atomic
 from ollama_bridge.config import TaskSection
 from ollama_bridge.drafts import Draft
+from ollama_bridge.evaluation.given_answers import are_json, are_of_a_closed_set, score_json
 from ollama_bridge.evaluation.held_out import gold_labels
 from ollama_bridge.evaluation.metrics import (
-    OTHER,
     agreement,
     paired_difference,
     score,
     share_right,
 )
+from ollama_bridge.evaluation.report_tables import by_part, table
 from ollama_bridge.examples import Example
 
 REPORT_VERSION = 1
@@ -30,7 +31,12 @@ ZERO_SHOT, TUNED = "teacher zero-shot", "teacher tuned"
 
 _Report = dict[str, Any]  # JSON
 _LESS_IS_BETTER = ("size_bytes", "memory_bytes")
-_RATIOS = ("macro_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_per_s")
+_RATIOS = ("macro_f1", "json_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_per_s")
+# What the manifest of a report names of each model.
+_IN_FACTS = (
+    *("accuracy", "macro_f1", "same", "json_valid", "json_same", "json_f1"),
+    *("perplexity", "ended", "texts_per_s"),
+)
 
 
 def complete_report(
@@ -72,8 +78,7 @@ def complete_report(
         gold = gold_labels(examples, task.labels)
         _compare_classifiers(report, gold, said, task.labels, bootstrap_samples=bootstrap_samples)
     else:
-        labels = [example.label for example in examples]
-        _score_replies(report, labels, said, bootstrap_samples=bootstrap_samples)
+        _score_replies(report, examples, said, bootstrap_samples=bootstrap_samples)
     _add_ratios(report)
     report["version"] = REPORT_VERSION
     write_json_atomic(draft.path / "report.json", report)
@@ -147,17 +152,28 @@ def _compare_classifiers(
 
 def _score_replies(
     report: _Report,
-    labels: Sequence[str | None],
+    examples: Sequence[Example],
     said: Mapping[str, Sequence[str]],
     *,
     bootstrap_samples: int,
 ) -> None:
-    """Add the share of answers that say their text's label, over the texts that have one."""
-    known = [(place, label) for place, label in enumerate(labels) if label is not None]
-    for name, answers in said.items() if known else ():
-        right = [says(without_thought(answers[place]), label) for place, label in known]
-        accuracy = share_right(right, bootstrap_samples=bootstrap_samples)
-        report["models"][name]["accuracy"] = accuracy.to_dict()
+    """Add what can be right of answers: a text's label, JSON, and what comes again word for word.
+
+    The accuracy is over the texts that have a label.
+    """
+    known = [(place, one.label) for place, one in enumerate(examples) if one.label is not None]
+    given = [without_thought(example.messages[-1].content) for example in examples]
+    is_json = are_json(given)
+    for name, texts in said.items():
+        answers, entry = [without_thought(text) for text in texts], report["models"][name]
+        if known:
+            right = [says(answers[place], label) for place, label in known]
+            entry["accuracy"] = share_right(right, bootstrap_samples=bootstrap_samples).to_dict()
+        if is_json:
+            entry |= score_json(given, answers, bootstrap_samples=bootstrap_samples).to_dict()
+        elif not known and are_of_a_closed_set(given):
+            same = [answer == one for answer, one in zip(answers, given, strict=True)]
+            entry["same"] = share_right(same, bootstrap_samples=bootstrap_samples).to_dict()
 
 
 def _add_ratios(report: _Report) -> None:
@@ -177,7 +193,7 @@ def _facts(report: _Report) -> dict[str, object]:
     """The numbers that the manifest names, too."""
     facts: dict[str, object] = {"examples": report["examples"]}
     for name, entry in report["models"].items():
-        for metric in ("accuracy", "macro_f1", "perplexity", "ended", "texts_per_s"):
+        for metric in _IN_FACTS:
             value = _value(entry.get(metric))
             if value is not None:
                 facts[f"{name}: {metric}"] = value
@@ -196,11 +212,11 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"## {report['title']}", "", _subtitle(report), ""]
     rows = _rows(report)
     names = list(report["models"])
-    lines += _table(["", *names], [[title, *cells] for title, cells in rows])
+    lines += table(["", *names], [[title, *cells] for title, cells in rows])
     lines += _other_tokens(report["models"])
     if report.get("differences"):
         lines += ["", "Differences on the same texts, with paired 95 % intervals:", ""]
-        lines += _table(
+        lines += table(
             ["", "accuracy", "macro F1"],
             [
                 [pair, _difference(found["accuracy"]), _difference(found["macro_f1"])]
@@ -210,14 +226,11 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     ratios = report.get("student_to_teacher")
     if ratios:
         lines += ["", f"Student to {report['teacher']}:", ""]
-        lines += _table(
+        lines += table(
             ["", "ratio"],
             [[_TITLES[name], f"{ratio:.2f}x"] for name, ratio in ratios.items()],
         )
-    for name, entry in report["models"].items():
-        if "confusion" in entry:
-            lines += ["", f"Confusion of {name} (rows: gold):", ""]
-            lines += _confusion(report["labels"], entry["confusion"])
+    lines += by_part(report)
     return "\n".join(lines) + "\n"
 
 
@@ -229,6 +242,10 @@ _TITLES = {
     "agreement": "agreement with the teacher",
     "says_label": "greedy answer begins a label",
     "one_word": "answers that are a label alone",
+    "same": "answers as given, word for word",
+    "json_valid": "answers that are JSON",
+    "json_same": "JSON as given",
+    "json_f1": "F1 of the JSON's fields",
     "perplexity": "perplexity",
     "ended": "answers ended by themselves",
     "mean_tokens": "tokens an answer",
@@ -243,7 +260,10 @@ _TITLES = {
     "prompt_tokens_per_s": "prompt tokens/s",
     "generated_tokens_per_s": "generated tokens/s",
 }
-_PERCENT = {"agreement", "says_label", "one_word", "ended", "looping", "repeated_3grams", "empty"}
+_PERCENT = {
+    *("agreement", "says_label", "one_word", "json_valid"),
+    *("ended", "looping", "repeated_3grams", "empty"),
+}
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
@@ -317,30 +337,6 @@ def _cell(name: str, value: object) -> str:
 def _difference(interval: Mapping[str, float]) -> str:
     value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
-
-
-def _confusion(labels: Sequence[str], rows: Sequence[Sequence[int]]) -> list[str]:
-    has_others = any(row[-1] for row in rows)
-    width = len(labels) + has_others
-    return _table(
-        ["", *labels, *([OTHER] if has_others else [])],
-        [
-            [label, *(str(count) for count in row[:width])]
-            for label, row in zip(labels, rows, strict=True)
-        ],
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return [line(escaped[0]), rule, *(line(row) for row in escaped[1:])]
 
 
 def _value(entry: object) -> float | None:
