@@ -25,7 +25,7 @@ from ollama_bridge.data.snippets import (
     collect_vader,
     snippet_files,
 )
-from ollama_bridge.data.splitting import Sizes, seeded_order, split
+from ollama_bridge.data.splitting import Sizes, few_of_a_label, seeded_order, split
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.digests import digest_file
@@ -38,6 +38,8 @@ _STAGE = "prepare"
 _VERSION = 10  # raised when another corpus comes of the same files
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
+# Of these results are published: they stay split as they were.
+_SINGLE_TEXTS_LAST = ("vader", "reviews")
 _NEAR_DUPLICATE = "near duplicate"
 _DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
@@ -118,8 +120,18 @@ def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -
             "data": data.model_dump(mode="json", exclude={"path"}),
             "format": inputs.format,
             "task": task.model_dump(mode="json"),
+            # Before: documents of several texts first. Where each has one, nothing has changed.
+            **({"placed": "in one order"} if _has_documents(data, task) else {}),
         },
         seed=seed,
+    )
+
+
+def _has_documents(data: DataSection, task: TaskSection) -> bool:
+    """Whether texts of a user's file may belong together: by a question, or by what they are of."""
+    is_free = task.kind == "reply"
+    return data.source == "messages" or (
+        data.source == "table" and (is_free or data.group_col is not None)
     )
 
 
@@ -205,7 +217,13 @@ def _make_splits(
             f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held "
             "out instead"
         )
-    parts = split(unique, sizes, seed=seed, near_duplicates=near)
+    parts = split(
+        unique,
+        sizes,
+        seed=seed,
+        near_duplicates=near,
+        single_texts_last=data.source in _SINGLE_TEXTS_LAST,
+    )
     parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
     for candidate in surplus:
         tally.leave_out(candidate.source, "over max_examples")
@@ -213,9 +231,10 @@ def _make_splits(
         whole = f"{len(surplus)} of {len(surplus) + len(parts['train'])}"
         said = _lifted(whole, "training examples", "max_examples", "null")
         reporter.emit(Note(_STAGE, "info", said))
+    warnings = [*collected.warnings, *few_of_a_label(parts, task.labels)]
     for note in notes:
         reporter.emit(Note(_STAGE, "info", note))
-    for warning in collected.warnings:
+    for warning in warnings:
         reporter.emit(Note(_STAGE, "warning", warning))
     card: dict[str, object] = {
         "source": data.source,
@@ -231,7 +250,7 @@ def _make_splits(
             "held_out": {"test": sizes.test, "validation": sizes.validation},
             "max_examples": data.max_examples,
         },
-        "notes": [*notes, *collected.warnings],
+        "notes": [*notes, *warnings],
     }
     return parts, card
 

@@ -14,6 +14,7 @@ from ollama_bridge.errors import DataError
 _HELD_OUT_SHARE = 0.3
 _TEST_SHARE = 0.2
 _VALIDATION_SHARE = 0.1
+_FEW_OF_A_LABEL = 5  # training texts; fewer teach no label
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,22 @@ def seeded_order(seed: int, name: str) -> bytes:
 
 
 def split(
-    candidates: Sequence[Candidate], sizes: Sizes, *, seed: int, near_duplicates: int = 0
+    candidates: Sequence[Candidate],
+    sizes: Sizes,
+    *,
+    seed: int,
+    near_duplicates: int = 0,
+    single_texts_last: bool = False,
 ) -> dict[Split, list[Candidate]]:
-    """Stratified split by source document.
-
-    Documents of several texts are placed first, in seeded order; the single ones fill up.
+    """Stratified split by source document, in seeded order.
 
     Args:
         candidates: Without duplicates.
         sizes: How many texts to hold out.
         seed: Chooses which ones.
         near_duplicates: How many were left out, for the error.
+        single_texts_last: Place documents of several texts first. Where most documents have one
+            text (a question that few ask twice), no such one would be held out.
 
     Raises:
         DataError: a label is too rare, or in too few documents, to be in every split.
@@ -61,7 +67,11 @@ def split(
     held_out: tuple[Split, ...] = ("test", "validation")
     placed: dict[str, Split] = {}
     order = sorted(
-        documents, key=lambda group: (len(documents[group]) == 1, seeded_order(seed, group))
+        documents,
+        key=lambda group: (
+            single_texts_last and len(documents[group]) == 1,
+            seeded_order(seed, group),
+        ),
     )
     for group in order:
         strata = Counter(candidate.stratum for candidate in documents[group])
@@ -146,3 +156,21 @@ def _hint(label: str, *, shares: bool, near_duplicates: int) -> str:
             "the label to another one with data.label_map"
         )
     return "add texts, or map the label to another one with data.label_map"
+
+
+def few_of_a_label(parts: Mapping[Split, Sequence[Candidate]], labels: Sequence[str]) -> list[str]:
+    """A warning of labels that are hardly trained on; each counts in macro F1 as any other."""
+    train, test = (
+        Counter(candidate.label for candidate in parts[name]) for name in ("train", "test")
+    )
+    few = [
+        f"{label!r} has {train[label]} to be trained on and {test[label]} to be tested on"
+        for label in labels
+        if train[label] < _FEW_OF_A_LABEL
+    ]
+    if not few:
+        return []
+    return [
+        f"few texts of a label: {', '.join(few)}; it is hardly learnt, and counts in macro F1 as "
+        "any other: add texts, or map it to another label with data.label_map"
+    ]

@@ -144,6 +144,29 @@ def test_a_small_file_of_the_users_scales_the_splits(tmp_path: Path) -> None:
     assert all(found == {"positive", "negative"} for found in labels.values())
 
 
+def test_a_label_of_few_texts_is_told(tmp_path: Path) -> None:
+    """Three texts are one for each split: it counts in macro F1 as any other, and is not learnt."""
+    chooser = random.Random(2)
+    labels = ["positive"] * 40 + ["negative"] * 40 + ["neutral"] * 3
+    rows = [{"text": sentence(chooser), "label": label} for label in labels]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = TaskSection(kind="classify", system="", labels=("positive", "negative", "neutral"))
+    heard = Heard()
+    corpus = prepare(
+        DataSection(source="table", path=path),
+        task,
+        seed=0,
+        out_dir=tmp_path / "corpus",
+        reporter=heard,
+    )
+    (told,) = [note for note in heard.notes if "few texts" in note]
+    assert "'neutral' has 1 to be trained on and 1 to be tested on" in told
+    assert "positive" not in told
+    card = json.loads((corpus.path / "card.json").read_text())
+    assert told in card["notes"]
+
+
 def test_same_work_is_reused_and_bitwise_the_same(packages: Path, tmp_path: Path) -> None:
     """The second run finds the first; another folder gets the same bytes; a seed is other work."""
     data = DataSection(source="vader", test_examples=60, validation_examples=30)

@@ -60,6 +60,30 @@ def test_the_seed_decides() -> None:
     assert first != split(candidates(rows), sizes, seed=2)
 
 
+def test_documents_of_one_text_are_held_out_in_their_share() -> None:
+    """What is asked once is most of a file, so most of what is scored; not what many ask alone."""
+    rows = [(f"often {number % 12}", "") for number in range(60)]
+    rows += [(f"once {number}", "") for number in range(240)]
+    sizes, held_out, seeds = Sizes(test=60, validation=30), ("test", "validation"), range(20)
+
+    def share(*, single_texts_last: bool) -> float:
+        """Of what is held out, over some seeds: what is asked once."""
+        groups = [
+            one.example.group
+            for seed in seeds
+            for name, part in split(
+                candidates(rows), sizes, seed=seed, single_texts_last=single_texts_last
+            ).items()
+            if name in held_out
+            for one in part
+        ]
+        assert len(groups) == 90 * len(seeds)
+        return sum(group.startswith("once") for group in groups) / len(groups)
+
+    assert 0.75 < share(single_texts_last=False) < 0.85
+    assert share(single_texts_last=True) < 0.35
+
+
 def test_few_large_documents_still_reach_every_split() -> None:
     """Where no document fits the requested size, the smallest goes."""
     rows = [(document, "ab"[number % 2]) for document in "xyz" for number in range(100)]
