@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from ollama_bridge.errors import ConfigError, DataError
 
 _INFLECTIONS = ("s", "es", "d", "ed", "ly", "ing")
 _REVERSING = ("less", "free", "-", "_", "/")  # harmless, toxic-free, hate_none
+_BETWEEN = re.compile("[,;|]")  # several labels in one cell
 _MANY = 20  # labels that are listed, and mapped by hand
 _SURE = 0.85  # as much of two words is the same where one letter of seven is wrong
 
@@ -79,13 +81,16 @@ class LabelMatcher:
             self._unknown[written].append(number)
         return label
 
-    def raise_if_unknown(self, path: Path, *, column: str | None, unit: str) -> None:
+    def raise_if_unknown(
+        self, path: Path, *, column: str | None, unit: str, text_cols: Sequence[str] = ()
+    ) -> None:
         """Say which labels the file has, and how to map them.
 
         Args:
             path: The file.
             column: That has them; None: they are the last answers of conversations.
             unit: What a row is called.
+            text_cols: The columns of the text, where there is one of the labels.
 
         Raises:
             DataError: if a label was not matched.
@@ -111,8 +116,20 @@ class LabelMatcher:
             + "\n".join(lines),
             hint=f"answers in free text: ollama-bridge build chat --data {quote(str(path))}"
             if is_chat and self._is_free_text
+            else advice_on_several(path, column=column, text_cols=text_cols)
+            if self._are_several
             else self._hint(),
         )
+
+    @property
+    def _are_several(self) -> bool:
+        """Whether an unknown one is several of the labels: ``crash, login``."""
+        single = {one.casefold() for one in (*self._labels, *self._seen)}
+        for written in self._unknown:
+            parts = [part.strip().casefold() for part in _BETWEEN.split(written)]
+            if len(parts) > 1 and single.issuperset(parts):
+                return True
+        return False
 
     @property
     def _is_free_text(self) -> bool:
@@ -144,6 +161,15 @@ class LabelMatcher:
     def _mapping(self, added: Mapping[str, str]) -> str:
         """The option of a whole map, for one takes the place of the one before."""
         return as_option("data.label_map", self._label_map | dict(added))
+
+
+def advice_on_several(path: Path, *, column: str | None, text_cols: Sequence[str]) -> str:
+    """What to type where a text may have several labels: each answer is a label of its own else."""
+    options = [f"--text-col {quote(name)}" for name in text_cols]
+    if column is not None:
+        options.append(f"--label-col {quote(column)}")
+    command = " ".join(["ollama-bridge build chat --data", quote(str(path)), *options])
+    return f"several labels a text are learnt as an answer, not as a class: {command}"
 
 
 def meant(written: str, labels: Sequence[str]) -> str | None:

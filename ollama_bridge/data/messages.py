@@ -53,6 +53,11 @@ _LEARNT_WHOLE = (
     'select(all(.. | objects; (.role // .from | IN("assistant", "gpt") | not) '
     "or (.weight != 0 and .weight != false)))"
 )
+_NO_CALLS = "calls are not learnt"
+_WITHOUT_CALLS = (
+    "select(all(.. | objects; (.tool_calls // [] | length) + (.function_call // [] | length) == 0 "
+    'and .from != "function_call"))'
+)
 
 
 def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collected:
@@ -160,6 +165,11 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
         # The conversations that are left are learnt whole.
         kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
         hint = f"jq -c {quote(_LEARNT_WHOLE)} {quote(str(path))} > {quote(str(kept))}"
+    calls = sum(reason.endswith(_NO_CALLS) for reason in odd.values())
+    if not is_few and 2 * calls > len(odd):
+        kept = unused(path.with_name(f"{path.stem}-no-tools.jsonl"))
+        command = f"jq -c {quote(_WITHOUT_CALLS)} {quote(str(path))} > {quote(str(kept))}"
+        hint = f"without the conversations that call tools: {command}"
     media = [said[1] for reason in odd.values() if (said := _HAS_MEDIA.fullmatch(reason))]
     if not is_few and 2 * len(media) > len(odd):
         hint = without_media(path, set(media))
@@ -194,7 +204,7 @@ def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[
     turns = []
     for place, item in enumerate(messages, start=1):
         if calls_tool(item):
-            raise DataError(f"{where}: message {place} calls a tool: calls are not learnt")
+            raise DataError(f"{where}: message {place} calls a tool: {_NO_CALLS}")
         if media := media_of(item):
             raise DataError(f"{where}: message {place} has {media}: only texts are learnt")
         turn = parse_message(in_our_words(item), where=where)

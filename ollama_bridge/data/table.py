@@ -7,6 +7,7 @@ Every other problem refuses the file, all row numbers at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -16,15 +17,30 @@ from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.chat_forms import advice_on_turns, is_list_of_turns
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
-from ollama_bridge.data.labels import LabelMatcher
-from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, Problems, nearest, numbers_text
+from ollama_bridge.data.labels import LabelMatcher, advice_on_several
+from ollama_bridge.data.problems import (
+    MAX_LEFT_OUT_SHARE,
+    Problems,
+    nearest,
+    numbers_text,
+    unused,
+)
 from ollama_bridge.data.rows import Row, Table, cell_text, read_table
 from ollama_bridge.data.task_prompt import as_option
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
 
+# What others call the columns of text and answer, where none of the file's is named as wanted.
+_TEXT_NAMES = (
+    *("prompt", "instruction", "question", "query", "input", "request", "message", "content"),
+    *("review", "sentence", "body"),
+)
+_ANSWER_NAMES = (
+    *("completion", "response", "answer", "output", "target", "category", "class", "sentiment"),
+)
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
+_DEFAULT_TEXT_COL = DataSection.model_fields["text_col"].default
 _DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
 
 
@@ -62,7 +78,9 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     for row in table.rows:
         tally.count_read(_SOURCE)
         text = _text(row, data.text_cols, problems)
-        answer = "" if unanswered else _cell(row, data.label_col, problems)
+        answer = (
+            "" if unanswered else _answer(row, data.label_col, problems, is_free=matcher is None)
+        )
         if text is None or answer is None:
             continue
         said = clean_turn(answer)
@@ -81,9 +99,13 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     first = table.rows[0].cells
     is_chat = any(is_list_of_turns(first.get(name)) for name in wanted)
-    problems.raise_if_any(hint=advice_on_turns(path, first) if is_chat else None)
+    problems.raise_if_any(
+        hint=advice_on_turns(path, first) if is_chat else _advice_on_values(path, data, table)
+    )
     if matcher is not None:
-        matcher.raise_if_unknown(path, column=data.label_col, unit=table.unit)
+        matcher.raise_if_unknown(
+            path, column=data.label_col, unit=table.unit, text_cols=data.text_cols
+        )
     notes = _judge_missing(path, data, table, missing, unanswered=unanswered)
     tally.leave_out(_SOURCE, "missing text or label", count=len(missing))
     warnings = []
@@ -143,26 +165,44 @@ def _check_columns(path: Path, data: DataSection, table: Table, wanted: list[str
     ]
     # A name that is only misspelt makes no conversation of a table, also of one that has turns.
     advice = None if any(near.values()) else advice_on_turns(path, table.rows[0].cells)
-    named = {name: near.get(name, name) or "NAME" for name in wanted}
     raise DataError(
         f"{path} has the columns {', '.join(repr(name) for name in table.columns)}:\n"
         + "\n".join(lines),
-        hint=advice or f"name the columns: {_as_options(data, named)}",
+        hint=advice or f"name the columns: {_as_options(data, near, table.columns)}",
     )
 
 
-def _as_options(data: DataSection, named: Mapping[str, str]) -> str:
+def _as_options(data: DataSection, near: Mapping[str, str | None], columns: Sequence[str]) -> str:
     """What is typed behind a command to name the columns as they are named in the file.
 
     ``--text-col`` would be one column more where it was given, and is refused without ``--data``.
+
+    Args:
+        data: As the columns were looked for.
+        near: Those that are not there, and the nearest of the file's.
+        columns: The file's.
     """
-    texts = [named[name] for name in data.text_cols]
+    texts: list[str] = []
+    for name in data.text_cols:
+        known = _known(columns, _TEXT_NAMES) if name == _DEFAULT_TEXT_COL else []
+        found = near.get(name, name)
+        texts += [found] if found else known or ["NAME"]
+    label = data.label_col if data.label_col in columns else near.get(data.label_col)
+    if label is None and data.label_col == _DEFAULT_LABEL_COL:
+        label = next(iter(_known(columns, _ANSWER_NAMES)), None)
+    if label is None and data.label_col in near:
+        label = "NAME"
     words = [as_option("data.text_col", texts if len(texts) > 1 else texts[0])]
-    if data.label_col in named:
-        words.append(as_option("data.label_col", named[data.label_col]))
+    if label is not None:
+        words.append(as_option("data.label_col", label))
     if data.group_col:
-        words.append(as_option("data.group_col", named[data.group_col]))
+        group = near.get(data.group_col, data.group_col) or "NAME"
+        words.append(as_option("data.group_col", group))
     return " ".join(words)
+
+
+def _known(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [column for column in columns if column.casefold() in names]
 
 
 def _text(row: Row, columns: Sequence[str], problems: Problems) -> str | None:
@@ -172,6 +212,32 @@ def _text(row: Row, columns: Sequence[str], problems: Problems) -> str | None:
     if len(cleaned) < len(cells):
         return None
     return TEXT_SEPARATOR.join(filter(None, cleaned))
+
+
+def _answer(row: Row, column: str, problems: Problems, *, is_free: bool) -> str | None:
+    """The cell of a label or of a free answer, which an object or a list is in JSON."""
+    value = row.cells.get(column)
+    if is_free and isinstance(value, dict | list) and not is_list_of_turns(value):
+        return json.dumps(value, ensure_ascii=False)
+    return _cell(row, column, problems)
+
+
+def _advice_on_values(path: Path, data: DataSection, table: Table) -> str | None:
+    """What helps where texts, or labels of a classification, are objects or lists; else None."""
+    kinds = {
+        name: {type(row.cells.get(name)) for row in table.rows}
+        for name in (*data.text_cols, data.label_col)
+    }
+    columns = [name for name in data.text_cols if kinds[name] & {dict, list}]
+    if not columns:
+        if list not in kinds[data.label_col]:
+            return None
+        return advice_on_several(path, column=data.label_col, text_cols=data.text_cols)
+    keys = (json.dumps(name, ensure_ascii=False) for name in columns)
+    form = " | ".join(f"(.[{key}] | objects, arrays) |= tojson" for key in keys)
+    written = unused(path.with_name(f"{path.stem}-texts.jsonl"))
+    command = f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
+    return f"to have them asked about as JSON: {command}"
 
 
 def _cell(row: Row, column: str, problems: Problems) -> str | None:

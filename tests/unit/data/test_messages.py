@@ -241,6 +241,34 @@ def test_answers_that_are_context_alone_are_not_learnt(tmp_path: Path, weight: i
         assert [json.loads(line) for line in done.stdout.splitlines()] == lines[2:]
 
 
+def test_conversations_that_call_tools_are_told_with_what_takes_them_out(tmp_path: Path) -> None:
+    """Where many do; the command knows the calls of both forms, and texts that tell of some."""
+    plain = [turns("from: function_call?", "No."), turns("a", "b")]
+    plain[1]["messages"][1]["tool_calls"] = []  # type: ignore[index]  # as exports write it
+    call = {"from": "function_call", "value": "{}"}
+    seen = {"from": "observation", "value": "{}"}
+    human, gpt = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}
+    calls = [{"function": {"name": "f"}}]
+    lines = [
+        {"conversations": [human, call, seen, gpt], "tools": "[]"},
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "tool_calls": calls},
+            ]
+        },
+        *plain,
+    ]
+    with pytest.raises(DataError, match="line 1: message 2 calls a tool") as caught:
+        collect(tmp_path, lines)
+    command, _, kept = str(caught.value.hint).partition(": ")[2].partition(" > ")
+    assert kept == f"{tmp_path}/chats-no-tools.jsonl"
+    assert command.startswith("jq -c 'select(all(.. | objects; ")
+    if shutil.which("jq"):  # it is not on every machine
+        done = subprocess.run(shlex.split(command), check=True, capture_output=True)
+        assert [json.loads(line) for line in done.stdout.splitlines()] == plain
+
+
 def test_media_beside_a_conversation_are_told_with_what_takes_them_out(tmp_path: Path) -> None:
     """The address of a video is no part of what is asked; a picture that a turn has is."""
     plain = [turns(f"question {n}", f"answer {n}") for n in range(3)]

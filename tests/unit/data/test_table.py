@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -494,6 +495,64 @@ def test_a_reply_task_takes_answers_or_none(tmp_path: Path) -> None:
     assert "without answers" in prompts.warnings[0]
     with pytest.raises(DataError, match="no column 'reply'"):
         collect(path, REPLY, label_col="reply")
+
+
+def test_answers_may_be_json(tmp_path: Path) -> None:
+    """Objects and lists are learnt as JSON writes them; to a text they are a problem with a way."""
+    rows = [{"q": "Köln, 2", "a": {"to": "Köln", "seats": 2}}, {"q": "b", "a": ["x", "y"]}]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), name="mine.jsonl")
+    collected = collect(path, REPLY, text_col="q", label_col="a")
+    answers = [one.example.messages[-1].content for one in collected.candidates]
+    assert answers == ['{"to": "Köln", "seats": 2}', '["x", "y"]']
+    with pytest.raises(DataError, match="line 1: a is a dict, not a text") as caught:
+        collect(path, REPLY, text_col="a", label_col="q")
+    told, _, command = str(caught.value.hint).partition(": ")
+    assert told == "to have them asked about as JSON"
+    words = shlex.split(command)
+    assert words[3:] == [str(path), ">", f"{tmp_path}/mine-texts.jsonl"]
+    if shutil.which("jq"):  # it is not on every machine
+        done = subprocess.run(words[:4], check=True, capture_output=True)
+        texts = [json.loads(line)["a"] for line in done.stdout.splitlines()]
+        assert [json.loads(text) for text in texts] == [row["a"] for row in rows]
+    with pytest.raises(DataError, match="line 2: a is a list, not a text") as caught:
+        collect(path, TASK, text_col="q", label_col="a")
+    assert str(caught.value.hint).endswith(
+        f"ollama-bridge build chat --data {path} --text-col q --label-col a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        (["prompt", "completion"], {"text_col": "prompt", "label_col": "completion"}),
+        (
+            ["instruction", "input", "output"],
+            {"text_col": ["instruction", "input"], "label_col": "output"},
+        ),
+        (["id", "Question"], {"text_col": "Question"}),
+    ],
+)
+def test_columns_that_others_name_so_are_guessed(
+    tmp_path: Path, columns: list[str], options: dict[str, object]
+) -> None:
+    """What is printed names text and answer at once, and goes through."""
+    path = write(tmp_path, json.dumps(dict.fromkeys(columns, "a b")), name="mine.jsonl")
+    with pytest.raises(DataError, match="no column 'text'") as caught:
+        collect(path, REPLY)
+    words = shlex.split(str(caught.value.hint).partition("name the columns: ")[2])
+    settings = dict(word.removeprefix("data.").split("=") for word in words if word != "--set")
+    assert {name: yaml.safe_load(value) for name, value in settings.items()} == options
+    assert collect(path, REPLY, **options).candidates
+
+
+def test_several_labels_in_a_cell_are_no_label(tmp_path: Path) -> None:
+    """A class for each combination would be none that a model learns: they are an answer."""
+    path = write(tmp_path, 'say,topic\na,crash\nb,login\nc,"crash, login"\n')
+    with pytest.raises(DataError) as caught:
+        collect(path, text_col="say", label_col="topic")
+    assert str(caught.value.hint).endswith(
+        f"ollama-bridge build chat --data {path} --text-col say --label-col topic"
+    )
 
 
 def test_answers_to_one_question_stay_in_one_split(tmp_path: Path) -> None:
