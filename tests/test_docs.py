@@ -95,6 +95,24 @@ def test_keys_of_data_are_documented_with_their_defaults() -> None:
     }
 
 
+def test_the_recipe_of_ones_own_task_is_valid() -> None:
+    """The keys that the example sets, in a copy of the shipped recipe, make one."""
+    import yaml
+
+    from ollama_bridge.assets import find_recipe
+    from ollama_bridge.config import parse_recipe
+
+    text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("### Your own task")[2].partition("\n### ")[0]
+    (example,) = re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)
+    copy = yaml.safe_load(find_recipe("chat").read_text(encoding="utf-8"))
+    for name, value in yaml.safe_load(example).items():
+        copy[name] = {**copy.get(name, {}), **value} if isinstance(value, dict) else value
+    recipe = parse_recipe(copy, source="the example")
+    assert recipe.data.text_cols == ("request",)
+    assert recipe.evaluate.reply_tokens == recipe.modelfile.parameters["num_predict"]
+
+
 def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
     """The table of exit codes names every code that an error of ours has."""
     from ollama_bridge import errors
