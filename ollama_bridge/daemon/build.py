@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -45,6 +46,9 @@ _CMAKE_OPTIONS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",  # it would be downloaded
     "-DLLAMA_OPENSSL=OFF",  # it talks to the daemon on loopback only
 )
+# GCC before 12.4 and 13.3 leaves out what is stored for `ldtilecfg` (its bug 114098): a runner with
+# AMX dies of an illegal instruction at its first prompt. The flag holds wherever it stands.
+_WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 # Seconds of one core, measured on 2 cores; they only feed the estimate shown.
 _GO_WORK_S = 260.0
 _CGO_WORK_S = 480.0
@@ -129,7 +133,8 @@ def build_runner(site: Site, toolchain: Toolchain, reporter: Reporter) -> None:
     _announce(reporter, f"building its {said} {RUNNER_PACKAGE.version}", _RUNNER_WORK_S)
     source = _fetch_llama_cpp(site.scratch / "runner-source")
     build = site.scratch / "runner-build"
-    cmake, environment = toolchain.cmake, {**os.environ, "TMPDIR": _temporary(site)}
+    cmake = toolchain.cmake
+    environment = {**os.environ, **_compiler_flags(), "TMPDIR": _temporary(site)}
     steps = (
         [*cmake, "-S", str(source), "-B", str(build), *_CMAKE_OPTIONS],
         [*cmake, "--build", str(build), "--target", *names, "--parallel", str(cores())],
@@ -205,6 +210,13 @@ def _cgo_flags(llama_cpp: Path) -> dict[str, str]:
         "CGO_CFLAGS": optimize,
         "CGO_CXXFLAGS": optimize,
     }
+
+
+def _compiler_flags() -> dict[str, str]:
+    """What cmake puts in front of its own: the user's flags, and ours."""
+    ours = _WITHOUT_AMX if platform.machine() in ("x86_64", "AMD64") else ""
+    given = {name: os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS")}
+    return {name: f"{flags} {ours}".strip() for name, flags in given.items()}
 
 
 def _fetch_llama_cpp(folder: Path) -> Path:

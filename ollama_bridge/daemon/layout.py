@@ -104,7 +104,7 @@ def is_complete(folder: Path) -> bool:
         return bool(
             data["schema"] == _SCHEMA
             and data["machine"] == platform.machine()
-            and set(data["cpu_features"]) <= set(cpu_features())
+            and set(data["cpu_features"]) <= set(_compiled_features(data["runner"]))
             and all(
                 (folder / name).stat().st_size == entry["size_bytes"]
                 and os.access(folder / name, os.X_OK)
@@ -128,15 +128,25 @@ def write_manifest(folder: Path, release: Release) -> None:
         }
         for name in release.programs
     }
+    runner = None if release.is_own_runner else RUNNER_PACKAGE.version
     record = {
         "schema": _SCHEMA,
         "ollama": release.version,
-        "runner": None if release.is_own_runner else RUNNER_PACKAGE.version,
+        "runner": runner,
         "machine": platform.machine(),
-        "cpu_features": list(cpu_features()),
+        "cpu_features": list(_compiled_features(runner)),
         "files": files,
     }
     write_text_atomic(folder / _MANIFEST, json.dumps(record, indent=2))
+
+
+def _compiled_features(runner: str | None) -> tuple[str, ...]:
+    """What the programs may use: a ``llama-server`` no AMX, for one that does crashes (``build``).
+
+    Args:
+        runner: Its version; None: the release has none.
+    """
+    return tuple(name for name in cpu_features() if runner is None or not name.startswith("amx"))
 
 
 def cpu_features() -> tuple[str, ...]:

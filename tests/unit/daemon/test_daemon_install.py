@@ -43,6 +43,7 @@ esac
 """
 _CMAKE = """#!/bin/sh
 echo "cmake $*" >>"$CALLS"
+echo "flags $CFLAGS; $CXXFLAGS" >>"$CALLS"
 [ -z "$FAKE_CMAKE_FAILURE" ] || { echo "ggml.c:1: error: $FAKE_CMAKE_FAILURE"; exit 2; }
 case "$1" in
   -S) mkdir -p "$4/bin" ;;
@@ -92,7 +93,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def calls(cache: Path) -> list[str]:
     """What the fake tools were asked to do, beside the questions about their version."""
     lines = (cache.parent / "calls").read_text().splitlines()
-    return [line.split()[0] for line in lines if not line.startswith(("go env", "cgo", "places"))]
+    return [
+        line.split()[0]
+        for line in lines
+        if not line.startswith(("go env", "cgo", "places", "flags"))
+    ]
 
 
 def test_install_builds_both_programs_and_leaves_no_scratch(cache: Path) -> None:
@@ -202,6 +207,24 @@ def test_a_release_that_writes_every_file_again_gets_what_it_does_it_with(
     assert calls(cache) == ["go", "go", "cmake", "cmake"]
     (cache / middle / layout.QUANTIZER).unlink()
     assert layout.installed_binary(middle) is None
+
+
+def test_a_runner_is_compiled_without_amx(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind flags of the user's; one that was compiled with it is built again."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(layout, "cpu_features", lambda: ("amx_tile", "avx2"))
+    monkeypatch.setenv("CXXFLAGS", "-g")
+    install.install_daemon()
+    lines = (cache.parent / "calls").read_text().splitlines()
+    without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    assert {line for line in lines if line.startswith("flags")} == {
+        f"flags {without}; -g {without}"
+    }
+    path = cache / layout.VERSION / "installed.json"
+    record = json.loads(path.read_text())
+    assert record["cpu_features"] == ["avx2"]
+    path.write_text(json.dumps(record | {"cpu_features": ["amx_tile", "avx2"]}))
+    assert layout.installed_binary() is None
 
 
 def test_an_asked_version_is_built_although_another_is_on_path(
