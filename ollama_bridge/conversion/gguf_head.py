@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ _NUMBERS = {
     GGUFValueType.INT64: "<i8",
     GGUFValueType.FLOAT64: "<f8",
 }
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,9 @@ def _values(values: Sequence[Any], type_: GGUFValueType) -> bytes:
 
 
 def _strings(values: Iterable[str]) -> bytes:
-    parts = []
-    for value in values:
-        data = value.encode()
-        parts += [len(data).to_bytes(8, "little"), data]
-    return b"".join(parts)
+    texts = [value.encode() for value in values]
+    lengths = map(_LENGTH.pack, map(len, texts))
+    return b"".join(chain.from_iterable(zip(lengths, texts, strict=True)))
 
 
 def _packed_table(table: Sequence[TableRow]) -> Iterable[bytes]:

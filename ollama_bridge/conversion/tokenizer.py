@@ -112,8 +112,7 @@ class TokenizerSection:
         self._types = with_printed(self._types, self._ids(printed), ends=self._ends)
         self._roles = self._runtime_roles()
         self._adds_bos, self._adds_eos = self._surrounding(self._role_id("bos"))
-        known = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.follows_rule = stripping.follows_rule(self._added, known.keys())
+        self.follows_rule = stripping.follows_rule(self._added, self._tokens)
         self._check_stripping()
 
     @property

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -41,7 +40,7 @@ def stripping(added: Sequence[Added]) -> list[str]:
     return [str(token["content"]) for token in added if any(token.get(flag) for flag in _FLAGS)]
 
 
-def follows_rule(added: Sequence[Added], vocabulary: AbstractSet[str]) -> bool:
+def follows_rule(added: Sequence[Added], vocabulary: Iterable[str]) -> bool:
     """Whether a tokenizer strips just what llama.cpp strips in a Phi-3.
 
     Args:
@@ -56,7 +55,7 @@ def follows_rule(added: Sequence[Added], vocabulary: AbstractSet[str]) -> bool:
             and not token.get("single_word")
             for token in added
         )
-        and vocabulary >= _LOOKED_UP
+        and _LOOKED_UP.issubset(vocabulary)
     )
 
 
