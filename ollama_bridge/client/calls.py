@@ -6,20 +6,19 @@ import math
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ollama_bridge.client.assembly import ReplyAssembler
 from ollama_bridge.client.exchange import Answer, Call, check_status
-from ollama_bridge.client.options import Options
+from ollama_bridge.client.options import Options, check_options
 from ollama_bridge.client.requests import (
     Asking,
     Images,
     KeepAlive,
     MessageLike,
     ToolLike,
-    chat_body,
     check_digest,
-    embed_body,
-    generate_body,
-    load_body,
+    check_kinds,
+    checked_model,
+    common_fields,
+    encoded_image,
     message_list,
     tool_list,
 )
@@ -40,23 +39,21 @@ def generate(
     prompt: str,
     asking: Asking,
     *,
-    system: str | None,
-    suffix: str | None,
-    template: str | None,
-    raw: bool,
-    images: Images,
+    system: str | None = None,
+    suffix: str | None = None,
+    template: str | None = None,
+    raw: bool = False,
+    images: Images = None,
 ) -> Call:
     """``/api/generate``."""
-    body = generate_body(
-        model,
-        prompt,
-        asking,
-        system=system,
-        suffix=suffix,
-        template=template,
-        raw=raw,
-        images=images,
-    )
+    extra = {"system": system, "suffix": suffix, "template": template}
+    check_kinds(prompt=prompt, raw=raw, images=images, **extra)
+    body = {"model": checked_model(model), "prompt": prompt, **common_fields(asking)}
+    body |= _those_set(extra)
+    if raw:
+        body["raw"] = True
+    if images:
+        body["images"] = [encoded_image(image) for image in images]
     return Call("POST", "/api/generate", json=body, model=model, patience="model")
 
 
@@ -69,7 +66,14 @@ def chat(
     tools: Sequence[ToolLike] | None,
 ) -> Call:
     """``/api/chat``."""
-    body = chat_body(model, messages, asking, system=system, tools=tools)
+    check_kinds(system=system, tools=tools)
+    body = {
+        "model": checked_model(model),
+        "messages": message_list(messages, system=system),
+        **common_fields(asking),
+    }
+    if tools:
+        body["tools"] = tool_list(tools)
     return Call("POST", "/api/chat", json=body, model=model, patience="model")
 
 
@@ -83,14 +87,20 @@ def embed(
     keep_alive: KeepAlive,
 ) -> Call:
     """``/api/embed``."""
-    body = embed_body(
-        model,
-        texts,
-        truncate=truncate,
-        dimensions=dimensions,
-        options=options,
-        keep_alive=keep_alive,
-    )
+    extra = {"dimensions": dimensions, "keep_alive": keep_alive}
+    check_kinds(truncate=truncate, **extra)
+    if dimensions is not None and dimensions < 1:  # Ollama would say nothing, and cut nothing
+        raise ConfigError(f"dimensions is {dimensions}", hint="1 or more, or leave it out")
+    found = [texts] if isinstance(texts, str) else list(texts)
+    if not all(isinstance(text, str) and text for text in found):
+        raise ConfigError("a text to embed is empty or not a text", hint="leave empty texts out")
+    body = {
+        "model": checked_model(model),
+        "input": found,
+        "truncate": truncate,
+        "options": check_options(options or {}),
+        **_those_set(extra),
+    }
     return Call("POST", "/api/embed", json=body, model=model, patience="model")
 
 
@@ -133,8 +143,7 @@ def next_token(
         logprobs=True,
         top_logprobs=top,
     )
-    body = generate_body(model, raw_prompt, asking, raw=True)
-    return Call("POST", "/api/generate", json=body, model=model, patience="model")
+    return generate(model, raw_prompt, asking, raw=True)
 
 
 def read_next_token(reply: Reply, *, forced: bool) -> NextToken | None:
@@ -164,7 +173,13 @@ def delete(model: str) -> Call:
 
 def load(model: str, *, options: Options | None, keep_alive: KeepAlive) -> Call:
     """No prompt: the model comes into memory."""
-    body = load_body(model, options=options, keep_alive=keep_alive)
+    body = {
+        "model": checked_model(model),
+        "stream": False,
+        "shift": False,  # as questions say: to 0.34 a model that may shift is another one
+        "options": check_options(options or {}),
+        **_those_set({"keep_alive": keep_alive}),
+    }
     return Call("POST", "/api/generate", json=body, model=model, patience="model")
 
 
@@ -217,12 +232,6 @@ def _transfer(path: str, model: str, *, insecure: bool) -> Call:
     return Call("POST", path, json=body, model=model, patience="files")
 
 
-def assembler(call: Call) -> ReplyAssembler:
-    """What reads the answer to a question; a raw prompt gets its text as it is."""
-    raw = bool((call.json or {}).get("raw"))
-    return ReplyAssembler(str(call.model), splits_thinking=not raw)
-
-
 def blob_present(answer: Answer, call: Call) -> bool:
     """Read the answer to :func:`has_blob`.
 
@@ -233,3 +242,7 @@ def blob_present(answer: Answer, call: Call) -> bool:
         return False
     check_status(answer, call)
     return True
+
+
+def _those_set(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

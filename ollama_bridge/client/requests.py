@@ -1,4 +1,4 @@
-"""What the client sends: request bodies, checked before they leave."""
+"""The parts of what the client sends, checked before they leave; ``calls`` puts them together."""
 
 from __future__ import annotations
 
@@ -98,50 +98,6 @@ class Asking:
     shift: bool = False
 
 
-def generate_body(
-    model: str,
-    prompt: str,
-    asking: Asking,
-    *,
-    system: str | None = None,
-    suffix: str | None = None,
-    template: str | None = None,
-    raw: bool = False,
-    images: Images = None,
-) -> dict[str, Any]:
-    """Body of ``/api/generate``."""
-    _check_kinds({"prompt": prompt, "raw": raw, "images": images})
-    _check_kinds({"system": system, "suffix": suffix, "template": template})
-    body = {"model": _checked_model(model), "prompt": prompt, **_common(asking)}
-    extra = {"system": system, "suffix": suffix, "template": template}
-    body |= {name: value for name, value in extra.items() if value is not None}
-    if raw:
-        body["raw"] = True
-    if images:
-        body["images"] = [_image(image) for image in images]
-    return body
-
-
-def chat_body(
-    model: str,
-    messages: str | Sequence[MessageLike],
-    asking: Asking,
-    *,
-    system: str | None = None,
-    tools: Sequence[ToolLike] | None = None,
-) -> dict[str, Any]:
-    """Body of ``/api/chat``."""
-    _check_kinds({"system": system, "tools": tools})
-    body = {
-        "model": _checked_model(model),
-        "messages": message_list(messages, system=system),
-        **_common(asking),
-    }
-    if tools:
-        body["tools"] = tool_list(tools)
-    return body
-
-
 def tool_list(tools: Sequence[ToolLike]) -> list[dict[str, Any]]:
     """Tools as the API wants them; a function is described by its signature and docstring.
 
@@ -197,15 +153,20 @@ def message_list(
         speaks = "content" in item or not any(item.get(name) for name in _INSTEAD_OF_CONTENT)
         if speaks and not isinstance(item.get("content"), str):
             raise ConfigError(f"message {number} has no text as its content", hint=_A_MESSAGE)
-        _check_kinds({"images": item.get("images")})
+        check_kinds(images=item.get("images"))
         if item.get("images"):
-            item["images"] = [_image(image) for image in item["images"]]
+            item["images"] = [encoded_image(image) for image in item["images"]]
         found.append(item)
     return found
 
 
-def _common(asking: Asking) -> dict[str, Any]:
-    _check_kinds({name: value for name, value in vars(asking).items() if name in _KINDS})
+def common_fields(asking: Asking) -> dict[str, Any]:
+    """What a question's body says of it.
+
+    Raises:
+        ConfigError: a field that the daemon would not take.
+    """
+    check_kinds(**{name: value for name, value in vars(asking).items() if name in _KINDS})
     options = check_options(asking.options or {})
     options.setdefault("num_predict", DEFAULT_NUM_PREDICT)
     # Without these two the daemon answers 200 with half of a long prompt gone.
@@ -231,44 +192,12 @@ def _common(asking: Asking) -> dict[str, Any]:
     return body
 
 
-def embed_body(
-    model: str,
-    texts: str | Sequence[str],
-    *,
-    truncate: bool,
-    dimensions: int | None,
-    options: Options | None,
-    keep_alive: KeepAlive,
-) -> dict[str, Any]:
-    """Body of ``/api/embed``."""
-    _check_kinds({"truncate": truncate, "dimensions": dimensions, "keep_alive": keep_alive})
-    if dimensions is not None and dimensions < 1:  # Ollama would say nothing, and cut nothing
-        raise ConfigError(f"dimensions is {dimensions}", hint="1 or more, or leave it out")
-    found = [texts] if isinstance(texts, str) else list(texts)
-    if not all(isinstance(text, str) and text for text in found):
-        raise ConfigError("a text to embed is empty or not a text", hint="leave empty texts out")
-    body: dict[str, Any] = {
-        "model": _checked_model(model),
-        "input": found,
-        "truncate": truncate,
-        "options": check_options(options or {}),
-    }
-    extra = {"dimensions": dimensions, "keep_alive": keep_alive}
-    return body | {name: value for name, value in extra.items() if value is not None}
+def check_kinds(**fields: object) -> None:
+    """Refuse a field that is of another kind than Ollama's.
 
-
-def load_body(model: str, *, options: Options | None, keep_alive: KeepAlive) -> dict[str, Any]:
-    """Body of ``/api/generate`` without a prompt, which loads the model."""
-    body: dict[str, Any] = {
-        "model": _checked_model(model),
-        "stream": False,
-        "shift": False,  # as questions say: to 0.34 a model that may shift is another one
-        "options": check_options(options or {}),
-    }
-    return body if keep_alive is None else body | {"keep_alive": keep_alive}
-
-
-def _check_kinds(fields: Mapping[str, object]) -> None:
+    Raises:
+        ConfigError: one is.
+    """
     for name, value in fields.items():
         kinds = _KINDS[name]
         # True is a number and a text a sequence where nobody means it.
@@ -330,13 +259,19 @@ def check_digest(digest: str) -> str:
     return digest
 
 
-def _checked_model(model: str) -> str:
+def checked_model(model: str) -> str:
+    """Let a name pass if it is one.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if not isinstance(model, str) or not model.strip():
         raise ConfigError("no model was named", hint="ollama-bridge ls")
     return model
 
 
-def _image(image: bytes | Path | str) -> str:
+def encoded_image(image: bytes | Path | str) -> str:
+    """An image in base64; :func:`read_image` says what it may be."""
     return base64.b64encode(read_image(plain(image))).decode()
 
 
