@@ -32,22 +32,17 @@ import ollama
 from ollama import ResponseError
 
 from ollama_bridge.client.address import read_address
-from ollama_bridge.client.asides import (
-    look_at_context,
-    look_at_context_async,
-    look_at_level,
-    look_at_level_async,
-    measure,
-    measure_async,
-)
+from ollama_bridge.client.asides import look_at_context, look_at_level
 from ollama_bridge.client.demands import Known
 from ollama_bridge.client.embedding import pieces
 from ollama_bridge.client.exchange import Call, Timeouts, check_status
 from ollama_bridge.client.foreign_calls import QUESTIONS, TRANSFERS, UNSTREAMED, call_of
 from ollama_bridge.client.httpx_arguments import kept_safe, timeouts_of, unbounded
 from ollama_bridge.client.lines import parse_line
+from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.raw_answering import RawAnswering, joined
 from ollama_bridge.client.retries import Attempts, Retries
+from ollama_bridge.client.steps import Fetch, Fetching, Pause, fetch, fetch_async
 from ollama_bridge.client.transport import AsyncTransport, Transport, close_all
 from ollama_bridge.errors import (
     DaemonError,
@@ -136,7 +131,8 @@ class Client(ollama.Client):
             return _whole(cls, list(parts))
         with _told():
             if call.path in UNSTREAMED:
-                return _together([_typed(cls, self._ask(one)) for one in pieces(call)])
+                asked = [_asked(one, self._limits, self._retries) for one in pieces(call)]
+                return _together([_typed(cls, fetch(self._transport, one)) for one in asked])
             found = self._transport.json(call)
         return _typed(cls, found)
 
@@ -154,28 +150,19 @@ class Client(ollama.Client):
 
     def _answer(self, call: Call, answering: RawAnswering) -> Generator[dict[str, Any], None, None]:
         with _told():
-            look_at_level(self._transport, call, self._known, answering.ends_s)
+            fetch(self._transport, look_at_level(call, self._known, answering.ends_s))
             while not answering.is_over:
                 try:
                     with self._transport.lines(call, answering.ends_s) as lines:
                         for line in lines:
                             part = answering.feed(line)
                             if answering.unchecked_context is not None:
-                                look_at_context(self._transport, answering, self._known)
+                                fetch(self._transport, look_at_context(answering, self._known))
                             yield part
                     answering.finish()
                 except DaemonError as error:
-                    measure(self._transport, error, call, answering.ends_s)
+                    fetch(self._transport, measure(error, call, answering.ends_s))
                     time.sleep(answering.recover(error))
-
-    def _ask(self, call: Call) -> Any:
-        attempts = Attempts(self._retries, self._limits.total_s)
-        while True:
-            try:
-                return self._transport.json(call, attempts.ends_s)
-            except DaemonError as error:
-                measure(self._transport, error, call, attempts.ends_s)
-                time.sleep(attempts.next_pause_s(error))
 
     def _transfer(self, call: Call) -> Generator[dict[str, Any], None, None]:
         try:
@@ -238,7 +225,10 @@ class AsyncClient(ollama.AsyncClient):
             return _whole(cls, [part async for part in parts])
         with _told():
             if call.path in UNSTREAMED:
-                return _together([_typed(cls, await self._ask(one)) for one in pieces(call)])
+                asked = [_asked(one, self._limits, self._retries) for one in pieces(call)]
+                return _together(
+                    [_typed(cls, await fetch_async(self._transport, one)) for one in asked]
+                )
             found = await self._transport.json(call)
         return _typed(cls, found)
 
@@ -258,28 +248,21 @@ class AsyncClient(ollama.AsyncClient):
         self, call: Call, answering: RawAnswering
     ) -> AsyncGenerator[dict[str, Any], None]:
         with _told():
-            await look_at_level_async(self._transport, call, self._known, answering.ends_s)
+            await fetch_async(self._transport, look_at_level(call, self._known, answering.ends_s))
             while not answering.is_over:
                 try:
                     async with self._transport.lines(call, answering.ends_s) as lines:
                         async for line in lines:
                             part = answering.feed(line)
                             if answering.unchecked_context is not None:
-                                await look_at_context_async(self._transport, answering, self._known)
+                                await fetch_async(
+                                    self._transport, look_at_context(answering, self._known)
+                                )
                             yield part
                     answering.finish()
                 except DaemonError as error:
-                    await measure_async(self._transport, error, call, answering.ends_s)
+                    await fetch_async(self._transport, measure(error, call, answering.ends_s))
                     await asyncio.sleep(answering.recover(error))
-
-    async def _ask(self, call: Call) -> Any:
-        attempts = Attempts(self._retries, self._limits.total_s)
-        while True:
-            try:
-                return await self._transport.json(call, attempts.ends_s)
-            except DaemonError as error:
-                await measure_async(self._transport, error, call, attempts.ends_s)
-                await asyncio.sleep(attempts.next_pause_s(error))
 
     async def _transfer(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
         try:
@@ -292,6 +275,17 @@ class AsyncClient(ollama.AsyncClient):
                     _check_end(part, call)
         finally:
             self._known.clear()  # what was looked at meanwhile, too
+
+
+def _asked(call: Call, limits: Timeouts, retries: Retries) -> Fetching[Any]:
+    """A question whose answer does not stream, asked again where it failed in passing."""
+    attempts = Attempts(retries, limits.total_s)
+    while True:
+        try:
+            return (yield Fetch(call, attempts.ends_s))
+        except DaemonError as error:
+            yield from measure(error, call, attempts.ends_s)
+            yield Pause(attempts.next_pause_s(error))
 
 
 def _whole(cls: Any, parts: Sequence[Mapping[str, Any]]) -> Any:

@@ -1,7 +1,4 @@
-"""What is asked beside a question.
-
-The context in use, the levels of thinking that a model has, and how much too long a prompt is.
-"""
+"""What is asked beside a question: the context in use, and the levels of thinking of a model."""
 
 from __future__ import annotations
 
@@ -19,8 +16,7 @@ from ollama_bridge.client.demands import (
     level_asked,
 )
 from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.measuring import measuring
-from ollama_bridge.client.transport import AsyncTransport, Transport
+from ollama_bridge.client.steps import Fetch, Fetching
 from ollama_bridge.client.values import RunningModel, read_details, read_running
 from ollama_bridge.errors import (
     DaemonBusyError,
@@ -45,11 +41,10 @@ class Begun(Protocol):
     ends_s: float
 
 
-def look_at_context(transport: Transport, question: Begun, known: Known) -> None:
+def look_at_context(question: Begun, known: Known) -> Fetching[None]:
     """Once a model and context: while it answers, the daemon says what it runs with.
 
     Args:
-        transport: To the daemon.
         question: From now on it is looked at.
         known: What was looked at before.
 
@@ -61,28 +56,15 @@ def look_at_context(transport: Transport, question: Begun, known: Known) -> None
         return
     running: Sequence[RunningModel] = ()
     with contextlib.suppress(DaemonError):  # who does not tell spoils no answer
-        running = read_running(transport.json(_LOOK, question.ends_s))
+        running = read_running((yield Fetch(_LOOK, question.ends_s)))
     if check_context(asked, running):
         known.add(asked)
 
 
-async def look_at_context_async(transport: AsyncTransport, question: Begun, known: Known) -> None:
-    """:func:`look_at_context` without blocking."""
-    asked, question.unchecked_context = question.unchecked_context, None
-    if asked is None or asked in known:
-        return
-    running: Sequence[RunningModel] = ()
-    with contextlib.suppress(DaemonError):
-        running = read_running(await transport.json(_LOOK, question.ends_s))
-    if check_context(asked, running):
-        known.add(asked)
-
-
-def look_at_level(transport: Transport, question: Call, known: Known, ends_s: float) -> None:
+def look_at_level(question: Call, known: Known, ends_s: float) -> Fetching[None]:
     """Once a model and level: since 0.34 the daemon takes its default for a level it lacks.
 
     Args:
-        transport: To the daemon.
         question: What will be asked.
         known: What was looked at before.
         ends_s: When the question has to be done, by the monotonic clock.
@@ -93,37 +75,15 @@ def look_at_level(transport: Transport, question: Call, known: Known, ends_s: fl
     asked = level_asked(question)
     if asked is None or asked in known:
         return
+    look_up = replace(calls.show(asked[0], verbose=False), patience="beside")
     try:
-        shown = transport.json(_look_up(asked[0]), ends_s)
-        levels = read_details(shown).think_levels
+        levels = read_details((yield Fetch(look_up, ends_s))).think_levels
     except DaemonError as error:  # spoils no answer
         if _is_for_good(error):
             known.add(asked)
         return
     check_level(asked, levels)
     known.add(asked)
-
-
-async def look_at_level_async(
-    transport: AsyncTransport, question: Call, known: Known, ends_s: float
-) -> None:
-    """:func:`look_at_level` without blocking."""
-    asked = level_asked(question)
-    if asked is None or asked in known:
-        return
-    try:
-        shown = await transport.json(_look_up(asked[0]), ends_s)
-        levels = read_details(shown).think_levels
-    except DaemonError as error:
-        if _is_for_good(error):
-            known.add(asked)
-        return
-    check_level(asked, levels)
-    known.add(asked)
-
-
-def _look_up(model: str) -> Call:
-    return replace(calls.show(model, verbose=False), patience="beside")
 
 
 def _is_for_good(error: DaemonError) -> bool:
@@ -137,28 +97,3 @@ def _is_for_good(error: DaemonError) -> bool:
         and error.status_code < 500
         and error.status_code != _UNAUTHORIZED
     )
-
-
-def measure(transport: Transport, error: DaemonError, question: Call, ends_s: float) -> None:
-    """Say by how much a prompt is too long where the daemon does not.
-
-    Args:
-        transport: To the daemon.
-        error: Gets the numbers.
-        question: What was asked.
-        ends_s: When it has to be done, by the monotonic clock.
-    """
-    if (unmeasured := measuring(error, question, ends_s)) is not None:
-        ends_s = unmeasured.ends_s
-        with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
-            unmeasured.tell([transport.json(part, ends_s) for part in unmeasured.calls])
-
-
-async def measure_async(
-    transport: AsyncTransport, error: DaemonError, question: Call, ends_s: float
-) -> None:
-    """:func:`measure` without blocking."""
-    if (unmeasured := measuring(error, question, ends_s)) is not None:
-        ends_s = unmeasured.ends_s
-        with contextlib.suppress(DaemonError):
-            unmeasured.tell([await transport.json(part, ends_s) for part in unmeasured.calls])

@@ -10,10 +10,11 @@ import httpx
 from ollama_bridge.client import calls
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.answering import Answering
-from ollama_bridge.client.asides import look_at_context_async, look_at_level_async, measure_async
+from ollama_bridge.client.asides import look_at_context, look_at_level
 from ollama_bridge.client.asynchronous_models import AsyncModelStore
-from ollama_bridge.client.embedding import Embedding, joined, pieces
+from ollama_bridge.client.embedding import embedded, joined, pieces
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import AsyncProcedures
 from ollama_bridge.client.questions import Question, to_call
@@ -27,6 +28,7 @@ from ollama_bridge.client.requests import (
     ToolLike,
 )
 from ollama_bridge.client.retries import Retries
+from ollama_bridge.client.steps import drive_async, fetch_async
 from ollama_bridge.client.transport import AsyncTransport
 from ollama_bridge.client.values import (
     Done,
@@ -36,7 +38,7 @@ from ollama_bridge.client.values import (
     StreamEvent,
     read_rendered,
 )
-from ollama_bridge.errors import DaemonError, ReplyInvalidError
+from ollama_bridge.errors import DaemonError
 
 
 class AsyncClient(AsyncModelStore, AsyncProcedures):
@@ -293,32 +295,16 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         Raises:
             ReplyInvalidError: the daemon reports no log-probabilities.
         """
-        # The daemon reports nothing where it draws the end token or half a character; forced to
-        # draw something else, it reports the same distribution.
-        for forced in (False, True):
-            call = calls.next_token(model, raw_prompt, top=top, options=options, forced=forced)
-            found = calls.read_next_token(await self.ask(call), forced=forced)
-            if found is not None:
-                return found
-        raise ReplyInvalidError(
-            f"the daemon reports no log-probabilities for {model!r}",
-            hint="use Ollama 0.12.11 or newer",
-            model=model,
-        )
+        steps = calls.find_next_token(model, raw_prompt, top=top, options=options)
+        return await drive_async(steps, self.ask)
 
     async def _embeddings(self, question: Call) -> AsyncGenerator[Embeddings, None]:
         for piece in pieces(question):
             yield await self._embedded(piece)
 
     async def _embedded(self, question: Call) -> Embeddings:
-        embedding = Embedding(question, self._timeouts, self._retries)
-        while (call := embedding.call) is not None:
-            try:
-                embedding.take(await self._transport.json(call, embedding.ends_s))
-            except DaemonError as error:
-                await measure_async(self._transport, error, question, embedding.ends_s)
-                await asyncio.sleep(embedding.recover(error))
-        return embedding.found
+        steps = embedded(question, self._timeouts, self._retries)
+        return await fetch_async(self._transport, steps)
 
     async def _events(self, call: Call, *, gives_out: bool) -> AsyncGenerator[StreamEvent, None]:
         way = (call.model, str((call.json or {}).get("think")))
@@ -329,7 +315,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
             gives_out=gives_out,
             thinking_opened=self._thinking_opened.get(way, False),
         )
-        await look_at_level_async(self._transport, call, self._known, answering.ends_s)
+        await fetch_async(self._transport, look_at_level(call, self._known, answering.ends_s))
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:
@@ -340,12 +326,14 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
                     async for line in lines:
                         events = answering.feed(line)
                         if answering.unchecked_context is not None:
-                            await look_at_context_async(self._transport, answering, self._known)
+                            await fetch_async(
+                                self._transport, look_at_context(answering, self._known)
+                            )
                         for event in events:
                             yield event
                 answering.finish()
             except DaemonError as error:
-                await measure_async(self._transport, error, call, answering.ends_s)
+                await fetch_async(self._transport, measure(error, call, answering.ends_s))
                 await asyncio.sleep(answering.recover(error))
         self._thinking_opened[way] = answering.opens_thinking
         for event in answering.held:

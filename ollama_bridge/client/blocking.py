@@ -10,10 +10,11 @@ import httpx
 from ollama_bridge.client import calls
 from ollama_bridge.client.address import read_address
 from ollama_bridge.client.answering import Answering
-from ollama_bridge.client.asides import look_at_context, look_at_level, measure
+from ollama_bridge.client.asides import look_at_context, look_at_level
 from ollama_bridge.client.blocking_models import ModelStore
-from ollama_bridge.client.embedding import Embedding, joined, pieces
+from ollama_bridge.client.embedding import embedded, joined, pieces
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import BlockingProcedures
 from ollama_bridge.client.questions import Question, to_call
@@ -27,6 +28,7 @@ from ollama_bridge.client.requests import (
     ToolLike,
 )
 from ollama_bridge.client.retries import Retries
+from ollama_bridge.client.steps import drive, fetch
 from ollama_bridge.client.transport import Transport
 from ollama_bridge.client.values import (
     Done,
@@ -36,7 +38,7 @@ from ollama_bridge.client.values import (
     StreamEvent,
     read_rendered,
 )
-from ollama_bridge.errors import DaemonError, ReplyInvalidError
+from ollama_bridge.errors import DaemonError
 
 
 class Client(ModelStore, BlockingProcedures):
@@ -293,28 +295,12 @@ class Client(ModelStore, BlockingProcedures):
         Raises:
             ReplyInvalidError: the daemon reports no log-probabilities.
         """
-        # The daemon reports nothing where it draws the end token or half a character; forced to
-        # draw something else, it reports the same distribution.
-        for forced in (False, True):
-            call = calls.next_token(model, raw_prompt, top=top, options=options, forced=forced)
-            found = calls.read_next_token(self.ask(call), forced=forced)
-            if found is not None:
-                return found
-        raise ReplyInvalidError(
-            f"the daemon reports no log-probabilities for {model!r}",
-            hint="use Ollama 0.12.11 or newer",
-            model=model,
-        )
+        steps = calls.find_next_token(model, raw_prompt, top=top, options=options)
+        return drive(steps, self.ask)
 
     def _embedded(self, question: Call) -> Embeddings:
-        embedding = Embedding(question, self._timeouts, self._retries)
-        while (call := embedding.call) is not None:
-            try:
-                embedding.take(self._transport.json(call, embedding.ends_s))
-            except DaemonError as error:
-                measure(self._transport, error, question, embedding.ends_s)
-                time.sleep(embedding.recover(error))
-        return embedding.found
+        steps = embedded(question, self._timeouts, self._retries)
+        return fetch(self._transport, steps)
 
     def _events(self, call: Call, *, gives_out: bool) -> Generator[StreamEvent, None, None]:
         way = (call.model, str((call.json or {}).get("think")))
@@ -325,7 +311,7 @@ class Client(ModelStore, BlockingProcedures):
             gives_out=gives_out,
             thinking_opened=self._thinking_opened.get(way, False),
         )
-        look_at_level(self._transport, call, self._known, answering.ends_s)
+        fetch(self._transport, look_at_level(call, self._known, answering.ends_s))
         while not answering.is_over:
             try:
                 if answering.unrendered is not None:
@@ -336,11 +322,11 @@ class Client(ModelStore, BlockingProcedures):
                     for line in lines:
                         events = answering.feed(line)
                         if answering.unchecked_context is not None:
-                            look_at_context(self._transport, answering, self._known)
+                            fetch(self._transport, look_at_context(answering, self._known))
                         yield from events
                 answering.finish()
             except DaemonError as error:
-                measure(self._transport, error, call, answering.ends_s)
+                fetch(self._transport, measure(error, call, answering.ends_s))
                 time.sleep(answering.recover(error))
         self._thinking_opened[way] = answering.opens_thinking
         yield from answering.held

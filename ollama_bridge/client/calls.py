@@ -22,8 +22,9 @@ from ollama_bridge.client.requests import (
     message_list,
     tool_list,
 )
+from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.values import NextToken, Reply
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, ReplyInvalidError
 
 VERSION = Call("GET", "/api/version")
 LIST = Call("GET", "/api/tags")
@@ -146,12 +147,26 @@ def next_token(
     return generate(model, raw_prompt, asking, raw=True)
 
 
-def read_next_token(reply: Reply, *, forced: bool) -> NextToken | None:
-    """The distribution in a reply to :func:`next_token`; None where the daemon left it out."""
-    top = reply.logprobs[0].top if reply.logprobs else ()
-    if not top or any(math.isnan(entry.logprob) for entry in top):
-        return None
-    return NextToken(reply.prompt_tokens, top, "" if forced else reply.text)
+def find_next_token(
+    model: str, raw_prompt: str, *, top: int, options: Options | None
+) -> Steps[Call, NextToken]:
+    """The distribution behind a raw prompt, forced out of the daemon where it has to be.
+
+    Raises:
+        ReplyInvalidError: the daemon reports no log-probabilities.
+    """
+    # The daemon reports nothing where it draws the end token or half a character; forced to draw
+    # something else, it reports the same distribution.
+    for forced in (False, True):
+        reply: Reply = yield next_token(model, raw_prompt, top=top, options=options, forced=forced)
+        likeliest = reply.logprobs[0].top if reply.logprobs else ()
+        if likeliest and not any(math.isnan(entry.logprob) for entry in likeliest):
+            return NextToken(reply.prompt_tokens, likeliest, "" if forced else reply.text)
+    raise ReplyInvalidError(
+        f"the daemon reports no log-probabilities for {model!r}",
+        hint="use Ollama 0.12.11 or newer",
+        model=model,
+    )
 
 
 def show(model: str, *, verbose: bool) -> Call:

@@ -1,7 +1,4 @@
-"""Texts until each has its vector, through retries, and saying which were too long.
-
-No input or output here, so both clients share it, as they share ``answering``.
-"""
+"""Texts until each has its vector, through retries, and saying which were too long."""
 
 from __future__ import annotations
 
@@ -12,7 +9,9 @@ from dataclasses import astuple, replace
 from typing import Any
 
 from ollama_bridge.client.exchange import Call, Timeouts
+from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.retries import Attempts, Retries
+from ollama_bridge.client.steps import Fetch, Fetching, Pause
 from ollama_bridge.client.values import Embeddings, Timings, read_embeddings
 from ollama_bridge.errors import (
     ContextOverflowError,
@@ -82,98 +81,69 @@ def joined(parts: Sequence[Embeddings]) -> Embeddings:
     )
 
 
-class Embedding:
+def embedded(question: Call, timeouts: Timeouts, retries: Retries) -> Fetching[Embeddings]:
     """One request for all its texts; where one is too long and may be cut, halves till it is alone.
 
     So the daemon reads texts side by side as far as it can: of N texts of which k are too long, it
     is asked about k log N times.
 
     Args:
-        call: Of ``calls.embed``.
+        question: Of ``calls.embed``.
         timeouts: For the whole of it.
         retries: How often each request may be sent.
 
-    Attributes:
-        call: What is to be sent next; None: :attr:`found` has everything.
-        ends_s: When the whole has to be done, by the monotonic clock.
+    Returns:
+        One vector a text.
+
+    Raises:
+        ReplyInvalidError: the answer is not what was asked for.
+        UnsupportedFeatureError: the model, or the daemon, has no vectors of that length.
+        DaemonError: it failed for good.
     """
-
-    def __init__(self, call: Call, timeouts: Timeouts, retries: Retries) -> None:
-        self._question = call
-        self._body: dict[str, Any] = dict(call.json or {})
-        self._may_cut = bool(self._body["truncate"])
-        self._parts: dict[int, Embeddings] = {}
-        self._waiting = deque([range(len(self._body["input"]))])
-        self._cut: list[int] = []
-        self._attempts = Attempts(retries, timeouts.total_s)
-        self.ends_s = self._attempts.ends_s
-        # The daemon cuts silently where it may: so it may only where a text is known to need it.
-        self.call: Call | None = None
-        self._next()
-
-    @property
-    def found(self) -> Embeddings:
-        """One vector a text."""
-        return joined([self._parts[place] for place in sorted(self._parts)])
-
-    def take(self, data: object) -> None:
-        """Take the daemon's answer.
-
-        Raises:
-            ReplyInvalidError: it is not what was asked for.
-            UnsupportedFeatureError: the model, or the daemon, has no vectors of that length.
-        """
-        texts = self._waiting[0]
-        model = str(self._question.model)
-        found = read_embeddings(data, model=model, count=len(texts))
-        for vector in found.vectors[:1]:  # all are of one length
-            self._check_length(len(vector))
-        cut = (0,) if texts.start in self._cut else ()
-        self._parts[texts.start] = replace(found, cut=cut)
-        self._waiting.popleft()
-        self._next()
-
-    def recover(self, error: DaemonError) -> float:
-        """Decide what to do after a failure.
-
-        Returns:
-            How long to wait before :attr:`call`, in seconds.
-
-        Raises:
-            DaemonError: the same one, if it is final.
-        """
-        if not (self._may_cut and isinstance(error, ContextOverflowError)):
-            return self._attempts.next_pause_s(error)
-        texts = self._waiting[0]
-        if texts.start in self._cut:
-            raise error
-        if len(texts) <= 1:
-            self._cut.append(texts.start)
+    body: dict[str, Any] = dict(question.json or {})
+    model = str(question.model)
+    attempts = Attempts(retries, timeouts.total_s)
+    waiting = deque([range(len(body["input"]))])
+    found: list[Embeddings] = []
+    is_cut = False  # the daemon cuts silently where it may, so only a text that is known to need it
+    while waiting:
+        texts = waiting[0]
+        part = _part(question, texts, is_last=len(waiting) == 1)
+        part = replace(part, json={**(part.json or {}), "truncate": is_cut})
+        try:
+            data = yield Fetch(part, attempts.ends_s)
+            vectors = read_embeddings(data, model=model, count=len(texts))
+            _check_length(vectors, body.get("dimensions"), model=model)
+        except DaemonError as error:
+            yield from measure(error, question, attempts.ends_s)
+            may_cut = body["truncate"] and isinstance(error, ContextOverflowError)
+            if is_cut or not may_cut:
+                yield Pause(attempts.next_pause_s(error))
+            elif len(texts) <= 1:
+                is_cut = True
+            else:
+                waiting.popleft()
+                middle = len(texts) // 2
+                waiting.extendleft([texts[middle:], texts[:middle]])
         else:
-            middle = len(texts) // 2
-            self._waiting.popleft()
-            self._waiting.extendleft([texts[middle:], texts[:middle]])
-        self._next()
-        return 0.0
+            waiting.popleft()
+            found.append(replace(vectors, cut=(0,) if is_cut else ()))
+            is_cut = False
+    return joined(found)
 
-    def _check_length(self, length: int) -> None:
-        """Ollama cuts vectors where they are longer, and says nothing where they are not."""
-        asked = self._body.get("dimensions")
-        if asked not in (None, length):
+
+def _check_length(found: Embeddings, asked: int | None, *, model: str) -> None:
+    """Ollama cuts vectors where they are longer, and says nothing where they are not."""
+    for vector in found.vectors[:1]:  # all are of one length
+        if asked not in (None, len(vector)):
             raise UnsupportedFeatureError(
-                f"{asked} dimensions were asked for, but the vectors have {length}",
+                f"{asked} dimensions were asked for, but the vectors have {len(vector)}",
                 status_code=400,
-                model=str(self._question.model),
-                hint=f"ask for {length} at most" if length < asked else "use a newer Ollama",
+                model=model,
+                hint=f"ask for {len(vector)} at most"
+                if len(vector) < asked
+                else "use a newer Ollama",
             )
-
-    def _next(self) -> None:
-        self.call = None
-        if self._waiting:
-            texts = self._waiting[0]
-            part = _part(self._question, texts, is_last=len(self._waiting) == 1)
-            may_cut = {"truncate": texts.start in self._cut}
-            self.call = replace(part, json={**(part.json or {}), **may_cut})
 
 
 def _part(question: Call, texts: range, *, is_last: bool) -> Call:

@@ -7,6 +7,7 @@ and the rest is taken to be alike. No input or output here.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ollama_bridge.client.calls import PS
 from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.fields import read_fields
 from ollama_bridge.client.refusals import overflow_text, unbatched_text
+from ollama_bridge.client.steps import Fetch, Fetching
 from ollama_bridge.client.values import context_in_use, read_running
 from ollama_bridge.errors import ContextOverflowError, DaemonError
 
@@ -119,22 +121,27 @@ class Measuring:
         return replace(self._question, path="/api/generate", json=body)
 
 
-def measuring(error: DaemonError, question: Call, ends_s: float) -> Measuring | None:
-    """What has to be measured after a failure; None: nothing.
+def measure(error: DaemonError, question: Call, ends_s: float) -> Fetching[None]:
+    """Say by how much a prompt is too long where the daemon does not.
 
     Args:
-        error: The failure.
+        error: The failure; gets the numbers.
         question: What was asked.
         ends_s: When it has to be done, by the monotonic clock.
     """
     if not isinstance(error, ContextOverflowError) or error.needed_tokens is not None:
-        return None
+        return
     body = question.json or {}
     if body.get("truncate") and "input" in body:
-        return None  # which texts are cut is told, not by how much
+        return  # which texts are cut is told, not by how much
     if not _text_of(dict(body)):
-        return None  # it is asked for in a way of its own
-    return Measuring(error, question, ends_s)
+        return  # it is asked for in a way of its own
+    unmeasured = Measuring(error, question, ends_s)
+    with contextlib.suppress(DaemonError):  # that it is too long is what has to be told
+        answers = []
+        for call in unmeasured.calls:
+            answers.append((yield Fetch(call, unmeasured.ends_s)))
+        unmeasured.tell(answers)
 
 
 def _text_of(body: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,7 +78,7 @@ class BlockingProcedures(Closing):
             system=system,
             attempts=attempts,
         )
-        return drive(steps, ask=self.ask, use=partial(tool_loop.use, approve=None, timeout_s=0))
+        return drive(steps, self.ask)
 
     def run_tools(
         self,
@@ -126,8 +125,13 @@ class BlockingProcedures(Closing):
             system=system,
             turns=turns,
         )
-        use = partial(tool_loop.use, approve=approve, timeout_s=timeout_s)
-        return drive(steps, ask=self.ask, use=use)
+
+        def do(todo: Call | tool_loop.Use) -> object:
+            if isinstance(todo, Call):
+                return self.ask(todo)
+            return tool_loop.use(todo, approve=approve, timeout_s=timeout_s)
+
+        return drive(steps, do)
 
     def batch(
         self,
@@ -202,8 +206,7 @@ class AsyncProcedures(ABC):
             system=system,
             attempts=attempts,
         )
-        use = partial(tool_loop.use_async, approve=None, timeout_s=0)
-        return await drive_async(steps, ask=self.ask, use=use)
+        return await drive_async(steps, self.ask)
 
     async def run_tools(
         self,
@@ -229,8 +232,13 @@ class AsyncProcedures(ABC):
             system=system,
             turns=turns,
         )
-        use = partial(tool_loop.use_async, approve=approve, timeout_s=timeout_s)
-        return await drive_async(steps, ask=self.ask, use=use)
+
+        async def do(todo: Call | tool_loop.Use) -> object:
+            if isinstance(todo, Call):
+                return await self.ask(todo)
+            return await tool_loop.use_async(todo, approve=approve, timeout_s=timeout_s)
+
+        return await drive_async(steps, do)
 
     def batch(
         self,

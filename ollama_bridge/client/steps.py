@@ -1,67 +1,106 @@
 """What takes several questions, written once and driven by either client.
 
-A procedure is a generator: it yields what is to be done next, a :class:`Call` to ask or a
-:class:`Use` of a tool, and is sent what came of it. It does no input or output of its own, so
-the blocking and the asynchronous client run the same code.
+A procedure is a generator: it yields what is to be done next and is sent what came of it; an error
+of the daemon is thrown into it. It does no input or output of its own, so the blocking and the
+asynchronous client run the same code.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.tools import Tool
-from ollama_bridge.client.values import Reply, ToolCall
+from ollama_bridge.client.transport import AsyncTransport, Transport
 from ollama_bridge.errors import DaemonError
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Use:
-    """A tool that the model asks for; what it gives comes back as text."""
+class Fetch:
+    """The JSON of a reply is needed.
 
-    tool: Tool
-    call: ToolCall
+    Attributes:
+        call: What is asked.
+        ends_s: When it has to be done, by the monotonic clock.
+    """
+
+    call: Call
+    ends_s: float
 
 
-Steps = Generator[Call | Use, Any, T]
+@dataclass(frozen=True)
+class Pause:
+    """Nothing is to be done for so long, in seconds."""
+
+    pause_s: float
 
 
-def drive(steps: Steps[T], *, ask: Callable[[Call], Reply], use: Callable[[Use], str]) -> T:
-    """Run a procedure with a blocking client; errors of the daemon are thrown into it."""
-    todo = next(steps)
-    while True:
-        try:
+Steps = Generator[S, Any, T]
+Fetching = Steps[Fetch | Pause, T]
+
+
+def drive(steps: Steps[S, T], do: Callable[[S], object]) -> T:
+    """Run a procedure.
+
+    Args:
+        steps: The procedure.
+        do: One step; gives what came of it.
+    """
+    try:
+        todo = next(steps)
+        while True:
             try:
-                came = ask(todo) if isinstance(todo, Call) else use(todo)
+                came = do(todo)
             except DaemonError as error:
                 todo = steps.throw(error)
             else:
                 todo = steps.send(came)
-        except StopIteration as done:
-            value: T = done.value
-            return value
+    except StopIteration as done:
+        value: T = done.value
+        return value
 
 
-async def drive_async(
-    steps: Steps[T],
-    *,
-    ask: Callable[[Call], Awaitable[Reply]],
-    use: Callable[[Use], Awaitable[str]],
-) -> T:
-    """:func:`drive` for an asynchronous client."""
-    todo = next(steps)
-    while True:
-        try:
+async def drive_async(steps: Steps[S, T], do: Callable[[S], Awaitable[object]]) -> T:
+    """:func:`drive` without blocking."""
+    try:
+        todo = next(steps)
+        while True:
             try:
-                came = await (ask(todo) if isinstance(todo, Call) else use(todo))
+                came = await do(todo)
             except DaemonError as error:
                 todo = steps.throw(error)
             else:
                 todo = steps.send(came)
-        except StopIteration as done:
-            value: T = done.value
-            return value
+    except StopIteration as done:
+        value: T = done.value
+        return value
+
+
+def fetch(transport: Transport, steps: Fetching[T]) -> T:
+    """Run a procedure that only asks for JSON."""
+
+    def do(todo: Fetch | Pause) -> object:
+        if isinstance(todo, Fetch):
+            return transport.json(todo.call, todo.ends_s)
+        time.sleep(todo.pause_s)
+        return None
+
+    return drive(steps, do)
+
+
+async def fetch_async(transport: AsyncTransport, steps: Fetching[T]) -> T:
+    """:func:`fetch` without blocking."""
+
+    async def do(todo: Fetch | Pause) -> object:
+        if isinstance(todo, Fetch):
+            return await transport.json(todo.call, todo.ends_s)
+        await asyncio.sleep(todo.pause_s)
+        return None
+
+    return await drive_async(steps, do)

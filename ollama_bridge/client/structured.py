@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast
 
 from ollama_bridge.client import calls
+from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.requests import Asking, MessageLike, message_list
 from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.values import Reply
@@ -142,7 +143,7 @@ def steps(
     *,
     system: str | None,
     attempts: int,
-) -> Steps[Parsed[T]]:
+) -> Steps[Call, Parsed[T]]:
     """Ask until an answer fits.
 
     Args:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_bridge.client import calls
+from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.requests import Asking, MessageLike, message_list
-from ollama_bridge.client.steps import Steps, Use
+from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.tools import Tool, as_text, problem_text, tools_of
 from ollama_bridge.client.values import Reply, ToolCall
 from ollama_bridge.errors import ConfigError, DaemonError, ToolLoopError
@@ -24,6 +25,14 @@ AsyncApproval = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 
 _CANCEL_S = 1.0
 _REFUSED = "the user does not allow this call"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A tool that the model asks for; what it gives comes back as text."""
+
+    tool: Tool
+    call: ToolCall
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ def steps(
     *,
     system: str | None,
     turns: int,
-) -> Steps[ToolRun]:
+) -> Steps[Call | Use, ToolRun]:
     """Ask, use the tools that are asked for, ask again with what they gave.
 
     Args:
