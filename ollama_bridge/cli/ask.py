@@ -212,7 +212,6 @@ def _ask_once(
     from ollama_bridge.cli.answers import tell_cut, timing
     from ollama_bridge.cli.images import with_images
     from ollama_bridge.client.requests import read_image
-    from ollama_bridge.client.session import stream_next
 
     meanwhile = partial(load_ahead, client, conversation)
     text = whole_prompt(words, command="run", tag=conversation.model, meanwhile=meanwhile)
@@ -220,7 +219,7 @@ def _ask_once(
         rest, more = with_images(words)  # not of what is piped in: others wrote it
         text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
     question = conversation.question(text, pictures)
-    shown = view.show(stream_next(client, conversation, question))
+    shown = view.show(client.events(conversation.request(question)))
     if verbose:
         output.say(timing(shown))
     elif shown.reply is not None:

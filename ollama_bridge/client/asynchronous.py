@@ -42,26 +42,12 @@ from ollama_bridge.errors import DaemonError
 
 
 class AsyncClient(AsyncModelStore, AsyncProcedures):
-    """Asks a daemon, truthfully: no call waits for ever, and none returns half an answer as whole.
-
-    Every request says ``truncate: false`` and ``shift: false`` unless told otherwise, so a prompt
-    that does not fit is an error, and a finite ``num_predict``, so an answer that does not end is
-    cut and says so in ``done_reason``. A context that is shorter than the ``num_ctx`` that was
-    asked for is an error too.
+    """:class:`Client` for asyncio: the same promises, methods and arguments.
 
     Example::
 
         async with AsyncClient() as client:
             print((await client.generate("review-sentiment", "Works like a charm.")).text)
-
-    Args:
-        host: As ``OLLAMA_HOST``; None: that variable, else this machine's default port.
-        timeouts: One limit a phase.
-        retries: How often a question is asked that failed in passing, and whether an answer that
-            broke off is continued.
-        api_key: Shown as a bearer token; None: ``OLLAMA_API_KEY``. Never sent unencrypted to
-            another machine.
-        transport: Where requests go instead of the network; for tests.
     """
 
     def __init__(
@@ -99,13 +85,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         truncate: bool = False,
         shift: bool = False,
     ) -> Reply:
-        """One answer to one prompt.
-
-        Raises:
-            ConfigError: an option that Ollama does not know.
-            DaemonError: everything that the daemon can do wrong; what came of the answer is in
-                ``partial_text``.
-        """
+        """As :meth:`Client.generate`."""
         asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         call = calls.generate(
             model,
@@ -135,12 +115,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         truncate: bool = False,
         shift: bool = False,
     ) -> Reply:
-        """The next turn of a conversation; a text is one user turn.
-
-        Raises:
-            ConfigError: an option that Ollama does not know.
-            DaemonError: as for :meth:`generate`.
-        """
+        """As :meth:`Client.chat`."""
         asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         return await self.ask(calls.chat(model, messages, asking, system=system, tools=tools))
 
@@ -160,28 +135,12 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         truncate: bool = False,
         shift: bool = False,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """Like :meth:`chat`, piece by piece; the last event is always :class:`Done`.
-
-        Whoever stops before it closes the generator, which hangs up.
-
-        Raises:
-            ConfigError: an option that Ollama does not know, before anything is sent.
-            DaemonError: also in mid-stream; an end without the terminal event is one.
-        """
+        """As :meth:`Client.stream`."""
         asking = Asking(options, think, format, keep_alive, logprobs, top_logprobs, truncate, shift)
         return self.events(calls.chat(model, messages, asking, system=system, tools=tools))
 
     async def ask(self, question: Question) -> Reply:
-        """The whole answer to a question that was made before.
-
-        Args:
-            question: A ``GenerateRequest`` or ``ChatRequest``, the same as an object as Ollama's
-                API wants it, or what ``client.calls`` makes.
-
-        Raises:
-            ConfigError: a field or an option that Ollama does not know.
-            DaemonError: as for :meth:`generate`.
-        """
+        """As :meth:`Client.ask`."""
         reply: Reply | None = None
         async for event in self._events(to_call(question), gives_out=False):
             if isinstance(event, Done):
@@ -191,12 +150,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         return reply
 
     def events(self, question: Question) -> AsyncGenerator[StreamEvent, None]:
-        """The same, piece by piece, as :meth:`stream` gives it.
-
-        Raises:
-            ConfigError: a field or an option that Ollama does not know, before anything is sent.
-            DaemonError: also in mid-stream.
-        """
+        """As :meth:`Client.events`."""
         return self._events(to_call(question), gives_out=True)
 
     async def embed(
@@ -209,22 +163,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         options: Options | None = None,
         keep_alive: KeepAlive = None,
     ) -> Embeddings:
-        """One vector a text.
-
-        Args:
-            model: The tag.
-            texts: None of them empty.
-            truncate: Let the daemon cut a text that is too long; the reply says which.
-            dimensions: Keep so many numbers of each vector only.
-            options: By Ollama's names.
-            keep_alive: How long the model stays loaded afterwards.
-
-        Raises:
-            ConfigError: an option that Ollama does not know, or an empty text.
-            ContextOverflowError: a text is too long.
-            UnsupportedFeatureError: the vectors are not so long.
-            DaemonError: everything else that the daemon can do wrong.
-        """
+        """As :meth:`Client.embed`."""
         parts = self.embed_parts(
             model,
             texts,
@@ -245,13 +184,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         options: Options | None = None,
         keep_alive: KeepAlive = None,
     ) -> AsyncGenerator[Embeddings, None]:
-        """The same for many texts, as it comes: some of them at a time, in their order.
-
-        Raises:
-            ConfigError: an option that Ollama does not know, or an empty text, before anything is
-                sent.
-            DaemonError: as :meth:`embed`; what came before stands.
-        """
+        """As :meth:`Client.embed_parts`."""
         question = calls.embed(
             model,
             texts,
@@ -282,19 +215,7 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         top: int = 20,
         options: Options | None = None,
     ) -> NextToken:
-        """The likeliest next tokens behind a text that is sent as it is.
-
-        Log-probabilities are the raw log-softmax, whatever the temperature.
-
-        Args:
-            model: Its tag.
-            raw_prompt: No template is applied.
-            top: How many, 1 to 20.
-            options: Beside ``num_predict`` and ``stop``, which are ours.
-
-        Raises:
-            ReplyInvalidError: the daemon reports no log-probabilities.
-        """
+        """As :meth:`Client.next_token`."""
         steps = calls.find_next_token(model, raw_prompt, top=top, options=options)
         return await drive_async(steps, self.ask)
 

@@ -89,13 +89,7 @@ class AsyncModelStore:
     async def load(
         self, model: str, *, options: Options | None = None, keep_alive: KeepAlive = None
     ) -> None:
-        """Bring a model into memory, so that the next question waits for its tokens only.
-
-        Args:
-            model: Its tag.
-            options: Those of the questions: another ``num_ctx`` would load it anew.
-            keep_alive: How long it stays.
-        """
+        """As :meth:`ModelStore.load`."""
         await self._done(calls.load(model, options=options, keep_alive=keep_alive))
 
     async def unload(self, model: str) -> None:
@@ -110,17 +104,7 @@ class AsyncModelStore:
     async def upload_blob(
         self, path: Path, digest: str, *, on_progress: ProgressCallback | None = None
     ) -> None:
-        """Send a file; the daemon checks the digest.
-
-        Args:
-            path: The file.
-            digest: ``sha256:<hex>`` of it.
-            on_progress: Called with bytes sent and bytes in all.
-
-        Raises:
-            ArtifactError: the file cannot be read, or changed meanwhile.
-            RequestRejectedError: the digest is not the file's.
-        """
+        """As :meth:`ModelStore.upload_blob`."""
         size_bytes = size_of(path)
         pieces = read_pieces_async(path, size_bytes, on_progress)
         await self._done(calls.upload(digest, size_bytes, pieces))
@@ -128,12 +112,7 @@ class AsyncModelStore:
     async def create(
         self, request: Mapping[str, Any], *, on_status: Callable[[str], None] | None = None
     ) -> None:
-        """Make a model of files that the daemon holds.
-
-        Raises:
-            RequestRejectedError: refused.
-            StreamBrokenError: the daemon did not say that it succeeded.
-        """
+        """As :meth:`ModelStore.create`."""
         await self._follow(calls.create(request), on_status, None)
         self._known.clear()
 
@@ -145,17 +124,7 @@ class AsyncModelStore:
         on_status: Callable[[str], None] | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> None:
-        """Let the daemon download a model.
-
-        Args:
-            model: The tag, with the registry in front of it where it is not Ollama's own.
-            insecure: Allow plain http.
-            on_status: Called with what the daemon is doing.
-            on_progress: Called with bytes done and bytes in all, of one file after the other.
-
-        Raises:
-            DaemonError: it could not.
-        """
+        """As :meth:`ModelStore.pull`."""
         await self._follow(calls.pull(model, insecure=insecure), on_status, on_progress)
         self._known.clear()
 
@@ -167,17 +136,7 @@ class AsyncModelStore:
         on_status: Callable[[str], None] | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> None:
-        """Let the daemon upload a model to the registry that its tag names.
-
-        Args:
-            model: The tag, such as ``registry.example.com/team/name:tag``.
-            insecure: Speak plain http.
-            on_status: Called with what the daemon is doing.
-            on_progress: Called with bytes done and bytes in all, of one file after the other.
-
-        Raises:
-            DaemonError: it could not.
-        """
+        """As :meth:`ModelStore.push`."""
         await self._follow(calls.push(model, insecure=insecure), on_status, on_progress)
 
     async def _follow(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client.options import Options, check_options
+from ollama_bridge.client.questions import ChatRequest
 from ollama_bridge.client.requests import Format, Images, KeepAlive, Think, read_image
 from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import ArtifactError, ConfigError, ContextOverflowError
@@ -132,6 +133,21 @@ class Conversation:
         if images:
             message["images"] = [read_image(image) for image in images]
         return message
+
+    def request(self, question: dict[str, Any]) -> ChatRequest:
+        """A question behind what was said, as a client asks it; nothing of it is remembered.
+
+        Args:
+            question: As :meth:`question` makes it.
+        """
+        return ChatRequest(
+            model=self.model,
+            messages=[*self.messages, question],
+            options=self.options,
+            think=self.think,
+            format=self.format,
+            keep_alive=self.keep_alive,
+        )
 
     def make_room(self, question: Mapping[str, Any], context_tokens: int | None) -> list[Turn]:
         """Drop turns that would leave no room for an answer, by what the last reply took.

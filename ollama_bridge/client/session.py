@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,35 +42,6 @@ class Dropped:
 
 
 SessionEvent = Dropped | StreamEvent
-
-
-@dataclass
-class _Answer:
-    """What came of an answer so far."""
-
-    conversation: Conversation
-    question: dict[str, Any]
-    text: str = ""
-    thinking: str = ""
-    reply: Reply | None = field(default=None)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.text and not self.thinking and self.reply is None
-
-    def take(self, event: StreamEvent) -> None:
-        if isinstance(event, Text):
-            self.text += event.text
-        elif isinstance(event, Thinking):
-            self.thinking += event.text
-        elif isinstance(event, Done):
-            self.reply = event.reply
-            self.conversation.add(self.question, event.reply)
-
-    def stop(self) -> None:
-        """Whoever listens went away: what came is kept, as ``is_whole=False``."""
-        if self.reply is None:
-            self.conversation.add_stopped(self.question, self.text, self.thinking)
 
 
 class _Base:
@@ -133,6 +104,72 @@ class _Base:
         turns.append(turn)
 
 
+class _Asked:
+    """One question of a session, until its answer is whole or it has failed; asks nobody."""
+
+    def __init__(self, session: _Base, question: dict[str, Any]) -> None:
+        self._session, self._said = session, session.conversation
+        self._question = question
+        self._before = self._said.state()
+        self._untold: list[Turn] = []
+        self.is_over = False
+        session._unanswered = question
+        self._begin()
+
+    def _begin(self) -> None:
+        self._text = self._thinking = ""
+        self._reply: Reply | None = None
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._text and not self._thinking and self._reply is None
+
+    def make_room(self, context_tokens: int | None) -> None:
+        """Drop what would leave no room, as far as it is known before it is asked."""
+        self._untold = self._said.make_room(self._question, context_tokens)
+
+    def make_room_after(self, refusal: ContextOverflowError) -> None:
+        """Drop what does not fit, and begin anew.
+
+        Raises:
+            ContextOverflowError: the same one, if nothing may be dropped.
+        """
+        dropped = self._said.make_room_after(self._question, refusal) if self._is_empty else []
+        if not dropped:
+            raise refusal
+        self._untold += dropped
+        self._begin()
+
+    def take(self, event: StreamEvent) -> Sequence[SessionEvent]:
+        """Keep what came; gives what is to be handed on."""
+        if isinstance(event, Text):
+            self._text += event.text
+        elif isinstance(event, Thinking):
+            self._thinking += event.text
+        elif isinstance(event, Done):
+            self._reply = event.reply
+            self._said.add(self._question, event.reply)
+        left_out, self._untold = tuple(self._untold), []
+        return [Dropped(left_out), event] if left_out else [event]
+
+    def end(self) -> None:
+        """The answer is whole."""
+        self._session._unanswered = None
+        self.is_over = True
+
+    def stop(self) -> None:
+        """Whoever listens went away: what came is kept, as ``is_whole=False``."""
+        if self._untold:
+            self._said.go_back(self._before)
+        if self._reply is None:
+            self._said.add_stopped(self._question, self._text, self._thinking)
+        self._session._unanswered = self._question if self._is_empty else None
+
+    def fail(self) -> None:
+        """It came to nothing."""
+        self._said.go_back(self._before)
+
+
 class Session(_Base):
     """A conversation through a blocking client.
 
@@ -181,36 +218,23 @@ class Session(_Base):
             self._put_back(before)
 
     def _stream(self, question: dict[str, Any]) -> Generator[SessionEvent, None, None]:
-        said = self.conversation
-        before, self._unanswered = said.state(), question
+        asked = _Asked(self, question)
         try:
-            untold = said.make_room(question, self._context_tokens())
-            while True:
-                answer = _Answer(said, question)
+            asked.make_room(self._context_tokens())
+            while not asked.is_over:
                 try:
-                    with contextlib.closing(stream_next(self._client, said, question)) as events:
+                    answer = self._client.events(self.conversation.request(question))
+                    with contextlib.closing(answer) as events:
                         for event in events:
-                            answer.take(event)
-                            if untold:
-                                left_out, untold = Dropped(tuple(untold)), []
-                                yield left_out
-                            yield event
+                            yield from asked.take(event)
+                    asked.end()
                 except ContextOverflowError as error:
-                    dropped = said.make_room_after(question, error) if answer.is_empty else []
-                    if not dropped:
-                        raise
-                    untold += dropped
+                    asked.make_room_after(error)
                 except (GeneratorExit, KeyboardInterrupt):
-                    if untold:
-                        said.go_back(before)
-                    answer.stop()
-                    self._unanswered = question if answer.is_empty else None
+                    asked.stop()
                     raise
-                else:
-                    self._unanswered = None
-                    return
         except OllamaBridgeError:
-            said.go_back(before)
+            asked.fail()
             raise
 
     def _context_tokens(self) -> int | None:
@@ -255,49 +279,25 @@ class AsyncSession(_Base):
             self._put_back(before)
 
     async def _stream(self, question: dict[str, Any]) -> AsyncGenerator[SessionEvent, None]:
-        said = self.conversation
-        before, self._unanswered = said.state(), question
+        asked = _Asked(self, question)
         try:
-            untold = said.make_room(question, await self._context_tokens())
-            while True:
-                answer = _Answer(said, question)
+            asked.make_room(await self._context_tokens())
+            while not asked.is_over:
                 try:
-                    async with contextlib.aclosing(self._events(question)) as events:
+                    answer = self._client.events(self.conversation.request(question))
+                    async with contextlib.aclosing(answer) as events:
                         async for event in events:
-                            answer.take(event)
-                            if untold:
-                                left_out, untold = Dropped(tuple(untold)), []
-                                yield left_out
-                            yield event
+                            for told in asked.take(event):
+                                yield told
+                    asked.end()
                 except ContextOverflowError as error:
-                    dropped = said.make_room_after(question, error) if answer.is_empty else []
-                    if not dropped:
-                        raise
-                    untold += dropped
+                    asked.make_room_after(error)
                 except (GeneratorExit, asyncio.CancelledError):
-                    if untold:
-                        said.go_back(before)
-                    answer.stop()
-                    self._unanswered = question if answer.is_empty else None
+                    asked.stop()
                     raise
-                else:
-                    self._unanswered = None
-                    return
         except OllamaBridgeError:
-            said.go_back(before)
+            asked.fail()
             raise
-
-    def _events(self, question: dict[str, Any]) -> AsyncGenerator[StreamEvent, None]:
-        """As :func:`stream_next`."""
-        said = self.conversation
-        return self._client.stream(
-            said.model,
-            [*said.messages, question],
-            options=said.options,
-            think=said.think,
-            format=said.format,
-            keep_alive=said.keep_alive,
-        )
 
     async def _context_tokens(self) -> int | None:
         """As :meth:`Session._context_tokens`."""
@@ -307,29 +307,6 @@ class AsyncSession(_Base):
             return context_in_use(await self._client.ps(), self.conversation.model) or None
         except DaemonError:
             return None
-
-
-def stream_next(
-    client: Client, said: Conversation, question: dict[str, Any]
-) -> Generator[StreamEvent, None, None]:
-    """The answer to a question behind what was said; nothing of it is remembered.
-
-    Args:
-        client: Asks.
-        said: What goes before the question, and how it is asked.
-        question: As :meth:`Conversation.question` makes it.
-
-    Raises:
-        DaemonError: as for ``Client.stream``.
-    """
-    return client.stream(
-        said.model,
-        [*said.messages, question],
-        options=said.options,
-        think=said.think,
-        format=said.format,
-        keep_alive=said.keep_alive,
-    )
 
 
 def _last(events: Sequence[SessionEvent]) -> Reply:
