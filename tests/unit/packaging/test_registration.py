@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes.listening import Listener
 from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge import digests, registration
-from ollama_bridge.artifacts import AdapterFile, GGUFFile, Work
-from ollama_bridge.client import Reply
+from ollama_bridge.artifacts import AdapterFile, GGUFFile, RegisteredModel, Work
+from ollama_bridge.client import Client, Reply
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ArtifactError,
@@ -35,6 +36,7 @@ from ollama_bridge.reporting import Note, StageReused
 from ollama_bridge.verify.certificate import Certificate
 
 TAG = "tiny:f16"
+Registers = Callable[..., RegisteredModel]
 
 
 @pytest.fixture
@@ -89,11 +91,28 @@ def daemon() -> FakeDaemon:
     return FakeDaemon(small_reference())
 
 
-def test_a_good_model_gets_its_tag(
+@pytest.fixture
+def registers(
     gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+) -> Registers:
+    """Registers it with that Modelfile, or another one."""
+
+    def run(
+        other: Modelfile | None = None, *, tag: str = TAG, out: str = "out", **options: Any
+    ) -> RegisteredModel:
+        client = cast("Client", daemon)
+        return register(
+            gguf, other or modelfile, tag, client=client, out_dir=tmp_path / out, **options
+        )
+
+    return run
+
+
+def test_a_good_model_gets_its_tag(
+    registers: Registers, gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon
 ) -> None:
     """The tag is made, the candidate is gone, and certificate and Modelfile are written."""
-    model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    model = registers()
     assert model.tag == TAG
     assert list(daemon.tags) == [TAG]
     certificate = Certificate.read(model.path / "certificate.json")
@@ -107,80 +126,62 @@ def test_a_good_model_gets_its_tag(
 
 @pytest.mark.parametrize("tag", ["library/tiny:f16", "registry.ollama.ai/library/tiny:f16"])
 def test_a_tag_that_is_listed_by_a_shorter_name(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, tag: str
+    registers: Registers, daemon: FakeDaemon, tag: str
 ) -> None:
     """Ollama leaves out what is its own: the tag is found again, and not registered twice."""
-    folder = tmp_path / "out"
-    model = register(gguf, modelfile, tag, client=daemon, out_dir=folder)  # type: ignore[arg-type]
+    model = registers(tag=tag)
     assert model.facts["tag_digest"] == daemon.tags[tag].digest
     copies = daemon.calls.count("copy")
-    assert register(gguf, modelfile, tag, client=daemon, out_dir=folder) == model  # type: ignore[arg-type]
+    assert registers(tag=tag) == model
     assert daemon.calls.count("copy") == copies
 
 
 def test_less_context_than_the_model_has_is_told(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, modelfile: Modelfile
 ) -> None:
     """Who serves a model of 128k tokens would not look for its context at 4096."""
     listener = Listener()
     for context, told in ((small_reference().context_length, []), (32, ["32", "options.num_ctx"])):
         asked = replace(modelfile, parameters={**modelfile.parameters, "num_ctx": context})
-        out_dir = tmp_path / str(context)
-        register(gguf, asked, TAG, client=daemon, out_dir=out_dir, reporter=listener)  # type: ignore[arg-type]
+        registers(asked, out=str(context), reporter=listener)
         notes = [event.message for event in listener.events if isinstance(event, Note)]
         assert all(word in "".join(notes) for word in told)
         assert bool(notes) is bool(told)
 
 
-def test_where_thoughts_are_cut_is_told(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_where_thoughts_are_cut_is_told(registers: Registers, gguf: GGUFFile) -> None:
     """Who asks a model that thinks would get half a thought and no answer, and not know why."""
     served = small_reference().template
     assert served is not None
     thinking = served.model_copy(update={"capabilities": ("thinking",)})
     for template, told in ((served, False), (thinking, True)):
         small_reference().model_copy(update={"template": template}).write(gguf.reference_path)
-        listener, asked = Listener(), {"out_dir": tmp_path / str(told), "force": True}
-        register(gguf, modelfile, TAG, client=daemon, reporter=listener, **asked)  # type: ignore[arg-type]
+        listener = Listener()
+        registers(out=str(told), force=True, reporter=listener)
         notes = [event.message for event in listener.events if isinstance(event, Note)]
         assert any("together are cut off after 64 tokens" in note for note in notes) is told
 
 
-def test_the_second_time_nothing_is_sent(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_the_second_time_nothing_is_sent(registers: Registers, daemon: FakeDaemon) -> None:
     """Same work and same tag in the daemon: reused without a single probe."""
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     daemon.calls.clear()
     listener = Listener()
-    register(
-        gguf,
-        modelfile,
-        TAG,
-        client=daemon,  # type: ignore[arg-type]
-        out_dir=tmp_path / "out",
-        reporter=listener,
-    )
+    registers(reporter=listener)
     assert daemon.calls == []
     assert any(isinstance(event, StageReused) for event in listener.events)
 
 
 @pytest.mark.parametrize(("noise_kl", "layer"), [(0.0, "tensor"), (0.5, "rounding")])
 def test_what_rounding_hides_is_not_called_a_wrong_tensor(
-    gguf: GGUFFile,
-    modelfile: Modelfile,
-    daemon: FakeDaemon,
-    tmp_path: Path,
-    noise_kl: float,
-    layer: str,
+    registers: Registers, gguf: GGUFFile, daemon: FakeDaemon, noise_kl: float, layer: str
 ) -> None:
     """Of weights as good as random nothing can be proven: that is said, and what to do."""
     noise = {"f16": Noise(max_difference=0.01, mean_kl_nats=noise_kl)}
     small_reference().model_copy(update={"noise": noise}).write(gguf.reference_path)
     daemon.logprob_shift = 2.0
     with pytest.raises(ParityError) as caught:
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert caught.value.layer == layer
     assert ("cannot be proven" in caught.value.message) == (layer == "rounding")
     assert ("train them first" in (caught.value.hint or "")) == (layer == "rounding")
@@ -189,25 +190,23 @@ def test_what_rounding_hides_is_not_called_a_wrong_tensor(
 
 @pytest.mark.parametrize("loss", ["removed", "replaced"])
 def test_a_tag_that_changed_is_registered_again(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, loss: str
+    registers: Registers, daemon: FakeDaemon, loss: str
 ) -> None:
     """The certificate is about the daemon's tag as it is now, not as it once was."""
-    first = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    first = registers()
     if loss == "removed":
         daemon.delete(TAG)
     else:
         daemon.tags[TAG] = replace(daemon.tags[TAG], digest="other")
-    again = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    again = registers()
     assert daemon.tags[TAG].digest == again.facts["tag_digest"] == first.facts["tag_digest"]
     assert daemon.uploads == 1
 
 
-def test_blob_is_uploaded_only_when_missing(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_blob_is_uploaded_only_when_missing(registers: Registers, daemon: FakeDaemon) -> None:
     """A second tag of the same file sends no weights."""
-    register(gguf, modelfile, "tiny:a", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
-    register(gguf, modelfile, "tiny:b", client=daemon, out_dir=tmp_path / "b")  # type: ignore[arg-type]
+    registers(tag="tiny:a", out="a")
+    registers(tag="tiny:b", out="b")
     assert daemon.uploads == 1
     assert sorted(daemon.tags) == ["tiny:a", "tiny:b"]
 
@@ -225,7 +224,7 @@ def test_blob_is_uploaded_only_when_missing(
     ],
 )
 def test_a_wrong_model_is_refused_and_the_old_one_stays(
-    gguf: GGUFFile,
+    registers: Registers,
     modelfile: Modelfile,
     daemon: FakeDaemon,
     tmp_path: Path,
@@ -234,89 +233,66 @@ def test_a_wrong_model_is_refused_and_the_old_one_stays(
     failed: list[str],
 ) -> None:
     """Each fault is refused by its own checks; the tag's previous version is untouched."""
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "good")  # type: ignore[arg-type]
+    registers(out="good")
     before = daemon.tags[TAG].digest
     for name, value in fault.items():
         setattr(daemon, name, value)
     other = replace(modelfile, license="changed")
     with pytest.raises(ParityError, match="previous version stays") as caught:
-        register(gguf, other, TAG, client=daemon, out_dir=tmp_path / "bad")  # type: ignore[arg-type]
+        registers(other, out="bad")
     assert caught.value.layer == layer
     assert {tag: stored.digest for tag, stored in daemon.tags.items()} == {TAG: before}
     assert not (tmp_path / "bad").exists()
-    forced = register(gguf, other, TAG, client=daemon, out_dir=tmp_path / "bad", force=True)  # type: ignore[arg-type]
+    forced = registers(other, out="bad", force=True)
     checks = Certificate.read(forced.path / "certificate.json").checks
     assert [check.name for check in checks if not check.passed] == failed
 
 
-def test_what_a_fresh_runner_says_is_the_answer(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_what_a_fresh_runner_says_is_the_answer(registers: Registers, daemon: FakeDaemon) -> None:
     """States that a runner saved are not exact behind a window; without them it is right."""
     daemon.says, daemon.right_once_unloaded = "No", True
-    model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    model = registers()
     checks = Certificate.read(model.path / "certificate.json").checks
     (answers,) = [check for check in checks if check.name == "greedy answers"]
     assert answers.numbers == {"greedy_answers": 1, "asked_after_reload": 1}
 
 
 def test_a_dropped_system_prompt_is_refused(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, modelfile: Modelfile, daemon: FakeDaemon
 ) -> None:
     """A Modelfile without the checkpoint's SYSTEM makes no tag, and says where texts differ."""
     with pytest.raises(ParityError, match="differs at byte 12") as caught:
-        register(
-            gguf,
-            replace(modelfile, system=None),
-            TAG,
-            client=daemon,  # type: ignore[arg-type]
-            out_dir=tmp_path / "out",
-        )
+        registers(replace(modelfile, system=None))
     assert caught.value.layer == "template"
     assert daemon.tags == {}
 
 
 @pytest.mark.parametrize(("version", "passes"), [("0.33.3", True), ("0.34.4", False)])
 def test_a_rewritten_file_is_taken_only_where_versions_do_that(
-    gguf: GGUFFile,
-    modelfile: Modelfile,
-    daemon: FakeDaemon,
-    tmp_path: Path,
-    version: str,
-    passes: bool,
+    registers: Registers, daemon: FakeDaemon, version: str, passes: bool
 ) -> None:
     """From 0.30 to 0.34.0 the digest moves, which is said; elsewhere it is another file."""
     daemon.rewrites = True
     daemon.ollama = version
     listener = Listener()
 
-    def run() -> None:
-        register(
-            gguf,
-            modelfile,
-            TAG,
-            client=daemon,  # type: ignore[arg-type]
-            out_dir=tmp_path / "out",
-            reporter=listener,
-        )
-
     if passes:
-        run()
+        registers(reporter=listener)
         notes = [event.message for event in listener.events if isinstance(event, Note)]
         assert any("0.33.3 rewrites a GGUF" in note for note in notes)
     else:
         with pytest.raises(DaemonError, match="did not accept the file"):
-            run()
+            registers(reporter=listener)
     assert list(daemon.tags) == ([TAG] if passes else [])
 
 
 def test_a_daemon_that_hides_its_prompts_is_proven_by_counts(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, daemon: FakeDaemon
 ) -> None:
     """The rendering flag is not documented: without it token counts decide, and it is said."""
     daemon.renders = False
     daemon.ollama = "0.12.11"
-    model = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    model = registers()
     certificate = Certificate.read(model.path / "certificate.json")
     assert certificate.checks[0].numbers == {
         "prompts": 2,
@@ -328,7 +304,7 @@ def test_a_daemon_that_hides_its_prompts_is_proven_by_counts(
 
 @pytest.mark.parametrize("fault", ["dropped system prompt", "other weights"])
 def test_counts_refuse_a_wrong_prompt(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, fault: str
+    registers: Registers, modelfile: Modelfile, daemon: FakeDaemon, fault: str
 ) -> None:
     """Other tokens in the prompt, or other tokens behind it, are a difference of the template."""
     daemon.renders = False
@@ -337,26 +313,18 @@ def test_counts_refuse_a_wrong_prompt(
     else:
         modelfile = replace(modelfile, system=None)
     with pytest.raises(ParityError, match="does not show its text") as caught:
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers(modelfile)
     assert caught.value.layer == "template"
     assert daemon.tags == {}
 
 
 def test_force_keeps_what_failed_under_another_tag(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, daemon: FakeDaemon
 ) -> None:
     """A refused model gets TAG-unverified, never TAG; certificate and a warning tell."""
     daemon.logprob_shift = 0.2
     listener = Listener()
-    model = register(
-        gguf,
-        modelfile,
-        TAG,
-        client=daemon,  # type: ignore[arg-type]
-        out_dir=tmp_path / "out",
-        reporter=listener,
-        force=True,
-    )
+    model = registers(reporter=listener, force=True)
     certificate = Certificate.read(model.path / "certificate.json")
     assert certificate.forced
     assert not certificate.passed
@@ -371,25 +339,20 @@ def test_force_keeps_what_failed_under_another_tag(
     "failure", [DaemonUnreachableError("gone"), KeyboardInterrupt()], ids=["daemon", "ctrl-c"]
 )
 def test_an_interruption_leaves_no_half_tag(
-    gguf: GGUFFile,
-    modelfile: Modelfile,
-    daemon: FakeDaemon,
-    tmp_path: Path,
-    fail_at: str,
-    failure: BaseException,
+    registers: Registers, daemon: FakeDaemon, fail_at: str, failure: BaseException
 ) -> None:
     """Broken off anywhere, nothing stays in the daemon, and the same command then succeeds."""
     daemon.fail_at, daemon.failure = fail_at, failure
     with pytest.raises(type(failure)):
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert daemon.tags == {}
     daemon.fail_at = None
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     assert list(daemon.tags) == [TAG]
 
 
 def test_what_another_registration_put_in_its_place_gets_no_tag(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """Two registrations of one tag share a candidate: what was not checked is not tagged."""
     chat = daemon.chat
@@ -400,41 +363,39 @@ def test_what_another_registration_put_in_its_place_gets_no_tag(
 
     daemon.chat = replaced_meanwhile  # type: ignore[method-assign]
     with pytest.raises(DaemonError, match="replaced while it was checked"):
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert "copy" not in daemon.calls
     assert not (tmp_path / "out").exists()
 
 
 def test_a_tag_that_is_not_what_was_checked_is_told(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """Between the last look at the candidate and its copy another registration may replace it."""
     daemon.copies_wrongly = True
     with pytest.raises(DaemonError, match="is not what was checked"):
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("version", ["0.34.4", "0.33.3"])
 def test_what_is_loaded_of_the_same_file_does_not_answer_for_it(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path, version: str
+    registers: Registers, daemon: FakeDaemon, version: str
 ) -> None:
     """Ollama chooses a runner by the file: another tag's would render as that tag does.
 
     By its own file, where it wrote one of what it was sent.
     """
     daemon.ollama, daemon.rewrites = version, version == "0.33.3"
-    register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    registers(tag="mine:1", out="a")
     daemon.loaded.append("mine:1")
     daemon.calls.clear()
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     created, rendered = daemon.calls.index("create"), daemon.calls.index("render")
     assert "unload mine:1" in daemon.calls[created:rendered]
 
 
-def test_a_candidate_is_unloaded_before_it_goes(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_a_candidate_is_unloaded_before_it_goes(registers: Registers, daemon: FakeDaemon) -> None:
     """Its runner would stay under a name by which nobody could look at it, or unload it."""
     render = daemon.render
 
@@ -443,31 +404,29 @@ def test_a_candidate_is_unloaded_before_it_goes(
         return render(tag, *args, **options)
 
     daemon.render = loading  # type: ignore[method-assign]
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     (unloaded,) = [call for call in daemon.calls if call.startswith("unload ")]
     assert unloaded.startswith("unload ollama-bridge/candidate:")
 
 
 def test_a_candidate_that_another_one_checks_right_now_stays(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, daemon: FakeDaemon
 ) -> None:
     """Only what is older than any registration takes was left behind."""
-    register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    registers(tag="mine:1", out="a")
     candidate = "ollama-bridge/candidate:0123456789abcdef"
     daemon.tags[candidate] = daemon.tags["mine:1"]
     daemon.created_at = datetime.now(UTC).isoformat()
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     assert sorted(daemon.tags) == ["mine:1", candidate, TAG]
 
 
-def test_leftovers_are_removed_at_the_next_start(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_leftovers_are_removed_at_the_next_start(registers: Registers, daemon: FakeDaemon) -> None:
     """What a killed run left in the daemon goes away: a candidate, a renderer's trial, no other."""
-    register(gguf, modelfile, "mine:1", client=daemon, out_dir=tmp_path / "a")  # type: ignore[arg-type]
+    registers(tag="mine:1", out="a")
     for name in ("candidate:0123456789abcdef", "renderer:trial"):
         daemon.tags[f"ollama-bridge/{name}"] = daemon.tags["mine:1"]
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     assert sorted(daemon.tags) == ["mine:1", TAG]
 
 
@@ -477,11 +436,7 @@ def test_leftovers_are_removed_at_the_next_start(
     ids=["by status", "in the stream"],
 )
 def test_a_pruned_blob_is_sent_again(
-    gguf: GGUFFile,
-    modelfile: Modelfile,
-    daemon: FakeDaemon,
-    tmp_path: Path,
-    error: DaemonError,
+    registers: Registers, daemon: FakeDaemon, error: DaemonError
 ) -> None:
     """A daemon that pruned the blob between upload and create gets it once more."""
     create = daemon.create
@@ -493,15 +448,15 @@ def test_a_pruned_blob_is_sent_again(
         create(request)
 
     daemon.create = prune_first  # type: ignore[method-assign]
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     assert daemon.uploads == 2
 
 
 def test_what_a_tag_was_before_is_deleted(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, modelfile: Modelfile, daemon: FakeDaemon
 ) -> None:
     """Ollama's ``copy`` leaves the files of what it replaces, ``delete`` does not."""
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     old, deleted, delete = daemon.tags[TAG], [], daemon.delete
 
     def note(tag: str) -> None:
@@ -510,7 +465,7 @@ def test_what_a_tag_was_before_is_deleted(
 
     daemon.delete = note  # type: ignore[method-assign]
     shorter = replace(modelfile, parameters={**modelfile.parameters, "num_ctx": 32})
-    register(gguf, shorter, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers(shorter)
     assert list(daemon.tags) == [TAG]
     assert old.digest in deleted
 
@@ -518,8 +473,8 @@ def test_what_a_tag_was_before_is_deleted(
 @pytest.mark.parametrize("has_room", [True, False])
 @pytest.mark.parametrize("was_there", [False, True])
 def test_a_daemon_of_another_user_gets_a_file_of_its_own(
+    registers: Registers,
     gguf: GGUFFile,
-    modelfile: Modelfile,
     daemon: FakeDaemon,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -558,16 +513,16 @@ def test_a_daemon_of_another_user_gets_a_file_of_its_own(
     if not has_room:
         daemon.upload_blob = has_no_room  # type: ignore[assignment, method-assign]
         with pytest.raises(DiskFullError):
-            register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+            registers()
         assert list(blobs.iterdir()) == [linked]
         return
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     assert daemon.uploads == 1
     assert not list(blobs.iterdir())
 
 
 def test_another_gguf_of_the_same_age_is_not_sent(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, gguf: GGUFFile, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """``mv`` and ``cp -p`` keep a file's age, and two students of one shape have one size."""
     found = gguf.gguf_path.stat()
@@ -576,12 +531,12 @@ def test_another_gguf_of_the_same_age_is_not_sent(
     os.utime(another, ns=(found.st_atime_ns, found.st_mtime_ns))
     another.replace(gguf.gguf_path)
     with pytest.raises(ArtifactError, match="was changed"):
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert daemon.uploads == 0
 
 
 def test_a_changed_gguf_is_not_sent(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, gguf: GGUFFile, daemon: FakeDaemon
 ) -> None:
     """A file of the right size with another byte is found before the daemon sees it."""
     data = bytearray(gguf.gguf_path.read_bytes())
@@ -589,16 +544,14 @@ def test_a_changed_gguf_is_not_sent(
     data[at : at + 3] = b"Yez"
     gguf.gguf_path.write_bytes(data)
     with pytest.raises(ArtifactError, match="was changed"):
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert daemon.uploads == 0
 
 
 @pytest.mark.parametrize(("manifest_s", "times"), [(2**32, 0), (1, 1)], ids=["before", "after"])
 def test_what_was_hashed_while_it_was_written_is_not_hashed_again(
+    registers: Registers,
     gguf: GGUFFile,
-    modelfile: Modelfile,
-    daemon: FakeDaemon,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     manifest_s: int,
     times: int,
@@ -612,54 +565,43 @@ def test_what_was_hashed_while_it_was_written_is_not_hashed_again(
 
     monkeypatch.setattr(registration, "digest_file", digest_file)
     os.utime(gguf.path / "manifest.json", (manifest_s, manifest_s))
-    register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+    registers()
     assert read == [gguf.gguf_path] * times
 
 
 def test_a_damaged_gguf_is_not_sent(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, gguf: GGUFFile, daemon: FakeDaemon
 ) -> None:
     """A truncated file is a GGUFError before the daemon sees it."""
     data = gguf.gguf_path.read_bytes()
     gguf.gguf_path.write_bytes(data[: len(data) // 2])
     with pytest.raises(GGUFError):
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert daemon.uploads == 0
 
 
-def test_an_illegal_tag_is_refused_first(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_an_illegal_tag_is_refused_first(registers: Registers, daemon: FakeDaemon) -> None:
     """A tag that Ollama would refuse costs no upload."""
     with pytest.raises(ConfigError, match="not a valid tag name"):
-        register(gguf, modelfile, "a b", client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers(tag="a b")
     assert daemon.calls == []
 
 
-def test_a_daemon_without_logprobs_is_refused(
-    gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
-) -> None:
+def test_a_daemon_without_logprobs_is_refused(registers: Registers, daemon: FakeDaemon) -> None:
     """A daemon that cannot be checked says which version it takes."""
     daemon.ollama = "0.9.6"
     with pytest.raises(DaemonError, match=r"0\.9\.6") as caught:
-        register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
+        registers()
     assert "0.12.11" in str(caught.value.hint)
 
 
 def test_an_adapter_goes_with_its_base(
-    gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, adapter: AdapterFile, daemon: FakeDaemon
 ) -> None:
     """Two files are sent and named, in the request and in the Modelfile; it is other work."""
     daemon.ollama = "0.24.0"
-    plain = register(gguf, modelfile, TAG, client=daemon, out_dir=tmp_path / "out")  # type: ignore[arg-type]
-    both = register(
-        gguf,
-        modelfile,
-        TAG,
-        client=daemon,
-        out_dir=tmp_path / "out",
-        adapter=adapter,  # type: ignore[arg-type]
-    )
+    plain = registers()
+    both = registers(adapter=adapter)
     assert both.digest != plain.digest
     assert daemon.uploads == 2
     assert daemon.tags[TAG].request["adapters"] == {"adapter.gguf": adapter.blob_digest}
@@ -669,58 +611,37 @@ def test_an_adapter_goes_with_its_base(
 
 
 def test_an_adapter_is_refused_where_none_is_taken(
-    gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, adapter: AdapterFile, daemon: FakeDaemon
 ) -> None:
     """Before anything is sent."""
     with pytest.raises(DaemonError, match="accepts no LoRA adapter") as caught:
-        register(
-            gguf,
-            modelfile,
-            TAG,
-            client=daemon,
-            out_dir=tmp_path / "out",
-            adapter=adapter,  # type: ignore[arg-type]
-        )
+        registers(adapter=adapter)
     assert "merged" in str(caught.value.hint)
     assert daemon.uploads == 0
 
 
 def test_an_engine_without_adapters_is_told(
-    gguf: GGUFFile, adapter: AdapterFile, modelfile: Modelfile, daemon: FakeDaemon, tmp_path: Path
+    registers: Registers, adapter: AdapterFile, daemon: FakeDaemon
 ) -> None:
     """As 0.24 says of a Qwen3, when it loads it; the candidate is gone."""
     daemon.ollama = "0.24.0"
     daemon.fail_at = "render"
     daemon.failure = RequestRejectedError("loras are not yet implemented", status_code=500)
     with pytest.raises(DaemonError, match=r"with an adapter: loras are not") as caught:
-        register(
-            gguf,
-            modelfile,
-            TAG,
-            client=daemon,
-            out_dir=tmp_path / "out",
-            adapter=adapter,  # type: ignore[arg-type]
-        )
+        registers(adapter=adapter)
     assert "merged" in str(caught.value.hint)
     assert not daemon.tags
 
 
 def test_what_the_grammar_cannot_carry_goes_through_the_api(
-    gguf: GGUFFile, modelfile: Modelfile, tmp_path: Path
+    registers: Registers, gguf: GGUFFile, modelfile: Modelfile, daemon: FakeDaemon
 ) -> None:
     """The exact request is written, no wrong Modelfile is, and a note says so."""
     system = "Hard\u00a0space."
-    daemon = FakeDaemon(small_reference(system=system))
+    daemon.reference = small_reference(system=system)
     daemon.reference.write(gguf.reference_path)
     listener = Listener()
-    model = register(
-        gguf,
-        replace(modelfile, system=system),
-        TAG,
-        client=daemon,  # type: ignore[arg-type]
-        out_dir=tmp_path / "out",
-        reporter=listener,
-    )
+    model = registers(replace(modelfile, system=system), reporter=listener)
     assert json.loads((model.path / "request.json").read_text())["system"] == system
     assert not (model.path / "Modelfile").exists()
     assert any(isinstance(event, Note) and "U+00A0" in event.message for event in listener.events)
