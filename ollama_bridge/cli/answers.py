@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -19,31 +18,6 @@ from ollama_bridge.cli.output import line_json, say, write
 from ollama_bridge.client import Done, Dropped, Reply, Text, Thinking
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT, Options
 from ollama_bridge.client.session import SessionEvent
-
-
-@dataclass
-class Shown:
-    """An answer that was shown.
-
-    Attributes:
-        reply: None where it was stopped.
-        first_token_s: From the question to the first piece of thinking or text; None: none came.
-        first_text_s: From the question to the first piece of the answer.
-    """
-
-    reply: Reply | None = None
-    first_token_s: float | None = None
-    first_text_s: float | None = None
-
-    def take(self, event: SessionEvent, begun_s: float) -> None:
-        """Note when things came."""
-        now_s = time.monotonic() - begun_s
-        if isinstance(event, Thinking | Text) and self.first_token_s is None:
-            self.first_token_s = now_s
-        if isinstance(event, Text) and self.first_text_s is None:
-            self.first_text_s = now_s
-        if isinstance(event, Done):
-            self.reply = event.reply
 
 
 class AnswerView:
@@ -79,58 +53,58 @@ class AnswerView:
         """Whether answers are rendered."""
         return self.markdown and self._console.is_terminal and not self._console.is_dumb_terminal
 
-    def show(self, events: Iterable[SessionEvent]) -> Shown:
-        """Show the events of an answer until it ends."""
+    def show(self, events: Iterable[SessionEvent]) -> Reply | None:
+        """Show the events of an answer until it ends; None: it was stopped."""
         if self.as_json:
             return self._lines(events)
         return self._rendered(events) if self.renders else self._plain(events)
 
     def beside(
         self, answers: Mapping[str, Iterable[SessionEvent]], order: Iterable[str]
-    ) -> dict[str, Shown]:
+    ) -> dict[str, Reply | None]:
         """Show the answers of several models beside each other; they are asked in that order."""
-        shown: dict[str, Shown] = {}
+        replies: dict[str, Reply | None] = {}
         if self.as_json:
             return {name: self._lines(answers[name], name) for name in order}
         if not self.renders:
             for name in order:
                 self._console.print(f"--- {name}", highlight=False, markup=False)
-                shown[name] = self._plain(answers[name])
-            return shown
+                replies[name] = self._plain(answers[name])
+            return replies
         columns = {name: Column(show_thinking=self.show_thinking) for name in answers}
         view = _beside(columns)
         try:
             with Live(view, console=self._console, refresh_per_second=8, transient=True):
                 for name in order:
-                    shown[name], begun_s = Shown(), time.monotonic()
-                    columns[name].is_asked = True
+                    replies[name], columns[name].is_asked = None, True
                     for event in answers[name]:
-                        shown[name].take(event, begun_s)
                         if isinstance(event, Dropped):
                             say_dropped(event)
+                        elif isinstance(event, Done):
+                            replies[name] = event.reply
                         columns[name].take(event)
         finally:
             for column in columns.values():
                 column.end()
             self._console.print(view)
-        return shown
+        return replies
 
-    def _lines(self, events: Iterable[SessionEvent], model: str | None = None) -> Shown:
-        shown, begun_s = Shown(), time.monotonic()
+    def _lines(self, events: Iterable[SessionEvent], model: str | None = None) -> Reply | None:
+        reply = None
         for event in events:
-            shown.take(event, begun_s)
             if isinstance(event, Dropped):
                 say_dropped(event)
+            elif isinstance(event, Done):
+                reply = event.reply
             record = event_record(event)
             line_json(record if model is None else {"model": model, **record})
-        return shown
+        return reply
 
-    def _plain(self, events: Iterable[SessionEvent]) -> Shown:
-        shown, begun_s = Shown(), time.monotonic()
+    def _plain(self, events: Iterable[SessionEvent]) -> Reply | None:
+        reply = None
         thinks, wrote = False, False
         try:
             for event in events:
-                shown.take(event, begun_s)
                 if isinstance(event, Thinking) and self.show_thinking:
                     thinks = True
                     write(sys.stderr, event.text)
@@ -142,22 +116,25 @@ class AnswerView:
                     write(self._console.file, event.text)
                 elif isinstance(event, Dropped):
                     say_dropped(event)
+                elif isinstance(event, Done):
+                    reply = event.reply
         finally:
             if wrote:
                 write(self._console.file, "\n")
-        return shown
+        return reply
 
-    def _rendered(self, events: Iterable[SessionEvent]) -> Shown:
-        shown, begun_s = Shown(), time.monotonic()
+    def _rendered(self, events: Iterable[SessionEvent]) -> Reply | None:
+        reply = None
         answer = GrowingAnswer(show_thinking=self.show_thinking)
         is_waiting = True  # for a model that is being loaded, or thinks unseen
         spinner = Spinner("dots")
         with Live(spinner, console=self._console, refresh_per_second=8, transient=True) as live:
             try:
                 for event in events:
-                    shown.take(event, begun_s)
                     if isinstance(event, Dropped):
                         say_dropped(event)
+                    elif isinstance(event, Done):
+                        reply = event.reply
                     for part in answer.take(event):
                         live.console.print(part)
                     if is_waiting and not answer.is_empty:
@@ -166,7 +143,7 @@ class AnswerView:
             finally:
                 for part in answer.end():
                     live.console.print(part)
-        return shown
+        return reply
 
 
 def event_record(event: SessionEvent) -> dict[str, Any]:
@@ -214,16 +191,18 @@ def say_dropped(event: Dropped) -> None:
     say(f"(the oldest {turns} left out)")
 
 
-def timing(shown: Shown) -> str:
-    """Times and rates of an answer, in one line."""
-    if shown.reply is None:
+def timing(reply: Reply | None) -> str:
+    """Times and rates of an answer, in one line; of none: it was stopped."""
+    if reply is None:
         return "stopped"
-    reply, timings = shown.reply, shown.reply.timings
+    timings, pace = reply.timings, reply.pace
     parts = [f"{reply.prompt_tokens} + {reply.generated_tokens} tokens"]
-    if shown.first_token_s is not None:
-        parts.append(f"first token {shown.first_token_s:.2f} s")
-    if reply.thinking and shown.first_text_s is not None:
-        parts.append(f"first of the answer {shown.first_text_s:.2f} s")
+    came_s = [] if pace is None else [pace.first_thinking_s, pace.first_text_s]
+    firsts_s = [at_s for at_s in came_s if at_s is not None]
+    if firsts_s:
+        parts.append(f"first token {firsts_s[0]:.2f} s")
+    if len(firsts_s) > 1:
+        parts.append(f"first of the answer {firsts_s[1]:.2f} s")
     parts.append(f"load {timings.load_s:.2f} s")
     cached = reply.cached_tokens
     # Before 0.34 the time is of what was not cached, and nobody knows how much that was.

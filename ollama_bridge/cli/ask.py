@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -219,11 +220,11 @@ def _ask_once(
         rest, more = with_images(words)  # not of what is piped in: others wrote it
         text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
     question = conversation.question(text, pictures)
-    shown = view.show(client.events(conversation.request(question)))
+    reply = view.show(client.events(conversation.request(question)))
     if verbose:
-        output.say(timing(shown))
-    elif shown.reply is not None:
-        tell_cut(shown.reply, conversation.options, "-p {name}={value}")
+        output.say(timing(reply))
+    elif reply is not None:
+        tell_cut(reply, conversation.options, "-p {name}={value}")
 
 
 def generate(
@@ -269,14 +270,14 @@ def generate(
             format=read_format(format_),
             keep_alive=alive,
         )
-    from ollama_bridge.cli.answers import Shown, reply_record, tell_cut, timing
+    from ollama_bridge.cli.answers import reply_record, tell_cut, timing
 
     if as_json:
         output.data_json(reply_record(reply))
         return
     output.data(reply.text)
     if verbose:
-        output.say(timing(Shown(reply)))
+        output.say(timing(replace(reply, pace=None)))  # when it came nobody saw
     else:
         tell_cut(reply, given, "-p {name}={value}")
 

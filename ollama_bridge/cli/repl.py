@@ -172,11 +172,11 @@ class Repl:
             return
         (events,) = answers.values()
         with contextlib.closing(events):  # an answer that is stopped is kept as far as it came
-            shown = self._view.show(events)
+            reply = self._view.show(events)
         if self.verbose:
-            say(timing(shown))
-        elif shown.reply is not None:
-            tell_cut(shown.reply, self.said.options, "/set parameter {name} {value}")
+            say(timing(reply))
+        elif reply is not None:
+            tell_cut(reply, self.said.options, "/set parameter {name} {value}")
 
     def _beside(self, answers: dict[str, _Events], question: dict[str, Any] | None) -> None:
         """A question is in all conversations, or in none: what follows is about the same."""
@@ -187,8 +187,8 @@ class Repl:
                     stack.enter_context(contextlib.closing(events))
                 # Where memory holds one of them, the one that was asked last is loaded.
                 order = reversed(answers) if self._turned else iter(answers)
-                for name, shown in self._view.beside(answers, order).items():
-                    say(f"{name}: {timing(shown)}")
+                for name, reply in self._view.beside(answers, order).items():
+                    say(f"{name}: {timing(reply)}")
             self._turned = not self._turned
         except (KeyboardInterrupt, OllamaBridgeError):
             for session, state in zip(self.sessions.values(), before, strict=True):

@@ -13,9 +13,9 @@ from rich.console import Console, Group
 
 from ollama_bridge.cli import answer_markdown
 from ollama_bridge.cli.answer_markdown import AnswerMarkdown, Blocks, Part
-from ollama_bridge.cli.answers import AnswerView, Shown, tell_cut, timing
+from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.growing_answer import Column, GrowingAnswer, Tail
-from ollama_bridge.client import Reply, Text, Thinking, Timings
+from ollama_bridge.client import Pace, Reply, Text, Thinking, Timings
 from ollama_bridge.client.session import SessionEvent
 
 
@@ -227,17 +227,15 @@ def test_an_answer_has_no_power_over_a_terminal(
 def test_times_are_told_in_one_line() -> None:
     """What is not known is left out."""
     reply = Reply("x", "hm", "length", "m", 7, 3, Timings(4.0, 1.0, 0.5, 2.0))
-    assert timing(Shown(reply, 1.25, 2.5)) == (
+    assert timing(replace(reply, pace=Pace(1.25, 2.5, 4.5, 1, 2))) == (
         "7 + 3 tokens, first token 1.25 s, first of the answer 2.50 s, load 1.00 s, "
         "answer 1.5 tokens/s, cut"
     )
     known = replace(reply, cached_tokens=6, done_reason="stop")
-    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt cached" in timing(
-        Shown(known)
-    )
+    assert "prompt 2.0 tokens/s, answer 1.5 tokens/s, 6 of the prompt cached" in timing(known)
     fresh = replace(reply, cached_tokens=0)
-    assert "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut" in timing(Shown(fresh))
-    assert timing(Shown()) == "stopped"
+    assert "prompt 14.0 tokens/s, answer 1.5 tokens/s, cut" in timing(fresh)
+    assert timing(None) == "stopped"
 
 
 @pytest.mark.parametrize(
