@@ -26,3 +26,24 @@ class Closing(ABC):
     ) -> None:
         """Close it."""
         self.close()
+
+
+class AsyncClosing(ABC):
+    """:class:`Closing` for asyncio."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back what is held."""
+
+    async def __aenter__(self) -> Self:
+        """Enter the block that closes it at its end."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.close()

@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ollama_bridge import reporting
 from ollama_bridge.cli.launch import is_first_process
 from ollama_bridge.cli.output import say, visible
+from ollama_bridge.closing import Closing
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LINE_INTERVAL_S = 15.0
 
 
-class ConsoleReporter:
+class ConsoleReporter(Closing):
     """A reporter for people. Use as a context manager, so that the bars end cleanly."""
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -38,12 +38,7 @@ class ConsoleReporter:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Stop the display."""
         if self._bars is not None:
             self._bars.stop()

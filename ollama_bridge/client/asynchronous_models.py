@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ollama_bridge.client import calls
 from ollama_bridge.client.demands import Known
@@ -25,9 +24,10 @@ from ollama_bridge.client.values import (
     read_running,
     read_version,
 )
+from ollama_bridge.closing import AsyncClosing
 
 
-class AsyncModelStore:
+class AsyncModelStore(AsyncClosing):
     """The models that a daemon has, and what is done with them.
 
     Args:
@@ -46,19 +46,6 @@ class AsyncModelStore:
     async def close(self) -> None:
         """Close every connection."""
         await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        """Enter the block that closes the connections at its end."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close every connection."""
-        await self.close()
 
     async def version(self) -> str:
         """The daemon's version."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from shlex import quote
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -20,6 +19,7 @@ from ollama_bridge.client.requests import MessageLike, message_list
 from ollama_bridge.client.thinking import thinking_apart
 from ollama_bridge.client.transport import AsyncTransport
 from ollama_bridge.client.values import Reply, Timings, read_logprobs
+from ollama_bridge.closing import AsyncClosing
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
@@ -33,7 +33,7 @@ _PATH = "/chat/completions"
 _WHERE = "a chat completion"
 
 
-class OpenAIClient:
+class OpenAIClient(AsyncClosing):
     """A client for asyncio.
 
     Args:
@@ -61,16 +61,7 @@ class OpenAIClient:
         self._url = address.url
         self._transport = AsyncTransport(address, timeouts or Timeouts(), transport)
 
-    async def __aenter__(self) -> Self:
-        """Enter the block that closes the connections at its end."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
         """Close every connection."""
         await self._transport.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +14,7 @@ from ollama_bridge.client.requests import Asking, KeepAlive, MessageLike, Think
 from ollama_bridge.client.steps import drive, drive_async
 from ollama_bridge.client.tools import Tool
 from ollama_bridge.client.values import Reply
-from ollama_bridge.closing import Closing
+from ollama_bridge.closing import AsyncClosing, Closing
 
 if TYPE_CHECKING:
     from ollama_bridge.client.batch import Concurrency
@@ -170,7 +170,7 @@ class BlockingProcedures(Closing):
         )
 
 
-class AsyncProcedures(ABC):
+class AsyncProcedures(AsyncClosing):
     """Procedures of the asynchronous client."""
 
     _timeouts: Timeouts

@@ -13,12 +13,12 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
 
 from ollama_bridge.client import Client
+from ollama_bridge.closing import Closing
 from ollama_bridge.daemon import launch
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.errors import DaemonError, DaemonInstallError
@@ -26,7 +26,7 @@ from ollama_bridge.errors import DaemonError, DaemonInstallError
 _PORT_ATTEMPTS = 5
 
 
-class PrivateDaemon:
+class PrivateDaemon(Closing):
     """A daemon that lives in one folder; use as a context manager.
 
     A process that dies without leaving the block (``kill -9``) leaves the daemon running; the
@@ -132,12 +132,7 @@ class PrivateDaemon:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Stop it."""
         self.stop()
 

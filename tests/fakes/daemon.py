@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from ollama_bridge.closing import Closing
 
 HTML_PAGE = b"<html>\n<body>Welcome to the proxy</body>\n</html>\n"
 _QUESTIONS = ("/api/chat", "/api/generate")
@@ -94,7 +95,7 @@ class Turn:
 
 
 @dataclass
-class FakeDaemon:
+class FakeDaemon(Closing):
     """Listens on a free port of loopback while its block is entered.
 
     Attributes:
@@ -175,12 +176,7 @@ class FakeDaemon:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Stop, and end every silence."""
         self.closing.set()
         self._server.shutdown()
