@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 _FIRST = 4  # more than a daemon works on do no harm for as long as it takes to see it
@@ -98,7 +99,7 @@ class Pace:
             self.limit = max(_LEAST, round(self.limit - waiting))
             self.is_settled = True
             return
-        best = rate if self._best is None else max(self._best, rate, key=_units_per_s)
+        best = rate if self._best is None else max(self._best, rate, key=attrgetter("units_per_s"))
         enough = _GAIN if waiting is None else _LOSS
         goes_on = self._best is None or rate.units_per_s > enough * self._best.units_per_s
         self._best = best
@@ -118,7 +119,3 @@ def waited(record: Mapping[str, Any]) -> Waited | None:
         return None
     worked_s = sum(float(times.get(name, 0.0)) for name in ("load_s", "prompt_s", "generate_s"))
     return Waited(max(0.0, total_s - worked_s), total_s)
-
-
-def _units_per_s(rate: _Rate) -> float:
-    return rate.units_per_s

@@ -7,7 +7,7 @@ tag passes or not; what to do with it is ``registration``'s business.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,18 +170,16 @@ class _Run:
 
     def score_answers(self) -> list[_Scored]:
         """Every scored token of every answer."""
-        return list(self._score_answers())
-
-    def _score_answers(self) -> Iterator[_Scored]:
-        for answer in self.reference.answers:
-            rendered = self.reference.conversation(answer.conversation).rendered
-            for index, position in enumerate(answer.positions):
-                yield self._score(
-                    f"answer {answer.name!r}, token {index}",
-                    rendered + position.prefix,
-                    position.prompt_tokens,
-                    position.top,
-                )
+        return [
+            self._score(
+                f"answer {answer.name!r}, token {index}",
+                self.reference.conversation(answer.conversation).rendered + position.prefix,
+                position.prompt_tokens,
+                position.top,
+            )
+            for answer in self.reference.answers
+            for index, position in enumerate(answer.positions)
+        ]
 
     def _score(self, where: str, prompt: str, tokens: int, top: tuple[TokenScore, ...]) -> _Scored:
         token = self.client.next_token(self.tag, prompt, top=SERVED_TOP)
