@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from ollama_bridge import cli, pipeline
 from ollama_bridge.__main__ import main as start
 from ollama_bridge.assets import home_dir, list_assets
-from ollama_bridge.config import Recipe
+from ollama_bridge.cli.build import recipe_with_data
+from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.errors import DaemonUnreachableError
 from ollama_bridge.run_folder import EVENTS_NAME, note_origin
 
@@ -163,8 +164,6 @@ def test_recipes_and_modelfiles_can_be_listed_shown_and_copied(tmp_path: Path) -
 
 def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
     """Own data get a tag and a run of their own; the recipe's model is not replaced."""
-    from ollama_bridge.cli.build import recipe_with_data
-
     file = tmp_path / "My Reviews.csv"
     file.write_text("text,label\nfine,positive\n")
     recipe = recipe_with_data(
@@ -179,8 +178,6 @@ def test_run_of_a_user_is_named_after_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Customer\nfeedback", 'a\\n"b"', "bell\a", "next\x85\u2028"])
 def test_a_column_is_called_as_its_header_is(tmp_path: Path, name: str) -> None:
     """Spreadsheets break the lines of a header, and anything may be in the name of a file."""
-    from ollama_bridge.cli.build import recipe_with_data
-
     file = tmp_path / f"{name}.csv"
     file.write_text("text,label\nfine,positive\n")
     for columns in ((name,), (name, "title")):
@@ -226,9 +223,6 @@ def test_limits_for_fetched_texts_do_not_hold_for_a_file(
     limits: tuple[int | None, int | None],
 ) -> None:
     """Unless asked for; those of a recipe of one's own, or for a file, do."""
-    from ollama_bridge.cli.build import recipe_with_data
-    from ollama_bridge.config import load_recipe
-
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(list_assets("recipes")["sentiment-quick"].read_text())
     Path("mine.csv").write_text("text,label\nfine,positive\n")
@@ -282,19 +276,6 @@ def test_a_tag_of_another_folder_has_its_file_noted(
         assert json.loads(noted.read_text())["run_dir"] == str(tmp_path / "out")
 
 
-def test_messages_file_is_recognised(tmp_path: Path) -> None:
-    """JSONL with ``messages`` is read as conversations, not as a table."""
-    from ollama_bridge.cli.build import recipe_with_data
-
-    file = tmp_path / "chats.jsonl"
-    file.write_text('{"messages": []}\n')
-    recipe = recipe_with_data(
-        "sentiment-quick", data=file, text_col=None, label_col=None, tag="me/own", overrides=[]
-    )
-    assert recipe.data.source == "messages"
-    assert recipe.export.tag == "me/own"
-
-
 @pytest.mark.parametrize(
     ("name", "line", "text_col", "source"),
     [
@@ -319,8 +300,6 @@ def test_a_table_is_told_from_conversations(
     tmp_path: Path, name: str, line: str, text_col: list[str] | None, source: str
 ) -> None:
     """By the first line, whatever suffix and encoding; columns that are named make a table."""
-    from ollama_bridge.cli.build import recipe_with_data
-
     file = tmp_path / name
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         file.write_text(f"{line}\n", encoding=encoding)
@@ -332,8 +311,6 @@ def test_a_table_is_told_from_conversations(
 
 def test_columns_and_tags_may_be_numbers(tmp_path: Path) -> None:
     """What an option names is a text, whatever YAML would make of it."""
-    from ollama_bridge.cli.build import recipe_with_data
-
     file = tmp_path / "mine.csv"
     file.write_text("0,1e3\nfine,positive\n")
     for columns, read in ((["0"], "0"), (["0", 'a"]'], ("0", 'a"]'))):
@@ -408,18 +385,3 @@ def test_where_an_error_came_from_is_shown_to_who_asks(
     assert "JSONDecodeError" in shown[1]
     assert "in broken" in shown[1]
     assert shown[1].endswith(shown[0])
-
-
-def test_exit_code_is_the_branch_of_the_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The daemon's errors leave with 3."""
-
-    def broken(**_: object) -> None:
-        raise DaemonUnreachableError("nothing answers", hint="ollama serve")
-
-    monkeypatch.setattr(cli, "app", broken)
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 3
-    assert capsys.readouterr().err == "error: nothing answers\nfix:   ollama serve\n"

@@ -392,13 +392,6 @@ def test_nothing_is_unpacked(
     assert caught.value.hint
 
 
-def test_redirects_are_not_followed(fake_daemon: FakeDaemon, ask: Any) -> None:
-    """Another machine that the daemon points to is not asked."""
-    fake_daemon.fault = Fault.REDIRECT
-    with pytest.raises(RequestRejectedError, match="answered 307"):
-        ask(fake_daemon.host, "version")
-
-
 def test_a_missing_model_says_how_to_get_it(fake_daemon: FakeDaemon, ask: Any) -> None:
     """404 names the model, the command that pulls it, and the one that lists what is there."""
     with pytest.raises(ModelNotFoundError) as caught:

@@ -64,6 +64,14 @@ def push(
     return told
 
 
+def begin(registry: MemoryRegistry, blob: Blob, records: UploadRecords) -> None:
+    """Send the first 1,000 bytes of a file, as an earlier command that was stopped there."""
+    registry.uploads["0"] = CONTENT[:1000]
+    with registry.session() as session:
+        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
+        records.write(session, blob.layer.digest, at)
+
+
 def cut(at: int) -> object:
     """A network that is gone from one chunk on."""
 
@@ -204,39 +212,25 @@ def test_one_fault_at_the_status_loses_nothing(blob: Blob, records: UploadRecord
     assert push(registry, blob, records)[0] == 1000
 
 
-@pytest.mark.parametrize("status", [401, 503])
+@pytest.mark.parametrize(("status", "problem"), [(401, "401"), (503, "503"), (None, "certificate")])
 def test_an_upload_is_not_forgotten_for_a_moment(
-    blob: Blob, records: UploadRecords, status: int
+    blob: Blob, records: UploadRecords, status: int | None, problem: str
 ) -> None:
-    """A registry that is busy, or lets nobody in for now, still has what it was sent."""
-    registry = MemoryRegistry(
-        fault=lambda asked: refusal(status, "X", "x") if asked.method == "GET" else None
-    )
-    registry.uploads["0"] = CONTENT[:1000]
-    with registry.session() as session:
-        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
-        records.write(session, blob.layer.digest, at)
-    with pytest.raises(RegistryError):
-        push(registry, blob, records)
-    registry.fault = None
-    assert push(registry, blob, records)[0] == 1000
+    """A registry that is busy, or lets nobody in for now, still has what it was sent.
 
+    So it has behind a captive portal, which answers in its place.
+    """
 
-def test_an_upload_is_not_forgotten_behind_a_refused_certificate(
-    blob: Blob, records: UploadRecords
-) -> None:
-    """A captive portal answers in the registry's place; behind it the upload is there."""
-
-    def fault(request: httpx.Request) -> None:
-        if request.method == "GET":
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method != "GET":
+            return None
+        if status is None:
             raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+        return refusal(status, "X", "x")
 
     registry = MemoryRegistry(fault=fault)
-    registry.uploads["0"] = CONTENT[:1000]
-    with registry.session() as session:
-        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
-        records.write(session, blob.layer.digest, at)
-    with pytest.raises(RegistryError, match="certificate"):
+    begin(registry, blob, records)
+    with pytest.raises(RegistryError, match=problem):
         push(registry, blob, records)
     registry.fault = None
     assert push(registry, blob, records)[0] == 1000
@@ -372,10 +366,7 @@ def test_a_token_that_expires_in_mid_push(blob: Blob, records: UploadRecords) ->
             return asks_for('Bearer realm="https://auth.example.com/token"')
         return None
 
-    registry.uploads["0"] = CONTENT[:1000]
-    with registry.session() as session:
-        at = Unfinished(f"{session.reference.origin}{UPLOAD}")
-        records.write(session, blob.layer.digest, at)
+    begin(registry, blob, records)
     registry.fault = fault
     assert push(registry, blob, records)[0] == 1000
     assert made == 2
