@@ -41,7 +41,7 @@ class Targets(Protocol):
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The likeliest tokens of N positions, as ``train.sparse_losses.kl_top_k`` takes them.
+    """The likeliest tokens of N positions; all others are one, the rest.
 
     Attributes:
         ids: (N, k) int64.
@@ -68,7 +68,7 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class SampledTargets:
-    """Tokens drawn on N positions, as ``train.sparse_losses.kl_sampled`` takes them.
+    """Tokens drawn on N positions.
 
     Attributes:
         ids: (N, k) int64; k is that of the position with most different tokens. Elsewhere the

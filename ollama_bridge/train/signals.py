@@ -11,13 +11,13 @@ from typing import Protocol
 import torch
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets, Targets
+from ollama_bridge.labels import SampledTargets, SoftTargets, Targets
 from ollama_bridge.train import losses
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.sparse_losses import (
     Divergence,
     kl_reverse_classes,
-    kl_sparse,
+    kl_sampled,
     over_classes,
 )
 from ollama_bridge.train.split_logits import SplitLogits, split_logits, teacher_classes
@@ -108,9 +108,10 @@ class StoredSignal:
     def beside(self, logits: torch.Tensor, part: slice) -> Comparison:
         """See :class:`Signal`."""
         soft, targets = self._soft[part], self._targets[part]
-        if isinstance(soft, SoftTargets):
-            return _Stored(logits, targets, soft)
-        return _Sampled(logits, targets, soft)
+        if isinstance(soft, SampledTargets):
+            return _Sampled(logits, targets, soft)
+        assert isinstance(soft, SoftTargets)
+        return _Stored(logits, targets, soft)
 
 
 class LiveSignal:
@@ -195,12 +196,12 @@ class _Stored:
 
 
 class _Sampled(_Hard):
-    def __init__(self, logits: torch.Tensor, targets: torch.Tensor, soft: Targets) -> None:
+    def __init__(self, logits: torch.Tensor, targets: torch.Tensor, soft: SampledTargets) -> None:
         super().__init__(logits, targets)
         self._soft = soft
 
     def kl_forward(self, *, temperature: float) -> torch.Tensor:
-        return kl_sparse(self._soft, self._logits, temperature=temperature)
+        return kl_sampled(self._logits, self._soft, temperature=temperature)
 
     def _common(self) -> Pair:
         raise TrainingError(

@@ -7,25 +7,13 @@ argument only.
 
 from __future__ import annotations
 
-import functools
 from typing import Protocol
 
 import torch
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import (
-    NO_MASS_LOGPROB,
-    SampledTargets,
-    SoftTargets,
-    Targets,
-    has_no_mass,
-)
-from ollama_bridge.train.loss_terms import (
-    check_matrix,
-    check_same,
-    check_temperature,
-    wide,
-)
+from ollama_bridge.labels import NO_MASS_LOGPROB, SampledTargets, has_no_mass
+from ollama_bridge.train.loss_terms import check_matrix, check_same, wide
 from ollama_bridge.train.losses import kl_forward, kl_reverse
 
 
@@ -38,113 +26,6 @@ class Divergence(Protocol):
         """Its value on each of N positions, from (N, C) logits."""
 
 
-@functools.singledispatch
-def kl_sparse(
-    targets: Targets,
-    student_logits: torch.Tensor,  # noqa: ARG001  used by what is registered below
-    *,
-    temperature: float = 1.0,  # noqa: ARG001
-) -> torch.Tensor:
-    """Forward KL divergence to soft labels of either kind: :func:`kl_top_k`, :func:`kl_sampled`.
-
-    Args:
-        targets: Of N positions.
-        student_logits: (N, V), unnormalised.
-        temperature: T > 0.
-
-    Returns:
-        (N,) divergences.
-
-    Raises:
-        TrainingError: shapes do not fit, or these labels cannot be compared at this temperature.
-    """
-    raise TypeError(f"no loss is known for {type(targets).__name__}")
-
-
-@kl_sparse.register
-def _(
-    targets: SoftTargets, student_logits: torch.Tensor, *, temperature: float = 1.0
-) -> torch.Tensor:
-    return kl_top_k(
-        student_logits, targets.ids, targets.logprobs, targets.residual, temperature=temperature
-    )
-
-
-@kl_sparse.register
-def _(
-    targets: SampledTargets, student_logits: torch.Tensor, *, temperature: float = 1.0
-) -> torch.Tensor:
-    return kl_sampled(
-        student_logits, targets.ids, targets.weights, targets.entropy, temperature=temperature
-    )
-
-
-def kl_top_k(
-    student_logits: torch.Tensor,
-    teacher_ids: torch.Tensor,
-    teacher_logprobs: torch.Tensor,
-    teacher_residual: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-) -> torch.Tensor:
-    """Forward KL divergence where only the teacher's k likeliest tokens are known.
-
-    All other tokens are one class, the residual: both distributions are first summed into k + 1
-    classes at temperature 1, then tempered (``p_i^(1/T) / sum_j p_j^(1/T)``), then compared as in
-    :func:`~ollama_bridge.train.losses.kl_forward`, times T^2. So the student is told how much mass
-    the rest has, but not how to share it out; nothing is renormalised away. At T = 1 this is a
-    lower bound of the full divergence (summing classes loses information, never adds it). At
-    T != 1 the rest is tempered as one class, which is not what tempering each of its tokens would
-    give: that is unknown from a store; the value is still 0 if the student equals the teacher, and
-    still >= 0. With k = V the residual is empty (-inf) and the value is that of ``kl_forward`` at
-    every T. What :func:`over_classes` says of classes without mass holds here.
-
-    Args:
-        student_logits: (N, V), unnormalised.
-        teacher_ids: (N, k) int64, distinct within a row.
-        teacher_logprobs: (N, k), at temperature 1.
-        teacher_residual: (N,), log of the remaining mass; -inf for none.
-        temperature: T > 0.
-
-    Returns:
-        (N,) divergences >= 0 (up to the rounding of the stored values).
-
-    Raises:
-        TrainingError: shapes do not fit, or T is not positive.
-    """
-    check_matrix(student_logits, "student_logits")
-    check_matrix(teacher_ids, "teacher_ids")
-    check_same(teacher_ids, teacher_logprobs, "teacher_ids", "teacher_logprobs")
-    rows = student_logits.shape[0]
-    if teacher_ids.shape[0] != rows or tuple(teacher_residual.shape) != (rows,):
-        raise TrainingError(
-            f"soft labels of {tuple(teacher_ids.shape)} and residuals of "
-            f"{tuple(teacher_residual.shape)} do not fit {rows} positions"
-        )
-    if teacher_ids.shape[1] > student_logits.shape[1]:
-        raise TrainingError(
-            f"soft labels keep {teacher_ids.shape[1]} tokens, the student has only "
-            f"{student_logits.shape[1]}"
-        )
-    check_temperature(temperature)
-    logits = wide(student_logits)
-    total = logits.logsumexp(-1, keepdim=True)
-    classes = [logits.gather(-1, teacher_ids) - total]
-    teacher = [teacher_logprobs.detach().to(logits.dtype)]
-    if teacher_ids.shape[1] < logits.shape[1]:
-        # 1 - sum would cancel where the student is sure; the rest's own sum does not.
-        rest = logits.scatter(-1, teacher_ids, float("-inf")).logsumexp(-1, keepdim=True)
-        classes.append(rest - total)
-        teacher.append(teacher_residual.detach().to(logits.dtype).unsqueeze(-1))
-    return over_classes(
-        kl_forward,
-        torch.cat(classes, dim=-1),
-        torch.cat(teacher, dim=-1),
-        has_rest=len(classes) > 1,
-        temperature=temperature,
-    )
-
-
 def over_classes(
     divergence: Divergence,
     student: torch.Tensor,
@@ -154,6 +35,15 @@ def over_classes(
     temperature: float = 1.0,
 ) -> torch.Tensor:
     """A divergence over the classes of soft labels, where some may be without mass.
+
+    The classes are the tokens that were kept, and all others as one, the rest
+    (``split_logits``): both distributions are first summed into them at temperature 1, then
+    tempered (``p_i^(1/T) / sum_j p_j^(1/T)``), then compared, times T^2. So the student is told
+    how much mass the rest has, but not how to share it out; nothing is renormalised away. At T
+    = 1 this is a lower bound of the full divergence (summing classes loses information, never
+    adds it). At T != 1 the rest is tempered as one class, which is not what tempering each of
+    its tokens would give: that is unknown from a store; the value is still 0 if the student
+    equals the teacher, and still >= 0.
 
     A token without mass in a store only fills up a list (of a trimmed vocabulary, of a daemon that
     names fewer): nothing was said of it alone, so it belongs to the rest, on both sides.
@@ -245,12 +135,7 @@ def _into_the_rest(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def kl_sampled(
-    student_logits: torch.Tensor,
-    teacher_ids: torch.Tensor,
-    teacher_weights: torch.Tensor,
-    teacher_entropy: torch.Tensor,
-    *,
-    temperature: float = 1.0,
+    student_logits: torch.Tensor, drawn: SampledTargets, *, temperature: float = 1.0
 ) -> torch.Tensor:
     """Forward KL divergence, estimated from tokens that were drawn of the teacher's distribution.
 
@@ -269,9 +154,7 @@ def kl_sampled(
 
     Args:
         student_logits: (N, V), unnormalised.
-        teacher_ids: (N, k) int64.
-        teacher_weights: (N, k); sum to 1. A place without weight is empty, whatever its id.
-        teacher_entropy: (N,), in nats.
+        drawn: Of N positions.
         temperature: 1.
 
     Returns:
@@ -281,13 +164,9 @@ def kl_sampled(
         TrainingError: shapes do not fit, or T is not 1.
     """
     check_matrix(student_logits, "student_logits")
-    check_matrix(teacher_ids, "teacher_ids")
-    check_same(teacher_ids, teacher_weights, "teacher_ids", "teacher_weights")
-    rows = student_logits.shape[0]
-    if teacher_ids.shape[0] != rows or tuple(teacher_entropy.shape) != (rows,):
+    if len(drawn) != len(student_logits):
         raise TrainingError(
-            f"soft labels of {tuple(teacher_ids.shape)} and entropies of "
-            f"{tuple(teacher_entropy.shape)} do not fit {rows} positions"
+            f"soft labels of {len(drawn)} positions, logits of {len(student_logits)}"
         )
     if temperature != 1.0:
         raise TrainingError(
@@ -295,7 +174,6 @@ def kl_sampled(
             hint="--set distill.temperature=1, or --set soft_labels.method=top_k",
         )
     logits = wide(student_logits)
-    weights = teacher_weights.detach().to(logits.dtype)
-    drawn = (weights * logits.gather(-1, teacher_ids)).sum(-1)
+    weighted = (drawn.weights.to(logits.dtype) * logits.gather(-1, drawn.ids)).sum(-1)
     # All of a position's weights together are 1, so that log Z counts once.
-    return logits.logsumexp(-1) - drawn - teacher_entropy.detach().to(logits.dtype)
+    return logits.logsumexp(-1) - weighted - drawn.entropy.to(logits.dtype)

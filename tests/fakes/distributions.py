@@ -8,6 +8,9 @@ from collections.abc import Callable
 import torch
 from hypothesis import strategies as st
 
+from ollama_bridge.labels import SoftTargets, Targets
+from ollama_bridge.train.signals import StoredSignal
+
 temperatures = st.sampled_from([0.5, 1.0, 2.0, 4.0])
 
 
@@ -36,6 +39,20 @@ def softmax(row: list[float], temperature: float) -> list[float]:
     largest = max(row)
     powers = [math.exp((value - largest) / temperature) for value in row]
     return [power / math.fsum(powers) for power in powers]
+
+
+def cut(teacher: torch.Tensor, top_k: int) -> SoftTargets:
+    """Logits as a store keeps them, but in float64."""
+    logprobs = torch.log_softmax(teacher, -1)
+    kept, ids = logprobs.topk(top_k, dim=-1)
+    return SoftTargets(ids, kept, logprobs.scatter(-1, ids, -math.inf).logsumexp(-1))
+
+
+def stored_kl(student: torch.Tensor, soft: Targets, temperature: float = 1.0) -> torch.Tensor:
+    """The forward KL of logits (N, V) to stored soft labels, as training computes it."""
+    targets = torch.zeros(len(student), dtype=torch.int64)
+    signal = StoredSignal(soft, targets)
+    return signal.beside(student, slice(None)).kl_forward(temperature=temperature)
 
 
 def gradient(loss: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor) -> torch.Tensor:

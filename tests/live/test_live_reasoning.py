@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.distributions import stored_kl
 from fakes.exports import modelfile_of
 from fakes.reasoning import build_reasoner
 from fakes.trainable import LABELS, SYSTEM, commit, tiny_corpus
@@ -34,7 +35,6 @@ from ollama_bridge.teacher.local import label
 from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
-from ollama_bridge.train.sparse_losses import kl_top_k
 from ollama_bridge.verification import verify_tag
 
 pytestmark = pytest.mark.live
@@ -207,7 +207,7 @@ def hold_thoughts_against_torch(
             logits = model(input_ids=ids).logits[0][encoded.targets - 1].float()
         soft = store.read([row_key(encoded.input_ids, encoded.supervised)])
         assert isinstance(soft, SoftTargets)
-        kl = kl_top_k(logits, soft.ids, soft.logprobs, soft.residual)
+        kl = stored_kl(logits, soft)
         assert kl[soft.residual > -torch.inf].max() < 1e-3
 
 

