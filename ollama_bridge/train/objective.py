@@ -131,17 +131,3 @@ class Objective:
         weighted, values = chunked_losses(self._head, hidden, weights, sums)
         means = batch.position_mean(values).unbind()
         return batch.position_mean(weighted), dict(zip(self._names, means, strict=True))
-
-
-def layer_targets(kept: Sequence[int], *, teacher_layers: int) -> tuple[int, ...]:
-    """Which hidden state of the teacher each layer of the student has to reach.
-
-    Hidden state 0 is the embedding, i the output of layer i - 1. A student's layer that was the
-    teacher's layer ``kept[j]`` has to do the work of all layers up to the next one that was kept:
-    its output has to be what that next layer reads. The last one has to reach the teacher's end.
-
-    Args:
-        kept: The student's layers by their numbers in the teacher, ascending.
-        teacher_layers: How many the teacher has.
-    """
-    return (*kept[1:], teacher_layers)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from ollama_bridge.config import DistillSection
 from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss, LayerLoss, VocabularyLoss
 from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.train.layer_terms import LayerTerm
+from ollama_bridge.train.layer_terms import LayerTerm, layer_term, make_projections
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.projections import Projections
-from ollama_bridge.train.student import layer_term, make_projections
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""The student before training: which parts of its start it has, and what each has to reach."""
+"""The student before training: which parts of its start it has."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -13,8 +13,7 @@ from typing import Any
 from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.config import StudentSection
 from ollama_bridge.digests import JSONValue
-from ollama_bridge.errors import ArtifactError, ConfigError
-from ollama_bridge.loss_sections import HiddenLoss, LayerLoss
+from ollama_bridge.errors import ArtifactError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.precision import Precision
@@ -33,10 +32,7 @@ from ollama_bridge.models.pruning.layers import (
 )
 from ollama_bridge.models.pruning.widths import Kept, most_active, narrow
 from ollama_bridge.reporting import Note, Progress, Reporter
-from ollama_bridge.train.layer_terms import LayerTerm
 from ollama_bridge.train.material import Material
-from ollama_bridge.train.objective import layer_targets
-from ollama_bridge.train.projections import Projections
 from ollama_bridge.train.ranks import Ranks
 
 PARTS_NAME = "student.json"
@@ -248,72 +244,3 @@ def _most_active(model: CausalModel, student: StudentSection, texts: Texts) -> K
         mlp_channels=student.mlp_channels,
         hidden_size=student.hidden_size,
     )
-
-
-def hidden_goals(kept: tuple[int, ...], total: int, teacher_layers: int) -> tuple[int, ...]:
-    """The teacher's hidden state that each layer of the student has to reach.
-
-    Args:
-        kept: The student's layers by their numbers in what it starts from.
-        total: Layers of what it starts from.
-        teacher_layers: How many the teacher has.
-    """
-    if total != teacher_layers:  # the student is no part of this teacher: spread it evenly
-        kept = even_layers(len(kept), teacher_layers)
-    return layer_targets(kept, teacher_layers=teacher_layers)
-
-
-def layer_term(
-    loss: LayerLoss, kept: tuple[int, ...], total: int, teacher_layers: int
-) -> LayerTerm:
-    """Which layers of student and teacher a loss compares.
-
-    Args:
-        loss: Its ``layer_map``, if it has one, decides.
-        kept: The student's layers by their numbers in what it starts from.
-        total: Layers of what it starts from.
-        teacher_layers: How many the teacher has.
-
-    Raises:
-        ConfigError: the map names a layer that does not exist, or pairs a state behind the final
-            norm with one that is not.
-    """
-    # Hidden state 0 is the embedding, so layer i ends in state i + 1.
-    shift = 1 if isinstance(loss, HiddenLoss) else 0
-    if loss.layer_map is not None:
-        for mine, goal in loss.layer_map.items():
-            if mine >= len(kept) or goal >= teacher_layers:
-                raise ConfigError(
-                    f"layer_map {mine}: {goal} of the {loss.loss} loss: the student has "
-                    f"{len(kept)} layers and the teacher {teacher_layers}, counted from 0",
-                    hint="correct layer_map in distill.losses",
-                )
-            ends = mine == len(kept) - 1, goal == teacher_layers - 1
-            if shift and ends[0] != ends[1]:
-                raise ConfigError(
-                    f"layer_map {mine}: {goal} of the {loss.loss} loss: the last layer's state is "
-                    "read behind the final norm, any other in front of it",
-                    hint=f"give {len(kept) - 1} the teacher's {teacher_layers - 1}, and that to no "
-                    "other, in distill.losses",
-                )
-        pairs = tuple((mine + shift, goal + shift) for mine, goal in loss.layer_map.items())
-    elif isinstance(loss, HiddenLoss):
-        pairs = tuple(enumerate(hidden_goals(kept, total, teacher_layers), start=1))
-    else:
-        pairs = ((len(kept) - 1, teacher_layers - 1),)
-    return LayerTerm(loss, pairs)
-
-
-def make_projections(
-    terms: Sequence[LayerTerm], student: CausalModel, teacher: CausalModel, *, seed: int
-) -> Projections | None:
-    """Learned maps to the teacher's width for all hidden states that are compared.
-
-    Returns:
-        None where both have one width.
-    """
-    widths = student.config.hidden_size, teacher.config.hidden_size
-    states = [mine for term in terms if term.compares_hidden for mine, _ in term.pairs]
-    if widths[0] == widths[1] or not states:
-        return None
-    return Projections(states, student_width=widths[0], teacher_width=widths[1], seed=seed)

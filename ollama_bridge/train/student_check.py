@@ -16,8 +16,9 @@ from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pruning.layers import check_count, keep_in_config
 from ollama_bridge.models.pruning.widths import Kept, narrowed, widths_to_keep
 from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.train.layer_terms import layer_term
 from ollama_bridge.train.live_teacher import check_same_tokens
-from ollama_bridge.train.student import chosen_layers, layer_term
+from ollama_bridge.train.student import chosen_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

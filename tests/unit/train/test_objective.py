@@ -29,9 +29,9 @@ from ollama_bridge.models.forward import run_decoder, vocabulary_logits
 from ollama_bridge.models.pruning.layers import keep_layers
 from ollama_bridge.train import chunked
 from ollama_bridge.train import losses as functions
-from ollama_bridge.train.layer_terms import LayerTerm
+from ollama_bridge.train.layer_terms import LayerTerm, hidden_goals
 from ollama_bridge.train.live_teacher import LiveTeacher
-from ollama_bridge.train.objective import Objective, layer_targets
+from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.projections import Projections
 
 HIDDEN = LayerTerm(HiddenLoss(weight=0.5), ((1, 1), (2, 2)))
@@ -299,10 +299,11 @@ def test_models_without_attention_maps_are_told(batch: Batch) -> None:
         objective(batch, None)
 
 
-def test_layer_targets_span_the_layers_that_were_dropped() -> None:
-    """A kept layer has to do the work up to the next kept one, the last up to the end."""
-    assert layer_targets((0, 3, 5), teacher_layers=8) == (3, 5, 8)
-    assert layer_targets((0, 1, 2), teacher_layers=3) == (1, 2, 3)
+def test_kept_layers_do_the_work_of_those_that_were_dropped() -> None:
+    """Each up to the next kept one, the last up to the end; of another teacher evenly."""
+    assert hidden_goals((0, 3, 5), 8, 8) == (3, 5, 8)
+    assert hidden_goals((0, 1, 2), 3, 3) == (1, 2, 3)
+    assert hidden_goals((0, 1, 2), 5, 9) == (4, 8, 9)
 
 
 def test_dropping_no_layer_costs_no_hidden_state(batch: Batch) -> None:
