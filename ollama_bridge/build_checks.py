@@ -128,13 +128,6 @@ def check_labels(
 ) -> None:
     """Make sure that a local teacher can label for the student, where it has to.
 
-    Args:
-        recipe: What to build.
-        start: Whose tokens the labels are about.
-        corpus: What it learns.
-        teacher: Its weights, tuned or not; None: there are none.
-        answers_given: Whether the corpus has the answers that are learnt.
-
     Raises:
         ModelError: a tokenizer cannot be read.
         TrainingError: the two have too little in common.
@@ -156,10 +149,6 @@ def check_labels(
 def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
     """Make sure that the recipe's system prompt is in the student's prompts.
 
-    Args:
-        recipe: What to build.
-        start: Whose chat template the student has.
-
     Raises:
         ConfigError: the chat template refuses it, or leaves it out.
     """
@@ -177,10 +166,6 @@ def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
 
 def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
     """Make sure that the tags of a classifier will not cut its labels.
-
-    Args:
-        recipe: What to build.
-        start: Whose vocabulary and chat template the student has.
 
     Raises:
         ConfigError: ``num_predict`` is too small.
@@ -247,10 +232,6 @@ def _lengths(start: Checkpoint, corpus: Corpus) -> list[int]:
 
 def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:
     """Tokens of the longest answer to be learnt that the data give a thought; 0: none has one.
-
-    Args:
-        start: Whose vocabulary the student has.
-        corpus: Its training split is looked at.
 
     Returns:
         Thought, answer and end together.
@@ -328,9 +309,6 @@ def check_can_be_written(start: Checkpoint) -> None:
     """Make sure that what is made of a model can become a GGUF, before hours go into it.
 
     Reads no weights.
-
-    Args:
-        start: What the training begins with.
 
     Raises:
         ModelError: the folder cannot be used.

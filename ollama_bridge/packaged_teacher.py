@@ -16,11 +16,6 @@ def provide_teacher(reference: str, client: Client, reporter: Reporter | None = 
 
     Any other model has to be in the daemon already; resolving it says so if it is not.
 
-    Args:
-        reference: Of the model that is asked for.
-        client: Of the daemon.
-        reporter: Hears of progress.
-
     Raises:
         ArtifactError: the package could not be fetched, or is not the file that was pinned.
         DaemonError: the daemon fails, or refuses the file.

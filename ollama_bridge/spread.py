@@ -17,9 +17,6 @@ def spread_out(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     Split files are sorted, by source or by label: their own first examples are of one kind. Here
     each label has its share of any beginning, to within one example; which ones of a label come
     first is decided by digests of their row numbers, so it is the same for every tokenizer.
-
-    Args:
-        examples: Of one split.
     """
     strata = defaultdict(list)
     for example in sorted(examples, key=_fraction):

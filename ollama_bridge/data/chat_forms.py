@@ -109,12 +109,7 @@ def is_list_of_turns(value: object) -> bool:
 
 
 def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
-    """How a line of a table is read as the conversation that it is; None: it has no turns.
-
-    Args:
-        path: The file, for the command.
-        record: One of its lines.
-    """
+    """How a line of a table is read as the conversation that it is; None: it has no turns."""
     if is_list_of_turns(find_messages(record)):
         return (
             "leave out --text-col and --label-col (in a recipe: data.source: messages): a "

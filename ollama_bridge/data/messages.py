@@ -248,9 +248,6 @@ def _first_questions(asked: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     Its first question: every answer is learnt, so what one is scored on may be an early turn of
     another. But what a tenth of a file goes on from with questions of their own ("Hi", a button's
     text) says nothing: there the next question belongs to it.
-
-    Args:
-        asked: The questions of every conversation, normalised.
     """
     least = max(_MIN_WAYS_ON, _LARGE_SHARE * len(asked))
     firsts = [tuple(questions[:1]) for questions in asked]

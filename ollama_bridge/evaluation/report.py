@@ -92,12 +92,7 @@ def _main_teacher(names: Sequence[str]) -> str | None:
 
 
 def _add_training(report: _Report, folders: Mapping[str, Path]) -> None:
-    """Add how student and control were trained, which are held against each other.
-
-    Args:
-        report: With the ``models``; is changed.
-        folders: Of their checkpoints. What is no work of ours has no log.
-    """
+    """Add how student and control were trained, as far as they have a log of ours."""
     report["training"] = {
         name: _training(json.loads((folders[name] / _TRAINING_LOG).read_text(encoding="utf-8")))
         for name in (STUDENT, CONTROL)

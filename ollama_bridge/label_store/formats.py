@@ -52,11 +52,7 @@ class LabelFormat(Protocol):
         """
 
     def read(self, blocks: Sequence[tuple[bytes, int]]) -> Targets:
-        """The targets of some rows behind one another.
-
-        Args:
-            blocks: Of every row, and its positions.
-        """
+        """The targets of some rows behind one another, of the block and the positions of each."""
 
 
 def format_of(info: StoreInfo) -> LabelFormat:
@@ -89,12 +85,7 @@ class TopKFormat:
         return [block for _, block in zip(keys, self.pack(kept, counts), strict=True)]
 
     def pack(self, kept: SoftTargets, counts: Sequence[int]) -> list[bytes]:
-        """Blocks of distributions that are cut already.
-
-        Args:
-            kept: Of all rows, one behind the other.
-            counts: Positions of every row.
-        """
+        """Blocks of distributions that are cut already."""
         records = np.empty(len(kept), dtype=self._record)
         records["ids"] = _narrow(kept.ids, self._record["ids"].shape[-1])
         records["logprobs"] = kept.logprobs.cpu().numpy().clip(NO_MASS_LOGPROB, 0.0)

@@ -109,11 +109,6 @@ class SharedStore:
 def open_store(stores: Path, info: StoreInfo, *, teacher_path: Path) -> Iterator[SharedStore]:
     """Find or make the store of some labels, and hold it for writing.
 
-    Args:
-        stores: Folder of all stores.
-        info: What the labels are.
-        teacher_path: Where the teacher lies, for people.
-
     Raises:
         ArtifactError: another process is writing it, or it is damaged.
         DiskFullError: no room.

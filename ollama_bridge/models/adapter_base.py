@@ -12,11 +12,6 @@ from ollama_bridge.models.adapter_folder import naming_hint
 def refuse_quantized(adapter: Path, name: str, folder: Path) -> None:
     """Refuse a base whose own config says that it is quantized.
 
-    Args:
-        adapter: The adapter's folder.
-        name: Of its base, as it has it.
-        folder: Of the base; its config is enough.
-
     Raises:
         ModelError: it is.
     """
@@ -33,11 +28,6 @@ def refuse_quantized(adapter: Path, name: str, folder: Path) -> None:
 
 def refuse_rounded(adapter: Path, name: str, base: Checkpoint) -> None:
     """Refuse a GGUF of few bits: nobody trained an adapter on what it decodes to.
-
-    Args:
-        adapter: The adapter's folder.
-        name: Of the base.
-        base: The base.
 
     Raises:
         ModelError: it is one.

@@ -42,13 +42,7 @@ def is_called_quantized(base: str) -> bool:
 
 
 def naming_hint(adapter: Path, *, named: str = "", quantized: bool = False) -> str:
-    """How to say which base model is meant.
-
-    Args:
-        adapter: Its folder.
-        named: The base that it names.
-        quantized: Whether that is a quantized one.
-    """
+    """How to say which base model is meant."""
     whole = named
     for end in _FOUR_BITS:
         whole = whole.removesuffix(end)

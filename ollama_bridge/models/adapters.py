@@ -160,11 +160,7 @@ class Adapter:
         self._check_complete()
 
     def unties(self, *, tied: bool) -> bool:
-        """Whether embedding and output matrix, one in the base, differ in the adapted model.
-
-        Args:
-            tied: Whether they are one in the base.
-        """
+        """Whether embedding and output matrix, one in the base, differ in the adapted model."""
         if not tied or self._settings.get("ensure_weight_tying"):
             return False
         embedding, output = self.changes.get(EMBEDDING), self.changes.get(OUTPUT)
@@ -185,9 +181,6 @@ class Adapter:
     def check_fit(self, infos: Mapping[str, WeightInfo]) -> None:
         """Refuse a base that the adapter was not trained on.
 
-        Args:
-            infos: The base's tensors.
-
         Raises:
             ModelError: naming the first parameter that does not fit.
         """
@@ -206,23 +199,14 @@ class Adapter:
             self._check_factors(name, change, shape)
 
     def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a parameter in the adapted model.
-
-        Args:
-            name: Of the parameter.
-            shape: In the base.
-        """
+        """The shape of a parameter in the adapted model; ``shape`` is that in the base."""
         change = self.changes.get(name)
         if change is None or change.whole is None:
             return shape
         return self.factors.infos[change.whole].shape
 
     def apply(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """A parameter of the adapted model, in float32.
-
-        Args:
-            name: Of the parameter.
-            values: In the base.
+        """A parameter of the adapted model, in float32; ``values`` are those in the base.
 
         Source: ``peft.tuners.lora.layer`` (``get_delta_weight``, ``merge``) and ``dora``.
         """

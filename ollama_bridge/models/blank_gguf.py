@@ -16,11 +16,7 @@ _NAMED = ("<unk>", "<s>", "</s>")
 
 
 def write_blank_gguf(path: Path) -> None:
-    """Write it.
-
-    Args:
-        path: Where to.
-    """
+    """Write the file."""
     writer = GGUFWriter(path, "llama")
     writer.add_name("blank")
     writer.add_context_length(_CONTEXT_LENGTH)

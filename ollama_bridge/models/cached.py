@@ -47,13 +47,7 @@ _FileState = tuple[int, int, int]  # of ``file_state``
 
 
 def is_imported(path: Path, digest: str, *, cache_dir: Path) -> bool:
-    """Whether a GGUF is the very file of the import under a digest.
-
-    Args:
-        path: The GGUF.
-        digest: sha256 of the imported one.
-        cache_dir: Where checkpoints are kept.
-    """
+    """Whether a GGUF is the very file of the import under a digest."""
     known = _import_dir(cache_dir, digest) / GGUF_NAME
     return known.is_file() and known.samefile(path)
 
@@ -103,11 +97,6 @@ def import_file(
 
 def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpoint:
     """The checkpoint of a Hugging Face folder: its small files without left-overs, its weights.
-
-    Args:
-        folder: One that was not made here.
-        cache_dir: Where checkpoints are kept.
-        reporter: Hears of the import.
 
     Raises:
         ModelError: it cannot be used.
@@ -159,12 +148,6 @@ def merge_adapter(
     adapter: Path, base: Checkpoint, *, cache_dir: Path, reporter: Reporter
 ) -> Checkpoint:
     """The checkpoint of a base and a PEFT adapter, which is merged into it when it is read.
-
-    Args:
-        adapter: The adapter's folder.
-        base: What it was trained on.
-        cache_dir: Where checkpoints are kept.
-        reporter: Hears of the merge.
 
     Raises:
         ModelError: the adapter does not fit the base, or uses what cannot be merged.

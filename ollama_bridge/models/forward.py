@@ -145,10 +145,6 @@ def training_attention(model: CausalModel, *, longest: int) -> Iterator[None]:
     made a step faster at 45 tokens in the one comparison made (SmolLM2, 15 layers), and packed
     they compute neither padding nor the prefix twice. Longer rows and GPUs keep the fused one,
     which needs less memory; a model that was given ``eager`` is asked for its attention maps.
-
-    Args:
-        model: On its device.
-        longest: Tokens of the longest example.
     """
     best = model.config._attn_implementation
     if model.device.type == "cpu" and longest <= _PLAIN_ATTENTION_TOKENS and best != "eager":
@@ -181,10 +177,6 @@ def activation_checkpointing(model: CausalModel, *, enabled: bool) -> Iterator[N
 
     transformers' own form gives up the cache, and with it the shared prefix; here each layer is
     given a cache of its own to write to, so that computing it twice does no harm.
-
-    Args:
-        model: Its layers are as before behind the block.
-        enabled: Whether to do anything.
     """
     layers = list(model.base_model.layers) if enabled else []
     for number, layer in enumerate(layers):

@@ -77,12 +77,7 @@ def public_tags(tags: list[str]) -> list[str]:
 
 
 def same_model_entries(source: General, *, name: str | None) -> list[Entry]:
-    """All that the source's GGUF said, for an export of the same weights.
-
-    Args:
-        source: From :func:`general_of`.
-        name: Another ``general.name``.
-    """
+    """All that the source's GGUF said, for an export of the same weights."""
     renamed = source if name is None else {**source, "name": name}
     return [_entry(key, value) for key, value in renamed.items()]
 

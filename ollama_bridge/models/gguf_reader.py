@@ -120,10 +120,7 @@ class GGUFContents:
 
 
 def read_gguf(path: Path) -> GGUFContents:
-    """Read metadata and the table of tensors of a GGUF file.
-
-    Args:
-        path: The file; it is mapped, tensors are read when asked for.
+    """Read metadata and the table of tensors of a GGUF file; tensors are read when asked for.
 
     Raises:
         GGUFError: not a GGUF, truncated, damaged, or beyond the limits of this reader.

@@ -83,10 +83,6 @@ class GGUFTokenizer:
     def write(self, folder: Path, *, max_length: int) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat templates.
 
-        Args:
-            folder: Where to.
-            max_length: The model's context length.
-
         Raises:
             GGUFError: the tokenizers library refuses what the file says.
         """
@@ -349,9 +345,6 @@ def _count_ollama_fillers(metadata: Mapping[str, Any]) -> int:
 
     It counts them from 0, and not by their ids. Source: ``LoadModelMetadata`` of Ollama's
     ``convert/convert.go`` (0.24).
-
-    Args:
-        metadata: Of a GGUF.
     """
     tokens = metadata.get(f"{_PREFIX}tokens")
     types = metadata.get(f"{_PREFIX}token_type")

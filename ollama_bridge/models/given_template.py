@@ -24,12 +24,6 @@ def with_chat_template(
 ) -> Checkpoint:
     """The same weights and tokens with another chat template (files are linked).
 
-    Args:
-        checkpoint: The model.
-        file: The chat template, in Jinja.
-        cache_dir: Where imported checkpoints are kept.
-        reporter: Hears of the import.
-
     Raises:
         ModelError: the file cannot be read, is empty, or does not end.
     """

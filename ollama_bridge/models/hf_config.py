@@ -16,10 +16,6 @@ from ollama_bridge.errors import ModelError
 def read_hf_config(config_class: Any, folder: Path) -> Any:
     """Read ``config.json`` into a class of transformers, with what the file leaves out.
 
-    Args:
-        config_class: Of the checkpoint's architecture.
-        folder: The checkpoint.
-
     Raises:
         ModelError: transformers refuses it.
     """
@@ -35,9 +31,6 @@ def read_hf_config(config_class: Any, folder: Path) -> Any:
 @contextlib.contextmanager
 def refusals_named(folder: Path) -> Iterator[None]:
     """Turn transformers' refusal of a config into the error that says which file.
-
-    Args:
-        folder: The checkpoint that it is of.
 
     Raises:
         ModelError: transformers refuses it.

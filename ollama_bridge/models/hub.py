@@ -59,10 +59,6 @@ def has_file(reference: ModelReference, name: str) -> bool:
 def fetch(reference: ModelReference, patterns: list[str]) -> Path:
     """Get some files of a repository.
 
-    Args:
-        reference: Of kind ``hf``.
-        patterns: Which files.
-
     Returns:
         The folder, with whatever else of the repository was fetched before.
 

@@ -35,10 +35,6 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
     One that the chat template or a role of the tokenizer other than padding names is not among
     them: its row is missing.
 
-    Args:
-        folder: A checkpoint.
-        config: Of the language model.
-
     Raises:
         ModelError: a file of it is damaged.
     """
@@ -57,11 +53,7 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
 
 
 def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> list[str]:
-    """Take settings that do not matter out of a checked checkpoint's copy.
-
-    Args:
-        folder: The copy.
-        tokens: Of :func:`tokens_without_rows`; taken out, too.
+    """Take settings that do not matter, and some tokens, out of a checked checkpoint's copy.
 
     Returns:
         What is to be said of it.

@@ -33,10 +33,6 @@ def linked_digests(source: Artifact, folder: Path) -> dict[str, str]:
     """Digests of the files that a folder shares with an artefact under the same names.
 
     Gigabytes that were hashed once need not be hashed again for every link.
-
-    Args:
-        source: The artefact.
-        folder: Another one, or the draft of one.
     """
     return {
         name: entry.digest

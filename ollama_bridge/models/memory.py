@@ -206,10 +206,6 @@ def memory_is_enough(
 ) -> Iterator[None]:
     """Inside the block a device that is out of memory is an error that says what to do.
 
-    Args:
-        hint: What takes less.
-        refusal: The class of that error.
-
     Raises:
         OllamaBridgeError: there was none left; a ``refusal``.
     """

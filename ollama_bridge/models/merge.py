@@ -82,13 +82,7 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
 
 
 def link_parts(base: Path, adapter: Path, out: Path) -> None:
-    """Link the weights of a base and an adapter: see :func:`~ollama_bridge.models.links.link_file`.
-
-    Args:
-        base: The base model's folder.
-        adapter: The PEFT adapter's folder.
-        out: The checkpoint that is both.
-    """
+    """Link the weights of a base and an adapter (``links.link_file``)."""
     for path in base.iterdir():
         if path.suffix == ".safetensors" or path.name in (INDEX_NAME, GGUF_NAME):
             link_file(path, out / path.name)

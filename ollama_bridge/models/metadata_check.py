@@ -27,11 +27,6 @@ def compare_metadata(
 ) -> list[str]:
     """Every number that is not the checkpoint's.
 
-    Args:
-        contents: The GGUF.
-        config: The checkpoint's ``config.json``.
-        architecture: Of both.
-
     Raises:
         ConversionError: the checkpoint cannot be a GGUF at all.
     """

@@ -31,9 +31,6 @@ def card_entries(folder: Path) -> list[Entry]:
 
     A card is written for people: one that is missing or cannot be read says nothing, and no model
     is refused for it.
-
-    Args:
-        folder: A checkpoint.
     """
     card = _read(folder / CARD_NAME)
     entries = [

@@ -44,25 +44,13 @@ def ignored_ends(
     eos: int | None,
     is_special: Callable[[int], bool],
 ) -> tuple[int, ...]:
-    """Ids that ``config.json`` names and :func:`named_ends` leaves out.
-
-    Args:
-        generation: ``generation_config.json``.
-        config: ``config.json``.
-        eos: The tokenizer's own end.
-        is_special: Of an id.
-    """
+    """Ids that ``config.json`` names and :func:`named_ends` leaves out."""
     taken = named_ends(generation, config, eos=eos, is_special=is_special)
     return tuple(id_ for id_ in _listed_ends(config) if id_ not in taken)
 
 
 def is_special_in(document: Mapping[str, Any], token: int) -> bool:
-    """Whether a token was added to a vocabulary as a special one.
-
-    Args:
-        document: ``tokenizer.json``.
-        token: Its id.
-    """
+    """Whether a token was added to a vocabulary as a special one."""
     return any(one["id"] == token and bool(one.get("special")) for one in added_tokens(document))
 
 

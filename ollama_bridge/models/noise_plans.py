@@ -14,13 +14,7 @@ from ollama_bridge.quantization.mixes import ModelShape, plan_types
 def noise_plans(
     architecture: Architecture, config: Mapping[str, Any], names: Sequence[str]
 ) -> dict[str, dict[str, GGMLQuantizationType]]:
-    """By file type whose noise is estimated: the type of each weight of the checkpoint.
-
-    Args:
-        architecture: Of the checkpoint.
-        config: Its ``config.json``.
-        names: Of the file types.
-    """
+    """By file type whose noise is estimated: the type of each weight of the checkpoint."""
     dims = architecture.dimensions(config)
     model = ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads)
     rules = architecture.rules(config)

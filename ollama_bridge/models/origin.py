@@ -65,12 +65,7 @@ def facts_of_copy(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def origin_facts(start: Checkpoint, corpus: Corpus) -> dict[str, Any]:
-    """Facts of a model that was trained.
-
-    Args:
-        start: What it began as.
-        corpus: What it was trained on.
-    """
+    """Facts of a model that was trained: what it began as, and on what data."""
     datasets = [*_texts(start.facts.get(_DATASETS)), *corpus.datasets]
     facts = {_ORIGIN: described(start), _DATASETS: list(dict.fromkeys(datasets))}
     return {name: value for name, value in facts.items() if value}
@@ -79,8 +74,7 @@ def origin_facts(start: Checkpoint, corpus: Corpus) -> dict[str, Any]:
 def described(start: Checkpoint) -> General:
     """What a model should say of the one that it is made of, where its config does not.
 
-    Args:
-        start: What it is made of; what was itself trained stands for what that began as.
+    What was itself trained stands for what that began as.
     """
     said = card_of(start.path, start.facts)
     if not any(entry.key == f"{_BASE_KEY}.count" for entry in said):
@@ -115,22 +109,13 @@ def reference_of(source: str) -> str | None:
 
 
 def base_facts(base: Checkpoint) -> dict[str, Any]:
-    """Facts of a merge: the hub's repository that its base is, where it is one.
-
-    Args:
-        base: What the adapter goes on.
-    """
+    """Facts of a merge: the hub's repository that its base is, where it is one."""
     found = repository_of(base.facts)
     return {_BASE: found} if found else {}
 
 
 def card_of(folder: Path, facts: Mapping[str, Any]) -> list[Entry]:
-    """What a checkpoint's card says; no base of an adapter's that is not on the hub.
-
-    Args:
-        folder: The checkpoint.
-        facts: Of its manifest.
-    """
+    """What a checkpoint's card says; no base of an adapter's that is not on the hub."""
     is_of_adapter = bool(adapters_of(folder)) and not repository_of(facts)
     return [
         entry
@@ -142,13 +127,7 @@ def card_of(folder: Path, facts: Mapping[str, Any]) -> list[Entry]:
 def missing_entries(
     folder: Path, facts: Mapping[str, Any], entries: Sequence[Entry]
 ) -> list[Entry]:
-    """Base model and data sets, where a card or a GGUF has said nothing of them.
-
-    Args:
-        folder: The checkpoint.
-        facts: Of its manifest.
-        entries: What was said.
-    """
+    """Base model and data sets, where a card or a GGUF has said nothing of them."""
     said = {entry.key for entry in entries}
     base = [] if f"{_BASE_KEY}.count" in said else _base_entries(folder, facts)
     datasets = repository_entries("general.dataset", _texts(facts.get(_DATASETS)))

@@ -160,11 +160,6 @@ def pinned_precision(path: Path, choice: DTypeChoice = "auto", *, processes: int
     number of processes adds up in another order in any case, and keeps the type alone; another
     kind of device keeps nothing, for what is fast on a GPU may be emulated on its CPU.
 
-    Args:
-        path: Of the file.
-        choice: As a recipe says it.
-        processes: That compute together.
-
     Raises:
         ArtifactError: the file is damaged.
     """

@@ -148,12 +148,7 @@ def by_name(name: str) -> PreTokenizer | None:
 
 
 def by_structure(pre_tokenizer: JSONObject | None, *, ignore_merges: bool) -> PreTokenizer | None:
-    """The entry that splits exactly as a ``pre_tokenizer`` of ``tokenizer.json`` does.
-
-    Args:
-        pre_tokenizer: That section, as JSON.
-        ignore_merges: From the model section.
-    """
+    """The entry that splits exactly as a ``pre_tokenizer`` of ``tokenizer.json`` does."""
     wanted = (_canonical(pre_tokenizer), ignore_merges)
     for entry in PRE_TOKENIZERS:
         if (_canonical_steps(entry.steps), entry.ignore_merges) == wanted:

@@ -13,9 +13,6 @@ PROCESSOR_TEMPLATE = "chat_template.json"
 def processor_template(folder: Path) -> str | None:
     """The processor's chat template, where the tokenizer has none; None: there is none either.
 
-    Args:
-        folder: A checkpoint.
-
     Raises:
         ModelError: a file is damaged.
     """

@@ -56,9 +56,6 @@ class ModelReference:
 def parse_reference(text: str) -> ModelReference:
     """Read a model reference.
 
-    Args:
-        text: For the forms see the top of this module.
-
     Raises:
         ModelReferenceError: not one of the forms, or ambiguous.
     """

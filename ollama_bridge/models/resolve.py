@@ -213,13 +213,6 @@ def resolve_adapter(
 ) -> tuple[Path, Checkpoint]:
     """The folder of a PEFT adapter, and the model that it was trained on.
 
-    Args:
-        reference: See :mod:`ollama_bridge.models.references`.
-        cache_dir: Where checkpoints are kept.
-        base: Reference of the base; None: the one that the adapter names.
-        client: Asks the daemon for an ``ollama:`` reference.
-        reporter: Told about imports.
-
     Raises:
         ModelReferenceError: a reference cannot be read, or nothing is there.
         ModelError: it is no adapter, it cannot be used, or its base is not here.

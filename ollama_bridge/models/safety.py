@@ -41,9 +41,6 @@ _PARALLEL = "FSDP"
 def check_folder(folder: Path) -> Mapping[str, Any]:
     """Check that a folder is a checkpoint that can be loaded without running its code.
 
-    Args:
-        folder: A Hugging Face folder.
-
     Returns:
         Its config, as read; of a model that also sees, its language model's.
 

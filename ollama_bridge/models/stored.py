@@ -40,10 +40,6 @@ def is_plain(folder: Path) -> bool:
 def open_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
     """Open the weights of a checkpoint, or say why there are none.
 
-    Args:
-        folder: The checkpoint.
-        config: Its ``config.json``.
-
     Raises:
         UnsafeCheckpointError: there are weights only as pickle.
         ModelError: there are none, or a file is truncated or damaged.
@@ -59,10 +55,6 @@ def open_weights(folder: Path, config: Mapping[str, Any]) -> Weights:
 def count_parameters(folder: Path, config: Mapping[str, Any]) -> int:
     """How many numbers a checkpoint's tensors hold; no weights are read.
 
-    Args:
-        folder: The checkpoint.
-        config: Its ``config.json``.
-
     Raises:
         UnsafeCheckpointError: there are weights only as pickle.
         ModelError: there are none, or a file is truncated or damaged.
@@ -72,10 +64,6 @@ def count_parameters(folder: Path, config: Mapping[str, Any]) -> int:
 
 def is_mapped(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint in float32 is its files: nothing is decoded, converted or merged.
-
-    Args:
-        folder: The checkpoint.
-        config: Its ``config.json``.
 
     Raises:
         ModelError: as :func:`open_weights`.

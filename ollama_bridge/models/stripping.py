@@ -41,12 +41,7 @@ def stripping(added: Sequence[Added]) -> list[str]:
 
 
 def follows_rule(added: Sequence[Added], vocabulary: Iterable[str]) -> bool:
-    """Whether a tokenizer strips just what llama.cpp strips in a Phi-3.
-
-    Args:
-        added: Its added tokens.
-        vocabulary: All of its tokens.
-    """
+    """Whether a tokenizer strips just what llama.cpp strips in a Phi-3."""
     return (
         bool(stripping(added))
         and all(

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 def file_of_tag(reference: ModelReference, client: Client | None) -> tuple[Path, str]:
     """Find it in the daemon's store.
 
-    Args:
-        reference: Of kind ``ollama``.
-        client: Asks the daemon.
-
     Returns:
         The file, and the sha256 that its name says; its bytes are not read.
 

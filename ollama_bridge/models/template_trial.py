@@ -44,11 +44,6 @@ def check_chat_template(template: str, *, where: str, hint: str = _HINT) -> None
 
     What it raises itself is no matter here: that is how templates refuse a conversation.
 
-    Args:
-        template: The Jinja.
-        where: It comes from, for messages.
-        hint: What is done about it, there.
-
     Raises:
         ModelError: it does not end, takes all memory, writes without end, or cannot be compiled.
     """

@@ -52,10 +52,6 @@ class TensorReport:
 def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
     """Hold every tensor of either side against the other, and the metadata.
 
-    Args:
-        gguf: The file that a daemon serves.
-        checkpoint: Folder of the checkpoint.
-
     Raises:
         GGUFError, ModelError: one of them cannot be read.
         ConversionError: the checkpoint cannot be a GGUF at all.

@@ -31,11 +31,6 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
 
     Only headers are read, but where a tied matrix is stored twice.
 
-    Args:
-        architecture: Of the checkpoint.
-        config: Its ``config.json``.
-        weights: Its tensors.
-
     Raises:
         ModelError: a tensor is missing, left over or of another shape, or two are not one as the
             config says.

@@ -104,12 +104,7 @@ def spans_of(tokens: Sequence[int], answer: str, vocabulary: TokenBytes) -> list
 
 
 def lead_of(spans: Sequence[Span | None], vocabulary: TokenBytes) -> bytes:
-    """The blanks that the first token of an answer has in front of it.
-
-    Args:
-        spans: Of a turn, from :func:`spans_of`.
-        vocabulary: Of its tokens.
-    """
+    """The blanks that the first token of an answer has in front of it."""
     first = next((span for span in spans if span is not None), None)
     return b"" if first is None else _lead(first, vocabulary)
 

@@ -23,12 +23,6 @@ def soft_targets(
 
     A token without a distribution is certain. Lists that are shorter are filled up with tokens of
     probability 0, from the end of the vocabulary, where the rarest are.
-
-    Args:
-        found: One for each token.
-        tokens: The right ones.
-        top_k: k.
-        vocab_size: Tokens of the student.
     """
     ids = np.empty((len(found), top_k), dtype=np.int64)
     logprobs = np.full((len(found), top_k), NO_MASS_LOGPROB, dtype=np.float32)

@@ -121,10 +121,6 @@ def behind_api(model: str, base_url: str) -> Respondent:
     Such an API gives no digest: another model under the same name at the same address is not
     noticed. The key comes from ``OPENAI_API_KEY``.
 
-    Args:
-        model: As the server calls it.
-        base_url: Such as ``http://127.0.0.1:8000/v1``.
-
     Raises:
         ConfigError: no such address, or the key would be sent unencrypted to another machine.
     """
@@ -178,11 +174,6 @@ def find_respondent(
 ) -> Respondent:
     """Who is asked: the model in one daemon or more, or behind an API.
 
-    Args:
-        settings: Say which model, and where.
-        client: Of the daemon in use, for settings that name none.
-        known: Identities of earlier work.
-
     Raises:
         ConfigError: daemons have different models under the tag, or the API's address is none.
         DaemonError: no daemon answers, or one has no such model.
@@ -199,13 +190,7 @@ def find_or_recall(
     """Who is asked; while it cannot be, who made what is finished, so that it is found again.
 
     What is begun or finished is gone on with whichever daemons are there. Whatever else would be
-    asked of who is recalled fails as the looking did.
-
-    Args:
-        settings: Say which model, and where.
-        client: Of the daemon in use, for settings that name none.
-        folders: Where what it said may lie.
-        reporter: Hears of a teacher that is away.
+    asked of who is recalled fails as the looking did. ``folders`` are where what it said may lie.
 
     Raises:
         ConfigError: daemons have different models under the tag, or the API's address is none.
@@ -257,10 +242,6 @@ def why_not_here(settings: TeacherSection, client: Client) -> str | None:
     """Why the daemon in use cannot stand for who is asked; None: it has the very model.
 
     Of a model that it lacks, Ollama's ``create`` would pull whatever its registry has.
-
-    Args:
-        settings: Say who is asked.
-        client: Of the daemon in use.
     """
     if settings.base_url is not None:
         return f"{settings.model} answers behind an API"

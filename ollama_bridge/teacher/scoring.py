@@ -77,12 +77,6 @@ def places_of(
     """Where the teacher can be asked about a turn: in front of its tokens and of its end token.
 
     Not inside a character: half of one cannot be sent.
-
-    Args:
-        tokens: Of the turn.
-        spans: Of the same, in the answer.
-        answer: Its text.
-        vocabulary: Of the tokens.
     """
     characters = {0: 0}
     size_bytes = 0

@@ -28,11 +28,6 @@ class CorpusSplit:
 def read_splits(corpus: Corpus, tokenizer: Tokenizer, *, max_length: int) -> dict[str, CorpusSplit]:
     """The splits by name.
 
-    Args:
-        corpus: Prepared, and where needed answered.
-        tokenizer: Decides tokens and supervised positions.
-        max_length: Tokens; longer examples are left out and counted.
-
     Raises:
         DataError: a split has no usable example.
         TrainingError: the chat template cannot be used for training.

@@ -46,11 +46,6 @@ class Turn:
 def begins_in_blanks(example: Example, tokenizer: Tokenizer, vocabulary: TokenBytes) -> bool:
     """Whether the student's template puts blanks in front of an answer, to be learnt with it.
 
-    Args:
-        example: One that is learnt.
-        tokenizer: The student's, with its chat template.
-        vocabulary: Of the same.
-
     Raises:
         DataError: no answer in it.
         TrainingError: the chat template fails or cannot be used for training.
@@ -113,12 +108,7 @@ class SplitReader:
     def distributions(
         self, turn: Turn, scores: Iterable[JSONRecord]
     ) -> list[tuple[Distribution | None, Origin]]:
-        """What is known of each token of a turn, and from where.
-
-        Args:
-            turn: Of one of the split's examples.
-            scores: What the respondent said of the parts of its passage.
-        """
+        """What is known of each token of a turn, and from where."""
         scored: Mapping[int, Distribution] = {}
         if turn.passage is not None:
             scored = read_scores(

@@ -33,14 +33,7 @@ _TELL_THOUGHTS = (
 def nothing_usable(
     teacher: str, where: str, outcomes: Counter[str], settings: TeacherSection
 ) -> DaemonError:
-    """The error where nobody can learn from any reply.
-
-    Args:
-        teacher: Its name.
-        where: Among which replies.
-        outcomes: How they were judged.
-        settings: Which treatment of thinking, and whom was asked.
-    """
+    """The error where nobody can learn from any reply."""
     is_api = settings.base_url is not None
     mostly = outcomes.most_common(1)[0][0]
     hint = (
@@ -139,14 +132,7 @@ def check_labels(
 def tell_left_out(
     left_out: Counter[str], total: Counter[str], settings: TeacherSection, reporter: Reporter
 ) -> None:
-    """Tell what nobody learns from, and of a limit the key that lifts it.
-
-    Args:
-        left_out: How replies were judged of which nothing is learnt.
-        total: How all were.
-        settings: With the limit.
-        reporter: Hears of it.
-    """
+    """Tell what nobody learns from, and of a limit the key that lifts it."""
     message = f"answers left out: {counts_text(left_out)}"
     if left_out[CUT]:
         more = 2 * settings.answer_tokens

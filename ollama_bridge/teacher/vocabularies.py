@@ -125,13 +125,7 @@ def carry(
 ) -> Carried:
     """What brings the teacher's distributions into the student's vocabulary.
 
-    Args:
-        teacher: Whose distributions.
-        student: For whom.
-        split: Some of its answers, of all labels, decide how much the two vocabularies have in
-            common.
-        settings: What is kept of a distribution.
-        reporter: Hears what was found out.
+    Some answers of the split, of all labels, decide how much the two have in common.
     """
     if settings.method != "top_k":
         theirs, ours = (load_tokenizer(one.path) for one in (teacher, student))
@@ -160,11 +154,6 @@ def tell_hard_share(
     reporter: Reporter,
 ) -> float:
     """Tell how much is learnt of the teacher, before it is asked.
-
-    Args:
-        carried: What brings its distributions over.
-        pairs: All rows, for the teacher and the student.
-        reporter: Hears of it.
 
     Returns:
         The share of tokens with hard labels alone, for the manifest.

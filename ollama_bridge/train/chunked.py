@@ -31,12 +31,7 @@ ChunkLosses = Callable[[torch.Tensor, slice], Sequence[torch.Tensor]]
 
 
 def chunks(positions: int, vocabulary: int) -> list[slice]:
-    """Cut positions into chunks whose logits take the same memory, however many there are.
-
-    Args:
-        positions: N.
-        vocabulary: V.
-    """
+    """Cut positions into chunks whose logits take the same memory, however many there are."""
     size = max(_MIN_POSITIONS, _LOGITS_PER_CHUNK // vocabulary)
     return [slice(start, min(start + size, positions)) for start in range(0, positions, size)]
 

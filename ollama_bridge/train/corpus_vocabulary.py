@@ -25,12 +25,6 @@ def corpus_vocabulary(
     of the system prompt and the labels, and all special tokens and bytes. Held-out texts are not
     looked at.
 
-    Args:
-        start: Folder of the checkpoint whose tokenizer it is.
-        corpus: Its texts.
-        system: System prompt of the task.
-        labels: Answers of a classification.
-
     Raises:
         ConfigError: the tokenizer cannot be trimmed and stay exact.
         DataError: an example begins with the assistant.

@@ -169,10 +169,6 @@ def _effective(settings: TuneSection) -> dict[str, Any]:
 def check_tuning(settings: TuneSection | None, out_dir: Path) -> None:
     """Make sure that a model can be tuned so, unless it is already: elsewhere, perhaps.
 
-    Args:
-        settings: What is trained; None: nothing is.
-        out_dir: Folder of the tuned checkpoint.
-
     Raises:
         ConfigError: ``qlora`` cannot be done here.
     """

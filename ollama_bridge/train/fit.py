@@ -310,11 +310,6 @@ class _Search:
     ) -> _Step:
         """The first attempt that fits.
 
-        Args:
-            attempt: Tries a plan.
-            what: For the error.
-            remedy: For the error, where smaller parts are none.
-
         Raises:
             TrainingError: not even the smallest parts fit.
         """

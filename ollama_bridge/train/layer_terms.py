@@ -42,11 +42,6 @@ class LayerTerm:
     ) -> list[torch.Tensor]:
         """A value on every token, for each pair of layers; without the loss's weight.
 
-        Args:
-            student: With what the loss reads.
-            teacher: The same batch's.
-            projections: Where hidden states are of different widths.
-
         Raises:
             TrainingError: a model gives no attention maps.
         """

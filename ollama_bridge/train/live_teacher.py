@@ -111,11 +111,6 @@ def check_same_tokens(
 ) -> None:
     """Make sure that a teacher reads the student's tokens as they are.
 
-    Args:
-        teacher: The checkpoint; its tokenizer is loaded.
-        tokenizer: The student's.
-        vocabulary: The student's, if it was trimmed.
-
     Raises:
         TrainingError: saying what differs.
     """

@@ -74,11 +74,7 @@ class Meter:
         }
 
     def tell(self, facts: dict[str, float]) -> None:
-        """What a run took, beside what was foretold.
-
-        Args:
-            facts: Of both.
-        """
+        """What a run took, beside what was foretold."""
         said = [
             f"{rounded(facts[name] / unit)} {what} ({rounded(facts[f'forecast_{name}'] / unit)} "
             "forecast)"

@@ -143,11 +143,7 @@ class OnPolicy:
             self._batches = self._collected(self._buffer)
 
     def steps(self, total: int) -> frozenset[int]:
-        """Which of so many steps learn from rollouts; one at least.
-
-        Args:
-            total: Steps, the first is 0.
-        """
+        """Which of so many steps learn from rollouts; one at least."""
         first = min(round(self._section.start * total), total - 1)
         count = max(1, round(self._section.share * (total - first)))
         generator = np.random.default_rng((self._settings.seed, _STEPS))
@@ -156,10 +152,6 @@ class OnPolicy:
 
     def lesson(self, step: int, ranks: Ranks) -> tuple[Batches, tuple[int, ...]]:
         """The batch that a step learns from; a buffer that is used up or too old is written anew.
-
-        Args:
-            step: Its number.
-            ranks: The processes of the run, each of which writes a share.
 
         Returns:
             The rollouts as batches, and the members of the one that it is.

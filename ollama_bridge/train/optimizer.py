@@ -55,17 +55,10 @@ def make_optimizer(
 
 
 def lr_at(step: int, *, steps: int, peak: float, warmup: float, schedule: str) -> float:
-    """The learning rate of one step.
+    """The learning rate of one step; the first is step 0.
 
     Rises linearly over the first ``warmup`` share of the steps, then stays, or falls as half a
     cosine to 0 behind the last step.
-
-    Args:
-        step: From 0.
-        steps: How many in all.
-        peak: The highest rate.
-        warmup: Share of the steps, 0 to 1.
-        schedule: cosine or constant.
     """
     rising = round(warmup * steps)
     if step < rising:

@@ -48,11 +48,7 @@ class Plan:
         return plan
 
     def sentence(self, settings: OptimizerSection) -> str:
-        """What a run that goes on says of it, for people.
-
-        Args:
-            settings: Of the run as it goes on.
-        """
+        """What a run that goes on says of it, for people."""
         limit, whole = settings.micro_batch_tokens, settings.batch_tokens
         own = self.micro_batch_tokens or whole
         if limit is None:

@@ -44,12 +44,7 @@ class Stopping:
         return max(1, round(self.section.interval_epochs * epoch_steps))
 
     def is_best(self, position: Position, entry: Mapping[str, Any]) -> bool:
-        """Compare an evaluation with the best one, and remember the better.
-
-        Args:
-            position: Knows the best one.
-            entry: Of the log, with validation scores.
-        """
+        """Compare an evaluation with the best one, and remember the better."""
         scores = entry["validation"]
         if position.best is not None and self._rank(scores) <= self._rank(
             position.best["validation"]
@@ -65,11 +60,7 @@ class Stopping:
         return position.stale >= self.section.patience
 
     def problem(self, best: Mapping[str, float]) -> str | None:
-        """Why the best weights may be no better than others, for people.
-
-        Args:
-            best: Their validation scores.
-        """
+        """Why the best weights may be no better than others, for people."""
         if self.section.metric != "exact" or best["exact"] > 0:
             return None
         return (
@@ -90,10 +81,6 @@ def score_of_task(examples: Sequence[EncodedExample], labels: Sequence[str]) -> 
 
     Of answers that are labels it is how many are right. Of free text, thoughts in front of a label
     included, hardly one is right to the last token, and what counts is how many tokens are.
-
-    Args:
-        examples: Of the split.
-        labels: Of a classification; none for free text.
     """
     return "exact" if answers_of_task(examples, labels) else "token_accuracy"
 
@@ -104,10 +91,6 @@ def answers_of_task(
     """The tokens of every last answer that a validation split has; empty where they are no labels.
 
     Of a classification the last answer is the label, whatever was said before.
-
-    Args:
-        examples: Of the split.
-        labels: Of a classification; none for free text.
     """
     answers = {tuple(example.input_ids[example.stretches[-1]].tolist()) for example in examples}
     return tuple(sorted(answers)) if len(answers) <= len(labels) else ()

@@ -159,11 +159,6 @@ def chosen_layers(
 ) -> tuple[int, ...]:
     """The layers of the start that the student keeps, ascending.
 
-    Args:
-        student: A count and how to choose, or the numbers themselves.
-        total: Layers of the start.
-        scores: Their importances, where they are chosen by them.
-
     Raises:
         ConfigError: more than there are.
     """

@@ -30,10 +30,6 @@ from ollama_bridge.train.sparse_losses import Divergence
 def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
     """One loss on each of some positions.
 
-    Args:
-        loss: Which, and its options.
-        found: The student's logits beside labels and teacher, on n positions.
-
     Returns:
         (n,) values, without the loss's weight.
 

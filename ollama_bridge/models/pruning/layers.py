@@ -21,10 +21,6 @@ _PER_LAYER = ("layer_types", "no_rope_layers")
 def even_layers(keep: int, total: int) -> tuple[int, ...]:
     """Choose layers evenly, the first and the last among them.
 
-    Args:
-        keep: How many.
-        total: How many there are.
-
     Returns:
         Their numbers, rising.
 
@@ -47,10 +43,6 @@ def first_layers(keep: int, total: int) -> tuple[int, ...]:
     first 15 layers of SmolLM2-135M was right on 78 % of held-out reviews, one of 15 even layers on
     59 % (``training/LOG.md``).
 
-    Args:
-        keep: How many.
-        total: How many there are.
-
     Raises:
         ConfigError: ``keep`` is not between 1 and ``total``.
     """
@@ -60,10 +52,6 @@ def first_layers(keep: int, total: int) -> tuple[int, ...]:
 
 def best_layers(keep: int, scores: Sequence[float]) -> tuple[int, ...]:
     """Choose the layers with the highest scores, the lower one of two that are equal.
-
-    Args:
-        keep: How many.
-        scores: Of every layer (``models.pruning.importance``).
 
     Returns:
         Their numbers, rising.
