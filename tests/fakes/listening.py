@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ollama_bridge.reporting import Event, Note, Progress
+from ollama_bridge.reporting import Event, Note, Progress, StageStarted
 
 
 class KilledError(Exception):
@@ -33,3 +33,14 @@ class Listener:
     def notes(self) -> list[str]:
         """What notes said, in order."""
         return [event.message for event in self.events if isinstance(event, Note)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What warnings said, in order."""
+        notes = [event for event in self.events if isinstance(event, Note)]
+        return [note.message for note in notes if note.level == "warning"]
+
+    @property
+    def resumed_from(self) -> list[int]:
+        """How much each stage had done when it began."""
+        return [event.resumed_from for event in self.events if isinstance(event, StageStarted)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from fakes.models import build_tiny_checkpoint
+from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, Work
 from ollama_bridge.drafts import open_draft
@@ -15,6 +18,7 @@ from ollama_bridge.examples import Example, Message, write_examples
 
 SYSTEM = "Is it positive or negative?"
 LABELS = ("positive", "negative")
+SPLITS = ("train", "validation", "test")
 _WORDS = ("great", "food", "awful", "service", "we", "hoped", "good", "n't")
 
 A = TypeVar("A", bound=Artifact)
@@ -35,6 +39,22 @@ def commit(
         return kind(folder, draft.commit(facts))
 
 
+def corpus_of(
+    folder: Path,
+    splits: Mapping[str, Sequence[Example]],
+    *,
+    facts: Mapping[str, object] | None = None,
+) -> Corpus:
+    """A corpus of these examples, by split; its data card says nothing."""
+
+    def fill(path: Path) -> None:
+        for split, examples in splits.items():
+            write_examples(path / f"{split}.jsonl", examples)
+        (path / "card.json").write_text("{}")
+
+    return commit(Corpus, folder, fill, facts=facts)
+
+
 def sentiment_examples(count: int, *, name: str, seed: int = 0) -> list[Example]:
     """Classification examples of different lengths, with the system prompt in common."""
     chooser = random.Random(f"{name} {seed}")
@@ -49,13 +69,11 @@ def sentiment_examples(count: int, *, name: str, seed: int = 0) -> list[Example]
 
 def tiny_corpus(folder: Path, *, seed: int = 0, train: int = 24) -> Corpus:
     """A corpus of a few classification examples."""
-
-    def fill(path: Path) -> None:
-        for split, count in (("train", train), ("validation", 8), ("test", 4)):
-            examples = sentiment_examples(count, name=split, seed=seed)
-            write_examples(path / f"{split}.jsonl", examples)
-
-    return commit(Corpus, folder, fill, facts={"datasets": ["some-texts"]})
+    splits = {
+        split: sentiment_examples(count, name=split, seed=seed)
+        for split, count in zip(SPLITS, (train, 8, 4), strict=True)
+    }
+    return corpus_of(folder, splits, facts={"datasets": ["some-texts"]})
 
 
 def tiny_base(folder: Path, *, layers: int = 4, seed: int = 0) -> Checkpoint:
@@ -63,3 +81,19 @@ def tiny_base(folder: Path, *, layers: int = 4, seed: int = 0) -> Checkpoint:
     return commit(
         Checkpoint, folder, lambda path: build_tiny_checkpoint(path, layers=layers, seed=seed)
     )
+
+
+def log_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The entries of its training log."""
+    log: list[dict[str, Any]] = json.loads((checkpoint.path / "training.json").read_text())["log"]
+    return log
+
+
+def weights_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Its tensors by name."""
+    return load_file(checkpoint.path / "model.safetensors")
+
+
+def scores_of(checkpoint: Checkpoint, name: str) -> list[float]:
+    """One of its validation scores, in order."""
+    return [entry["validation"][name] for entry in log_of(checkpoint) if "validation" in entry]

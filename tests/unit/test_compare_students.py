@@ -11,12 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fakes.trainable import commit, sentiment_examples
+from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import build_speaker
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, Manifest
+from ollama_bridge.artifacts import Checkpoint, Manifest
 from ollama_bridge.config import load_recipe
-from ollama_bridge.examples import write_examples
 
 SCRIPT = Path(__file__).parents[2] / "scripts/compare-students"
 
@@ -42,16 +41,11 @@ def test_where_other_tokens_are_learnt_than_once_nothing_of_then_is_found(
     script: ModuleType, manner: str, ends: str | None, tmp_path: Path
 ) -> None:
     """The logits of a teacher have a row for each of them."""
-
-    def fill(path: Path) -> None:
-        examples = [
-            replace(one, messages=(*one.messages, *one.messages[1:]))
-            for one in sentiment_examples(4, name="x")
-        ]
-        for split in ("train", "validation", "test"):
-            write_examples(path / f"{split}.jsonl", examples)
-
-    corpus = commit(Corpus, tmp_path / "corpus", fill)
+    examples = [
+        replace(one, messages=(*one.messages, *one.messages[1:]))
+        for one in sentiment_examples(4, name="x")
+    ]
+    corpus = corpus_of(tmp_path / "corpus", dict.fromkeys(SPLITS, examples))
     teacher = commit(Checkpoint, tmp_path / "teacher", lambda path: build_speaker(manner, path))
     sources = script.Sources(corpus, teacher, None)
     ruler = script.Ruler(sources, load_recipe("reply"), tmp_path / "out")

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from fakes.listening import Listener
 from fakes.stops import Killed, disk_full_from, killed_at, power_may_fail
 
 from ollama_bridge import drafts
@@ -176,17 +177,7 @@ def test_draft_that_is_half_removed_is_not_resumed(tmp_path: Path, stop: Stop) -
         step += 1
 
 
-class Heard:
-    """Keeps what is told."""
-
-    def __init__(self) -> None:
-        self.events: list[object] = []
-
-    def emit(self, event: object) -> None:
-        self.events.append(event)
-
-
-def begin(out_dir: Path, lr: float, heard: Heard, *, state: str | None = None) -> set[str]:
+def begin(out_dir: Path, lr: float, heard: Listener, *, state: str | None = None) -> set[str]:
     """Begin the artefact and stop; what was in the draft before."""
     with open_draft(out_dir, work(lr), reporter=heard) as draft:
         assert draft.finished is None
@@ -202,7 +193,7 @@ def test_unfinished_work_is_kept_while_other_work_is_tried(tmp_path: Path) -> No
 
     How much is kept, and where, is told; it goes when either is finished.
     """
-    out_dir, heard = tmp_path / "student", Heard()
+    out_dir, heard = tmp_path / "student", Listener()
     begin(out_dir, 1.0, heard, state="x" * 2_000_000)
     begin(out_dir, 2.0, heard, state="y")
     assert begin(out_dir, 3.0, heard) == {".key"}
@@ -221,7 +212,7 @@ def test_what_cannot_be_gone_on_with_is_not_kept(tmp_path: Path) -> None:
     """Half a file without working state takes room and serves nobody."""
     with open_draft(tmp_path / "gguf", work(1.0)) as draft:
         (draft.path / "model.gguf").write_text("half")
-    begin(tmp_path / "gguf", 2.0, Heard())
+    begin(tmp_path / "gguf", 2.0, Listener())
     assert {path.name for path in tmp_path.iterdir()} == {".gguf.draft", ".gguf.lock"}
 
 
@@ -232,8 +223,8 @@ def test_a_draft_that_steps_aside_is_not_lost_by_a_stop(tmp_path: Path, stop: St
     while True:
         out_dir = tmp_path / str(step) / "student"
         for lr in (1.0, 2.0):
-            begin(out_dir, lr, Heard(), state=str(lr))
-        was_stopped = stopped(stop, step, lambda: begin(out_dir, 1.0, Heard()))  # noqa: B023
+            begin(out_dir, lr, Listener(), state=str(lr))
+        was_stopped = stopped(stop, step, lambda: begin(out_dir, 1.0, Listener()))  # noqa: B023
         for lr in (2.0, 1.0):
             with open_draft(out_dir, work(lr)) as draft:
                 assert (draft.path / "resume.safetensors").read_text() == str(lr), f"call {step}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fakes.listening import Listener
 
 import ollama_bridge.data.packages
 from ollama_bridge.artifacts import Corpus
@@ -16,24 +17,12 @@ from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ConfigError, DataError
 from ollama_bridge.examples import Example, read_examples
-from ollama_bridge.reporting import Event, Note, StageReused
+from ollama_bridge.reporting import StageReused
 
 SENTIMENT = TaskSection(kind="classify", system="Which?", labels=("positive", "negative"))
 REPLY = TaskSection(kind="reply", system="Answer.")
 _WORDS = ["film", "book", "tea", "cake", "band", "song", "game", "shoe", "road", "boat", "lamp"]
 _WORDS += ["door", "tree", "moon", "star", "rain"]
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    @property
-    def notes(self) -> list[str]:
-        return [event.message for event in self.events if isinstance(event, Note)]
 
 
 def sentence(chooser: random.Random) -> str:
@@ -111,7 +100,7 @@ def test_reviews_wait_for_answers_and_dialogues_have_them(packages: Path, tmp_pa
         max_examples=50,
         dialogue_examples=9,
     )
-    heard = Heard()
+    heard = Listener()
     corpus = prepare(data, REPLY, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert corpus.datasets == ("vaderSentiment", "chatterbot-corpus")
     splits = examples(corpus)
@@ -136,7 +125,7 @@ def test_a_small_file_of_the_users_scales_the_splits(tmp_path: Path) -> None:
     rows = [f"{sentence(chooser)},{'positive' if n % 3 else 'negative'}" for n in range(300)]
     path.write_text("\n".join(["text,label", *rows]), encoding="utf-8-sig")
     data = DataSection(source="table", path=path)
-    heard = Heard()
+    heard = Listener()
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert corpus.facts == {"train": 210, "validation": 30, "test": 60}
     assert any("300 usable examples are too few" in note for note in heard.notes)
@@ -152,7 +141,7 @@ def test_a_label_of_few_texts_is_told(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     task = TaskSection(kind="classify", system="", labels=("positive", "negative", "neutral"))
-    heard = Heard()
+    heard = Listener()
     corpus = prepare(
         DataSection(source="table", path=path),
         task,
@@ -170,7 +159,7 @@ def test_a_label_of_few_texts_is_told(tmp_path: Path) -> None:
 def test_same_work_is_reused_and_bitwise_the_same(packages: Path, tmp_path: Path) -> None:
     """The second run finds the first; another folder gets the same bytes; a seed is other work."""
     data = DataSection(source="vader", test_examples=60, validation_examples=30)
-    heard = Heard()
+    heard = Listener()
     first = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "a")
     again = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "a", reporter=heard)
     assert any(isinstance(event, StageReused) for event in heard.events)
@@ -210,7 +199,7 @@ def test_unusable_texts_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(["text,label", *rows]))
     data = DataSection(source="table", path=path, max_chars=200)
-    heard = Heard()
+    heard = Listener()
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert "control tokens: <|im_end|> in row-42" in heard.notes
     card = json.loads((corpus.path / "card.json").read_text())
@@ -232,7 +221,7 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(tmp_path: Path) -> N
     recipe = recipe_of(path) | {"max_chars": 200, "max_examples": 30}
     kept = {}
     for name in ("limited", "all"):
-        heard = Heard()
+        heard = Listener()
         data = DataSection.model_validate(recipe)
         corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / name, reporter=heard)
         kept[name] = sum(corpus.facts.values())
@@ -260,7 +249,7 @@ def test_every_answer_to_a_question_is_kept(tmp_path: Path) -> None:
     rows = [f"{question},{sentence(chooser)}" for question in questions for _ in range(5)]
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(["text,label", *rows, rows[0]]))
-    heard = Heard()
+    heard = Listener()
     data = DataSection(source="table", path=path, test_examples=20, validation_examples=10)
     splits = examples(prepare(data, REPLY, seed=0, out_dir=tmp_path / "out", reporter=heard))
     assert {name: len(part) for name, part in splits.items()} == {
@@ -281,7 +270,7 @@ def test_a_text_that_differs_little_from_one_of_another_label_stays(tmp_path: Pa
     rows += [f"{text.format('')},positive", f"{text.format('not ')},negative"]
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(["text,label", *rows]))
-    heard = Heard()
+    heard = Listener()
     data = DataSection(source="table", path=path)
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert sum(corpus.facts.values()) == 42
@@ -327,7 +316,7 @@ def test_an_instruction_in_every_row_costs_no_rows(tmp_path: Path) -> None:
     found = {}
     for name, begin in (("plain", ""), ("framed", instruction)):
         path.write_text("\n".join(["text,label", *(f"{begin}{row}" for row in rows)]))
-        heard = Heard()
+        heard = Listener()
         data = DataSection(source="table", path=path)
         found[name] = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / name, reporter=heard)
         said = [note for note in heard.notes if "questions begin or end as many do" in note]
@@ -344,7 +333,7 @@ def test_near_duplicates_are_kept_where_that_is_asked_for(tmp_path: Path) -> Non
     rows += [f"{sentence(chooser)},{'positive' if n % 2 else 'negative'}" for n in range(99)]
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(["text,label", *rows, rows[0]]))
-    heard = Heard()
+    heard = Listener()
     data = DataSection(source="table", path=path)
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert sum(corpus.facts.values()) == 101
@@ -380,13 +369,12 @@ def test_texts_of_one_template_are_near_duplicates(
     rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(["text,label", *rows]))
-    heard = Heard()
+    heard = Listener()
     data = DataSection(source="table", path=path)
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     kept = sum(corpus.facts.values()) - others
     assert 0 < kept < 0.2 * count
-    notes = [one for one in heard.events if isinstance(one, Note)]
-    (warned,) = [one.message for one in notes if one.level == "warning" and "near_" in one.message]
+    (warned,) = [warning for warning in heard.warnings if "near_" in warning]
     assert warned.startswith(f"{count - kept} near duplicates are left out by ")
     assert sum("begin or end as many do" in note for note in heard.notes) == 1
     assert not any("instruction of all questions" in note for note in heard.notes)

@@ -9,14 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.listening import Listener
 from fakes.memory import OUT_OF_MEMORY
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.reasoning import build_reasoner
-from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_base, tiny_corpus
+from fakes.trainable import (
+    LABELS,
+    SYSTEM,
+    commit,
+    corpus_of,
+    sentiment_examples,
+    tiny_base,
+    tiny_corpus,
+)
 from fakes.turn_ends import build_speaker
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.encoding import encode
 from ollama_bridge.errors import ConfigError, DataError, ModelError
@@ -29,7 +38,7 @@ from ollama_bridge.examples import Example, Message, read_examples, write_exampl
 from ollama_bridge.models import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Event, Note, NullReporter, Progress, StageFinished, StageReused
+from ollama_bridge.reporting import Note, NullReporter, Progress, StageFinished, StageReused
 
 FLOAT32 = Precision(torch.device("cpu"), torch.float32, 1)
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
@@ -79,19 +88,11 @@ def multi_turn(name: str, text: str) -> Example:
     return Example(name, messages, name, "negative")
 
 
-class Heard:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-
 @pytest.mark.parametrize("labels", [("good", "good food", "awful"), ("we hoped", "we hope")])
 def test_long_labels_are_scored_whole(base: Checkpoint, labels: tuple[str, ...]) -> None:
     """Labels of several tokens get the log-probability of all of them and of the end token."""
     examples = [*sentiment_examples(5, name="t"), multi_turn("m", "awful service")]
-    heard = Heard()
+    heard = Listener()
     found = score_labels(
         load_model(base.path),
         load_tokenizer(base.path),
@@ -194,15 +195,10 @@ def test_texts_beyond_the_context_count_as_answered_wrong(
         for place, one in enumerate(sentiment_examples(4, name="t"))
     ]
     long = replace(multi_turn("long", "awful " * 600), label=labels[0])
-    heard = Heard()
+    heard = Listener()
     reports = {}
     for name, examples in (("with", [*short[:2], long, *short[2:]]), ("without", short)):
-        corpus = commit(
-            Corpus,
-            tmp_path / name,
-            lambda path, examples=examples: write_examples(path / "test.jsonl", examples),  # type: ignore[misc]
-            name=name,
-        )
+        corpus = corpus_of(tmp_path / name, {"test": examples})
         task = TaskSection(kind="classify", system=SYSTEM, labels=labels)
         reports[name] = evaluate(
             {"student": base},
@@ -217,7 +213,7 @@ def test_texts_beyond_the_context_count_as_answered_wrong(
     assert said[2] == "(other)"
     assert said[:2] + said[3:] == [one["prediction"] for one in scores["without"].predictions()]
     assert (scores["with"].facts["too_long"], scores["without"].facts.get("too_long")) == (1, None)
-    (note,) = [event.message for event in heard.events if isinstance(event, Note)]
+    (note,) = heard.notes
     assert note.startswith("1 of 5 test texts are longer than the model's context of 512 tokens")
     assert "(other)" in read_markdown(reports["with"])
 
@@ -289,7 +285,7 @@ def test_a_changed_model_alone_is_scored_again(
     """Finished models are reused by a run that was killed, and by one with another student."""
     corpus = tiny_corpus(tmp_path / "corpus")
     evaluate({"teacher": base, "student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "r")
-    heard = Heard()
+    heard = Listener()
     models = {"teacher": base, "student": other}
     evaluate(models, corpus, SETTINGS, TASK, out_dir=tmp_path / "r", reporter=heard)
     reused = [event.stage for event in heard.events if isinstance(event, StageReused)]
@@ -308,14 +304,12 @@ def test_scores_of_other_tokens_are_not_used_again(
     """Of two answers of a conversation the last one alone was scored, where eos ends it whole."""
     model = commit(Checkpoint, tmp_path / "model", lambda path: build_speaker(manner, path))
     test = [multi_turn(name, "awful service") for name in ("a", "b")]
-    corpus = commit(
-        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", test)
-    )
+    corpus = corpus_of(tmp_path / "corpus", {"test": test})
     task, out_dir = TaskSection(kind="reply", system=SYSTEM), tmp_path / "report"
     with monkeypatch.context() as before:
         before.setattr(run, "key_of_ends", lambda *_, **__: {}, raising=False)
         evaluate({"student": model}, corpus, SETTINGS, task, out_dir=out_dir)
-    heard = Heard()
+    heard = Listener()
     evaluate({"student": model}, corpus, SETTINGS, task, out_dir=out_dir, reporter=heard)
     assert any(isinstance(event, StageReused) for event in heard.events) == kept
 
@@ -400,14 +394,14 @@ def test_replies_are_described(base: Checkpoint, tmp_path: Path) -> None:
     """A reply task gets perplexity and the look of the answers."""
     task = TaskSection(kind="reply", system=SYSTEM)
     corpus = tiny_corpus(tmp_path / "corpus")
-    heard = Heard()
+    heard = Listener()
     report = evaluate(
         {"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report", reporter=heard
     )
     entry = json.loads(report.report_path.read_text())["models"]["student"]
     # A random model does not end: that it was cut is no property of it.
     cut = round(entry["answers"] * (1 - entry["ended"]))
-    (warning,) = [event.message for event in heard.events if isinstance(event, Note)]
+    (warning,) = heard.notes
     assert warning.startswith(f"{cut} of 4 answers were cut at 6 tokens, so whether they end, ")
     assert "--set evaluate.reply_tokens=12 " in warning
     row = next(line for line in read_markdown(report).splitlines() if "limit of an" in line)
@@ -422,15 +416,12 @@ def test_replies_to_texts_beyond_the_context_are_told(base: Checkpoint, tmp_path
     """Their perplexity is left out: beside a model of another context it is of other texts."""
     task = TaskSection(kind="reply", system=SYSTEM)
     examples = [*sentiment_examples(3, name="t"), multi_turn("long", "awful " * 600)]
-    corpus = commit(
-        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", examples)
-    )
-    heard = Heard()
+    corpus = corpus_of(tmp_path / "corpus", {"test": examples})
+    heard = Listener()
     report = evaluate(
         {"student": base}, corpus, SETTINGS, task, out_dir=tmp_path / "report", reporter=heard
     )
-    notes = [event.message for event in heard.events if isinstance(event, Note)]
-    (note,) = [note for note in notes if "context" in note]
+    (note,) = [note for note in heard.notes if "context" in note]
     assert note.startswith("1 of 4 test texts are longer than the model's context of 512 tokens: ")
     row = next(line for line in read_markdown(report).splitlines() if "longer than" in line)
     assert [cell.strip() for cell in row.split("|")[1:3]] == ["texts longer than the context", "1"]
@@ -474,7 +465,7 @@ def test_a_label_behind_a_thought_is_not_scored_without_it(
     rows = list(read_examples(corpus.split_path("train")))
     rows[-1] = with_answer(rows[-1], with_thought("positive", "They like it."))
     write_examples(corpus.split_path("train"), rows)
-    heard = Heard()
+    heard = Listener()
     written = evaluate(
         {"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "written", reporter=heard
     )
@@ -499,9 +490,7 @@ def test_replies_are_held_against_their_labels(base: Checkpoint, tmp_path: Path)
         replace(one, label=label)
         for one, label in zip(read_examples(corpus.split_path("test")), labels, strict=True)
     ]
-    known = commit(
-        Corpus, tmp_path / "known", lambda path: write_examples(path / "test.jsonl", examples)
-    )
+    known = corpus_of(tmp_path / "known", {"test": examples})
     report = evaluate({"student": base}, known, SETTINGS, task, out_dir=tmp_path / "report")
     entry = json.loads(report.report_path.read_text())["models"]["student"]
     assert entry["accuracy"]["value"] == 0.5
@@ -513,18 +502,11 @@ def test_nothing_to_score_is_an_error(base: Checkpoint, tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path / "corpus")
     with pytest.raises(ConfigError):
         evaluate({}, corpus, SETTINGS, TASK, out_dir=tmp_path / "report")
-
-    def corpus_of(name: str, example: Example) -> Corpus:
-        return commit(
-            Corpus,
-            tmp_path / name,
-            lambda path: write_examples(path / "test.jsonl", [example]),
-            name=name,
-        )
-
-    unanswered = corpus_of("open", Example("a", (Message("user", "hi"),), "a"))
+    asked = Example("a", (Message("user", "hi"),), "a")
+    unanswered = corpus_of(tmp_path / "open", {"test": [asked]})
     with pytest.raises(DataError, match="no example with an answer"):
         evaluate({"student": base}, unanswered, SETTINGS, TASK, out_dir=tmp_path / "r1")
-    endless = corpus_of("long", multi_turn("long", "awful " * 600))
+    long = multi_turn("long", "awful " * 600)
+    endless = corpus_of(tmp_path / "long", {"test": [long]})
     with pytest.raises(DataError, match="512 tokens"):
         evaluate({"student": base}, endless, SETTINGS, TASK, out_dir=tmp_path / "r2")

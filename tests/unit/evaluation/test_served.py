@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
+from fakes.listening import Listener
+from fakes.trainable import LABELS, SYSTEM, corpus_of, sentiment_examples
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Corpus
@@ -23,7 +24,6 @@ from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, M
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.served import evaluate_served
 from ollama_bridge.examples import Message, write_examples
-from ollama_bridge.reporting import Note
 
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
 REPLY = TaskSection(kind="reply", system=SYSTEM)
@@ -94,9 +94,7 @@ class FakeClient:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     examples = sentiment_examples(70, name="test")
-    return commit(
-        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", examples)
-    )
+    return corpus_of(tmp_path / "corpus", {"test": examples})
 
 
 def test_answers_count_word_for_word(corpus: Corpus, tmp_path: Path) -> None:
@@ -176,7 +174,7 @@ def test_what_is_cut_in_its_thought_is_told(corpus: Corpus, tmp_path: Path) -> N
     """A teacher that needs more tokens looks as if it knew nothing."""
     client = FakeClient()
     client.thinks = "big:teacher"
-    told: list[Any] = []
+    listener = Listener()
     report = evaluate_served(
         TAGS,
         corpus,
@@ -184,11 +182,11 @@ def test_what_is_cut_in_its_thought_is_told(corpus: Corpus, tmp_path: Path) -> N
         TASK,
         client=client,
         out_dir=tmp_path / "served",
-        reporter=SimpleNamespace(emit=told.append),  # type: ignore[arg-type]
+        reporter=listener,
     )
     cut = sum(len(text) % 2 == 0 for model, text in client.asked if model == "small")
-    (warning,) = [one for one in told if isinstance(one, Note)]
-    assert f"{cut} of 70 answers of the teacher were cut at 15 tokens" in warning.message
+    (warning,) = listener.notes
+    assert f"{cut} of 70 answers of the teacher were cut at 15 tokens" in warning
     models = json.loads(report.report_path.read_text())["models"]
     assert models["teacher"]["ended"] == pytest.approx(1 - cut / 70, abs=1e-4)
     assert "answers ended by themselves" in read_markdown(report)
@@ -241,9 +239,7 @@ def test_replies_whose_right_answer_is_known_are_scored(tmp_path: Path) -> None:
             sentiment_examples(3, name="test"), ("Positive", "negative", None), strict=True
         )
     ]
-    corpus = commit(
-        Corpus, tmp_path / "corpus", lambda path: write_examples(path / "test.jsonl", examples)
-    )
+    corpus = corpus_of(tmp_path / "corpus", {"test": examples})
     report = evaluate_served(
         TAGS, corpus, SETTINGS, REPLY, client=FakeClient(), out_dir=tmp_path / "served"
     )
@@ -360,7 +356,7 @@ def test_a_text_beyond_the_context_is_a_wrong_answer(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One text that does not fit costs a point, not the evaluation; it is told with its fix."""
-    client, told = FakeClient(), list[Any]()
+    client, listener = FakeClient(), Listener()
     answer = client.chat
 
     def chat(model: str, messages: Any, *, options: Any) -> Any:
@@ -380,12 +376,12 @@ def test_a_text_beyond_the_context_is_a_wrong_answer(
             TASK,
             client=client,
             out_dir=tmp_path / "served",
-            reporter=SimpleNamespace(emit=told.append),  # type: ignore[arg-type]
+            reporter=listener,
         )
     data = json.loads(report.report_path.read_text())
     assert data["examples"] == 70
     assert [entry.get("too_long") for entry in data["models"].values()] == [None, 1]
-    first, second = [one.message for one in told if isinstance(one, Note)]
+    first, second = listener.notes
     assert first == second
     begin = "1 of 70 test texts are longer than the context of 2048 tokens that the student is"
     assert first.startswith(begin)
@@ -396,7 +392,7 @@ def test_a_text_beyond_the_context_is_a_wrong_answer(
 
 def test_replies_are_described(corpus: Corpus, tmp_path: Path) -> None:
     """A reply task is sampled as the tag says, and its ends are counted."""
-    client, told = FakeClient(), list[Any]()
+    client, listener = FakeClient(), Listener()
     client.parameters["small"] = "num_predict                    3"
     report = evaluate_served(
         TAGS,
@@ -405,12 +401,13 @@ def test_replies_are_described(corpus: Corpus, tmp_path: Path) -> None:
         REPLY,
         client=client,
         out_dir=tmp_path / "served",
-        reporter=SimpleNamespace(emit=told.append),  # type: ignore[arg-type]
+        reporter=listener,
     )
     student = json.loads(report.report_path.read_text())["models"]["student"]
     cut = round(70 * (1 - student["ended"]))
-    warnings = [one.message for one in told if isinstance(one, Note)]
-    for warning, (name, limit) in zip(warnings, {"teacher": 6, "student": 3}.items(), strict=True):
+    for warning, (name, limit) in zip(
+        listener.notes, {"teacher": 6, "student": 3}.items(), strict=True
+    ):
         assert warning.startswith(f"{cut} of 70 answers of the {name} were cut at {limit} tokens,")
     assert "| limit of an answer (tokens) | 6 " in read_markdown(report)
     texts = [one.messages[1].content for one in sentiment_examples(70, name="test")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from fakes.architectures import build_checkpoint
 from fakes.ggufs import metadata_of, rewrite
+from fakes.listening import Listener
 from fakes.sentencepiece import SIZE, build_sentencepiece
 
 from ollama_bridge.alignment import Rung, Side, align, read_vocabulary
@@ -24,19 +24,6 @@ from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.tensor_check import TensorReport, compare_tensors
 from ollama_bridge.models.text_part import TEXT_ALONE
-from ollama_bridge.reporting import Event, Note
-
-
-@dataclass
-class Notes:
-    """Keeps what is said to the user."""
-
-    said: list[str]
-
-    def emit(self, event: Event) -> None:
-        """Keep a note."""
-        if isinstance(event, Note):
-            self.said.append(event.message)
 
 
 def imported(case: str, changes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -65,10 +52,10 @@ def test_a_gemma3_of_ollama_that_also_sees(tmp_path: Path) -> None:
         ("v.blk.0.attn_k.weight", "mm.mm_input_projection.weight"), np.ones((2, 2), np.float32)
     )
     path = rewrite(alone, tmp_path / "whole.gguf", metadata=with_eyes, extra=eyes)
-    notes: list[str] = []
-    found = resolve_model(str(path), cache_dir=tmp_path / "cache", reporter=Notes(notes))
-    assert notes[0] == TEXT_ALONE
-    assert "no row for '<image_soft_token>'" in notes[1]
+    listener = Listener()
+    found = resolve_model(str(path), cache_dir=tmp_path / "cache", reporter=listener)
+    assert listener.notes[0] == TEXT_ALONE
+    assert "no row for '<image_soft_token>'" in listener.notes[1]
     expected = resolve_model(str(alone), cache_dir=tmp_path / "cache")
     for name in ("config.json", "tokenizer.json"):
         assert (found.path / name).read_text() == (expected.path / name).read_text()

@@ -6,20 +6,11 @@ import json
 from pathlib import Path
 
 from fakes.architectures import build_checkpoint
+from fakes.listening import Listener
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.reporting import Event, Note
-
-
-class _Notes:
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Note):
-            self.texts.append(event.message)
 
 
 def test_it_is_not_run_and_not_needed(tmp_path: Path) -> None:
@@ -34,9 +25,9 @@ def test_it_is_not_run_and_not_needed(tmp_path: Path) -> None:
         document = json.loads((source / name).read_text())
         document["auto_map"] = dict.fromkeys(roles, "own.Thing")
         (source / name).write_text(json.dumps(document))
-    notes = _Notes()
-    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache", reporter=notes)
-    assert [text for text in notes.texts if "auto_map" in text] == [notes.texts[0]]
+    listener = Listener()
+    checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache", reporter=listener)
+    assert [text for text in listener.notes if "auto_map" in text] == listener.notes[:1]
     for folder in (checkpoint.path, source):
         load_model(folder)
         load_tokenizer(folder)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from fakes.adapters import build_adapter, change_settings
+from fakes.listening import Listener
 from fakes.models import build_tiny_checkpoint
 
 from ollama_bridge import digests
@@ -24,21 +25,10 @@ from ollama_bridge.models import cached
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.stored import is_plain
-from ollama_bridge.reporting import Event, Note, StageFinished, StageReused, StageStarted
+from ollama_bridge.reporting import Event, StageFinished, StageReused, StageStarted
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
-
-
-class Recorder:
-    """Keeps the events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        """Keep one."""
-        self.events.append(event)
 
 
 @dataclass(frozen=True)
@@ -102,14 +92,10 @@ def test_the_chat_template_of_a_processor_is_taken(tiny_checkpoint: Path, tmp_pa
     first = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     assert load_tokenizer(first.path).chat_template == own
     (folder / "chat_template.jinja").unlink()
-    recorder = Recorder()
-    found = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=recorder)
+    listener = Listener()
+    found = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=listener)
     assert load_tokenizer(found.path).chat_template == "{{ 'other' }}"
-    assert any(
-        "chat_template.json" in event.message
-        for event in recorder.events
-        if isinstance(event, Note)
-    )
+    assert any("chat_template.json" in note for note in listener.notes)
     (folder / "chat_template.json").unlink()
     without = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     assert load_tokenizer(without.path).chat_template is None
@@ -167,14 +153,14 @@ def test_an_artefact_is_taken_as_it_is(tiny_checkpoint: Path, tmp_path: Path) ->
 
 def test_a_gguf_is_imported_once(gguf: Path, tmp_path: Path, hashed: list[str]) -> None:
     """The second reference to the same file finds the first one's checkpoint."""
-    recorder = Recorder()
-    first = resolve_model(str(gguf), cache_dir=tmp_path, reporter=recorder)
+    listener = Listener()
+    first = resolve_model(str(gguf), cache_dir=tmp_path, reporter=listener)
     assert "config.json" in hashed
     assert "model.gguf" not in hashed  # its digest is the checkpoint's name
     Checkpoint.open(first.path, verify_digests=True)
-    again = resolve_model(str(gguf), cache_dir=tmp_path, reporter=recorder)
+    again = resolve_model(str(gguf), cache_dir=tmp_path, reporter=listener)
     assert first.digest == again.digest
-    kinds = [type(event) for event in recorder.events]
+    kinds = [type(event) for event in listener.events]
     assert kinds.count(StageFinished) == kinds.count(StageReused) == 1
     load_model(first.path)
 
@@ -275,13 +261,13 @@ def test_a_link_that_makes_another_file_of_its_source_changes_nothing(
     monkeypatch.setattr(os, "link", link_copied)
     own = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     source, base = source_with(name, tmp_path, gguf, own)
-    cache, path, recorder = tmp_path / "cache", tmp_path / name, Recorder()
+    cache, path, listener = tmp_path / "cache", tmp_path / name, Listener()
     for _ in range(2):
         copy_up(path)  # no longer the file of an earlier import
-        found = resolve_model(str(source), base=base, cache_dir=cache, reporter=recorder)
+        found = resolve_model(str(source), base=base, cache_dir=cache, reporter=listener)
         assert any(path.samefile(file) for file in found.path.rglob("*"))
         Checkpoint.open(found.path, verify_digests=True)
-    assert StageReused("import" if base is None else "merge", str(found.path)) in recorder.events
+    assert StageReused("import" if base is None else "merge", str(found.path)) in listener.events
     writer = Writer(path, path.read_bytes() + b"\n", "import" if base is None else "merge")
     with pytest.raises(ArtifactError, match="changed while it was read"):
         resolve_model(str(source), base=base, cache_dir=cache, reporter=writer)
@@ -326,18 +312,14 @@ def test_a_whole_model_beside_an_adapter_is_taken(tmp_path: Path) -> None:
         shutil.copy(path, folder)
     change_settings(folder, base_model_name_or_path=None)
     shutil.copy(base / "model.safetensors", folder / "consolidated.safetensors")
-    recorder = Recorder()
-    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=recorder)
+    listener = Listener()
+    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=listener)
     shards = {path.name for path in folder.glob("model-*.safetensors")}
     assert {name for name in checkpoint.manifest.files if "safetensors" in name} == {
         "model.safetensors.index.json",
         *shards,
     }
-    assert any(
-        "a whole model and an adapter" in event.message
-        for event in recorder.events
-        if isinstance(event, Note)
-    )
+    assert any("a whole model and an adapter" in note for note in listener.notes)
     adapted = resolve_model(str(folder), base=str(base), cache_dir=tmp_path / "cache")
     assert adapted.manifest.work.stage == "merge"
 

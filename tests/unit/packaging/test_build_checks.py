@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fakes.architectures import build_checkpoint
 from fakes.reasoning import build_reasoner
-from fakes.trainable import commit, tiny_base, tiny_corpus
+from fakes.trainable import commit, corpus_of, tiny_base, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
@@ -27,7 +27,7 @@ from ollama_bridge.build_checks import (
 )
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, ConversionError
-from ollama_bridge.examples import Example, Message, write_examples
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import NullReporter
 
@@ -144,31 +144,29 @@ def test_texts_that_the_tag_refuses_are_told_before_they_are_learnt(tmp_path: Pa
     """A longer limit of training is advised where texts are left out: the tag has its own."""
     start = tiny_base(tmp_path / "base")
 
-    def notes(corpus: Corpus, *overrides: str) -> list[str]:
+    def notes(learnt: Corpus, *overrides: str) -> list[str]:
         told: list[Any] = []
         heard: Any = SimpleNamespace(emit=told.append)
-        check_texts_fit(load_recipe("chat", overrides=overrides), start, corpus, heard)
+        check_texts_fit(load_recipe("chat", overrides=overrides), start, learnt, heard)
         return [note.message for note in told]
 
-    def corpus_of(name: str, *answers: Message) -> Corpus:
+    def corpus(name: str, *answers: Message) -> Corpus:
         words = ["Größe" * count for count in (1, 200, 5000)]  # some tokens each
         examples = [
             Example(f"{number}", (Message("user", text), *answers), f"{number}")
             for number, text in enumerate(words)
         ]
-        return commit(
-            Corpus, tmp_path / name, lambda path: write_examples(path / "train.jsonl", examples)
-        )
+        return corpus_of(tmp_path / name, {"train": examples})
 
     wider = "distill.max_length=60000"
-    answered = corpus_of("answered", Message("assistant", "Good."))
+    answered = corpus("answered", Message("assistant", "Good."))
     assert notes(answered) == []
     (warning,) = notes(answered, wider)
     assert warning.startswith("1 of 3 examples, of up to ")
     assert "refuse prompts of more than 4096" in warning
     assert notes(answered, wider, *fixes_in(warning)) == []
     assert notes(tiny_corpus(tmp_path / "short"), wider) == []
-    (warning,) = notes(corpus_of("to be answered"), wider)
+    (warning,) = notes(corpus("to be answered"), wider)
     assert warning.startswith("examples of up to 60000 tokens are learnt")
 
 
@@ -193,7 +191,7 @@ def corpus_of_thoughts(folder: Path, *thoughts: str) -> Corpus:
         for number, thought in enumerate(thoughts)
         for answer in [Message("assistant", with_thought("positive", thought))]
     ]
-    return commit(Corpus, folder, lambda path: write_examples(path / "train.jsonl", examples))
+    return corpus_of(folder, {"train": examples})
 
 
 def test_limits_leave_room_for_the_thoughts_of_ones_own_data(tmp_path: Path) -> None:

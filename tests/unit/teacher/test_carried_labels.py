@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fakes.models import build_tiny_checkpoint
-from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_corpus
+from fakes.trainable import LABELS, SYSTEM, commit, corpus_of, sentiment_examples, tiny_corpus
 
 from ollama_bridge.alignment import Side
 from ollama_bridge.alignment.positions import HOLE, match_positions
@@ -18,7 +18,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import read_examples, write_examples
+from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import read_info, row_key
 from ollama_bridge.label_store.reader import LabelReader
@@ -77,14 +77,11 @@ def assert_teach(start: Checkpoint, corpus: Corpus, labels: SoftLabels, out_dir:
 
 def by_label(folder: Path) -> Corpus:
     """A corpus whose files are sorted by label."""
-
-    def fill(path: Path) -> None:
-        for split, count in (("train", 24), ("validation", 8)):
-            examples = sentiment_examples(count, name=split)
-            examples.sort(key=lambda one: str(one.label))
-            write_examples(path / f"{split}.jsonl", examples)
-
-    return commit(Corpus, folder, fill)
+    splits = {
+        split: sorted(sentiment_examples(count, name=split), key=lambda one: str(one.label))
+        for split, count in (("train", 24), ("validation", 8))
+    }
+    return corpus_of(folder, splits)
 
 
 def carried(

@@ -11,8 +11,9 @@ import pytest
 import torch
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 from fakes.distributions import stored_kl
+from fakes.listening import Listener
 from fakes.models import build_tiny_tokenizer
-from fakes.trainable import commit, tiny_base
+from fakes.trainable import SPLITS, corpus_of, tiny_base
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.client import Reply
@@ -24,7 +25,6 @@ from ollama_bridge.examples import Example, Message, read_examples, write_exampl
 from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
-from ollama_bridge.reporting import Note
 from ollama_bridge.teacher import scoring, turns
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import write_answers
@@ -84,15 +84,12 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     """Open examples, and one with an answer in each split."""
-
-    def fill(path: Path) -> None:
-        for split, count in (("train", 3), ("validation", 1), ("test", 1)):
-            rows = [Example(f"{split}{n}", (Message("user", f"q{n}"),), "g") for n in range(count)]
-            gold = (Message("user", "qg"), Message("assistant", GOLD))
-            write_examples(path / f"{split}.jsonl", [*rows, Example(f"{split}g", gold, "g")])
-        (path / "card.json").write_text("{}")
-
-    return commit(Corpus, tmp_path / "corpus", fill)
+    gold = (Message("user", "qg"), Message("assistant", GOLD))
+    splits = {}
+    for split, count in zip(SPLITS, (3, 1, 1), strict=True):
+        rows = [Example(f"{split}{n}", (Message("user", f"q{n}"),), "g") for n in range(count)]
+        splits[split] = [*rows, Example(f"{split}g", gold, "g")]
+    return corpus_of(tmp_path / "corpus", splits)
 
 
 Label = Callable[..., SoftLabels]
@@ -132,7 +129,7 @@ def test_a_row_that_nobody_answered_is_left_out(
 ) -> None:
     """Wherever it stands in the split, as in training."""
     path = corpus.split_path("train")
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         (gold,) = [one for one in read_examples(corpus.split_path(split)) if one.is_answered]
         write_examples(corpus.split_path(split), [gold])
     rows = list(read_examples(path))
@@ -348,16 +345,10 @@ def test_what_was_asked_serves_other_labels(label: Label, daemon: FakeDaemon) ->
 
 def test_the_time_it_takes_is_told_before(label: Label) -> None:
     """In minutes and milliseconds a token."""
-    notes: list[str] = []
-
-    class Heard:
-        def emit(self, event: object) -> None:
-            if isinstance(event, Note):
-                notes.append(event.message)
-
-    label("both", reporter=Heard())
-    assert any("ms a token, 1 daemon(s)" in note for note in notes)
-    assert any("0.0% of" in note for note in notes)
+    listener = Listener()
+    label("both", reporter=listener)
+    assert any("ms a token, 1 daemon(s)" in note for note in listener.notes)
+    assert any("0.0% of" in note for note in listener.notes)
 
 
 def test_a_teacher_that_tells_nothing_is_an_error(label: Label, daemon: FakeDaemon) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
-from fakes.trainable import commit
+from fakes.listening import Listener
+from fakes.trainable import SPLITS, corpus_of
 
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.client import Client
@@ -25,7 +26,6 @@ from ollama_bridge.errors import (
     RequestRejectedError,
 )
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.reporting import Note
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.respondent import find_or_recall, find_respondent, in_daemons
 
@@ -55,39 +55,33 @@ def example(name: str, *, answer: str | None = None) -> Example:
     return Example(name, tuple(messages), name)
 
 
-class Heard:
-    """Keeps what is told."""
-
-    def __init__(self) -> None:
-        self.events: list[object] = []
-
-    def emit(self, event: object) -> None:
-        self.events.append(event)
-
-
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
-    def fill(path: Path) -> None:
-        write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(8)])
-        write_examples(path / "validation.jsonl", [example("val0")])
-        write_examples(path / "test.jsonl", [example("test0"), example("gold", answer="as given")])
-        (path / "card.json").write_text("{}")
+    splits = {
+        "train": [example(f"train{n}") for n in range(8)],
+        "validation": [example("val0")],
+        "test": [example("test0"), example("gold", answer="as given")],
+    }
+    return corpus_of(tmp_path / "corpus", splits)
 
-    return commit(Corpus, tmp_path / "corpus", fill)
+
+def open_corpus(folder: Path, count: int) -> Corpus:
+    """So many examples to be answered; what is scored has its answers."""
+    splits = {split: [example(split, answer="as given")] for split in ("validation", "test")}
+    splits["train"] = [example(f"train{n}") for n in range(count)]
+    return corpus_of(folder, splits)
 
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Corpus:
-    def fill(path: Path) -> None:
-        for split, count in (("train", 6), ("validation", 1), ("test", 1)):
-            rows = [
-                replace(example(f"{split}{number}", answer="positive"), label="positive")
-                for number in range(count)
-            ]
-            write_examples(path / f"{split}.jsonl", rows)
-        (path / "card.json").write_text("{}")
-
-    return commit(Corpus, tmp_path / "labelled", fill)
+    splits = {
+        split: [
+            replace(example(f"{split}{number}", answer="positive"), label="positive")
+            for number in range(count)
+        ]
+        for split, count in zip(SPLITS, (6, 1, 1), strict=True)
+    }
+    return corpus_of(tmp_path / "labelled", splits)
 
 
 def write(
@@ -98,7 +92,7 @@ def write(
     digest: str = "d",
     settings: TeacherSection = SETTINGS,
     labels: Sequence[str] = (),
-    reporter: Heard | None = None,
+    reporter: Listener | None = None,
 ) -> Corpus:
     return write_answers(
         corpus,
@@ -208,12 +202,12 @@ def test_a_daemon_that_does_not_answer_takes_no_part(
         assert respondent.identity == "d" * 64
         with pytest.raises(DaemonUnreachableError):
             find_respondent(SETTINGS.model_copy(update={"hosts": (nobody,)}), client)
-    heard = Heard()
+    heard = Listener()
     write_answers(
         corpus, settings, respondent=respondent, out_dir=tmp_path / "answers", reporter=heard
     )
     assert len(daemon.questions) == 10
-    told = [one.message for one in heard.events if isinstance(one, Note)]
+    told = heard.notes
     assert any(message.startswith(f"{nobody} is no longer asked: ") for message in told)
 
 
@@ -248,7 +242,7 @@ def test_what_was_begun_is_gone_on_with_at_whichever_daemons(
 
         def answer(who: str) -> Corpus:
             settings = SETTINGS.model_copy(update={"hosts": hosts[who]})
-            respondent = find_or_recall(settings, client, [folder], Heard())
+            respondent = find_or_recall(settings, client, [folder], Listener())
             return write_answers(corpus, settings, respondent=respondent, out_dir=folder)
 
         def breaks(asked: Asked) -> Turn:
@@ -277,23 +271,23 @@ def test_what_was_finished_needs_no_teacher(
     """A tag that is gone, or a box that was given back, stops only who would ask it."""
     folder = tmp_path / "answers"
 
-    def again(client: Client, heard: Heard, **changes: object) -> Corpus:
+    def again(client: Client, heard: Listener, **changes: object) -> Corpus:
         settings = SETTINGS.model_copy(update=changes)
         respondent = find_or_recall(settings, client, [tmp_path / "none", folder], heard)
         return write_answers(corpus, settings, respondent=respondent, out_dir=folder)
 
     with Client(daemon.host) as client:
-        first = again(client, Heard())
+        first = again(client, Listener())
         daemon.models.clear()
-        heard = Heard()
+        heard = Listener()
         assert again(client, heard).digest == first.digest
         (note,) = heard.events
         assert "no model 'm'; what m answered before is used" in note.message
-        assert again(client, Heard(), hosts=(nobody_listens(),)).digest == first.digest
+        assert again(client, Listener(), hosts=(nobody_listens(),)).digest == first.digest
         with pytest.raises(ModelNotFoundError, match="no model 'm'"):
-            again(client, Heard(), answer_tokens=9)
+            again(client, Listener(), answer_tokens=9)
         with pytest.raises(ModelNotFoundError, match="no model 'other'"):
-            again(client, Heard(), model="ollama:other")
+            again(client, Listener(), model="ollama:other")
     assert len(daemon.questions) == 10
 
 
@@ -323,9 +317,9 @@ def test_bad_answers_are_left_out_and_counted(
         return turns.get(text_of(asked)) or polite(asked)
 
     daemon.script = mixed
-    heard = Heard()
+    heard = Listener()
     answered = write(corpus, daemon, tmp_path, reporter=heard)
-    (told,) = [one.message for one in heard.events if isinstance(one, Note)]
+    (told,) = heard.notes
     assert told.endswith("; for longer ones, all asked again: --set teacher.answer_tokens=14")
     kept = [one.id for one in read_examples(answered.split_path("train"))]
     assert kept == ["train5", "train6", "train7"]
@@ -414,18 +408,12 @@ def test_a_teacher_that_comes_to_no_answer_is_not_asked_on(
 ) -> None:
     """After 50 replies that are cut, in this run or the one before, the rest is not asked for."""
 
-    def fill(path: Path) -> None:
-        write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(90)])
-        for split in ("validation", "test"):
-            write_examples(path / f"{split}.jsonl", [example(split, answer="as given")])
-        (path / "card.json").write_text("{}")
-
     def says(asked: Asked) -> Turn:
         if text_of(asked) == f"train{usable}":
             return polite(asked)
         return turn
 
-    corpus = commit(Corpus, tmp_path / "long", fill)
+    corpus = open_corpus(tmp_path / "long", 90)
     daemon.script = says
     if usable is not None:
         assert write(corpus, daemon, tmp_path).facts["train"] == 1
@@ -509,7 +497,7 @@ def test_no_class_is_lost_without_a_word(
         return Turn(pieces=["neutral" if int(text[7:]) < said else "Neutral tone"])
 
     daemon.script = says
-    heard = Heard()
+    heard = Listener()
 
     def answer() -> Corpus:
         return write_answers(
@@ -533,8 +521,7 @@ def test_no_class_is_lost_without_a_word(
             assert recipe.teacher.answers == "gold"
         return
     assert answer().facts["train"] == 6 + said
-    warnings = [one for one in heard.events if isinstance(one, Note) and one.level == "warning"]
-    assert len(warnings) == (said < 3)
+    assert len(heard.warnings) == (said < 3)
 
 
 @pytest.mark.parametrize("thinking", [["Hm."], []], ids=["thinks", "no logprobs"])
@@ -542,17 +529,10 @@ def test_a_teacher_that_brings_no_distribution_is_not_asked_on(
     daemon: FakeDaemon, tmp_path: Path, thinking: list[str]
 ) -> None:
     """Where they were to come with its answers: of 50 replies it is known, not after all."""
-
-    def fill(path: Path) -> None:
-        write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(60)])
-        for split in ("validation", "test"):
-            write_examples(path / f"{split}.jsonl", [example(split, answer="as given")])
-        (path / "card.json").write_text("{}")
-
     entry = {"token": "yes", "logprob": -0.5}
     found = [[{**entry, "top_logprobs": [entry]}]] if thinking else None
     daemon.script = lambda asked: Turn(thinking=thinking, pieces=["yes"], logprobs=found)
-    corpus = commit(Corpus, tmp_path / "open", fill)
+    corpus = open_corpus(tmp_path / "open", 60)
     soft = SETTINGS.model_copy(update={"soft_labels": "daemon"})
     with pytest.raises(DaemonError, match="no distribution for any of the first 50 replies"):
         write(corpus, daemon, tmp_path, settings=soft)
@@ -645,16 +625,10 @@ def test_a_written_reply_has_to_say_what_is_known(
     corpus: Corpus, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """An open example with a label, such as the result of a sum, keeps right answers only."""
-
-    def fill(path: Path) -> None:
-        rows = [replace(example(f"train{number}"), label=str(number)) for number in range(4)]
-        write_examples(path / "train.jsonl", rows)
-        for split in ("validation", "test"):
-            write_examples(path / f"{split}.jsonl", [example(f"{split}7")])
-        (path / "card.json").write_text("{}")
-
+    splits = {split: [example(f"{split}7")] for split in ("validation", "test")}
+    splits["train"] = [replace(example(f"train{n}"), label=str(n)) for n in range(4)]
     daemon.script = lambda asked: Turn(pieces=[text_of(asked)[-1].replace("2", "-2")])
-    answered = write(commit(Corpus, tmp_path / "sums", fill), daemon, tmp_path)
+    answered = write(corpus_of(tmp_path / "sums", splits), daemon, tmp_path)
     kept = [one.id for one in read_examples(answered.split_path("train"))]
     assert kept == ["train0", "train1", "train3"]
     assert answered.facts["answers"] == {"kept": 5, "wrong answer": 1}
@@ -663,12 +637,8 @@ def test_a_written_reply_has_to_say_what_is_known(
 def test_what_is_tested_does_not_depend_on_the_teacher(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Open examples with a label stay in the test split, whatever the teacher says to them."""
     labelled = [replace(example(f"test{number}"), label=str(number)) for number in range(5)]
-
-    def fill(path: Path) -> None:
-        for split in ("train", "validation"):
-            write_examples(path / f"{split}.jsonl", [example(f"{split}1")])
-        write_examples(path / "test.jsonl", [*labelled, example("test7")])
-        (path / "card.json").write_text("{}")
+    splits = {split: [example(f"{split}1")] for split in ("train", "validation")}
+    splits["test"] = [*labelled, example("test7")]
 
     def says(asked: Asked) -> Turn:
         turns = {
@@ -680,7 +650,7 @@ def test_what_is_tested_does_not_depend_on_the_teacher(daemon: FakeDaemon, tmp_p
         return turns.get(text_of(asked)) or Turn(pieces=[f"**{text_of(asked)[-1]}**"])
 
     daemon.script = says
-    answered = write(commit(Corpus, tmp_path / "sums", fill), daemon, tmp_path)
+    answered = write(corpus_of(tmp_path / "sums", splits), daemon, tmp_path)
     test = list(read_examples(answered.split_path("test")))
     assert [one.id for one in test] == [one.id for one in labelled]
     assert [one.messages[-1].content for one in test] == ["**0**", "1", "2", "3", "**4**"]
@@ -713,15 +683,8 @@ def test_distributions_are_not_all_in_memory(daemon: FakeDaemon, tmp_path: Path)
     settings = SETTINGS.model_copy(update={"soft_labels": "daemon"})
     peaks = []
     for count in (2, 8):
-
-        def fill(path: Path, count: int = count) -> None:
-            write_examples(path / "train.jsonl", [example(f"train{n}") for n in range(count)])
-            for split in ("validation", "test"):
-                write_examples(path / f"{split}.jsonl", [example(split, answer="as given")])
-            (path / "card.json").write_text("{}")
-
         folder = tmp_path / str(count)
-        corpus = commit(Corpus, folder / "corpus", fill)
+        corpus = open_corpus(folder / "corpus", count)
         answered = write(corpus, daemon, folder, settings=settings)
         shutil.rmtree(answered.path)  # written once more, of the same replies
         tracemalloc.start()

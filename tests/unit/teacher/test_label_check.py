@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.models import build_tiny_checkpoint
-from fakes.trainable import commit, tiny_corpus
+from fakes.trainable import commit, corpus_of, sentiment_examples, tiny_corpus
 from fakes.turn_ends import build_speaker
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import normalizers
@@ -19,7 +19,7 @@ from ollama_bridge.build_checks import check_start
 from ollama_bridge.client import Client
 from ollama_bridge.config import Recipe, SoftLabelsSection, load_recipe
 from ollama_bridge.errors import ModelError, OllamaBridgeError, TrainingError
-from ollama_bridge.examples import Message, read_examples, write_examples
+from ollama_bridge.examples import Message, read_examples
 from ollama_bridge.pipeline import _Build
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.teacher.vocabularies import check_can_label
@@ -109,9 +109,7 @@ def test_a_student_that_cannot_say_an_answer(
         replace(one, messages=(*one.messages[:-1], Message("assistant", "Positive")))
         for one in read_examples(corpus.split_path("train"))
     ]
-    loud = commit(
-        Corpus, tmp_path / "loud", lambda path: write_examples(path / "train.jsonl", examples)
-    )
+    loud = corpus_of(tmp_path / "loud", {"train": examples})
     expected = (
         pytest.raises(TrainingError, match="cannot write answer 0")
         if given
@@ -154,15 +152,10 @@ def test_examples_that_are_all_too_long(
 
 def test_a_corpus_without_answers(teacher: Checkpoint, tmp_path: Path) -> None:
     """What the teacher will write nobody knows; that a tokenizer cannot be read, is known."""
-
-    def fill(path: Path) -> None:
-        examples = [
-            replace(one, messages=one.messages[:-1])
-            for one in read_examples(tiny_corpus(tmp_path / "answered").split_path("train"))
-        ]
-        write_examples(path / "train.jsonl", examples)
-
-    corpus = commit(Corpus, tmp_path / "unanswered", fill)
+    examples = [
+        replace(one, messages=one.messages[:-1]) for one in sentiment_examples(24, name="train")
+    ]
+    corpus = corpus_of(tmp_path / "unanswered", {"train": examples})
     check(checkpoint(tmp_path / "letters", letters), teacher, corpus)
     with pytest.raises(ModelError, match="cannot be read as bytes"):
         check(checkpoint(tmp_path / "unreadable", unreadable), teacher, corpus)

@@ -11,12 +11,12 @@ import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.models import build_tiny_tokenizer
 from fakes.sentencepiece import CHAT_TEMPLATE, build_sentencepiece
-from fakes.trainable import commit
+from fakes.trainable import SPLITS, commit, corpus_of
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.encoding import Tokenizer, encode
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
@@ -73,13 +73,8 @@ def tokenizer(student: Checkpoint) -> Tokenizer:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
-    def fill(path: Path) -> None:
-        asked = Example("a", (Message("user", "good?"),), "a")
-        for split in ("train", "validation", "test"):
-            write_examples(path / f"{split}.jsonl", [asked])
-        (path / "card.json").write_text("{}")
-
-    return commit(Corpus, tmp_path / "corpus", fill)
+    asked = Example("a", (Message("user", "good?"),), "a")
+    return corpus_of(tmp_path / "corpus", dict.fromkeys(SPLITS, (asked,)))
 
 
 @pytest.fixture(params=["", " "], ids=["teacher without", "teacher with"])

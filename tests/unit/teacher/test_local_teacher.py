@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.listening import Listener
 from fakes.memory import OUT_OF_MEMORY
 from fakes.trainable import tiny_base, tiny_corpus
 
@@ -31,23 +31,12 @@ from ollama_bridge.models import memory, precision
 from ollama_bridge.models.forward import States, run_decoder
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice
-from ollama_bridge.reporting import Event, Progress, StageReused, StageStarted
+from ollama_bridge.reporting import Progress, StageReused
 from ollama_bridge.teacher import local
 from ollama_bridge.teacher.local import label
 
 TOP_K = SoftLabelsSection(top_k=5)
 SAMPLED = SoftLabelsSection(method="sampled", draws=30, seed=1)
-
-
-@dataclass
-class Listener:
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def resumed_from(self) -> list[int]:
-        return [event.resumed_from for event in self.events if isinstance(event, StageStarted)]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +139,7 @@ def test_a_corpus_that_overlaps_computes_its_new_rows_alone(
     more = tiny_corpus(tmp_path / "more", train=34)
     listener = Listener()
     second = run(teacher, more, tmp_path / "b", store_dir=stores, reporter=listener)
-    assert first.facts["labelled_rows"] == listener.resumed_from()[-1]
+    assert first.facts["labelled_rows"] == listener.resumed_from[-1]
     assert 0 < second.facts["labelled_rows"] <= 10
     for name in ("train", "validation"):
         reader = LabelReader(second.path)
@@ -270,7 +259,7 @@ def test_a_device_that_is_out_of_memory_says_what_to_do(
     assert "ollama-bridge ps" in (caught.value.hint or "")
     again = Listener()
     run(teacher, corpus, tmp_path / "labels", reporter=again)
-    assert max(again.resumed_from()) > 0
+    assert max(again.resumed_from) > 0
 
 
 def test_second_call_reuses(teacher: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:
@@ -343,7 +332,7 @@ def test_sigkill_costs_a_batch_and_no_bit(
         reporter=listener,
         **where,
     )
-    assert done <= listener.resumed_from()[-1] < whole.facts["labelled_rows"]
+    assert done <= listener.resumed_from[-1] < whole.facts["labelled_rows"]
     assert resumed.digest == whole.digest
     assert SoftLabels.open(tmp_path / "labels", verify_digests=True).digest == whole.digest
     last = [event for event in listener.events if isinstance(event, Progress)][-1]

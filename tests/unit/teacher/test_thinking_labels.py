@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.reasoning import build_reasoner
-from fakes.trainable import commit
+from fakes.trainable import SPLITS, commit, corpus_of
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import SoftLabelsSection, TeacherSection, load_recipe
 from ollama_bridge.encoding import encode
 from ollama_bridge.errors import DaemonError
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
@@ -45,13 +45,8 @@ def tokenizer(student: Checkpoint) -> Any:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
-    def fill(path: Path) -> None:
-        asked = Example("a", (Message("user", "907-458=?"),), "a")
-        for split in ("train", "validation", "test"):
-            write_examples(path / f"{split}.jsonl", [asked])
-        (path / "card.json").write_text("{}")
-
-    return commit(Corpus, tmp_path / "corpus", fill)
+    asked = Example("a", (Message("user", "907-458=?"),), "a")
+    return corpus_of(tmp_path / "corpus", dict.fromkeys(SPLITS, (asked,)))
 
 
 @pytest.fixture
@@ -190,15 +185,9 @@ def test_of_several_turns_the_last_brings_its_distributions(
     student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
 ) -> None:
     """The template forgets thoughts, so only the last answer is learnt."""
-
-    def fill(path: Path) -> None:
-        before = (Message("user", "Hi"), Message("assistant", "Hello"))
-        asked = Example("a", (*before, Message("user", "907-458=?")), "a")
-        for split in ("train", "validation", "test"):
-            write_examples(path / f"{split}.jsonl", [asked])
-        (path / "card.json").write_text("{}")
-
-    corpus = commit(Corpus, tmp_path / "turns", fill)
+    before = (Message("user", "Hi"), Message("assistant", "Hello"))
+    asked = Example("a", (*before, Message("user", "907-458=?")), "a")
+    corpus = corpus_of(tmp_path / "turns", dict.fromkeys(SPLITS, (asked,)))
     answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="generated")
     found = learnt(answered, labels, tokenizer)
     assert math.fsum(logprob == -0.5 for _, logprob in found) > len(found) / 2

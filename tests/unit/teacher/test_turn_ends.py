@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.listening import Listener
 from fakes.models import CHAT_TEMPLATE
-from fakes.trainable import commit, sentiment_examples
+from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import MANNERS, build_speaker
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
@@ -18,24 +19,14 @@ from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.reporting import Event, Note
 from ollama_bridge.teacher.local import label
 
 WHOLE = SoftLabelsSection(top_k=384)
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.notes: list[Note] = []
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Note):
-            self.notes.append(event)
 
 
 def speaker(
@@ -47,12 +38,9 @@ def speaker(
     return commit(Checkpoint, folder, fill, name=f"{manner} {vocab_size} {width}")
 
 
-def corpus_of(folder: Path, examples: Sequence[Example]) -> Corpus:
-    def fill(path: Path) -> None:
-        for split in ("train", "validation", "test"):
-            write_examples(path / f"{split}.jsonl", examples)
-
-    return commit(Corpus, folder, fill)
+def everywhere(folder: Path, examples: Sequence[Example]) -> Corpus:
+    """A corpus whose splits are the same."""
+    return corpus_of(folder, dict.fromkeys(SPLITS, examples))
 
 
 def dialogues(answers: int) -> list[Example]:
@@ -76,7 +64,7 @@ def labelled(
     folder: Path,
     *,
     settings: SoftLabelsSection = WHOLE,
-) -> tuple[SoftLabels, list[Note]]:
+) -> tuple[SoftLabels, Listener]:
     heard = Listener()
     labels = label(
         teacher,
@@ -89,7 +77,7 @@ def labelled(
         store_dir=folder / "stores",
         reporter=heard,
     )
-    return labels, heard.notes
+    return labels, heard
 
 
 def encoded(of: Checkpoint, corpus: Corpus) -> list[EncodedExample]:
@@ -140,12 +128,12 @@ def last_answers(
 def test_a_teacher_that_ends_its_turns_otherwise(manner: str, tmp_path: Path) -> None:
     """Every token of the answer and its end have what the teacher says there."""
     teacher, student = speaker(manner, tmp_path / manner), speaker("instruct", tmp_path / "own")
-    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
-    labels, notes = labelled(teacher, student, corpus, tmp_path)
+    corpus = everywhere(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    labels, heard = labelled(teacher, student, corpus, tmp_path)
     assert labels.facts["alignment"] == "mapped"
     assert labels.facts["hard_share"] == 0
-    assert [note.level for note in notes] == ["info", "info"]
-    assert notes[1].message == "0.0% of the tokens to be learnt have hard labels only"
+    assert not heard.warnings
+    assert heard.notes[1] == "0.0% of the tokens to be learnt have hard labels only"
     for stored, said in last_answers(teacher, student, corpus, labels):
         assert stored == pytest.approx(said, abs=2e-2)
 
@@ -160,7 +148,7 @@ def test_thoughts_that_are_not_written_alike(manner: str, tmp_path: Path) -> Non
         replace(one, messages=(*one.messages[:-1], answer))
         for one in sentiment_examples(8, name="x")
     ]
-    corpus = corpus_of(tmp_path / "corpus", examples)
+    corpus = everywhere(tmp_path / "corpus", examples)
     labels, _ = labelled(teacher, student, corpus, tmp_path)
     tokens = 1 + len(load_tokenizer(student.path)(said, add_special_tokens=False)["input_ids"])
     for stored, known in last_answers(teacher, student, corpus, labels, tokens=tokens):
@@ -173,7 +161,7 @@ def test_an_instruct_teacher_of_its_base(tmp_path: Path) -> None:
     """The same ids and template, in more rows; eos alone differs (Qwen2.5 7B and 0.5B)."""
     teacher = speaker("instruct", tmp_path / "teacher", width=448)
     student = speaker("base", tmp_path / "student", width=416)
-    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    corpus = everywhere(tmp_path / "corpus", sentiment_examples(8, name="x"))
     labels, _ = labelled(teacher, student, corpus, tmp_path)
     assert (labels.facts["alignment"], labels.facts["hard_share"]) == ("padded", 0)
     drawn, _ = labelled(
@@ -194,7 +182,7 @@ def test_a_teacher_whose_prompts_begin_with_another_bos(tmp_path: Path) -> None:
 
     Where no prompt has one, they are made as they were.
     """
-    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    corpus = everywhere(tmp_path / "corpus", sentiment_examples(8, name="x"))
     for template, carried in (("{{ bos_token }}" + CHAT_TEMPLATE, True), (CHAT_TEMPLATE, False)):
         folder = tmp_path / str(carried)
 
@@ -216,7 +204,7 @@ def test_a_teacher_whose_prompts_begin_with_another_bos(tmp_path: Path) -> None:
 
 def test_a_teacher_whose_turns_are_written_with_another_eos(tmp_path: Path) -> None:
     """Ids and template are the student's: what is drawn at its ends is its own end, not theirs."""
-    corpus = corpus_of(tmp_path / "corpus", sentiment_examples(8, name="x"))
+    corpus = everywhere(tmp_path / "corpus", sentiment_examples(8, name="x"))
 
     def fill(path: Path, eos: str) -> None:
         build_speaker("instruct", path)
@@ -239,7 +227,7 @@ def test_a_teacher_whose_turns_are_written_with_another_eos(tmp_path: Path) -> N
 def test_a_student_whose_template_writes_behind_its_end(tmp_path: Path) -> None:
     """Phi-3 has a line end and eos behind <|end|>: they are not learnt, so nothing is hard."""
     teacher, student = speaker("instruct", tmp_path / "teacher"), speaker("phi3", tmp_path / "own")
-    corpus = corpus_of(tmp_path / "corpus", dialogues(2))
+    corpus = everywhere(tmp_path / "corpus", dialogues(2))
     labels, _ = labelled(teacher, student, corpus, tmp_path)
     assert labels.facts["hard_share"] == 0
     tokenizer = load_tokenizer(student.path)
@@ -279,7 +267,7 @@ def test_who_never_learnt_past_an_end_has_the_keys_of_before(
 ) -> None:
     """What is there of them is found again."""
     tokenizer = load_tokenizer(build_speaker(manner, tmp_path / manner))
-    assert key_of_ends(tokenizer, corpus_of(tmp_path / "corpus", examples)) == {}
+    assert key_of_ends(tokenizer, everywhere(tmp_path / "corpus", examples)) == {}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +285,7 @@ def test_what_is_learnt_otherwise_than_before_is_other_work(
 ) -> None:
     """Rows of before are none of what is trained now: such labels would be refused without end."""
     tokenizer = load_tokenizer(build_speaker(manner, tmp_path / manner))
-    corpus = corpus_of(tmp_path / "corpus", examples)
+    corpus = everywhere(tmp_path / "corpus", examples)
     assert key_of_ends(tokenizer, corpus) == {"answers end": key}
 
 
@@ -312,7 +300,7 @@ def test_no_answer_is_taught_without_its_end(manner: str, said: list[str], tmp_p
     """An eos of the whole conversation is left out only where an answer keeps one of its own."""
     student = speaker(manner, tmp_path / "own")
     tokenizer = load_tokenizer(student.path)
-    for example in encoded(student, corpus_of(tmp_path / "corpus", dialogues(2))):
+    for example in encoded(student, everywhere(tmp_path / "corpus", dialogues(2))):
         assert [tokenizer.decode(example.input_ids[one]) for one in example.stretches] == said
         assert example.ended_turns == example.turns == len(said)
 
@@ -324,7 +312,7 @@ def test_labels_of_a_teacher_that_ended_its_answers_otherwise_are_made_again(
     teacher, student = speaker("phi3", tmp_path / "phi3"), speaker("instruct", tmp_path / "own")
     carried = {}
     for answers in (1, 2):
-        corpus = corpus_of(tmp_path / f"corpus-{answers}", dialogues(answers))
+        corpus = everywhere(tmp_path / f"corpus-{answers}", dialogues(answers))
         labels, _ = labelled(teacher, student, corpus, tmp_path / str(answers))
         carried[answers] = LabelReader(labels.path).info.carried
         ends = labels.manifest.work.settings.get("teacher's answers end")
@@ -336,30 +324,30 @@ def test_a_teacher_that_has_the_last_turn_alone(tmp_path: Path) -> None:
     """DeepSeek-R1 drops past thoughts: the last answer is taught, and the others are told."""
     teacher = speaker("reasoner", tmp_path / "reasoner")
     student = speaker("instruct", tmp_path / "student")
-    corpus = corpus_of(tmp_path / "corpus", dialogues(3))
-    labels, notes = labelled(teacher, student, corpus, tmp_path)
+    corpus = everywhere(tmp_path / "corpus", dialogues(3))
+    labels, heard = labelled(teacher, student, corpus, tmp_path)
     ours = encoded(student, corpus)
     hard = sum(len(one.targets) - len(one.stretches[-1]) for one in ours)
     share = hard / sum(len(one.targets) for one in ours)
     assert labels.facts["hard_share"] == pytest.approx(share, abs=1e-4)
     for stored, said in last_answers(teacher, student, corpus, labels):
         assert stored == pytest.approx(said, abs=2e-2)
-    (warning,) = [note for note in notes if note.level == "warning"]
-    assert warning.message.startswith(f"{share:.1%} of the tokens")
-    assert "32 answers" in warning.message  # two of each conversation, in two splits
+    (warning,) = heard.warnings
+    assert warning.startswith(f"{share:.1%} of the tokens")
+    assert "32 answers" in warning  # two of each conversation, in two splits
 
 
 def test_a_student_that_has_the_last_turn_alone(tmp_path: Path) -> None:
     """The other way round: a thought that the teacher never has is hard, the answer is not."""
     teacher = speaker("instruct", tmp_path / "teacher")
     student = speaker("reasoner", tmp_path / "student")
-    corpus = corpus_of(tmp_path / "corpus", dialogues(3))
-    labels, notes = labelled(teacher, student, corpus, tmp_path)
+    corpus = everywhere(tmp_path / "corpus", dialogues(3))
+    labels, heard = labelled(teacher, student, corpus, tmp_path)
     last = [one.stretches[-1] for one in encoded(teacher, corpus)]
     tokens = sum(len(one.targets) for one in encoded(student, corpus))
     hard = 1 - sum(map(len, last)) / tokens
     assert labels.facts["hard_share"] == pytest.approx(hard, abs=1e-4)
-    assert "answers that" not in notes[-1].message
+    assert "answers that" not in heard.notes[-1]
 
 
 def test_a_teacher_that_says_nothing_of_the_answers_is_refused(tmp_path: Path) -> None:
@@ -368,7 +356,7 @@ def test_a_teacher_that_says_nothing_of_the_answers_is_refused(tmp_path: Path) -
         speaker("shouting", tmp_path / "teacher"),
         speaker("instruct", tmp_path / "own"),
     )
-    corpus = corpus_of(tmp_path / "corpus", dialogues(1))
+    corpus = everywhere(tmp_path / "corpus", dialogues(1))
     with pytest.raises(TrainingError, match="has a distribution of the teacher's") as caught:
         labelled(teacher, student, corpus, tmp_path)
     assert "kd_weight: 0" in str(caught.value.hint)

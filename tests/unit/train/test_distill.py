@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 import torch
 from fakes.listening import Listener
-from fakes.trainable import LABELS, SYSTEM, commit, tiny_base, tiny_corpus
-from safetensors.torch import load_file
+from fakes.trainable import (
+    LABELS,
+    SYSTEM,
+    commit,
+    log_of,
+    scores_of,
+    tiny_base,
+    tiny_corpus,
+    weights_of,
+)
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
@@ -26,12 +34,8 @@ SETTINGS = DistillSection(epochs=1, batch_tokens=400, lr=1e-2, dtype="float32")
 TWO_LAYERS = StudentSection(layers=2, layer_choice="even")
 
 
-def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint.path / "model.safetensors")
-
-
 def equal(left: Checkpoint, right: Checkpoint) -> bool:
-    ours, theirs = weights(left), weights(right)
+    ours, theirs = weights_of(left), weights_of(right)
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -148,7 +152,7 @@ class TestDistill:
         student = run(
             base, corpus, labels, tmp_path / "student", teacher=base, hidden_epochs=3.0, epochs=0.5
         )
-        log = json.loads((student.path / "training.json").read_text())["log"]
+        log = log_of(student)
         assert [entry["phase"] for entry in log] == sorted(
             (entry["phase"] for entry in log), reverse=True
         )
@@ -205,7 +209,7 @@ class TestDistill:
     ) -> None:
         """The vocabulary matrix stays the teacher's by default; all other weights move."""
         student = run(base, corpus, None, tmp_path / "student", train_embeddings=trained)
-        before, after = weights(base), weights(student)
+        before, after = weights_of(base), weights_of(student)
         name = "model.embed_tokens.weight"
         assert torch.equal(before[name], after[name]) == (not trained)
         name = "model.layers.0.mlp.up_proj.weight"
@@ -218,8 +222,7 @@ class TestDistill:
         section = SoftLabelsSection(method="sampled", draws=40)
         drawn = label(base, corpus, section, max_length=512, out_dir=tmp_path / "labels")
         student = run(base, corpus, drawn, tmp_path / "student", epochs=3.0)
-        log = json.loads((student.path / "training.json").read_text())["log"]
-        scores = [entry["validation"]["kl"] for entry in log if "validation" in entry]
+        scores = scores_of(student, "kl")
         assert scores[-1] < scores[0]
 
     def test_labels_of_a_larger_corpus_serve(
@@ -235,11 +238,10 @@ class TestDistill:
             dtype="float32",
             out_dir=tmp_path / "labels",
         )
-        logs = [
-            json.loads((run(base, corpus, one, tmp_path / name).path / "training.json").read_text())
+        scores = [
+            scores_of(run(base, corpus, one, tmp_path / name), "kl")[-1]
             for name, one in (("a", labels), ("b", larger))
         ]
-        scores = [log["log"][-1]["validation"]["kl"] for log in logs]
         assert scores[0] == pytest.approx(scores[1], rel=1e-3)
 
     def test_labels_of_another_corpus_are_refused(

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.listening import Listener
-from fakes.trainable import LABELS, SYSTEM
+from fakes.listening import KilledError, Listener
+from fakes.trainable import LABELS, SYSTEM, scores_of, weights_of
 from pydantic import ValidationError
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
@@ -29,7 +28,7 @@ from ollama_bridge.models.reference_values import with_reference_values, write_r
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.stored import count_parameters
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.reporting import Event, Progress, StageStarted
+from ollama_bridge.reporting import Event, Progress
 from ollama_bridge.train import finetune as stage
 from ollama_bridge.train import loop, qlora
 from ollama_bridge.train.finetune import check_tuning, finetune
@@ -48,14 +47,12 @@ def test_tuned_checkpoint_is_merged_and_complete(
     tuned = finetune(
         base, corpus, SETTINGS, system=SYSTEM, labels=LABELS, out_dir=tmp_path / "tuned"
     )
-    before = load_file(base.path / "model.safetensors")
-    after = load_file(tuned.path / "model.safetensors")
+    before, after = weights_of(base), weights_of(tuned)
     assert set(after) == set(before)
     assert all(value.dtype == torch.float32 for value in after.values())
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "_proj" in name}
-    log = json.loads((tuned.path / "training.json").read_text())["log"]
-    scores = [entry["validation"]["ce"] for entry in log if "validation" in entry]
+    scores = scores_of(tuned, "ce")
     assert len(scores) == 2
     assert scores[1] < scores[0]
     values = ReferenceValues.read(tuned.reference_path)
@@ -172,17 +169,6 @@ WAYS = {
 }
 
 
-@dataclass
-class KilledAt:
-    """Ends the process, as far as a test can, in the middle of a run."""
-
-    step: int
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Progress) and event.unit == "steps" and event.done == self.step:
-            raise KeyboardInterrupt
-
-
 @dataclass(frozen=True)
 class OutOfMemoryAt:
     """Stands for a device that has no memory left at a step."""
@@ -202,14 +188,14 @@ def test_every_way_resumes_to_the_bit(
     """Killed in the middle and started again: the weights of an unbroken run, all learnt."""
     monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
     settings = SETTINGS.model_copy(update={"checkpoint_interval_s": 1e-9, **WAYS[way]})
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KilledError):
         finetune(
             base,
             corpus,
             settings,
             system=SYSTEM,
             out_dir=tmp_path / "killed",
-            reporter=KilledAt(step=4),
+            reporter=Listener(kill_at=4),
         )
     assert not (tmp_path / "killed").exists()
     runs = [
@@ -217,11 +203,9 @@ def test_every_way_resumes_to_the_bit(
         for name in ("killed", "whole")
     ]
     assert runs[0].digest == runs[1].digest
-    log = json.loads((runs[0].path / "training.json").read_text())["log"]
-    scores = [entry["validation"]["ce"] for entry in log if "validation" in entry]
+    scores = scores_of(runs[0], "ce")
     assert scores[1] < scores[0]
-    before = load_file(base.path / "model.safetensors")
-    after = load_file(runs[0].path / "model.safetensors")
+    before, after = weights_of(base), weights_of(runs[0])
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     if way == "full":
         assert changed == set(before)
@@ -256,8 +240,7 @@ def test_less_memory_is_tried_where_the_run_was(
         out_dir=tmp_path / "tuned",
         reporter=listener,
     )
-    starts = [one.resumed_from for one in listener.events if isinstance(one, StageStarted)]
-    assert max(one or 0 for one in starts) == 3
+    assert max(listener.resumed_from) == 3
     assert json.loads((tuned.path / "training.json").read_text())["plan"] == changes
     again = finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / "tuned")
     assert again.digest == tuned.digest
@@ -357,7 +340,7 @@ def test_the_quantized_base_is_gone_when_the_whole_one_comes(
         settings = SETTINGS.model_copy(update={"method": method})
         out_dir = tmp_path / method
         tuned = finetune(base, corpus, settings, system=SYSTEM, out_dir=out_dir)
-        ways[method] = load_file(tuned.path / "model.safetensors")
+        ways[method] = weights_of(tuned)
         monkeypatch.setattr(stage, "load_model", load_whole)
     assert len(quantized) == 1
     for name, value in ways["lora"].items():
@@ -376,8 +359,7 @@ def test_qlora_is_merged_into_the_weights_that_were_not_quantized(
         for name in ("a", "b")
     ]
     assert runs[0].digest == runs[1].digest
-    before = load_file(base.path / "model.safetensors")
-    after = load_file(runs[0].path / "model.safetensors")
+    before, after = weights_of(base), weights_of(runs[0])
     assert all(value.dtype == torch.float32 for value in after.values())
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-4) <= 4

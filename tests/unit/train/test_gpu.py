@@ -5,13 +5,11 @@ Where there are two, ``test_ranks`` runs on both of them by nccl.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from fakes.trainable import SYSTEM
-from safetensors.torch import load_file
+from fakes.trainable import SYSTEM, log_of, weights_of
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, LoraSection, StudentSection, TuneSection
@@ -28,14 +26,12 @@ pytestmark = [
 
 def assert_alike(ours: Checkpoint, theirs: Checkpoint, *, rel: float, atol: float) -> None:
     """The same losses and weights, up to another order of sums."""
-    logs = [json.loads((one.path / "training.json").read_text())["log"] for one in (ours, theirs)]
-    assert len(logs[0]) == len(logs[1])
-    for mine, other in zip(*logs, strict=True):
+    for mine, other in zip(log_of(ours), log_of(theirs), strict=True):
         assert mine["loss"] == pytest.approx(other["loss"], rel=rel)
-    weights = [load_file(one.path / "model.safetensors") for one in (ours, theirs)]
-    assert set(weights[0]) == set(weights[1])
-    for name, value in weights[0].items():
-        assert torch.allclose(value, weights[1][name], atol=atol), name
+    left, right = weights_of(ours), weights_of(theirs)
+    assert set(left) == set(right)
+    for name, value in left.items():
+        assert torch.allclose(value, right[name], atol=atol), name
 
 
 @pytest.mark.parametrize(

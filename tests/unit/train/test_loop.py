@@ -24,7 +24,7 @@ from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
 from ollama_bridge.labels import Targets
 from ollama_bridge.models.precision import Precision, random_numbers_aside
-from ollama_bridge.reporting import Metric, Note, Progress, StageStarted
+from ollama_bridge.reporting import Metric, Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast
 from ollama_bridge.train.loop import TrainingResult, Validation, train
@@ -158,8 +158,7 @@ def test_killed_run_ends_on_the_same_bits(tmp_path: Path, dtype: torch.dtype) ->
         resumed, again = Run(folder, dtype=dtype, listener=listener)()
         assert all(torch.equal(resumed[name], whole[name]) for name in whole)
         assert again.log == result.log
-        started = [event for event in listener.events if isinstance(event, StageStarted)]
-        assert [event.resumed_from for event in started] == [kill_at - 1]
+        assert listener.resumed_from == [kill_at - 1]
 
 
 def test_saving_changes_nothing(tmp_path: Path) -> None:
@@ -201,11 +200,9 @@ def test_forecast_changes_nothing_and_is_made_once(
         Run(tmp_path / "with", listener=listener)()
     again = Listener()
     weights, _ = Run(tmp_path / "with", listener=again)()
-    notes = [
-        [event for event in one.events if isinstance(event, Note)] for one in (listener, again)
-    ]
-    assert [len(one) for one in notes] == [1, 0]
-    assert notes[0][0].message.startswith("needs about")
+    (note,) = listener.notes
+    assert note.startswith("needs about")
+    assert not again.notes
     unmeasured = Forecast(Plan(), 0, 0, 0.0, 0, 200)
     monkeypatch.setattr(loop, "forecast", lambda *_, **__: unmeasured)
     expected, _ = Run(tmp_path / "without")()
@@ -426,8 +423,7 @@ def test_weights_that_nothing_chose_are_told(tmp_path: Path) -> None:
         validate=lambda: {"exact": 0.0},
     )()
     assert result.best == {"step": 1, "validation": {"exact": 0.0}}
-    warnings = [one for one in listener.events if isinstance(one, Note) and one.level == "warning"]
-    assert "leave out early_stopping.metric" in warnings[-1].message
+    assert "leave out early_stopping.metric" in listener.warnings[-1]
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:

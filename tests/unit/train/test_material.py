@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from fakes.listening import Listener
 from fakes.reasoning import build_reasoner
-from fakes.trainable import commit
+from fakes.trainable import SPLITS, corpus_of
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.encoding import encode
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.reporting import Note
 from ollama_bridge.train.material import key_settings, load_material
 
 
@@ -37,9 +36,8 @@ def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> N
         tokens += len(ids)
         answers += ids[len(prompt) :].index(tokenizer.eos_token_id) + 1
         count += 1
-    notes = [event.message for event in listener.events if isinstance(event, Note)]
     share = f"{answers / tokens:.1%} of their tokens are supervised"
-    assert notes[0] == f"{count} examples, {share}"
+    assert listener.notes[0] == f"{count} examples, {share}"
 
 
 @pytest.mark.parametrize(
@@ -61,8 +59,7 @@ def test_few_steps_are_told_with_the_epochs_that_make_more(
             reporter=listener,
             max_examples=max_examples,
         )
-        heard = [event.message for event in listener.events if isinstance(event, Note)]
-        return [one for one in heard if "are few" in one], len(material.training)
+        return [one for one in listener.notes if "are few" in one], len(material.training)
 
     (said,), an_epoch = notes(1.5)
     found = re.fullmatch(rf"(\d+) steps are few: --set {section}\.epochs=(\d+) makes (\d+)", said)
@@ -97,7 +94,7 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(
     limit = lengths[len(lengths) // 2]
     settings = OptimizerSection(max_length=limit)
     load_material(base.path, corpus, settings, stage=stage, reporter=listener, max_examples=2)
-    notes = [event.message for event in listener.events if isinstance(event, Note)]
+    notes = listener.notes
     short = sum(length <= limit for length in lengths)
     assert 2 < short < len(lengths)
     assert notes[0].startswith(f"{len(lengths) - short} train examples are longer than {limit} ")
@@ -113,16 +110,11 @@ def test_answers_that_a_forgetful_template_keeps_from_being_learnt_are_told(tmp_
     said += [Message("assistant", "very")]
 
     def notes(name: str, *conversations: list[Message]) -> list[str]:
-        def fill(path: Path) -> None:
-            rows = [Example(str(n), tuple(turns), "x") for n, turns in enumerate(conversations)]
-            for split in ("train", "validation", "test"):
-                write_examples(path / f"{split}.jsonl", rows)
-
+        rows = [Example(str(n), tuple(turns), "x") for n, turns in enumerate(conversations)]
         listener = Listener()
-        corpus = commit(Corpus, tmp_path / name, fill)
+        corpus = corpus_of(tmp_path / name, dict.fromkeys(SPLITS, rows))
         load_material(folder, corpus, OptimizerSection(), stage="distill", reporter=listener)
-        heard = [event for event in listener.events if isinstance(event, Note)]
-        return [note.message for note in heard if note.level == "warning"]
+        return listener.warnings
 
     (warning,) = notes("whole", said, said[2:])
     assert warning.startswith("1 of 3 answers are not learnt")
@@ -142,7 +134,7 @@ def test_no_length_is_advised_that_the_model_does_not_know(
     (folder / "config.json").write_text(json.dumps(config))
     settings = OptimizerSection(max_length=limit)
     load_material(folder, corpus, settings, stage="distill", reporter=listener)
-    notes = [event.message for event in listener.events if isinstance(event, Note)]
+    notes = listener.notes
     assert lengths[-1] > limit + 1
     assert notes[0].endswith(
         f": --set distill.max_length={limit + 1} keeps them all that fit the model's context"
@@ -166,8 +158,7 @@ def test_what_is_learnt_beyond_the_context_is_told(
         listener = Listener()
         settings = OptimizerSection(max_length=limit)
         load_material(folder, corpus, settings, stage="finetune", reporter=listener)
-        heard = [event.message for event in listener.events if isinstance(event, Note)]
-        return [one for one in heard if "model's context of" in one]
+        return [one for one in listener.notes if "model's context of" in one]
 
     beyond = sum(length > room for length in lengths)
     assert beyond > 0

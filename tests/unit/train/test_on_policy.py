@@ -13,15 +13,14 @@ import pytest
 import torch
 from fakes.listening import KilledError, Listener
 from fakes.models import build_tiny_model, build_tiny_tokenizer
-from fakes.trainable import LABELS, SYSTEM, sentiment_examples
-from safetensors.torch import load_file
+from fakes.trainable import LABELS, SYSTEM, log_of, sentiment_examples
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.precision import Precision
-from ollama_bridge.reporting import Note, Progress
+from ollama_bridge.reporting import Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher
@@ -229,10 +228,10 @@ def test_killed_run_ends_on_the_same_bits(
     learnt = [event.done for event in steps if "rollout_kl_reverse" in event.fields]
     assert len(learnt) == round(0.8 * (len(steps) - round(0.3 * len(steps))))
     assert {"rollout_loss", "rollout_ended", "rollout_tokens"} <= set(steps[learnt[0] - 1].fields)
-    forecast, taken = [event for event in listener.events if isinstance(event, Note)][-2:]
-    assert "of rollout steps, " in forecast.message
-    assert "of writing rollouts, " in forecast.message
-    assert " minutes of steps (" in taken.message
+    forecast, taken = listener.notes[-2:]
+    assert "of rollout steps, " in forecast
+    assert "of writing rollouts, " in forecast
+    assert " minutes of steps (" in taken
     assert whole.facts["steps_s"] >= whole.facts["rollouts_s"]
     for kill_at in (learnt[0], learnt[2]):
         folder = tmp_path / str(kill_at)
@@ -240,11 +239,8 @@ def test_killed_run_ends_on_the_same_bits(
             run(talker, corpus, folder, Listener(kill_at=kill_at))
         torch.manual_seed(kill_at)
         resumed = run(talker, corpus, folder)
-        ours, theirs = (load_file(one.path / "model.safetensors") for one in (resumed, whole))
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         assert resumed.digest == whole.digest
-    log = json.loads((whole.path / "training.json").read_text())["log"]
-    assert {"rollout_kl_reverse", "rollout_ended"} <= set(log[-1]["validation"])
+    assert {"rollout_kl_reverse", "rollout_ended"} <= set(log_of(whole)[-1]["validation"])
     assert whole.facts["rollouts"] >= 8
     assert whole.facts["rollouts_tokens_per_s"] > 0
     assert set(whole.manifest.work.inputs) == {"start", "corpus", "teacher"}

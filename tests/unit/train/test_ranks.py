@@ -16,8 +16,7 @@ import torch
 import yaml
 from fakes.models import build_tiny_model
 from fakes.processes import words_of
-from fakes.trainable import LABELS, SYSTEM
-from safetensors.torch import load_file
+from fakes.trainable import LABELS, SYSTEM, log_of, weights_of
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection, TuneSection
@@ -93,11 +92,9 @@ def alone(
     )
 
 
-def log(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads((checkpoint.path / "training.json").read_text())[
-        "log"
-    ]
-    return entries
+def assert_close_weights(one: Checkpoint, other: Checkpoint) -> None:
+    ours, theirs = weights_of(one), weights_of(other)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
 @pytest.mark.parametrize(
@@ -147,15 +144,14 @@ def test_two_processes_give_the_losses_of_one(
 
     expected = alone(base, corpus, labels, settings, tmp_path / "alone")
     assert student.manifest.work.key == expected.manifest.work.key
-    ours, theirs = log(student), log(expected)
+    ours, theirs = log_of(student), log_of(expected)
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
         losses = {name: mine.pop(name) for name in ("loss", "ce", "kl", "hidden") if name in mine}
         # Sums in another order, and AdamW divides the difference by the root of small moments.
         assert losses == pytest.approx({name: other[name] for name in losses}, rel=3e-4)
         assert (mine["phase"], mine["step"]) == (other["phase"], other["step"])
-    weights = [load_file(one.path / "model.safetensors") for one in (student, expected)]
-    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+    assert_close_weights(student, expected)
     # Not trained from the start again: this process has seen fewer tokens than the whole run.
     seen = student.facts["tokens_per_s"] * student.facts["training_s"]
     whole = expected.facts["tokens_per_s"] * expected.facts["training_s"]
@@ -184,10 +180,9 @@ def test_two_processes_tune_as_one(base: Checkpoint, corpus: Corpus, tmp_path: P
     )
     assert tuned.manifest.work.key == expected.manifest.work.key
     assert json.loads((tuned.path / "training.json").read_text())["processes"] == 2
-    for ours, theirs in zip(log(tuned), log(expected), strict=True):
+    for ours, theirs in zip(log_of(tuned), log_of(expected), strict=True):
         assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-4)
-    weights = [load_file(one.path / "model.safetensors") for one in (tuned, expected)]
-    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+    assert_close_weights(tuned, expected)
     assert tuned.facts["merge_max_logit_difference"] < 1e-3
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from fakes.listening import Listener
 from fakes.reasoning import build_reasoner
-from fakes.trainable import LABELS, SYSTEM, commit
+from fakes.trainable import LABELS, SYSTEM, commit, scores_of
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -63,11 +61,6 @@ SMALL = (
     "teacher.tune.lora.r=4",
     "evaluate.bootstrap_samples=100",
 )
-
-
-def log_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    log: list[dict[str, Any]] = json.loads((checkpoint.path / "training.json").read_text())["log"]
-    return log
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +127,7 @@ def test_every_stage_runs_on_a_small_reasoner(
     student = scored["student"]
     assert student.manifest.work.version == 4  # tokens that only fill up a list are of the rest
     assert student.facts["vocabulary_size"] < 380
-    first, *_, last = (
-        entry["validation"]["kl"] for entry in log_of(student) if "validation" in entry
-    )
+    first, *_, last = scores_of(student, "kl")
     assert last < first
     assert last == pytest.approx(distance(tuned, student, corpus, top_k=20), rel=0.01)
     report = evaluate(scored, corpus, recipe.evaluate, task, out_dir=tmp_path / "report")

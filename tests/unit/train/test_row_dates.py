@@ -13,9 +13,16 @@ import pytest
 import torch
 from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.listening import KilledError, Listener
-from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples, tiny_corpus
+from fakes.trainable import (
+    LABELS,
+    SPLITS,
+    SYSTEM,
+    commit,
+    corpus_of,
+    sentiment_examples,
+    tiny_corpus,
+)
 from fakes.turn_ends import build_speaker
-from safetensors.torch import load_file
 from transformers.utils import chat_template_utils
 
 from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, SoftLabels
@@ -80,13 +87,11 @@ def without_system(examples: Sequence[Example]) -> list[Example]:
 @pytest.fixture
 def plain_corpus(tmp_path: Path) -> Corpus:
     """Without system turns."""
-
-    def fill(path: Path) -> None:
-        for split, count in (("train", 24), ("validation", 8), ("test", 4)):
-            examples = without_system(sentiment_examples(count, name=split))
-            write_examples(path / f"{split}.jsonl", examples)
-
-    return commit(Corpus, tmp_path / "corpus", fill)
+    splits = {
+        split: without_system(sentiment_examples(count, name=split))
+        for split, count in zip(SPLITS, (24, 8, 4), strict=True)
+    }
+    return corpus_of(tmp_path / "corpus", splits)
 
 
 @pytest.mark.parametrize("manner", DATED)
@@ -205,11 +210,10 @@ def test_labels_by_ollama_are_the_student_s_of_tomorrow(
 ) -> None:
     """Its own prompts have its own date; what it says is about answers, and kept by rows."""
     model = speaker("llama3.2", tmp_path / "model")
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         path = plain_corpus.split_path(split)
         asked = [replace(one, messages=one.prompt, label=None) for one in read_examples(path)]
         write_examples(path, asked)
-    (plain_corpus.path / "card.json").write_text("{}", encoding="utf-8")
     teacher = TeacherSection(
         model="ollama:m", answers="daemon", soft_labels="daemon", score="generated"
     )
@@ -279,8 +283,7 @@ def test_a_resumed_run_learns_the_rows_that_it_began_with(
         tuned("killed", Listener(kill_at=3))
     set_clock(TUESDAY)
     resumed = tuned("killed")
-    weights = [load_file(one.path / "model.safetensors") for one in (whole, resumed)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert resumed.digest == whole.digest
     assert resumed.manifest.work.settings["dates"] == "of the rows"
 
 

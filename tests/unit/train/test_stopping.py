@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.models import build_tiny_tokenizer
-from fakes.trainable import LABELS, SYSTEM, commit, sentiment_examples
+from fakes.trainable import LABELS, SYSTEM, corpus_of, sentiment_examples
 
 from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.config import (
@@ -20,7 +20,7 @@ from ollama_bridge.config import (
 )
 from ollama_bridge.encoding import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import Example, Message, write_examples
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
 from ollama_bridge.train.state import Position
@@ -153,11 +153,7 @@ def test_what_was_stopped_by_all_answers_is_other_work(tmp_path: Path) -> None:
     stopped = TuneSection(early_stopping=EarlyStoppingSection())
 
     def key(examples: Sequence[Example], name: str) -> list[dict[str, str]]:
-        corpus = commit(
-            Corpus,
-            tmp_path / name,
-            lambda path: write_examples(path / "validation.jsonl", examples),
-        )
+        corpus = corpus_of(tmp_path / name, {"validation": examples})
         return [
             key_of_last_answers(settings, corpus, labels)
             for settings, labels in ((stopped, LABELS), (stopped, ()), (TuneSection(), LABELS))

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.trainable import LABELS, SYSTEM, commit, tiny_base
+from fakes.trainable import LABELS, SYSTEM, corpus_of, log_of, tiny_base, weights_of
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import ArtifactError, ConfigError, TrainingError
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.train import student as module
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
@@ -81,12 +80,7 @@ def test_a_narrow_student_with_few_tokens_is_a_checkpoint(
     parts = json.loads((made.path / "student.json").read_text())
     assert parts["layers"] == facts["layers"]
     assert len(parts["kept"]["channels"]) == 2
-    scores = [
-        entry["validation"]
-        for entry in json.loads((made.path / "training.json").read_text())["log"]
-        if "validation" in entry
-    ]
-    assert {"ce", "kl"} <= set(scores[-1])
+    assert {"ce", "kl"} <= set(log_of(made)[-1]["validation"])
     assert run(base, corpus, labels, tmp_path / "b", NARROW).digest == made.digest
 
 
@@ -157,8 +151,7 @@ def test_a_trimmed_student_has_the_rows_of_its_tokens(
     )
     parts = Parts.read(trimmed.path / "student.json")
     assert parts.tokens is not None
-    weights = load_file(trimmed.path / "model.safetensors")
-    start = load_file(base.path / "model.safetensors")
+    weights, start = weights_of(trimmed), weights_of(base)
     name = "model.embed_tokens.weight"
     assert torch.equal(weights[name], start[name][list(parts.tokens)])
     tokenizer, source = load_tokenizer(trimmed.path), load_tokenizer(base.path)
@@ -172,14 +165,12 @@ def test_rows_that_nobody_answered_are_not_in_the_vocabulary(
     base: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:
     """A few are left out in training; what they say is not learnt."""
-
-    def fill(path: Path) -> None:
-        for split in ("train", "validation"):
-            asked = Example("open", (Message("user", "Größe 12"),), "open")
-            rows = read_examples(corpus.split_path(split))
-            write_examples(path / f"{split}.jsonl", [asked, *rows])
-
-    with_open = commit(Corpus, tmp_path / "corpus", fill)
+    asked = Example("open", (Message("user", "Größe 12"),), "open")
+    splits = {
+        split: [asked, *read_examples(corpus.split_path(split))]
+        for split in ("train", "validation")
+    }
+    with_open = corpus_of(tmp_path / "corpus", splits)
     found, plain = (
         corpus_vocabulary(base.path, one, system=None, labels=LABELS).source_ids.tolist()
         for one in (with_open, corpus)
@@ -194,7 +185,7 @@ def test_hidden_states_are_read_in_the_students_tokens(
     settings = SETTINGS.model_copy(update={"hidden_epochs": 1.0})
     student = StudentSection(vocabulary="corpus")
     made = run(base, corpus, labels, tmp_path / "a", student, settings=settings, teacher=base)
-    log = json.loads((made.path / "training.json").read_text())["log"]
+    log = log_of(made)
     # Nothing was cut but tokens: at first the student's states are the teacher's.
     assert next(entry["hidden"] for entry in log if entry["phase"] == "hidden") < 1e-6
     other = tiny_base(tmp_path / "other")

@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from fakes.listening import Listener
-from safetensors.torch import load_file
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
-from ollama_bridge.reporting import StageStarted
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 
@@ -103,13 +100,8 @@ def test_sigkill_costs_time_and_no_bit(
         )
         for name in ("student", "whole")
     )
-    starts = [event.resumed_from for event in listener.events if isinstance(event, StageStarted)]
     # Whether the last state was saved before the kill.
-    assert max(starts) in (kill_at - 1, kill_at)
+    assert max(listener.resumed_from) in (kill_at - 1, kill_at)
     resumed = Checkpoint.open(resumed.path, verify_digests=True)
-    ours, theirs = (
-        load_file(checkpoint.path / "model.safetensors") for checkpoint in (resumed, whole)
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert resumed.digest == whole.digest
     assert loop.LOG_NAME in resumed.manifest.files
