@@ -69,15 +69,14 @@ class Respondent:
     away: Sequence[GivenUp] = ()
 
 
-def in_daemons(
-    tag: str, identity: str | None, hosts: Sequence[str], *, known: Collection[str] = ()
-) -> Respondent:
+def in_daemons(tag: str, hosts: Sequence[str], *, known: Collection[str] = ()) -> Respondent:
     """A model in Ollama, which is watched: another one under its name is given no work.
+
+    Its identity is the digest of its tag, or where daemons made the same model by themselves and
+    have other digests, that of what it is made of.
 
     Args:
         tag: Its name, the same everywhere.
-        identity: Digest of the model; None: that of its tag, or where daemons made the same model
-            by themselves and have other digests, of what it is made of.
         hosts: Addresses of the daemons; those that do not answer take no part.
         known: Identities of earlier work, which the model may have had at other daemons: the
             first that can be its own is kept.
@@ -91,11 +90,10 @@ def in_daemons(
         replace(one, check=partial(check_models, one.name, {tag: digests[one.name]}, None))
         for one in daemons(list(digests))
     ]
-    if identity is None:
-        of_tags, of_content = set(digests.values()), digest_text(canonical_json(content))
-        usual = of_content if len(of_tags) > 1 else next(iter(of_tags))
-        # Who is there today decides nothing of what was begun: all of these are this very model.
-        identity = next((one for one in known if one in {*of_tags, of_content}), usual)
+    of_tags, of_content = set(digests.values()), digest_text(canonical_json(content))
+    usual = of_content if len(of_tags) > 1 else next(iter(of_tags))
+    # Who is there today decides nothing of what was begun: all of these are this very model.
+    identity = next((one for one in known if one in {*of_tags, of_content}), usual)
     return Respondent(tag, identity, endpoints, _asker(tag, identity), away=away)
 
 
@@ -181,7 +179,7 @@ def find_respondent(
     if settings.base_url is not None:
         return behind_api(settings.model, settings.base_url)
     tag = settings.model.removeprefix("ollama:")
-    return in_daemons(tag, None, settings.hosts or (client.host,), known=known)
+    return in_daemons(tag, settings.hosts or (client.host,), known=known)
 
 
 def find_or_recall(

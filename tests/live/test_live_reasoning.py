@@ -150,7 +150,7 @@ def test_what_was_taught_to_think_teaches(
                 thinking=mode,
                 thinking_words=6,
             ),
-            respondent=in_daemons(TAG, "d", [daemon.host]),
+            respondent=in_daemons(TAG, [daemon.host]),
             out_dir=tmp_path / "answers",
         )
         outcomes = json.loads((answered.path / "card.json").read_text())["outcomes"]
@@ -182,7 +182,7 @@ def hold_thoughts_against_torch(
         soft_labels="daemon",
         score="both",
     )
-    respondent = in_daemons(TAG, "d", [daemon.host])
+    respondent = in_daemons(TAG, [daemon.host])
     answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "thoughts")
     labels = label_by_daemon(
         answered,

@@ -119,7 +119,7 @@ def test_a_daemon_says_of_tokens_what_torch_says(
     teacher: str, daemon: PrivateDaemon, corpus: Corpus, smollm: Exports, tmp_path: Path
 ) -> None:
     """Of tokens that it wrote, and of given ones asked one by one, the end of answers included."""
-    respondent = in_daemons(teacher, "d", [daemon.host])
+    respondent = in_daemons(teacher, [daemon.host])
     answered, labels = taught(corpus, smollm, respondent, "both", tmp_path)
     kl = divergences(answered, labels, smollm)
     origins = labels.facts["tokens_by_origin"]["train"]
@@ -140,7 +140,7 @@ def test_an_openai_compatible_teacher_teaches_the_same(
     own = write_answers(
         corpus,
         settings("generated"),
-        respondent=in_daemons(teacher, "d", [daemon.host]),
+        respondent=in_daemons(teacher, [daemon.host]),
         out_dir=tmp_path / "own",
     )
     texts = [
@@ -187,7 +187,7 @@ def test_thinking_is_learnt_where_it_led_to_the_label(
             rewrite=True,
             thinking="keep",
         ),
-        respondent=in_daemons(teacher, "d", [daemon.host]),
+        respondent=in_daemons(teacher, [daemon.host]),
         out_dir=tmp_path / "answers",
     )
     assert answered.facts["answers"] == {"had an answer": 1, "kept": 2, "wrong answer": 1}

@@ -101,7 +101,7 @@ def label(corpus: Corpus, daemon: FakeDaemon, student: Checkpoint, tmp_path: Pat
         teacher = TeacherSection(
             model="ollama:m", answers="daemon", soft_labels="daemon", score=score, in_flight=1
         )
-        respondent = in_daemons("m", "d", [daemon.host])
+        respondent = in_daemons("m", [daemon.host])
         answered = write_answers(
             corpus,
             teacher,
@@ -140,7 +140,7 @@ def test_a_row_that_nobody_answered_is_left_out(
         student,
         SoftLabelsSection(top_k=4),
         TeacherSection(model="ollama:m", soft_labels="daemon", score="asked", in_flight=1),
-        respondent=in_daemons("m", "d", [daemon.host]),
+        respondent=in_daemons("m", [daemon.host]),
         max_length=128,
         out_dir=tmp_path / "labels",
     )
@@ -369,7 +369,7 @@ def test_answers_that_were_written_alone_are_told_from_a_teacher_that_tells_noth
 ) -> None:
     """The stage before was run without the setting that this one has."""
     asked = TeacherSection(model="ollama:m", answers="daemon", soft_labels="daemon", in_flight=1)
-    respondent = in_daemons("m", "d", [daemon.host])
+    respondent = in_daemons("m", [daemon.host])
     alone = asked.model_copy(update={"soft_labels": "local"})
     answered = write_answers(corpus, alone, respondent=respondent, out_dir=tmp_path / "answers")
     with pytest.raises(DaemonError, match="gave no distribution for any of") as caught:
@@ -411,7 +411,7 @@ def test_short_lists_are_filled_with_nothing() -> None:
 def test_the_positions_are_those_of_training(label: Label, tmp_path: Path) -> None:
     """As many as the encoded example has, for every row."""
     reader = LabelReader(label("generated").path)
-    assert reader.info.teacher == "d"
+    assert reader.info.teacher == "d" * 64
     for split in ("train", "validation"):
         for example in read_examples(tmp_path / "answers-generated" / f"{split}.jsonl"):
             encoded = encode(example, TOKENIZER, max_length=128)

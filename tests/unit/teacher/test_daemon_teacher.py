@@ -89,7 +89,6 @@ def write(
     daemon: FakeDaemon,
     folder: Path,
     *,
-    digest: str = "d",
     settings: TeacherSection = SETTINGS,
     labels: Sequence[str] = (),
     reporter: Listener | None = None,
@@ -97,7 +96,7 @@ def write(
     return write_answers(
         corpus,
         settings,
-        respondent=in_daemons("m", digest, [daemon.host]),
+        respondent=in_daemons("m", [daemon.host]),
         out_dir=folder / "answers",
         labels=labels,
         reporter=reporter,
@@ -163,7 +162,8 @@ def test_another_model_is_other_work(corpus: Corpus, daemon: FakeDaemon, tmp_pat
     write(corpus, daemon, tmp_path)
     write(corpus, daemon, tmp_path)
     assert len(daemon.questions) == 10
-    write(corpus, daemon, tmp_path, digest="other")
+    daemon.models["m:latest"] = "e" * 64
+    write(corpus, daemon, tmp_path)
     assert len(daemon.questions) == 20
 
 
@@ -177,7 +177,7 @@ def test_several_daemons_answer_together(
         together = write_answers(
             corpus,
             SETTINGS,
-            respondent=in_daemons("m", "d", [daemon.host, other.host]),
+            respondent=in_daemons("m", [daemon.host, other.host]),
             out_dir=tmp_path / "together",
         )
         assert len(daemon.questions) + len(other.questions) == 10
@@ -185,7 +185,7 @@ def test_several_daemons_answer_together(
         assert other.questions
         other.shown = {"modelfile": "FROM /x/sha256-" + "a" * 64}
         with pytest.raises(ConfigError, match="another model"):
-            in_daemons("m", "d", [daemon.host, other.host])
+            in_daemons("m", [daemon.host, other.host])
     assert together.digest == alone.digest
 
 
@@ -217,16 +217,16 @@ def test_one_model_is_the_same_work_at_whichever_daemons(daemon: FakeDaemon) -> 
     with FakeDaemon(models={"m:latest": "e" * 64}) as other:
         other.shown = daemon.shown = {**daemon.shown, "modelfile": made}
         both = [daemon.host, other.host]
-        identity = in_daemons("m", None, both).identity
-        assert in_daemons("m", None, both[::-1]).identity == identity
+        identity = in_daemons("m", both).identity
+        assert in_daemons("m", both[::-1]).identity == identity
         for left in ([nobody_listens(), other.host], [other.host]):
-            assert in_daemons("m", None, left, known=[identity]).identity == identity
-            assert in_daemons("m", None, left).identity == "e" * 64
+            assert in_daemons("m", left, known=[identity]).identity == identity
+            assert in_daemons("m", left).identity == "e" * 64
         for begun in ("d" * 64, "e" * 64):
-            assert in_daemons("m", None, both, known=["f" * 64, begun]).identity == begun
+            assert in_daemons("m", both, known=["f" * 64, begun]).identity == begun
         for changed in ("FROM /x/sha256-" + "b" * 64, f"{made}\nRENDERER other"):
             other.shown = daemon.shown = {**daemon.shown, "modelfile": changed}
-            assert in_daemons("m", None, both, known=[identity]).identity != identity
+            assert in_daemons("m", both, known=[identity]).identity != identity
 
 
 @pytest.mark.parametrize("first", ["both", "one"])
@@ -376,9 +376,7 @@ def test_a_model_that_is_replaced_meanwhile_is_noticed(
     assert not (tmp_path / "answers").exists()
     daemon.script = polite
     daemon.asked.clear()
-    with Client(daemon.host) as client:
-        identity = find_respondent(SETTINGS, client).identity
-    assert write(corpus, daemon, tmp_path, digest=identity).facts["train"] == 8
+    assert write(corpus, daemon, tmp_path).facts["train"] == 8
     assert len(daemon.questions) == 10
 
 
@@ -503,7 +501,7 @@ def test_no_class_is_lost_without_a_word(
         return write_answers(
             labelled,
             SETTINGS.model_copy(update={"rewrite": True}),
-            respondent=in_daemons("m", "d", [daemon.host]),
+            respondent=in_daemons("m", [daemon.host]),
             out_dir=tmp_path / "answers",
             labels=("positive", "neutral", "sad"),
             reporter=heard,

@@ -91,7 +91,7 @@ def label(
     settings = TeacherSection(
         model="ollama:m", answers="daemon", soft_labels="daemon", score=score, in_flight=1
     )
-    respondent = in_daemons("m", "d", [daemon.host])
+    respondent = in_daemons("m", [daemon.host])
     answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "answers")
     daemon.asked.clear()
     labels = label_by_daemon(

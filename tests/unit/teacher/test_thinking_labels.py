@@ -90,7 +90,7 @@ def label(
     settings = TeacherSection(
         model="ollama:m", answers="daemon", soft_labels="daemon", in_flight=1, **teacher
     )
-    respondent = in_daemons("m", "d", [daemon.host])
+    respondent = in_daemons("m", [daemon.host])
     answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "answers")
     labels = label_by_daemon(
         answered,

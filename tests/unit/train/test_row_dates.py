@@ -219,7 +219,7 @@ def test_labels_by_ollama_are_the_student_s_of_tomorrow(
     )
     set_clock(MONDAY)
     with FakeDaemon(script=says_positive) as daemon:
-        respondent = in_daemons("m", "d", [daemon.host])
+        respondent = in_daemons("m", [daemon.host])
         answered = write_answers(
             plain_corpus, teacher, respondent=respondent, out_dir=tmp_path / "answers"
         )
