@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from fakes.json_files import change_json
 from peft import LoraConfig, get_peft_model
 
 from ollama_bridge.models.load import load_model
@@ -39,5 +39,4 @@ def build_adapter(base: Path, folder: Path, **settings: Any) -> Path:
 
 def change_settings(folder: Path, **changes: object) -> None:
     """Rewrite keys of adapter_config.json."""
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    change_json(folder / "adapter_config.json", **changes)

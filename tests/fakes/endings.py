@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import torch
+from fakes.json_files import change_json
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.models.load import load_model
@@ -28,8 +28,7 @@ def set_ends(folder: Path, *, eos: str, generation: int | list[int]) -> None:
         ("generation_config.json", "eos_token_id", generation),
         ("config.json", "eos_token_id", generation),
     ):
-        path = folder / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+        change_json(folder / name, **{key: value})
 
 
 def answer_and_end(folder: Path, words: str, end: str) -> None:

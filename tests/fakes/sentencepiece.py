@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fakes.json_files import change_json
 from fakes.models import TEXTS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -132,11 +133,9 @@ def publish(folder: Path) -> None:
             type_, score = "NORMAL", float(first - id_)
         made.pieces.add(piece=piece, score=score, type=type_)
     (folder / "tokenizer.model").write_bytes(made.SerializeToString())
-    path = folder / "tokenizer_config.json"
-    settings = {
-        **json.loads(path.read_text()),
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "added_tokens_decoder": {str(token.pop("id")): token for token in document["added_tokens"]},
-    }
-    path.write_text(json.dumps(settings))
+    change_json(
+        folder / "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast",
+        added_tokens_decoder={str(token.pop("id")): token for token in document["added_tokens"]},
+    )
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
+from fakes.json_files import change_json
 from fakes.models import build_tiny_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
@@ -50,6 +51,8 @@ FEATURES: dict[str, tuple[dict[str, Any], bool]] = {
     "rows": ({"trainable_token_indices": {"embed_tokens": [7, 300]}}, False),
     "rows of a tied base": ({"trainable_token_indices": {"embed_tokens": [7, 300]}}, True),
 }
+
+_FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
 
 def peft_model(base: Path, adapter: Path) -> PeftModel:
@@ -366,9 +369,8 @@ def test_a_base_of_four_bits_is_not_fetched(
         if name == "me/adapter":
             return str(adapter)
         (tmp_path / "base").mkdir()
-        config = json.loads((tiny_checkpoint / "config.json").read_text())
-        config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-        (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+        shutil.copy(tiny_checkpoint / "config.json", tmp_path / "base")
+        change_json(tmp_path / "base" / "config.json", quantization_config=_FOUR_BITS)
         return str(tmp_path / "base")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
@@ -386,9 +388,7 @@ def test_a_base_whose_config_only_says_four_bits_is_taken(
     change_settings(adapter, base_model_name_or_path="me/merged-16bit")
     base = tmp_path / "base"
     shutil.copytree(tiny_checkpoint, base)
-    config = json.loads((base / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    (base / "config.json").write_text(json.dumps(config))
+    change_json(base / "config.json", quantization_config=_FOUR_BITS)
     folders = {"me/adapter": adapter, "me/merged-16bit": base}
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folders[name]))
     load_model(resolve_model("hf:me/adapter", cache_dir=tmp_path / "cache").path)
@@ -418,9 +418,7 @@ def test_the_base_of_an_adapter_can_be_named(tiny_checkpoint: Path, tmp_path: Pa
     cache = tmp_path / "cache"
     expected = resolve_model(str(adapter), cache_dir=cache)
     quantized = Path(shutil.copytree(tiny_checkpoint, tmp_path / "nf4"))
-    config = json.loads((quantized / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    (quantized / "config.json").write_text(json.dumps(config))
+    change_json(quantized / "config.json", quantization_config=_FOUR_BITS)
     packed = {"model.embed_tokens.weight": torch.zeros(8, 1, dtype=torch.uint8)}
     save_file(packed, quantized / "model.safetensors", metadata={"format": "pt"})
     change_settings(adapter, base_model_name_or_path=str(quantized))

@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from fakes.daemon import FakeDaemon
+from fakes.json_files import change_json
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
@@ -118,9 +119,7 @@ def test_whole_weights_come_whatever_their_config_still_says(
     """What was merged, or written in 16 bits again: the index names no scales."""
     copy = tmp_path / "copy"
     shutil.copytree(tiny_checkpoint, copy)
-    config = json.loads((copy / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8"}
-    (copy / "config.json").write_text(json.dumps(config))
+    change_json(copy / "config.json", quantization_config={"quant_method": "fp8"})
     with safe_open(copy / "model.safetensors", "np") as weights:
         names = dict.fromkeys(weights.keys(), "model.safetensors")
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))

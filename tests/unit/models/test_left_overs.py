@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
+from fakes.json_files import change_json
 from fakes.listening import Listener
 
 from ollama_bridge.conversion.source import Source
@@ -30,11 +31,12 @@ def add_token(folder: Path, token: str = IMAGE, *, in_vocabulary: bool = False) 
     if in_vocabulary:
         document["model"]["vocab"][token] = size
     path.write_text(json.dumps(document))
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text())
-    settings["added_tokens_decoder"] = {str(size): {"content": token, "special": True}}
-    settings["extra_special_tokens"] = {"image_token": token}
-    path.write_text(json.dumps({**settings, "image_token": token}))
+    change_json(
+        folder / "tokenizer_config.json",
+        added_tokens_decoder={str(size): {"content": token, "special": True}},
+        extra_special_tokens={"image_token": token},
+        image_token=token,
+    )
     return folder
 
 
@@ -81,8 +83,7 @@ def test_one_that_only_pads_is_left_out(tmp_path: Path) -> None:
         ("config.json", {"pad_token_id": 384}),
         ("generation_config.json", {"pad_token_id": 384}),
     ):
-        path = folder / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), **setting}))
+        change_json(folder / name, **setting)
     listener = Listener()
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache", reporter=listener)
     assert any("no row for [PAD], which is left out" in note for note in listener.notes)
@@ -100,9 +101,7 @@ def test_one_that_is_used_is_missed(tmp_path: Path, place: str) -> None:
         path = folder / "chat_template.jinja"
         path.write_text(path.read_text() + "{{ '" + IMAGE + "' }}")
     else:
-        path = folder / "tokenizer_config.json"
-        settings = json.loads(path.read_text())
-        path.write_text(json.dumps({**settings, "eos_token": IMAGE}))
+        change_json(folder / "tokenizer_config.json", eos_token=IMAGE)
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     with pytest.raises(ConversionError, match="a token was added that the model never saw"):
         Source(checkpoint)

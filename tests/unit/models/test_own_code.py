@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fakes.architectures import build_checkpoint
+from fakes.json_files import change_json
 from fakes.listening import Listener
 
 from ollama_bridge.conversion import convert
@@ -22,9 +22,7 @@ def test_it_is_not_run_and_not_needed(tmp_path: Path) -> None:
         ("config.json", ("AutoConfig", "AutoModelForCausalLM")),
         ("tokenizer_config.json", ("AutoTokenizer",)),
     ):
-        document = json.loads((source / name).read_text())
-        document["auto_map"] = dict.fromkeys(roles, "own.Thing")
-        (source / name).write_text(json.dumps(document))
+        change_json(source / name, auto_map=dict.fromkeys(roles, "own.Thing"))
     listener = Listener()
     checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache", reporter=listener)
     assert [text for text in listener.notes if "auto_map" in text] == listener.notes[:1]

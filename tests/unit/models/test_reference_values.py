@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.formats import source_of
+from fakes.json_files import change_json
 from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
 from ollama_bridge.artifacts import Checkpoint, Work
@@ -175,8 +176,7 @@ def test_how_answers_are_made_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> 
     """Sampling and the longest answer, as generation_config.json has them, and nothing else."""
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "sampled"))
     own = {"do_sample": True, "temperature": 0.6, "max_new_tokens": 4096}
-    path = folder / "generation_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    change_json(folder / "generation_config.json", **own)
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
     reference = ReferenceValues.read(made.reference_path)
@@ -186,8 +186,7 @@ def test_how_answers_are_made_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> 
 def test_an_end_that_config_json_alone_names_is_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The daemon ends there: the GGUF has it. One that is no token of the model is nobody's end."""
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "ends"))
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [2, 0]}))
+    change_json(folder / "config.json", eos_token_id=[2, 0])
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
     reference = ReferenceValues.read(made.reference_path)
@@ -206,8 +205,7 @@ def test_a_piece_of_text_that_config_json_alone_names_is_no_end(
     """A class' default, such as 2, in a vocabulary of its own: as a stop it would cut texts."""
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "ends"))
     plain = load_tokenizer(folder).convert_tokens_to_ids("a")
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [plain, 2]}))
+    change_json(folder / "config.json", eos_token_id=[plain, 2])
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     made = with_reference_values(checkpoint, system=None, noise_types=(), out_dir=tmp_path / "made")
     reference = ReferenceValues.read(made.reference_path)
@@ -352,8 +350,7 @@ def test_tools_thinking_and_dates_are_probed(tiny_checkpoint: Path, tmp_path: Pa
     """A template that has them gets probes of them, and the day they were rendered on."""
     written = source_of("smollm3").replace("tool | string", "tool | tojson")
     copy = edit_template(tiny_checkpoint, tmp_path, written)
-    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
-    (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    change_json(copy / "config.json", max_position_embeddings=4096)
     write_reference_values(copy, system=None)
     values = ReferenceValues.read(copy / "reference.json")
     assert values.template is not None
@@ -427,7 +424,7 @@ def test_what_no_gguf_can_say_is_refused_before_the_weights_are_read(
     (copy / "model.safetensors").unlink()
     config = json.loads((copy / "config.json").read_text())
     scaling = {"rope_type": "dynamic", "factor": 2.0}
-    (copy / "config.json").write_text(json.dumps({**config, "rope_parameters": scaling}))
+    change_json(copy / "config.json", rope_parameters=scaling)
     with pytest.raises(ConversionError, match="rope_type is 'dynamic'") as caught:
         write_reference_values(copy, system=None)
     assert f"up to {config['max_position_embeddings']} tokens" in str(caught.value.hint)

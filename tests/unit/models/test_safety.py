@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.ggufs import rewrite
+from fakes.json_files import change_json
 from safetensors.torch import load_file, save_file
 
 from ollama_bridge.conversion import convert
@@ -35,8 +36,7 @@ def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 def change_config(folder: Path, **changes: object) -> None:
     """Rewrite keys of config.json."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    change_json(folder / "config.json", **changes)
 
 
 def test_a_good_checkpoint_passes(folder: Path) -> None:
@@ -190,15 +190,14 @@ def test_a_default_is_wanted_among_several_templates(folder: Path) -> None:
     """Named templates without one that is served where none is asked for."""
     (folder / "chat_template.jinja").unlink()
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text())
     named = [{"name": "tool_use", "template": "{{ messages }}"}]
-    path.write_text(json.dumps({**settings, "chat_template": named}))
+    change_json(path, chat_template=named)
     with pytest.raises(ModelError, match="tool_use"):
         load_tokenizer(folder)
     with pytest.raises(ModelError, match="tool_use"):
         TokenizerSection(folder, {"vocab_size": 384}).entries(chat_template=True)
     named.append({"name": "default", "template": "{{ messages }}"})
-    path.write_text(json.dumps({**settings, "chat_template": named}))
+    change_json(path, chat_template=named)
     load_tokenizer(folder)
 
 

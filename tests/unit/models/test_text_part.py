@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.json_files import change_json
 from fakes.models import build_tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -138,10 +139,11 @@ def test_an_adapter_of_the_whole_is_merged_into_what_is_served(
     assert any(spelling in name for name in named)
     assert any(".vision_tower." in name for name in named)
     save_file(named, path, metadata={"format": "pt"})
-    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = str(base)
-    settings["alpha_pattern"] = {rf"{re.escape(spelling)}layers\.1\..*": 3}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    change_json(
+        tmp_path / "adapter" / "adapter_config.json",
+        base_model_name_or_path=str(base),
+        alpha_pattern={rf"{re.escape(spelling)}layers\.1\..*": 3},
+    )
     with JSONLReporter(tmp_path / "events.jsonl") as reporter:
         checkpoint = resolve_model(
             str(tmp_path / "adapter"), cache_dir=tmp_path / "cache", reporter=reporter
@@ -188,8 +190,7 @@ def test_a_tied_matrix_that_is_saved_twice_is_one(case: str, tmp_path: Path) -> 
         metadata={"format": "pt"},
     )
     if "untied" in case:
-        document = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**document, "tie_word_embeddings": False}))
+        change_json(folder / "config.json", tie_word_embeddings=False)
     checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
     gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf").gguf_path
     is_one = case == "the same"

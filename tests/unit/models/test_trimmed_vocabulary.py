@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fakes.architectures import build_checkpoint
+from fakes.json_files import change_json
 from fakes.models import build_tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -241,9 +242,7 @@ def test_sampling_that_is_not_in_use_does_not_keep_a_student_from_being_saved(
 ) -> None:
     """As in Vicuna's: transformers saves it only as long as it is unchanged."""
     source = build_checkpoint("llama", tmp_path / "source")
-    path = source / "generation_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(settings | {"temperature": 0.9, "top_p": 0.6}), encoding="utf-8")
+    change_json(source / "generation_config.json", temperature=0.9, top_p=0.6)
     vocabulary = trim_tokenizer(load_tokenizer(source), CORPUS[1:2])
     keep_tokens(load_model(source), vocabulary).save_pretrained(tmp_path / "student")
     kept = (tmp_path / "student" / "generation_config.json").read_text(encoding="utf-8")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.json_files import change_json
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import commit, tiny_base, tiny_corpus
 from torch import distributed
@@ -55,9 +55,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
     def build(path: Path) -> None:
         build_tiny_checkpoint(path, layers=3)
-        config = json.loads((path / "generation_config.json").read_text())
-        config["eos_token_id"] = list(range(2, 384, 6))
-        (path / "generation_config.json").write_text(json.dumps(config))
+        change_json(path / "generation_config.json", eos_token_id=list(range(2, 384, 6)))
 
     return commit(Checkpoint, tmp_path_factory.mktemp("talker") / "talker", build)
 

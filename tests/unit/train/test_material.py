@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.json_files import change_json
 from fakes.listening import Listener
 from fakes.reasoning import build_reasoner
 from fakes.trainable import SPLITS, corpus_of
@@ -129,9 +129,7 @@ def test_no_length_is_advised_that_the_model_does_not_know(
     lengths = lengths_in_tokens(base, corpus)
     folder, listener, limit = tmp_path / "model", Listener(), lengths[len(lengths) // 2]
     shutil.copytree(base.path, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = limit + more
-    (folder / "config.json").write_text(json.dumps(config))
+    change_json(folder / "config.json", max_position_embeddings=limit + more)
     settings = OptimizerSection(max_length=limit)
     load_material(folder, corpus, settings, stage="distill", reporter=listener)
     notes = listener.notes
@@ -150,9 +148,7 @@ def test_what_is_learnt_beyond_the_context_is_told(
     lengths = lengths_in_tokens(base, corpus)
     folder, room = tmp_path / "model", lengths[len(lengths) // 2]
     shutil.copytree(base.path, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = room
-    (folder / "config.json").write_text(json.dumps(config))
+    change_json(folder / "config.json", max_position_embeddings=room)
 
     def notes(limit: int) -> list[str]:
         listener = Listener()

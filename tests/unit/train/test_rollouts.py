@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.architectures import build_checkpoint
+from fakes.json_files import change_json
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 from transformers import LlamaForCausalLM
@@ -89,10 +89,8 @@ def test_every_attention_writes_what_each_prompt_alone_would_get(
 ) -> None:
     """Windows shorter and longer than the texts, layers without positions, norms of the heads."""
     folder = build_checkpoint(case, tmp_path / case)
-    config = json.loads((folder / "config.json").read_text())
     if window:
-        config["sliding_window"] = window
-    (folder / "config.json").write_text(json.dumps(config))
+        change_json(folder / "config.json", sliding_window=window)
     model: Any = load_model(folder)
     expected = [naive(model, example, number) for number, example in enumerate(examples)]
     assert len({len(rollout.answer) for rollout in expected}) >= 2
