@@ -34,12 +34,7 @@ _BEGIN_BYTES = 1024
 
 
 class Problems:
-    """Problems of one file's rows.
-
-    Args:
-        path: The file.
-        unit: What its rows are called: row or line.
-    """
+    """Problems of one file's rows."""
 
     def __init__(self, path: Path, *, unit: str) -> None:
         self._path = path

@@ -61,11 +61,7 @@ def format_of(info: StoreInfo) -> LabelFormat:
 
 
 class TopKFormat:
-    """The likeliest tokens, and the mass of the rest.
-
-    Args:
-        info: Of the store.
-    """
+    """The likeliest tokens, and the mass of the rest."""
 
     def __init__(self, info: StoreInfo) -> None:
         self._top_k = info.top_k
@@ -104,11 +100,7 @@ class TopKFormat:
 
 
 class SampledFormat:
-    """Tokens drawn at random.
-
-    Args:
-        info: Of the store.
-    """
+    """Tokens drawn at random."""
 
     def __init__(self, info: StoreInfo) -> None:
         self._info = info

@@ -15,9 +15,6 @@ from ollama_bridge.labels import Targets
 class LabelReader:
     """The labels of rows by their content, memory-mapped.
 
-    Args:
-        folder: Of the artefact.
-
     Raises:
         ArtifactError: damaged.
     """

@@ -53,9 +53,6 @@ class Row:
 class Segment:
     """A segment that is read, memory-mapped.
 
-    Args:
-        folder: Of the segment.
-
     Raises:
         ArtifactError: its files are missing or do not fit each other.
     """
@@ -117,9 +114,6 @@ class SegmentWriter:
     """Appends rows to the open segment of a store, and seals it.
 
     Whatever a kill tore is cut off at the beginning. One writer at a time: the caller's to see to.
-
-    Args:
-        store: Folder of the store.
     """
 
     def __init__(self, store: Path) -> None:

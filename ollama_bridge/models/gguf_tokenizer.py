@@ -59,10 +59,6 @@ class SpecialIds:
 class GGUFTokenizer:
     """The tokenizer section of a GGUF, checked.
 
-    Args:
-        path: The file, for messages.
-        metadata: All of its metadata.
-
     Raises:
         GGUFError: the section is missing, contradicts itself, or is of a kind that is not read.
     """

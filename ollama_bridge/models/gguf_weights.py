@@ -34,9 +34,6 @@ _KEPT_TYPES = {"F16": F16, "BF16": BF16}
 class GGUFWeights(Weights):
     """The tensors of a GGUF under the names that transformers has for them.
 
-    Args:
-        path: The file.
-
     Attributes:
         contents: What the file holds of the language model.
         architecture: Its architecture.

@@ -19,12 +19,7 @@ GREEDY_TOKENS = 48
 
 
 class Scorer:
-    """Log-probabilities of a model on the CPU.
-
-    Args:
-        model: In float32.
-        tokenizer: Its tokenizer.
-    """
+    """Log-probabilities of a float32 model on the CPU."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = model

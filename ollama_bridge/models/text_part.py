@@ -87,11 +87,7 @@ def _is_tied(config: Mapping[str, Any], weights: Weights) -> bool:
 
 
 class TextWeights(Weights):
-    """The language model's tensors, under the names that they have without the wrapper.
-
-    Args:
-        weights: Of the wrapper.
-    """
+    """The language model's tensors, under the names that they have without the wrapper."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights

@@ -13,9 +13,6 @@ class TokenBytes:
     """Tokens as bytes. Special tokens have none.
 
     Reads byte-level vocabularies (GPT-2's alphabet) and SentencePiece's (``▁``, ``<0x0A>``).
-
-    Args:
-        tokenizer: A fast tokenizer of transformers.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -18,13 +18,7 @@ from ollama_bridge.train.shards import Weights
 
 @dataclass(frozen=True)
 class Gradients:
-    """What batches give to the gradients of a model's weights.
-
-    Attributes:
-        model: In training.
-        weights: Its trainable ones.
-        precision: Where and in what it is computed.
-    """
+    """What batches give to the gradients of a model's weights."""
 
     model: CausalModel
     weights: Weights

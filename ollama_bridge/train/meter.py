@@ -21,14 +21,7 @@ def rounded(value: float) -> str:
 
 
 class Meter:
-    """Turns steps into events, and into the facts at the end.
-
-    Args:
-        stage: For the events.
-        steps: Of all phases.
-        reporter: Hears of them.
-        memory: Looks at it while the steps are computed.
-    """
+    """Turns steps into events, and into the facts at the end."""
 
     def __init__(self, stage: str, steps: int, reporter: Reporter, memory: PeakMemory) -> None:
         self._stage = stage

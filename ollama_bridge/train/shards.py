@@ -26,10 +26,6 @@ _STATE_BYTES = 12
 class Weights:
     """The trainable weights of a run, whole in every process.
 
-    Args:
-        parameters: By name.
-        ranks: The processes of the run.
-
     Attributes:
         parameters: What this process's optimizer steps, by name.
         count: How many numbers are trained, in all processes.

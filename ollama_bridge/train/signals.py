@@ -72,11 +72,7 @@ class Signal(Protocol):
 
 
 class HardLabels:
-    """The answers of the corpus alone.
-
-    Args:
-        targets: (N,) labels.
-    """
+    """The answers of the corpus alone, (N,)."""
 
     def __init__(self, targets: torch.Tensor) -> None:
         self._targets = targets
@@ -87,11 +83,7 @@ class HardLabels:
 
 
 class StoredSignal:
-    """Soft labels of a store.
-
-    Args:
-        soft: Of N positions.
-        targets: (N,) hard labels.
+    """Soft labels of a store, beside (N,) hard labels.
 
     Raises:
         TrainingError: they are of other numbers of positions.

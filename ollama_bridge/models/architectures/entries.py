@@ -11,14 +11,7 @@ from gguf.constants import GGUFValueType
 
 @dataclass(frozen=True)
 class Entry:
-    """One metadata key of a GGUF.
-
-    Attributes:
-        key: Its full name.
-        value: A number, bool, text, or a list of one kind.
-        type: Of the value.
-        element_type: Of a list's elements.
-    """
+    """One metadata key of a GGUF."""
 
     key: str
     value: Any

@@ -10,12 +10,7 @@ from ollama_bridge.models.gguf_reader import GGUFContents
 
 
 class Keys:
-    """The ``ARCHITECTURE.*`` keys of a GGUF.
-
-    Args:
-        contents: The file.
-        architecture: ``general.architecture``.
-    """
+    """The ``ARCHITECTURE.*`` keys of a GGUF."""
 
     def __init__(self, contents: GGUFContents, architecture: str) -> None:
         self.contents = contents
