@@ -66,7 +66,7 @@ def match_positions(
     for (their_start, their_ids), (our_start, our_ids) in zip(theirs, ours, strict=False):
         their_text, their_marks = _spell(their_ids, teacher_vocabulary)
         our_text, our_marks = _spell(our_ids, student_vocabulary)
-        common = _common_end(their_text, our_text)
+        common = common_end(their_text, our_text)
         if not common and their_text and our_text:
             continue
         boundaries = {mark: number for number, mark in enumerate(their_marks)}
@@ -93,8 +93,8 @@ def _turns(example: EncodedExample) -> Iterator[tuple[int, Sequence[int]]]:
         start += len(stretch)
 
 
-def _common_end(left: bytes, right: bytes) -> int:
-    """How many bytes at the end are the same."""
+def common_end(left: bytes, right: bytes) -> int:
+    """How many bytes at their end two texts have in common."""
     pairs = zip(reversed(left), reversed(right), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 

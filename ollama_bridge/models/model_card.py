@@ -38,12 +38,12 @@ def card_entries(folder: Path) -> list[Entry]:
         for name, key in _TEXTS.items()
         if isinstance(card.get(name), str)
     ]
-    tags = [*public_tags(_texts(card.get("tags"))), *_texts(card.get("pipeline_tag"))]
-    for key, values in (("tags", tags), ("languages", _texts(card.get("language")))):
+    tags = [*public_tags(texts_in(card.get("tags"))), *texts_in(card.get("pipeline_tag"))]
+    for key, values in (("tags", tags), ("languages", texts_in(card.get("language")))):
         if values:
             entries.append(array(f"general.{key}", values, GGUFValueType.STRING))
     for name, key in (("base_model", "base_model"), ("datasets", "dataset")):
-        entries += repository_entries(f"general.{key}", _texts(card.get(name)))
+        entries += repository_entries(f"general.{key}", texts_in(card.get(name)))
     return entries
 
 
@@ -59,7 +59,8 @@ def _read(path: Path) -> Mapping[str, Any]:
     return card if isinstance(card, Mapping) else {}
 
 
-def _texts(value: object) -> list[str]:
+def texts_in(value: object) -> list[str]:
+    """What a list has of texts, or a text alone; empty ones say nothing."""
     values = value if isinstance(value, list) else [value]
     return [item for item in values if isinstance(item, str) and item]
 

@@ -20,7 +20,7 @@ from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.general import General, writable
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.model_card import card_entries, repository_entries
+from ollama_bridge.models.model_card import card_entries, repository_entries, texts_in
 from ollama_bridge.models.stored import adapters_of
 
 VALUES_KEY = "reference_key"  # a fact: what the reference values beside it were computed by
@@ -66,7 +66,7 @@ def facts_of_copy(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def origin_facts(start: Checkpoint, corpus: Corpus) -> dict[str, Any]:
     """Facts of a model that was trained: what it began as, and on what data."""
-    datasets = [*_texts(start.facts.get(_DATASETS)), *corpus.datasets]
+    datasets = [*texts_in(start.facts.get(_DATASETS)), *corpus.datasets]
     facts = {_ORIGIN: described(start), _DATASETS: list(dict.fromkeys(datasets))}
     return {name: value for name, value in facts.items() if value}
 
@@ -130,7 +130,7 @@ def missing_entries(
     """Base model and data sets, where a card or a GGUF has said nothing of them."""
     said = {entry.key for entry in entries}
     base = [] if f"{_BASE_KEY}.count" in said else _base_entries(folder, facts)
-    datasets = repository_entries("general.dataset", _texts(facts.get(_DATASETS)))
+    datasets = repository_entries("general.dataset", texts_in(facts.get(_DATASETS)))
     return [*base, *([] if "general.dataset.count" in said else datasets)]
 
 
@@ -151,9 +151,4 @@ def _base_entries(folder: Path, facts: Mapping[str, Any]) -> list[Entry]:
 
 def _named(adapter: Path) -> list[str]:
     """What an adapter calls its base."""
-    return _texts(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))
-
-
-def _texts(value: object) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, str) and item]
+    return texts_in(read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))

@@ -21,11 +21,11 @@ without them.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ollama_bridge.alignment.positions import common_end
 from ollama_bridge.answer_text import thought_opening
 from ollama_bridge.client import TokenLogprob, TopLogprob
 from ollama_bridge.teacher.token_bytes import TokenBytes
@@ -91,7 +91,7 @@ def spans_of(tokens: Sequence[int], answer: str, vocabulary: TokenBytes) -> list
     first = 0  # byte of the answer from which on the turn has it
     if offset < 0:
         offset = len(whole) - len(wanted)
-        first = len(wanted) - _common_end(whole, wanted)
+        first = len(wanted) - common_end(whole, wanted)
     spans: list[Span | None] = []
     start = -offset
     for token, piece in zip(tokens, pieces, strict=True):
@@ -181,12 +181,6 @@ def _without_blanks(content: bytes, start: int, end: int) -> int:
 def _lead(span: Span, vocabulary: TokenBytes) -> bytes:
     content = vocabulary.of(span.token) or b""
     return content[: len(content) - (span.end - span.start)]
-
-
-def _common_end(left: bytes, right: bytes) -> int:
-    """How many bytes at their end two texts have in common."""
-    pairs = zip(reversed(left), reversed(right), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _place(answer: bytes, entries: Sequence[TokenLogprob], *, begin: int) -> list[_Placed]:

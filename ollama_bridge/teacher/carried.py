@@ -12,7 +12,7 @@ from ollama_bridge.alignment.positions import HOLE, Places, match_positions
 from ollama_bridge.alignment.projection import Projection
 from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.labels import SoftTargets, join_top_k
 from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 
 _POSITIONS_PER_CHUNK = 256
@@ -63,12 +63,7 @@ class Carried:
         places = self._places(examples)
         taught = _targets([theirs for theirs, _ in examples])
         right = _targets([ours for _, ours in examples])
-        parts = list(self._chunks(model, hidden, places, taught, right))
-        return SoftTargets(
-            torch.cat([part.ids for part in parts]),
-            torch.cat([part.logprobs for part in parts]),
-            torch.cat([part.residual for part in parts]),
-        )
+        return join_top_k(list(self._chunks(model, hidden, places, taught, right)))
 
     def hard_share(self, examples: Sequence[tuple[EncodedExample, EncodedExample]]) -> float:
         """The share of positions that get a certain label; read of the tokens alone.
