@@ -146,24 +146,15 @@ def distill(
             reporter=reporter,
         )
         model, parts, result = run.trained()
-        facts: dict[str, Any] = {
-            **material.facts,
-            "dtype": precision.dtype_name,
-            **parts.facts(),
-            "parameters": sum(value.numel() for value in model.parameters()),
-        }
+        parameters = sum(value.numel() for value in model.parameters())
         checkpoint = complete_checkpoint(
             draft,
             model,
-            material.tokenizer,
+            material,
             result,
-            settings={
-                **_effective(settings),
-                "layers": list(parts.layers),
-                "dtype": precision.dtype_name,
-                "threads": precision.threads,
-            },
-            facts=facts,
+            precision=precision,
+            settings={**_effective(settings), "layers": list(parts.layers)},
+            facts={**parts.facts(), "parameters": parameters},
             start=start,
             corpus=corpus,
             system=system,

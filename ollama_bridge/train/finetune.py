@@ -110,18 +110,14 @@ def finetune(
         )
         run = _Run(base, material, settings, labels, precision, draft.path, reporter)
         model, result, gap = run.tuned()
-        facts = {**material.facts, "dtype": precision.dtype_name, **gap}
         checkpoint = complete_checkpoint(
             draft,
             model,
-            material.tokenizer,
+            material,
             result,
-            settings={
-                **_effective(settings),
-                "dtype": precision.dtype_name,
-                "threads": precision.threads,
-            },
-            facts=facts,
+            precision=precision,
+            settings=_effective(settings),
+            facts=gap,
             start=base,
             corpus=corpus,
             system=system,

@@ -21,6 +21,7 @@ from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint
 from ollama_bridge.models.memory import to_cpu
 from ollama_bridge.models.origin import origin_facts
+from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.models.safety import read_config
@@ -161,9 +162,10 @@ def load_material(
 def complete_checkpoint(
     draft: Draft,
     model: CausalModel,
-    tokenizer: Tokenizer,
+    material: Material,
     result: TrainingResult,
     *,
+    precision: Precision,
     settings: Mapping[str, Any],
     facts: Mapping[str, Any],
     start: Checkpoint,
@@ -184,14 +186,16 @@ def complete_checkpoint(
     manifest: Manifest | None = None
     if ranks.first:
         to_cpu(model)
-        save_checkpoint(model.eval(), tokenizer, draft.path)
+        save_checkpoint(model.eval(), material.tokenizer, draft.path)
         values = write_reference_values(
             draft.path, system=system, labels=labels, model=model, reporter=reporter
         )
-        result.write(draft.path, dict(settings))
+        computed = {"dtype": precision.dtype_name, "threads": precision.threads}
+        result.write(draft.path, {**settings, **computed})
         scores = {f"validation_{name}": score for name, score in result.validation.items()}
+        own = {**material.facts, "dtype": precision.dtype_name, **facts}
         origin = origin_facts(start, corpus)
-        manifest = draft.commit({**facts, **scores, **result.facts, **origin, **values})
+        manifest = draft.commit({**own, **scores, **result.facts, **origin, **values})
     manifest = ranks.agree(manifest)
     assert manifest is not None
     return Checkpoint(draft.out_dir, manifest)

@@ -19,6 +19,8 @@ from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.signals import HardLabels, LiveSignal, Signal, StoredSignal
 from ollama_bridge.train.soft_targets import SplitLabels
 
+_PROBED_POSITIONS = 64
+
 
 class Validator:
     """Computes validation scores.
@@ -158,21 +160,17 @@ class _MacroF1:
 
 
 @torch.inference_mode()
-def probe_logits(model: CausalModel, batches: Batches, *, positions: int = 64) -> torch.Tensor:
-    """Logits (positions, V) in float32 on the first supervised positions, on the CPU.
+def probe_logits(model: CausalModel, batches: Batches) -> torch.Tensor:
+    """Logits (positions, V) in float32 on the first supervised positions, 64 at most, on the CPU.
 
-    To be compared with those of a model that should compute the same.
-
-    Args:
-        model: In evaluation mode.
-        batches: Of the validation split.
-        positions: As many at most.
+    To be compared with those of a model that should compute the same; in evaluation mode.
     """
     found: list[torch.Tensor] = []
+    missing = _PROBED_POSITIONS
     for batch in batches.in_order():
         hidden = run_decoder(model, batch.to(model.device)).supervised
-        found.append(vocabulary_logits(model, hidden[:positions]).cpu())
-        positions -= found[-1].shape[0]
-        if positions <= 0:
+        found.append(vocabulary_logits(model, hidden[:missing]).cpu())
+        missing -= found[-1].shape[0]
+        if missing <= 0:
             break
     return torch.cat(found)
