@@ -6,29 +6,29 @@ synthetic. A 135M checkpoint takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.generation_defaults import read_generation_config
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.links import link_file, linked_digests
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
-from ollama_bridge.models.noise_plans import noise_plans
 from ollama_bridge.models.origin import VALUES_KEY, facts_of_copy
 from ollama_bridge.models.pretokenizers import by_structure
 from ollama_bridge.models.probes import QUESTIONS
 from ollama_bridge.models.reference_texts import TextSide, turns_of
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.scorer import GREEDY_TOKENS, Scorer
+from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.reference import (
     NOISE_TYPES,
     SERVED_CONTEXT,
@@ -231,7 +231,7 @@ def _compute(
     end_tokens = text.end_tokens(generation, config)
     answers = _answers(conversations, end_tokens, labels, scorer)
     reporter.emit(Progress(_STAGE, 2, 3, "passes"))
-    noise = scorer.noise(noise_plans(architecture, config, noise_types))
+    noise = scorer.noise(_noise_plans(architecture, config, noise_types))
     reporter.emit(Progress(_STAGE, 3, 3, "passes"))
     bos = text.special(tokenizer.bos_token)
     return ReferenceValues(
@@ -255,6 +255,24 @@ def _compute(
         answers=answers,
         noise=noise,
     )
+
+
+def _noise_plans(
+    architecture: Architecture, config: Mapping[str, Any], file_types: Sequence[str]
+) -> dict[str, TypePlan]:
+    """By file type: the type that each weight of the checkpoint would get."""
+    dims = architecture.dimensions(config)
+    model = ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads)
+    rules = architecture.rules(config)
+    shapes = {rule.target: rule.shape for rule in rules}
+    plans: dict[str, TypePlan] = {}
+    for name in file_types:
+        types = plan_types(name, shapes, model)
+        plan = {rule.source: types[rule.target] for rule in rules}
+        if architecture.tied(config):
+            plan["lm_head.weight"] = types["token_embd.weight"]
+        plans[name] = plan
+    return plans
 
 
 def _pre_tokenizer(folder: Path) -> str | None:
