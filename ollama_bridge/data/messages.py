@@ -103,10 +103,6 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
                 problems.add(number, "label is neither a text nor a number")
                 continue
             label = storable(cell_text(given))
-        own_system = turns[0].content if turns[0].role == "system" else task.system
-        if task.system and turns[0].role != "system":
-            turns.insert(0, Message("system", task.system))
-        prompt, whole = _texts(turns)
         document = _document(record, number, problems)
         if document is None:
             continue
@@ -115,13 +111,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
                 document, *(f"question-{text_key(one)}" for one in _labelled(turns, matcher))
             )
         asked.append([text_key(turn.content) for turn in turns if turn.role == "user"])
-        example = Example(f"line-{number}", tuple(turns), document, label)
-        is_class = matcher is not None
-        text = prompt if is_class else whole
-        instruction = "" if own_system == task.system else own_system
-        candidates.append(
-            Candidate(example, _SOURCE, text, is_class=is_class, instruction=instruction)
-        )
+        candidates.append(_candidate(f"line-{number}", turns, document, label, task))
     if matcher is None:
         for candidate, first in zip(candidates, _first_questions(asked), strict=True):
             documents.join(candidate.example.group, "question-" + "\n".join(first))
@@ -151,6 +141,24 @@ def _document(record: Mapping[str, object], number: int, problems: Problems) -> 
         problems.add(number, "group is neither a text nor a whole number")
         return None
     return f"line-{number}" if own in (None, "") else storable(f"group-{own}")
+
+
+def _candidate(
+    id_: str, turns: Sequence[Message], document: str, label: str | None, task: TaskSection
+) -> Candidate:
+    """A conversation that begins with the task's system turn unless it has its own."""
+    spoken = [turn.content for turn in turns if turn.role != "system"]
+    own_system = turns[0].content if turns[0].role == "system" else task.system
+    if task.system and turns[0].role != "system":
+        turns = [Message("system", task.system), *turns]
+    is_class = task.kind == "classify"
+    return Candidate(
+        Example(id_, tuple(turns), document, label),
+        _SOURCE,
+        "\n".join(spoken[:-1] if is_class else spoken),
+        is_class=is_class,
+        instruction="" if own_system == task.system else own_system,
+    )
 
 
 def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: Path) -> list[str]:
@@ -274,10 +282,3 @@ def _labelled(turns: Sequence[Message], matcher: LabelMatcher) -> Iterator[str]:
     for place in range(1, len(spoken), 2):
         if matcher.label_of(spoken[place].rpartition(THOUGHT_END)[2]):
             yield "\n".join(spoken[:place])
-
-
-def _texts(turns: Sequence[Message]) -> tuple[str, str]:
-    """What was said before the last answer, and all that was said."""
-    spoken = [turn.content for turn in turns if turn.role != "system"]
-    prompt = spoken[:-1] if turns[-1].role == "assistant" else spoken
-    return "\n".join(prompt), "\n".join(spoken)
