@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fakes.command_line import example
+from fakes.listening import Listener
 from fakes.stops import Killed
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ from ollama_bridge.errors import (
     DiskFullError,
 )
 from ollama_bridge.machine import cores
-from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.reporting import Progress
 
 _GO = """#!/bin/sh
 echo "go $*" >>"$CALLS"
@@ -268,17 +269,12 @@ def test_work_that_takes_longer_than_thought_is_not_always_about_to_end(
     clock = itertools.count(0.0, 100.0)
     monkeypatch.setattr(build.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(build, "_POLL_INTERVAL_S", 0.05)
-    told: list[Progress] = []
-
-    class Heard:
-        def emit(self, event: Event) -> None:
-            assert isinstance(event, Progress)
-            told.append(event)
-
+    heard = Listener()
     log = tmp_path / "log"
     log.touch()
     with subprocess.Popen(["sleep", "0.5"]) as process:
-        build._watch(process, log, 0, Heard(), work_s=200.0 * cores())
+        build._watch(process, log, 0, heard, work_s=200.0 * cores())
+    told = [event for event in heard.events if isinstance(event, Progress)]
     assert told[0].total == 200
     assert all(event.total - event.done >= event.done / 5 for event in told)
     assert told[-1].done > 200
