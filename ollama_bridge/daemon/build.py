@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -47,8 +46,9 @@ _CMAKE_OPTIONS = (
     "-DLLAMA_OPENSSL=OFF",  # it talks to the daemon on loopback only
 )
 # GCC before 12.4 and 13.3 leaves out what is stored for `ldtilecfg` (its bug 114098): a runner with
-# AMX dies of an illegal instruction at its first prompt. The flag holds wherever it stands.
-_WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+# AMX dies of an illegal instruction at its first prompt. ggml asks for this macro wherever it uses
+# AMX; -mno-amx-int8 is an error to compilers that do not know AMX (GCC 10).
+_WITHOUT_AMX = "-U__AMX_INT8__"
 # Seconds of one core, measured on 2 cores; they only feed the estimate shown.
 _GO_WORK_S = 260.0
 _CGO_WORK_S = 480.0
@@ -206,7 +206,7 @@ def _cgo_flags(llama_cpp: Path) -> dict[str, str]:
     """
     optimize = "-O2 -march=native"
     return {
-        "CGO_CPPFLAGS": f"-I{llama_cpp / 'vendor'} -U__AMX_INT8__",
+        "CGO_CPPFLAGS": f"-I{llama_cpp / 'vendor'} {_WITHOUT_AMX}",
         "CGO_CFLAGS": optimize,
         "CGO_CXXFLAGS": optimize,
     }
@@ -214,9 +214,8 @@ def _cgo_flags(llama_cpp: Path) -> dict[str, str]:
 
 def _compiler_flags() -> dict[str, str]:
     """What cmake puts in front of its own: the user's flags, and ours."""
-    ours = _WITHOUT_AMX if platform.machine() in ("x86_64", "AMD64") else ""
     given = {name: os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS")}
-    return {name: f"{flags} {ours}".strip() for name, flags in given.items()}
+    return {name: f"{flags} {_WITHOUT_AMX}".strip() for name, flags in given.items()}
 
 
 def _fetch_llama_cpp(folder: Path) -> Path:

@@ -217,7 +217,7 @@ def test_a_runner_is_compiled_without_amx(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("CXXFLAGS", "-g")
     install.install_daemon()
     lines = (cache.parent / "calls").read_text().splitlines()
-    without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    without = "-U__AMX_INT8__"  # which every compiler takes
     assert {line for line in lines if line.startswith("flags")} == {
         f"flags {without}; -g {without}"
     }
