@@ -336,11 +336,12 @@ class _Upload:
 
     def _read_status(self) -> Reply:
         request = Request("GET", self.location, attempts=_STATUS_ATTEMPTS)
-        for attempt in range(1, _FAULT_ATTEMPTS):
+        for attempt in range(_FAULT_ATTEMPTS):
+            if attempt:
+                self.session.pause(attempt)
             reply = self.session.send(request, wanted=(204, 400, 403, 404, 410, 416, 500))
             if reply.status_code != 500:
                 break
-            self.session.pause(attempt)
         return reply
 
     def _forget(self) -> None:

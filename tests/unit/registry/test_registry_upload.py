@@ -196,9 +196,9 @@ def test_a_status_that_no_registry_has_to_answer(
     assert len(registry.paths("GET")) <= 3
 
 
-def test_one_fault_at_the_status_loses_nothing(blob: Blob, records: UploadRecords) -> None:
-    """It is asked again: what was sent is there."""
-    faults = iter([500])
+def test_two_faults_at_the_status_lose_nothing(blob: Blob, records: UploadRecords) -> None:
+    """It is asked again, twice: what was sent is there."""
+    faults = iter([500, 500])
 
     def fault(request: httpx.Request) -> httpx.Response | None:
         status = next(faults, None) if request.method == "GET" else None
