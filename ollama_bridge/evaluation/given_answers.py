@@ -50,7 +50,9 @@ class JSONScores:
 
 def are_json(given: Sequence[str]) -> bool:
     """Whether all given answers are JSON objects or lists, so that a model's have to be, too."""
-    return bool(given) and all(text[:1] in ("{", "[") and _is_json(text) for text in given)
+    return bool(given) and all(
+        text[:1] in ("{", "[") and _fields_of(text) is not None for text in given
+    )
 
 
 def are_of_a_closed_set(given: Sequence[str]) -> bool:
@@ -62,15 +64,15 @@ def score_json(
     given: Sequence[str], answers: Sequence[str], *, bootstrap_samples: int
 ) -> JSONScores:
     """Hold answers against given ones that are JSON; intervals are over the texts."""
-    valid = [_is_json(answer) for answer in answers]
+    found = [_fields_of(answer) for answer in answers]
     pairs = [
-        (Counter(_fields_of(right)), Counter(_fields_of(said) if is_json else ()))
-        for right, said, is_json in zip(given, answers, valid, strict=True)
+        (_fields_of(right) or Counter(), said or Counter())
+        for right, said in zip(given, found, strict=True)
     ]
     hits = np.array([(right & said).total() for right, said in pairs], dtype=np.int64)
     either = np.array([(right + said).total() for right, said in pairs], dtype=np.int64)
     return JSONScores(
-        valid=sum(valid) / max(1, len(valid)),
+        valid=sum(one is not None for one in found) / max(1, len(found)),
         same=share_right(
             [right == said for right, said in pairs], bootstrap_samples=bootstrap_samples
         ),
@@ -95,24 +97,16 @@ def _by_field(pairs: Sequence[tuple[Counter[_Field], Counter[_Field]]]) -> dict[
     }
 
 
-def _is_json(text: str) -> bool:
-    try:
-        _read(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _read(text: str) -> object:
-    return json.loads(text, parse_constant=_refuse)
-
-
 def _refuse(constant: str) -> object:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _fields_of(text: str) -> Iterator[_Field]:
-    return _fields(_read(text), ())
+def _fields_of(text: str) -> Counter[_Field] | None:
+    """None: it is no JSON, or too deep to be read or gone through."""
+    try:
+        return Counter(_fields(json.loads(text, parse_constant=_refuse), ()))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _fields(value: object, keys: tuple[str, ...]) -> Iterator[_Field]:

@@ -48,6 +48,12 @@ def test_fields_count_one_by_one() -> None:
     assert found.f1.low <= found.f1.value <= found.f1.high
 
 
+def test_an_answer_of_whatever_depth_is_scored() -> None:
+    """Just what can be read may be too deep to be gone through."""
+    for depth in range(900, 1100):
+        scores((ASKED, "[" * depth + "]" * depth))
+
+
 def test_a_field_too_many_and_one_too_few_cost_the_same() -> None:
     """Precision and recall: what nobody asked for is as wrong as what is missing."""
     more = scores(('{"a": 1}', '{"a": 1, "b": 2}'))
