@@ -114,22 +114,33 @@ def _give_every_split_every_label(
     seed: int,
     near_duplicates: int,
 ) -> None:
-    """Move documents out of train where a split lacks a label; smallest first."""
+    """Move documents out of train where a split lacks a label; smallest first.
+
+    None whose other labels would not be trained on any more.
+    """
     labels = {
         group: {candidate.label for candidate in members} for group, members in documents.items()
     }
+    trained = Counter(
+        label for group in documents if placed[group] == "train" for label in labels[group]
+    )
     held_out: tuple[Split, ...] = ("test", "validation")
     for label in sorted(set().union(*labels.values())):
         holders = [group for group in documents if label in labels[group]]
         for name in held_out:
             if any(placed[group] == name for group in holders):
                 continue
-            free = [group for group in holders if placed[group] == "train"]
-            if len(free) > 1:
+            free = [
+                group
+                for group in holders
+                if placed[group] == "train" and all(trained[one] > 1 for one in labels[group])
+            ]
+            if free:
                 smallest = min(
                     free, key=lambda group: (len(documents[group]), seeded_order(seed, group))
                 )
                 placed[smallest] = name
+                trained.subtract(labels[smallest])
         missing = [name for name in SPLITS if not any(placed[group] == name for group in holders)]
         if missing:
             texts = sum(

@@ -91,6 +91,15 @@ def test_few_large_documents_still_reach_every_split() -> None:
     assert all(len(part) == 100 for part in parts.values())
 
 
+def test_no_label_leaves_the_training_with_a_document_of_another() -> None:
+    """The smallest document that has the missing label may have the last texts of another."""
+    labels = "CBBABABCBACBBBCBBAB"
+    groups = (2, 3, 3, 0, 5, 9, 10, 9, 10, 4, 10, 3, 8, 6, 10, 1, 7, 9, 0)
+    rows = [(f"g{group}", label) for group, label in zip(groups, labels, strict=True)]
+    parts = split(candidates(rows), Sizes(test=4, validation=2), seed=1)
+    assert all({one.example.label for one in part} == set("ABC") for part in parts.values())
+
+
 def test_a_rare_label_is_refused() -> None:
     """Two texts of a label cannot be in three splits."""
     rows = [(str(number), "common") for number in range(50)] + [("x", "rare"), ("y", "rare")]
