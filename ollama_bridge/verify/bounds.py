@@ -113,7 +113,7 @@ def _mean_kl(nats: float) -> Bounds:
 
 
 _FIXED = {
-    # On a processor with AVX512-FP16 the daemon was seen at 0.064 (mean KL 1e-4), elsewhere at 0.051.
+    # Seen: 0.064 (mean KL 1e-4) on a processor with AVX512-FP16, 0.051 elsewhere.
     "f32": Bounds(max_difference=0.1, mean_kl_nats=0.001, same_text=True),
     "f16": Bounds(max_difference=0.1, mean_kl_nats=0.001, same_text=True),
     "bf16": _mean_kl(0.002),
