@@ -15,6 +15,9 @@ vocabulary) in nats.
 | 12 of its layers | 0.051, 5e-5 (3e-5) | 0.39, 0.0027 (0.0017) | 2.2, 0.048 (0.039) |
 | 6 two-layer Llamas | 0.030, 6e-6 | 0.17, 2e-4 | 0.48, 0.0020 |
 | q, k not permuted | 9.7, 0.90 | | |
+| another machine (AMX, AVX512-FP16): SmolLM2-135M-Instruct | 0.051, below 5e-5 | | |
+| there: a narrow student with few tokens | 0.058, 1e-4 | | |
+| there: a small Qwen 3 | 0.064, below 5e-5 | | |
 
 | SmolLM2-135M-Instruct | Q6_K | Q5_K_M | Q4_K_M | Q4_0 |
 |---|---|---|---|---|
@@ -113,8 +116,8 @@ def _mean_kl(nats: float) -> Bounds:
 
 
 _FIXED = {
-    # Seen: 0.064 (mean KL 1e-4) on a processor with AVX512-FP16, 0.051 elsewhere.
-    "f32": Bounds(max_difference=0.1, mean_kl_nats=0.001, same_text=True),
+    "f32": Bounds(max_difference=0.05, mean_kl_nats=0.001, same_text=True),
+    # On some machines sound models differ by more than on others; why is not known.
     "f16": Bounds(max_difference=0.1, mean_kl_nats=0.001, same_text=True),
     "bf16": _mean_kl(0.002),
     "q8_0": _mean_kl(0.01),
