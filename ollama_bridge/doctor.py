@@ -61,11 +61,6 @@ class Finding:
 def repair(finding: Finding, *, host: str | None = None, reporter: Reporter | None = None) -> str:
     """Install or start the daemon, as a finding asks for it.
 
-    Args:
-        finding: With a ``repair``.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        reporter: Hears of progress.
-
     Returns:
         What was done.
 
@@ -81,11 +76,7 @@ def repair(finding: Finding, *, host: str | None = None, reporter: Reporter | No
 
 
 def run_doctor(*, host: str | None = None) -> list[Finding]:
-    """Look at everything; never raises for what it finds.
-
-    Args:
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-    """
+    """Look at everything; never raises for what it finds."""
     return [
         _cores(),
         _memory(),

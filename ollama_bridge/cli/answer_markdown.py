@@ -79,9 +79,6 @@ class AnswerMarkdown(Markdown):
     """Markdown of which nothing is taken for HTML, whose lines end where they end.
 
     rich leaves out what CommonMark calls HTML: ``<answer>42</answer>``, ``vector<int>``.
-
-    Args:
-        part: Of an answer, whole or growing.
     """
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {

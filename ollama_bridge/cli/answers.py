@@ -26,12 +26,6 @@ class AnswerView:
     On a terminal a paragraph is rendered again as it grows, and left alone when it is whole, so
     that long answers scroll as any output does; of one that is longer than the screen the end is
     seen while it grows.
-
-    Args:
-        console: Where answers go.
-        markdown: Render them; else they are written as they come.
-        show_thinking: Show thinking too, dimmed.
-        as_json: Write each event as a line of JSON.
     """
 
     def __init__(
@@ -170,10 +164,7 @@ def reply_record(reply: Reply) -> dict[str, Any]:
 def tell_cut(reply: Reply, options: Options, more: str) -> None:
     """Tell that an answer is not whole, and the setting that gives more.
 
-    Args:
-        reply: The answer.
-        options: With which it was asked.
-        more: How a setting is changed, with a ``name`` and a ``value``.
+    ``more`` says how a setting is changed, of a ``name`` and a ``value``.
     """
     if not reply.hit_limit:
         return

@@ -138,11 +138,6 @@ def run(
 def _refuse_unused(tag: str, flags: Mapping[str, object], reason: str) -> None:
     """Refuse options of the other kind of model, which would be dropped without a word.
 
-    Args:
-        tag: The model.
-        flags: What was given for each; None, False and an empty list are the defaults.
-        reason: What the model is, behind its name.
-
     Raises:
         ConfigError: one was given.
     """

@@ -22,11 +22,6 @@ def read_questions(
 ) -> tuple[list[dict[str, Any]], list[object]]:
     """Questions with what they leave out, and their ids, else their numbers; every problem told.
 
-    Args:
-        path: A question on each line.
-        defaults: Fields of lines that leave them out; None: none.
-        options_: Options of lines that leave them out.
-
     Raises:
         DataError: it cannot be read, holds no question, or lines that are none.
     """
@@ -72,12 +67,7 @@ def read_questions(
 
 
 class AnswerLines:
-    """Lines that come in any order, and are read in theirs; not in memory where they are many.
-
-    Args:
-        folder: Of a file without a name, which no kill leaves behind.
-        count: How many there will be.
-    """
+    """Lines that come in any order, and are read in theirs; many are in a file without a name."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder

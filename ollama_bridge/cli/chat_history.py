@@ -12,9 +12,6 @@ from prompt_toolkit.history import FileHistory
 class KeptHistory(FileHistory):
     """Goes on in memory where its file cannot be written: each line would end in a traceback.
 
-    Args:
-        path: The file.
-
     Attributes:
         trouble: Why nothing is kept from then on; None: it is kept.
     """

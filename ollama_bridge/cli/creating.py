@@ -35,10 +35,6 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def read_modelfile(path: Path, *, hint: str) -> str:
     """A Modelfile's text: UTF-8, or UTF-16 as PowerShell's ``>`` writes it. Ollama takes both.
 
-    Args:
-        path: The file.
-        hint: What to do if it cannot be read.
-
     Raises:
         ModelfileError: it cannot be read, or is no text.
     """
@@ -65,12 +61,7 @@ class Creation:
 
 
 def read_creation(text: str, tag: str, folder: Path) -> Creation:
-    """Read a Modelfile.
-
-    Args:
-        text: Of the Modelfile.
-        tag: To create.
-        folder: Where it is; paths in it begin there.
+    """Read a Modelfile, whose paths begin in a folder.
 
     Raises:
         ModelfileError: what Ollama would refuse or drop, and paths where nothing is.

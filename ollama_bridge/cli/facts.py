@@ -32,11 +32,6 @@ def model_facts(details: ModelDetails) -> dict[str, object]:
 def chat_facts(what: str, said: Conversation, details: ModelDetails) -> str:
     """What ``/show`` prints in a chat.
 
-    Args:
-        what: ``info``, or one of the parts of a model.
-        said: The chat.
-        details: Of the model that it is with.
-
     Raises:
         ConfigError: there is no such part.
     """

@@ -19,9 +19,6 @@ class GrowingAnswer:
     """Parts of an answer as they become whole; itself, it is what of it is not.
 
     Thinking is whole line by line, dimmed.
-
-    Args:
-        show_thinking: Else it is left out.
     """
 
     def __init__(self, *, show_thinking: bool) -> None:
@@ -83,11 +80,7 @@ class GrowingAnswer:
 
 
 class Tail:
-    """The last lines of something, as many as are seen: a terminal cannot repaint what is above.
-
-    Args:
-        shown: All of it.
-    """
+    """The last lines of something, as many as are seen: a terminal cannot repaint what is above."""
 
     def __init__(self, shown: RenderableType) -> None:
         self._shown = shown
@@ -100,9 +93,6 @@ class Tail:
 
 class Column:
     """One of several answers that are shown beside each other; what is whole is rendered once.
-
-    Args:
-        show_thinking: Also in the end.
 
     Attributes:
         is_asked: Its first words are waited for.

@@ -20,12 +20,7 @@ def processor(size_bytes: int, gpu_bytes: int) -> str:
 
 
 def until(moment: str, now: datetime) -> str:
-    """How long it stays: ``4 minutes from now``.
-
-    Args:
-        moment: When it leaves, as the daemon writes it (RFC 3339).
-        now: With a time zone.
-    """
+    """How long it stays, of a moment in RFC 3339: ``4 minutes from now``."""
     try:
         left = datetime.fromisoformat(moment) - now
     except (ValueError, TypeError):

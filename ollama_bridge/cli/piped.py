@@ -24,11 +24,7 @@ def whole_prompt(
     A pipe that nobody writes to is not waited for for ever where there is an argument: a program
     that runs this command may have left its own standard input open.
 
-    Args:
-        prompt: The argument.
-        command: The one that was typed, for hints.
-        tag: For hints.
-        meanwhile: Called where what is piped in does not come at once.
+    ``meanwhile`` is called where what is piped in does not come at once.
 
     Raises:
         ConfigError: neither.
@@ -61,12 +57,7 @@ def checked(text: str) -> str:
 
 
 def not_utf8(command: str, tag: str) -> DataError:
-    """What is raised where piped text cannot be decoded.
-
-    Args:
-        command: The one that was typed, for the hint.
-        tag: For the hint.
-    """
+    """What is raised where piped text cannot be decoded."""
     return DataError(
         "stdin is not UTF-8 text",
         hint=f"iconv -f latin1 -t utf-8 FILE | ollama-bridge {command} {quote(tag)}",

@@ -82,11 +82,6 @@ def read_think(text: str | None) -> bool | str | None:
 def check_is_prompt(word: str, think: str | None, details: ModelDetails) -> None:
     """Of ``--think LEVEL "..."`` only a level that every model may have is none of the prompt.
 
-    Args:
-        word: The first of the prompt.
-        think: What ``--think`` was given.
-        details: Of the model.
-
     Raises:
         ConfigError: it is a level of the model's own, behind ``--think`` alone.
     """

@@ -68,13 +68,7 @@ class EndOfChat(Exception):  # noqa: N818  not an error
 
 
 class Repl:
-    """Takes line after line.
-
-    Args:
-        client: Asks.
-        conversation: Begins here.
-        view: Shows answers.
-    """
+    """Takes line after line."""
 
     def __init__(self, client: Client, conversation: Conversation, view: AnswerView) -> None:
         self.client = client
@@ -101,9 +95,7 @@ class Repl:
     def take(self, text: str, *, is_literal: bool = False) -> None:
         """Do what a text says; errors are told, and the chat goes on.
 
-        Args:
-            text: A line, or several.
-            is_literal: It is only words: no command, and paths in it send nothing.
+        One that ``is_literal`` is only words: no command, and paths in it send nothing.
 
         Raises:
             EndOfChat: it says goodbye.

@@ -154,10 +154,6 @@ def check_reachable(checkpoint: Checkpoint, target: Target) -> None:
     Only their shapes are read. What else is in a file (its tokenizer, say) is not counted, so what
     passes may still be refused by :func:`choose_types`, which knows all of it.
 
-    Args:
-        checkpoint: What is to be converted.
-        target: A budget or a size.
-
     Raises:
         ModelError: the folder cannot be used.
         ConversionError: the size cannot be kept.

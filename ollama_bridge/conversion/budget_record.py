@@ -20,12 +20,7 @@ _LINE_BYTES = 8 + 4 + 8 * 4 + 4 + 8
 
 
 def budget_entries(target: Target, chosen: Chosen | None) -> list[Entry]:
-    """Metadata; without a choice, entries of the same size.
-
-    Args:
-        target: What was asked for.
-        chosen: What was found.
-    """
+    """Metadata; without a choice, entries of the same size."""
     kl_nats = chosen.point.kl_nats if chosen is not None else 0.0
     noise = chosen.noise if chosen is not None else None
     return [
@@ -49,14 +44,7 @@ def budget_notes(chosen: Chosen) -> list[str]:
 def head_bytes(
     path: Path, architecture: str, entries: Sequence[Entry], plans: Sequence[TensorPlan]
 ) -> int:
-    """What a file takes at most beside its tensors: metadata, table and padding.
-
-    Args:
-        path: Of a file to try it with.
-        architecture: ``general.architecture``.
-        entries: All metadata, of the sizes that they will have.
-        plans: Of the tensors.
-    """
+    """Bytes of a file beside its tensors, at most, tried at a path: metadata, table and padding."""
     write_gguf(
         path,
         architecture=architecture,

@@ -51,11 +51,7 @@ class Target:
 
 
 def check_size(target: Target, smallest_bytes: int) -> None:
-    """Refuse a size that no plan fits in, before anything is measured.
-
-    Args:
-        target: What was asked for.
-        smallest_bytes: Of the whole file.
+    """Refuse a size in which no plan of the whole file fits, before anything is measured.
 
     Raises:
         ConversionError: it is too small; names the smallest.
@@ -70,10 +66,6 @@ def check_size(target: Target, smallest_bytes: int) -> None:
 
 def check_tensors(target: Target, smallest_bytes: int) -> None:
     """Refuse a size that not even the tensors fit in.
-
-    Args:
-        target: What was asked for.
-        smallest_bytes: Of the tensors alone.
 
     Raises:
         ConversionError: it is too small.
@@ -92,11 +84,7 @@ def search(
 ) -> dict[str, Option]:
     """The plan of least divergence within a size, or the smallest that was found in a budget.
 
-    Args:
-        trade_off: All plans.
-        target: What to keep.
-        fixed_bytes: Of the file, beside what is chosen.
-        measure: Gives the divergence of a plan.
+    ``fixed_bytes`` of the file are beside what is chosen.
 
     Raises:
         ConversionError: no plan keeps the budget; names the nearest one.

@@ -56,10 +56,7 @@ def corpus_texts(
     What all of them begin with, such as a system prompt, counts in none. The halves do not share a
     source document.
 
-    Args:
-        corpus: Prepared.
-        tokenizer: The checkpoint's own.
-        positions: Of each half, at most so many.
+    Each half has at most so many positions.
 
     Raises:
         DataError: there are not enough texts for two halves.
@@ -97,11 +94,7 @@ def own_texts(
 ) -> BudgetTexts:
     """What the model itself answers to prompts, drawn from its own distribution.
 
-    Args:
-        model: In float32.
-        tokenizer: Its own, which knows where answers end.
-        prompts: Token ids of each.
-        positions: Of each half, at most so many.
+    Each half has at most so many positions.
     """
     ends = end_ids(model, tokenizer)
     chosen_on, reported_on = (
@@ -111,12 +104,7 @@ def own_texts(
 
 
 def prompts_of(folder: Path, tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, ...]]:
-    """Token ids of the synthetic conversations that a daemon is probed with.
-
-    Args:
-        folder: The checkpoint.
-        tokenizer: Its own.
-    """
+    """Token ids of the synthetic conversations that a daemon is probed with."""
     recorded = folder / "reference.json"
     if recorded.is_file():
         values = ReferenceValues.read(recorded)

@@ -61,11 +61,7 @@ class TableRow:
 def pack_head(architecture: str, entries: Sequence[Entry], table: Sequence[TableRow]) -> bytes:
     """Everything in front of the values, but for the padding.
 
-    Args:
-        architecture: ``general.architecture``.
-        entries: All other metadata.
-        table: The tensors, in the order of their values, each of which begins at a multiple of the
-            alignment.
+    The values of each tensor begin at a multiple of the alignment, in the order of the table.
     """
     all_entries = [text("general.architecture", architecture), *entries]
     counts = struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(table), len(all_entries))

@@ -23,10 +23,7 @@ _to_disk: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 class HashedFile(Closing):
-    """A file that is only appended to.
-
-    Args:
-        path: Of a file that may have a beginning already.
+    """A file that is only appended to, behind what it has already.
 
     Attributes:
         size_bytes: What it has grown to.
@@ -89,12 +86,7 @@ class HashedFile(Closing):
 
 
 class _Follower(Closing):
-    """Does something with a growing file in a thread, some bytes behind.
-
-    Args:
-        work: Told up to where.
-        step_bytes: What makes it worth a call.
-    """
+    """Tells ``work`` how far a growing file is, in a thread, some bytes behind."""
 
     def __init__(self, work: Callable[[int], None], step_bytes: int) -> None:
         self._work = work

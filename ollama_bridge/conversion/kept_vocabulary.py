@@ -33,13 +33,7 @@ _LOST: Mapping[int, tuple[int, ...]] = {
 def as_it_came(
     entries: Sequence[Entry], folder: Path, merges: Sequence[tuple[str, str]]
 ) -> list[Entry]:
-    """A tokenizer's part of a file, as the GGUF of its checkpoint has it.
-
-    Args:
-        entries: As they are made of ``tokenizer.json``.
-        folder: The checkpoint; one that is no import keeps them.
-        merges: Of ``tokenizer.json``, in order.
-    """
+    """A tokenizer's part of a file, as the GGUF of its checkpoint has it, if that is an import."""
     said, own = _said(folder), {entry.key: entry for entry in entries}
     tokens, came = own[_TOKENS].value, said.get(_TOKENS)
     if said.get(_MODEL) != own[_MODEL].value or not isinstance(came, list):

@@ -36,11 +36,8 @@ _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 class Source:
     """A checkpoint that can be written.
 
-    Args:
-        checkpoint: A merged model with its tokenizer.
-
     Attributes:
-        checkpoint: As given.
+        checkpoint: A merged model with its tokenizer.
         config: Its ``config.json``.
         architecture: Of it.
         tokenizer: Its tokenizer's part of the file.
@@ -87,9 +84,7 @@ class Source:
     def model_entries(self, file_type: str, *, name: str | None) -> list[Entry]:
         """What the model is, where it comes from, and how it computes.
 
-        Args:
-            file_type: Of the whole file.
-            name: ``general.name``; None: made from the base model's name and the stage.
+        A name of None is made from the base model's name and the stage.
         """
         return [*self._general(file_type, name), *self._provenance(), *self._entries]
 

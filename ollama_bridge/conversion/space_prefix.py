@@ -22,9 +22,7 @@ _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 def find_space_prefix(document: Mapping[str, Any], prompts: Sequence[str]) -> bool | None:
     """The ``add_space_prefix`` under which llama.cpp splits prompts as a tokenizer does.
 
-    Args:
-        document: Its ``tokenizer.json``.
-        prompts: Texts as a daemon gets them, special tokens among them.
+    Prompts are texts as a daemon gets them, special tokens among them.
 
     Returns:
         None: neither does.

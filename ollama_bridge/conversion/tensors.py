@@ -34,11 +34,6 @@ class TensorPlan:
 def plan_tensors(architecture: Architecture, config: Config, weights: Weights) -> list[TensorPlan]:
     """Every tensor of the GGUF, in the file's order.
 
-    Args:
-        architecture: Of the checkpoint.
-        config: Its ``config.json``.
-        weights: Its tensors.
-
     Raises:
         ModelError: a weight is missing, left over or of another shape.
     """

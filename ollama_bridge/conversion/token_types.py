@@ -11,12 +11,7 @@ from ollama_bridge.conversion.space_prefix import SPACE
 
 
 def added_type(added: Mapping[str, Any], *, sentencepiece: bool) -> TokenType:
-    """The type of an added token.
-
-    Args:
-        added: One of ``added_tokens`` in tokenizer.json.
-        sentencepiece: Whether the vocabulary shows spaces as U+2581.
-    """
+    """The type of an added token."""
     if added.get("special"):
         return TokenType.CONTROL
     # llama.cpp prints what is USER_DEFINED to the letter: a Gemma would indent code by U+2581. Nor
@@ -32,10 +27,7 @@ def with_printed(
 
     Ollama prints nothing of a CONTROL token. USER_DEFINED ones are found in texts just like them.
 
-    Args:
-        types: Of all tokens.
-        tokens: Ids of those that it has to print.
-        ends: Ids of the tokens that end an answer, which stay as they are.
+    Those that end an answer stay as they are.
     """
     control, printed = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
     chosen = {id_ for id_ in tokens if types[id_] == control and id_ not in ends}

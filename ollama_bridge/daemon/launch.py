@@ -203,11 +203,7 @@ def wait_until_answers(
 ) -> RunningDaemon:
     """Wait until a daemon just started answers; end it if it does not.
 
-    Args:
-        process: The process.
-        record: Its record.
-        log_path: Its log.
-        log_offset: Where its own part of the log begins.
+    Its own part of the log begins at ``log_offset``.
 
     Raises:
         DaemonInstallError: it ended, did not answer in time, or the address is taken.

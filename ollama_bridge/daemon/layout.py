@@ -141,11 +141,7 @@ def write_manifest(folder: Path, release: Release) -> None:
 
 
 def _compiled_features(runner: str | None) -> tuple[str, ...]:
-    """What the programs may use: a ``llama-server`` no AMX, for one that does crashes (``build``).
-
-    Args:
-        runner: Its version; None: the release has none.
-    """
+    """What the programs may use: a ``llama-server`` no AMX, for with it one crashes (``build``)."""
     return tuple(name for name in cpu_features() if runner is None or not name.startswith("amx"))
 
 

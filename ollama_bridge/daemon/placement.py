@@ -103,13 +103,9 @@ def place_blob(client: Client, source: Path, digest: str, *, state: FileState) -
 
 @contextlib.contextmanager
 def taken_back(client: Client, digest: str) -> Iterator[None]:
-    """Take a file of ours out of the daemon's store, which a daemon of another user cannot use.
+    """Take a file out of the daemon's store that a daemon of another user cannot use.
 
     It is back if the block fails: other tags may be made of it.
-
-    Args:
-        client: Speaks to the daemon.
-        digest: Of the file, which the caller has, and uploads in the block.
 
     Raises:
         DaemonError: the daemon does not answer.

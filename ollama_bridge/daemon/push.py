@@ -23,13 +23,7 @@ def push_as(
 
     Where it has that name anyway, it keeps it.
 
-    Args:
-        client: Of the daemon.
-        tag: A tag of the daemon.
-        name: ``REGISTRY/NAMESPACE/NAME:TAG``.
-        digest: Of the tag's manifest, as the daemon lists it.
-        insecure: Speak plain http.
-        on_progress: Called with bytes done and bytes in all, of one file after the other.
+    ``digest`` is that of the tag, as the daemon lists it.
 
     Raises:
         ConfigError: another model has the name.

@@ -42,10 +42,6 @@ def wait_for_service(host: str | None, reporter: Reporter) -> RunningDaemon | No
 
     To systemd it is active from when it was begun, some seconds before it listens.
 
-    Args:
-        host: As for :func:`find_daemon`.
-        reporter: Hears that it is waited for.
-
     Raises:
         OllamaBridgeError: as :func:`find_daemon` does.
     """

@@ -45,10 +45,6 @@ class Blob:
 def locate_blob(client: Client, tag: str) -> Blob:
     """Find the GGUF that a tag serves.
 
-    Args:
-        client: A client of the daemon that has the tag.
-        tag: The tag, such as ``smollm2:135m``.
-
     Raises:
         ModelNotFoundError: the daemon has no such tag.
         DaemonError: the tag has no GGUF of its own (a cloud model, or another format).
@@ -116,10 +112,6 @@ class StoredManifest:
 
 def find_manifest(client: Client, tag: str) -> StoredManifest | None:
     """The manifest of a tag; None where the daemon's store is not on this machine or not readable.
-
-    Args:
-        client: A client of the daemon that has the tag.
-        tag: The tag.
 
     Raises:
         ModelNotFoundError: the daemon has no such tag.

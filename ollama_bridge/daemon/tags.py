@@ -34,11 +34,7 @@ def replace_tag(client: Client, source: str, tag: str, *, aside: str) -> None:
     Its ``copy`` leaves the replaced files behind: no tag names them, so nothing could remove them
     until the daemon starts anew. ``delete`` does, so the old one gets a name that can be deleted.
 
-    Args:
-        client: Of the daemon.
-        source: What the tag gets.
-        tag: The tag; it may be a new one.
-        aside: A name for the old one in the meantime; who is killed here leaves it behind.
+    Who is killed here leaves the old one behind as ``aside``.
 
     Raises:
         DaemonError: the tag is as it was.

@@ -53,12 +53,7 @@ class _Seen:
 
 
 class Observer(Closing):
-    """Has to be closed.
-
-    Args:
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        limit_s: How long it may take to answer.
-    """
+    """Has to be closed; each question to the daemon takes ``limit_s`` at most."""
 
     def __init__(self, host: str | None = None, *, limit_s: float = 3.0) -> None:
         limits = Timeouts(connect_s=limit_s, between_tokens_s=limit_s, total_s=limit_s)

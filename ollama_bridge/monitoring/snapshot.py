@@ -158,8 +158,7 @@ class Snapshot:
     def alerts(self, *, wedge_s: float = 30.0) -> tuple[str, ...]:
         """What is wrong, with what to do about it; of this machine only where the daemon is on it.
 
-        Args:
-            wedge_s: A runner that is busy for so long and gives nothing is wedged.
+        A runner that is busy for ``wedge_s`` and gives nothing is wedged.
         """
         return tuple(text for _, text in self.troubles(wedge_s=wedge_s))
 

@@ -22,9 +22,6 @@ def waiting_requests(port: int) -> int | None:
     answered as a whole. The kernel counts time in steps of some milliseconds: of a request that
     follows an answer on the same connection within one step it cannot be told that it waits.
 
-    Args:
-        port: At which the daemon listens.
-
     Returns:
         None: not known. This is no Linux, ``ss`` (iproute2) is not there, or nothing that it sees
         listens at the port: a tunnel or a container does in its place.

@@ -56,12 +56,7 @@ class Option:
 
 
 def candidate_types(columns: int, *, coarse: bool) -> tuple[GGMLQuantizationType, ...]:
-    """The types that rows of so many numbers divide into, finest first.
-
-    Args:
-        columns: Numbers of a row.
-        coarse: Types of three bits and fewer too.
-    """
+    """The types that rows of so many numbers divide into, finest first; coarse: of 3 bits, too."""
     types = (*_FINE, *_COARSE) if coarse else _FINE
     return tuple(type_ for type_ in types if columns % GGML_QUANT_SIZES[type_][0] == 0)
 
@@ -78,9 +73,7 @@ def file_type_of(options: Mapping[str, Option]) -> str:
 class TradeOff:
     """All plans worth having for some matrices.
 
-    Args:
-        options: By matrix, at least one each; those that are no smaller than a better one never
-            enter a plan.
+    Options that are no smaller than a better one never enter a plan.
     """
 
     def __init__(self, options: Mapping[str, Sequence[Option]]) -> None:
@@ -123,11 +116,7 @@ class TradeOff:
         return self._plan(int(fits[0]) if len(fits) else len(self._least) - 1)
 
     def curve(self, points: int) -> list[tuple[int, float]]:
-        """Size in bytes and divergence in nats of plans from the smallest to the best.
-
-        Args:
-            points: About so many.
-        """
+        """Size in bytes and divergence in nats of some plans from the smallest to the best."""
         places = np.unique(np.linspace(0, len(self._least) - 1, points).astype(int))
         return [
             (self.smallest_bytes + int(place) * self._bucket, float(self._least[place]))

@@ -180,13 +180,7 @@ class _Worker:
 
 
 class EncoderPool:
-    """Worker processes and the memory shared with them; a context manager.
-
-    Args:
-        processes: How many.
-        max_values: Numbers of the largest piece.
-        max_columns: Its longest row.
-    """
+    """Worker processes and the memory shared with them; a context manager."""
 
     def __init__(self, processes: int, *, max_values: int, max_columns: int) -> None:
         self._processes = processes
@@ -221,8 +215,7 @@ class EncoderPool:
     def encode(self, pieces: Iterable[Piece]) -> Iterator[Bytes]:
         """Encode pieces, in parallel; the results come in the pieces' order.
 
-        Args:
-            pieces: Taken when there is room for them; what needs no search is encoded here.
+        Pieces are taken when there is room; what needs no search is encoded here.
 
         Yields:
             The blocks of each piece, valid until the next is asked for.
@@ -312,14 +305,7 @@ def _raise_ended(process: subprocess.Popen[bytes]) -> NoReturn:
 
 
 def serve(layout: Layout, descriptor: int, orders: IO[bytes], answers: IO[bytes]) -> None:
-    """Carry out orders until there are no more: the other side of the pool.
-
-    Args:
-        layout: Of the shared memory.
-        descriptor: Of the shared memory.
-        orders: One a line.
-        answers: One a line.
-    """
+    """Carry out orders until there are no more: the other side of the pool."""
     slots = layout.map(descriptor)
     for line in orders:
         index, rows, columns, number, weighted = json.loads(line)

@@ -74,10 +74,6 @@ def read_attachments(
 ) -> tuple[Attachment, ...]:
     """Every added layer of a model.
 
-    Args:
-        manifest: Of the model.
-        read_blob: Reads a file of the model, by its digest.
-
     Raises:
         ArtifactError: one is damaged.
     """
@@ -85,12 +81,7 @@ def read_attachments(
 
 
 def own_papers(manifest: Manifest, read_blob: Callable[[str], bytes]) -> tuple[Layer, ...]:
-    """The added layers that were written for this model: none that is inherited or damaged.
-
-    Args:
-        manifest: Of the model.
-        read_blob: Reads a file of the model, by its digest.
-    """
+    """The added layers that were written for this model: none that is inherited or damaged."""
     found = []
     for layer in manifest.own_layers():
         with contextlib.suppress(ArtifactError):

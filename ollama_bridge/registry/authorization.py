@@ -64,13 +64,7 @@ def answer_challenge(
     The scope is what this command needs, not what the challenge names: a registry could otherwise
     have a token made for another repository, and would be sent it.
 
-    Args:
-        challenge: What the registry asks for.
-        reference: The model.
-        credentials: What there is to show.
-        actions: ``pull`` or ``pull,push``.
-        also_pull: Another repository, to be read from; empty: none.
-        ask_service: Sends a request to the token service.
+    ``also_pull`` is another repository, to be read from; empty: none.
 
     Raises:
         RegistryError: there is nothing to show, it may not be shown there, or it was refused.

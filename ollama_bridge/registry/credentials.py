@@ -59,9 +59,6 @@ def read_credentials(host: str) -> Credentials:
     ``..._PASSWORD_FILE`` and ``..._TOKEN_FILE`` name a file that holds the secret instead. Where
     ``OLLAMA_BRIDGE_REGISTRY`` names another registry, there are none for this one.
 
-    Args:
-        host: Of the registry, with its port where it has one.
-
     Raises:
         ConfigError: half of a pair, both kinds, a file that others may read, or a secret that
             no header can carry.

@@ -62,11 +62,7 @@ def blob_name(digest: str) -> str:
 def fetch_blob(session: RegistrySession, layer: Layer, folder: Path, *, on_bytes: OnBytes) -> Path:
     """Get one file; what an earlier attempt left of it is not fetched again.
 
-    Args:
-        session: Of the repository.
-        layer: Digest and size of the file.
-        folder: Where it is put, under its digest; made if missing.
-        on_bytes: Called with how many bytes of the file are here.
+    ``on_bytes`` hears how many bytes of the file are here.
 
     Returns:
         The file, whose digest was checked.

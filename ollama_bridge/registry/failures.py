@@ -40,10 +40,7 @@ class Failure:
 def explain_error(error: Exception, reason: str, *, elsewhere: str) -> Failure:
     """What it means that no reply came.
 
-    Args:
-        error: Of httpx.
-        reason: What it says, without secrets.
-        elsewhere: Host that was spoken to; empty: the registry itself.
+    ``elsewhere`` is the host that was spoken to; empty: the registry itself.
     """
     if isinstance(error, httpx.ProxyError):
         refused = re.match(r"40[37]\b", reason) is not None
@@ -65,13 +62,7 @@ def explain_status(
 ) -> Failure:
     """What a status means that nobody wanted.
 
-    Args:
-        status: Of HTTP.
-        what: Who answered what, with the reason that came with it.
-        elsewhere: Host that was spoken to; empty: the registry itself.
-        name: The model's, with its registry.
-        plain: Whether the registry is spoken to without encryption.
-        access_hint: How to be let in.
+    ``elsewhere`` is the host that was spoken to; empty: the registry itself.
     """
     hint = None
     if status == 413:

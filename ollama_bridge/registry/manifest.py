@@ -150,10 +150,6 @@ def digest_bytes(content: bytes) -> str:
 def parse_manifest(raw: bytes, *, where: str) -> Manifest:
     """Read a manifest; nothing in it may name a path, lie about a type, or be absurdly large.
 
-    Args:
-        raw: Its bytes.
-        where: It comes from, for messages.
-
     Raises:
         RegistryContentError: naming the first wrong part.
     """

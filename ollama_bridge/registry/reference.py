@@ -56,14 +56,10 @@ class RegistryReference:
 
 
 def parse_registry_reference(text: str, *, insecure: bool = False) -> RegistryReference:
-    """Read where a model lies, or shall lie.
+    """Read ``REGISTRY/NAMESPACE/NAME[:TAG]``; ``https://`` or ``http://`` may stand before it.
 
     Plain http is spoken to registries of this machine, and to others only where ``insecure`` asks
     for it.
-
-    Args:
-        text: ``REGISTRY/NAMESPACE/NAME[:TAG]``; ``https://`` or ``http://`` may stand before it.
-        insecure: Speak plain http.
 
     Raises:
         ConfigError: naming the part that is wrong.

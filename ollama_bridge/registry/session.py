@@ -103,13 +103,6 @@ class Reply:
 class RegistrySession(Closing):
     """Speaks to one repository; use as a context manager.
 
-    Args:
-        reference: The model.
-        actions: What for: ``pull`` or ``pull,push``.
-        credentials: What to show when asked; anonymous without.
-        limits: Of time and attempts.
-        transport: Where requests go instead of the network; for tests.
-
     Attributes:
         reference: The model.
         showed_secret: The registry asked for a secret, and was shown one.

@@ -25,11 +25,7 @@ class Unfinished:
 
 
 class UploadRecords:
-    """Remembers where unfinished uploads go on; one small private file each.
-
-    Args:
-        folder: Made when the first record is written.
-    """
+    """Remembers where unfinished uploads go on; one small private file each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
