@@ -16,6 +16,9 @@ from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.folder_files import paths_named, statuses
 
+# What is shown of an artefact, and how its manifest calls it.
+_TOLD = {"stage": "stage", "key": "key", "made": "created_at", "facts": "facts"}
+
 app = typer.Typer(help="Finished and unfinished runs.", no_args_is_help=True)
 
 RunArgument = Annotated[
@@ -70,19 +73,18 @@ def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
     folder = find_run(run)
     rows: list[dict[str, Any]] = []
     for stage in _stages(folder):
+        path = stage / MANIFEST_NAME
         try:
-            manifest = json.loads((stage / MANIFEST_NAME).read_text(encoding="utf-8"))
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            told = {name: manifest[key] for name, key in _TOLD.items()}
         except FileNotFoundError:  # a build is replacing it
             continue
-        rows.append(
-            {
-                "artefact": stage.relative_to(folder).as_posix(),
-                "stage": manifest["stage"],
-                "key": manifest["key"],
-                "made": manifest["created_at"],
-                "facts": manifest["facts"],
-            }
-        )
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ArtifactError(
+                f"{path} cannot be read: {exc!r}",
+                hint=f"remove the folder to build it again: rm -r {quote(str(stage))}",
+            ) from exc
+        rows.append({"artefact": stage.relative_to(folder).as_posix(), **told})
     if as_json:
         output.data_json(rows)
         return

@@ -21,7 +21,7 @@ from ollama_bridge.__main__ import main as start
 from ollama_bridge.assets import home_dir, list_assets
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.config import Recipe, load_recipe
-from ollama_bridge.errors import DaemonUnreachableError
+from ollama_bridge.errors import ArtifactError, DaemonUnreachableError
 from ollama_bridge.run_folder import EVENTS_NAME, note_origin
 
 runner = CliRunner()
@@ -136,6 +136,18 @@ def test_what_is_no_name_of_a_run_removes_none(run: str, monkeypatch: pytest.Mon
     done = run_in_process(monkeypatch, ["runs", "rm", run, "--yes"])
     assert done.stderr.startswith("error: ")
     assert kept.exists()
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", '{"stage": "convert"}'])
+def test_a_damaged_artefact_of_a_run_is_named(manifest: str, tmp_path: Path) -> None:
+    """As one that is about to be used is: with the place, and how it is made again."""
+    (tmp_path / EVENTS_NAME).touch()
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "manifest.json").write_text(manifest)
+    done = runner.invoke(cli.app, ["runs", "show", str(tmp_path)])
+    assert isinstance(done.exception, ArtifactError)
+    assert f"{tmp_path}/gguf/manifest.json cannot be read" in done.exception.message
+    assert f"rm -r {tmp_path}/gguf" in str(done.exception.hint)
 
 
 def test_a_run_is_removed_from_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
