@@ -54,6 +54,7 @@ _GO_WORK_S = 260.0
 _CGO_WORK_S = 480.0
 _RUNNER_WORK_S = 840.0
 _FULL = ("no space left on device", "disk quota exceeded")  # Go has it in small letters
+_FETCH_LIMIT_S = 1800.0
 _POLL_INTERVAL_S = 0.5
 _REPORT_INTERVAL_S = 5.0
 _TAIL_BYTES = 64 * 1024
@@ -238,15 +239,22 @@ def _fetch_llama_cpp(folder: Path) -> Path:
 def _check_module(go: Sequence[str], environment: Mapping[str, str], site: Site) -> None:
     module = f"{_MODULE}@v{site.release.version}"
     command = [*go, "mod", "download", "-json", module]
-    done = subprocess.run(
-        command,
-        cwd=site.scratch,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    hint = f"is the Go module proxy reachable? Or the official release: {OFFICIAL_INSTALL}"
+    try:
+        done = subprocess.run(
+            command,
+            cwd=site.scratch,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_FETCH_LIMIT_S,  # Go itself waits for a silent proxy without end
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise DaemonInstallError(
+            f"{module} could not be fetched within {_FETCH_LIMIT_S:.0f} s", hint=hint
+        ) from exc
     with site.log_path.open("a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     try:
@@ -258,7 +266,7 @@ def _check_module(go: Sequence[str], environment: Mapping[str, str], site: Site)
         raise DaemonInstallError(
             f"{module} could not be fetched: "
             f"{answer.get('Error') or done.stderr.strip() or 'go printed nothing'}",
-            hint=f"is the Go module proxy reachable? Or the official release: {OFFICIAL_INSTALL}",
+            hint=hint,
         )
     if answer["Sum"] != site.release.module_sum:
         raise DaemonInstallError(

@@ -38,7 +38,8 @@ echo "go $*" >>"$CALLS"
 case "$1" in
   env) [ "$2" != GOMODCACHE ] || { echo "$FAKE_MODULES"; exit; }
     echo '{"GOVERSION": "go1.26.3", "GOTOOLCHAIN": "local"}' ;;
-  mod) echo '{"Sum": "'"${FAKE_SUM}"'"}' ;;
+  mod) [ -z "$FAKE_SILENCE" ] || exec /bin/sleep 600
+    echo '{"Sum": "'"${FAKE_SUM}"'"}' ;;
   install) mkdir -p "$GOBIN" && printf '#!/bin/sh\\n' >"$GOBIN/ollama" ;;
 esac
 """
@@ -352,6 +353,18 @@ def test_other_code_from_the_module_proxy_is_refused(
     with pytest.raises(DaemonInstallError, match="h1:other="):
         install.install_daemon()
     assert calls(cache) == ["go"]
+
+
+def test_a_module_proxy_that_says_nothing_is_not_waited_for_without_end(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Go has no limit of its own, and nothing would be shown meanwhile."""
+    monkeypatch.setenv("FAKE_SILENCE", "1")
+    monkeypatch.setattr(build, "_FETCH_LIMIT_S", 0.1)
+    with pytest.raises(DaemonInstallError, match="could not be fetched within") as caught:
+        install.install_daemon()
+    assert "proxy reachable" in str(caught.value.hint)
+    assert not (cache / layout.VERSION).exists()
 
 
 def test_unfetchable_sources_are_a_daemon_error(
