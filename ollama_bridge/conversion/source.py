@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion.kept_vocabulary import as_it_came
@@ -28,7 +28,9 @@ from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.stripping import name_for_rule
 from ollama_bridge.quantization.file_types import NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape
-from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+
+if TYPE_CHECKING:
+    from ollama_bridge.reference import ReferenceValues
 
 _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 
@@ -38,8 +40,6 @@ class Source:
 
     Attributes:
         checkpoint: A merged model with its tokenizer.
-        config: Its ``config.json``.
-        architecture: Of it.
         tokenizer: Its tokenizer's part of the file.
         weights: Its tensors, by their names in the checkpoint.
         plans: The file's tensors, in its order.
@@ -96,7 +96,11 @@ class Source:
     def reference_entries(self) -> list[Entry]:
         """What a daemon has to reproduce, inside the file: a tag can then be verified anywhere."""
         values = read_reference(self.checkpoint)
-        return [] if values is None else [text(REFERENCE_KEY, values.to_json())]
+        if values is None:
+            return []
+        from ollama_bridge.reference import REFERENCE_KEY
+
+        return [text(REFERENCE_KEY, values.to_json())]
 
     def facts(self) -> Mapping[str, Any]:
         """For the manifest."""
@@ -158,7 +162,12 @@ class Source:
 def read_reference(checkpoint: Checkpoint) -> ReferenceValues | None:
     """What a daemon has to reproduce; None: nobody computed it."""
     path = checkpoint.reference_path
-    return ReferenceValues.read(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    # Here, for its models take a while to build, and what was trained elsewhere has no values.
+    from ollama_bridge.reference import ReferenceValues
+
+    return ReferenceValues.read(path)
 
 
 def _size_label(parameters: int) -> str:

@@ -72,6 +72,13 @@ def test_workers_load_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_converter_loads_reference_values_where_there_are_some() -> None:
+    """Its start is a good part of a conversion: what a plain checkpoint lacks is not prepared."""
+    code = "import sys, ollama_bridge.conversion; print('ollama_bridge.reference' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_worker_that_dies_is_one_error() -> None:
     """Killed in the middle: one error that says how, and the others end too."""
     with (
