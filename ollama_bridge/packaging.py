@@ -227,7 +227,7 @@ class _Package:
     def check_size(self, checkpoint: Checkpoint) -> None:
         """A size that cannot be kept is refused before values are computed."""
         if self.target is not None and self.target.size_bytes is not None:
-            from ollama_bridge.conversion.budget import check_reachable
+            from ollama_bridge.conversion.budget_model import check_reachable
 
             check_reachable(checkpoint, self.target)
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.artifacts import Corpus
 from ollama_bridge.atomic_files import write_text_atomic
-from ollama_bridge.conversion.budget_search import Target, check_size, check_tensors, search
+from ollama_bridge.conversion.budget_model import Model
+from ollama_bridge.conversion.budget_search import Target, check_size, search
 from ollama_bridge.conversion.budget_texts import (
     BudgetTexts,
     corpus_texts,
@@ -31,48 +32,29 @@ from ollama_bridge.conversion.budget_texts import (
 )
 from ollama_bridge.conversion.round_trip import RoundTrip
 from ollama_bridge.conversion.sensitivity import measure_options
-from ollama_bridge.conversion.tensors import plan_tensors
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
-from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.architectures.frame import TensorRule
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.rounding import rounded
-from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.scored_texts import ScoredTexts, Text
-from ollama_bridge.models.stored import open_weights
-from ollama_bridge.models.tensor_match import match_tensors
-from ollama_bridge.models.weights import Weights
-from ollama_bridge.quantization.encoders import Float32Array, encoded_size
-from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
-from ollama_bridge.quantization.tradeoff import Option, TradeOff, candidate_types, file_type_of
+from ollama_bridge.quantization.mixes import TypePlan
+from ollama_bridge.quantization.tradeoff import Option, TradeOff, file_type_of
 from ollama_bridge.reference import Noise
 from ollama_bridge.reporting import Progress, Reporter
 
 _STAGE = "budget"
 PRESETS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 _CURVE_POINTS = 120
-_OUTPUT = "lm_head.weight"
 _LAYER = re.compile(r"blk\.\d+\.")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A file in the trade-off.
-
-    Attributes:
-        name: What it is.
-        size_bytes: Of the whole file.
-        kl_nats: Mean divergence, on the texts that no matrix was measured on.
-    """
+    """A file in the trade-off, with its mean divergence on texts that no matrix was measured on."""
 
     name: str
     size_bytes: int
     kl_nats: float
-
-    def to_json(self) -> dict[str, JSONValue]:
-        """For the manifest."""
-        return {"name": self.name, "size_bytes": self.size_bytes, "kl_nats": self.kl_nats}
 
 
 @dataclass(frozen=True)
@@ -111,69 +93,8 @@ class Chosen:
             "texts": self.texts,
             "positions": self.positions,
             "groups": self.groups,
-            "presets": [preset.to_json() for preset in self.presets],
+            "presets": [asdict(preset) for preset in self.presets],
         }
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is to be quantized.
-
-    Attributes:
-        folder: The checkpoint.
-        shape: What presets depend on.
-        shapes: Of all tensors by name in the GGUF, rows first.
-        rules: Of those that are in the checkpoint.
-        weights: The exact numbers.
-        importance: (columns,) weights of errors by name in the GGUF.
-        tied: The output matrix is the embedding.
-    """
-
-    folder: Path
-    shape: ModelShape
-    shapes: Mapping[str, tuple[int, ...]]
-    rules: Sequence[TensorRule]
-    weights: Weights
-    importance: Mapping[str, Float32Array]
-    tied: bool
-
-    def plan(self, file_type: str) -> dict[str, GGMLQuantizationType]:
-        """A preset."""
-        return plan_types(file_type, self.shapes, self.shape, with_importance=bool(self.importance))
-
-    @property
-    def matrices(self) -> list[TensorRule]:
-        """Rules of the tensors that have a choice."""
-        plain = self.plan("f16")
-        return [rule for rule in self.rules if plain[rule.target] == GGMLQuantizationType.F16]
-
-
-def check_reachable(checkpoint: Checkpoint, target: Target) -> None:
-    """Refuse a size that no file of these weights has, before anything is computed for it.
-
-    Only their shapes are read. What else is in a file (its tokenizer, say) is not counted, so what
-    passes may still be refused by :func:`choose_types`, which knows all of it.
-
-    Raises:
-        ModelError: the folder cannot be used.
-        ConversionError: the size cannot be kept.
-    """
-    if target.size_bytes is None:
-        return
-    config = check_folder(checkpoint.path)
-    architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
-    weights = open_weights(checkpoint.path, config)
-    dims = architecture.dimensions(config)
-    model = Model(
-        checkpoint.path,
-        ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads),
-        {plan.name: plan.shape for plan in plan_tensors(architecture, config, weights)},
-        match_tensors(architecture, config, weights),
-        weights,
-        importance={},
-        tied=architecture.tied(config),
-    )
-    check_tensors(target, _unchosen_bytes(model) + _smallest_bytes(model, coarse=True))
 
 
 def choose_types(
@@ -201,8 +122,8 @@ def choose_types(
         ConversionError: neither budget nor size can be kept; it names what can.
     """
     coarse = target.size_bytes is not None
-    fixed_bytes = overhead_bytes + _unchosen_bytes(model)
-    check_size(target, fixed_bytes + _smallest_bytes(model, coarse=coarse))
+    fixed_bytes = overhead_bytes + model.unchosen_bytes()
+    check_size(target, fixed_bytes + model.smallest_bytes(coarse=coarse))
     check_room(model.folder, purpose="choosing the types of its matrices")
     loaded = load_model(model.folder, dtype=torch.float32)
     tokenizer = load_tokenizer(model.folder)
@@ -219,7 +140,7 @@ def choose_types(
         chosen_types = {name: option.type for name, option in plan.items()}
         types = {**model.plan("f16"), **chosen_types}
         kl_nats = bench.reported_on(chosen_types)
-        noise = bench.noise(chosen_types, _by_source(model, chosen_types))
+        noise = bench.noise(chosen_types, model.by_source(chosen_types))
         estimate = sum(option.kl_nats for option in plan.values())
         factor = kl_nats / estimate if estimate > 0 else 1.0
         size_bytes = fixed_bytes + sum(option.size_bytes for option in plan.values())
@@ -235,8 +156,8 @@ def choose_types(
             presets=[
                 Point(
                     name,
-                    overhead_bytes + _size(model, model.plan(name)),
-                    bench.reported_on(_of_matrices(model, model.plan(name))),
+                    overhead_bytes + model.size_bytes(model.plan(name)),
+                    bench.reported_on(model.of_matrices(model.plan(name))),
                 )
                 for name in PRESETS
             ],
@@ -338,44 +259,6 @@ class _Bench:
             found = texts.mean_kl(self._trip.model)
             self._known.put(key, found)
         return float(found)
-
-
-def _of_matrices(model: Model, types: TypePlan) -> dict[str, GGMLQuantizationType]:
-    return {rule.target: types[rule.target] for rule in model.matrices}
-
-
-def _by_source(model: Model, types: TypePlan) -> dict[str, GGMLQuantizationType]:
-    """Types by name in the checkpoint."""
-    by_source = {rule.source: types[rule.target] for rule in model.matrices}
-    if model.tied:
-        by_source[_OUTPUT] = types["token_embd.weight"]
-    return by_source
-
-
-def _size(model: Model, types: TypePlan) -> int:
-    return sum(encoded_size(shape, types[name]) for name, shape in model.shapes.items())
-
-
-def _smallest_bytes(model: Model, *, coarse: bool) -> int:
-    """Of all matrices, each in its smallest type."""
-    return sum(
-        min(
-            encoded_size(rule.shape, type_)
-            for type_ in candidate_types(rule.shape[-1], coarse=coarse)
-        )
-        for rule in model.matrices
-    )
-
-
-def _unchosen_bytes(model: Model) -> int:
-    """Of norms and biases, which have no choice."""
-    chosen = {rule.target for rule in model.matrices}
-    plain = model.plan("f16")
-    return sum(
-        encoded_size(shape, plain[name])
-        for name, shape in model.shapes.items()
-        if name not in chosen
-    )
 
 
 def _groups(plan: Mapping[str, Option]) -> list[dict[str, JSONValue]]:

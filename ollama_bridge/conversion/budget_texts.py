@@ -35,13 +35,7 @@ OWN_ANSWERS = "the model's own answers to synthetic prompts"
 
 @dataclass(frozen=True)
 class BudgetTexts:
-    """Two halves that have nothing in common but their kind.
-
-    Attributes:
-        chosen_on: What each matrix costs is measured on these.
-        reported_on: The reported divergence of a whole file is measured on these.
-        source: What they are, for people.
-    """
+    """Half to measure what each matrix costs, half to report on, and what they are, for people."""
 
     chosen_on: list[Text]
     reported_on: list[Text]

@@ -7,9 +7,10 @@ encode. Which type a tensor gets is not decided here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -17,12 +18,17 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.errors import ConversionError
+from ollama_bridge.machine import cores
 from ollama_bridge.models.floats import BF16, F16, F32, Array, largest, to_bfloat16, to_float32
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array
-from ollama_bridge.quantization.workers import Piece, Rows
+from ollama_bridge.quantization.workers import EncoderPool, Piece, Rows, encode_here
+
+Encode = Callable[[Iterable[Piece]], Iterator[Bytes]]
 
 # A megabyte in float32: smaller ones cost calls, larger ones leave the processor's cache.
 PIECE_VALUES = 1 << 18
+# Numbers below which processes would take longer to start than to help.
+_WORTH_PROCESSES = 1 << 23
 _F16_MAX = float(np.finfo(np.float16).max)
 # What a block reaches whose scale (and minimum) is a float16.
 _LIMITS = {
@@ -96,6 +102,26 @@ def pieces(
             yield Rows(shape, type_, importance, partial(_fill, part))
         else:
             yield partial(_encode, name, part, type_)
+
+
+@contextlib.contextmanager
+def searching_encoder(
+    shapes: Sequence[tuple[int, ...]], processes: int | None = None
+) -> Iterator[Encode]:
+    """What encodes the pieces of block types, in processes of which each is worth its start.
+
+    Args:
+        shapes: Of all tensors, rows first.
+        processes: None: as many as the work is worth.
+    """
+    if processes is None:
+        processes = cores() if sum(map(math.prod, shapes)) >= _WORTH_PROCESSES else 0
+    if not processes:
+        yield encode_here
+        return
+    columns = max(shape[-1] for shape in shapes)
+    with EncoderPool(processes, max_values=max(PIECE_VALUES, columns), max_columns=columns) as pool:
+        yield pool.encode
 
 
 def _fill(part: Array, out: Float32Array) -> None:

@@ -43,14 +43,7 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True)
 class TableRow:
-    """One tensor in the table.
-
-    Attributes:
-        name: Of the tensor.
-        shape: Rows first.
-        type: Of its values.
-        size_bytes: What they take.
-    """
+    """One tensor in the table: its shape, rows first, and the bytes of its values."""
 
     name: str
     shape: tuple[int, ...]

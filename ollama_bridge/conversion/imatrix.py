@@ -29,22 +29,14 @@ _MAX_ENTRIES, _MAX_NAME_BYTES, _MAX_COLUMNS = 1 << 16, 1 << 10, 1 << 22
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen of one matrix.
-
-    Attributes:
-        sums: (columns,) sums of squared inputs.
-        tokens: How many inputs.
-    """
+    """What was seen of one matrix: (columns,) sums of the squared inputs, of so many tokens."""
 
     sums: Float32Array
     tokens: int
 
 
 def read_importance(path: Path) -> dict[str, Float32Array]:
-    """Read a file of either format.
-
-    Returns:
-        (columns,) mean squared inputs by the tensor's name in a GGUF.
+    """Read either format: (columns,) mean squared inputs by the tensor's name in a GGUF.
 
     Raises:
         ConversionError: no such file, no importance matrix, damaged, or not finite.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -12,19 +11,14 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
-from ollama_bridge.conversion.encoding import PIECE_VALUES, pieces
+from ollama_bridge.conversion.encoding import Encode, pieces, searching_encoder
 from ollama_bridge.models.architectures.frame import TensorRule
 from ollama_bridge.models.gguf_decode import decode
 from ollama_bridge.models.weights import Weights
-from ollama_bridge.quantization.encoders import Bytes, Float32Array
-from ollama_bridge.quantization.workers import EncoderPool, Piece, default_processes, encode_here
+from ollama_bridge.quantization.encoders import Float32Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Encode = Callable[[Iterable[Piece]], Iterator[Bytes]]
-# Numbers below which processes would take longer to start than to help.
-_WORTH_PROCESSES = 1 << 23
 
 
 class RoundTrip:
@@ -65,14 +59,8 @@ class RoundTrip:
         importance: Mapping[str, Float32Array],
     ) -> Iterator[Self]:
         """One that encodes in as many processes as the work is worth."""
-        processes = default_processes()
-        if processes < 2 or sum(math.prod(rule.shape) for rule in rules) < _WORTH_PROCESSES:
-            yield cls(model, rules, weights, importance, encode_here)
-            return
-        columns = max(rule.shape[-1] for rule in rules)
-        largest = max(PIECE_VALUES, columns)
-        with EncoderPool(processes, max_values=largest, max_columns=columns) as pool:
-            yield cls(model, rules, weights, importance, pool.encode)
+        with searching_encoder([rule.shape for rule in rules]) as encode:
+            yield cls(model, rules, weights, importance, encode)
 
     def parameter(self, name: str) -> torch.nn.Parameter:
         """The model's parameter that a tensor of the GGUF is made of."""

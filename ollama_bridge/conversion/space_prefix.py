@@ -20,12 +20,9 @@ _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 
 
 def find_space_prefix(document: Mapping[str, Any], prompts: Sequence[str]) -> bool | None:
-    """The ``add_space_prefix`` under which llama.cpp splits prompts as a tokenizer does.
+    """The ``add_space_prefix`` with which llama.cpp splits prompts as it should; None: neither.
 
     Prompts are texts as a daemon gets them, special tokens among them.
-
-    Returns:
-        None: neither does.
     """
     wanted = _split(document, prompts)
     for prefix in (True, False):

@@ -21,7 +21,6 @@ from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
-from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.quantization.mixes import TypePlan, base_type, plan_types
@@ -91,19 +90,7 @@ def convert(
         notes = [*source.notes, *types.notes]
         for note in notes:
             reporter.emit(Note("convert", "warning", note))
-        sha256 = write_gguf(
-            draft.path / "model.gguf",
-            architecture=source.architecture.name,
-            entries=_entries(source, asked, types.name, types.chosen),
-            plans=source.plans,
-            types=types.plan,
-            importance=asked.importance,
-            on_tensor=lambda done: reporter.emit(
-                Progress("convert", done, len(source.plans), "tensors")
-            ),
-        )
-        if checkpoint.reference_path.is_file():
-            shutil.copyfile(checkpoint.reference_path, draft.path / "reference.json")
+        sha256 = _write(source, asked, types, draft.path / "model.gguf", reporter)
         facts = {
             "type": types.name,
             **source.facts(),
@@ -111,6 +98,8 @@ def convert(
             "chat_template": asked.chat_template,
             "notes": notes,
         }
+        if checkpoint.reference_path.is_file():
+            shutil.copyfile(checkpoint.reference_path, draft.path / "reference.json")
         if types.chosen is not None:
             facts["budget"] = types.chosen.facts()
             _draw_tradeoff(types.chosen, draft.path / "tradeoff.svg")
@@ -171,18 +160,17 @@ def _choose_types(source: Source, asked: _Asked, folder: Path, reporter: Reporte
         )
         return _Types(asked.type, plan, _fallbacks(source.plans, plan, asked.type))
     # They load torch, which takes longer than a conversion that does without.
-    from ollama_bridge.conversion.budget import Model, choose_types
+    from ollama_bridge.conversion.budget import choose_types
+    from ollama_bridge.conversion.budget_model import Model
     from ollama_bridge.conversion.budget_record import budget_notes, head_bytes
 
     chosen = choose_types(
-        Model(
+        Model.of(
             source.checkpoint.path,
-            source.shape,
-            source.shapes,
-            match_tensors(source.architecture, source.config, source.weights),
+            source.architecture,
+            source.config,
             source.weights,
             asked.importance,
-            tied=source.architecture.tied(source.config),
         ),
         target,
         corpus=asked.corpus,
@@ -212,6 +200,20 @@ def _entries(source: Source, asked: _Asked, file_type: str, chosen: Chosen | Non
         entries += budget_entries(asked.target, chosen)
     entries += source.tokenizer_entries(chat_template=asked.chat_template)
     return entries + source.reference_entries()
+
+
+def _write(source: Source, asked: _Asked, types: _Types, path: Path, reporter: Reporter) -> str:
+    """The file; gives its sha256, in hex."""
+    total = len(source.plans)
+    return write_gguf(
+        path,
+        architecture=source.architecture.name,
+        entries=_entries(source, asked, types.name, types.chosen),
+        plans=source.plans,
+        types=types.plan,
+        importance=asked.importance,
+        on_tensor=lambda done: reporter.emit(Progress("convert", done, total, "tensors")),
+    )
 
 
 def _draw_tradeoff(chosen: Chosen, path: Path) -> None:

@@ -14,13 +14,7 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Surrounding:
-    """Ids around every text.
-
-    Attributes:
-        first: In front.
-        last: Behind.
-        notes: What a tokenizer adds otherwise, and Ollama will not.
-    """
+    """Ids in front of every text and behind; the notes tell what Ollama will not add."""
 
     first: list[int]
     last: list[int]

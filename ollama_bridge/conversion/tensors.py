@@ -10,7 +10,7 @@ import numpy as np
 
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
-from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
+from ollama_bridge.models.architectures.frame import TensorRule, permute
 from ollama_bridge.models.floats import F64, Array, to_float32
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.weights import Weights
@@ -42,7 +42,7 @@ def plan_tensors(architecture: Architecture, config: Config, weights: Weights) -
         for rule in match_tensors(architecture, config, weights)
     ]
     for name, values in architecture.computed(config).items():
-        plans.append(TensorPlan(name, values.shape, partial(_computed, values)))
+        plans.append(TensorPlan(name, values.shape, partial(np.asarray, values)))
     return plans
 
 
@@ -63,7 +63,3 @@ def _load(weights: Weights, rule: TensorRule) -> Array:
     if rule.heads is not None:
         values = permute(values, rule.heads)
     return to_float32(values) + np.float32(rule.shift) if rule.shift else values
-
-
-def _computed(values: Float32Array) -> Array:
-    return values

@@ -10,18 +10,17 @@ import contextlib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gguf.constants import GGUFValueType, TokenType
 from tokenizers import Tokenizer
 
-from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
 from ollama_bridge.conversion.surrounding import find_surrounding
 from ollama_bridge.conversion.token_types import added_type, with_printed
+from ollama_bridge.conversion.tokenizer_kind import find_kind
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models import pretokenizers, stripping
+from ollama_bridge.models import stripping
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
 from ollama_bridge.models.generation_defaults import read_generation_config
@@ -43,23 +42,11 @@ _PREFIX = "tokenizer.ggml."
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Pieces that no merge makes must lose against every piece that one does.
 _NO_MERGE_SCORE = -1e9
-_NORMALIZERS_LOST = ("NFC",)  # llama.cpp has no normalisation; text that is NFC is not changed
-
 _CONVERSATIONS = (
     (Message("user", "Hello"),),
     (Message("system", "Be brief."), Message("user", "Hello")),
     (Message("user", "Hello"), Message("assistant", "Yes?"), Message("user", "  Two  words")),
 )
-_TEXTS = ("Hello", "Two  words\nand more")
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What ``tokenizer.ggml.model`` says, and what goes with it."""
-
-    model: str
-    pre: str
-    space_prefix: bool
 
 
 class TokenizerSection:
@@ -85,12 +72,13 @@ class TokenizerSection:
         printed: Sequence[str] = (),
     ) -> None:
         self._folder = folder
+        self._where = str(folder / "tokenizer.json")
         self._config = config
         self._document = read_json_object(folder / "tokenizer.json")
         self._settings = tokenizer_settings(folder)
         self._generation = read_generation_config(folder)
         try:
-            self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._tokenizer: Tokenizer = Tokenizer.from_file(self._where)
         except Exception as exc:  # the library raises no other type
             raise self._error(f"cannot be read: {exc}") from exc
         self._tokenizer.no_padding()  # what a training left switched on
@@ -98,7 +86,8 @@ class TokenizerSection:
         self.notes = overruled_roles(folder)
         self._model: Mapping[str, Any] = self._document.get("model") or {}
         self._added: list[Mapping[str, Any]] = self._document.get("added_tokens") or []
-        self._kind = self._find_kind()
+        self._kind = find_kind(self._document, lambda: self._prompts, where=self._where)
+        self.notes += self._kind.notes
         self._tokens, self._types = self._vocabulary()
         own = self._end_ids()
         self._ends = list(dict.fromkeys([*own[:1], *ends, *own]))
@@ -166,72 +155,7 @@ class TokenizerSection:
         return entries
 
     def _error(self, message: str, *, hint: str | None = None) -> ConversionError:
-        return ConversionError(f"{self._folder / 'tokenizer.json'}: {message}", hint=hint)
-
-    def _find_kind(self) -> _Kind:
-        model = self._model
-        if model.get("type") != "BPE":
-            raise self._error(f"a {model.get('type')} tokenizer cannot be written, only BPE can")
-        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-            if model.get(key):
-                raise self._error(f"BPE with {key} cannot be written")
-        if model.get("byte_fallback"):
-            return _Kind("llama", "default", self._sentencepiece_prefix())
-        names = [step.get("type") for step in _steps(self._document.get("normalizer"))]
-        lost = [name for name in names if name in _NORMALIZERS_LOST]
-        if lost != names:
-            raise self._error(f"normalizer {names} cannot be written")
-        if lost:
-            self.notes.append(
-                f"Ollama will not normalise text ({', '.join(lost)}): decomposed accents give "
-                "other tokens than in training"
-            )
-        section = self._document.get("pre_tokenizer")
-        pre = pretokenizers.by_structure(section, ignore_merges=bool(model.get("ignore_merges")))
-        if pre is None:
-            raise self._error(
-                f"pre_tokenizer {[step.get('type') for step in _steps(section)]} is not one that "
-                f"llama.cpp is known to have ({', '.join(pretokenizers.known_names())})"
-            )
-        return _Kind("gpt2", pre.name, space_prefix=False)
-
-    def _sentencepiece_prefix(self) -> bool:
-        """Whether a SentencePiece-like tokenizer puts a space in front of text."""
-        steps = _steps(self._document.get("normalizer"))
-        kinds = [step.get("type") for step in steps]
-        visible = bool(steps) and steps[-1].get("content") == SPACE
-        before = _steps(self._document.get("pre_tokenizer"))
-        if visible and [step.get("pattern") for step in before] == [{"String": " "}]:
-            before = []  # Gemma: splits at spaces, of which the normalizer leaves none
-        if not before and visible and kinds == ["Prepend", "Replace"]:
-            return True
-        if not before and visible and kinds == ["Replace"]:
-            return False
-        metaspace = before[0] if [step.get("type") for step in before] == ["Metaspace"] else {}
-        if not steps and metaspace.get("replacement") == SPACE and not metaspace.get("split", True):
-            return self._metaspace_prefix(metaspace.get("prepend_scheme", "always"))
-        raise self._error(
-            f"normalizer {kinds} with pre_tokenizer {[step.get('type') for step in before]} "
-            "does not split as llama.cpp's SentencePiece tokenizer does",
-            hint="put the base model's tokenizer.json back, if it is not the one that was trained",
-        )
-
-    def _metaspace_prefix(self, scheme: str) -> bool:
-        prefix = find_space_prefix(self._document, self._prompts or _TEXTS)
-        if prefix is None:
-            raise self._error(
-                f"Metaspace ({scheme}) puts spaces into the chat template's prompts; llama.cpp can "
-                "put them in front and behind every special token, or nowhere, and neither fits",
-                hint="train with a chat template that begins with {{ bos_token }}, or with "
-                "AutoTokenizer.from_pretrained(base, legacy=True)",
-            )
-        if scheme != "never":
-            alike = "chat template's prompts" if self._prompts else "texts that begin with a word"
-            self.notes.append(
-                f"Ollama splits the {alike} as the tokenizer does; other texts may have a space "
-                f"more or less in front (Metaspace, {scheme})"
-            )
-        return prefix
+        return ConversionError(f"{self._where}: {message}", hint=hint)
 
     @functools.cached_property
     def _prompts(self) -> list[str]:
@@ -260,8 +184,8 @@ class TokenizerSection:
         types = [int(TokenType.UNUSED)] * size
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         if known and max(known.values()) >= size:
-            raise ConversionError(
-                f"{self._folder / 'tokenizer.json'}: token ids reach {max(known.values())}, the "
+            raise self._error(
+                f"token ids reach {max(known.values())}, the "
                 f"model has {size} rows, so a token was added that the model never saw",
                 hint="give it a row: model.resize_token_embeddings(len(tokenizer)); "
                 "model.save_pretrained(folder)",
@@ -398,13 +322,3 @@ class TokenizerSection:
             except UnicodeDecodeError as exc:
                 raise ConversionError(f"{file} is not UTF-8 text: {exc}") from exc
         return default_template(self._settings, self._folder)
-
-
-def _steps(section: object) -> list[Mapping[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, with sequences laid flat."""
-    if not isinstance(section, Mapping):
-        return []
-    if section.get("type") != "Sequence":
-        return [section]
-    inner = section.get("normalizers", section.get("pretokenizers", []))
-    return [step for part in inner for step in _steps(part)]

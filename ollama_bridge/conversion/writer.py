@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 
 from ollama_bridge.atomic_files import raise_if_disk_full
-from ollama_bridge.conversion.encoding import PIECE_VALUES, pieces
+from ollama_bridge.conversion.encoding import Encode, pieces, searching_encoder
 from ollama_bridge.conversion.gguf_head import TableRow, pack_head
 from ollama_bridge.conversion.hashed_file import HashedFile
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry
-from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array, encoded_size
+from ollama_bridge.quantization.encoders import BLOCK_TYPES, Float32Array, encoded_size
 from ollama_bridge.quantization.mixes import TypePlan
-from ollama_bridge.quantization.workers import (
-    EncoderPool,
-    Piece,
-    default_processes,
-    encode_here,
-    encode_in_threads,
-)
+from ollama_bridge.quantization.workers import Piece, encode_here, encode_in_threads
 
-# Numbers below which processes, or threads, would take longer to start than to help.
-_WORTH_PROCESSES = 1 << 23
+# Numbers below which threads would take longer to start than to help.
 _WORTH_THREADS = 1 << 20
 
 
@@ -47,7 +40,7 @@ def write_gguf(
     processes: int | None = None,
     on_tensor: Callable[[int], None],
 ) -> str:
-    """Write one model.
+    """Write one model; gives the sha256 of the file, in hex.
 
     Args:
         path: Where to.
@@ -59,9 +52,6 @@ def write_gguf(
         processes: That encode; None: as many as the work is worth. They do not change a byte.
         on_tensor: Told how many tensors are written.
 
-    Returns:
-        sha256 of the file, in hex.
-
     Raises:
         ConversionError: a key comes twice, or a tensor cannot be encoded.
         DiskFullError: there is no room.
@@ -70,12 +60,15 @@ def write_gguf(
     doubled = {key for key in keys if keys.count(key) > 1}
     if doubled:
         raise ConversionError(f"metadata keys appear twice: {', '.join(sorted(doubled))}")
-    searched = [plan for plan in plans if types[plan.name] in BLOCK_TYPES]
-    if processes is None:
-        processes = default_processes() if _numbers(searched) >= _WORTH_PROCESSES else 0
-    threads = not searched and _numbers(plans) >= _WORTH_THREADS
+    searched = [plan.shape for plan in plans if types[plan.name] in BLOCK_TYPES]
+    numbers = sum(math.prod(plan.shape) for plan in plans)
+    without_search = encode_in_threads if numbers >= _WORTH_THREADS else encode_here
     try:
-        with _encoder(searched, processes, threads=threads) as encode:
+        with (
+            searching_encoder(searched, processes)
+            if searched
+            else contextlib.nullcontext(without_search)
+        ) as encode:
             path.write_bytes(pack_head(architecture, entries, _table(plans, types)))
             with HashedFile(path) as file:
                 _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
@@ -85,30 +78,13 @@ def write_gguf(
         raise
 
 
-Encode = Callable[[Iterable[Piece]], Iterator[Bytes]]
-
-
-def _numbers(plans: Sequence[TensorPlan]) -> int:
-    return sum(math.prod(plan.shape) for plan in plans)
-
-
-@contextlib.contextmanager
-def _encoder(searched: Sequence[TensorPlan], processes: int, *, threads: bool) -> Iterator[Encode]:
-    if not searched or not processes:
-        yield encode_in_threads if threads else encode_here
-        return
-    columns = max(plan.shape[-1] for plan in searched)
-    with EncoderPool(processes, max_values=max(PIECE_VALUES, columns), max_columns=columns) as pool:
-        yield pool.encode
-
-
 def _table(plans: Sequence[TensorPlan], types: TypePlan) -> list[TableRow]:
-    rows = []
-    for plan in plans:
-        type_ = types[plan.name]
-        size_bytes = encoded_size(plan.shape, type_)
-        rows.append(TableRow(plan.name, plan.shape, type_, size_bytes))
-    return rows
+    return [
+        TableRow(
+            plan.name, plan.shape, types[plan.name], encoded_size(plan.shape, types[plan.name])
+        )
+        for plan in plans
+    ]
 
 
 def _write_tensors(

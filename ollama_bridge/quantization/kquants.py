@@ -1,14 +1,12 @@
 """K-quants in plain numpy: Q2_K to Q6_K, and the older block types weighted by importance.
 
 A block of 256 numbers is cut into groups of 16 or 32, each with a scale of a few bits (and a
-minimum, where the type has one), which are multiples of one float16 each. A good scale is
-searched: every candidate rounds the group, least squares give the best scale for these integers,
-and the candidate with the least weighted error stays. Arrays are (numbers of a group, groups), so
-that every step is one pass of vector instructions over thousands of groups; the candidates are
-those of llama.cpp, and its layouts of bits.
+minimum, where the type has one), which are multiples of one float16 each and are searched
+(``scale_search``). Arrays are (numbers of a group, groups), so that every step is one pass of
+vector instructions over thousands of groups.
 
-Source: ``ggml-quants.c`` of llama.cpp (what is searched, and the layouts); decoding is the
-``gguf`` package's, which tests hold against this.
+Source: ``ggml-quants.c`` of llama.cpp (the layouts of bits); decoding is the ``gguf`` package's,
+which tests hold against this.
 """
 
 from __future__ import annotations
@@ -20,23 +18,20 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-Float32Array = np.ndarray[Any, np.dtype[np.float32]]
+from ollama_bridge.quantization.scale_search import (
+    WEIGHTED_OFFSETS,
+    Float32Array,
+    candidates,
+    fit_affine,
+    fit_shared,
+    fit_symmetric,
+)
+
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 BLOCK = 256
-_TINY = np.float32(1e-15)  # groups without a larger number are all zeros
 # Blocks at a time: few enough for the processor's cache, enough to make a step worth its call.
 _BLOCKS_AT_ONCE = 1024
-
-
-def _candidates(first: float, step: float, count: int) -> tuple[float, ...]:
-    return tuple(first + step * index for index in range(count + 1))
-
-
-# What is added to the number of levels for a candidate, as llama.cpp tries them.
-_WEIGHTED_OFFSETS = _candidates(-0.9, 0.05, 36)
-_SYMMETRIC_OFFSETS = _candidates(-0.9, 0.1, 18)
-_SHARED_OFFSETS = _candidates(-3.0, 0.25, 20)
 
 
 def encode_k(
@@ -89,108 +84,6 @@ def encode_weighted(
         blocks = _encode_legacy(_groups(part, 32), weights, bits=bits, affine=affine)
         out[start : start + step] = blocks.reshape(len(part), -1)
     return out
-
-
-def fit_affine(
-    values: Float32Array, weights: Float32Array, *, levels: int, offsets: tuple[float, ...]
-) -> tuple[Float32Array, Float32Array]:
-    """Scale and minimum of each group, for numbers 0..levels.
-
-    Args:
-        values: (width, groups).
-        weights: (width, groups), not negative.
-        levels: The largest integer.
-        offsets: Of the candidates.
-
-    Returns:
-        (groups,) scales and (groups,) what is subtracted; neither is negative.
-    """
-    low = np.minimum(values.min(axis=0), 0)
-    span = values.max(axis=0) - low
-    flat = span <= 0
-    shifted = values - low
-    weighted = weights * values
-    sum_w, sum_x = weights.sum(axis=0), weighted.sum(axis=0)
-    rounded, product = np.empty_like(values), np.empty_like(values)
-    scale, minimum = span / np.float32(levels), low.copy()
-    best = np.full_like(span, -np.inf)
-    inverse_span = 1 / np.where(flat, 1, span)
-    for offset in offsets:
-        np.multiply(shifted, np.float32(levels + offset) * inverse_span, out=rounded)
-        np.rint(rounded, out=rounded)
-        if offset >= 0:
-            np.minimum(rounded, levels, out=rounded)
-        np.multiply(weights, rounded, out=product)
-        sum_l = product.sum(axis=0)
-        sum_l2 = np.einsum("ig,ig->g", product, rounded)
-        sum_xl = np.einsum("ig,ig->g", weighted, rounded)
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        solvable = determinant > 1e-6 * sum_w * sum_l2
-        safe = np.where(solvable, determinant, 1)
-        slope = (sum_w * sum_xl - sum_x * sum_l) / safe
-        start = (sum_l2 * sum_x - sum_l * sum_xl) / safe
-        positive = start > 0  # the formats subtract the minimum
-        slope = np.where(positive, sum_xl / np.where(sum_l2 > 0, sum_l2, 1), slope)
-        start = np.where(positive, 0, start)
-        gain = slope * sum_xl + start * sum_x  # the error is a constant minus this
-        better = solvable & (gain > best) & (slope > 0)
-        best = np.where(better, gain, best)
-        scale = np.where(better, slope, scale)
-        minimum = np.where(better, start, minimum)
-    return np.where(flat, 0, scale), -minimum
-
-
-def fit_symmetric(values: Float32Array, weights: Float32Array, *, levels: int) -> Float32Array:
-    """Scale of each group, for integers from -levels to levels - 1.
-
-    Args:
-        values: (width, groups).
-        weights: (width, groups), not negative.
-        levels: Half of the integers.
-
-    Returns:
-        (groups,) scales; negative where the number of the largest size is positive.
-    """
-    largest = np.take_along_axis(values, np.abs(values).argmax(axis=0)[None], axis=0)[0]
-    flat = np.abs(largest) < _TINY
-    inverse = -1 / np.where(flat, 1, largest)
-    weighted = weights * values
-    rounded, product = np.empty_like(values), np.empty_like(values)
-    scale = np.zeros_like(largest)
-    best = np.full_like(largest, -np.inf)
-    for offset in _SYMMETRIC_OFFSETS:
-        np.multiply(values, np.float32(levels + offset) * inverse, out=rounded)
-        np.rint(rounded, out=rounded)
-        np.clip(rounded, -levels, levels - 1, out=rounded)
-        sum_xl = np.einsum("ig,ig->g", weighted, rounded)
-        np.multiply(rounded, weights, out=product)
-        sum_l2 = np.einsum("ig,ig->g", product, rounded)
-        slope = sum_xl / np.where(sum_l2 > 0, sum_l2, 1)
-        gain = slope * sum_xl
-        better = (gain > best) & (sum_l2 > 0)
-        best = np.where(better, gain, best)
-        scale = np.where(better, slope, scale)
-    return np.where(flat, 0, scale)
-
-
-def _fit_shared(values: Float32Array, weights: Float32Array, *, levels: int) -> Float32Array:
-    """(blocks,) factor whose multiples 0..levels come close to (groups, blocks) values >= 0."""
-    largest = values.max(axis=0)
-    flat = largest < _TINY
-    inverse = 1 / np.where(flat, 1, largest)
-    weighted = weights * values
-    scale = largest / np.float32(levels)
-    best = np.full_like(largest, -np.inf)
-    for offset in _SHARED_OFFSETS:
-        rounded = np.minimum(np.rint(values * (np.float32(levels + offset) * inverse)), levels)
-        sum_xl = (weighted * rounded).sum(axis=0)
-        sum_l2 = (weights * rounded * rounded).sum(axis=0)
-        slope = sum_xl / np.where(sum_l2 > 0, sum_l2, 1)
-        gain = slope * sum_xl
-        better = (gain > best) & (sum_l2 > 0)
-        best = np.where(better, gain, best)
-        scale = np.where(better, slope, scale)
-    return np.where(flat, 0, scale)
 
 
 def _multiples(values: Float32Array, factor: Float32Array, low: int, high: int) -> Float32Array:
@@ -258,13 +151,13 @@ class _Affine:
             offsets = self.offsets
         else:
             weights = _groups(_importance_weights(values, importance), self.width)
-            offsets = _WEIGHTED_OFFSETS
+            offsets = WEIGHTED_OFFSETS
         scales, minima = fit_affine(numbers, weights, levels=self.levels, offsets=offsets)
         sums = _per_block(weights.sum(axis=0), per_block)
         packed = []
         seen = []
         for part in (_per_block(scales, per_block), _per_block(minima, per_block)):
-            factor_bytes, factor = _half(_fit_shared(part, sums, levels=self.shared_levels))
+            factor_bytes, factor = _half(fit_shared(part, sums, levels=self.shared_levels))
             multiples = _multiples(part, factor, 0, self.shared_levels)
             packed.append((factor_bytes, multiples.astype(np.uint8).T))
             seen.append(_per_group(multiples * factor))
@@ -320,7 +213,7 @@ def _encode_legacy(
 ) -> Bytes:
     levels = 1 << bits
     if affine:
-        scales, minima = fit_affine(numbers, weights, levels=levels - 1, offsets=_WEIGHTED_OFFSETS)
+        scales, minima = fit_affine(numbers, weights, levels=levels - 1, offsets=WEIGHTED_OFFSETS)
         d, scale = _half(scales)
         m, start = _half(-minima)
         integers = _integers(numbers - start, scale, 0, levels - 1)
@@ -389,10 +282,10 @@ def _pack_q6(multiples: Float32Array, d: Bytes, integers: Bytes) -> Bytes:
 
 
 _ENCODERS: dict[GGMLQuantizationType, Callable[[Float32Array, Float32Array | None], Bytes]] = {
-    GGMLQuantizationType.Q2_K: _Affine(16, 3, 15, _candidates(-0.5, 0.1, 15), _pack_q2),
+    GGMLQuantizationType.Q2_K: _Affine(16, 3, 15, candidates(-0.5, 0.1, 15), _pack_q2),
     GGMLQuantizationType.Q3_K: _Symmetric(4, 32, plain_importance=False, pack=_pack_q3),
-    GGMLQuantizationType.Q4_K: _Affine(32, 15, 63, _candidates(-1.0, 0.1, 20), _pack_q4),
-    GGMLQuantizationType.Q5_K: _Affine(32, 31, 63, _candidates(-0.5, 0.1, 15), _pack_q5),
+    GGMLQuantizationType.Q4_K: _Affine(32, 15, 63, candidates(-1.0, 0.1, 20), _pack_q4),
+    GGMLQuantizationType.Q5_K: _Affine(32, 31, 63, candidates(-0.5, 0.1, 15), _pack_q5),
     GGMLQuantizationType.Q6_K: _Symmetric(32, 128, plain_importance=True, pack=_pack_q6),
 }
 K_TYPES = tuple(_ENCODERS)

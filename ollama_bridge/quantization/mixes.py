@@ -39,14 +39,7 @@ _LAYERS_OF_A_70B = 80
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a mix depends on beside the tensors' names.
-
-    Attributes:
-        architecture: ``general.architecture``.
-        layers: Decoder layers.
-        heads: Query heads.
-        kv_heads: Key and value heads.
-    """
+    """What a mix depends on beside the tensors' names."""
 
     architecture: str
     layers: int

@@ -42,13 +42,7 @@ _FILE_TYPES: Mapping[GGMLQuantizationType, str] = {
 
 @dataclass(frozen=True)
 class Option:
-    """One type of one matrix.
-
-    Attributes:
-        type: The type.
-        size_bytes: Of the matrix in it.
-        kl_nats: Divergence that it adds, an estimate.
-    """
+    """One type of one matrix: its bytes, and an estimate of the divergence that it adds."""
 
     type: GGMLQuantizationType
     size_bytes: int

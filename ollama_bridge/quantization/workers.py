@@ -73,13 +73,13 @@ def encode_in_threads(pieces: Iterable[Piece]) -> Iterator[Bytes]:
     Yields:
         The bytes of each piece.
     """
-    threads = default_processes()
+    threads = cores()
     rest = iter(pieces)
     ahead: deque[Future[list[Bytes]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             while batch := list(islice(rest, _PIECES_A_THREAD)):
-                ahead.append(pool.submit(_encode_all, batch))
+                ahead.append(pool.submit(list, encode_here(batch)))
                 if len(ahead) > 2 * threads:
                     yield from ahead.popleft().result()
             while ahead:
@@ -88,21 +88,12 @@ def encode_in_threads(pieces: Iterable[Piece]) -> Iterator[Bytes]:
             pool.shutdown(cancel_futures=True)
 
 
-def _encode_all(pieces: list[Piece]) -> list[Bytes]:
-    return [_encode(piece) for piece in pieces]
-
-
 def _encode(piece: Piece) -> Bytes:
     if not isinstance(piece, Rows):
         return piece()
     values = np.empty(piece.shape, dtype=np.float32)
     piece.fill(values)
     return encode_rows(values, piece.type, piece.importance)
-
-
-def default_processes() -> int:
-    """As many as there are cores for us."""
-    return cores()
 
 
 @dataclass(frozen=True)

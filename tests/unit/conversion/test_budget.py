@@ -17,7 +17,7 @@ from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
-from ollama_bridge.conversion.budget import check_reachable
+from ollama_bridge.conversion.budget_model import check_reachable
 from ollama_bridge.conversion.budget_search import search
 from ollama_bridge.conversion.budget_texts import corpus_texts, own_texts
 from ollama_bridge.errors import ConfigError, ConversionError, DataError
