@@ -41,7 +41,7 @@ def model_card(
     license_text: str = "",
     published: bool = True,
 ) -> str:
-    """Write the card of a tag.
+    """Write the card of a tag, in Markdown; it says in so many words what is not known.
 
     Args:
         name: As the reader will call it: where it is published, or the tag.
@@ -49,9 +49,6 @@ def model_card(
         provenance: What our folders say of it.
         license_text: A licence that is added to those of the tag.
         published: Whether the reader has to pull it first.
-
-    Returns:
-        Markdown; it says in so many words what is not known.
     """
     sections = [
         [f"# {name}", "", _summary(details, provenance)],

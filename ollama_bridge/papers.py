@@ -36,16 +36,13 @@ def card(
     license_file: Path | None = None,
     host: str | None = None,
 ) -> str:
-    """The model card of a tag: the one that it carries, else what our folders know.
+    """The model card of a tag, in Markdown: that which it carries, else what our folders know.
 
     Args:
         tag: A tag of the daemon.
         run_dir: Run that made the tag; its card is written anew.
         license_file: Text to add as licence; the card is written anew.
         host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-
-    Returns:
-        Markdown.
 
     Raises:
         ConfigError: a name or a file that cannot be used, or a run that did not make this tag.

@@ -131,33 +131,22 @@ def publish(
                 reporter.emit(Note(_STAGE, "warning", "the daemon pushes: no layers are added"))
         if way == "daemon":
             _refuse_license(license_text)
-            push_as(
-                client,
-                tag,
-                str(target),
-                digest=digest,
-                insecure=target.plain,
-                on_progress=lambda done, total: reporter.emit(
-                    Progress(_STAGE, done, total, "bytes")
-                ),
-            )
-            done = Publication(str(target), "daemon")
+            done = _have_pushed(client, tag, digest, target, reporter)
         elif files is None:
             raise ArtifactError(
                 f"the files of {tag} are not on this machine, or cannot be read",
                 hint="let the daemon push: --through daemon; or set OLLAMA_MODELS to its folder",
             )
         else:
-            manifest, blobs = files
             added = [small_blob(LICENSE_TYPE, license_text.encode())] if license_text else []
             if not card or provenance.certificate is None:
-                added += carried_papers(manifest, blobs)
+                added += carried_papers(*files)
             if card and not any(is_card(blob.layer) for blob in added):
                 text = model_card(
                     str(target), client.show(tag), provenance, license_text=license_text
                 )
-                added += new_papers(tag, manifest, provenance, text, reporter)
-            done = _send(target, manifest, blobs, added, mount_from, reporter)
+                added += new_papers(tag, files[0], provenance, text, reporter)
+            done = _send(target, *files, added, mount_from, reporter)
         timer.finish(Path(str(target)), {"digest": done.digest, "sent_bytes": done.sent_bytes})
         return done
 
@@ -205,6 +194,18 @@ def _files_of(
         )
     manifest = parse_manifest(stored.content, where=tag)
     return manifest, [_stored_blob(stored, layer, tag) for layer in manifest.blobs]
+
+
+def _have_pushed(
+    client: Client, tag: str, digest: str, target: RegistryReference, reporter: Reporter
+) -> Publication:
+    """Let the daemon send it."""
+
+    def tell(done: int, total: int) -> None:
+        reporter.emit(Progress(_STAGE, done, total, "bytes"))
+
+    push_as(client, tag, str(target), digest=digest, insecure=target.plain, on_progress=tell)
+    return Publication(str(target), "daemon")
 
 
 def _send(

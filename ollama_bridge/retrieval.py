@@ -67,9 +67,7 @@ class Pulled:
     """What was pulled.
 
     Attributes:
-        tag: Its name in the daemon.
         digest: Of its manifest: the registry's and the daemon's are the same.
-        size_bytes: Of all files.
         fetched_bytes: Of those that the daemon did not have yet; None: it fetched them itself, and
             does not say.
         verdict: Of its proof here, in words.

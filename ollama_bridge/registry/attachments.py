@@ -28,7 +28,6 @@ class Attachment:
     """One added layer.
 
     Attributes:
-        kind: What it is.
         subject: :attr:`Manifest.subject` of the model that it was written for.
         model: Digest of that model's weights.
         content: What it says: Markdown of a card, JSON of the others.

@@ -27,13 +27,7 @@ AskService = Callable[[str, str], tuple[int, bytes]]
 
 @dataclass(frozen=True)
 class Challenge:
-    """What a registry asks for.
-
-    Attributes:
-        scheme: ``basic`` or ``bearer``.
-        realm: Address of the token service.
-        service: What the service knows the registry as.
-    """
+    """``basic``, or ``bearer`` with the token service and what that knows the registry as."""
 
     scheme: str
     realm: str = ""

@@ -60,12 +60,9 @@ def blob_name(digest: str) -> str:
 
 
 def fetch_blob(session: RegistrySession, layer: Layer, folder: Path, *, on_bytes: OnBytes) -> Path:
-    """Get one file; what an earlier attempt left of it is not fetched again.
+    """Get one file, checked; what an earlier attempt left of it is not fetched again.
 
     ``on_bytes`` hears how many bytes of the file are here.
-
-    Returns:
-        The file, whose digest was checked.
 
     Raises:
         RegistryError: it breaks off again and again; run it again to go on.

@@ -20,12 +20,7 @@ _SILENCE_LIMIT_S = 30.0
 
 @dataclass
 class Front:
-    """A registry that is served.
-
-    Attributes:
-        name: To pull: ``127.0.0.1:PORT/NAMESPACE/NAME:TAG``.
-        asked: Somebody has reached it.
-    """
+    """A registry that is served: what to pull from it, and whether somebody has asked."""
 
     name: str
     asked: bool = False

@@ -41,9 +41,7 @@ class Layer:
     """One file of a model.
 
     Attributes:
-        media_type: What it is.
         digest: ``sha256:<hex>``.
-        size_bytes: Its size.
         source: What the daemon made it of (Ollama's ``from``): the name of a file or a tag.
         name: Of a tensor; models of one GGUF have none.
     """

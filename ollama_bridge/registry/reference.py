@@ -27,7 +27,6 @@ class RegistryReference:
     Attributes:
         host: Host, with its port where it has one.
         repository: Namespace and name: ``team/sentiment``.
-        tag: The tag.
         plain: Whether it is spoken to without encryption.
     """
 

@@ -67,10 +67,8 @@ class Request:
     """One request.
 
     Attributes:
-        method: Of HTTP.
         url: Whole, or relative to the repository.
         headers: Beside those that every request has.
-        content: The body.
         patience_s: What the registry may need on top of ``silence_s`` before it answers.
         attempts: None: as many as the limits allow; 1 for what must not be repeated blindly.
         also_pull: Another repository of the registry that it reads from.
@@ -315,8 +313,7 @@ class RegistrySession(Closing):
             )
 
     def _rejection(self, request: Request, response: httpx.Response) -> RegistryError:
-        status = response.status_code
-        body = b""
+        status, body = response.status_code, b""
         with contextlib.suppress(RegistryError):
             body = b"".join(self.pieces(response, MANIFEST_LIMIT_BYTES))
         reason = read_reason(body, self._all_secrets())

@@ -13,12 +13,7 @@ from ollama_bridge.registry.session import RegistrySession
 
 @dataclass(frozen=True)
 class Unfinished:
-    """An upload to go on with.
-
-    Attributes:
-        location: Its address; empty where there is none.
-        chunk_bytes: Size of its chunks; 0: not known.
-    """
+    """An upload to go on with, if it has an address; chunks of size 0: it is not known."""
 
     location: str = ""
     chunk_bytes: int = 0

@@ -47,7 +47,6 @@ class Blob:
     """A file to send.
 
     Attributes:
-        layer: What it is.
         path: Where it lies; None: it is ``content``.
         content: A small file that lies nowhere.
     """
