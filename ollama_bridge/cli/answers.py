@@ -72,10 +72,7 @@ class AnswerView:
                 for name in order:
                     replies[name], columns[name].is_asked = None, True
                     for event in answers[name]:
-                        if isinstance(event, Dropped):
-                            say_dropped(event)
-                        elif isinstance(event, Done):
-                            replies[name] = event.reply
+                        replies[name] = _noted(event, replies[name])
                         columns[name].take(event)
         finally:
             for column in columns.values():
@@ -86,10 +83,7 @@ class AnswerView:
     def _lines(self, events: Iterable[SessionEvent], model: str | None = None) -> Reply | None:
         reply = None
         for event in events:
-            if isinstance(event, Dropped):
-                say_dropped(event)
-            elif isinstance(event, Done):
-                reply = event.reply
+            reply = _noted(event, reply)
             record = event_record(event)
             line_json(record if model is None else {"model": model, **record})
         return reply
@@ -108,10 +102,7 @@ class AnswerView:
                         write(sys.stderr, "\n")
                     wrote = True
                     write(self._console.file, event.text)
-                elif isinstance(event, Dropped):
-                    say_dropped(event)
-                elif isinstance(event, Done):
-                    reply = event.reply
+                reply = _noted(event, reply)
         finally:
             if wrote:
                 write(self._console.file, "\n")
@@ -125,10 +116,7 @@ class AnswerView:
         with Live(spinner, console=self._console, refresh_per_second=8, transient=True) as live:
             try:
                 for event in events:
-                    if isinstance(event, Dropped):
-                        say_dropped(event)
-                    elif isinstance(event, Done):
-                        reply = event.reply
+                    reply = _noted(event, reply)
                     for part in answer.take(event):
                         live.console.print(part)
                     if is_waiting and not answer.is_empty:
@@ -138,6 +126,17 @@ class AnswerView:
                 for part in answer.end():
                     live.console.print(part)
         return reply
+
+
+def _noted(event: SessionEvent, reply: Reply | None) -> Reply | None:
+    """The reply so far, which ends an answer; that turns were left out is told."""
+    if isinstance(event, Dropped):
+        count = len(event.turns)
+        turns = (
+            f"{count} turns no longer fit and were" if count > 1 else "turn no longer fits and was"
+        )
+        say(f"(the oldest {turns} left out)")
+    return event.reply if isinstance(event, Done) else reply
 
 
 def event_record(event: SessionEvent) -> dict[str, Any]:
@@ -173,13 +172,6 @@ def tell_cut(reply: Reply, options: Options, more: str) -> None:
     if reply.generated_tokens < limit:  # so it was the context that was full
         name, value = "num_ctx", 2 * (reply.prompt_tokens + reply.generated_tokens)
     say(f"(cut off at {name}; for longer answers: {more.format(name=name, value=value)})")
-
-
-def say_dropped(event: Dropped) -> None:
-    """Tell that the conversation was cut."""
-    count = len(event.turns)
-    turns = f"{count} turns no longer fit and were" if count > 1 else "turn no longer fits and was"
-    say(f"(the oldest {turns} left out)")
 
 
 def timing(reply: Reply | None) -> str:

@@ -110,23 +110,16 @@ def run(
         if "embedding" in details.capabilities and "completion" not in details.capabilities:
             # What only hides (--hide-thinking, --no-markdown) is as it was asked, of a vector too.
             of_answers = {
-                "--system": system,
-                "--image": image,
-                "--think": conversation.think,
-                "--format": format_,
-                "--verbose": verbose,
+                "system": system,
+                "image": image,
+                "think": conversation.think,
+                "format": format_,
+                "verbose": verbose,
             }
             _refuse_unused(tag, of_answers, "is an embedding model")
-            _embed(
-                client,
-                conversation,
-                words,
-                truncate=truncate,
-                dimensions=dimensions,
-                as_json=as_json,
-            )
+            _embed(client, conversation, words, truncate, dimensions, as_json)
             return
-        of_vectors = {"--truncate": truncate, "--dimensions": dimensions}
+        of_vectors = {"truncate": truncate, "dimensions": dimensions}
         _refuse_unused(tag, of_vectors, "answers with text")
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
@@ -135,16 +128,16 @@ def run(
             _ask_once(client, conversation, view, details, words, pictures, verbose=verbose)
 
 
-def _refuse_unused(tag: str, flags: Mapping[str, object], reason: str) -> None:
+def _refuse_unused(tag: str, options_: Mapping[str, object], reason: str) -> None:
     """Refuse options of the other kind of model, which would be dropped without a word.
 
     Raises:
         ConfigError: one was given.
     """
     given = [
-        flag
-        for flag, value in flags.items()
-        if value is not None and value is not False and value != []
+        f"--{name}"
+        for name, value in options_.items()
+        if value is not False and value not in (None, [])
     ]
     if given:
         named = ", ".join(given)
@@ -158,7 +151,6 @@ def _embed(
     client: Client,
     settings: Conversation,
     words: str,
-    *,
     truncate: bool,
     dimensions: int | None,
     as_json: bool,

@@ -106,10 +106,7 @@ def _tell(rows: list[dict[str, str]], *, as_json: bool) -> None:
 
 def _show(group: AssetGroup, name: str, *, as_json: bool) -> None:
     text = find_asset(group, name).read_text(encoding="utf-8")
-    if as_json:
-        output.data_json({"name": name, "text": text})
-    else:
-        output.data(text)
+    output.either(text, {"name": name, "text": text}, as_json=as_json)
 
 
 def _copy(group: AssetGroup, name: str, target: Path, *, as_json: bool) -> None:
@@ -125,4 +122,4 @@ def _copy(group: AssetGroup, name: str, target: Path, *, as_json: bool) -> None:
         shutil.copyfile(source, file)
     except OSError as exc:
         raise ConfigError(f"{file} cannot be written: {exc.strerror}") from exc
-    output.path(file, as_json=as_json)
+    output.either(str(file), {"path": file}, as_json=as_json)

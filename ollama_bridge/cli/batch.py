@@ -32,6 +32,22 @@ if TYPE_CHECKING:
 
 _STAGE = "batch"
 _SET_ASIDE = 1
+QuestionsArgument = Annotated[
+    Path,
+    typer.Argument(metavar="IN.jsonl", help="File with a question on each line.", dir_okay=False),
+]
+AnswersArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUT.jsonl",
+        help="File for the answers, written when all are there.",
+        dir_okay=False,
+    ),
+]
+HostsOption = Annotated[
+    list[str] | None,
+    typer.Option("--host", help="Address of a daemon. Repeatable: several share the work."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,20 +56,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def batch(
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN.jsonl", help="File with a question on each line.", dir_okay=False
-        ),
-    ],
-    answers: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT.jsonl",
-            help="File for the answers, written when all are there.",
-            dir_okay=False,
-        ),
-    ],
+    questions: QuestionsArgument,
+    answers: AnswersArgument,
     model: Annotated[
         str | None,
         typer.Option(help="Model for lines that do not name one.", autocompletion=completion.tags),
@@ -71,10 +75,7 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again what earlier runs set aside.")
     ] = False,
-    host: Annotated[
-        list[str] | None,
-        typer.Option("--host", help="Address of a daemon. Repeatable: several share the work."),
-    ] = None,
+    host: HostsOption = None,
     as_json: options.JSONOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -176,14 +177,7 @@ def _told_how_to_go_on(
 
 
 class _Tally:
-    """How questions were settled, and of answers that a limit ended the longest.
-
-    Attributes:
-        answered: So many.
-        cut: As many of these did a limit end.
-        set_aside: As many failed for good.
-        too_long: As many of these did not fit the context.
-    """
+    """How questions were settled, and of answers that a limit ended the longest."""
 
     def __init__(self) -> None:
         self.answered = self.cut = self.set_aside = self.too_long = 0

@@ -49,12 +49,7 @@ def read_modelfile(path: Path, *, hint: str) -> str:
 
 @dataclass(frozen=True)
 class Creation:
-    """A request for ``/api/create``, but for its files.
-
-    Attributes:
-        request: Without them.
-        files: By the field of the request, and by their names in it.
-    """
+    """A request for ``/api/create``, and its files by field of it and by name in it."""
 
     request: dict[str, Any]
     files: dict[str, dict[str, Path]] = field(default_factory=dict)

@@ -53,10 +53,7 @@ def importance(
             out_dir=out.absolute(),
             reporter=reporter,
         )
-    if as_json:
-        print_artifact(found, as_json=True)
-    else:
-        output.data(str(found.imatrix_path))
+    print_artifact(found, str(found.imatrix_path), as_json=as_json)
 
 
 def convert(
@@ -151,10 +148,7 @@ def render(
     if template is not None:
         settings = settings.model_copy(update={"template": template})
     text = stage(GGUFFile.open(gguf), settings=settings, system=system).to_text()
-    if as_json:
-        output.data_json({"modelfile": text})
-    else:
-        output.data(text)
+    output.either(text, {"modelfile": text}, as_json=as_json)
 
 
 def register(
@@ -164,9 +158,7 @@ def register(
     modelfile: Annotated[
         Path | None, typer.Option(help="Modelfile of the tag. Default: rendered from the GGUF.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option(help="If the proof fails, keep the model as TAG-unverified.")
-    ] = False,
+    force: options.ForceOption = False,
     link: options.LinkOption = True,
     host: options.HostOption = None,
     as_json: options.JSONOption = False,
@@ -203,10 +195,7 @@ def register(
                 force=force,
                 link=link,
             )
-    if as_json:
-        print_artifact(model, as_json=True)
-    else:
-        output.data(f"{model.tag}: {model.facts['verdict']}")
+    print_artifact(model, f"{model.tag}: {model.facts['verdict']}", as_json=as_json)
 
 
 def _hides_template(gguf: GGUFFile) -> bool:

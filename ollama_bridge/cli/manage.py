@@ -27,12 +27,8 @@ TagsArgument = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("create")(create)
-    app.command("push")(push)
-    app.command("ps")(ps)
-    app.command("cp")(cp)
-    app.command("rm")(rm)
-    app.command("stop")(stop)
+    for command in (create, push, ps, cp, rm, stop):
+        app.command(command.__name__)(command)
 
 
 def create(
@@ -80,7 +76,7 @@ def create(
         if quantize is not None:
             request["quantize"] = quantize
         client.create(request, on_status=lambda text: reporter.emit(Note("create", "info", text)))
-    _named(tag, as_json=as_json)
+    output.either(tag, {"tag": tag}, as_json=as_json)
 
 
 def push(
@@ -97,7 +93,7 @@ def push(
     """
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
         client.push(tag, insecure=insecure, on_progress=bar(reporter, "push"))
-    _named(tag, as_json=as_json)
+    output.either(tag, {"tag": tag}, as_json=as_json)
 
 
 def ps(
@@ -198,10 +194,3 @@ def _uploaded(client: Client, path: Path, reporter: Reporter) -> str:
     if not client.has_blob(digest):
         client.upload_blob(path, digest, on_progress=bar(reporter, "upload"))
     return digest
-
-
-def _named(tag: str, *, as_json: bool) -> None:
-    if as_json:
-        output.data_json({"tag": tag})
-    else:
-        output.data(tag)

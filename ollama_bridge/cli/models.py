@@ -16,15 +16,27 @@ from ollama_bridge.cli.question_options import ParameterOption, read_options
 from ollama_bridge.errors import ConfigError, ParityError
 
 _TYPE = "q8_0"
+AdapterOption = Annotated[
+    bool,
+    typer.Option(
+        "--adapter",
+        help="Serve a PEFT adapter as ADAPTER on its base, if this Ollama can, instead of "
+        "merging it.",
+    ),
+]
+RendererOption = Annotated[
+    bool,
+    typer.Option(
+        help="If a Go template would lose tools or thinking, use a built-in RENDERER of Ollama "
+        "that is proven equal."
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("package")(package)
-    app.command("template")(template)
-    app.command("verify")(verify)
-    app.command("ls")(ls)
-    app.command("show")(show)
+    for command in (package, template, verify, ls, show):
+        app.command(command.__name__)(command)
 
 
 def package(
@@ -36,28 +48,13 @@ def package(
     corpus: options.BudgetCorpusOption = None,
     base: options.BaseOption = None,
     chat_template: options.ChatTemplateOption = None,
-    adapter: Annotated[
-        bool,
-        typer.Option(
-            "--adapter",
-            help="Serve a PEFT adapter as ADAPTER on its base, if this Ollama can, instead of "
-            "merging it.",
-        ),
-    ] = False,
+    adapter: AdapterOption = False,
     imatrix: options.ImatrixOption = None,
     system: Annotated[str | None, typer.Option(help="SYSTEM of the tag.")] = None,
     template: Annotated[str, typer.Option(help="Chat format, .j2 file, or auto.")] = "auto",
-    renderer: Annotated[
-        bool,
-        typer.Option(
-            help="If a Go template would lose tools or thinking, use a built-in RENDERER of Ollama "
-            "that is proven equal."
-        ),
-    ] = True,
+    renderer: RendererOption = True,
     parameter: ParameterOption = None,
-    force: Annotated[
-        bool, typer.Option(help="If the proof fails, keep the model as TAG-unverified.")
-    ] = False,
+    force: options.ForceOption = False,
     link: options.LinkOption = True,
     publish: Annotated[
         str | None,
@@ -86,10 +83,7 @@ def package(
         model = packaging.package(
             checkpoint,
             tag,
-            recipe_modelfile={
-                "template": template,
-                "parameters": read_options(parameter),
-            },
+            recipe_modelfile={"template": template, "parameters": read_options(parameter)},
             system=system,
             gguf_type=gguf_type or _TYPE,
             target=target,

@@ -90,6 +90,9 @@ TextColOption = Annotated[
 LabelColOption = Annotated[
     str | None, typer.Option("--label-col", help="Column of the label, or of the answer.")
 ]
+ForceOption = Annotated[
+    bool, typer.Option(help="If the proof fails, keep the model as TAG-unverified.")
+]
 LinkOption = Annotated[
     bool,
     typer.Option(

@@ -7,7 +7,6 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO
 
 from ollama_bridge.errors import OllamaBridgeError
@@ -107,12 +106,12 @@ def fields(values: Mapping[str, object], *, as_json: bool) -> None:
     data("\n".join(f"{name:<{width}}  {value}" for name, value in values.items()))
 
 
-def path(file: Path, *, as_json: bool) -> None:
-    """Print where something is."""
+def either(text: str, document: object, *, as_json: bool) -> None:
+    """Print what was asked for: for people, or as one JSON document."""
     if as_json:
-        data_json({"path": file})
+        data_json(document)
     else:
-        data(str(file))
+        data(text)
 
 
 def say(text: str) -> None:

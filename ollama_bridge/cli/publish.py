@@ -36,9 +36,8 @@ RunOption = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("publish")(publish)
-    app.command("pull")(pull)
-    app.command("card")(card)
+    for command in (publish, pull, card):
+        app.command(command.__name__)(command)
 
 
 def publish(
@@ -88,16 +87,11 @@ def publish(
             host=host,
             reporter=reporter,
         )
-    if as_json:
-        output.data_json(asdict(done))
-        return
-    if done.sent_bytes is None or done.size_bytes is None:
-        output.data(f"{done.reference}: pushed by the daemon")
-    else:
-        output.data(
-            f"{done.reference}: {done.digest}, {output.size(done.sent_bytes)} of "
-            f"{output.size(done.size_bytes)} sent"
-        )
+    told = "pushed by the daemon"
+    if done.sent_bytes is not None and done.size_bytes is not None:
+        sent = f"{output.size(done.sent_bytes)} of {output.size(done.size_bytes)} sent"
+        told = f"{done.digest}, {sent}"
+    output.either(f"{done.reference}: {told}", asdict(done), as_json=as_json)
 
 
 def pull(
@@ -147,10 +141,7 @@ def pull(
             host=host,
             reporter=reporter,
         )
-    if as_json:
-        output.data_json(asdict(done))
-    else:
-        output.data(f"{done.tag}: {done.digest}, {done.verdict}")
+    output.either(f"{done.tag}: {done.digest}, {done.verdict}", asdict(done), as_json=as_json)
 
 
 def card(
@@ -168,10 +159,7 @@ def card(
     from ollama_bridge import papers
 
     text = papers.card(tag, run_dir=_run_dir(run), license_file=license_, host=host)
-    if as_json:
-        output.data_json({"tag": tag, "card": text})
-    else:
-        output.data(text)
+    output.either(text, {"tag": tag, "card": text}, as_json=as_json)
 
 
 def _daemon_knows(reference: str) -> bool:

@@ -28,14 +28,7 @@ StageOut = Annotated[Path, typer.Option("--out", help="Folder for the artefact."
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (
-        prepare,
-        answers,
-        finetune,
-        label,
-        distill,
-        evaluate,
-    ):
+    for command in (prepare, answers, finetune, label, distill, evaluate):
         app.command(command.__name__)(command)
 
 
@@ -265,10 +258,7 @@ def evaluate(
             out_dir=out.absolute(),
             reporter=reporter,
         )
-    if as_json:
-        print_artifact(report, as_json=True)
-    else:
-        output.data(read_markdown(report))
+    print_artifact(report, read_markdown(report), as_json=as_json)
 
 
 def _by_name(pairs: list[str]) -> dict[str, str]:
@@ -340,10 +330,7 @@ def _respondent(
         return find_or_recall(settings, client, folders, reporter)
 
 
-def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
-    """An artefact on stdout: where it is, or everything as JSON."""
+def print_artifact(artifact: Artifact, text: str | None = None, *, as_json: bool) -> None:
+    """An artefact on stdout: a text, else where it is; or everything as JSON."""
     values = {"path": artifact.path, "digest": artifact.digest, **artifact.facts}
-    if as_json:
-        output.data_json(values)
-    else:
-        output.data(str(artifact.path))
+    output.either(text or str(artifact.path), values, as_json=as_json)
