@@ -59,10 +59,7 @@ class Finding:
 
 
 def repair(finding: Finding, *, host: str | None = None, reporter: Reporter | None = None) -> str:
-    """Install or start the daemon, as a finding asks for it.
-
-    Returns:
-        What was done.
+    """Install or start the daemon, as a finding asks for it; gives what was done.
 
     Raises:
         DaemonError: it could not be done.

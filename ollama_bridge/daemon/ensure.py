@@ -118,11 +118,7 @@ def _start(binary: Path, address: Address, host: str | None, reporter: Reporter)
 
 
 def stop_daemon() -> bool:
-    """Stop what we started, with its runners; never a daemon that somebody else started.
-
-    Returns:
-        Whether one was running.
-    """
+    """Stop the daemon that we started, with its runners, and no other; whether one was running."""
     was_running = False
     limit_s = 2 * launch.START_LIMIT_S
     with hold_lock(state_dir() / ".start.lock", limit_s=limit_s, doing="starting Ollama"):

@@ -39,7 +39,6 @@ class RunningDaemon:
 
     Attributes:
         host: Its address, as ``Client`` takes it.
-        version: What it says its version is.
         era: Which contract it follows; see :mod:`ollama_bridge.daemon.era`.
         binary: The ``ollama`` command of this machine, for ``ollama run``; None: there is none.
     """
@@ -57,13 +56,10 @@ def find_binary() -> Path | None:
 
 
 def find_daemon(host: str | None = None) -> RunningDaemon | None:
-    """Ask whether a daemon answers.
+    """The daemon that answers; None: nothing listens.
 
     Args:
         host: Its address; None: ``OLLAMA_HOST``, else 127.0.0.1:11434.
-
-    Returns:
-        The daemon, or None where nothing listens.
 
     Raises:
         ConfigError: the address cannot be read.

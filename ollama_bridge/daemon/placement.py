@@ -47,14 +47,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class PlacedBlob:
-    """A blob that we put into the daemon's store.
-
-    Attributes:
-        how: A hard link shares the source's bytes; a copy does not.
-        path: The blob.
-        source: The file that it is of.
-        state: Of the source, as it was before.
-    """
+    """A blob that we put into the daemon's store, and the state of its source before."""
 
     how: Literal["linked", "copied"]
     path: Path

@@ -81,12 +81,7 @@ def blob_folders(client: Client) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class StoredManifest:
-    """A tag's manifest, and the store that it lies in.
-
-    Attributes:
-        content: Its bytes; nothing of them is checked but their digest.
-        store: Folder that holds ``manifests`` and ``blobs``.
-    """
+    """A tag's manifest, of which only the digest is checked, and the store that it lies in."""
 
     content: bytes
     store: Path

