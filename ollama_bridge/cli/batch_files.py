@@ -52,7 +52,7 @@ def read_questions(
             requests.append(request)
         except ConfigError as error:
             problems.append(f"line {number}: {error.message}")
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, RecursionError) as exc:
             problems.append(f"line {number}: {exc}")
     if problems:
         shown = "\n".join(f"  - {problem}" for problem in problems[:10])

@@ -627,6 +627,7 @@ def test_answers_that_were_cut_are_counted(daemon: FakeDaemon, tmp_path: Path) -
         ('{"prompt": "a"}', [], "line 1: a request has no 'model'"),
         ('{"prompt": "a"}\n[]\nx\n', ["--model", "m"], "line 3: Expecting value"),
         ('{"prompt": "a", "n": 1}', ["--model", "m"], "line 1: unknown field 'n'"),
+        (f'{{"prompt": {"[" * 100_000}', ["--model", "m"], "line 1: maximum recursion depth"),
         ("", ["--model", "m"], "has no questions"),
         ('{"prompt": "a"}', ["--model", "m", "--concurrency", "many"], "write auto or a number"),
     ],
