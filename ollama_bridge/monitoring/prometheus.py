@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import get_args
+from typing import Any, get_args
 
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ConfigError
@@ -191,8 +192,10 @@ class Exporter(Closing):
         class Server(ThreadingHTTPServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-            def handle_error(self, *_: object) -> None:
-                """Whoever hung up needs no answer."""
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Whoever hung up needs no answer; what is wrong with us is told on stderr."""
+                if not isinstance(sys.exception(), OSError):
+                    super().handle_error(request, client_address)
 
         try:
             self._server = Server((host, port), Page)

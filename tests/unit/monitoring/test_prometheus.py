@@ -130,6 +130,17 @@ def test_the_page_is_as_prometheus_reads_it() -> None:
         httpx.get(page.url)
 
 
+def test_a_page_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, for whoever reads it learns only that nothing came."""
+
+    def broken() -> str:
+        raise LookupError("no such metric")
+
+    with Exporter(0, broken) as page, pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(page.url)
+    assert "no such metric" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("address", "url", "is_told"),
     [
