@@ -18,7 +18,6 @@ import selectors
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -302,16 +301,13 @@ def serve(layout: Layout, descriptor: int, orders: IO[bytes], answers: IO[bytes]
         index, rows, columns, number, weighted = json.loads(line)
         slot = slots[index]
         importance = slot.importance[:columns] if weighted else None
-        try:
-            encoded = encode_rows(
-                slot.values[: rows * columns].reshape(rows, columns),
-                GGMLQuantizationType(number),
-                importance,
-            )
-            slot.encoded[: encoded.size] = encoded.reshape(-1)
-            answer: dict[str, Any] = {"slot": index, "size_bytes": encoded.size}
-        except Exception as exc:  # whatever it is, the user gets one error from our parent
-            answer = {"error": repr(exc), "where": traceback.format_exc()}
+        encoded = encode_rows(
+            slot.values[: rows * columns].reshape(rows, columns),
+            GGMLQuantizationType(number),
+            importance,
+        )
+        slot.encoded[: encoded.size] = encoded.reshape(-1)
+        answer = {"slot": index, "size_bytes": encoded.size}
         answers.write(json.dumps(answer).encode() + b"\n")
 
 
