@@ -18,7 +18,6 @@ import numpy as np
 from gguf.constants import GGUFValueType
 from gguf.gguf_writer import GGUFWriter
 
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import ConversionError, GGUFError
 from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.quantization.encoders import Float32Array
@@ -67,7 +66,7 @@ def write_importance(
         chunk_tokens: Longest text in tokens.
 
     Raises:
-        DiskFullError: there is no room.
+        OSError: it cannot be written.
     """
     tokens = max(entry.tokens for entry in measured.values())
     writer = GGUFWriter(None, "")
@@ -79,14 +78,10 @@ def write_importance(
     for name, entry in sorted(measured.items()):
         writer.add_tensor(name + _SUMS, entry.sums[None])
         writer.add_tensor(name + _COUNTS, np.array([[entry.tokens]], dtype=np.float32))
-    try:
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    except OSError as exc:
-        raise_if_disk_full(exc, path)
-        raise
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _read_gguf(path: Path) -> dict[str, Float32Array]:

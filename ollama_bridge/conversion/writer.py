@@ -14,7 +14,6 @@ from pathlib import Path
 
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.conversion.encoding import Encode, pieces, searching_encoder
 from ollama_bridge.conversion.gguf_head import TableRow, pack_head
 from ollama_bridge.conversion.hashed_file import HashedFile
@@ -54,7 +53,7 @@ def write_gguf(
 
     Raises:
         ConversionError: a key comes twice, or a tensor cannot be encoded.
-        DiskFullError: there is no room.
+        OSError: it cannot be written.
     """
     keys = [entry.key for entry in entries]
     doubled = {key for key in keys if keys.count(key) > 1}
@@ -63,19 +62,15 @@ def write_gguf(
     searched = [plan.shape for plan in plans if types[plan.name] in BLOCK_TYPES]
     numbers = sum(math.prod(plan.shape) for plan in plans)
     without_search = encode_in_threads if numbers >= _WORTH_THREADS else encode_here
-    try:
-        with (
-            searching_encoder(searched, processes)
-            if searched
-            else contextlib.nullcontext(without_search)
-        ) as encode:
-            path.write_bytes(pack_head(architecture, entries, _table(plans, types)))
-            with HashedFile(path) as file:
-                _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
-                return file.finish()
-    except OSError as exc:
-        raise_if_disk_full(exc, path)
-        raise
+    with (
+        searching_encoder(searched, processes)
+        if searched
+        else contextlib.nullcontext(without_search)
+    ) as encode:
+        path.write_bytes(pack_head(architecture, entries, _table(plans, types)))
+        with HashedFile(path) as file:
+            _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
+            return file.finish()
 
 
 def _table(plans: Sequence[TensorPlan], types: TypePlan) -> list[TableRow]:
