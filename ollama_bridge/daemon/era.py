@@ -7,7 +7,8 @@
 | `0.34` | from 0.34.1     | no conversion, no quantization of GGUF, no LoRA adapters           |
 
 The main path (one finished GGUF) works on all of them. What a version cannot do, and what is done
-instead, is a table here too: nothing else compares versions.
+instead, is a table here too: nothing else compares versions. What is no version is refused as
+:func:`parse_version` does.
 """
 
 from __future__ import annotations
@@ -43,13 +44,7 @@ def parse_version(text: str) -> Version:
 
 
 def era_of(version: str) -> Era:
-    """The era of a daemon's version.
-
-    A daemon that was built without a version says ``0.0.0``; it is taken for a current one.
-
-    Raises:
-        ReplyInvalidError: this is no version.
-    """
+    """The era of a daemon's version."""
     numbers = parse_version(version)
     if numbers == _UNVERSIONED or numbers >= (0, 34, 1):
         return "0.34"
@@ -57,20 +52,12 @@ def era_of(version: str) -> Era:
 
 
 def default_repeat_penalty(version: str) -> float:
-    """The ``repeat_penalty`` of a tag that sets none.
-
-    Raises:
-        ReplyInvalidError: this is no version.
-    """
+    """The ``repeat_penalty`` of a tag that sets none."""
     return 1.1 if era_of(version) == "0.25" else 1.0
 
 
 def samples_as_file_says(version: str) -> bool:
-    """Whether ``general.sampling.*`` of a GGUF counts where a tag sets nothing.
-
-    Raises:
-        ReplyInvalidError: this is no version.
-    """
+    """Whether ``general.sampling.*`` of a GGUF counts where a tag sets nothing."""
     numbers = parse_version(version)
     return numbers == _UNVERSIONED or numbers >= (0, 34, 0)
 
@@ -125,20 +112,12 @@ LIMITS = (
 
 
 def limits_of(version: str) -> tuple[Limit, ...]:
-    """What a version cannot do.
-
-    Raises:
-        ReplyInvalidError: this is no version.
-    """
+    """What a version cannot do."""
     return tuple(limit for limit in LIMITS if has_limit(version, limit))
 
 
 def has_limit(version: str, limit: Limit) -> bool:
-    """Whether a version has one limit.
-
-    Raises:
-        ReplyInvalidError: this is no version.
-    """
+    """Whether a version has one limit."""
     numbers = parse_version(version)
     if numbers == _UNVERSIONED:
         return limit.fixed is None
