@@ -43,12 +43,7 @@ def model_card(
 ) -> str:
     """Write the card of a tag, in Markdown; it says in so many words what is not known.
 
-    Args:
-        name: As the reader will call it: where it is published, or the tag.
-        details: What the daemon says of it.
-        provenance: What our folders say of it.
-        license_text: A licence that is added to those of the tag.
-        published: Whether the reader has to pull it first.
+    The name is as the reader will call it; what is published has to be pulled first.
     """
     sections = [
         [f"# {name}", "", _summary(details, provenance)],

@@ -38,11 +38,7 @@ def card(
 ) -> str:
     """The model card of a tag, in Markdown: that which it carries, else what our folders know.
 
-    Args:
-        tag: A tag of the daemon.
-        run_dir: Run that made the tag; its card is written anew.
-        license_file: Text to add as licence; the card is written anew.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
+    It is written anew where a run or a licence to add is given.
 
     Raises:
         ConfigError: a name or a file that cannot be used, or a run that did not make this tag.
@@ -65,12 +61,7 @@ def write_card(
 ) -> None:
     """Write the card of a tag beside what it was made of, as ``card.md``.
 
-    Args:
-        tag: That the run made.
-        run_dir: The run's folder; a ``card.md`` that was not written here, or was changed since,
-            stays as it is.
-        host: Address of the daemon; None: ``OLLAMA_HOST``, else the default port.
-        reporter: Hears where it is.
+    A ``card.md`` that was not written here, or was changed since, stays as it is.
 
     Raises:
         DaemonError: the daemon does not have the tag any more.

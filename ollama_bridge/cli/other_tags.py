@@ -68,11 +68,7 @@ def settings_for(
 ) -> Conversation:
     """How another tag is asked: as the one before, where it can, and of nothing that was said.
 
-    Args:
-        said: With the tag before.
-        tag: The other one.
-        details: Of it.
-        before: Of the one before, whose own limit is none that a person gave; None: it is gone.
+    The limit that the tag ``before`` itself sets is none that a person gave; None: it is gone.
     """
     own = with_own_limit({}, before).items() if before is not None else ()
     given = {name: value for name, value in said.options.items() if (name, value) not in own}

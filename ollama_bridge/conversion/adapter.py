@@ -43,12 +43,6 @@ def convert_adapter(
 ) -> AdapterFile:
     """Write a PEFT adapter as a GGUF adapter, in F32.
 
-    Args:
-        adapter: The PEFT adapter's folder.
-        base: The model that it was trained on.
-        out_dir: Folder of the artefact.
-        reporter: Hears of progress.
-
     Raises:
         ModelError: the adapter is damaged, or does not fit the base.
         ConversionError: it does what a GGUF adapter cannot say.

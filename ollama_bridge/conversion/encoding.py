@@ -108,12 +108,7 @@ def pieces(
 def searching_encoder(
     shapes: Sequence[tuple[int, ...]], processes: int | None = None
 ) -> Iterator[Encode]:
-    """What encodes the pieces of block types, in processes of which each is worth its start.
-
-    Args:
-        shapes: Of all tensors, rows first.
-        processes: None: as many as the work is worth.
-    """
+    """What encodes pieces of block types; processes of None: as many as the work is worth."""
     if processes is None:
         processes = cores() if sum(map(math.prod, shapes)) >= _WORTH_PROCESSES else 0
     if not processes:

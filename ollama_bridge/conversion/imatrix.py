@@ -59,11 +59,7 @@ def write_importance(
 ) -> None:
     """Write llama.cpp's GGUF format.
 
-    Args:
-        path: Where to.
-        measured: By the tensor's name in a GGUF.
-        dataset: What the texts are, for people.
-        chunk_tokens: Longest text in tokens.
+    ``dataset`` says for people what the texts are; the longest has ``chunk_tokens``.
 
     Raises:
         OSError: it cannot be written.

@@ -35,11 +35,8 @@ def measure_options(
 
     Memory: half of the model more, for the errors.
 
-    Args:
-        trip: Of the model, whose weights are exact still.
-        texts: To measure on.
-        coarse: Consider types of three bits and fewer.
-        on_step: Called once a matrix and once a text.
+    The weights are exact still. ``on_step`` is called once a matrix and once a text; coarse types
+    are of three bits and fewer.
     """
     ratios: dict[str, dict[GGMLQuantizationType, float]] = {}
     errors: dict[str, Tensor] = {}

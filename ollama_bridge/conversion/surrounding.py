@@ -27,10 +27,8 @@ def find_surrounding(tokenizer: Tokenizer, prompts: Sequence[str], bos: int | No
     A training that gives a base model a chat format may name another BOS than the one that its
     tokenizer goes on adding to texts (TRL's ``setup_chat_format``), or have it add EOS.
 
-    Args:
-        tokenizer: Without padding and truncation.
-        prompts: Some that the chat template writes; none where there is none.
-        bos: The id of ``bos_token``.
+    The tokenizer is without padding and truncation. The prompts are some that the chat template
+    writes; none where there is none.
     """
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     full = tokenizer.encode("a", add_special_tokens=True).ids

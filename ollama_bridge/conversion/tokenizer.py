@@ -110,12 +110,7 @@ class TokenizerSection:
         return tuple(self._tokens[id_] for id_ in self._ends)
 
     def entries(self, *, chat_template: bool) -> list[Entry]:
-        """All ``tokenizer.*`` keys.
-
-        Args:
-            chat_template: Write the Jinja chat template where runtimes look for it; else under
-                a key of ours, for the import alone.
-        """
+        """All ``tokenizer.*`` keys; the chat template where runtimes look for it, or for us."""
         bos = self._role_id("bos")
         entries = [
             text(f"{_PREFIX}model", self._kind.model),

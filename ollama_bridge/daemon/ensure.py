@@ -33,9 +33,7 @@ _OWN_RECORD = re.compile(re.escape(_OWN_RECORDS) + r"\d+\.json")  # and none of 
 def ensure_daemon(*, reporter: Reporter | None = None, host: str | None = None) -> RunningDaemon:
     """Find the daemon, or start one.
 
-    Args:
-        reporter: Hears that one is started.
-        host: Its address; None: ``OLLAMA_HOST``, else 127.0.0.1:11434.
+    A host of None is ``OLLAMA_HOST``, else 127.0.0.1:11434.
 
     Raises:
         ConfigError: the address cannot be read.
@@ -50,7 +48,7 @@ def ensure_daemon(*, reporter: Reporter | None = None, host: str | None = None) 
 def start_daemon(*, reporter: Reporter | None = None, host: str | None = None) -> RunningDaemon:
     """Start a daemon detached, or find that another process has just done so.
 
-    Args and errors are those of :func:`ensure_daemon`.
+    Errors are those of :func:`ensure_daemon`.
     """
     address = read_address(host)
     if not is_startable(address):

@@ -58,8 +58,7 @@ def find_binary() -> Path | None:
 def find_daemon(host: str | None = None) -> RunningDaemon | None:
     """The daemon that answers; None: nothing listens.
 
-    Args:
-        host: Its address; None: ``OLLAMA_HOST``, else 127.0.0.1:11434.
+    A host of None is ``OLLAMA_HOST``, else 127.0.0.1:11434.
 
     Raises:
         ConfigError: the address cannot be read.

@@ -36,9 +36,7 @@ _WAIT_LIMIT_S = 3600.0
 def install_daemon(*, version: str | None = None, reporter: Reporter | None = None) -> Path:
     """Find the binary of an ``ollama``, or build one into the cache.
 
-    Args:
-        version: Exactly this one, beside whatever is there; None: any that is found will do.
-        reporter: Hears of progress; building takes minutes.
+    Of a version exactly that one, beside whatever is there; of None any that is found will do.
 
     Raises:
         ConfigError: no version that can be built here.

@@ -32,11 +32,6 @@ class PrivateDaemon(Closing):
     A process that dies without leaving the block (``kill -9``) leaves the daemon running; the
     next one in the same folder ends it first.
 
-    Args:
-        root: Folder of its home, models, log and record; made if missing.
-        binary: The ``ollama`` to run; None: the one on PATH, else the installed one.
-        env: Environment variables on top of the private ones.
-
     Raises:
         DaemonInstallError: there is no binary, or it does not start.
     """

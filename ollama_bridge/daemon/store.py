@@ -190,12 +190,7 @@ def _listed_size(client: Client, tag: str) -> int:
 
 def _full_name(tag: str) -> str:
     """``registry.ollama.ai/library/name:latest``: all four parts of a tag."""
-    host, _, rest = tag.rpartition("/") if tag.count("/") >= 2 else ("", "", tag)
-    if host:
-        host, _, namespace = host.rpartition("/")
-        rest = f"{namespace}/{rest}"
-    if "/" not in rest:
-        rest = f"library/{rest}"
-    if ":" not in rest.rsplit("/", 1)[-1]:
-        rest = f"{rest}:latest"
-    return f"{host or 'registry.ollama.ai'}/{rest}"
+    parts = tag.rsplit("/", 2)
+    missing = ("registry.ollama.ai", "library")[: 3 - len(parts)]
+    label = "" if ":" in parts[-1] else ":latest"
+    return f"{'/'.join((*missing, *parts))}{label}"

@@ -67,6 +67,10 @@ _MACHINE = (
         "swapped_in_total_bytes",
     ),
 )
+_HOTTEST = (
+    ("temperature_celsius", "Temperature of the hottest sensor."),
+    ("temperature_limit_celsius", "Temperature that this sensor calls high, or else critical."),
+)
 _GPU = (
     ("gpu_share", "Share of the time in which a GPU is busy.", "share"),
     ("gpu_memory_used_bytes", "Memory of a GPU in use.", "memory_used_bytes"),
@@ -110,15 +114,7 @@ def _metrics(seen: Snapshot) -> Iterator[tuple[str, str, list[Sample]]]:
     yield from _numbers(_TALKING_RUNNER, talking)
     machine = seen.machine
     yield from _numbers(_MACHINE, [({}, machine)])
-    now_c, high_c = machine.hottest_c or (None, None)
-    for name, text, value in (
-        ("temperature_celsius", "Temperature of the hottest sensor.", now_c),
-        (
-            "temperature_limit_celsius",
-            "Temperature that this sensor calls high, or else critical.",
-            high_c,
-        ),
-    ):
+    for (name, text), value in zip(_HOTTEST, machine.hottest_c or (None, None), strict=True):
         yield name, text, [({}, value)] if value is not None else []
     yield from _numbers(
         _GPU, [({"gpu": f"{number} {gpu.name}"}, gpu) for number, gpu in enumerate(machine.gpus)]

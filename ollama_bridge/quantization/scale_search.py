@@ -18,7 +18,7 @@ _TINY = np.float32(1e-15)  # groups without a larger number are all zeros
 
 
 def candidates(first: float, step: float, count: int) -> tuple[float, ...]:
-    """What is added to the number of levels, for each candidate and once more."""
+    """Offsets of the candidates from the number of levels, both ends included."""
     return tuple(first + step * index for index in range(count + 1))
 
 

@@ -19,9 +19,8 @@ _MESSAGE_CHARS = 200
 def await_header(http: httpx.Client, request: httpx.Request) -> httpx.Response:
     """Send a request and wait for the header of its reply: so long, however it drips.
 
-    Args:
-        http: Heeds a limit with an end, see ``deadlines.bound``.
-        request: Its read limit holds for the whole header, then between two pieces of the body.
+    The client heeds a limit with an end (``deadlines.bound``). The read limit of the request holds
+    for the whole header, then between two pieces of the body.
 
     Raises:
         httpx.HTTPError: the header did not come.

@@ -118,14 +118,9 @@ def push_blob(
 ) -> int:
     """Send a file that the repository does not have; returns how many bytes of it were sent.
 
-    Args:
-        session: Of the repository.
-        blob: The file.
-        records: Where unfinished uploads are remembered.
-        on_bytes: Called with how many bytes of the file the registry has.
-        mount_from: Repository of the same registry that may have the file already.
-        chunk_bytes: Sent with one request; more where the registry wants more, less where it, or
-            what stands in front of it, takes no more.
+    ``on_bytes`` hears how many bytes the registry has; the repository ``mount_from`` of the same
+    registry may have the file already. Chunks become larger where the registry wants that, and
+    smaller where it, or what stands in front of it, takes no more.
 
     Raises:
         RegistryError: refused, or it breaks off again and again; run it again to go on.
