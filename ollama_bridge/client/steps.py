@@ -8,6 +8,7 @@ asynchronous client run the same code.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
@@ -52,34 +53,32 @@ def drive(steps: Steps[S, T], do: Callable[[S], object]) -> T:
         steps: The procedure.
         do: One step; gives what came of it.
     """
-    try:
-        todo = next(steps)
-        while True:
-            try:
-                came = do(todo)
-            except DaemonError as error:
-                todo = steps.throw(error)
-            else:
-                todo = steps.send(came)
-    except StopIteration as done:
-        value: T = done.value
-        return value
+    go_on = functools.partial(next, steps)
+    while True:
+        try:
+            todo = go_on()
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        try:
+            go_on = functools.partial(steps.send, do(todo))
+        except DaemonError as error:
+            go_on = functools.partial(steps.throw, error)
 
 
 async def drive_async(steps: Steps[S, T], do: Callable[[S], Awaitable[object]]) -> T:
     """:func:`drive` without blocking."""
-    try:
-        todo = next(steps)
-        while True:
-            try:
-                came = await do(todo)
-            except DaemonError as error:
-                todo = steps.throw(error)
-            else:
-                todo = steps.send(came)
-    except StopIteration as done:
-        value: T = done.value
-        return value
+    go_on = functools.partial(next, steps)
+    while True:
+        try:
+            todo = go_on()
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        try:
+            go_on = functools.partial(steps.send, await do(todo))
+        except DaemonError as error:
+            go_on = functools.partial(steps.throw, error)
 
 
 def fetch(transport: Transport, steps: Fetching[T]) -> T:
