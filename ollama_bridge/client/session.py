@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,7 @@ class _Asked:
         self._question = question
         self._before = self._said.state()
         self._untold: list[Turn] = []
+        self._asked_s, self._refused_s = time.monotonic(), 0.0
         self.is_over = False
         session._unanswered = question
         self._begin()
@@ -138,6 +140,7 @@ class _Asked:
         if not dropped:
             raise refusal
         self._untold += dropped
+        self._refused_s = time.monotonic() - self._asked_s
         self._begin()
 
     def take(self, event: StreamEvent) -> Sequence[SessionEvent]:
@@ -147,6 +150,9 @@ class _Asked:
         elif isinstance(event, Thinking):
             self._thinking += event.text
         elif isinstance(event, Done):
+            if event.reply.pace is not None:
+                pace = event.reply.pace.after(self._refused_s)
+                event = Done(replace(event.reply, pace=pace))
             self._reply = event.reply
             self._said.add(self._question, event.reply)
         left_out, self._untold = tuple(self._untold), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ollama_bridge.client.fields import Fields, read_fields
@@ -89,6 +89,16 @@ class Pace:
     whole_s: float
     tokens_to_thinking: int | None
     tokens_to_text: int | None
+
+    def after(self, wait_s: float) -> Pace:
+        """The same, for who had waited before it was asked."""
+        thinking_s, text_s = self.first_thinking_s, self.first_text_s
+        return replace(
+            self,
+            first_thinking_s=None if thinking_s is None else wait_s + thinking_s,
+            first_text_s=None if text_s is None else wait_s + text_s,
+            whole_s=wait_s + self.whole_s,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +133,23 @@ def test_what_does_not_fit_is_dropped_and_told(
     assert [turn.question["content"] for one in told for turn in one.turns] == ["one", "two"]
     assert sent(fake_daemon) == [("user", "x"), ("assistant", "y"), ("user", "three")]
     assert [turn.question["content"] for turn in session.conversation.dropped] == ["one", "two"]
+
+
+def test_times_count_from_the_question_although_it_was_refused_first(
+    fake_daemon: FakeDaemon, start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked has waited for the refusal, too."""
+    said = Conversation("m")
+    said.turns = [conversations.Turn(said.question("a"), "b") for _ in range(2)]
+    fake_daemon.script = lambda asked: (
+        Turn(refusal=(400, TOO_LONG)) if len(asked.json["messages"]) > 3 else Turn()
+    )
+    clock = SimpleNamespace(monotonic=iter([100.0, 700.0]).__next__)
+    monkeypatch.setattr("ollama_bridge.client.session.time", clock)
+    reply = start(turns=said.turns)("ask", "two")
+    assert reply.pace is not None
+    assert reply.pace.first_text_s > 600
+    assert reply.pace.whole_s > 600
 
 
 def test_a_long_conversation_is_shortened_by_the_daemon_s_numbers(
