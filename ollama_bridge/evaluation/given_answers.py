@@ -17,8 +17,9 @@ from ollama_bridge.evaluation.metrics import Interval, ratio_of_sums, share_righ
 _MOST_FIELDS = 30  # that are told of one by one: those that most given answers have
 _WHOLE = "(the value)"  # the place of what is no object
 
-# The keys that lead to a value, of a list of objects also its numbers; and the value, as text.
-_Field = tuple[tuple[str, ...], str]
+# The keys that lead to a value, and the numbers in lists of objects; and the value, as text.
+_Keys = tuple[str | int, ...]
+_Field = tuple[_Keys, str]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _by_field(pairs: Sequence[tuple[Counter[_Field], Counter[_Field]]]) -> dict[
     ):
         for one in fields:
             for (keys, _), count in one.items():
-                counts[".".join(keys) or _WHOLE] += count
+                counts[".".join(map(str, keys)) or _WHOLE] += count
     return {
         place: 2 * hits[place] / (count + said[place])
         for place, count in given.most_common(_MOST_FIELDS)
@@ -109,14 +110,14 @@ def _fields_of(text: str) -> Counter[_Field] | None:
         return None
 
 
-def _fields(value: object, keys: tuple[str, ...]) -> Iterator[_Field]:
+def _fields(value: object, keys: _Keys) -> Iterator[_Field]:
     """What is in a value; what is empty is a field as well, as somebody had to say so."""
     if isinstance(value, dict) and value:
         for key, one in value.items():
             yield from _fields(one, (*keys, key))
     elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
         for number, one in enumerate(value):
-            yield from _fields(one, (*keys, str(number)))
+            yield from _fields(one, (*keys, number))
     elif isinstance(value, list) and value:  # several labels: in any order
         yield from ((keys, f"[{_text(one)}]") for one in value)
     else:

@@ -70,6 +70,7 @@ def test_a_field_too_many_and_one_too_few_cost_the_same() -> None:
         ('{"a": []}', "{}", False),
         ('{"a": []}', '{"a": {}}', False),
         ('{"a.b": 1}', '{"a": {"b": 1}}', False),
+        ('[{"n": 1}]', '{"0": {"n": 1}}', False),
         ('[{"n": 1}, {"n": 2}]', '[{"n": 2}, {"n": 1}]', False),
         ('{"n": 20}', '{"n": 20.0}', True),
         ('{"n": 1}', '{"n": true}', False),
