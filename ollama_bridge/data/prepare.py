@@ -211,12 +211,6 @@ def _make_splits(
     _check_labels(unique, task, tally, longest=longest, max_chars=data.max_chars)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
     sizes = asked.scaled_to(len(unique))
-    if sizes != asked:
-        notes.append(
-            f"{len(unique)} usable examples are too few for {asked.test} test and "
-            f"{asked.validation} validation texts: {sizes.test} and {sizes.validation} are held "
-            "out instead"
-        )
     parts = split(
         unique,
         sizes,
@@ -224,6 +218,12 @@ def _make_splits(
         near_duplicates=near,
         single_texts_last=data.source in _SINGLE_TEXTS_LAST,
     )
+    if sizes != asked:
+        notes.append(
+            f"{len(unique)} usable examples are too few for {asked.test} test and "
+            f"{asked.validation} validation texts: {len(parts['test'])} and "
+            f"{len(parts['validation'])} are held out instead"
+        )
     parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
     for candidate in surplus:
         tally.leave_out(candidate.source, "over max_examples")

@@ -14,7 +14,18 @@ from ollama_bridge.errors import DataError
 _HELD_OUT_SHARE = 0.3
 _TEST_SHARE = 0.2
 _VALIDATION_SHARE = 0.1
+_HELD_OUT: tuple[Split, ...] = ("test", "validation")
 _FEW_OF_A_LABEL = 5  # training texts; fewer teach no label
+
+
+@dataclass(frozen=True)
+class _Lack:
+    """A label that cannot be in every split; empty: there are no labels."""
+
+    label: str
+    texts: int
+    documents: int
+    missing: Sequence[Split]
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,6 @@ def split(
     documents: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         documents[candidate.example.group].append(candidate)
-    targets = _targets(candidates, sizes)
-    held_out: tuple[Split, ...] = ("test", "validation")
-    placed: dict[str, Split] = {}
     order = sorted(
         documents,
         key=lambda group: (
@@ -73,19 +81,36 @@ def split(
             seeded_order(seed, group),
         ),
     )
-    for group in order:
-        strata = Counter(candidate.stratum for candidate in documents[group])
-        placed[group] = "train"
-        for name in held_out:
-            if all(targets[name][stratum] >= count for stratum, count in strata.items()):
-                targets[name].subtract(strata)
-                placed[group] = name
-                break
-    _give_every_split_every_label(documents, placed, seed=seed, near_duplicates=near_duplicates)
+    placed = _place(documents, order, _targets(candidates, sizes))
+    lack = _give_every_split_every_label(documents, placed, seed=seed)
+    small = [one for one in candidates if len(documents[one.example.group]) <= sizes.test]
+    if lack and small:  # the others are trained on: what is held out is a share of these
+        placed = _place(documents, order, _targets(small, sizes.scaled_to(len(small))))
+        lack = _give_every_split_every_label(documents, placed, seed=seed)
+    if lack:
+        raise _too_few(lack, near_duplicates=near_duplicates)
     parts: dict[Split, list[Candidate]] = {name: [] for name in SPLITS}
     for candidate in candidates:
         parts[placed[candidate.example.group]].append(candidate)
     return parts
+
+
+def _place(
+    documents: Mapping[str, Sequence[Candidate]],
+    order: Sequence[str],
+    targets: Mapping[Split, Counter[tuple[str, str]]],
+) -> dict[str, Split]:
+    """Hold out what has room in the targets, which are used up."""
+    placed: dict[str, Split] = {}
+    for group in order:
+        strata = Counter(candidate.stratum for candidate in documents[group])
+        placed[group] = "train"
+        for name in _HELD_OUT:
+            if all(targets[name][stratum] >= count for stratum, count in strata.items()):
+                targets[name].subtract(strata)
+                placed[group] = name
+                break
+    return placed
 
 
 def _targets(
@@ -112,8 +137,7 @@ def _give_every_split_every_label(
     placed: dict[str, Split],
     *,
     seed: int,
-    near_duplicates: int,
-) -> None:
+) -> _Lack | None:
     """Move documents out of train where a split lacks a label; smallest first.
 
     None whose other labels would not be trained on any more.
@@ -124,10 +148,9 @@ def _give_every_split_every_label(
     trained = Counter(
         label for group in documents if placed[group] == "train" for label in labels[group]
     )
-    held_out: tuple[Split, ...] = ("test", "validation")
     for label in sorted(set().union(*labels.values())):
         holders = [group for group in documents if label in labels[group]]
-        for name in held_out:
+        for name in _HELD_OUT:
             if any(placed[group] == name for group in holders):
                 continue
             free = [
@@ -146,12 +169,17 @@ def _give_every_split_every_label(
             texts = sum(
                 candidate.label == label for group in holders for candidate in documents[group]
             )
-            what = f"label {label!r} has" if label else "there are"
-            raise DataError(
-                f"{what} {texts} usable text(s) in {len(holders)} document(s): too few to be in "
-                f"train, validation and test (missing in {', '.join(missing)})",
-                hint=_hint(label, shares=texts > len(holders), near_duplicates=near_duplicates),
-            )
+            return _Lack(label, texts, len(holders), missing)
+    return None
+
+
+def _too_few(lack: _Lack, *, near_duplicates: int) -> DataError:
+    what = f"label {lack.label!r} has" if lack.label else "there are"
+    return DataError(
+        f"{what} {lack.texts} usable text(s) in {lack.documents} document(s): too few to be in "
+        f"train, validation and test (missing in {', '.join(lack.missing)})",
+        hint=_hint(lack.label, shares=lack.texts > lack.documents, near_duplicates=near_duplicates),
+    )
 
 
 def _hint(label: str, *, shares: bool, near_duplicates: int) -> str:

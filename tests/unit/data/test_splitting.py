@@ -91,6 +91,15 @@ def test_few_large_documents_still_reach_every_split() -> None:
     assert all(len(part) == 100 for part in parts.values())
 
 
+@pytest.mark.parametrize("labels", ["a", "ab"])
+def test_what_is_too_large_to_be_held_out_takes_no_split_from_the_others(labels: str) -> None:
+    """Of a file that is mostly one document, the rest is shared out."""
+    rows = [("large", labels[0])] * 900
+    rows += [(f"once {number}", labels[number % len(labels)]) for number in range(100)]
+    parts = split(candidates(rows), Sizes(test=200, validation=100), seed=0)
+    assert [len(parts[name]) for name in ("test", "validation", "train")] == [20, 10, 970]
+
+
 def test_no_label_leaves_the_training_with_a_document_of_another() -> None:
     """The smallest document that has the missing label may have the last texts of another."""
     labels = "CBBABABCBACBBBCBBAB"
