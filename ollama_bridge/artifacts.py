@@ -206,7 +206,6 @@ class Artifact:
         """Open a finished artefact.
 
         Args:
-            path: Its folder.
             verify_digests: Also read every file and compare its digest.
 
         Raises:

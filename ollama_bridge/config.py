@@ -353,8 +353,6 @@ def parse_recipe(
     """Check a recipe given as plain data.
 
     Args:
-        data: What the YAML file holds.
-        source: Where it came from, for messages.
         overrides: ``key.path=value`` texts; what is no text of its own is read as YAML.
         base_dir: Folder that relative data paths are relative to.
 

@@ -61,7 +61,6 @@ class Draft:
         state: they are not recorded, and removed once nothing needs them any more.
 
         Args:
-            facts: For the manifest.
             digests: Of files that were hashed when they were written or found: ``sha256:<hex>`` or
                 ``blake3:<hex>``.
         """
@@ -132,7 +131,6 @@ def open_draft(
 
     Args:
         out_dir: Where the artefact lies in the end; where it is a link, what that leads to is it.
-        work: What it is.
         on_wait: Of a folder that several runs share: another process that writes it is waited
             for, after this was called once.
         reporter: Hears where a draft of other work is kept.
@@ -302,7 +300,6 @@ def locked(
 
     Args:
         lock_path: A file beside the folder, or in it.
-        folder: For the message.
         hint: What to do where another process holds it.
         on_wait: Called once if one does, which is then waited for; None: it is an error.
 

@@ -70,7 +70,6 @@ def apply_overrides(
         data: Is changed.
         overrides: Of a key whose value is a text it is taken as it is, of others read as YAML;
             what is quoted is a text.
-        section: Type of the data.
     """
     problems = []
     for override in overrides:
@@ -169,7 +168,6 @@ def problems_by_key(
 
     Args:
         data: What the recipe says in this section.
-        section: Its type.
         prefix: Path of the section, with a dot behind it.
     """
     problems = []

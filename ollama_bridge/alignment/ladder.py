@@ -70,7 +70,6 @@ def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
     """Find the rung.
 
     Args:
-        teacher: Whose distributions.
         student: Who learns from them.
         texts: Answers of the task: what both have to split.
 

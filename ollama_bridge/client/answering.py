@@ -35,13 +35,9 @@ class Answering:
     """Reads one answer.
 
     Args:
-        call: The question.
-        timeouts: For the whole of it.
-        retries: How often it may be asked.
         thinking_opened: Whether prompts for this model are known to open a thought.
         gives_out: Whether events reach the caller before the answer is whole; what nobody has seen
             may be begun anew.
-        now_s: The clock.
 
     Attributes:
         call: What is to be sent next.

@@ -46,7 +46,6 @@ def look_at_context(question: Begun, known: Known) -> Fetching[None]:
 
     Args:
         question: From now on it is looked at.
-        known: What was looked at before.
 
     Raises:
         ContextReducedError: it is shorter.
@@ -65,8 +64,6 @@ def look_at_level(question: Call, known: Known, ends_s: float) -> Fetching[None]
     """Once a model and level: since 0.34 the daemon takes its default for a level it lacks.
 
     Args:
-        question: What will be asked.
-        known: What was looked at before.
         ends_s: When the question has to be done, by the monotonic clock.
 
     Raises:

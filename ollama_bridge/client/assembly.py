@@ -42,10 +42,8 @@ class ReplyAssembler:
     """Turns the events of ``generate`` or ``chat`` into typed ones, and into one reply.
 
     Args:
-        model: Who was asked.
         splits_thinking: Whether a leading ``<think>`` is split off where the daemon did not.
         opens_thinking: The prompt has opened it already.
-        now_s: The clock.
         start_s: When it was first asked, by the clock; None: now.
 
     Attributes:
@@ -175,9 +173,6 @@ class ReplyAssembler:
         """What has to be sent raw, so that the answer goes on where it broke off.
 
         From then on :meth:`feed` takes the lines of that raw answer.
-
-        Args:
-            prompt: What the model was given for the question.
         """
         self._resumed += 1
         self._pieces_before = self.pieces

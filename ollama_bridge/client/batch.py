@@ -60,9 +60,7 @@ def ask_all(
         hosts: Addresses of daemons that have the same models; empty: ``OLLAMA_HOST``, else the
             default port.
         concurrency: Requests at a time, a daemon; ``auto``: found by trying.
-        attempts: Of each request.
         retry_failed: Ask again what earlier calls set aside; what was too long is in any case.
-        timeouts: Of each request.
         api_key: For all daemons; None: ``OLLAMA_API_KEY``.
         on_away: Hears of a daemon that stopped to answer and is waited for.
 

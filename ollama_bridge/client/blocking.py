@@ -212,12 +212,9 @@ class Client(ModelStore, BlockingProcedures):
         """One vector a text.
 
         Args:
-            model: The tag.
             texts: None of them empty.
             truncate: Let the daemon cut a text that is too long; the reply says which.
             dimensions: Keep so many numbers of each vector only.
-            options: By Ollama's names.
-            keep_alive: How long the model stays loaded afterwards.
 
         Raises:
             ConfigError: an option that Ollama does not know, or an empty text.
@@ -287,7 +284,6 @@ class Client(ModelStore, BlockingProcedures):
         Log-probabilities are the raw log-softmax, whatever the temperature.
 
         Args:
-            model: Its tag.
             raw_prompt: No template is applied.
             top: How many, 1 to 20.
             options: Beside ``num_predict`` and ``stop``, which are ours.

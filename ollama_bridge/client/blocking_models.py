@@ -79,9 +79,7 @@ class ModelStore(Closing):
         """Bring a model into memory, so that the next question waits for its tokens only.
 
         Args:
-            model: Its tag.
             options: Those of the questions: another ``num_ctx`` would load it anew.
-            keep_alive: How long it stays.
         """
         self._done(calls.load(model, options=options, keep_alive=keep_alive))
 
@@ -100,7 +98,6 @@ class ModelStore(Closing):
         """Send a file; the daemon checks the digest.
 
         Args:
-            path: The file.
             digest: ``sha256:<hex>`` of it.
             on_progress: Called with bytes sent and bytes in all.
 
@@ -136,7 +133,6 @@ class ModelStore(Closing):
 
         Args:
             model: The tag, with the registry in front of it where it is not Ollama's own.
-            insecure: Allow plain http.
             on_status: Called with what the daemon is doing.
             on_progress: Called with bytes done and bytes in all, of one file after the other.
 
@@ -158,7 +154,6 @@ class ModelStore(Closing):
 
         Args:
             model: The tag, such as ``registry.example.com/team/name:tag``.
-            insecure: Speak plain http.
             on_status: Called with what the daemon is doing.
             on_progress: Called with bytes done and bytes in all, of one file after the other.
 

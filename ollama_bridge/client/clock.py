@@ -38,9 +38,6 @@ class Clock:
     """The limits of one call, and what a breach of them is called.
 
     Args:
-        call: What is sent.
-        address: To whom.
-        timeouts: The limits.
         ends_s: When the whole has to be done, by the monotonic clock; None: counted from now.
 
     Attributes:

@@ -153,7 +153,6 @@ class Conversation:
         """Drop turns that would leave no room for an answer, by what the last reply took.
 
         Args:
-            question: What is asked next.
             context_tokens: Length of the model's context, if it is known.
 
         Returns:
@@ -180,7 +179,6 @@ class Conversation:
         """Drop turns by what the daemon said of a prompt that is too long; at least one.
 
         Args:
-            question: What was asked.
             refusal: Its numbers say how many turns have to go, the oldest first.
 
         Returns:

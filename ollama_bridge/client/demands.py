@@ -18,11 +18,7 @@ _KNOWN_FOR_S = 300.0
 
 
 class Known:
-    """What was looked at, for a while: somebody else may make another model of a tag.
-
-    Args:
-        now_s: The clock.
-    """
+    """What was looked at, for a while: somebody else may make another model of a tag."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -51,7 +47,6 @@ def check_context(asked: ContextAsked, running: Sequence[RunningModel]) -> bool:
     """Compare the context that was asked for with what the model runs with.
 
     Args:
-        asked: By the question.
         running: What is loaded, now that the answer has begun.
 
     Returns:
@@ -85,7 +80,6 @@ def check_level(asked: LevelAsked, levels: Sequence[str]) -> None:
     """Compare a level of thinking with those of the model.
 
     Args:
-        asked: By the question.
         levels: Of the model; empty: nobody tells.
 
     Raises:

@@ -89,8 +89,6 @@ def embedded(question: Call, timeouts: Timeouts, retries: Retries) -> Fetching[E
 
     Args:
         question: Of ``calls.embed``.
-        timeouts: For the whole of it.
-        retries: How often each request may be sent.
 
     Returns:
         One vector a text.

@@ -48,11 +48,6 @@ def canary(call: Call) -> Call | None:
 async def within(limit_s: float, asked: Awaitable[object], *, name: str) -> None:
     """Wait for a canary or a check; that it is refused is an answer too.
 
-    Args:
-        limit_s: At most so long.
-        asked: The answer.
-        name: Of the endpoint, for the message.
-
     Raises:
         DaemonError: the endpoint is not fit; DaemonTimeoutError: it accepts and says nothing.
     """

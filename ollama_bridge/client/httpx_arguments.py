@@ -18,7 +18,6 @@ def kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str,
     """Arguments of httpx: what is not said is as our own client has it.
 
     Args:
-        kwargs: As they came.
         trust_env: Whether proxies of the environment count: not between us and our own machine.
     """
     safe = {"follow_redirects": False, "trust_env": trust_env} | dict(kwargs)
@@ -31,9 +30,6 @@ def unbounded(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """Take the bound of connections out, so that it is kept by a transport of ours.
 
     Httpx would count what a question, which holds a connection, has asked beside it.
-
-    Args:
-        kwargs: As they came.
 
     Returns:
         The others, and the bound; None: there is none, or a transport of the caller's keeps it.

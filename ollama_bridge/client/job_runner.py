@@ -85,7 +85,6 @@ def question(call: Call, *, identity: str = "", name: str = "a question") -> Job
     Args:
         call: Of ``calls.chat``, ``calls.generate`` or ``chat_completion``.
         identity: Digest of the model, so that another one under its name is asked anew.
-        name: For messages.
     """
     content = {"path": call.path, "body": call.json, "identity": identity}
 
@@ -111,10 +110,7 @@ def run_batch(
     Ctrl-C, cancels what is in flight.
 
     Args:
-        jobs: In any order.
         endpoints: At least one.
-        log: Open.
-        limits: None: the defaults.
 
     Raises:
         DaemonError: no endpoint is left; says what was wrong with the last one. What was settled

@@ -32,7 +32,6 @@ class Measuring:
 
     Args:
         error: What the daemon said; of several texts it is told which.
-        question: What it was asked.
         ends_s: When the question has to be done, by the monotonic clock.
 
     Attributes:
@@ -125,8 +124,6 @@ def measure(error: DaemonError, question: Call, ends_s: float) -> Fetching[None]
     """Say by how much a prompt is too long where the daemon does not.
 
     Args:
-        error: The failure; gets the numbers.
-        question: What was asked.
         ends_s: When it has to be done, by the monotonic clock.
     """
     if not isinstance(error, ContextOverflowError) or error.needed_tokens is not None:

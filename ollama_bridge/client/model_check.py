@@ -21,7 +21,6 @@ async def check_models(address: str, digests: Mapping[str, str], api_key: str | 
     """Whether a daemon is there and has the same models still.
 
     Args:
-        address: The daemon's.
         digests: Of each model's manifest there, when the work began.
         api_key: For the daemon; None: ``OLLAMA_API_KEY``.
 

@@ -33,7 +33,6 @@ def require_model(
     """:func:`find_model`, where there has to be one.
 
     Args:
-        models: What the daemon lists.
         name: Of the model, as Ollama takes it.
         address: The daemon's, where several are asked.
 

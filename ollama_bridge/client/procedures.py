@@ -56,13 +56,7 @@ class BlockingProcedures(Closing):
         A model that thinks does so freely first; the grammar holds for the answer.
 
         Args:
-            model: The tag.
-            messages: As for ``chat``.
             into: A pydantic model, any type that pydantic validates, or a JSON schema.
-            system: As for ``chat``.
-            options: As for ``chat``.
-            think: As for ``chat``.
-            keep_alive: As for ``chat``.
             attempts: At most so many questions; the tokens of all are counted.
 
         Raises:
@@ -100,13 +94,7 @@ class BlockingProcedures(Closing):
 
         Args:
             model: The tag; it has to know tools (``show`` lists it under capabilities).
-            messages: As for ``chat``.
             tools: Functions with annotations and a docstring.
-            system: As for ``chat``.
-            options: As for ``chat``.
-            think: As for ``chat``.
-            keep_alive: As for ``chat``.
-            turns: At most so many questions.
             timeout_s: Of each call of a tool.
             approve: Asked before each; anything but True refuses it.
 
@@ -150,7 +138,6 @@ class BlockingProcedures(Closing):
             log_path: Of what was settled: the same call goes on from it.
             hosts: More daemons with the same models, which share the work with this client's.
             concurrency: Requests at a time, a daemon; ``auto``: found by trying.
-            attempts: Of each request.
             retry_failed: Ask again what earlier calls set aside.
 
         Raises:

@@ -28,7 +28,6 @@ class RawAnswering:
 
     Args:
         call: The question, streamed.
-        timeouts: For the whole of it.
         retries: How often it may be asked; what broke off is not continued.
         gives_out: Whether parts reach the caller before the answer is whole; what nobody has seen
             may be begun anew.

@@ -68,7 +68,6 @@ def missing_model(name: str, *, address: str | None = None) -> ModelNotFoundErro
     """The error for a model that is not there.
 
     Args:
-        name: As it was asked for.
         address: The daemon's, where several are asked.
     """
     at = "" if address is None else f" at {address}"

@@ -69,7 +69,6 @@ class Attempts:
     Args:
         retries: How many there may be.
         total_s: How long all of them together may take.
-        now_s: The clock.
 
     Attributes:
         number: Of the present one.

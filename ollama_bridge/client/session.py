@@ -59,7 +59,6 @@ class _Base:
         """Be as before a question that is not to count, whatever came of it.
 
         Args:
-            state: Of the conversation, from before.
             unanswered: What ``retry`` asks then; None: the last question that was answered.
         """
         self.conversation.go_back(state)
@@ -188,7 +187,6 @@ class Session(_Base):
             session.save("letters.json")
 
     Args:
-        client: Asks.
         conversation: What was said before, and how to ask.
     """
 

@@ -50,7 +50,6 @@ def drive(steps: Steps[S, T], do: Callable[[S], object]) -> T:
     """Run a procedure.
 
     Args:
-        steps: The procedure.
         do: One step; gives what came of it.
     """
     go_on = functools.partial(next, steps)

@@ -147,12 +147,7 @@ def steps(
     """Ask until an answer fits.
 
     Args:
-        model: The tag.
-        messages: As for ``chat``.
-        shape: What the answer must be.
         asking: Its ``format`` is ours.
-        system: As for ``chat``.
-        attempts: At most so many questions.
 
     Raises:
         ConfigError: fewer than one attempt.

@@ -31,7 +31,6 @@ def leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str
     """Let questions that say none have the ``num_predict`` of their tags; changes their options.
 
     Args:
-        requests: Each with its ``model``.
         hosts: Daemons that have the same models; None: ``OLLAMA_HOST``, else the default port.
 
     Returns:

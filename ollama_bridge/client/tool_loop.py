@@ -75,14 +75,6 @@ def steps(
 ) -> Steps[Call | Use, ToolRun]:
     """Ask, use the tools that are asked for, ask again with what they gave.
 
-    Args:
-        model: The tag.
-        messages: As for ``chat``.
-        functions: The tools.
-        asking: Options of every question.
-        system: As for ``chat``.
-        turns: At most so many questions.
-
     Raises:
         ConfigError: no tools, or fewer than one turn.
         ToolLoopError: the model still calls tools in the last turn.

@@ -33,8 +33,6 @@ class Transport:
     """Blocking requests.
 
     Args:
-        address: Of the daemon.
-        timeouts: Of every request.
         transport: Where requests go instead of the network.
         http: Sends them, with its own headers; None: one is made.
         at_once: So many requests at a time; what is asked beside one does not count. None: any.
@@ -80,7 +78,6 @@ class Transport:
         """A whole reply, whatever its status.
 
         Args:
-            call: What is sent.
             ends_s: When it has to be done, by the monotonic clock; None: by ``total_s``.
 
         Raises:

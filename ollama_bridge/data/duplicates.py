@@ -77,7 +77,6 @@ def remove_duplicates(
     """Leave out duplicates; deterministic.
 
     Args:
-        candidates: All of them.
         threshold: Jaccard similarity from which on two are near duplicates; None: only exact ones
             are looked for.
         frames: What makes them no near duplicates of each other.

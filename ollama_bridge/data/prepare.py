@@ -58,8 +58,6 @@ def prepare(
         data: Where they come from and how many of them.
         task: Gives the system turn and the labels.
         seed: Of the split and of every choice of examples.
-        out_dir: Folder of the corpus.
-        reporter: Hears of progress.
 
     Raises:
         DataError: naming file, rows and what to do.

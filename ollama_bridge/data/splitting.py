@@ -62,9 +62,6 @@ def split(
 
     Args:
         candidates: Without duplicates.
-        sizes: How many texts to hold out.
-        seed: Chooses which ones.
-        near_duplicates: How many were left out, for the error.
         single_texts_last: Place documents of several texts first. Where most documents have one
             text (a question that few ask twice), no such one would be held out.
 

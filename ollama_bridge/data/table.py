@@ -180,7 +180,6 @@ def _as_options(data: DataSection, near: Mapping[str, str | None], columns: Sequ
     Args:
         data: As the columns were looked for.
         near: Those that are not there, and the nearest of the file's.
-        columns: The file's.
     """
     texts: list[str] = []
     for name in data.text_cols:

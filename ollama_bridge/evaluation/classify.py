@@ -75,10 +75,7 @@ def score_labels(
         model: On ``precision.device``.
         tokenizer: The checkpoint's own.
         examples: Each ends on an assistant turn, whose text does not matter.
-        labels: The task's.
         precision: Type of the forward pass; the logits of labels are float32.
-        stage: For progress events.
-        reporter: Hears of progress.
 
     Raises:
         DataError: all texts are longer than the model's context.

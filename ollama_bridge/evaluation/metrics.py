@@ -183,7 +183,6 @@ def answer_scores(
     """How answers look: ended by themselves, length, and going round in circles.
 
     Args:
-        answers: Texts.
         ended: Whether the model ended them, rather than the limit.
         tokens: Their lengths.
         repeated: Which the daemon ended because a token came again and again; empty: none. They go

@@ -53,13 +53,9 @@ def complete_report(
     """Hold models against each other by what they said, write the report, and commit.
 
     Args:
-        draft: Of the report.
-        title: For people.
         task: Of a classification all examples have a label, of replies some.
-        examples: What the models were asked.
         models: What else is known of each, by the name that the report gives it.
         said: An answer to every example, by model.
-        bootstrap_samples: For the intervals.
         checkpoints: The models' folders, which tell how they were trained; None: not at hand.
 
     Raises:

@@ -69,10 +69,6 @@ def evaluate(
             the last of them is what students are held against.
         corpus: Its test split is scored. Where its answers have thoughts, models of a
             classification write theirs: a label alone is not what they would say.
-        settings: How many texts and bootstrap samples.
-        task: Kind and labels.
-        out_dir: Folder of the report.
-        reporter: Hears of progress.
 
     Raises:
         ConfigError: no models.

@@ -64,12 +64,7 @@ def evaluate_served(
 
     Args:
         tags: By the name that the report gives them, such as ``teacher`` and ``student``.
-        corpus: Its test split is asked.
-        settings: How many texts, bootstrap samples and tokens.
         task: Kind, labels, and the system prompt that the tags have themselves.
-        client: Of the daemon.
-        out_dir: Folder of the report.
-        reporter: Hears of progress.
 
     Raises:
         ModelNotFoundError: the daemon lacks a tag.

@@ -64,12 +64,7 @@ def import_file(
     """The checkpoint of a GGUF.
 
     Args:
-        path: The GGUF.
-        digest: Its sha256.
         before: Its state when it was not hashed yet.
-        source: What the user calls it.
-        cache_dir: Where checkpoints are kept.
-        reporter: Hears of the import.
 
     Raises:
         ModelError: it is damaged, or nothing that can be trained here.

@@ -32,7 +32,6 @@ def import_gguf(path: Path, folder: Path, *, reporter: Reporter | None = None) -
     Args:
         path: The GGUF; it is linked, not copied.
         folder: Where to; made if missing.
-        reporter: Told what is left out.
 
     Returns:
         Facts: name, architecture, number of parameters, encodings of the source.

@@ -45,10 +45,6 @@ class VocabularyHead(nn.Module):
         """A parameter without gradient in another type; of one that is not trained kept for later.
 
         A step needs the cast where it holds most anyway, so keeping it makes no peak higher.
-
-        Args:
-            name: Of the parameter.
-            dtype: The type.
         """
         parameter = self.get_parameter(name)
         if parameter.requires_grad or parameter.dtype == dtype:

@@ -46,7 +46,6 @@ def has_file(reference: ModelReference, name: str) -> bool:
 
     Args:
         reference: Of kind ``hf``.
-        name: Of the file.
     """
     from huggingface_hub import file_exists
 

@@ -32,7 +32,6 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     architecture needs another.
 
     Args:
-        folder: A Hugging Face folder.
         dtype: Type of all weights; training keeps its master weights in float32.
 
     Raises:

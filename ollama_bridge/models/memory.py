@@ -139,7 +139,6 @@ class PeakMemory:
     lets other threads run while it computes.
 
     Args:
-        device: Whose memory.
         interval_s: Between two looks, where it takes a thread; each costs some 50 microseconds.
     """
 

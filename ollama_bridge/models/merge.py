@@ -53,8 +53,6 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     """Write a checkpoint that is a base and an adapter, both linked.
 
     Args:
-        base: The base model's folder.
-        adapter: The PEFT adapter's folder.
         out: Where to; made if missing.
 
     Raises:
@@ -101,7 +99,6 @@ def base_with_values(base: Checkpoint, adapted: Checkpoint, *, out_dir: Path) ->
     Args:
         base: The model that the adapter was trained on.
         adapted: It and the adapter as one checkpoint, with reference values.
-        out_dir: Folder of the artefact.
 
     Raises:
         DiskFullError: there is no room.

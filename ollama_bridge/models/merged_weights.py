@@ -19,7 +19,6 @@ class MergedWeights(Weights):
     """The tensors of an adapted model.
 
     Args:
-        base: The base's tensors.
         adapter: What is done to them.
         tied: Whether the base's output matrix is its embedding.
 

@@ -27,7 +27,6 @@ def named_ends(
 
     Args:
         generation: ``generation_config.json``.
-        config: ``config.json``.
         eos: The tokenizer's own end.
         is_special: Of an id; see :func:`is_special_in`.
         turn_end: The token that the chat template writes behind an answer.

@@ -98,7 +98,6 @@ def suits(config: Any, *, longest: int) -> bool:
     """Whether a model's attention is of the plain kind that is computed here.
 
     Args:
-        config: Of the model.
         longest: Tokens of the longest text; a window as wide hides nothing.
     """
     window = getattr(config, "sliding_window", None)

@@ -73,14 +73,12 @@ def write_reference_values(
     """Write ``folder/reference.json``.
 
     Args:
-        folder: A Hugging Face folder.
         system: SYSTEM that the tag will have; None: the chat template's default, if any.
         labels: Answers of a classification; each is scored, beside the model's own answer.
         renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
         noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated.
         model: What was saved in the folder, where it is in memory, float32 and on the CPU; None:
             it is loaded.
-        reporter: Hears of progress.
 
     Returns:
         A fact for the folder's manifest, by which :func:`with_reference_values` knows them again.
@@ -117,14 +115,11 @@ def with_reference_values(
     and scores begin with. It is returned as it is where it has these very values.
 
     Args:
-        checkpoint: The weights.
         system: SYSTEM of the tag; None: the chat template's default, if any.
         labels: Answers of a classification; each is scored, beside the model's own answer.
-        out_dir: Folder of the artefact.
         renderer: Code of Ollama's own that will render; None: whoever ``template`` decides on.
         noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated; each rounds every
             weight anew.
-        reporter: Hears of progress.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, memory is short, or its chat template fails.

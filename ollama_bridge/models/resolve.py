@@ -62,7 +62,6 @@ def resolve_model(
             its config names.
         chat_template: A file with the chat template, in Jinja, in place of the model's own.
         client: Asks the daemon for an ``ollama:`` reference.
-        reporter: Told about imports.
 
     Raises:
         ModelReferenceError: the reference cannot be read, or nothing is there.
@@ -249,11 +248,8 @@ def resolve_base(
     """Find the model that a PEFT adapter was trained on.
 
     Args:
-        adapter: The adapter's folder.
-        cache_dir: Where checkpoints are kept.
         base: Its reference; None: the one that the adapter names.
         client: Asks the daemon for an ``ollama:`` reference.
-        reporter: Told about imports.
         hub: Whether a named base that is no folder here may be fetched from the hub.
 
     Raises:

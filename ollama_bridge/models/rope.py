@@ -50,7 +50,6 @@ def parameters_of(config: Mapping[str, Any], theta: float = _DEFAULT_THETA) -> d
     """The RoPE parameters of a config, in today's form, from today's or the older keys.
 
     Args:
-        config: The config.
         theta: The base of the angles where the config is silent.
 
     Returns:
@@ -208,8 +207,6 @@ def from_gguf(
     """The RoPE parameters that a GGUF stands for.
 
     Args:
-        path: The file, for messages.
-        metadata: Its metadata.
         divisors: Its tensor ``rope_freqs.weight``, if any.
         head_dim: Width of a head.
         prefix: ``general.architecture``.

@@ -103,7 +103,6 @@ def rounded(
     Weights are rounded one matrix at a time and not kept, so this needs no second model in memory.
 
     Args:
-        model: The model.
         types: Of its weights, by name in the checkpoint; what is not named is left alone.
         activations_only: The weights are what a file decodes to already.
     """

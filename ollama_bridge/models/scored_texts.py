@@ -61,7 +61,6 @@ class ScoredTexts:
         """Take a text that was scored already.
 
         Args:
-            text: The text.
             logprobs: (keep, V) of it.
             rows: Which of the kept positions count; None: all.
         """

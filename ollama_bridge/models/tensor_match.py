@@ -81,7 +81,6 @@ def refuse_layers_beyond(layers: object, weights: Weights) -> None:
 
     Args:
         layers: ``num_hidden_layers`` of a config, whatever it is.
-        weights: The checkpoint's tensors.
 
     Raises:
         ModelError: there cannot be as many.

@@ -49,7 +49,6 @@ def text_config(config: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
 
     Args:
         config: ``config.json``; what its ``text_config`` does not say is the class' default.
-        weights: The tensors.
 
     Raises:
         ModelError: it says more layers than there are tensors, or a file is damaged.

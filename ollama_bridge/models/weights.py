@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, read one at a time; safetensors are read and written here.
+"""The tensors of a checkpoint, read one at a time; safetensors are read here.
 
 Memory is bounded by the largest tensor, whatever the size of the model. Files are checked when
 they are opened: the format carries no code, but a truncated file must be an error at once and
@@ -8,9 +8,8 @@ not in the middle of a stage.
 from __future__ import annotations
 
 import abc
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.floats import BF16, F16, F32, F64, Array
 from ollama_bridge.models.weight_files import weights_files
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F64": F64, "F32": F32, "F16": F16, "BF16": BF16}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -166,44 +163,3 @@ class SafetensorsWeights(Weights):
             raise ModelError(
                 f"{path} is truncated or damaged: {exc}", hint="get the checkpoint again"
             ) from exc
-
-
-def write_weights(path: Path, infos: Sequence[WeightInfo], produce: Callable[[str], Array]) -> None:
-    """Write a safetensors file, asking for one tensor after another.
-
-    Args:
-        path: Where to.
-        infos: What will be written, in order.
-        produce: Gives the numbers of a name; called once each, in order.
-
-    Raises:
-        DiskFullError: there is no room.
-        ValueError: a tensor is not what its info says.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for info in infos:
-        end = offset + info.size_bytes
-        header[info.name] = {
-            "dtype": _DTYPE_NAMES[info.dtype],
-            "shape": list(info.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
-    try:
-        with path.open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little"))
-            stream.write(text)
-            for info in infos:
-                values = produce(info.name)
-                if values.shape != info.shape or values.dtype != info.dtype:
-                    raise ValueError(
-                        f"{info.name}: expected {info.dtype} of {info.shape}, "
-                        f"got {values.dtype} of {values.shape}"
-                    )
-                stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-    except OSError as exc:
-        raise_if_disk_full(exc, path)
-        raise

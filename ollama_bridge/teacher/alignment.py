@@ -82,8 +82,6 @@ def spans_of(tokens: Sequence[int], answer: str, vocabulary: TokenBytes) -> list
 
     Args:
         tokens: Of one turn: the answer, what the template puts around it, the end token.
-        answer: Its text.
-        vocabulary: Of the tokens.
     """
     pieces = [vocabulary.of(token) or b"" for token in tokens]
     whole, wanted = b"".join(pieces), answer.encode(errors="replace")
@@ -187,8 +185,6 @@ def _place(answer: bytes, entries: Sequence[TokenLogprob], *, begin: int) -> lis
     """Find the entries in the text, in order; what has no certain place is left out.
 
     Args:
-        answer: The text.
-        entries: In order.
         begin: Where the first stands, bytes, unless all that is before is among them.
     """
     texts = [_content(entry) for entry in entries]

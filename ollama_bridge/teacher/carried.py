@@ -26,7 +26,6 @@ class Carried:
     A position where no token of the teacher's begins gets a certain label: the right token.
 
     Args:
-        teacher: Whose distributions.
         student: For whom.
         texts: Answers of the task, which decide how much the two have in common.
         top_k: Tokens kept a position.
@@ -56,7 +55,6 @@ class Carried:
         """The soft labels of some rows, one behind the other, on the CPU.
 
         Args:
-            model: The teacher.
             hidden: (positions, D) its last hidden states on all its supervised positions.
             examples: Of the rows, for the teacher and for the student.
         """

@@ -90,11 +90,8 @@ def write_answers(
     Args:
         corpus: Examples with answers of their own are kept as they are.
         settings: Limit and temperature of the answers, and what becomes of thinking.
-        respondent: Who is asked.
-        out_dir: Folder of the answered corpus.
         labels: Of a classification: each that is in the training split has to stay there. Of two
             that differ in case alone only the right one's own case says it.
-        reporter: Hears of progress.
 
     Raises:
         ModelNotFoundError: the daemon has no such model.

@@ -66,10 +66,8 @@ def label_by_daemon(
         student: Its tokenizer and chat template decide what the positions are.
         settings: How much is kept of a distribution; of a daemon's, 20 tokens at most.
         teacher: What is asked, and what became of thinking.
-        respondent: Who is asked.
         max_length: Tokens; longer examples are left out, as in training.
         out_dir: Folder of the store; what was asked is kept in a log beside it.
-        reporter: Hears of progress.
 
     Raises:
         ConfigError: the respondent cannot be asked about given text.

@@ -61,17 +61,13 @@ def label(
     store has no labels of; logits on supervised positions only. A kill loses at most one batch.
 
     Args:
-        teacher: Whose distributions.
         corpus: What the student will be trained on.
-        settings: What is kept of a distribution.
         student: Whose tokens the labels are about (see ``alignment``); None: the teacher's.
         max_length: Tokens; longer examples are left out, as in training.
         dtype: Compute type. auto: that of labels of this teacher that are there already, else the
             faster one.
-        out_dir: Folder of the artefact.
         store_dir: Folder of the stores that runs share (see ``label_store``); None: the labels
             are made for this artefact alone.
-        reporter: Hears of progress.
 
     Raises:
         DataError: a split has no usable example.

@@ -179,8 +179,6 @@ def read_scores(
     Args:
         values: Of its parts; without one whose question was refused, what it would have told is
             not known.
-        passage: What was asked.
-        tokens: Of the turn.
         vocabulary: The student's.
         top_k: Tokens kept at most.
     """

@@ -86,7 +86,6 @@ def shorten(trace: str, *, max_words: int) -> str:
     of one long sentence stays as it is.
 
     Args:
-        trace: The thinking.
         max_words: Blank-separated words that the result has at most (but for the case above).
     """
     sentences = _SENTENCE.findall(trace.strip())

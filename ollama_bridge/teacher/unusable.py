@@ -62,7 +62,6 @@ def no_distribution(
     """The error where no token has a distribution that a student could learn.
 
     Args:
-        teacher: Its name.
         of_what: Which tokens.
         settings: Which of them get one, what becomes of thinking, and whom was asked.
         written_alone: The stage ``answers`` asked for none beside what it had written.
@@ -104,12 +103,8 @@ def check_labels(
     """Make sure that no class is gone from the training split, and tell of one that nearly is.
 
     Args:
-        labels: Of the task.
         before: Training examples of each.
         said: Those that are left.
-        teacher: Its name.
-        settings: Whom was asked.
-        reporter: Hears of a label with few examples left.
 
     Raises:
         DaemonError: naming the label that the teacher never says, though it could have often.

@@ -48,10 +48,8 @@ def check_can_label(
     answers something of it before they are written.
 
     Args:
-        teacher: Whose distributions.
         student: Whose tokens the labels are about.
         corpus: Some of its training examples are looked at.
-        settings: What is kept of a distribution.
         max_length: Tokens; longer examples are left out, as in training.
         answers_given: Whether the student learns the corpus' answers, where it has any.
 

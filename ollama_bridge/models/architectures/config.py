@@ -70,8 +70,6 @@ def require(config: Config, key: str, *allowed: object, default: object = None) 
     """Refuse a setting that the GGUF has no word for.
 
     Args:
-        config: The config.
-        key: What is looked at.
         allowed: The values that llama.cpp computes with.
         default: What a missing key means.
 

@@ -132,10 +132,8 @@ def check_exportable(config: PreTrainedConfig, architecture: str, what: str, *, 
     """Refuse a student that no GGUF can say: before the training, not when it is exported.
 
     Args:
-        config: The student's.
         architecture: Its class in transformers.
         what: What was cut, for the message.
-        key: Of the recipe.
 
     Raises:
         ConfigError: it cannot be exported, or transformers would not load it.
