@@ -202,7 +202,6 @@ class ExportSection(Section):
     budget_nats: float | None = Field(
         default=None,
         gt=0,
-        allow_inf_nan=False,
         description="Also the tag `budget`: the smallest file whose mean KL to the float student, "
         "on validation texts, stays within this (0.01).",
     )

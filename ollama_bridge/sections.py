@@ -1,4 +1,4 @@
-"""What every section of a recipe is: frozen, and strict about unknown keys."""
+"""What every section of a recipe is: frozen, strict about unknown keys, and of finite numbers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
-    """Base of all recipe sections: frozen, and strict about unknown keys."""
+    """Base of all recipe sections: frozen, strict about unknown keys, and of finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

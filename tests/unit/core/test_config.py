@@ -178,6 +178,13 @@ def test_seeds_that_no_generator_takes_are_told(key: str, seed: int) -> None:
         parse_recipe(minimal(), source="x", overrides=[f"{key}={seed}"])
 
 
+@pytest.mark.parametrize("key", ["distill.epochs", "distill.temperature", "control.lr"])
+def test_numbers_without_an_end_are_told(key: str) -> None:
+    """Their steps could not be counted, and no manifest could say them as JSON."""
+    with pytest.raises(RecipeError, match=f"{key}: Input should be a finite number"):
+        parse_recipe(minimal(), source="x", overrides=[f"{key}=.inf"])
+
+
 def test_drawn_labels_have_one_temperature() -> None:
     """Labels that are drawn at 1 cannot be learnt from at 2; said before anything is labelled."""
     drawn = ["soft_labels.method=sampled", "distill.temperature=2"]
