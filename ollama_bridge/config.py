@@ -335,7 +335,8 @@ class Recipe(Section):
         if self.data.source == "reviews" and self.teacher.answers != "daemon":
             raise ValueError("teacher.answers: the reviews source has no answers; set it to daemon")
         if self.soft_labels.method == "sampled" and self.distill.reads_soft_labels:
-            problem = problem_of_sampled(self.distill.loss_terms)
+            terms, are_listed = self.distill.loss_terms, bool(self.distill.losses)
+            problem = problem_of_sampled(terms, are_listed=are_listed)
             if problem is not None:
                 raise ValueError(problem)
             if self.student.vocabulary == "corpus":

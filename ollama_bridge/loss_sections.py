@@ -187,15 +187,24 @@ def short_form(
     return tuple(terms)
 
 
-def problem_of_sampled(losses: Sequence[VocabularyLoss | LayerLoss]) -> str | None:
-    """Why losses cannot be had of soft labels drawn at random, with the key; None if they can."""
-    for loss in losses:
-        if isinstance(loss, KLForwardLoss):
-            if loss.temperature != 1.0:
-                return "distill.temperature: sampled soft labels are drawn at 1; set it to 1"
-        elif loss.needs == "known":
+def problem_of_sampled(
+    losses: Sequence[VocabularyLoss | LayerLoss], *, are_listed: bool
+) -> str | None:
+    """Why losses cannot be had of soft labels drawn at random, with the key; None if they can.
+
+    Args:
+        losses: All that are minimised.
+        are_listed: Whether the recipe names them in ``distill.losses``, and not by the short form.
+    """
+    for number, loss in enumerate(losses):
+        if loss.needs != "known":
+            continue
+        section = f"distill.losses.{number}" if are_listed else "distill"
+        if not isinstance(loss, KLForwardLoss):
             return (
-                f"distill.losses: sampled soft labels allow kl_forward only, not {loss.loss}; "
+                f"{section}: sampled soft labels allow kl_forward only, not {loss.loss}; "
                 "set soft_labels.method to top_k, or distill.teacher to live"
             )
+        if loss.temperature != 1.0:
+            return f"{section}.temperature: sampled soft labels are drawn at 1; set it to 1"
     return None

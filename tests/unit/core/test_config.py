@@ -311,8 +311,12 @@ def test_parts_that_do_not_fit_are_named(change: dict[str, object], key: str) ->
 @pytest.mark.parametrize(
     ("distill", "message"),
     [
-        ({"losses": [{"loss": "kl_reverse"}]}, "distill.losses: sampled soft labels allow"),
-        ({"losses": [{"loss": "kl_forward", "temperature": 2}]}, "distill.temperature: sampled"),
+        ({"losses": [{"loss": "kl_reverse"}]}, "distill.losses.0: sampled soft labels allow"),
+        (
+            {"losses": [{"loss": "hidden"}, {"loss": "kl_forward", "temperature": 2}]},
+            "distill.losses.1.temperature: sampled",
+        ),
+        ({"temperature": 2}, "distill.temperature: sampled"),
         ({"losses": [{"loss": "kl_reverse"}], "teacher": "live"}, None),
         ({"losses": [{"loss": "kl_forward"}, {"loss": "hidden"}]}, None),
     ],
