@@ -7,10 +7,10 @@ from pathlib import Path
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.encoding import rendered_texts
 from ollama_bridge.examples import Example, Message, read_examples
-from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
+from ollama_bridge.models.generation_defaults import GENERATION_CONFIG, read_generation_config
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.models.pruning.tokens import token_ids_of
+from ollama_bridge.models.pruning.tokens import check_generation_config, token_ids_of
 from ollama_bridge.models.pruning.vocabulary import Vocabulary, trim_tokenizer
 
 _CONFIGS = ("config.json", GENERATION_CONFIG)
@@ -39,11 +39,28 @@ def corpus_vocabulary(
                 texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
     for example in _frames(system, labels):
         texts.update(dict.fromkeys(rendered_texts(example, tokenizer)))
+    return trim_tokenizer(tokenizer, list(texts), also=_roles(start))
+
+
+def check_vocabulary(start: Path) -> None:
+    """Make sure that a vocabulary can be trimmed, as far as no text is needed to know it.
+
+    Raises:
+        ConfigError: the tokenizer cannot be trimmed and stay exact, or a config names tokens in a
+            way that cannot be renumbered.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    check_generation_config(read_generation_config(start))
+    trim_tokenizer(load_tokenizer(start), (), also=_roles(start))
+
+
+def _roles(start: Path) -> set[int]:
+    """Ids that have a role, such as the end tokens."""
     roles: set[int] = set()
     for name in _CONFIGS:
         if (start / name).is_file():
             roles |= token_ids_of(read_json_object(start / name))
-    return trim_tokenizer(tokenizer, list(texts), also=roles)
+    return roles
 
 
 def _frames(system: str | None, labels: tuple[str, ...]) -> list[Example]:

@@ -16,6 +16,7 @@ from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pruning.layers import check_count, keep_in_config
 from ollama_bridge.models.pruning.widths import Kept, narrowed, widths_to_keep
 from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.train.corpus_vocabulary import check_vocabulary
 from ollama_bridge.train.layer_terms import layer_term
 from ollama_bridge.train.live_teacher import check_same_tokens
 from ollama_bridge.train.student import chosen_layers
@@ -44,7 +45,8 @@ def check_student(
         What Ollama, or some versions, may compute otherwise since it is cut.
 
     Raises:
-        ConfigError: more than there is, what cannot be exported, or a layer that is not there.
+        ConfigError: more than there is, what cannot be exported or trimmed, or a layer that is not
+            there.
         ModelError: transformers cannot read the start's config.
         TrainingError: the teacher's tokens are others.
     """
@@ -55,6 +57,8 @@ def check_student(
     kept, outcomes = _cut(config, architecture, student)
     found = [note for one in outcomes for note in ARCHITECTURES[architecture].notes(one.to_dict())]
     notes = [note for note in dict.fromkeys(found) if note not in known]
+    if student.vocabulary == "corpus":
+        check_vocabulary(start.path)
     if teacher is None:
         return notes
     check_same_tokens(teacher, load_tokenizer(start.path))

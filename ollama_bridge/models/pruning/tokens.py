@@ -54,17 +54,26 @@ def keep_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedMod
     _renumber(config, new_ids)
     trimmed = rebuilt(model, config, state)
     generation = copy.deepcopy(model.generation_config)
+    check_generation_config(generation.to_dict())
+    _renumber(generation, new_ids)
+    _drop_unused_sampling(generation)
+    trimmed.generation_config = generation
+    return trimmed
+
+
+def check_generation_config(config: Mapping[str, Any]) -> None:
+    """Make sure that a generation config names tokens in ways that can be renumbered.
+
+    Raises:
+        ConfigError: it does not.
+    """
     for name in _LISTS:
-        if getattr(generation, name, None):
+        if config.get(name):
             raise ConfigError(
                 f"generation_config.json: {name} names tokens by id, which a smaller vocabulary "
                 "renumbers",
                 hint="remove it from the model, or set student.vocabulary to full",
             )
-    _renumber(generation, new_ids)
-    _drop_unused_sampling(generation)
-    trimmed.generation_config = generation
-    return trimmed
 
 
 def _drop_unused_sampling(generation: Any) -> None:

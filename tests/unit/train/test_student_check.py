@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.architectures import CASES, build_checkpoint
+from fakes.json_files import change_json
 from fakes.trainable import commit, tiny_base
 
 from ollama_bridge.artifacts import Checkpoint
@@ -180,6 +181,26 @@ def test_drawn_labels_and_a_trimmed_vocabulary(tmp_path: Path) -> None:
     assert told is not None
     load_recipe("sentiment-quick", overrides=[wanted[1], f"student.vocabulary={told[1]}"])
     load_recipe("sentiment-quick", overrides=[wanted[0], f"{told[2]}={told[3]}"])
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("tokenizer.json", {"pre_tokenizer": None}, "does not go down to bytes"),
+        ("generation_config.json", {"suppress_tokens": [7]}, "suppress_tokens"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_trimmed(
+    base: Checkpoint, file: str, change: dict[str, object], told: str
+) -> None:
+    """Before a teacher is tuned, and labels."""
+    trimmed = StudentSection(vocabulary="corpus")
+    check_student(trimmed, PLAIN, base, None)
+    change_json(base.path / file, **change)
+    check_student(StudentSection(), PLAIN, base, None)
+    with pytest.raises(ConfigError, match=told) as caught:
+        check_student(trimmed, PLAIN, base, None)
+    assert "student.vocabulary to full" in str(caught.value.hint)
 
 
 def needs(*overrides: str) -> bool:
