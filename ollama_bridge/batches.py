@@ -106,7 +106,7 @@ class Batches:
         batch_tokens: Limit of a batch.
         pad_id: Fills up; never seen by a real token.
         share_prefix: Split off what all examples begin with, to be computed once a batch. Changes
-            results by rounding only.
+            results by rounding only, but that losses between layers count it once.
     """
 
     def __init__(

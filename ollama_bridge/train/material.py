@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,24 +109,7 @@ def load_material(
     for name in ("train", "validation"):
         examples = list(read_examples(corpus.split_path(name)))
         split = encode_split(examples, tokenizer, max_length=settings.max_length, name=name)
-        if split.unanswered:
-            message = f"{split.unanswered} {name} examples have no answer and were left out"
-            reporter.emit(Note(stage, "warning", message))
-        if split.too_long:
-            message = (
-                f"{split.too_long} {name} examples are longer than {settings.max_length} tokens "
-                "and were left out"
-            )
-            if room > settings.max_length:
-                kept = "all" if split.longest <= room else "all that fit the model's context"
-                longest = min(split.longest, room)
-                message += f": --set {section}.max_length={longest} keeps them {kept}"
-            reporter.emit(Note(stage, "warning", message))
-        if beyond := sum(len(one.input_ids) > room for one in split.examples):
-            message = (
-                f"{beyond} {name} examples are longer than the model's context of {room} tokens: "
-                f"--set {section}.max_length={room} leaves them out"
-            )
+        for message in _left_out(split, name, section, limit=settings.max_length, room=room):
             reporter.emit(Note(stage, "warning", message))
         if name == "train" and max_examples is not None and max_examples < len(split.examples):
             message = (
@@ -199,6 +182,36 @@ def complete_checkpoint(
     manifest = ranks.agree(manifest)
     assert manifest is not None
     return Checkpoint(draft.out_dir, manifest)
+
+
+def _left_out(
+    split: EncodedSplit, name: str, section: str, *, limit: int, room: int
+) -> Iterator[str]:
+    """What of a split is not learnt, or longer than the model was made for, for people.
+
+    Args:
+        split: As it was encoded.
+        name: Its own.
+        section: Of the recipe, whose ``max_length`` it is.
+        limit: ``max_length``.
+        room: Tokens of the model's context.
+    """
+    if split.unanswered:
+        yield f"{split.unanswered} {name} examples have no answer and were left out"
+    if split.too_long:
+        message = (
+            f"{split.too_long} {name} examples are longer than {limit} tokens and were left out"
+        )
+        if room > limit:
+            kept = "all" if split.longest <= room else "all that fit the model's context"
+            longest = min(split.longest, room)
+            message += f": --set {section}.max_length={longest} keeps them {kept}"
+        yield message
+    if beyond := sum(len(one.input_ids) > room for one in split.examples):
+        yield (
+            f"{beyond} {name} examples are longer than the model's context of {room} tokens: "
+            f"--set {section}.max_length={room} leaves them out"
+        )
 
 
 def _tell_unlearnt(
