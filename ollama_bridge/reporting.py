@@ -107,11 +107,13 @@ class JSONLReporter(Closing):
     """Appends every event but mere progress to ``events.jsonl``, a line each.
 
     Progress is written at most once in five seconds a stage, so that a later view can draw it
-    without the file growing with every step. What cannot be written is left out.
+    without the file growing with every step. What cannot be written is left out, and half a line
+    that a full disk left of an earlier run's is cut off.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_off_torn_line(path)
         self._stream = path.open("a", encoding="utf-8", errors="replace")
         self._last_progress_s: dict[str, float] = {}
 
@@ -137,6 +139,13 @@ class JSONLReporter(Closing):
         """Close the file."""
         with contextlib.suppress(OSError):
             self._stream.close()
+
+
+def _cut_off_torn_line(path: Path) -> None:
+    """Half a line is none, and the next one would be its end."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 class TeeReporter:

@@ -26,6 +26,18 @@ def test_a_full_disk_hides_no_error() -> None:
         raise DiskFullError(FULL)
 
 
+def test_half_a_line_is_no_beginning_of_the_next(tmp_path: Path) -> None:
+    """A run may go on where the disk was full; what it tells can be read."""
+    path = tmp_path / "events.jsonl"
+    for number in range(3):
+        with JSONLReporter(path) as reporter:
+            reporter.emit(Note("convert", "info", str(number)))
+        path.write_text(path.read_text() + '{"v": 1, "ti')
+    with JSONLReporter(path):
+        told = [json.loads(line)["message"] for line in path.read_text().splitlines()]
+    assert told == ["0", "1", "2"]
+
+
 def test_a_folder_whose_name_is_no_utf_8(tmp_path: Path) -> None:
     """The system allows it; the rest of the event is told."""
     path = tmp_path / "events.jsonl"
