@@ -13,7 +13,7 @@ from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
 from ollama_bridge.examples import Example, Message, read_examples
-from ollama_bridge.export import budget_tag_of, tag_of, teacher_tag_of
+from ollama_bridge.export import budget_tag_of, tag_of, target_of, teacher_tag_of
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.rendering import check_settings
 from ollama_bridge.reporting import Note, Reporter
@@ -68,7 +68,7 @@ def check_start(
         ConfigError: a tag would cut its answers, its prompts have no place for the recipe's system
             prompt, the student keeps more than there is, or weights are to be compared by the F1
             of answers that are no labels.
-        ConversionError: no GGUF can be made of it.
+        ConversionError: no GGUF can be made of it, or none as small as is asked.
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
         TrainingError: the student's tokens are not the teacher's, and have to be, or have too
@@ -87,6 +87,7 @@ def check_start(
             f"update it, or add {_first_layers(recipe)}"
         )
         reporter.emit(Note("student", "warning", message))
+    check_size(recipe, start)
     check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
     check_system_is_written(recipe, start)
     check_answers_fit(recipe, start)
@@ -144,6 +145,21 @@ def check_labels(
             max_length=recipe.distill.max_length,
             answers_given=answers_given,
         )
+
+
+def check_size(recipe: Recipe, start: Checkpoint) -> None:
+    """Make sure that a file of the student can be as small as the recipe wants one.
+
+    Raises:
+        ModelError: the folder of its start cannot be used.
+        ConversionError: its tensors alone are larger.
+    """
+    from ollama_bridge.conversion.budget_model import check_reachable
+    from ollama_bridge.train.student_check import smallest_config
+
+    target = target_of(recipe)
+    if target is not None and target.size_bytes is not None:
+        check_reachable(start, target, cut=smallest_config(recipe.student, start))
 
 
 def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:

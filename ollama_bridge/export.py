@@ -35,13 +35,21 @@ def export(
         out_dir = run_dir / f"student-{gguf_type}"
         gguf = convert(student, type=gguf_type, out_dir=out_dir, reporter=reporter)
         yield tag_of(recipe, gguf_type), gguf
-    if section.budget_nats is None and section.max_size is None:
+    target = target_of(recipe)
+    if target is None:
         return
-    size_bytes = parse_size(section.max_size) if section.max_size is not None else None
-    target = Target(kl_nats=section.budget_nats, size_bytes=size_bytes)
     out_dir = run_dir / "student-budget"
     gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
     yield budget_tag_of(recipe), gguf
+
+
+def target_of(recipe: Recipe) -> Target | None:
+    """The budget or size of a file whose types are chosen for it; None: there is no such file."""
+    section = recipe.export
+    if section.budget_nats is None and section.max_size is None:
+        return None
+    size_bytes = parse_size(section.max_size) if section.max_size is not None else None
+    return Target(kl_nats=section.budget_nats, size_bytes=size_bytes)
 
 
 def tag_of(recipe: Recipe, gguf_type: str) -> str:

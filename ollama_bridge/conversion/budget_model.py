@@ -11,7 +11,6 @@ from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion.budget_search import Target, check_tensors
-from ollama_bridge.conversion.tensors import plan_tensors
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.frame import TensorRule
@@ -55,18 +54,29 @@ class Model:
         config: Config,
         weights: Weights,
         importance: Mapping[str, Float32Array],
+        *,
+        cut: Config | None = None,
     ) -> Self:
         """A checkpoint whose config and weights were read; of the weights only their shapes are.
+
+        Args:
+            cut: The config of a student that will be cut out of it and converted in its place.
 
         Raises:
             ModelError: a weight is missing, left over or of another shape.
         """
+        rules = match_tensors(architecture, config, weights)
+        if cut is not None:
+            config, there = cut, {rule.source for rule in rules}
+            rules = [rule for rule in architecture.rules(cut) if rule.source in there]
         dims = architecture.dimensions(config)
+        computed = architecture.computed(config)
         return cls(
             folder,
             ModelShape(architecture.name, dims.layers, dims.heads, dims.kv_heads),
-            {plan.name: plan.shape for plan in plan_tensors(architecture, config, weights)},
-            match_tensors(architecture, config, weights),
+            {rule.target: rule.shape for rule in rules}
+            | {name: values.shape for name, values in computed.items()},
+            rules,
             weights,
             importance,
             tied=architecture.tied(config),
@@ -118,11 +128,16 @@ class Model:
         )
 
 
-def check_reachable(checkpoint: Checkpoint, target: Target) -> None:
+def check_reachable(checkpoint: Checkpoint, target: Target, *, cut: Config | None = None) -> None:
     """Refuse a size that no file of these weights has, before anything is computed for it.
 
     Only their shapes are read. What else is in a file (its tokenizer, say) is not counted, so what
     passes may still be refused by ``choose_types``, which knows all of it.
+
+    Args:
+        checkpoint: What is to be converted.
+        target: A budget or a size.
+        cut: The config of a student that will be cut out of it and converted in its place.
 
     Raises:
         ModelError: the folder cannot be used.
@@ -133,5 +148,5 @@ def check_reachable(checkpoint: Checkpoint, target: Target) -> None:
     config = check_folder(checkpoint.path)
     architecture = ARCHITECTURES[read_architecture(checkpoint.path, config)]
     weights = open_weights(checkpoint.path, config)
-    model = Model.of(checkpoint.path, architecture, config, weights, importance={})
+    model = Model.of(checkpoint.path, architecture, config, weights, importance={}, cut=cut)
     check_tensors(target, model.unchosen_bytes() + model.smallest_bytes(coarse=True))

@@ -14,6 +14,7 @@ Measure = Callable[[TypePlan], float]
 
 _MAX_MEASUREMENTS = 8
 _CLOSE_ENOUGH = 0.97  # of the budget
+_SAYS, _IN_A_RECIPE = "the size asked for is", " (in a recipe: export.max_size)"
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ def check_size(target: Target, smallest_bytes: int) -> None:
     """
     if target.size_bytes is not None and target.size_bytes < smallest_bytes:
         raise ConversionError(
-            f"the smallest file of this model has {smallest_bytes} bytes, --max-size says "
+            f"the smallest file of this model has {smallest_bytes} bytes, {_SAYS} "
             f"{target.size_bytes}",
-            hint=f"--max-size {_megabytes(smallest_bytes, up=True)}, or distil a smaller student",
+            hint=f"--max-size {_megabytes(smallest_bytes, up=True)}{_IN_A_RECIPE}, or distil a "
+            "smaller student",
         )
 
 
@@ -73,9 +75,9 @@ def check_tensors(target: Target, smallest_bytes: int) -> None:
     if target.size_bytes is not None and target.size_bytes < smallest_bytes:
         raise ConversionError(
             f"the tensors of this model have {smallest_bytes} bytes in their smallest types, "
-            f"--max-size says {target.size_bytes} for the whole file",
-            hint=f"a --max-size above {_megabytes(smallest_bytes, up=True)}, which leaves room for "
-            "the tokenizer, or distil a smaller student",
+            f"{_SAYS} {target.size_bytes} for the whole file",
+            hint=f"a --max-size above {_megabytes(smallest_bytes, up=True)}{_IN_A_RECIPE}, which "
+            "leaves room for the tokenizer, or distil a smaller student",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, StudentSection
@@ -69,6 +69,19 @@ def check_student(
     return notes
 
 
+def smallest_config(student: StudentSection, start: Checkpoint) -> dict[str, Any]:
+    """The config of a student as it will be cut, with a vocabulary that is no larger than its own.
+
+    Args:
+        student: What it keeps of its start; :func:`check_student` has passed it.
+        start: What it is cut from.
+    """
+    config = _config_of(start)
+    _, outcomes = _cut(config, read_architecture(start.path, config.to_dict()), student)
+    of_corpus = {"vocab_size": 1} if student.vocabulary == "corpus" else {}
+    return {**outcomes[0].to_dict(), **of_corpus}
+
+
 def _config_of(checkpoint: Checkpoint) -> PreTrainedConfig:
     """As transformers has it, with what a file leaves out."""
     from transformers import CONFIG_MAPPING
@@ -86,7 +99,8 @@ def _cut(
     """Cut the config as the student will be.
 
     Returns:
-        The layers, as many as it will have, and what its config may be.
+        The layers, as many as it will have, and what its config may be: all of the same sizes but
+        for the first, which is as narrow as it will be.
     """
     total = config.num_hidden_layers
     outcomes = [config]
@@ -106,7 +120,7 @@ def _cut(
             hidden_size=student.hidden_size,
         )
         some = Kept((tuple(range(groups)),), (tuple(range(channels)),), tuple(range(hidden)))
-        narrowed(config, architecture, some)
+        outcomes[0] = narrowed(config, architecture, some)
     return layers, outcomes
 
 

@@ -114,6 +114,25 @@ def test_a_template_that_is_not_there_is_told_before_a_build(tmp_path: Path) -> 
         check_start(recipe_of("modelfile.template=mine.j2"), start, corpus, NullReporter())
 
 
+def test_a_size_that_no_student_has_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    """With the size that it may be, by the key of a recipe; the start's own size is not meant."""
+    start, corpus = tiny_base(tmp_path / "base"), tiny_corpus(tmp_path / "corpus")
+
+    def check(size: str, *overrides: str) -> None:
+        recipe = recipe_of(f"export.max_size={size}", *overrides)
+        check_start(recipe, start, corpus, NullReporter())
+
+    with pytest.raises(ConversionError, match="the tensors of this model have") as caught:
+        check("1kB")
+    assert "export.max_size" in (caught.value.hint or "")
+    smallest = int(caught.value.message.split("have ")[1].split()[0])
+    check(f"{smallest}B")
+    with pytest.raises(ConversionError):
+        check(f"{smallest - 1}B")
+    check(f"{smallest - 1}B", "student.layers=1")
+    check_start(recipe_of("export.budget_nats=1e-9"), start, corpus, NullReporter())
+
+
 def thinking(*overrides: str) -> Recipe:
     return load_recipe("reasoning-quick", overrides=["teacher.answer_tokens=2000", *overrides])
 

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from fakes.architectures import CASES, build_checkpoint
 from fakes.json_files import change_json
 from fakes.trainable import commit, tiny_base
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import DistillSection, Recipe, StudentSection, load_recipe
-from ollama_bridge.errors import ConfigError, ModelError, RecipeError, TrainingError
-from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.conversion import Target
+from ollama_bridge.conversion.budget_model import check_reachable
+from ollama_bridge.errors import (
+    ConfigError,
+    ConversionError,
+    ModelError,
+    RecipeError,
+    TrainingError,
+)
+from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
+from ollama_bridge.models.pruning.layers import keep_layers
 from ollama_bridge.models.pruning.vocabulary import trim_tokenizer
+from ollama_bridge.models.pruning.widths import Kept, narrow
 from ollama_bridge.train.live_teacher import check_same_tokens
-from ollama_bridge.train.student_check import check_student
+from ollama_bridge.train.student_check import check_student, smallest_config
 
 PLAIN = DistillSection()
 
@@ -110,6 +122,35 @@ def test_windows_that_some_versions_do_not_read_are_told(
     start = start_of("gemma3", tmp_path)
     notes = check_student(StudentSection.model_validate(wanted), PLAIN, start, None)
     assert [bool("0.34.4" in note) for note in notes] == [True] * told
+
+
+def tensors_of(start: Checkpoint, **cut: Any) -> int:
+    """Bytes of the smallest file's tensors."""
+    with pytest.raises(ConversionError, match="the tensors of this model have") as caught:
+        check_reachable(start, Target(size_bytes=1), **cut)
+    return int(caught.value.message.split("have ")[1].split()[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_how_small_a_file_can_be_is_known_before_a_student_is_cut(
+    case: str, tmp_path: Path
+) -> None:
+    """To the byte what it is of the student; of one whose vocabulary will be cut, no more."""
+    start = start_of(case, tmp_path)
+    student = StudentSection(layers=2, mlp_channels=8)
+    model = load_model(start.path, dtype=torch.float32)
+    keep_layers(model, range(2))
+    groups, hidden = model.config.num_key_value_heads, model.config.hidden_size
+    kept = Kept((tuple(range(groups)),) * 2, (tuple(range(8)),) * 2, tuple(range(hidden)))
+
+    def save(folder: Path) -> Path:
+        save_checkpoint(narrow(model, kept), load_tokenizer(start.path), folder)
+        return folder
+
+    made = tensors_of(commit(Checkpoint, tmp_path / "student", save))
+    assert tensors_of(start, cut=smallest_config(student, start)) == made < tensors_of(start)
+    fewer = student.model_copy(update={"vocabulary": "corpus"})
+    assert tensors_of(start, cut=smallest_config(fewer, start)) < made
 
 
 @pytest.mark.parametrize("case", CASES)
