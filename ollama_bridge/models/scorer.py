@@ -68,17 +68,48 @@ class Scorer:
         return found
 
     @torch.inference_mode()
-    def greedy(self, prompt: Sequence[int], ends: Sequence[int]) -> tuple[list[int], bool]:
-        """The likeliest token again and again, until an end token or the limit."""
-        answer: list[int] = []
-        ids, cache = torch.tensor([list(prompt)]), None
-        for _ in range(GREEDY_TOKENS):
+    def greedy(
+        self, prompt: Sequence[int], ends: Sequence[int], *, guess: Sequence[int] = ()
+    ) -> tuple[list[int], bool]:
+        """The likeliest token again and again, until an end token or the limit.
+
+        Args:
+            prompt: Token ids.
+            ends: Tokens that end an answer.
+            guess: How the answer may begin, or be: as far as it is right, one pass writes it.
+
+        Returns:
+            The answer, and whether an end token follows it.
+        """
+        answer, ended = self._agreed(prompt, ends, guess) if guess else ([], False)
+        if ended:
+            return answer, True
+        ids, cache = torch.tensor([[*prompt, *answer]]), None
+        for _ in range(GREEDY_TOKENS - len(answer)):
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
             token = int(output.logits[0, -1].argmax())
             if token in ends:
                 return answer, True
             answer.append(token)
             ids, cache = torch.tensor([[token]]), output.past_key_values
+        return answer, False
+
+    def _agreed(
+        self, prompt: Sequence[int], ends: Sequence[int], guess: Sequence[int]
+    ) -> tuple[list[int], bool]:
+        """As much of a guess as is the likeliest at each place, and whether an end token is next.
+
+        Where the guess goes wrong, the likeliest token is known as well.
+        """
+        guess = guess[: GREEDY_TOKENS - 1]
+        answer: list[int] = []
+        likeliest = self.answer_logprobs(prompt, guess).argmax(dim=-1).tolist()
+        for token, guessed in zip(likeliest, [*guess, None], strict=True):
+            if token in ends:
+                return answer, True
+            answer.append(token)
+            if token != guessed:
+                break
         return answer, False
 
     def top(self, logprobs: torch.Tensor) -> tuple[TokenScore, ...]:

@@ -8,14 +8,18 @@ import os
 import shutil
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from fakes.architectures import build_checkpoint
+from fakes.endings import answer_and_end
 from fakes.formats import source_of
 from fakes.json_files import change_json
 from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
 from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.assets import home_dir
 from ollama_bridge.conversion import convert
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError, ModelError
@@ -26,6 +30,7 @@ from ollama_bridge.models.probes import CONVERSATIONS
 from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
 from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.scorer import Scorer
 from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter
 
@@ -123,7 +128,10 @@ def test_greedy_answers_are_those_of_generate(
     values: ReferenceValues, tiny_checkpoint: Path
 ) -> None:
     """The model's own answers are what ``generate`` gives."""
-    model, tokenizer = load_model(tiny_checkpoint), load_tokenizer(tiny_checkpoint)
+    model, tokenizer = (
+        load_model(tiny_checkpoint, dtype=torch.float32),
+        load_tokenizer(tiny_checkpoint),
+    )
     answer = next(answer for answer in values.answers if answer.greedy)
     prompt = torch.tensor([values.conversation(answer.conversation).token_ids])
     output = model.generate(
@@ -140,7 +148,10 @@ def test_what_is_certain_ends_at_the_first_near_tie(
     values: ReferenceValues, tiny_checkpoint: Path
 ) -> None:
     """A daemon is held to the text before it: all of that, and nothing behind."""
-    model, tokenizer = load_model(tiny_checkpoint), load_tokenizer(tiny_checkpoint)
+    model, tokenizer = (
+        load_model(tiny_checkpoint, dtype=torch.float32),
+        load_tokenizer(tiny_checkpoint),
+    )
     cut_by_a_tie = 0
     for answer in (answer for answer in values.answers if answer.greedy):
         prompt = torch.tensor([values.conversation(answer.conversation).token_ids])
@@ -441,6 +452,67 @@ def test_only_the_noise_that_is_asked_for_is_estimated(source: Checkpoint, tmp_p
     found = ReferenceValues.read(every.reference_path).noise
     assert tuple(found) == NOISE_TYPES
     assert found["q4_k_s"] == noise["q4_k_s"]
+
+
+@pytest.mark.parametrize("right", [0, 1, 20, 47, 48], ids="{} right".format)
+def test_a_guessed_answer_is_what_the_model_says_without_it(
+    tiny_checkpoint: Path, right: int
+) -> None:
+    """As far as it is right nothing is written anew; behind that the model goes on by itself."""
+    model, tokenizer = (
+        load_model(tiny_checkpoint, dtype=torch.float32),
+        load_tokenizer(tiny_checkpoint),
+    )
+    scorer = Scorer(model, tokenizer)
+    prompt = tokenizer("Say one word.", add_special_tokens=False).input_ids
+    said, ended = scorer.greedy(prompt, ends=[])
+    assert (len(said), ended) == (48, False)
+    wrong = [(token + 1) % 100 for token in said[right:]]
+    assert scorer.greedy(prompt, [], guess=[*said[:right], *wrong, 5]) == (said, False)
+    assert scorer.greedy(prompt, [], guess=said[:right]) == (said, False)
+    ends = [said[30]]
+    answer = said[: said.index(ends[0])]
+    assert scorer.greedy(prompt, ends, guess=[*said[:right], *wrong]) == (answer, True)
+    assert scorer.greedy(prompt, ends, guess=answer) == (answer, True)
+
+
+def test_answers_that_lie_here_already_are_proven_and_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another run, for another type. What a damaged file says is no answer of the model's."""
+    folder = build_checkpoint("mistral", tmp_path / "source")
+    answer_and_end(folder, "Fair?", "<|im_end|>")
+    source = resolve_model(str(folder), cache_dir=tmp_path / "models")
+    greedy, passes = Scorer.greedy, []
+
+    def counted(scorer: Scorer, *args: Any, **guess: Any) -> Any:
+        forward = scorer.model.forward
+
+        def count(**inputs: Any) -> Any:
+            passes.append(inputs)
+            return forward(**inputs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scorer.model, "forward", count)
+            return greedy(scorer, *args, **guess)
+
+    def values_in(run: str) -> dict[str, Any]:
+        passes.clear()
+        out_dir = home_dir() / "runs" / run / "checkpoint"
+        made = with_reference_values(source, system=None, noise_types=(), out_dir=out_dir)
+        return ReferenceValues.read(made.reference_path).model_dump()
+
+    monkeypatch.setattr(Scorer, "greedy", counted)
+    first = values_in("a")
+    assert {answer["text"] for answer in first["answers"]} == {"Fair?"}
+    assert len(passes) > 5 * len(first["answers"])
+    assert values_in("b") == first
+    assert len(passes) == len(first["answers"])
+    for run in "ab":
+        path = home_dir() / "runs" / run / "checkpoint" / "reference.json"
+        path.write_text(path.read_text().replace('"text": "Fair?"', '"text": "Fear!"'))
+    assert values_in("c") == first
+    assert len(passes) > len(first["answers"])
 
 
 @pytest.mark.parametrize("hard", [True, False], ids=["one disk", "another disk"])
