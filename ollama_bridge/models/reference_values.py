@@ -116,7 +116,8 @@ def with_reference_values(
     """The same weights with reference values as they are computed now (files are linked).
 
     What was trained keeps those that it was made with: they are in the digest that labels, students
-    and scores begin with. It is returned as it is where it has these very values.
+    and scores begin with. It is returned as it is where it has these very values, and maybe the
+    noise of more types.
 
     Args:
         system: SYSTEM of the tag; None: the chat template's default, if any.
@@ -131,7 +132,8 @@ def with_reference_values(
     """
     reporter = reporter or NullReporter()
     settings = _settings(system, labels, renderer, noise_types)
-    has_them = checkpoint.facts.get(VALUES_KEY) == _key_of(settings)
+    with_every_noise = {**settings, "noise": list(NOISE_TYPES)}
+    has_them = checkpoint.facts.get(VALUES_KEY) in (_key_of(settings), _key_of(with_every_noise))
     if has_them and checkpoint.reference_path.is_file():  # another chat template's lacks the file
         return checkpoint
     work = Work(

@@ -18,7 +18,7 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.models.given_template import with_chat_template
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
 from ollama_bridge.pipeline import _Build, _Teacher
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import NOISE_TYPES, ReferenceValues
 from ollama_bridge.reporting import NullReporter
 
 SYSTEM, LABELS = "Good or bad?", ("good", "bad")
@@ -99,6 +99,18 @@ def test_a_trained_model_is_served_with_the_values_of_today(
     assert copies == ({"student-values", "teacher-values"} if earlier else set())
     again: Any = build_in(tmp_path).convert_and_register(student, corpus)
     assert again[0].manifest == files[0].manifest
+
+
+@pytest.mark.parametrize("noise_types", [(), ("q4_k_s",), NOISE_TYPES])
+def test_a_trained_model_is_packaged_with_the_values_that_it_has(
+    weights: tuple[Path, dict[str, str]], tmp_path: Path, noise_types: tuple[str, ...]
+) -> None:
+    """Its training estimated the noise of every type; a package asks for that of its own."""
+    student = trained(weights, tmp_path / "student", stage="distill", earlier=False)
+    made = with_reference_values(
+        student, system=SYSTEM, labels=LABELS, noise_types=noise_types, out_dir=tmp_path / "made"
+    )
+    assert made is student
 
 
 def test_values_for_something_else_are_computed(
