@@ -25,7 +25,7 @@ from ollama_bridge.verify.settings import read_parameters
 
 _PENALISED_TOKENS = 64  # the daemon's own repeat_last_n
 _NO_TEMPLATE = "{{ .Prompt }}"  # what the daemon shows of a tag without one
-_RENDERER = re.compile(r"^RENDERER (.+)$", re.MULTILINE)
+_BUILT_IN = re.compile(r"^(RENDERER|PARSER) (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class SourceTag:
         parameters: PARAMETER lines that this package carries.
         license: LICENSE.
         renderer: RENDERER, which goes before a TEMPLATE.
+        parser: PARSER, which goes before what a TEMPLATE tells of thinking and tools.
         template: TEMPLATE, where it has one.
         lost: What else it has, and why not, in words.
         is_greedy: Whether its file says a temperature of 0, which no import keeps.
@@ -48,6 +49,7 @@ class SourceTag:
     parameters: Mapping[str, ParameterValue]
     license: str | None
     renderer: str | None
+    parser: str | None
     template: str | None
     lost: tuple[str, ...]
     is_greedy: bool = False
@@ -63,13 +65,14 @@ class SourceTag:
         """
         details = client.show(tag)
         shown = shown_modelfile(details, tag)
-        renderer = _RENDERER.search(details.modelfile)
+        built_in = dict(_BUILT_IN.findall(details.modelfile))
         return cls(
             name=tag,
             system=shown.system,
             parameters=shown.parameters,
             license=str(details.raw.get("license") or "").strip() or None,
-            renderer=renderer[1] if renderer else None,
+            renderer=built_in.get("RENDERER"),
+            parser=built_in.get("PARSER"),
             template=shown.template if shown.template != _NO_TEMPLATE else None,
             lost=tuple(_lost(details)),
             is_greedy=_is_greedy(details.model_info),
@@ -191,6 +194,9 @@ class SourceTag:
         if asked.template == "auto" and self._is_rendered_otherwise(made):
             name = "TEMPLATE" if self.renderer is None else "RENDERER"
             lost.append(f"{name} (the proof is of the chat template in its file)")
+        if asked.template == "auto" and self.parser not in (None, made.parser):
+            said = "thoughts and tool calls are found as the chat template in its file writes them"
+            lost.append(f"PARSER {self.parser} ({said})")
         return f"the tag does not keep from {self.name}: {'; '.join(lost)}" if lost else None
 
     def _is_rendered_otherwise(self, made: Modelfile) -> bool:
@@ -229,6 +235,8 @@ def _lost(details: ModelDetails) -> Iterator[str]:
     unknown = sorted(read_parameters(details.parameters).keys() - OPTION_KINDS.keys())
     if unknown:
         yield f"PARAMETER {', '.join(unknown)}"
+    if required := details.raw.get("requires"):
+        yield f"REQUIRES {required}"
     if details.raw.get("messages"):
         yield "MESSAGE"
     if details.raw.get("projector_info"):

@@ -9,6 +9,8 @@ from fakes.daemon import FakeDaemon
 from fakes.serving import small_reference
 
 from ollama_bridge.client import Client
+from ollama_bridge.config import ModelfileSection
+from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.models.generation_defaults import defaults_of
 from ollama_bridge.source_tag import SourceTag
 
@@ -35,3 +37,28 @@ def test_a_tag_of_a_tag_draws_as_that_one_does(
         source_tag = SourceTag.read(client, "m")
     unsaid = source_tag.unsaid(reference, version)
     assert unsaid["temperature"] == pytest.approx(temperature)
+
+
+@pytest.mark.parametrize(
+    ("made", "template", "told"),
+    [
+        (Modelfile("m.gguf", template="{{ .Prompt }}"), "auto", True),
+        (Modelfile("m.gguf", renderer="qwen3-thinking", parser="qwen3-thinking"), "auto", False),
+        (Modelfile("m.gguf", template="{{ .Prompt }}"), "mine.j2", False),
+    ],
+    ids=["by Go", "by the same", "as asked"],
+)
+def test_what_a_tag_of_a_tag_does_not_have_of_it_is_told(
+    made: Modelfile, template: str, told: bool
+) -> None:
+    """A PARSER without a RENDERER finds thoughts in answers; REQUIRES is of the other file."""
+    modelfile = "FROM x\nTEMPLATE {{ .Prompt }}\nPARSER qwen3-thinking\n"
+    shown = {"modelfile": modelfile, "template": "{{ .Prompt }}", "requires": "0.12.0"}
+    with (
+        FakeDaemon(models={"m:latest": "d" * 64}, shown=shown) as daemon,
+        Client(daemon.host) as client,
+    ):
+        source_tag = SourceTag.read(client, "m")
+    lost = source_tag.not_kept(ModelfileSection(template=template), made) or ""
+    assert lost.startswith("the tag does not keep from m: REQUIRES 0.12.0")
+    assert ("PARSER qwen3-thinking" in lost) == told
