@@ -7,6 +7,7 @@ synthetic: no text of a user is in here. This module computes nothing and needs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -313,11 +314,18 @@ class ReferenceValues(_Value):
         return self.template is not None and "thinking" in self.template.capabilities
 
     def rendered_on(self, conversation: Conversation, day: date) -> str:
-        """A conversation's prompt as a daemon renders it on another day."""
-        text = conversation.rendered
-        for form, written in self.dates.items():
-            text = text.replace(written, day.strftime(form))
-        return text
+        """A conversation's prompt as a daemon renders it on another day.
+
+        Dates are the chat template's: what is said stays, though it may look like one.
+        """
+        dates = {written: day.strftime(form) for form, written in self.dates.items()}
+        said = {turn.content for turn in conversation.turns} | {self.system or ""}
+        texts = sorted({*dates, *said} - {""}, key=len, reverse=True)
+        return re.sub(
+            "|".join(map(re.escape, texts)),
+            lambda found: found[0] if found[0] in said else dates[found[0]],
+            conversation.rendered,
+        )
 
     def to_json(self) -> str:
         """The values on one line, as a GGUF carries them."""

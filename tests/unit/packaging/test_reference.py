@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 from fakes.serving import small_reference
 
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import ReferenceValues, Turn
 
 
 def test_is_read_back_equal(tmp_path: Path) -> None:
@@ -17,6 +18,23 @@ def test_is_read_back_equal(tmp_path: Path) -> None:
     reference = small_reference()
     reference.write(tmp_path / "reference.json")
     assert ReferenceValues.read(tmp_path / "reference.json") == reference
+
+
+def test_a_date_that_somebody_says_is_no_date_of_the_chat_template() -> None:
+    """On another day the template writes another one, and what is said is what it was."""
+    reference = small_reference(system="As of 2026.").model_copy(
+        update={"dates": {"%Y": "2026", "%d %B": "28 November", "%d": "28"}}
+    )
+    plain = reference.conversation("plain")
+    asked = plain.model_copy(
+        update={
+            "turns": (Turn(role="user", content="28 - 2026-11-24"),),
+            "rendered": "28 November 2026 (28)\nAs of 2026.\n28 - 2026-11-24",
+        }
+    )
+    said = "As of 2026.\n28 - 2026-11-24"
+    assert reference.rendered_on(asked, date(2031, 2, 3)) == f"03 February 2031 (03)\n{said}"
+    assert reference.rendered_on(asked, date(2026, 11, 28)) == asked.rendered
 
 
 def test_missing_file_says_how_to_get_one(tmp_path: Path) -> None:

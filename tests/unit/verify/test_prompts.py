@@ -20,9 +20,10 @@ FORM, WRITTEN = "%d %b %Y", "20 Nov 2020"
 
 def dated() -> ReferenceValues:
     """One conversation whose chat template writes the day."""
-    reference = small_reference(system=f"Today is {WRITTEN}.")
-    plain = reference.conversations[:1]
-    return reference.model_copy(update={"dates": {FORM: WRITTEN}, "conversations": plain})
+    reference = small_reference()
+    plain = reference.conversations[0]
+    plain = plain.model_copy(update={"rendered": f"Today is {WRITTEN}.\n{plain.rendered}"})
+    return reference.model_copy(update={"dates": {FORM: WRITTEN}, "conversations": (plain,)})
 
 
 class OfADay:
