@@ -330,4 +330,8 @@ def check_can_be_written(start: Checkpoint) -> None:
         ModelError: the folder cannot be used.
         ConversionError: something of it cannot be expressed in a GGUF.
     """
-    Source(start)
+    from ollama_bridge.models.end_tokens import end_of_turns
+    from ollama_bridge.models.load import load_tokenizer
+
+    end = end_of_turns(load_tokenizer(start.path))
+    Source(start, ends=() if end is None else (end,))

@@ -167,7 +167,7 @@ class _Package:
             self.ensure_daemon()
         parts, original = self.resolve()
         whole = self.with_chat_template(original)
-        self.check_size(whole)
+        self.check_can_be_written(whole)
         source_tag = self.find_source_tag(whole)
         probes = find_probes(
             whole,
@@ -224,8 +224,14 @@ class _Package:
             reporter=self.reporter,
         )
 
-    def check_size(self, checkpoint: Checkpoint) -> None:
-        """A size that cannot be kept is refused before values are computed."""
+    def check_can_be_written(self, checkpoint: Checkpoint) -> None:
+        """Refuse what no file can be made of, as it is asked for, before values are computed."""
+        from ollama_bridge.build_checks import check_can_be_written
+        from ollama_bridge.conversion.imatrix import read_importance
+
+        check_can_be_written(checkpoint)
+        if self.imatrix is not None:
+            read_importance(self.imatrix)
         if self.target is not None and self.target.size_bytes is not None:
             from ollama_bridge.conversion.budget_model import check_reachable
 

@@ -6,7 +6,7 @@ All of this is the same whichever types the tensors get.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.artifacts import Checkpoint
@@ -38,6 +38,9 @@ _QUANTIZATION_VERSION = 2  # of the block formats; the only one in use
 class Source:
     """A checkpoint that can be written.
 
+    Args:
+        ends: Tokens that end its answers, where it has no reference values that say.
+
     Attributes:
         checkpoint: A merged model with its tokenizer.
         tokenizer: Its tokenizer's part of the file.
@@ -52,7 +55,7 @@ class Source:
         ConversionError: something cannot be expressed in a GGUF.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, ends: Sequence[int] = ()) -> None:
         self.checkpoint = checkpoint
         self.config = check_folder(checkpoint.path)
         self.architecture = ARCHITECTURES[read_architecture(checkpoint.path, self.config)]
@@ -60,7 +63,7 @@ class Source:
         self.tokenizer = TokenizerSection(
             checkpoint.path,
             self.config,
-            ends=[] if values is None else [token.id for token in values.end_tokens],
+            ends=ends if values is None else [token.id for token in values.end_tokens],
             printed=() if values is None else values.thinking_tags,
         )
         self._maker = maker_of(checkpoint)

@@ -16,9 +16,11 @@ from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
 from fakes.exports import tiny_exports
 from fakes.ggufs import metadata_of, rewrite
+from fakes.json_files import change_json
 
 from ollama_bridge import packaging, registration
 from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work
+from ollama_bridge.build_checks import check_can_be_written
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.digests import digest_file
@@ -29,6 +31,7 @@ from ollama_bridge.errors import (
     ConversionError,
     ModelError,
     ModelfileError,
+    OllamaBridgeError,
 )
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
@@ -454,6 +457,34 @@ def test_a_size_that_no_file_has_is_refused_before_values_are_computed(
     with pytest.raises(ConversionError, match="the tensors of this model have"):
         package(str(tiny_checkpoint), "my-model", target=Target(size_bytes=1000), out_dir=out)
     assert not (out / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("imatrix", [False, True], ids=["tokenizer", "importance matrix"])
+def test_what_no_file_can_be_made_of_is_refused_before_values_are_computed(
+    tiny_checkpoint: Path, tmp_path: Path, imatrix: bool
+) -> None:
+    """A tokenizer that no GGUF can say, and a matrix of importances that cannot be read."""
+    out, source = tmp_path / "run", tmp_path / "source"
+    shutil.copytree(tiny_checkpoint, source)
+    (tmp_path / "imatrix.gguf").write_bytes(b"none")
+    if not imatrix:
+        change_json(source / "tokenizer.json", normalizer={"type": "Lowercase"})
+    given = tmp_path / "imatrix.gguf" if imatrix else None
+    with pytest.raises(OllamaBridgeError, match=r"imatrix\.gguf" if imatrix else "Lowercase"):
+        package(str(source), "my-model", imatrix=given, out_dir=out)
+    assert not (out / "checkpoint").exists()
+
+
+def test_an_end_that_the_chat_template_alone_writes_is_one(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its token ends answers though no file names it, which the values will say."""
+    source = tmp_path / "source"
+    shutil.copytree(tiny_checkpoint, source)
+    change_json(source / "tokenizer_config.json", eos_token=None)
+    change_json(source / "config.json", eos_token_id=None)
+    (source / "generation_config.json").unlink(missing_ok=True)
+    check_can_be_written(resolve_model(str(source), cache_dir=tmp_path / "models"))
 
 
 def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
