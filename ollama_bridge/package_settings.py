@@ -54,25 +54,32 @@ def check_served_apart(*, target: Target | None, chat_template: Path | None) -> 
         )
 
 
-def check_replaces_no_source(tag: str, sources: Iterable[str | None], gguf_type: str) -> None:
+def check_replaces_no_source(
+    tag: str, sources: Iterable[str | None], gguf_type: str, *, force: bool
+) -> None:
     """Keep the user's model: what the new tag has not of it would be gone.
 
     Args:
         tag: That is made.
         sources: References of what it is made of.
         gguf_type: Of its file, for the hint.
+        force: It gets another name where its proof fails.
 
     Raises:
         ConfigError: the tag is one of them, under any of its names.
     """
+    from ollama_bridge.registration import UNVERIFIED
+
+    made = {name_key(name): name for name in (tag, *([f"{tag}{UNVERIFIED}"] if force else []))}
     for source in sources:
         if source is None or not source.startswith(IN_OLLAMA):
             continue
-        if name_key(source.removeprefix(IN_OLLAMA)) == name_key(tag):
+        name = made.get(name_key(source.removeprefix(IN_OLLAMA)))
+        if name is not None:
             has_variant = ":" in tag.rpartition("/")[2]
             other = f"{tag}-{gguf_type}" if has_variant else f"{tag}:{gguf_type}"
             raise ConfigError(
-                f"the new tag {tag} would replace its own source, {source}",
+                f"the new tag {name} would replace its own source, {source}",
                 hint=f"name another: {other}",
             )
 

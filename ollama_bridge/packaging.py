@@ -99,7 +99,7 @@ def package(
     """
     check_tag(tag)
     gguf_type = parse(gguf_type)
-    check_replaces_no_source(tag, (checkpoint, base), gguf_type)
+    check_replaces_no_source(tag, (checkpoint, base), gguf_type, force=force)
     if adapter:
         check_served_apart(target=target, chat_template=chat_template)
     if publish_to is not None:

@@ -46,7 +46,7 @@ _STAGE = "register"
 _WITHOUT_ADAPTER = f"leave --adapter out: {NO_ADAPTER.instead}, and proven too"
 _CANDIDATES = "ollama-bridge/candidate:"
 # Behind the tag of a model that was kept although its proof failed.
-_UNVERIFIED = "-unverified"
+UNVERIFIED = "-unverified"
 # What Go says of EPERM and EACCES.
 _NOT_ITS_OWN = ("operation not permitted", "permission denied")
 # And what else of ours a kill leaves in `ollama ls`: the trial of `verify.renderers`.
@@ -94,7 +94,7 @@ def register(
     reporter = reporter or NullReporter()
     tag = check_tag(tag)
     if force:
-        check_tag(f"{tag}{_UNVERIFIED}")
+        check_tag(f"{tag}{UNVERIFIED}")
     job = _Job(gguf, adapter, modelfile, tag, client, reporter, force=force, link=link)
     work = Work(
         kind=RegisteredModel.kind,
@@ -177,7 +177,7 @@ class _Job:
             self._unload_sharers()
             certificate = self._prove(reference, checked[0][0], version)
             forced = self.force and not certificate.passed
-            tag = f"{self.tag}{_UNVERIFIED}" if forced else self.tag
+            tag = f"{self.tag}{UNVERIFIED}" if forced else self.tag
             certificate = certificate.model_copy(update={"tag": tag, "forced": forced})
             if forced:
                 self.reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))

@@ -250,6 +250,13 @@ def test_no_tag_replaces_the_one_that_it_is_made_of(source: str, tag: str, other
         package("./adapter", tag, base=source)
 
 
+def test_what_is_kept_of_a_failed_proof_replaces_no_source() -> None:
+    """A model that was kept so is packaged again: its name is the one that would be taken."""
+    with pytest.raises(ConfigError, match="tag m-unverified would replace its own") as caught:
+        package("ollama:m-unverified", "m", force=True)
+    assert caught.value.hint == "name another: m:q8_0"
+
+
 @pytest.mark.usefixtures("at_the_daemon")
 def test_a_file_that_was_made_here_keeps_its_system_prompt_and_labels(
     blob: Path, tmp_path: Path
