@@ -32,14 +32,8 @@ from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DaemonError, DaemonUnreachableError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.journal import JSONRecord
-from ollama_bridge.reporting import (
-    Note,
-    NullReporter,
-    Progress,
-    Reporter,
-    StageStarted,
-    Timed,
-)
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.teacher.own_words import told_of_own_words
 from ollama_bridge.teacher.replies import (
     LOGPROBS_NAME,
     brings_what_is_learnt,
@@ -327,6 +321,8 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
     done = len(kept)
     if done:
         reporter.emit(StageStarted(STAGE, resumed_from=done))
+    if told := told_of_own_words(writing.respondent, examples):
+        reporter.emit(Note(STAGE, "info", told))
     tokens, start_s = 0, time.monotonic()
     limits = BatchLimits(in_flight=writing.settings.in_flight)
     trial = _Trial(writing)

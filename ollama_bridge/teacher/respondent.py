@@ -19,6 +19,7 @@ from ollama_bridge.client.model_check import SOON, check_models, content_of
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
+from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.config import TeacherSection
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.drafts import draft_path
@@ -59,6 +60,8 @@ class Respondent:
         ask: Makes the job that gives a reply's record.
         scores: Whether it can be asked about text that it did not write.
         away: Who was named and takes no part, and why.
+        system: SYSTEM of its tag, which a question's own system prompt replaces.
+        has_messages: Whether its tag has MESSAGEs, which stand before every question.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Respondent:
     ask: Callable[[Sequence[Message], AnswerLimits], Job[Any]]
     scores: bool = True
     away: Sequence[GivenUp] = ()
+    system: str = ""
+    has_messages: bool = False
 
 
 def in_daemons(tag: str, hosts: Sequence[str], *, known: Collection[str] = ()) -> Respondent:
@@ -85,16 +90,24 @@ def in_daemons(tag: str, hosts: Sequence[str], *, known: Collection[str] = ()) -
         ConfigError: two daemons have different models under that name.
         DaemonError: no daemon answers, or one has no such model.
     """
-    digests, content, away = _look(tag, hosts)
+    digests, details, away = _look(tag, hosts)
     endpoints = [
         replace(one, check=partial(check_models, one.name, {tag: digests[one.name]}, None))
         for one in daemons(list(digests))
     ]
-    of_tags, of_content = set(digests.values()), digest_text(canonical_json(content))
+    of_tags, of_content = set(digests.values()), digest_text(canonical_json(content_of(details)))
     usual = of_content if len(of_tags) > 1 else next(iter(of_tags))
     # Who is there today decides nothing of what was begun: all of these are this very model.
     identity = next((one for one in known if one in {*of_tags, of_content}), usual)
-    return Respondent(tag, identity, endpoints, _asker(tag, identity), away=away)
+    return Respondent(
+        tag,
+        identity,
+        endpoints,
+        _asker(tag, identity),
+        away=away,
+        system=details.system,
+        has_messages=bool(details.raw.get("messages")),
+    )
 
 
 def _asker(tag: str, identity: str) -> Callable[[Sequence[Message], AnswerLimits], Job[Asks]]:
@@ -139,14 +152,16 @@ def behind_api(model: str, base_url: str) -> Respondent:
     return Respondent(model, identity, [endpoint], ask, scores=False)
 
 
-def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Sequence[GivenUp]]:
-    """The digest of the tag at each daemon, what the model is, and who does not answer.
+def _look(
+    tag: str, hosts: Sequence[str]
+) -> tuple[Mapping[str, str], ModelDetails, Sequence[GivenUp]]:
+    """The digest of the tag at each daemon, what one tells of it, and who does not answer.
 
     Folders differ from daemon to daemon, so a Modelfile counts by the digests in it.
     """
     digests: dict[str, str] = {}
     away: list[GivenUp] = []
-    wanted: object = None
+    first: ModelDetails | None = None
     for host in hosts:
         with Client(host, timeouts=SOON) as client:
             try:
@@ -155,16 +170,16 @@ def _look(tag: str, hosts: Sequence[str]) -> tuple[Mapping[str, str], object, Se
                 away.append(GivenUp(host, error))
                 continue
             digests[host] = require_model(there, tag, address=host).digest
-            found = content_of(client.show(tag))
-        if wanted is not None and found != wanted:
+            details = client.show(tag)
+        first = first or details
+        if content_of(details) != content_of(first):
             raise ConfigError(
                 f"{tag} is another model at {host} than at {next(iter(digests))}",
                 hint=f"pull it again at both: OLLAMA_HOST={quote(host)} ollama pull {tag}",
             )
-        wanted = found
-    if not digests:
+    if first is None:
         raise away[-1].error
-    return digests, wanted, away
+    return digests, first, away
 
 
 def find_respondent(

@@ -131,6 +131,43 @@ def test_prompts_are_answered_and_gold_is_kept(
     }
 
 
+@pytest.mark.parametrize(
+    ("own", "of_corpus", "told"),
+    [
+        ("Own.", "S", "m is asked not with its own SYSTEM but with that of the corpus (its own: "),
+        ("Own.", "", "m is asked with its own SYSTEM where the corpus has none, which the student"),
+        ("S", "S", None),
+        ("", "S", None),
+    ],
+)
+def test_what_a_tag_says_of_itself_is_told(
+    daemon: FakeDaemon, tmp_path: Path, own: str, of_corpus: str, told: str | None
+) -> None:
+    """Whoever wrote a SYSTEM took care of it; the daemon lets a question's own one replace it."""
+    daemon.shown = {**daemon.shown, "system": own}
+    splits = {
+        split: [Example(split, tuple(one for one in asked if one.content), split)]
+        for split in SPLITS
+        for asked in [(Message("system", of_corpus), Message("user", split))]
+    }
+    listener = Listener()
+    write(corpus_of(tmp_path / "corpus", splits), daemon, tmp_path, reporter=listener)
+    said = [note for note in listener.notes if "SYSTEM" in note]
+    assert [note[: len(told or "")] for note in said] == ([told] if told else [])
+    assert all('--set task.system="$(ollama-bridge show m --system)"' in note for note in said)
+
+
+def test_turns_in_a_tag_are_told(corpus: Corpus, daemon: FakeDaemon, tmp_path: Path) -> None:
+    """The student learns answers that were given behind them, without them."""
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    daemon.shown = {**daemon.shown, "messages": turns}
+    listener = Listener()
+    write(corpus, daemon, tmp_path, reporter=listener)
+    assert listener.notes == [
+        "m is asked behind the MESSAGEs of its tag, which the student will not read"
+    ]
+
+
 @pytest.mark.parametrize("survived", range(11))
 def test_a_broken_run_goes_on(
     corpus: Corpus, daemon: FakeDaemon, tmp_path: Path, survived: int
