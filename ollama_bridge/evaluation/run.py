@@ -194,6 +194,7 @@ class _Examinee:
     """A loaded model, and the two ways to have it answer."""
 
     model: CausalModel
+    parameters: int  # numbers of the checkpoint: a tied matrix counts once
     tokenizer: Any  # transformers' fast tokenizer; its classes carry no useful types
     precision: Precision
     stage: str
@@ -205,12 +206,14 @@ class _Examinee:
         tokenizer = load_tokenizer(checkpoint.path)
         check_room(checkpoint.path, purpose="scoring a model", kept_bytes=precision.frozen_bytes)
         model: CausalModel = load_model(checkpoint.path)
-        freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
-        return cls(model.to(precision.device), tokenizer, precision, stage, reporter)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        # Autocast would do so for every batch, beside float32. It casts a copy of a tied matrix.
+        freeze_in(model, precision.dtype)
+        return cls(model.to(precision.device), parameters, tokenizer, precision, stage, reporter)
 
     def facts(self) -> dict[str, object]:
         return {
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": self.parameters,
             "dtype": self.precision.dtype_name,
         }
 

@@ -335,6 +335,9 @@ def test_the_products_are_cast_once(
     evaluate({"student": base}, corpus, SETTINGS, TASK, out_dir=tmp_path / "always")
     assert [types for types, _ in seen] == [{torch.bfloat16}, {torch.float32}]
     assert (seen[0][1].log_probs == seen[1][1].log_probs).all()
+    folders = [tmp_path / f"{name}-models" / "student" for name in ("once", "always")]
+    once, always = (ModelScores.open(folder).facts["parameters"] for folder in folders)
+    assert once == always  # a tied matrix counts once, though it is cast apart
 
 
 def test_what_does_not_fit_is_told_before_it_is_loaded(
