@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from ollama_bridge.artifacts import Corpus, EvalReport, Work
@@ -72,49 +73,19 @@ def evaluate_served(
         DataError: the test split has no answers.
     """
     reporter = reporter or NullReporter()
-    there = client.list()
-    served = {name: require_model(there, tag) for name, tag in tags.items()}
-    details = {name: client.show(tag) for name, tag in tags.items()}
-    thinking = _that_think(details, corpus) if task.kind == "classify" else []
-    options = {
-        name: _options(settings, task, one, thinks=name in thinking)
-        for name, one in details.items()
-    }
-    limit = min(
-        (one for one in (settings.max_examples, settings.served_examples) if one), default=None
-    )
-    daemon = [client.version(), _machine(client.host)]
-    work = _work(
-        tags,
-        served,
-        corpus,
-        settings,
-        task,
-        examples=limit,
-        daemon=daemon,
-        thinking=thinking,
-    )
-    with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
+    exam = _Exam.of(tags, corpus, settings, task, client)
+    with Timed(reporter, STAGE) as timer, open_draft(out_dir, exam.work()) as draft:
         if draft.finished is not None:
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
-        examples = held_out_examples(corpus, limit=limit, by_label=task.kind == "classify")
-        identity = canonical_json(
-            [*daemon, [[name, served[name].digest, options[name]] for name in tags]]
-        )
-        models = {
-            name: TaggedModel(tag, options[name], f"{name} of {identity}")
-            for name, tag in tags.items()
-        }
+        examples = held_out_examples(corpus, limit=exam.limit, by_label=task.kind == "classify")
+        models = exam.models()
         answers_path = out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")
         with Journal(answers_path) as journal:
             interview = Interview(client, models, task, journal, stage=STAGE, reporter=reporter)
             interview.run(examples)
-            answered = read_answers(journal, models, examples, task, thinking)
-        for name, one in answered.items():
-            if task.kind == "reply" or name in thinking:
-                _tell_of_cuts(name, one, options[name]["num_predict"], task, reporter)
-            _tell_of_too_long(name, one, options[name]["num_predict"], task, reporter)
+            answered = read_answers(journal, models, examples, task, exam.thinking)
+        exam.tell(answered, reporter)
         said = {name: one.answers for name, one in answered.items()}
         write_predictions(draft.path / "predictions.jsonl", examples, said)
         manifest = complete_report(
@@ -122,11 +93,7 @@ def evaluate_served(
             "Scores as served by Ollama",
             task,
             examples,
-            {
-                name: _describe(tags[name], served[name], one, task)
-                | _limit_of_replies(options[name], task)
-                for name, one in answered.items()
-            },
+            {name: exam.entry(name, one) for name, one in answered.items()},
             said,
             bootstrap_samples=settings.bootstrap_samples,
         )
@@ -135,33 +102,110 @@ def evaluate_served(
         return EvalReport(out_dir, manifest)
 
 
-def _work(
-    tags: Mapping[str, str],
-    served: Mapping[str, ModelSummary],
-    corpus: Corpus,
-    settings: EvaluateSection,
-    task: TaskSection,
-    *,
-    examples: int | None,
-    daemon: Sequence[str],
-    thinking: Sequence[str],
-) -> Work:
-    """What decides the report; ``daemon`` is its version and where it is."""
-    return Work(
-        kind=EvalReport.kind,
-        stage=STAGE,
-        version=_VERSION,
-        inputs={"corpus": corpus.digest, **{f"tag {name}": served[name].digest for name in tags}},
-        settings={
-            "tags": dict(tags),
-            "task": task.model_dump(mode="json"),
-            "examples": examples,
-            "bootstrap_samples": settings.bootstrap_samples,
-            "reply_tokens": settings.reply_tokens,
-            "daemon": list(daemon),
-            **({"thinking": list(thinking)} if thinking else {}),
-        },
-    )
+@dataclass(frozen=True)
+class _Exam:
+    """Who is asked, and how.
+
+    Attributes:
+        tags: By the names that the report gives them, as is all that follows.
+        served: What the daemon has under the tags.
+        options: Of every question.
+        thinking: Names of those that think before they say a label.
+        daemon: Its version, and where it is.
+    """
+
+    tags: Mapping[str, str]
+    served: Mapping[str, ModelSummary]
+    options: Mapping[str, Options]
+    thinking: Sequence[str]
+    daemon: Sequence[str]
+    corpus: Corpus
+    settings: EvaluateSection
+    task: TaskSection
+
+    @classmethod
+    def of(
+        cls,
+        tags: Mapping[str, str],
+        corpus: Corpus,
+        settings: EvaluateSection,
+        task: TaskSection,
+        client: Client,
+    ) -> Self:
+        there = client.list()
+        served = {name: require_model(there, tag) for name, tag in tags.items()}
+        details = {name: client.show(tag) for name, tag in tags.items()}
+        thinking = _that_think(details, corpus) if task.kind == "classify" else []
+        options = {
+            name: _options(settings, task, one, thinks=name in thinking)
+            for name, one in details.items()
+        }
+        daemon = [client.version(), _machine(client.host)]
+        return cls(tags, served, options, thinking, daemon, corpus, settings, task)
+
+    @property
+    def limit(self) -> int | None:
+        """How many texts."""
+        limits = (self.settings.max_examples, self.settings.served_examples)
+        return min((one for one in limits if one), default=None)
+
+    def work(self) -> Work:
+        """What decides the report."""
+        digests = {f"tag {name}": one.digest for name, one in self.served.items()}
+        return Work(
+            kind=EvalReport.kind,
+            stage=STAGE,
+            version=_VERSION,
+            inputs={"corpus": self.corpus.digest, **digests},
+            settings={
+                "tags": dict(self.tags),
+                "task": self.task.model_dump(mode="json"),
+                "examples": self.limit,
+                "bootstrap_samples": self.settings.bootstrap_samples,
+                "reply_tokens": self.settings.reply_tokens,
+                "daemon": list(self.daemon),
+                **({"thinking": list(self.thinking)} if self.thinking else {}),
+            },
+        )
+
+    def models(self) -> dict[str, TaggedModel]:
+        """Each with what tells its answers from those of others."""
+        asked = [[name, self.served[name].digest, self.options[name]] for name in self.tags]
+        identity = canonical_json([*self.daemon, asked])
+        return {
+            name: TaggedModel(tag, self.options[name], f"{name} of {identity}")
+            for name, tag in self.tags.items()
+        }
+
+    def tell(self, answered: Mapping[str, Answered], reporter: Reporter) -> None:
+        """Warn of what limits of answers and of contexts have cost."""
+        for name, one in answered.items():
+            limit = self.options[name]["num_predict"]
+            if self.task.kind == "reply" or name in self.thinking:
+                _tell_of_cuts(name, one, limit, self.task, reporter)
+            _tell_of_too_long(name, one, limit, self.task, reporter)
+
+    def entry(self, name: str, answered: Answered) -> dict[str, object]:
+        """A model's entry of the report, but for its scores against the labels."""
+        records, answers, ended = answered.records, answered.answers, answered.ended
+        entry: dict[str, object] = {
+            "tag": self.tags[name],
+            "size_bytes": self.served[name].size_bytes,
+            "memory_bytes": answered.memory_bytes,
+            **_speeds(records),
+        }
+        if answered.too_long:
+            entry["too_long"] = len(answered.too_long)
+        if self.task.kind == "classify":
+            exact = sum(answer in self.task.labels for answer in answers)
+            return entry | {
+                "one_word": round(exact / len(answers), 5),
+                "ended": round(sum(ended) / len(ended), 5),
+            }
+        tokens = [record["generated_tokens"] for record in records]
+        repeated = [record["done_reason"] == REPETITION for record in records]
+        entry |= answer_scores(answers, ended=ended, tokens=tokens, repeated=repeated)
+        return entry | {"limit_tokens": self.options[name]["num_predict"]}
 
 
 def _machine(host: str) -> str:
@@ -228,35 +272,6 @@ def _tell_of_too_long(
         f"(package: -p num_ctx={size}) makes a tag that reads them"
     )
     reporter.emit(Note(STAGE, "warning", message))
-
-
-def _describe(
-    tag: str, served: ModelSummary, answered: Answered, task: TaskSection
-) -> dict[str, object]:
-    """A model's entry of the report, but for its scores against the labels."""
-    records, answers, ended = answered.records, answered.answers, answered.ended
-    entry: dict[str, object] = {
-        "tag": tag,
-        "size_bytes": served.size_bytes,
-        "memory_bytes": answered.memory_bytes,
-        **_speeds(records),
-    }
-    if answered.too_long:
-        entry["too_long"] = len(answered.too_long)
-    if task.kind == "classify":
-        exact = sum(answer in task.labels for answer in answers)
-        return entry | {
-            "one_word": round(exact / len(answers), 5),
-            "ended": round(sum(ended) / len(ended), 5),
-        }
-    tokens = [record["generated_tokens"] for record in records]
-    repeated = [record["done_reason"] == REPETITION for record in records]
-    return entry | answer_scores(answers, ended=ended, tokens=tokens, repeated=repeated)
-
-
-def _limit_of_replies(options: Options, task: TaskSection) -> dict[str, object]:
-    """An answer of no more tokens ended by itself."""
-    return {"limit_tokens": options["num_predict"]} if task.kind == "reply" else {}
 
 
 def _speeds(records: Sequence[JSONRecord]) -> dict[str, float]:
