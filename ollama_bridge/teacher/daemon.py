@@ -13,45 +13,37 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from ollama_bridge.answer_text import told_apart_by_case, without_thought
 from ollama_bridge.artifacts import Corpus, Manifest, Work
 from ollama_bridge.atomic_files import open_atomic, write_json_atomic, write_json_lines_atomic
-from ollama_bridge.client.batch_log import BatchLog, Outcome
+from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.job_runner import run_batch
 from ollama_bridge.client.jobs import Away, BatchLimits, GivenUp, Job
 from ollama_bridge.client.records import reply_from_record
-from ollama_bridge.client.thinking import thinking_apart
-from ollama_bridge.client.values import Reply
 from ollama_bridge.config import TeacherSection
-from ollama_bridge.digests import digest_text
 from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import DaemonError, DaemonUnreachableError
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.errors import DaemonUnreachableError
+from ollama_bridge.examples import Example, read_examples, write_examples
 from ollama_bridge.journal import JSONRecord
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
 from ollama_bridge.teacher.own_words import told_of_own_words
 from ollama_bridge.teacher.replies import (
     LOGPROBS_NAME,
-    brings_what_is_learnt,
     logprobs_line,
     read_tagged,
 )
-from ollama_bridge.teacher.respondent import AnswerLimits, Respondent, keep_identity
-from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.respondent import Respondent, keep_identity
+from ollama_bridge.teacher.traces import KEPT
 from ollama_bridge.teacher.unusable import (
-    REFUSED,
     STAGE,
     check_labels,
-    no_distribution,
-    nothing_usable,
     refusal,
     set_aside,
     tell_left_out,
 )
+from ollama_bridge.teacher.writing import Trial, Writing, deciding, with_answer
 
 _SPLITS = ("test", "validation", "train")  # the small ones first: nothing is scored without them
 _GOLD = "had an answer"
@@ -59,7 +51,6 @@ _GOLD = "had an answer"
 _LABEL = "answered by its label"
 _LEARNT = (KEPT, _GOLD, _LABEL)
 _TAGGED = "tags of thinking in replies"  # a fact
-_TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
 
 
 def write_answers(
@@ -94,7 +85,7 @@ def write_answers(
     """
     reporter = reporter or NullReporter()
     work = _work(corpus, settings, labels, identity=respondent.identity)
-    writing = _Writing(respondent, settings, labels, seed=work.seed)
+    writing = Writing(respondent, settings, labels, seed=work.seed)
     # Beside the artefact: another treatment of the same replies asks for none of them again.
     log_path = out_dir.absolute().with_name(f"{out_dir.name}-replies.jsonl")
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work) as draft:
@@ -123,27 +114,11 @@ def write_answers(
                     )
         if writing.refused:
             write_json_lines_atomic(draft.path / "refused.jsonl", writing.refused)
-        card = {
-            "model": respondent.name,
-            "model_digest": respondent.identity,
-            "outcomes": {name: dict(sorted(counts.items())) for name, counts in outcomes.items()},
-            "corpus": json.loads((corpus.path / "card.json").read_text(encoding="utf-8")),
-        }
-        write_json_atomic(draft.path / "card.json", card)
+        facts = _write_card(corpus, respondent, outcomes, draft.path)
         total = sum(outcomes.values(), Counter[str]())
         left_out = total - Counter({outcome: total[outcome] for outcome in _LEARNT})
         if left_out:
             tell_left_out(left_out, total, settings, reporter)
-        facts: dict[str, object] = {
-            **{
-                name: sum(counts[outcome] for outcome in _LEARNT)
-                for name, counts in outcomes.items()
-            },
-            "answers": dict(sorted(total.items())),
-            "teacher": respondent.name,
-        }
-        if corpus.datasets:
-            facts["datasets"] = list(corpus.datasets)
         if tagged := read_tagged(log_path)[1] & {writing.job(one).key for one in examples}:
             facts[_TAGGED] = len(tagged)
         manifest = draft.commit(facts)
@@ -163,31 +138,12 @@ def _work(
         # daemon's answers see `_is_of_before`.
         version=3 if settings.base_url is None else 4,
         inputs={"corpus": corpus.digest, "model": identity},
-        settings=_deciding(settings, labels),
+        settings=deciding(settings, labels),
         seed=corpus.manifest.work.seed,
     )
 
 
-def _deciding(settings: TeacherSection, labels: Sequence[str]) -> dict[str, object]:
-    """What of the settings decides the result; what is as it always was is not named."""
-    named: dict[str, object] = {
-        "answer_tokens": settings.answer_tokens,
-        "answer_temperature": settings.answer_temperature,
-    }
-    if settings.thinking != "strip":
-        named["thinking"] = settings.thinking
-    if settings.thinking == "shorten":
-        named["thinking_words"] = settings.thinking_words
-    if settings.rewrite:
-        named["rewrite"] = True
-    if settings.soft_labels == "daemon" and settings.score != "asked":
-        named["logprobs"] = True
-    if by_case := told_apart_by_case(labels):
-        named["told_apart_by_case"] = sorted(by_case)
-    return named
-
-
-def _asked(splits: Mapping[str, Sequence[Example]], writing: _Writing) -> list[Example]:
+def _asked(splits: Mapping[str, Sequence[Example]], writing: Writing) -> list[Example]:
     """Whom the respondent answers."""
     return [
         example
@@ -197,7 +153,7 @@ def _asked(splits: Mapping[str, Sequence[Example]], writing: _Writing) -> list[E
     ]
 
 
-def _is_of_before(finished: Manifest, corpus: Corpus, writing: _Writing, log_path: Path) -> bool:
+def _is_of_before(finished: Manifest, corpus: Corpus, writing: Writing, log_path: Path) -> bool:
     """Whether a daemon's replies had tags of thinking in their text when those were left there.
 
     Only such answers have become others. They are made again of the replies, so only while all of
@@ -213,104 +169,7 @@ def _is_of_before(finished: Manifest, corpus: Corpus, writing: _Writing, log_pat
     return bool(keys & tagged) and keys <= settled
 
 
-class _Writing:
-    """What is asked for an example, and what is made of the reply."""
-
-    def __init__(
-        self, respondent: Respondent, settings: TeacherSection, labels: Sequence[str], *, seed: int
-    ) -> None:
-        self.respondent = respondent
-        self.settings = settings
-        self.logprobs = bool(_deciding(settings, labels).get("logprobs"))
-        self.refused: list[Mapping[str, object]] = []
-        self._told_apart_by_case = told_apart_by_case(labels)
-        self._seed = seed
-
-    def is_asked(self, example: Example, *, split: str) -> bool:
-        """Gold answers are written again for training only: scores are taken on them."""
-        if example.messages[-1].role == "user":
-            return True
-        return self.settings.rewrite and split != "test"
-
-    def job(self, example: Example) -> Job[object]:
-        """The question."""
-        limits = AnswerLimits(
-            tokens=self.settings.answer_tokens,
-            temperature=self.settings.answer_temperature,
-            # Answers of equal seeds resemble one another at temperatures above 0.
-            seed=int(digest_text(f"{self._seed}/{example.id}")[:7], 16),
-            logprobs=self.logprobs,
-        )
-        return self.respondent.ask(example.prompt, limits)
-
-    def nothing_usable(self, where: str, outcomes: Counter[str]) -> DaemonError:
-        """The error where nobody can learn from any reply."""
-        return nothing_usable(self.respondent.name, where, outcomes, self.settings)
-
-    def take(self, example: Example, reply: Reply) -> tuple[str, Example]:
-        """How a reply is judged, and the example with it."""
-        settings, thinking, text = self.settings, reply.thinking, reply.text
-        if not thinking:
-            thinking, text = thinking_apart(text)
-        answer = text.strip()
-        verdict = judge(
-            answer,
-            thinking,
-            cut=reply.done_reason == "length",
-            mode=settings.thinking,
-            label=example.label,
-            in_its_case=example.label in self._told_apart_by_case,
-        )
-        if verdict == KEPT and _is_answered_by_label(example):
-            answer = str(example.label)  # the one spelling that the task knows, without any marks
-        text = with_thinking(
-            answer, thinking, mode=settings.thinking, max_words=settings.thinking_words
-        )
-        return verdict, _said(example, text)
-
-
-class _Trial:
-    """Ends the stage where none of the first replies comes to an answer: the others will not.
-
-    A wrong answer is one: which labels a teacher gets right is not known of the first texts. Where
-    distributions have to come along, one has to.
-    """
-
-    def __init__(self, writing: _Writing) -> None:
-        self.is_over = False
-        self._writing = writing
-        self._outcomes: Counter[str] = Counter()
-        self._brought = False
-
-    def see(self, example: Example, outcome: Outcome) -> None:
-        """Judge one more reply; what was refused says nothing of the others.
-
-        Raises:
-            DaemonError: nobody can learn from any of so many, or what was likely in them.
-        """
-        if self.is_over:
-            return
-        if outcome.value is not None:
-            reply = reply_from_record(outcome.value)
-            verdict, _ = self._writing.take(example, reply)
-            self._brought |= brings_what_is_learnt(reply, self._writing.settings)
-        else:
-            verdict = set_aside(outcome)
-        if verdict == REFUSED:
-            return
-        self._outcomes[verdict] += 1
-        answers = self._outcomes[KEPT] + self._outcomes[WRONG]
-        self.is_over = bool(answers) and self._brought
-        if self.is_over or self._outcomes.total() < _TRIAL_REPLIES:
-            return
-        if not answers:
-            where = f"among the first {_TRIAL_REPLIES}"
-            raise self._writing.nothing_usable(where, self._outcomes)
-        name, replies = self._writing.respondent.name, f"any of the first {_TRIAL_REPLIES} replies"
-        raise no_distribution(name, replies, self._writing.settings)
-
-
-def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter: Reporter) -> None:
+def _ask(examples: Sequence[Example], writing: Writing, log: BatchLog, reporter: Reporter) -> None:
     """Ask for what the log does not have yet."""
     jobs: dict[str, Job[object]] = {}
     asked: dict[str, Example] = {}
@@ -325,7 +184,7 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
         reporter.emit(Note(STAGE, "info", told))
     tokens, start_s = 0, time.monotonic()
     limits = BatchLimits(in_flight=writing.settings.in_flight)
-    trial = _Trial(writing)
+    trial = Trial(writing)
     try:
         for key in itertools.takewhile(lambda _: not trial.is_over, kept):
             trial.see(asked[key], log.read(key))
@@ -352,7 +211,7 @@ def _ask(examples: Sequence[Example], writing: _Writing, log: BatchLog, reporter
 
 
 def _write_split(
-    name: str, examples: Sequence[Example], writing: _Writing, log: BatchLog, folder: Path
+    name: str, examples: Sequence[Example], writing: Writing, log: BatchLog, folder: Path
 ) -> tuple[Counter[str], Counter[str | None]]:
     """Write what was answered well, and beside it what was not and what came along.
 
@@ -376,7 +235,7 @@ def _write_split(
             else:
                 verdict, answered = writing.take(example, reply_from_record(outcome.value))
             if verdict != KEPT and name == "test" and example.label is not None:
-                verdict, answered = _LABEL, _said(example, example.label)
+                verdict, answered = _LABEL, with_answer(example, example.label)
             outcomes[verdict] += 1
             if verdict not in _LEARNT:
                 continue
@@ -397,16 +256,27 @@ def _write_split(
     return outcomes, labels
 
 
-def _said(example: Example, answer: str) -> Example:
-    return replace(example, messages=(*example.prompt, Message("assistant", answer)))
+def _write_card(
+    corpus: Corpus, respondent: Respondent, outcomes: Mapping[str, Counter[str]], folder: Path
+) -> dict[str, object]:
+    """Write who answered how, by split; gives the facts of it."""
+    card = {
+        "model": respondent.name,
+        "model_digest": respondent.identity,
+        "outcomes": {name: dict(sorted(counts.items())) for name, counts in outcomes.items()},
+        "corpus": json.loads((corpus.path / "card.json").read_text(encoding="utf-8")),
+    }
+    write_json_atomic(folder / "card.json", card)
+    facts: dict[str, object] = {
+        name: sum(counts[outcome] for outcome in _LEARNT) for name, counts in outcomes.items()
+    }
+    facts["answers"] = dict(sorted(sum(outcomes.values(), Counter[str]()).items()))
+    facts["teacher"] = respondent.name
+    if corpus.datasets:
+        facts["datasets"] = list(corpus.datasets)
+    return facts
 
 
 def _is_as_said(answered: Example, reply: JSONRecord) -> bool:
     """What was likely between other marks says little about the label alone."""
     return answered.messages[-1].content.endswith(str(reply["text"]).strip())
-
-
-def _is_answered_by_label(example: Example) -> bool:
-    """Whether the answer that an example came with is its label and nothing else."""
-    last = example.messages[-1]
-    return last.role == "assistant" and without_thought(last.content) == example.label

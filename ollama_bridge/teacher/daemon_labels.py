@@ -19,8 +19,8 @@ from ollama_bridge.client.batch_log import BatchLog
 from ollama_bridge.client.job_runner import run_batch
 from ollama_bridge.client.jobs import Away, BatchLimits, GivenUp
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import EncodedExample, tokenizer_digest
+from ollama_bridge.drafts import Draft, open_draft
+from ollama_bridge.encoding import EncodedExample, Tokenizer, tokenizer_digest
 from ollama_bridge.end_keys import key_of_ends
 from ollama_bridge.errors import ConfigError, DaemonUnreachableError
 from ollama_bridge.examples import read_examples
@@ -102,48 +102,24 @@ def label_by_daemon(
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
         keep_identity(respondent, draft.path)
-        info = StoreInfo(
-            method="top_k",
-            vocab_size=len(tokenizer),
-            teacher=respondent.identity,
-            tokenizer=tokenizer_digest(tokenizer),
-            dtype="daemon",
-            top_k=min(settings.top_k, TOP_LOGPROBS),
-        )
+        info = _info(respondent, settings, tokenizer)
         splits = read_splits(corpus, tokenizer, max_length=max_length)
         facts: dict[str, object] = {
             "content_key": info.content_key,
             "teacher": respondent.name,
             **counts_of(splits),
         }
-        readers = {
-            name: SplitReader(
-                split,
-                corpus.path / f"{name}-{LOGPROBS_NAME}",
-                teacher,
-                vocabulary,
-                top_k=info.top_k,
-            )
-            for name, split in splits.items()
-        }
+        readers = {}
+        for name, split in splits.items():
+            kept = corpus.path / f"{name}-{LOGPROBS_NAME}"
+            readers[name] = SplitReader(split, kept, teacher, vocabulary, top_k=info.top_k)
         # Beside the artefact: what was said of a passage is not asked again for other labels.
         with BatchLog(out_dir.absolute().with_name(f"{out_dir.name}-scores.jsonl")) as log:
             asker = _Asker(respondent, teacher.in_flight, log, reporter)
             if teacher.score != "generated":
                 asker.run(turn for reader in readers.values() for turn in reader.turns())
-            # Of this artefact alone: what a row's labels are depends on what came along with it.
-            stores = draft.path / "resume-stores"
-            with open_store(stores, info, teacher_path=Path(respondent.name)) as store:
-                origins = {
-                    name: _write(reader, asker, store, info) for name, reader in readers.items()
-                }
-                keys = [_key_of(one) for reader in readers.values() for one in reader.encoded]
-                facts["bytes_per_token"] = store.link_into(draft.path, keys, user=draft.out_dir)
-        wrote = corpus.manifest.work
-        written_alone = wrote.stage == "answers" and not wrote.settings.get("logprobs")
-        facts |= _describe_origins(
-            origins, respondent.name, teacher, reporter, written_alone=written_alone
-        )
+            origins, facts["bytes_per_token"] = _fill(draft, readers, asker, info, respondent.name)
+        facts |= _describe_origins(origins, respondent.name, teacher, reporter, corpus)
         manifest = draft.commit(facts)
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
@@ -180,6 +156,17 @@ def _work(
             **({"first token": "with its blanks"} if in_blanks else {}),
             **rows,
         },
+    )
+
+
+def _info(respondent: Respondent, settings: SoftLabelsSection, tokenizer: Tokenizer) -> StoreInfo:
+    return StoreInfo(
+        method="top_k",
+        vocab_size=len(tokenizer),
+        teacher=respondent.identity,
+        tokenizer=tokenizer_digest(tokenizer),
+        dtype="daemon",
+        top_k=min(settings.top_k, TOP_LOGPROBS),
     )
 
 
@@ -260,6 +247,22 @@ class _Asker:
             raise
 
 
+def _fill(
+    draft: Draft,
+    readers: Mapping[str, SplitReader],
+    asker: _Asker,
+    info: StoreInfo,
+    teacher: str,
+) -> tuple[dict[str, Counter[str]], float]:
+    """Write the rows of all splits; gives from where their distributions are, and bytes a token."""
+    # Of this artefact alone: what a row's labels are depends on what came along with it.
+    stores = draft.path / "resume-stores"
+    with open_store(stores, info, teacher_path=Path(teacher)) as store:
+        origins = {name: _write(reader, asker, store, info) for name, reader in readers.items()}
+        keys = [_key_of(one) for reader in readers.values() for one in reader.encoded]
+        return origins, store.link_into(draft.path, keys, user=draft.out_dir)
+
+
 def _write(reader: SplitReader, asker: _Asker, store: SharedStore, info: StoreInfo) -> Counter[str]:
     """Write the rows of a split; returns from where its tokens' distributions are."""
     origins: Counter[str] = Counter()
@@ -298,8 +301,7 @@ def _describe_origins(
     tag: str,
     teacher: TeacherSection,
     reporter: Reporter,
-    *,
-    written_alone: bool,
+    corpus: Corpus,
 ) -> dict[str, object]:
     """For the manifest and for people: how many tokens are learnt of the teacher.
 
@@ -308,6 +310,8 @@ def _describe_origins(
     """
     total = sum(origins.values(), Counter[str]())
     if not total["generated"] + total["scored"]:
+        wrote = corpus.manifest.work
+        written_alone = wrote.stage == "answers" and not wrote.settings.get("logprobs")
         tokens = f"any of {total.total()} tokens"
         raise no_distribution(tag, tokens, teacher, written_alone=written_alone)
     share = total["hard"] / total.total()

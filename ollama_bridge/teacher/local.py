@@ -81,7 +81,8 @@ def label(
     own_tokenizer = load_tokenizer((student or teacher).path)
     tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)
     of_teacher: dict[str, str] = {}
-    if student is not None and is_carried(teacher, student, settings):
+    learner = student if student and is_carried(teacher, student, settings) else None
+    if learner is not None:
         read_by_teacher = key_of_matched_ends(tokenizer, corpus) | key_of_dates(tokenizer)
         of_teacher = {f"teacher's {name}": value for name, value in read_by_teacher.items()}
     work = _work(
@@ -98,20 +99,17 @@ def label(
             timer.reuse(out_dir)
             return SoftLabels(out_dir, draft.finished)
         stores = store_dir or draft.path / "resume-stores"
-        splits = read_splits(corpus, own_tokenizer, max_length=max_length)
-        carried = None
-        if student is not None and is_carried(teacher, student, settings):
-            carried = carry(teacher, student, splits["train"], settings, reporter)
+        read = splits = read_splits(corpus, own_tokenizer, max_length=max_length)
+        carried: Carried | None = None
         info = _info(teacher, settings, student or teacher, own_tokenizer)
-        if carried is not None:
+        if learner is not None:  # whatever is short enough for the student is read
+            carried = carry(teacher, learner, splits["train"], settings, reporter)
             info = replace(info, carried="/".join([carried.rules, *of_teacher.values()]))
+            read = read_splits(corpus, tokenizer, max_length=sys.maxsize)
         if dtype == "auto":
             dtype = _dtype_of_earlier(stores, info)
         precision = pinned_precision(draft.path / "resume-precision.json", dtype)
         info = replace(info, dtype=precision.dtype_name)
-        read = splits
-        if carried is not None:  # whatever is short enough for the student is read
-            read = read_splits(corpus, tokenizer, max_length=sys.maxsize)
         rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
         facts = counts_of(splits)
         _warn_of_too_long(splits, reporter)
@@ -119,17 +117,12 @@ def label(
             pairs = list(zip(rows.batches.examples, rows.own, strict=True))
             facts |= carried.facts | {"hard_share": tell_hard_share(carried, pairs, reporter)}
         with open_store(stores, info, teacher_path=teacher.path) as store:
-            missing = rows.missing(store)
-            if missing:
-                purpose, kept_bytes = "labelling with the teacher", precision.frozen_bytes
-                check_room(teacher.path, purpose=purpose, kept_bytes=kept_bytes)
-                model = load_model(teacher.path)
-                with memory_is_enough(less_for_a_model(), refusal=ModelError):
-                    run = _LabelRun(model, precision, store, info, reporter, carried=carried)
-                    facts |= run.write(rows, missing)
+            if missing := rows.missing(store):
+                run = _LabelRun(teacher, precision, store, info, reporter, carried=carried)
+                facts |= run.write(rows, missing)
             facts["bytes_per_token"] = store.link_into(draft.path, rows.by_key, user=draft.out_dir)
             facts |= {"dtype": precision.dtype_name, "content_key": info.content_key}
-            facts["labelled_rows"] = sum(len(members) for members in missing)
+            facts["labelled_rows"] = sum(map(len, missing))
             manifest = draft.commit(facts, digests=store.digests())
         timer.finish(out_dir, facts)
         return SoftLabels(out_dir, manifest)
@@ -250,7 +243,7 @@ class _LabelRun:
 
     def __init__(
         self,
-        model: CausalModel,
+        teacher: Checkpoint,
         precision: Precision,
         store: SharedStore,
         info: StoreInfo,
@@ -258,8 +251,9 @@ class _LabelRun:
         *,
         carried: Carried | None,
     ) -> None:
-        freeze_in(model, precision.dtype)  # autocast would do so for every batch, beside float32
-        self._model = model.to(precision.device).eval()
+        purpose, kept_bytes = "labelling with the teacher", precision.frozen_bytes
+        check_room(teacher.path, purpose=purpose, kept_bytes=kept_bytes)
+        self._model: CausalModel = load_model(teacher.path)
         self._precision = precision
         self._store = store
         self._format = format_of(info)
@@ -267,9 +261,16 @@ class _LabelRun:
         self._carried = carried
         self._info = info
 
-    @torch.inference_mode()
     def write(self, rows: _Rows, missing: Sequence[Sequence[int]]) -> dict[str, object]:
         """Label what is missing; returns facts."""
+        with memory_is_enough(less_for_a_model(), refusal=ModelError):
+            # Autocast would do so for every batch, beside float32.
+            freeze_in(self._model, self._precision.dtype)
+            self._model = self._model.to(self._precision.device).eval()
+            return self._write(rows, missing)
+
+    @torch.inference_mode()
+    def _write(self, rows: _Rows, missing: Sequence[Sequence[int]]) -> dict[str, object]:
         total = len(rows.by_key)
         done = total - sum(len(members) for members in missing)
         if done:
