@@ -48,7 +48,7 @@ def generate(
 ) -> Call:
     """``/api/generate``."""
     extra = {"system": system, "suffix": suffix, "template": template}
-    check_kinds(prompt=prompt, raw=raw, images=images, **extra)
+    check_kinds({"prompt": prompt, "raw": raw, "images": images, **extra})
     body = {"model": checked_model(model), "prompt": prompt, **common_fields(asking)}
     body |= _those_set(extra)
     if raw:
@@ -67,7 +67,7 @@ def chat(
     tools: Sequence[ToolLike] | None,
 ) -> Call:
     """``/api/chat``."""
-    check_kinds(system=system, tools=tools)
+    check_kinds({"system": system, "tools": tools})
     body = {
         "model": checked_model(model),
         "messages": message_list(messages, system=system),
@@ -89,7 +89,7 @@ def embed(
 ) -> Call:
     """``/api/embed``."""
     extra = {"dimensions": dimensions, "keep_alive": keep_alive}
-    check_kinds(truncate=truncate, **extra)
+    check_kinds({"truncate": truncate, **extra})
     if dimensions is not None and dimensions < 1:  # Ollama would say nothing, and cut nothing
         raise ConfigError(f"dimensions is {dimensions}", hint="1 or more, or leave it out")
     found = [texts] if isinstance(texts, str) else list(texts)

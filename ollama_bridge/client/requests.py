@@ -153,7 +153,7 @@ def message_list(
         speaks = "content" in item or not any(item.get(name) for name in _INSTEAD_OF_CONTENT)
         if speaks and not isinstance(item.get("content"), str):
             raise ConfigError(f"message {number} has no text as its content", hint=_A_MESSAGE)
-        check_kinds(images=item.get("images"))
+        check_kinds({"images": item.get("images")})
         if item.get("images"):
             item["images"] = [encoded_image(image) for image in item["images"]]
         found.append(item)
@@ -166,7 +166,7 @@ def common_fields(asking: Asking) -> dict[str, Any]:
     Raises:
         ConfigError: a field that the daemon would not take.
     """
-    check_kinds(**{name: value for name, value in vars(asking).items() if name in _KINDS})
+    check_kinds({name: value for name, value in vars(asking).items() if name in _KINDS})
     options = check_options(asking.options or {})
     options.setdefault("num_predict", DEFAULT_NUM_PREDICT)
     # Without these two the daemon answers 200 with half of a long prompt gone.
@@ -192,7 +192,7 @@ def common_fields(asking: Asking) -> dict[str, Any]:
     return body
 
 
-def check_kinds(**fields: object) -> None:
+def check_kinds(fields: Mapping[str, object]) -> None:
     """Refuse a field that is of another kind than Ollama's.
 
     Raises:
