@@ -139,7 +139,7 @@ def _parse(line: bytes) -> JSONRecord | None:
         return None
     try:
         record: JSONRecord = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record
 

@@ -113,7 +113,10 @@ class BatchLog(Closing):
             raise ArtifactError(exc.message, hint=hint) from exc
 
     def _index(self, record: object, place: Place) -> None:
-        if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+        kinds = {"key": str, "attempts": int}
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(name), kind) for name, kind in kinds.items()
+        ):
             raise ArtifactError(f"{self._path} is not a batch log", hint="name another file")
         failed = record.get("error") is not None
         if not is_settled(record) or (failed and self._retries_failed):

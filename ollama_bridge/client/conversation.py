@@ -290,7 +290,7 @@ class Conversation:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not JSON"
             raise ArtifactError(f"{path} cannot be read: {reason}") from exc
         try:

@@ -685,10 +685,11 @@ def test_a_killed_batch_goes_on(daemon: FakeDaemon, tmp_path: Path) -> None:
 def test_a_file_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Nor is a damaged log's folder to be removed."""
     notes, damaged = tmp_path / "notes.txt", tmp_path / "log"
-    notes.write_text("buy milk\n")
-    with pytest.raises(ArtifactError, match="is a file of another kind"):
-        list(ask_all(prompts("a"), notes, hosts=[daemon.host]))
-    assert notes.read_text() == "buy milk\n"
+    for text in ("buy milk\n", "[" * 100_000 + "\n"):
+        notes.write_text(text)
+        with pytest.raises(ArtifactError, match="is a file of another kind"):
+            list(ask_all(prompts("a"), notes, hosts=[daemon.host]))
+        assert notes.read_text() == text
     list(ask_all(prompts("a", "b"), damaged, hosts=[daemon.host]))
     lines = damaged.read_text().splitlines(keepends=True)
     damaged.write_text("{\n".join(lines))
@@ -702,6 +703,11 @@ def test_a_file_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -
 def test_json_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -> None:
     """One line without its end, as ``json.dump`` leaves it, is no line of ours that a kill tore."""
     settings, log = tmp_path / "settings.json", tmp_path / "log"
+    keyed = '{"key": "theme", "value": "dark"}\n'
+    settings.write_text(keyed)
+    with pytest.raises(ArtifactError, match="is not a batch log"):
+        list(ask_all(prompts("a"), settings, hosts=[daemon.host]))
+    assert settings.read_text() == keyed
     settings.write_text('{"theme": "dark"}')
     with pytest.raises(ArtifactError, match="is a file of another kind"):
         list(ask_all(prompts("a"), settings, hosts=[daemon.host]))

@@ -461,7 +461,10 @@ def test_a_saved_conversation_goes_on(
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "turns": 3, "dropped": []}', "\xff"],
+    [
+        *("", "[]", "{}", '{"schema": 2}', '{"schema": 1, "turns": 3, "dropped": []}', "\xff"),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
 )
 def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
     """With its name."""
