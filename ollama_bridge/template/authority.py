@@ -17,6 +17,7 @@ from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
 from ollama_bridge.template.probing import (
     find_unclear_tag,
+    find_unopened,
     left_in_answers,
     out_of_reach,
     shows_thinking,
@@ -117,6 +118,7 @@ def decide(template: ChatTemplate) -> Served:
                 *out_of_reach(template, listed=listed),
                 *(() if thinking else _unlisted(template)),
                 *_unclear(template),
+                *_unopened(template),
             ),
         )
     ((source, proof),) = proven
@@ -133,6 +135,7 @@ def decide(template: ChatTemplate) -> Served:
             *out_of_reach(template),
             *left_in_answers(template),
             *(_unclear(template) if found.thinking is None else ()),
+            *_unopened(template),
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),
@@ -159,6 +162,17 @@ def _unclear(template: ChatTemplate) -> tuple[str, ...]:
     return (
         f"the prompt opens <{tag}>, which is taken for a part of the answer: thoughts in it "
         "are not separated from it",
+    )
+
+
+def _unopened(template: ChatTemplate) -> tuple[str, ...]:
+    """What a model has to write itself before it answers."""
+    opening = find_unopened(template)
+    if not opening:
+        return ()
+    return (
+        f"no prompt ends with {opening!r}, which the chat template writes before answers that are "
+        "there: the model has to write it, and it may stand in the text of its answers",
     )
 
 

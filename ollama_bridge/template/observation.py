@@ -255,7 +255,11 @@ def observe(template: ChatTemplate, conversation: Conversation, notation: Notati
         RefusedError: the template raises.
         TemplateError: something that was said is changed, repeated or out of order.
     """
-    text = template.render(conversation, clock=lambda form: f"{_OPEN}date {form}{_CLOSE}")
+    try:
+        text = template.render(conversation, clock=lambda form: f"{_OPEN}date {form}{_CLOSE}")
+    except RefusedError as exc:
+        template.render(conversation)  # raises, unless it was for the mark in the date's place
+        raise inexpressible("the chat template computes with the date") from exc
     separator = None
     if conversation.tools and notation.tool is not None:
         text, separator = _mark_tools(
@@ -327,7 +331,10 @@ def _find_holes(text: str, number: int, message: Message, notation: Notation) ->
     def find(kind: HoleKind, said: str, call: int = 0, *, may_lack: bool = False) -> None:
         place = text.find(said)
         if place < 0 and not may_lack:
-            raise inexpressible(f"the chat template does not write the {message.role}'s {kind}")
+            verb = "does not write"
+            if kind == "arguments" and all(key in text for key in message.calls[call].arguments):
+                verb = "has a form of its own for"
+            raise inexpressible(f"the chat template {verb} the {message.role}'s {kind}")
         if place >= 0 and kind != "name" and kind != "id" and text.count(said) > 1:
             raise inexpressible(f"the chat template writes the {message.role}'s {kind} twice")
         if place >= 0:

@@ -40,6 +40,24 @@ _MEANS_ANSWER = (
 )
 
 
+def find_unopened(template: ChatTemplate) -> str:
+    """What stands before past answers, but at the end of no prompt; usually nothing.
+
+    Templates of training that know no ``add_generation_prompt``: the model has to write it.
+    """
+    asked = fill("uau", system=False, tools=0, think=None)
+    question, answer, *_ = asked.messages
+    lone = replace(asked, messages=(question,))
+    try:
+        prompt = template.render(lone)
+        if template.render(lone, prompt=False) != prompt:
+            return ""
+        front = template.render(asked).partition(answer.content)[0]
+    except RefusedError:
+        return ""
+    return front[len(prompt) :].strip() if front.startswith(prompt) else ""
+
+
 def takes_tools(template: ChatTemplate) -> bool:
     """Whether tools change the prompt."""
     for system in (False, True):
@@ -225,7 +243,7 @@ def _find_answer_tag(template: ChatTemplate) -> str | None:
     if last is None:
         return None
     name, stands = last
-    if stands == "around":  # whatever it is called
+    if stands in ("around", "closing"):  # whatever it is called
         return name
     if _means(_MEANS_THINKING, name):  # before past answers it may be kept of the thoughts
         return None
@@ -241,7 +259,7 @@ def find_unclear_tag(template: ChatTemplate) -> str | None:
     answer's, which costs a wrong guess a tag in the text; the other way round, all of the answer.
     """
     last = _last_tag(template)
-    if last is None or last[1] == "around" or f"</{last[0]}>" in template.source:
+    if last is None or last[1] in ("around", "closing") or f"</{last[0]}>" in template.source:
         return None
     return None if _means(f"{_MEANS_THINKING}|{_MEANS_ANSWER}", last[0]) else last[0]
 
@@ -250,8 +268,13 @@ def _means(pattern: str, name: str) -> bool:
     return re.search(pattern, name, re.IGNORECASE) is not None
 
 
-def _last_tag(template: ChatTemplate) -> tuple[str, Literal["around", "before", "nowhere"]] | None:
-    """The name of a tag that prompts end with, and where past answers have it."""
+def _last_tag(
+    template: ChatTemplate,
+) -> tuple[str, Literal["around", "before", "closing", "nowhere"]] | None:
+    """The name of a tag that prompts end with, and where past answers have it.
+
+    Closing: it ends the question, and what opens an answer is in no prompt.
+    """
     try:
         prompt = template.render(fill("u", system=False, tools=0, think=None))
     except RefusedError:
@@ -260,6 +283,8 @@ def _last_tag(template: ChatTemplate) -> tuple[str, Literal["around", "before", 
     if opened is None:
         return None
     name = opened[1]
+    if find_unopened(template):
+        return name, "closing"
     asked = fill("uau", system=False, tools=0, think=None)
     try:
         front, _, behind = template.render(asked).partition(asked.messages[1].content)

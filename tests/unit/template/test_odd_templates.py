@@ -208,3 +208,43 @@ def test_thoughts_that_a_system_prompt_asks_for_are_told_apart(
     kept = [one for one in found.differences if one.startswith("a past answer's thinking")]
     assert bool(kept) == thinks
     assert not any("not offered" in one for one in found.differences)
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ("<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n", "'<|im_start|>assistant'"),
+        ("<turn>{{ m.role }}\n{{ m.content }}<end_of_turn>", "'<turn>assistant'"),
+        ("{{ m.content }}{% if m.role == 'user' %}\nA:{% else %}\nQ:{% endif %}", ""),
+    ],
+    ids=["as text", "behind a tag", "opened with the question"],
+)
+def test_an_answer_that_no_prompt_opens_is_a_limit(turn: str, said: str) -> None:
+    """A template of training, without ``add_generation_prompt``: what ends a turn opens nothing."""
+    source = f"{{% for m in messages %}}{turn}{{% endfor %}}"
+    in_one_line = source.replace("m.content", "m.content | replace('\\n\\n', '\\n')")
+    for found in (served(source), served(in_one_line)):
+        assert not found.thinking
+        limits = [one for one in found.differences if one.startswith("no prompt ends with")]
+        assert len(limits) == bool(said)
+        assert all(said in one for one in limits)
+        assert not any("is taken for a part of the answer" in one for one in found.differences)
+    opened = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    assert not any("no prompt ends" in one for one in served(source + opened).differences)
+
+
+def test_a_date_that_is_looked_up_is_named_as_what_it_is() -> None:
+    """A mark stands in its place while a template is probed, and no reader knows of marks."""
+    days = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+    looked_up = f"{{{{ 'On ' + {dict(zip(days, 'MTWTFSS', strict=True))}[strftime_now('%A')] }}}}"
+    found = served(looked_up + CHATML)
+    assert found.authority == "jinja"
+    assert found.reason.endswith("the chat template computes with the date")
+
+
+def test_arguments_in_another_form_are_not_said_to_be_left_out() -> None:
+    """As Falcon 3 has them: in JSON with line ends, the whole call as one value."""
+    source = source_of("qwen2.5").replace("arguments | tojson", "arguments | tojson(indent=2)")
+    found = served(source)
+    (said,) = [one for one in found.differences if one.startswith("tools are not offered")]
+    assert "has a form of its own for the assistant's arguments" in said
