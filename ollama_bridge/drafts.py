@@ -152,7 +152,11 @@ def open_draft(
             finished = _finished(out_dir, work) or _completed(draft_dir, out_dir, work)
             if finished is None:
                 _prepare_draft(draft_dir, work, reporter or NullReporter())
-            yield Draft(out_dir, draft_dir, work, finished)
+            try:
+                yield Draft(out_dir, draft_dir, work, finished)
+            except BaseException:
+                _discard_if_empty(draft_dir)
+                raise
     except OSError as exc:
         raise_if_disk_full(exc, out_dir)
         raise
@@ -250,6 +254,12 @@ def _key_in(draft_dir: Path) -> str | None:
 def _discard(draft_dir: Path) -> None:
     (draft_dir / _KEY_NAME).unlink(missing_ok=True)  # first: nobody resumes what is half removed
     _remove(draft_dir)
+
+
+def _discard_if_empty(draft_dir: Path) -> None:
+    """Leave nothing behind work that failed before it wrote anything."""
+    if [path.name for path in draft_dir.glob("*")] == [_KEY_NAME]:
+        _discard(draft_dir)
 
 
 def _move_into_place(draft_dir: Path, out_dir: Path) -> None:

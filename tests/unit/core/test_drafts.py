@@ -216,6 +216,13 @@ def test_what_cannot_be_gone_on_with_is_not_kept(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".gguf.draft", ".gguf.lock"}
 
 
+def test_work_that_fails_before_it_wrote_anything_leaves_no_draft(tmp_path: Path) -> None:
+    """Wrong data are told by most first tries; nobody looks for hidden folders behind them."""
+    with pytest.raises(ArtifactError), open_draft(tmp_path / "corpus", work(1.0)):
+        raise ArtifactError("no such column")
+    assert {path.name for path in tmp_path.iterdir()} == {".corpus.lock"}
+
+
 @STOPS
 def test_a_draft_that_steps_aside_is_not_lost_by_a_stop(tmp_path: Path, stop: Stop) -> None:
     """At whatever call it stops, both works find what they had."""
