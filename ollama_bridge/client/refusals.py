@@ -22,6 +22,8 @@ BUSY = frozenset({429, 502, 503, 504})
 _TOO_MANY_REPEATS = "token repeat limit"
 _NO_VECTORS = "does not support embeddings"
 _ASK_AGAIN = "ask again; if it fails again, see the daemon's log"
+# Not "dial tcp" alone, which a daemon also says of a runner that has gone.
+_NO_REGISTRY = re.compile(r'manifest: (Get|Head|Post|Put|Patch) "http|dial tcp: lookup')
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
 _UNSUPPORTED = re.compile(r"does not support|missing data required for image")
@@ -83,6 +85,13 @@ def failure(message: str, *, model: str | None) -> DaemonError:
     """The error for an answer that reports one in its middle."""
     if _TOO_MANY_REPEATS in message:  # from 0.34.1 on
         return repetition(model)
+    if _NO_REGISTRY.search(message):
+        return RunnerCrashedError(
+            f"the daemon reaches no registry: {_inner_message(message)[:500]}",
+            hint="check the network and the name of the registry; behind a proxy the daemon itself "
+            "needs HTTPS_PROXY in its environment",
+            model=model,
+        )
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
         hint=_ASK_AGAIN,

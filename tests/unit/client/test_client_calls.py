@@ -342,6 +342,21 @@ def test_a_transfer_has_to_say_that_it_succeeded(
         ask(fake_daemon.host, verb, "m")
 
 
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_a_daemon_without_a_network_is_not_asked_again(
+    fake_daemon: FakeDaemon, ask: Any, verb: str
+) -> None:
+    """Its log says no more than the error; the network is what is to be seen to."""
+    said = (
+        'pull model manifest: Get "https://registry.ollama.ai/v2/library/m/manifests/latest": '
+        "dial tcp: lookup registry.ollama.ai on 10.0.0.1:53: no such host"
+    )
+    fake_daemon.statuses = [{"status": "pulling manifest"}, {"error": said}]
+    with pytest.raises(DaemonError, match="the daemon reaches no registry: pull model") as caught:
+        ask(fake_daemon.host, verb, "m")
+    assert "HTTPS_PROXY" in str(caught.value.hint)
+
+
 def test_next_token_reads_the_distribution(fake_daemon: FakeDaemon, ask: Any) -> None:
     """A raw prompt, one token, no stops; log-probabilities as they are."""
     fake_daemon.pieces = ["Yes"]
