@@ -141,7 +141,9 @@ class LabelMatcher:
         found = {self.label_of(written) for written in self._seen}
         unknown: dict[str, str] = {}
         for written in self._unknown:
-            unknown.setdefault(written.casefold(), written)
+            usual = unknown.setdefault(written.casefold(), written)
+            if self._seen[written] > self._seen[usual]:
+                unknown[written.casefold()] = written
         own = [*(label for label in self._labels if label in found), *unknown.values()]
         if len(own) < 2:
             return map_them

@@ -210,6 +210,14 @@ def test_other_labels_are_listed_with_the_mapping_to_type(tmp_path: Path) -> Non
     ]
 
 
+def test_the_usual_spelling_of_a_label_becomes_the_tasks_own(tmp_path: Path) -> None:
+    """Whichever came first: what most rows write is what the model is to say."""
+    path = write(tmp_path, "text,label\na,gut \nb,Gut\nc,Schlecht\nd,Gut\ne,schlecht\n")
+    with pytest.raises(DataError) as caught:
+        collect(path)
+    assert """--set 'task.labels=["Gut", "Schlecht"]'""" in str(caught.value.hint)
+
+
 def test_labels_of_the_file_can_be_made_the_tasks_own(tmp_path: Path) -> None:
     """The second way of the hint takes those that are known and those that are not."""
     path = write(tmp_path, "text,label\na,Neutral\nb,POSITIVE\nc,neutral\nd,mixed\n")
