@@ -36,6 +36,8 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 
 _STAGE = "prepare"
 _VERSION = 10  # raised when another corpus comes of the same files
+# Comparing so many texts takes minutes, or an hour where they are all made of the same words.
+_LONG_SEARCH_TEXTS = 100_000
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
 # Of these results are published: they stay split as they were.
@@ -193,6 +195,12 @@ def _make_splits(
         reporter.emit(Note(_STAGE, "info", f"control tokens: {numbers_text(forged)}"))
     threshold, frames = None, None
     if data.near_duplicates == "leave_out":
+        if len(fit) >= _LONG_SEARCH_TEXTS:
+            said = (
+                f"near duplicates are looked for among {len(fit)} texts, which may take long: "
+                "--set data.near_duplicates=keep looks for none"
+            )
+            reporter.emit(Note(_STAGE, "info", said))
         threshold, frames = NEAR_THRESHOLD, find_frames(collected.candidates)
     unique = _leave_out_duplicates(fit, tally, notes, threshold=threshold, frames=frames)
     notes += frames.notes() if frames else []

@@ -12,6 +12,7 @@ import yaml
 from fakes.listening import Listener
 
 import ollama_bridge.data.packages
+import ollama_bridge.data.prepare
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.prepare import prepare
@@ -230,6 +231,19 @@ def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(tmp_path: Path) -> N
     assert kept == {"limited": 48, "all": 63}
     assert dict(recipe)["max_examples"] is None
     assert not found
+
+
+def test_a_long_search_is_told_before_it_begins(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that says nothing for half an hour looks as if it hung."""
+    monkeypatch.setattr(ollama_bridge.data.prepare, "_LONG_SEARCH_TEXTS", 2)
+    for keeps in ("leave_out", "keep"):
+        listener = Listener()
+        data = DataSection.model_validate({"source": "vader", "near_duplicates": keeps})
+        prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / keeps, reporter=listener)
+        told = [note for note in listener.notes if "which may take long: --set data.near_" in note]
+        assert len(told) == (keeps == "leave_out")
 
 
 def test_texts_that_are_all_too_long_are_told_with_the_key(tmp_path: Path) -> None:
