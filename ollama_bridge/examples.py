@@ -96,7 +96,7 @@ def parse_message(item: object, *, where: str) -> Message:
     if role not in ROLES:
         raise DataError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise DataError(f"{where}: content of a {role} message is not a text")
+        raise DataError(f"{where}: the content of the {role}'s message is not a text")
     return Message(cast(Role, role), content)
 
 
