@@ -13,7 +13,12 @@ from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.store import Blob, find_manifest, locate_blob
-from ollama_bridge.errors import ArtifactError, ParityError, RegistryContentError
+from ollama_bridge.errors import (
+    ArtifactError,
+    DaemonError,
+    ParityError,
+    RegistryContentError,
+)
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import check_parameters
 from ollama_bridge.option_kinds import OPTION_KINDS
@@ -63,10 +68,11 @@ def verify_tag(
         ParityError: the tag carries no values, and no checkpoint was given; or it has no GGUF, or
             one of a type that we do not write.
         ArtifactError: the values cannot be read.
-        DaemonError: the daemon could not answer.
+        DaemonError: the daemon could not answer, or the tag was replaced meanwhile.
     """
     tag = check_tag(tag)
     with Timed(reporter or NullReporter(), _STAGE):
+        served = _digest_of(client, tag)
         details = client.show(tag, verbose=True)
         _check_format(tag, details)
         if against is not None:
@@ -92,8 +98,18 @@ def verify_tag(
         if attached is not None:
             checks = (*certificate.checks, attached)
             certificate = certificate.model_copy(update={"checks": checks})
-        listed = find_model(client.list(), tag)
-        return certificate.model_copy(update={"tag_digest": listed.digest if listed else ""})
+        if _digest_of(client, tag) != served:
+            raise DaemonError(
+                f"{tag} was replaced while it was verified: what was found is of no one tag",
+                hint="run the same command again",
+                model=tag,
+            )
+        return certificate.model_copy(update={"tag_digest": served})
+
+
+def _digest_of(client: Client, tag: str) -> str:
+    listed = find_model(client.list(), tag)
+    return listed.digest if listed else ""
 
 
 def _with_sampling(

@@ -13,9 +13,10 @@ from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
 from ollama_bridge.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
-from ollama_bridge.errors import ConfigError, ParityError
+from ollama_bridge.errors import ConfigError, DaemonError, ParityError
 from ollama_bridge.inspection import verify
 from ollama_bridge.reference import REFERENCE_KEY
+from ollama_bridge.reporting import Event, NullReporter, Progress
 from ollama_bridge.retrieval import pull_through_daemon
 from ollama_bridge.verification import type_of, verify_tag
 from ollama_bridge.verify.certificate import Certificate
@@ -156,6 +157,22 @@ def test_what_a_tag_sets_otherwise_is_said() -> None:
     )
     assert certificate.verdict.endswith(f"; it sets {said}")
     assert f'"set_otherwise": "{said}"' in certificate.to_json()
+
+
+def test_a_tag_that_is_replaced_meanwhile_is_not_certified() -> None:
+    """One tag answered, and the digest in the certificate would be the other's."""
+    daemon = daemon_with({})
+
+    class Replacer(NullReporter):
+        """Makes another tag of that name in the middle of the proof."""
+
+        def emit(self, event: Event) -> None:
+            """Strike, and again: that changes nothing more."""
+            if isinstance(event, Progress):
+                daemon.tags["m:latest"] = replace(daemon.tags["m:latest"], digest="another")
+
+    with pytest.raises(DaemonError, match="m:latest was replaced while it was verified"):
+        verify_tag("m:latest", client=cast(Client, daemon), reporter=Replacer())
 
 
 def test_a_stop_that_cuts_the_checkpoint_s_answer_fails() -> None:
