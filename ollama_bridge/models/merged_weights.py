@@ -68,8 +68,16 @@ class MergedWeights(Weights):
         """
         if name not in self._infos:
             raise ModelError(f"tensor {name!r} is missing from the checkpoint")
-        source = EMBEDDING if name == OUTPUT and OUTPUT not in self._base.infos else name
+        source = self._source_of(name)
         if name not in self._changed:
             return self._base.array(source)
         merged: Array = self._adapter.apply(name, self._base.tensor(source)).numpy()
         return merged
+
+    def base_array(self, name: str) -> Array | None:
+        """The base's values of a tensor; None: the adapter leaves it as it is."""
+        return self._base.array(self._source_of(name)) if name in self._changed else None
+
+    def _source_of(self, name: str) -> str:
+        """An output matrix that the base has not was its embedding."""
+        return EMBEDDING if name == OUTPUT and OUTPUT not in self._base.infos else name

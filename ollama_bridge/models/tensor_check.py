@@ -6,31 +6,34 @@ whether a known mistake of converters explains it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
 from ollama_bridge.models.floats import to_float32
-from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
+from ollama_bridge.models.gguf_decode import decode
+from ollama_bridge.models.gguf_reader import GGUFContents, TensorInfo, read_gguf
 from ollama_bridge.models.gguf_weights import without_eyes
+from ollama_bridge.models.merged_weights import MergedWeights
 from ollama_bridge.models.metadata_check import compare_metadata
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.tensor_distance import Distance, measure
 from ollama_bridge.models.text_part import TEXT_ALONE
 from ollama_bridge.models.weights import Weights
 
-# Relative error (of the Euclidean norm) that rounding to a type was seen to stay below, doubled.
-_ROUNDING = {"F32": 1e-6, "F16": 2e-3, "BF16": 8e-3, "Q8_0": 0.02, "Q6_K": 0.05, "Q2_K": 0.7}
-_PIECE = 2**22
-_COARSE_ROUNDING = 0.4  # types of three to five bits
+_PLAIN = ("F32", "F16", "BF16")
 _COMPUTED = 1e-5  # other orders of the same float32 operations
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
+_IMPORTANCE_KEY = "quantize.imatrix."
+# How much of an adapter has to be missing, or too much, to be said; and how far that has to lie
+# from what the rounding of the weights makes of it by chance.
+_ADAPTER_SHARE = 0.2
+_DEVIATIONS = 8.0
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,11 @@ def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
     weights = open_weights(checkpoint, config)
     rules = {rule.target: rule for rule in architecture.rules(config)}
     computed = architecture.computed(config)
+    compare = _Comparison(contents, weights, architecture, rules)
     wrong: list[str | None] = []
     for rule in rules.values():
         if rule.source in weights.infos:
-            wrong.append(_compare(rule, contents, weights, architecture))
+            wrong.append(compare(rule))
         elif not rule.optional:
             wrong.append(f"{rule.target}: the checkpoint has no {rule.source}")
         elif rule.target in contents.tensors:
@@ -82,8 +86,7 @@ def compare_tensors(gguf: Path, checkpoint: Path) -> TensorReport:
             wrong.append(f"{name}: only the GGUF has it")
             continue
         # Of a model that ties both matrices: llama.cpp takes this one, where it is there.
-        tied = replace(rules[_EMBEDDING], target=_OUTPUT)
-        problem = _compare(tied, contents, weights, architecture)
+        problem = compare(replace(rules[_EMBEDDING], target=_OUTPUT))
         if problem is None:
             notes.append(f"{_OUTPUT}: a copy of the embedding, which the checkpoint ties it to")
         else:
@@ -102,30 +105,121 @@ def _compare_computed(name: str, values: Float32Array, contents: GGUFContents) -
         return f"{name}: missing, which config.json asks for"
     if info.shape != values.shape:
         return f"{name}: shape {info.shape}, config.json makes it {values.shape}"
-    error = _distance(contents.tensor(name), values)
+    error = measure(contents.tensor(name), values, "F32").error
     if error <= _COMPUTED:
         return None
     return f"{name}: differs by {error:.2g} of its size from what config.json makes it"
 
 
-def _compare(
-    rule: TensorRule, contents: GGUFContents, weights: Weights, architecture: Architecture
-) -> str | None:
-    info = contents.tensors.get(rule.target)
-    if info is None:
-        return f"{rule.target}: missing"
-    if info.shape != rule.shape:
-        return f"{rule.target}: shape {info.shape}, the checkpoint's is {rule.shape}"
-    found = contents.tensor(rule.target)
-    source = to_float32(weights.array(rule.source))
-    bound = _ROUNDING.get(info.type, _COARSE_ROUNDING)
-    error = _distance(found, _exported(rule, source))
-    if error <= bound:
+class _Comparison:
+    """Holds the tensors of a GGUF against the checkpoint's, one by one."""
+
+    def __init__(
+        self,
+        contents: GGUFContents,
+        weights: Weights,
+        architecture: Architecture,
+        rules: Mapping[str, TensorRule],
+    ) -> None:
+        self._contents = contents
+        self._weights = weights
+        self._architecture = architecture
+        self._rules = rules
+        self._by_importance = any(key.startswith(_IMPORTANCE_KEY) for key in contents.metadata)
+        self._looked_elsewhere = False
+
+    def __call__(self, rule: TensorRule) -> str | None:
+        """What is wrong with a tensor; None: nothing."""
+        info = self._contents.tensors.get(rule.target)
+        if info is None:
+            instead = ", so that the embedding stands for it" if rule.target == _OUTPUT else ""
+            return f"{rule.target}: missing{instead}"
+        if info.shape != rule.shape:
+            return f"{rule.target}: shape {info.shape}, the checkpoint's is {rule.shape}"
+        found = self._read(info)
+        if found is None:
+            largest = ", for F16 ends at 65504" if info.type == "F16" else ""
+            return f"{rule.target}: holds values that are not finite{largest}"
+        expected = self._values(rule)
+        gap = self._measure(found, expected, info.type)
+        if gap.is_rounding and not self._may_hide_an_adapter(info.type):
+            return None
+        adapter = self._adapter(rule, found, expected, info.type)
+        if adapter is not None or gap.is_rounding:
+            return None if adapter is None else f"{rule.target}: {adapter}"
+        source = to_float32(self._weights.array(rule.source))
+        for mistake, values in _mistakes(rule, self._architecture).items():
+            if self._measure(found, values(source), info.type).is_rounding:
+                return f"{rule.target}: {mistake}"
+        elsewhere = self._elsewhere(rule, found, info.type)
+        return f"{rule.target}: {elsewhere or gap.describe(info.type)}"
+
+    def _read(self, info: TensorInfo) -> Float32Array | None:
+        """The values of a tensor; None: some are not finite."""
+        try:
+            values, finite = decode(self._contents.encoded(info.name), info.type)
+        except NotImplementedError:
+            return self._contents.tensor(info.name)  # raises what says so
+        return values.reshape(info.shape) if finite else None
+
+    def _measure(self, found: Float32Array, expected: Float32Array, type_: str) -> Distance:
+        return measure(found, expected, type_, whole_rows=self._by_importance)
+
+    def _values(self, rule: TensorRule) -> Float32Array:
+        return _exported(rule, to_float32(self._weights.array(rule.source)))
+
+    def _elsewhere(self, rule: TensorRule, found: Float32Array, type_: str) -> str | None:
+        """The layer that a tensor is of; looked for once, for that reads one of every layer."""
+        if self._looked_elsewhere or not rule.target.startswith("blk."):
+            return None
+        self._looked_elsewhere = True
+        part = rule.target.split(".", 2)[2]
+        for other in self._rules.values():
+            is_alike = other.target.endswith(f".{part}") and other.shape == rule.shape
+            if (
+                not is_alike
+                or other.target == rule.target
+                or other.source not in self._weights.infos
+            ):
+                continue
+            if self._measure(found, self._values(other), type_).is_rounding:
+                return f"it is the checkpoint's {other.target}"
         return None
-    for mistake, values in _mistakes(rule, architecture).items():
-        if _distance(found, values(source)) <= bound:
-            return f"{rule.target}: {mistake}"
-    return f"{rule.target}: differs by {error:.2g} of its size ({info.type} rounds by {bound:.2g})"
+
+    def _may_hide_an_adapter(self, type_: str) -> bool:
+        """Blocks round by more than an adapter changes.
+
+        Numbers that lie on the grid of their type already fall back to it: a weak adapter is lost
+        then by rounding, and by nobody's mistake.
+        """
+        return type_ not in _PLAIN and not self._weights.quantized
+
+    def _adapter(
+        self, rule: TensorRule, found: Float32Array, expected: Float32Array, type_: str
+    ) -> str | None:
+        """How often an adapter is in a tensor, if it is not once."""
+        weights = self._weights
+        base = weights.base_array(rule.source) if isinstance(weights, MergedWeights) else None
+        if base is None or base.shape != rule.shape:
+            return None
+        change = (expected - _exported(rule, to_float32(base))).reshape(-1)
+        off = (found - expected).reshape(-1)
+        size = float(change @ change)
+        share = float(off @ change) / size if size else 0.0
+        if abs(share) <= _ADAPTER_SHARE:
+            return None
+        off -= np.float32(share) * change
+        chance = float(np.linalg.norm(off)) / (size * off.size) ** 0.5
+        explained = expected + np.float32(share) * change.reshape(expected.shape)
+        if (
+            abs(share) < _DEVIATIONS * chance
+            or not self._measure(found, explained, type_).is_rounding
+        ):
+            return None
+        if abs(share + 1) < _ADAPTER_SHARE:
+            return "the adapter is not in it"
+        often = "twice, or with twice its lora_alpha" if abs(share - 1) < _ADAPTER_SHARE else None
+        return f"the adapter is in it {often or f'{1 + share:.1f} times'}"
 
 
 def _exported(rule: TensorRule, source: Float32Array) -> Float32Array:
@@ -150,18 +244,3 @@ def _mistakes(
 
 def _unchanged(values: Float32Array) -> Float32Array:
     return values
-
-
-def _distance(found: Float32Array, expected: Float32Array) -> float:
-    if found.shape != expected.shape:
-        raise GGUFError(f"shapes {found.shape} and {expected.shape} cannot be compared")
-    size = gap = 0.0
-    ours, theirs = expected.reshape(-1), found.reshape(-1)
-    for begin in range(0, ours.size, _PIECE):  # in float64, but not all of an embedding at once
-        wanted = ours[begin : begin + _PIECE].astype(np.float64)
-        off = theirs[begin : begin + _PIECE] - wanted
-        size, gap = size + float(wanted @ wanted), gap + float(off @ off)
-    size, gap = math.sqrt(size), math.sqrt(gap)
-    if not math.isfinite(gap):
-        return math.inf
-    return gap / size if size else gap

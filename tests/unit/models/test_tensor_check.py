@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import CASES, build_checkpoint
 from fakes.ggufs import rewrite
 from safetensors.torch import load_file, save_file
@@ -16,6 +20,7 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.models.gguf_reader import read_gguf
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.tensor_check import TensorReport, compare_tensors
+from ollama_bridge.models.tensor_distance import measure
 
 
 def exported(source: Path, folder: Path, type_: str) -> Path:
@@ -30,6 +35,29 @@ def edit(folder: Path, name: str, change: object) -> None:
     tensors = load_file(path)
     tensors[name] = change(tensors[name]).contiguous()  # type: ignore[operator]
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def change_bytes(path: Path, name: str, change: Callable[[np.ndarray], object]) -> None:
+    """Change the bytes of a tensor in a GGUF file, a row of it a row."""
+    info = read_gguf(path).tensors[name]
+    data = np.memmap(path, dtype=np.uint8, mode="r+")
+    change(data[info.offset : info.offset + info.size_bytes].reshape(info.shape[0], -1))
+    data.flush()
+
+
+def zero_a_row(rows: np.ndarray) -> None:
+    """Nothing in it."""
+    rows[77] = 0
+
+
+def repeat_a_row(rows: np.ndarray) -> None:
+    """Another one's values."""
+    rows[77] = rows[3]
+
+
+def double_a_block(rows: np.ndarray) -> None:
+    """Its scale; in BF16 a single number, which is 256 times as large."""
+    rows[77, 1] += 4
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -179,3 +207,91 @@ def test_what_a_runtime_fills_in_may_be_missing(
     plain = exported(source, tmp_path, "f16")
     other = rewrite(plain, tmp_path / "other.gguf", metadata=lambda keys: keys.update(changes))
     assert compare_tensors(other, source) == TensorReport(())
+
+
+@pytest.mark.parametrize("type_", ["bf16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("damage", [zero_a_row, repeat_a_row, double_a_block])
+def test_a_fault_in_one_row_is_named(
+    type_: str, damage: Callable[[np.ndarray], None], tmp_path: Path
+) -> None:
+    """Beside all other rows it is less than rounding does to a tensor."""
+    source = build_checkpoint("llama", tmp_path / "source", sizes={"hidden_size": 128})
+    path = exported(source, tmp_path, type_)
+    change_bytes(path, "blk.1.ffn_up.weight", damage)
+    (wrong,) = compare_tensors(path, source).wrong
+    assert re.match(r"blk\.1\.ffn_up\.weight: .*row 77( |$)", wrong), wrong
+
+
+@pytest.mark.parametrize(("whole_rows", "sound"), [(False, False), (True, True)])
+def test_an_importance_matrix_may_sacrifice_a_block(*, whole_rows: bool, sound: bool) -> None:
+    """Columns that count for nothing; not a whole row of them."""
+    values = np.ones((64, 256), np.float32)
+    found = values.copy()
+    found[5, :32] = 0
+    assert measure(found, values, "Q4_0", whole_rows=whole_rows).is_rounding == sound
+    found[5] = 0
+    assert measure(found, values, "Q4_0", whole_rows=whole_rows).rows == (5,)
+
+
+def test_blocks_of_next_to_nothing_may_be_lost() -> None:
+    """Their scale is too small for half precision."""
+    values = np.ones((64, 256), np.float32)
+    values[5] = 1e-9
+    found = values.copy()
+    found[5] = 0
+    assert measure(found, values, "Q8_0").is_rounding
+
+
+def test_a_value_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    """What a bfloat16 can hold and F16 cannot: the tag answers nothing any more."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    path = exported(source, tmp_path, "f16")
+    change_bytes(path, "blk.0.attn_v.weight", lambda rows: rows.__setitem__((3, 1), 0x7C))
+    assert compare_tensors(path, source).wrong == (
+        "blk.0.attn_v.weight: holds values that are not finite, for F16 ends at 65504",
+    )
+
+
+def test_layers_in_another_order_are_named(tmp_path: Path) -> None:
+    """The first tensor says whose it is."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    path = exported(source, tmp_path, "q8_0")
+    tensors = load_file(source / "model.safetensors")
+    turned = {
+        name.replace("layers.0", "layers.x").replace("layers.1", "layers.0"): one
+        for name, one in tensors.items()
+    }
+    turned = {name.replace("layers.x", "layers.1"): one for name, one in turned.items()}
+    save_file(turned, source / "model.safetensors", metadata={"format": "pt"})
+    wrong = compare_tensors(path, source).wrong
+    assert wrong[0] == "blk.0.attn_norm.weight: it is the checkpoint's blk.1.attn_norm.weight"
+    assert len(wrong) == 18
+
+
+@pytest.mark.parametrize("type_", ["f16", "q4_0"])
+@pytest.mark.parametrize(
+    ("often", "words"),
+    [
+        (0, "the adapter is not in it"),
+        (1, None),
+        (2, "the adapter is in it twice, or with twice its lora_alpha"),
+        (0.5, "the adapter is in it 0.5 times"),
+    ],
+)
+def test_how_often_an_adapter_was_merged_is_named(
+    often: float, words: str | None, type_: str, tmp_path: Path
+) -> None:
+    """Four bits round by more than an adapter changes."""
+    base = build_checkpoint("llama", tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    small = {name: one * 0.3 if "lora_B" in name else one for name, one in tensors.items()}
+    save_file(small, adapter / "adapter_model.safetensors")
+    cache = tmp_path / "cache"
+    merged = resolve_model(str(adapter), cache_dir=cache, base=str(base))
+    changed = Path(shutil.copytree(adapter, tmp_path / "changed"))
+    change_settings(changed, lora_alpha=16 * often)
+    other = resolve_model(str(changed), cache_dir=cache, base=str(base))
+    path = convert(other, type=type_, out_dir=tmp_path / "gguf").gguf_path
+    wrong = compare_tensors(path, merged.path).wrong
+    assert [one.partition(": ")[2] for one in wrong] == [words] * (14 if words else 0)
