@@ -18,7 +18,7 @@ LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "pr
 Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
 # The checks that compare them.
 LOG_PROBABILITIES, PARAMETERS, MESSAGES = "log-probabilities", "parameters", "MESSAGE"
-THINKING_TAGS = "thinking tags"
+THINKING_TAGS, TOKEN_COUNT = "thinking tags", "token counts"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise

@@ -122,7 +122,8 @@ class FakeDaemon:
         never_ends: Answers run into the limit.
         says: Its answers in a chat; None: the reference's.
         ends_repeats: It ends its answers because a token came again and again.
-        right_once_unloaded: ``says`` is said by the runner that is loaded, not by the next one.
+        right_once_unloaded: ``says`` and ``logprob_shift`` are of the runner that is loaded, not of
+            the next one.
         goes_on_raw: It does not end where the reference does.
         drops: Parameter that create loses.
         renders: Whether it shows how it renders a prompt.
@@ -227,7 +228,7 @@ class FakeDaemon:
         if tag in self.loaded:
             self.loaded.remove(tag)
         if self.right_once_unloaded:
-            self.says = None
+            self.says, self.logprob_shift = None, 0.0
 
     def show(self, tag: str, *, verbose: bool = False) -> ModelDetails:
         """What was created, in the daemon's notation."""

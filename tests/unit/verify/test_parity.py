@@ -60,6 +60,31 @@ def test_one_undecided_answer_is_no_wrong_tensor(everywhere: bool) -> None:
     assert ("in answers 0.0012" in (check.difference or "")) == everywhere
 
 
+@pytest.mark.parametrize(("shift", "once", "passed"), [(0.3, True, True), (0.3, False, False)])
+def test_a_place_that_is_off_alone_is_asked_of_a_fresh_runner(
+    shift: float, *, once: bool, passed: bool
+) -> None:
+    """Its saved states of earlier prompts are not exact where a model looks through a window."""
+    reference = small_reference()
+    daemon = FakeDaemon(reference, logprob_shift=shift, right_once_unloaded=once)
+    daemon.shifted_prompt = reference.conversation("continued").rendered
+    check = check_of(prove(daemon, "f16"), LOG_PROBABILITIES)
+    assert check.passed == passed
+    assert check.numbers["positions_asked_after_reload"] == 1
+    assert passed or "at prompt 'continued'" in (check.difference or "")
+
+
+def test_what_is_off_everywhere_is_not_asked_again() -> None:
+    """That takes a model's loading for each place."""
+    reference = small_reference()
+    answer = reference.answers[0]
+    more = {"answers": tuple(answer.model_copy(update={"name": f"a {n}"}) for n in range(3))}
+    daemon = FakeDaemon(reference.model_copy(update=more), logprob_shift=0.3)
+    check = check_of(prove(daemon, "f16"), LOG_PROBABILITIES)
+    assert not check.passed
+    assert f"unload {TAG}" not in daemon.calls
+
+
 @pytest.mark.parametrize(
     ("version", "layers", "refused"),
     [
