@@ -6,8 +6,10 @@ checkpoint that the tag is said to be. Nothing is created or changed in the daem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
@@ -15,9 +17,13 @@ from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.store import Blob, find_manifest, locate_blob
 from ollama_bridge.errors import (
     ArtifactError,
+    ConversionError,
     DaemonError,
+    OllamaBridgeError,
     ParityError,
     RegistryContentError,
+    RequestRejectedError,
+    RunnerCrashedError,
 )
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import check_parameters
@@ -33,13 +39,16 @@ from ollama_bridge.verify.certificate import (
     NOT_COMPARED,
     PARAMETERS,
     SET_OTHERWISE,
+    TOKEN_COUNT,
     Certificate,
     Check,
 )
 from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import describe_sampling, read_parameters
+from ollama_bridge.verify.vocabulary import check_whole_vocabulary
 
 _STAGE = "verify"
+_LOADING = re.compile(r"\bload(ing)? model\b")  # as runners say it
 
 
 def verify_tag(
@@ -54,9 +63,9 @@ def verify_tag(
     Args:
         tag: A tag of the daemon; it may have been made by anybody.
         client: Speaks to the daemon.
-        against: Checkpoint with reference values; with it, metadata and tensors of the daemon's
-            file are compared too; where the file is not at hand, the verdict says so. None: the
-            values that the tag carries.
+        against: Checkpoint with reference values; with it, vocabulary, metadata and tensors of the
+            daemon's file are compared too; where the file is not at hand, the verdict says so.
+            None: the values that the tag carries.
         reporter: Hears of progress.
 
     Returns:
@@ -81,19 +90,22 @@ def verify_tag(
             reference = _carried_values(tag, details)
         blob = locate_blob(client, tag)
         modelfile = shown_modelfile(details, blob.digest)
-        certificate = check_parity(
-            client,
-            tag,
-            reference,
-            type=type_of(tag, details),
-            modelfile=modelfile,
-            metadata=details.model_info,
-            blob_digest=blob.digest,
-            reporter=reporter,
-        )
+        try:
+            certificate = check_parity(
+                client,
+                tag,
+                reference,
+                type=type_of(tag, details),
+                modelfile=modelfile,
+                metadata=details.model_info,
+                blob_digest=blob.digest,
+                reporter=reporter,
+            )
+        except (RequestRejectedError, RunnerCrashedError) as exc:
+            raise _explained(exc, tag, blob, against) from exc
         certificate = _with_sampling(certificate, modelfile, reference)
         if against is not None:
-            certificate = _with_file(certificate, blob, against.path)
+            certificate = _with_file(certificate, blob, against, details.model_info)
         attached = _check_attachments(client, tag)
         if attached is not None:
             checks = (*certificate.checks, attached)
@@ -112,6 +124,33 @@ def _digest_of(client: Client, tag: str) -> str:
     return listed.digest if listed else ""
 
 
+def _explained(
+    exc: DaemonError, tag: str, blob: Blob, against: Checkpoint | None
+) -> OllamaBridgeError:
+    """Of a file that the daemon cannot load, say what is wrong with it, where that can be seen."""
+    if not _LOADING.search(exc.message):
+        return exc
+    if against is None:
+        return DaemonError(
+            f"Ollama cannot load {tag}: {exc.message}",
+            hint="to see what is wrong with its file, name the checkpoint that it was made from: "
+            f"ollama-bridge verify {tag} --against FOLDER",
+            model=tag,
+        )
+    if blob.path is None or blob.is_adapted:
+        return exc
+    from ollama_bridge.models.tensor_check import compare_tensors
+
+    report = compare_tensors(blob.path, against.path)
+    for problem in (*report.metadata, *report.wrong):
+        return ParityError(
+            f"Ollama cannot load {tag}, whose file is not its checkpoint's: {problem}",
+            layer="tensor",
+            hint="convert the checkpoint again: ollama-bridge package CHECKPOINT TAG",
+        )
+    return exc
+
+
 def _with_sampling(
     certificate: Certificate, modelfile: Modelfile, reference: ReferenceValues
 ) -> Certificate:
@@ -128,7 +167,9 @@ def _with_number(certificate: Certificate, check: str, key: str, said: str) -> C
     return certificate.model_copy(update={"checks": checks})
 
 
-def _with_file(certificate: Certificate, blob: Blob, checkpoint: Path) -> Certificate:
+def _with_file(
+    certificate: Certificate, blob: Blob, checkpoint: Checkpoint, metadata: Mapping[str, Any]
+) -> Certificate:
     """Compare the file, or say that nobody did: a wrong window shows in no answer of a probe."""
     if blob.is_adapted:
         why = "it has an ADAPTER, so that no file holds what it computes with"
@@ -136,8 +177,32 @@ def _with_file(certificate: Certificate, blob: Blob, checkpoint: Path) -> Certif
         why = "its file is in no model folder that can be read here (run this as a user who can; "
         why += "OLLAMA_MODELS names a folder elsewhere)"
     else:
-        return _with_tensors(certificate, blob.path, checkpoint)
+        certificate = _with_vocabulary(certificate, checkpoint, metadata)
+        return _with_tensors(certificate, blob.path, checkpoint.path)
     return _with_number(certificate, LOG_PROBABILITIES, NOT_COMPARED, why)
+
+
+def _with_vocabulary(
+    certificate: Certificate, checkpoint: Checkpoint, metadata: Mapping[str, Any]
+) -> Certificate:
+    """Compare all tokens, where a GGUF can say how the checkpoint splits texts."""
+    from ollama_bridge.conversion.source import Source
+
+    try:
+        entries = Source(checkpoint).tokenizer_entries(chat_template=False)
+    except ConversionError:
+        return certificate
+    check = check_whole_vocabulary({entry.key: entry.value for entry in entries}, metadata)
+    return _with_checks(certificate, (check,), before=TOKEN_COUNT)
+
+
+def _with_checks(
+    certificate: Certificate, checks: tuple[Check, ...], *, before: str
+) -> Certificate:
+    """Put checks in front of the one whose failure they explain."""
+    first = [one.name for one in certificate.checks].index(before)
+    checks = (*certificate.checks[:first], *checks, *certificate.checks[first:])
+    return certificate.model_copy(update={"checks": checks})
 
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
@@ -150,10 +215,7 @@ def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
         _file_check("metadata", report.metadata, {"wrong_keys": len(report.metadata)}),
         _file_check("tensors", report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
     )
-    # In front of the numbers that they explain, so that the error names a key or a tensor.
-    first = [one.name for one in certificate.checks].index(LOG_PROBABILITIES)
-    checks = (*certificate.checks[:first], *found, *certificate.checks[first:])
-    return certificate.model_copy(update={"checks": checks})
+    return _with_checks(certificate, found, before=LOG_PROBABILITIES)
 
 
 def _file_check(name: str, problems: Sequence[str], numbers: dict[str, float | int | str]) -> Check:

@@ -92,7 +92,7 @@ PRE_TOKENIZERS = (
     PreTokenizer(
         "smaug-bpe",
         steps=(_split(_LLAMA3_REGEX), _byte_level(use_regex=False)),
-        aliases=("dbrx",),
+        aliases=("dbrx", "chatglm-bpe", "glm4"),
     ),
     PreTokenizer(
         "tekken",

@@ -154,6 +154,10 @@ def describe_sampling(
     needed = max((one.tokens + one.ends for one in reference.answers if one.greedy), default=0)
     if isinstance(limit, int) and 0 <= limit < needed:
         said.append(f"num_predict {limit} (an answer of the checkpoint: {needed})")
+    context = parameters.get("num_ctx")
+    longest = max(len(one.token_ids) for one in reference.conversations)
+    if isinstance(context, int) and context < longest:
+        said.append(f"num_ctx {context} (a prompt of the checkpoint: {longest})")
     stops = parameters.get("stop")
     cutting = [stop for stop, _ in _cuts(stops if isinstance(stops, tuple) else (), reference)]
     said += [f"stop {stop!r} (in a text of the checkpoint)" for stop in dict.fromkeys(cutting)]

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ollama_bridge.models.pretokenizers import by_name
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verify.certificate import Check
 
+_MODEL, _TOKENS, _TYPES, _MERGES = (
+    f"tokenizer.ggml.{name}" for name in ("model", "tokens", "token_type", "merges")
+)
 _SPACE = "\u2581"  # SentencePiece's visible space
-_USER_DEFINED = 4  # of tokenizer.ggml.token_type
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # of tokenizer.ggml.token_type
+# Found in texts as a whole, before words are split.
+_WHOLE = frozenset((_UNKNOWN, _CONTROL, _USER_DEFINED))
+# Names of llama.cpp's for splittings that are none of those in the table.
+_SPLIT_OTHERWISE = frozenset(
+    (
+        *("bailingmoe", "bloom", "chameleon", "deepseek-llm", "deepseek-v3", "falcon"),
+        *("gpt3-finnish", "kimi-k2", "poro-chat", "seed-coder", "superbpe", "viking"),
+    )
+)
 # Tokens that llama.cpp takes for ends by their texts alone, in every version since Ollama 0.24.
 _ENDS_BY_TEXT = frozenset(
     (
@@ -49,6 +61,53 @@ def check_vocabulary(
         _check_splitting(reference, metadata),
         _check_ends(reference, metadata),
     )
+
+
+def check_whole_vocabulary(wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> Check:
+    """All tokens and merges, of which probes use few.
+
+    Args:
+        wanted: The tokenizer's keys, as our converter writes them for the checkpoint.
+        metadata: The GGUF's metadata.
+    """
+    tokens, types = wanted[_TOKENS], wanted[_TYPES]
+    merges = wanted.get(_MERGES, [])
+    used = [(id_, text) for id_, text in enumerate(tokens) if types[id_] != _UNUSED]
+    found = [*metadata.get(_TOKENS, []), *[None] * len(tokens)]
+    kinds = metadata.get(_TYPES, [])
+    visible = metadata.get(_MODEL) == "llama"  # spaces are U+2581, or not: see _text_difference
+    difference = None
+    for id_, text in used:
+        other = found[id_]
+        spaced = visible and other is not None and _SPACE in f"{text}{other}".replace(" ", _SPACE)
+        if spaced and other.replace(_SPACE, " ") == text.replace(_SPACE, " "):
+            continue
+        if other != text:
+            shown = "missing" if other is None else repr(other)
+            difference = f"token {id_} is {text!r} in the checkpoint, {shown} in the GGUF"
+        elif id_ < len(kinds) and (kinds[id_] in _WHOLE) != (types[id_] in _WHOLE):
+            one, two = ("special", "ordinary")[:: 1 if kinds[id_] in _WHOLE else -1]
+            difference = f"token {id_} ({text!r}) is {one} in the GGUF, {two} in the checkpoint"
+        if difference is not None:
+            break
+    difference = difference or _first_other_merge(merges, metadata.get(_MERGES))
+    return Check(
+        name="whole vocabulary",
+        layer="tokenizer",
+        passed=difference is None,
+        numbers={"all_tokens": len(used), "merges": len(merges)},
+        difference=difference,
+    )
+
+
+def _first_other_merge(wanted: Sequence[str], found: Sequence[str] | None) -> str | None:
+    if found is None or list(found) == list(wanted):
+        return None
+    counts = f"of {len(wanted)} in the checkpoint, {len(found)} in the GGUF"
+    for index, (one, other) in enumerate(zip(wanted, found, strict=False)):
+        if one != other:
+            return f"merge {index} is {one!r} in the checkpoint, {other!r} in the GGUF ({counts})"
+    return f"merges are lost or added at the end: {counts}"
 
 
 def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
@@ -104,7 +163,9 @@ def _check_splitting(reference: ReferenceValues, metadata: Mapping[str, Any]) ->
     found = by_name(name) if isinstance(name, str) else None
     wanted = reference.pre_tokenizer
     # A name that is not in the table may well mean the same: what it does to the probes decides.
-    wrong = found is not None and wanted is not None and found.name != wanted
+    wrong = wanted is not None and (
+        name in _SPLIT_OTHERWISE if found is None else found.name != wanted
+    )
     return Check(
         name="pre-tokenizer",
         layer="tokenizer",
@@ -129,6 +190,15 @@ def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Chec
     elif ends and reference.end_tokens[0].id not in named:
         first = reference.end_tokens[0]
         difference = f"the GGUF does not name token {first.id} ({first.text}) as an end of text"
+    types = metadata.get(_TYPES, [])
+    for role in ("eot", "eom"):
+        id_ = metadata.get(f"tokenizer.ggml.{role}_token_id")
+        is_word = isinstance(id_, int) and types[id_ : id_ + 1] == [_NORMAL]
+        if difference is None and ends and is_word and id_ not in ends:
+            difference = (
+                f"the GGUF's {role}_token_id is {id_}, an ordinary token, at which answers would "
+                "end"
+            )
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token")
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     first_token = reference.bos if reference.adds_bos else None

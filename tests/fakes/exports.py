@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fakes.ggufs import rewrite
@@ -165,6 +166,25 @@ def swap_tokens(path: Path) -> None:
     first, second = (struct.pack("<Q", 1) + letter for letter in (b"I", b"A"))
     content = content.replace(first, b"\0" * 9, 1).replace(second, first, 1)
     path.write_bytes(content.replace(b"\0" * 9, second, 1))
+
+
+def swap_rare_tokens(path: Path) -> None:
+    """Two of which no probe has one have changed places."""
+
+    def swap(keys: dict[str, Any]) -> None:
+        tokens = keys["tokenizer.ggml.tokens"]
+        tokens[-31], tokens[-30] = tokens[-30], tokens[-31]
+
+    rewrite(path, path.with_suffix(".swapped"), metadata=swap).replace(path)
+
+
+def lose_a_merge(path: Path) -> None:
+    """The last one."""
+
+    def lose(keys: dict[str, Any]) -> None:
+        del keys["tokenizer.ggml.merges"][-1]
+
+    rewrite(path, path.with_suffix(".lost"), metadata=lose).replace(path)
 
 
 def without_stop(modelfile: Modelfile) -> Modelfile:

@@ -18,6 +18,7 @@ from fakes.exports import (
     Exports,
     damaged,
     halve_a_window_of_2048,
+    lose_a_merge,
     lose_a_norm,
     modelfile_of,
     repeat_the_embedding,
@@ -25,6 +26,7 @@ from fakes.exports import (
     set_eos,
     set_pre_tokenizer,
     shift_a_norm,
+    swap_rare_tokens,
     swap_tokens,
     tiny_exports,
     turn_the_output,
@@ -288,6 +290,8 @@ def test_another_converter_s_file_and_a_bare_from(
         (lose_a_norm, r"blk\.0\.ffn_norm\.weight: all ones"),
         (shift_a_norm, r"blk\.0\.attn_norm\.weight: off by one"),
         (turn_the_output, r"output\.weight: differs by .* its embedding stands for it"),
+        (swap_rare_tokens, r"token 353 is .* in the checkpoint, .* in the GGUF"),
+        (lose_a_merge, r"merges are lost or added at the end: of \d+ in the checkpoint"),
     ],
 )
 def test_the_wrong_tensor_is_named(

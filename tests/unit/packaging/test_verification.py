@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 from fakes import daemon as http
+from fakes.exports import tiny_exports
+from fakes.ggufs import rewrite
 from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
 from ollama_bridge.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
-from ollama_bridge.errors import ConfigError, DaemonError, ParityError
+from ollama_bridge.errors import ConfigError, DaemonError, ParityError, RequestRejectedError
 from ollama_bridge.inspection import verify
 from ollama_bridge.reference import REFERENCE_KEY
 from ollama_bridge.reporting import Event, NullReporter, Progress
@@ -207,6 +209,31 @@ def test_a_file_that_was_not_compared_is_said(
     assert '"file_not_compared": "' in certificate.to_json()
     alone = verify_tag("m:latest", client=cast(Client, daemon))
     assert "not compared" not in alone.verdict
+
+
+def test_a_file_that_cannot_be_loaded_is_held_against_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon says that a shape is wrong; which number of the metadata is, the checkpoint."""
+    exports = tiny_exports(tmp_path / "exports", seed=0)
+    blobs = tmp_path / "models" / "blobs"
+    blobs.mkdir(parents=True)
+    heads = {"llama.attention.head_count": 8}
+    gguf, blob = exports.gguf("f16").gguf_path, blobs / f"sha256-{'a' * 64}"
+    rewrite(gguf, blob, metadata=lambda keys: keys.update(heads))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    daemon = daemon_with({})
+    daemon.fail_at = "next_token"
+    daemon.failure = RequestRejectedError("error loading model: a shape", status_code=500)
+    with pytest.raises(DaemonError, match=r"Ollama cannot load m:latest: .*: a shape") as alone:
+        verify_tag("m:latest", client=cast(Client, daemon))
+    assert "--against FOLDER" in (alone.value.hint or "")
+    with pytest.raises(ParityError, match=r"llama\.attention\.head_count: 8 in the GGUF") as caught:
+        verify_tag("m:latest", client=cast(Client, daemon), against=exports.checkpoint)
+    assert caught.value.layer == "tensor"
+    rewrite(gguf, blob)
+    with pytest.raises(RequestRejectedError, match="a shape"):
+        verify_tag("m:latest", client=cast(Client, daemon), against=exports.checkpoint)
 
 
 def test_messages_of_a_tag_are_named_and_not_its_template() -> None:

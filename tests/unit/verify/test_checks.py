@@ -14,7 +14,7 @@ from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, Role, Special, Turn
 from ollama_bridge.verify.certificate import LAYERS, LEFT_TO_DAEMON, Certificate, Check
 from ollama_bridge.verify.settings import check_settings, describe_sampling, read_parameters
-from ollama_bridge.verify.vocabulary import check_vocabulary
+from ollama_bridge.verify.vocabulary import check_vocabulary, check_whole_vocabulary
 
 TOKENS = ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b", "Yes", "No"]
 GOOD = {
@@ -72,6 +72,11 @@ def test_the_token_that_begins_every_text_is_compared(bos: int, passed: bool) ->
         ({"tokenizer.ggml.add_bos_token": True}, "add_bos_token is True"),
         ({"tokenizer.ggml.model": "gpt2"}, "is 'default' in the GGUF"),
         ({"tokenizer.ggml.pre": "smollm"}, "is 'smollm' in the GGUF, the tokenizer splits as 'gpt"),
+        ({"tokenizer.ggml.pre": "falcon"}, "is 'falcon' in the GGUF, the tokenizer splits as 'gpt"),
+        (
+            {"tokenizer.ggml.token_type": [1] * 7, "tokenizer.ggml.eot_token_id": 4},
+            "eot_token_id is 4, an ordinary token, at which answers would end",
+        ),
     ],
 )
 def test_a_wrong_vocabulary_is_named(change: dict[str, object], message: str) -> None:
@@ -111,6 +116,60 @@ def test_a_run_of_spaces_is_what_is_printed(
     }
     check, *_ = check_vocabulary(reference, metadata)
     assert check.passed == passed
+
+
+WHOLE = {
+    "tokenizer.ggml.tokens": [*TOKENS[:-1], "[PAD6]"],
+    "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 5],
+    "tokenizer.ggml.merges": ["a b", "Y es", "N o"],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"tokenizer.ggml.tokens": [*TOKENS[:-1], "<unused0>"]}, None),
+        ({"tokenizer.ggml.token_type": [3, 3, 4, 1, 5, 6, 1]}, None),
+        ({"tokenizer.ggml.token_type": []}, None),
+        ({"tokenizer.ggml.tokens": [*TOKENS[:3], "b", "a", "Yes"]}, "token 3 is 'a' in the"),
+        ({"tokenizer.ggml.tokens": TOKENS[:5]}, "token 5 is 'Yes' in the checkpoint, missing"),
+        (
+            {"tokenizer.ggml.token_type": [2, 3, 3, 1, 3, 1, 5]},
+            "token 4 ('b') is special in the GGUF, ordinary in the checkpoint",
+        ),
+        (
+            {"tokenizer.ggml.token_type": [2, 1, 3, 1, 1, 1, 5]},
+            "token 1 ('<|im_start|>') is ordinary in the GGUF, special in the checkpoint",
+        ),
+        (
+            {"tokenizer.ggml.merges": ["a b", "N o", "Y es"]},
+            "merge 1 is 'Y es' in the checkpoint, 'N o' in the GGUF (of 3 in the checkpoint, 3 in",
+        ),
+        (
+            {"tokenizer.ggml.merges": ["a b"]},
+            "merges are lost or added at the end: of 3 in the checkpoint, 1 in the GGUF",
+        ),
+    ],
+)
+def test_all_of_a_vocabulary_is_compared(change: dict[str, object], message: str | None) -> None:
+    """What no probe has, too; but what nobody uses may be called as anybody likes."""
+    check = check_whole_vocabulary(WHOLE, WHOLE | change)
+    assert check.layer == "tokenizer"
+    assert check.passed == (message is None)
+    assert message is None or message in str(check.difference)
+
+
+@pytest.mark.parametrize("text", [RUN, RUN.replace("\u2581", " ")])
+def test_spaces_of_sentencepiece_may_be_written_in_two_ways(text: str) -> None:
+    """In added tokens, as converters of either kind do."""
+    wanted = {"tokenizer.ggml.tokens": [RUN], "tokenizer.ggml.token_type": [1]}
+    metadata = {
+        "tokenizer.ggml.tokens": [text],
+        "tokenizer.ggml.token_type": [4],
+        "tokenizer.ggml.model": "llama",
+    }
+    assert check_whole_vocabulary(wanted, metadata).passed
 
 
 def shown(modelfile: Modelfile) -> FakeDaemon:
@@ -330,6 +389,7 @@ def test_a_default_system_prompt_may_be_left_to_the_template() -> None:
         ({"num_predict": 2}, ""),
         ({"num_predict": -1}, ""),
         ({"num_ctx": 512, "seed": 7, "stop": ("x",)}, ""),
+        ({"num_ctx": 2}, "num_ctx 2 (a prompt of the checkpoint: 3)"),
     ],
 )
 def test_what_is_said_of_sampling(parameters: dict[str, ParameterValue], said: str) -> None:
