@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -114,17 +115,22 @@ class AnswerView:
         is_waiting = True  # for a model that is being loaded, or thinks unseen
         spinner = Spinner("dots")
         with Live(spinner, console=self._console, refresh_per_second=8, transient=True) as live:
+            # Painted while something is printed above it, rich would clear lines of another height.
+            # It has no public name for its lock: without it, that could happen.
+            unpainted = getattr(live, "_lock", contextlib.nullcontext())
             try:
                 for event in events:
-                    reply = _noted(event, reply)
-                    for part in answer.take(event):
-                        live.console.print(part)
-                    if is_waiting and not answer.is_empty:
-                        is_waiting = False
-                        live.update(Tail(answer))
+                    with unpainted:
+                        reply = _noted(event, reply)
+                        for part in answer.take(event):
+                            live.console.print(part)
+                        if is_waiting and not answer.is_empty:
+                            is_waiting = False
+                            live.update(Tail(answer))
             finally:
-                for part in answer.end():
-                    live.console.print(part)
+                with unpainted:
+                    for part in answer.end():
+                        live.console.print(part)
         return reply
 
 

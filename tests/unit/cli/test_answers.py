@@ -6,12 +6,15 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from threading import Thread, current_thread, main_thread
+from typing import Any
 
 import pytest
 from fakes.terminal import TerminalText, lines_left
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderResult
+from rich.live import Live
 
-from ollama_bridge.cli import answer_markdown
+from ollama_bridge.cli import answer_markdown, answers
 from ollama_bridge.cli.answer_markdown import AnswerMarkdown, Blocks, Part
 from ollama_bridge.cli.answers import AnswerView, tell_cut, timing
 from ollama_bridge.cli.growing_answer import Column, GrowingAnswer, Tail
@@ -108,6 +111,33 @@ def test_what_streams_looks_as_if_it_had_come_at_once(name: str, size: int) -> N
     assert [line.strip() for line in columns[1:]] == [
         line.strip() for line in lines_left(whole.getvalue())
     ]
+
+
+def test_what_grows_is_not_painted_while_a_part_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would clear the lines that were painted before: one of them lines of the answer."""
+    views: list[Live] = []
+    print_part = AnswerMarkdown.__rich_console__
+
+    class Kept(Live):
+        def start(self, *args: Any, **kwargs: Any) -> None:
+            views.append(self)
+            super().start(*args, **kwargs)
+
+    def paint_meanwhile(part: AnswerMarkdown, *args: Any) -> RenderResult:
+        if current_thread() is main_thread():
+            painter = Thread(target=views[0].refresh)
+            painter.start()
+            painter.join(timeout=0.05)
+            painters.append(painter)
+        yield from print_part(part, *args)
+
+    painters: list[Thread] = []
+    monkeypatch.setattr(answers, "Live", Kept)
+    monkeypatch.setattr(AnswerMarkdown, "__rich_console__", paint_meanwhile)
+    shown = on_terminal(["a", "\n\nb\nc\nd"])
+    for painter in painters:
+        painter.join()
+    assert lines_left(shown) == ["a", "", "b", "c", "d", ""]
 
 
 @pytest.mark.parametrize("kind", [Text, Thinking])
