@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,16 @@ class Exports:
 
     def gguf(self, gguf_type: str) -> GGUFFile:
         """The checkpoint as a GGUF of one type, converted once."""
-        return convert(self.checkpoint, type=gguf_type, out_dir=self.folder / gguf_type)
+        with one_at_a_time(self.folder):
+            return convert(self.checkpoint, type=gguf_type, out_dir=self.folder / gguf_type)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes that fill a folder in common do so one after the other."""
+    with (folder / ".tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def tiny_exports(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from fakes.exports import SYSTEM, Exports
+from fakes.exports import SYSTEM, Exports, one_at_a_time
 from fakes.real_registry import find_registry
 from llama_converters import LlamaCpp
 
@@ -95,10 +95,16 @@ def teacher_gguf(caches: dict[str, str]) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """The real SmolLM2-135M-Instruct, imported from its GGUF, with a system prompt of our own."""
-    folder = tmp_path_factory.mktemp("smollm")
-    imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
-    checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
+    """The real SmolLM2-135M-Instruct, imported from its GGUF, with a system prompt of our own.
+
+    One for all processes of a run. Read-only.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smollm"
+    folder.mkdir(exist_ok=True)
+    with one_at_a_time(folder):
+        imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
+        checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
     return Exports(checkpoint, folder)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.exports import Exports
 
 from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
@@ -32,17 +32,15 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def teacher(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def teacher(smollm: Exports) -> Checkpoint:
     """The teacher, imported from its GGUF."""
-    return resolve_model(str(teacher_gguf), cache_dir=tmp_path_factory.mktemp("models"))
+    return smollm.checkpoint
 
 
 @pytest.fixture(scope="module")
-def served(
-    daemon: PrivateDaemon, teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> PrivateDaemon:
+def served(daemon: PrivateDaemon, smollm: Exports) -> PrivateDaemon:
     """The daemon with the teacher converted to F16 under ``TAG``."""
-    gguf = convert(teacher, type="f16", out_dir=tmp_path_factory.mktemp("out") / "gguf")
+    gguf = smollm.gguf("f16")
     with daemon.client() as client:
         client.upload_blob(gguf.gguf_path, gguf.blob_digest)
         client.create({"model": TAG, "files": {"model.gguf": gguf.blob_digest}})

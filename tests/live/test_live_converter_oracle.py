@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.architectures import CASES, SAMPLING, build_checkpoint
+from fakes.exports import Exports
 from fakes.ggufs import decoded, metadata_of
 from fakes.sentencepiece import RUN, SIZE, SPACE, build_sentencepiece, publish
 from gguf import GGUFReader
@@ -90,9 +91,9 @@ def test_pieces_are_the_same(case: str, form: str, llama_cpp: LlamaCpp, tmp_path
     assert assert_same(source, "f16", llama_cpp, tmp_path)["tokenizer.ggml.model"] == "llama"
 
 
-def test_a_real_model_is_the_same(teacher_gguf: Path, llama_cpp: LlamaCpp, tmp_path: Path) -> None:
+def test_a_real_model_is_the_same(smollm: Exports, llama_cpp: LlamaCpp, tmp_path: Path) -> None:
     """SmolLM2-135M-Instruct as a folder of transformers; llama.cpp knows its splitting itself."""
-    imported = resolve_model(str(teacher_gguf), cache_dir=tmp_path / "imported").path
+    imported = smollm.checkpoint.path
     source = tmp_path / "source"
     save_checkpoint(load_model(imported), load_tokenizer(imported), source)
     path = source / "config.json"

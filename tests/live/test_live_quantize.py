@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes.exports import Exports, damaged, modelfile_of, undo_permutation
+from fakes.exports import SYSTEM, Exports, damaged, modelfile_of, undo_permutation
 from fakes.mixes import MIXES, QUANTIZED, TABLE, chosen_by_llama_quantize, compact, write_empty
 from gguf import GGUFReader
 from gguf.quants import dequantize
@@ -27,27 +27,15 @@ from ollama_bridge.errors import ParityError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.registration import register
 from ollama_bridge.verify.bounds import recorded_noise
 
 pytestmark = pytest.mark.live
 
-SYSTEM = "You are a terse assistant. Answer in one short sentence."
 # Of real text: on fifty, two files of one mix may lie a tenth apart by chance. On these ours were
 # seen at 0.97 (q6_k) to 1.00 times the KL of llama-quantize's.
 POSITIONS = 600
 NOT_WORSE = 1.02
-
-
-@pytest.fixture(scope="module")
-def smollm(teacher_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """The real SmolLM2-135M-Instruct, imported from its GGUF."""
-    folder = tmp_path_factory.mktemp("smollm-quantized")
-    imported = resolve_model(str(teacher_gguf), cache_dir=folder / "models")
-    checkpoint = with_reference_values(imported, system=SYSTEM, out_dir=folder / "checkpoint")
-    return Exports(checkpoint, folder)
 
 
 @pytest.mark.parametrize("gguf_type", ["q6_k", "q5_k_m", "q4_k_m", "q4_0"])
