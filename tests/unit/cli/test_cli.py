@@ -29,16 +29,6 @@ runner = CliRunner()
 _TURNS = '[{"role": "user", "content": "a"}]'
 
 
-def command(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ollama_bridge", *args],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        check=False,
-    )
-
-
 def test_version_is_printed() -> None:
     """``--version`` prints name and version and nothing else."""
     done = runner.invoke(cli.app, ["--version"])
@@ -48,7 +38,12 @@ def test_version_is_printed() -> None:
 
 def test_error_becomes_message_fix_and_exit_code() -> None:
     """An error of ours leaves as two lines on stderr and its exit code, without a traceback."""
-    done = command("recipes", "show", "nonsense")
+    done = subprocess.run(
+        [sys.executable, "-m", "ollama_bridge", "recipes", "show", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     first, second = done.stderr.strip().splitlines()
@@ -57,11 +52,13 @@ def test_error_becomes_message_fix_and_exit_code() -> None:
 
 
 @pytest.mark.parametrize("flag", ["--json", "--json=true"])
-def test_error_as_json_keeps_stdout_readable_for_programs(flag: str) -> None:
+def test_error_as_json_keeps_stdout_readable_for_programs(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With ``--json`` the error is an object on stdout, too."""
-    done = command("build", "nonsense", flag)
+    done = run_in_process(monkeypatch, ["build", "nonsense", flag])
     error = json.loads(done.stdout)["error"]
-    assert error["exit_code"] == done.returncode == 2
+    assert error["exit_code"] == done.code == 2
     assert error["hint"] == "ollama-bridge recipes ls"
 
 
@@ -90,12 +87,14 @@ def test_error_as_json_keeps_stdout_readable_for_programs(flag: str) -> None:
         (["runs", "rm", "/etc", "--yes"], 1, "is not a run"),
     ],
 )
-def test_bad_input_is_one_clear_error(args: list[str], code: int, message: str) -> None:
+def test_bad_input_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, message: str
+) -> None:
     """Each bad input has its exit code and names what is wrong."""
-    done = command(*args)
+    done = run_in_process(monkeypatch, args)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.returncode == code
+    assert done.code == code
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(
@@ -250,7 +249,9 @@ def test_limits_for_fetched_texts_do_not_hold_for_a_file(
 
 
 @pytest.mark.parametrize("words", [[], ["--out", "/nowhere"], ["--tag", "mine"]])
-def test_run_of_another_file_is_not_replaced(tmp_path: Path, words: list[str]) -> None:
+def test_run_of_another_file_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
     """Nor its tag: a second file of the same name is refused, before a daemon is asked."""
     files = [tmp_path / folder / "train.csv" for folder in ("a", "b")]
     for file in files:
@@ -259,8 +260,9 @@ def test_run_of_another_file_is_not_replaced(tmp_path: Path, words: list[str]) -
     run_dir = home_dir() / "runs" / "sentiment-quick-train"
     note_origin(run_dir, files[0])
     (run_dir / EVENTS_NAME).touch()
-    done = command("build", "sentiment-quick", "--data", str(files[1]), *words)
-    assert done.returncode == 2
+    given = ["build", "sentiment-quick", "--data", str(files[1]), *words]
+    done = run_in_process(monkeypatch, given)
+    assert done.code == 2
     assert f"is the name of what was made of {files[0]}" in done.stderr
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fakes.command_line import run_in_process
+from fakes.command_line import Done, run_in_process
 from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.terminal import Screen, run_command
 
@@ -32,15 +32,17 @@ def daemon() -> Iterator[FakeDaemon]:
         yield found
 
 
-def command(daemon: FakeDaemon, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return run_command(daemon.host, *args, stdin=stdin)
+def command(daemon: FakeDaemon, *args: str, stdin: str = "") -> Done:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLLAMA_HOST", daemon.host)
+        return run_in_process(patch, list(args), stdin)
 
 
 def test_run_with_the_flags_of_ollama(daemon: FakeDaemon) -> None:
     """Words need no quotes; piped text goes in front."""
     daemon.thinking = ["Hm."]
-    done = command(
-        daemon,
+    done = run_command(
+        daemon.host,
         *("run", "m", "--verbose", "--hidethinking", "--format", "json", "--think", "true"),
         *("--keepalive", "10", "--nowordwrap", "-p", "temperature=0", "--system", "Be brief."),
         *("Answer", "this:"),
@@ -73,7 +75,7 @@ def test_think_may_stand_alone(
     daemon: FakeDaemon, words: tuple[str, ...], think: object, prompt: str
 ) -> None:
     """Then it is no word of the prompt that it takes."""
-    assert command(daemon, "run", "m", *words).returncode == 0
+    assert command(daemon, "run", "m", *words).code == 0
     (asked,) = daemon.questions
     assert (asked.get("think"), asked["messages"][0]["content"]) == (think, prompt)
 
@@ -110,7 +112,7 @@ def test_the_limit_of_a_tag_is_kept(daemon: FakeDaemon) -> None:
     """Unless another is asked for."""
     daemon.shown = {**daemon.shown, "parameters": "num_predict                    24\nstop x"}
     for words in (("run", "m", "hi"), ("generate", "m", "hi"), ("run", "m", "-p", "num_predict=5")):
-        assert command(daemon, *words, stdin="hi").returncode == 0
+        assert command(daemon, *words, stdin="hi").code == 0
     limits = [asked["options"]["num_predict"] for asked in daemon.questions]
     assert limits == [24, 24, 5]
 
@@ -128,12 +130,12 @@ def test_run_pulls_what_is_not_there(daemon: FakeDaemon) -> None:
     with pulling:
         done = command(pulling, "run", "new", "--insecure", "hi")
         (pulled,) = [asked.json for asked in pulling.asked if asked.path == "/api/pull"]
-    assert (done.returncode, done.stdout) == (0, "Hello!\n")
+    assert (done.code, done.stdout) == (0, "Hello!\n")
     assert "(new is not here yet: it is being pulled)" in done.stderr
     assert pulled["insecure"] is True
     daemon.statuses = [{"status": "pulling manifest"}, {"error": "no such host"}]
     done = command(daemon, "run", "gone", "hi")
-    assert done.returncode == 3
+    assert done.code == 3
     assert "has no model 'gone', and cannot pull it" in done.stderr
 
 
@@ -207,7 +209,7 @@ def test_answers_are_events_for_programs(daemon: FakeDaemon) -> None:
     lines = [json.loads(line) for line in talk.stdout.splitlines()]
     assert [line.get("event") for line in lines[-4:]] == ["done", "shown", "listed", None]
     assert lines[-1]["error"]["message"] == "no command /nonsense"
-    assert talk.returncode == lines[-1]["error"]["exit_code"] == 2
+    assert talk.code == lines[-1]["error"]["exit_code"] == 2
 
 
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
@@ -262,7 +264,7 @@ def test_names_of_ollama_are_known(daemon: FakeDaemon) -> None:
     daemon.shown = {**daemon.shown, "model_info": {"a.ids": [1, 2, 3, 4], "a.size": 5}}
     assert command(daemon, "list").stdout == command(daemon, "ls").stdout
     assert "a.ids   1, 2, 3, ... (4)\na.size  5\n" in command(daemon, "show", "-v", "m").stdout
-    assert command(daemon, "show", "m", "--system", "--license").returncode == 2
+    assert command(daemon, "show", "m", "--system", "--license").code == 2
     daemon.shown = {
         **daemon.shown,
         "details": {"parameter_size": "7B", "quantization_level": "Q4_0"},
@@ -276,7 +278,7 @@ def test_names_of_ollama_are_known(daemon: FakeDaemon) -> None:
 def test_nothing_is_removed_where_one_is_not_there(daemon: FakeDaemon) -> None:
     """A typing error costs no model."""
     done = command(daemon, "rm", "m", "unknown", "--json")
-    assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode == 3
+    assert json.loads(done.stdout)["error"]["exit_code"] == done.code == 3
     assert list(daemon.models) == ["m:latest"]
 
 
@@ -330,7 +332,7 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
     done = command(
         daemon, "chat", "m", "--keepalive", "10", stdin=f"hi\nand?\n/export {page}\n/bye\nnever\n"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert done.stdout == "Hello!\nHello!\n"
     assert page.read_text().count("**You:**") == 2
     assert [asked["keep_alive"] for asked in daemon.questions] == [10, 10]
@@ -360,7 +362,7 @@ def test_bad_input_is_one_clear_error(
     done = command(daemon, *args)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.returncode == code
+    assert done.code == code
 
 
 @pytest.mark.parametrize("typed", ["generate", "embed"])
@@ -395,7 +397,7 @@ def test_piped_text_of_another_encoding_is_refused_with_its_fix(
 
 def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
     """As ``ollama`` does it."""
-    assert command(daemon, "cp", "m", "team/m:1").returncode == 0
+    assert command(daemon, "cp", "m", "team/m:1").code == 0
     assert "team/m:1" in command(daemon, "ls").stdout
     assert command(daemon, "ls", "Tea").stdout.splitlines()[1:][0].startswith("team/m:1\t")
     assert [one["name"] for one in json.loads(command(daemon, "ps", "m", "--json").stdout)] == [
@@ -404,9 +406,9 @@ def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
     head, first, _ = command(daemon, "ps").stdout.splitlines()
     assert head.split("\t") == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
     assert first.split("\t")[3:] == ["60%/40% CPU/GPU", "4096", "Stopping..."]
-    assert command(daemon, "rm", "team/m:1").returncode == 0
+    assert command(daemon, "rm", "team/m:1").code == 0
     assert list(daemon.models) == ["m:latest"]
-    assert command(daemon, "stop", "m").returncode == 0
+    assert command(daemon, "stop", "m").code == 0
     assert daemon.asked[-1].json["keep_alive"] == 0
     assert command(daemon, "push", "m").stdout == "m\n"
     assert daemon.asked[-1].path == "/api/push"
@@ -415,7 +417,7 @@ def test_tags_are_listed_copied_removed(daemon: FakeDaemon) -> None:
 def test_a_name_alone_is_pulled_by_the_daemon(daemon: FakeDaemon) -> None:
     """And gets its second name."""
     done = command(daemon, "pull", "m", "--as", "mine", "--no-verify")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert done.stdout.startswith("mine:latest: sha256:ddd")
     assert "/api/pull" in [asked.path for asked in daemon.asked]
 
@@ -426,12 +428,12 @@ def test_create_sends_the_file_or_names_the_model(daemon: FakeDaemon, tmp_path: 
     gguf.write_bytes(b"GGUF")
     modelfile.write_text("FROM ./m.gguf\nPARAMETER temperature 0.5\n")
     done = command(daemon, "create", "new", "-f", str(modelfile))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     digest = f"sha256:{digest_file(gguf)}"
     assert daemon.blobs[digest] == b"GGUF"
     assert daemon.asked[-1].json["files"] == {"model.gguf": digest}
     modelfile.write_text("FROM m\nSYSTEM Be brief.\n")
-    assert command(daemon, "create", "new", "-f", str(modelfile)).returncode == 0
+    assert command(daemon, "create", "new", "-f", str(modelfile)).code == 0
     assert daemon.asked[-1].json == {
         "model": "new",
         "from": "m",
@@ -440,7 +442,7 @@ def test_create_sends_the_file_or_names_the_model(daemon: FakeDaemon, tmp_path: 
     }
     modelfile.write_text("FROM ./gone.gguf\n")
     gone = command(daemon, "create", "new", "-f", str(modelfile))
-    assert (gone.returncode, "FROM ./gone.gguf: there is no such file" in gone.stderr) == (2, True)
+    assert (gone.code, "FROM ./gone.gguf: there is no such file" in gone.stderr) == (2, True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="a file that nobody can read")
@@ -462,7 +464,7 @@ def test_texts_become_lines_of_numbers(daemon: FakeDaemon) -> None:
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[1.0, 1.0], [2.0, 1.0]]
     assert done.stderr == ""  # it was done at once
     long = command(daemon, "embed", "m", stdin="one\nof three words\n")
-    assert (long.returncode, long.stdout) == (3, "")
+    assert (long.code, long.stdout) == (3, "")
     assert "(text 2 of 2, the longest of 2 in one request)" in long.stderr
     assert "three words" not in long.stderr  # who logs errors has no texts of users there
     command(daemon, "embed", "m", "one", "-p", "num_batch=4096", "-p", "num_ctx=2")
