@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fakes.models import build_tiny_tokenizer
+from fakes.models import build_tiny_tokenizer, built_once
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -19,6 +19,7 @@ from transformers import (
     Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -170,8 +171,19 @@ def build_checkpoint(
     Returns:
         The folder.
     """
+
+    def build(made: Path) -> None:
+        model = _random_model(case, seed, sizes or {})
+        model.save_pretrained(made)
+        vocab_size = min(model.config.vocab_size, _SIZES["vocab_size"])
+        build_tiny_tokenizer(vocab_size=vocab_size).save_pretrained(made)
+
+    return built_once(f"{case} {seed} {sizes}", build, folder)
+
+
+def _random_model(case: str, seed: int, sizes: Mapping[str, Any]) -> PreTrainedModel:
     config_class, changes = CASES[case]
-    config = config_class(**{**_SIZES, **(sizes or {}), **changes})
+    config = config_class(**{**_SIZES, **sizes, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -181,8 +193,4 @@ def build_checkpoint(
             if name.endswith(".bias"):
                 parameter.data.normal_(std=0.1)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    model.save_pretrained(folder)
-    build_tiny_tokenizer(vocab_size=min(config.vocab_size, _SIZES["vocab_size"])).save_pretrained(
-        folder
-    )
-    return folder
+    return model

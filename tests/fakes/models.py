@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -169,18 +171,44 @@ def build_tiny_checkpoint(
     Returns:
         The folder.
     """
+    sizes = {
+        "layers": layers,
+        "seed": seed,
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "vocab_size": vocab_size,
+        "tied": tied,
+        "head_dim": head_dim,
+        "rope_parameters": rope_parameters,
+    }
+
+    def build(made: Path) -> None:
+        build_tiny_model(**sizes).save_pretrained(made)  # type: ignore[arg-type]
+        build_tiny_tokenizer(vocab_size=vocab_size).save_pretrained(made)
+
+    return built_once(f"tiny {sizes}", build, folder)
+
+
+_BUILT: dict[str, dict[str, bytes]] = {}
+
+
+def built_once(key: str, build: Callable[[Path], object], folder: Path) -> Path:
+    """What is built alike each time, as files of its own: tests change them.
+
+    Args:
+        key: Says what is built, to the last argument.
+        build: Builds it in an empty folder.
+        folder: Where to; made if missing.
+
+    Returns:
+        The folder.
+    """
+    if key not in _BUILT:
+        with TemporaryDirectory() as made:
+            build(Path(made))
+            _BUILT[key] = {path.name: path.read_bytes() for path in Path(made).iterdir()}
     folder.mkdir(parents=True, exist_ok=True)
-    model = build_tiny_model(
-        layers=layers,
-        seed=seed,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        vocab_size=vocab_size,
-        tied=tied,
-        head_dim=head_dim,
-        rope_parameters=rope_parameters,
-    )
-    model.save_pretrained(folder)
-    build_tiny_tokenizer(vocab_size=vocab_size).save_pretrained(folder)
+    for name, content in _BUILT[key].items():
+        (folder / name).write_bytes(content)
     return folder
