@@ -6,6 +6,7 @@ by rules of its own, so only the one that is decided on is given to it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -77,11 +78,18 @@ class Served:
 
 
 def decide(template: ChatTemplate) -> Served:
-    """Who renders, for a chat template.
+    """Who renders, for a chat template; found out once of teacher, student and control.
 
     Raises:
         TemplateError: it fails on a single user message, does not end, or writes without end.
     """
+    special = tuple(sorted(template.special.items()))
+    return _decide(template.source, special, adds_bos=template.adds_bos)
+
+
+@functools.lru_cache(maxsize=16)
+def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool) -> Served:
+    template = ChatTemplate(source, special=dict(special), adds_bos=adds_bos)
     try:
         template.render(Conversation((Message("user", "Hi"),)))
     except RefusedError as exc:
@@ -92,8 +100,8 @@ def decide(template: ChatTemplate) -> Served:
     proven: list[tuple[str, Proof]] = []
 
     def accept(format_: Format) -> None:
-        source = write(format_)
-        proven.append((source, prove(template, source, format_)))
+        go = write(format_)
+        proven.append((go, prove(template, go, format_)))
 
     try:
         found = synthesise(template, accept)
@@ -121,10 +129,10 @@ def decide(template: ChatTemplate) -> Served:
                 *_unopened(template),
             ),
         )
-    ((source, proof),) = proven
+    ((go, proof),) = proven
     return Served(
         "template",
-        source,
+        go,
         f"a Go template renders as the chat template does in {proof.conversations} conversations",
         tools=found.tools,
         thinking=found.thinking is not None,

@@ -57,6 +57,17 @@ def test_every_format_is_proven(name: str) -> None:
     assert found.conversations > 300
 
 
+def test_a_chat_template_is_decided_on_once() -> None:
+    """Teacher, student and control have the same; with another BOS it is another."""
+    source = source_of("zephyr")
+    first, again, other = (
+        decide(ChatTemplate(source, special={**BOS, "bos_token": bos}, adds_bos=False))
+        for bos in ("<s>", "<s>", "<bos>")
+    )
+    assert first is again
+    assert first is not other
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32))
 @pytest.mark.parametrize("name", CASES)
