@@ -108,9 +108,14 @@ def digest_of(client: Client, tag: str) -> str | None:
 def test_the_real_model_is_proven_in_every_layer(
     smollm: Exports, era: PrivateDaemon, client: Client, tmp_path: Path, gguf_type: str
 ) -> None:
-    """Prompts, tokens, log-probabilities, ends and greedy answers of SmolLM2."""
+    """Prompts, tokens, log-probabilities, ends and greedy answers of SmolLM2; only once."""
     gguf, tag = smollm.gguf(gguf_type), f"era-smollm:{gguf_type}"
-    model = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "out")
+    modelfile = modelfile_of(gguf, SYSTEM)
+    model = register(gguf, modelfile, tag, client=client, out_dir=tmp_path / "out")
+    assert digest_of(client, tag) == model.facts["tag_digest"]
+    again = register(gguf, modelfile, tag, client=client, out_dir=tmp_path / "out")
+    assert again.digest == model.digest
+    assert client.chat(tag, "What is the capital of France?").done_reason == "stop"
     certificate = Certificate.read(model.path / "certificate.json")
     assert certificate.passed
     assert certificate.daemon_version == client.version()

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.live
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     """A random two-layer Llama."""
-    return tiny_exports(tmp_path_factory.mktemp("tiny-exports"), seed=0)
+    return tiny_exports(tmp_path_factory.mktemp("tiny-exports"), seed=0, system=SYSTEM)
 
 
 def digests(client: Client) -> dict[str, str]:
@@ -55,49 +55,47 @@ def digests(client: Client) -> dict[str, str]:
     return {model.name: model.digest for model in client.list()}
 
 
-@pytest.mark.parametrize("gguf_type", ["f16", "q8_0"])
-def test_real_model_is_registered_and_answers(
-    smollm: Exports, client: Client, tmp_path: Path, gguf_type: str
-) -> None:
-    """The real SmolLM2 passes in both served types; the second time nothing is done."""
-    gguf = smollm.gguf(gguf_type)
-    tag = f"live-register:{gguf_type}"
-    model = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "a")
-    assert model.facts["passed"]
-    assert digests(client)[tag] == model.facts["tag_digest"]
-    assert client.chat(tag, "What is the capital of France?").done_reason == "stop"
-    again = register(gguf, modelfile_of(gguf, SYSTEM), tag, client=client, out_dir=tmp_path / "a")
-    assert again.digest == model.digest
-
-
 @pytest.mark.parametrize(
-    ("damage", "layer"),
+    ("source", "damage", "layer"),
     [
-        (undo_permutation, "tensor"),
-        (lose_a_norm, "tensor"),
-        (set_eos, "tokenizer"),
-        (swap_tokens, "tokenizer"),
+        # What wrong tensors do to answers, a random model need not show.
+        ("smollm", undo_permutation, "tensor"),
+        ("smollm", lose_a_norm, "tensor"),
+        ("tiny", set_eos, "tokenizer"),
+        ("tiny", swap_tokens, "tokenizer"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_damaged_real_model_is_refused(
-    smollm: Exports,
+def test_damaged_model_is_refused(
+    request: pytest.FixtureRequest,
     client: Client,
     tmp_path: Path,
+    source: str,
     damage: Callable[[Path], None],
     layer: str,
 ) -> None:
     """Each fault of a converter is named by its layer, and the previous version stays."""
-    good = smollm.gguf("f16")
+    exports: Exports = request.getfixturevalue(source)
+    good = exports.gguf("f16")
     modelfile = modelfile_of(good, SYSTEM)
-    # Registered once for all four: the second time it is found as it is.
+    # Registered once for two: the second time it is found as it is.
     register(
-        good, modelfile, "live-damaged:latest", client=client, out_dir=smollm.folder / "damaged-tag"
+        good,
+        modelfile,
+        f"live-damaged:{source}",
+        client=client,
+        out_dir=exports.folder / "damaged-tag",
     )
     before = digests(client)
     bad = damaged(good, tmp_path / "bad", damage)
     with pytest.raises(ParityError, match="previous version stays") as caught:
-        register(bad, modelfile, "live-damaged", client=client, out_dir=tmp_path / "refused")
+        register(
+            bad,
+            modelfile,
+            f"live-damaged:{source}",
+            client=client,
+            out_dir=tmp_path / "refused",
+        )
     assert caught.value.layer == layer
     assert digests(client) == before
     assert not (tmp_path / "refused").exists()
@@ -119,7 +117,7 @@ def test_damaged_real_model_is_refused(
     ids=["dropped system prompt", "missing stop", "other template"],
 )
 def test_wrong_modelfile_leaves_no_tag(
-    smollm: Exports,
+    tiny: Exports,
     client: Client,
     tmp_path: Path,
     gguf_type: str,
@@ -127,7 +125,7 @@ def test_wrong_modelfile_leaves_no_tag(
     layer: str,
 ) -> None:
     """A wrong Modelfile of a right model is refused; nothing of it stays in the daemon."""
-    gguf = smollm.gguf(gguf_type)
+    gguf = tiny.gguf(gguf_type)
     before = digests(client)
     with pytest.raises(ParityError, match="no tag was made") as caught:
         register(
@@ -220,7 +218,7 @@ def test_daemon_killed_while_registering(
             with pytest.raises(DaemonError):
                 register(
                     gguf,
-                    modelfile_of(gguf),
+                    modelfile_of(gguf, SYSTEM),
                     "killed:latest",
                     client=opened,
                     out_dir=tmp_path / "out",
@@ -230,7 +228,7 @@ def test_daemon_killed_while_registering(
             assert "killed:latest" not in digests(opened)
             register(
                 gguf,
-                modelfile_of(gguf),
+                modelfile_of(gguf, SYSTEM),
                 "killed:latest",
                 client=opened,
                 out_dir=tmp_path / "out",
@@ -255,7 +253,7 @@ def test_what_a_tag_was_before_leaves_the_store(
         with private.client() as client:
             for gguf in (tiny.gguf("f16"), tiny.gguf("q8_0")):
                 out_dir = tmp_path / gguf.path.name
-                register(gguf, modelfile_of(gguf), "again", client=client, out_dir=out_dir)
+                register(gguf, modelfile_of(gguf, SYSTEM), "again", client=client, out_dir=out_dir)
                 stored = find_manifest(client, "again")
                 assert stored is not None
                 manifest = parse_manifest(stored.content, where="again")
@@ -336,7 +334,7 @@ def test_gguf_in_the_daemon_is_the_file(
     """What the daemon stores is byte for byte what was converted and read strictly."""
     gguf = tiny.gguf("f16")
     contents: GGUFContents = read_gguf(gguf.gguf_path)
-    register(gguf, modelfile_of(gguf), "live-blob", client=client, out_dir=tmp_path / "out")
+    register(gguf, modelfile_of(gguf, SYSTEM), "live-blob", client=client, out_dir=tmp_path / "out")
     shown = client.show("live-blob")
     assert (gguf.blob_digest.replace(":", "-") in shown.modelfile) == keeps_files
     assert shown.model_info["llama.block_count"] == contents.metadata["llama.block_count"]
