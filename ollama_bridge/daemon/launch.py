@@ -249,14 +249,26 @@ def end(record: ProcessRecord) -> None:
     if daemon is not None:
         with contextlib.suppress(psutil.Error):
             daemon.send_signal(signal.SIGTERM)
-        psutil.wait_procs([daemon], timeout=_STOP_GRACE_S)
+        _await_end([daemon], limit_s=_STOP_GRACE_S)
     left = {process.pid: process for process in [*runners, *record.runners()]}
     if daemon is not None:
         left[daemon.pid] = daemon
     for process in left.values():
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(list(left.values()), timeout=_KILL_LIMIT_S)
+    _await_end(list(left.values()), limit_s=_KILL_LIMIT_S)
+
+
+def _await_end(processes: list[psutil.Process], *, limit_s: float) -> None:
+    """Wait for processes; zombies have ended.
+
+    A runner that has lost its daemon is process 1's to collect, which in a container is often a
+    program that collects nothing.
+    """
+    ends_s = time.monotonic() + limit_s
+    while processes and time.monotonic() < ends_s:
+        _, left = psutil.wait_procs(processes, timeout=_POLL_INTERVAL_S)
+        processes = [process for process in left if _is_running(process.pid)]
 
 
 def reap(process: subprocess.Popen[bytes]) -> None:

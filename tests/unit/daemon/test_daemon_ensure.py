@@ -63,8 +63,8 @@ def test_started_daemon_serves_the_users_store_and_outlives_the_call(host: str) 
     process = psutil.Process(int(str(status["pid"])))
     runners = process.children()
     assert ensure.stop_daemon() is True
-    assert not process.is_running()
-    assert not any(runner.is_running() for runner in runners)
+    assert has_ended(process)
+    assert all(map(has_ended, runners))
     assert ensure.daemon_status()["running"] is False
     assert ensure.stop_daemon() is False
 
@@ -119,7 +119,7 @@ def test_a_daemon_is_ours_whatever_the_clock_says(
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: told(self) + 3600)
     assert ensure.daemon_status()["started_by_us"] is True
     assert ensure.stop_daemon() is True
-    assert not process.is_running()
+    assert has_ended(process)
 
 
 def test_a_daemon_whose_record_cannot_be_written_is_ended(host: str) -> None:

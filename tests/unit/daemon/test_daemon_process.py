@@ -170,6 +170,34 @@ def test_only_runners_of_the_group_are_found(tmp_path: Path) -> None:
         group.stdout.close()
 
 
+def test_a_runner_that_nobody_collects_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, whose process 1 collects no orphans: one look, not the whole limit."""
+    (tmp_path / "llama-server").symlink_to("/bin/sleep")
+    parent = subprocess.Popen(["sh", "-c", f"{tmp_path}/llama-server 60 & exec sleep 60"])
+    looks: list[float] = []
+    wait = psutil.wait_procs
+
+    def counted(processes: list[psutil.Process], timeout: float) -> object:
+        looks.append(timeout)
+        return wait(processes, timeout=timeout)
+
+    monkeypatch.setattr(psutil, "wait_procs", counted)
+    try:
+        while not (found := psutil.Process(parent.pid).children()):
+            time.sleep(0.01)
+        (runner,) = found
+        record = launch.ProcessRecord(parent.pid + 2**22, 0.0, "http://x", "ollama")
+        monkeypatch.setattr(launch.ProcessRecord, "runners", lambda _: [runner])
+        launch.end(record)
+        assert has_ended(runner)
+        assert looks == [launch._POLL_INTERVAL_S]
+    finally:
+        parent.kill()
+        parent.wait()
+
+
 def test_damaged_record_counts_as_none(tmp_path: Path) -> None:
     """A record that cannot be read is no record."""
     path = tmp_path / "daemon.json"
