@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,8 @@ from ollama_bridge.data.grams import GramSets, SimilarSets
 
 # Looked at on the rated snippets: above it, pairs differ in a name, a number or one word.
 NEAR_THRESHOLD = 0.8
+# Texts between two reports of how far a search has come: a second's work or so.
+_TEXTS_A_REPORT = 1000
 # Two numbers or more are what a template is filled with; one may be all that is said ("a timer for
 # 5 minutes"), and so may several be that have few letters beside them, as in a date. In normalised
 # texts, in which 10:30 is "10 30"; letters are counted in UTF-8, as in frames.
@@ -73,6 +75,7 @@ def remove_duplicates(
     *,
     threshold: float | None = NEAR_THRESHOLD,
     frames: Frames | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Deduplicated:
     """Leave out duplicates; deterministic.
 
@@ -80,6 +83,8 @@ def remove_duplicates(
         threshold: Jaccard similarity from which on two are near duplicates; None: only exact ones
             are looked for.
         frames: What makes them no near duplicates of each other.
+        on_progress: Told now and then how many texts of how many were compared; a search may have
+            to begin again.
     """
     keys = [(candidate.instruction, text_key(candidate.text)) for candidate in candidates]
     labels: dict[tuple[str, str], set[str | None]] = defaultdict(set)
@@ -112,6 +117,7 @@ def remove_duplicates(
         labels=[candidate.example.label for candidate in first],
         answers=list(map(text_key, answers)),
         threshold=threshold,
+        on_progress=on_progress,
     )
     # Of free text numbers are what is asked and answered.
     masked = [
@@ -145,6 +151,7 @@ def near_duplicates(
     answers: Sequence[str],
     threshold: float,
     instructions: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Near]:
     """For every text what it nearly repeats of the earlier ones that are kept.
 
@@ -154,6 +161,7 @@ def near_duplicates(
         answers: Normalised, or empty; they have to be nearly the same as well.
         threshold: Jaccard similarity of their sets of character 4-grams, in (0, 1].
         instructions: Only a text under the same one can be repeated; none: they have none.
+        on_progress: Told now and then how many texts of how many were compared.
     """
     instructions = instructions or [""] * len(texts)
     text_sets, answer_sets = GramSets(texts), GramSets(answers)
@@ -162,6 +170,8 @@ def near_duplicates(
         indexes.append(SimilarSets(answer_sets, threshold=threshold))
     found = []
     for place in range(len(texts)):
+        if on_progress is not None and place and place % _TEXTS_A_REPORT == 0:
+            on_progress(place, len(texts))
         original, contrasts, repeats = None, [], []
         for rival in min(indexes, key=lambda index: index.cost(place)).like(place):
             if not text_sets.are_similar(place, rival, threshold=threshold):

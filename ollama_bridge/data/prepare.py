@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples
-from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 
 _STAGE = "prepare"
 _VERSION = 10  # raised when another corpus comes of the same files
@@ -202,7 +202,14 @@ def _make_splits(
             )
             reporter.emit(Note(_STAGE, "info", said))
         threshold, frames = NEAR_THRESHOLD, find_frames(collected.candidates)
-    unique = _leave_out_duplicates(fit, tally, notes, threshold=threshold, frames=frames)
+    unique = _leave_out_duplicates(
+        fit,
+        tally,
+        notes,
+        threshold=threshold,
+        frames=frames,
+        on_progress=lambda done, total: reporter.emit(Progress(_STAGE, done, total, "texts")),
+    )
     notes += frames.notes() if frames else []
     if tally.left_out:
         reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
@@ -301,8 +308,11 @@ def _leave_out_duplicates(
     *,
     threshold: float | None,
     frames: Frames | None,
+    on_progress: Callable[[int, int], None],
 ) -> Sequence[Candidate]:
-    unique = remove_duplicates(candidates, threshold=threshold, frames=frames)
+    unique = remove_duplicates(
+        candidates, threshold=threshold, frames=frames, on_progress=on_progress
+    )
     for reason, gone in (
         ("exact duplicate", unique.exact),
         (_NEAR_DUPLICATE, unique.near),

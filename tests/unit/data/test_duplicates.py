@@ -90,6 +90,26 @@ def test_characters_of_every_kind_are_told_apart() -> None:
     assert all(one.original is None for one in found)
 
 
+def test_a_long_search_tells_how_far_it_has_come() -> None:
+    """Nothing of a short one."""
+    said: list[tuple[int, int]] = []
+
+    def compare(count: int) -> None:
+        texts = [f"text {number:05d} {number * number:09d}" for number in range(count)]
+        near_duplicates(
+            texts,
+            labels=[None] * count,
+            answers=[""] * count,
+            threshold=0.9,
+            on_progress=lambda done, total: said.append((done, total)),
+        )
+
+    compare(1000)
+    assert not said
+    compare(2500)
+    assert said == [(1000, 2500), (2000, 2500)]
+
+
 def test_what_is_held_of_a_text_is_little() -> None:
     """Less than 25 bytes a character, at the worst moment."""
     chooser = random.Random(0)
