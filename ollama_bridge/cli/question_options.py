@@ -102,8 +102,10 @@ def read_format(text: str | None) -> str | dict[str, Any] | None:
         return text
     try:
         schema = json.loads(Path(text).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not JSON"
+    except (OSError, ValueError, RecursionError) as exc:
+        reason = "it is nested too deep" if isinstance(exc, RecursionError) else "it is not JSON"
+        if isinstance(exc, OSError):
+            reason = str(exc.strerror)
         raise ConfigError(
             f"--format {text}: {reason}", hint="write json, or name a file with a JSON schema"
         ) from exc

@@ -502,6 +502,18 @@ def test_a_byte_order_mark_is_no_text(
     assert "hi there" in [messages[-1]["content"] for messages in chats]
 
 
+def test_a_schema_that_is_nested_too_deep_is_told(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the option, before the question is asked."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"items":' * 200_000, encoding="utf-8")
+    words = ["generate", "m", "--format", str(schema), "--host", daemon.host, "hi"]
+    done = run_in_process(monkeypatch, words)
+    assert (done.code, daemon.questions) == (2, [])
+    assert f"--format {schema}: it is nested too deep" in done.stderr.replace("\n", "")
+
+
 MANY = "".join("word " * (number % 7 + 1) + "\n" for number in range(300))
 
 
