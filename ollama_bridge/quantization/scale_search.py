@@ -102,11 +102,7 @@ def fit_symmetric(values: Float32Array, weights: Float32Array, *, levels: int) -
         sum_xl = np.einsum("ig,ig->g", weighted, rounded)
         np.multiply(rounded, weights, out=product)
         sum_l2 = np.einsum("ig,ig->g", product, rounded)
-        slope = sum_xl / np.where(sum_l2 > 0, sum_l2, 1)
-        gain = slope * sum_xl
-        better = (gain > best) & (sum_l2 > 0)
-        best = np.where(better, gain, best)
-        scale = np.where(better, slope, scale)
+        best, scale = _better(sum_xl, sum_l2, best, scale)
     return np.where(flat, 0, scale)
 
 
@@ -122,9 +118,19 @@ def fit_shared(values: Float32Array, weights: Float32Array, *, levels: int) -> F
         rounded = np.minimum(np.rint(values * (np.float32(levels + offset) * inverse)), levels)
         sum_xl = (weighted * rounded).sum(axis=0)
         sum_l2 = (weights * rounded * rounded).sum(axis=0)
-        slope = sum_xl / np.where(sum_l2 > 0, sum_l2, 1)
-        gain = slope * sum_xl
-        better = (gain > best) & (sum_l2 > 0)
-        best = np.where(better, gain, best)
-        scale = np.where(better, slope, scale)
+        best, scale = _better(sum_xl, sum_l2, best, scale)
     return np.where(flat, 0, scale)
+
+
+def _better(
+    sum_xl: Float32Array, sum_l2: Float32Array, best: Float32Array, scale: Float32Array
+) -> tuple[Float32Array, Float32Array]:
+    """The gain and the scale of those integers l that come closer to the values x than before.
+
+    The best scale of given integers is sum(w x l) / sum(w l l), and leaves an error that is less by
+    that times sum(w x l).
+    """
+    slope = sum_xl / np.where(sum_l2 > 0, sum_l2, 1)
+    gain = slope * sum_xl
+    better = (gain > best) & (sum_l2 > 0)
+    return np.where(better, gain, best), np.where(better, slope, scale)
