@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, T
 from ollama_bridge.data.cleaning import control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
-from ollama_bridge.data.frames import Frames, find_frames
+from ollama_bridge.data.frames import find_frames
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.problems import numbers_text
 from ollama_bridge.data.rows import is_json_lines
@@ -193,24 +193,7 @@ def _make_splits(
     fit, forged = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
     if forged:
         reporter.emit(Note(_STAGE, "info", f"control tokens: {numbers_text(forged)}"))
-    threshold, frames = None, None
-    if data.near_duplicates == "leave_out":
-        if len(fit) >= _LONG_SEARCH_TEXTS:
-            said = (
-                f"near duplicates are looked for among {len(fit)} texts, which may take long: "
-                "--set data.near_duplicates=keep looks for none"
-            )
-            reporter.emit(Note(_STAGE, "info", said))
-        threshold, frames = NEAR_THRESHOLD, find_frames(collected.candidates)
-    unique = _leave_out_duplicates(
-        fit,
-        tally,
-        notes,
-        threshold=threshold,
-        frames=frames,
-        on_progress=lambda done, total: reporter.emit(Progress(_STAGE, done, total, "texts")),
-    )
-    notes += frames.notes() if frames else []
+    unique = _leave_out_duplicates(fit, collected, data, notes, reporter)
     if tally.left_out:
         reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
     near = tally.left_out.get(_NEAR_DUPLICATE, Counter()).total()
@@ -255,8 +238,8 @@ def _make_splits(
         **tally.to_dict(),
         "splits": {name: _describe(parts[name]) for name in SPLITS},
         "rules": {
-            "near_duplicate": f"Jaccard of character 4-grams >= {threshold}"
-            if threshold
+            "near_duplicate": f"Jaccard of character 4-grams >= {NEAR_THRESHOLD}"
+            if data.near_duplicates == "leave_out"
             else data.near_duplicates,
             "max_chars": data.max_chars,
             "requested": {"test": asked.test, "validation": asked.validation},
@@ -302,16 +285,26 @@ def _lifted(count: int | str, what: str, key: str, value: int | str) -> str:
 
 
 def _leave_out_duplicates(
-    candidates: Sequence[Candidate],
-    tally: Tally,
+    fit: Sequence[Candidate],
+    collected: Collected,
+    data: DataSection,
     notes: list[str],
-    *,
-    threshold: float | None,
-    frames: Frames | None,
-    on_progress: Callable[[int, int], None],
+    reporter: Reporter,
 ) -> Sequence[Candidate]:
+    threshold, frames = None, None
+    if data.near_duplicates == "leave_out":
+        if len(fit) >= _LONG_SEARCH_TEXTS:
+            said = (
+                f"near duplicates are looked for among {len(fit)} texts, which may take long: "
+                "--set data.near_duplicates=keep looks for none"
+            )
+            reporter.emit(Note(_STAGE, "info", said))
+        threshold, frames = NEAR_THRESHOLD, find_frames(collected.candidates)
     unique = remove_duplicates(
-        candidates, threshold=threshold, frames=frames, on_progress=on_progress
+        fit,
+        threshold=threshold,
+        frames=frames,
+        on_progress=lambda done, total: reporter.emit(Progress(_STAGE, done, total, "texts")),
     )
     for reason, gone in (
         ("exact duplicate", unique.exact),
@@ -319,12 +312,13 @@ def _leave_out_duplicates(
         ("same text under different labels", unique.contradictory),
     ):
         for candidate in gone:
-            tally.leave_out(candidate.source, reason)
+            collected.tally.leave_out(candidate.source, reason)
     if unique.contrasts:
         notes.append(
             f"{unique.contrasts} text(s) differ little from one with another label, system turn or "
             "instruction: they are kept, in the same split as that one"
         )
+    notes += frames.notes() if frames else []
     return unique.kept
 
 
