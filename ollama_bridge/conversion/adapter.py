@@ -26,7 +26,7 @@ from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.adapters import EMBEDDING, OUTPUT, Adapter, Change
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import real, text
-from ollama_bridge.models.architectures.frame import TensorRule, permute
+from ollama_bridge.models.architectures.layout import TensorRule, permute
 from ollama_bridge.models.floats import Float32Array, to_float32
 from ollama_bridge.models.general import derived_model_entries, general_of
 from ollama_bridge.models.origin import described

@@ -13,7 +13,7 @@ from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion.budget_search import Target, check_tensors
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.config import Config
-from ollama_bridge.models.architectures.frame import TensorRule
+from ollama_bridge.models.architectures.layout import TensorRule
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors

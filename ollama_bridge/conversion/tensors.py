@@ -10,7 +10,7 @@ import numpy as np
 
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
-from ollama_bridge.models.architectures.frame import TensorRule, permute
+from ollama_bridge.models.architectures.layout import TensorRule, permute
 from ollama_bridge.models.floats import F64, Array, to_float32
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.weights import Weights

@@ -21,8 +21,8 @@ from ollama_bridge.errors import (
     UnsupportedArchitectureError,
 )
 from ollama_bridge.models.architectures import GGUF_ARCHITECTURES, Architecture
-from ollama_bridge.models.architectures.frame import TensorRule, unpermute
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import TensorRule, unpermute
 from ollama_bridge.models.floats import BF16, F16, F32, Array, to_bfloat16
 from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
 from ollama_bridge.models.weights import WeightInfo, Weights

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
-from ollama_bridge.models.architectures.frame import Float32Array, TensorRule, permute
+from ollama_bridge.models.architectures.layout import Float32Array, TensorRule, permute
 from ollama_bridge.models.floats import to_float32
 from ollama_bridge.models.gguf_decode import decode
 from ollama_bridge.models.gguf_reader import GGUFContents, TensorInfo, read_gguf

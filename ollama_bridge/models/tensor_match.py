@@ -7,7 +7,7 @@ import numpy as np
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
-from ollama_bridge.models.architectures.frame import TensorRule
+from ollama_bridge.models.architectures.layout import TensorRule
 from ollama_bridge.models.floats import to_float32
 from ollama_bridge.models.weights import Weights
 

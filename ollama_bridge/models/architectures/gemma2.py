@@ -11,8 +11,9 @@ from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, integer, listed, real, require
 from ollama_bridge.models.architectures.entries import Entry, array, number
 from ollama_bridge.models.architectures.entries import real as real_entry
-from ollama_bridge.models.architectures.frame import LLAMA_BLOCK, Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import LLAMA_BLOCK, Dimensions
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 

@@ -9,9 +9,9 @@ from ollama_bridge.models import rope
 from ollama_bridge.models.architectures.config import Config, mapping, require
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.architectures.entries import real as real_entry
-from ollama_bridge.models.architectures.frame import HEAD_NORM, LLAMA_AXES, Axes, Dimensions
 from ollama_bridge.models.architectures.gemma2 import FULL, SLIDING, Gemma
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import HEAD_NORM, LLAMA_AXES, Axes, Dimensions
 
 _GLOBAL_THETA, _LOCAL_THETA = 1_000_000.0, 10_000.0
 # What tells a file of Ollama's own converters, of which several are published, from llama.cpp's.

@@ -8,8 +8,9 @@ from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, real
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.architectures.entries import real as real_entry
-from ollama_bridge.models.architectures.frame import ATTENTION, MLP, Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import ATTENTION, MLP, Dimensions
 
 _SCALES = {
     "attention.scale": "attention_multiplier",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ollama_bridge.errors import UnsupportedArchitectureError
-from ollama_bridge.models.architectures.frame import ATTENTION, MLP, Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import ATTENTION, MLP, Dimensions
 
 
 class Llama(Architecture):

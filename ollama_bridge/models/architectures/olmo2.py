@@ -7,13 +7,9 @@ from typing import Any, ClassVar
 
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, require
-from ollama_bridge.models.architectures.frame import (
-    LLAMA_AXES,
-    Architecture,
-    Axes,
-    Dimensions,
-)
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import LLAMA_AXES, Axes, Dimensions
 
 
 class Olmo2(Architecture):

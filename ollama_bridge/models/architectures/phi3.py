@@ -13,13 +13,9 @@ from ollama_bridge.models import rope
 from ollama_bridge.models.architectures.config import Config, integer, listed, real
 from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry
-from ollama_bridge.models.architectures.frame import (
-    Architecture,
-    Axes,
-    Dimensions,
-    Float32Array,
-)
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import Axes, Dimensions, Float32Array
 
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _ORIGINAL_CONTEXT = 4096  # where the config is silent

@@ -6,8 +6,9 @@ from typing import Any
 
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, integer, listed, require
-from ollama_bridge.models.architectures.frame import Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import Dimensions
 
 
 class Qwen2(Architecture):

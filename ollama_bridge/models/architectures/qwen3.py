@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ollama_bridge.models.architectures.config import Config, require
-from ollama_bridge.models.architectures.frame import (
+from ollama_bridge.models.architectures.frame import Architecture
+from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import (
     HEAD_NORM,
     LLAMA_AXES,
     LLAMA_BLOCK,
-    Architecture,
     Axes,
     Dimensions,
 )
-from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.architectures.qwen2 import refuse_windows
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, listed, require
-from ollama_bridge.models.architectures.frame import Architecture, Dimensions
+from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
+from ollama_bridge.models.architectures.layout import Dimensions
 
 _PERIOD = 4  # in llama.cpp's code; a GGUF cannot say another
 

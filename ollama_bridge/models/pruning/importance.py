@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.architectures.frame import WIDTH_NORM
+from ollama_bridge.models.architectures.layout import WIDTH_NORM
 from ollama_bridge.models.forward import CausalModel, vocabulary_logits
 from ollama_bridge.spread import spread_out
 

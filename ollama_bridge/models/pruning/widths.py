@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
-from ollama_bridge.models.architectures.frame import WIDTH_NORM, Axes, Dimensions
+from ollama_bridge.models.architectures.layout import WIDTH_NORM, Axes, Dimensions
 from ollama_bridge.models.pruning.importance import Activity
 from ollama_bridge.models.pruning.layers import check_exportable, highest
 from ollama_bridge.models.pruning.rebuilding import rebuilt

@@ -23,7 +23,7 @@ from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert, convert_adapter
 from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.models.adapters import Adapter
-from ollama_bridge.models.architectures.frame import permute
+from ollama_bridge.models.architectures.layout import permute
 from ollama_bridge.models.resolve import resolve_base, resolve_model
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]

@@ -17,7 +17,7 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.encoding import EncodedExample
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.architectures.frame import Dimensions
+from ollama_bridge.models.architectures.layout import Dimensions
 from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.pruning.importance import (
