@@ -25,6 +25,7 @@ from ollama_bridge.recipe_problems import (
     read_yaml,
 )
 from ollama_bridge.sections import Section, Seed
+from ollama_bridge.student_section import StudentSection
 from ollama_bridge.teacher_section import AskedTeacherSection
 from ollama_bridge.training_sections import (
     DistillSection,
@@ -33,7 +34,6 @@ from ollama_bridge.training_sections import (
     OnPolicySection,
     OptimizerSection,
     SoftLabelsSection,
-    StudentSection,
     TuneSection,
 )
 

@@ -40,6 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "reference",
             "sections",
             "loss_sections",
+            "student_section",
             "teacher_section",
             "training_sections",
             "recipe_problems",
