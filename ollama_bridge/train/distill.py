@@ -21,7 +21,7 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.row_dates import key_of_dates
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
-from ollama_bridge.train.loop import TrainingResult, train
+from ollama_bridge.train.loop import train
 from ollama_bridge.train.material import (
     Material,
     complete_checkpoint,
@@ -34,6 +34,7 @@ from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.result import TrainingResult
 from ollama_bridge.train.soft_targets import SplitLabels, open_stores
 from ollama_bridge.train.stopping import (
     answers_of_task,

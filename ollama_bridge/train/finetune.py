@@ -20,7 +20,7 @@ from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.row_dates import key_of_dates
 from ollama_bridge.train.adapted_products import one_function_each
 from ollama_bridge.train.frozen_products import cast_beside_adapters
-from ollama_bridge.train.loop import TrainingResult, train
+from ollama_bridge.train.loop import train
 from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
 from ollama_bridge.train.material import (
     Material,
@@ -33,6 +33,7 @@ from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.qlora import check_backend, load_quantized
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.result import TrainingResult
 from ollama_bridge.train.stopping import (
     answers_of_task,
     key_of_last_answers,

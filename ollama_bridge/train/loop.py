@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError
@@ -44,6 +42,7 @@ from ollama_bridge.train.optimizer import make_optimizer, set_lr
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan, less_memory
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.result import TrainingResult
 from ollama_bridge.train.shards import Weights, place_weights
 from ollama_bridge.train.state import (
     STATE_NAME,
@@ -57,8 +56,6 @@ from ollama_bridge.train.state import (
 )
 from ollama_bridge.train.stopping import Stopping
 
-LOG_NAME = "training.json"
-
 # Saving may take this share of the time; where the disk is slow, states are saved less often.
 _MAX_SAVING_SHARE = 0.05
 # Orders of the data that are a phase's own; of more epochs than that the next one has them again.
@@ -69,45 +66,6 @@ _CURVE_POINTS = 200
 _MEMORY_INTERVAL_S = 0.02
 
 Validation = Callable[[], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What the loop has to say of a finished run.
-
-    Attributes:
-        log: Losses and validation scores, in order; the same for every run of the same work.
-        facts: Time, speed and memory of this process.
-        plan: How batches were computed.
-        best: Step and validation scores of the weights that were kept; None: the last ones were.
-        processes: How many computed it.
-    """
-
-    log: list[dict[str, Any]]
-    facts: dict[str, float]
-    plan: Plan
-    best: dict[str, Any] | None
-    processes: int
-
-    @property
-    def validation(self) -> dict[str, float]:
-        """Scores of the weights that are the result; empty without validation."""
-        if self.best is not None:
-            return dict(self.best["validation"])
-        scores = [entry["validation"] for entry in self.log if "validation" in entry]
-        return dict(scores[-1]) if scores else {}
-
-    def write(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Write ``training.json``: the settings in effect, the log, and what was chosen."""
-        chosen: dict[str, Any] = {}
-        if self.processes > 1:
-            chosen["processes"] = self.processes
-        if self.plan != Plan():
-            chosen["plan"] = asdict(self.plan)
-        if self.best is not None:
-            chosen["best"] = self.best
-        text = json.dumps({"settings": settings, **chosen, "log": self.log}, indent=1)
-        write_text_atomic(folder / LOG_NAME, text + "\n")
 
 
 def train(

@@ -26,8 +26,8 @@ from ollama_bridge.models.pruning.vocabulary import Vocabulary
 from ollama_bridge.models.reference_values import write_reference_values
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.reporting import Note, Reporter
-from ollama_bridge.train.loop import TrainingResult
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.result import TrainingResult
 
 # When work is saved does not change what comes out of it; how a batch is computed changes rounding
 # alone, and a run that was out of memory has to go on with less.

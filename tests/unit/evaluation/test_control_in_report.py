@@ -13,8 +13,8 @@ from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.run import evaluate
-from ollama_bridge.train.loop import TrainingResult
 from ollama_bridge.train.plan import Plan
+from ollama_bridge.train.result import TrainingResult
 
 HIDDEN, ANSWERS = {"phase": "hidden", "step": 10}, {"phase": "answers", "step": 30}
 

@@ -27,13 +27,14 @@ from ollama_bridge.models.precision import Precision, random_numbers_aside
 from ollama_bridge.reporting import Metric, Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast
-from ollama_bridge.train.loop import TrainingResult, Validation, train
+from ollama_bridge.train.loop import Validation, train
 from ollama_bridge.train.lora import add_lora, merge_lora
 from ollama_bridge.train.objective import Losses, Objective
 from ollama_bridge.train.optimizer import make_optimizer
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.result import TrainingResult
 from ollama_bridge.train.shards import Weights
 from ollama_bridge.train.state import STATE_NAME, load_position, save_best
 from ollama_bridge.train.validation import Validator

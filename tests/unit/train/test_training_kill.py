@@ -12,8 +12,8 @@ from fakes.listening import Listener
 
 from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
-from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
+from ollama_bridge.train.result import LOG_NAME
 
 # Prints every step, and waits behind one of them to be killed.
 PROGRAM = """
@@ -104,4 +104,4 @@ def test_sigkill_costs_time_and_no_bit(
     assert max(listener.resumed_from) in (kill_at - 1, kill_at)
     resumed = Checkpoint.open(resumed.path, verify_digests=True)
     assert resumed.digest == whole.digest
-    assert loop.LOG_NAME in resumed.manifest.files
+    assert LOG_NAME in resumed.manifest.files
