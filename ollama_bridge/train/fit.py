@@ -13,24 +13,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from ollama_bridge.batches import Batches
 from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import DiskFullError, TrainingError
-from ollama_bridge.models.memory import (
-    PeakMemory,
-    free_bytes,
-    is_out_of_memory,
-    release_unused,
-    used_bytes,
-)
+from ollama_bridge.models.memory import free_bytes
 from ollama_bridge.train.meter import rounded
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
+from ollama_bridge.train.trials import MicroStep, SideWork, Step, Trial, wait_for
 
 # Bytes of float32 a trained weight: its gradient, and AdamW's two moments.
 GRADIENT_BYTES = 4
@@ -40,28 +34,6 @@ MOMENT_BYTES = 8
 _RESERVE = 1.4
 # Updates are timed on so many weights at most, and scaled.
 _TIMED_WEIGHTS = 4_000_000
-
-R = TypeVar("R")
-
-
-# Computes losses and gradients of some examples in a phase (by its number) as a plan says.
-MicroStep = Callable[[int, Sequence[int], Plan], None]
-
-
-@dataclass(frozen=True)
-class SideWork:
-    """Work of a run beside the steps over its corpus.
-
-    Attributes:
-        name: For people.
-        attempt: Does a part of it, of the most memory that a part can take; returns how many
-            seconds all of it will take.
-        remedy: What to do where it does not fit; None: smaller parts of a batch need less.
-    """
-
-    name: str
-    attempt: Callable[[Plan], float]
-    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +122,7 @@ def forecast(
         TrainingError: not even one example fits, in any phase, or the side work does not.
     """
     ranks = ranks or Ranks()
-    trial = _Trial(micro_step, batches, weights, device, ranks)
+    trial = Trial(micro_step, batches, weights, device, ranks)
     available_bytes = _available_bytes(weights, device, ranks)
     trained = sum(parameter.numel() for parameter in weights.parameters.values())
     moments_bytes = trained * MOMENT_BYTES
@@ -218,75 +190,6 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
         raise DiskFullError(folder)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A micro-step, or a part of the work beside them, that was tried.
-
-    Attributes:
-        tokens: Of its examples, with padding; 0 beside the steps.
-        extra_bytes: In addition to what was held before the first one; infinite where the device
-            said that it is too much.
-        seconds: It took; beside the steps: all of that work will take.
-    """
-
-    tokens: int
-    extra_bytes: float
-    seconds: float
-
-
-class _Trial:
-    """Tries micro-steps and throws away what they leave."""
-
-    def __init__(
-        self,
-        micro_step: MicroStep,
-        batches: Batches,
-        weights: Weights,
-        device: torch.device,
-        ranks: Ranks,
-    ) -> None:
-        release_unused(device)
-        self.held_bytes = used_bytes(device)
-        self._micro_step = micro_step
-        self._batches = batches
-        self._weights = weights
-        self._device = device
-        self._ranks = ranks
-
-    def __call__(self, members: tuple[int, ...], plan: Plan, phase: int = 0) -> _Step:
-        start_s = time.perf_counter()
-        _, extra_bytes = self._measured(lambda: self._micro_step(phase, members, plan))
-        seconds = time.perf_counter() - start_s
-        return _Step(self._batches.padded_tokens(members), extra_bytes, seconds)
-
-    def heaviest(self, phase: int, plan: Plan) -> _Step:
-        """The heaviest part of a batch that the plan lets be computed at once."""
-        assert plan.micro_batch_tokens is not None
-        return self(self._batches.heaviest(plan.micro_batch_tokens), plan, phase)
-
-    def beside(self, work: SideWork, plan: Plan) -> _Step:
-        """A part of the work beside the steps."""
-        seconds, extra_bytes = self._measured(lambda: work.attempt(plan))
-        return _Step(0, extra_bytes, seconds or 0.0)
-
-    def _measured(self, attempt: Callable[[], R]) -> tuple[R | None, float]:
-        """What an attempt returns (None where memory was out), and the most it took anywhere."""
-        found, extra_bytes = None, math.inf
-        release_unused(self._device)
-        try:
-            with PeakMemory(self._device) as memory:
-                found = attempt()
-                _wait(self._device)
-            extra_bytes = float(memory.peak_bytes - self.held_bytes)
-        except RuntimeError as exc:
-            # In step, the others wait for this process in the middle of a layer.
-            if self._weights.in_step or not is_out_of_memory(exc):
-                raise
-        finally:
-            self._weights.clear_gradients()
-        return found, self._ranks.largest(extra_bytes)  # all try the same next
-
-
 @dataclass
 class _Search:
     """Makes the parts of a batch smaller until what is tried fits; never larger again.
@@ -306,8 +209,8 @@ class _Search:
     moments_bytes: int
 
     def fitting(
-        self, attempt: Callable[[Plan], _Step], what: str, remedy: str | None = None
-    ) -> _Step:
+        self, attempt: Callable[[Plan], Step], what: str, remedy: str | None = None
+    ) -> Step:
         """The first attempt that fits.
 
         Raises:
@@ -342,8 +245,8 @@ def _available_bytes(weights: Weights, device: torch.device, ranks: Ranks) -> in
 
 
 def _one_example(
-    trial: _Trial, batches: Batches, settings: OptimizerSection, room_bytes: float
-) -> tuple[_Step, bool]:
+    trial: Trial, batches: Batches, settings: OptimizerSection, room_bytes: float
+) -> tuple[Step, bool]:
     """The longest example, and whether its activations have to be computed twice."""
     longest, twice = batches.heaviest(1), bool(settings.activation_checkpointing)
     one = trial(longest, Plan(None, twice))
@@ -352,7 +255,7 @@ def _one_example(
     return one, twice
 
 
-def _foreseen(trial: _Trial, batches: Batches, one: _Step, plan: Plan, room_bytes: float) -> Plan:
+def _foreseen(trial: Trial, batches: Batches, one: Step, plan: Plan, room_bytes: float) -> Plan:
     """The plan with a limit by which the heaviest micro batch should fit: its own, a half, ..."""
     limit = plan.micro_batch_tokens or one.tokens
     few = trial(batches.heaviest(min(limit, max(2 * one.tokens, limit // 4))), plan)
@@ -382,19 +285,11 @@ def _update_s(weights: int, device: torch.device) -> float:
     stand_in.grad = torch.zeros_like(stand_in)
     optimizer = torch.optim.AdamW([stand_in], fused=True)
     optimizer.step()  # makes the moments
-    _wait(device)
+    wait_for(device)
     start_s = time.perf_counter()
     optimizer.step()
-    _wait(device)
+    wait_for(device)
     return (time.perf_counter() - start_s) * weights / stand_in.numel()
-
-
-def _wait(device: torch.device) -> None:
-    """Until the device has computed what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _too_large(

@@ -34,7 +34,7 @@ from ollama_bridge.models.memory import PeakMemory, memory_is_enough
 from ollama_bridge.models.precision import Precision, random_numbers_aside
 from ollama_bridge.models.trained_products import lean_products
 from ollama_bridge.reporting import Note, Reporter, StageStarted
-from ollama_bridge.train.fit import Forecast, SideWork, check_disk, forecast
+from ollama_bridge.train.fit import Forecast, check_disk, forecast
 from ollama_bridge.train.gradients import Gradients
 from ollama_bridge.train.meter import Meter
 from ollama_bridge.train.on_policy import PREFIX
@@ -55,6 +55,7 @@ from ollama_bridge.train.state import (
     save_state,
 )
 from ollama_bridge.train.stopping import Stopping
+from ollama_bridge.train.trials import SideWork
 
 # Saving may take this share of the time; where the disk is slow, states are saved less often.
 _MAX_SAVING_SHARE = 0.05

@@ -23,11 +23,11 @@ from ollama_bridge.models.end_tokens import end_ids
 from ollama_bridge.models.forward import CausalModel
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.spread import spread_out
-from ollama_bridge.train.fit import SideWork
 from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.rollouts import ROWS_AT_ONCE, Rollout, Sampling, prompt_of, roll_out
+from ollama_bridge.train.trials import SideWork
 
 PREFIX = "rollout_"
 

@@ -17,10 +17,11 @@ from ollama_bridge.config import OptimizerSection
 from ollama_bridge.encoding import encode_split
 from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.train import fit
-from ollama_bridge.train.fit import Forecast, MicroStep, SideWork, check_disk, forecast
+from ollama_bridge.train.fit import Forecast, check_disk, forecast
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights
+from ollama_bridge.train.trials import MicroStep, SideWork
 
 # What a token of the made-up step holds in memory: far above the noise of an interpreter.
 _TOKEN_BYTES = 200_000
