@@ -233,8 +233,8 @@ def check_texts_fit(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter:
 
 def _lengths(start: Checkpoint, corpus: Corpus) -> list[int]:
     """Tokens of every example of the training split that has its answer."""
-    from ollama_bridge.encoding import rendered_texts
     from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.turn_texts import rendered_texts
 
     path = corpus.split_path("train")
     answered = [one for one in read_examples(path) if one.is_answered] if path.is_file() else []

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ollama_bridge.artifacts import Corpus
-from ollama_bridge.encoding import Tokenizer, render_turns
+from ollama_bridge.encoding import Tokenizer
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.end_tokens import end_of_turns
+from ollama_bridge.turn_texts import render_turns
 
 _NAME = "answers end"
 _LEARNT = ("train", "validation")

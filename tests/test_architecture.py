@@ -69,6 +69,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "speed_picture",
             "spread",
             "tag_parameters",
+            "turn_texts",
         }
     ),
     frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ollama_bridge.batches import Batches
-from ollama_bridge.encoding import encode_split, render_turns
+from ollama_bridge.encoding import encode_split
 from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
 from ollama_bridge.models.end_tokens import end_ids
@@ -17,6 +17,7 @@ from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_lo
 from ollama_bridge.models.head import VocabularyHead
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Progress, Reporter
+from ollama_bridge.turn_texts import render_turns
 
 _BATCH_TOKENS = 2048
 _POSITIONS_PER_CHUNK = 256

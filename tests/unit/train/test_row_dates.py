@@ -35,7 +35,7 @@ from ollama_bridge.config import (
     TeacherSection,
     TuneSection,
 )
-from ollama_bridge.encoding import encode_split, render_turns
+from ollama_bridge.encoding import encode_split
 from ollama_bridge.evaluation.reply import Answer, write_greedily
 from ollama_bridge.evaluation.run import evaluate
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
@@ -52,6 +52,7 @@ from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
+from ollama_bridge.turn_texts import render_turns
 
 MONDAY, TUESDAY = datetime.datetime(2026, 11, 30, 23), datetime.datetime(2026, 12, 1, 7)
 DATED = ("llama3.2", "smollm3", "granite")
