@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.artifacts import MANIFEST_NAME, AdapterFile, GGUFFile, RegisteredModel, Work
 from ollama_bridge.atomic_files import write_text_atomic
+from ollama_bridge.candidate import Candidate, digest_of
 from ollama_bridge.client import Client
-from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob, taken_back
-from ollama_bridge.daemon.tags import remove_tag, replace_tag
-from ollama_bridge.digests import canonical_json, digest_file, digest_text
+from ollama_bridge.digests import canonical_json, digest_file
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
     DaemonError,
     MissingExtraError,
-    ModelNotFoundError,
-    OllamaBridgeError,
     ParityError,
     RequestRejectedError,
     RunnerCrashedError,
@@ -44,16 +38,10 @@ from ollama_bridge.verify.parity import check_parity
 
 _STAGE = "register"
 _WITHOUT_ADAPTER = f"leave --adapter out: {NO_ADAPTER.instead}, and proven too"
-_CANDIDATES = "ollama-bridge/candidate:"
 # Behind the tag of a model that was kept although its proof failed.
 UNVERIFIED = "-unverified"
 # What Go says of EPERM and EACCES.
 _NOT_ITS_OWN = ("operation not permitted", "permission denied")
-# And what else of ours a kill leaves in `ollama ls`: the trial of `verify.renderers`.
-_OURS = (_CANDIDATES, "ollama-bridge/renderer:")
-_BLOB = re.compile(r"sha256-[0-9a-f]{64}")  # as a daemon's Modelfile names a file of its store
-# One of another tag that is older than this was left behind, not being checked.
-_LEFTOVER_AGE_S = 3600.0
 
 
 def register(
@@ -138,21 +126,16 @@ class _Job:
     force: bool
     link: bool
 
-    @property
-    def candidate(self) -> str:
-        """One name for one tag, so that the next attempt replaces what this one leaves."""
-        return f"{_CANDIDATES}{digest_text(self.tag.casefold())[:16]}"
-
-    @property
-    def aside(self) -> str:
-        """What the tag was before, while it is replaced."""
-        return f"{self.candidate}-old"
-
     def request(self, name: str) -> dict[str, object]:
         request = self.modelfile.to_request(name, blob_digest=self.gguf.blob_digest)
         if self.adapter is not None:
             request["adapters"] = {"adapter.gguf": self.adapter.blob_digest}
         return request
+
+    @property
+    def candidate(self) -> Candidate:
+        """What is proven before the tag gets it."""
+        return Candidate(self.client, self.tag)
 
     @property
     def files(self) -> tuple[GGUFFile | AdapterFile, ...]:
@@ -162,19 +145,19 @@ class _Job:
     def is_served(self, done: RegisteredModel) -> bool:
         """Whether the daemon's tag still is, byte for byte, the one that was proven."""
         proven = done.facts.get("tag_digest")
-        return bool(proven) and self._digest_of(str(done.facts["tag"])) == proven
+        return bool(proven) and digest_of(self.client, str(done.facts["tag"])) == proven
 
     def run(self) -> Certificate:
         reference = ReferenceValues.read(self.gguf.reference_path)
         self._tell_limits(reference)
         checked = [self._check_file(file) for file in self.files]
         version = self._check_version()
-        self._remove_leftovers()
-        with self._removing_candidate():
+        self.candidate.remove_leftovers()
+        with self.candidate.removed():
             self._create([state for _, state in checked])
-            created = self._digest_of(self.candidate)
+            created = self.candidate.digest
             self._check_blobs(version)
-            self._unload_sharers()
+            self.candidate.unload_sharers()
             certificate = self._prove(reference, checked[0][0], version)
             forced = self.force and not certificate.passed
             tag = f"{self.tag}{UNVERIFIED}" if forced else self.tag
@@ -183,7 +166,7 @@ class _Job:
                 self.reporter.emit(Note(_STAGE, "warning", f"{tag}: {certificate.verdict}"))
             else:
                 self._raise_if_failed(certificate)
-            digest = self._publish(tag, created)
+            digest = self.candidate.publish(tag, created)
         return certificate.model_copy(update={"tag_digest": digest})
 
     def _tell_limits(self, reference: ReferenceValues) -> None:
@@ -211,7 +194,7 @@ class _Job:
         try:
             return check_parity(
                 self.client,
-                self.candidate,
+                self.candidate.name,
                 reference,
                 type=str(self.gguf.facts.get("type") or self.gguf.manifest.work.settings["type"]),
                 modelfile=self.modelfile,
@@ -285,7 +268,7 @@ class _Job:
         return version
 
     def _create(self, states: Sequence[FileState]) -> None:
-        request = self.request(self.candidate)
+        request = self.request(self.candidate.name)
         with contextlib.ExitStack() as afterwards:
             for file, state in zip(self.files, states, strict=True):
                 blob = self._send_blob(file, state)
@@ -330,7 +313,7 @@ class _Job:
             said = f"Ollama {version} rewrites a GGUF: {REWRITES_GGUF.instead}"
             self.reporter.emit(Note(_STAGE, "info", said))
             return
-        shown = self.client.show(self.candidate).modelfile
+        shown = self.client.show(self.candidate.name).modelfile
         for file in self.files:
             if file.blob_digest.replace(":", "-") not in shown:
                 raise DaemonError(
@@ -343,69 +326,9 @@ class _Job:
         try:
             certificate.raise_if_failed()
         except ParityError as exc:
-            kept = "the previous version stays" if self._digest_of(self.tag) else "no tag was made"
+            kept = (
+                "the previous version stays"
+                if digest_of(self.client, self.tag)
+                else "no tag was made"
+            )
             raise ParityError(f"{exc.message}; {kept}", layer=exc.layer, hint=exc.hint) from exc
-
-    def _publish(self, tag: str, checked: str | None) -> str:
-        """Give the checked model its tag; returns the digest of the tag's manifest.
-
-        Args:
-            tag: The tag.
-            checked: The digest of the candidate's manifest, from before it was checked.
-        """
-        if self._digest_of(self.candidate) != checked:
-            raise DaemonError(
-                f"the model was replaced while it was checked: {self.tag} is registered twice",
-                model=tag,
-                hint="wait until the other one is done, then run the same command again",
-            )
-        replace_tag(self.client, self.candidate, tag, aside=self.aside)
-        digest = self._digest_of(tag)
-        if digest is None or digest != checked:
-            raise DaemonError(
-                f"after copying, {tag} is not what was checked ({checked}) but {digest}",
-                model=tag,
-                hint="run the same command again",
-            )
-        return digest
-
-    @contextlib.contextmanager
-    def _removing_candidate(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            # The first error is the one to show; what stays is removed at the next start.
-            with contextlib.suppress(OllamaBridgeError):
-                remove_tag(self.client, self.candidate)
-            raise
-        remove_tag(self.client, self.candidate)
-
-    def _unload_sharers(self) -> None:
-        # The runner is chosen by the GGUF's path: one that was loaded for another tag of this
-        # file would answer for the candidate, with that tag's way of rendering. Which file that is
-        # the daemon says: it may be one that it wrote of ours.
-        own = set(_BLOB.findall(self.client.show(self.candidate).modelfile))
-        for model in self.client.ps():
-            with contextlib.suppress(ModelNotFoundError):
-                if own & set(_BLOB.findall(self.client.show(model.name).modelfile)):
-                    self.client.unload(model.name)
-
-    def _remove_leftovers(self) -> None:
-        oldest = datetime.fromtimestamp(time.time() - _LEFTOVER_AGE_S, UTC)
-        for model in self.client.list():
-            if not model.name.startswith(_OURS):
-                continue
-            if model.name in (self.candidate, self.aside) or _is_older(model.modified_at, oldest):
-                remove_tag(self.client, model.name)
-
-    def _digest_of(self, name: str) -> str | None:
-        found = find_model(self.client.list(), name)
-        return None if found is None else found.digest
-
-
-def _is_older(modified_at: str, moment: datetime) -> bool:
-    try:
-        modified = datetime.fromisoformat(modified_at)
-    except ValueError:
-        return False
-    return modified.replace(tzinfo=modified.tzinfo or UTC) < moment

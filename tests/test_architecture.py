@@ -76,6 +76,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "build_checks",
+            "candidate",
             "export",
             "packaged_teacher",
             "provenance",
