@@ -9,7 +9,6 @@ derived is right, is for ``proof`` to show.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -26,14 +25,13 @@ from ollama_bridge.template.decisions import (
     transform,
     value_at,
 )
-from ollama_bridge.template.format import Calls, Fixed, Format, Thinking
+from ollama_bridge.template.evidence import Evidence
+from ollama_bridge.template.format import Calls, Format, Thinking
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.observation import (
     MARK,
     Gap,
-    Hole,
     Notation,
-    Observation,
     fill,
     find_notation,
     inexpressible,
@@ -107,7 +105,7 @@ class _Synthesis:
         self._thinking = thinking
         self._notation = Notation()
         self._limits: list[str] = []
-        self._seen: list[Observation] = []
+        self._evidence = Evidence()
         self._gaps: list[Gap] = []
         self._ends: dict[str, str] = {"": ""}
 
@@ -126,7 +124,7 @@ class _Synthesis:
             user_end=self._ends["user"],
             opening=opening,
             said=said,
-            shows_said=self._shown("content"),
+            shows_said=self._evidence.shown("content"),
             end=self._ends["assistant"],
             prompt=learn([gap.sample for gap in self._openings("")]),
             trims=trims,
@@ -134,10 +132,10 @@ class _Synthesis:
             tools=self._tools,
             calls=calls,
             result=self._result(),
-            result_parts=self._parts("tool"),
+            result_parts=self._evidence.parts("tool"),
             result_end=self._ends.get("tool", ""),
             notation=self._notation,
-            tool_separator=self._separator(),
+            tool_separator=self._evidence.separator(),
             limits=tuple(self._limits),
         )
 
@@ -169,14 +167,14 @@ class _Synthesis:
             for system in systems:
                 for think in thinks:
                     self._see(shape, system=system, tools=tools, think=think)
-        self._gaps = [gap for seen in self._seen for gap in seen.gaps()]
-        if self._notation.calls and not self._inside("call", "call"):
+        self._gaps = [gap for seen in self._evidence.seen for gap in seen.gaps()]
+        if self._notation.calls and not self._evidence.inside("call", "call"):
             self._limits.append("the chat template refuses more than one tool call at once")
 
     def _see(self, shape: str, *, system: bool, tools: int, think: bool | None) -> None:
         conversation = fill(shape, system=system, tools=tools, think=think)
         try:
-            self._seen.append(observe(self._template, conversation, self._notation))
+            self._evidence.seen.append(observe(self._template, conversation, self._notation))
         except RefusedError:
             if shape in _ESSENTIAL or shape in _ESSENTIAL_CALLS:
                 raise
@@ -269,7 +267,7 @@ class _Synthesis:
     def _find_thinking(self, opening: Tree[str]) -> Thinking | None:
         if not self._thinking:
             return None
-        shown = self._shown("thinking")
+        shown = self._evidence.shown("thinking")
         if shown == Leaf(False):
             tags = find_dropped_tags(self._template)
             if tags is None:
@@ -281,7 +279,7 @@ class _Synthesis:
             for gap in self._openings("assistant")
             if gap.kind == "thinking"
         }
-        behind = self._inside("thinking", "content")
+        behind = self._evidence.inside("thinking", "content")
         if len(before) != 1 or len(behind) != 1:
             raise inexpressible("it writes thinking in more than one way")
         if not all(text.strip() for text in (*before, *behind)):
@@ -303,10 +301,10 @@ class _Synthesis:
                 first.append(sample)
         if not self._notation.calls:
             return None, learn(said)
-        if self._inside("call", "content"):
+        if self._evidence.inside("call", "content"):
             raise inexpressible("it writes a call before what was said with it")
-        after_said = self._inside("content", "call")
-        after_thought = self._inside("thinking", "call")
+        after_said = self._evidence.inside("content", "call")
+        after_thought = self._evidence.inside("thinking", "call")
         closing = thinking.closing if thinking is not None else ""
         if not all(text.startswith(closing) for text in after_thought):
             raise inexpressible("it closes thinking in another way before a call")
@@ -326,12 +324,12 @@ class _Synthesis:
         return self._write_calls(before, spaces.pop() if spaces else ""), learn(said)
 
     def _write_calls(self, before: str, space: str) -> Calls:
-        between = self._inside("call", "call")
+        between = self._evidence.inside("call", "call")
         if len(between) > 1:
             raise inexpressible("it writes more than one text between two calls")
-        tail = self._ends["calls"]
+        tail, parts = self._ends["calls"], self._evidence.parts("assistant")
         if not between:
-            return Calls(space, "", before, self._parts("assistant"), "", "", tail, many=False)
+            return Calls(space, "", before, parts, "", "", tail, many=False)
         both = between.pop()
         opening = affixes.common_suffix([both, before])
         rest = both.removesuffix(opening)
@@ -340,7 +338,7 @@ class _Synthesis:
             space,
             before.removesuffix(opening),
             opening,
-            self._parts("assistant"),
+            parts,
             closing,
             rest.removeprefix(closing),
             tail.removeprefix(closing),
@@ -350,55 +348,6 @@ class _Synthesis:
     def _result(self) -> Tree[str]:
         samples = [gap.sample for gap in self._openings("tool")]
         return learn(samples) if samples else Leaf("")
-
-    def _parts(self, role: str) -> Fixed:
-        """The holes of one call or of one result, and what stands between them."""
-        found: set[Fixed] = set()
-        for seen in self._seen:
-            for number, message in enumerate(seen.conversation.messages):
-                if message.role != role:
-                    continue
-                for call in range(len(message.calls) if role == "assistant" else 1):
-                    holes = [
-                        hole
-                        for hole in seen.of(number)
-                        if hole.call == call
-                        and (role == "tool" or hole.kind not in ("content", "thinking"))
-                    ]
-                    texts = [seen.between(one, two) for one, two in itertools.pairwise(holes)]
-                    found.add(Fixed(tuple(hole.kind for hole in holes), tuple(texts)))
-        if len(found) > 1:
-            raise inexpressible(f"it writes the parts of the {role}'s message in more than one way")
-        return found.pop() if found else Fixed(("content",), ())
-
-    def _shown(self, kind: str) -> Tree[bool]:
-        """Where an assistant's content or thinking is written at all."""
-        samples: list[Sample[bool]] = []
-        for seen in self._seen:
-            for number, message in enumerate(seen.conversation.messages):
-                said = message.thinking if kind == "thinking" else message.content
-                if message.role == "assistant" and said:
-                    there = any(hole.kind == kind for hole in seen.of(number))
-                    samples.append(Sample(seen.facts(number), there, seen.conversation))
-        return learn(samples) if samples else Leaf(False)
-
-    def _separator(self) -> str:
-        found = {seen.separator for seen in self._seen if seen.separator is not None}
-        if len(found) > 1:
-            raise inexpressible("it writes more than one text between two tools")
-        return found.pop() if found else ""
-
-    def _inside(self, before: str, after: str) -> set[str]:
-        """Texts between two things in one message; ``call`` stands for all parts of a call."""
-        found = set()
-        for seen in self._seen:
-            for one, two in itertools.pairwise(seen.holes):
-                role = seen.conversation.messages[one.message].role
-                same = one.message == two.message and role == "assistant"
-                apart = before != after or one.call != two.call
-                if same and apart and (_part(one), _part(two)) == (before, after):
-                    found.add(seen.between(one, two))
-        return found
 
     def _openings(self, role: str) -> list[Gap]:
         """What stands before messages of a role (none: behind the last), past the ends before."""
@@ -410,7 +359,3 @@ class _Synthesis:
 
     def _behind(self, kind: str) -> list[str]:
         return [gap.text for gap in self._gaps if gap.before == kind]
-
-
-def _part(hole: Hole) -> str:
-    return hole.kind if hole.kind in ("content", "thinking") else "call"
