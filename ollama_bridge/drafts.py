@@ -101,6 +101,24 @@ def draft_path(out_dir: Path) -> Path:
     return out_dir.with_name(f".{out_dir.name}.draft")
 
 
+def lock_path(folder: Path) -> Path:
+    """The lock of a folder; beside it, for a lock inside would be removed with it."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def remove_artifact(out_dir: Path, *, hint: str) -> None:
+    """Remove an artefact.
+
+    Args:
+        hint: What to do where it is refused.
+
+    Raises:
+        ArtifactError: another process is writing it.
+    """
+    with locked(lock_path(out_dir), out_dir, hint=hint):
+        shutil.rmtree(out_dir)
+
+
 def holds_draft(folder: Path) -> bool:
     """Whether something in a folder, or below, was begun and is not finished."""
     return any(
@@ -145,9 +163,8 @@ def open_draft(
     draft_dir = draft_path(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        lock_path = out_dir.with_name(f".{out_dir.name}.lock")
         hint = "wait for it, or choose another --out"
-        with locked(lock_path, out_dir, hint=hint, on_wait=on_wait):
+        with locked(lock_path(out_dir), out_dir, hint=hint, on_wait=on_wait):
             _settle_replacement(out_dir)
             finished = _finished(out_dir, work) or _completed(draft_dir, out_dir, work)
             if finished is None:

@@ -33,6 +33,7 @@ from ollama_bridge.cli import (
     doctor,
     embed,
     export_stages,
+    imported,
     labels,
     manage,
     manual,
@@ -98,6 +99,7 @@ app.add_typer(assets.recipes_app, name="recipes")
 app.add_typer(assets.modelfiles_app, name="modelfiles")
 app.add_typer(runs.app, name="runs")
 app.add_typer(labels.app, name="labels")
+app.add_typer(imported.app, name="models")
 manual.use_in(app)
 
 

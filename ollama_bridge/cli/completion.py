@@ -1,4 +1,4 @@
-"""What a shell offers at Tab: names of recipes, templates, runs and labels, and the daemon's tags.
+"""What a shell offers at Tab: what there is of ours (recipes, templates, runs, ...), and tags.
 
 Completion must neither wait nor complain: without an answer at once it offers nothing.
 """
@@ -57,6 +57,12 @@ def labels(incomplete: str) -> list[str]:
     """Stores of soft labels in our home folder."""
     stores = [path for path in _ours("labels") if (path / "about.json").is_file()]
     return _offered([path.name for path in stores], incomplete)
+
+
+def models(incomplete: str) -> list[str]:
+    """Imported models in our home folder."""
+    found = [path for path in _ours("models") if not path.name.startswith(".")]
+    return _offered([path.name for path in found], incomplete)
 
 
 def tags(incomplete: str) -> list[str]:

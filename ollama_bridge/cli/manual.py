@@ -24,7 +24,7 @@ SECTIONS = {
         "render", "register",
     ),
     "This machine": ("doctor", "daemon", "monitor", "bench"),
-    "Files": ("recipes", "modelfiles", "runs", "labels"),
+    "Files": ("recipes", "modelfiles", "runs", "labels", "models"),
 }  # fmt: skip
 _ALIASES = {"list": "ls"}
 # What other tools, or people, call it: too far from its name to be found by its letters.

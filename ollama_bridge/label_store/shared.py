@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
-from ollama_bridge.drafts import locked
+from ollama_bridge.drafts import lock_path, locked
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo
 from ollama_bridge.label_store.segments import (
@@ -122,11 +122,6 @@ def open_store(stores: Path, info: StoreInfo, *, teacher_path: Path) -> Iterator
             About(str(teacher_path)).write(folder)
             write_text_atomic(folder / INFO_NAME, info.to_json())
         yield SharedStore(folder)
-
-
-def lock_path(store: Path) -> Path:
-    """The lock of a store; beside it, for a lock inside would be removed with it."""
-    return store.with_name(f".{store.name}.lock")
 
 
 def removed_path(store: Path) -> Path:

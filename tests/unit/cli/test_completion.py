@@ -52,6 +52,7 @@ def offered(words: str, *, cwd: Path, host: str | None = None) -> list[str]:
         ("modelfiles copy chat", ["chatml"]),
         ("runs show my", ["my-run"]),
         ("labels rm 01", ["0123456789abcdef"]),
+        ("models rm g", ["gguf-0123"]),
         ("convert --ty", ["--type"]),
     ],
 )
@@ -64,6 +65,8 @@ def test_names_are_offered(
     store = tmp_path / "home" / "labels" / "0123456789abcdef"
     store.mkdir(parents=True)
     (store / "about.json").touch()
+    for name in ("gguf-0123", ".gguf-0123.draft"):
+        (tmp_path / "home" / "models" / name).mkdir(parents=True)
     monkeypatch.setenv("OLLAMA_BRIDGE_HOME", str(tmp_path / "home"))
     assert offered(words, cwd=tmp_path) == expected
 

@@ -32,6 +32,11 @@ RUN_ELSEWHERE = {
     ),
     "live/test_live_verify.py": ("verify review-sentiment",),
     "unit/cli/test_labels.py": ("labels ls", "labels show 01234567", "labels rm 01234567 --yes"),
+    "unit/cli/test_imported.py": (
+        "models ls",
+        "models show gguf-0123",
+        "models rm gguf-0123 --yes",
+    ),
     "unit/daemon/test_daemon_install.py": (
         "daemon install",
         "daemon install --version 0.24.0",
