@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_bridge.errors import MissingExtraError, ModelError
@@ -42,17 +44,18 @@ def download(reference: ModelReference) -> Path:
 
 
 def has_file(reference: ModelReference, name: str) -> bool:
-    """Whether a repository holds a file, which is not fetched; False where nobody says so.
+    """Whether a repository holds a file, which is not fetched.
 
     Args:
         reference: Of kind ``hf``.
-    """
-    from huggingface_hub import file_exists
 
-    try:
+    Raises:
+        As for :func:`fetch`, where nobody says so.
+    """
+    with _told(reference):
+        from huggingface_hub import file_exists
+
         return file_exists(reference.value, name, revision=reference.revision)
-    except Exception:  # as in fetch: they have no base in common
-        return False
 
 
 def fetch(reference: ModelReference, patterns: list[str]) -> Path:
@@ -66,12 +69,9 @@ def fetch(reference: ModelReference, patterns: list[str]) -> Path:
         ConfigError: the proxy that the environment names cannot be used.
         MissingExtraError: huggingface_hub is not installed.
     """
-    try:
+    with _told(reference):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as exc:
-        raise MissingExtraError("huggingface_hub", "train") from exc
-    try:
+
         return Path(
             snapshot_download(
                 reference.value,
@@ -80,7 +80,22 @@ def fetch(reference: ModelReference, patterns: list[str]) -> Path:
                 ignore_patterns=_IGNORED,
             )
         )
-    except LocalEntryNotFoundError as exc:
+
+
+@contextlib.contextmanager
+def _told(reference: ModelReference) -> Iterator[None]:
+    """Errors of the hub's library as ours."""
+    try:
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
+    except ImportError as exc:
+        raise MissingExtraError("huggingface_hub", "train") from exc
+    try:
+        yield
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as exc:
         raise ModelError(
             f"{reference} is not in the hub's cache, and the hub cannot be reached",
             hint="check the network, and that HF_HUB_OFFLINE is not set",

@@ -12,10 +12,11 @@ import pytest
 from fakes.daemon import FakeDaemon
 from fakes.json_files import change_json
 from huggingface_hub.utils import filter_repo_objects
+from pytest_httpserver import HTTPServer
 from safetensors import safe_open
 
 from ollama_bridge.errors import ConfigError, ModelError
-from ollama_bridge.models.hub import _IGNORED, _PATTERNS, JUDGED, download, fetch
+from ollama_bridge.models.hub import _IGNORED, _PATTERNS, JUDGED, download, fetch, has_file
 from ollama_bridge.models.references import parse_reference
 from ollama_bridge.models.resolve import resolve_adapter, resolve_model
 from ollama_bridge.models.safety import is_packed
@@ -160,3 +161,47 @@ def test_a_whole_file_goes_before_the_index_of_weights_that_were_packed(
     assert resolve_model("hf:org/name@v1", cache_dir=tmp_path / "cache").digest == expected
     with pytest.raises(ModelError, match=r"quantized \(fp8\)"):
         resolve_model("hf:org/name@v2", cache_dir=tmp_path / "cache")
+
+
+def hub(server: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library take a server of the test's for the hub."""
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url_for("").rstrip("/"))
+
+
+@pytest.mark.parametrize("code", ["EntryNotFound", "RevisionNotFound", "RepoNotFound"])
+def test_a_file_that_is_not_there(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Only what the hub says of it is an answer."""
+    hub(httpserver, monkeypatch)
+    where = httpserver.expect_request("/org/name/resolve/main/model.safetensors")
+    where.respond_with_data(status=404, headers={"X-Error-Code": code})
+    assert not has_file(parse_reference("hf:org/name"), "model.safetensors")
+
+
+def test_a_file_of_which_the_hub_says_nothing(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is offline, refused or not answered does not hear that the weights are quantized."""
+    hub(httpserver, monkeypatch)
+    asked, name = parse_reference("hf:org/name"), "model.safetensors"
+    gated = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
+    httpserver.expect_request(f"/org/name/resolve/main/{name}").respond_with_data(
+        status=403, headers=gated
+    )
+    with pytest.raises(ModelError, match="the hub refused: Access is restricted") as refused:
+        has_file(asked, name)
+    assert "hf auth login" in str(refused.value.hint)
+
+    def silent(*_: object, **__: object) -> None:
+        raise TimeoutError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.file_exists", silent)
+        with pytest.raises(ModelError, match="could not be downloaded: TimeoutError: no answer"):
+            has_file(asked, name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(ModelError, match="the hub cannot be reached") as offline:
+        has_file(asked, name)
+    assert "HF_HUB_OFFLINE" in str(offline.value.hint)
