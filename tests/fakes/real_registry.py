@@ -11,8 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-
-from ollama_bridge.daemon.process import free_port
+from fakes.private_daemon import free_port
 
 USER, PASSWORD = "ada", "correct horse"
 _HTPASSWD = f"{USER}:$2b$04$U28aQr3k/RSpCpSis/Xp.OJvhf.jbWZV/eqUIzVAPR8nsaK7RIGbu\n"

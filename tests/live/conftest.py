@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 from fakes.exports import SYSTEM, Exports, one_at_a_time
+from fakes.private_daemon import PrivateDaemon
 from fakes.real_registry import find_registry
 from llama_converters import LlamaCpp
 
@@ -17,7 +18,6 @@ from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.layout import installed_binary
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.data.packages import fetch_package_file
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.models.reference_values import with_reference_values

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import AsyncClient, Client
 from ollama_bridge.client.batch import ask_all
@@ -25,7 +26,6 @@ from ollama_bridge.client.batch_log import BatchLog, Outcome
 from ollama_bridge.client.job_runner import daemons, question, run_batch
 from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp
 from ollama_bridge.client.questions import to_call
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonTimeoutError, ModelNotFoundError
 

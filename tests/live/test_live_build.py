@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from fakes.command_line import example
 from fakes.ggufs import metadata_of
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.artifacts import MANIFEST_NAME, GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.loaded import unload_all
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.digests import digest_file
 from ollama_bridge.papers import CARD_NAME
 from ollama_bridge.reporting import Event, Reporter

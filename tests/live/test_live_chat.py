@@ -19,12 +19,12 @@ from typing import Literal
 
 import psutil
 import pytest
+from fakes.private_daemon import PrivateDaemon
 from fakes.terminal import run_command
 from pydantic import BaseModel, Field
 
 from ollama_bridge import compat
 from ollama_bridge.client import Client, Conversation, Dropped, Session
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.monitoring import Observer, observer
 
 pytestmark = pytest.mark.live

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import (
     AsyncClient,
@@ -25,7 +26,6 @@ from ollama_bridge.client import (
     Timeouts,
 )
 from ollama_bridge.client.retries import NO_RETRIES
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
     ContextOverflowError,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.exports import Exports
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 

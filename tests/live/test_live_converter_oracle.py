@@ -17,12 +17,12 @@ import pytest
 from fakes.architectures import CASES, SAMPLING, build_checkpoint
 from fakes.exports import Exports
 from fakes.ggufs import decoded, metadata_of
+from fakes.private_daemon import PrivateDaemon
 from fakes.sentencepiece import RUN, SIZE, SPACE, build_sentencepiece, publish
 from gguf import GGUFReader
 from llama_converters import LlamaCpp
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.models.general import SOURCE_KEY
 from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
 from ollama_bridge.models.pretokenizers import by_name

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fakes.private_daemon import PrivateDaemon, free_port
 from fakes.processes import has_ended
 
 from ollama_bridge.daemon import ensure
-from ollama_bridge.daemon.process import PrivateDaemon, free_port
 from ollama_bridge.daemon.store import locate_blob
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonInstallError, ModelNotFoundError

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fakes.disks import small_disk
 from fakes.exports import Exports, modelfile_of, tiny_exports
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import DaemonError, DiskFullError, OllamaBridgeError
 from ollama_bridge.inspection import verify
 from ollama_bridge.packaging import package

@@ -28,6 +28,7 @@ from fakes.exports import (
     without_stop,
 )
 from fakes.formats import checkpoint_with, source_of
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
@@ -35,7 +36,6 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.era import NO_ADAPTER, REWRITES_GGUF, has_limit, limits_of
 from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import (
     ModelError,
     ParityError,

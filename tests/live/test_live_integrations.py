@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.digests import digest_file
 
 pytestmark = pytest.mark.live

@@ -14,6 +14,7 @@ from fakes.adapters import change_settings
 from fakes.architectures import WIDE, build_checkpoint
 from fakes.command_line import example, run_in_process
 from fakes.endings import answer_and_end, rename_tokens, set_ends
+from fakes.private_daemon import PrivateDaemon
 from fakes.real_registry import RealRegistry
 from fakes.terminal import interrupt
 from peft import LoraConfig, get_peft_model
@@ -24,7 +25,6 @@ from transformers import PreTrainedTokenizerFast
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import Target, convert
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.errors import RegistryError
 from ollama_bridge.inspection import verify
 from ollama_bridge.models.load import load_model, load_tokenizer

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from fakes.disks import small_disk
 from fakes.exports import Exports, modelfile_of, tiny_exports
+from fakes.private_daemon import PrivateDaemon
 from fakes.real_registry import PASSWORD, USER, RealRegistry
 from fakes.redirect_front import redirect_front
 from fakes.terminal import interrupt
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.daemon.store import locate_blob
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonError, ParityError, RegistryError

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from fakes.private_daemon import PrivateDaemon
 
 import ollama_bridge
 from ollama_bridge import config
-from ollama_bridge.daemon.process import PrivateDaemon
 
 pytestmark = pytest.mark.live
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes.distributions import stored_kl
 from fakes.exports import modelfile_of
+from fakes.private_daemon import PrivateDaemon
 from fakes.reasoning import build_reasoner
 from fakes.trainable import LABELS, SYSTEM, commit, tiny_corpus
 
@@ -17,7 +18,6 @@ from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client import Client
 from ollama_bridge.config import SoftLabelsSection, TeacherSection, TuneSection, load_recipe
 from ollama_bridge.conversion import convert
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.encoding import encode
 from ollama_bridge.evaluation.run import evaluate
 from ollama_bridge.evaluation.served import evaluate_served

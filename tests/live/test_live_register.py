@@ -23,13 +23,13 @@ from fakes.exports import (
     undo_permutation,
     without_stop,
 )
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.era import REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.layout import RELEASES
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.daemon.store import find_manifest
 from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile

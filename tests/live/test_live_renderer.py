@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fakes.exports import Exports, tiny_exports
 from fakes.formats import chat_template, folder_with, source_of
+from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.packaging import package
 from ollama_bridge.template.generation import Domain, fixed
 from ollama_bridge.template.jinja import ChatTemplate

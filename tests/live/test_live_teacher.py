@@ -9,12 +9,12 @@ import pytest
 import torch
 from fakes.distributions import stored_kl
 from fakes.exports import SYSTEM, Exports
+from fakes.private_daemon import PrivateDaemon
 from fakes.trainable import commit
 
 from ollama_bridge.artifacts import Corpus, SoftLabels
 from ollama_bridge.client import Client
 from ollama_bridge.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.encoding import encode
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key

@@ -33,12 +33,12 @@ from fakes.exports import (
     undo_permutation,
     without_stop,
 )
+from fakes.private_daemon import PrivateDaemon
 from llama_converters import LlamaCpp
 
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.daemon.process import PrivateDaemon
 from ollama_bridge.digests import digest_file
 from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ParityError

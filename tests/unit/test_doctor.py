@@ -18,13 +18,13 @@ import psutil
 import pytest
 from fakes.command_line import example, run_in_process
 from fakes.daemon import FakeDaemon, Fault
+from fakes.private_daemon import free_port
 from typer.testing import CliRunner
 
 from ollama_bridge import doctor, machine
 from ollama_bridge.daemon import runners as daemon_runners
 from ollama_bridge.daemon.ensure import start_daemon
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
-from ollama_bridge.daemon.process import free_port
 from ollama_bridge.doctor import Finding, run_doctor
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 

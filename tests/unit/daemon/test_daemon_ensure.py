@@ -17,11 +17,11 @@ import psutil
 import pytest
 from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
+from fakes.private_daemon import PrivateDaemon, free_port
 from fakes.processes import has_ended
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.daemon import ensure, launch, service
-from ollama_bridge.daemon.process import PrivateDaemon, free_port
 from ollama_bridge.doctor import run_doctor
 from ollama_bridge.errors import DaemonInstallError, DaemonUnreachableError
 from ollama_bridge.reporting import Event, Note, NullReporter

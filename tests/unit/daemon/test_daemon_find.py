@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.private_daemon import free_port
 
 from ollama_bridge.client import Timeouts
 from ollama_bridge.daemon import find
-from ollama_bridge.daemon.process import free_port
 from ollama_bridge.errors import (
     DaemonInstallError,
     DaemonUnreachableError,

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fakes import private_daemon
+from fakes.private_daemon import PrivateDaemon
 from fakes.processes import has_ended
 
-from ollama_bridge.daemon import launch, process
-from ollama_bridge.daemon.process import PrivateDaemon
+from ollama_bridge.daemon import launch
 from ollama_bridge.errors import DaemonError, DaemonInstallError
 
 
@@ -101,9 +102,9 @@ def test_a_taken_port_is_left_for_another(
 ) -> None:
     """Where the chosen port was taken meanwhile, the next one is tried."""
     with PrivateDaemon(tmp_path / "first", binary=fake_ollama) as first:
-        taken, free_port = int(first.host.rpartition(":")[2]), process.free_port
+        taken, free_port = int(first.host.rpartition(":")[2]), private_daemon.free_port
         offered = iter([taken])
-        monkeypatch.setattr(process, "free_port", lambda: next(offered, None) or free_port())
+        monkeypatch.setattr(private_daemon, "free_port", lambda: next(offered, None) or free_port())
         with PrivateDaemon(tmp_path / "root", binary=fake_ollama) as daemon:
             assert next(offered, None) is None
             assert daemon.host != first.host
