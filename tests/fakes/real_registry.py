@@ -7,11 +7,12 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import httpx
 from fakes.private_daemon import free_port
+
+from ollama_bridge.closing import Closing
 
 USER, PASSWORD = "ada", "correct horse"
 _HTPASSWD = f"{USER}:$2b$04$U28aQr3k/RSpCpSis/Xp.OJvhf.jbWZV/eqUIzVAPR8nsaK7RIGbu\n"
@@ -28,7 +29,7 @@ def find_registry(assets_dir: Path) -> Path | None:
 
 
 @dataclass
-class RealRegistry:
+class RealRegistry(Closing):
     """Runs while its block is entered.
 
     Attributes:
@@ -98,11 +99,6 @@ class RealRegistry:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """End it."""
         self.kill()

@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from ollama_bridge.closing import Closing
 
 DRIVER = Path(__file__).parent / "llama_cpp_converter.py"
 
 
-class LlamaCpp:
+class LlamaCpp(Closing):
     """A process that runs llama.cpp's converters; use as a context manager.
 
     Args:
@@ -40,14 +40,6 @@ class LlamaCpp:
         code = self._process.stdout.readline()
         assert code == "0\n", self._log_path.read_text()[said_before:][-2000:]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         with self._process:  # closes stdin, which ends it
             pass
