@@ -126,7 +126,6 @@ _FIXED = {
     **dict.fromkeys(("q4_k_m", "q4_k_s", "q4_1", "q4_0"), _mean_kl(0.15)),
     **dict.fromkeys(("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"), _mean_kl(_COARSE_MEAN_KL_LIMIT)),
 }
-GGUF_TYPES = tuple(_FIXED)
 
 
 def recorded_noise(metadata: Mapping[str, object]) -> Noise | None:
@@ -149,7 +148,7 @@ def bounds_of(
     """The bounds of one type for one checkpoint.
 
     Args:
-        gguf_type: One of :data:`GGUF_TYPES`.
+        gguf_type: One of ``quantization.file_types.FILE_TYPES``.
         reference: Knows what rounding alone does to the checkpoint.
         recorded: What rounding does to this very file, whose types no preset names.
     """
