@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -31,6 +32,13 @@ _NO_TEXTS = {
 }
 _UNPACKED_BY = {"gzip": "gunzip -k", "zstd": "zstd -d", "bzip2": "bunzip2 -k", "xz": "unxz -k"}
 _BEGIN_BYTES = 1024
+# Letters with accents stand among others: four in a row are of another script.
+_NO_ASCII = re.compile(rb"[\x80-\xff]+")
+_ROW_OF_SCRIPT = 4
+_OF_OTHER_SCRIPTS = (
+    "gb18030 or big5 (Chinese), shift_jis (Japanese), cp949 (Korean), cp1251 (Cyrillic), cp1253 "
+    "(Greek), cp1255 (Hebrew), cp1256 (Arabic)"
+)
 
 
 class Problems:
@@ -118,11 +126,16 @@ def read_text(path: Path) -> str:
             raise DataError(
                 f"{path} is no text: it has zero bytes", hint="save it as CSV in UTF-8"
             ) from exc
+        where = f"{path}, line {line}: byte 0x{value:02x} at offset {exc.start} is not UTF-8"
+        if _is_other_script(data):
+            raise DataError(
+                f"{where}; the file looks like no Western European encoding either",
+                hint=f"{_to_utf8(path, 'ENCODING')}, with the file's own for ENCODING: "
+                f"{_OF_OTHER_SCRIPTS}",
+            ) from exc
         guess = "cp1252" if _is_decodable(data, "cp1252") else "latin-1"
         raise DataError(
-            f"{path}, line {line}: byte 0x{value:02x} at offset {exc.start} is not UTF-8; "
-            f"the file looks like {guess}",
-            hint=_to_utf8(path, guess),
+            f"{where}; the file looks like {guess}", hint=_to_utf8(path, guess)
         ) from exc
     if not text.strip():
         raise DataError(f"{path} is empty: it has no rows")
@@ -146,6 +159,12 @@ def _unmarked_utf16(begin: bytes) -> str | None:
 def _to_utf8(path: Path, encoding: str) -> str:
     new = unused(path.with_name(f"{path.stem}-utf8{path.suffix}"))
     return f"iconv -f {encoding} -t utf-8 {quote(str(path))} > {quote(str(new))}"
+
+
+def _is_other_script(data: bytes) -> bool:
+    """Whether most bytes outside ASCII stand in rows that words of Western Europe do not have."""
+    rows = [len(row) for row in _NO_ASCII.findall(data)]
+    return 2 * sum(length for length in rows if length >= _ROW_OF_SCRIPT) > sum(rows)
 
 
 def _is_decodable(data: bytes, encoding: str) -> bool:

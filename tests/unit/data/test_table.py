@@ -382,6 +382,30 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
     assert only.text == "café “nice”"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("gb18030", "这个手机的电池很好"),
+        ("shift_jis", "バッテリーがすぐ切れる"),
+        ("cp1251", "Батарея быстро садится"),
+        ("cp1256", "البطارية سيئة"),
+    ],
+)
+def test_encodings_of_other_scripts_are_not_taken_for_a_western_one(
+    tmp_path: Path, encoding: str, text: str
+) -> None:
+    """A conversion from cp1252 would succeed, and make another text of it."""
+    path = write(tmp_path, f"text,label\n{text},positive\n", encoding=encoding)
+    with pytest.raises(DataError, match="no Western European") as caught:
+        collect(path)
+    assert caught.value.hint is not None
+    assert encoding in caught.value.hint
+    command = caught.value.hint.partition(", with")[0].replace("ENCODING", encoding)
+    subprocess.run(command, shell=True, check=True)
+    (only,) = collect(path.with_name("mine-utf8.csv")).candidates
+    assert only.text == text
+
+
 @pytest.mark.parametrize("encoding", ["utf-16le", "utf-16be"])
 def test_utf_16_without_its_mark_is_named(tmp_path: Path, encoding: str) -> None:
     """Zeros are in no text of another encoding."""
