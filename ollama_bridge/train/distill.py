@@ -264,8 +264,6 @@ class _Run:
         objectives = make_objectives(self.settings, model, live, kept=parts.layers, total=total)
         phases = self._phases(model, objectives)
         on_policy = phases[-1].on_policy
-        if on_policy is not None and on_policy.left_out is not None:
-            self.reporter.emit(Note(self.stage, "warning", on_policy.left_out))
         validation = self.material.validation
         with trained_with(model, objectives.projections):
             result = train(
@@ -336,6 +334,7 @@ class _Run:
                 self.material.training.examples,
                 tokenizer=self.material.tokenizer,
                 precision=self.precision,
+                tell=lambda message: self.reporter.emit(Note(self.stage, "warning", message)),
             )
         store = self.stores.get("train")
         read = None if store is None else store.read

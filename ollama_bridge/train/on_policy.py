@@ -30,6 +30,8 @@ from ollama_bridge.train.rollouts import ROWS_AT_ONCE, Rollout, Sampling, prompt
 from ollama_bridge.train.trials import SideWork
 
 PREFIX = "rollout_"
+# A larger share of answers without their end is told: nothing teaches the student to stop there.
+_MANY_CUT = 0.5
 
 # Streams of random numbers, far from those that order the corpus.
 _STEPS, _PROMPTS, _DRAWS, _HELD_OUT = range(1_000_001, 1_000_005)
@@ -64,6 +66,7 @@ class OnPolicy:
         examples: The training split, whose prompts are answered.
         tokenizer: The student's.
         precision: Where and in what it computes.
+        tell: Hears of prompts that are never answered, and of answers that are mostly cut.
 
     Raises:
         TrainingError: no prompt is short enough.
@@ -78,6 +81,7 @@ class OnPolicy:
         *,
         tokenizer: Tokenizer,
         precision: Precision,
+        tell: Callable[[str], None],
     ) -> None:
         assert settings.on_policy is not None
         self.objective = objective
@@ -97,16 +101,30 @@ class OnPolicy:
             min(len(tokenizer), int(model.config.vocab_size)),
         )
         self._examples = self._usable(examples)
-        self._left_out = len(examples) - len(self._examples)
         if not self._examples:
             raise TrainingError(
                 f"no prompt has room for an answer of {self._section.max_new_tokens} tokens: "
                 f"together at most {self._limit}",
                 hint="raise distill.max_length, or set distill.on_policy.max_new_tokens lower",
             )
-        self._longest_answer = max(
+        answers = [
             int(example.targets[-1]) + 1 - len(prompt_of(example)) for example in self._examples
-        )
+        ]
+        self._longest_answer = max(answers)
+        self._tell: Callable[[str], None] | None = tell
+        if left_out := len(examples) - len(self._examples):
+            tell(
+                f"{left_out} of {len(examples)} prompts have no room for an answer of "
+                f"{self._section.max_new_tokens} tokens (together {self._limit}): no answers are "
+                "written to them"
+            )
+        longer = sum(tokens > self._section.max_new_tokens for tokens in answers)
+        if longer > _MANY_CUT * len(answers):
+            self._tell_once(
+                f"{longer} of {len(answers)} answers of the corpus have more than "
+                f"{self._section.max_new_tokens} tokens, so most that the student writes will be "
+                f"cut: {self._more_room}"
+            )
         self._buffer: Buffer | None = None
         self._batches: Batches | None = None
         self._ordered: tuple[int, list[int]] = (-1, [])
@@ -118,18 +136,6 @@ class OnPolicy:
         """Tokens of the longest prompt and answer."""
         prompts = max(len(prompt_of(example)) for example in self._examples)
         return prompts + self._section.max_new_tokens
-
-    @property
-    def left_out(self) -> str | None:
-        """What to say of the prompts that are never answered; None: all are."""
-        if not self._left_out:
-            return None
-        total = self._left_out + len(self._examples)
-        return (
-            f"{self._left_out} of {total} prompts have no room for an answer of "
-            f"{self._section.max_new_tokens} tokens (together {self._limit}): no answers are "
-            "written to them"
-        )
 
     @property
     def state(self) -> Buffer | None:
@@ -350,21 +356,37 @@ class OnPolicy:
             pad_id=self._pad_id,
         )
 
+    @property
+    def _more_room(self) -> str:
+        longest = self._longest_answer
+        return f"--set distill.on_policy.max_new_tokens={longest} (the corpus's longest)"
+
+    def _tell_once(self, message: str) -> None:
+        """That answers are cut, which holds for a whole run."""
+        if self._tell is not None:
+            self._tell(message)
+            self._tell = None
+
     def _check(self, rollouts: Sequence[Rollout], step: int) -> None:
-        """Refuse answers from which nothing can be learnt.
+        """Refuse answers from which nothing can be learnt, and tell of those that are mostly cut.
 
         Raises:
             TrainingError: none ends, or none says anything.
         """
-        limit, longest = self._sampling.max_new_tokens, self._longest_answer
+        limit = self._sampling.max_new_tokens
         first = "let it learn from the corpus first: --set distill.on_policy.start=0.5 (or more)"
-        if not any(rollout.ended for rollout in rollouts):
+        advice = self._more_room if self._longest_answer > limit else first
+        cut = sum(not rollout.ended for rollout in rollouts)
+        if cut == len(rollouts):
             raise TrainingError(
                 f"none of the {len(rollouts)} answers that the student wrote before step "
                 f"{step + 1} ended within {limit} tokens",
-                hint=f"--set distill.on_policy.max_new_tokens={longest} (the corpus's longest)"
-                if longest > limit
-                else first,
+                hint=advice,
+            )
+        if cut > _MANY_CUT * len(rollouts):
+            self._tell_once(
+                f"{cut} of {len(rollouts)} answers that the student wrote before step {step + 1} "
+                f"were cut at {limit} tokens: {advice}"
             )
         if all(rollout.is_empty for rollout in rollouts):
             raise TrainingError(

@@ -35,7 +35,11 @@ ALONE = Ranks()
 
 
 def make(
-    *, ends: tuple[int, ...] = tuple(range(0, 384, 6)), count: int = 20, **section: Any
+    *,
+    ends: tuple[int, ...] = tuple(range(0, 384, 6)),
+    count: int = 20,
+    told: list[str] | None = None,
+    **section: Any,
 ) -> OnPolicy:
     """Of a random student and teacher; a sixth of all tokens end an answer."""
     section = {"buffer": 8, "reuse": 2, "max_new_tokens": 10, **section}
@@ -51,7 +55,13 @@ def make(
     examples = sentiment_examples(count, name="train")
     split = encode_split(examples, tokenizer, max_length=512, name="train")
     return OnPolicy(
-        student, objective, settings, split.examples, tokenizer=tokenizer, precision=CPU
+        student,
+        objective,
+        settings,
+        split.examples,
+        tokenizer=tokenizer,
+        precision=CPU,
+        tell=([] if told is None else told).append,
     )
 
 
@@ -165,12 +175,39 @@ def test_prompts_need_room() -> None:
 
 def test_prompts_without_room_are_told() -> None:
     """How many of all, and of which limits."""
-    assert make().left_out is None
+    told: list[str] = []
+    assert make(told=told)
+    assert not told
     lengths = sorted(len(prompt_of(example)) for example in make()._examples)
     kept = sum(length <= lengths[9] for length in lengths)
-    told = make(max_new_tokens=make()._limit - lengths[9]).left_out
-    assert told is not None
-    assert told.startswith(f"{20 - kept} of 20 prompts have no room for an answer of ")
+    make(max_new_tokens=make()._limit - lengths[9], told=told)
+    assert told[0].startswith(f"{20 - kept} of 20 prompts have no room for an answer of ")
+
+
+def test_answers_that_are_mostly_cut_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first where the corpus has longer ones, else behind the first that are."""
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("ollama_bridge.train.on_policy._MANY_CUT", 0.1)  # one label is that long
+        on_policy = make(max_new_tokens=2, told=told)
+        on_policy.lesson(4, ALONE)
+    (warning,) = told
+    assert " of 20 answers of the corpus have more than 2 tokens, so most that" in warning
+    longest = int(warning.partition("max_new_tokens=")[2].partition(" ")[0])
+    told.clear()
+    ends = tuple(range(0, 384, 16))
+    on_policy = make(max_new_tokens=longest, ends=ends, buffer=32, told=told)
+    assert not told
+    for step in range(30):
+        on_policy.lesson(step, ALONE)
+    (warning,) = told
+    assert f"answers that the student wrote before step 1 were cut at {longest} tokens" in warning
+    assert "distill.on_policy.start=0.5" in warning
+    told.clear()
+    on_policy = make(buffer=32, told=told)  # a sixth of all tokens ends an answer
+    for step in range(30):
+        on_policy.lesson(step, ALONE)
+    assert not told
 
 
 def test_the_trial_writes_as_many_as_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
