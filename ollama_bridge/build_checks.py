@@ -12,8 +12,9 @@ from ollama_bridge.conversion.source import Source
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
-from ollama_bridge.examples import Example, Message, read_examples
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.export import budget_tag_of, tag_of, target_of, teacher_tag_of
+from ollama_bridge.length_checks import check_lengths, check_texts_fit
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.rendering import check_settings
 from ollama_bridge.reporting import Note, Reporter
@@ -69,6 +70,7 @@ def check_start(
             prompt, the student keeps more than there is, or weights are to be compared by the F1
             of answers that are no labels.
         ConversionError: no GGUF can be made of it, or none as small as is asked.
+        DataError: no text is short enough to be learnt.
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
         TrainingError: the student's tokens are not the teacher's, and have to be, or have too
@@ -88,7 +90,8 @@ def check_start(
         )
         reporter.emit(Note("student", "warning", message))
     check_size(recipe, start)
-    check_labels(recipe, start, corpus, teacher, answers_given=not recipe.teacher.rewrite)
+    answers_given = not recipe.teacher.rewrite
+    check_labels(recipe, start, corpus, teacher, answers_given=answers_given)
     check_system_is_written(recipe, start)
     check_answers_fit(recipe, start)
     check_texts_fit(recipe, start, corpus, reporter)
@@ -109,6 +112,7 @@ def check_start(
         max_new_tokens=own,
         tells_thoughts=lambda: _tells_thoughts(start),
     )
+    check_lengths(recipe, start, corpus, teacher, reporter, answers_given=answers_given)
 
 
 def _first_layers(recipe: Recipe) -> str:
@@ -199,51 +203,6 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
         return int(encoded.supervised.sum())
 
     check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
-
-
-def check_texts_fit(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter: Reporter) -> None:
-    """Say where texts are learnt that the tag refuses to read.
-
-    Args:
-        recipe: What to build.
-        start: Whose vocabulary the student has.
-        corpus: Its training split is measured; where a teacher is yet to answer, it may be all.
-        reporter: Hears of it.
-
-    Raises:
-        ModelfileError: a parameter is unknown, or of another type.
-        TrainingError: the chat template fails or cannot be used for training.
-    """
-    learnt, read = recipe.distill.max_length, limits_of(recipe.modelfile)["num_ctx"]
-    if learnt <= read:
-        return
-    lengths = _lengths(start, corpus)
-    beyond = [length for length in lengths if read < length <= learnt]
-    if lengths and not beyond:
-        return
-    which = f"examples of up to {learnt} tokens"
-    if beyond:
-        which = f"{len(beyond)} of {len(lengths)} examples, of up to {max(beyond)} tokens,"
-    message = (
-        f"{which} are learnt (distill.max_length is {learnt}), but the tag will refuse prompts of "
-        f"more than {read:g}: --set modelfile.parameters.num_ctx={learnt} has it read them"
-    )
-    reporter.emit(Note("build", "warning", message))
-
-
-def _lengths(start: Checkpoint, corpus: Corpus) -> list[int]:
-    """Tokens of every example of the training split that has its answer."""
-    from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.turn_texts import rendered_texts
-
-    path = corpus.split_path("train")
-    answered = [one for one in read_examples(path) if one.is_answered] if path.is_file() else []
-    if not answered:
-        return []
-    tokenizer = load_tokenizer(start.path)
-    texts = [rendered_texts(example, tokenizer)[0] for example in answered]
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [len(one) for one in ids]
 
 
 def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:

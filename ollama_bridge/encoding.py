@@ -131,6 +131,7 @@ def encode_split(
     for start in range(0, len(numbered), _CHUNK_EXAMPLES):
         kept += _encode_many(numbered[start : start + _CHUNK_EXAMPLES], tokenizer)
     total, longest = len(kept), max((len(one.input_ids) for one in kept), default=0)
+    shortest = min((len(one.input_ids) for one in kept), default=0)
     kept = [example for example in kept if len(example.input_ids) <= max_length]
     split = EncodedSplit(
         tuple(kept), too_long=total - len(kept), longest=longest, unanswered=unanswered
@@ -138,8 +139,9 @@ def encode_split(
     if not kept:
         raise DataError(
             f"the {name} split has no example of at most {max_length} tokens "
-            f"({total} rows, {split.too_long} too long)",
-            hint="raise max_length, or shorten the texts",
+            f"({total} rows, the shortest of {shortest}, the longest of {longest})",
+            hint=f"--set distill.max_length={longest}, of finetune --set "
+            f"teacher.tune.max_length={longest}, keeps them all; or shorten the texts",
         )
     if split.supervised_tokens == 0:
         raise TrainingError(

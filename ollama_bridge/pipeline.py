@@ -179,6 +179,7 @@ class _Build:
     def tune(self, found: Checkpoint | None, corpus: Corpus) -> _Teacher | None:
         """The teacher, tuned on the task where the recipe says so."""
         from ollama_bridge.build_checks import check_labels
+        from ollama_bridge.length_checks import check_lengths
         from ollama_bridge.train.finetune import finetune
 
         if found is None:
@@ -187,7 +188,9 @@ class _Build:
         if section is None:
             return untuned
         # It may have written the answers just now.
-        check_labels(self.recipe, self.find_start(untuned), corpus, found, answers_given=True)
+        start = self.find_start(untuned)
+        check_lengths(self.recipe, start, corpus, found, self.reporter, answers_given=True)
+        check_labels(self.recipe, start, corpus, found, answers_given=True)
         tuned = finetune(
             found,
             corpus,

@@ -73,7 +73,18 @@ LAYERS: tuple[frozenset[str], ...] = (
             "turn_texts",
         }
     ),
-    frozenset({"data", "teacher", "train", "evaluation", "conversion", "verify", "rendering"}),
+    frozenset(
+        {
+            "data",
+            "teacher",
+            "train",
+            "evaluation",
+            "conversion",
+            "verify",
+            "rendering",
+            "length_checks",
+        }
+    ),
     frozenset(
         {
             "build_checks",

@@ -112,7 +112,7 @@ def label(
         info = replace(info, dtype=precision.dtype_name)
         rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
         facts = counts_of(splits)
-        _warn_of_too_long(splits, reporter)
+        _warn_of_too_long(splits, max_length, reporter)
         if carried is not None:
             pairs = list(zip(rows.batches.examples, rows.own, strict=True))
             facts |= carried.facts | {"hard_share": tell_hard_share(carried, pairs, reporter)}
@@ -185,11 +185,17 @@ def _dtype_of_earlier(stores: Path, info: StoreInfo) -> DTypeChoice:
     return "auto"
 
 
-def _warn_of_too_long(splits: Mapping[str, CorpusSplit], reporter: Reporter) -> None:
+def _warn_of_too_long(
+    splits: Mapping[str, CorpusSplit], max_length: int, reporter: Reporter
+) -> None:
     for name, split in splits.items():
         count = split.encoded.too_long
         if count:
-            reporter.emit(Note(STAGE, "warning", f"{count} {name} examples are too long"))
+            message = (
+                f"{count} {name} examples are longer than {max_length} tokens and get no labels: "
+                f"--set distill.max_length={split.encoded.longest} has all of them labelled"
+            )
+            reporter.emit(Note(STAGE, "warning", message))
 
 
 class _Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from fakes.architectures import build_checkpoint
 from fakes.reasoning import build_reasoner
-from fakes.trainable import commit, corpus_of, tiny_base, tiny_corpus
+from fakes.trainable import commit, corpus_of, sentiment_examples, tiny_base, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.artifacts import Checkpoint, Corpus
@@ -22,7 +23,6 @@ from ollama_bridge.build_checks import (
     check_can_be_written,
     check_start,
     check_tags,
-    check_texts_fit,
     check_thoughts_fit,
 )
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
@@ -81,6 +81,10 @@ def test_a_system_prompt_that_is_never_written_is_refused(
     with pytest.raises(ConfigError, match=f"{loss} a system prompt") as caught:
         check_start(recipe_of(), start, corpus, NullReporter())
     fix = re.findall(r"--set '(\S+)'", caught.value.hint or "")
+    untold = [
+        replace(one, messages=one.messages[1:]) for one in sentiment_examples(8, name="train")
+    ]
+    corpus = corpus_of(tmp_path / "without", {"train": untold, "validation": untold})
     check_start(recipe_of(*fix), start, corpus, NullReporter())
 
 
@@ -159,36 +163,6 @@ def test_limits_leave_room_for_what_is_thought() -> None:
     check_thoughts_fit(thinking(*fixed, *fixes_in(warning.message)), NullReporter())
 
 
-def test_texts_that_the_tag_refuses_are_told_before_they_are_learnt(tmp_path: Path) -> None:
-    """A longer limit of training is advised where texts are left out: the tag has its own."""
-    start = tiny_base(tmp_path / "base")
-
-    def notes(learnt: Corpus, *overrides: str) -> list[str]:
-        told: list[Any] = []
-        heard: Any = SimpleNamespace(emit=told.append)
-        check_texts_fit(load_recipe("chat", overrides=overrides), start, learnt, heard)
-        return [note.message for note in told]
-
-    def corpus(name: str, *answers: Message) -> Corpus:
-        words = ["Größe" * count for count in (1, 200, 5000)]  # some tokens each
-        examples = [
-            Example(f"{number}", (Message("user", text), *answers), f"{number}")
-            for number, text in enumerate(words)
-        ]
-        return corpus_of(tmp_path / name, {"train": examples})
-
-    wider = "distill.max_length=60000"
-    answered = corpus("answered", Message("assistant", "Good."))
-    assert notes(answered) == []
-    (warning,) = notes(answered, wider)
-    assert warning.startswith("1 of 3 examples, of up to ")
-    assert "refuse prompts of more than 4096" in warning
-    assert notes(answered, wider, *fixes_in(warning)) == []
-    assert notes(tiny_corpus(tmp_path / "short"), wider) == []
-    (warning,) = notes(corpus("to be answered"), wider)
-    assert warning.startswith("examples of up to 60000 tokens are learnt")
-
-
 def test_what_a_daemon_tells_of_thoughts_is_asked_where_there_are_some() -> None:
     """A template is tried in hundreds of conversations for it."""
     asked: list[bool] = []
@@ -251,7 +225,12 @@ def test_a_limit_of_the_starts_own_is_that_of_its_tag(tmp_path: Path) -> None:
     start = tiny_base(tmp_path / "base")
     corpus = corpus_of_thoughts(tmp_path / "thoughts", "They hoped. " * 400)
     own = [*ALL_LAYERS, "teacher.rewrite=false", "teacher.thinking=strip"]
-    own += ["evaluate.reply_tokens=4000", "modelfile.parameters={num_ctx: 8000}"]
+    own += [
+        "distill.max_length=8000",
+        "teacher.tune=null",
+        "evaluate.reply_tokens=4000",
+        "modelfile.parameters={num_ctx: 8000}",
+    ]
     recipe = load_recipe("reasoning-quick", overrides=own)
     with pytest.raises(ConfigError, match="num_predict is 1024: "):
         check_start(recipe, start, corpus, NullReporter())

@@ -20,7 +20,7 @@ from ollama_bridge.batches import Batch
 from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.digests import digest_file
 from ollama_bridge.encoding import encode_split
-from ollama_bridge.errors import ModelError
+from ollama_bridge.errors import DataError, ModelError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import INFO_NAME, read_info, row_key
@@ -31,7 +31,7 @@ from ollama_bridge.models import memory, precision
 from ollama_bridge.models.forward import States, run_decoder
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.precision import DTypeChoice
-from ollama_bridge.reporting import Progress, StageReused
+from ollama_bridge.reporting import Note, Progress, StageReused
 from ollama_bridge.teacher import local
 from ollama_bridge.teacher.local import label
 
@@ -64,13 +64,14 @@ def run(
     settings: SoftLabelsSection = TOP_K,
     store_dir: Path | None = None,
     dtype: DTypeChoice = "float32",
+    max_length: int = 512,
     reporter: Listener | None = None,
 ) -> SoftLabels:
     return label(
         teacher,
         corpus,
         settings,
-        max_length=512,
+        max_length=max_length,
         dtype=dtype,
         out_dir=out_dir,
         store_dir=store_dir,
@@ -112,6 +113,30 @@ def test_labels_are_the_teachers_distributions(
     assert (info.teacher, info.dtype, info.top_k) == (teacher.digest, "float32", 5)
     assert labels.facts["content_key"] == info.content_key
     assert labels.facts["bytes_per_token"] < 120
+
+
+def test_texts_that_get_no_labels_are_told_with_the_limit_that_labels_them(
+    teacher: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Where none is short enough, in the error."""
+    lengths = [
+        len(one.input_ids)
+        for one in encode_split(
+            list(read_examples(corpus.split_path("train"))),
+            load_tokenizer(teacher.path),
+            max_length=512,
+            name="train",
+        ).examples
+    ]
+    short, longest = sorted(lengths)[len(lengths) // 2], max(lengths)
+    told = Listener()
+    run(teacher, corpus, tmp_path / "some", max_length=short, reporter=told)
+    said = "\n".join(event.message for event in told.events if isinstance(event, Note))
+    assert f"longer than {short} tokens and get no labels" in said
+    assert f"--set distill.max_length={longest} " in said
+    with pytest.raises(DataError, match=rf"the longest of {longest}\)") as caught:
+        run(teacher, corpus, tmp_path / "none", max_length=16)
+    assert f"--set distill.max_length={longest}," in (caught.value.hint or "")
 
 
 def test_drawn_labels_scatter_around_the_teachers_distributions(
