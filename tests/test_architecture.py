@@ -256,6 +256,17 @@ def test_help_loads_no_torch() -> None:
     assert not {"torch", "transformers", "numpy"} & loaded
 
 
+def test_stages_that_find_their_work_done_load_no_modelling() -> None:
+    """Seconds of every start: adapters and models are imported where they are made."""
+    stages = ("train.finetune", "train.distill", "teacher.local", "evaluation.run")
+    code = (
+        f"import sys, {', '.join(f'ollama_bridge.{stage}' for stage in stages)}; "
+        "print([m for m in ('peft', 'transformers.modeling_utils') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_import_does_nothing() -> None:
     """Importing the package reads no environment, opens no file of the user's, starts nothing."""
     code = (

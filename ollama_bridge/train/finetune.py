@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +18,8 @@ from ollama_bridge.models.memory import memory_is_enough
 from ollama_bridge.models.precision import Precision
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.row_dates import key_of_dates
-from ollama_bridge.train.adapted_products import one_function_each
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import train
-from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
 from ollama_bridge.train.material import (
     Material,
     complete_checkpoint,
@@ -40,6 +38,11 @@ from ollama_bridge.train.stopping import (
     score_of_task,
 )
 from ollama_bridge.train.validation import Validator, probe_logits
+
+if TYPE_CHECKING:
+    # Loaded where adapters are made: PEFT brings all of transformers' modelling, seconds that
+    # nobody has to wait who finds the work done.
+    from ollama_bridge.train.lora import Adapter
 
 STAGE = "finetune"
 
@@ -189,6 +192,8 @@ class _Run:
 
     def tuned(self) -> tuple[CausalModel, TrainingResult, dict[str, float]]:
         """The model in float32, what the loop has to say, and what merging an adapter changed."""
+        from ollama_bridge.train.lora import add_lora, merge_lora
+
         if self.settings.method == "qlora":
             adapter, result, before = self._beside_four_bits()
             # On the CPU: it may be too large for the device that the quantized one was on.
@@ -205,12 +210,16 @@ class _Run:
 
     def _beside_four_bits(self) -> tuple[Adapter, TrainingResult, torch.Tensor]:
         """An adapter, and the logits with it; the quantized model is let go of."""
+        from ollama_bridge.train.lora import Adapter, add_lora
+
         model = load_quantized(self.base.path, self.precision)
         adapted = add_lora(model, self.settings.lora, seed=self.settings.seed)
         result = self._train(model)
         return Adapter.of(adapted), result, probe_logits(model, self.material.validation)
 
     def _train(self, model: CausalModel) -> TrainingResult:
+        from ollama_bridge.train.adapted_products import one_function_each
+
         settings, validation = self.settings, self.material.validation
         with self._fewer_casts(model), one_function_each(model):
             return train(
