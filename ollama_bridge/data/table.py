@@ -38,6 +38,10 @@ _TEXT_NAMES = (
 _ANSWER_NAMES = (
     *("completion", "response", "answer", "output", "target", "category", "class", "sentiment"),
 )
+# What a file calls its own splits; a column of two of these and nothing else is taken for one.
+_SPLIT_NAMES = frozenset(
+    {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "holdout"}
+)
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
 _DEFAULT_TEXT_COL = DataSection.model_fields["text_col"].default
@@ -115,7 +119,23 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
             warnings.append(f"{said}{_advice_on_answers(others)}")
         else:
             notes.append(said)
+    if own := _own_splits(table, wanted):
+        warnings.append(
+            f"column {own!r} is not read: which rows are held out is decided by the seed, so what "
+            "it holds out may be trained on; leave such rows out of the file to keep them unseen"
+        )
     return Collected(tuple(candidates), tally, tuple(notes), tuple(warnings))
+
+
+def _own_splits(table: Table, wanted: Sequence[str]) -> str | None:
+    """The column that says in which split a row is; None: there is none."""
+    for name in table.columns:
+        if name in wanted:
+            continue
+        values = {str(row.cells.get(name) or "").strip().casefold() for row in table.rows} - {""}
+        if len(values) > 1 and values <= _SPLIT_NAMES:
+            return name
+    return None
 
 
 def _candidate(

@@ -651,3 +651,18 @@ def test_answers_under_another_name_are_asked_for(
         answered = collect(path, REPLY, text_col="Frage", label_col="Antwort")
         assert not answered.warnings
         assert answered.candidates[0].answer == "Gerne: Teil 0."
+
+
+def test_splits_of_the_files_own_are_said_not_to_be_read(tmp_path: Path) -> None:
+    """Who has a test split would take the report's scores for those of it."""
+    rows = "".join(
+        f"text {number},positive,{split},{number}\n"
+        for number, split in enumerate(("train", "Test", "", "dev"))
+    )
+    path = write(tmp_path, f"text,label,part,test\n{rows}")
+    (warning,) = collect(path).warnings
+    assert "column 'part' is not read" in warning
+    grouped = write(tmp_path, f"text,label,part,test\n{rows}", name="grouped.csv")
+    assert not collect(grouped, group_col="part").warnings
+    of_one = write(tmp_path, "text,label,test\na,positive,test\nb,negative,test\n", name="one.csv")
+    assert not collect(of_one).warnings
